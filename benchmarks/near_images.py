@@ -32,7 +32,7 @@ from cleaning.duplicates.near_images import (
     leak_matches,
     parse_hashes,
     parse_thumbnails,
-    thumbnail_distance,
+    thumbnail_distances,
 )
 from cleaning.leaks import LeaksConfig
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
@@ -195,7 +195,7 @@ def false_pairs(files: Sequence[bytes]) -> tuple[float, float, str]:
     leaks = len(leaks_of(train, views))
     pairs = pairs_within(hashes, 10)
     bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
-    apart = thumbnail_distance(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
+    apart = thumbnail_distances(thumbnails, thumbnails, pairs)
     alike = (bits <= DUPLICATE_LIMITS.max_distance) & (apart <= DUPLICATE_LIMITS.max_thumbnail_difference)
     edges = (0, 0.1, 0.2, 0.25, 0.3, 0.4, np.inf)
     counts = [f"    <= {most:2} bits: {np.histogram(apart[bits <= most], edges)[0]}" for most in (0, 2, 4, 6, 8, 10)]

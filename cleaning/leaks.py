@@ -6,7 +6,6 @@ captions against 150,000 keys have one chance in twelve million of a single fals
 
 import functools
 import hashlib
-import logging
 import re
 import unicodedata
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
@@ -36,8 +35,6 @@ from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
 from data_catalog.test_sets.identities import canonical_identities
 from data_catalog.test_sets.images import TestImage
-
-logger = logging.getLogger(__name__)
 
 ACTIONS = ("drop", "mark")
 IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"

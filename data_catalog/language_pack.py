@@ -103,3 +103,12 @@ def require_language(code: str, where: str) -> str:
         return LanguagePack.minimal(code).code
     except SettingsError as error:
         raise SettingsError(f"{where} {code} names no language: {error}") from error
+
+
+def in_pack_of(pack: LanguagePack) -> str:
+    """The place of a language's codes, for messages that say "set iso639_3" or the like before it."""
+    file = f"{pack.code}.toml"
+    return (
+        f'in the language pack {file} (write it, or copy ours, and name it: language_packs = ["{file}"] in the '
+        f"recipe, --language-pack {file} for `vernaclip translate`)"
+    )

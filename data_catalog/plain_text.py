@@ -49,6 +49,12 @@ def cell_text(value: object) -> str:
     return visible_text(str(value))
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with what it counts, such as "1 box" and "1,200 boxes"."""
+    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def decided_text(settings: Mapping[str, object]) -> str:
     """Return the settings that decide a reason, such as `clean.min_words = 3`; of lists and tables only the names."""
     return ", ".join(

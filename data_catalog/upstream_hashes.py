@@ -45,7 +45,7 @@ def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | N
     Raises:
         InputError: the set's files or the place of its images are gone or damaged.
     """
-    location = kind.images(config)
+    location: str | None = config.images
     if location is None:
         return None
     names = kind.image_names(config)

@@ -20,11 +20,11 @@ from typing import Literal
 from data_catalog.database import walls
 from data_catalog.errors import DiskError, InputError
 from data_catalog.storage.disk_errors import nearest_existing
+from flows import PACKAGES
 from flows.orchestration.daemons import Daemon, running_pid
 from flows.orchestration.prefect_env import STATE_FOLDER, probe, read_env_block
 from translation.packages.package import default_packages_dir
 
-OUR_PACKAGES = ("vernaclip", "flows", "translation", "cleaning", "training", "data_catalog")
 DISTRIBUTION = "vernaclip"
 MIN_FREE_BYTES = 5 << 30
 SERVER_PORT = 4200
@@ -174,7 +174,7 @@ def _image_types() -> Iterator[Finding]:
 def _names() -> Iterator[Finding]:
     """Other distributions with a package called like one of ours: whichever was installed last has overwritten it."""
     owners = packages_distributions()
-    for name in OUR_PACKAGES:
+    for name in ("vernaclip", *PACKAGES):
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION})
         if others:
             text = (

@@ -11,8 +11,6 @@ DEFAULT_TOKENIZER = "13a"
 # How BLEU finds words where spaces do not tell. sacrebleu's own choice for Japanese and Korean needs MeCab and its
 # dictionaries: it is there for the asking, so that no score depends on what happens to be installed.
 TOKENIZER_OF = {"zh": "zh", **dict.fromkeys(("ja", "ko", "th", "lo", "km", "my"), "char")}
-# sacrebleu's others fetch a model from the network.
-TOKENIZERS = (DEFAULT_TOKENIZER, "intl", "zh", "char", "ja-mecab", "ko-mecab")
 NUM_RESAMPLES = 1_000
 # sacrebleu holds all resamples of a system at once: of chrF 72 bytes a pair in each, which makes 1.4 GB.
 MAX_COMPARED = 20_000
@@ -82,7 +80,7 @@ def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, 
     Args:
         systems: translations by the name of a system, one or more systems.
         references: what each translation should be, in the same order.
-        tokenizer: one of `TOKENIZERS`, of BLEU.
+        tokenizer: of BLEU, by its name in sacrebleu.
 
     Raises:
         InputError: see `check_comparable`.

@@ -4,7 +4,7 @@ Both are as `data_catalog.images.pixels` makes them. Hashes alone take drawings 
 `benchmarks/near_images.py` says what the recommended limits find, and what they take for alike that is not.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
@@ -60,7 +60,7 @@ class Looks:
         hashes: of shape (num_rows,).
         thumbnails: of the same rows; may lie on disk.
         max_distance: most bits in which hashes may differ.
-        max_difference: most that `thumbnail_distance` may say.
+        max_difference: most that `thumbnail_distances` may say.
 
     Raises:
         SettingsError: the distance is not between 0 and 16.
@@ -76,7 +76,7 @@ class Looks:
 
     def are_alike(self, pairs: Rows) -> NDArray[np.bool_]:
         """Which pairs of rows look the same by their thumbnails."""
-        alike: NDArray[np.bool_] = distances_of(self.thumbnails, self.thumbnails, pairs) <= self.max_difference
+        alike: NDArray[np.bool_] = thumbnail_distances(self.thumbnails, self.thumbnails, pairs) <= self.max_difference
         return alike
 
 
@@ -129,7 +129,7 @@ def leak_matches(
         images: hashes of shape (num_rows,), and their thumbnails.
         references: likewise, of views of test images; the first one of several that are equally like an image counts.
         max_distance: most bits in which hashes may differ.
-        max_difference: most that `thumbnail_distance` may say.
+        max_difference: most that `thumbnail_distances` may say.
 
     Raises:
         SettingsError: the distance is not between 0 and 16.
@@ -140,7 +140,7 @@ def leak_matches(
     least = np.full(len(images[0]), np.inf, np.float32)
     for positions in matches_of_distinct(mine.hashes, theirs.hashes, max_distance):
         for pairs in products(positions, mine, theirs):
-            differences = distances_of(images[1], references[1], pairs)
+            differences = thumbnail_distances(images[1], references[1], pairs)
             _keep_best(pairs, differences, best, least)
     rows = np.flatnonzero(least <= max_difference)
     return np.column_stack([rows, best[rows]])
@@ -246,7 +246,7 @@ def _cells(column: pa.ChunkedArray | pa.Array, num_bytes: int) -> Iterator[bytes
             yield cells.buffers()[2].slice(int(begins[0]), num_bytes * len(cells)).to_pybytes()
 
 
-def thumbnail_distance(one: Thumbnails, other: Thumbnails) -> NDArray[np.float32]:
+def thumbnail_distances(one: Thumbnails, other: Thumbnails, pairs: Rows) -> NDArray[np.float32]:
     """How far thumbnails are apart, pair by pair: float32 of shape (num_pairs,), 0 for equal ones, 1 for unlike ones.
 
     Two shares, of which the larger counts: the mean difference of the pixels, average colours set aside, as a share of
@@ -254,22 +254,14 @@ def thumbnail_distance(one: Thumbnails, other: Thumbnails) -> NDArray[np.float32
     colours as a share of 64. A small shape on a plain ground has little contrast: its place and colour count in full.
 
     Args:
-        one: uint8 of shape (num_pairs, 192).
+        one: uint8 of shape (num_rows, 192).
         other: likewise.
+        pairs: row of `one`, row of `other`; few of them are in memory at once.
     """
-    return _in_chunks(len(one), lambda part: _distance(one[part], other[part]))
-
-
-def distances_of(one: Thumbnails, other: Thumbnails, pairs: Rows) -> NDArray[np.float32]:
-    """`thumbnail_distance` of pairs (row of `one`, row of `other`), few of which are in memory at once."""
-    return _in_chunks(len(pairs), lambda part: _distance(one[pairs[part, 0]], other[pairs[part, 1]]))
-
-
-def _in_chunks(num: int, distance: Callable[[slice], NDArray[np.float32]]) -> NDArray[np.float32]:
-    found = np.empty(num, np.float32)
-    for start in range(0, num, _CHUNK):
+    found = np.empty(len(pairs), np.float32)
+    for start in range(0, len(pairs), _CHUNK):
         part = slice(start, start + _CHUNK)
-        found[part] = distance(part)
+        found[part] = _distance(one[pairs[part, 0]], other[pairs[part, 1]])
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a snapshot knows of one image and its captions, wherever it lies: found by id, by address or by its bytes."""
+"""What a snapshot knows of one image and its captions, found by id, by address or by its bytes; and like ids."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_catalog.database.lookup import LOOKUP_KIND, shards_with
+from data_catalog.plain_text import cell_text
 from data_catalog.schema import PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
 from data_catalog.storage.manifest import Snapshot
@@ -20,6 +22,10 @@ FETCH_LOGS = "fetch-log"
 FILE = "file"
 _PIXELS = ("image", "original")
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
+# Ids are looked through for their beginnings up to so many rows; more would take longer than an answer may.
+MOST_ROWS_READ = 1_000_000
+MOST_HINTS = 3
+MOST_CHARACTERS = 200  # of an id that is not there are said again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,3 +182,68 @@ def _requests(snapshot: Snapshot, shard: int, sample_id: str) -> list[Row]:
     for path in sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name)):
         found += _rows_where(read_columns(path, None), "sample_id", sample_id)
     return found
+
+
+def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
+    """Return one sentence for an id that is nowhere, with what may have been meant."""
+    places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
+    shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
+    text = f"nothing in {places} is called '{cell_text(shown)}'"
+    near = _near_misses(snapshots, identity)
+    if near:
+        return f"{text}: did you mean {' or '.join(cell_text(name) for name in near)}?"
+    examples = [name for name in map(_example_id, snapshots) if name is not None]
+    looks = f" (a sample_id looks like {cell_text(examples[0])})" if examples else ""
+    sources = [source for found in snapshots for source in found.manifest["sources"].values()]
+    unselected = sum(sum(source["unselected"].values()) for source in sources)
+    counted = f"; {unselected:,} upstream rows were not selected, and are counted only" if unselected else ""
+    return f"{text}: give a sample_id, a caption_id, an image's URL or the sha256 of its bytes{looks}{counted}"
+
+
+def _near_misses(snapshots: Sequence[Snapshot], identity: str) -> list[str]:
+    """Ids that are there and like one that is not: with a source before it, without an end, another scheme."""
+    found = (sample_id for snapshot in snapshots for sample_id in _near(snapshot, identity.strip()))
+    return list(dict.fromkeys(found))[:MOST_HINTS]
+
+
+def _near(snapshot: Snapshot, identity: str) -> Iterator[str]:
+    is_small = sum(entry["rows"] for entry in snapshot.manifest["files"]["captions"]) <= MOST_ROWS_READ
+    for other in dict.fromkeys(_spellings(snapshot, identity)):
+        if other not in ("", identity) and find_samples(snapshot, other):
+            yield other
+    if is_small and len(identity) > 2 and not is_web_url(identity):
+        yield from _beginning_with(snapshot, identity)
+
+
+def _spellings(snapshot: Snapshot, identity: str) -> Iterator[str]:
+    if is_web_url(identity):
+        scheme, _, rest = identity.partition("://")
+        other = "http" if scheme.lower() == "https" else "https"
+        yield f"{other}://{rest}"
+        yield identity.partition("#")[0].partition("?")[0]
+        return
+    yield f"https://{identity}"
+    yield f"http://{identity}"
+    yield identity.partition("#")[0].rpartition(" ")[2]
+    for source in snapshot.manifest["sources"]:
+        key = identity.removesuffix(".jpg")
+        yield f"{source}:{key}"
+        yield f"{source}:{key.lstrip('0')}"
+
+
+def _beginning_with(snapshot: Snapshot, identity: str) -> Iterator[str]:
+    """Samples whose id, or whose key behind the source's name, begins with the text."""
+    texts = {identity, *(f"{source}:{identity}" for source in snapshot.manifest["sources"])}
+    for entry in snapshot.manifest["files"]["captions"]:
+        ids = read_columns(snapshot.folder / entry["path"], ["sample_id"]).column(0).unique()
+        for text in sorted(texts):
+            yield from ids.filter(pc.starts_with(ids, text)).to_pylist()
+
+
+def _example_id(snapshot: Snapshot) -> str | None:
+    """What the ids of a snapshot look like: the first one; None of a snapshot without rows."""
+    for entry in snapshot.manifest["files"]["captions"]:
+        if entry["rows"]:
+            ids = read_columns(snapshot.folder / entry["path"], ["sample_id"])
+            return str(ids.column("sample_id")[0])
+    return None

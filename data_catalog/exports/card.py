@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.ablations import AblationTable
 from data_catalog.exports.counts import PairCounts
-from data_catalog.exports.markdown import bullets, fenced, markdown_text, table
+from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
@@ -201,7 +201,7 @@ def card_text(manifest: Mapping[str, Any], parts: CardParts) -> str:
         f"## What was not filtered\n\n{bullets(NOT_FILTERED)}",
         f"## Limits\n\n{bullets(LIMITS)}",
         f"## Having something removed\n\n{REMOVAL}",
-        f"## Settings\n\n{SETTINGS}\n\n{fenced(_json(manifest['settings']), 'json')}",
+        f"## Settings\n\n{SETTINGS}\n\n{fenced_json(manifest['settings'])}",
         f"## What to cite\n\n{bullets(_references(manifest))}",
     ]
     return f"{head}\n\n" + "\n\n".join(sections) + "\n"
@@ -350,10 +350,6 @@ def _references(manifest: Mapping[str, Any]) -> list[str]:
     """The method, and the upstream datasets."""
     papers = {upstream_paper(manifest, source) for source in manifest["sources"]}
     return [METHOD, *sorted(filter(None, papers))]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True)
 
 
 TERMS = """The terms are upstream's own words about each dataset as a whole. An image may have a license of its own, in

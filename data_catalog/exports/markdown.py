@@ -1,8 +1,10 @@
 """Markdown that is written by us, and foreign text made inert: in Markdown, in spreadsheets, on a terminal."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -15,11 +17,12 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def fenced(text: str, language: str = "") -> str:
-    """A code block; its fence is longer than any run of backticks in the text."""
+def fenced_json(value: Any) -> str:
+    """A code block of JSON; its fence is longer than any run of backticks in it."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
+    return f"{fence}json\n{text}\n{fence}"
 
 
 def bullets(lines: Iterable[str]) -> str:

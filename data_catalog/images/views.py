@@ -25,7 +25,7 @@ VIEWS = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),  # of the image, as it was asked for
         pa.field("sha256", pa.string()),  # of its bytes, hexadecimal; null where there are none
-        pa.field("view", pa.string()),  # a name of `VIEW_NAMES`; null where the image is no picture
+        pa.field("view", pa.string()),  # a name of `_CUTS`, or "mirrored " and one; null where the image is no picture
         pa.field("phash", pa.string()),
         pa.field("thumbnail", pa.binary()),
         pa.field("drop_reason", pa.string()),  # why there are no views, as of any image
@@ -43,7 +43,6 @@ _CUTS = {
     "bottom right": (1, 1, 0, 0),
 }
 _MIRRORED = "mirrored "
-VIEW_NAMES = tuple(prefix + name for prefix in ("", _MIRRORED) for name in _CUTS)
 # Pixels as training images have them when they are hashed, by the defaults; whatever a test set has is taken.
 _CONFIG = NormaliseConfig(
     encode_format="png", encode_quality=1, min_image_size=1, max_aspect_ratio=100.0, animated="first"
@@ -53,7 +52,7 @@ _NAMES_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One view: a name of `VIEW_NAMES`, 16 hexadecimal digits, and 192 bytes of 8x8 pixels of RGB."""
+    """One view: a name of `_CUTS` or "mirrored " and one, 16 hexadecimal digits, and 192 bytes of 8x8 pixels of RGB."""
 
     view: str
     phash: str

@@ -57,12 +57,6 @@ def templates(scene: Scene) -> tuple[str, ...]:
     return (*_ANY, "seen", "drawn", "definite", "inverted", "further")
 
 
-def random_wording(scene: Scene, rng: Random, *, styles: Sequence[str] = STYLES) -> Wording:
-    """A wording that fits `scene`, in one of `styles`."""
-    weighted = [name for name in templates(scene) for _ in range(_WEIGHTS.get(name, 1))]
-    return _wording(pick(rng, weighted), rng, styles)
-
-
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
     """The exact caption of `scene` in `lang`, one of `LANGUAGES`."""
     if lang not in _RENDER:
@@ -94,7 +88,8 @@ def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[t
     rng = Random(f"scenes-pairs:{seed}")
     for _ in range(num_pairs):
         scene = random_scene(rng)
-        wording = random_wording(scene, rng)
+        weighted = [name for name in templates(scene) for _ in range(_WEIGHTS.get(name, 1))]
+        wording = _wording(pick(rng, weighted), rng, STYLES)
         yield caption(scene, "en", wording), caption(scene, lang, wording)
 
 

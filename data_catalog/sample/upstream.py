@@ -21,7 +21,7 @@ from data_catalog.sample.pictures import ImageFolder
 from data_catalog.sample.samples import Ledger, Sample, plan
 from data_catalog.sample.server import RULES_FILE
 from data_catalog.sample.wit_file import write_wit
-from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, read_json, sync, write_json
@@ -60,13 +60,9 @@ def draw_upstream(config: ScenesConfig) -> bool:
 
 
 def _draw_and_commit(config: ScenesConfig, key: str) -> None:
-    try:
-        with _new_folder(config.folder) as folder:
-            _draw(config, folder)
-            write_json(folder / COMMIT_FILE, {"key": key, "settings": _settings(config)})
-    except OSError as error:
-        raise_if_disk_fails(error, config.folder)
-        raise
+    with disk_errors(config.folder), _new_folder(config.folder) as folder:
+        _draw(config, folder)
+        write_json(folder / COMMIT_FILE, {"key": key, "settings": _settings(config)})
 
 
 def _settings(config: ScenesConfig) -> dict[str, Any]:

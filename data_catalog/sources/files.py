@@ -180,6 +180,11 @@ def head_lines(path: Path) -> list[Line]:
     return lines
 
 
+def first_text(path: Path) -> str:
+    """Return the first line of a file that is not blank, without blanks around it; "" where there is none."""
+    return next((text for line in read_lines(path) if (text := line.text.strip())), "")
+
+
 def _overlong(file: BufferedReader | gzip.GzipFile, number: int, raw: bytes) -> Line:
     while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
         continue

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
-from data_catalog.sources.files import Line, check_text_file, read_lines, upstream_files
+from data_catalog.sources.files import Line, check_text_file, first_text, read_lines, upstream_files
 from data_catalog.sources.json_documents import JsonList, describe, open_json
 from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
@@ -69,18 +69,14 @@ def read_sbu(config: SbuConfig) -> Iterator[SourceRow]:
 
 
 def _are_json(paths: list[Path]) -> bool:
-    starts = [_first_text(path).startswith("{") for path in paths]
+    starts = [first_text(path).startswith("{") for path in paths]
     if any(starts) and not all(starts):
         raise InputError(f"files mixes JSON with other files ({', '.join(map(str, paths))}): expected {_EXPECTED}")
     return all(starts)
 
 
-def _first_text(path: Path) -> str:
-    return next((line.text.strip() for line in read_lines(path) if line.text.strip()), "")
-
-
 def _text_files(paths: list[Path]) -> tuple[Path, Path]:
-    urls = [path for path in paths if is_web_url(_first_text(path))]
+    urls = [path for path in paths if is_web_url(first_text(path))]
     captions = [path for path in paths if path not in urls]
     if len(urls) != 1 or len(captions) != 1:
         raise InputError(

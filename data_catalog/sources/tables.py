@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.errors import DefectError, InputError
+from data_catalog.images.children import cap_memory
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import MAX_TEXT_CHARS, Line, Trouble, check_text_file, head_lines, read_lines
 from data_catalog.sources.json_documents import describe, parse_json
@@ -28,7 +28,6 @@ _CHILD_BYTES = 600 * 2**20  # beyond what the interpreter and its libraries take
 _UNREADABLE, _OUT_OF_MEMORY = 3, 4
 # mimalloc, and the threads of OpenBLAS, reserve memory that they never use.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
-_STATM = Path("/proc/self/statm")
 
 
 def read_texts(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -75,7 +74,7 @@ def _require_success(path: Path, status: int, told: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Write batches to standard output, as a stream of Arrow; `arguments`: path of the file, names of the columns."""
     path, *columns = arguments
-    _limit_memory()
+    cap_memory(_CHILD_BYTES)
     schema = pa.schema([(name, pa.string()) for name in (*columns, TOO_LONG)])
     try:
         with (
@@ -90,13 +89,6 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(str(error))
         return _UNREADABLE
     return 0
-
-
-def _limit_memory() -> None:
-    # Elsewhere than on Linux there is no such file, and the limit has no effect.
-    pages = int(_STATM.read_text(encoding="ascii").split()[0]) if _STATM.exists() else 0
-    limit = pages * resource.getpagesize() + _CHILD_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _bounded(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:

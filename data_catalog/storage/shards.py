@@ -61,7 +61,7 @@ def make_folder(folder: Path) -> None:
         sync(made.parent)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> str:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step.
 
     The file has the permissions of any new file, by the umask or the folder's rules.
@@ -80,19 +80,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> str:
 
 def write_bytes(path: Path, content: bytes) -> str:
     """Make `content` a file, as `write_atomically` does; returns its sha256."""
-    return write_atomically(path, lambda temporary: _fill(temporary, content))
+    return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def write_named_atomically(folder: Path, name: Callable[[str], str], write: Callable[[Path], None]) -> Path:
+def write_named_atomically(folder: Path, name: Callable[[str], str], write: Callable[[Path], object]) -> Path:
     """The same for a file whose name `name` makes of its sha256; returns its path."""
     return _write_new(folder / "file", write, lambda found: folder / name(found))[0]
 
 
-def _write_new(told: Path, write: Callable[[Path], None], place: Callable[[str], Path]) -> tuple[Path, str]:
+def _write_new(told: Path, write: Callable[[Path], object], place: Callable[[str], Path]) -> tuple[Path, str]:
     """Write, fsync, rename, fsync the folder; errors name the path `told`."""
     with disk_errors(told):
         make_folder(told.parent)
@@ -263,8 +259,6 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
 
     With `files_only` temporary folders stay: some have a lock of their own.
     """
-    import shutil
-
     for folder in folders:
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
             if leftover.is_dir():

@@ -40,6 +40,7 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_names,
 )
+from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 EXPORTS = "exports"
@@ -48,9 +49,8 @@ PACKAGES = "packages"
 # In a model's folder, when it is trained.
 RESULT = "result.json"
 # Documents of a root, with what to do about damage.
-TOMBSTONES = "forgotten.json"
 DOCUMENTS = {
-    TOMBSTONES: "restore it from a copy: without it builds would take in again what was to be forgotten",
+    TOMBSTONES_FILE: "restore it from a copy: without it builds would take in again what was to be forgotten",
     "file-hashes.json": "remove it, and upstream files are read once more",
 }
 CATALOG = "catalog.duckdb"
@@ -80,12 +80,6 @@ class Finding:
 
 
 Check = Callable[[], list[Finding]]
-
-
-def verify(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Finding]:
-    """Return everything that is to be said of a catalog, see `checks`."""
-    found = run_checks(checks(root, dataset=dataset, snapshot=snapshot))
-    return [finding for findings in found for finding in findings]
 
 
 def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Check]:
@@ -248,14 +242,14 @@ def _root_checks(root: Path) -> list[Check]:
 
 def _lost_tombstones(root: Path) -> list[Finding]:
     """Report that their file is not there, and a dataset was made under some."""
-    path = root / TOMBSTONES
+    path = root / TOMBSTONES_FILE
     for name in dataset_names(root) if not path.exists() else ():
         try:
             snapshot = current_snapshot(root, name)
         except (DamagedError, InputError):
             continue  # of the pointer or the manifest is told elsewhere
         if snapshot is not None and snapshot.manifest["tombstones"]["digest"] is not None:
-            return _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[TOMBSTONES]}")
+            return _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[path.name]}")
     return []
 
 

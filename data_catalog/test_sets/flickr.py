@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH, how, path_setting
-from data_catalog.sources.files import Held, check_text_file, read_lines, upstream_files
+from data_catalog.sources.files import Held, check_text_file, first_text, read_lines, upstream_files
 from data_catalog.sources.flickr import FlickrConfig, read_flickr
 from data_catalog.sources.rows import MalformedRow, Origin, UpstreamRow, refuse
 from data_catalog.test_sets.identities import photo_identities
@@ -50,7 +50,8 @@ def flickr_rows(config: FlickrTestConfig) -> Iterator[TestSetRow]:
     lists: list[Path] = []
     captions: list[Path] = []
     for path in upstream_files(config):
-        first = _first_text(path)
+        check_text_file(path, expected=_EXPECTED)
+        first = first_text(path)
         kind = documents if first.startswith("{") else lists if _LISTED.fullmatch(first) else captions
         kind.append(path)
     if captions and not lists:
@@ -60,11 +61,6 @@ def flickr_rows(config: FlickrTestConfig) -> Iterator[TestSetRow]:
         yield from karpathy_split_rows(path, config.splits)
     if lists:
         yield from _listed_rows(lists, captions)
-
-
-def _first_text(path: Path) -> str:
-    check_text_file(path, expected=_EXPECTED)
-    return next((line.text.strip() for line in read_lines(path) if line.text.strip()), "")
 
 
 def _listed_rows(lists: Iterable[Path], captions: list[Path]) -> Iterator[TestSetRow]:

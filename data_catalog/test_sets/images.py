@@ -26,9 +26,8 @@ class TestImage:
 
 
 class Sighting(NamedTuple):
-    """What one row says of one image; all rows of a `key` are one image, the first of them names it."""
+    """What one row says of one image; all rows of a `name` are one image."""
 
-    key: str
     name: str
     identities: frozenset[str]
     caption: str | None = None
@@ -48,23 +47,20 @@ class GatheredImages:
 
 @dataclass(slots=True)
 class _Growing:
-    name: str
     identities: set[str] = field(default_factory=set)
     captions: list[str] = field(default_factory=list)
     caption_files: list[str] = field(default_factory=list)
 
 
-def sightings(
-    origin: Origin, name: str, identities: Iterable[str], captions: Iterable[object], *, key: str | None = None
-) -> Iterator[TestSetRow]:
+def sightings(origin: Origin, name: str, identities: Iterable[str], captions: Iterable[object]) -> Iterator[TestSetRow]:
     """What one record is worth: its image, whose pixels and identities count even where a caption is broken.
 
     Args:
         origin: where the record stands.
-        name: of the image; a record without one, or with one that no file can have, is malformed as a whole.
+        name: of the image, by which records are of the same one; a record without one, or with one that no file can
+            have, is malformed as a whole.
         identities: of the image.
         captions: of the record, any number; one that is no text, blank or not storable is a malformed row of its own.
-        key: what makes two records one image; by default the name.
     """
     if trouble := text_trouble(name):
         yield refuse(origin, *trouble)
@@ -73,14 +69,14 @@ def sightings(
         yield refuse(origin, "image_missing", "no image is named")
         return
     known = frozenset(identities)
-    yield Sighting(key or name, name, known)
+    yield Sighting(name, known)
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
             yield refuse(origin, "caption_missing", f"no caption: {caption!r}")
         elif trouble := text_trouble(caption):
             yield refuse(origin, *trouble)
         else:
-            yield Sighting(key or name, name, known, caption, origin.upstream_file)
+            yield Sighting(name, known, caption, origin.upstream_file)
 
 
 def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
@@ -93,19 +89,19 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
             held.add(row.detail, row.raw)
             malformed.append(row)
             continue
-        held.add(row.name, row.caption, *(() if row.key in growing else row.identities))
-        image = growing.setdefault(row.key, _Growing(row.name))
+        held.add(row.name, row.caption, *(() if row.name in growing else row.identities))
+        image = growing.setdefault(row.name, _Growing())
         image.identities.update(row.identities)
         if row.caption is not None:
             image.captions.append(row.caption)
             image.caption_files.append(row.upstream_file)
     images = tuple(
         TestImage(
-            name=image.name,
+            name=name,
             identities=frozenset(image.identities),
             captions=tuple(image.captions),
             caption_files=tuple(image.caption_files),
         )
-        for image in growing.values()
+        for name, image in growing.items()
     )
     return GatheredImages(images=images, malformed=tuple(malformed))

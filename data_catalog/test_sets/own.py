@@ -7,13 +7,13 @@ from pathlib import Path
 from data_catalog.errors import SettingsError
 from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import check_text_file, read_lines, upstream_files
+from data_catalog.sources.pairs import is_image_name
 from data_catalog.sources.rows import Origin, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url
 from data_catalog.test_sets.identities import name_identities, url_identities, written_identities
 from data_catalog.test_sets.images import TestSetRow, sightings
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _SCHEMES = ("coco:", "flickr:", "wikimedia:", "openimages:", "url:")
 _EXPECTED = "a list of file names, URLs or identities such as coco:391895, one a line"
 
@@ -111,7 +111,7 @@ def _entry_captions(entry: Entry, config: PairsTestConfig) -> list[object]:
 
 
 def _is_image(text: str) -> bool:
-    return text.startswith(_SCHEMES) or is_web_url(text) or text.lower().endswith(_IMAGE_SUFFIXES)
+    return text.startswith(_SCHEMES) or is_web_url(text) or is_image_name(text)
 
 
 def list_rows(config: ListTestConfig) -> Iterator[TestSetRow]:

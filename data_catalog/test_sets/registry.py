@@ -15,13 +15,6 @@ from data_catalog.test_sets.images import GatheredImages, TestImage, TestSetRow,
 logger = logging.getLogger(__name__)
 
 _LOGGED_ROWS = 20
-_COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
-_FLICKR_LICENSE = "research and education only; images belong to their owners on Flickr"
-
-
-def _images_setting(config: Any) -> str | None:
-    images: str | None = config.images
-    return images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +25,12 @@ class TestSetKind:
         kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
         rows: yields what each row says of an image; raises InputError where a file as a whole is damaged.
-        license: what upstream says of the set.
-        images: folder, zip or tar of the test images, or a glob of them, or None where they are not here.
         upstream_files: the files that rows are read from, sorted, without images.
     """
 
     kind: str
     config_type: type
     rows: Callable[[Any], Iterator[TestSetRow]]
-    license: str
-    images: Callable[[Any], str | None] = _images_setting
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
 
     def check(self, config: Any) -> None:
@@ -51,9 +40,8 @@ class TestSetKind:
             InputError: files are missing, empty, damaged, of another kind or not as many images as the settings say,
                 or `images` cannot be opened.
         """
-        location = self.images(config)
-        if location is not None:
-            check_images(location)
+        if config.images is not None:
+            check_images(config.images)
         self.load(config)
 
     def load(self, config: Any) -> GatheredImages:
@@ -107,47 +95,15 @@ def _described(gathered: GatheredImages, place: int) -> str:
 
 
 _KINDS = (
-    TestSetKind(
-        kind="mscoco_it",
-        config_type=coco.CocoTestConfig,
-        rows=coco.coco_rows,
-        license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
-    ),
-    TestSetKind(kind="coco", config_type=coco.CocoTestConfig, rows=coco.coco_rows, license=_COCO_LICENSE),
-    TestSetKind(
-        kind="xtd10",
-        config_type=xtd10.Xtd10Config,
-        rows=xtd10.xtd10_rows,
-        license="Adobe research license, non-commercial: read LICENSE.md there; images as MSCOCO's",
-    ),
-    TestSetKind(
-        kind="karpathy",
-        config_type=karpathy.KarpathyTestConfig,
-        rows=karpathy.karpathy_rows,
-        license="none stated for the splits; captions and images as MSCOCO's, Flickr8k's and Flickr30k's",
-    ),
-    TestSetKind(kind="flickr8k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, license=_FLICKR_LICENSE),
-    TestSetKind(
-        kind="flickr30k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows, license=_FLICKR_LICENSE
-    ),
-    TestSetKind(
-        kind="crossmodal3600",
-        config_type=crossmodal.CrossmodalConfig,
-        rows=crossmodal.crossmodal_rows,
-        license="captions CC BY 4.0 (Google); images CC BY 2.0, as their owners on Flickr say",
-    ),
-    TestSetKind(
-        kind="pairs",
-        config_type=own.PairsTestConfig,
-        rows=own.pairs_rows,
-        license="not stated: the files are the user's own",
-    ),
-    TestSetKind(
-        kind="list",
-        config_type=own.ListTestConfig,
-        rows=own.list_rows,
-        license="not stated: the files are the user's own",
-    ),
+    TestSetKind(kind="mscoco_it", config_type=coco.CocoTestConfig, rows=coco.coco_rows),
+    TestSetKind(kind="coco", config_type=coco.CocoTestConfig, rows=coco.coco_rows),
+    TestSetKind(kind="xtd10", config_type=xtd10.Xtd10Config, rows=xtd10.xtd10_rows),
+    TestSetKind(kind="karpathy", config_type=karpathy.KarpathyTestConfig, rows=karpathy.karpathy_rows),
+    TestSetKind(kind="flickr8k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows),
+    TestSetKind(kind="flickr30k", config_type=flickr.FlickrTestConfig, rows=flickr.flickr_rows),
+    TestSetKind(kind="crossmodal3600", config_type=crossmodal.CrossmodalConfig, rows=crossmodal.crossmodal_rows),
+    TestSetKind(kind="pairs", config_type=own.PairsTestConfig, rows=own.pairs_rows),
+    TestSetKind(kind="list", config_type=own.ListTestConfig, rows=own.list_rows),
 )
 
 TEST_SET_KINDS: dict[str, TestSetKind] = {kind.kind: kind for kind in _KINDS}

@@ -61,7 +61,7 @@ def read_test_set(
     """
     reads = TEST_SET_KINDS[kind]
     found = list(reads.read(config))
-    location = reads.images(config) if images else None
+    location = config.images if images else None
     pixels = (location, job.tools.workers) if location is not None else None
     facts = write_test_set(found, job.folder, min_words=min_words, pixels=pixels)
     if location is not None and facts["num_hashed"] < len(found):

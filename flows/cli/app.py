@@ -24,6 +24,7 @@ from cyclopts import (
 )
 
 from data_catalog.plain_text import visible_text
+from flows import PACKAGES
 from flows.cli import (
     abilities,
     ablate,
@@ -51,7 +52,6 @@ HOW_TO_REPORT = (
     "This is a defect of vernaclip. Please report it to whoever gave you this copy: send the lines above, the command, "
     "and what `vernaclip doctor` prints."
 )
-PACKAGES = ("flows", "data_catalog", "translation", "cleaning", "training")
 HELP_FLAGS = frozenset({"--help", "-h"})
 
 DESCRIPTION = (

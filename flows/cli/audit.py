@@ -45,17 +45,18 @@ def draw(
 
 def _write(audit: "Audit", folder: Path) -> None:
     """Write sheet and form. Ratings belong to one audit: a folder that holds another one is not written to."""
+    from data_catalog.storage.shards import write_bytes
     from translation.audit.draw import AUDIT_COLUMNS
     from translation.audit.form import render_form
-    from translation.audit.sheets import AUDIT_FILE, FORM_FILE, sheet_text, write_text
+    from translation.audit.sheets import AUDIT_FILE, FORM_FILE, sheet_text
 
     sheet = sheet_text(AUDIT_COLUMNS, audit.rows)
     path = folder / AUDIT_FILE
     try:
         if path.is_file() and path.read_bytes() != sheet.encode():
             raise SettingsError(f"{path} is another audit, which may have ratings: give another --out")
-        write_text(folder / FORM_FILE, render_form(audit))
-        write_text(path, sheet)
+        write_bytes(folder / FORM_FILE, render_form(audit).encode())
+        write_bytes(path, sheet.encode())
     except OSError as error:
         raise DiskError(f"--out {folder} cannot be written to: {error.strerror}") from error
 

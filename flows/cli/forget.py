@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import command
+from data_catalog.plain_text import command, counted
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say, say_table
 
@@ -144,20 +144,20 @@ def _say_concerned(found: "Sequence[Concerned]") -> None:
         say_table(rows[:_MOST_ROWS])
     if len(rows) > _MOST_ROWS:
         say(f"and {len(rows) - _MOST_ROWS:,} more")
-    say(f"{_counted(len(rows), 'image')} would be forgotten; nothing was changed")
+    say(f"{counted(len(rows), 'image')} would be forgotten; nothing was changed")
 
 
 def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -> None:
     for one in done.rewritten:
         say(
-            f"{one.dataset}: {_counted(one.num_samples, 'image')} and {_counted(one.num_captions, 'caption')} are "
+            f"{one.dataset}: {counted(one.num_samples, 'image')} and {counted(one.num_captions, 'caption')} are "
             f"forgotten; snapshot {one.now} takes the place of {one.before}"
         )
     if not done.rewritten and not done.removed:
         say(f"no snapshot in {root} has any of it")
     if done.removed:
         say(f"removed snapshots: {', '.join(f'{dataset} {name}' for dataset, name in done.removed)}")
-    gone = [_counted(len(paths), what) for what, paths in done.gone.items() if paths]
+    gone = [counted(len(paths), what) for what, paths in done.gone.items() if paths]
     if gone:
         say(f"removed as well: {', '.join(gone)}")
     if done.gone.get("report"):
@@ -167,9 +167,9 @@ def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -
     if done.gone.get("export"):
         say("`vernaclip export` writes exports anew, from what there is now")
     if done.log_lines:
-        say(f"taken out of fetch logs: {_counted(done.log_lines, 'line')}")
+        say(f"taken out of fetch logs: {counted(done.log_lines, 'line')}")
     if done.num_translations:
-        say(f"taken out of translation memories: {_counted(done.num_translations, 'translation')}")
+        say(f"taken out of translation memories: {counted(done.num_translations, 'translation')}")
     values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
     say(f"in force from now on, for every build in {root}: {values}")
     say(
@@ -178,8 +178,3 @@ def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -
     )
     for model in done.models:
         say(f"A model that was trained on it keeps what it learnt: {model}. Train again, then remove that folder.")
-
-
-def _counted(count: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, command, decided_text
+from data_catalog.plain_text import cell_text, command, counted, decided_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
@@ -292,7 +292,7 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
         said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
         beyond = found.num_beyond.get(source, 0)
         said += f"; {beyond:,} are beyond its limit" if beyond else ""
-        say(f"\n{source}: {num_rows:,} row{'' if num_rows == 1 else 's'} looked at{said}")
+        say(f"\n{source}: {counted(num_rows, 'row')} looked at{said}")
         for rule in (rule for rule in found.dropped if rule.source == source):
             say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")
             for caption, detail in rule.examples:

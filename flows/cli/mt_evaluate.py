@@ -14,7 +14,7 @@ from flows.cli.output import say, say_table
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
-from translation.engines.cpus import num_cpus
+from translation.engines.processes import num_cpus
 from translation.evaluate import Pair, largest_differences, read_test_pairs
 from translation.registry import open_translator
 from translation.remembered import remembering

@@ -86,6 +86,7 @@ class EvaluateOptions:
     """TOML file of a language's codes, for --from, --to or a pivot; may be given often."""
     memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
     """Keep here what a paid engine translates; its speed is not measured."""
+    # sacrebleu's others fetch a model from the network.
     tokenize: Literal["13a", "intl", "zh", "char", "ja-mecab", "ko-mecab"] | None = None
     """sacrebleu's tokenizer for BLEU (default: 13a; zh for zh; char for ja, ko, th, lo, km and my)."""
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None

@@ -46,8 +46,7 @@ def why(
         snapshot: Look in the snapshot of this id, or start of an id.
         rules: Tell the settings of every step, not only where it dropped.
     """
-    from data_catalog.database.story import find_stories
-    from data_catalog.near_misses import not_there
+    from data_catalog.database.story import find_stories, not_there
     from data_catalog.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)

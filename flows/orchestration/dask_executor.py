@@ -34,8 +34,8 @@ from prefect_dask.task_runners import DaskTaskRunner
 from data_catalog.errors import InputError
 from data_catalog.images.workers import end_workers_here
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, write_json
+from flows import PACKAGES
 from flows.build.execution import RETRY_DELAYS_S, Future
-from flows.orchestration.prefect_env import OUR_LOGGERS
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 
 logger = logging.getLogger(__name__)
@@ -265,12 +265,12 @@ def _require_scheduler(address: str) -> None:
 @contextmanager
 def _logs_of(client: Client) -> Iterator[None]:
     """Have what our code logs on workers logged here."""
-    for name in OUR_LOGGERS:
+    for name in PACKAGES:
         client.forward_logging(name, logging.getLogger(name).level)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        for name in OUR_LOGGERS:
+        for name in PACKAGES:
             with suppress(*_GONE, ValueError):  # the last: another flow has done so
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_catalog.errors import SettingsError
+from flows import PACKAGES
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +35,6 @@ LOOPBACK = (HOST, "localhost")
 
 # Bare deployment names work in a folder that is not a checkout, too: its pyproject.toml does not switch the plugin on.
 PLUGIN_ENVIRONMENT = {"PREFECT_PLUGINS_ENABLED": "true", "PREFECT_PLUGINS_ALLOW": "vernaclip"}
-
-OUR_LOGGERS = ("flows", "data_catalog", "translation", "cleaning", "training")
 
 # How often a run says that it lives, in seconds: the shortest interval that Prefect keeps to.
 HEARTBEAT_S = 30
@@ -104,7 +103,7 @@ def prefect_environment() -> dict[str, str]:
         "no_proxy": no_proxy(),
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
+        "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         **PLUGIN_ENVIRONMENT,

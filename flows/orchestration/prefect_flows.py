@@ -20,13 +20,13 @@ from data_catalog.errors import DefectError, PipelineError
 from data_catalog.progress import watched
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
+from flows import PACKAGES
 from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
 from flows.jobs import require_ready, require_scorable
-from flows.orchestration.prefect_env import OUR_LOGGERS
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, BuildConfig, Dataset, load_recipe
 from flows.recipe.settings import schema
@@ -197,6 +197,6 @@ def _dask_executor(build: BuildConfig, root: Path, artifacts: FlowArtifacts) -> 
 
 def _let_our_logs_through() -> None:
     """In a worker's process nobody has set the level of our loggers, and the default would hide what goes on."""
-    for name in OUR_LOGGERS:
+    for name in PACKAGES:
         if logging.getLogger(name).level == logging.NOTSET:
             logging.getLogger(name).setLevel(logging.INFO)

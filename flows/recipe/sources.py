@@ -112,8 +112,8 @@ def source_settings(source: SourceSettings) -> dict[str, Any]:
 
 def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
     """Return the settings that decide what a test set guards; that it has images is one, their place is not."""
-    images = test_set.kind.images(test_set.config)
-    return {"kind": test_set.kind.kind, "has_images": images is not None, **what(test_set.config)}
+    has_images = test_set.config.images is not None
+    return {"kind": test_set.kind.kind, "has_images": has_images, **what(test_set.config)}
 
 
 @contextmanager

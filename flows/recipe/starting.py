@@ -27,6 +27,7 @@ from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
+from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, is_image_name, read_pairs
@@ -243,7 +244,7 @@ def _samples(path: Path) -> dict[str, list[str]]:
     trouble = next((found.detail for column in columns if (found := text_trouble(column))), None)
     if len(columns) < 2 and not trouble:
         raise InputError(
-            f"{path} has {_counted(len(columns), 'column')} of text ({', '.join(columns)}), and pairs need one of "
+            f"{path} has {counted(len(columns), 'column')} of text ({', '.join(columns)}), and pairs need one of "
             "images and one of captions: the columns of a .csv are parted by commas, those of a .tsv by tabs"
         )
     wanted = Wanted(required=columns, image_column=columns[0], is_image=lambda text: False)
@@ -389,7 +390,7 @@ def _find_images(look: _Look, opened: ImageFiles) -> None:
         advice = f'names in column "{column}" must be relative to it, and are absolute'
     elif (above / first).is_file():
         advice = f'names in column "{column}" begin one folder above: --images {shlex.quote(str(above))}'
-    raise InputError(f"none of {_counted(len(look.images), 'image')}, such as {first}, is in {look.where}: {advice}")
+    raise InputError(f"none of {counted(len(look.images), 'image')}, such as {first}, is in {look.where}: {advice}")
 
 
 def _try_images(look: _Look) -> None:
@@ -441,10 +442,6 @@ def _tell_languages(look: _Look, pack: LanguagePack) -> None:
 # --- What there is to tell ------------------------------------------------------------------------------------------
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def _some(texts: Sequence[str]) -> str:
     return ", ".join([*texts[:_MOST_NAMED], *(["..."] if len(texts) > _MOST_NAMED else [])])
 
@@ -456,13 +453,13 @@ def _counts(counter: Counter[str]) -> str:
 def _found(look: _Look, spoken: Language) -> Iterator[Line]:
     config, num_captions = look.config, len(look.captions)
     rows = f"{look.num_rows:,} rows{' (no more were looked at)' if look.num_rows == MAX_ROWS else ''}: "
-    rows += f"{_counted(num_captions, 'caption')} of {_counted(len(look.images), 'image')}"
+    rows += f"{counted(num_captions, 'caption')} of {counted(len(look.images), 'image')}"
     if look.malformed:
         rows += f"; {look.malformed.total():,} are no pairs, and will be rejected: {_counts(look.malformed)}"
     yield Line("pairs", rows)
     if config.url_column:
         hosts = Counter(urlsplit(url).hostname or "" for url in look.images)
-        asked = f"addresses on {_counted(len(hosts), 'host')} ({_counts(hosts)}), which a build asks for them"
+        asked = f"addresses on {counted(len(hosts), 'host')} ({_counts(hosts)}), which a build asks for them"
         yield Line("images", f'column "{config.url_column}": {asked}')
     else:
         there = f"{look.num_images:,} of {len(look.images):,} are in {look.where}, {look.num_bytes / 1e6:,.1f} MB"

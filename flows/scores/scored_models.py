@@ -48,7 +48,11 @@ def named_models(named: Sequence[Sequence[str]]) -> list[NamedModel]:
     """
     models = []
     for name, *words in named:
-        _check_name(name, "--model")
+        if not _NAME.fullmatch(name) or name == CHANCE:
+            raise SettingsError(
+                f"--model {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', other than "
+                "chance, as in --model mine KEY=VALUE"
+            )
         kind, source, rest = _source(words, f"--model {name}")
         translate = _translate_config(rest, f"--model {name}") if rest else None
         models.append(NamedModel(name=name, kind=kind, source=source, translate=translate))
@@ -134,14 +138,6 @@ def require_different(names: Sequence[str], option: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{option} {name} is given twice: name one of them otherwise")
-
-
-def _check_name(name: str, option: str) -> None:
-    if not _NAME.fullmatch(name) or name == CHANCE:
-        raise SettingsError(
-            f"{option} {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', other than "
-            f"chance, as in {option} mine KEY=VALUE"
-        )
 
 
 def _source(words: Sequence[str], option: str) -> tuple[str, str, list[str]]:

@@ -59,7 +59,7 @@ def recipe_sets(test_sets: Sequence[TestSetSettings], language: str, translator:
     """
     found = []
     for test_set in test_sets:
-        if test_set.kind.images(test_set.config) is None:
+        if test_set.config.images is None:
             logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
             continue
         test_set.check()
@@ -139,7 +139,7 @@ def _named(
     (test_set,) = read_test_sets({name: values}, language) or (None,)
     if test_set is None:
         raise SettingsError("it is switched off by enabled=false: leave it out")
-    if test_set.kind.images(test_set.config) is None:
+    if test_set.config.images is None:
         raise SettingsError("images=... is missing: without pixels there is nothing to score")
     test_set.kind.check(test_set.config)
     scored = _captioned(test_set, language, translator)

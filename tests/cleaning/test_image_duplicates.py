@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cleaning.duplicates.images import DuplicatesConfig, Images, Verdict, judge_images
-from cleaning.duplicates.near_images import thumbnail_distance
+from cleaning.duplicates.near_images import thumbnail_distances
 from data_catalog.errors import SettingsError
 
 TRAIN, VAL, TEST = 0, 1, 2
@@ -46,8 +46,8 @@ def alike(rows: Rows) -> Any:
     """Which look the same, directly, by comparing all with all."""
     every = images(rows)
     bits = np.bitwise_count(every.hashes[:, None] ^ every.hashes[None, :])
-    pairs = np.indices(bits.shape).reshape(2, -1)
-    apart = thumbnail_distance(every.thumbnails[pairs[0]], every.thumbnails[pairs[1]]).reshape(bits.shape)
+    pairs = np.indices(bits.shape).reshape(2, -1).T
+    apart = thumbnail_distances(every.thumbnails, every.thumbnails, pairs).reshape(bits.shape)
     limits = DuplicatesConfig()
     return (bits <= limits.max_distance) & (apart <= limits.max_thumbnail_difference)
 

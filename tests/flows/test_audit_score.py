@@ -8,7 +8,7 @@ import pytest
 
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS
-from translation.audit.sheets import RATING_COLUMNS, sheet_text, write_text
+from translation.audit.sheets import RATING_COLUMNS, sheet_text
 
 ID = "a0123456789abcdef"
 
@@ -32,7 +32,7 @@ def write_audit(folder: Path, scores: Sequence[float | None], **cells: object) -
         }
         for place, score in enumerate(scores)
     ]
-    write_text(folder / "audit.csv", sheet_text(AUDIT_COLUMNS, rows))
+    (folder / "audit.csv").write_bytes(sheet_text(AUDIT_COLUMNS, rows).encode())
     return folder / "audit.csv"
 
 
@@ -49,7 +49,7 @@ def write_ratings(
         }
         for place, grade in enumerate(grades)
     ]
-    write_text(folder / f"{rater}.csv", sheet_text(RATING_COLUMNS, rows))
+    (folder / f"{rater}.csv").write_bytes(sheet_text(RATING_COLUMNS, rows).encode())
     return str(folder / f"{rater}.csv")
 
 

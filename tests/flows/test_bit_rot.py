@@ -17,7 +17,7 @@ from data_catalog.storage.integrity import record_folder, recorded, write_checks
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import commit_snapshot, current_snapshot, find_snapshot, point_to, require_snapshot
 from data_catalog.storage.shards import write_json
-from data_catalog.storage.verify import Finding, checks, verify
+from data_catalog.storage.verify import Finding, checks, run_checks
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
@@ -87,6 +87,10 @@ def flipped(path: Path, place: int, bit: int) -> Iterator[None]:
 def is_about(finding: Finding, path: Path) -> bool:
     """Whether a finding, in one line, names the file, or the one whose record it is."""
     return str(path).startswith(str(finding.path)) and str(finding.path) in finding.text and "\n" not in finding.text
+
+
+def verify(root: Path) -> list[Finding]:
+    return [finding for findings in run_checks(checks(root)) for finding in findings]
 
 
 def damage(root: Path) -> list[Finding]:

@@ -3,14 +3,13 @@
 Every text that comes from a dataset or a recipe is escaped. Nothing in it says where on a machine anything lay.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_catalog.exports.card import METHOD, upstream_paper
-from data_catalog.exports.markdown import bullets, fenced, markdown_text, table
+from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from training.exports import card_texts
 from training.exports.card_data import CardData, SetScores
 from training.exports.card_head import Publication, card_head
@@ -122,7 +121,7 @@ def _training(trained: TrainedFolder) -> str:
         f"Steps: {result.steps:,}. The weights are those of epoch {result.best_epoch}{loss}. Settings that decided "
         "what came out:"
     )
-    return f"{told}\n\n{fenced(json.dumps(settings, indent=1, sort_keys=True, ensure_ascii=True), 'json')}"
+    return f"{told}\n\n{fenced_json(settings)}"
 
 
 def _scores(data: CardData) -> str:

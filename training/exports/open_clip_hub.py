@@ -7,6 +7,7 @@ name under which it goes to the hub.
 
 import shutil
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def write_open_clip(trained: TrainedFolder, folder: Path, *, place: Path, hub_na
     """
     names = {HUB_WEIGHTS_FILE: WEIGHTS_FILE, TOKENIZER_FILE: TOKENIZER_FILE}
     for name, source in names.items():
-        _copy(trained.folder / source, folder / name)
+        write_atomically(folder / name, partial(shutil.copyfile, trained.folder / source))
     told = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
     write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **told})
     if trained.has_encoder:
@@ -79,11 +80,3 @@ def check_open_clip(probe: Probe, folder: Path) -> float:
         images = model.encode_image(probe.pixels, normalize=True).numpy()
         texts = model.encode_text(tokenizer(list(TEXTS)), normalize=True).numpy()
     return require_same_scores(probe, images, texts, "the export to open_clip")
-
-
-def _copy(source: Path, target: Path) -> None:
-    write_atomically(target, lambda path: _copy_bytes(source, path))
-
-
-def _copy_bytes(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)

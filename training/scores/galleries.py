@@ -251,7 +251,7 @@ def captioned_gallery(
     gallery = Gallery(
         name=name,
         images=[image.name for image in found],
-        read=open_images(str(kind.images(config))).read,
+        read=open_images(str(config.images)).read,
         captions=[text for _, text, _ in texts],
         owners=[place for place, _, _ in texts],
         made_by=makers,

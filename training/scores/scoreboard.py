@@ -14,7 +14,7 @@ from training.scores.encoders import Encoder
 from training.scores.galleries import Gallery, Guard, LabelledImages, TextLanguage
 from training.scores.kept_features import FeatureStore
 from training.scores.metrics import Integers
-from training.scores.model_outcomes import ALL, outcomes_of
+from training.scores.model_outcomes import outcomes_of
 from training.scores.outcomes import Outcome, differences_of, scores_of
 from training.scores.score import Score, ScoreDifference
 
@@ -126,22 +126,6 @@ class Scoreboard:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
         return asdict(self)
-
-    def get(self, model: str, test_set: str, name: str, *, captions: str = "all", images: str = ALL) -> Score:
-        """One score.
-
-        Raises:
-            KeyError: there is none.
-        """
-        for entry in self.entries:
-            score = entry.score
-            if (entry.model, entry.test_set) == (model, test_set) and (score.name, score.captions, score.images) == (
-                name,
-                captions,
-                images,
-            ):
-                return score
-        raise KeyError(f"no score {name} of {model} on {test_set} over {captions} captions and {images} images")
 
 
 class WatchedReader:

@@ -1,6 +1,5 @@
 """Which of several texts says best what is in an image: zero-shot classification with one's own classes."""
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,6 @@ from training.data.image_files import picture_features, read_picture
 from training.data.images import Pixels, squashed
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
 from training.use.nearest import Floats
-
-logger = logging.getLogger(__name__)
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 PLACEHOLDER = "{c}"

@@ -10,7 +10,6 @@ the squares that hold it, a number in cosines. The image is squashed to the mode
 demo pads it. `benchmarks/localization.py` measures both ways, and the demo's.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,6 @@ from training.use.nearest import Floats
 from training.use.search import query_features
 
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
-
-logger = logging.getLogger(__name__)
 
 GRID = 16  # cells a side; all borders of squares are borders of cells
 LAST_DIGITS = 1e-5  # of cosines: features of equal images differ by less

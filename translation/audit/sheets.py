@@ -8,9 +8,6 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-
-from data_catalog.storage.shards import write_bytes
 
 AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
 # What the rating form saves, one row a pair; `rating` is 1 to 4, or empty.
@@ -43,12 +40,3 @@ def _cell(value: object) -> object:
     if isinstance(value, str):
         return safe_cell(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, atomically and byte for byte.
-
-    Raises:
-        DiskError: the disk is full.
-    """
-    write_bytes(path, text.encode())

@@ -17,13 +17,12 @@ from itertools import islice
 from pathlib import Path
 
 from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.language_pack import LanguagePack, in_pack_of
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.apertium_pipeline import NO_MARKS, Pipeline, programs
-from translation.engines.cpus import num_cpus
-from translation.engines.pack_advice import in_pack_of
+from translation.engines.processes import num_cpus
 from translation.guards import prepare, restore
 
 # Raised whenever the same programs and data give another text.

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from data_catalog.errors import InputError
-from translation.engines.child_processes import kill_group
+from translation.engines.processes import kill_group
 
 # Of a few hundred texts, each within a second on an idle CPU; or of one text, to the tagger.
 TIMEOUT_S = 600.0

@@ -3,19 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from data_catalog.errors import (
-    BusyError,
-    DamagedError,
-    DefectError,
-    DiskError,
-    InputError,
-    PipelineError,
-    SettingsError,
-    TransientError,
-)
+from data_catalog.errors import KINDS, InputError, PipelineError, TransientError
 
 _PANIC = "PanicException"  # how Rust code ends, such as that of tokenizers; no `Exception`
-_OURS = (SettingsError, InputError, DamagedError, BusyError, DiskError, TransientError, DefectError)
 _MAY_PASS = (ConnectionError, TimeoutError)
 _LONGEST = 300
 
@@ -62,7 +52,7 @@ def one_line(error: BaseException) -> str:
 
 def _class_of(error: PipelineError) -> type[PipelineError]:
     """Return which of our classes an error is of; a package's own subclass may want other arguments than a text."""
-    return next((kind for kind in _OURS if isinstance(error, kind)), InputError)
+    return next((kind for kind in KINDS if isinstance(error, kind)), InputError)
 
 
 def _is_of_others(error: BaseException) -> bool:

@@ -21,8 +21,8 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import FROM, TO, TranslateConfig
 from translation.engine import Translation
-from translation.engines.child_processes import kill_group
 from translation.engines.plugins import text_problem
+from translation.engines.processes import kill_group
 
 # Raised whenever we hand a program other lines than before, or take its lines otherwise.
 ENGINE_VERSION = 1

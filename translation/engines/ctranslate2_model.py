@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from data_catalog.errors import InputError
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
-from translation.engines.cpus import num_cpus
+from translation.engines.processes import num_cpus
 from translation.engines.sentences import Decoded, SentenceTranslator
 from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
 from translation.guards import is_repetitive

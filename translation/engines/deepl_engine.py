@@ -14,11 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, extra_to_install
-from data_catalog.language_pack import LanguagePack
+from data_catalog.language_pack import LanguagePack, in_pack_of
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
-from translation.engines.pack_advice import in_pack_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.language_pack import LanguagePack, in_pack_of
 from translation.engines.model_folder import LANGUAGES
-from translation.engines.pack_advice import in_pack_of
 
 
 class FramedModel(Protocol):

@@ -77,9 +77,6 @@ class PluginEngine(Protocol):
         """
 
 
-EngineFactory = Callable[[EngineRequest], PluginEngine]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """An engine that an installed package announces.

@@ -266,18 +266,12 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
     """The checked package, unpacked to a temporary folder below `parent`."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent, ignore_cleanup_errors=True) as temporary:
+            # One level deeper, so that the package's own folder can be moved alone.
+            yield _read_unpacked(path, archive.extract(path, Path(temporary) / "package"))
     except OSError as error:
         raise_if_disk_fails(error, parent / path.name)
-        raise _not_unpacked(path, parent, error) from error
-    try:
-        # One level deeper, so that the package's own folder can be moved alone.
-        yield _read_unpacked(path, archive.extract(path, temporary / "package"))
-    except OSError as error:
-        raise_if_disk_fails(error, parent / path.name)
-        raise _not_unpacked(path, parent, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise DiskError(f"{path} cannot be unpacked below {parent}: {error}") from error
 
 
 def _read_unpacked(path: Path, folder: Path) -> Package:
@@ -285,10 +279,6 @@ def _read_unpacked(path: Path, folder: Path) -> Package:
         return read_package(folder)
     except InputError as error:
         raise InputError(f"{path} holds no package that can be used: {error}") from error
-
-
-def _not_unpacked(path: Path, parent: Path, error: OSError) -> DiskError:
-    return DiskError(f"{path} cannot be unpacked below {parent}: {error}")
 
 
 def _remove_record(folder: Path) -> None:

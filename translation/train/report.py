@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from data_catalog.charts import COLOURS, svg_chart
 from data_catalog.storage.shards import write_bytes
 from translation.train.card import TrainReport
-from translation.train.charts import loss_chart, score_chart
 from translation.train.config import TrainPackageConfig
 from translation.train.folder import SUFFIX, Sources
 from translation.train.pairs import DROP_REASONS, ParallelCaptions
-from translation.train.state import TrainState
+from translation.train.state import CurvePoint, TrainState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,7 @@ def _page(content: ReportContent, *, package_name: str) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     curve = content.state.curve
     best = content.state.best if curve else None
-    charts = (score_chart(curve, best), loss_chart(curve, best)) if best else ()
+    charts = (_score_chart(curve, best), _loss_chart(curve, best)) if best else ()
     return environment.from_string(_part("report.html")).render(
         content=content,
         metadata=content.metadata,
@@ -102,3 +106,54 @@ def _num_lines(content: ReportContent) -> int:
 
 def _part(name: str) -> str:
     return (files("translation.train") / "page" / name).read_text(encoding="utf-8")
+
+
+def _score_chart(curve: Sequence[CurvePoint], best: CurvePoint) -> str:
+    """BLEU and chrF over minutes.
+
+    Args:
+        curve: one point at least.
+        best: the point to be marked.
+
+    Returns:
+        One `svg` element, the same for the same curve.
+    """
+    return _chart(
+        [point.seconds / 60 for point in curve],
+        {"chrF": [point.chrf for point in curve], "BLEU": [point.bleu for point in curve]},
+        marked=curve.index(best),
+        labels=("minutes", "BLEU, chrF"),
+        name="BLEU and chrF over minutes",
+    )
+
+
+def _loss_chart(curve: Sequence[CurvePoint], best: CurvePoint) -> str:
+    """Loss in training and of the held-out pairs over steps; arguments and result as of `_score_chart`."""
+    return _chart(
+        [float(point.step) for point in curve],
+        {
+            "training": [point.train_loss for point in curve],
+            "held out": [point.held_out_loss for point in curve],
+        },
+        marked=curve.index(best),
+        labels=("steps", "nats per token"),
+        name="Loss over steps",
+    )
+
+
+def _chart(
+    positions: list[float], series: dict[str, list[float]], *, marked: int, labels: tuple[str, str], name: str
+) -> str:
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for (label, values), colour in zip(series.items(), ("first", "second"), strict=True):
+            axes.plot(positions, values, color=COLOURS[colour], marker="o", label=label)
+        soft = COLOURS["soft"]
+        axes.axvline(positions[marked], color=soft, linestyle=(0, (3, 3)), linewidth=1, zorder=1, label="best")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+
+    return svg_chart(name, draw)

@@ -1,16 +1,16 @@
 """One training in its folder: vocabulary, network, scores of the held-out pairs, and the page about it."""
 
 import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.shards import TEMPORARY_PREFIX, write_atomically
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
@@ -37,8 +37,6 @@ from translation.train.vocabulary import load_vocabulary, pieces_of, train_vocab
 if TYPE_CHECKING:
     from translation.train.loop import HeldOutScores
     from translation.train.model import TranslationModel
-
-logger = logging.getLogger(__name__)
 
 QUANTIZATION = "int8"
 # Never on a GPU, even where there is one: scores choose the weights, and stand in the card.
@@ -116,7 +114,7 @@ class Training:
         path = self.folder / VOCABULARY_FILE
         if self.earlier:
             given = self.earlier.folder / VOCABULARY_FILE
-            write_atomically(path, lambda temporary: _copy(given, temporary))
+            write_atomically(path, partial(shutil.copyfile, given))
         elif not path.is_file():
             texts = (text for pair in self.data.training for text in pair)
             size = self.config.vocabulary_size
@@ -126,19 +124,17 @@ class Training:
     @contextmanager
     def unpacked(self, model: "TranslationModel") -> Iterator[Path]:
         """A package's folder with this network, as it will be packed, for as long as it is needed."""
-        package = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=self.folder))
-        try:
-            _copy(self.folder / VOCABULARY_FILE, package / "sentencepiece.model")
+        with (
+            disk_errors(self.folder / "package"),
+            tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.folder, ignore_cleanup_errors=True) as name,
+        ):
+            package = Path(name)
+            shutil.copyfile(self.folder / VOCABULARY_FILE, package / "sentencepiece.model")
             (package / "model").mkdir()
             pieces = pieces_of(load_vocabulary(self.folder / VOCABULARY_FILE))
             save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
             (package / "metadata.json").write_text(json.dumps(self.metadata, indent=2) + "\n", encoding="utf-8")
             yield package
-        except OSError as error:
-            raise_if_disk_fails(error, package)
-            raise
-        finally:
-            shutil.rmtree(package, ignore_errors=True)
 
     def translate_held_out(self, package: Path, config: TranslateConfig) -> list[str]:
         """The held-out sources in the words of a package's folder."""
@@ -192,7 +188,3 @@ def _encoded(vocabulary: Any, pairs: list[Pair]) -> list[tuple[list[int], list[i
     sources = vocabulary.encode([source for source, _ in pairs])
     targets = vocabulary.encode([target for _, target in pairs])
     return list(zip(sources, targets, strict=True))
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.write_bytes(source.read_bytes())

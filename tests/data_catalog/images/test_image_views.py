@@ -15,7 +15,7 @@ from data_catalog.errors import InputError
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.images.tables import write_rows
-from data_catalog.images.views import VIEW_NAMES, VIEWS, image_views, write_views
+from data_catalog.images.views import VIEWS, image_views, write_views
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import IMAGES, RAW_IMAGES
 
@@ -75,8 +75,8 @@ def test_shards_have_thumbnails_where_images_are_good(
 def test_views_see_the_picture_whole_cropped_and_mirrored(file_of: FileOf) -> None:
     raw = file_of(quarters(), "PNG")
     views = {view.view: view for view in image_views(raw)}
-    assert tuple(views) == VIEW_NAMES
-    assert len(VIEW_NAMES) == 12
+    cuts = ["whole", "middle", "top left", "top right", "bottom left", "bottom right"]
+    assert list(views) == [*cuts, *(f"mirrored {cut}" for cut in cuts)]
     whole = normalise_image(raw, NormaliseConfig())
     assert (views["whole"].phash, views["whole"].thumbnail) == (whole.phash, whole.thumbnail)
     assert (pixels(views["mirrored whole"].thumbnail) == pixels(whole.thumbnail)[:, ::-1]).all()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data_catalog.errors import InputError
 from translation.audit.ratings import AuditSheet, RatingSheet, read_audit, read_ratings
-from translation.audit.sheets import RATING_COLUMNS, sheet_text, write_text
+from translation.audit.sheets import RATING_COLUMNS, sheet_text
 
 Write = Callable[..., Path]
 ID = "0123456789abcdef"
@@ -151,14 +151,11 @@ def test_any_sheet_comes_back(rows: list[tuple[str, str]], tmp_path_factory: pyt
     names = [f"r{number}" for number in range(len(rows))]
     texts = [{"audit_id": ID, "row_id": name, "source_text": "", "text": "", "source": ""} for name in names]
     audit_columns = ("audit_id", "row_id", "source_text", "text", "source", "stratum", "weight")
-    write_text(
-        folder / "audit.csv", sheet_text(audit_columns, [{**text, "stratum": "", "weight": 1.5} for text in texts])
-    )
+    sheet = sheet_text(audit_columns, [{**text, "stratum": "", "weight": 1.5} for text in texts])
+    (folder / "audit.csv").write_bytes(sheet.encode())
     cells = [{"rating": grade, "comment": comment, "rater": "Ann"} for grade, comment in rows]
-    write_text(
-        folder / "ratings.csv",
-        sheet_text(RATING_COLUMNS, [{**text, **cell} for text, cell in zip(texts, cells, strict=True)]),
-    )
+    sheet = sheet_text(RATING_COLUMNS, [{**text, **cell} for text, cell in zip(texts, cells, strict=True)])
+    (folder / "ratings.csv").write_bytes(sheet.encode())
     audit = read_audit(folder / "audit.csv")
     if not any(grade for grade, _ in rows):
         with pytest.raises(InputError, match="has no rating yet"):

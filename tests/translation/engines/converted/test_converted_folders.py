@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from data_catalog.errors import InputError, PipelineError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.converted import open_engine
-from translation.engines.model_binary import max_positions
+from translation.engines.converted import max_positions, open_engine
 from translation.packages.package import Package
 
 ENGLISH = LanguagePack(code="en", iso639_3="eng", flores="eng_Latn")
