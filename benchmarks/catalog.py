@@ -7,7 +7,6 @@ the shards.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -16,11 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
-# This folder has a catalog.py of its own, and a cleaning.py: the packages are to be found before them.
-sys.path.append(sys.path.pop(0))
-
+from harness import apart, judge, options_of, peak_mb, tell
 from synthetic_catalog import write_catalog
 
 ROWS, SHARDS, ROUNDS = 10_000_000, 2_000, 5
@@ -77,21 +75,25 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
     return asked
 
 
-def commands(root: Path) -> dict[str, list[str]]:
-    """Every question, as a command."""
-    asked = {"overview": ["catalog"]}
-    asked |= {f"why-{name}": ["why", identity] for name, identity in ids_of(root).items()}
-    asked |= {name: ["sql", sql] for name, sql in GROUP_BYS.items()}
-    return {name: [*words, "--root", str(root)] for name, words in asked.items()}
-
-
-def ask_in_one_process(root: Path, rounds: int) -> dict[str, Any]:
+def ask_in_one_process(root: Path, rounds: int) -> tuple[dict[str, Times], float]:
     """Times by question, and the most memory that this process held."""
     times: dict[str, Times] = {}
     for name, question in questions(root).items():
         question()
         times[name] = [timed(question) for _ in range(rounds)]
-    return {"times": times, "peak": peak_mb()}
+    return times, peak_mb()
+
+
+def ask_as_commands(root: Path, rounds: int) -> dict[str, Times]:
+    """Wall-clock and CPU seconds of commands; each must answer, or say that nothing is there."""
+    asked = {"overview": ["catalog"]}
+    asked |= {f"why-{name}": ["why", identity] for name, identity in ids_of(root).items()}
+    asked |= {name: ["sql", sql] for name, sql in GROUP_BYS.items()}
+    times: dict[str, Times] = {}
+    for name, words in asked.items():
+        runs = [run_command([*words, "--root", str(root)], "missing" in name) for _ in range(rounds + 1)]
+        times[name] = runs[1:]
+    return times
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
@@ -100,29 +102,12 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def ask_as_commands(root: Path, rounds: int) -> dict[str, Times]:
-    """Wall-clock and CPU seconds of commands; each must answer, or say that nothing is there."""
-    times: dict[str, Times] = {}
-    for name, words in commands(root).items():
-        run_command(words, expected=int("missing" in name))
-        times[name] = [run_command(words, expected=int("missing" in name)) for _ in range(rounds)]
-    return times
-
-
-def run_command(words: Sequence[str], *, expected: int) -> tuple[float, float]:
-    import resource
-
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+def run_command(words: Sequence[str], expected: int) -> tuple[float, float]:
+    before, started = getrusage(RUSAGE_CHILDREN), time.perf_counter()
     found = subprocess.run([sys.executable, "-m", "flows.cli", *words], capture_output=True, text=True, check=False)
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, after = time.perf_counter() - started, getrusage(RUSAGE_CHILDREN)
     assert found.returncode == expected, found.stderr
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def peak_mb() -> float:
-    """The most memory that this process ever held; what `getrusage` tells includes the parent's."""
-    status = Path("/proc/self/status").read_text("utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: Path) -> dict[int, dict[str, float]]:
@@ -154,22 +139,11 @@ def first_shards(snapshot: Any, count: int) -> Any:
     return replace(snapshot, manifest={**snapshot.manifest, "files": files})
 
 
-def tell_manifests(found: dict[int, dict[str, float]]) -> float:
-    """Print the table; how many times as long a shard takes among all as among a quarter of them."""
-    print(f"{'shards':>8} {'write':>9} {'read':>9} {'rebuild':>9}   CPU seconds, medians")
-    for count, seconds in found.items():
-        print(f"{count:>8,} {seconds['write']:>9.3f} {seconds['read']:>9.3f} {seconds['rebuild']:>9.3f}")
-    few, many = min(found), max(found)
-    return sum(found[many].values()) / many / (sum(found[few].values()) / few)
-
-
 def tell_times(title: str, times: dict[str, Times]) -> dict[str, float]:
     """Print medians; wall-clock ones by question."""
-    print(f"{title:<26} {'s':>8} {'CPU s':>8}")
-    for name, found in times.items():
-        wall, cpu = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"  {name:<24} {wall:>8.3f} {cpu:>8.3f}", flush=True)
-    return {name: statistics.median(wall for wall, _ in found) for name, found in times.items()}
+    found = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in times.items()}
+    tell([{title: name, "s": f"{wall:.3f}", "CPU s": f"{cpu:.3f}"} for name, (wall, cpu) in found.items()])
+    return {name: wall for name, (wall, _) in found.items()}
 
 
 def measure(root: Path, snapshot: Any, rounds: int, folder: Path) -> dict[str, tuple[float, float]]:
@@ -177,53 +151,44 @@ def measure(root: Path, snapshot: Any, rounds: int, folder: Path) -> dict[str, t
     shards = len(snapshot.manifest["files"]["captions"])
     size = sum(entry["bytes"] for entry in snapshot.entries()) / 1e9
     print(f"{sum(e['rows'] for e in snapshot.manifest['files']['captions']):,} rows, {shards:,} shards, {size:.2f} GB")
-    command = [sys.executable, __file__, "--ask", str(root), "--rounds", str(rounds)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = json.loads(printed.splitlines()[-1])
-    claims: dict[str, tuple[float, float]] = {}
-    for name, seconds in tell_times("in one process", found["times"]).items():
-        claims[f"{name}-s"] = (seconds, QUESTION_S)
+    times, peak = apart(ask_in_one_process, root, rounds)
+    claims = {f"{name}-s": (s, QUESTION_S) for name, s in tell_times("in one process", times).items()}
     for name, seconds in tell_times("as a command", ask_as_commands(root, rounds)).items():
         claims[f"{name}-command-s"] = (seconds, QUESTION_S + START_UP_S)
-    manifests = handle_manifests(snapshot, [max(1, shards // 4), max(1, shards // 2), shards], rounds, folder)
-    claims["manifest-growth"] = (tell_manifests(manifests), GROWTH)
-    claims["peak-mb"] = (found["peak"], PEAK_MB)
-    return claims
+    found = handle_manifests(snapshot, [max(1, shards // 4), max(1, shards // 2), shards], rounds, folder)
+    rows = [{"shards": n, **{name: f"{s:.3f}" for name, s in spent.items()}} for n, spent in found.items()]
+    tell(rows, "CPU seconds, medians")
+    few, many = min(found), max(found)
+    growth = sum(found[many].values()) / many / (sum(found[few].values()) / few)
+    return claims | {"manifest-growth": (growth, GROWTH), "peak-mb": (peak, PEAK_MB)}
 
 
 def main() -> int:
     """Write the catalog, ask, and judge the claims."""
-    parser = argparse.ArgumentParser(description="Questions to a catalog of many caption rows.")
+    parser = options_of(__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--shards", type=int, default=SHARDS)
-    parser.add_argument("--quick", action="store_true", help="fewer rows and shards, about a minute")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--scratch", type=Path, help="a folder on a disk with 0.3 KB free a row (default: temporary)")
     parser.add_argument("--root", type=Path, help="a catalog that an earlier run wrote and kept (see --keep)")
     parser.add_argument("--keep", type=Path, metavar="ROOT", help="write the catalog there, and leave it")
-    parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.ask:
-        print(json.dumps(ask_in_one_process(options.ask, options.rounds)))
-        return 0
-    rows, shards = (QUICK_ROWS, QUICK_SHARDS) if options.quick else (options.rows, options.shards)
+    if options.quick:
+        options.rows, options.shards = QUICK_ROWS, QUICK_SHARDS
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         root = options.root or options.keep or Path(folder) / "catalog"
-        claims = measure(root, snapshot_of(root, options, rows, shards), options.rounds, Path(folder))
-    missed = 0
-    for name, (value, goal) in claims.items():
-        missed += value > goal
-        print(f"claim catalog-{name} {value:.4g} goal <={goal:g} {'ok' if value <= goal else 'short'}")
-    return int(missed > 0)
+        claims = measure(root, snapshot_of(root, options), options.rounds, Path(folder))
+    values = {name: value for name, (value, _) in claims.items()}
+    return judge(values, {name: ("<=", goal) for name, (_, goal) in claims.items()}, "catalog-")
 
 
-def snapshot_of(root: Path, options: argparse.Namespace, rows: int, shards: int) -> Any:
+def snapshot_of(root: Path, options: argparse.Namespace) -> Any:
     from data_catalog.storage.manifest import current_snapshots
 
     if options.root:
         return next(iter(current_snapshots(root)))
     started = time.perf_counter()
-    snapshot = write_catalog(root, rows=rows, shards=shards)
+    snapshot = write_catalog(root, rows=options.rows, shards=options.shards)
     print(f"written in {time.perf_counter() - started:.0f} s")
     return snapshot
 

@@ -6,19 +6,20 @@ set with other punctuation and case. A whole build, by the command's own functio
 second one that does not know of the test set is what training is to refuse.
 """
 
-import argparse
 import io
 import json
 import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data_folder import add_data_option
+from data_folder import PHOTOS, options_with_data
+from harness import judge, lacks, tell
+from near_images import Change, cropped, jpeg, mirrored, scaled
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import PipelineError
@@ -27,50 +28,23 @@ from flows.jobs import build_dataset, train_model
 from flows.recipe.recipe import load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")
-PHOTOS = "coco/train2017"
 NUM_IMAGES = 80
 MIN_FOUND, MAX_LOST = 0.95, 0.02
-Change = Callable[[Any], bytes]
-
-
-def jpeg(image: Any, quality: int = 75) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def resized(image: Any) -> bytes:
-    return jpeg(image.resize((round(0.7 * image.width), round(0.7 * image.height))))
-
-
-def cropped(image: Any, share: float = 0.03) -> bytes:
-    """Less the share of width and height, half of it on each side."""
-    x, y = round(share * image.width / 2), round(share * image.height / 2)
-    return jpeg(image.crop((x, y, image.width - x, image.height - y)))
-
-
-def cropped_at_one_side(image: Any) -> bytes:
-    return jpeg(image.crop((0, 0, round(0.97 * image.width), image.height)))
-
-
-def mirrored(image: Any) -> bytes:
-    from PIL import ImageOps
-
-    return jpeg(ImageOps.mirror(image))
 
 
 PIXELS: dict[str, Change] = {
     "same bytes": lambda image: b"",
     "re-encoded, quality 75": jpeg,
     "re-encoded, quality 30": lambda image: jpeg(image, 30),
-    "resized to 70 %": resized,
-    "cropped by 3 %": cropped,
-    "cropped by 3 % at one side": cropped_at_one_side,
-    "mirrored": mirrored,
+    "resized to 70 %": lambda image: jpeg(scaled(image, 0.7)),
+    "cropped by 3 %": lambda image: jpeg(cropped(image, 0.015, 0.015, 0.015, 0.015)),
+    "cropped by 3 % at one side": lambda image: jpeg(cropped(image, 0, 0, 0.03, 0)),
+    "mirrored": lambda image: jpeg(mirrored(image)),
 }
 # Far from the whole picture: only the name tells.
 NAMED = "cropped to a half, under its own name"
 CAPTION = "caption with other punctuation"
+OWN = "one's own"
 
 
 def repunctuated(caption: str, draw: random.Random) -> str:
@@ -102,7 +76,7 @@ def plant(folder: Path, num_tests: int, data: Path) -> list[tuple[str, str, str]
     fresh = iter([text for image in own for text in captions[image["id"]]])
     for image in own:
         (folder / "photos" / f"own{image['id']}.jpg").write_bytes((photos / image["file_name"]).read_bytes())
-        rows.append(("one's own", f"own{image['id']}.jpg", next(fresh)))
+        rows.append((OWN, f"own{image['id']}.jpg", next(fresh)))
     for image in tests:
         raw = (photos / image["file_name"]).read_bytes()
         picture = Image.open(io.BytesIO(raw)).convert("RGB")
@@ -111,7 +85,7 @@ def plant(folder: Path, num_tests: int, data: Path) -> list[tuple[str, str, str]
             (folder / "photos" / name).write_bytes(change(picture) or raw)
             rows.append((kind, name, f"Something else that nobody has said, number {len(rows)} {kind}"))
         name = f"COCO_train2014_{image['id']:012}.jpg"
-        (folder / "photos" / name).write_bytes(cropped(picture, 0.5))
+        (folder / "photos" / name).write_bytes(jpeg(cropped(picture, 0.25, 0.25, 0.25, 0.25)))
         rows.append((NAMED, name, f"Something else that nobody has said, number {len(rows)}"))
         donor = draw.choice(own)["id"]
         rows.append((CAPTION, f"own{donor}.jpg", repunctuated(draw.choice(captions[image["id"]]), draw)))
@@ -168,14 +142,10 @@ def refusal(path: Path, root: Path) -> str | None:
 
 
 def main() -> int:
-    """Plant, build, count; a line a claim; 1 if one is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer test images")
-    add_data_option(parser)
-    options = parser.parse_args()
+    """Plant, build, count; a line a claim."""
+    options = options_with_data(__doc__).parse_args()
     if not captions_file(options.data).is_file() or not (options.data / PHOTOS).is_dir():
-        print(f"this benchmark plants real photographs, and {options.data} lacks {CAPTIONS[-1]} or {PHOTOS}")
-        return 2
+        lacks(f"real photographs are planted, and {options.data} has no {CAPTIONS[-1]} or no {PHOTOS}")
     with tempfile.TemporaryDirectory() as name:
         folder, root = Path(name), Path(name) / "catalog"
         rows = plant(folder, 10 if options.quick else 40, options.data)
@@ -186,27 +156,17 @@ def main() -> int:
         found = reasons(root)
         build(unguarded, root)
         refused = refusal(guarded, root)
-    return judge(rows, found, refused)
-
-
-def judge(rows: Sequence[tuple[str, str, str]], found: Mapping[str, str | None], refused: str | None) -> int:
-    print(f"{'planted':<40} {'rows':>5} {'found':>7}  found for")
-    claims = []
+    table, values, goals = [], {}, {"training-refuses": (">=", 1.0)}
     for kind in dict.fromkeys(kind for kind, _, _ in rows):
         told = [found[caption] for other, _, caption in rows if other == kind]
-        hits = [reason for reason in told if reason in ("test_image", "test_caption", "test_pixels")]
-        share = len(hits) / len(told)
-        counted = ", ".join(f"{reason} {count}" for reason, count in Counter(hits).most_common())
-        print(f"{kind:<40} {len(told):>5} {share:>7.1%}  {counted}")
-        own = kind == "one's own"
+        hits = Counter(reason for reason in told if reason in ("test_image", "test_caption", "test_pixels"))
+        table.append({"planted": kind, "rows": len(told), "found": f"{hits.total() / len(told):.1%}"})
+        table[-1]["found for"] = ", ".join(f"{reason} {count}" for reason, count in hits.most_common())
         name = kind.replace(",", "").replace(" %", "%").replace("'", "").replace(" ", "-")
-        goal, met = (f"<={MAX_LOST}", share <= MAX_LOST) if own else (f">={MIN_FOUND}", share >= MIN_FOUND)
-        claims.append((f"leaks-{name}", share, goal, met))
-    print(f"\ntraining on a dataset that was built without the test set: {refused or 'would begin'}\n")
-    claims.append(("leaks-training-refuses", float(refused is not None), ">=1", refused is not None))
-    for name, value, goal, met in claims:
-        print(f"claim {name} {value:.3g} goal {goal} {'ok' if met else 'short'}")
-    return int(not all(met for *_, met in claims))
+        values[name], goals[name] = hits.total() / len(told), ("<=", MAX_LOST) if kind == OWN else (">=", MIN_FOUND)
+    tell(table)
+    print(f"training on a dataset that was built without the test set: {refused or 'would begin'}\n")
+    return judge(values | {"training-refuses": float(refused is not None)}, goals, "leaks-")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ what stays beside comparing all hashes with all in numpy, interleaved; hashes ar
 another, and all thumbnails are equal.
 """
 
-import argparse
 import io
-import resource
-import statistics
 import sys
 import time
 import warnings
@@ -21,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from photographs import COCO
+from data_folder import DATA, PHOTOS
+from harness import judge, medians, options_of, peak_mb, race, tell
 
 from cleaning.duplicates.hamming import Hashes, Rows
 from cleaning.duplicates.images import DuplicatesConfig
@@ -46,7 +44,7 @@ SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {
     "full": (4000, 5, (10_000, 100_000), (1_000_000, 10_000_000)),
 }
 # How many times as fast as comparing all hashes, by their number, though it compares thumbnails and decides what stays.
-GOALS = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
+TIMES = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
 MOST_CHANGED = 80  # pictures of a set
 CONFIG = NormaliseConfig(min_image_size=16, max_aspect_ratio=20.0)
 Change = Callable[[Any], bytes]
@@ -111,7 +109,7 @@ def coco_photographs() -> list[bytes]:
     """Photographs, and the quarters of each."""
     from PIL import Image
 
-    whole = [path.read_bytes() for path in sorted(COCO.glob("*.jpg"))]
+    whole = [path.read_bytes() for path in sorted((DATA / PHOTOS).glob("*.jpg"))]
     images = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in whole]
     corners = [(left, top, 0.5 - left, 0.5 - top) for left in (0, 0.5) for top in (0, 0.5)]
     return whole + [jpeg(cropped(image, *corner), 90) for image in images for corner in corners]
@@ -235,29 +233,23 @@ def all_with_all(hashes: Hashes) -> int:
     return sum(int((np.bitwise_count(bits) <= DUPLICATE_LIMITS.max_distance).sum()) for bits in rest)
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def race(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
+def compare_speed(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
     """Print seconds by number of hashes; returns how many times as fast as comparing all."""
-    ratios = {}
-    print(f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
+    values, rows = {}, []
     for count in raced:
         hashes = hashes_like(real, count, count)
-        times = [(timed(lambda: what_stays(hashes)), timed(lambda: all_with_all(hashes))) for _ in range(rounds)]  # noqa: B023
-        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-        ratios[f"times-{count}"] = theirs / ours
-        print(f"  {count:>10,} {ours:8.3f} s, all with all {theirs:8.3f} s, {theirs / ours:.1f} times as fast")
+        works = {"ours": lambda hashes=hashes: what_stays(hashes), "all": lambda hashes=hashes: all_with_all(hashes)}
+        seconds = medians(race(works, rounds))
+        values[f"times-{count}"] = seconds["all"] / seconds["ours"]
+        rows.append({"hashes": count, "s": f"{seconds['ours']:.3f}", "all with all, s": f"{seconds['all']:.3f}"})
+        rows[-1]["peak MB so far"] = round(peak_mb())
     for count in alone:
-        hashes = hashes_like(real, count, count)
-        seconds = timed(lambda: what_stays(hashes))  # noqa: B023
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        ratios[f"seconds-{count}"] = seconds
-        print(f"  {count:>10,} {seconds:8.3f} s, peak of this process {peak:.0f} MB")
-    return ratios
+        hashes, started = hashes_like(real, count, count), time.perf_counter()
+        what_stays(hashes)
+        seconds = values[f"seconds-{count}"] = time.perf_counter() - started
+        rows.append({"hashes": count, "s": f"{seconds:.3f}", "all with all, s": "", "peak MB so far": round(peak_mb())})
+    tell(rows, f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
+    return values
 
 
 def what_stays(hashes: Hashes) -> Rows:
@@ -266,8 +258,7 @@ def what_stays(hashes: Hashes) -> Rows:
 
 def main() -> int:
     """Measure, print, and judge the claims."""
-    parser = argparse.ArgumentParser(description="Images that look alike.")
-    parser.add_argument("--quick", action="store_true", help="fewer scenes and hashes")
+    parser = options_of(__doc__)
     parser.add_argument("folders", nargs="*", type=Path, help="folders of PNG files")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # Pillow's, of odd files
@@ -275,29 +266,20 @@ def main() -> int:
     sets = {"photographs": coco_photographs(), "scenes": drawn_scenes(num_scenes)}
     sets |= {folder.name: [path.read_bytes() for path in sorted(folder.rglob("*.png"))] for folder in options.folders}
     sets = {name: files for name, files in sets.items() if files}
-    every = 2 if options.quick else 1
-    rates = {name: found_rates(files[:MOST_CHANGED:every]) for name, files in sets.items()}
-    print(f"{'found':<28}" + "".join(f"{name:>14}" for name in rates))
-    for kind in next(iter(rates.values())):
-        print(f"{kind:<28}" + "".join(f"{found[kind]:>14.3f}" for found in rates.values()))
-    false = {}
+    rates = {name: found_rates(files[: MOST_CHANGED : 2 if options.quick else 1]) for name, files in sets.items()}
+    kinds = next(iter(rates.values()))
+    tell([{"found": kind, **{name: f"{found[kind]:.3f}" for name, found in rates.items()}} for kind in kinds])
+    values, goals = {}, {}
     for name, files in sets.items():
-        *false[name], table = false_pairs(files)
-        print(f"{name}, mistaken: duplicates {false[name][0]:.2g}, leaks {false[name][1]:.2g} of pairs\n{table}")
+        *false, table = false_pairs(files)
+        print(f"{name}, mistaken: duplicates {false[0]:.2g}, leaks {false[1]:.2g} of pairs\n{table}\n")
+        if name in ("photographs", "scenes"):
+            values |= {f"found-{name}": min(rates[name].values()), f"mistaken-{name}": max(false)}
+            goals |= {f"found-{name}": (">=", 0.95), f"mistaken-{name}": ("<=", 0.001)}
     # Drawn scenes have far fewer kinds of hashes than pictures of the web.
-    real = hashed(sets.get("photographs", sets["scenes"]))[0][0]
-    values = race(real, rounds, raced, alone)
-    claimed = [name for name in ("photographs", "scenes") if name in sets]
-    claims = [(f"found-{name}", min(rates[name].values()), ">=", 0.95) for name in claimed]
-    claims += [(f"mistaken-{name}", max(false[name]), "<=", 0.001) for name in claimed]
-    claims += [(name, values[name], ">=", goal) for name, goal in GOALS.items() if name in values]
-    claims += [(name, value, "<=", 600.0) for name, value in values.items() if name == "seconds-10000000"]
-    is_short = False
-    for name, value, sign, goal in claims:
-        ok = value >= goal if sign == ">=" else value <= goal
-        is_short |= not ok
-        print(f"claim near-images-{name} {value:.4g} goal {sign}{goal:g} {'ok' if ok else 'short'}")
-    return int(is_short)
+    seconds = compare_speed(hashed(sets.get("photographs", sets["scenes"]))[0][0], rounds, raced, alone)
+    goals |= {name: (">=", goal) for name, goal in TIMES.items()} | {"seconds-10000000": ("<=", 600.0)}
+    return judge(values | {name: value for name, value in seconds.items() if name in goals}, goals, "near-images-")
 
 
 if __name__ == "__main__":

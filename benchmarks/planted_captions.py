@@ -1,9 +1,7 @@
 """Captions with near-duplicates of known truth: real captions recombined, some of them varied as people vary them."""
 
 import array
-import gzip
 import itertools
-import json
 import random
 import re
 import tomllib
@@ -14,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from data_folder import cc3m_captions, flickr8k_captions
+from data_folder import cc3m_captions, flickr8k_captions, multi30k
+from harness import HERE, lacks, tell
 
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
@@ -35,23 +34,12 @@ class Planted:
     kind: str | None
 
 
-def real_captions(language: str, data: Path) -> list[str]:
-    """Real captions of a language, "en", "de" or "it", in the order of the files; empty where the data is absent."""
-    if language == "it":
-        files = sorted(data.glob("mscoco_it/*.json.gz"))
-        found = [row["caption"] for file in files for row in json.loads(text_of(file))["annotations"]]
-    else:
-        files = sorted(data.glob(f"multi30k/*.{language}.gz"))
-        found = [line for file in files for line in text_of(file).splitlines()]
-    if language == "en":
-        found += [*cc3m_captions(data), *flickr8k_captions(data)]
+def real_captions(data: Path) -> list[str]:
+    """Real English captions, in the order of the files."""
+    found = [*multi30k(data, "en", ("*",)), *cc3m_captions(data), *flickr8k_captions(data)]
+    if not found:
+        lacks(f"there are no real captions in {data}")
     return [" ".join(caption.split()) for caption in found]
-
-
-def text_of(path: Path) -> str:
-    """Text of a file, gzipped or not."""
-    raw = path.read_bytes()
-    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
 
 
 class Recombined:
@@ -108,30 +96,6 @@ def typo(words: list[str], numbers: random.Random, _function_words: Sequence[str
     return [*words[:place], wrong, *words[place + 1 :]]
 
 
-def function_word_changed(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
-    """One function word for another."""
-    places = [place for place, word in enumerate(words) if word.lower() in function_words]
-    if not places:
-        return None
-    place = numbers.choice(places)
-    return [*words[:place], numbers.choice(function_words), *words[place + 1 :]]
-
-
-def function_word_added(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
-    """A function word more."""
-    place = numbers.randrange(1, len(words))
-    return [*words[:place], numbers.choice(function_words), *words[place:]]
-
-
-def function_word_dropped(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
-    """A function word less."""
-    places = [place for place, word in enumerate(words) if word.lower() in function_words]
-    if not places:
-        return None
-    place = numbers.choice(places)
-    return [*words[:place], *words[place + 1 :]]
-
-
 def punctuation_and_case(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
     """A comma in the middle, another end, another case."""
     place = numbers.randrange(1, len(words))
@@ -152,6 +116,22 @@ def singular_or_plural(words: list[str], numbers: random.Random, _function_words
     return [*words[:place], changed, *words[place + 1 :]]
 
 
+def function_word(change: str) -> Callable[[list[str], random.Random, Sequence[str]], list[str] | None]:
+    """A function word another, one more or one less, by whether "changed", "added" or "dropped"."""
+
+    def varied(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
+        places = [place for place, word in enumerate(words) if word.lower() in function_words]
+        if change == "added":
+            places = list(range(1, len(words)))
+        if not places:
+            return None
+        place = numbers.choice(places)
+        more = [] if change == "dropped" else [numbers.choice(function_words)]
+        return [*words[:place], *more, *words[place + (change != "added") :]]
+
+    return varied
+
+
 def words_swapped(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
     """Two neighbours change places."""
     place = numbers.randrange(len(words) - 1)
@@ -166,9 +146,7 @@ def word_doubled(words: list[str], numbers: random.Random, _function_words: Sequ
 
 VARIATIONS: dict[str, Callable[[list[str], random.Random, Sequence[str]], list[str] | None]] = {
     "typo": typo,
-    "function word changed": function_word_changed,
-    "function word added": function_word_added,
-    "function word dropped": function_word_dropped,
+    **{f"function word {change}": function_word(change) for change in ("changed", "added", "dropped")},
     "punctuation and case": punctuation_and_case,
     "singular or plural": singular_or_plural,
     "words swapped": words_swapped,
@@ -183,22 +161,21 @@ def varied(caption: str, kind: str, numbers: random.Random, function_words: Sequ
     return None if changed == caption else changed
 
 
-def planted(
-    captions: Sequence[str], count: int, function_words: Sequence[str], *, share: float = 0.1, seed: int = 1
-) -> Iterator[Planted]:
+def planted(captions: Sequence[str], count: int, *, share: float = 0.1, seed: int = 1) -> Iterator[Planted]:
     """`count` rows, of which about `share` vary one of the distinct captions before them, one kind after the other.
 
     Raises:
         ValueError: fewer distinct captions can be made than are asked for.
     """
-    source, numbers, kinds = Recombined(captions, function_words), random.Random(seed), list(VARIATIONS)
+    words = function_words()
+    source, numbers, kinds = Recombined(captions, words), random.Random(seed), list(VARIATIONS)
     if count > source.count:
         raise ValueError(f"{source.count} distinct captions can be made, not {count}")
     num_bases = num_varied = 0
     for _ in range(count):
         if num_bases and numbers.random() < share:
             base, kind = numbers.randrange(num_bases), kinds[num_varied % len(kinds)]
-            changed = varied(source.caption(base), kind, numbers, function_words)
+            changed = varied(source.caption(base), kind, numbers, words)
             num_varied += 1
             if changed is not None:
                 yield Planted(changed, base, kind)
@@ -212,10 +189,9 @@ def words_of(caption: str) -> list[str]:
     return re.findall(r"\w+", caption.lower())
 
 
-def function_words(language: str) -> list[str]:
-    """Function words of a language, from its pack; no negations, and no single letters but "a"."""
-    path = Path(__file__).resolve().parents[1] / "flows" / "languages" / f"{language}.toml"
-    pack = tomllib.loads(path.read_text("utf-8"))
+def function_words() -> list[str]:
+    """English function words, from the pack; no negations, and no single letters but "a"."""
+    pack = tomllib.loads((HERE.parent / "flows" / "languages" / "en.toml").read_text("utf-8"))
     harmless = (word for word in pack["function_words"] if word not in pack["negations"])
     return [word for word in harmless if len(word) > 1 or word == "a"]
 
@@ -235,6 +211,11 @@ class Truth:
     num_found: Counter[str]
     num_joined: int
     num_right: int
+
+    def tell(self) -> None:
+        """Print how many of each variation are found."""
+        kinds = sorted(self.num_planted.items())
+        tell([{"kind": kind, "planted": n, "found": f"{self.num_found[kind] / max(n, 1):.4f}"} for kind, n in kinds])
 
     @property
     def recall(self) -> float:

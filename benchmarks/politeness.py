@@ -5,16 +5,15 @@ of the other on a hundred. Each host is to be asked five times a second at most.
 that, and the second must be fetched as fast as in a build of its own. All hosts are addresses of this machine.
 """
 
-import argparse
 import json
 import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
+from harness import Goals, in_turn, judge, options_of, ratio, tell
 from loopback_server import LoopbackServer, Request, serving
 from photographs import write_photographs
 
@@ -29,7 +28,11 @@ REQUESTS_PER_S = 5
 # Rounds, images of the slow host, images of each of the others.
 SIZES = {"quick": (2, 30, 15), "full": (5, 100, 50)}
 PHOTOGRAPH_SIZE = (160, 120)
-SPEED_GOAL = 0.9
+GOALS: Goals = {
+    "busiest-second": ("<=", REQUESTS_PER_S),
+    "requests-per-s": ("<=", REQUESTS_PER_S),
+    "others-to-alone": (">=", 0.9),
+}
 RECIPE = """\
 target_language = "it"
 
@@ -53,22 +56,9 @@ lang = "it"
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the server saw of some hosts: how many requests, from the first to the last."""
-
-    num_requests: int
-    seconds: float
-
-    @classmethod
-    def of(cls, requests: Sequence[Request]) -> "Seen":
-        """Of requests in the order of their times."""
-        return cls(len(requests), requests[-1].time_s - requests[0].time_s)
-
-    @property
-    def rate(self) -> float:
-        """Requests a second, by the gaps between them."""
-        return (self.num_requests - 1) / self.seconds
+def rate(requests: Sequence[Request]) -> float:
+    """Requests a second, by the gaps between them; they are in the order of their times."""
+    return (len(requests) - 1) / (requests[-1].time_s - requests[0].time_s)
 
 
 def busiest_second(requests: Sequence[Request]) -> int:
@@ -112,58 +102,29 @@ def measured(server: LoopbackServer, folder: Path, files: dict[str, Path]) -> di
     return {"slow": slow, "many": many}
 
 
-def rounds_of(size: tuple[int, int, int], folder: Path) -> int:
-    """Build the second source alone and both together, in turn; tables and claims."""
-    rounds, num_slow, num_each = size
-    photographs, work = folder / "www", folder / "work"
-    photographs.mkdir()
-    work.mkdir()
-    write_photographs(photographs, num_slow + num_each * len(MANY_HOSTS), PHOTOGRAPH_SIZE)
-    alone, together = [], []
-    with serving(photographs, [SLOW_HOST, *MANY_HOSTS], work) as server:
-        files = write_sources(folder, server.port, num_slow, num_each)
-        print(f"{num_slow} images on one host, {num_each} on each of {len(MANY_HOSTS)}, {server.name}, {rounds} rounds")
-        for _ in range(rounds):
-            alone.append(measured(server, folder, {"many": files["many"]}))
-            together.append(measured(server, folder, files))
-    return tell(alone, together)
-
-
-def tell(alone: Sequence[dict[str, list[Request]]], together: Sequence[dict[str, list[Request]]]) -> int:
-    """Print what was seen; returns the exit status."""
-    print(f"{'':<32} {'requests':>9} {'seconds':>9} {'a second':>9}")
-    for name, found in {
-        "a hundred hosts alone": [Seen.of(seen["many"]) for seen in alone],
-        "a hundred hosts beside the one": [Seen.of(seen["many"]) for seen in together],
-        "the one host": [Seen.of(seen["slow"]) for seen in together],
-    }.items():
-        seconds = statistics.median(seen.seconds for seen in found)
-        rate = statistics.median(seen.rate for seen in found)
-        print(f"{name:<32} {found[0].num_requests:>9,} {seconds:>9.2f} {rate:>9.1f}")
-    busiest = max(busiest_second(seen["slow"]) for seen in together)
-    rate = max(Seen.of(seen["slow"]).rate for seen in together)
-    ratios = [
-        Seen.of(seen["many"]).rate / Seen.of(by_itself["many"]).rate
-        for seen, by_itself in zip(together, alone, strict=True)
-    ]
-    ratio = statistics.median(ratios)
-    claims = {
-        "politeness-busiest-second": (busiest, f"<={REQUESTS_PER_S}", busiest <= REQUESTS_PER_S),
-        "politeness-requests-per-s": (rate, f"<={REQUESTS_PER_S}", rate <= REQUESTS_PER_S),
-        "politeness-others-to-alone": (ratio, f">={SPEED_GOAL}", ratio >= SPEED_GOAL),
-    }
-    for name, (value, goal, is_reached) in claims.items():
-        print(f"claim {name} {value:.4g} goal {goal} {'ok' if is_reached else 'short'}")
-    return int(not all(is_reached for *_, is_reached in claims.values()))
-
-
 def main() -> int:
-    """Build and judge."""
-    parser = argparse.ArgumentParser(description="The pace of hosts, as a server sees it.")
-    parser.add_argument("--quick", action="store_true", help="fewer images and rounds")
-    size = SIZES["quick" if parser.parse_args().quick else "full"]
+    """Build the second source alone and both together, in turn; tables and claims."""
+    rounds, num_slow, num_each = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     with tempfile.TemporaryDirectory(prefix="vernaclip-benchmark-") as name:
-        return rounds_of(size, Path(name))
+        folder, photographs = Path(name), Path(name) / "www"
+        photographs.mkdir()
+        write_photographs(photographs, num_slow + num_each * len(MANY_HOSTS), PHOTOGRAPH_SIZE)
+        with serving(photographs, folder / "requests.log") as server:
+            files = write_sources(folder, server.port, num_slow, num_each)
+            chosen = {"alone": {"many": files["many"]}, "together": files}
+            works = {name: lambda some=some: measured(server, folder, some) for name, some in chosen.items()}
+            found = in_turn(works, rounds)
+    alone, together = ([seen["many"] for seen in found[name]] for name in ("alone", "together"))
+    slow = [seen["slow"] for seen in found["together"]]
+    shown = {"a hundred hosts alone": alone, "a hundred hosts beside the one": together, "the one host": slow}
+    rows = [
+        {"asked": name, "requests": len(seen[0]), "a second": f"{statistics.median(map(rate, seen)):.1f}"}
+        for name, seen in shown.items()
+    ]
+    tell(rows, f"{num_slow} images on one host, {num_each} on each of {len(MANY_HOSTS)}, {rounds} rounds, medians")
+    others = ratio([rate(seen) for seen in together], [rate(seen) for seen in alone])
+    values = {"busiest-second": max(map(busiest_second, slow)), "requests-per-s": max(map(rate, slow))}
+    return judge(values | {"others-to-alone": others}, GOALS, "politeness-")
 
 
 if __name__ == "__main__":

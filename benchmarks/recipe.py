@@ -5,7 +5,6 @@ seeds, and scores text to image on held-out pictures, captions that fit one of t
 difference from the base over the seeds, with a 95 % interval by Student's t: few seeds make it wide.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -17,7 +16,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from data_catalog.plain_text import plain_table
+from harness import judge, options_of, tell
+
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
@@ -45,13 +45,13 @@ SEEDS, EPOCHS = (1, 2, 3), 6
 STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
-def build(root: Path, num_images: int) -> Any:
-    """The sample's pair shards, by split."""
-    overrides = [f"scenes.num_images={num_images}", "split.test=0.1"]
+def build_scenes(root: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The sample's pair shards, by split, those of the root if there are any; and the recipe."""
+    recipe = load_recipe("scenes", root=root, overrides=list(overrides))
     if current_snapshot_name(root, "scenes") is None:
         with LocalExecutor() as executor:
-            build_dataset(load_recipe("scenes", root=root, overrides=overrides), root=root, executor=executor)
-    return pair_files(require_snapshot(root, "scenes"))
+            build_dataset(recipe, root=root, executor=executor)
+    return pair_files(require_snapshot(root, "scenes")), recipe
 
 
 def score(files: Any, config: TrainConfig) -> float:
@@ -103,24 +103,22 @@ def _told(values: Sequence[float]) -> dict[str, str]:
     }
 
 
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Build, train, print; 1 where a claim is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few images, two seeds, one epoch, augmentations alone")
+    parser = options_of(__doc__)
     parser.add_argument("--root", type=Path, help="catalog to build in, or to take the dataset from, if it is there")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     seeds, epochs, num_images = (SEEDS[:2], 1, 240) if options.quick else (SEEDS, EPOCHS, 6000)
     parts = (SAFE, PAPER) if options.quick else tuple(PARTS)
+    overrides = (f"scenes.num_images={num_images}", "split.test=0.1")
     with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
-        files = build(options.root or Path(folder), num_images)
+        files = build_scenes(options.root or Path(folder), overrides)[0]
         rows, means = measure(files, parts, seeds, epochs)
-    print(plain_table(rows))
-    safe = means[SAFE] - means[PAPER]
+    tell(rows)
     # One epoch of a few images learns nothing to compare.
-    goal = -1.0 if options.quick else 0.0
-    print(f"claim caption-safe-over-paper-augmentations {safe:.3f} goal >={goal:g} {'ok' if safe >= goal else 'short'}")
-    return int(safe < goal)
+    goals = {"caption-safe-over-paper-augmentations": (">=", -1.0 if options.quick else 0.0)}
+    return judge({"caption-safe-over-paper-augmentations": means[SAFE] - means[PAPER]}, goals)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -8,44 +8,40 @@ a process of its own, which holds nothing but what the steps hold; a tenth of th
 the growth is that of the CPU seconds a row.
 """
 
-import argparse
 import hashlib
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-# This folder has a cleaning.py of its own: the package is to be found before it.
-sys.path.append(sys.path.pop(0))
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from data_folder import add_data_option
-from planted_captions import Labels, Planted, function_words, planted, real_captions
+from data_folder import options_with_data
+from harness import Goals, apart, in_turn, judge, peak_mb, tell
+from planted_captions import Labels, Planted, planted, real_captions
 
 CAPTIONS_PER_SAMPLE, SAMPLES_PER_SHARD = 5, 5_000
 SIMILARITY = 0.85
 ROWS, QUICK_ROWS = 1_000_000, 100_000
-ROUNDS, QUICK_ROUNDS = 1, 1
-GOALS = {"recall": (">=", 0.95), "precision": (">=", 0.95), "growth": ("<=", 1.25), "peak-mb": ("<=", 4_000)}
+ROUNDS = 1
+GOALS: Goals = {"recall": (">=", 0.95), "precision": (">=", 0.95), "growth": ("<=", 1.25), "peak-mb": ("<=", 4_000)}
 STEPS = ("clean", "find-repeats", "screen", "translate", "check", "find-duplicates", "deduplicate", "split")
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def prepare(count: int, real: Sequence[str], folder: Path) -> Labels:
     """Write shards of caption rows and of images; what each row is."""
-    labels, rows = Labels(), planted(real, count, function_words("en"))
+    labels, rows = Labels(), planted(real, count)
     for name in ("captions", "images"):
         (folder / name).mkdir(parents=True)
     number = 0
@@ -216,78 +212,40 @@ def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     seconds[step] = time.perf_counter() - started
 
 
-def peak_mb() -> float:
-    """The most memory that this process ever held; what `getrusage` tells includes the parent's."""
-    status = Path("/proc/self/status").read_text("utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def measure(folder: Path, num_shards: int) -> dict[str, float]:
-    """A run in a process of its own."""
-    command = [sys.executable, __file__, "--run", str(folder), str(num_shards)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return found
-
-
-def tell(count: int, runs: Sequence[dict[str, float]]) -> float:
-    """One line of the table; returns the median of the CPU seconds."""
-    per_step = {step: statistics.median(found[step] for found in runs) for step in STEPS}
-    total = statistics.median(sum(found[step] for step in STEPS) for found in runs)
-    rates = " ".join(f"{count / per_step[step]:>15,.0f}" for step in STEPS)
-    peak, cpu = max(found["peak"] for found in runs), statistics.median(found["cpu"] for found in runs)
-    print(f"{count:>10,} {rates} {count / total:>9,.0f} {total:>8.1f} {cpu:>8.1f} {peak:>8.0f}", flush=True)
-    return cpu
-
-
 def compare(rows: int, rounds: int, real: Sequence[str], folder: Path) -> dict[str, float]:
     """Write the rows, run a tenth and all of them in turn, print the table; returns the claims' values."""
     labels = prepare(rows, real, folder)
     num_shards = len(list((folder / "captions").iterdir()))
     small = max(1, num_shards // 10)
     sizes = {small: min(rows, small * CAPTIONS_PER_SAMPLE * SAMPLES_PER_SHARD), num_shards: rows}
-    runs: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
-    for _ in range(rounds):
-        for size in sizes:
-            runs[size].append(measure(folder, size))
-    print(f"{rounds} rounds, medians; rows/s of each step and of all, seconds and CPU seconds of all, peak MB")
-    print(f"{'rows':>10} {' '.join(f'{step:>15}' for step in STEPS)} {'all':>9} {'s':>8} {'CPU s':>8} {'MB':>8}")
-    totals = {size: tell(sizes[size], found) for size, found in runs.items()}
+    runs = in_turn({size: partial(apart, run, folder, size) for size in sizes}, rounds)
+    lines, cpu = [], {}
+    for size, found in runs.items():
+        count, seconds = sizes[size], {step: statistics.median(one[step] for one in found) for step in STEPS}
+        cpu[size] = statistics.median(one["cpu"] for one in found)
+        rates = {step: round(count / taken) for step, taken in {**seconds, "all": sum(seconds.values())}.items()}
+        lines.append({"rows": count, **rates, "s": round(sum(seconds.values()), 1), "CPU s": round(cpu[size], 1)})
+        lines[-1]["peak MB"] = round(max(one["peak"] for one in found))
+    tell(lines, f"{rounds} rounds, medians; rows/s of each step and of all")
+    print(f"{runs[num_shards][-1]['kept']:,.0f} rows kept")
     truth = labels.judge(np.load(folder / "first_rows.npy"))
-    last = runs[num_shards][-1]
-    print(f"{last['kept']:,.0f} rows kept")
-    for kind, number in sorted(truth.num_planted.items()):
-        print(f"  {kind:<22} {number:>9,} planted, {truth.num_found[kind] / max(number, 1):.4f} found")
-    growth = totals[num_shards] / rows / (totals[small] / sizes[small])
+    truth.tell()
+    growth = cpu[num_shards] / rows / (cpu[small] / sizes[small])
     peak = max(found["peak"] for found in runs[num_shards])
     return {"recall": truth.recall, "precision": truth.precision, "growth": growth, "peak-mb": peak}
 
 
 def main() -> int:
     """Write, run, and judge the claims."""
-    parser = argparse.ArgumentParser(description="Millions of caption rows through the steps that judge them.")
+    parser = options_with_data(__doc__)
     parser.add_argument("--rows", type=int, default=ROWS, help="caption rows of the large run")
-    parser.add_argument("--quick", action="store_true", help="fewer rows, about a minute")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each size runs")
     parser.add_argument("--scratch", type=Path, help="a folder on a disk with 1 KB free a row (default: temporary)")
-    parser.add_argument("--run", nargs=2, metavar=("FOLDER", "SHARDS"), help=argparse.SUPPRESS)
-    add_data_option(parser)
     options = parser.parse_args()
-    if options.run:
-        print(json.dumps(run(Path(options.run[0]), int(options.run[1]))))
-        return 0
-    real = real_captions("en", options.data)
-    if not real:
-        print(f"no real captions in {options.data}: nothing to measure")
-        return 0
+    real = real_captions(options.data)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         values = compare(QUICK_ROWS if options.quick else options.rows, options.rounds, real, Path(folder))
-    missed = 0
-    for claim, (relation, goal) in GOALS.items():
-        met = values[claim] >= goal if relation == ">=" else values[claim] <= goal
-        missed += not met
-        print(f"claim scale-{claim} {values[claim]:.4g} goal {relation}{goal} {'ok' if met else 'short'}")
-    return int(missed > 0)
+    return judge(values, GOALS, "scale-")
 
 
 if __name__ == "__main__":

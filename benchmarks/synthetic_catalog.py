@@ -49,21 +49,8 @@ ENDS: Sequence[tuple[str, str, int]] = (
 IMAGE_STEPS = ("fetch", "normalise")
 POOL = 20_000
 WORDS = (
-    "a",
-    "two",
-    "red",
-    "old",
-    "dog",
-    "bridge",
-    "in",
-    "the",
-    "snow",
-    "market",
-    "near",
-    "river",
-    "with",
-    "child",
-    "boat",
+    *("a", "two", "red", "old", "dog", "bridge", "in", "the"),
+    *("snow", "market", "near", "river", "with", "child", "boat"),
 )
 
 

@@ -7,7 +7,6 @@ after as many tokens as captions have; our guard against loops is off, since ran
 The captions are Multi30k's, one a line, or the sample's where that file is not given.
 """
 
-import argparse
 import gzip
 import json
 import os
@@ -16,10 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_folder import DATA
+from harness import Goals, in_turn, judge, options_of, tell
 from stock_argos import stock
 
 from data_catalog.sample.grammar import parallel_pairs
@@ -28,13 +29,17 @@ from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages.package import Package, read_package
 
-CAPTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "multi30k" / "train.en.gz"
+CAPTIONS = DATA / "multi30k" / "train.en.gz"
 NUM_PIECES = 32_000
 NUM_REAL_PIECES = 8_000
 TARGET_TOKENS = 14
 # Rounds, captions of ours, captions of stock's.
 SIZES = {"quick": (5, 160, 5), "full": (5, 2_000, 60)}
-GOALS = {"ratio-to-stock": 6.0, "ratio-to-stock-one-thread": 4.0, "beam-1-to-beam-4": 2.0}
+GOALS: Goals = {
+    "ratio-to-stock": (">=", 6.0),
+    "ratio-to-stock-one-thread": (">=", 4.0),
+    "beam-1-to-beam-4": (">=", 2.0),
+}
 SAME = "vernaclip as stock decodes"
 OURS = {
     SAME: TranslateConfig(beam_size=4, patience=1),
@@ -44,14 +49,6 @@ OURS = {
 }
 STOCK, STOCK_ONE = "argostranslate", "argostranslate, 1 thread"
 Translate = Callable[[Sequence[str]], list[str]]
-
-
-@dataclass(slots=True)
-class Times:
-    """One contestant's rounds: captions a second, and CPU seconds a caption."""
-
-    rates: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
 
 
 def read_captions(path: Path, count: int) -> list[str]:
@@ -124,52 +121,44 @@ def contestants(package: Package) -> dict[str, Translate]:
     return ways | {STOCK: stock(package.folder, 0), STOCK_ONE: stock(package.folder, 1)}
 
 
-def race(package: Package, captions: Sequence[str], rounds: int, num_stock: int) -> dict[str, Times]:
-    """Interleave the contestants; stock gets fewer captions, evenly drawn."""
-    ways, times = contestants(package), {}
-    few = captions[:: max(1, len(captions) // num_stock)][:num_stock]
-    for _ in range(rounds):
-        for name, translate in ways.items():
-            mine = few if name in (STOCK, STOCK_ONE) else captions
-            started, cpu_started = time.perf_counter(), time.process_time()
-            translate(mine)
-            found = times.setdefault(name, Times())
-            found.rates.append(len(mine) / (time.perf_counter() - started))
-            found.cpu_seconds.append((time.process_time() - cpu_started) / len(mine))
-    return times
-
-
-def tell(times: dict[str, Times], captions: Sequence[str], rounds: int) -> dict[str, float]:
-    """Print the table; returns the claims' values."""
-    rates = {name: statistics.median(found.rates) for name, found in times.items()}
-    print(f"{len(captions):,} captions, {os.cpu_count()} CPUs, {rounds} rounds interleaved, medians")
-    print(f"{'':<26} {'captions/s':>10} {'lowest':>8} {'highest':>8} {'CPU s/caption':>14} {'x stock':>8}")
-    for name, found in times.items():
-        cpu, ratio = statistics.median(found.cpu_seconds), rates[name] / rates[STOCK]
-        spread = f"{min(found.rates):>8.1f} {max(found.rates):>8.1f}"
-        print(f"{name:<26} {rates[name]:>10.1f} {spread} {cpu:>14.4f} {ratio:>8.1f}")
-    ours = rates[SAME]
-    ratios = (ours / rates[STOCK], ours / rates[STOCK_ONE], rates["vernaclip, beam 1"] / ours)
-    return dict(zip(GOALS, ratios, strict=True))
+def speed(translate: Translate, captions: Sequence[str]) -> tuple[float, float]:
+    """Captions a second, and CPU seconds a caption."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    translate(captions)
+    taken, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+    return len(captions) / taken, cpu / len(captions)
 
 
 def main() -> int:
-    """Race and judge the claims."""
-    parser = argparse.ArgumentParser(description="Translation speed beside stock Argos Translate.")
-    parser.add_argument("--quick", action="store_true", help="fewer captions")
+    """Race and judge the claims; stock gets fewer captions, evenly drawn."""
+    parser = options_of(__doc__)
     parser.add_argument("--captions", type=Path, default=CAPTIONS, help="English captions, one a line, .gz or not")
     options = parser.parse_args()
     rounds, num_ours, num_stock = SIZES["quick" if options.quick else "full"]
     captions = read_captions(options.captions, num_ours)
+    few = captions[:: max(1, len(captions) // num_stock)][:num_stock]
     guards.MIN_COPIES = 10**9
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["HOME"] = name  # importing Argos Translate creates folders there
-        times = race(published_size(captions, Path(name) / "package"), captions, rounds, num_stock)
-    values = tell(times, captions, rounds)
-    for claim, goal in GOALS.items():
-        judged = "ok" if values[claim] >= goal else "short"
-        print(f"claim translation-{claim} {values[claim]:.2f} goal >={goal} {judged}")
-    return int(any(values[name] < goal for name, goal in GOALS.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HOME"] = folder  # importing Argos Translate creates folders there
+        ways = contestants(published_size(captions, Path(folder) / "package"))
+        some = {name: few if name in (STOCK, STOCK_ONE) else captions for name in ways}
+        found = in_turn({name: partial(speed, ways[name], some[name]) for name in ways}, rounds)
+    rates = {name: statistics.median(rate for rate, _ in runs) for name, runs in found.items()}
+    rows = [
+        {
+            "": name,
+            "captions/s": f"{rates[name]:.1f}",
+            "lowest": f"{min(runs)[0]:.1f}",
+            "highest": f"{max(runs)[0]:.1f}",
+        }
+        | {"CPU s/caption": f"{statistics.median(cpu for _, cpu in runs):.4f}"}
+        | {"x stock": f"{rates[name] / rates[STOCK]:.1f}"}
+        for name, runs in found.items()
+    ]
+    tell(rows, f"{len(captions):,} captions, {os.cpu_count()} CPUs, {rounds} rounds interleaved, medians")
+    ours = rates[SAME]
+    ratios = (ours / rates[STOCK], ours / rates[STOCK_ONE], rates["vernaclip, beam 1"] / ours)
+    return judge(dict(zip(GOALS, ratios, strict=True)), GOALS, "translation-")
 
 
 if __name__ == "__main__":
