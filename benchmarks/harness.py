@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -35,14 +36,14 @@ def race(
     works: Mapping[Key, Work], rounds: int = 5, *, clock: Callable[[], float] = time.perf_counter, warm_up: bool = False
 ) -> dict[Key, list[float]]:
     """Seconds of each work, round by round, all in turn; a round that warms up is not counted."""
-    times: dict[Key, list[float]] = {key: [] for key in works}
-    for turn in range(rounds + warm_up):
-        for key, work in works.items():
-            started = clock()
-            work()
-            if turn >= warm_up:
-                times[key].append(clock() - started)
-    return times
+
+    def timed(work: Work) -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    times = in_turn({key: partial(timed, work) for key, work in works.items()}, rounds + warm_up)
+    return {key: found[warm_up:] for key, found in times.items()}
 
 
 def in_turn(works: Mapping[Key, Callable[[], Result]], rounds: int = 5) -> dict[Key, list[Result]]:
@@ -74,6 +75,19 @@ def peak_mb(key: str = "VmHWM") -> float:
     """Memory of this process at its peak, or now (VmRSS); what `getrusage` tells includes the parent's."""
     status = Path("/proc/self/status").read_text("utf-8")
     return int(status.split(f"{key}:")[1].split()[0]) / 1024
+
+
+def table_of(values: Mapping[str, Any], schema: Any) -> Any:
+    """An Arrow table of some of a schema's columns, lists or arrays, and of nulls in the others."""
+    import pyarrow as pa
+
+    nothing = [None] * len(next(iter(values.values())))
+
+    def column(name: str, kind: pa.DataType) -> pa.Array:
+        found = values.get(name, nothing)
+        return pa.array(found, kind) if isinstance(found, list) else found.cast(kind)
+
+    return pa.table([column(field.name, field.type) for field in schema], schema=schema)
 
 
 def tell(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:

@@ -5,7 +5,6 @@ first time, with an empty folder; and again. What keeping costs the first time i
 those that the model makes the third.
 """
 
-import io
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import open_clip
 import torch
 from harness import Goals, judge, medians, options_of, race, ratio, tell
+from photographs import drawn, jpeg
 from PIL import Image
 
 from training.encoders import Encoder, encode_images, encode_texts
@@ -48,18 +48,6 @@ def vit() -> Encoder:
     )
 
 
-def photographs(count: int) -> dict[str, bytes]:
-    """JPEGs of smooth noise, by name."""
-    generator = np.random.default_rng(1)
-    found = {}
-    for number in range(count):
-        coarse = generator.integers(0, 256, (8, 12, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(buffer, "JPEG")
-        found[f"{number}.jpg"] = buffer.getvalue()
-    return found
-
-
 def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[str, Run]:
     """What is compared, by name; "again" finds what "first" has kept."""
     names = list(images)
@@ -84,9 +72,10 @@ def main() -> int:
     """Race, print a table and claims."""
     count, rounds = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     let_threads_sleep()
+    images = {f"{number}.jpg": jpeg(Image.fromarray(drawn(number, (WIDTH, HEIGHT)))) for number in range(count)}
     made: dict[str, list[tuple[Features, Features]]] = {ANEW: [], FIRST: [], AGAIN: []}
     with tempfile.TemporaryDirectory(prefix="kept-features-") as folder:
-        runs = ways(vit(), photographs(count), Path(folder))
+        runs = ways(vit(), images, Path(folder))
         times = race({name: lambda name=name: made[name].append(runs[name]()) for name in runs}, rounds)
     gaps = [
         float(np.abs(a - b).max())

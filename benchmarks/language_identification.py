@@ -89,15 +89,11 @@ def confusions(language: str) -> Collection[str]:
 
 
 def by_engine(engine: str) -> Told:
-    def told(texts: Sequence[str], expected: str) -> list[str | None]:
-        return [verdict.language for verdict in identifier(expected, engine)(texts)]
+    @functools.cache
+    def identifier(expected: str) -> Callable[[Sequence[str]], list[LanguageVerdict]]:
+        return language_identifier(expected, candidates=confusions(expected), engine=engine)
 
-    return told
-
-
-@functools.cache
-def identifier(expected: str, engine: str) -> Callable[[Sequence[str]], list[LanguageVerdict]]:
-    return language_identifier(expected, candidates=confusions(expected), engine=engine)
+    return lambda texts, expected: [verdict.language for verdict in identifier(expected)(texts)]
 
 
 def likeliest(probabilities: Mapping[str, float]) -> str | None:
@@ -126,16 +122,11 @@ class Ring:
     """The contestants' processes."""
 
     def __init__(self) -> None:
-        self._pools = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in CONTESTANTS}
+        self.pools = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in CONTESTANTS}
 
     def ask(self, name: str, texts: list[str], expected: str) -> tuple[list[str | None], float, float]:
         """See `answer`."""
-        return self._pools[name].submit(answer, name, texts, expected).result()
-
-    def close(self) -> None:
-        """Let the processes end."""
-        for pool in self._pools.values():
-            pool.shutdown()
+        return self.pools[name].submit(answer, name, texts, expected).result()
 
 
 def accuracy(ring: Ring, sets: Captions, expected: str | None, title: str) -> dict[str, dict[str, float]]:
@@ -153,33 +144,28 @@ def accuracy(ring: Ring, sets: Captions, expected: str | None, title: str) -> di
 
 
 def compare_speed(ring: Ring, sets: Captions, num_texts: int, rounds: int) -> float:
-    """Print texts a CPU second, each told its own language or all told Italian; returns cascade over langdetect."""
+    """Print whole captions a CPU second, each told its own language; returns cascade over langdetect."""
     by_language: dict[str, list[str]] = {}
     for language, texts in sets.values():
         by_language.setdefault(language, []).extend(texts)
     whole = {language: drawn(texts, num_texts // len(by_language)) for language, texts in by_language.items()}
-    kinds = {
-        "whole": whole,
-        "short": {language: cut(texts) for language, texts in whole.items()},
-        "told Italian": {"it": [text for texts in whole.values() for text in texts]},
-    }
 
-    def seconds(name: str, kind: str) -> float:
-        return sum(ring.ask(name, texts, language)[1] for language, texts in kinds[kind].items())
+    def ask(name: str) -> tuple[float, float]:
+        answers = [ring.ask(name, texts, language) for language, texts in whole.items()]
+        return sum(seconds for _, seconds, _ in answers), answers[-1][2]
 
-    works = {(name, kind): functools.partial(seconds, name, kind) for kind in kinds for name in CONTESTANTS}
-    memory = {name: ring.ask(name, kinds["told Italian"]["it"], "it")[2] for name in CONTESTANTS}
+    works = {name: functools.partial(ask, name) for name in CONTESTANTS}
     in_turn(works, 1)  # loads models
-    taken = {key: statistics.median(found) for key, found in in_turn(works, rounds).items()}
+    runs = in_turn(works, rounds)
+    taken = {name: statistics.median(seconds for seconds, _ in found) for name, found in runs.items()}
     num_timed = sum(map(len, whole.values()))
-    rows = []
-    for name in CONTESTANTS:
-        rows.append({"engine": name, "MB": f"{memory[name]:.0f}"})
-        for kind in kinds:
-            times = taken["langdetect", kind] / taken[name, kind]
-            rows[-1][kind] = f"{num_timed / taken[name, kind]:,.0f} ({times:.1f} x)"
-    tell(rows, f"Texts a CPU second, {num_timed} captions, {len(whole)} languages, medians of {rounds} rounds; memory")
-    return taken["langdetect", "whole"] / taken["cascade", "whole"]
+    rows = [
+        {"engine": name, "MB": round(runs[name][-1][1]), "texts a CPU second": round(num_timed / seconds)}
+        | {"x langdetect": f"{taken['langdetect'] / seconds:.1f}"}
+        for name, seconds in taken.items()
+    ]
+    tell(rows, f"{num_timed} captions in {len(whole)} languages, medians of {rounds} rounds; memory")
+    return taken["langdetect"] / taken["cascade"]
 
 
 def compare_drops(sets: Captions, natives: Captions) -> dict[str, list[float]]:
@@ -215,7 +201,8 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
     accuracy(ring, sets, None, "Right on whole captions, each told its own language")
     found = accuracy(ring, short, None, "Right on two to five words, each told its own language")
     accuracy(ring, short, "it", "The same, all told that they should be Italian")
-    ring.close()
+    for pool in ring.pools.values():
+        pool.shutdown()
     drops = compare_drops(sets, load_captions(NATIVE[size], options.data))
     gains = {name: told["cascade"] - told["lingua, 17"] for name, told in found.items()}
     for name, gain in gains.items():

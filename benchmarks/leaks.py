@@ -9,23 +9,23 @@ second one that does not know of the test set is what training is to refuse.
 import io
 import json
 import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from data_folder import PHOTOS, options_with_data
 from harness import judge, lacks, tell
-from near_images import Change, cropped, jpeg, mirrored, scaled
+from near_images import Change, cropped, mirrored, scaled
+from photographs import jpeg
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import PipelineError
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset, train_model
-from flows.recipe.recipe import load_recipe
+from flows.recipe.recipe import Recipe, load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")
 NUM_IMAGES = 80
@@ -43,6 +43,7 @@ PIXELS: dict[str, Change] = {
 }
 # Far from the whole picture: only the name tells.
 NAMED = "cropped to a half, under its own name"
+HALVED: dict[str, Change] = {NAMED: lambda image: jpeg(cropped(image, 0.25, 0.25, 0.25, 0.25))}
 CAPTION = "caption with other punctuation"
 OWN = "one's own"
 
@@ -52,110 +53,82 @@ def repunctuated(caption: str, draw: random.Random) -> str:
     words = caption.rstrip(".!? ").split()
     at = draw.randrange(1, len(words))
     joined = " ".join(words[:at]) + draw.choice((", ", " - ", "; ", "  ")) + " ".join(words[at:])
-    return draw.choice((joined.lower(), joined.upper(), joined.capitalize())) + draw.choice(
-        (".", "!", "...", " 🙂", "")
-    )
+    ends = (".", "!", "...", " 🙂", "")
+    return draw.choice((joined.lower(), joined.upper(), joined.capitalize())) + draw.choice(ends)
 
 
-def plant(folder: Path, num_tests: int, data: Path) -> list[tuple[str, str, str]]:
+def plant(folder: Path, num_tests: int, data: Path, captions_file: Path) -> list[tuple[str, str, str]]:
     """Write photographs and the test set; what is what: kind, file name and caption of each row of one's own."""
     from PIL import Image
 
-    photos = data / PHOTOS
-    annotations = json.loads(captions_file(data).read_text("utf-8"))
+    annotations = json.loads(captions_file.read_text("utf-8"))
     captions: dict[int, list[str]] = {}
     for annotation in annotations["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
     listed = sorted(annotations["images"], key=lambda image: str(image["file_name"]))
+    photos = data / PHOTOS
     images = list(islice((image for image in listed if (photos / image["file_name"]).is_file()), NUM_IMAGES))
     tests, own = images[:num_tests], images[num_tests:]
-    write_test_set(folder, annotations, tests, photos)
-    (folder / "photos").mkdir()
+    ids = {image["id"] for image in tests}
+    chosen = [row for row in annotations["annotations"] if row["image_id"] in ids]
+    (folder / "test.json").write_text(json.dumps({"images": tests, "annotations": chosen}), "utf-8")
+    for name in ("test", "photos"):
+        (folder / name).mkdir()
     draw = random.Random(1)
     rows = []
     fresh = iter([text for image in own for text in captions[image["id"]]])
     for image in own:
-        (folder / "photos" / f"own{image['id']}.jpg").write_bytes((photos / image["file_name"]).read_bytes())
+        shutil.copy(photos / image["file_name"], folder / "photos" / f"own{image['id']}.jpg")
         rows.append((OWN, f"own{image['id']}.jpg", next(fresh)))
     for image in tests:
+        shutil.copy(photos / image["file_name"], folder / "test")
         raw = (photos / image["file_name"]).read_bytes()
         picture = Image.open(io.BytesIO(raw)).convert("RGB")
-        for number, (kind, change) in enumerate(PIXELS.items()):
-            name = f"copy{number}-{image['id']}.jpg"
-            (folder / "photos" / name).write_bytes(change(picture) or raw)
+        changed = {f"copy{number}-{image['id']}.jpg": kind for number, kind in enumerate(PIXELS)}
+        for name, kind in {**changed, f"COCO_train2014_{image['id']:012}.jpg": NAMED}.items():
+            (folder / "photos" / name).write_bytes((PIXELS | HALVED)[kind](picture) or raw)
             rows.append((kind, name, f"Something else that nobody has said, number {len(rows)} {kind}"))
-        name = f"COCO_train2014_{image['id']:012}.jpg"
-        (folder / "photos" / name).write_bytes(jpeg(cropped(picture, 0.25, 0.25, 0.25, 0.25)))
-        rows.append((NAMED, name, f"Something else that nobody has said, number {len(rows)}"))
         donor = draw.choice(own)["id"]
         rows.append((CAPTION, f"own{donor}.jpg", repunctuated(draw.choice(captions[image["id"]]), draw)))
+    lines = [f"{image}\t{caption}" for _, image, caption in rows]
+    (folder / "pairs.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n", "utf-8")
     return rows
 
 
-def captions_file(data: Path) -> Path:
-    """MSCOCO's captions, as the archive has them or beside the photographs."""
-    return next((data / name for name in CAPTIONS if (data / name).is_file()), data / CAPTIONS[-1])
-
-
-def write_test_set(
-    folder: Path, annotations: Mapping[str, Any], tests: Sequence[Mapping[str, Any]], photos: Path
-) -> None:
-    """The test images in MSCOCO's own form, and their files beside it."""
-    ids = {image["id"] for image in tests}
-    chosen = [row for row in annotations["annotations"] if row["image_id"] in ids]
-    (folder / "test.json").write_text(json.dumps({"images": list(tests), "annotations": chosen}), "utf-8")
-    (folder / "test").mkdir()
-    for image in tests:
-        (folder / "test" / image["file_name"]).write_bytes((photos / image["file_name"]).read_bytes())
-
-
-def write_recipe(folder: Path, name: str, *, guarded: bool) -> Path:
+def build(folder: Path, root: Path, *, guarded: bool) -> Recipe:
+    """Build the dataset, with or without the test set."""
+    path = folder / f"{guarded}.toml"
     guard = f'[test_sets.held]\nkind = "coco"\nfiles = ["{folder}/test.json"]\nimages = "{folder}/test"\n'
-    path = folder / f"{name}.toml"
     path.write_text(
         f'name = "leaks"\ntarget_language = "en"\n[sources.own]\nkind = "pairs"\nfiles = ["{folder}/pairs.tsv"]\n'
         f'images = "{folder}/photos"\npath_column = "image"\ncaption_column = "caption"\nlang = "en"\n'
-        + (guard if guarded else ""),
+        + guard
+        * guarded,
         encoding="utf-8",
     )
-    return path
-
-
-def build(path: Path, root: Path) -> None:
+    recipe = load_recipe(str(path), root=root, overrides=["train.epochs=1"])
     with LocalExecutor() as executor:
-        build_dataset(load_recipe(str(path), root=root), root=root, executor=executor)
-
-
-def reasons(root: Path) -> dict[str, str | None]:
-    """Why each caption was dropped, by caption."""
-    rows = query(root, "SELECT source_caption, drop_reason FROM captions").to_pylist()
-    return {row["source_caption"]: row["drop_reason"] for row in rows}
-
-
-def refusal(path: Path, root: Path) -> str | None:
-    """What training says of the dataset, or None if it would train on it."""
-    try:
-        train_model(load_recipe(str(path), root=root, overrides=["train.epochs=1"]), root)
-    except PipelineError as error:
-        return str(error)
-    return None
+        build_dataset(recipe, root=root, executor=executor)
+    return recipe
 
 
 def main() -> int:
     """Plant, build, count; a line a claim."""
     options = options_with_data(__doc__).parse_args()
-    if not captions_file(options.data).is_file() or not (options.data / PHOTOS).is_dir():
+    files = [options.data / name for name in CAPTIONS if (options.data / name).is_file()]
+    if not files or not (options.data / PHOTOS).is_dir():
         lacks(f"real photographs are planted, and {options.data} has no {CAPTIONS[-1]} or no {PHOTOS}")
     with tempfile.TemporaryDirectory() as name:
-        folder, root = Path(name), Path(name) / "catalog"
-        rows = plant(folder, 10 if options.quick else 40, options.data)
-        lines = [f"{image}\t{caption}" for _, image, caption in rows]
-        (folder / "pairs.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n", "utf-8")
-        guarded, unguarded = (write_recipe(folder, str(flag), guarded=flag) for flag in (True, False))
-        build(guarded, root)
-        found = reasons(root)
-        build(unguarded, root)
-        refused = refusal(guarded, root)
+        folder, root, refused = Path(name), Path(name) / "catalog", ""
+        rows = plant(folder, 10 if options.quick else 40, options.data, files[0])
+        guarded = build(folder, root, guarded=True)
+        dropped = query(root, "SELECT source_caption, drop_reason FROM captions").to_pylist()
+        build(folder, root, guarded=False)
+        try:
+            train_model(guarded, root)
+        except PipelineError as error:
+            refused = str(error)
+    found = {row["source_caption"]: row["drop_reason"] for row in dropped}
     table, values, goals = [], {}, {"training-refuses": (">=", 1.0)}
     for kind in dict.fromkeys(kind for kind, _, _ in rows):
         told = [found[caption] for other, _, caption in rows if other == kind]
@@ -166,7 +139,7 @@ def main() -> int:
         values[name], goals[name] = hits.total() / len(told), ("<=", MAX_LOST) if kind == OWN else (">=", MIN_FOUND)
     tell(table)
     print(f"training on a dataset that was built without the test set: {refused or 'would begin'}\n")
-    return judge(values | {"training-refuses": float(refused is not None)}, goals, "leaks-")
+    return judge(values | {"training-refuses": float(bool(refused))}, goals, "leaks-")
 
 
 if __name__ == "__main__":

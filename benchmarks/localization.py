@@ -12,18 +12,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from random import Random
 
 import numpy as np
 from harness import Goals, judge, options_of, tell
+from recipe import build_scenes
 
 from data_catalog.sample import italian
 from data_catalog.sample.drawing import encode, paint, place
 from data_catalog.sample.scene import Scene, random_scene
-from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset, train_model
-from flows.recipe.recipe import load_recipe
+from flows.jobs import train_model
 from training.bootstrap import bootstrap_interval
 from training.encode_files import picture_features
 from training.features import text_features
@@ -59,24 +59,17 @@ class Question:
 
 def questions() -> Iterator[Question]:
     """One a group of each scene that has several; the draws are none of the recipe's."""
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         scene = random_scene(Random(f"scene to localize {number}"))
         layout = place(scene, Random(f"layout to localize {number}"))
         image, shapes = encode(paint(layout), "PNG"), iter(layout.shapes)
         for group in scene.groups:
             own = [next(shapes) for _ in range(group.count)]
             alone = Scene(groups=(group,), relation="", background=scene.background)
-            boxes = tuple(
-                (
-                    (shape.x - shape.diameter / 2) / layout.width,
-                    (shape.y - shape.diameter / 2) / layout.height,
-                    (shape.x + shape.diameter / 2) / layout.width,
-                    (shape.y + shape.diameter / 2) / layout.height,
-                )
-                for shape in own
-            )
+            radius = [shape.diameter / 2 for shape in own]
+            sides = [(shape.x - r, shape.y - r, shape.x + r, shape.y + r) for shape, r in zip(own, radius, strict=True)]
+            size = np.array([layout.width, layout.height] * 2)
+            boxes = tuple(tuple(np.array(box) / size) for box in sides)
             if len(scene.groups) > 1:
                 yield Question(image, italian.render(alone, "plain", 0), boxes)
 
@@ -122,14 +115,6 @@ def ask(model: LoadedModel, asked: Sequence[Question], folder: Path) -> tuple[di
     return right, seconds
 
 
-def trained(root: Path, *, quick: bool) -> Path:
-    """The folder of a model of the scenes, built and trained here."""
-    recipe = load_recipe("scenes", root=root, overrides=list(QUICK_RECIPE) if quick else [])
-    with LocalExecutor() as executor:
-        build_dataset(recipe, root=root, executor=executor)
-    return train_model(recipe, root).folder
-
-
 def main() -> int:
     """Draw, ask, print; 1 where a claim is short."""
     parser = options_of(__doc__)
@@ -138,7 +123,10 @@ def main() -> int:
     stream = questions()
     asked = [next(stream) for _ in range(NUM_TEXTS["quick" if options.quick else "full"])]
     with tempfile.TemporaryDirectory(prefix="localization-") as name:
-        folder = options.model or trained(Path(name) / "root", quick=options.quick)
+        folder, root = options.model, Path(name) / "root"
+        if not folder:
+            _, recipe = build_scenes(root, QUICK_RECIPE if options.quick else ())
+            folder = train_model(recipe, root).folder
         right, seconds = ask(open_model(folder), asked, Path(name))
     rows = []
     for name, values in right.items():
@@ -146,9 +134,7 @@ def main() -> int:
         rows.append({"method": name, "hottest place is right": f"{np.mean(values):.1%}"})
         rows[-1] |= {"95 % interval": f"{low:.1%}-{high:.1%}", "s a picture": f"{seconds[name] / len(values):.2f}"}
     chance = statistics.mean(question.share() for question in asked)
-    tell(
-        rows, f"{len(asked)} texts, each of one group of a scene with several; chance {chance:.1%}; {GRID}x{GRID} cells"
-    )
+    tell(rows, f"{len(asked)} texts, each of one group of several; chance {chance:.1%}; {GRID}x{GRID} cells")
     both, demo = (float(np.mean(right[name])) for name in ("both", DEMO))
     goals: Goals = dict.fromkeys(GOALS, (">=", 0.0)) if options.quick else GOALS
     return judge({"both": both, "both-over-demo": both / max(demo, 1e-9)}, goals, "hottest-place-")

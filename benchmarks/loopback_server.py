@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import pyarrow as pa
+
 _BODY = b"\xff\xd8" + bytes(20_000)
 
 
@@ -41,6 +43,12 @@ class LoopbackServer:
     def log_size(self) -> int:
         """Bytes that the log has now."""
         return self.log.stat().st_size
+
+
+def request_table(urls: list[str]) -> pa.Table:
+    """What a build asks its workers for."""
+    nothing = pa.nulls(len(urls), pa.string())
+    return pa.table({"sample_id": urls, "url": urls, "path": nothing, "location": nothing})
 
 
 @contextmanager

@@ -104,16 +104,6 @@ def run(name: str, path: Path, count: int) -> Run:
     return time.perf_counter() - started, peak_mb(), first_rows
 
 
-def write_captions(path: Path, count: int, real: Sequence[str]) -> Labels:
-    """Write captions to a file of JSON lines; what each is."""
-    labels = Labels()
-    with path.open("w", encoding="utf-8") as file:
-        for row in planted(real, count):
-            file.write(json.dumps([row.caption]) + "\n")
-            labels.add(row.base, row.kind)
-    return labels
-
-
 def short_captions(count: int, captions: Sequence[str]) -> float:
     """Recall on real captions of five to nine words, as they are, each beside one variation: the hardest."""
     from cleaning.duplicates.captions import cluster_captions
@@ -141,18 +131,17 @@ def compare(path: Path, labels: Labels, sizes: Sequence[int], rounds: int) -> di
     jobs = [*((name, middle) for name in libraries), ("ours", middle), ("ours", large)]
     runs = in_turn({(name, count): partial(apart, run, name, path, count) for name, count in jobs}, rounds)
     assert all(found[0][2] == other[2] for found in runs.values() for other in found), "two runs differ"
-    truths = {job: labels.judge(np.array(found[0][2], np.int64)) for job, found in runs.items()}
+    firsts = {job: np.array(found[0][2], np.int64) for job, found in runs.items()}
+    truths = {job: labels.judge(rows, shown=job == ("ours", large)) for job, rows in firsts.items()}
     seconds = {job: statistics.median(taken for taken, *_ in found) for job, found in runs.items()}
     rows = [
         {"": job[0], "rows": job[1], "s": round(seconds[job], 2), "rows/s": round(job[1] / seconds[job])}
-        | {"peak MB": round(max(found[1] for found in runs[job])), "recall": f"{truths[job].recall:.4f}"}
-        | {"precision": f"{truths[job].precision:.4f}"}
+        | {"peak MB": round(max(found[1] for found in runs[job]))}
+        | {name: f"{value:.4f}" for name, value in zip(("recall", "precision"), truths[job], strict=True)}
         for job in jobs
     ]
     tell(rows, f"{rounds} rounds interleaved, medians")
-    truth = truths["ours", large]
-    truth.tell()
-    values = {"recall": truth.recall, "precision": truth.precision}
+    values = dict(zip(("recall", "precision"), truths["ours", large], strict=True))
     values["growth"] = seconds["ours", large] / large / (seconds["ours", middle] / middle)
     values["peak-mb"] = max(found[1] for found in runs["ours", large])
     return values | {f"times-{name}": seconds[name, middle] / seconds["ours", middle] for name in libraries}
@@ -164,8 +153,11 @@ def main() -> int:
     rounds, *sizes = SIZES["quick" if options.quick else "full"]
     real = real_captions(options.data)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "captions.jsonl"
-        values = compare(path, write_captions(path, max(sizes), real), sizes, rounds)
+        path, rows = Path(folder) / "captions.jsonl", list(planted(real, max(sizes)))
+        path.write_text("".join(json.dumps([row.caption]) + "\n" for row in rows), encoding="utf-8")
+        labels = Labels()
+        labels.add(rows)
+        values = compare(path, labels, sizes, rounds)
     values["short-recall"] = short_captions(1_000 if options.quick else 4_000, real)
     return judge(values, GOALS, "near-captions-")
 

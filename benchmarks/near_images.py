@@ -9,7 +9,6 @@ another, and all thumbnails are equal.
 
 import io
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from data_folder import DATA, PHOTOS
 from harness import judge, medians, options_of, peak_mb, race, tell
+from photographs import jpeg, saved
 
 from cleaning.duplicates.hamming import Hashes, Rows
 from cleaning.duplicates.images import DuplicatesConfig
@@ -52,16 +52,6 @@ DUPLICATE_LIMITS, LEAK_LIMITS = DuplicatesConfig(), LeaksConfig()
 Arrays = tuple[Hashes, Thumbnails]
 
 
-def jpeg(image: Any, quality: int = 75) -> bytes:
-    return saved(image, "JPEG", quality=quality)
-
-
-def saved(image: Any, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def scaled(image: Any, share: float) -> Any:
     from PIL import Image
 
@@ -77,20 +67,15 @@ def cropped(image: Any, left: float, top: float, right: float, bottom: float) ->
 
 
 def mirrored(image: Any) -> Any:
-    from PIL import ImageOps
+    from PIL import Image
 
-    return ImageOps.mirror(image)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 DUPLICATES: dict[str, Change] = {
-    "JPEG 50": lambda image: jpeg(image, 50),
-    "JPEG 75": lambda image: jpeg(image, 75),
-    "JPEG 95": lambda image: jpeg(image, 95),
-    "WebP 50": lambda image: saved(image, "WEBP", quality=50),
-    "WebP 80": lambda image: saved(image, "WEBP", quality=80),
-    "30 % of the size": lambda image: jpeg(scaled(image, 0.3)),
-    "50 % of the size": lambda image: jpeg(scaled(image, 0.5)),
-    "70 % of the size": lambda image: jpeg(scaled(image, 0.7)),
+    **{f"JPEG {quality}": lambda image, quality=quality: jpeg(image, quality) for quality in (50, 75, 95)},
+    **{f"WebP {quality}": lambda image, quality=quality: saved(image, "WEBP", quality=quality) for quality in (50, 80)},
+    **{f"{share:.0%} of the size": lambda image, share=share: jpeg(scaled(image, share)) for share in (0.3, 0.5, 0.7)},
 }
 LEAKS: dict[str, Change] = {
     "re-encoded": jpeg,
@@ -113,10 +98,6 @@ def coco_photographs() -> list[bytes]:
     images = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in whole]
     corners = [(left, top, 0.5 - left, 0.5 - top) for left in (0, 0.5) for top in (0, 0.5)]
     return whole + [jpeg(cropped(image, *corner), 90) for image in images for corner in corners]
-
-
-def drawn_scenes(count: int) -> list[bytes]:
-    return [encode(paint(place(random_scene(Random(f"s{at}")), Random(f"l{at}"))), "JPEG") for at in range(count)]
 
 
 def hashed(files: Sequence[bytes]) -> tuple[Arrays, list[int]]:
@@ -152,10 +133,9 @@ def found_rates(files: Sequence[bytes]) -> dict[str, float]:
         first = staying(hashes, thumbnails)
         hits = [first[at] == first[len(good) + number] for number, at in enumerate(changed)]
         rates[f"duplicate, {kind}"] = float(np.mean(hits))
-    views = viewed([files[at] for at in good])
     for kind, change in LEAKS.items():
         copies, changed = hashed([change(image) for image in images])
-        found = {row for row, _ in leaks_of(copies, views).tolist()}
+        found = {row for row, _ in leaks_of(copies, [files[at] for at in good]).tolist()}
         rates[f"leak, {kind}"] = float(np.mean([number in found for number in range(len(changed))]))
     return rates
 
@@ -171,40 +151,29 @@ def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
     return first_staying(looks, np.arange(len(hashes)))
 
 
-def leaks_of(images: Arrays, views: Arrays) -> Rows:
-    difference = LEAK_LIMITS.max_thumbnail_difference
-    return leak_matches(images, views, max_distance=LEAK_LIMITS.max_distance, max_difference=difference)
-
-
-def viewed(files: Sequence[bytes]) -> Arrays:
-    """All views of the files."""
+def leaks_of(images: Arrays, files: Sequence[bytes]) -> Rows:
+    """Images like some view of a file, and which view."""
     views = [view for raw in files for view in image_views(raw)]
     hashes = parse_hashes(pa.array([view.phash for view in views]))
-    return hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
+    arrays = hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
+    difference = LEAK_LIMITS.max_thumbnail_difference
+    return leak_matches(images, arrays, max_distance=LEAK_LIMITS.max_distance, max_difference=difference)
 
 
-def false_pairs(files: Sequence[bytes]) -> tuple[float, float, str]:
-    """Of distinct pictures: share of pairs taken for duplicates, and for leaks; and a table of pairs near by hash."""
+def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
+    """Of distinct pictures: share of pairs taken for duplicates, and for leaks."""
     (hashes, thumbnails), good = hashed(files)
-    num_pairs = len(good) * (len(good) - 1) / 2
     tests = [files[at] for at in good[: len(good) // 8]]
-    views = viewed(tests)
     train = (hashes[len(tests) :], thumbnails[len(tests) :])
-    leaks = len(leaks_of(train, views))
-    pairs = pairs_within(hashes, 10)
-    bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
-    apart = thumbnail_distance(thumbnails[pairs[:, 0]], thumbnails[pairs[:, 1]])
-    alike = (bits <= DUPLICATE_LIMITS.max_distance) & (apart <= DUPLICATE_LIMITS.max_thumbnail_difference)
-    edges = (0, 0.1, 0.2, 0.25, 0.3, 0.4, np.inf)
-    counts = [f"    <= {most:2} bits: {np.histogram(apart[bits <= most], edges)[0]}" for most in (0, 2, 4, 6, 8, 10)]
-    head = f"  {len(good)} distinct, {num_pairs:.0f} pairs; thumbnails apart by {edges}"
-    return float(alike.sum()) / num_pairs, leaks / (len(tests) * len(train[0])), "\n".join([head, *counts])
-
-
-def pairs_within(hashes: Hashes, max_distance: int) -> Rows:
-    near = (np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= max_distance for at in range(len(hashes)))
-    parts = [np.column_stack(np.broadcast_arrays(at, at + 1 + np.flatnonzero(some))) for at, some in enumerate(near)]
-    return np.concatenate(parts)
+    leaks = len(leaks_of(train, tests)) / (len(tests) * len(train[0]))
+    limit = DUPLICATE_LIMITS.max_distance
+    near = [
+        at + 1 + np.flatnonzero(np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= limit) for at in range(len(good))
+    ]
+    one, other = np.repeat(np.arange(len(good)), list(map(len, near))), np.concatenate(near)
+    apart = thumbnail_distance(thumbnails[one], thumbnails[other]) if len(other) else np.zeros(0)
+    alike = int((apart <= DUPLICATE_LIMITS.max_thumbnail_difference).sum())
+    return alike / (len(good) * (len(good) - 1) / 2), leaks
 
 
 def hashes_like(real: Hashes, count: int, seed: int) -> Hashes:
@@ -234,26 +203,21 @@ def all_with_all(hashes: Hashes) -> int:
 
 
 def compare_speed(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
-    """Print seconds by number of hashes; returns how many times as fast as comparing all."""
+    """Print seconds by number of hashes; returns them, and how many times as fast as comparing all."""
     values, rows = {}, []
-    for count in raced:
+    for count in (*raced, *alone):
         hashes = hashes_like(real, count, count)
-        works = {"ours": lambda hashes=hashes: what_stays(hashes), "all": lambda hashes=hashes: all_with_all(hashes)}
-        seconds = medians(race(works, rounds))
-        values[f"times-{count}"] = seconds["all"] / seconds["ours"]
-        rows.append({"hashes": count, "s": f"{seconds['ours']:.3f}", "all with all, s": f"{seconds['all']:.3f}"})
-        rows[-1]["peak MB so far"] = round(peak_mb())
-    for count in alone:
-        hashes, started = hashes_like(real, count, count), time.perf_counter()
-        what_stays(hashes)
-        seconds = values[f"seconds-{count}"] = time.perf_counter() - started
-        rows.append({"hashes": count, "s": f"{seconds:.3f}", "all with all, s": "", "peak MB so far": round(peak_mb())})
+        thumbnails = np.broadcast_to(np.zeros(192, np.uint8), (count, 192))
+        works = {"s": lambda some=hashes, looks=thumbnails: staying(some, looks)}
+        if count in raced:
+            works["all with all, s"] = lambda some=hashes: all_with_all(some)
+        seconds = medians(race(works, rounds if count in raced else 1))
+        values[f"seconds-{count}"] = seconds["s"]
+        values[f"times-{count}"] = seconds.get("all with all, s", 0) / seconds["s"]
+        shown = {name: f"{seconds[name]:.3f}" if name in seconds else "" for name in ("s", "all with all, s")}
+        rows.append({"hashes": count, **shown, "peak MB so far": round(peak_mb())})
     tell(rows, f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
     return values
-
-
-def what_stays(hashes: Hashes) -> Rows:
-    return staying(hashes, np.broadcast_to(np.zeros(192, np.uint8), (len(hashes), 192)))
 
 
 def main() -> int:
@@ -263,7 +227,8 @@ def main() -> int:
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # Pillow's, of odd files
     num_scenes, rounds, raced, alone = SIZES["quick" if options.quick else "full"]
-    sets = {"photographs": coco_photographs(), "scenes": drawn_scenes(num_scenes)}
+    scenes = (place(random_scene(Random(f"s{at}")), Random(f"l{at}")) for at in range(num_scenes))
+    sets = {"photographs": coco_photographs(), "scenes": [encode(paint(scene), "JPEG") for scene in scenes]}
     sets |= {folder.name: [path.read_bytes() for path in sorted(folder.rglob("*.png"))] for folder in options.folders}
     sets = {name: files for name, files in sets.items() if files}
     rates = {name: found_rates(files[: MOST_CHANGED : 2 if options.quick else 1]) for name, files in sets.items()}
@@ -271,8 +236,8 @@ def main() -> int:
     tell([{"found": kind, **{name: f"{found[kind]:.3f}" for name, found in rates.items()}} for kind in kinds])
     values, goals = {}, {}
     for name, files in sets.items():
-        *false, table = false_pairs(files)
-        print(f"{name}, mistaken: duplicates {false[0]:.2g}, leaks {false[1]:.2g} of pairs\n{table}\n")
+        false = false_pairs(files)
+        print(f"{name}, {len(files)} files, mistaken: duplicates {false[0]:.2g}, leaks {false[1]:.2g} of pairs")
         if name in ("photographs", "scenes"):
             values |= {f"found-{name}": min(rates[name].values()), f"mistaken-{name}": max(false)}
             goals |= {f"found-{name}": (">=", 0.95), f"mistaken-{name}": ("<=", 0.001)}

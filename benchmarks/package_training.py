@@ -60,30 +60,19 @@ STEPS_BY_NAME: dict[str, Step] = {
 def batches(count: int) -> list[Batch]:
     """Batches of random pieces with realistic lengths."""
     rng = random.Random(SEED)
-    pairs = [(_text(rng), _text(rng)) for _ in range(NUM_PAIRS)]
+    lengths = [max(4, round(rng.gauss(MEAN_PIECES, SPREAD_PIECES))) for _ in range(2 * NUM_PAIRS)]
+    texts = [[rng.randrange(3, NUM_PIECES) for _ in range(length)] for length in lengths]
+    pairs = list(zip(texts[::2], texts[1::2], strict=True))
     groups = epoch_batches(pairs, CONFIG.batch_tokens, seed=SEED, epoch=0)
     return [to_batch(groups[number % len(groups)]) for number in range(count)]
-
-
-def _text(rng: random.Random) -> list[int]:
-    length = max(4, round(rng.gauss(MEAN_PIECES, SPREAD_PIECES)))
-    return [rng.randrange(3, NUM_PIECES) for _ in range(length)]
 
 
 def tokens_per_second(step: Step, work: Sequence[Batch]) -> float:
     """Target tokens a second, from a fresh network, one step for warming up left out."""
     torch.manual_seed(SEED)
-    model = TranslationModel(
-        ModelShape(
-            vocabulary_size=NUM_PIECES,
-            embed_dim=CONFIG.embed_dim,
-            num_heads=CONFIG.num_heads,
-            ffn_dim=CONFIG.ffn_dim,
-            num_encoder_layers=CONFIG.num_encoder_layers,
-            num_decoder_layers=CONFIG.num_decoder_layers,
-            dropout=CONFIG.dropout,
-        )
-    )
+    names = ("embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers", "dropout")
+    sizes = {name: getattr(CONFIG, name) for name in names}
+    model = TranslationModel(ModelShape(vocabulary_size=NUM_PIECES, **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, fused=True)
     step(model, work[0], optimizer)
     started = time.perf_counter()

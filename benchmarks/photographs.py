@@ -1,5 +1,6 @@
 """Distinct photographs for benchmarks: cut out of COCO's where they are, drawn where they are not."""
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,3 +48,15 @@ def drawn(seed: int, size: tuple[int, int]) -> Any:
         noise = rng.normal(0, strength, (max(2, side * 3 // 4), side, 3)).astype(np.float32)
         picture += cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def saved(image: Any, kind: str, **options: Any) -> bytes:
+    """The file of a Pillow image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def jpeg(image: Any, quality: int = 75) -> bytes:
+    """The file of a Pillow image as JPEG."""
+    return saved(image, "JPEG", quality=quality)

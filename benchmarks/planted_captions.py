@@ -1,14 +1,14 @@
 """Captions with near-duplicates of known truth: real captions recombined, some of them varied as people vary them."""
 
-import array
 import itertools
 import random
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,10 @@ from harness import HERE, lacks, tell
 
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
+Variation = Callable[[list[str], random.Random, Sequence[str]], list[str] | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Planted:
+class Planted(NamedTuple):
     """A caption, and which one it is a variation of.
 
     Args:
@@ -77,46 +77,41 @@ def distinct_pieces(pieces: Iterable[str], function_words: Collection[str]) -> l
     low, high = WORDS_OF_A_PIECE
     found: dict[tuple[str, ...], str] = {}
     for piece in pieces:
-        content = {word[:4] for word in words_of(piece) if word not in function_words}
+        content = {word[:4] for word in re.findall(r"\w+", piece.lower()) if word not in function_words}
         if low <= len(piece.split()) <= high and content:
             found.setdefault(tuple(sorted(content)), piece)
     return list(found.values())
 
 
-def typo(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A letter of a longer word is left out, doubled, exchanged with its neighbour, or another."""
-    long = [place for place, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
-    if not long:
-        return None
-    place = numbers.choice(long)
-    word, at = words[place], numbers.randrange(1, len(words[place]) - 1)
+def one_word(change: Callable[[str, random.Random], str], letters: int) -> Variation:
+    """One word that has so many letters is changed."""
+
+    def varied(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+        places = [place for place, word in enumerate(words) if len(word) >= letters and word.isalpha()]
+        if not places:
+            return None
+        place = numbers.choice(places)
+        return [*words[:place], change(words[place], numbers), *words[place + 1 :]]
+
+    return varied
+
+
+def typo(word: str, numbers: random.Random) -> str:
+    """A letter is left out, doubled, exchanged with its neighbour, or another."""
+    at = numbers.randrange(1, len(word) - 1)
     swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     other = word[:at] + numbers.choice("etaoinsr") + word[at + 1 :]
-    wrong = numbers.choice([word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped, other])
-    return [*words[:place], wrong, *words[place + 1 :]]
+    return numbers.choice([word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped, other])
 
 
-def punctuation_and_case(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A comma in the middle, another end, another case."""
-    place = numbers.randrange(1, len(words))
-    comma = " ".join([*words[:place], ",", *words[place:]]).replace(" ,", ",")
-    return [numbers.choice([str.upper, str.title, str.lower])(comma) + numbers.choice([".", "!", " .", "..."])]
-
-
-def singular_or_plural(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+def singular_or_plural(word: str, numbers: random.Random) -> str:
     """A word gets an ending or loses it."""
-    places = [place for place, word in enumerate(words) if len(word) >= 4 and word.isalpha()]
-    if not places:
-        return None
-    place = numbers.choice(places)
-    word = words[place]
-    changed = (
-        word[:-1] if word.endswith("s") else word[:-1] + numbers.choice("aeio") if word[-1] in VOWELS else word + "s"
-    )
-    return [*words[:place], changed, *words[place + 1 :]]
+    if word.endswith("s"):
+        return word[:-1]
+    return word[:-1] + numbers.choice("aeio") if word[-1] in VOWELS else word + "s"
 
 
-def function_word(change: str) -> Callable[[list[str], random.Random, Sequence[str]], list[str] | None]:
+def function_word(change: str) -> Variation:
     """A function word another, one more or one less, by whether "changed", "added" or "dropped"."""
 
     def varied(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
@@ -132,25 +127,26 @@ def function_word(change: str) -> Callable[[list[str], random.Random, Sequence[s
     return varied
 
 
+def punctuation_and_case(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+    """A comma in the middle, another end, another case."""
+    place = numbers.randrange(1, len(words))
+    comma = " ".join([*words[:place], ",", *words[place:]]).replace(" ,", ",")
+    return [numbers.choice([str.upper, str.title, str.lower])(comma) + numbers.choice([".", "!", " .", "..."])]
+
+
 def words_swapped(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
     """Two neighbours change places."""
     place = numbers.randrange(len(words) - 1)
     return [*words[:place], words[place + 1], words[place], *words[place + 2 :]]
 
 
-def word_doubled(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A word stands there twice."""
-    place = numbers.randrange(len(words))
-    return [*words[: place + 1], *words[place:]]
-
-
-VARIATIONS: dict[str, Callable[[list[str], random.Random, Sequence[str]], list[str] | None]] = {
-    "typo": typo,
+VARIATIONS: dict[str, Variation] = {
+    "typo": one_word(typo, 5),
     **{f"function word {change}": function_word(change) for change in ("changed", "added", "dropped")},
     "punctuation and case": punctuation_and_case,
-    "singular or plural": singular_or_plural,
+    "singular or plural": one_word(singular_or_plural, 4),
     "words swapped": words_swapped,
-    "word doubled": word_doubled,
+    "word doubled": one_word(lambda word, _: f"{word} {word}", 1),
 }
 
 
@@ -168,25 +164,19 @@ def planted(captions: Sequence[str], count: int, *, share: float = 0.1, seed: in
         ValueError: fewer distinct captions can be made than are asked for.
     """
     words = function_words()
-    source, numbers, kinds = Recombined(captions, words), random.Random(seed), list(VARIATIONS)
+    source, numbers, kinds = Recombined(captions, words), random.Random(seed), itertools.cycle(VARIATIONS)
     if count > source.count:
         raise ValueError(f"{source.count} distinct captions can be made, not {count}")
-    num_bases = num_varied = 0
+    num_bases = 0
     for _ in range(count):
         if num_bases and numbers.random() < share:
-            base, kind = numbers.randrange(num_bases), kinds[num_varied % len(kinds)]
+            base, kind = numbers.randrange(num_bases), next(kinds)
             changed = varied(source.caption(base), kind, numbers, words)
-            num_varied += 1
             if changed is not None:
                 yield Planted(changed, base, kind)
                 continue
         yield Planted(source.caption(num_bases), num_bases, None)
         num_bases += 1
-
-
-def words_of(caption: str) -> list[str]:
-    """Runs of letters and digits, lower case."""
-    return re.findall(r"\w+", caption.lower())
 
 
 def function_words() -> list[str]:
@@ -197,72 +187,35 @@ def function_words() -> list[str]:
 
 
 @dataclass(slots=True)
-class Truth:
-    """How well clusters agree with what was planted.
-
-    Args:
-        num_planted: variations, by kind.
-        num_found: those of them in the cluster of the caption that they vary, by kind.
-        num_joined: rows that a cluster joins to an earlier row.
-        num_right: those of them whose cluster's first row is of the same base.
-    """
-
-    num_planted: Counter[str]
-    num_found: Counter[str]
-    num_joined: int
-    num_right: int
-
-    def tell(self) -> None:
-        """Print how many of each variation are found."""
-        kinds = sorted(self.num_planted.items())
-        tell([{"kind": kind, "planted": n, "found": f"{self.num_found[kind] / max(n, 1):.4f}"} for kind, n in kinds])
-
-    @property
-    def recall(self) -> float:
-        """Share of the variations that are found."""
-        return self.num_found.total() / max(self.num_planted.total(), 1)
-
-    @property
-    def precision(self) -> float:
-        """Share of the joined rows that are joined rightly."""
-        return self.num_right / max(self.num_joined, 1)
-
-
 class Labels:
-    """What the rows of a stream are: `bases`, shape (rows,), and `kinds`, numbers of `VARIATIONS` or -1."""
+    """What the rows of a stream are, by the base and the variation of each."""
 
-    def __init__(self, rows: Iterable[tuple[int, str | None]] = ()) -> None:
-        self._numbers = {kind: number for number, kind in enumerate([*VARIATIONS])} | {None: -1}
-        self._bases, self._kinds = array.array("q"), array.array("b")
-        for base, kind in rows:
-            self.add(base, kind)
+    bases: list[int] = field(default_factory=list)
+    kinds: list[str | None] = field(default_factory=list)
 
-    def add(self, base: int, kind: str | None) -> None:
-        """One row more."""
-        self._bases.append(base)
-        self._kinds.append(self._numbers[kind])
+    def add(self, rows: Iterable[Planted]) -> None:
+        """More rows."""
+        for row in rows:
+            self.bases.append(row.base)
+            self.kinds.append(row.kind)
 
-    def __len__(self) -> int:
-        return len(self._bases)
-
-    def judge(self, first_rows: npt.NDArray[np.int64]) -> Truth:
-        """The first rows of the clusters of the first rows of the stream, beside what these are.
+    def judge(self, first_rows: npt.NDArray[np.int64], *, shown: bool = False) -> tuple[float, float]:
+        """Recall (of the variations) and precision (of the joined rows) of the clusters of the stream's first rows.
 
         Args:
-            first_rows: row numbers, shape (rows or fewer,); -1 for a row that is to be left out.
+            first_rows: the first row of each row's cluster, shape (rows or fewer,); -1 where it is to be left out.
+            shown: print how many of each variation are found.
         """
         count, rows = len(first_rows), np.arange(len(first_rows))
-        bases, kinds = np.array(self._bases, np.int64)[:count], np.array(self._kinds)[:count]
+        bases, is_varied = np.array(self.bases[:count]), np.array([kind is not None for kind in self.kinds[:count]])
         row_of_base = np.zeros(int(bases.max(initial=0)) + 1, np.int64)
-        row_of_base[bases[kinds < 0]] = rows[kinds < 0]
+        row_of_base[bases[~is_varied]] = rows[~is_varied]
         base_rows = row_of_base[bases]
-        planted_rows = (kinds >= 0) & (first_rows >= 0) & (first_rows[base_rows] >= 0)
+        planted_rows = is_varied & (first_rows >= 0) & (first_rows[base_rows] >= 0)
         found = planted_rows & (first_rows == first_rows[base_rows])
         joined = (first_rows >= 0) & (first_rows != rows)
         right = bases[joined] == bases[first_rows[joined]]
-        per_kind = [self._by_kind(kinds[some]) for some in (planted_rows, found)]
-        return Truth(*per_kind, num_joined=int(joined.sum()), num_right=int(right.sum()))
-
-    @staticmethod
-    def _by_kind(kinds: npt.NDArray[np.int8]) -> Counter[str]:
-        return Counter(dict(zip(VARIATIONS, np.bincount(kinds, minlength=len(VARIATIONS)).tolist(), strict=True)))
+        if shown:
+            counts, hits = (Counter(self.kinds[row] for row in np.flatnonzero(some)) for some in (planted_rows, found))
+            tell([{"kind": kind, "planted": n, "found": f"{hits[kind] / n:.4f}"} for kind, n in counts.items()])
+        return float(found.sum() / max(planted_rows.sum(), 1)), float(right.sum() / max(joined.sum(), 1))

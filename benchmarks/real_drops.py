@@ -115,10 +115,6 @@ def run_all(data: Path, stamps_folder: Path | None, num_rows: int) -> DryRun | N
     )
 
 
-def digest_of(caption: str) -> str:
-    return hashlib.sha256(caption.encode("utf-8")).hexdigest()[:16]
-
-
 def rule_of(row: Mapping[str, Any]) -> str:
     """As the dry run names rules."""
     named = row["drop_reason"] == "caption_boilerplate"
@@ -127,7 +123,8 @@ def rule_of(row: Mapping[str, Any]) -> str:
 
 def without_mended(verdicts: Sequence[Verdict], captions: pa.Table) -> list[Verdict]:
     """Without those on captions that were looked at and are no longer dropped for the same reason."""
-    rows = [(row, digest_of(row["source_caption"])) for row in captions.to_pylist() if row["source_caption"]]
+    known = [row for row in captions.to_pylist() if row["source_caption"]]
+    rows = [(row, hashlib.sha256(row["source_caption"].encode("utf-8")).hexdigest()[:16]) for row in known]
     seen = {(row["source"], digest) for row, digest in rows}
     drops = {(row["source"], row["step"], rule_of(row), digest) for row, digest in rows if row["outcome"] == REJECTED}
 

@@ -62,13 +62,6 @@ def score(files: Any, config: TrainConfig) -> float:
     return scores.get(METRIC, "distinct").value
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and the 95 % interval of the mean."""
-    mean = statistics.mean(differences)
-    half = STUDENT_T[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, mean - half, mean + half
-
-
 def measure(
     files: Any, parts: Sequence[str], seeds: Sequence[int], epochs: int
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
@@ -80,27 +73,16 @@ def measure(
             name: [pool.submit(score, files, replace(changed, seed=seed)) for seed in seeds]
             for name, changed in configs.items()
         }
-        values: dict[str, list[float]] = {}
-        for name, futures in runs.items():
-            values[name] = [future.result() for future in futures]
-            print(name, *(f"{value:.3f}" for value in values[name]), file=sys.stderr, flush=True)
-    rows, means = [{"part": "base", **_told(values["base"])}], {}
-    for part in parts:
-        means[part], low, high = interval(
-            [one - other for one, other in zip(values[part], values["base"], strict=True)]
-        )
-        told = {"difference": f"{means[part]:+.3f}", "95 % interval": f"{low:+.3f} to {high:+.3f}"}
-        rows.append({"part": part, **_told(values[part]), **told})
+        values = {name: [future.result() for future in futures] for name, futures in runs.items()}
+    rows, means = [], {}
+    for part, found in values.items():
+        gaps = [one - other for one, other in zip(found, values["base"], strict=True)]
+        mean = means[part] = statistics.mean(gaps)
+        half = STUDENT_T[len(seeds)] * statistics.stdev(gaps) / len(seeds) ** 0.5
+        rows.append({"part": part, METRIC: f"{statistics.mean(found):.3f}", "difference": f"{mean:+.3f}"})
+        rows[-1]["95 % interval of the mean"] = f"{mean - half:+.3f} to {mean + half:+.3f}"
+        rows[-1]["by seed"] = " ".join(f"{value:.3f}" for value in found)
     return rows, means
-
-
-def _told(values: Sequence[float]) -> dict[str, str]:
-    return {
-        METRIC: f"{statistics.mean(values):.3f}",
-        "by seed": " ".join(f"{value:.3f}" for value in values),
-        "difference": "",
-        "95 % interval": "",
-    }
 
 
 def main() -> int:

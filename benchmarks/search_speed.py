@@ -20,6 +20,7 @@ from harness import Goals, apart, judge, options_of, peak_mb, race, ratio, tell
 from training.nearest import nearest
 
 K, DIM = 10, 512
+HAS_FAISS = find_spec("faiss") is not None
 MANY, CHECKED = 1000, 50  # queries; those whose answers are compared
 # Rows and rounds.
 SIZES = {"quick": (100_000, 3), "full": (1_000_000, 5)}
@@ -67,10 +68,6 @@ def ways(features: Matrix, *, with_faiss: bool) -> dict[str, Search]:
     return found
 
 
-def has_faiss() -> bool:
-    return find_spec("faiss") is not None
-
-
 def compare(searches: Mapping[str, Search], queries: Matrix, rounds: int) -> dict[str, list[float]]:
     """Seconds of each way, round by round, in turn; of plain sorting scaled up from fewer queries."""
     some = {name: queries[:PLAIN_QUERIES] if name == PLAIN else queries for name in searches}
@@ -90,7 +87,7 @@ def wrong(features: Matrix, queries: Matrix, found: Matrix) -> int:
 def memory_mb(name: str, path: Path, num_queries: int) -> float:
     """What a search takes in a fresh process, beyond features, queries and libraries."""
     features, queries = np.load(path), unit_rows(num_queries, seed=2)
-    if has_faiss():
+    if HAS_FAISS:
         import faiss  # noqa: F401 -- its libraries are no part of a search
     before = peak_mb("VmRSS")
     ways(features, with_faiss=name == FAISS)[name](queries[:PLAIN_QUERIES] if name == PLAIN else queries)
@@ -104,7 +101,7 @@ def main() -> int:
         path = Path(folder) / "features.npy"
         features, queries = unit_rows(num_rows, seed=1), unit_rows(MANY, seed=2)
         np.save(path, features)
-        searches = ways(features, with_faiss=has_faiss())
+        searches = ways(features, with_faiss=HAS_FAISS)
         one, many = compare(searches, queries[:1], 3 * rounds), compare(searches, queries, rounds)
         mapped, some = np.load(path, mmap_mode="r"), queries[:CHECKED]
         from_file = race({"mapped": lambda: nearest(mapped, queries[:1], K)}, rounds)["mapped"]

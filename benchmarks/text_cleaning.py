@@ -44,12 +44,6 @@ def caption_sets(size: int, data: Path) -> dict[str, list[str]]:
     return {name: random.Random(name).sample(texts, min(size, len(texts))) for name, texts in sets.items()}
 
 
-def all_captions(data: Path) -> list[str]:
-    """Every caption of the samples, in four languages, once."""
-    found = {*cc3m_captions(data), *flickr8k_captions(data), *mscoco_it(data, "validated")}
-    return sorted(found.union(mscoco_it(data, "unvalidated"), *(multi30k(data, lang) for lang in ("en", "fr", "de"))))
-
-
 def mojibake(texts: Sequence[str], at_most: int) -> list[str]:
     """Captions with accents, garbled through each code page as far as that has the bytes, once and twice."""
     accented = [text for text in texts if not text.isascii()]
@@ -67,21 +61,17 @@ def count_differences(texts: Sequence[str]) -> int:
     return sum(rewrite(text) != ftfy.fix_text(text, settings) for text in texts)
 
 
-def contestants() -> dict[str, Callable[[Sequence[str]], object]]:
-    rewrite = encoding_rewrite()
-    return {
-        "plain-ftfy": lambda texts: [ftfy.fix_text(text) for text in texts],
-        "fix-encoding": lambda texts: list(map(rewrite, texts)),
-        "clean-text": clean_text(CleanConfig()),
-    }
-
-
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
     """Race, compare, print the table; the claims' values and goals."""
     if missing := absent(options.data, NEEDED):
         lacks(f"{options.data} has no {', '.join(missing)}")
     rounds, size = SIZES["quick" if options.quick else "full"]
-    sets, ways = caption_sets(size, options.data), contestants()
+    sets, rewrite = caption_sets(size, options.data), encoding_rewrite()
+    ways: dict[str, Callable[[Sequence[str]], object]] = {
+        "plain-ftfy": lambda texts: [ftfy.fix_text(text) for text in texts],
+        "fix-encoding": lambda texts: list(map(rewrite, texts)),
+        "clean-text": clean_text(CleanConfig()),
+    }
     works = {(label, name): lambda do=ways[name], texts=sets[label]: do(texts) for label in sets for name in ways}
     found = medians(race(works, rounds, clock=time.process_time, warm_up=True))
     rows, values = [], {}
@@ -93,7 +83,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
         if name != "plain-ftfy":
             values[f"text-{label}-{name}-to-ftfy"] = times
     tell(rows, f"{rounds} rounds interleaved, medians of CPU time")
-    captions = all_captions(options.data)
+    known = {*cc3m_captions(options.data), *flickr8k_captions(options.data)}
+    known.update(*(mscoco_it(options.data, kind) for kind in ("validated", "unvalidated")))
+    captions = sorted(known.union(*(multi30k(options.data, language) for language in ("en", "fr", "de"))))
     if options.quick:
         captions = random.Random(2).sample(captions, 20_000)
     garbled = mojibake(captions, 500 if options.quick else 2_000)

@@ -25,10 +25,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from harness import HERE, Goals, apart, in_turn, judge, options_of, ratio, tell
 
 BATCH_SIZE, VIT_BATCH_SIZE, THEIR_WORKERS = 128, 256, 2
@@ -60,19 +60,13 @@ VIT_FP32, VIT_BF16 = "ViT, fp32", "ViT, bf16"
 FROZEN, VIT_FROZEN = "compact, frozen first", "ViT, frozen first"
 # Rows of the table: a run, and what it is compared with.
 BESIDE = (
-    (FP32, THEIR_FP32),
-    (NOT_KEPT, THEIR_FP32),
-    (BF16, THEIR_BF16),
-    (BF16, FP32),
-    (THEIR_FP32, THEIR_FP32),
-    (THEIR_BF16, THEIR_FP32),
-    (VIT_FP32, VIT_FP32),
-    (VIT_BF16, VIT_FP32),
+    *((FP32, THEIR_FP32), (NOT_KEPT, THEIR_FP32), (BF16, THEIR_BF16), (BF16, FP32), (THEIR_FP32, THEIR_FP32)),
+    *((THEIR_BF16, THEIR_FP32), (VIT_FP32, VIT_FP32), (VIT_BF16, VIT_FP32)),
 )
 QUICK = (FP32, THEIR_FP32, VIT_FP32, VIT_BF16, FROZEN)
 _OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
 _OUR_WAITING = re.compile(r"([\d.]+) ?% of the time waiting for data")
-_THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \((\d+)%\)\] Data \(t\): ([\d.]+) Batch \(t\): ([\d.]+)")
+_THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \(")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,9 +77,8 @@ class Told:
         seconds: from the call of the trainer to its return.
         samples: images that went through the model, over all epochs.
         epoch_seconds: of each epoch; the first one also of everything before it.
-        waiting: share of each epoch's time that was spent waiting for data, where the trainer tells it.
-        losses: mean of each epoch, where it tells it.
-        process_seconds: of the whole process, imports included.
+        waiting: share of each epoch's time that was spent waiting for data, and
+        losses: mean of each epoch, of ours.
     """
 
     seconds: float
@@ -93,7 +86,6 @@ class Told:
     epoch_seconds: list[float]
     waiting: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    process_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -115,14 +107,6 @@ class Marks(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Note a message."""
         self.found.append((time.perf_counter(), record.getMessage()))
-
-
-def run_apart(train: Callable[[Mapping[str, Any], Path], Told], job: Mapping[str, Any]) -> Told:
-    """One run in a process of its own."""
-    started = time.perf_counter()
-    told = apart(warm_run, train, job)
-    told.process_seconds = time.perf_counter() - started
-    return told
 
 
 def warm_run(train: Callable[[Mapping[str, Any], Path], Told], job: Mapping[str, Any]) -> Told:
@@ -155,7 +139,7 @@ def train_ours(job: Mapping[str, Any], folder: Path) -> Told:
     return Told(
         seconds=seconds,
         samples=result.steps * min(config.batch_size, result.num_samples),
-        epoch_seconds=_differences([started, *ends]),
+        epoch_seconds=np.diff([started, *ends]).tolist(),
         waiting=[float(share[1]) / 100 for share in shares if share],
         losses=[json.loads(line)["train_loss"] for line in lines],
     )
@@ -172,30 +156,10 @@ def train_theirs(job: Mapping[str, Any], folder: Path) -> Told:
     import_module("open_clip_train.main").main([*job["arguments"], "--logs", str(folder), "--name", "run"])
     seconds = time.perf_counter() - started
     steps = [(at, found) for at, message in marks.found if (found := _THEIR_STEP.search(message))]
-    last = {int(found[1]): (at, int(found[2])) for at, found in steps}
-    return Told(
-        seconds=seconds,
-        samples=sum(samples for _, samples in last.values()),
-        epoch_seconds=_differences([started, *(at for at, _ in last.values())]),
-        waiting=[
-            _waited([found for _, found in steps if int(found[1]) == epoch], job["batch_size"])
-            for epoch in sorted(last)
-        ],
-    )
-
-
-def _waited(steps: Sequence[re.Match[str]], batch_size: int) -> float:
-    """Share of an epoch's time; it logs the first step, and means of all others with the last."""
-    rest = int(steps[-1][2]) // batch_size - 1
-    weights = (1, rest)
-    data, whole = (
-        sum(float(step[column]) * weight for step, weight in zip(steps, weights, strict=True)) for column in (4, 5)
-    )
-    return data / whole
-
-
-def _differences(times: Sequence[float]) -> list[float]:
-    return [end - start for start, end in pairwise(times)]
+    last = {found[1]: (at, int(found[2])) for at, found in steps}
+    ends = [at for at, _ in last.values()]
+    samples = sum(count for _, count in last.values())
+    return Told(seconds=seconds, samples=samples, epoch_seconds=np.diff([started, *ends]).tolist())
 
 
 Runs = dict[str, list[Told]]
@@ -232,54 +196,39 @@ def prepare(root: Path, num_images: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def ours(prepared: Mapping[str, Any], **settings: Any) -> Told:
-    return run_apart(train_ours, {"files": prepared["files"], "settings": settings})
-
-
 def theirs(prepared: Mapping[str, Any], *, epochs: int, precision: str) -> Told:
     """open_clip_train with our settings, which it has under other names, logging the ends of an epoch only."""
     from training.config import TrainConfig
 
     config = TrainConfig()
-    options = {
-        "dataset-type": "webdataset",
-        "train-data": prepared["tars"],
-        "model": "compact",
-        "workers": THEIR_WORKERS,
-        "batch-size": BATCH_SIZE,
-        "epochs": epochs,
-        "device": "cpu",
-        "precision": precision,
-        "lr": config.lr,
-        "wd": config.weight_decay,
-        "warmup": config.warmup_steps,
-        "beta2": 0.98,
-        "eps": 1e-6,
-        "grad-clip-norm": config.max_grad_norm,
-        "aug-cfg": "scale=(0.9,1.0)",
-        "save-frequency": 0,
-        "log-every-n-steps": 1_000_000,
-    }
-    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    job = {"arguments": arguments, "batch_size": BATCH_SIZE, "model_configs": prepared["model_configs"]}
-    return run_apart(train_theirs, job)
+    options = f"dataset-type=webdataset model=compact device=cpu beta2=0.98 eps=1e-6 train-data={prepared['tars']} "
+    options += f"aug-cfg=scale=(0.9,1.0) save-frequency=0 log-every-n-steps=1000000 workers={THEIR_WORKERS} "
+    options += f"batch-size={BATCH_SIZE} epochs={epochs} precision={precision} lr={config.lr} wd={config.weight_decay} "
+    options += f"warmup={config.warmup_steps} grad-clip-norm={config.max_grad_norm}"
+    arguments = [word for option in options.split() for word in f"--{option}".split("=", 1)]
+    return apart(warm_run, train_theirs, {"arguments": arguments, "model_configs": prepared["model_configs"]})
 
 
 def contestants(prepared: Mapping[str, Any], epochs: int, frozen_epochs: int) -> dict[str, Callable[[], Told]]:
     """All runs, by name."""
     vit = {"model": prepared["vit"], "batch_size": VIT_BATCH_SIZE}
     frozen = {"augment": [], "frozen_epochs": frozen_epochs, "patience": frozen_epochs + epochs}
-    mine, its = partial(ours, prepared, epochs=epochs), partial(theirs, prepared, epochs=epochs)
+
+    def mine(**settings: Any) -> Callable[[], Told]:
+        job = {"files": prepared["files"], "settings": {"epochs": epochs, **settings}}
+        return partial(apart, warm_run, train_ours, job)
+
+    its = partial(partial, theirs, prepared, epochs=epochs)
     return {
-        FP32: partial(mine, precision="fp32"),
-        THEIR_FP32: partial(its, precision="fp32"),
-        NOT_KEPT: partial(mine, precision="fp32", cache_max_bytes=0),
-        BF16: partial(mine, precision="bf16"),
-        THEIR_BF16: partial(its, precision="amp_bf16"),
-        VIT_FP32: partial(mine, precision="fp32", **vit),
-        VIT_BF16: partial(mine, precision="bf16", **vit),
-        FROZEN: partial(mine, **frozen),
-        VIT_FROZEN: partial(mine, **frozen, **vit),
+        FP32: mine(precision="fp32"),
+        THEIR_FP32: its(precision="fp32"),
+        NOT_KEPT: mine(precision="fp32", cache_max_bytes=0),
+        BF16: mine(precision="bf16"),
+        THEIR_BF16: its(precision="amp_bf16"),
+        VIT_FP32: mine(precision="fp32", **vit),
+        VIT_BF16: mine(precision="bf16", **vit),
+        FROZEN: mine(**frozen),
+        VIT_FROZEN: mine(**frozen, **vit),
     }
 
 
@@ -288,62 +237,41 @@ def later(told: Told) -> float:
     return statistics.median(told.rates(slice(1, None)))
 
 
-def speed_rows(runs: Runs) -> list[dict[str, str]]:
+def speed_rows(runs: Runs) -> list[dict[str, Any]]:
     """The table of whole runs, and what each is compared with."""
     rows = []
     for name, base in BESIDE:
-        if name not in runs:
-            continue
-        told = runs[name]
-        shares = [statistics.mean(run.waiting) for run in told if run.waiting]
-        rows.append(
-            {
-                "run": name,
-                "samples/s": f"{statistics.median(run.rate for run in told):.0f}",
-                "after the first epoch": f"{statistics.median(map(later, told)):.0f}",
-                "s of the process": f"{statistics.median(run.process_seconds for run in told):.1f}",
-                "waiting for data": f"{statistics.median(shares):.1%}" if shares else "not told",
-                "beside": base,
-                "ratio": f"{ratio_of(runs, name, base, lambda run: run.rate):.2f}",
-                "after the first": f"{ratio_of(runs, name, base, later):.2f}",
-            }
-        )
+        if name in runs:
+            shares = [statistics.mean(run.waiting) for run in runs[name] if run.waiting]
+            rate = statistics.median(run.rate for run in runs[name])
+            rows.append({"run": name, "samples/s": round(rate), "beside": base})
+            rows[-1] |= {"ratio": f"{ratio_of(runs, name, base, lambda run: run.rate):.2f}"}
+            rows[-1] |= {"after the first epoch": f"{ratio_of(runs, name, base, later):.2f}"}
+            rows[-1] |= {"waiting for data": f"{statistics.median(shares):.1%}" if shares else "not told"}
     return rows
 
 
-def frozen_ratio(runs: Sequence[Told], frozen_epochs: int, *, with_first: bool) -> float:
+def frozen_ratio(runs: Sequence[Told], frozen_epochs: int) -> float:
     """Samples a second while towers are frozen, beside those of all weights.
 
-    Args:
-        with_first: over all epochs, of which the first computes what is kept of images, and of the captions that it
-            draws; else the median of the later ones, which still meet new captions.
+    The first epoch, which computes what is kept of images, is left out; the later ones still meet new captions.
     """
+    seconds = [run.epoch_seconds for run in runs]
+    return ratio(
+        [statistics.median(taken[frozen_epochs:]) for taken in seconds],
+        [statistics.median(taken[1:frozen_epochs]) for taken in seconds],
+    )
 
-    def frozen_seconds(run: Told) -> float:
-        seconds = run.epoch_seconds[:frozen_epochs]
-        return statistics.mean(seconds) if with_first else statistics.median(seconds[1:])
 
-    return statistics.median(statistics.median(run.epoch_seconds[frozen_epochs:]) / frozen_seconds(run) for run in runs)
-
-
-def frozen_rows(runs: Runs, frozen_epochs: int) -> list[dict[str, str]]:
-    """The table of the phase with frozen towers."""
-
-    def rate(name: str, epochs: slice) -> str:
-        return f"{statistics.median(statistics.median(run.rates(epochs)) for run in runs[name]):.0f}"
-
-    return [
-        {
-            "run": name,
-            "all weights, samples/s": rate(name, slice(frozen_epochs, None)),
-            "frozen, the first epoch": rate(name, slice(0, 1)),
-            "later": rate(name, slice(1, frozen_epochs)),
-            "ratio": f"{frozen_ratio(runs[name], frozen_epochs, with_first=False):.2f}",
-            "with the first": f"{frozen_ratio(runs[name], frozen_epochs, with_first=True):.2f}",
-        }
-        for name in (FROZEN, VIT_FROZEN)
-        if name in runs
-    ]
+def frozen_rows(runs: Runs, frozen_epochs: int) -> list[dict[str, Any]]:
+    """The table of the phase with frozen towers, in samples a second."""
+    rows = []
+    for name in (FROZEN, VIT_FROZEN):
+        if name in runs:
+            rows.append({"frozen first": name, "ratio": f"{frozen_ratio(runs[name], frozen_epochs):.2f}"})
+            for part, epochs in (("frozen", slice(1, frozen_epochs)), ("all weights", slice(frozen_epochs, None))):
+                rows[-1][part] = round(statistics.median(statistics.median(run.rates(epochs)) for run in runs[name]))
+    return rows
 
 
 def ratio_of(runs: Runs, above: str, below: str, of: Callable[[Told], float]) -> float:
@@ -369,7 +297,7 @@ def main() -> int:
         "samples-per-second-over-open_clip_train": ratio_of(runs, FP32, THEIR_FP32, lambda run: run.rate),
         "bf16-over-fp32": ratio_of(runs, VIT_BF16, VIT_FP32, later),
         "bf16-loss-difference": statistics.mean(abs(bf16 - fp32) / fp32 for fp32, bf16 in losses),
-        "cached-frozen-tower-over-full-step": frozen_ratio(runs[FROZEN], frozen_epochs, with_first=False),
+        "cached-frozen-tower-over-full-step": frozen_ratio(runs[FROZEN], frozen_epochs),
     }
     return judge(values, QUICK_GOALS if options.quick else GOALS)
 

@@ -5,16 +5,17 @@ recall of each check and each defect, and how both follow from each threshold; t
 human translations, where those are present.
 """
 
-import dataclasses
 import random
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import NamedTuple
 
 import pyarrow as pa
 from data_folder import DATA, multi30k
-from harness import HERE, Goals, judge, options_of, tell
+from harness import HERE, Goals, judge, options_of, table_of, tell
 
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
 from data_catalog.schema import CAPTIONS, PENDING
@@ -27,8 +28,7 @@ GOOD = "good"
 DEFAULTS = CheckConfig(proper_noun_check=False)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class Example(NamedTuple):
     """A caption and a translation of it, with what is known of that."""
 
     source: str
@@ -43,7 +43,7 @@ class Judged:
     def __init__(self, examples: Sequence[Example], *, listed: bool = True) -> None:
         self.examples = examples
         pack = language_pack(examples[0].lang)
-        self.pack = pack if listed else dataclasses.replace(pack, shared_words=())
+        self.pack = pack if listed else replace(pack, shared_words=())
         measure = translation_measure(self.pack)
         self.table = apply_measure(_rows(examples), measure, source="clean_caption", target="caption")
 
@@ -62,16 +62,14 @@ def _rows(examples: Sequence[Example]) -> pa.Table:
         "target_lang": [example.lang for example in examples],
         "outcome": [PENDING] * len(examples),
     }
-    empty = [None] * len(examples)
-    fields = [field.with_nullable(True) for field in CAPTIONS]
-    return pa.table({field.name: pa.array(columns.get(field.name, empty), field.type) for field in fields})
+    return table_of(columns, pa.schema([field.with_nullable(True) for field in CAPTIONS]))
 
 
 def labelled_examples() -> list[Example]:
     """The labelled set without those of which the source would be dropped before it is translated."""
     _, *lines = LABELLED.read_text(encoding="utf-8").splitlines()
     cells = (line.split("\t") for line in lines)
-    examples = [Example(source=s, target=t, lang=lang, label=label) for s, t, lang, label, _ in cells]
+    examples = [Example(*row[:4]) for row in cells]
     judged = apply_rules(_rows(examples), CleanConfig().rules(language_pack("en")), step="clean")
     dropped = [reason is not None for reason in judged.column("drop_reason").to_pylist()]
     kept = [example for example, drop in zip(examples, dropped, strict=True) if not drop]
@@ -79,19 +77,6 @@ def labelled_examples() -> list[Example]:
     print(f"{len(examples)} labelled translations; {sum(dropped)} of them have sources that no build would translate;")
     print(f"of the rest, {counts[GOOD]} are good and {len(kept) - counts[GOOD]} bad.\n")
     return kept
-
-
-def by_language(examples: Sequence[Example], *, listed: bool = True) -> list[Judged]:
-    """One table of rows per language."""
-    languages = sorted({example.lang for example in examples})
-    parts = [[example for example in examples if example.lang == lang] for lang in languages]
-    return [Judged(part, listed=listed) for part in parts]
-
-
-def human_examples(lang: str, at_most: int) -> list[Example]:
-    """Multi30k's captions and their human translations, or none where they are not at hand."""
-    pairs = list(zip(*(multi30k(DATA, code, ("train", "val")) for code in ("en", lang)), strict=True))
-    return [Example(source=s, target=t, lang=lang) for s, t in random.Random(0).sample(pairs, min(at_most, len(pairs)))]
 
 
 # Which defects a check is meant to find; nothing here can see that a fluent text is about something else.
@@ -112,7 +97,7 @@ GOALS: Goals = {
     "human-german-dropped": ("<", 0.01),
     "quality-rows-per-second": (">=", 20_000),
 }
-SWITCHES = [field.name for field in dataclasses.fields(CheckConfig) if field.name.endswith("_check")]
+SWITCHES = [field.name for field in fields(CheckConfig) if field.name.endswith("_check")]
 SWEEPS: dict[str, tuple[float, ...]] = {
     "max_copied_share": (0.0, 0.05, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
     "max_copied_share_unlisted": (0.0, 0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6),
@@ -156,7 +141,7 @@ SWITCHED = {name.removesuffix("_check"): name for name in SWITCHES} | {
 
 def only(reason: str) -> CheckConfig:
     """The defaults with but one check of translations switched on (the length in words always is)."""
-    return dataclasses.replace(DEFAULTS, **{name: name == SWITCHED.get(reason) for name in SWITCHES})
+    return replace(DEFAULTS, **{name: name == SWITCHED.get(reason) for name in SWITCHES})
 
 
 def check_rows(judged: Sequence[Judged]) -> list[dict[str, object]]:
@@ -190,61 +175,50 @@ def tell_sweeps(
         examples, humans = (unlisted, plain_human) if name == "max_copied_share_unlisted" else (judged, human)
         rows: list[dict[str, object]] = []
         for value in values:
-            config = dataclasses.replace(DEFAULTS, **{name: value})
+            config = replace(DEFAULTS, **{name: value})
             found = labels_and_reasons(examples, config)
             mark = "default" if value == getattr(DEFAULTS, name) else ""
+            good = sum(reason is not None for label, reason in found if label == GOOD)
             rows.append({name: value, "": mark, "precision": f"{precision_of(found):.3f}"})
-            rows[-1] |= {"recall": f"{recall_of(found, seen):.3f}", "good dropped": found_good(found)}
+            rows[-1] |= {"recall": f"{recall_of(found, seen):.3f}", "good dropped": good}
             if humans and name not in LANGUAGE_THRESHOLDS:
-                rows[-1]["human German dropped"] = f"{share_dropped(humans, config):.4f}"
+                reasons = humans.reasons(replace(config, language_check=False))
+                rows[-1]["human German dropped"] = f"{1 - reasons.count(None) / len(reasons):.4f}"
         tell(rows)
-
-
-def found_good(found: Sequence[tuple[str, str | None]]) -> int:
-    return sum(1 for label, reason in found if reason and label == GOOD)
-
-
-def share_dropped(judged: Judged, config: CheckConfig) -> float:
-    """Share of examples that are dropped, language aside."""
-    reasons = judged.reasons(dataclasses.replace(config, language_check=False))
-    return sum(reason is not None for reason in reasons) / len(reasons)
 
 
 def human_dropped(judged: Judged, language_sample: int) -> float:
     """Print what is dropped of human translations, per reason; languages are told of a sample."""
-    reasons = Counter(filter(None, judged.reasons(dataclasses.replace(DEFAULTS, language_check=False))))
-    sample = Judged(judged.examples[:language_sample])
-    wrong = Counter(filter(None, sample.reasons(only("wrong_language"))))["wrong_language"]
+    reasons = Counter(filter(None, judged.reasons(replace(DEFAULTS, language_check=False))))
+    sample = Judged(judged.examples[:language_sample]).reasons(only("wrong_language"))
     shares = {reason: count / len(judged.examples) for reason, count in reasons.most_common()}
-    shares["wrong_language"] = wrong / len(sample.examples)
+    shares["wrong_language"] = sample.count("wrong_language") / len(sample)
     rows = [{"dropped for": reason, "share": f"{share:.4%}"} for reason, share in shares.items()]
-    tell(rows, f"{len(judged.examples):,} human German translations of Multi30k, {len(sample.examples):,} by language")
+    tell(rows, f"{len(judged.examples):,} human German translations of Multi30k, {len(sample):,} by language")
     return sum(shares.values())
-
-
-def rows_per_second(examples: Sequence[Example]) -> float:
-    """Rows whose columns are filled and judged in a second of processor time, languages aside."""
-    started = time.process_time()
-    Judged(examples).reasons(dataclasses.replace(DEFAULTS, language_check=False))
-    return len(examples) / (time.process_time() - started)
 
 
 def main() -> int:
     """All tables and claims."""
     quick = options_of(__doc__).parse_args().quick
     examples = labelled_examples()
-    judged, unlisted = by_language(examples), by_language(examples, listed=False)
+    parts = [[example for example in examples if example.lang == lang] for lang in ("de", "it")]
+    judged, unlisted = [Judged(part) for part in parts], [Judged(part, listed=False) for part in parts]
     found = labels_and_reasons(judged, DEFAULTS)
     tell(check_rows(judged))
     tell(defect_rows(found))
-    german = human_examples("de", 3_000 if quick else 100_000)
+    pairs = list(zip(*(multi30k(DATA, code, ("train", "val")) for code in ("en", "de")), strict=True))
+    pairs = random.Random(0).sample(pairs, min(3_000 if quick else 100_000, len(pairs)))
+    german = [Example(source, target, "de") for source, target in pairs]
     human = Judged(german) if german else None
     tell_sweeps(judged, unlisted, human, Judged(german, listed=False) if german else None)
     seen = {label for label, _ in found} - UNSEEN - {GOOD}
     values = {"checks-precision": precision_of(found), "checks-recall": recall_of(found, seen)}
     if human is not None:
         values["human-german-dropped"] = human_dropped(human, 300 if quick else 2_000)
-        values["quality-rows-per-second"] = rows_per_second(german)
+        started = time.process_time()
+        Judged(german).reasons(replace(DEFAULTS, language_check=False))
+        values["quality-rows-per-second"] = len(german) / (time.process_time() - started)
     return judge(values, GOALS)
 
 

@@ -14,17 +14,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.dataset  # loaded by the first reading of a file otherwise
+import pyarrow.dataset  # noqa: F401  loaded by the first reading of a file otherwise
 from data_folder import DATA, multi30k
-from harness import apart, in_turn, judge, lacks, options_of, peak_mb, tell
+from harness import apart, in_turn, judge, lacks, options_of, peak_mb, table_of, tell
+from scale import caption_columns, shards_of
 
-from data_catalog.schema import CAPTIONS, PENDING
-from data_catalog.storage.shards import save_parquet, sha256_of
+from data_catalog.schema import CAPTIONS
+from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, WorkStore
 from flows.build.engine import call_of
 from flows.build.steps import STEPS
@@ -63,37 +62,17 @@ def captions(lines: Sequence[str], count: int) -> Iterator[str]:
 def prepare(lines: Sequence[str], count: int, folder: Path) -> None:
     """Write shards of cleaned caption rows, as they reach the translate step."""
     folder.mkdir()
-    rows = enumerate(captions(lines, count))
-    number = 0
-    while part := list(islice(rows, SAMPLES_PER_SHARD * CAPTIONS_PER_SAMPLE)):
-        save_parquet(_shard_table(part), folder / f"{number:05d}.parquet")
-        number += 1
-
-
-def _shard_table(rows: Sequence[tuple[int, str]]) -> pa.Table:
-    texts = [caption for _, caption in rows]
-    values = {
-        "sample_id": [f"mscoco:{number // CAPTIONS_PER_SAMPLE}" for number, _ in rows],
-        "caption_id": [f"mscoco:{number // CAPTIONS_PER_SAMPLE}#{number}" for number, _ in rows],
-        "source": ["mscoco"] * len(rows),
-        "url": [f"http://example.org/{number // CAPTIONS_PER_SAMPLE}.jpg" for number, _ in rows],
-        "source_caption": texts,
-        "source_lang": ["en"] * len(rows),
-        "clean_caption": texts,
-        "target_lang": ["it"] * len(rows),
-        "upstream_file": ["captions_train2014.json"] * len(rows),
-        "upstream_line": [number + 1 for number, _ in rows],
-        "outcome": [PENDING] * len(rows),
-    }
-    return pa.table(
-        [pa.array(values.get(field.name, [None] * len(rows)), field.type) for field in CAPTIONS], schema=CAPTIONS
-    )
+    texts = list(captions(lines, count))
+    for start in range(0, count, SAMPLES_PER_SHARD * CAPTIONS_PER_SAMPLE):
+        part = texts[start : start + SAMPLES_PER_SHARD * CAPTIONS_PER_SAMPLE]
+        more = {"clean_caption": part, "target_lang": ["it"] * len(part)}
+        table = table_of(caption_columns(part, start, CAPTIONS_PER_SAMPLE) | more, CAPTIONS)
+        save_parquet(table, folder / f"{start:09d}.parquet")
 
 
 def measure(shards_folder: Path, folder: Path) -> dict[str, float]:
     """One build's translating, then that of a second build over the same captions."""
-    paths = sorted(shards_folder.iterdir())
-    shards = [Commit(folder=shards_folder, files={path.name: sha256_of(path)}, facts={}) for path in paths]
+    shards = shards_of(shards_folder)
     before_mb, started, started_cpu = peak_mb(), time.perf_counter(), time.process_time()
     build(shards, folder, "first")
     total, cpu, peak = time.perf_counter() - started, time.process_time() - started_cpu, peak_mb() - before_mb

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import HERE, judge, medians, options_of, race, tell
-from stock_argos import stock
+from translation_speed import stock
 
 from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
@@ -80,7 +80,11 @@ def score_bands(found: Sequence[Translation], references: Sequence[str]) -> None
 def parity(package: Package, pairs: Sequence[tuple[str, str]], ours: Sequence[Translation]) -> tuple[float, float]:
     """Share of single-sentence captions with stock's text, and how far the chrF of all of them differs."""
     engine = argos_translator(package, TranslateConfig(beam_size=4, patience=1))
-    single = [number for number, (source, _) in enumerate(pairs) if is_plain(source, engine)]
+    single = []  # captions that go to the model as they are
+    for number, (source, _) in enumerate(pairs):
+        prepared = prepare(source, engine.alphabet)
+        if prepared.sentences == (source.strip(),) and not any(part.strip() for part in prepared.around):
+            single.append(number)
     theirs = stock(package.folder, 1)([pairs[number][0] for number in single])
     mine = [ours[number].text for number in single]
     references = [pairs[number][1] for number in single]
@@ -88,12 +92,6 @@ def parity(package: Package, pairs: Sequence[tuple[str, str]], ours: Sequence[Tr
     print(f"{len(single):,} of {len(pairs):,} captions are one sentence that goes whole to the model")
     print(f"chrF: ours {ours_chrf:.3f}, stock {stock_chrf:.3f}")
     return sum(a == b for a, b in zip(mine, theirs, strict=True)) / len(single), abs(ours_chrf - stock_chrf)
-
-
-def is_plain(caption: str, engine: CTranslate2Translator) -> bool:
-    """Whether a caption goes to the model as it is."""
-    prepared = prepare(caption, engine.alphabet)
-    return prepared.sentences == (caption.strip(),) and not any(part.strip() for part in prepared.around)
 
 
 def main() -> int:
