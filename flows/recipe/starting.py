@@ -528,9 +528,9 @@ def _head(name: str, spoken: Language, pack_file: str) -> str:
     return f"""\
 # {name}: a CLIP in {spoken.title}.
 #
-# Each line may be changed; settings that are left out have defaults: docs/cleaning.md (captions), docs/images.md,
-# docs/translation.md, docs/test-sets.md, docs/training.md. After a change type the same command again: what does not
-# depend on it is not done twice. Paths are relative to the folder of this file.
+# Each line may be changed; settings that are left out have defaults: docs/recipes.md lists all of them. After a change
+# type the same command again: what does not depend on it is not done twice. Paths are relative to the folder of this
+# file.
 
 # The language that captions end in, and that the model is asked in.
 target_language = "{spoken.pack.code}"
