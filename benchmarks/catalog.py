@@ -284,7 +284,7 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Every question, as a function of one process."""
     from data_catalog.database.catalog import query
     from data_catalog.database.story import find_stories
-    from data_catalog.near_misses import near_misses
+    from data_catalog.near_misses import not_there
     from data_catalog.overview import overview
     from data_catalog.storage.manifest import current_snapshots
 
@@ -294,7 +294,7 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
         assert len(found) == is_there, (identity, len(found))
         assert all(len(story.captions) == 2 for story in found)
         if not found:
-            near_misses(snapshots, identity)
+            not_there(snapshots, identity)
 
     asked: dict[str, Callable[[], object]] = {"overview": lambda: overview(root, list(current_snapshots(root)))}
     for name, identity in ids_of(root).items():

@@ -48,7 +48,9 @@ TIMES = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
 MOST_CHANGED = 80  # pictures of a set
 CONFIG = NormaliseConfig(min_image_size=16, max_aspect_ratio=20.0)
 Change = Callable[[Any], bytes]
-DUPLICATE_LIMITS, LEAK_LIMITS = DuplicatesConfig(), LeaksConfig()
+DUPLICATE_LIMITS, LEAKS_CONFIG = DuplicatesConfig(), LeaksConfig()
+LEAK_LIMITS: dict[str, Any] = {"max_distance": LEAKS_CONFIG.max_distance}
+LEAK_LIMITS["max_difference"] = LEAKS_CONFIG.max_thumbnail_difference
 Arrays = tuple[Hashes, Thumbnails]
 
 
@@ -133,9 +135,10 @@ def found_rates(files: Sequence[bytes]) -> dict[str, float]:
         first = staying(hashes, thumbnails)
         hits = [first[at] == first[len(good) + number] for number, at in enumerate(changed)]
         rates[f"duplicate, {kind}"] = float(np.mean(hits))
+    views = views_of([files[at] for at in good])
     for kind, change in LEAKS.items():
         copies, changed = hashed([change(image) for image in images])
-        found = {row for row, _ in leaks_of(copies, [files[at] for at in good]).tolist()}
+        found = {row for row, _ in leak_matches(copies, views, **LEAK_LIMITS).tolist()}
         rates[f"leak, {kind}"] = float(np.mean([number in found for number in range(len(changed))]))
     return rates
 
@@ -151,13 +154,11 @@ def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
     return first_staying(looks, np.arange(len(hashes)))
 
 
-def leaks_of(images: Arrays, files: Sequence[bytes]) -> Rows:
-    """Images like some view of a file, and which view."""
+def views_of(files: Sequence[bytes]) -> Arrays:
+    """All views of the files."""
     views = [view for raw in files for view in image_views(raw)]
     hashes = parse_hashes(pa.array([view.phash for view in views]))
-    arrays = hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
-    difference = LEAK_LIMITS.max_thumbnail_difference
-    return leak_matches(images, arrays, max_distance=LEAK_LIMITS.max_distance, max_difference=difference)
+    return hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
 
 
 def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
@@ -165,7 +166,7 @@ def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
     (hashes, thumbnails), good = hashed(files)
     tests = [files[at] for at in good[: len(good) // 8]]
     train = (hashes[len(tests) :], thumbnails[len(tests) :])
-    leaks = len(leaks_of(train, tests)) / (len(tests) * len(train[0]))
+    leaks = len(leak_matches(train, views_of(tests), **LEAK_LIMITS)) / (len(tests) * len(train[0]))
     limit = DUPLICATE_LIMITS.max_distance
     near = [
         at + 1 + np.flatnonzero(np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= limit) for at in range(len(good))
