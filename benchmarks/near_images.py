@@ -214,7 +214,8 @@ def compare_speed(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequen
             works["all with all, s"] = lambda some=hashes: all_with_all(some)
         seconds = medians(race(works, rounds if count in raced else 1))
         values[f"seconds-{count}"] = seconds["s"]
-        values[f"times-{count}"] = seconds.get("all with all, s", 0) / seconds["s"]
+        if count in raced:
+            values[f"times-{count}"] = seconds["all with all, s"] / seconds["s"]
         shown = {name: f"{seconds[name]:.3f}" if name in seconds else "" for name in ("s", "all with all, s")}
         rows.append({"hashes": count, **shown, "peak MB so far": round(peak_mb())})
     tell(rows, f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
