@@ -64,6 +64,7 @@ BESIDE = (
     *((THEIR_BF16, THEIR_FP32), (VIT_FP32, VIT_FP32), (VIT_BF16, VIT_FP32)),
 )
 QUICK = (FP32, THEIR_FP32, VIT_FP32, VIT_BF16, FROZEN)
+Runs = dict[str, list["Told"]]
 _OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
 _OUR_WAITING = re.compile(r"([\d.]+) ?% of the time waiting for data")
 _THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \(")
@@ -160,9 +161,6 @@ def train_theirs(job: Mapping[str, Any], folder: Path) -> Told:
     ends = [at for at, _ in last.values()]
     samples = sum(count for _, count in last.values())
     return Told(seconds=seconds, samples=samples, epoch_seconds=np.diff([started, *ends]).tolist())
-
-
-Runs = dict[str, list[Told]]
 
 
 def prepare(root: Path, num_images: int, folder: Path) -> dict[str, Any]:
@@ -292,7 +290,8 @@ def main() -> int:
     tell(speed_rows(runs))
     tell(frozen_rows(runs, frozen_epochs))
     losses = list(zip(runs[VIT_FP32][0].losses, runs[VIT_BF16][0].losses, strict=True))  # all rounds have the same
-    tell([{"epoch of ViT": at, "loss in fp32": f"{a:.4f}", "in bf16": f"{b:.4f}"} for at, (a, b) in enumerate(losses, 1)])
+    shown = enumerate(losses, 1)
+    tell([{"epoch of ViT": at, "loss in fp32": f"{a:.4f}", "in bf16": f"{b:.4f}"} for at, (a, b) in shown])
     values = {
         "samples-per-second-over-open_clip_train": ratio_of(runs, FP32, THEIR_FP32, lambda run: run.rate),
         "bf16-over-fp32": ratio_of(runs, VIT_BF16, VIT_FP32, later),
