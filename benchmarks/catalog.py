@@ -1,27 +1,30 @@
 """Questions to a catalog of ten million caption rows in 2,000 shards: python benchmarks/catalog.py [--quick].
 
-Rows are synthetic (synthetic_catalog.py), files and manifest are those of a build. Every question is asked once to warm
-up and then in rounds: in one process, and as a command of its own, start-up of Python included. CPU seconds, of all
-threads, stand beside wall-clock ones. Manifests are written, read and made into views for a quarter, half and all of
-the shards.
+Rows are synthetic, with ids, addresses, steps and reasons as real sources have them, and no pixels; texts are drawn
+from a small pool. Files and manifest are written by the code that builds write them with. Every question is asked once
+to warm up and then in rounds: in one process, and as a command of its own, start-up of Python included. CPU seconds, of
+all threads, stand beside wall-clock ones. Manifests are written, read and made into views for a quarter, half and all
+of the shards.
 """
 
-import argparse
-import json
+import hashlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from types import SimpleNamespace
 from typing import Any
 
-# This folder has a catalog.py of its own, and a cleaning.py: the packages are to be found before them.
-sys.path.append(sys.path.pop(0))
-
-from synthetic_catalog import write_catalog
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from harness import apart, judge, options_of, peak_mb, table_of, tell
 
 ROWS, SHARDS, ROUNDS = 10_000_000, 2_000, 5
 QUICK_ROWS, QUICK_SHARDS = 200_000, 40
@@ -33,6 +36,230 @@ GROUP_BYS = {
     "rejects-by-step": "SELECT step, count(*) FROM rejects GROUP BY ALL",
 }
 Times = list[tuple[float, float]]
+
+
+CAPTIONS_PER_SAMPLE = 2
+# Source: share of the shards, addresses, languages of its captions.
+SOURCES: Mapping[str, tuple[float, str | None, tuple[str, ...]]] = {
+    "cc12m": (0.5, "https://images{host}.example.com/photos/{n}/view-{n}.jpg?size=large", ("en",)),
+    "flickr30k": (0.05, None, ("en",)),
+    "mscoco": (0.15, "http://images.cocodataset.org/train2017/{n:012d}.jpg", ("en",)),
+    "wit": (0.3, "https://upload.wikimedia.org/wikipedia/commons/{host:x}/{n}_Piazza.jpg", ("en", "it", "fr")),
+}
+# How caption rows end, by step and reason, in promille of all; the others are kept.
+ENDS: Mapping[str, Mapping[str, int]] = {
+    "clean": {"caption_too_short": 40, "wrong_language": 25, "caption_boilerplate": 15},
+    "screen": {"near_duplicate_caption": 20, "common_caption": 20},
+    "check": {"mostly_proper_nouns": 60, "length_ratio": 10, "numbers_lost": 15},
+    "fetch": {"http_404": 150, "dns": 60, "timeout": 35},
+    "normalise": {"too_small": 20, "not_an_image": 15},
+    "deduplicate": {"duplicate_image": 25, "near_duplicate_image": 20},
+}
+WORDS = (
+    *("a", "two", "red", "old", "dog", "bridge", "in", "the"),
+    *("snow", "market", "near", "river", "with", "child", "boat"),
+)
+Columns = dict[str, pa.Array]
+
+
+def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
+    """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; returns it."""
+    from data_catalog.database.catalog import rebuild, recounted
+    from data_catalog.database.lookup import write_lookup
+    from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
+    from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
+    from flows.build.publish import face
+    from flows.build.steps import STEPS
+
+    snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]
+    folder = snapshot_folder(root, dataset, snapshot_id)
+    samples = max(1, rows // shards // CAPTIONS_PER_SAMPLE)
+    with ProcessPoolExecutor(2) as pool:
+        found = list(pool.map(partial(write_shard, folder, samples, shards), range(shards), chunksize=8))
+    files: dict[str, Any] = {
+        kind: [e for shard in found for e in shard[kind]] for kind in ("pairs", "captions", "images")
+    }
+    files["lookup"] = [write_lookup(folder, files)]
+    sources: dict[str, Any] = {}
+    for shard in found:
+        told = {"selected": 0, "malformed": 0, "unselected": {}, "files": [], "license": f"as {shard['source']} says"}
+        sources.setdefault(shard["source"], told)["selected"] += shard["captions"][0]["rows"]
+    manifest = {
+        "format": MANIFEST_FORMAT,
+        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
+        "dataset": dataset,
+        "snapshot": snapshot_id,
+        "build_key": snapshot_id,
+        "attempt": 0,
+        "tombstones": {"digest": None},
+        "documents": [],
+        "settings": {"target_language": "it", "shard_size": samples},
+        "target_lang": "it",
+        "translator": "argos-en_it-1.0",
+        "sources": sources,
+        "test_sets": {},
+        "steps": face([step for step in STEPS if step.name != "forget"]),
+        "funnel": [],
+        "files": files,
+    }
+    made = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+    snapshot = commit_snapshot(root, {**manifest, **recounted(made)})
+    rebuild(root)
+    return snapshot
+
+
+def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str, Any]:
+    """Write the files of one shard; the manifest's lines by kind, and its source."""
+    from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+    from data_catalog.storage.manifest import file_entry
+    from data_catalog.storage.shards import open_image_writer, save_parquet, write_named_atomically
+
+    # Each source has shards of its own, in the order of the names.
+    bounds = np.cumsum([share for share, _, _ in SOURCES.values()])
+    source = list(SOURCES)[int(np.searchsorted(bounds[:-1], (shard + 0.5) / shards, side="right"))]
+    drawn = draw(shard, samples, source)
+    captions, images = captions_of(drawn), images_of(drawn)
+
+    def place(kind: str, stem: str, table: pa.Table, **more: Any) -> dict[str, Any]:
+        def write(path: Path) -> None:
+            if kind != "pairs":
+                save_parquet(table, path)
+                return
+            with open_image_writer(path, PAIRS) as writer:
+                writer.write_table(table)
+
+        path = write_named_atomically(folder / kind, lambda found: f"{stem}-{shard:05d}-{found[:12]}.parquet", write)
+        return file_entry(path, folder, rows=table.num_rows, shard=shard, **more)
+
+    pairs = dict(pairs_of(drawn, captions, images))
+    return {
+        "source": source,
+        "captions": [place("captions", "captions", table_of(captions, CAPTIONS))],
+        "images": [place("images", "images", table_of(images, OUTCOMES))],
+        "pairs": [place("pairs", split, table_of(rows, PAIRS), split=split) for split, rows in pairs.items()],
+    }
+
+
+def draw(shard: int, samples: int, source: str) -> Any:
+    """The samples of a shard: one row a sample, all its captions end alike."""
+    rng = np.random.default_rng(shard)
+    numbers = np.arange(samples, dtype=np.int64) + shard * samples
+    template = SOURCES[source][1]
+    urls = [template.format(n=n, host=n % 997) if template else None for n in numbers.tolist()]
+    ids = [f"{source}:{n}" for n in numbers.tolist()]
+    if source in ("wit", "cc12m"):
+        ids = [f"{source}:{hashlib.sha1(str(url).encode(), usedforsecurity=False).hexdigest()}" for url in urls]
+    ends = [(step, reason, count) for step, reasons in ENDS.items() for reason, count in reasons.items()]
+    drawn = np.searchsorted(np.cumsum([end[2] for end in ends]), rng.integers(0, 1000, samples), side="right")
+    steps, reasons = (pa.array([*(end[at] for end in ends), None]).take(pa.array(drawn)) for at in (0, 1))
+    columns = {"sample_ids": pa.array(ids), "urls": pa.array(urls, pa.string()), "steps": steps, "reasons": reasons}
+    return SimpleNamespace(source=source, numbers=numbers, **columns)
+
+
+_DRAWN = np.random.default_rng(7).integers(0, len(WORDS), (20_000, 10)).tolist()
+_TEXTS = [" ".join(WORDS[word] for word in line) for line in _DRAWN]
+POOLS = {language: pa.array([f"{language} {text}" for text in _TEXTS]) for language in ("en", "it", "fr")}
+
+
+def where(mask: pa.Array) -> Callable[[pa.Array], pa.Array]:
+    """Leaves null what the mask does not choose."""
+    return lambda values: pc.if_else(mask, values, pa.scalar(None, values.type))
+
+
+def captions_of(drawn: Any) -> Columns:
+    """Columns of the caption rows."""
+    rng = np.random.default_rng(int(drawn.numbers[0]) + 1)
+    of_sample = np.repeat(np.arange(len(drawn.numbers)), CAPTIONS_PER_SAMPLE)
+    count = len(of_sample)
+    sample_ids = drawn.sample_ids.take(pa.array(of_sample))
+    numbers = pa.array(of_sample + drawn.numbers[0] * 7).cast(pa.string())
+    which = pa.array(np.tile(np.arange(CAPTIONS_PER_SAMPLE), len(drawn.numbers))).cast(pa.string())
+    _, url, spoken = SOURCES[drawn.source]
+    languages = np.array(spoken)[rng.integers(0, len(spoken), count)]
+    texts, steps = pa.array(rng.integers(0, len(POOLS["it"]), count)), drawn.steps.take(pa.array(of_sample))
+    pools = [POOLS[language].take(texts) for language in ("en", "fr", "it")]
+    source_caption = pc.choose(pa.array(np.searchsorted(["en", "fr", "it"], languages)), *pools)
+    where_translated = where(pc.fill_null(pc.invert(pc.is_in(steps, pa.array(["clean", "screen"]))), True))
+    fixed = {"source": drawn.source, "upstream_split": "train", "target_lang": "it"}
+    fixed["upstream_file"] = f"{drawn.source}/part-{int(drawn.numbers[0]) % 40:03d}.tsv.gz"
+    columns = {
+        "sample_id": sample_ids,
+        "caption_id": pc.binary_join_element_wise(sample_ids, pc.binary_join_element_wise(numbers, which, ""), "#"),
+        **{name: pa.array([value] * count) for name, value in fixed.items()},
+        "url": drawn.urls.take(pa.array(of_sample)),
+        "source_caption": source_caption,
+        "source_lang": pa.array(languages),
+        "clean_caption": source_caption,
+        "detected_source_lang": pa.array(languages),
+        "detected_source_probability": pa.array(rng.random(count, dtype=np.float32)),
+        "caption": where_translated(POOLS["it"].take(texts)),
+        "origin": where_translated(pa.array(["machine_translation"] * count)),
+        "translator": where_translated(pa.array(["argos-en_it-1.0"] * count)),
+        "translation_score": where_translated(pa.array(rng.normal(-0.5, 0.2, count).astype(np.float32))),
+        "length_ratio": where_translated(pa.array(rng.normal(1.1, 0.1, count).astype(np.float32))),
+        "upstream_line": pa.array(rng.integers(1, 10_000_000, count)),
+        "outcome": pc.if_else(pc.is_null(steps), "kept", "rejected"),
+        "step": steps,
+        "drop_reason": drawn.reasons.take(pa.array(of_sample)),
+    }
+    if url is None:
+        columns["path"] = pc.binary_join_element_wise(numbers, "jpg", ".")
+    if drawn.source == "wit":
+        columns["page_url"] = pc.binary_join_element_wise("https://en.wikipedia.org/wiki/", numbers, "")
+        columns["license"] = pa.array(["CC BY-SA 3.0"] * count)
+    return columns
+
+
+def images_of(drawn: Any) -> Columns:
+    """Columns of the outcomes of images: of the samples of which a caption came so far."""
+    image_steps = ["fetch", "normalise"]
+    asked = pc.fill_null(pc.is_in(drawn.steps, pa.array([*image_steps, "deduplicate", None], pa.string())), True)
+    steps = drawn.steps.filter(asked)
+    where_lost = where(pc.is_in(steps, pa.array(image_steps)))
+    ids, urls = drawn.sample_ids.filter(asked), drawn.urls.filter(asked)
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in ids.to_pylist()]
+    where_came = where(pc.invert(pc.fill_null(pc.equal(steps, "fetch"), False)))
+    side = where_came(pa.array([512] * len(ids)))
+    return {
+        "sample_id": ids,
+        "source": pa.array([drawn.source] * len(ids)),
+        "url": urls,
+        "path": pc.if_else(pc.is_null(urls), ids, pa.scalar(None, pa.string())),
+        "step": where_lost(steps),
+        "drop_reason": where_lost(drawn.reasons.filter(asked)),
+        "final_url": where_came(urls),
+        "num_bytes": where_came(pa.array([60_000] * len(ids))),
+        "sha256": where_came(pa.array(hashes)),
+        "phash": where_came(pa.array([one[:16] for one in hashes])),
+        **dict.fromkeys(("width", "height", "original_width", "original_height"), side),
+    }
+
+
+def pairs_of(drawn: Any, captions: Columns, images: Columns) -> Iterator[tuple[str, Columns]]:
+    """Columns of the published pairs by split: an image of one byte each."""
+    kept_rows, kept = pc.is_null(captions["step"]), pc.is_null(drawn.steps)
+    ids = drawn.sample_ids.filter(kept)
+    published = pc.is_in(images["sample_id"], ids)
+    count = len(ids)
+    offsets = pa.array(np.arange(count + 1) * CAPTIONS_PER_SAMPLE, pa.int32())
+    copied = ("width", "height", "original_width", "original_height", "sha256", "phash", "url")
+    lists = {"caption_ids": "caption_id", "captions": "caption", "source_captions": "source_caption"}
+    lists |= {"source_langs": "source_lang", "translators": "translator", "origins": "origin"}
+    lists["scores"] = "translation_score"
+    values = {
+        "sample_id": ids,
+        "source": pa.array([drawn.source] * count),
+        "image": pa.StructArray.from_arrays(
+            [pa.array([b"x"] * count), pa.nulls(count, pa.string())], ["bytes", "path"]
+        ),
+        **{name: images[name].filter(published) for name in copied},
+        **{name: pa.ListArray.from_arrays(offsets, captions[of].filter(kept_rows)) for name, of in lists.items()},
+    }
+    is_val = np.arange(count) % 20 == 0
+    for split, chosen in (("train", ~is_val), ("val", is_val)):
+        if chosen.any():
+            rows = {name: column.filter(pa.array(chosen)) for name, column in values.items()}
+            yield split, rows | {"split": pa.array([split] * int(chosen.sum()))}
 
 
 def ids_of(root: Path) -> dict[str, str]:
@@ -56,7 +283,8 @@ def ids_of(root: Path) -> dict[str, str]:
 def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Every question, as a function of one process."""
     from data_catalog.database.catalog import query
-    from data_catalog.database.story import find_stories, not_there
+    from data_catalog.database.story import find_stories
+    from data_catalog.near_misses import not_there
     from data_catalog.overview import overview
     from data_catalog.storage.manifest import current_snapshots
 
@@ -76,52 +304,37 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
     return asked
 
 
-def commands(root: Path) -> dict[str, list[str]]:
-    """Every question, as a command."""
-    asked = {"overview": ["catalog"]}
-    asked |= {f"why-{name}": ["why", identity] for name, identity in ids_of(root).items()}
-    asked |= {name: ["sql", sql] for name, sql in GROUP_BYS.items()}
-    return {name: [*words, "--root", str(root)] for name, words in asked.items()}
-
-
-def ask_in_one_process(root: Path, rounds: int) -> dict[str, Any]:
+def ask_in_one_process(root: Path, rounds: int) -> tuple[dict[str, Times], float]:
     """Times by question, and the most memory that this process held."""
-    times: dict[str, Times] = {}
-    for name, question in questions(root).items():
-        question()
-        times[name] = [timed(question) for _ in range(rounds)]
-    return {"times": times, "peak": peak_mb()}
-
-
-def timed(work: Callable[[], object]) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return timed(questions(root), rounds, RUSAGE_SELF), peak_mb()
 
 
 def ask_as_commands(root: Path, rounds: int) -> dict[str, Times]:
     """Wall-clock and CPU seconds of commands; each must answer, or say that nothing is there."""
+    asked = {"overview": ["catalog"]}
+    asked |= {f"why-{name}": ["why", identity] for name, identity in ids_of(root).items()}
+    asked |= {name: ["sql", sql] for name, sql in GROUP_BYS.items()}
+
+    def run(name: str) -> None:
+        command = [sys.executable, "-m", "flows.cli", *asked[name], "--root", str(root)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == int("missing" in name), found.stderr
+
+    return timed({name: partial(run, name) for name in asked}, rounds, RUSAGE_CHILDREN)
+
+
+def timed(works: Mapping[str, Callable[[], object]], rounds: int, whose: int) -> dict[str, Times]:
+    """Wall-clock and CPU seconds of each, one after the other, after one round of warming up."""
     times: dict[str, Times] = {}
-    for name, words in commands(root).items():
-        run_command(words, expected=int("missing" in name))
-        times[name] = [run_command(words, expected=int("missing" in name)) for _ in range(rounds)]
+    for name, work in works.items():
+        for turn in range(rounds + 1):
+            before, started = getrusage(whose), time.perf_counter()
+            work()
+            wall, after = time.perf_counter() - started, getrusage(whose)
+            if turn:
+                cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                times.setdefault(name, []).append((wall, cpu))
     return times
-
-
-def run_command(words: Sequence[str], *, expected: int) -> tuple[float, float]:
-    import resource
-
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    found = subprocess.run([sys.executable, "-m", "flows.cli", *words], capture_output=True, text=True, check=False)
-    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert found.returncode == expected, found.stderr
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def peak_mb() -> float:
-    """The most memory that this process ever held; what `getrusage` tells includes the parent's."""
-    status = Path("/proc/self/status").read_text("utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: Path) -> dict[int, dict[str, float]]:
@@ -131,44 +344,30 @@ def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: 
 
     found: dict[int, dict[str, float]] = {}
     for count in counts:
-        part, root = first_shards(snapshot, count), folder / f"of-{count}"
-        there = snapshot_folder(root, part.dataset, part.snapshot)
-        there.mkdir(parents=True)
-        for kind in part.manifest["files"]:
-            (there / kind).symlink_to(snapshot.folder.absolute() / kind, target_is_directory=True)
-        work: dict[str, Callable[[], object]] = {
-            "write": lambda root=root, part=part: commit_snapshot(root, part.manifest),
-            "read": lambda root=root, part=part: read_snapshot(root, part.dataset, part.snapshot),
-            "rebuild": lambda root=root: rebuild(root),
+        files = {
+            kind: [entry for entry in entries if entry.get("shard", 0) < count]
+            for kind, entries in snapshot.manifest["files"].items()
         }
-        found[count] = {name: statistics.median(timed(step)[1] for _ in range(rounds)) for name, step in work.items()}
+        manifest, root = {**snapshot.manifest, "files": files}, folder / f"of-{count}"
+        there = snapshot_folder(root, snapshot.dataset, snapshot.snapshot)
+        there.mkdir(parents=True)
+        for kind in files:
+            (there / kind).symlink_to(snapshot.folder.absolute() / kind, target_is_directory=True)
+        work = {
+            "write": partial(commit_snapshot, root, manifest),
+            "read": partial(read_snapshot, root, snapshot.dataset, snapshot.snapshot),
+            "rebuild": partial(rebuild, root),
+        }
+        times = timed(work, rounds, RUSAGE_SELF)
+        found[count] = {name: statistics.median(cpu for _, cpu in each) for name, each in times.items()}
     return found
-
-
-def first_shards(snapshot: Any, count: int) -> Any:
-    files = {
-        kind: [entry for entry in entries if entry.get("shard", 0) < count]
-        for kind, entries in snapshot.manifest["files"].items()
-    }
-    return replace(snapshot, manifest={**snapshot.manifest, "files": files})
-
-
-def tell_manifests(found: dict[int, dict[str, float]]) -> float:
-    """Print the table; how many times as long a shard takes among all as among a quarter of them."""
-    print(f"{'shards':>8} {'write':>9} {'read':>9} {'rebuild':>9}   CPU seconds, medians")
-    for count, seconds in found.items():
-        print(f"{count:>8,} {seconds['write']:>9.3f} {seconds['read']:>9.3f} {seconds['rebuild']:>9.3f}")
-    few, many = min(found), max(found)
-    return sum(found[many].values()) / many / (sum(found[few].values()) / few)
 
 
 def tell_times(title: str, times: dict[str, Times]) -> dict[str, float]:
     """Print medians; wall-clock ones by question."""
-    print(f"{title:<26} {'s':>8} {'CPU s':>8}")
-    for name, found in times.items():
-        wall, cpu = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"  {name:<24} {wall:>8.3f} {cpu:>8.3f}", flush=True)
-    return {name: statistics.median(wall for wall, _ in found) for name, found in times.items()}
+    found = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in times.items()}
+    tell([{title: name, "s": f"{wall:.3f}", "CPU s": f"{cpu:.3f}"} for name, (wall, cpu) in found.items()])
+    return {name: wall for name, (wall, _) in found.items()}
 
 
 def measure(root: Path, snapshot: Any, rounds: int, folder: Path) -> dict[str, tuple[float, float]]:
@@ -176,55 +375,36 @@ def measure(root: Path, snapshot: Any, rounds: int, folder: Path) -> dict[str, t
     shards = len(snapshot.manifest["files"]["captions"])
     size = sum(entry["bytes"] for entry in snapshot.entries()) / 1e9
     print(f"{sum(e['rows'] for e in snapshot.manifest['files']['captions']):,} rows, {shards:,} shards, {size:.2f} GB")
-    command = [sys.executable, __file__, "--ask", str(root), "--rounds", str(rounds)]
-    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = json.loads(printed.splitlines()[-1])
-    claims: dict[str, tuple[float, float]] = {}
-    for name, seconds in tell_times("in one process", found["times"]).items():
-        claims[f"{name}-s"] = (seconds, QUESTION_S)
+    times, peak = apart(ask_in_one_process, root, rounds)
+    claims = {f"{name}-s": (s, QUESTION_S) for name, s in tell_times("in one process", times).items()}
     for name, seconds in tell_times("as a command", ask_as_commands(root, rounds)).items():
         claims[f"{name}-command-s"] = (seconds, QUESTION_S + START_UP_S)
-    manifests = handle_manifests(snapshot, [max(1, shards // 4), max(1, shards // 2), shards], rounds, folder)
-    claims["manifest-growth"] = (tell_manifests(manifests), GROWTH)
-    claims["peak-mb"] = (found["peak"], PEAK_MB)
-    return claims
+    found = handle_manifests(snapshot, [max(1, shards // 4), max(1, shards // 2), shards], rounds, folder)
+    rows = [{"shards": n, **{name: f"{s:.3f}" for name, s in spent.items()}} for n, spent in found.items()]
+    tell(rows, "CPU seconds, medians")
+    few, many = min(found), max(found)
+    growth = sum(found[many].values()) / many / (sum(found[few].values()) / few)
+    return claims | {"manifest-growth": (growth, GROWTH), "peak-mb": (peak, PEAK_MB)}
 
 
 def main() -> int:
     """Write the catalog, ask, and judge the claims."""
-    parser = argparse.ArgumentParser(description="Questions to a catalog of many caption rows.")
-    parser.add_argument("--rows", type=int, default=ROWS)
-    parser.add_argument("--shards", type=int, default=SHARDS)
-    parser.add_argument("--quick", action="store_true", help="fewer rows and shards, about a minute")
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--scratch", type=Path, help="a folder on a disk with 0.3 KB free a row (default: temporary)")
-    parser.add_argument("--root", type=Path, help="a catalog that an earlier run wrote and kept (see --keep)")
-    parser.add_argument("--keep", type=Path, metavar="ROOT", help="write the catalog there, and leave it")
-    parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.ask:
-        print(json.dumps(ask_in_one_process(options.ask, options.rounds)))
-        return 0
-    rows, shards = (QUICK_ROWS, QUICK_SHARDS) if options.quick else (options.rows, options.shards)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        root = options.root or options.keep or Path(folder) / "catalog"
-        claims = measure(root, snapshot_of(root, options, rows, shards), options.rounds, Path(folder))
-    missed = 0
-    for name, (value, goal) in claims.items():
-        missed += value > goal
-        print(f"claim catalog-{name} {value:.4g} goal <={goal:g} {'ok' if value <= goal else 'short'}")
-    return int(missed > 0)
-
-
-def snapshot_of(root: Path, options: argparse.Namespace, rows: int, shards: int) -> Any:
     from data_catalog.storage.manifest import current_snapshots
 
-    if options.root:
-        return next(iter(current_snapshots(root)))
-    started = time.perf_counter()
-    snapshot = write_catalog(root, rows=rows, shards=shards)
-    print(f"written in {time.perf_counter() - started:.0f} s")
-    return snapshot
+    parser = options_of(__doc__)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--shards", type=int, default=SHARDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--scratch", type=Path, help="a folder on a disk with 0.3 KB free a row (default: temporary)")
+    parser.add_argument("--root", type=Path, help="write the catalog there and leave it, or ask the one that is there")
+    options = parser.parse_args()
+    rows, shards = (QUICK_ROWS, QUICK_SHARDS) if options.quick else (options.rows, options.shards)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        root = options.root or Path(folder) / "catalog"
+        snapshot = next(iter(current_snapshots(root)), None) or write_catalog(root, rows=rows, shards=shards)
+        claims = measure(root, snapshot, options.rounds, Path(folder))
+    values = {name: value for name, (value, _) in claims.items()}
+    return judge(values, {name: ("<=", goal) for name, (_, goal) in claims.items()}, "catalog-")
 
 
 if __name__ == "__main__":

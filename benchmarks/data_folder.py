@@ -1,18 +1,25 @@
 """The folder of real files that benchmarks read: as publishers have them, where `vernaclip download` puts them."""
 
 import argparse
+import gzip
+import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from harness import options_of
+
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+PHOTOS = "coco/train2017"
 # Of files that may be large, so many lines are enough.
 CC3M_LINES, FLICKR8K_LINES = 8000, 5000
 
 
-def add_data_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--data`."""
+def options_with_data(description: str | None) -> argparse.ArgumentParser:
+    """A parser of options that has `--quick` and `--data`."""
+    parser = options_of(description)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the real files (see docs/cleaning.md)")
+    return parser
 
 
 def absent(data: Path, patterns: Iterable[str]) -> list[str]:
@@ -28,6 +35,18 @@ def cc3m_captions(data: Path) -> list[str]:
 def flickr8k_captions(data: Path) -> list[str]:
     """The first of Flickr8k's captions."""
     return _column(sorted(data.glob("flickr8k/Flickr8k.token*.txt")), 1, FLICKR8K_LINES)
+
+
+def multi30k(data: Path, language: str, parts: Iterable[str] = ("train",)) -> list[str]:
+    """Multi30k's captions in a language, those that are there."""
+    paths = [path for part in parts for path in sorted(data.glob(f"multi30k/{part}.{language}.gz"))]
+    return [line for path in paths for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()]
+
+
+def mscoco_it(data: Path, kind: str) -> list[str]:
+    """MSCOCO-IT's captions, "validated" or "unvalidated", if they are there."""
+    paths = data.glob(f"mscoco_it/captions_ita_devset_{kind}.json.gz")
+    return [row["caption"] for path in paths for row in json.loads(gzip.decompress(path.read_bytes()))["annotations"]]
 
 
 def _column(paths: Iterable[Path], column: int, count: int) -> list[str]:

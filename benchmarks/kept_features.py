@@ -5,22 +5,19 @@ first time, with an empty folder; and again. What keeping costs the first time i
 those that the model makes the third.
 """
 
-import argparse
-import io
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
 import torch
+from harness import Goals, judge, medians, options_of, race, ratio, tell
+from photographs import drawn, jpeg
 from PIL import Image
 
-from data_catalog.plain_text import plain_table
 from training.scores.encoders import Encoder, encode_images, encode_texts, tensors_sha256
 from training.scores.kept_features import FeatureStore
 from training.threads import let_threads_sleep
@@ -29,11 +26,7 @@ from training.threads import let_threads_sleep
 SIZES = {"quick": (48, 5), "full": (384, 5)}
 WIDTH, HEIGHT = 480, 320
 ANEW, FIRST, AGAIN = "anew", "first", "again"
-GOALS: dict[str, tuple[str, float]] = {
-    "anew-over-again": (">=", 3.0),
-    "first-over-anew": ("<=", 1.3),
-    "largest-difference": ("<=", 1e-5),
-}
+GOALS: Goals = {"anew-over-again": (">=", 3.0), "first-over-anew": ("<=", 1.3), "largest-difference": ("<=", 1e-5)}
 Features = Any
 Run = Callable[[], tuple[Features, Features]]
 
@@ -54,24 +47,10 @@ def vit() -> Encoder:
     )
 
 
-def photographs(count: int) -> dict[str, bytes]:
-    """JPEGs of smooth noise, by name."""
-    generator = np.random.default_rng(1)
-    found = {}
-    for number in range(count):
-        coarse = generator.integers(0, 256, (8, 12, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(buffer, "JPEG")
-        found[f"{number}.jpg"] = buffer.getvalue()
-    return found
-
-
 def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[str, Run]:
     """What is compared, by name; "again" finds what "first" has kept."""
-    names, captions = (
-        list(images),
-        [f"una foto della cosa numero {number} su un prato" for number in range(len(images))],
-    )
+    names = list(images)
+    captions = [f"una foto della cosa numero {number} su un prato" for number in range(len(images))]
 
     def anew() -> tuple[Features, Features]:
         return encode_images(encoder, names, images.__getitem__)[0], encode_texts(encoder, captions)
@@ -88,55 +67,26 @@ def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[st
     return {ANEW: anew, FIRST: first, AGAIN: again}
 
 
-def race(runs: Mapping[str, Run], rounds: int) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each way, round by round, in turn; and by how much a feature differs at most from one made anew."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    largest = 0.0
-    for _ in range(rounds):
-        made = {}
-        for name, run in runs.items():
-            started = time.perf_counter()
-            made[name] = run()
-            times[name].append(time.perf_counter() - started)
-        gaps = (np.abs(a - b).max() for name in (FIRST, AGAIN) for a, b in zip(made[name], made[ANEW], strict=True))
-        largest = max(largest, *map(float, gaps))
-    return times, largest
-
-
-def judge(found: Mapping[str, float]) -> int:
-    """Print a line a claim; 1 where one is short."""
-    worst = 0
-    for name, (sign, goal) in GOALS.items():
-        is_met = found[name] >= goal if sign == ">=" else found[name] <= goal
-        worst |= not is_met
-        print(f"claim {name} {found[name]:.3g} goal {sign}{goal:g} {'ok' if is_met else 'short'}")
-    return int(worst)
-
-
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of each round's ratio."""
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Race, print a table and claims; 1 where a claim is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few images")
-    count, rounds = SIZES["quick" if parser.parse_args(arguments).quick else "full"]
+def main() -> int:
+    """Race, print a table and claims."""
+    count, rounds = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     let_threads_sleep()
+    images = {f"{number}.jpg": jpeg(Image.fromarray(drawn(number, (WIDTH, HEIGHT)))) for number in range(count)}
+    made: dict[str, list[tuple[Features, Features]]] = {ANEW: [], FIRST: [], AGAIN: []}
     with tempfile.TemporaryDirectory(prefix="kept-features-") as folder:
-        times, largest = race(ways(vit(), photographs(count), Path(folder)), rounds)
-    print(f"{count} images and {count} captions by a ViT-B/32; medians of {rounds} rounds, in turn\n")
-    print(plain_table([{"features": name, "s": f"{statistics.median(taken):.2f}"} for name, taken in times.items()]))
-    print()
-    return judge(
-        {
-            "anew-over-again": ratio(times[ANEW], times[AGAIN]),
-            "first-over-anew": ratio(times[FIRST], times[ANEW]),
-            "largest-difference": largest,
-        }
-    )
+        runs = ways(vit(), images, Path(folder))
+        times = race({name: lambda name=name: made[name].append(runs[name]()) for name in runs}, rounds)
+    gaps = [
+        float(np.abs(a - b).max())
+        for name in (FIRST, AGAIN)
+        for turn in range(rounds)
+        for a, b in zip(made[name][turn], made[ANEW][turn], strict=True)
+    ]
+    rows = [{"features": name, "s": f"{seconds:.2f}"} for name, seconds in medians(times).items()]
+    tell(rows, f"{count} images and {count} captions by a ViT-B/32; medians of {rounds} rounds, in turn\n")
+    values = {"anew-over-again": ratio(times[ANEW], times[AGAIN]), "first-over-anew": ratio(times[FIRST], times[ANEW])}
+    return judge(values | {"largest-difference": max(gaps)}, GOALS)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,71 +6,46 @@ set with other punctuation and case. A whole build, by the command's own functio
 second one that does not know of the test set is what training is to refuse.
 """
 
-import argparse
 import io
 import json
 import random
+import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from data_folder import add_data_option
+from data_folder import PHOTOS, options_with_data
+from harness import judge, lacks, tell
+from near_images import Change, cropped, mirrored, scaled
+from photographs import jpeg
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import PipelineError
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset, train_model
-from flows.recipe.recipe import load_recipe
+from flows.recipe.recipe import Recipe, load_recipe
 
 CAPTIONS = ("coco/captions_train2017.json", "coco/annotations/captions_train2017.json")
-PHOTOS = "coco/train2017"
 NUM_IMAGES = 80
 MIN_FOUND, MAX_LOST = 0.95, 0.02
-Change = Callable[[Any], bytes]
-
-
-def jpeg(image: Any, quality: int = 75) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
-def resized(image: Any) -> bytes:
-    return jpeg(image.resize((round(0.7 * image.width), round(0.7 * image.height))))
-
-
-def cropped(image: Any, share: float = 0.03) -> bytes:
-    """Less the share of width and height, half of it on each side."""
-    x, y = round(share * image.width / 2), round(share * image.height / 2)
-    return jpeg(image.crop((x, y, image.width - x, image.height - y)))
-
-
-def cropped_at_one_side(image: Any) -> bytes:
-    return jpeg(image.crop((0, 0, round(0.97 * image.width), image.height)))
-
-
-def mirrored(image: Any) -> bytes:
-    from PIL import ImageOps
-
-    return jpeg(ImageOps.mirror(image))
 
 
 PIXELS: dict[str, Change] = {
     "same bytes": lambda image: b"",
     "re-encoded, quality 75": jpeg,
     "re-encoded, quality 30": lambda image: jpeg(image, 30),
-    "resized to 70 %": resized,
-    "cropped by 3 %": cropped,
-    "cropped by 3 % at one side": cropped_at_one_side,
-    "mirrored": mirrored,
+    "resized to 70 %": lambda image: jpeg(scaled(image, 0.7)),
+    "cropped by 3 %": lambda image: jpeg(cropped(image, 0.015, 0.015, 0.015, 0.015)),
+    "cropped by 3 % at one side": lambda image: jpeg(cropped(image, 0, 0, 0.03, 0)),
+    "mirrored": lambda image: jpeg(mirrored(image)),
 }
 # Far from the whole picture: only the name tells.
 NAMED = "cropped to a half, under its own name"
+HALVED: dict[str, Change] = {NAMED: lambda image: jpeg(cropped(image, 0.25, 0.25, 0.25, 0.25))}
 CAPTION = "caption with other punctuation"
+OWN = "one's own"
 
 
 def repunctuated(caption: str, draw: random.Random) -> str:
@@ -78,135 +53,93 @@ def repunctuated(caption: str, draw: random.Random) -> str:
     words = caption.rstrip(".!? ").split()
     at = draw.randrange(1, len(words))
     joined = " ".join(words[:at]) + draw.choice((", ", " - ", "; ", "  ")) + " ".join(words[at:])
-    return draw.choice((joined.lower(), joined.upper(), joined.capitalize())) + draw.choice(
-        (".", "!", "...", " 🙂", "")
-    )
+    ends = (".", "!", "...", " 🙂", "")
+    return draw.choice((joined.lower(), joined.upper(), joined.capitalize())) + draw.choice(ends)
 
 
-def plant(folder: Path, num_tests: int, data: Path) -> list[tuple[str, str, str]]:
+def plant(folder: Path, num_tests: int, data: Path, captions_file: Path) -> list[tuple[str, str, str]]:
     """Write photographs and the test set; what is what: kind, file name and caption of each row of one's own."""
     from PIL import Image
 
-    photos = data / PHOTOS
-    annotations = json.loads(captions_file(data).read_text("utf-8"))
+    annotations = json.loads(captions_file.read_text("utf-8"))
     captions: dict[int, list[str]] = {}
     for annotation in annotations["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(annotation["caption"].strip())
     listed = sorted(annotations["images"], key=lambda image: str(image["file_name"]))
+    photos = data / PHOTOS
     images = list(islice((image for image in listed if (photos / image["file_name"]).is_file()), NUM_IMAGES))
     tests, own = images[:num_tests], images[num_tests:]
-    write_test_set(folder, annotations, tests, photos)
-    (folder / "photos").mkdir()
+    ids = {image["id"] for image in tests}
+    chosen = [row for row in annotations["annotations"] if row["image_id"] in ids]
+    (folder / "test.json").write_text(json.dumps({"images": tests, "annotations": chosen}), "utf-8")
+    for name in ("test", "photos"):
+        (folder / name).mkdir()
     draw = random.Random(1)
     rows = []
     fresh = iter([text for image in own for text in captions[image["id"]]])
     for image in own:
-        (folder / "photos" / f"own{image['id']}.jpg").write_bytes((photos / image["file_name"]).read_bytes())
-        rows.append(("one's own", f"own{image['id']}.jpg", next(fresh)))
+        shutil.copy(photos / image["file_name"], folder / "photos" / f"own{image['id']}.jpg")
+        rows.append((OWN, f"own{image['id']}.jpg", next(fresh)))
     for image in tests:
+        shutil.copy(photos / image["file_name"], folder / "test")
         raw = (photos / image["file_name"]).read_bytes()
         picture = Image.open(io.BytesIO(raw)).convert("RGB")
-        for number, (kind, change) in enumerate(PIXELS.items()):
-            name = f"copy{number}-{image['id']}.jpg"
-            (folder / "photos" / name).write_bytes(change(picture) or raw)
+        changed = {f"copy{number}-{image['id']}.jpg": kind for number, kind in enumerate(PIXELS)}
+        for name, kind in {**changed, f"COCO_train2014_{image['id']:012}.jpg": NAMED}.items():
+            (folder / "photos" / name).write_bytes((PIXELS | HALVED)[kind](picture) or raw)
             rows.append((kind, name, f"Something else that nobody has said, number {len(rows)} {kind}"))
-        name = f"COCO_train2014_{image['id']:012}.jpg"
-        (folder / "photos" / name).write_bytes(cropped(picture, 0.5))
-        rows.append((NAMED, name, f"Something else that nobody has said, number {len(rows)}"))
         donor = draw.choice(own)["id"]
         rows.append((CAPTION, f"own{donor}.jpg", repunctuated(draw.choice(captions[image["id"]]), draw)))
+    lines = [f"{image}\t{caption}" for _, image, caption in rows]
+    (folder / "pairs.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n", "utf-8")
     return rows
 
 
-def captions_file(data: Path) -> Path:
-    """MSCOCO's captions, as the archive has them or beside the photographs."""
-    return next((data / name for name in CAPTIONS if (data / name).is_file()), data / CAPTIONS[-1])
-
-
-def write_test_set(
-    folder: Path, annotations: Mapping[str, Any], tests: Sequence[Mapping[str, Any]], photos: Path
-) -> None:
-    """The test images in MSCOCO's own form, and their files beside it."""
-    ids = {image["id"] for image in tests}
-    chosen = [row for row in annotations["annotations"] if row["image_id"] in ids]
-    (folder / "test.json").write_text(json.dumps({"images": list(tests), "annotations": chosen}), "utf-8")
-    (folder / "test").mkdir()
-    for image in tests:
-        (folder / "test" / image["file_name"]).write_bytes((photos / image["file_name"]).read_bytes())
-
-
-def write_recipe(folder: Path, name: str, *, guarded: bool) -> Path:
+def build(folder: Path, root: Path, *, guarded: bool) -> Recipe:
+    """Build the dataset, with or without the test set."""
+    path = folder / f"{guarded}.toml"
     guard = f'[test_sets.held]\nkind = "coco"\nfiles = ["{folder}/test.json"]\nimages = "{folder}/test"\n'
-    path = folder / f"{name}.toml"
     path.write_text(
         f'name = "leaks"\ntarget_language = "en"\n[sources.own]\nkind = "pairs"\nfiles = ["{folder}/pairs.tsv"]\n'
         f'images = "{folder}/photos"\npath_column = "image"\ncaption_column = "caption"\nlang = "en"\n'
-        + (guard if guarded else ""),
+        + guard
+        * guarded,
         encoding="utf-8",
     )
-    return path
-
-
-def build(path: Path, root: Path) -> None:
+    recipe = load_recipe(str(path), root=root, overrides=["train.epochs=1"])
     with LocalExecutor() as executor:
-        build_dataset(load_recipe(str(path), root=root), root=root, executor=executor)
-
-
-def reasons(root: Path) -> dict[str, str | None]:
-    """Why each caption was dropped, by caption."""
-    rows = query(root, "SELECT source_caption, drop_reason FROM captions").to_pylist()
-    return {row["source_caption"]: row["drop_reason"] for row in rows}
-
-
-def refusal(path: Path, root: Path) -> str | None:
-    """What training says of the dataset, or None if it would train on it."""
-    try:
-        train_model(load_recipe(str(path), root=root, overrides=["train.epochs=1"]), root)
-    except PipelineError as error:
-        return str(error)
-    return None
+        build_dataset(recipe, root=root, executor=executor)
+    return recipe
 
 
 def main() -> int:
-    """Plant, build, count; a line a claim; 1 if one is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer test images")
-    add_data_option(parser)
-    options = parser.parse_args()
-    if not captions_file(options.data).is_file() or not (options.data / PHOTOS).is_dir():
-        print(f"this benchmark plants real photographs, and {options.data} lacks {CAPTIONS[-1]} or {PHOTOS}")
-        return 2
+    """Plant, build, count; a line a claim."""
+    options = options_with_data(__doc__).parse_args()
+    files = [options.data / name for name in CAPTIONS if (options.data / name).is_file()]
+    if not files or not (options.data / PHOTOS).is_dir():
+        lacks(f"real photographs are planted, and {options.data} has no {CAPTIONS[-1]} or no {PHOTOS}")
     with tempfile.TemporaryDirectory() as name:
-        folder, root = Path(name), Path(name) / "catalog"
-        rows = plant(folder, 10 if options.quick else 40, options.data)
-        lines = [f"{image}\t{caption}" for _, image, caption in rows]
-        (folder / "pairs.tsv").write_text("image\tcaption\n" + "\n".join(lines) + "\n", "utf-8")
-        guarded, unguarded = (write_recipe(folder, str(flag), guarded=flag) for flag in (True, False))
-        build(guarded, root)
-        found = reasons(root)
-        build(unguarded, root)
-        refused = refusal(guarded, root)
-    return judge(rows, found, refused)
-
-
-def judge(rows: Sequence[tuple[str, str, str]], found: Mapping[str, str | None], refused: str | None) -> int:
-    print(f"{'planted':<40} {'rows':>5} {'found':>7}  found for")
-    claims = []
+        folder, root, refused = Path(name), Path(name) / "catalog", ""
+        rows = plant(folder, 10 if options.quick else 40, options.data, files[0])
+        guarded = build(folder, root, guarded=True)
+        dropped = query(root, "SELECT source_caption, drop_reason FROM captions").to_pylist()
+        build(folder, root, guarded=False)
+        try:
+            train_model(guarded, root)
+        except PipelineError as error:
+            refused = str(error)
+    found = {row["source_caption"]: row["drop_reason"] for row in dropped}
+    table, values, goals = [], {}, {"training-refuses": (">=", 1.0)}
     for kind in dict.fromkeys(kind for kind, _, _ in rows):
         told = [found[caption] for other, _, caption in rows if other == kind]
-        hits = [reason for reason in told if reason in ("test_image", "test_caption", "test_pixels")]
-        share = len(hits) / len(told)
-        counted = ", ".join(f"{reason} {count}" for reason, count in Counter(hits).most_common())
-        print(f"{kind:<40} {len(told):>5} {share:>7.1%}  {counted}")
-        own = kind == "one's own"
+        hits = Counter(reason for reason in told if reason in ("test_image", "test_caption", "test_pixels"))
+        table.append({"planted": kind, "rows": len(told), "found": f"{hits.total() / len(told):.1%}"})
+        table[-1]["found for"] = ", ".join(f"{reason} {count}" for reason, count in hits.most_common())
         name = kind.replace(",", "").replace(" %", "%").replace("'", "").replace(" ", "-")
-        goal, met = (f"<={MAX_LOST}", share <= MAX_LOST) if own else (f">={MIN_FOUND}", share >= MIN_FOUND)
-        claims.append((f"leaks-{name}", share, goal, met))
-    print(f"\ntraining on a dataset that was built without the test set: {refused or 'would begin'}\n")
-    claims.append(("leaks-training-refuses", float(refused is not None), ">=1", refused is not None))
-    for name, value, goal, met in claims:
-        print(f"claim {name} {value:.3g} goal {goal} {'ok' if met else 'short'}")
-    return int(not all(met for *_, met in claims))
+        values[name], goals[name] = hits.total() / len(told), ("<=", MAX_LOST) if kind == OWN else (">=", MIN_FOUND)
+    tell(table)
+    print(f"training on a dataset that was built without the test set: {refused or 'would begin'}\n")
+    return judge(values | {"training-refuses": float(bool(refused))}, goals, "leaks-")
 
 
 if __name__ == "__main__":

@@ -1,30 +1,29 @@
 """How often the hottest place is on what a text names: python benchmarks/localization.py [--quick] [--model FOLDER].
 
 Scenes with two or three groups of shapes are drawn anew; the text names one of the groups, and its shapes' boxes are
-known. Chance is the boxes' share of the picture. The three methods of `training.use.localize` stand beside the one of
+known. Chance is the boxes' share of the picture. The three methods of `training.localize` stand beside the one of
 CLIP-Italian's demo (strips left visible on grey), each on the same pictures. Without --model the `scenes` recipe is
 built and trained for it, which takes ten minutes; with --quick so small that it says nothing, and nothing is claimed.
 """
 
-import argparse
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
+from harness import Goals, judge, options_of, tell
+from recipe import build_scenes
 
-from data_catalog.plain_text import plain_table
 from data_catalog.sample import italian
 from data_catalog.sample.drawing import encode, paint, place
 from data_catalog.sample.scene import Scene, random_scene
-from flows.build.execution import LocalExecutor
-from flows.jobs import build_dataset, train_model
-from flows.recipe.recipe import load_recipe
+from flows.jobs import train_model
 from training.data.features import text_features
 from training.data.image_files import picture_features
 from training.data.images import decode
@@ -36,7 +35,7 @@ NUM_TEXTS = {"quick": 6, "full": 150}
 QUICK_RECIPE = ("scenes.num_images=300", "split.test=0.2", "split.val=0.1", "train.epochs=1")
 DEMO = "strips on grey (CLIP-Italian's demo)"
 STRIP_CELLS = 22  # of the demo: 224 pixels by 10
-GOALS = {"both": 0.75, "both-over-demo": 2.0}
+GOALS: Goals = {"both": (">=", 0.75), "both-over-demo": (">=", 2.0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +58,23 @@ class Question:
 
 def questions() -> Iterator[Question]:
     """One a group of each scene that has several; the draws are none of the recipe's."""
-    number = 0
-    while True:
-        number += 1
+    for number in count(1):
         scene = random_scene(Random(f"scene to localize {number}"))
         layout = place(scene, Random(f"layout to localize {number}"))
         image, shapes = encode(paint(layout), "PNG"), iter(layout.shapes)
         for group in scene.groups:
             own = [next(shapes) for _ in range(group.count)]
             alone = Scene(groups=(group,), relation="", background=scene.background)
-            boxes = tuple(
-                (
-                    (shape.x - shape.diameter / 2) / layout.width,
-                    (shape.y - shape.diameter / 2) / layout.height,
-                    (shape.x + shape.diameter / 2) / layout.width,
-                    (shape.y + shape.diameter / 2) / layout.height,
-                )
-                for shape in own
-            )
+            radius = [shape.diameter / 2 for shape in own]
+            sides = [(shape.x - r, shape.y - r, shape.x + r, shape.y + r) for shape, r in zip(own, radius, strict=True)]
+            size = np.array([layout.width, layout.height] * 2)
+            boxes = tuple(tuple(np.array(box) / size) for box in sides)
             if len(scene.groups) > 1:
                 yield Question(image, italian.render(alone, "plain", 0), boxes)
 
 
 def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float]:
-    """Where the demo's map is largest: its algorithm, told in `training.use.localize`, on the model's square."""
+    """Where the demo's map is largest: its algorithm, told in `training.localize`, on the model's square."""
     pixels = decode(image, model.image_size)
     cell_of = np.arange(model.image_size) * STRIP_CELLS // model.image_size
     spans = [(i, j) for i in range(STRIP_CELLS) for j in range(i + 1, STRIP_CELLS + 1)]
@@ -107,7 +99,7 @@ def ask(model: LoadedModel, asked: Sequence[Question], folder: Path) -> tuple[di
     right: dict[str, list[bool]] = {name: [] for name in (*METHODS, DEMO)}
     seconds = dict.fromkeys(right, 0.0)
     path = folder / "picture.png"
-    for number, question in enumerate(asked, start=1):
+    for question in asked:
         path.write_bytes(question.image)
         for name in right:
             started = time.perf_counter()
@@ -118,60 +110,34 @@ def ask(model: LoadedModel, asked: Sequence[Question], folder: Path) -> tuple[di
                 x, y = found.peak[0] / found.width, found.peak[1] / found.height
             seconds[name] += time.perf_counter() - started
             right[name].append(question.holds(x, y))
-        if number % 25 == 0:
-            print(f"{number} of {len(asked)} texts", file=sys.stderr, flush=True)
+
     return right, seconds
 
 
-def trained(root: Path, *, quick: bool) -> Path:
-    """The folder of a model of the scenes, built and trained here."""
-    recipe = load_recipe("scenes", root=root, overrides=list(QUICK_RECIPE) if quick else [])
-    with LocalExecutor() as executor:
-        build_dataset(recipe, root=root, executor=executor)
-    return train_model(recipe, root).folder
-
-
-def judge(shares: Mapping[str, float], *, quick: bool) -> int:
-    """Print a line a claim; 1 where one is short."""
-    found = {"both": shares["both"], "both-over-demo": shares["both"] / max(shares[DEMO], 1e-9)}
-    worst = 0
-    for name, value in found.items():
-        goal = 0.0 if quick else GOALS[name]
-        worst |= value < goal
-        print(f"claim hottest-place-{name} {value:.3f} goal >={goal:g} {'ok' if value >= goal else 'short'}")
-    return int(worst)
-
-
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Draw, ask, print; 1 where a claim is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few pictures, and a model that knows nothing")
+    parser = options_of(__doc__)
     parser.add_argument("--model", type=Path, help="folder of a model that was trained on the scenes")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     stream = questions()
     asked = [next(stream) for _ in range(NUM_TEXTS["quick" if options.quick else "full"])]
     with tempfile.TemporaryDirectory(prefix="localization-") as name:
-        folder = options.model or trained(Path(name) / "root", quick=options.quick)
+        folder, root = options.model, Path(name) / "root"
+        if not folder:
+            _, recipe = build_scenes(root, QUICK_RECIPE if options.quick else ())
+            folder = train_model(recipe, root).folder
         right, seconds = ask(open_model(folder), asked, Path(name))
-    shares = {name: float(np.mean(values)) for name, values in right.items()}
-    print(plain_table([row(name, right[name], seconds[name]) for name in right]))
-    chance = np.mean([question.share() for question in asked])
-    print(
-        f"\n{len(asked)} texts, each of one group of a scene with several; chance {chance:.1%}; {GRID}x{GRID} cells\n"
-    )
-    return judge(shares, quick=options.quick)
-
-
-def row(name: str, right: Sequence[bool], seconds: float) -> dict[str, Any]:
-    """A method's line of the table."""
-    low, high = bootstrap_interval(np.array(right, dtype=float), np.arange(len(right)), rounds=1000, seed=0)
-    return {
-        "method": name,
-        "hottest place is right": f"{np.mean(right):.1%}",
-        "95 % interval": f"{low:.1%}-{high:.1%}",
-        "s a picture": f"{seconds / len(right):.2f}",
-    }
+    rows = []
+    for name, values in right.items():
+        low, high = bootstrap_interval(np.array(values, dtype=float), np.arange(len(values)), rounds=1000, seed=0)
+        rows.append({"method": name, "hottest place is right": f"{np.mean(values):.1%}"})
+        rows[-1] |= {"95 % interval": f"{low:.1%}-{high:.1%}", "s a picture": f"{seconds[name] / len(values):.2f}"}
+    chance = statistics.mean(question.share() for question in asked)
+    tell(rows, f"{len(asked)} texts, each of one group of several; chance {chance:.1%}; {GRID}x{GRID} cells")
+    both, demo = (float(np.mean(right[name])) for name in ("both", DEMO))
+    goals: Goals = dict.fromkeys(GOALS, (">=", 0.0)) if options.quick else GOALS
+    return judge({"both": both, "both-over-demo": both / max(demo, 1e-9)}, goals, "hottest-place-")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

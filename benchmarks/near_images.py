@@ -7,12 +7,8 @@ what stays beside comparing all hashes with all in numpy, interleaved; hashes ar
 another, and all thumbnails are equal.
 """
 
-import argparse
 import io
-import resource
-import statistics
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from photographs import COCO
+from data_folder import DATA, PHOTOS
+from harness import judge, medians, options_of, peak_mb, race, tell
+from photographs import jpeg, saved
 
 from cleaning.duplicates.hamming import Hashes, Rows
 from cleaning.duplicates.images import DuplicatesConfig
@@ -32,7 +30,7 @@ from cleaning.duplicates.near_images import (
     leak_matches,
     parse_hashes,
     parse_thumbnails,
-    thumbnail_distances,
+    thumbnail_distance,
 )
 from cleaning.leaks import LeaksConfig
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
@@ -46,22 +44,14 @@ SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {
     "full": (4000, 5, (10_000, 100_000), (1_000_000, 10_000_000)),
 }
 # How many times as fast as comparing all hashes, by their number, though it compares thumbnails and decides what stays.
-GOALS = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
+TIMES = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
 MOST_CHANGED = 80  # pictures of a set
 CONFIG = NormaliseConfig(min_image_size=16, max_aspect_ratio=20.0)
 Change = Callable[[Any], bytes]
-DUPLICATE_LIMITS, LEAK_LIMITS = DuplicatesConfig(), LeaksConfig()
+DUPLICATE_LIMITS, LEAKS_CONFIG = DuplicatesConfig(), LeaksConfig()
+LEAK_LIMITS: dict[str, Any] = {"max_distance": LEAKS_CONFIG.max_distance}
+LEAK_LIMITS["max_difference"] = LEAKS_CONFIG.max_thumbnail_difference
 Arrays = tuple[Hashes, Thumbnails]
-
-
-def jpeg(image: Any, quality: int = 75) -> bytes:
-    return saved(image, "JPEG", quality=quality)
-
-
-def saved(image: Any, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def scaled(image: Any, share: float) -> Any:
@@ -79,20 +69,15 @@ def cropped(image: Any, left: float, top: float, right: float, bottom: float) ->
 
 
 def mirrored(image: Any) -> Any:
-    from PIL import ImageOps
+    from PIL import Image
 
-    return ImageOps.mirror(image)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 DUPLICATES: dict[str, Change] = {
-    "JPEG 50": lambda image: jpeg(image, 50),
-    "JPEG 75": lambda image: jpeg(image, 75),
-    "JPEG 95": lambda image: jpeg(image, 95),
-    "WebP 50": lambda image: saved(image, "WEBP", quality=50),
-    "WebP 80": lambda image: saved(image, "WEBP", quality=80),
-    "30 % of the size": lambda image: jpeg(scaled(image, 0.3)),
-    "50 % of the size": lambda image: jpeg(scaled(image, 0.5)),
-    "70 % of the size": lambda image: jpeg(scaled(image, 0.7)),
+    **{f"JPEG {quality}": lambda image, quality=quality: jpeg(image, quality) for quality in (50, 75, 95)},
+    **{f"WebP {quality}": lambda image, quality=quality: saved(image, "WEBP", quality=quality) for quality in (50, 80)},
+    **{f"{share:.0%} of the size": lambda image, share=share: jpeg(scaled(image, share)) for share in (0.3, 0.5, 0.7)},
 }
 LEAKS: dict[str, Change] = {
     "re-encoded": jpeg,
@@ -111,14 +96,10 @@ def coco_photographs() -> list[bytes]:
     """Photographs, and the quarters of each."""
     from PIL import Image
 
-    whole = [path.read_bytes() for path in sorted(COCO.glob("*.jpg"))]
+    whole = [path.read_bytes() for path in sorted((DATA / PHOTOS).glob("*.jpg"))]
     images = [Image.open(io.BytesIO(raw)).convert("RGB") for raw in whole]
     corners = [(left, top, 0.5 - left, 0.5 - top) for left in (0, 0.5) for top in (0, 0.5)]
     return whole + [jpeg(cropped(image, *corner), 90) for image in images for corner in corners]
-
-
-def drawn_scenes(count: int) -> list[bytes]:
-    return [encode(paint(place(random_scene(Random(f"s{at}")), Random(f"l{at}"))), "JPEG") for at in range(count)]
 
 
 def hashed(files: Sequence[bytes]) -> tuple[Arrays, list[int]]:
@@ -154,10 +135,10 @@ def found_rates(files: Sequence[bytes]) -> dict[str, float]:
         first = staying(hashes, thumbnails)
         hits = [first[at] == first[len(good) + number] for number, at in enumerate(changed)]
         rates[f"duplicate, {kind}"] = float(np.mean(hits))
-    views = viewed([files[at] for at in good])
+    views = views_of([files[at] for at in good])
     for kind, change in LEAKS.items():
         copies, changed = hashed([change(image) for image in images])
-        found = {row for row, _ in leaks_of(copies, views).tolist()}
+        found = {row for row, _ in leak_matches(copies, views, **LEAK_LIMITS).tolist()}
         rates[f"leak, {kind}"] = float(np.mean([number in found for number in range(len(changed))]))
     return rates
 
@@ -173,40 +154,27 @@ def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
     return first_staying(looks, np.arange(len(hashes)))
 
 
-def leaks_of(images: Arrays, views: Arrays) -> Rows:
-    difference = LEAK_LIMITS.max_thumbnail_difference
-    return leak_matches(images, views, max_distance=LEAK_LIMITS.max_distance, max_difference=difference)
-
-
-def viewed(files: Sequence[bytes]) -> Arrays:
+def views_of(files: Sequence[bytes]) -> Arrays:
     """All views of the files."""
     views = [view for raw in files for view in image_views(raw)]
     hashes = parse_hashes(pa.array([view.phash for view in views]))
     return hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
 
 
-def false_pairs(files: Sequence[bytes]) -> tuple[float, float, str]:
-    """Of distinct pictures: share of pairs taken for duplicates, and for leaks; and a table of pairs near by hash."""
+def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
+    """Of distinct pictures: share of pairs taken for duplicates, and for leaks."""
     (hashes, thumbnails), good = hashed(files)
-    num_pairs = len(good) * (len(good) - 1) / 2
     tests = [files[at] for at in good[: len(good) // 8]]
-    views = viewed(tests)
     train = (hashes[len(tests) :], thumbnails[len(tests) :])
-    leaks = len(leaks_of(train, views))
-    pairs = pairs_within(hashes, 10)
-    bits = np.bitwise_count(hashes[pairs[:, 0]] ^ hashes[pairs[:, 1]])
-    apart = thumbnail_distances(thumbnails, thumbnails, pairs)
-    alike = (bits <= DUPLICATE_LIMITS.max_distance) & (apart <= DUPLICATE_LIMITS.max_thumbnail_difference)
-    edges = (0, 0.1, 0.2, 0.25, 0.3, 0.4, np.inf)
-    counts = [f"    <= {most:2} bits: {np.histogram(apart[bits <= most], edges)[0]}" for most in (0, 2, 4, 6, 8, 10)]
-    head = f"  {len(good)} distinct, {num_pairs:.0f} pairs; thumbnails apart by {edges}"
-    return float(alike.sum()) / num_pairs, leaks / (len(tests) * len(train[0])), "\n".join([head, *counts])
-
-
-def pairs_within(hashes: Hashes, max_distance: int) -> Rows:
-    near = (np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= max_distance for at in range(len(hashes)))
-    parts = [np.column_stack(np.broadcast_arrays(at, at + 1 + np.flatnonzero(some))) for at, some in enumerate(near)]
-    return np.concatenate(parts)
+    leaks = len(leak_matches(train, views_of(tests), **LEAK_LIMITS)) / (len(tests) * len(train[0]))
+    limit = DUPLICATE_LIMITS.max_distance
+    near = [
+        at + 1 + np.flatnonzero(np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= limit) for at in range(len(good))
+    ]
+    one, other = np.repeat(np.arange(len(good)), list(map(len, near))), np.concatenate(near)
+    apart = thumbnail_distance(thumbnails[one], thumbnails[other]) if len(other) else np.zeros(0)
+    alike = int((apart <= DUPLICATE_LIMITS.max_thumbnail_difference).sum())
+    return alike / (len(good) * (len(good) - 1) / 2), leaks
 
 
 def hashes_like(real: Hashes, count: int, seed: int) -> Hashes:
@@ -235,69 +203,50 @@ def all_with_all(hashes: Hashes) -> int:
     return sum(int((np.bitwise_count(bits) <= DUPLICATE_LIMITS.max_distance).sum()) for bits in rest)
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def race(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
-    """Print seconds by number of hashes; returns how many times as fast as comparing all."""
-    ratios = {}
-    print(f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
-    for count in raced:
+def compare_speed(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
+    """Print seconds by number of hashes; returns them, and how many times as fast as comparing all."""
+    values, rows = {}, []
+    for count in (*raced, *alone):
         hashes = hashes_like(real, count, count)
-        times = [(timed(lambda: what_stays(hashes)), timed(lambda: all_with_all(hashes))) for _ in range(rounds)]  # noqa: B023
-        ours, theirs = (statistics.median(column) for column in zip(*times, strict=True))
-        ratios[f"times-{count}"] = theirs / ours
-        print(f"  {count:>10,} {ours:8.3f} s, all with all {theirs:8.3f} s, {theirs / ours:.1f} times as fast")
-    for count in alone:
-        hashes = hashes_like(real, count, count)
-        seconds = timed(lambda: what_stays(hashes))  # noqa: B023
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        ratios[f"seconds-{count}"] = seconds
-        print(f"  {count:>10,} {seconds:8.3f} s, peak of this process {peak:.0f} MB")
-    return ratios
-
-
-def what_stays(hashes: Hashes) -> Rows:
-    return staying(hashes, np.broadcast_to(np.zeros(192, np.uint8), (len(hashes), 192)))
+        thumbnails = np.broadcast_to(np.zeros(192, np.uint8), (count, 192))
+        works = {"s": lambda some=hashes, looks=thumbnails: staying(some, looks)}
+        if count in raced:
+            works["all with all, s"] = lambda some=hashes: all_with_all(some)
+        seconds = medians(race(works, rounds if count in raced else 1))
+        values[f"seconds-{count}"] = seconds["s"]
+        if count in raced:
+            values[f"times-{count}"] = seconds["all with all, s"] / seconds["s"]
+        shown = {name: f"{seconds[name]:.3f}" if name in seconds else "" for name in ("s", "all with all, s")}
+        rows.append({"hashes": count, **shown, "peak MB so far": round(peak_mb())})
+    tell(rows, f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
+    return values
 
 
 def main() -> int:
     """Measure, print, and judge the claims."""
-    parser = argparse.ArgumentParser(description="Images that look alike.")
-    parser.add_argument("--quick", action="store_true", help="fewer scenes and hashes")
+    parser = options_of(__doc__)
     parser.add_argument("folders", nargs="*", type=Path, help="folders of PNG files")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # Pillow's, of odd files
     num_scenes, rounds, raced, alone = SIZES["quick" if options.quick else "full"]
-    sets = {"photographs": coco_photographs(), "scenes": drawn_scenes(num_scenes)}
+    scenes = (place(random_scene(Random(f"s{at}")), Random(f"l{at}")) for at in range(num_scenes))
+    sets = {"photographs": coco_photographs(), "scenes": [encode(paint(scene), "JPEG") for scene in scenes]}
     sets |= {folder.name: [path.read_bytes() for path in sorted(folder.rglob("*.png"))] for folder in options.folders}
     sets = {name: files for name, files in sets.items() if files}
-    every = 2 if options.quick else 1
-    rates = {name: found_rates(files[:MOST_CHANGED:every]) for name, files in sets.items()}
-    print(f"{'found':<28}" + "".join(f"{name:>14}" for name in rates))
-    for kind in next(iter(rates.values())):
-        print(f"{kind:<28}" + "".join(f"{found[kind]:>14.3f}" for found in rates.values()))
-    false = {}
+    rates = {name: found_rates(files[: MOST_CHANGED : 2 if options.quick else 1]) for name, files in sets.items()}
+    kinds = next(iter(rates.values()))
+    tell([{"found": kind, **{name: f"{found[kind]:.3f}" for name, found in rates.items()}} for kind in kinds])
+    values, goals = {}, {}
     for name, files in sets.items():
-        *false[name], table = false_pairs(files)
-        print(f"{name}, mistaken: duplicates {false[name][0]:.2g}, leaks {false[name][1]:.2g} of pairs\n{table}")
+        false = false_pairs(files)
+        print(f"{name}, {len(files)} files, mistaken: duplicates {false[0]:.2g}, leaks {false[1]:.2g} of pairs")
+        if name in ("photographs", "scenes"):
+            values |= {f"found-{name}": min(rates[name].values()), f"mistaken-{name}": max(false)}
+            goals |= {f"found-{name}": (">=", 0.95), f"mistaken-{name}": ("<=", 0.001)}
     # Drawn scenes have far fewer kinds of hashes than pictures of the web.
-    real = hashed(sets.get("photographs", sets["scenes"]))[0][0]
-    values = race(real, rounds, raced, alone)
-    claimed = [name for name in ("photographs", "scenes") if name in sets]
-    claims = [(f"found-{name}", min(rates[name].values()), ">=", 0.95) for name in claimed]
-    claims += [(f"mistaken-{name}", max(false[name]), "<=", 0.001) for name in claimed]
-    claims += [(name, values[name], ">=", goal) for name, goal in GOALS.items() if name in values]
-    claims += [(name, value, "<=", 600.0) for name, value in values.items() if name == "seconds-10000000"]
-    is_short = False
-    for name, value, sign, goal in claims:
-        ok = value >= goal if sign == ">=" else value <= goal
-        is_short |= not ok
-        print(f"claim near-images-{name} {value:.4g} goal {sign}{goal:g} {'ok' if ok else 'short'}")
-    return int(is_short)
+    seconds = compare_speed(hashed(sets.get("photographs", sets["scenes"]))[0][0], rounds, raced, alone)
+    goals |= {name: (">=", goal) for name, goal in TIMES.items()} | {"seconds-10000000": ("<=", 600.0)}
+    return judge(values | {name: value for name, value in seconds.items() if name in goals}, goals, "near-images-")
 
 
 if __name__ == "__main__":

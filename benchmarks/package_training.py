@@ -6,18 +6,17 @@ The network is that of the preset `small` with 8,000 pieces, the batches are mad
 captions are. The plain loop scores every position, padding too, and takes `torch.nn.functional.cross_entropy`.
 """
 
-import argparse
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from harness import in_turn, judge, medians, options_of, tell
 
-from data_catalog.plain_text import plain_table
 from translation.train.batches import IGNORED, Batch, epoch_batches, to_batch
 from translation.train.config import PRESETS, TrainPackageConfig
 from translation.train.loop import MAX_GRADIENT_NORM, train_step
@@ -61,30 +60,19 @@ STEPS_BY_NAME: dict[str, Step] = {
 def batches(count: int) -> list[Batch]:
     """Batches of random pieces with realistic lengths."""
     rng = random.Random(SEED)
-    pairs = [(_text(rng), _text(rng)) for _ in range(NUM_PAIRS)]
+    lengths = [max(4, round(rng.gauss(MEAN_PIECES, SPREAD_PIECES))) for _ in range(2 * NUM_PAIRS)]
+    texts = [[rng.randrange(3, NUM_PIECES) for _ in range(length)] for length in lengths]
+    pairs = list(zip(texts[::2], texts[1::2], strict=True))
     groups = epoch_batches(pairs, CONFIG.batch_tokens, seed=SEED, epoch=0)
     return [to_batch(groups[number % len(groups)]) for number in range(count)]
-
-
-def _text(rng: random.Random) -> list[int]:
-    length = max(4, round(rng.gauss(MEAN_PIECES, SPREAD_PIECES)))
-    return [rng.randrange(3, NUM_PIECES) for _ in range(length)]
 
 
 def tokens_per_second(step: Step, work: Sequence[Batch]) -> float:
     """Target tokens a second, from a fresh network, one step for warming up left out."""
     torch.manual_seed(SEED)
-    model = TranslationModel(
-        ModelShape(
-            vocabulary_size=NUM_PIECES,
-            embed_dim=CONFIG.embed_dim,
-            num_heads=CONFIG.num_heads,
-            ffn_dim=CONFIG.ffn_dim,
-            num_encoder_layers=CONFIG.num_encoder_layers,
-            num_decoder_layers=CONFIG.num_decoder_layers,
-            dropout=CONFIG.dropout,
-        )
-    )
+    names = ("embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers", "dropout")
+    sizes = {name: getattr(CONFIG, name) for name in names}
+    model = TranslationModel(ModelShape(vocabulary_size=NUM_PIECES, **sizes))
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, fused=True)
     step(model, work[0], optimizer)
     started = time.perf_counter()
@@ -96,25 +84,14 @@ def tokens_per_second(step: Step, work: Sequence[Batch]) -> float:
 
 def main() -> int:
     """Run the rounds, print the table and the claim."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer steps a round")
-    quick = parser.parse_args().quick
+    quick = options_of(__doc__).parse_args().quick
     work = batches(1 + (QUICK_STEPS if quick else STEPS))
-    rates: dict[str, list[float]] = {name: [] for name in STEPS_BY_NAME}
-    for _ in range(QUICK_ROUNDS if quick else ROUNDS):
-        for name, step in STEPS_BY_NAME.items():
-            rates[name].append(tokens_per_second(step, work))
-    medians = {name: statistics.median(found) for name, found in rates.items()}
-    plain, _, ours = medians.values()
-    rows = [
-        {"steps": name, "target tokens/s": f"{rate:,.0f}", "times plain": f"{rate / plain:.2f}"}
-        for name, rate in medians.items()
-    ]
-    sys.stdout.write(plain_table(rows) + "\n")
-    ratio = ours / plain
-    ok = ratio >= GOAL_RATIO
-    sys.stdout.write(f"claim training-ratio-to-plain {ratio:.2f} goal >={GOAL_RATIO} {'ok' if ok else 'short'}\n")
-    return 0 if ok else 1
+    runs = {name: partial(tokens_per_second, step, work) for name, step in STEPS_BY_NAME.items()}
+    found = medians(in_turn(runs, QUICK_ROUNDS if quick else ROUNDS))
+    plain, _, ours = found.values()
+    times = {name: f"{rate / plain:.2f}" for name, rate in found.items()}
+    tell([{"steps": name, "target tokens/s": round(found[name]), "times plain": times[name]} for name in found])
+    return judge({"training-ratio-to-plain": ours / plain}, {"training-ratio-to-plain": (">=", GOAL_RATIO)})
 
 
 if __name__ == "__main__":

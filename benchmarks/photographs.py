@@ -1,5 +1,6 @@
 """Distinct photographs for benchmarks: cut out of COCO's where they are, drawn where they are not."""
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from data_folder import DATA, PHOTOS
 
-COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco" / "train2017"
 # Gives photographs of 640x480 pixels about 35 KB each.
 _QUALITY = 60
 
@@ -16,11 +17,10 @@ _QUALITY = 60
 def write_photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) -> str:
     """Write 000000.jpg and so on, of (width, height), no two alike; returns what they were made of."""
     cv2.setNumThreads(1)
-    originals = [cv2.imread(str(path)) for path in sorted(COCO.glob("*.jpg"))]
+    originals = [cv2.imread(str(path)) for path in sorted((DATA / PHOTOS).glob("*.jpg"))]
 
     def write(number: int) -> None:
-        rng = np.random.default_rng(number)
-        picture = _cut_out(originals, rng, size) if originals else _drawn(rng, size)
+        picture = _cut_out(originals, number, size) if originals else drawn(number, size)
         cv2.imwrite(str(folder / f"{number:06d}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
 
     with ThreadPoolExecutor(2) as pool:
@@ -28,8 +28,9 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int] = (640, 48
     return f"pieces of {len(originals)} photographs of COCO" if originals else "drawn pictures"
 
 
-def _cut_out(originals: Sequence[Any], rng: np.random.Generator, size: tuple[int, int]) -> Any:
+def _cut_out(originals: Sequence[Any], seed: int, size: tuple[int, int]) -> Any:
     """A piece of nearly a whole photograph, at another scale, perhaps mirrored."""
+    rng = np.random.default_rng(seed)
     picture = originals[rng.integers(len(originals))]
     height, width = picture.shape[:2]
     scale = rng.uniform(0.75, 1.0) * min(width / size[0], height / size[1])
@@ -39,10 +40,23 @@ def _cut_out(originals: Sequence[Any], rng: np.random.Generator, size: tuple[int
     return cv2.flip(piece, 1) if rng.random() < 0.5 else piece
 
 
-def _drawn(rng: np.random.Generator, size: tuple[int, int]) -> Any:
-    """Noise at all scales, the coarser the stronger, as in photographs."""
+def drawn(seed: int, size: tuple[int, int]) -> Any:
+    """Noise at all scales, the coarser the stronger, as in photographs: 8-bit pixels, shape (height, width, 3)."""
+    rng = np.random.default_rng(seed)
     picture = np.full((size[1], size[0], 3), 128.0, np.float32)
     for side, strength in ((3, 60), (8, 30), (30, 20), (120, 12), (640, 5)):
         noise = rng.normal(0, strength, (max(2, side * 3 // 4), side, 3)).astype(np.float32)
         picture += cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
     return picture.clip(0, 255).astype(np.uint8)
+
+
+def saved(image: Any, kind: str, **options: Any) -> bytes:
+    """The file of a Pillow image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def jpeg(image: Any, quality: int = 75) -> bytes:
+    """The file of a Pillow image as JPEG."""
+    return saved(image, "JPEG", quality=quality)

@@ -1,27 +1,26 @@
 """Captions with near-duplicates of known truth: real captions recombined, some of them varied as people vary them."""
 
-import array
-import gzip
 import itertools
-import json
 import random
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from data_folder import cc3m_captions, flickr8k_captions
+from data_folder import cc3m_captions, flickr8k_captions, multi30k
+from harness import HERE, lacks, tell
 
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
+Variation = Callable[[list[str], random.Random, Sequence[str]], list[str] | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Planted:
+class Planted(NamedTuple):
     """A caption, and which one it is a variation of.
 
     Args:
@@ -35,23 +34,12 @@ class Planted:
     kind: str | None
 
 
-def real_captions(language: str, data: Path) -> list[str]:
-    """Real captions of a language, "en", "de" or "it", in the order of the files; empty where the data is absent."""
-    if language == "it":
-        files = sorted(data.glob("mscoco_it/*.json.gz"))
-        found = [row["caption"] for file in files for row in json.loads(text_of(file))["annotations"]]
-    else:
-        files = sorted(data.glob(f"multi30k/*.{language}.gz"))
-        found = [line for file in files for line in text_of(file).splitlines()]
-    if language == "en":
-        found += [*cc3m_captions(data), *flickr8k_captions(data)]
+def real_captions(data: Path) -> list[str]:
+    """Real English captions, in the order of the files."""
+    found = [*multi30k(data, "en", ("*",)), *cc3m_captions(data), *flickr8k_captions(data)]
+    if not found:
+        lacks(f"there are no real captions in {data}")
     return [" ".join(caption.split()) for caption in found]
-
-
-def text_of(path: Path) -> str:
-    """Text of a file, gzipped or not."""
-    raw = path.read_bytes()
-    return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
 
 
 class Recombined:
@@ -89,47 +77,54 @@ def distinct_pieces(pieces: Iterable[str], function_words: Collection[str]) -> l
     low, high = WORDS_OF_A_PIECE
     found: dict[tuple[str, ...], str] = {}
     for piece in pieces:
-        content = {word[:4] for word in words_of(piece) if word not in function_words}
+        content = {word[:4] for word in re.findall(r"\w+", piece.lower()) if word not in function_words}
         if low <= len(piece.split()) <= high and content:
             found.setdefault(tuple(sorted(content)), piece)
     return list(found.values())
 
 
-def typo(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A letter of a longer word is left out, doubled, exchanged with its neighbour, or another."""
-    long = [place for place, word in enumerate(words) if len(word) >= 5 and word.isalpha()]
-    if not long:
-        return None
-    place = numbers.choice(long)
-    word, at = words[place], numbers.randrange(1, len(words[place]) - 1)
+def one_word(change: Callable[[str, random.Random], str], letters: int) -> Variation:
+    """One word that has so many letters is changed."""
+
+    def varied(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
+        places = [place for place, word in enumerate(words) if len(word) >= letters and word.isalpha()]
+        if not places:
+            return None
+        place = numbers.choice(places)
+        return [*words[:place], change(words[place], numbers), *words[place + 1 :]]
+
+    return varied
+
+
+def typo(word: str, numbers: random.Random) -> str:
+    """A letter is left out, doubled, exchanged with its neighbour, or another."""
+    at = numbers.randrange(1, len(word) - 1)
     swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     other = word[:at] + numbers.choice("etaoinsr") + word[at + 1 :]
-    wrong = numbers.choice([word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped, other])
-    return [*words[:place], wrong, *words[place + 1 :]]
+    return numbers.choice([word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], swapped, other])
 
 
-def function_word_changed(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
-    """One function word for another."""
-    places = [place for place, word in enumerate(words) if word.lower() in function_words]
-    if not places:
-        return None
-    place = numbers.choice(places)
-    return [*words[:place], numbers.choice(function_words), *words[place + 1 :]]
+def singular_or_plural(word: str, numbers: random.Random) -> str:
+    """A word gets an ending or loses it."""
+    if word.endswith("s"):
+        return word[:-1]
+    return word[:-1] + numbers.choice("aeio") if word[-1] in VOWELS else word + "s"
 
 
-def function_word_added(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
-    """A function word more."""
-    place = numbers.randrange(1, len(words))
-    return [*words[:place], numbers.choice(function_words), *words[place:]]
+def function_word(change: str) -> Variation:
+    """A function word another, one more or one less, by whether "changed", "added" or "dropped"."""
 
+    def varied(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
+        places = [place for place, word in enumerate(words) if word.lower() in function_words]
+        if change == "added":
+            places = list(range(1, len(words)))
+        if not places:
+            return None
+        place = numbers.choice(places)
+        more = [] if change == "dropped" else [numbers.choice(function_words)]
+        return [*words[:place], *more, *words[place + (change != "added") :]]
 
-def function_word_dropped(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
-    """A function word less."""
-    places = [place for place, word in enumerate(words) if word.lower() in function_words]
-    if not places:
-        return None
-    place = numbers.choice(places)
-    return [*words[:place], *words[place + 1 :]]
+    return varied
 
 
 def punctuation_and_case(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
@@ -139,40 +134,19 @@ def punctuation_and_case(words: list[str], numbers: random.Random, _function_wor
     return [numbers.choice([str.upper, str.title, str.lower])(comma) + numbers.choice([".", "!", " .", "..."])]
 
 
-def singular_or_plural(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A word gets an ending or loses it."""
-    places = [place for place, word in enumerate(words) if len(word) >= 4 and word.isalpha()]
-    if not places:
-        return None
-    place = numbers.choice(places)
-    word = words[place]
-    changed = (
-        word[:-1] if word.endswith("s") else word[:-1] + numbers.choice("aeio") if word[-1] in VOWELS else word + "s"
-    )
-    return [*words[:place], changed, *words[place + 1 :]]
-
-
 def words_swapped(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
     """Two neighbours change places."""
     place = numbers.randrange(len(words) - 1)
     return [*words[:place], words[place + 1], words[place], *words[place + 2 :]]
 
 
-def word_doubled(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A word stands there twice."""
-    place = numbers.randrange(len(words))
-    return [*words[: place + 1], *words[place:]]
-
-
-VARIATIONS: dict[str, Callable[[list[str], random.Random, Sequence[str]], list[str] | None]] = {
-    "typo": typo,
-    "function word changed": function_word_changed,
-    "function word added": function_word_added,
-    "function word dropped": function_word_dropped,
+VARIATIONS: dict[str, Variation] = {
+    "typo": one_word(typo, 5),
+    **{f"function word {change}": function_word(change) for change in ("changed", "added", "dropped")},
     "punctuation and case": punctuation_and_case,
-    "singular or plural": singular_or_plural,
+    "singular or plural": one_word(singular_or_plural, 4),
     "words swapped": words_swapped,
-    "word doubled": word_doubled,
+    "word doubled": one_word(lambda word, _: f"{word} {word}", 1),
 }
 
 
@@ -183,23 +157,21 @@ def varied(caption: str, kind: str, numbers: random.Random, function_words: Sequ
     return None if changed == caption else changed
 
 
-def planted(
-    captions: Sequence[str], count: int, function_words: Sequence[str], *, share: float = 0.1, seed: int = 1
-) -> Iterator[Planted]:
+def planted(captions: Sequence[str], count: int, *, share: float = 0.1, seed: int = 1) -> Iterator[Planted]:
     """`count` rows, of which about `share` vary one of the distinct captions before them, one kind after the other.
 
     Raises:
         ValueError: fewer distinct captions can be made than are asked for.
     """
-    source, numbers, kinds = Recombined(captions, function_words), random.Random(seed), list(VARIATIONS)
+    words = function_words()
+    source, numbers, kinds = Recombined(captions, words), random.Random(seed), itertools.cycle(VARIATIONS)
     if count > source.count:
         raise ValueError(f"{source.count} distinct captions can be made, not {count}")
-    num_bases = num_varied = 0
+    num_bases = 0
     for _ in range(count):
         if num_bases and numbers.random() < share:
-            base, kind = numbers.randrange(num_bases), kinds[num_varied % len(kinds)]
-            changed = varied(source.caption(base), kind, numbers, function_words)
-            num_varied += 1
+            base, kind = numbers.randrange(num_bases), next(kinds)
+            changed = varied(source.caption(base), kind, numbers, words)
             if changed is not None:
                 yield Planted(changed, base, kind)
                 continue
@@ -207,81 +179,43 @@ def planted(
         num_bases += 1
 
 
-def words_of(caption: str) -> list[str]:
-    """Runs of letters and digits, lower case."""
-    return re.findall(r"\w+", caption.lower())
-
-
-def function_words(language: str) -> list[str]:
-    """Function words of a language, from its pack; no negations, and no single letters but "a"."""
-    path = Path(__file__).resolve().parents[1] / "flows" / "languages" / f"{language}.toml"
-    pack = tomllib.loads(path.read_text("utf-8"))
+def function_words() -> list[str]:
+    """English function words, from the pack; no negations, and no single letters but "a"."""
+    pack = tomllib.loads((HERE.parent / "flows" / "languages" / "en.toml").read_text("utf-8"))
     harmless = (word for word in pack["function_words"] if word not in pack["negations"])
     return [word for word in harmless if len(word) > 1 or word == "a"]
 
 
 @dataclass(slots=True)
-class Truth:
-    """How well clusters agree with what was planted.
-
-    Args:
-        num_planted: variations, by kind.
-        num_found: those of them in the cluster of the caption that they vary, by kind.
-        num_joined: rows that a cluster joins to an earlier row.
-        num_right: those of them whose cluster's first row is of the same base.
-    """
-
-    num_planted: Counter[str]
-    num_found: Counter[str]
-    num_joined: int
-    num_right: int
-
-    @property
-    def recall(self) -> float:
-        """Share of the variations that are found."""
-        return self.num_found.total() / max(self.num_planted.total(), 1)
-
-    @property
-    def precision(self) -> float:
-        """Share of the joined rows that are joined rightly."""
-        return self.num_right / max(self.num_joined, 1)
-
-
 class Labels:
-    """What the rows of a stream are: `bases`, shape (rows,), and `kinds`, numbers of `VARIATIONS` or -1."""
+    """What the rows of a stream are, by the base and the variation of each."""
 
-    def __init__(self, rows: Iterable[tuple[int, str | None]] = ()) -> None:
-        self._numbers = {kind: number for number, kind in enumerate([*VARIATIONS])} | {None: -1}
-        self._bases, self._kinds = array.array("q"), array.array("b")
-        for base, kind in rows:
-            self.add(base, kind)
+    bases: list[int] = field(default_factory=list)
+    kinds: list[str | None] = field(default_factory=list)
 
-    def add(self, base: int, kind: str | None) -> None:
-        """One row more."""
-        self._bases.append(base)
-        self._kinds.append(self._numbers[kind])
+    def add(self, rows: Iterable[Planted]) -> None:
+        """More rows."""
+        for row in rows:
+            self.bases.append(row.base)
+            self.kinds.append(row.kind)
 
-    def __len__(self) -> int:
-        return len(self._bases)
-
-    def judge(self, first_rows: npt.NDArray[np.int64]) -> Truth:
-        """The first rows of the clusters of the first rows of the stream, beside what these are.
+    def judge(self, first_rows: npt.NDArray[np.int64], *, shown: bool = False) -> tuple[float, float]:
+        """Recall (of the variations) and precision (of the joined rows) of the clusters of the stream's first rows.
 
         Args:
-            first_rows: row numbers, shape (rows or fewer,); -1 for a row that is to be left out.
+            first_rows: the first row of each row's cluster, shape (rows or fewer,); -1 where it is to be left out.
+            shown: print how many of each variation are found.
         """
         count, rows = len(first_rows), np.arange(len(first_rows))
-        bases, kinds = np.array(self._bases, np.int64)[:count], np.array(self._kinds)[:count]
+        bases, is_varied = np.array(self.bases[:count]), np.array([kind is not None for kind in self.kinds[:count]])
         row_of_base = np.zeros(int(bases.max(initial=0)) + 1, np.int64)
-        row_of_base[bases[kinds < 0]] = rows[kinds < 0]
+        row_of_base[bases[~is_varied]] = rows[~is_varied]
         base_rows = row_of_base[bases]
-        planted_rows = (kinds >= 0) & (first_rows >= 0) & (first_rows[base_rows] >= 0)
+        planted_rows = is_varied & (first_rows >= 0) & (first_rows[base_rows] >= 0)
         found = planted_rows & (first_rows == first_rows[base_rows])
         joined = (first_rows >= 0) & (first_rows != rows)
         right = bases[joined] == bases[first_rows[joined]]
-        per_kind = [self._by_kind(kinds[some]) for some in (planted_rows, found)]
-        return Truth(*per_kind, num_joined=int(joined.sum()), num_right=int(right.sum()))
-
-    @staticmethod
-    def _by_kind(kinds: npt.NDArray[np.int8]) -> Counter[str]:
-        return Counter(dict(zip(VARIATIONS, np.bincount(kinds, minlength=len(VARIATIONS)).tolist(), strict=True)))
+        if shown:
+            counts, hits = (Counter(self.kinds[row] for row in np.flatnonzero(some)) for some in (planted_rows, found))
+            tell([{"kind": kind, "planted": n, "found": f"{hits[kind] / n:.4f}"} for kind, n in counts.items()])
+        return float(found.sum() / max(planted_rows.sum(), 1)), float(right.sum() / max(joined.sum(), 1))

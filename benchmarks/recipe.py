@@ -5,7 +5,6 @@ seeds, and scores text to image on held-out pictures, captions that fit one of t
 difference from the base over the seeds, with a 95 % interval by Student's t: few seeds make it wide.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -17,7 +16,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from data_catalog.plain_text import plain_table
+from harness import judge, options_of, tell
+
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
@@ -45,13 +45,13 @@ SEEDS, EPOCHS = (1, 2, 3), 6
 STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
-def build(root: Path, num_images: int) -> Any:
-    """The sample's pair shards, by split."""
-    overrides = [f"scenes.num_images={num_images}", "split.test=0.1"]
+def build_scenes(root: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The sample's pair shards, by split, those of the root if there are any; and the recipe."""
+    recipe = load_recipe("scenes", root=root, overrides=list(overrides))
     if current_snapshot_name(root, "scenes") is None:
         with LocalExecutor() as executor:
-            build_dataset(load_recipe("scenes", root=root, overrides=overrides), root=root, executor=executor)
-    return pair_files(require_snapshot(root, "scenes"))
+            build_dataset(recipe, root=root, executor=executor)
+    return pair_files(require_snapshot(root, "scenes")), recipe
 
 
 def score(files: Any, config: TrainConfig) -> float:
@@ -60,13 +60,6 @@ def score(files: Any, config: TrainConfig) -> float:
         train(files, replace(config, num_threads=1), Path(folder) / "run")
         scores = evaluate(files, Path(folder) / "run", EvaluateConfig(bootstrap_rounds=1))
     return scores.get(METRIC, "distinct").value
-
-
-def interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean, and the 95 % interval of the mean."""
-    mean = statistics.mean(differences)
-    half = STUDENT_T[len(differences)] * statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, mean - half, mean + half
 
 
 def measure(
@@ -80,47 +73,34 @@ def measure(
             name: [pool.submit(score, files, replace(changed, seed=seed)) for seed in seeds]
             for name, changed in configs.items()
         }
-        values: dict[str, list[float]] = {}
-        for name, futures in runs.items():
-            values[name] = [future.result() for future in futures]
-            print(name, *(f"{value:.3f}" for value in values[name]), file=sys.stderr, flush=True)
-    rows, means = [{"part": "base", **_told(values["base"])}], {}
-    for part in parts:
-        means[part], low, high = interval(
-            [one - other for one, other in zip(values[part], values["base"], strict=True)]
-        )
-        told = {"difference": f"{means[part]:+.3f}", "95 % interval": f"{low:+.3f} to {high:+.3f}"}
-        rows.append({"part": part, **_told(values[part]), **told})
+        values = {name: [future.result() for future in futures] for name, futures in runs.items()}
+    rows, means = [], {}
+    for part, found in values.items():
+        gaps = [one - other for one, other in zip(found, values["base"], strict=True)]
+        mean = means[part] = statistics.mean(gaps)
+        half = STUDENT_T[len(seeds)] * statistics.stdev(gaps) / len(seeds) ** 0.5
+        rows.append({"part": part, METRIC: f"{statistics.mean(found):.3f}", "difference": f"{mean:+.3f}"})
+        rows[-1]["95 % interval of the mean"] = f"{mean - half:+.3f} to {mean + half:+.3f}"
+        rows[-1]["by seed"] = " ".join(f"{value:.3f}" for value in found)
     return rows, means
 
 
-def _told(values: Sequence[float]) -> dict[str, str]:
-    return {
-        METRIC: f"{statistics.mean(values):.3f}",
-        "by seed": " ".join(f"{value:.3f}" for value in values),
-        "difference": "",
-        "95 % interval": "",
-    }
-
-
-def main(arguments: Sequence[str]) -> int:
+def main() -> int:
     """Build, train, print; 1 where a claim is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few images, two seeds, one epoch, augmentations alone")
+    parser = options_of(__doc__)
     parser.add_argument("--root", type=Path, help="catalog to build in, or to take the dataset from, if it is there")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     seeds, epochs, num_images = (SEEDS[:2], 1, 240) if options.quick else (SEEDS, EPOCHS, 6000)
     parts = (SAFE, PAPER) if options.quick else tuple(PARTS)
+    overrides = (f"scenes.num_images={num_images}", "split.test=0.1")
     with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
-        files = build(options.root or Path(folder), num_images)
+        files = build_scenes(options.root or Path(folder), overrides)[0]
         rows, means = measure(files, parts, seeds, epochs)
-    print(plain_table(rows))
-    safe = means[SAFE] - means[PAPER]
+    tell(rows)
     # One epoch of a few images learns nothing to compare.
-    goal = -1.0 if options.quick else 0.0
-    print(f"claim caption-safe-over-paper-augmentations {safe:.3f} goal >={goal:g} {'ok' if safe >= goal else 'short'}")
-    return int(safe < goal)
+    goals = {"caption-safe-over-paper-augmentations": (">=", -1.0 if options.quick else 0.0)}
+    return judge({"caption-safe-over-paper-augmentations": means[SAFE] - means[PAPER]}, goals)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

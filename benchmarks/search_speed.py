@@ -6,30 +6,27 @@ is installed. Every answer is compared with that of float64 throughout. Memory i
 peak beyond features and queries; FAISS's index is a copy of the features, which is counted.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness import Goals, apart, judge, options_of, peak_mb, race, ratio, tell
 
-from data_catalog.plain_text import plain_table
 from training.use.nearest import nearest
 
 K, DIM = 10, 512
+HAS_FAISS = find_spec("faiss") is not None
 MANY, CHECKED = 1000, 50  # queries; those whose answers are compared
 # Rows and rounds.
 SIZES = {"quick": (100_000, 3), "full": (1_000_000, 5)}
 OURS, PLAIN, FAISS = "nearest", "products, argsort", "faiss.IndexFlatIP"
 PLAIN_QUERIES = 20  # of the thousand that are sorted plainly a round: all of them take minutes
-GOALS: dict[str, tuple[str, float]] = {
+GOALS: Goals = {
     "wrong-answers": ("<=", 0),
     "one-query-plain-over-ours": (">=", 1.0),
     "one-query-faiss-over-ours": (">=", 0.8),
@@ -71,24 +68,11 @@ def ways(features: Matrix, *, with_faiss: bool) -> dict[str, Search]:
     return found
 
 
-def has_faiss() -> bool:
-    return find_spec("faiss") is not None
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def race(searches: Mapping[str, Search], queries: Matrix, rounds: int) -> dict[str, list[float]]:
+def compare(searches: Mapping[str, Search], queries: Matrix, rounds: int) -> dict[str, list[float]]:
     """Seconds of each way, round by round, in turn; of plain sorting scaled up from fewer queries."""
-    times: dict[str, list[float]] = {name: [] for name in searches}
-    for _ in range(rounds):
-        for name, search in searches.items():
-            some = queries[:PLAIN_QUERIES] if name == PLAIN else queries
-            times[name].append(seconds(lambda s=search, q=some: s(q)) * len(queries) / len(some))
-    return times
+    some = {name: queries[:PLAIN_QUERIES] if name == PLAIN else queries for name in searches}
+    times = race({name: lambda name=name: searches[name](some[name]) for name in searches}, rounds)
+    return {name: [s * len(queries) / len(some[name]) for s in found] for name, found in times.items()}
 
 
 def wrong(features: Matrix, queries: Matrix, found: Matrix) -> int:
@@ -100,102 +84,50 @@ def wrong(features: Matrix, queries: Matrix, found: Matrix) -> int:
     return sum(not np.array_equal(a, b) for a, b in zip(best, found, strict=True))
 
 
-def peak_mb(name: str, path: Path, num_queries: int) -> float:
-    """Memory of a fresh process that searches, beyond features, queries and libraries, in MB."""
-    command = [sys.executable, __file__, "--measure", name, str(path), str(num_queries)]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-
-
-def measure(name: str, path: Path, num_queries: int) -> None:
+def memory_mb(name: str, path: Path, num_queries: int) -> float:
+    """What a search takes in a fresh process, beyond features, queries and libraries."""
     features, queries = np.load(path), unit_rows(num_queries, seed=2)
-    if has_faiss():
+    if HAS_FAISS:
         import faiss  # noqa: F401 -- its libraries are no part of a search
-    before = status_mb("VmRSS")
+    before = peak_mb("VmRSS")
     ways(features, with_faiss=name == FAISS)[name](queries[:PLAIN_QUERIES] if name == PLAIN else queries)
-    print(status_mb("VmHWM") - before)
+    return peak_mb() - before
 
 
-def status_mb(key: str) -> float:
-    """Memory of this process, now (VmRSS) or at its peak (VmHWM); `getrusage` would tell a parent's peak as well."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
-
-
-def values(one: dict[str, list[float]], many: dict[str, list[float]]) -> dict[str, float]:
-    """Medians of each round's ratio."""
-    found = {}
+def main() -> int:
+    """Race over features in memory, then look at answers and memory; 1 where a claim is short."""
+    num_rows, rounds = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
+    with tempfile.TemporaryDirectory(prefix="search-speed-") as folder:
+        path = Path(folder) / "features.npy"
+        features, queries = unit_rows(num_rows, seed=1), unit_rows(MANY, seed=2)
+        np.save(path, features)
+        searches = ways(features, with_faiss=HAS_FAISS)
+        one, many = compare(searches, queries[:1], 3 * rounds), compare(searches, queries, rounds)
+        mapped, some = np.load(path, mmap_mode="r"), queries[:CHECKED]
+        from_file = race({"mapped": lambda: nearest(mapped, queries[:1], K)}, rounds)["mapped"]
+        answers = nearest(mapped, queries, K).indices[:CHECKED]
+        num_wrong = wrong(features, some, answers)
+        same = {name: int((search(some) == answers).all(axis=1).sum()) for name, search in searches.items()}
+        del searches, features
+        memory = {name: [apart(memory_mb, name, path, count) for count in (1, MANY)] for name in one}
+    rows = [
+        {"exact search": name, "1 query, s": f"{statistics.median(one[name]):.3f}", "more MB": round(memory[name][0])}
+        | {"1,000 queries, s": f"{statistics.median(many[name]):.1f}", "and MB": round(memory[name][1])}
+        | {f"answers like ours, of {CHECKED}": same[name]}
+        for name in one
+    ]
+    tell(rows, f"{num_rows:,} features of {DIM} numbers, the {K} best; medians of {3 * rounds} and {rounds} rounds")
+    print(f"of plain sorting, {PLAIN_QUERIES} queries are scaled up to 1,000; {num_wrong} answers unlike float64's")
+    print(f"one query over a mapped file: {statistics.median(from_file):.3f} s\n")
+    values = {"wrong-answers": float(num_wrong), "thousand-queries-memory-mb": memory[OURS][1]}
     for label, times in (("one-query", one), ("thousand-queries", many)):
         for name, short in ((PLAIN, "plain"), (FAISS, "faiss")):
             if name in times:
-                ratios = [a / b for a, b in zip(times[name], times[OURS], strict=True)]
-                found[f"{label}-{short}-over-ours"] = statistics.median(ratios)
-    return found
-
-
-def judge(found: Mapping[str, float]) -> int:
-    """Print a line a claim; 1 where one is short."""
-    worst = 0
-    for name, (sign, goal) in GOALS.items():
-        if name not in found:
-            print(f"claim {name} not measured: FAISS is not installed")
-            continue
-        is_met = found[name] >= goal if sign == ">=" else found[name] <= goal
-        worst |= not is_met
-        print(f"claim {name} {found[name]:.2f} goal {sign}{goal:g} {'ok' if is_met else 'short'}")
-    return int(worst)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Draw features, race, compare answers, print; 1 where a claim is short."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a hundred thousand rows")
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.measure:
-        name, path, num_queries = options.measure
-        measure(name, Path(path), int(num_queries))
-        return 0
-    num_rows, rounds = SIZES["quick" if options.quick else "full"]
-    with tempfile.TemporaryDirectory(prefix="search-speed-") as folder:
-        return compare(Path(folder) / "features.npy", num_rows, rounds)
-
-
-def compare(path: Path, num_rows: int, rounds: int) -> int:
-    """Race over features in memory, then look at answers and memory; 1 where a claim is short."""
-    features, queries = unit_rows(num_rows, seed=1), unit_rows(MANY, seed=2)
-    np.save(path, features)
-    searches = ways(features, with_faiss=has_faiss())
-    one, many = race(searches, queries[:1], 3 * rounds), race(searches, queries, rounds)
-    mapped, some = np.load(path, mmap_mode="r"), queries[:CHECKED]
-    from_file = statistics.median(seconds(lambda index=mapped: nearest(index, queries[:1], K)) for _ in range(rounds))
-    answers = nearest(mapped, queries, K).indices[:CHECKED]
-    num_wrong = wrong(features, some, answers)
-    same = {name: int((search(some) == answers).all(axis=1).sum()) for name, search in searches.items()}
-    del searches, features, mapped
-    memory = {name: (peak_mb(name, path, 1), peak_mb(name, path, MANY)) for name in one}
-    print(
-        f"{num_rows:,} features of {DIM} numbers, the {K} best; medians of {3 * rounds} and {rounds} rounds, in turn\n"
-    )
-    print(plain_table([row(name, one[name], many[name], memory[name], same[name]) for name in one]))
-    print(f"\none query over a mapped file: {from_file:.3f} s; answers unlike float64's: {num_wrong} of {CHECKED}\n")
-    found = {**values(one, many), "wrong-answers": float(num_wrong), "thousand-queries-memory-mb": memory[OURS][1]}
-    return judge(found)
-
-
-def row(
-    name: str, one: Sequence[float], many: Sequence[float], memory: tuple[float, float], same: int
-) -> dict[str, str]:
-    """A way's line of the table; of plain sorting, a thousand queries are scaled up from fewer."""
-    note = f" (of {PLAIN_QUERIES})" if name == PLAIN else ""
-    return {
-        "exact search": name,
-        "1 query, s": f"{statistics.median(one):.3f}",
-        "more MB": f"{memory[0]:.0f}",
-        "1,000 queries, s": f"{statistics.median(many):.1f}{note}",
-        "and MB": f"{memory[1]:.0f}{note}",
-        f"answers like ours, of {CHECKED}": str(same),
-    }
+                values[f"{label}-{short}-over-ours"] = ratio(times[name], times[OURS])
+            else:
+                print(f"claim {label}-{short}-over-ours not measured: FAISS is not installed")
+    return judge(values, GOALS)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -7,61 +7,41 @@ there is, and for captions garbled through code pages.
 """
 
 import argparse
-import gzip
-import json
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ftfy
-from data_folder import absent, add_data_option, cc3m_captions, flickr8k_captions
+from data_folder import absent, cc3m_captions, flickr8k_captions, mscoco_it, multi30k, options_with_data
+from harness import Goals, judge, lacks, medians, race, tell
 
 from cleaning.checks import CleanConfig
 from cleaning.text.mending import clean_text
 from cleaning.text.mojibake import encoding_rewrite, ftfy_settings
 
 NEEDED = (
-    "cc3m/*.tsv",
-    "flickr8k/Flickr8k.token*.txt",
-    "mscoco_it/captions_ita_devset_validated.json.gz",
-    "mscoco_it/captions_ita_devset_unvalidated.json.gz",
-    "multi30k/train.en.gz",
-    "multi30k/train.fr.gz",
-    "multi30k/train.de.gz",
+    *("cc3m/*.tsv", "flickr8k/Flickr8k.token*.txt"),
+    *(f"mscoco_it/captions_ita_devset_{kind}.json.gz" for kind in ("validated", "unvalidated")),
+    *(f"multi30k/train.{language}.gz" for language in ("en", "fr", "de")),
 )
 # Rounds, captions a set.
 SIZES = {"quick": (5, 20_000), "full": (15, 20_000)}
-GOALS = {"ascii": 20.0, "french": 1.8}
+GOALS: Goals = {
+    **{f"text-{name}-to-ftfy": (">=", 20.0) for name in ("ascii-fix-encoding", "ascii-clean-text")},
+    **{f"text-{name}-to-ftfy": (">=", 1.8) for name in ("french-fix-encoding", "french-clean-text")},
+    "text-differences-from-ftfy": ("<=", 0),
+}
 CODE_PAGES = ("latin-1", "cp1252", "cp1250", "cp1251", "cp437", "iso8859-2", "mac-roman")
-
-Claim = tuple[str, float, str, bool]
-
-
-def lines(path: Path) -> list[str]:
-    return gzip.decompress(path.read_bytes()).decode().splitlines()
 
 
 def caption_sets(size: int, data: Path) -> dict[str, list[str]]:
     """As many captions of each language as asked for."""
     english = [*cc3m_captions(data), *flickr8k_captions(data)]
-    english += lines(data / "multi30k" / "train.en.gz")[: len(english)]
-    french = lines(data / "multi30k" / "train.fr.gz")
-    sets = {"ascii": [text for text in english if text.isascii()], "french": french}
+    english += multi30k(data, "en")[: len(english)]
+    sets = {"ascii": [text for text in english if text.isascii()], "french": multi30k(data, "fr")}
     return {name: random.Random(name).sample(texts, min(size, len(texts))) for name, texts in sets.items()}
-
-
-def all_captions(data: Path) -> list[str]:
-    """Every caption of the samples, in four languages, once."""
-    found = [*cc3m_captions(data), *flickr8k_captions(data)]
-    for name in ("validated", "unvalidated"):
-        path = data / "mscoco_it" / f"captions_ita_devset_{name}.json.gz"
-        found += [row["caption"] for row in json.loads(gzip.decompress(path.read_bytes()))["annotations"]]
-    for lang in ("en", "fr", "de"):
-        found += lines(data / "multi30k" / f"train.{lang}.gz")
-    return sorted(set(found))
 
 
 def mojibake(texts: Sequence[str], at_most: int) -> list[str]:
@@ -81,68 +61,38 @@ def count_differences(texts: Sequence[str]) -> int:
     return sum(rewrite(text) != ftfy.fix_text(text, settings) for text in texts)
 
 
-def contestants() -> dict[str, Callable[[Sequence[str]], object]]:
-    rewrite = encoding_rewrite()
-    return {
-        "plain ftfy": lambda texts: [ftfy.fix_text(text) for text in texts],
-        "fix_encoding": lambda texts: list(map(rewrite, texts)),
-        "clean_text": clean_text(CleanConfig()),
-    }
-
-
-def race(sets: dict[str, list[str]], rounds: int) -> dict[tuple[str, str], float]:
-    """Microseconds of CPU a caption, medians over interleaved rounds, by (set, contestant)."""
-    times: dict[tuple[str, str], list[float]] = {}
-    work = contestants()
-    for turn in range(rounds + 1):
-        for label, texts in sets.items():
-            for name, run in work.items():
-                started = time.process_time()
-                run(texts)
-                if turn:  # the first one warms up
-                    times.setdefault((label, name), []).append(1e6 * (time.process_time() - started) / len(texts))
-    return {key: statistics.median(found) for key, found in times.items()}
-
-
-def claims(quick: bool, data: Path) -> list[Claim]:
-    """Race, compare, print the table; (name, value, goal, whether it is met) a claim. `data` has all of `NEEDED`."""
-    rounds, size = SIZES["quick" if quick else "full"]
-    sets = caption_sets(size, data)
-    found = race(sets, rounds)
-    print(f"{rounds} rounds interleaved, medians of CPU time")
-    print(f"{'captions':<10} {'number':>7} {'':<14} {'us a caption':>12} {'a second':>10} {'x plain ftfy':>13}")
-    judged: list[Claim] = []
-    for (label, name), micros in found.items():
-        ratio = found[label, "plain ftfy"] / micros
-        print(f"{label:<10} {len(sets[label]):>7} {name:<14} {micros:>12.3f} {1e6 / micros:>10,.0f} {ratio:>13.1f}")
-        if name != "plain ftfy":
-            goal = GOALS[label]
-            judged.append((f"text-{label}-{name.replace('_', '-')}-to-ftfy", ratio, f">={goal:g}", ratio >= goal))
-    captions = all_captions(data)
-    if quick:
-        captions = random.Random(2).sample(captions, 20_000)
-    garbled = mojibake(captions, 500 if quick else 2_000)
-    differences = count_differences(captions) + count_differences(garbled)
-    print(
-        f"fix_encoding and ftfy differ in {differences} of {len(captions):,} captions and {len(garbled):,} garbled ones"
-    )
-    return [*judged, ("text-differences-from-ftfy", differences, "<=0", differences == 0)]
-
-
-def main() -> int:
-    """Print the table and the claims; 1 if one is short, 2 where the real captions are absent."""
-    parser = argparse.ArgumentParser(description="Text cleaning beside plain ftfy.")
-    parser.add_argument("--quick", action="store_true", help="fewer captions and rounds")
-    add_data_option(parser)
-    options = parser.parse_args()
+def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
+    """Race, compare, print the table; the claims' values and goals."""
     if missing := absent(options.data, NEEDED):
-        print(f"this benchmark reads real captions, and {options.data} lacks {', '.join(missing)}")
-        return 2
-    judged = claims(options.quick, options.data)
-    for name, value, goal, met in judged:
-        print(f"claim {name} {value:.2f} goal {goal} {'ok' if met else 'short'}")
-    return int(not all(met for *_, met in judged))
+        lacks(f"{options.data} has no {', '.join(missing)}")
+    rounds, size = SIZES["quick" if options.quick else "full"]
+    sets, rewrite = caption_sets(size, options.data), encoding_rewrite()
+    ways: dict[str, Callable[[Sequence[str]], object]] = {
+        "plain-ftfy": lambda texts: [ftfy.fix_text(text) for text in texts],
+        "fix-encoding": lambda texts: list(map(rewrite, texts)),
+        "clean-text": clean_text(CleanConfig()),
+    }
+    works = {(label, name): lambda do=ways[name], texts=sets[label]: do(texts) for label in sets for name in ways}
+    found = medians(race(works, rounds, clock=time.process_time, warm_up=True))
+    rows, values = [], {}
+    for (label, name), seconds in found.items():
+        times = found[label, "plain-ftfy"] / seconds
+        micros = 1e6 * seconds / len(sets[label])
+        rows.append({"captions": label, "number": len(sets[label]), "": name, "us a caption": f"{micros:.3f}"})
+        rows[-1] |= {"x plain ftfy": f"{times:.1f}"}
+        if name != "plain-ftfy":
+            values[f"text-{label}-{name}-to-ftfy"] = times
+    tell(rows, f"{rounds} rounds interleaved, medians of CPU time")
+    known = {*cc3m_captions(options.data), *flickr8k_captions(options.data)}
+    known.update(*(mscoco_it(options.data, kind) for kind in ("validated", "unvalidated")))
+    captions = sorted(known.union(*(multi30k(options.data, language) for language in ("en", "fr", "de"))))
+    if options.quick:
+        captions = random.Random(2).sample(captions, 20_000)
+    garbled = mojibake(captions, 500 if options.quick else 2_000)
+    different = values["text-differences-from-ftfy"] = count_differences(captions) + count_differences(garbled)
+    print(f"fix_encoding and ftfy differ in {different} of {len(captions):,} captions, {len(garbled):,} garbled ones")
+    return values, GOALS
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(judge(*measure(options_with_data(__doc__).parse_args())))

@@ -6,18 +6,15 @@ replaced by one that takes each caption for one sentence: parity is measured on 
 too, and have nothing that we keep from the model.
 """
 
-import argparse
 import os
-import re
 import statistics
 import sys
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from stock_argos import stock
+from harness import HERE, judge, medians, options_of, race, tell
+from translation_speed import stock
 
 from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
@@ -28,14 +25,12 @@ from translation.guards import prepare
 from translation.packages.package import Package, open_package
 from translation.scores import corpus_chrf, sentence_chrf
 
-SAMPLE = Path(__file__).resolve().parents[1] / "flows" / "packages" / "scenes-en_it.argosmodel"
+SAMPLE = HERE.parent / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Beam size and patience; the last is what stock does.
 BEAMS = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 1))
 Beam = tuple[int, int]
 ROUNDS = 5
-# One to forty letters three times in a row, within a word or of words.
-LOOP = re.compile(r"(.{1,40}?)\1\1")
-MIN_EQUAL, MAX_CHRF_DIFFERENCE = 0.98, 0.1
+GOALS = {"translation-equal-to-stock": (">=", 0.98), "translation-chrf-difference": ("<=", 0.1)}
 
 
 def read_pairs(path: Path | None, count: int) -> list[tuple[str, str]]:
@@ -50,94 +45,58 @@ def read_pairs(path: Path | None, count: int) -> list[tuple[str, str]]:
 
 def beams(package: Package, sources: Sequence[str], references: Sequence[str]) -> dict[Beam, list[Translation]]:
     """Print chrF, score and speed of every beam, interleaved; returns their translations."""
-    engines = {
-        (size, patience): argos_translator(package, TranslateConfig(beam_size=size, patience=patience))
-        for size, patience in BEAMS
-    }
-    rates: dict[Beam, list[float]] = {beam: [] for beam in BEAMS}
     found: dict[Beam, list[Translation]] = {}
-    for engine in engines.values():
-        engine.translate(sources[:8])
-    for _ in range(ROUNDS):
-        for beam, engine in engines.items():
-            started = time.perf_counter()
-            found[beam] = engine.translate(sources)
-            rates[beam].append(len(sources) / (time.perf_counter() - started))
-    print(f"{len(sources):,} captions, {ROUNDS} rounds interleaved, medians; the last row decodes as stock does")
-    print(f"{'beam':>4} {'patience':>8} {'chrF':>7} {'mean score':>11} {'flagged':>8} {'captions/s':>11} {'x last':>7}")
+
+    def translate(beam: Beam, engine: CTranslate2Translator) -> None:
+        found[beam] = engine.translate(sources)
+
+    engines = {beam: argos_translator(package, TranslateConfig(beam_size=beam[0], patience=beam[1])) for beam in BEAMS}
+    works = {beam: lambda beam=beam: translate(beam, engines[beam]) for beam in BEAMS}
+    seconds = medians(race(works, ROUNDS, warm_up=True))
+    rows = []
     for beam in BEAMS:
         chrf = corpus_chrf([item.text for item in found[beam]], references)
         score = statistics.mean(item.score for item in found[beam] if item.score is not None)
         flagged = sum(item.truncated or item.repetitive for item in found[beam])
-        rate = statistics.median(rates[beam])
-        ratio = rate / statistics.median(rates[BEAMS[-1]])
-        size, patience = beam
-        print(f"{size:>4} {patience:>8} {chrf:>7.2f} {score:>11.3f} {flagged:>8} {rate:>11.1f} {ratio:>7.2f}")
+        rows.append({"beam": beam[0], "patience": beam[1], "chrF": f"{chrf:.2f}", "mean score": f"{score:.3f}"})
+        rows[-1] |= {"flagged": flagged, "captions/s": f"{len(sources) / seconds[beam]:.1f}"}
+        rows[-1] |= {"x last": f"{seconds[BEAMS[-1]] / seconds[beam]:.2f}"}
+    tell(rows, f"{len(sources):,} captions, {ROUNDS} rounds interleaved, medians; the last row decodes as stock does")
     return found
 
 
 def score_bands(found: Sequence[Translation], references: Sequence[str]) -> None:
     """Print what translations below each score are worth, for `check.min_translation_score`."""
-    judged = [
-        (item.score, sentence_chrf(item.text, reference))
-        for item, reference in zip(found, references, strict=True)
-        if item.score is not None
-    ]
-    print(f"\n{'score below':>11} {'captions':>9} {'share':>7} {'mean chrF':>10} {'chrF >= 60':>11}")
+    both = zip(found, references, strict=True)
+    judged = [(item.score, sentence_chrf(item.text, text)) for item, text in both if item.score is not None]
+    rows = []
     for least in (-2.0, -1.5, -1.2, -1.0, -0.9, -0.8, -0.7, -0.5, 0.0):
-        below = [chrf for score, chrf in judged if score < least]
-        if below:
-            good = sum(chrf >= 60 for chrf in below)
-            share = len(below) / len(judged)
-            print(f"{least:>11} {len(below):>9} {share:>7.1%} {statistics.mean(below):>10.1f} {good:>11}")
+        if below := [chrf for score, chrf in judged if score < least]:
+            rows.append({"score below": least, "captions": len(below), "share": f"{len(below) / len(judged):.1%}"})
+            rows[-1] |= {"mean chrF": f"{statistics.mean(below):.1f}", "chrF >= 60": sum(chrf >= 60 for chrf in below)}
+    tell(rows)
 
 
 def parity(package: Package, pairs: Sequence[tuple[str, str]], ours: Sequence[Translation]) -> tuple[float, float]:
     """Share of single-sentence captions with stock's text, and how far the chrF of all of them differs."""
     engine = argos_translator(package, TranslateConfig(beam_size=4, patience=1))
-    single = [number for number, (source, _) in enumerate(pairs) if is_plain(source, engine)]
+    single = []  # captions that go to the model as they are
+    for number, (source, _) in enumerate(pairs):
+        prepared = prepare(source, engine.alphabet)
+        if prepared.sentences == (source.strip(),) and not any(part.strip() for part in prepared.around):
+            single.append(number)
     theirs = stock(package.folder, 1)([pairs[number][0] for number in single])
     mine = [ours[number].text for number in single]
     references = [pairs[number][1] for number in single]
     ours_chrf, stock_chrf = corpus_chrf(mine, references), corpus_chrf(theirs, references)
-    print(f"\n{len(single):,} of {len(pairs):,} captions are one sentence that goes whole to the model")
+    print(f"{len(single):,} of {len(pairs):,} captions are one sentence that goes whole to the model")
     print(f"chrF: ours {ours_chrf:.3f}, stock {stock_chrf:.3f}")
-    explain([pairs[number][0] for number in single], mine, theirs)
     return sum(a == b for a, b in zip(mine, theirs, strict=True)) / len(single), abs(ours_chrf - stock_chrf)
-
-
-def is_plain(caption: str, engine: CTranslate2Translator) -> bool:
-    """Whether a caption goes to the model as it is."""
-    prepared = prepare(caption, engine.alphabet)
-    return prepared.sentences == (caption.strip(),) and not any(part.strip() for part in prepared.around)
-
-
-def explain(sources: Sequence[str], ours: Sequence[str], theirs: Sequence[str]) -> None:
-    """Print what differs from stock, and why."""
-    causes: Counter[str] = Counter()
-    for source, mine, other in zip(sources, ours, theirs, strict=True):
-        if mine == other:
-            continue
-        cause = cause_of(source, mine, other)
-        causes[cause] += 1
-        if causes[cause] <= 3:
-            print(f"  {cause}: {source!r}\n    ours  {mine!r}\n    stock {other!r}")
-    print("differences:", dict(causes) or "none")
-
-
-def cause_of(source: str, mine: str, other: str) -> str:
-    """Why two translations of a caption differ."""
-    if mine.split() == other.split():
-        return "white space"
-    if LOOP.search(other):
-        return "stock loops, ours had its second try"
-    return "in capitals" if source.isupper() else "rounding in another batch"
 
 
 def main() -> int:
     """Compare and judge the claims."""
-    parser = argparse.ArgumentParser(description="Parity with stock Argos Translate, and chrF by beam.")
-    parser.add_argument("--quick", action="store_true", help="at most 300 captions")
+    parser = options_of(__doc__)
     parser.add_argument("--package", type=Path, default=SAMPLE, help="an .argosmodel file (default: the sample's)")
     parser.add_argument("--pairs", type=Path, help="parallel captions: source, tab, reference")
     options = parser.parse_args()
@@ -148,13 +107,8 @@ def main() -> int:
         found = beams(package, [source for source, _ in pairs], [reference for _, reference in pairs])
         config = TranslateConfig()
         score_bands(found[config.beam_size, config.patience], [reference for _, reference in pairs])
-        equal, difference = parity(package, pairs, found[BEAMS[-1]])
-    ok = equal >= MIN_EQUAL, difference <= MAX_CHRF_DIFFERENCE
-    print(f"claim translation-equal-to-stock {equal:.4f} goal >={MIN_EQUAL} {'ok' if ok[0] else 'short'}")
-    print(
-        f"claim translation-chrf-difference {difference:.3f} goal <={MAX_CHRF_DIFFERENCE} {'ok' if ok[1] else 'short'}"
-    )
-    return int(not all(ok))
+        values = dict(zip(GOALS, parity(package, pairs, found[BEAMS[-1]]), strict=True))
+    return judge(values, GOALS)
 
 
 if __name__ == "__main__":
