@@ -30,7 +30,7 @@ from cleaning.duplicates.near_images import (
     leak_matches,
     parse_hashes,
     parse_thumbnails,
-    thumbnail_distance,
+    thumbnail_distances,
 )
 from cleaning.leaks import LeaksConfig
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
@@ -172,7 +172,7 @@ def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
         at + 1 + np.flatnonzero(np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= limit) for at in range(len(good))
     ]
     one, other = np.repeat(np.arange(len(good)), list(map(len, near))), np.concatenate(near)
-    apart = thumbnail_distance(thumbnails[one], thumbnails[other]) if len(other) else np.zeros(0)
+    apart = thumbnail_distances(thumbnails, thumbnails, np.stack([one, other], axis=1)) if len(other) else np.zeros(0)
     alike = int((apart <= DUPLICATE_LIMITS.max_thumbnail_difference).sum())
     return alike / (len(good) * (len(good) - 1) / 2), leaks
 
