@@ -65,10 +65,13 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
+def _as_a_program() -> None:
+    set_start_method(None, force=True)
+
+
 def apart(work: Callable[..., Result], *arguments: Any) -> Result:
     """What a function of a module returns, called in a fresh process, which starts others as a program does."""
-    how: dict[str, Any] = {"initializer": set_start_method, "initargs": (None, True)}
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), **how) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_as_a_program) as pool:
         return pool.submit(work, *arguments).result()
 
 
