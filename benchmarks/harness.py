@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -65,9 +65,13 @@ def ratio(above: Sequence[float], below: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
+def _as_a_program() -> None:
+    set_start_method(None, force=True)
+
+
 def apart(work: Callable[..., Result], *arguments: Any) -> Result:
-    """What a function of a module returns, called in a fresh process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    """What a function of a module returns, called in a fresh process, which starts others as a program does."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_as_a_program) as pool:
         return pool.submit(work, *arguments).result()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 from harness import judge, medians, options_of, race, tell
 
@@ -14,14 +15,11 @@ COMMANDS = {
 }
 
 
-def start(words: list[str]) -> None:
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
-
-
 def main() -> int:
     """Interleave the commands, print medians, judge the claims."""
     rounds = 5 if options_of(__doc__).parse_args().quick else 20
-    times = race({name: lambda words=words: start(words) for name, words in COMMANDS.items()}, rounds)
+    start = partial(subprocess.run, check=True, capture_output=True)
+    times = race({name: partial(start, [sys.executable, *words]) for name, words in COMMANDS.items()}, rounds)
     found = medians(times)
     tell([{"command": name, "median s": f"{found[name]:.3f}", "worst s": f"{max(times[name]):.3f}"} for name in times])
     return judge(

@@ -290,8 +290,7 @@ def main() -> int:
     tell(speed_rows(runs))
     tell(frozen_rows(runs, frozen_epochs))
     losses = list(zip(runs[VIT_FP32][0].losses, runs[VIT_BF16][0].losses, strict=True))  # all rounds have the same
-    shown = enumerate(losses, 1)
-    tell([{"epoch of ViT": at, "loss in fp32": f"{a:.4f}", "in bf16": f"{b:.4f}"} for at, (a, b) in shown])
+    tell([{"epoch of ViT": at, "fp32": f"{a:.4f}", "bf16": f"{b:.4f}"} for at, (a, b) in enumerate(losses, 1)])
     values = {
         "samples-per-second-over-open_clip_train": ratio_of(runs, FP32, THEIR_FP32, lambda run: run.rate),
         "bf16-over-fp32": ratio_of(runs, VIT_BF16, VIT_FP32, later),
