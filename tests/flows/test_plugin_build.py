@@ -13,7 +13,6 @@ from PIL import Image
 
 from data_catalog.errors import InputError
 from data_catalog.storage.manifest import require_snapshot
-from flows import jobs
 from flows.cli import main
 from translation.memory import TranslationMemory
 
@@ -98,7 +97,7 @@ def test_training_needs_no_engine(
     def begun(*_: object, **__: object) -> None:
         raise InputError("training has begun")
 
-    monkeypatch.setattr(jobs, "fit", begun)
+    monkeypatch.setattr("training.fit.loop.train", begun)
     options = [str(folder / "dogs.toml"), "--root", str(catalog), "--executor", "local"]
     for job, said in (("train", "training has begun"), ("build", "translate.engine must be one of argos, ")):
         assert main([job, *options]) == 1
