@@ -46,7 +46,7 @@ QUICK_GOALS: Goals = {name: (">=", 0.0) if sign == ">=" else ("<=", 1.0) for nam
 # Both trainers and their libraries import much only when they first need it.
 WARM_UP = (
     *("numpy", "PIL.Image", "pyarrow.parquet", "timm.optim", "timm.utils.agc", "torchvision.transforms.v2"),
-    *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.loop", "training.loss_plot"),
+    *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.fit.loop"),
 )
 VIT: Mapping[str, Any] = {
     "embed_dim": 128,
