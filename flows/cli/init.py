@@ -22,12 +22,12 @@ def init(
       vernaclip init garden --language uk --pairs captions.csv --images photos
       vernaclip init ukrainian --language uk
 
-    The files are looked at, and the settings chosen for what is in them; each stands in NAME.toml with what it means. A
-    language that comes without a pack gets a small one beside it. Nothing is overwritten.
+    It looks at the files, chooses settings for what is in them, and writes each into NAME.toml with what it means. A
+    language that comes without a pack gets a small one beside it. It overwrites nothing.
 
     Args:
-        name: What the dataset is to be called: NAME.toml is the recipe.
-        language: That of the captions, and of the queries: a code such as uk, or a language pack's file.
+        name: Name of the dataset: NAME.toml becomes its recipe.
+        language: Language of the captions and of the queries: a code such as uk, or a language pack's file.
         pairs: CSV, TSV, JSON Lines or Parquet with a column of images and one of captions.
         images: Folder, zip or tar of the images that the file names (default: the folder of the file).
     """

@@ -284,13 +284,11 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, .
     """Write values over others, table by table."""
     for name, value in others.items():
         place = (*path, name)
-        if isinstance(value, Mapping) and name in values:
-            if not isinstance(values[name], dict):
-                raise SettingsError(f"{'.'.join(place)} is not a section: it is {values[name]!r} in the recipe")
-            _merge(values[name], value, place)
-        elif isinstance(value, Mapping):
-            values[name] = {}
-            _merge(values[name], value, place)
+        if isinstance(value, Mapping):
+            table = values.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise SettingsError(f"{'.'.join(place)} is not a section: it is {table!r} in the recipe")
+            _merge(table, value, place)
         else:
             values[name] = value
 

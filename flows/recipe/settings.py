@@ -28,8 +28,8 @@ OLD_KEYS: Mapping[str, str] = {
     "build.keep_work": _IMAGES_ARE_KNOWN,
     "build.reuse_images": _IMAGES_ARE_KNOWN,
     "fetch.respect_robots_tag": _CONSENT.format('["tdm-reservation", "x-robots-tag"]'),
-    "sources.*.licence": "it is called license",
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
+    "sources.*.licence": "it is called license",
 }
 _MOST_BITS = 63  # of a whole number
 _MOST_KEYS = 12  # of a table that an error lists
