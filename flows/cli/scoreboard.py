@@ -111,6 +111,7 @@ def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_di
     Raises:
         PipelineError: there is neither a recipe nor a language, or settings are wrong.
     """
+    from data_catalog.language_pack import require_language
     from flows.recipe.recipe import load_recipe
     from flows.scores.scoreboard import Question
 
@@ -120,7 +121,7 @@ def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_di
     language = recipe.target_language if recipe is not None else options.language
     if language is None:
         raise SettingsError("--language is missing: without a recipe, it says what captions and class names are in")
-    _require_code(language)
+    require_language(language, "--language")
     return Question(
         root=root,
         out=options.out or root / "scoreboards" / (language if recipe is None else recipe.name),
@@ -136,15 +137,6 @@ def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_di
         has_split=not options.no_split,
         report_anyway=options.report_anyway,
     )
-
-
-def _require_code(language: str) -> None:
-    from data_catalog.language_pack import LanguagePack
-
-    try:
-        LanguagePack.minimal(language)
-    except SettingsError as error:
-        raise SettingsError(f"--language {language} names no language: {error}") from error
 
 
 def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":

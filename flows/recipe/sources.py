@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
-from data_catalog.language_pack import LanguagePack
+from data_catalog.language_pack import require_language
 from data_catalog.settings import what
 from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.origins import HUMAN, MACHINE
@@ -33,10 +33,7 @@ class StatedCaptions:
         if self.captions_by not in (None, HUMAN, MACHINE):
             raise SettingsError(f"captions_by must be {HUMAN} or {MACHINE}, got {self.captions_by!r}")
         if self.captions_in is not None:
-            try:
-                LanguagePack.minimal(self.captions_in)
-            except SettingsError as error:
-                raise SettingsError(f"captions_in names no language: {error}") from error
+            require_language(self.captions_in, "captions_in")
 
 
 Kind = TypeVar("Kind", SourceKind, TestSetKind)

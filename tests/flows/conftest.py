@@ -40,6 +40,27 @@ def unused_port() -> int:
     return _unused_port()
 
 
+SMALL_MODEL = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {
+        "context_length": 24,
+        "vocab_size": 400,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "hf_tokenizer_name": "tokenizer",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def small_model() -> str:
+    """A model config, as JSON, that trains an epoch of the small sample in seconds."""
+    return json.dumps(SMALL_MODEL)
+
+
 @pytest.fixture(scope="session")
 def english_overrides() -> list[str]:
     """The scenes recipe made small and English: every step but translating."""

@@ -37,19 +37,6 @@ SMALL = [
     *('name="scenes"', "train.model=small.json", "train.steps=3", "train.vocab_size=400", "train.batch_size=16"),
     *("evaluate.split=val", "evaluate.bootstrap_rounds=50"),
 ]
-SMALL_MODEL = {
-    "embed_dim": 32,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {
-        "context_length": 24,
-        "vocab_size": 400,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-        "hf_tokenizer_name": "tokenizer",
-    },
-}
 
 
 def toml_lines(values: Mapping[str, Any], *path: str) -> Iterator[str]:
@@ -74,6 +61,7 @@ def home(
     built: tuple[Path, BuildReport],
     english_overrides: list[str],
     random_clip: Callable[..., Path],
+    small_model: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A folder as the examples have it: a catalog, a recipe, a model, a photograph, a package."""
@@ -84,7 +72,7 @@ def home(
     values = tomllib.loads(path.read_text("utf-8").replace("{recipe}", str(path.parent)))
     merge(values, override_values([*english_overrides, *SMALL]))
     (folder / "scenes.toml").write_text("\n".join(toml_lines(values)), "utf-8")
-    (folder / "small.json").write_text(json.dumps(SMALL_MODEL), "utf-8")
+    (folder / "small.json").write_text(small_model, "utf-8")
     (folder / "scenes-en_it.argosmodel").symlink_to(path.parents[1] / "packages" / "scenes-en_it.argosmodel")
     shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
     Image.radial_gradient("L").save(folder / "photo.jpg")

@@ -22,19 +22,6 @@ from training.trained_models import pair_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-SMALL = {
-    "embed_dim": 32,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {
-        "context_length": 24,
-        "vocab_size": 400,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-        "hf_tokenizer_name": "tokenizer",
-    },
-}
 CAPTIONS = ["Un cane corre sulla spiaggia", "Due gatti neri dormono sul divano", "Tre barche a vela", "Una mela rossa"]
 
 
@@ -43,13 +30,14 @@ def trained(
     built: tuple[Path, BuildReport],
     english_recipe: Callable[..., Recipe],
     english_overrides: list[str],
+    small_model: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[str]]:
     """A copy of the small sample with a model of one epoch, and what `scoreboard` is called with for it."""
     folder = tmp_path_factory.mktemp("scored")
     root = folder / "catalog"
     shutil.copytree(built[0], root)
-    (folder / "small.json").write_text(json.dumps(SMALL))
+    (folder / "small.json").write_text(small_model)
     more = [f"train.model={folder / 'small.json'}", "train.epochs=1", "train.vocab_size=400", "train.batch_size=16"]
     more += ["evaluate.split=val", "evaluate.bootstrap_rounds=50"]
     train_model(english_recipe(root, *more), root)
