@@ -159,7 +159,7 @@ def export_model(
 
     folder, snapshot = _chosen_model(dataset, options.model, root)
     let_threads_sleep()  # before torch is loaded
-    from training.exports.card_data import seen_data
+    from training.exports.model_card import seen_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 

@@ -12,11 +12,17 @@ from markdown_it import MarkdownIt
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
-from training.exports.card_data import SeenData, card_data
-from training.exports.card_head import Publication
-from training.exports.card_limits import limits_section
-from training.exports.model_card import CardFormat, cost_section, duration, model_card
-from training.exports.source import open_trained
+from training.exports.model_card import (
+    CardFormat,
+    Publication,
+    SeenData,
+    card_data,
+    cost_section,
+    duration,
+    limits_section,
+    model_card,
+)
+from training.exports.trained_folder import open_trained
 from training.fit.effort import Attempt
 from training.scores.encoder_openers import open_model_folder
 from training.trained_models import EFFORT_FILE
