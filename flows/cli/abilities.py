@@ -67,8 +67,7 @@ def search(
         top: How many images.
     """
     from training.use.pictures import contact_sheet
-    from training.use.search import search_dataset
-    from training.use.search_folder import search_folder
+    from training.use.search import search_dataset, search_folder
 
     out = _picture(root, options, text, read=images)
     if top < 1:
