@@ -17,8 +17,7 @@ from training.scores.encoders import Encoder, tensors_sha256
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
 from training.towers.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
 from training.towers.pretrained import WEIGHT_FILES
-from training.towers.tokenizer import TOKENIZER_FILE
-from training.towers.tokenizer_limits import refuse_endless, try_tokenizer
+from training.towers.tokenizer import TOKENIZER_FILE, refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
