@@ -18,9 +18,9 @@ from harness import Goals, judge, medians, options_of, race, ratio, tell
 from photographs import drawn, jpeg
 from PIL import Image
 
+from training.processes import let_threads_sleep
 from training.scores.encoders import Encoder, encode_images, encode_texts, tensors_sha256
 from training.scores.kept_features import FeatureStore
-from training.threads import let_threads_sleep
 
 # Images, as many captions, and rounds.
 SIZES = {"quick": (48, 5), "full": (384, 5)}

@@ -16,13 +16,13 @@ from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions, read_rows, row_groups, seen_in_training
+from training.processes import let_threads_sleep
 from training.scores.bootstrap import interval_of, mean_draws
 from training.scores.evaluation import chosen_captions
 from training.scores.forest_plot import write_forest_plot
 from training.scores.metrics import PER_QUERY, Floats, Integers
 from training.scores.outcomes import retrieval_outcomes
 from training.scores.score import Difference
-from training.threads import let_threads_sleep
 from training.towers.model import WEIGHTS_FILE, load_model
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import numpy as np
 from training.config import EvaluateConfig
 from training.data.features import Features, image_features, text_features
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, split_to_score
+from training.processes import let_threads_sleep
 from training.scores.outcomes import retrieval_outcomes, scores_of
 from training.scores.score import Score, Scores
-from training.threads import let_threads_sleep
 from training.towers.model import load_model
 
 WORDING_MODES = ("all", "one", "distinct")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import read_json, sha256_of, write_json
-from training.threads import let_threads_sleep
+from training.processes import let_threads_sleep
 from training.towers.model_files import (
     ANY_TEXTS,
     REMEDY,

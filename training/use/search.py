@@ -22,7 +22,7 @@ from training.data.features import Features, image_features, stacked, text_featu
 from training.data.image_files import IMAGE_SUFFIXES, encode_files
 from training.data.pairs import RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
-from training.trained_models import current_model, only_dataset, pair_hashes
+from training.trained_models import current_model, pair_hashes
 from training.use.nearest import Neighbours, nearest
 
 logger = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def search_dataset(
     Raises:
         InputError: there is no such model, or the split has no images.
     """
-    model = current_model(root, dataset or only_dataset(root))
+    model = current_model(root, dataset)
     hashes = pair_hashes(model.snapshot)
     files = list(hashes) if split is None else model.snapshot.pair_files(split)
     if not files:
