@@ -6,6 +6,7 @@ projections as (in, out) where torch's layers have (out, in).
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,12 @@ def write_hugging_face(trained: TrainedFolder, folder: Path, _place: Path, _hub_
             model.logit_scale.copy_(ours.logit_scale.reshape(()))
         model.config.architectures = [type(model).__name__]
         write_json(folder / CONFIG_FILE, json.loads(model.config.to_json_string()))
-    save_tensors(dict(_named_for_all(model.state_dict(), trained)), folder / SAFETENSORS_FILE, {"format": "pt"})
+    tensors = model.state_dict()
+    if trained.has_encoder:
+        # transformers 4 has the image tower of a dual encoder one module deeper, and makes random weights, with a
+        # warning, of names that it does not know; 5 knows both.
+        tensors = {re.sub(r"^vision_model\.(?!vision_model\.)", "vision_model." * 2, n): t for n, t in tensors.items()}
+    save_tensors(tensors, folder / SAFETENSORS_FILE, {"format": "pt"})
     write_tokenizer(trained, folder, processor=_PROCESSOR)
     write_image_processor(trained, folder, processor=_PROCESSOR)
 
@@ -212,17 +218,6 @@ def _named_for_transformers(tower: Tensors, names: Mapping[str, str]) -> Tensors
         else:
             found[f"{layer}.{_BLOCK_NAMES[part]}.{kind}"] = tensor
     return found
-
-
-def _named_for_all(tensors: Tensors, trained: TrainedFolder) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield tensors by names that transformers 4 and 5 both know.
-
-    In a dual encoder, 4 has the image tower one module deeper. Of names that it does not know it makes random weights,
-    with a warning; 5 knows both.
-    """
-    for name, tensor in tensors.items():
-        is_short = name.startswith("vision_model.") and not name.startswith("vision_model.vision_model.")
-        yield f"vision_model.{name}" if is_short and trained.has_encoder else name, tensor
 
 
 def _inner(tower: Any, name: str) -> Any:

@@ -236,15 +236,18 @@ def _score(values: Mapping[str, Any]) -> Score:
 def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publication: Publication) -> str:
     """Return the whole card, as Markdown with its YAML head."""
     lacks = f"\n\nWhat this format does not hold:\n\n{bullets(told.lacks)}" if told.lacks else ""
+    scores = "\n\n".join([_SCORES, *map(_set_scores, data.scores)])
+    manifest = data.seen.manifest if data.seen is not None else {"sources": {}}
+    papers = sorted({paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))})
     sections = {
         "How to read it": f"{told.loading}\n\n{_EXACT}{lacks}",
         "Architecture": _architecture(trained),
         "What it saw": data_section(data.seen, publication.dataset_hub_name),
         "How it was trained": _training(trained),
-        "Scores": _scores(data),
+        "Scores": scores if data.scores else "Nobody has scored it: `vernaclip evaluate` does.",
         "Limits": limits_section(data, trained),
         "Time and energy": cost_section(data.attempts),
-        "What to cite": bullets(_references(data)),
+        "What to cite": bullets([METHOD, *papers]),
     }
     parts = [
         f"---\n{_head(publication, told.library, data)}\n---",
@@ -408,12 +411,6 @@ def _training(trained: TrainedFolder) -> str:
     return f"{told}\n\n{fenced_json(trained.run['settings'])}"
 
 
-def _scores(data: CardData) -> str:
-    if not data.scores:
-        return "Nobody has scored it: `vernaclip evaluate` does."
-    return "\n\n".join([_SCORES, *map(_set_scores, data.scores)])
-
-
 def _set_scores(scores: SetScores) -> str:
     where = f"The {markdown_text(scores.name)} split" if scores.is_split else markdown_text(scores.name)
     if not scores.of_these_weights:
@@ -522,10 +519,3 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     return " ".join(f"{value} {unit}" for value, unit in parts if value) or "less than a second"
-
-
-def _references(data: CardData) -> Iterator[str]:
-    yield METHOD
-    if data.seen is not None:
-        manifest = data.seen.manifest
-        yield from sorted({paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))})

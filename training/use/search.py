@@ -270,16 +270,21 @@ def search_folder(
         raise InputError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
     loaded = open_model(model)
     inside = folder / FOLDER_INDEX
+    written = inside if inside.exists() else folder
     place = None
-    if _may_be_written(inside if inside.exists() else folder):
+    # Root could write anywhere, but a folder that grants that to nobody is not meant to be.
+    if written.stat().st_mode & 0o222 and os.access(written, os.W_OK | os.X_OK):
         place = inside / loaded.sha256[:12]
     elif root is not None:
         place = root / ELSEWHERE / digest([str(folder.resolve()), loaded.sha256])[:12]
-    kept = _kept(
-        place,
-        lambda kept: kept.facts["model"] == loaded.sha256 and _is_of(kept.facts, files),
-        lambda kept: _renewed(loaded, folder, files, kept),
-    )
+
+    def is_current(kept: KeptFeatures) -> bool:
+        good = {tuple(file) for file in kept.facts["files"]}
+        broken = {(name, *told[:-1]) for name, told in kept.facts["broken"].items()}
+        seen = {file.content if file.content in good else tuple(file) for file in files}
+        return kept.facts["model"] == loaded.sha256 and good | broken == seen
+
+    kept = _kept(place, is_current, lambda kept: _renewed(loaded, folder, files, kept))
     names = [name for name, *_ in kept.facts["files"]]
     unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(kept.facts["broken"].items())))
     if not names:
@@ -313,18 +318,6 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
             except OSError:  # a link to nothing; decoding says so
                 files.append(_File(below, -1, -1, -1))
     return sorted(files), sorted(nameless)
-
-
-def _may_be_written(folder: Path) -> bool:
-    """Tell whether a folder is writable; root could write anywhere, but not where that is granted to nobody."""
-    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK | os.X_OK)
-
-
-def _is_of(facts: dict[str, Any], files: Sequence[_File]) -> bool:
-    """Tell whether an index is of these files as they are."""
-    good = {tuple(file) for file in facts["files"]}
-    broken = {(name, *told[:-1]) for name, told in facts["broken"].items()}
-    return good | broken == {file.content if file.content in good else tuple(file) for file in files}
 
 
 def _renewed(
