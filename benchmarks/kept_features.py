@@ -18,8 +18,8 @@ from harness import Goals, judge, medians, options_of, race, ratio, tell
 from photographs import drawn, jpeg
 from PIL import Image
 
-from training.scores.encoders import Encoder, encode_images, encode_texts, tensors_sha256
-from training.scores.kept_features import FeatureStore
+from training.data.features import Encoder, FeatureStore, encode_images, encode_texts
+from training.scores.encoders import tensors_sha256
 from training.threads import let_threads_sleep
 
 # Images, as many captions, and rounds.

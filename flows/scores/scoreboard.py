@@ -30,8 +30,7 @@ from training.config import EvaluateConfig
 from training.data.pairs import split_to_score
 from training.scores.galleries import Guard, Seen, held_out_gallery
 from training.scores.scoreboard import refuse_seen, score_models
-from training.scores.scoreboard_files import write_scoreboard
-from training.scores.scoreboard_tables import Section
+from training.scores.scoreboard_files import Section, write_scoreboard
 from training.threads import let_threads_sleep
 from training.trained_models import TrainedModel, model_of_folder, pair_files
 

@@ -11,10 +11,10 @@ from data_catalog.language_pack import LanguagePack
 from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import Recipe
-from training.scores.encoder_openers import OPENERS, check_source
-from training.scores.encoders import Encoder, rewording
+from training.data.features import Encoder, rewording
+from training.scores.encoders import OPENERS, check_source
 from training.scores.scoreboard import UNKNOWN, Contestant
-from training.scores.scoreboard_tables import CHANCE
+from training.scores.scoreboard_files import CHANCE
 from training.trained_models import TrainedModel, newest_model
 from translation.config import TranslateConfig
 from translation.registry import open_translator, reverse

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from training.data.features import Encoder, decoded, encode_images, encode_texts, fingerprint, rewording
 from training.data.image_files import quiet_decoders
-from training.scores.encoder_openers import open_model_folder, open_open_clip, open_transformers
-from training.scores.encoders import Encoder, decoded, encode_images, encode_texts, rewording, tensors_sha256
-from training.scores.kept_features import fingerprint
+from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import WEIGHTS_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

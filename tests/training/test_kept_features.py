@@ -11,10 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import training.scores.kept_features as kept_features
+import training.data.features as kept_features
 from data_catalog.errors import DiskError
-from training.scores.encoders import Encoder, encode_images, encode_texts, rewording
-from training.scores.kept_features import FeatureStore, fingerprint
+from training.data.features import Encoder, FeatureStore, encode_images, encode_texts, fingerprint, rewording
 
 NAMES = ["a", "b", "gone", "same as a", "broken", "c"]
 
