@@ -12,7 +12,7 @@ from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePac
 from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
-    from flows.scores.scoreboard import Question
+    from flows.scoreboard import Question
     from training.config import EvaluateConfig
 
 
@@ -87,7 +87,7 @@ def scoreboard(
         recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
     """
     from data_catalog.storage.shards import read_json
-    from flows.scores.scoreboard import make_scoreboard
+    from flows.scoreboard import make_scoreboard
     from training.scores.scoreboard_files import JSON_FILE
 
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
@@ -113,7 +113,7 @@ def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_di
     """
     from data_catalog.language_pack import require_language
     from flows.recipe.recipe import load_recipe
-    from flows.scores.scoreboard import Question
+    from flows.scoreboard import Question
 
     recipe = None if name is None else load_recipe(name, root=root, overrides=options.overrides)
     if recipe is not None and options.language not in (None, recipe.target_language):

@@ -3,17 +3,20 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
 from cleaning.languages.texts import other_languages
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
+from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
+from data_catalog.storage.lock import writer_lock
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from flows.recipe.recipe import override_values
+from flows.recipe.engines import open_recipes_engine
+from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
-from flows.scores.scored_models import at_home
-from flows.scores.translated_captions import CaptionTranslator
 from training.scores.galleries import (
     FOLDER_SETTINGS,
     Gallery,
@@ -23,6 +26,9 @@ from training.scores.galleries import (
     named_images,
 )
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
+from translation.engine import Translator
+from translation.memory import TranslationMemory
+from translation.remembered import remembered
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +50,63 @@ class ScoredSet:
     identities: Sequence[frozenset[str]]
     protocol: Protocol | None = None
     stated: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionTranslator:
+    """The recipe's engine, opened when the first captions are to be translated, and the translations of its root.
+
+    Args:
+        recipe: None: none is scored, so that there is no engine.
+        root: of the catalog.
+    """
+
+    recipe: Recipe | None
+    root: Path
+
+    def require(self, test_set: TestSetSettings) -> Recipe:
+        """Return the recipe.
+
+        Raises:
+            SettingsError: there is none, or its engine does not translate the set's captions.
+        """
+        if self.recipe is None:
+            raise SettingsError("translate is true, and no recipe says by which engine: name one, or leave it out")
+        test_set.require_translatable(self.recipe.source_language, self.recipe.target_language)
+        return self.recipe
+
+    @cached_property
+    def engine(self) -> Translator:
+        """The engine."""
+        assert self.recipe is not None
+        return open_recipes_engine(self.recipe, self.root)
+
+    def translated(self, gallery: Gallery) -> Gallery:
+        """Return a set with its captions translated, and what is to be said of that; translations are recorded.
+
+        Raises:
+            InputError: the engine cannot be opened, or does not work.
+            BusyError: a build of the root may be recording translations, too.
+        """
+        engine = self.engine
+        memory = TranslationMemory(self.root / "memory", engine.fingerprint)
+        memory.require_whole()
+        with writer_lock(self.root):
+            where = f"test set {gallery.name}"
+            found = remembered(gallery.captions, engine, memory, title=f"translate {where}", where=where)
+            memory.seal()
+        told = [(text, owner) for text, owner in zip(found.captions, gallery.owners, strict=True) if text]
+        num_lost = len(gallery.captions) - len(told)
+        lost = f"; {num_lost:,} have no translation and are left out" if num_lost else ""
+        by = f"({MACHINE_TRANSLATION}) from {engine.from_code} by {engine.fingerprint}"
+        of_originals, *others = gallery.notes
+        return replace(
+            gallery,
+            captions=[text for text, _ in told],
+            owners=[owner for _, owner in told],
+            made_by=[MACHINE] * len(told),
+            notes=(f"all captions are translated by a machine {by}{lost}; of the originals, {of_originals}", *others),
+        )
 
 
 def recipe_sets(test_sets: Sequence[TestSetSettings], language: str, translator: CaptionTranslator) -> list[ScoredSet]:
@@ -88,7 +151,27 @@ def named_sets(
     found = []
     for name, *words in named:
         try:
-            found.append(_named(name, _plain_values(words), language, pack, translator))
+            values = _plain_values(words)
+            if not name.replace("_", "").isalnum():
+                raise SettingsError("a name must be letters, digits and _")
+            kind = values.get("kind", name)
+            if values.get("kind") == FOLDERS:
+                classes = named_images(name, {key: value for key, value in values.items() if key != "kind"}, pack)
+                found.append(ScoredSet(test_set=classes, identities=[frozenset()] * len(classes.images)))
+                continue
+            if kind not in TEST_SET_KINDS:
+                problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
+                raise SettingsError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
+            (test_set,) = read_test_sets({name: values}, language) or (None,)
+            if test_set is None:
+                raise SettingsError("it is switched off by enabled=false: leave it out")
+            if test_set.config.images is None:
+                raise SettingsError("images=... is missing: without pixels there is nothing to score")
+            test_set.kind.check(test_set.config)
+            scored = _captioned(test_set, language, translator)
+            if scored is None:
+                raise InputError("it has no captions: it can guard training data, but not be scored on")
+            found.append(scored)
         except PipelineError as error:
             raise type(error)(f"--test-set {name}: {error}") from error
     return found
@@ -111,6 +194,18 @@ def sets_of_protocol(words: Sequence[str] | None, pack: LanguagePack) -> list[Sc
     return [ScoredSet(test_set=test_set, identities=known, protocol=protocol) for test_set, known in found]
 
 
+def at_home(place: str, option: str) -> str:
+    """Return a path, its "~" put into words, which no shell does behind a "="; any other text as it is.
+
+    Raises:
+        SettingsError: it is the home of nobody.
+    """
+    try:
+        return str(Path(place).expanduser()) if place.startswith("~") else place
+    except RuntimeError as error:
+        raise SettingsError(f"{option}: {place} is in the home of a user who is not known here") from error
+
+
 def _plain_values(words: Sequence[str]) -> dict[str, Any]:
     """Return KEY=VALUE texts as a table; what may be a list of files is left to those who read it.
 
@@ -122,30 +217,6 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
         if not isinstance(values[key], str):
             raise SettingsError(f"{key} must be a text, got {values[key]!r}")
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
-
-
-def _named(
-    name: str, values: dict[str, Any], language: str, pack: LanguagePack, translator: CaptionTranslator
-) -> ScoredSet:
-    if not name.replace("_", "").isalnum():
-        raise SettingsError("a name must be letters, digits and _")
-    if values.get("kind") == FOLDERS:
-        found = named_images(name, {key: value for key, value in values.items() if key != "kind"}, pack)
-        return ScoredSet(test_set=found, identities=[frozenset()] * len(found.images))
-    kind = values.get("kind", name)
-    if kind not in TEST_SET_KINDS:
-        problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
-        raise SettingsError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
-    (test_set,) = read_test_sets({name: values}, language) or (None,)
-    if test_set is None:
-        raise SettingsError("it is switched off by enabled=false: leave it out")
-    if test_set.config.images is None:
-        raise SettingsError("images=... is missing: without pixels there is nothing to score")
-    test_set.kind.check(test_set.config)
-    scored = _captioned(test_set, language, translator)
-    if scored is None:
-        raise InputError("it has no captions: it can guard training data, but not be scored on")
-    return scored
 
 
 def _captioned(test_set: TestSetSettings, language: str, translator: CaptionTranslator) -> ScoredSet | None:
@@ -165,14 +236,11 @@ def _captioned(test_set: TestSetSettings, language: str, translator: CaptionTran
         return None
     if stated.translate:
         return ScoredSet(test_set=translator.translated(gallery), identities=identities)
-    return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or _chosen_language(config))
-
-
-def _chosen_language(config: Any) -> str | None:
-    """Return the language of the captions, where a set's files have several and its settings choose one."""
-    languages: Sequence[str] = getattr(config, "languages", ())
-    code = languages[0].partition("-")[0].lower() if len(languages) == 1 else ""
-    return canonical_code(code) if code.isascii() and code.isalpha() else None
+    # Where a set's files have several languages and its settings choose one, that is stated too.
+    chosen: Sequence[str] = getattr(config, "languages", ())
+    code = chosen[0].partition("-")[0].lower() if len(chosen) == 1 else ""
+    told = canonical_code(code) if code.isascii() and code.isalpha() else None
+    return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or told)
 
 
 def with_language(
