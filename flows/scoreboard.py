@@ -4,31 +4,24 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig
 from cleaning.seen_images import SeenImages
 from data_catalog.errors import PipelineError, SettingsError
-from data_catalog.language_pack import LanguagePack
+from data_catalog.language_pack import LanguagePack, require_language
 from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.manifest import current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
 from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
-from flows.recipe.recipe import Recipe
-from flows.scored_sets import (
-    CaptionTranslator,
-    ScoredSet,
-    at_home,
-    named_sets,
-    recipe_sets,
-    sets_of_protocol,
-    with_language,
-)
+from flows.recipe.recipe import Recipe, override_values
+from flows.recipe.settings import read
+from flows.scored_sets import ScoredSet, SetReader, at_home, with_language
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
 from training.data.pairs import split_to_score
@@ -40,6 +33,9 @@ from training.threads import let_threads_sleep
 from training.trained_models import TrainedModel, model_of_folder, newest_model, pair_files
 from translation.config import TranslateConfig
 from translation.registry import open_translator, reverse
+
+if TYPE_CHECKING:
+    from flows.cli.scoreboard import ScoreboardOptions
 
 logger = logging.getLogger(__name__)
 
@@ -65,56 +61,38 @@ class NamedModel:
     translate: TranslateConfig | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What a scoreboard is asked for.
-
-    Args:
-        root: of the catalog.
-        out: folder of the results.
-        cache_dir: where packed translation models are unpacked.
-        language: of the captions and class names.
-        recipe: whose model and sets are scored; None: only what is named.
-        evaluate: settings of the scoring.
-        models: `--model` and what follows it, each.
-        english: what follows `--english`.
-        test_sets: `--test-set` and what follows it, each.
-        protocol: what follows `--protocol`.
-        language_packs: files of packs of the user's.
-        has_split: whether the dataset's own held-out split is scored.
-        report_anyway: whether images that a model was trained on are scored, beside those that are left.
-    """
-
-    root: Path
-    out: Path
-    cache_dir: Path
-    language: str
-    recipe: Recipe | None = None
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    models: Sequence[Sequence[str]] = ()
-    english: Sequence[str] | None = None
-    test_sets: Sequence[Sequence[str]] = ()
-    protocol: Sequence[str] | None = None
-    language_packs: Sequence[str] = ()
-    has_split: bool = True
-    report_anyway: bool = False
-
-
-def make_scoreboard(question: Question) -> list[Section]:
+def make_scoreboard(
+    recipe: Recipe | None, root: Path, options: "ScoreboardOptions", cache_dir: Path
+) -> tuple[Path, list[Section]]:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
+    Args:
+        recipe: whose model and sets are scored; None: only what the options name.
+        root: of the catalog.
+        cache_dir: where packed translation models are unpacked.
+
+    Returns:
+        The folder of the results, and what the Markdown shows.
+
     Raises:
-        SettingsError: there are no models or no sets.
+        SettingsError: there are no models or no sets, or settings are wrong.
         InputError: one of them cannot be had, or a model was trained on images of a set, unless that is to be reported.
     """
     let_threads_sleep()
-    recipe, language = question.recipe, question.language
-    packs = language_packs_of(question.language_packs)
+    language = recipe.target_language if recipe is not None else options.language
+    if language is None:
+        raise SettingsError("--language is missing: without a recipe, it says what captions and class names are in")
+    if options.language not in (None, language):
+        raise SettingsError(f"--language {options.language}: the recipe's target language is {language}")
+    require_language(language, "--language")
+    evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
+    out = options.out or root / "scoreboards" / (language if recipe is None else recipe.name)
+    packs = language_packs_of(options.language_packs)
     if recipe is not None:
         packs = {**named_language_packs(recipe), **packs}
-    models = _named_models(question)
+    models = _named_models(options, recipe)
     _require_different([*([recipe.name] if recipe is not None else []), *(model.name for model in models)], "--model")
-    own = newest_model(question.root, recipe.name) if recipe is not None else None
+    own = newest_model(root, recipe.name) if recipe is not None else None
     if recipe is not None and own is not None:
         models.insert(0, NamedModel(name=recipe.name, kind="folder", source=str(own.folder)))
     if not models:
@@ -122,25 +100,29 @@ def make_scoreboard(question: Question) -> list[Section]:
             "there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike"
         )
     known = {
-        model.name: model_of_folder(Path(model.source), question.root) if model.kind != "transformers" else None
+        model.name: model_of_folder(Path(model.source), root) if model.kind != "transformers" else None
         for model in models
     }
     trained = {name: model for name, model in known.items() if model is not None}
-    contestants = [_contestant(model, language, packs, question.cache_dir, known[model.name]) for model in models]
-    pack = language_pack(language, packs)
-    translator = CaptionTranslator(recipe=recipe, root=question.root)
-    scored = [
-        *(recipe_sets(recipe.test_sets, language, translator) if recipe is not None else []),
-        *named_sets(question.test_sets, language, pack, translator),
-        *sets_of_protocol(question.protocol, pack),
-    ]
+    contestants = [_contestant(model, language, packs, cache_dir, known[model.name]) for model in models]
+    reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
+    scored = list(reader.of_recipe())
+    for name, *words in options.test_sets:
+        try:
+            scored.append(reader.named(name, words))
+        except PipelineError as error:
+            raise type(error)(f"--test-set {name}: {error}") from error
+    if options.protocol:
+        scored += reader.of_protocol(options.protocol[0], options.protocol[1:])
     _require_translatable(scored, models, language)  # before images are looked at
-    split = _split(question, trained)
+    split = None
+    if recipe is not None and not options.no_split:
+        split = _split(recipe, root, evaluate.split, trained)
     if not scored and split is None:
         raise SettingsError(
             "there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol"
         )
-    make_writable_folder(question.out, "--out")
+    make_writable_folder(out, "--out")
     leaks = recipe.leaks if recipe is not None else LeaksConfig()
     seen = {name: SeenImages(model.snapshot, leaks) for name, model in trained.items()}
     found = [*([split] if split is not None else []), *(_guarded(each, seen) for each in scored)]
@@ -149,16 +131,25 @@ def make_scoreboard(question: Question) -> list[Section]:
         with_language(each.test_set, language, language_pack(each.stated or language, packs), each.stated)
         for each in found
     ]
-    if not question.report_anyway:
+    if not options.report_anyway:
         refuse_seen(sets, contestants)
     # Features are kept in the root, where other scoreboards find them; with this one where others write the root.
-    root, kept = question.root, question.root / KEPT_FEATURES
+    kept = root / KEPT_FEATURES
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     if not os.access(kept if kept.exists() else root, os.W_OK | os.X_OK):
-        kept = question.out / KEPT_FEATURES
-    board = score_models(contestants, sets, question.evaluate, kept=kept)
+        kept = out / KEPT_FEATURES
+    board = score_models(contestants, sets, evaluate, kept=kept)
     protocols = {each.test_set.name: each.protocol for each in found if each.protocol is not None}
-    return write_scoreboard(board, protocols, question.out)
+    return out, write_scoreboard(board, protocols, out)
+
+
+def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
+    """Return the settings of the scoring where there is no recipe."""
+    values = override_values(overrides)
+    others = sorted(set(values) - {"evaluate"})
+    if others:
+        raise SettingsError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
+    return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
 
 
 def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSet:
@@ -182,26 +173,23 @@ def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedM
             )
 
 
-def _split(question: Question, trained: Mapping[str, TrainedModel]) -> ScoredSet | None:
+def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, TrainedModel]) -> ScoredSet | None:
     """Return the dataset's own held-out images, of the snapshot that its model was trained on or of the current one.
 
-    None where they are not asked for, or there are none, which is logged.
+    None where there are none, which is logged.
     """
-    recipe = question.recipe
-    if recipe is None or not question.has_split:
-        return None
     own = trained.get(recipe.name)
-    snapshot = own.snapshot if own is not None else require_snapshot(question.root, recipe.name, recipe=recipe.called)
+    snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.called)
     try:
-        split = split_to_score(pair_files(snapshot), question.evaluate.split)
+        split = split_to_score(pair_files(snapshot), split)
     except SettingsError as error:
         logger.warning("%s itself is not scored: %s", recipe.name, error)
         return None
-    name = f"{recipe.name} {split}"
-    return ScoredSet(test_set=held_out_gallery(name, snapshot, split, trained, own=own), identities=())
+    gallery = held_out_gallery(f"{recipe.name} {split}", snapshot, split, trained, own=own)
+    return ScoredSet(test_set=gallery, identities=())
 
 
-def _named_models(question: Question) -> list[NamedModel]:
+def _named_models(options: "ScoreboardOptions", recipe: Recipe | None) -> list[NamedModel]:
     """Return models as `--model NAME KEY=VALUE ...` names them, and the two baselines of `--english KEY=VALUE ...`.
 
     An English model is asked in the target language as it is, and in translation.
@@ -210,16 +198,16 @@ def _named_models(question: Question) -> list[NamedModel]:
         SettingsError: a name is missing or unfit, settings are wrong, or nothing says what translates into English.
     """
     models = []
-    for name, *words in question.models:
+    for name, *words in options.models:
         if not _NAME.fullmatch(name) or name == CHANCE:
             raise SettingsError(
                 f"--model {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', other than "
                 "chance, as in --model mine KEY=VALUE"
             )
         models.append(_named_model(name, words, f"--model {name}"))
-    if not question.english:
+    if not options.english:
         return models
-    english, recipe = _named_model("english", question.english, "--english"), question.recipe
+    english = _named_model("english", options.english, "--english")
     translate = english.translate
     if translate is None and recipe is not None and recipe.source_language == ENGLISH:
         has_way_back = recipe.translate.reverse_package or recipe.translate.reverse_model

@@ -1,7 +1,7 @@
 """Sets as `vernaclip scoreboard` names them: test sets of a recipe, others by KEY=VALUE, a protocol's."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from cleaning.languages.engines import canonical_code
 from cleaning.languages.texts import other_languages
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.lock import writer_lock
@@ -53,42 +53,119 @@ class ScoredSet:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionTranslator:
-    """The recipe's engine, opened when the first captions are to be translated, and the translations of its root.
+class SetReader:
+    """Reads sets, and has their captions translated where that is asked for.
 
     Args:
-        recipe: None: none is scored, so that there is no engine.
-        root: of the catalog.
+        recipe: whose engine translates captions; None: there is none.
+        root: of the catalog, which has the translations.
+        language: of captions that are scored, where files have several.
+        pack: has class names and templates.
     """
 
     recipe: Recipe | None
     root: Path
+    language: str
+    pack: LanguagePack
 
-    def require(self, test_set: TestSetSettings) -> Recipe:
-        """Return the recipe.
+    def of_recipe(self) -> Iterator[ScoredSet]:
+        """Yield the test sets of the recipe whose images are here, with captions; others are logged.
 
         Raises:
-            SettingsError: there is none, or its engine does not translate the set's captions.
+            InputError: one cannot be read.
         """
-        if self.recipe is None:
-            raise SettingsError("translate is true, and no recipe says by which engine: name one, or leave it out")
-        test_set.require_translatable(self.recipe.source_language, self.recipe.target_language)
-        return self.recipe
+        for test_set in self.recipe.test_sets if self.recipe is not None else ():
+            if test_set.config.images is None:
+                logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
+                continue
+            test_set.check()
+            scored = self._captioned(test_set)
+            if scored is None:
+                logger.warning(
+                    "test set %s is not scored: it has no captions, and guards training alone", test_set.name
+                )
+            else:
+                yield scored
+
+    def named(self, name: str, words: Sequence[str]) -> ScoredSet:
+        """Return a set as `--test-set NAME KEY=VALUE ...` names it.
+
+        Raises:
+            SettingsError: settings are wrong, or no images are named.
+            InputError: files cannot be read, or have no captions.
+        """
+        values = _plain_values(words)
+        if not name.replace("_", "").isalnum():
+            raise SettingsError("a name must be letters, digits and _")
+        if values.get("kind") == FOLDERS:
+            classes = named_images(name, {key: value for key, value in values.items() if key != "kind"}, self.pack)
+            return ScoredSet(test_set=classes, identities=[frozenset()] * len(classes.images))
+        if values.get("kind", name) not in TEST_SET_KINDS:
+            problem = f"kind is {values['kind']!r}" if "kind" in values else "kind=... is missing"
+            raise SettingsError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
+        (test_set,) = read_test_sets({name: values}, self.language) or (None,)
+        if test_set is None:
+            raise SettingsError("it is switched off by enabled=false: leave it out")
+        if test_set.config.images is None:
+            raise SettingsError("images=... is missing: without pixels there is nothing to score")
+        test_set.kind.check(test_set.config)
+        scored = self._captioned(test_set)
+        if scored is None:
+            raise InputError("it has no captions: it can guard training data, but not be scored on")
+        return scored
+
+    def of_protocol(self, name: str, words: Sequence[str]) -> Iterator[ScoredSet]:
+        """Yield the sets of `--protocol NAME captions=FILE images=DIR imagenet=DIR class_names=FILE`: one task or both.
+
+        Raises:
+            SettingsError: there is no such protocol.
+            InputError: files are not those it is about.
+        """
+        if name not in PROTOCOLS:
+            raise SettingsError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
+        for test_set, known in protocol_sets(PROTOCOLS[name], _plain_values(words), self.pack):
+            yield ScoredSet(test_set=test_set, identities=known, protocol=PROTOCOLS[name])
+
+    def _captioned(self, test_set: TestSetSettings) -> ScoredSet | None:
+        """Read a test set of captioned images; of several languages that alone which is scored, or translated."""
+        config, notes, stated, language = test_set.config, [], test_set.captions, self.language
+        if stated.translate:
+            if self.recipe is None:
+                raise SettingsError("translate is true, and no recipe says by which engine: name one, or leave it out")
+            test_set.require_translatable(self.recipe.source_language, self.recipe.target_language)
+            language = self.recipe.source_language
+        languages: Sequence[str] = getattr(config, "languages", ())
+        same = [code for code in languages if canonical_code(code) == canonical_code(language)]
+        if same and len(languages) > 1:
+            config = replace(config, languages=tuple(same))
+            notes.append(f"of captions in {', '.join(languages)} those in {language} count")
+        gallery, identities = captioned_gallery(
+            test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes
+        )
+        if not gallery.captions:
+            return None
+        if stated.translate:
+            return ScoredSet(test_set=self._translated(gallery), identities=identities)
+        # Where a set's files have several languages and its settings choose one, that is stated too.
+        chosen: Sequence[str] = getattr(config, "languages", ())
+        code = chosen[0].partition("-")[0].lower() if len(chosen) == 1 else ""
+        told = canonical_code(code) if code.isascii() and code.isalpha() else None
+        return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or told)
 
     @cached_property
-    def engine(self) -> Translator:
-        """The engine."""
+    def _engine(self) -> Translator:
+        """The recipe's engine, opened when the first captions are to be translated."""
         assert self.recipe is not None
         return open_recipes_engine(self.recipe, self.root)
 
-    def translated(self, gallery: Gallery) -> Gallery:
+    def _translated(self, gallery: Gallery) -> Gallery:
         """Return a set with its captions translated, and what is to be said of that; translations are recorded.
 
         Raises:
             InputError: the engine cannot be opened, or does not work.
             BusyError: a build of the root may be recording translations, too.
         """
-        engine = self.engine
+        engine = self._engine
         memory = TranslationMemory(self.root / "memory", engine.fingerprint)
         memory.require_whole()
         with writer_lock(self.root):
@@ -107,91 +184,6 @@ class CaptionTranslator:
             made_by=[MACHINE] * len(told),
             notes=(f"all captions are translated by a machine {by}{lost}; of the originals, {of_originals}", *others),
         )
-
-
-def recipe_sets(test_sets: Sequence[TestSetSettings], language: str, translator: CaptionTranslator) -> list[ScoredSet]:
-    """Return the test sets of a recipe whose images are here, with captions; others are logged.
-
-    Args:
-        test_sets: of the recipe.
-        language: of captions that are scored, where files have several.
-        translator: of captions that are to be translated.
-
-    Raises:
-        InputError: one cannot be read.
-    """
-    found = []
-    for test_set in test_sets:
-        if test_set.config.images is None:
-            logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
-            continue
-        test_set.check()
-        scored = _captioned(test_set, language, translator)
-        if scored is None:
-            logger.warning("test set %s is not scored: it has no captions, and guards training alone", test_set.name)
-        else:
-            found.append(scored)
-    return found
-
-
-def named_sets(
-    named: Sequence[Sequence[str]], language: str, pack: LanguagePack, translator: CaptionTranslator
-) -> list[ScoredSet]:
-    """Return sets as `--test-set NAME KEY=VALUE ...` names them.
-
-    Args:
-        language: of captions that are looked for, where files have several.
-        pack: has class names and templates.
-        translator: of captions that are to be translated.
-
-    Raises:
-        SettingsError: settings are wrong, or no images are named.
-        InputError: files cannot be read, or have no captions.
-    """
-    found = []
-    for name, *words in named:
-        try:
-            values = _plain_values(words)
-            if not name.replace("_", "").isalnum():
-                raise SettingsError("a name must be letters, digits and _")
-            kind = values.get("kind", name)
-            if values.get("kind") == FOLDERS:
-                classes = named_images(name, {key: value for key, value in values.items() if key != "kind"}, pack)
-                found.append(ScoredSet(test_set=classes, identities=[frozenset()] * len(classes.images)))
-                continue
-            if kind not in TEST_SET_KINDS:
-                problem = f"kind is {kind!r}" if "kind" in values else "kind=... is missing"
-                raise SettingsError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
-            (test_set,) = read_test_sets({name: values}, language) or (None,)
-            if test_set is None:
-                raise SettingsError("it is switched off by enabled=false: leave it out")
-            if test_set.config.images is None:
-                raise SettingsError("images=... is missing: without pixels there is nothing to score")
-            test_set.kind.check(test_set.config)
-            scored = _captioned(test_set, language, translator)
-            if scored is None:
-                raise InputError("it has no captions: it can guard training data, but not be scored on")
-            found.append(scored)
-        except PipelineError as error:
-            raise type(error)(f"--test-set {name}: {error}") from error
-    return found
-
-
-def sets_of_protocol(words: Sequence[str] | None, pack: LanguagePack) -> list[ScoredSet]:
-    """Return the sets of `--protocol NAME captions=FILE images=DIR imagenet=DIR class_names=FILE`: one task or both.
-
-    Raises:
-        SettingsError: there is no such protocol.
-        InputError: files are not those it is about.
-    """
-    if not words:
-        return []
-    name, *settings = words
-    if name not in PROTOCOLS:
-        raise SettingsError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
-    protocol = PROTOCOLS[name]
-    found = protocol_sets(protocol, _plain_values(settings), pack)
-    return [ScoredSet(test_set=test_set, identities=known, protocol=protocol) for test_set, known in found]
 
 
 def at_home(place: str, option: str) -> str:
@@ -217,30 +209,6 @@ def _plain_values(words: Sequence[str]) -> dict[str, Any]:
         if not isinstance(values[key], str):
             raise SettingsError(f"{key} must be a text, got {values[key]!r}")
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
-
-
-def _captioned(test_set: TestSetSettings, language: str, translator: CaptionTranslator) -> ScoredSet | None:
-    """Read a test set of captioned images; of several languages that alone which is scored, or translated."""
-    config, notes, stated = test_set.config, [], test_set.captions
-    if stated.translate:
-        language = translator.require(test_set).source_language
-    languages: Sequence[str] = getattr(config, "languages", ())
-    same = [code for code in languages if canonical_code(code) == canonical_code(language)]
-    if same and len(languages) > 1:
-        config = replace(config, languages=tuple(same))
-        notes.append(f"of captions in {', '.join(languages)} those in {language} count")
-    gallery, identities = captioned_gallery(
-        test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes
-    )
-    if not gallery.captions:
-        return None
-    if stated.translate:
-        return ScoredSet(test_set=translator.translated(gallery), identities=identities)
-    # Where a set's files have several languages and its settings choose one, that is stated too.
-    chosen: Sequence[str] = getattr(config, "languages", ())
-    code = chosen[0].partition("-")[0].lower() if len(chosen) == 1 else ""
-    told = canonical_code(code) if code.isascii() and code.isalpha() else None
-    return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or told)
 
 
 def with_language(
