@@ -8,13 +8,12 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, sweep_temporary, write_named_atomically
 from training.data.image_files import picture_features, picture_or_reason, quiet_decoders
 from training.data.images import Features, decoded_groups
-from training.data.pairs import Integers, row_groups
+from training.data.pairs import row_groups
 from training.towers.model import LoadedModel
 
 if TYPE_CHECKING:
@@ -116,151 +115,92 @@ def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]]
     return replace(encoder, name=name, origin=f"{encoder.origin}, asked in translation", reword=reword)
 
 
-def encode_images(
-    encoder: Encoder, names: Sequence[str], read: Read, *, batch_size: int = 128
-) -> tuple[Features, Integers]:
-    """Return unit features of all images that are there and decode.
-
-    Returns:
-        Features of shape (images, dim), and the place in `names` of each, shape (images,).
-    """
-    found: list[Features] = []
-    places: list[int] = []
-    for some, features in image_batches(encoder, names, read, batch_size=batch_size):
-        places += some
-        found += [*features]
-    return stacked(found), np.array(places, dtype=np.int64)
-
-
-def image_batches(
-    encoder: Encoder, names: Sequence[str], read: Read, *, batch_size: int
-) -> Iterator[tuple[Sequence[int], Features]]:
-    """Yield the same by the batch: places in `names` of those that are there and decode, and their features."""
-    import torch
-
-    def prepared(place: int) -> "torch.Tensor | None":
-        image = decoded(names[place], read)
-        return None if image is None else encoder.prepare(image)
-
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        Progress(f"encode images by {encoder.name}", total=len(names), unit="images") as progress,
-    ):
-        for start in range(0, len(names), batch_size):
-            some = range(start, min(start + batch_size, len(names)))
-            with torch.no_grad(), quiet_decoders():
-                pixels = dict(zip(some, pool.map(prepared, some), strict=True))
-                good = {place: value for place, value in pixels.items() if value is not None}
-                features = _units(encoder.encode_pixels(torch.stack(list(good.values())))) if good else None
-            if features is not None:
-                yield list(good), features
-            progress.advance(len(some))
-
-
-def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-    """Return unit features of texts, shape (texts, dim)."""
-    words = encoder.reword(texts) if encoder.reword else texts
-    return stacked([row for _, features in text_batches(encoder, words, batch_size=batch_size) for row in features])
-
-
-def text_batches(
-    encoder: Encoder, words: Sequence[str], *, batch_size: int
-) -> Iterator[tuple[Sequence[int], Features]]:
-    """Yield places of texts that are put in other words by now, and their features, by the batch."""
-    import torch
-
-    with Progress(f"encode texts by {encoder.name}", total=len(words), unit="texts") as progress:
-        for start in range(0, len(words), batch_size):
-            some = words[start : start + batch_size]
-            with torch.no_grad():
-                features = _units(encoder.encode_texts(some))
-            yield range(start, start + len(some)), features
-            progress.advance(len(some))
-
-
-def decoded(name: str, read: Read) -> Image.Image | None:
-    """Return an image as RGB, upright, on white; None where it is not there, or does not decode.
-
-    Call it within `quiet_decoders`.
-    """
-    try:
-        raw = read(name)
-    except OSError:
-        return None
-    found = picture_or_reason(raw, 0)
-    return None if isinstance(found, str) else found.image
-
-
-def _units(features: "torch.Tensor") -> Features:
-    import torch
-
-    units: Features = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
-    return units
-
-
 class FeatureStore:
-    """Features that a model made of test images and texts, on disk: it is asked about none of them twice.
+    """What a model makes of test images and texts: unit features, each made once, and kept on disk where that is asked.
 
     Images of the same bytes, and texts of the same letters, have the same features to the bit, so that they always tie.
     What an interrupted run has encoded is there for the next one.
 
     Args:
         encoder: the model.
-        folder: below which features are kept, in a folder a model, named by its `fingerprint`.
+        folder: below which features are kept, in a folder a model, named by its `fingerprint`; None: in memory alone.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path) -> None:
-        self._encoder, self._folder = encoder, folder
+    def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
+        self.encoder, self._folder = encoder, folder
+        self._unsaved: dict[bytes, Features] = {}
 
-    def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, Integers]:
-        """Do as `encode_images`, but encode only images of which nothing is kept.
+    def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, dict[int, bytes]]:
+        """Return unit features of all images that are there and decode; only those that are new are encoded.
+
+        Returns:
+            Features of shape (images, dim), and the sha256 of the bytes of each, by its place in `names`.
 
         Raises:
             DiskError: the disk is full, or files in the folder cannot be read or written.
         """
-        digests = _digests(names, read)
-        asked: set[bytes] = set()
+        import torch
 
-        def noting(name: str) -> bytes:
-            del digests[name]
-            raw = read(name)
-            digests[name] = hashlib.sha256(raw).digest()  # of a file that changed by now it is another one
-            asked.add(digests[name])
-            return raw
+        known, digests = self._known, dict[int, bytes]()
 
-        # Of images of the same bytes one is encoded; if it has changed or gone by then, the others are still to be.
-        while fresh := list(self._unknown((one, name) for name, one in digests.items() if one not in asked).values()):
-            batches = image_batches(self._encoder, fresh, noting, batch_size=batch_size)
-            self._learn(
-                (digests[fresh[place]], row)
-                for places, rows in batches
-                for place, row in zip(places, rows, strict=True)
-            )
-        there = [number for number, name in enumerate(names) if digests.get(name) in self._known]
-        return stacked([self._known[digests[names[number]]] for number in there]), np.array(there, dtype=np.int64)
+        def prepared(place: int) -> "tuple[bytes, torch.Tensor] | None":
+            try:
+                raw = read(names[place])
+            except OSError:
+                return None
+            digests[place] = hashlib.sha256(raw).digest()
+            if digests[place] in known:
+                return None
+            found = picture_or_reason(raw, 0)
+            return None if isinstance(found, str) else (digests[place], self.encoder.prepare(found.image))
+
+        title = f"encode images by {self.encoder.name}"
+        with (
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            Progress(title, total=len(names), unit="images") as progress,
+        ):
+            for start in range(0, len(names), batch_size):
+                some = range(start, min(start + batch_size, len(names)))
+                with torch.no_grad(), quiet_decoders():
+                    fresh = dict(found for found in pool.map(prepared, some) if found is not None)
+                    if fresh:
+                        self._learn(list(fresh), self.encoder.encode_pixels(torch.stack(list(fresh.values()))))
+                progress.advance(len(some))
+        self._save()
+        there = {place: digests[place] for place in sorted(digests) if digests[place] in known}
+        return stacked([known[one] for one in there.values()]), there
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-        """Do as `encode_texts`, in the same way; texts are kept as they are asked, put in other words or not.
+        """Return unit features of texts, shape (texts, dim); they are kept as they are asked, in other words or not.
 
         Raises:
             DiskError: the disk is full, or files in the folder cannot be read or written.
         """
-        words = self._encoder.reword(texts) if self._encoder.reword else texts
+        import torch
+
+        words = self.encoder.reword(texts) if self.encoder.reword else texts
         digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
-        fresh = self._unknown(zip(digests, words, strict=True))
-        keys = list(fresh)
-        batches = text_batches(self._encoder, list(fresh.values()), batch_size=batch_size)
-        self._learn((keys[place], row) for places, rows in batches for place, row in zip(places, rows, strict=True))
+        told = zip(digests, words, strict=True)
+        fresh = list({one: word for one, word in told if one not in self._known}.items())
+        with Progress(f"encode texts by {self.encoder.name}", total=len(fresh), unit="texts") as progress:
+            for start in range(0, len(fresh), batch_size):
+                some = fresh[start : start + batch_size]
+                with torch.no_grad():
+                    self._learn([one for one, _ in some], self.encoder.encode_texts([word for _, word in some]))
+                progress.advance(len(some))
+        self._save()
         return stacked([self._known[one] for one in digests])
 
     @cached_property
-    def _place(self) -> Path:
-        return self._folder / fingerprint(self._encoder)
+    def _place(self) -> Path | None:
+        return self._folder / fingerprint(self.encoder) if self._folder is not None else None
 
     @cached_property
     def _known(self) -> dict[bytes, Features]:
-        """What is kept of the model; a damaged file is told in the log, and removed."""
+        """What is known by now; of files a damaged one is told in the log, and removed."""
         found: dict[bytes, Features] = {}
+        if self._place is None:
+            return found
         with _files_of(self._place):
             for path in sorted(self._place.glob("features-*.parquet")):
                 if not _is_as_named(path):
@@ -273,27 +213,28 @@ class FeatureStore:
                 rows = column.flatten().to_numpy().reshape(len(column), -1)
                 found |= dict(zip(table.column("sha256").to_pylist(), rows, strict=True))
         if found:
-            logger.info("%s: features of %d images and texts are known", self._encoder.name, len(found))
+            logger.info("%s: features of %d images and texts are known", self.encoder.name, len(found))
         return found
 
-    def _unknown(self, wanted: Iterable[tuple[bytes, str]]) -> dict[bytes, str]:
-        """Return names or texts of which nothing is kept, the first of each sha256."""
-        first: dict[bytes, str] = {}
-        for one, name in wanted:
-            if one not in self._known:
-                first.setdefault(one, name)
-        return first
+    def _learn(self, digests: Sequence[bytes], features: "torch.Tensor") -> None:
+        """Take what the model made, and keep it by the portion."""
+        import torch
 
-    def _learn(self, found: Iterable[tuple[bytes, Features]]) -> None:
-        """Keep features, a file a portion."""
-        rows = iter(found)
-        while portion := dict(islice(rows, PORTION)):
-            matrix = stacked(list(portion.values()))
+        units = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
+        rows = dict(zip(digests, units, strict=True))
+        self._known.update(rows)
+        self._unsaved |= rows
+        if len(self._unsaved) >= PORTION:
+            self._save()
+
+    def _save(self) -> None:
+        if self._unsaved and self._place is not None:
+            matrix = np.stack(list(self._unsaved.values()))
             feature = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
-            table = pa.table({"sha256": pa.array(list(portion), pa.binary(32)), "feature": feature})
+            table = pa.table({"sha256": pa.array(list(self._unsaved), pa.binary(32)), "feature": feature})
             with _files_of(self._place):
                 _write_named(self._place, "parquet", partial(pq.write_table, table))
-            self._known.update(portion)
+        self._unsaved = {}
 
 
 def fingerprint(encoder: Encoder) -> str:
@@ -329,27 +270,6 @@ def _files_of(place: Path) -> Iterator[None]:
             f"features of test sets cannot be kept in {place} ({error.strerror or error}): give yourself the right "
             f"to read and write there, or remove {place.parent}, and they are made anew"
         ) from error
-
-
-def _digests(names: Sequence[str], read: Read) -> dict[str, bytes]:
-    """Return the sha256 of the bytes of each image that is there, in the order of their names."""
-
-    def digest_of(name: str) -> bytes | None:
-        try:
-            return hashlib.sha256(read(name)).digest()
-        except OSError:
-            return None
-
-    found = {}
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        Progress("read images", total=len(names), unit="images") as progress,
-    ):
-        for name, made in zip(names, pool.map(digest_of, names), strict=True):
-            if made is not None:
-                found[name] = made
-            progress.advance(1)
-    return found
 
 
 @dataclass(frozen=True, slots=True)

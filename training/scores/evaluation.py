@@ -12,14 +12,7 @@ import numpy as np
 from data_catalog.errors import InputError
 from data_catalog.sources.origins import HUMAN, MACHINE
 from training.config import EvaluateConfig
-from training.data.features import (
-    Encoder,
-    FeatureStore,
-    encode_images,
-    encode_texts,
-    image_features,
-    text_features,
-)
+from training.data.features import FeatureStore, image_features, text_features
 from training.data.images import Features
 from training.data.pairs import Integers, PairFiles, read_captions, refuse_leaks, split_to_score
 from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
@@ -89,40 +82,37 @@ def wording(text: str) -> str:
 
 
 def outcomes_of(
-    encoder: Encoder, test_set: Gallery | LabelledImages, batch_size: int, *, store: FeatureStore | None = None
-) -> tuple[list[Outcome], Integers]:
+    store: FeatureStore, test_set: Gallery | LabelledImages, batch_size: int
+) -> tuple[list[Outcome], dict[int, bytes]]:
     """Return ranks of a model on a set: on all images, and where a model was trained on some, on those that are left.
 
     Args:
-        store: keeps features, if they are kept; those of the catalog's own images and captions never are.
+        store: of the model's features; those of the catalog's own images and captions are never kept in it.
 
     Returns:
         One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
-        and the places of its images that are there and decode.
+        and the sha256 of the bytes of its images that are there and decode, by their places.
 
     Raises:
         InputError: none is, or none that has a caption, or features are no numbers.
     """
-    texts_of: Callable[[Sequence[str]], Features]
-    if store is None or test_set.of_catalog:
-        images, places = encode_images(encoder, test_set.images, test_set.read, batch_size=batch_size)
-        texts_of = partial(encode_texts, encoder, batch_size=batch_size)
-    else:
-        images, places = store.images(test_set.images, test_set.read, batch_size=batch_size)
-        texts_of = partial(store.texts, batch_size=batch_size)
-    if not len(places):
+    if test_set.of_catalog:
+        store = FeatureStore(store.encoder)
+    images, there = store.images(test_set.images, test_set.read, batch_size=batch_size)
+    if not there:
         raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
+    places = np.array(list(there), dtype=np.int64)
     rows = np.arange(len(places))
     subsets = {ALL: rows}
     seen = {place for guard in test_set.guards.values() for place in guard.seen}
     left = rows[~np.isin(places, list(seen))]
     if 0 < len(left) < len(rows):
         subsets[LEAK_FREE] = left
-    encoded = images, places, subsets, texts_of
+    encoded = images, places, subsets, partial(store.texts, batch_size=batch_size)
     found = list(_retrieval(test_set, *encoded) if isinstance(test_set, Gallery) else _zero_shot(test_set, *encoded))
     if not found:
         raise InputError(f"no image of {test_set.name} that has a caption is there and decodes")
-    return found, places
+    return found, there
 
 
 def _retrieval(

@@ -1,17 +1,14 @@
 """Scores of several models on several sets, on the same images and with the same queries, and how they differ."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError
 from training.config import EvaluateConfig
 from training.data.features import Encoder, FeatureStore
-from training.data.pairs import Integers
 from training.scores.evaluation import outcomes_of
 from training.scores.galleries import Gallery, LabelledImages, TextLanguage
 from training.scores.score import Difference, Outcome, Score, differences_of, scores_of
@@ -165,11 +162,10 @@ def score_models(
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
-    places: dict[str, Integers] = {}
-    digests: dict[str, dict[str, bytes]] = {test_set.name: {} for test_set in sets}
+    there: dict[str, dict[int, bytes]] = {}
     for model in models:
         encoder = model.open()
-        store = FeatureStore(encoder, kept) if kept is not None else None
+        store = FeatureStore(encoder, kept)
         facts.append(
             ModelFacts(
                 name=model.name,
@@ -181,10 +177,7 @@ def score_models(
         )
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            read = test_set
-            if model is models[0]:
-                read = replace(test_set, read=partial(_read_noting, test_set.read, digests[test_set.name]))
-            outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, store=store)
+            outcomes, there[test_set.name] = outcomes_of(store, test_set, config.batch_size)
             found[test_set.name, model.name] = outcomes
         del encoder, store  # one model at a time is in memory
     entries: list[Entry] = []
@@ -205,26 +198,18 @@ def score_models(
     return Scoreboard(
         settings=asdict(config),
         models=tuple(facts),
-        sets=tuple(_facts(test_set, places[test_set.name], digests[test_set.name]) for test_set in sets),
+        sets=tuple(_facts(test_set, there[test_set.name]) for test_set in sets),
         entries=tuple(entries),
         differences=tuple(differences),
     )
 
 
-def _read_noting(read: Callable[[str], bytes], digests: dict[str, bytes], name: str) -> bytes:
-    """Read an image of a set, and note what its bytes were; may be called from several threads."""
-    raw = read(name)
-    digests[name] = hashlib.blake2b(raw, digest_size=16).digest()
-    return raw
-
-
-def _facts(test_set: Gallery | LabelledImages, places: Integers, digests: Mapping[str, bytes]) -> SetFacts:
-    there = frozenset(places.tolist())
+def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
     leaked: dict[str, dict[str, str]] = {}
     alike: dict[str, dict[str, str]] = {}
     for model, guard in test_set.guards.items():
         leaked[model], alike[model] = {}, {}
-        for place in sorted(there & guard.seen.keys()):
+        for place in sorted(there.keys() & guard.seen.keys()):
             told = leaked if guard.seen[place].is_sure else alike
             told[model][test_set.images[place]] = guard.seen[place].why
     if isinstance(test_set, Gallery):
@@ -240,28 +225,24 @@ def _facts(test_set: Gallery | LabelledImages, places: Integers, digests: Mappin
         compared={model: guard.ways for model, guard in test_set.guards.items()},
         leaked=leaked,
         alike=alike,
-        notes=(*test_set.notes, *_copies_note(test_set, there, digests)),
+        notes=(*test_set.notes, *_copies_note(test_set, there)),
         files=test_set.files,
         language=test_set.language,
     )
 
 
-def _copies_note(
-    test_set: Gallery | LabelledImages, there: Iterable[int], digests: Mapping[str, bytes]
-) -> tuple[str, ...]:
+def _copies_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
     """Return a sentence on the copies of a set, if any count: of classes, those with more than one class.
 
     No model can tell pictures apart that a set has twice, under two names, so that it looks worse than it is.
 
     Args:
-        there: places of the images that were scored.
-        digests: of the bytes of each image that was read, by its name.
+        there: the sha256 of the bytes of the images that were scored, by their places.
     """
-    alike: dict[bytes, list[str]] = {}
-    for name in dict.fromkeys(test_set.images[place] for place in sorted(there)):
-        if name in digests:
-            alike.setdefault(digests[name], []).append(name)
-    groups = [group for group in alike.values() if len(group) > 1]
+    alike: dict[bytes, dict[str, None]] = {}
+    for place, digest in there.items():
+        alike.setdefault(digest, {})[test_set.images[place]] = None  # a name that is there twice is no copy
+    groups = [list(group) for group in alike.values() if len(group) > 1]
     meaning = "so nothing tells them apart: captions of theirs never find their own image first"
     if isinstance(test_set, LabelledImages):
         labels = dict(zip(test_set.images, test_set.labels, strict=True))
