@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data_catalog.errors import InputError
-from training.data.features import Features, stacked, text_features
+from training.data.features import stacked, text_features
 from training.data.image_files import BATCH_SIZE, WHITE, encode_files, picture_features
-from training.data.images import squashed
+from training.data.images import Features, squashed
 from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
 

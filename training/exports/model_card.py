@@ -15,7 +15,7 @@ from data_catalog.exports.card import METHOD, upstream_paper
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
-from data_catalog.storage.manifest import SPLITS, Snapshot
+from data_catalog.storage.manifest import SPLITS, Manifest, Snapshot
 from data_catalog.storage.shards import read_json
 from training.exports.trained_folder import TrainedFolder
 from training.fit.effort import Attempt, read_attempts
@@ -93,7 +93,7 @@ class SeenData:
         splits: counts of each split's pairs.
     """
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     splits: Mapping[str, PairCounts]
 
     @property
@@ -237,8 +237,10 @@ def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publica
     """Return the whole card, as Markdown with its YAML head."""
     lacks = f"\n\nWhat this format does not hold:\n\n{bullets(told.lacks)}" if told.lacks else ""
     scores = "\n\n".join([_SCORES, *map(_set_scores, data.scores)])
-    manifest = data.seen.manifest if data.seen is not None else {"sources": {}}
-    papers = sorted({paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))})
+    papers: set[str] = set()
+    if data.seen is not None:
+        manifest = data.seen.manifest
+        papers = {paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))}
     sections = {
         "How to read it": f"{told.loading}\n\n{_EXACT}{lacks}",
         "Architecture": _architecture(trained),
@@ -247,7 +249,7 @@ def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publica
         "Scores": scores if data.scores else "Nobody has scored it: `vernaclip evaluate` does.",
         "Limits": limits_section(data, trained),
         "Time and energy": cost_section(data.attempts),
-        "What to cite": bullets([METHOD, *papers]),
+        "What to cite": bullets([METHOD, *sorted(papers)]),
     }
     parts = [
         f"---\n{_head(publication, told.library, data)}\n---",

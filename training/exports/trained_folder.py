@@ -14,7 +14,7 @@ import torch
 from data_catalog.errors import DamagedError, DefectError, InputError
 from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
 from data_catalog.storage.shards import sha256_of
-from training.data.features import Features
+from training.data.images import Features
 from training.fit.loop import TrainResult
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_catalog.errors import DamagedError, DefectError, SettingsError
-from training.data.features import Features
+from training.data.images import Features
 from training.data.pairs import Floats, Integers
 
 Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each pair

@@ -24,7 +24,7 @@ from training.exports.model_card import (
 )
 from training.exports.trained_folder import open_trained
 from training.fit.effort import Attempt
-from training.scores.encoder_openers import open_model_folder
+from training.scores.encoders import open_model_folder
 from training.trained_models import EFFORT_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
