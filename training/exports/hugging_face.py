@@ -19,7 +19,6 @@ from tokenizers import Regex, Tokenizer, normalizers
 from transformers.utils import logging as transformers_logging
 
 from data_catalog.storage.shards import read_json, save_tensors, write_atomically, write_json
-from training.exports.model_card import CardFormat
 from training.exports.trained_folder import (
     TEXTS,
     Probe,
@@ -91,8 +90,8 @@ up to one of 255 steps of a colour.""")
 CLEANING = """The tokenizer makes quotes straight, letters NFC and blanks single, as open_clip does before. What else
 open_clip's wrapper does to a text has no counterpart here: entities of HTML, mojibake, ligatures, letters of full
 width."""
-_NO_BIAS = """The bias of {:.4f} that training added to every logit, for which there is no place: features,
-cosines and their order are the same, and so are probabilities by softmax; those by sigmoid are not."""
+_NO_BIAS = """What this format does not hold: the bias of {:.4f} that training added to every logit. Features, cosines
+and their order are the same, and so are probabilities by softmax; those by sigmoid are not."""
 
 
 def why_no_hugging_face(model_config: dict[str, Any]) -> str | None:
@@ -253,12 +252,12 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     return require_same_scores(probe, images, texts, "the export to transformers")
 
 
-def hugging_face_card(trained: TrainedFolder, hub_name: str | None) -> CardFormat:
-    """Return what the card says of the format."""
-    loading = _LOADING.substitute(model=_class_name(trained), name=hub_name or "FOLDER")
-    bias = trained.logit_bias
-    lacks = () if bias is None else (_NO_BIAS.format(bias),)
-    return CardFormat(library="transformers", loading=f"{loading}\n\n{CLEANING}", lacks=lacks)
+def how_to_read_hugging_face(trained: TrainedFolder, hub_name: str | None) -> str:
+    """Return Markdown that says how the folder is read, and what it does not hold."""
+    parts = [_LOADING.substitute(model=_class_name(trained), name=hub_name or "FOLDER"), CLEANING]
+    if trained.logit_bias is not None:
+        parts.append(_NO_BIAS.format(trained.logit_bias))
+    return "\n\n".join(parts)
 
 
 def _class_name(trained: TrainedFolder) -> str:

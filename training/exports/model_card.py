@@ -70,21 +70,6 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CardFormat:
-    """What a card says of the format that it lies in.
-
-    Args:
-        library: as the hub calls it.
-        loading: Markdown that says how the folder is read.
-        lacks: what the format cannot hold of the model, in sentences.
-    """
-
-    library: str
-    loading: str
-    lacks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SeenData:
     """The snapshot that a model was trained on.
 
@@ -233,16 +218,22 @@ def _score(values: Mapping[str, Any]) -> Score:
     return Score(**{field.name: values[field.name] for field in fields(Score) if field.name in values})
 
 
-def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publication: Publication) -> str:
-    """Return the whole card, as Markdown with its YAML head."""
-    lacks = f"\n\nWhat this format does not hold:\n\n{bullets(told.lacks)}" if told.lacks else ""
+def model_card(
+    trained: TrainedFolder, data: CardData, publication: Publication, *, library: str, how_to_read: str
+) -> str:
+    """Return the whole card, as Markdown with its YAML head.
+
+    Args:
+        library: that reads the model, as the hub calls it.
+        how_to_read: Markdown.
+    """
     scores = "\n\n".join([_SCORES, *map(_set_scores, data.scores)])
     papers: set[str] = set()
     if data.seen is not None:
         manifest = data.seen.manifest
         papers = {paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))}
     sections = {
-        "How to read it": f"{told.loading}\n\n{_EXACT}{lacks}",
+        "How to read it": f"{how_to_read}\n\n{_EXACT}",
         "Architecture": _architecture(trained),
         "What it saw": data_section(data.seen, publication.dataset_hub_name),
         "How it was trained": _training(trained),
@@ -252,7 +243,7 @@ def model_card(trained: TrainedFolder, data: CardData, told: CardFormat, publica
         "What to cite": bullets([METHOD, *sorted(papers)]),
     }
     parts = [
-        f"---\n{_head(publication, told.library, data)}\n---",
+        f"---\n{_head(publication, library, data)}\n---",
         f"# {markdown_text(publication.name)}",
         _introduction(trained, data, publication),
         *(f"## {title}\n\n{text}" for title, text in sections.items()),

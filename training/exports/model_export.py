@@ -19,13 +19,13 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.hugging_face import (
     check_hugging_face,
-    hugging_face_card,
+    how_to_read_hugging_face,
     why_no_hugging_face,
     write_hugging_face,
 )
-from training.exports.model_card import CardFormat, Publication, SeenData, card_data, model_card
-from training.exports.onnx_graphs import check_onnx, onnx_card, require_onnx, write_onnx
-from training.exports.open_clip_hub import check_open_clip, open_clip_card, write_open_clip
+from training.exports.model_card import Publication, SeenData, card_data, model_card
+from training.exports.onnx_graphs import check_onnx, how_to_read_onnx, require_onnx, write_onnx
+from training.exports.open_clip_hub import check_open_clip, how_to_read_open_clip, write_open_clip
 from training.exports.trained_folder import Probe, TrainedFolder, make_probe, open_trained
 
 ALL = "all"
@@ -47,24 +47,27 @@ class ModelFormat:
     Args:
         write: fills a folder, but for the card; it gets the place where the folder will lie, and its name on the hub.
         check: reads the folder back and compares; returns the largest difference, or raises DefectError.
-        card: what the card says of it; it gets the name on the hub.
+        how_to_read: Markdown that says how the folder is read; it gets the name on the hub.
         why_not: what of an architecture it has no equivalent for, in words; None if it has all.
         require: raises InputError where what it needs is not installed.
     """
 
     write: Callable[[TrainedFolder, Path, Path, str | None], None]
     check: Callable[[TrainedFolder, Probe, Path], float]
-    card: Callable[[TrainedFolder, str | None], CardFormat]
+    how_to_read: Callable[[TrainedFolder, str | None], str]
     why_not: Callable[[dict[str, Any]], str | None] = lambda _: None
     require: Callable[[], None] = lambda: None
 
 
 MODEL_FORMATS = {
-    "open_clip": ModelFormat(write=write_open_clip, check=check_open_clip, card=open_clip_card),
+    "open_clip": ModelFormat(write=write_open_clip, check=check_open_clip, how_to_read=how_to_read_open_clip),
     "transformers": ModelFormat(
-        write=write_hugging_face, check=check_hugging_face, card=hugging_face_card, why_not=why_no_hugging_face
+        write=write_hugging_face,
+        check=check_hugging_face,
+        how_to_read=how_to_read_hugging_face,
+        why_not=why_no_hugging_face,
     ),
-    "onnx": ModelFormat(write=write_onnx, check=check_onnx, card=onnx_card, require=require_onnx),
+    "onnx": ModelFormat(write=write_onnx, check=check_onnx, how_to_read=how_to_read_onnx, require=require_onnx),
 }
 
 
@@ -200,7 +203,8 @@ def export_model(
         jobs = []
         for name, place in places.items():  # all of them, before work starts
             stack.enter_context(exporting_to(place))
-            card = model_card(trained, data, MODEL_FORMATS[name].card(trained, config.hub_name), config)
+            how_to_read = MODEL_FORMATS[name].how_to_read(trained, config.hub_name)
+            card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
             identity = {
                 "kind": _KIND,
                 "dataset": seen.manifest["dataset"] if seen else None,

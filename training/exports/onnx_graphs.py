@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from data_catalog.errors import InputError, extra_to_install
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 from training.exports.hugging_face import CLEANING, write_image_processor, write_tokenizer
-from training.exports.model_card import CardFormat
 from training.exports.trained_folder import (
     TEXTS,
     Probe,
@@ -166,6 +165,6 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     return max(worst, again)
 
 
-def onnx_card(_trained: TrainedFolder, _hub_name: str | None) -> CardFormat:
-    """Return what the card says of the format."""
-    return CardFormat(library="onnx", loading=f"{_LOADING}\n\n{CLEANING}")
+def how_to_read_onnx(_trained: TrainedFolder, _hub_name: str | None) -> str:
+    """Return Markdown that says how the folder is read."""
+    return f"{_LOADING}\n\n{CLEANING}"

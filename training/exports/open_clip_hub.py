@@ -16,7 +16,6 @@ import torch
 
 from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.hugging_face import prefix_setting
-from training.exports.model_card import CardFormat
 from training.exports.trained_folder import TEXTS, Probe, TrainedFolder, quiet_libraries, require_same_scores
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
@@ -106,9 +105,7 @@ def check_open_clip(_trained: TrainedFolder, probe: Probe, folder: Path) -> floa
     return require_same_scores(probe, images, texts, "the export to open_clip")
 
 
-def open_clip_card(trained: TrainedFolder, hub_name: str | None) -> CardFormat:
-    """Return what the card says of the format."""
+def how_to_read_open_clip(trained: TrainedFolder, hub_name: str | None) -> str:
+    """Return Markdown that says how the folder is read."""
     loading = _LOADING.substitute(name=f"hf-hub:{hub_name}" if hub_name else "local-dir:FOLDER")
-    if trained.has_encoder and not hub_name:
-        loading = f"{loading}\n\n{_MOVED}"
-    return CardFormat(library="open_clip", loading=loading)
+    return f"{loading}\n\n{_MOVED}" if trained.has_encoder and not hub_name else loading

@@ -135,7 +135,7 @@ def test_a_plain_clip_becomes_transformers_clip(plain_clip: Path, picture: Path,
     cosines = (found.image_embeds @ found.text_embeds.T) * scale
     assert torch.allclose(found.logits_per_image, cosines, rtol=1e-4)
     bias = open_trained(plain_clip).logit_bias
-    assert f"The bias of {bias:.4f} that training added" in (tmp_path / "out" / "README.md").read_text()
+    assert f"the bias of {bias:.4f} that training added" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
