@@ -13,7 +13,7 @@ from data_catalog.settings import what
 from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
-from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
+from data_catalog.test_sets import TEST_SET_KINDS, TestSetKind
 from flows.recipe.settings import read, read_value, section_fields
 
 

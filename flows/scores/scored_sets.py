@@ -9,7 +9,7 @@ from cleaning.languages.engines import canonical_code
 from cleaning.languages.texts import other_languages
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 from flows.recipe.recipe import override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
 from flows.scores.scored_models import at_home
