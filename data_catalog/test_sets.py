@@ -432,7 +432,6 @@ class CrossmodalConfig(TestSetConfig):
     """Folder, zip or tar of the images, or a glob of them, if they are here, named `<key>.jpg`. Without it the set
     guards by identity and caption only."""
     num_images: int = how(3600)
-    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield what the files say of each image.
@@ -519,7 +518,6 @@ class Xtd10Config(TestSetConfig):
     """ISO 639-1 codes of the lists that are read. Left out of a recipe, it is the target language; an empty list takes
     all."""
     num_images: int = how(1000)
-    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield what the lists say of each image: names of 1,000 images of MSCOCO, captions in each language by line.
