@@ -12,7 +12,7 @@ from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.shards import order_key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: of millions of rows, that costs
 class Candidate:
     """What a record says of a caption and its image, before `admit` judges it.
 
@@ -42,7 +42,7 @@ class Candidate:
     page_url: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class UpstreamRow(Candidate):
     """A selected, well-formed caption of one image.
 
@@ -134,7 +134,9 @@ def admit(origin: Origin, found: Candidate) -> JudgedRow:
     url, caption, lang = (found.url or "").strip(), found.caption, (found.lang or "").strip()
     texts = (caption, found.original, found.url, found.path, found.sample_key, found.caption_key, found.lang)
     for text in (*texts, found.split, found.license, found.attribution, found.page_url):
-        if text and len(text) > MAX_TEXT_CHARS:
+        if not text:
+            continue
+        if len(text) > MAX_TEXT_CHARS:
             return refuse(origin, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}")
         if trouble := text_trouble(text):
             return refuse(origin, *trouble)
