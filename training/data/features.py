@@ -198,7 +198,7 @@ class FeatureStore:
 
     @cached_property
     def _known(self) -> dict[bytes, Features]:
-        """What is known by now; of files a damaged one is told in the log, and removed."""
+        """Return what is known by now; a damaged file is told in the log, and removed."""
         found: dict[bytes, Features] = {}
         if self._place is None:
             return found
