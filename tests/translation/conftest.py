@@ -21,7 +21,7 @@ from translation.files.caption_files import CaptionFiles, count_rows, format_of,
 from translation.files.columns import Columns
 from translation.packages.package import Package, open_package
 from translation.train.config import TrainPackageConfig
-from translation.train.package import train_package
+from translation.train.training import train_package
 
 NUMBERS = {"two": "due", "three": "tre", "four": "quattro"}
 NOUNS = {"circles": "cerchi", "squares": "quadrati", "hearts": "cuori", "rings": "anelli", "diamonds": "rombi"}

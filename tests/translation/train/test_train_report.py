@@ -8,12 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from translation.train.card import TrainReport
 from translation.train.config import TrainPackageConfig
-from translation.train.folder import REPORT_FILE, Sources
+from translation.train.loop import CurvePoint, TrainState
 from translation.train.pairs import DROP_REASONS, PairLine, ParallelCaptions, read_pairs
-from translation.train.report import ReportContent, Sample, write_report
-from translation.train.state import CurvePoint, TrainState
+from translation.train.report import ReportContent, Sample, TrainReport, write_report
+from translation.train.training import REPORT_FILE, Sources
 
 NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror='x()'> \"&lt;' {{ 7 * 7 }} {% raw %}"
 CONFIG = TrainPackageConfig(num_steps=4400, license="CC0 <b>")
