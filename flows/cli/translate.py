@@ -16,7 +16,7 @@ from flows.cli.options import From, LanguagePacks, To, Words, no_option
 if TYPE_CHECKING:
     from translation.config import TranslateConfig
     from translation.engine import Translator
-    from translation.files.caption_files import CaptionFiles
+    from translation.files import CaptionFiles
 
 
 @Parameter(name="*", group=Group("Files", sort_key=1))
@@ -88,7 +88,7 @@ def translate(
     Args:
         source: A file, or - for standard input (default).
     """
-    from translation.files.caption_files import count_rows, translate_files
+    from translation.files import count_rows, translate_files
 
     found = _caption_files(source, to_code, files)
     with tempfile.TemporaryDirectory() as cache:
@@ -103,8 +103,7 @@ def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "Cap
     Raises:
         PipelineError: they cannot be read or written, or columns are named for lines, which have none.
     """
-    from translation.files.caption_files import CaptionFiles, format_of
-    from translation.files.columns import Columns
+    from translation.files import CaptionFiles, Columns, format_of
 
     source, target = (None if each in (None, "-") else Path(each) for each in (name, options.out))
     named = options.format or ("lines" if source is None else format_of(source))
