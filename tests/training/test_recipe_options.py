@@ -13,11 +13,10 @@ import pytest
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.checkpoint import STATE_FILE
 from training.fit.loop import train
 from training.fit.losses import Encoders, backward, with_loss_constants
-from training.fit.optimisation import make_optimizer, optimizer_step
-from training.fit.phases import choose_trained
+from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
+from training.fit.run import STATE_FILE
 from training.towers.model import create_model, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -12,7 +12,7 @@ from training.data.batches import Draw, epoch_draws, image_inputs, places_of, te
 from training.data.pairs import Integers
 from training.fit.frozen import Encode, FeatureStore, projected, without
 from training.fit.losses import Encoders, autocast, encode_images
-from training.fit.phases import Kept, kept_parts
+from training.fit.optimisation import Kept, kept_parts
 from training.fit.run import Run
 from training.towers.model import normalise_pixels
 

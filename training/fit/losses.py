@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
-from training.fit.device import generator_states, set_generator_states
 from training.processes import add_up_gradients, gathered
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -142,7 +141,6 @@ def _backward_in_pieces(
     precision: str,
     microbatch: int,
 ) -> torch.Tensor:
-
     pieces = [slice(start, start + microbatch) for start in range(0, len(images), microbatch)]
     generators, features = [], []
     with torch.no_grad():
@@ -163,19 +161,29 @@ def _backward_in_pieces(
     return found
 
 
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators that are drawn from where work is done on a device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: dict[str, torch.Tensor]) -> None:
+    """Put generators back; that of a GPU only where there is one, since a run may go on on a processor."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 def refuse_batch_statistics(module: Any) -> None:
     """Make sure that a model can go through a batch in pieces.
 
     Raises:
         SettingsError: it normalises by statistics of the batch, which a piece has others of.
     """
-    if any(True for _ in _batch_norms(module)):
+    if any(isinstance(part, _BatchNorm) for part in module.modules()):
         raise SettingsError(
             "train.microbatch is for models without batch normalisation, which would see the pieces only: "
             "set it to 0, or take a model with a vision transformer"
         )
-
-
-def _batch_norms(module: Any) -> Iterator[Any]:
-
-    return (part for part in module.modules() if isinstance(part, _BatchNorm))
