@@ -79,7 +79,8 @@ def train(
     config = read(TrainPackageConfig, settings, "mt_train")
     packs = [language_pack(code) if config.check_languages else None for code in (from_code, to_code)]
     source_check, target_check = (column_language(pack) if pack else None for pack in packs)
-    from translation.train.training import REPORT_FILE, train_package, training_folder  # it loads torch
+    from translation.train.report import REPORT_FILE  # this and the next load torch
+    from translation.train.training import train_package, training_folder
 
     report = train_package(
         pairs,

@@ -215,15 +215,7 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
 def _train_step(run: Run, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, lr: float) -> float:
     """One optimizer step; returns the loss."""
     config = run.config
-    loss = backward(
-        run.module,
-        encoders,
-        images.to(run.device),
-        texts.to(run.device),
-        loss=config.loss,
-        precision=config.precision,
-        microbatch=config.microbatch,
-    )
+    loss = backward(run.module, encoders, images.to(run.device), texts.to(run.device), config)
     try:
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()}")

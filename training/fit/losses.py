@@ -97,64 +97,44 @@ def contrastive_loss(
 
 
 def backward(
-    module: Any,
-    encoders: Encoders,
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    *,
-    loss: str,
-    precision: str,
-    microbatch: int,
+    module: Any, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, config: TrainConfig
 ) -> torch.Tensor:
-    """The loss of a batch, with gradients added to the module's parameters: each image is told from all others.
+    """Return the loss of a batch, and add gradients to the module's parameters: each image is told from all others.
 
-    In pieces, both towers go through the batch twice: first for the features of all, then, with the gradient of the
-    loss by each feature known, piece by piece for the gradients of the weights (https://arxiv.org/abs/2101.06983).
-    Of several processes each has a slice of the batch, and all end with the gradients of the whole.
-
-    Args:
-        precision: of both towers: "fp32", or "bf16" for autocast; the loss itself is always fp32.
-        microbatch: images that go through the towers at a time; 0 takes all.
+    With `config.microbatch`, both towers go through the batch twice: first for the features of all, then, with the
+    gradient of the loss by each feature known, piece by piece for the gradients of the weights
+    (https://arxiv.org/abs/2101.06983). Of several processes each has a slice of the batch, and all end with the
+    gradients of the whole. The loss itself is always fp32, whatever the towers compute in.
     """
-    if not microbatch or microbatch >= len(images):
-        found = contrastive_loss(
-            module, *map(gathered, unit_features(encoders, images, texts, precision=precision)), loss=loss
-        )
+    if not config.microbatch or config.microbatch >= len(images):
+        features = unit_features(encoders, images, texts, precision=config.precision)
+        found = contrastive_loss(module, *map(gathered, features), loss=config.loss)
         if math.isfinite(found.item()):
             found.backward()  # type: ignore[no-untyped-call]
     else:
-        found = _backward_in_pieces(
-            module, encoders, images, texts, loss=loss, precision=precision, microbatch=microbatch
-        )
+        found = _backward_in_pieces(module, encoders, images, texts, config)
     # The logit scale and bias have the whole batch's gradient in each process.
     add_up_gradients([*module.visual.parameters(), *module.text.parameters()])
     return found
 
 
 def _backward_in_pieces(
-    module: Any,
-    encoders: Encoders,
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    *,
-    loss: str,
-    precision: str,
-    microbatch: int,
+    module: Any, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, config: TrainConfig
 ) -> torch.Tensor:
-    pieces = [slice(start, start + microbatch) for start in range(0, len(images), microbatch)]
+    pieces = [slice(start, start + config.microbatch) for start in range(0, len(images), config.microbatch)]
     generators, features = [], []
     with torch.no_grad():
         for piece in pieces:
             generators.append(generator_states(images.device))  # for the same dropout the second time
-            features.append(unit_features(encoders, images[piece], texts[piece], precision=precision))
+            features.append(unit_features(encoders, images[piece], texts[piece], precision=config.precision))
     whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
-    found = contrastive_loss(module, *map(gathered, whole), loss=loss)
+    found = contrastive_loss(module, *map(gathered, whole), loss=config.loss)
     if not math.isfinite(found.item()):
         return found
     found.backward()  # type: ignore[no-untyped-call]
     for piece, generator in zip(pieces, generators, strict=True):
         set_generator_states(generator)
-        again = unit_features(encoders, images[piece], texts[piece], precision=precision)
+        again = unit_features(encoders, images[piece], texts[piece], precision=config.precision)
         gradients = [features.grad[piece] for features in whole if features.grad is not None]
         trained = [pair for pair in zip(again, gradients, strict=True) if pair[0].requires_grad]
         torch.autograd.backward([part for part, _ in trained], [gradient for _, gradient in trained])

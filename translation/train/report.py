@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT_FILE = "report.html"
+NUM_SAMPLES = 10  # held-out pairs that the page shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,48 +50,43 @@ class TrainReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A held-out pair and its translation."""
-
-    source: str
-    translation: str
-    reference: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportContent:
-    """What the page is about.
+class Training:
+    """What a training is of.
 
     Args:
-        metadata: the package's.
-        state: with no validation yet, with some, or with all.
-        num_parameters: of the network.
-        samples: translations by the latest weights while training is under way, then by the package.
-        report: of the finished package; None while training is under way.
+        folder: keeps the training.
+        metadata: of the package, as Argos Translate has it.
     """
 
-    metadata: dict[str, str]
+    folder: Path
+    data: ParallelCaptions
     sources: Sources
     config: TrainPackageConfig
-    data: ParallelCaptions
-    state: TrainState
-    num_parameters: int
-    samples: Sequence[Sample]
-    report: TrainReport | None = None
+    metadata: dict[str, str]
 
 
-def write_report(path: Path, content: ReportContent) -> None:
-    """Write the page: one HTML file without scripts that loads nothing, the same for the same content.
+def write_report(
+    training: Training,
+    state: TrainState,
+    texts: Sequence[str],
+    *,
+    num_parameters: int,
+    report: TrainReport | None = None,
+) -> None:
+    """Write the page into the training's folder: one HTML file without scripts that loads nothing.
 
     Args:
-        path: in the folder of the training, which is named after the package.
+        state: with no validation yet, with some, or with all.
+        texts: translations of the held-out sources by the latest weights while training is under way, then by the
+            package; none before the first validation.
+        num_parameters: of the network.
+        report: of the finished package; None while training is under way.
 
     Raises:
         DiskError: the disk is full.
     """
-    state, sources, data = content.state, content.sources, content.data
-    num_steps = content.config.num_steps
-    if content.report is None:
+    sources, data, num_steps = training.sources, training.data, training.config.num_steps
+    if report is None:
         status = f"after step {state.step:,} of {num_steps:,}"
     elif state.step < num_steps:
         status = f"finished after {state.step:,} of {num_steps:,} steps, for chrF had ceased to rise"
@@ -102,21 +98,24 @@ def write_report(path: Path, content: ReportContent) -> None:
     template = environment.from_string((files("translation.train") / "report.html").read_text(encoding="utf-8"))
     style = (files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8")
     page = template.render(
-        content=content,
-        metadata=content.metadata,
-        report=content.report,
+        package_name=training.folder.stem,  # it is named after the package
+        metadata=training.metadata,
+        sources=sources,
+        data=data,
+        settings=asdict(training.config),
+        state=state,
         status=status,
-        curve=state.curve,
         best=state.best if state.curve else None,
+        report=report,
+        num_parameters=num_parameters,
+        num_lines=len(data.training) + num_held_out + sum(data.dropped.values()),
+        samples=list(zip(data.held_out[:NUM_SAMPLES], texts, strict=False)),
+        reasons=DROP_REASONS,
         # Ours, not the dataset's: style and charts are markup.
         style=Markup(style),  # noqa: S704
         charts=[Markup(chart) for chart in _charts(state)] if state.curve else [],  # noqa: S704
-        num_lines=len(data.training) + num_held_out + sum(data.dropped.values()),
-        reasons=DROP_REASONS,
-        settings=asdict(content.config),
-        package_name=path.parent.stem,
     )
-    write_bytes(path, page.encode())
+    write_bytes(training.folder / REPORT_FILE, page.encode())
 
 
 def _charts(state: TrainState) -> tuple[str, str]:
@@ -160,14 +159,13 @@ def _charts(state: TrainState) -> tuple[str, str]:
     )
 
 
-def write_card(
-    path: Path, metadata: dict[str, str], report: TrainReport, *, sources: Sources, config: TrainPackageConfig
-) -> None:
+def write_card(path: Path, training: Training, report: TrainReport) -> None:
     """Write the package's README; it has no date, so that the same training gives the same file."""
+    metadata, sources = training.metadata, training.sources
     dropped = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items()) or "none"
     digests = ", ".join(f"`{digest}`" for digest in sources.pairs_sha256)
     start = f" The weights started from the training `{sources.continued}`." if sources.continued else ""
-    listed = "\n".join(f"- `{name}`: {value}" for name, value in asdict(config).items())
+    listed = "\n".join(f"- `{name}`: {value}" for name, value in asdict(training.config).items())
     card = f"""# {metadata["from_name"]} to {metadata["to_name"]}, version {metadata["package_version"]}
 
 A compact Transformer for captions, trained by `vernaclip mt train` and packed for Argos Translate. It knows the words

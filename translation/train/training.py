@@ -43,8 +43,8 @@ from translation.scores import corpus_bleu, corpus_chrf
 from translation.train.config import SIZES, TrainPackageConfig
 from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, TrainState, train_model
 from translation.train.model import TranslationModel, load_vocabulary, pieces_of, save_ctranslate2, train_vocabulary
-from translation.train.pairs import Pair, ParallelCaptions, Sources, read_pairs
-from translation.train.report import REPORT_FILE, ReportContent, Sample, TrainReport, write_card, write_report
+from translation.train.pairs import Pair, Sources, read_pairs
+from translation.train.report import Training, TrainReport, write_card, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,6 @@ QUANTIZATION = "int8"
 # Never on a GPU, even where there is one: scores choose the weights, and stand in the card.
 DECODING = TranslateConfig(device="cpu")
 GREEDY = TranslateConfig(beam_size=1, device="cpu")
-NUM_SAMPLES = 10  # held-out pairs that the page shows
 
 _LIBRARIES = ("torch", "sentencepiece", "ctranslate2", "sacrebleu")
 _VERSION = 1  # of the training code: raise it when equal settings would no longer give equal weights
@@ -143,9 +142,9 @@ def train_package(
     folder = training_folder(out)
     with writer_lock(folder):
         sweep_temporary([folder])
-        training = _Training(folder=folder, data=data, sources=sources, config=config, metadata=metadata)
-        model, state = training.run(earlier)
-        return training.pack(model, state, out)
+        training = Training(folder=folder, data=data, sources=sources, config=config, metadata=metadata)
+        model, state = _train(training, earlier)
+        return _pack(training, model, state, out)
 
 
 def _check_arguments(from_code: str, to_code: str, out: Path) -> None:
@@ -237,167 +236,125 @@ def read_held_out(folder: Path) -> list[Pair]:
     return [(source, target) for source, target in pairs]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Training:
-    """A training in a folder that is ours for as long as it runs.
-
-    Args:
-        folder: keeps the training.
-        config: `threads` is not 0.
-        metadata: of the package, as Argos Translate has it.
-    """
-
-    folder: Path
-    data: ParallelCaptions
-    sources: Sources
-    config: TrainPackageConfig
-    metadata: dict[str, str]
-
-    def run(self, earlier: Earlier | None) -> tuple[TranslationModel, TrainState]:
-        """Train, or go on, to the end; return the network with the weights of its best validation, and the curve."""
-        key = self._begin()
-        save_held_out(self.folder, self.data.held_out)
-        vocabulary_file = self.folder / VOCABULARY_FILE
+def _train(training: Training, earlier: Earlier | None) -> tuple[TranslationModel, TrainState]:
+    """Train, or go on, to the end; return the network with the weights of its best validation, and the curve."""
+    key = _begin(training)
+    save_held_out(training.folder, training.data.held_out)
+    vocabulary_file = training.folder / VOCABULARY_FILE
+    if earlier:
+        write_atomically(vocabulary_file, partial(shutil.copyfile, earlier.folder / VOCABULARY_FILE))
+    elif not vocabulary_file.is_file():
+        texts = (text for pair in training.data.training for text in pair)
+        size = training.config.vocabulary_size
+        write_atomically(vocabulary_file, lambda temporary: train_vocabulary(texts, temporary, size=size))
+    vocabulary = load_vocabulary(vocabulary_file)
+    token_pairs, held_out = (
+        list(zip(*(vocabulary.encode([pair[side] for pair in pairs]) for side in (0, 1)), strict=True))
+        for pairs in (training.data.training, training.data.held_out)
+    )
+    torch.set_num_threads(training.config.threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.config.seed)
+        model = TranslationModel(replace(training.config, vocabulary_size=vocabulary.get_piece_size()))
+        report = partial(write_report, training, num_parameters=model.num_parameters)
+        if not (training.folder / STATE_FILE).is_file():
+            report(TrainState(), ())
         if earlier:
-            write_atomically(vocabulary_file, partial(shutil.copyfile, earlier.folder / VOCABULARY_FILE))
-        elif not vocabulary_file.is_file():
-            texts = (text for pair in self.data.training for text in pair)
-            size = self.config.vocabulary_size
-            write_atomically(vocabulary_file, lambda temporary: train_vocabulary(texts, temporary, size=size))
-        vocabulary = load_vocabulary(vocabulary_file)
-        training, held_out = (
-            list(zip(*(vocabulary.encode([pair[side] for pair in pairs]) for side in (0, 1)), strict=True))
-            for pairs in (self.data.training, self.data.held_out)
-        )
-        torch.set_num_threads(self.config.threads)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            model = TranslationModel(replace(self.config, vocabulary_size=vocabulary.get_piece_size()))
-            if not (self.folder / STATE_FILE).is_file():
-                self._write_report(model, TrainState(), ())
-            if earlier:
-                _load_weights(model, earlier.folder / WEIGHTS_FILE)
-            state = train_model(
-                model,
-                training,
-                held_out,
-                folder=self.folder,
-                key=key,
-                score=self._score_greedily,
-                report=lambda state, texts: self._write_report(model, state, texts),
-            )
-        _load_weights(model, self.folder / WEIGHTS_FILE)
-        return model, state
+            _load_weights(model, earlier.folder / WEIGHTS_FILE)
 
-    def _begin(self) -> str:
-        """Write what the training is made of, or see that it is what is there already; return its key.
+        def score(network: TranslationModel) -> HeldOutScores:
+            with _unpacked(training, network) as package:
+                return _score(training, package, GREEDY)
 
-        Equal keys give equal packages. The pairs are in it as well as their files: what is dropped hangs on the
-        language checks. Another training that has come to no state yet is replaced: settings that turn out not to work
-        can be corrected.
+        state = train_model(model, token_pairs, held_out, folder=training.folder, key=key, score=score, report=report)
+    _load_weights(model, training.folder / WEIGHTS_FILE)
+    return model, state
 
-        Raises:
-            SettingsError: the folder holds another training.
-        """
-        pairs = {"training": self.data.training, "held_out": self.data.held_out}
-        texts = {name: "".join(f"{source}\t{target}\n" for source, target in found) for name, found in pairs.items()}
-        made_of = {"sources": asdict(self.sources), "config": asdict(self.config)}
-        key = digest(
-            {
-                "version": _VERSION,
-                **made_of,
-                "pairs": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
-                "dropped": self.data.dropped,
-                "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-            }
-        )
-        path = self.folder / RUN_FILE
-        if path.is_file() and _read_run(path)[0] == key:
-            return key
-        if (self.folder / STATE_FILE).is_file():
-            raise SettingsError(
-                f"{self.folder} holds a training with other settings, pairs or libraries: remove it to train anew, or "
-                "give another --out"
-            )
-        (self.folder / VOCABULARY_FILE).unlink(missing_ok=True)  # of the other one, and before the record of this one
-        write_json(path, {"key": key, **made_of})
+
+def _begin(training: Training) -> str:
+    """Write what the training is made of, or see that it is what is there already; return its key.
+
+    Equal keys give equal packages. The pairs are in it as well as their files: what is dropped hangs on the language
+    checks. Another training that has come to no state yet is replaced: settings that turn out not to work can be
+    corrected.
+
+    Raises:
+        SettingsError: the folder holds another training.
+    """
+    pairs = {"training": training.data.training, "held_out": training.data.held_out}
+    texts = {name: "".join(f"{source}\t{target}\n" for source, target in found) for name, found in pairs.items()}
+    made_of = {"sources": asdict(training.sources), "config": asdict(training.config)}
+    key = digest(
+        {
+            "version": _VERSION,
+            **made_of,
+            "pairs": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+            "dropped": training.data.dropped,
+            "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }
+    )
+    path = training.folder / RUN_FILE
+    if path.is_file() and _read_run(path)[0] == key:
         return key
-
-    @contextmanager
-    def _unpacked(self, model: TranslationModel) -> Iterator[Path]:
-        """Yield a package's folder with this network, as it will be packed, for as long as it is needed."""
-        with (
-            disk_errors(self.folder / "package"),
-            tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.folder, ignore_cleanup_errors=True) as name,
-        ):
-            package = Path(name)
-            shutil.copyfile(self.folder / VOCABULARY_FILE, package / "sentencepiece.model")
-            (package / "model").mkdir()
-            pieces = pieces_of(load_vocabulary(self.folder / VOCABULARY_FILE))
-            save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
-            (package / "metadata.json").write_text(json.dumps(self.metadata, indent=2) + "\n", encoding="utf-8")
-            yield package
-
-    def _score(self, package: Path, decoding: TranslateConfig) -> HeldOutScores:
-        """Translate the held-out sources with a package's folder, and score that."""
-        sources, references = ([pair[side] for pair in self.data.held_out] for side in (0, 1))
-        texts = [found.text for found in argos_translator(read_package(package), decoding).translate(sources)]
-        bleu = corpus_bleu(texts, references, self.sources.to_code)
-        return HeldOutScores(bleu=bleu, chrf=corpus_chrf(texts, references), texts=texts)
-
-    def _score_greedily(self, model: TranslationModel) -> HeldOutScores:
-        with self._unpacked(model) as package:
-            return self._score(package, GREEDY)
-
-    def _write_report(
-        self, model: TranslationModel, state: TrainState, texts: Sequence[str], report: TrainReport | None = None
-    ) -> None:
-        """Write the page about the training.
-
-        Args:
-            texts: translations of the held-out sources; none before the first validation.
-            report: of the finished package; None while training is under way.
-        """
-        content = ReportContent(
-            metadata=self.metadata,
-            sources=self.sources,
-            config=self.config,
-            data=self.data,
-            state=state,
-            num_parameters=model.num_parameters,
-            samples=[
-                Sample(source=source, translation=text, reference=reference)
-                for (source, reference), text in zip(self.data.held_out[:NUM_SAMPLES], texts, strict=False)
-            ],
-            report=report,
+    if (training.folder / STATE_FILE).is_file():
+        raise SettingsError(
+            f"{training.folder} holds a training with other settings, pairs or libraries: remove it to train anew, or "
+            "give another --out"
         )
-        write_report(self.folder / REPORT_FILE, content)
+    (training.folder / VOCABULARY_FILE).unlink(missing_ok=True)  # of the other one, and before the record of this one
+    write_json(path, {"key": key, **made_of})
+    return key
 
-    def pack(self, model: TranslationModel, state: TrainState, out: Path) -> TrainReport:
-        """Measure the package as it will be used, and write it."""
-        with self._unpacked(model) as package:
-            scores = self._score(package, DECODING)
-            exact = sum(text == target for text, (_, target) in zip(scores.texts, self.data.held_out, strict=True))
-            report = TrainReport(
-                num_training=len(self.data.training),
-                num_held_out=len(self.data.held_out),
-                dropped=self.data.dropped,
-                num_parameters=model.num_parameters,
-                vocabulary_size=model.config.vocabulary_size,
-                num_steps=state.step,
-                best_step=state.best.step,
-                held_out_loss=state.best.held_out_loss,
-                exact_match=exact / len(self.data.held_out),
-                bleu=scores.bleu,
-                chrf=scores.chrf,
-            )
-            write_card(package / "README.md", self.metadata, report, sources=self.sources, config=self.config)
-            version = self.config.package_version.replace(".", "_")
-            top = f"translate-{self.sources.from_code}_{self.sources.to_code}-{version}"
-            sha256 = write_atomically(out, lambda temporary: pack(package, temporary, top=top))
-        write_bytes(out.with_name(f"{out.name}.sha256"), f"{sha256}  {out.name}\n".encode())
-        self._write_report(model, state, scores.texts, report)
-        return report
+
+@contextmanager
+def _unpacked(training: Training, model: TranslationModel) -> Iterator[Path]:
+    """Yield a package's folder with this network, as it will be packed, for as long as it is needed."""
+    with (
+        disk_errors(training.folder / "package"),
+        tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=training.folder, ignore_cleanup_errors=True) as name,
+    ):
+        package = Path(name)
+        shutil.copyfile(training.folder / VOCABULARY_FILE, package / "sentencepiece.model")
+        (package / "model").mkdir()
+        pieces = pieces_of(load_vocabulary(training.folder / VOCABULARY_FILE))
+        save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
+        (package / "metadata.json").write_text(json.dumps(training.metadata, indent=2) + "\n", encoding="utf-8")
+        yield package
+
+
+def _score(training: Training, package: Path, decoding: TranslateConfig) -> HeldOutScores:
+    """Translate the held-out sources with a package's folder, and score that."""
+    sources, references = ([pair[side] for pair in training.data.held_out] for side in (0, 1))
+    texts = [found.text for found in argos_translator(read_package(package), decoding).translate(sources)]
+    bleu = corpus_bleu(texts, references, training.sources.to_code)
+    return HeldOutScores(bleu=bleu, chrf=corpus_chrf(texts, references), texts=texts)
+
+
+def _pack(training: Training, model: TranslationModel, state: TrainState, out: Path) -> TrainReport:
+    """Measure the package as it will be used, and write it."""
+    with _unpacked(training, model) as package:
+        scores = _score(training, package, DECODING)
+        exact = sum(text == target for text, (_, target) in zip(scores.texts, training.data.held_out, strict=True))
+        report = TrainReport(
+            num_training=len(training.data.training),
+            num_held_out=len(training.data.held_out),
+            dropped=training.data.dropped,
+            num_parameters=model.num_parameters,
+            vocabulary_size=model.config.vocabulary_size,
+            num_steps=state.step,
+            best_step=state.best.step,
+            held_out_loss=state.best.held_out_loss,
+            exact_match=exact / len(training.data.held_out),
+            bleu=scores.bleu,
+            chrf=scores.chrf,
+        )
+        write_card(package / "README.md", training, report)
+        version = training.config.package_version.replace(".", "_")
+        top = f"translate-{training.sources.from_code}_{training.sources.to_code}-{version}"
+        sha256 = write_atomically(out, lambda temporary: pack(package, temporary, top=top))
+    write_bytes(out.with_name(f"{out.name}.sha256"), f"{sha256}  {out.name}\n".encode())
+    write_report(training, state, scores.texts, num_parameters=model.num_parameters, report=report)
+    return report
 
 
 def _load_weights(model: TranslationModel, path: Path) -> None:

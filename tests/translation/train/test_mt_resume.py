@@ -14,9 +14,9 @@ import torch
 from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from translation.packages.package import open_package
 from translation.train.config import TrainPackageConfig
-from translation.train.loop import HeldOutScores, train_model
+from translation.train.loop import WEIGHTS_FILE, HeldOutScores, train_model
 from translation.train.model import TranslationModel
-from translation.train.training import HELD_OUT_FILE, VOCABULARY_FILE, WEIGHTS_FILE, train_package, training_folder
+from translation.train.training import HELD_OUT_FILE, VOCABULARY_FILE, train_package, training_folder
 
 QUICK = TrainPackageConfig(
     vocabulary_size=150,
