@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -160,8 +161,8 @@ def rapl_counters(folder: Path = POWERCAP) -> tuple[list[Counter], list[str]]:
                 continue
             counter = Counter(
                 name=name if name.startswith("package") else f"{name}-{zone.name.split(':')[1]}",
-                read=lambda path=zone / "energy_uj": int(path.read_text()),
-                wraps_at=int((zone / "max_energy_range_uj").read_text()),
+                read=partial(_number, zone / "energy_uj"),
+                wraps_at=_number(zone / "max_energy_range_uj"),
             )
             counter.read()
         except PermissionError:
@@ -173,6 +174,10 @@ def rapl_counters(folder: Path = POWERCAP) -> tuple[list[Counter], list[str]]:
     if not found and not problems:
         problems.append("processor: this system shows no RAPL counters")
     return found, problems
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
 
 
 def gpu_counters(uuids: Sequence[str]) -> tuple[list[Counter], list[str]]:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,7 @@ _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 Pair = tuple[str, str]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +277,10 @@ def out_of_step(source_lengths: Sequence[int], target_lengths: Sequence[int]) ->
     logs = [np.log(np.asarray(lengths, float)) for lengths in (source_lengths, target_lengths)]
     source, target = (values - values.mean() for values in logs)
 
-    def means(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def means(values: Floats) -> Floats:
         sums = np.concatenate(([0.0], np.cumsum(values)))
-        return (sums[starts + WINDOW] - sums[starts]) / WINDOW
+        found: Floats = (sums[starts + WINDOW] - sums[starts]) / WINDOW
+        return found
 
     deviations = [np.sqrt(np.maximum(means(values**2) - means(values) ** 2, 0)) for values in (source, target)]
     covariances = means(source * target) - means(source) * means(target)
