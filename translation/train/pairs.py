@@ -332,7 +332,7 @@ def wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[b
 
     wrong = [False] * len(texts)
     words_of = enumerate(map(_words, texts))
-    suspects = [index for index, words in words_of if len(words & common) < MIN_COMMON * len(words)]
+    suspects = [index for index, words in words_of if words and len(words & common) / len(words) < MIN_COMMON]
     for index, verdict in zip(suspects, check([texts[index] for index in suspects]), strict=True):
         wrong[index] = verdict is not None
     return wrong
