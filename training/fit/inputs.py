@@ -22,7 +22,7 @@ from data_catalog.storage.disk_errors import disk_errors
 from training.data.batches import Draw, epoch_draws, image_inputs, places_of, text_inputs
 from training.data.pairs import Integers
 from training.fit.losses import Encoders, autocast, encode_images
-from training.fit.phases import Kept, kept_parts
+from training.fit.optimisation import Kept, kept_parts
 from training.fit.run import Run
 from training.towers.model import normalise_pixels
 
