@@ -29,8 +29,7 @@ from data_catalog.stages import (
 )
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import Matcher, forget_rows, of_samples, without_texts
-from data_catalog.tombstones import FORGET, InForce
+from data_catalog.tombstones import FORGET, InForce, Matcher, forget_rows, of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW

@@ -26,8 +26,7 @@ from data_catalog.settings import plain
 from data_catalog.stages import Drop, count_rows, pending_rows, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import of_samples, without_texts
-from data_catalog.tombstones import FORGOTTEN
+from data_catalog.tombstones import FORGOTTEN, of_samples, without_texts
 from flows.build.engine import SHARD, Job
 from flows.build.screen import test_contents
 
