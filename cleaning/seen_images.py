@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cleaning.leaks import LeaksConfig
-from data_catalog.database.questions import questions
+from data_catalog.database.connections import questions
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.progress import Progress
 from data_catalog.storage.manifest import Snapshot

@@ -37,6 +37,7 @@ from data_catalog.storage.integrity import file_problem, take_record_away, write
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    EXPORTS,
     MODELS,
     FileEntry,
     Manifest,
@@ -69,7 +70,6 @@ from data_catalog.storage.shards import (
     sync,
     write_named_atomically,
 )
-from data_catalog.storage.verify import EXPORTS
 from data_catalog.tombstones import (
     FORGET,
     FORGET_STEP,
@@ -509,15 +509,16 @@ def rewrite_files(
         "spare": images_left,
     }
     files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
-    for kind, entry in [(kind, entry) for kind in KINDS for entry in old[kind]]:
-        path, target = snapshot.folder / entry["path"], folder / entry["path"]
-        if _holds_any(snapshot, entry, {*samples, *lines}, captions):
-            _require_whole(snapshot, entry)
-            files[kind] += _rewritten(path, entry, folder, changes[kind], has_pixels=kind in ("pairs", "spare"))
-        else:
-            target.unlink(missing_ok=True)
-            link_file(path, target)
-            files[kind].append(entry)
+    for kind, change in changes.items():
+        for entry in old[kind]:
+            path, target = snapshot.folder / entry["path"], folder / entry["path"]
+            if _holds_any(snapshot, entry, {*samples, *lines}, captions):
+                _require_whole(snapshot, entry)
+                files[kind] += _rewritten(path, entry, folder, change, has_pixels=kind in ("pairs", "spare"))
+            else:
+                target.unlink(missing_ok=True)
+                link_file(path, target)
+                files[kind].append(entry)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
     return files
 

@@ -16,7 +16,7 @@ from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
-    from data_catalog.storage.pruning import Pruned
+    from data_catalog.storage.history import Pruned
     from data_catalog.storage.verify import Finding
 
 MAX_CELL = 60
@@ -186,7 +186,7 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
         keep: How many of the newest stay, the current one among them.
         dry_run: Say what would go, and remove nothing.
     """
-    from data_catalog.storage.pruning import prune as prune_snapshots
+    from data_catalog.storage.history import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
     done = "would be removed" if dry_run else "removed"
