@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.images.tables import Row
-from data_catalog.reasons import Reason
 from data_catalog.schema import REJECTED
 from data_catalog.settings import HOW
 from data_catalog.sources.ingest import STEP as INGEST
@@ -31,6 +30,7 @@ from data_catalog.sources.urls import (
     is_web_url,
     readable_host,
 )
+from data_catalog.stages import Reason
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import StepEntry
 from data_catalog.storage.reading import TOMBSTONES_FILE

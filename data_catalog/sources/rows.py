@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from data_catalog.reasons import Reason
 from data_catalog.sources.files import MAX_TEXT_CHARS, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
+from data_catalog.stages import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,10 @@ from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_m
 from cleaning.leaks import LeaksConfig, judge_captions
 from cleaning.text.mending import clean_text
 from data_catalog.language_pack import LanguagePack
-from data_catalog.reasons import Reason
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
+    Reason,
     apply_measure,
     apply_transform,
     count_rows,

@@ -78,7 +78,7 @@ def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[S
 def _lines(
     identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None", *, all_rules: bool
 ) -> Iterator[str]:
-    from data_catalog.database.story_text import story_lines
+    from data_catalog.database.story import story_lines
 
     if tombstone is not None:
         yield _forgotten(identity, tombstone)
@@ -103,7 +103,7 @@ def _forgotten(identity: str, tombstone: "Tombstone") -> str:
 
 
 def _say_json(identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None") -> None:
-    from data_catalog.database.story_text import story_values
+    from data_catalog.database.story import story_values
 
     forgotten: dict[str, Any] | None = None
     if tombstone is not None:

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.story import Story
-from data_catalog.database.story_text import story_lines, story_values
+from data_catalog.database.story import Story, story_lines, story_values
 from data_catalog.database.views import view_texts
 from data_catalog.schema import OUTCOMES
 from data_catalog.storage.manifest import Snapshot
