@@ -368,11 +368,9 @@ def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
     """
     while True:
         grown = tombstones
-        places: list[tuple[Tombstones, Sequence[Path]]] = [
-            *((tombstones.of(snapshot.dataset), files_of(snapshot)) for snapshot in all_snapshots(root)),
-            *((tombstones.of(folder.name), work_files(folder)) for folder in work_folders(root)),
-        ]
-        for chosen, files in places:
+        places = [(snapshot.dataset, files_of(snapshot)) for snapshot in all_snapshots(root)]
+        for dataset, files in [*places, *((folder.name, work_files(folder)) for folder in work_folders(root))]:
+            chosen = tombstones.of(dataset)
             known = _known_by(files, Matcher(chosen))
             grown = grown.with_more(chosen.tombstones[number].with_found(*known[number]) for number in sorted(known))
         if grown == tombstones:

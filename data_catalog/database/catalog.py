@@ -257,12 +257,36 @@ def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], A
 
 @contextmanager
 def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
-    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it."""
+    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it.
+
+    It reads the datasets of a root, and changes neither them nor the settings that say so. What does not fit the memory
+    goes to scratch, outside the root, where it is removed.
+    """
+    import duckdb
+
+    path = catalog_path(root)
+    # What DuckDB itself reads: the interpreter's files, the time zone, limits of memory and cores.
+    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
+    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
+    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
+    readable = [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
 
     def connect() -> Any:
-        restrict_thread(_readable(root), [scratch])
-        connection = _open(catalog_path(root), scratch)
-        _lock_down(connection, root)
+        restrict_thread(readable, [scratch])
+        settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
+        try:
+            connection = duckdb.connect(
+                str(path), read_only=True, config=settings | {"autoload_known_extensions": False}
+            )
+        except duckdb.IOException:
+            raise
+        except duckdb.Error as error:
+            again = command("catalog", "--rebuild", "--root", root)
+            raise DamagedError(f"{path} is damaged ({error}): `{again}` writes it anew") from error
+        folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
+        connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
         return connection
 
     connection = thread.submit(connect).result()
@@ -270,36 +294,3 @@ def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterat
         yield connection
     finally:
         thread.submit(connection.close).result()
-
-
-def _readable(root: Path) -> list[Path]:
-    """List what a connection reads: the root, the interpreter's files, the time zone, limits of memory and cores."""
-    import duckdb
-
-    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
-    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
-    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
-    return [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
-
-
-def _open(path: Path, scratch: Path) -> Any:
-    """A connection that writes what does not fit the memory outside the root, where it is removed."""
-    import duckdb
-
-    settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
-    try:
-        return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
-    except duckdb.IOException:
-        raise
-    except duckdb.Error as error:
-        raise DamagedError(
-            f"{path} is damaged ({error}): `{command('catalog', '--rebuild', '--root', path.parent)}` writes it anew"
-        ) from error
-
-
-def _lock_down(connection: Any, root: Path) -> None:
-    """Let a connection read the datasets of a root, and neither anything else nor the settings that say so."""
-    folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
-    connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
