@@ -17,7 +17,7 @@ from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import NamedHash
 from data_catalog.storage.shards import digest, sha256_of
-from data_catalog.test_sets.registry import TestSetKind
+from data_catalog.test_sets import TestSetKind
 
 logger = logging.getLogger(__name__)
 
