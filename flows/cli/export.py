@@ -66,9 +66,8 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     """
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import require_snapshot
+    from data_catalog.storage.manifest import EXPORTS, require_snapshot
     from data_catalog.storage.roots import require_root
-    from data_catalog.storage.verify import EXPORTS
 
     config = ExportConfig(**{name: value for name, value in vars(options).items() if name != "out"})
     require_root(root)
