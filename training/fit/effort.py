@@ -111,7 +111,10 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
         return ()
     attempts = []
     try:
-        for values in read_json(path)["attempts"]:
+        noted = read_json(path)["attempts"]
+        if not isinstance(noted, list):
+            raise TypeError("attempts is no list")
+        for values in noted:
             for number in (values["seconds"], *values["joules"].values()):
                 if not isinstance(number, int | float):
                     raise TypeError(f"{number!r} is no number")
