@@ -16,8 +16,8 @@ from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
 from translation.engines.processes import num_cpus
 from translation.evaluate import Pair, largest_differences, read_test_pairs
+from translation.memory import remembering
 from translation.registry import open_translator
-from translation.remembered import remembering
 from translation.scores import Comparison, bleu_tokenizer, check_comparable, compare
 from translation.systems import Run, System, effort_rows, quality_rows, run_json, run_systems
 

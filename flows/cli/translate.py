@@ -135,8 +135,8 @@ def _translate_config(options: EngineOptions) -> "TranslateConfig":
 
 def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Path) -> "Translator":
     from flows.recipe.engines import packs_of, route_codes
+    from translation.memory import remembering
     from translation.registry import open_translator
-    from translation.remembered import remembering
 
     config = _translate_config(options)
     codes = route_codes(from_code, config, to_code)
