@@ -3,6 +3,7 @@
 The only module that loads `ctranslate2` to translate. Sentences share length-sorted batches within a budget of tokens.
 """
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,9 +15,14 @@ from typing import Any, Protocol
 from data_catalog.errors import InputError
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
-from translation.engines.processes import num_cpus
-from translation.engines.sentences import Decoded, SentenceTranslator
-from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
+from translation.engines.sentences import (
+    MAX_SOURCE_TOKENS,
+    Decoded,
+    SentenceTranslator,
+    Tokens,
+    decoding_limit,
+    token_batches,
+)
 from translation.guards import is_repetitive
 
 # Raised whenever the same model and settings give another text or score.
@@ -160,7 +166,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
         return min(decoding_limit(num_source_tokens), self.model.max_positions)
 
     def _num_workers(self) -> int:
-        return self.config.inter_threads or (num_cpus() if self.device == "cpu" else 1)
+        return self.config.inter_threads or (len(os.sched_getaffinity(0)) if self.device == "cpu" else 1)
 
     def _load(self) -> Any:
         if self._loaded is None:

@@ -12,8 +12,7 @@ from data_catalog.errors import DefectError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
-from translation.engines.pivot import PivotTranslator
-from translation.registry import open_translator
+from translation.registry import PivotTranslator, open_translator
 
 EN, CA, IT = (LanguagePack(code=code, iso639_3=long) for code, long in (("en", "eng"), ("ca", "cat"), ("it", "ita")))
 CONFIG = TranslateConfig(engine="apertium", pivot="ca")
