@@ -187,7 +187,8 @@ def packages(
         installed: List what is installed; no network is used.
     """
     from data_catalog.downloads.download import DownloadConfig
-    from translation.packages.listing import index_rows, installed_rows
+    from translation.packages.index import index_rows
+    from translation.packages.install import installed_rows
 
     rows = installed_rows() if installed else index_rows(DownloadConfig(private_hosts=private_hosts))
     ends = [(row, str(row["pair"]).partition("-")) for row in rows]

@@ -77,9 +77,26 @@ class CTranslate2Translator(SentenceTranslator[str]):
     def __init__(self, model: Model, tokenizer: Tokenizer, config: TranslateConfig) -> None:
         self.model, self.config = model, config
         self.from_code, self.to_code = model.from_code, model.to_code
-        self.device = _resolved_device(config.device)
+        self.device = config.device
+        if self.device == "auto":
+            import ctranslate2
+
+            self.device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
         self.max_batch_tokens = config.max_batch_tokens or default_batch_tokens(self.device, config.beam_size)
-        self.fingerprint = _fingerprint(model, config, self.device, self.max_batch_tokens)
+        what = {
+            "engine": ENGINE_VERSION,
+            "model": model.sha256,
+            "ctranslate2": version("ctranslate2"),
+            "beam_size": config.beam_size,
+            "patience": config.patience,
+            "max_batch_tokens": self.max_batch_tokens,
+            "compute_type": config.compute_type,
+            "intra_threads": config.intra_threads,
+            "device": self.device,
+            "target_prefix": model.target_prefix,
+            "length_penalty": model.length_penalty,
+        }
+        self.fingerprint = f"{model.engine}:{model.from_code}-{model.to_code}:{digest(what)[:12]}"
         self.alphabet = tokenizer.alphabet
         self._tokenizer = tokenizer
         self._loaded: Any = None
@@ -185,31 +202,6 @@ class CTranslate2Translator(SentenceTranslator[str]):
                     f"the model in {self.model.folder} cannot be loaded: {error}{_advice(self.device)}"
                 ) from error
         return self._loaded
-
-
-def _fingerprint(model: Model, config: TranslateConfig, device: str, max_batch_tokens: int) -> str:
-    what = {
-        "engine": ENGINE_VERSION,
-        "model": model.sha256,
-        "ctranslate2": version("ctranslate2"),
-        "beam_size": config.beam_size,
-        "patience": config.patience,
-        "max_batch_tokens": max_batch_tokens,
-        "compute_type": config.compute_type,
-        "intra_threads": config.intra_threads,
-        "device": device,
-        "target_prefix": model.target_prefix,
-        "length_penalty": model.length_penalty,
-    }
-    return f"{model.engine}:{model.from_code}-{model.to_code}:{digest(what)[:12]}"
-
-
-def _resolved_device(device: str) -> str:
-    if device != "auto":
-        return device
-    import ctranslate2
-
-    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
 
 
 def _advice(device: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from translation.audit.ratings import AuditRow
-from translation.audit.summary import RatedRow, disputed_rows, mean_rating, worst_rows
+from translation.audit.ratings import AuditRow, RatedRow, disputed_rows, mean_rating, worst_rows
 
 
 def rated(name: str, *grades: int, weight: float = 1.0) -> RatedRow:

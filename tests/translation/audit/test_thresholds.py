@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from cleaning.checks import CheckConfig
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.settings import read
-from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
-from translation.audit.summary import RatedRow
+from translation.audit.ratings import NUMBER_COLUMNS, AuditRow, RatedRow
 from translation.audit.thresholds import Verdict, judge_columns, rating_bands, recipe_lines
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
