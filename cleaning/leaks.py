@@ -27,13 +27,13 @@ from cleaning.duplicates.near_images import (
 from cleaning.text.scripts import count_words, fold_case
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.errors import SettingsError
+from data_catalog.identities import canonical_identities
 from data_catalog.images.views import VIEWS, write_views
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, StepFacts
-from data_catalog.test_sets.identities import canonical_identities
-from data_catalog.test_sets.images import TestImage
+from data_catalog.test_sets import TestImage
 
 ACTIONS = ("drop", "mark")
 IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"

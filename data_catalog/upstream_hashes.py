@@ -12,7 +12,7 @@ from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import NamedHash
 from data_catalog.storage.shards import digest
-from data_catalog.test_sets.registry import TestSetKind
+from data_catalog.test_sets import TestSetKind
 
 _SAMPLED_BYTES = 32 * 1024
 

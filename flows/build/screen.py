@@ -17,7 +17,7 @@ from data_catalog.settings import how
 from data_catalog.stages import count_rows, pending_rows
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 from flows.build.engine import SHARD, Job
 
 logger = logging.getLogger(__name__)

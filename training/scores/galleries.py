@@ -16,7 +16,7 @@ from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
-from data_catalog.test_sets.registry import TestSetKind
+from data_catalog.test_sets import TestSetKind
 from training.data.image_files import IMAGE_SUFFIXES
 from training.data.images import encoded_images
 from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_training
