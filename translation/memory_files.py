@@ -112,22 +112,20 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
     return num_rows
 
 
-def read_export(path: Path) -> ExportedMemory:
-    """Check an exported file from the first row to the last; nothing is written.
+def read_export(path: Path) -> str:
+    """Check an exported file from the first row to the last, and return the fingerprint of its engine.
 
     Raises:
         InputError: the file is missing, damaged, or no exported memory.
     """
-    with _told(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    exported = ExportedMemory(path=path, fingerprint=_fingerprint(file.schema_arrow, path))
-    for _ in _groups(file, path):
+    fingerprint = _fingerprint(path)
+    for _ in _groups(path):
         pass
-    return exported
+    return fingerprint
 
 
-def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
-    """Merge an exported file into the memories in `folder`; captions that have a translation already keep it.
+def import_memory(path: Path, folder: Path) -> Imported:
+    """Merge a file that `read_export` found good into the memories in `folder`; known captions keep what they have.
 
     Call it with the writer's lock of the root held. If it is interrupted, call it again.
 
@@ -135,11 +133,9 @@ def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
         InputError: the file is damaged now.
         DiskError: the folder cannot be written.
     """
-    with _told(exported.path):
-        file = pq.ParquetFile(exported.path, page_checksum_verification=True)
-    memory = TranslationMemory(folder, exported.fingerprint)
+    memory = TranslationMemory(folder, _fingerprint(path))
     counts: Counter[str] = Counter()
-    for entries in _groups(file, exported.path):
+    for entries in _groups(path):
         there = memory.known(caption for caption, _ in entries)
         new: dict[str, Translation] = {}
         for caption, found in entries:
@@ -154,8 +150,10 @@ def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
     )
 
 
-def _fingerprint(schema: pa.Schema, path: Path) -> str:
+def _fingerprint(path: Path) -> str:
     """Whose translations an exported file holds."""
+    with _told(path):
+        schema = pq.read_schema(path)
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
         raise InputError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
@@ -171,9 +169,9 @@ def _fingerprint(schema: pa.Schema, path: Path) -> str:
     return fingerprint
 
 
-def _groups(file: pq.ParquetFile, path: Path) -> Iterator[Entries]:
+def _groups(path: Path) -> Iterator[Entries]:
     """The rows of a file, some at a time; each is checked."""
-    with _told(path), file:
+    with _told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             captions, *columns = (column.to_pylist() for column in batch.columns)
             found = [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator
 from translation.engines import apertium, argos, command, converted, deepl_engine, transformers_model
-from translation.engines.plugins import Announcement, find_announcement, open_plugin
+from translation.engines.plugins import find_announcement, open_plugin
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 
@@ -45,18 +45,25 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
         shown = " - ".join(codes)
         raise SettingsError(f"the route {shown} does not fit translate.pivot, which is {config.pivot!r}")
     announcement = find_announcement(config.engine)
-    opener = OPENERS[config.engine] if announcement is None else _opener_of(announcement)
-    one_way = replace(config, pivot="", round_trip=False, reverse_package=(), reverse_model=())
+    opener = OPENERS[config.engine] if announcement is None else partial(open_plugin, announcement)
     legs = [
-        # Each has its own model, if models are named.
-        opener(replace(one_way, package=config.package[n : n + 1], model=config.model[n : n + 1]), *pair, cache_dir)
-        for n, pair in enumerate(pairwise(route))
+        opener(
+            replace(
+                config,
+                package=config.package[number : number + 1],
+                model=config.model[number : number + 1],
+                pivot="",
+                round_trip=False,
+                reverse_package=(),
+                reverse_model=(),
+            ),
+            source,
+            target,
+            cache_dir,
+        )
+        for number, (source, target) in enumerate(pairwise(route))
     ]
     return reduce(PivotTranslator, legs)
-
-
-def _opener_of(announcement: Announcement) -> Opener:
-    return lambda config, source, target, _: open_plugin(announcement, config, source, target)
 
 
 def reverse(config: TranslateConfig) -> TranslateConfig:

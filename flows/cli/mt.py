@@ -249,9 +249,9 @@ def import_translations(file: Annotated[Path, Parameter(name="FILE.parquet")], /
     from translation.memory import TranslationMemory
     from translation.memory_files import import_memory, read_export
 
-    exported = read_export(file)  # before any folder is made
+    read_export(file)  # before any folder is made
     with writer_lock(root):
-        found = import_memory(exported, root / MEMORY_FOLDER)
+        found = import_memory(file, root / MEMORY_FOLDER)
         TranslationMemory(root / MEMORY_FOLDER, found.fingerprint).seal()
     say(
         f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were known, "

@@ -5,7 +5,7 @@ Whatever does not fit is an error with its line.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,18 +45,30 @@ class AuditRow:
         source_text: what was translated.
         text: the translation.
         source: dataset that the caption is from.
-        stratum: the part of the dataset that it was drawn from.
         weight: how many pairs of the dataset it stands for.
         quality: its `NUMBER_COLUMNS`, of those that the audit has; None where nothing was measured.
+        grades: by rater, in the order of the raters; those who did not rate it are left out.
+        comments: by rater.
     """
 
     row_id: str
     source_text: str
     text: str
     source: str
-    stratum: str
     weight: float
     quality: Mapping[str, float | None]
+    grades: Mapping[str, int] = field(default_factory=dict)
+    comments: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean grade, 1 to 4, of a row that was rated."""
+        return sum(self.grades.values()) / len(self.grades)
+
+    @property
+    def spread(self) -> int:
+        """Highest less lowest grade."""
+        return max(self.grades.values()) - min(self.grades.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,31 +92,6 @@ class RatingSheet:
     rater: str
     grades: Mapping[str, int]
     comments: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatedRow:
-    """One pair and what raters said of it.
-
-    Args:
-        row: the pair.
-        grades: by rater, in the order of the raters; those who did not rate it are left out, and there is at least one.
-        comments: by rater.
-    """
-
-    row: AuditRow
-    grades: Mapping[str, int]
-    comments: Mapping[str, str]
-
-    @property
-    def mean(self) -> float:
-        """Mean grade, 1 to 4."""
-        return sum(self.grades.values()) / len(self.grades)
-
-    @property
-    def spread(self) -> int:
-        """Highest less lowest grade."""
-        return max(self.grades.values()) - min(self.grades.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +176,6 @@ def _audit_row(row: _Row) -> AuditRow:
         source_text=cells["source_text"],
         text=cells["text"],
         source=cells["source"],
-        stratum=cells["stratum"],
         weight=weight,
         quality={name: _number(row, name) for name in NUMBER_COLUMNS if name in cells},
     )
@@ -273,11 +259,11 @@ def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]
     return rows
 
 
-def rated_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[RatedRow]:
+def rated_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[AuditRow]:
     """Rows with at least one rating, in the audit's order."""
     rows = [
-        RatedRow(
-            row=row,
+        replace(
+            row,
             grades={sheet.rater: sheet.grades[row.row_id] for sheet in sheets if row.row_id in sheet.grades},
             comments={sheet.rater: sheet.comments[row.row_id] for sheet in sheets if row.row_id in sheet.comments},
         )
@@ -286,7 +272,7 @@ def rated_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[RatedRo
     return [row for row in rows if row.grades]
 
 
-def mean_rating(rows: Sequence[RatedRow], *, weighted: bool = False) -> MeanRating:
+def mean_rating(rows: Sequence[AuditRow], *, weighted: bool = False) -> MeanRating:
     """Mean over rows, each by the mean of its grades, whoever rated it.
 
     The interval is a bootstrap's percentiles: rows are drawn anew with what they weigh, strata are not kept apart, and
@@ -297,7 +283,7 @@ def mean_rating(rows: Sequence[RatedRow], *, weighted: bool = False) -> MeanRati
         weighted: let each row count for the pairs that it stands for: an estimate for the whole dataset.
     """
     means = np.array([row.mean for row in rows])
-    weights = np.array([row.row.weight if weighted else 1.0 for row in rows])
+    weights = np.array([row.weight if weighted else 1.0 for row in rows])
     value = float(np.average(means, weights=weights))
     if len(rows) < 2:
         return MeanRating(value=value, interval=None)
@@ -310,13 +296,13 @@ def mean_rating(rows: Sequence[RatedRow], *, weighted: bool = False) -> MeanRati
     return MeanRating(value=value, interval=(float(low), float(high)))
 
 
-def worst_rows(rows: Sequence[RatedRow], num_rows: int) -> list[RatedRow]:
+def worst_rows(rows: Sequence[AuditRow], num_rows: int) -> list[AuditRow]:
     """The rows with the lowest mean, the most disputed first among equals; none that all found good."""
     flawed = [row for row in rows if row.mean < GRADES[-1]]
     return sorted(flawed, key=lambda row: (row.mean, -row.spread))[:num_rows]
 
 
-def disputed_rows(rows: Sequence[RatedRow], num_rows: int) -> list[RatedRow]:
+def disputed_rows(rows: Sequence[AuditRow], num_rows: int) -> list[AuditRow]:
     """The rows whose grades lie furthest apart, by two grades or more, the lowest mean first among equals."""
     disputed = [row for row in rows if row.spread >= 2]
     return sorted(disputed, key=lambda row: (-row.spread, row.mean))[:num_rows]

@@ -10,9 +10,9 @@ from translation.audit.form import AUDIT_FILE
 from translation.audit.ratings import (
     GRADES,
     NUMBER_COLUMNS,
+    AuditRow,
     AuditSheet,
     MeanRating,
-    RatedRow,
     RatingSheet,
     disputed_rows,
     mean_rating,
@@ -58,8 +58,8 @@ def audit_report(
     rows = rated_rows(audit, sheets)
     yield from _means(audit, sheets, rows)
     yield from ("", plain_table(_grade_rows(audit, sheets)))
-    sources = sorted({row.row.source for row in rows})
-    by_source = [(name, [row for row in rows if row.row.source == name]) for name in sources]
+    sources = sorted({row.source for row in rows})
+    by_source = [(name, [row for row in rows if row.source == name]) for name in sources]
     table: list[dict[str, object]] = [
         {"source": name, "rated rows": len(found), "mean rating (95 % interval)": _mean(mean_rating(found))}
         for name, found in by_source
@@ -70,7 +70,7 @@ def audit_report(
     yield from _listed("ratings furthest apart", disputed_rows(rows, worst))
 
 
-def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Iterator[str]:
+def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[AuditRow]) -> Iterator[str]:
     num_missing = sum(len(audit.rows) - len(sheet.grades) for sheet in sheets)
     yield (
         f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, of which {len(rows):,} are rated, by "
@@ -123,7 +123,7 @@ def _grade_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[dict[s
     ]
 
 
-def _columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
+def _columns(rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
     verdicts = judge_columns(rows, bad_below=bad_below, max_good_dropped=max_good_dropped)
     if not verdicts:
         yield "\nthe audit has no quality columns with numbers: no threshold can be fitted"
@@ -171,12 +171,12 @@ def _rate(rate: Rate) -> str:
     return f"{rate.count} of {rate.num_rows} ({low:.0%} to {high:.0%})"
 
 
-def _listed(title: str, rows: Sequence[RatedRow]) -> Iterator[str]:
+def _listed(title: str, rows: Sequence[AuditRow]) -> Iterator[str]:
     if rows:
         yield f"\n{title}"
     for row in rows:
         grades = ", ".join(f"{cell_text(rater)} {grade}" for rater, grade in row.grades.items())
-        yield f"  {cell_text(row.row.row_id)}  {cell_text(row.row.source)}  mean {row.mean:.2f}  ({grades})"
-        yield f"    {cell_text(row.row.source_text)}\n    {cell_text(row.row.text)}"
+        yield f"  {cell_text(row.row_id)}  {cell_text(row.source)}  mean {row.mean:.2f}  ({grades})"
+        yield f"    {cell_text(row.source_text)}\n    {cell_text(row.text)}"
         for rater, comment in row.comments.items():
             yield f"    {cell_text(rater)}: {cell_text(comment)}"

@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from scipy.stats import binomtest, mannwhitneyu
 
 from translation.audit.agreement import CONFIDENCE
-from translation.audit.ratings import RatedRow
+from translation.audit.ratings import AuditRow
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -127,7 +127,7 @@ class Band:
     mean: float
 
 
-def judge_columns(rows: Sequence[RatedRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
+def judge_columns(rows: Sequence[AuditRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
     """Judge every criterion whose column the audit has, rows weighing the same.
 
     Args:
@@ -139,7 +139,7 @@ def judge_columns(rows: Sequence[RatedRow], *, bad_below: float, max_good_droppe
     return [
         _verdict(criterion, rows, bad_below, max_good_dropped)
         for criterion in CRITERIA
-        if any(row.row.quality.get(criterion.column) is not None for row in rows)
+        if any(row.quality.get(criterion.column) is not None for row in rows)
     ]
 
 
@@ -153,9 +153,9 @@ def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
     return ["[check]", *(f"{name} = {value:.12g}" for name, value in settings.items())] if settings else []
 
 
-def rating_bands(rows: Sequence[RatedRow], column: str) -> list[Band]:
+def rating_bands(rows: Sequence[AuditRow], column: str) -> list[Band]:
     """Mean ratings by quarters of a column's values; equal values share a band, so there may be fewer than four."""
-    measured = [(value, row.mean) for row in rows if (value := row.row.quality.get(column)) is not None]
+    measured = [(value, row.mean) for row in rows if (value := row.quality.get(column)) is not None]
     if not measured:
         return []
     values, means = (np.array(side) for side in zip(*measured, strict=True))
@@ -172,8 +172,8 @@ def rating_bands(rows: Sequence[RatedRow], column: str) -> list[Band]:
     ]
 
 
-def _verdict(criterion: Criterion, rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> Verdict:
-    measured = [(row, value) for row in rows if (value := row.row.quality.get(criterion.column)) is not None]
+def _verdict(criterion: Criterion, rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float) -> Verdict:
+    measured = [(row, value) for row in rows if (value := row.quality.get(criterion.column)) is not None]
     values = np.array([value for _, value in measured]) * (1 if criterion.bad_is_low else -1)
     bad = np.array([row.mean < bad_below for row, _ in measured])
     num_bad, num_good = int(bad.sum()), int((~bad).sum())

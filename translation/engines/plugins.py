@@ -141,9 +141,9 @@ def find_announcement(name: str) -> Announcement | None:
 
 
 def open_plugin(
-    announcement: Announcement, config: TranslateConfig, source: LanguagePack, target: LanguagePack
+    announcement: Announcement, config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "PluginTranslator":
-    """Import a package and let it open its engine.
+    """Import a package and let it open its engine, which has a folder of its own below the user's cache.
 
     Raises:
         InputError: the package cannot be imported, refuses, or returns no engine; names the package.
@@ -154,11 +154,20 @@ def open_plugin(
         factory = announcement.entry_point.load()
     if not callable(factory):
         raise InputError(f"{announcement} is no function that opens it, but {_shown(factory)}: {mend}")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache) / "vernaclip" / "engines" / announcement.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"the folder {folder} of the engine {announcement.name!r} cannot be made ({_one_line(error)}): "
+            "free its place"
+        ) from error
     request = EngineRequest(
         source=source,
         target=target,
         settings=MappingProxyType(copy.deepcopy(dict(config.settings))),
-        folder=_folder(announcement.name),
+        folder=folder,
     )
     with fenced(f"{announcement} cannot be opened", f"mend translate.settings or {announcement.package}"):
         return PluginTranslator(factory(request), announcement, from_code=source.code, to_code=target.code)
@@ -276,19 +285,6 @@ def _one_line(error: BaseException) -> str:
 def _shown(value: object) -> str:
     text = repr(value) if isinstance(value, str | bytes | int | float | tuple | None) else f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _folder(name: str) -> Path:
-    """Return the engine's own folder below the user's cache, made if need be. Raises DiskError."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache) / "vernaclip" / "engines" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(
-            f"the folder {folder} of the engine {name!r} cannot be made ({_one_line(error)}): free its place"
-        ) from error
-    return folder
 
 
 def _identity(distribution: metadata.Distribution) -> tuple[str, str]:

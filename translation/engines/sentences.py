@@ -7,7 +7,7 @@ sentence, prepared by `translation.guards`.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -82,12 +82,22 @@ class SentenceTranslator(ABC, Generic[Token]):
         prepared = {
             caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)
         }
-        waiting = _Waiting(captions, prepared, on_done or (lambda _: None))
+        counts, report = Counter(captions), on_done or (lambda _: None)
+        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
+        waiting: Counter[str] = Counter()
+        for caption, item in prepared.items():
+            if item.sentences:
+                waiting[min(item.sentences, key=lambda sentence: (len(sentence), sentence))] += counts[caption]
+
+        def done(sentences: Iterable[str]) -> None:
+            report(sum(waiting[sentence] for sentence in sentences))
+
+        report(sum(counts[caption] for caption, item in prepared.items() if not item.sentences))
         sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
         tokens = {sentence: self.encode(sentence) for sentence in sentences}
         silent = {sentence: _NOTHING for sentence, pieces in tokens.items() if not pieces}
-        waiting.done(list(silent))
-        found = silent | self._decode_twice({text: pieces for text, pieces in tokens.items() if pieces}, waiting.done)
+        done(silent)
+        found = silent | self._decode_twice({text: pieces for text, pieces in tokens.items() if pieces}, done)
         translations = {caption: self._joined(item, found) for caption, item in prepared.items()}
         return [translations[caption] for caption in captions]
 
@@ -114,26 +124,6 @@ class SentenceTranslator(ABC, Generic[Token]):
         logger.info("%d translations looped, %d of them no more at the second try", len(doubtful), mended)
         # What still loops does so less; only a text that ends is not given up for one that does not.
         return first | {text: found for text, found in second.items() if first[text].truncated or not found.truncated}
-
-
-class _Waiting:
-    """Tells how many captions are done, as the sentences that they wait for come in."""
-
-    def __init__(self, captions: Sequence[str], prepared: dict[str, Prepared], report: Callable[[int], object]) -> None:
-        self._report = report
-        counts = Counter(captions)
-        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
-        self._by_sentence: Counter[str] = Counter()
-        for caption, item in prepared.items():
-            if item.sentences:
-                self._by_sentence[min(item.sentences, key=lambda sentence: (len(sentence), sentence))] += counts[
-                    caption
-                ]
-        report(sum(counts[caption] for caption, item in prepared.items() if not item.sentences))
-
-    def done(self, sentences: list[str]) -> None:
-        """These sentences are translated."""
-        self._report(sum(self._by_sentence[sentence] for sentence in sentences))
 
 
 def token_batches(tokens: Mapping[str, Sequence[object]], max_batch_tokens: int) -> Iterator[list[str]]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_catalog.downloads.download import DownloadConfig, PartialFile, download
+from data_catalog.downloads.download import DownloadConfig, Expected, PartialFile, download
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
@@ -72,7 +72,7 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
         BusyError: another process installs.
         DiskError: the disk is full, or refuses to be written.
     """
-    expected = sha256 and _sha256_of_text(sha256)
+    expected = _sha256_of_text(sha256)
     archive.check_archive(path)
     found = _require_sha256(path, expected)
     with _installing(packages_dir):
@@ -100,7 +100,7 @@ def install_from_index(
         BusyError: another process installs.
         DiskError: the disk is full, or refuses to be written.
     """
-    expected = sha256 and _sha256_of_text(sha256)
+    expected = _sha256_of_text(sha256)
     index = index_url()
     entry = choose(read_index(index, config), from_code, to_code)
     what, faults = f"{entry.pair} {entry.package_version}", []
@@ -222,15 +222,8 @@ def write_source(folder: Path, source: PackageSource) -> None:
 
 
 def _sha256_of_text(text: str) -> str:
-    """A sha256 as people write it, in lower case.
-
-    Raises:
-        SettingsError: it is not 64 hexadecimal digits.
-    """
-    found = text.strip().lower()
-    if len(found) != 64 or set(found) - set("0123456789abcdef"):
-        raise SettingsError(f"{text!r} is no sha256: give its 64 hexadecimal digits")
-    return found
+    """Return a sha256 in lower case. Raises SettingsError where it is not 64 hexadecimal digits, or "" for none."""
+    return Expected(algorithm="sha256", hexdigest=text.strip().lower()).hexdigest if text else ""
 
 
 def _require_sha256(path: Path, expected: str) -> str:
