@@ -163,7 +163,7 @@ def _normalise(text: str, plain: frozenset[str]) -> str:
 
 
 def flickr_page(image_url: str | None) -> str | None:
-    """Return the page of a photo (photographer, license), from the URL of its file on Flickr; None for any other URL."""
+    """Return the page of a photo (photographer, license) by the URL of its file on Flickr; None for any other URL."""
     found = _FLICKR_PHOTO.match(image_url) if image_url else None
     return f"https://www.flickr.com/photo.gne?id={found.group(1)}" if found else None
 
@@ -205,7 +205,7 @@ def domains_of(host: str) -> list[str]:
 
 
 def address_key(url: str) -> str:
-    """Return what all spellings of an image's address share, by http and https alike, and what tells nobody the address.
+    """Return what all spellings of an image's address share, http and https alike, and what tells nobody the address.
 
     The part before the dash is of the host alone (`host_key`).
     """
