@@ -47,7 +47,7 @@ _BIDI_MARKS = re.compile("[\u200e\u200f\u202a-\u202e]")
 
 
 def wikimedia_files(url: str) -> list[str]:
-    """Return the names of the files that a URL, with or without its scheme, may mean: "Logo.png", "wikipedia/en/Logo.png".
+    """Return names of the files that a URL, with or without its scheme, may mean: "Logo.png", "wikipedia/en/Logo.png".
 
     Those of other projects than Commons follow the project. The address of an upload means one file. The page of a file
     on a project other than Commons may show that project's file or Commons', which the URL does not tell: both are
@@ -182,7 +182,7 @@ def photo_identities(name: str) -> frozenset[str]:
 
 
 def name_identities(name: str) -> frozenset[str]:
-    """Return the identities of an image by its file name, where that is a data set's; folders before it do not matter."""
+    """Return identities of an image by its file name, where that is a data set's; folders before it do not matter."""
     if photo := _COCO_FILE.fullmatch(name):
         return frozenset({f"coco:{int(photo[2])}"})
     if photo := _FLICKR_FILE.fullmatch(name):

@@ -112,16 +112,6 @@ def check_mscoco(config: MscocoConfig) -> None:
         _licenses(path, _load(path))
 
 
-def read_mscoco(config: MscocoConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every annotation of MSCOCO (English)."""
-    return _read(config, "en")
-
-
-def read_mscoco_it(config: MscocoConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every annotation of MSCOCO-IT (Italian, translated by a machine)."""
-    return _read(config, "it")
-
-
 def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
     """Return who made captions of MSCOCO: the people who wrote them, unless the settings say otherwise.
 
@@ -142,7 +132,8 @@ def origin_by_name(upstream_file: str) -> CaptionOrigin:
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
-def _read(config: MscocoConfig, lang: str) -> Iterator[JudgedRow]:
+def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
+    """Yield what becomes of every annotation, whose captions are in `lang`."""
     names, local = _Names(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
