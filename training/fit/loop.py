@@ -43,6 +43,7 @@ from training.fit.run import (
     start_run,
 )
 from training.processes import (
+    deterministic_torch,
     of_first,
     process_group,
     process_rank,
@@ -51,7 +52,6 @@ from training.processes import (
     wait_for_all,
 )
 from training.scores.metrics import text_to_image_ranks
-from training.threads import deterministic_torch
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import load_weights, save_weights
 from training.trained_models import RESULT_FILE
