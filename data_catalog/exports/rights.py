@@ -185,23 +185,20 @@ class Policy:
             return None
         if not self.license(row):
             return NO_LICENSE
-        # Whoever states one license for a whole source is who is credited, by the source's name.
-        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
-        credited = names_somebody or not _says_something(row["license"])
-        return self._forbidden_by(_known_license(self.license(row)), credited=credited)
-
-    def _rights(self, row: Mapping[str, Any]) -> SourceRights:
-        return self.sources.get(row["source"], _NOTHING_SAID)
-
-    def _forbidden_by(self, license: License | None, *, credited: bool) -> str | None:
+        license = _known_license(self.license(row))
         if license is None:
             return UNKNOWN_LICENSE
         if license.passing_on == FORBIDDEN:
             return COPIES_FORBIDDEN
         if license.passing_on == NONCOMMERCIAL and self.pixels != WITH_NONCOMMERCIAL:
             return TRADE_FORBIDDEN
-        assert license.passing_on in (FREE, NONCOMMERCIAL)
+        # Whoever states one license for a whole source is who is credited, by the source's name.
+        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
+        credited = names_somebody or not _says_something(row["license"])
         return NO_CREDIT if license.credit and not credited else None
+
+    def _rights(self, row: Mapping[str, Any]) -> SourceRights:
+        return self.sources.get(row["source"], _NOTHING_SAID)
 
 
 def switch_for(reason: str, source: str) -> str:

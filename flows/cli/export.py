@@ -90,10 +90,7 @@ def _tell_export(report: "ExportReport") -> None:
     say_table(rows)
     if report.withheld:
         say("\nImages whose pixels are not in it:\n")
-        withheld = [
-            {"source": source, "images": count, "why": reason} for (source, reason), count in report.withheld.items()
-        ]
-        say_table(withheld)
+        say_table([{"source": source, "images": count, "why": why} for source, why, count in report.withheld])
     for source, count in report.unlisted.items():
         say(f"{count:,} of {source} are not in it at all: they have no URL")
     if report.marked:
