@@ -20,7 +20,7 @@ from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.story import FETCH_LOGS
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
-from data_catalog.exports.export import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.overview import REPORT_FILE
 from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.storage.history import append_run, remove_snapshot, sweep_removed

@@ -7,19 +7,18 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_catalog.ablations import AblationTable
+from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
-from data_catalog.sources.origins import CORRECTED, HUMAN_TRANSLATION, MACHINE_TRANSLATION, ORIGINS
+from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS
 
 CARD_FILE = "README.md"
@@ -29,51 +28,6 @@ SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
 _SIZES |= {10**7: "1M<n<10M", 10**8: "10M<n<100M", 10**9: "100M<n<1B"}
 NUM_EXAMPLES = 5
-COUNTED_COLUMNS = ("source", "split", "license", "source_langs", "origins", "translators")
-
-
-@dataclass(frozen=True, slots=True)
-class PairCounts:
-    """Counts of published pairs.
-
-    `images` go by source, split and the row's license; `captions` by source, split, language of the source caption,
-    origin and translator.
-    """
-
-    images: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
-    captions: Counter[tuple[str, str, str | None, str, str | None]] = field(default_factory=Counter)
-
-    def add(self, pairs: pa.Table) -> None:
-        """Count more pairs; the table has `COUNTED_COLUMNS`, and may have others."""
-        lists = {name: pairs.column(name).combine_chunks() for name in ("source_langs", "origins", "translators")}
-        parents = pc.list_parent_indices(lists["translators"])
-        items = {name: pairs.column(name).take(parents) for name in ("source", "split")}
-        items |= {name: pc.list_flatten(column) for name, column in lists.items()}
-        by_image = pairs.select(["source", "split", "license"])
-        for counts, rows in ((self.images, by_image), (self.captions, pa.table(items))):
-            for row in rows.group_by(rows.column_names, use_threads=False).aggregate([([], "count_all")]).to_pylist():
-                counts[tuple(row[name] for name in rows.column_names)] += row["count_all"]
-
-    def __add__(self, other: "PairCounts") -> "PairCounts":
-        """Return the counts of both."""
-        return PairCounts(images=self.images + other.images, captions=self.captions + other.captions)
-
-    def images_by(self, *columns: str) -> Counter[Any]:
-        """Return images by some of source, split and license."""
-        return _summed(self.images, [("source", "split", "license").index(name) for name in columns])
-
-    def captions_by(self, *columns: str) -> Counter[Any]:
-        """Return captions by some of source, split, language, origin and translator."""
-        names = ("source", "split", "language", "origin", "translator")
-        return _summed(self.captions, [names.index(name) for name in columns])
-
-
-def _summed(counts: Mapping[Any, int], places: Sequence[int]) -> Counter[Any]:
-    """Return counts by parts of their keys: by tuples of them, or by the part itself where it is one."""
-    found: Counter[Any] = Counter()
-    for key, count in counts.items():
-        found[itemgetter(*places)(key)] += count
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +118,7 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
 def _front_matter(manifest: Mapping[str, Any], told: PairCounts, configs: Sequence[DataConfig]) -> str:
     """Return the card's head, between its two lines of dashes; texts are quoted as JSON has it, which YAML reads."""
     target, used = manifest["target_lang"], [config for config in configs if config.splits]
-    codes = {code for code in told.captions_by("language") if code and code.isascii() and code.isalpha()}
+    codes = {code for _, code in told.languages if code and code.isascii() and code.isalpha()}
     languages = [target, *sorted({code for code in codes if len(code) <= 3} - {target})]
     num_rows = sum(found.rows for config in used for found in config.splits.values())
     lines = ["---", f"pretty_name: {json.dumps(manifest['dataset'])}"]
@@ -205,40 +159,39 @@ def _feature(column: pa.Field, indent: str) -> list[str]:
 
 
 def _contents(parts: CardParts) -> str:
-    marked = f"\n\n{MARKED_PAIRS}" if MARKED in parts.counts.images_by("split") else ""
+    marked = f"\n\n{MARKED_PAIRS}" if MARKED in parts.counts.splits() else ""
     here = f"Images / captions, by source and split.\n\n{_by_split(parts.counts)}" if parts.counts.images else ""
     listed = f"Listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
     return "\n\n".join(filter(None, (here or "No image with its pixels.", listed))) + marked
 
 
 def _by_split(counts: PairCounts) -> str:
-    images, captions = (by("source", "split") for by in (counts.images_by, counts.captions_by))
-    all_images, all_captions = counts.images_by("split"), counts.captions_by("split")
-    splits = [split for split in (*SPLITS, MARKED) if split in all_images]
+    images, captions = counts.splits(), Counter[str]()
+    for (_, split), count in counts.captions.items():
+        captions[split] += count
+    splits = [split for split in (*SPLITS, MARKED) if split in images]
     rows = [
-        [markdown_text(source), *(f"{images[source, split]:,} / {captions[source, split]:,}" for split in splits)]
-        for source in sorted(counts.images_by("source"))
+        [markdown_text(source)]
+        + [f"{counts.images[source, split]:,} / {counts.captions[source, split]:,}" for split in splits]
+        for source in counts.sources()
     ]
     return table(
-        ["source", *splits],
-        [*rows, ["all", *(f"{all_images[split]:,} / {all_captions[split]:,}" for split in splits)]],
+        ["source", *splits], [*rows, ["all", *(f"{images[split]:,} / {captions[split]:,}" for split in splits)]]
     )
 
 
 def _sources(manifest: Mapping[str, Any], parts: CardParts) -> str:
     stated: Counter[str] = Counter()
-    for (source, license), count in (parts.counts + parts.listed).images_by("source", "license").items():
+    for (source, license), count in (parts.counts + parts.listed).licenses.items():
         stated[source] += count if license else 0
-    columns = {"images": parts.counts.images_by("source")}
-    columns |= {"listed": parts.listed.images_by("source")} if parts.listed.images else {}
-    columns["with a license of their own"] = stated
-    kinds = manifest["settings"]["sources"]
+    shown = {"images": parts.counts} | ({"listed": parts.listed} if parts.listed.images else {})
     rows = [
-        [markdown_text(name), f"`{kinds[name]['kind']}`", markdown_text(entry["license"]), *counted]
+        [markdown_text(name), f"`{manifest['settings']['sources'][name]['kind']}`", markdown_text(entry["license"])]
+        + [f"{counts.of_source(counts.images, name):,}" for counts in shown.values()]
+        + [f"{stated[name]:,}"]
         for name, entry in sorted(manifest["sources"].items())
-        for counted in [[counts[name] for counts in columns.values()]]
     ]
-    return f"{TERMS}\n\n{table(['source', 'format', 'terms', *columns], rows)}"
+    return f"{TERMS}\n\n{table(['source', 'format', 'terms', *shown, 'with a license of their own'], rows)}"
 
 
 def _withheld(withheld: Mapping[tuple[str, str], int]) -> str:
@@ -265,30 +218,22 @@ def _making(manifest: Mapping[str, Any]) -> str:
 
 
 def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
-    """Return how many captions machines and people translated, and from which languages and by whom in each source."""
-    engine, origins, num_captions = manifest["translator"], counts.captions_by("origin"), counts.captions.total()
-    by_machine = origins[MACHINE_TRANSLATION] + origins[CORRECTED]
-    share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"
-    corrected = f", of which people corrected {origins[CORRECTED]:,}" if origins[CORRECTED] else ""
-    people = f" People translated {origins[HUMAN_TRANSLATION]:,}." if origins[HUMAN_TRANSLATION] else ""
+    engine = manifest["translator"]
     told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
-    text = (
-        f"Of {num_captions:,} captions, machine translation made {by_machine:,} ({share}){corrected}.{people}{told} "
-        f"{TRANSLATION}"
-    )
-    languages = sorted((name, code or "", n) for (name, code), n in counts.captions_by("source", "language").items())
+    languages = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
     makers = sorted(
-        (name, ORIGINS[origin], translator or "nobody says", count)
-        for (name, origin, translator), count in counts.captions_by("source", "origin", "translator").items()
+        (source, ORIGINS[origin], translator or "nobody says", count)
+        for (source, origin, translator), count in counts.origins.items()
     )
     by_language = table(
         ["source", "language of the source caption", "captions"],
-        [[markdown_text(name), markdown_text(code) or "not stated", count] for name, code, count in languages],
+        [[markdown_text(source), markdown_text(code) or "not stated", count] for source, code, count in languages],
     )
     by_maker = table(
         ["source", "who made the captions", "translator", "captions"],
         [[*map(markdown_text, row[:3]), row[3]] for row in makers],
     )
+    text = f"Of {counts.captions.total():,} captions, machine translation made {counts.makers()}{told} {TRANSLATION}"
     return f"{text}\n\n{by_language}\n\n{by_maker}"
 
 

@@ -16,19 +16,18 @@ import pyarrow.parquet as pq
 from data_catalog.exports.card import (
     CARD_FILE,
     COLUMNS,
-    COUNTED_COLUMNS,
     LIMITS,
     METHOD,
     NOT_FILTERED,
     TERMS,
     CardParts,
     DataConfig,
-    PairCounts,
     SplitFiles,
     card_text,
     example_captions,
     upstream_paper,
 )
+from data_catalog.exports.counts import count_pairs
 from data_catalog.exports.markdown import markdown_text, table
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
@@ -55,10 +54,8 @@ def write_documents(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str,
     Returns:
         The manifest's "documents": path, sha256 and bytes of each.
     """
-    counts, pairs = PairCounts(), manifest["files"]["pairs"]
-    for entry in pairs:
-        with pq.ParquetFile(folder / entry["path"]) as shard:
-            counts.add(shard.read(columns=list(COUNTED_COLUMNS)))
+    pairs = manifest["files"]["pairs"]
+    counts = count_pairs(folder / entry["path"] for entry in pairs)
     by_split = {split: [entry for entry in pairs if entry["split"] == split] for split in SPLITS}
     splits = {
         split: SplitFiles(
