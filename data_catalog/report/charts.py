@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data_catalog.charts import COLOURS, SERIES, SIZE, chart_label, svg_chart
-from data_catalog.report.pictures import Rows
+from data_catalog.report.contents import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
