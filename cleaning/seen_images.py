@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from cleaning.leaks import LeaksConfig
 from data_catalog.database.questions import questions
+from data_catalog.identities import canonical_identities
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.progress import Progress
 from data_catalog.storage.manifest import Snapshot
-from data_catalog.test_sets.identities import canonical_identities
 
 if TYPE_CHECKING:
     from data_catalog.images.views import View
@@ -58,7 +58,7 @@ class SeenImages:
 
         Args:
             names: of the set's images.
-            identities: all that each of them is known by, as `data_catalog.test_sets.identities` spells it.
+            identities: all that each of them is known by, as `data_catalog.identities` spells it.
             read: bytes of an image by name; raises OSError where there are none.
 
         Returns:

@@ -22,6 +22,7 @@ from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.shards import save_parquet, unit_interval
+from data_catalog.storage.work import StepFacts
 
 DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
 CAPTIONS_PER_BATCH = 50_000
@@ -185,7 +186,7 @@ def label_repeats(
     *,
     function_words: Collection[str] | None,
     threads: int = 1,
-) -> dict[str, int]:
+) -> StepFacts:
     """Label, over all shards, captions that are nearly the same, and those that too many images have.
 
     The files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of

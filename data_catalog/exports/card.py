@@ -19,7 +19,7 @@ from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, t
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
-from data_catalog.storage.manifest import MARKED, SPLITS
+from data_catalog.storage.manifest import MARKED, SPLITS, Manifest
 
 CARD_FILE = "README.md"
 # Splits by our name, and by the one that everybody else uses.
@@ -73,7 +73,7 @@ class CardParts:
     ablations: Sequence[AblationTable] = ()
 
 
-def card_text(manifest: Mapping[str, Any], parts: CardParts) -> str:
+def card_text(manifest: Manifest, parts: CardParts) -> str:
     """Return the whole card, as Markdown with its YAML head."""
     told, papers = parts.counts + parts.listed, {upstream_paper(manifest, source) for source in manifest["sources"]}
     removed, target = manifest["tombstones"]["digest"], markdown_text(manifest["target_lang"])
@@ -115,7 +115,7 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
     return []
 
 
-def _front_matter(manifest: Mapping[str, Any], told: PairCounts, configs: Sequence[DataConfig]) -> str:
+def _front_matter(manifest: Manifest, told: PairCounts, configs: Sequence[DataConfig]) -> str:
     """Return the card's head, between its two lines of dashes; texts are quoted as JSON has it, which YAML reads."""
     target, used = manifest["target_lang"], [config for config in configs if config.splits]
     codes = {code for _, code in told.languages if code and code.isascii() and code.isalpha()}
@@ -180,7 +180,7 @@ def _by_split(counts: PairCounts) -> str:
     )
 
 
-def _sources(manifest: Mapping[str, Any], parts: CardParts) -> str:
+def _sources(manifest: Manifest, parts: CardParts) -> str:
     stated: Counter[str] = Counter()
     for (source, license), count in (parts.counts + parts.listed).licenses.items():
         stated[source] += count if license else 0
@@ -201,11 +201,12 @@ def _withheld(withheld: Mapping[tuple[str, str], int]) -> str:
     return f"{WITHHELD}\n\n{table(['source', 'why', 'images'], rows)}"
 
 
-def _making(manifest: Mapping[str, Any]) -> str:
-    names = ("read", "kept", "dropped")
+def _making(manifest: Manifest) -> str:
     steps: dict[tuple[int, str], Counter[str]] = {}
     for row in manifest["funnel"]:
-        steps.setdefault((row["step_number"], row["step"]), Counter()).update({name: row[name] for name in names})
+        total = steps.setdefault((row["step_number"], row["step"]), Counter())
+        total.update(read=row["read"], kept=row["kept"], dropped=row["dropped"])
+    names = ("read", "kept", "dropped")
     rows = [[f"`{step}`", *(total[name] for name in names)] for (_, step), total in sorted(steps.items())]
     sets = ", ".join(f"`{name}`" for name in sorted(manifest["test_sets"]))
     guarded = (
@@ -217,7 +218,7 @@ def _making(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, *([UPSTREAM_SPLITS] if manifest["settings"]["split"]["by"] == UPSTREAM else [])])
 
 
-def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
+def _translation(manifest: Manifest, counts: PairCounts) -> str:
     engine = manifest["translator"]
     told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
     languages = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
@@ -266,7 +267,7 @@ _UPSTREAM = {
 }
 
 
-def upstream_paper(manifest: Mapping[str, Any], source: str) -> str | None:
+def upstream_paper(manifest: Manifest, source: str) -> str | None:
     """Return the paper of a source's dataset; one whose license the recipe states only borrows the format."""
     if "license" in manifest["sources"][source].get("rights", {}):
         return None

@@ -29,7 +29,7 @@ from data_catalog.exports.card import (
 )
 from data_catalog.exports.counts import count_pairs
 from data_catalog.exports.markdown import markdown_text, table
-from data_catalog.storage.manifest import SPLITS
+from data_catalog.storage.manifest import SPLITS, DocumentEntry, Manifest
 from data_catalog.storage.shards import write_bytes
 
 CROISSANT_FILE, TERMS_FILE = "croissant.json", "ATTRIBUTION.md"
@@ -44,7 +44,7 @@ pairs[0]["image"], pairs[0]["captions"]
 `croissant.json` describes the same files for `mlcroissant`; any reader of Parquet reads them as well."""
 
 
-def write_documents(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
     """Write the card and the metadata of a snapshot's files into its folder; call it before the manifest is written.
 
     Args:
@@ -87,7 +87,7 @@ for a formula has an apostrophe in front.
 The terms of each source as a whole, and the paper to cite:"""
 
 
-def terms_text(manifest: Mapping[str, Any]) -> str:
+def terms_text(manifest: Manifest) -> str:
     """Return ATTRIBUTION.md: the terms of each source."""
     rows = [
         [markdown_text(name), markdown_text(entry["license"]), upstream_paper(manifest, name) or ""]
@@ -120,7 +120,7 @@ _DATA_TYPES = {"int32": "sc:Integer", "int64": "sc:Integer", "float": "sc:Float"
 
 
 def croissant_text(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     files: Sequence[Mapping[str, Any]],
     config: DataConfig,
     *,
