@@ -316,8 +316,10 @@ def _free_port(port: int | None, written: Api | None) -> int:
             raise BusyError(f"port {port} is taken by another program: choose another, or stop that program")
         return port
     last = SERVER_PORT + NUM_PORTS
-    candidates: list[int] = [int(written.port)] if written else []
-    for candidate in (*candidates, *range(SERVER_PORT, last)):
+    candidates = list(range(SERVER_PORT, last))
+    if written:
+        candidates.insert(0, int(written.port))
+    for candidate in candidates:
         if not port_is_busy(candidate):
             return candidate
     raise BusyError(f"ports {SERVER_PORT} to {last - 1} are all taken: give another with --port")
