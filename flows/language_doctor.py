@@ -68,6 +68,12 @@ class Language:
         """Advice to set a field of the pack."""
         return f"set {field} in {f'a copy of {self.file}' if self.ships else self.file} (docs/languages.md)"
 
+    def told(self, topic: str, field: str, found: str, missing: str, cost: str) -> Trait:
+        """Return what a field of the pack says (`found`); or what is `missing`, its cost, and the advice to set it."""
+        if getattr(self.pack, field):
+            return Trait(topic, found)
+        return Trait(topic, missing, cost, self.set_in_pack(field))
+
 
 def find_language(name: str) -> Language:
     """The language of a code ("el"), or of a pack's file if the name ends in ".toml".
@@ -255,25 +261,22 @@ def _translated_words(language: Language) -> Iterator[Trait]:
     pack, config = language.pack, CheckConfig()
     if pack.code == SOURCE:
         yield Trait("copied words", "not needed: English is what is translated from")
-    elif pack.shared_words:
-        yield Trait("copied words", f"{len(pack.shared_words)} words that English shares are known")
     else:
-        yield Trait(
+        yield language.told(
             "copied words",
+            "shared_words",
+            f"{len(pack.shared_words)} words that English shares are known",
             "the pack lists no words that English spells alike",
             f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
             f"instead of {config.max_copied_share:.0%}",
-            language.set_in_pack("shared_words"),
         )
-    if pack.tens:
-        yield Trait("numbers in words", f"known by {', '.join(pack.tens)}")
-    else:
-        yield Trait(
-            "numbers in words",
-            "the pack does not say how 20 to 90 are called",
-            "good translations that spell out such a number are dropped as numbers_lost",
-            language.set_in_pack("tens"),
-        )
+    yield language.told(
+        "numbers in words",
+        "tens",
+        f"known by {', '.join(pack.tens)}",
+        "the pack does not say how 20 to 90 are called",
+        "good translations that spell out such a number are dropped as numbers_lost",
+    )
 
 
 def _letters(language: Language) -> Trait:
@@ -302,16 +305,13 @@ def _letters(language: Language) -> Trait:
 def _recommended(language: Language) -> Iterator[Trait]:
     """Yield what the pack knows for training, scoring and passing on."""
     pack = language.pack
-    if pack.text_encoder:
-        told = f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder"
-        yield Trait("text encoder", told)
-    else:
-        yield Trait(
-            "text encoder",
-            "the pack recommends none",
-            "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
-            language.set_in_pack("text_encoder"),
-        )
+    yield language.told(
+        "text encoder",
+        "text_encoder",
+        f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder",
+        "the pack recommends none",
+        "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
+    )
     have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
     missing = [] if pack.prompt_templates else ["prompt_templates"]
     missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
@@ -324,21 +324,17 @@ def _recommended(language: Language) -> Iterator[Trait]:
         )
     else:
         yield Trait("zero-shot", f"{have}: `vernaclip scoreboard` reads them")
-    if pack.test_sets:
-        yield Trait("test sets", "; ".join(pack.test_sets))
-    else:
-        yield Trait(
-            "test sets",
-            "the pack names none",
-            "a model can be scored on your own held-out images alone, and compared with no published one",
-            language.set_in_pack("test_sets"),
-        )
-    if pack.license_notes:
-        yield Trait("rights", pack.license_notes)
-    else:
-        yield Trait(
-            "rights",
-            "the pack says nothing of rights",
-            "you must look up yourself what sources, test sets and models allow",
-            language.set_in_pack("license_notes"),
-        )
+    yield language.told(
+        "test sets",
+        "test_sets",
+        "; ".join(pack.test_sets),
+        "the pack names none",
+        "a model can be scored on your own held-out images alone, and compared with no published one",
+    )
+    yield language.told(
+        "rights",
+        "license_notes",
+        pack.license_notes,
+        "the pack says nothing of rights",
+        "you must look up yourself what sources, test sets and models allow",
+    )

@@ -30,12 +30,11 @@ _PUBLIC_DOMAIN = License(name="public domain", passing_on=FREE, credit=False)
 _CC0 = License(name="CC0", passing_on=FREE, credit=False)
 # Making an image smaller is an adaptation to some courts, so that "no derivatives" is taken at its word.
 _CREATIVE_COMMONS = {
-    "by": License(name="CC-BY", passing_on=FREE),
-    "by-sa": License(name="CC-BY-SA", passing_on=FREE),
-    "by-nc": License(name="CC-BY-NC", passing_on=NONCOMMERCIAL),
-    "by-nc-sa": License(name="CC-BY-NC-SA", passing_on=NONCOMMERCIAL),
-    "by-nd": License(name="CC-BY-ND", passing_on=FORBIDDEN),
-    "by-nc-nd": License(name="CC-BY-NC-ND", passing_on=FORBIDDEN),
+    code: License(
+        name=f"CC-{code.upper()}",
+        passing_on=FORBIDDEN if "nd" in code else NONCOMMERCIAL if "nc" in code else FREE,
+    )
+    for code in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
 }
 _NAMES = {
     "cc0": _CC0,

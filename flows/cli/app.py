@@ -86,10 +86,6 @@ COMMANDS: dict[str, Sequence[Command]] = {
 }
 
 
-def _shown_default(value: object) -> str | None:
-    return None if value in (None, False, "", (), 0) else str(value)
-
-
 def _help_of(command: Command) -> str:
     """Return what a docstring says before its arguments; lines of a paragraph flow, those of a list stay."""
     text = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")[0]
@@ -106,13 +102,17 @@ def _family(name: str, text: str, commands: Mapping[str, Command]) -> App:
 
 def _assembled() -> App:
     """Return the whole command line."""
+
+    def shown_default(value: object) -> str | None:
+        return None if value in (None, False, "", (), 0) else str(value)
+
     top = App(
         name="vernaclip",
         help=DESCRIPTION,
         help_format="plaintext",
         version=lambda: version("vernaclip"),
         # As argparse has it: no flag is invented that says the contrary, and of an option given twice the last holds.
-        default_parameter=Parameter(negative="", allow_repeating=True, show_default=_shown_default),
+        default_parameter=Parameter(negative="", allow_repeating=True, show_default=shown_default),
     )
     groups = {title: Group(title, sort_key=place) for place, title in enumerate(COMMANDS)}
     for title, commands in COMMANDS.items():
@@ -176,11 +176,6 @@ class Call:
         return Path(self.bound.arguments.get("root", DEFAULT_ROOT))
 
     @property
-    def is_root_default(self) -> bool:
-        """Tell if neither `--root` nor the variable of the environment says where the root is."""
-        return "root" not in self.bound.arguments
-
-    @property
     def is_command(self) -> bool:
         """Tell if it is a command of ours, and not the help, the version or the completion."""
         return self.command.__module__.startswith("flows.")
@@ -214,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         sys.stderr.write(f"{visible_text(_usage_text(error))}\n")
         raise SystemExit(EXIT_USAGE) from None
-    if not call.is_command:  # help, version or completion
+    if not call.is_command:
         try:
             call.command(*call.bound.args, **call.bound.kwargs)
         except SystemExit:
@@ -290,7 +285,7 @@ def _run(call: Call) -> int:
 
 def _about_root(call: Call, text: str) -> str:
     """Return what to add to an error that speaks of the default root: the user may never have heard of that folder."""
-    if call.root is None or not call.is_root_default:
+    if call.root is None or "root" in call.bound.arguments:
         return ""
     named = re.search(rf"(?<![\w/.-])(?<!vernaclip )(?<!the ){re.escape(str(call.root))}(?![\w.-])", text)
     if named is None and str(call.root.absolute()) not in text:

@@ -13,9 +13,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_catalog.errors import BusyError, InputError
 from flows.orchestration import daemons
@@ -31,15 +32,20 @@ from flows.orchestration.prefect_env import (
     state_folder,
 )
 
-if TYPE_CHECKING:
-    from flows.recipe.recipe import Overrides
-
 NUM_TRIES = 3
 START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 5.0
 
 
-def run_flow(name: str, recipe: str, *, root: Path, overrides: "Overrides", project: Path, **parameters: bool) -> Any:
+def run_flow(
+    name: str,
+    recipe: str,
+    *,
+    root: Path,
+    overrides: Sequence[str] | Mapping[str, Any],
+    project: Path,
+    **parameters: bool,
+) -> Any:
     """Run one of the flows in this process, with the server that is up or a temporary one.
 
     Args:
