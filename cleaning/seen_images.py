@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cleaning.leaks import LeaksConfig
-from data_catalog.database.questions import questions
+from data_catalog.database.connections import questions
 from data_catalog.identities import canonical_identities
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.progress import Progress

@@ -15,10 +15,10 @@ from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_m
 from cleaning.leaks import LeaksConfig, judge_captions
 from cleaning.text.mending import clean_text
 from data_catalog.language_pack import LanguagePack
-from data_catalog.reasons import Reason
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
+    Reason,
     apply_measure,
     apply_transform,
     count_rows,
@@ -29,8 +29,7 @@ from data_catalog.stages import (
 )
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import Matcher, forget_rows, of_samples, without_texts
-from data_catalog.tombstones import FORGET, InForce
+from data_catalog.tombstones import FORGET, InForce, Matcher, forget_rows, of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from flows.build.screen import test_contents
 from translation.engine import STREAM_WINDOW

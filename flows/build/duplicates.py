@@ -21,13 +21,11 @@ from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.reasons import image_step
 from data_catalog.publish import SplitConfig
-from data_catalog.reasons import Reason
 from data_catalog.settings import plain
-from data_catalog.stages import Drop, count_rows, pending_rows, texts
+from data_catalog.stages import Drop, Reason, count_rows, pending_rows, texts
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import of_samples, without_texts
-from data_catalog.tombstones import FORGOTTEN
+from data_catalog.tombstones import FORGOTTEN, of_samples, without_texts
 from flows.build.engine import SHARD, Job
 from flows.build.screen import test_contents
 

@@ -16,8 +16,7 @@ from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, PENDING
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import Matcher, forgotten_image
-from data_catalog.tombstones import InForce
+from data_catalog.tombstones import InForce, Matcher, forgotten_image
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 
 

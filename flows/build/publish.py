@@ -20,7 +20,7 @@ from data_catalog.storage.manifest import (
     TestSetEntry,
 )
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import Matcher
+from data_catalog.tombstones import Matcher
 from flows.build.engine import Engine, Job, Step
 from flows.recipe.recipe import Recipe, what_settings
 

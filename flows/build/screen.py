@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repeats
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
-from data_catalog.reasons import Reason
 from data_catalog.settings import how
-from data_catalog.stages import count_rows, pending_rows
+from data_catalog.stages import Reason, count_rows, pending_rows
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
 from data_catalog.test_sets import TEST_SET_KINDS

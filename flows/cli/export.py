@@ -58,9 +58,8 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     """
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import SPLITS, require_snapshot
+    from data_catalog.storage.manifest import EXPORTS, SPLITS, require_snapshot
     from data_catalog.storage.roots import require_root
-    from data_catalog.storage.verify import EXPORTS
 
     config = ExportConfig(**{name: value for name, value in vars(options).items() if name != "out"})
     require_root(root)
@@ -140,7 +139,7 @@ def export_model(
     """
     from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
-    from training.threads import let_threads_sleep
+    from training.processes import let_threads_sleep
     from training.trained_models import current_model
 
     folder, snapshot = options.model, None  # of a folder alone nobody knows what it saw
@@ -152,7 +151,7 @@ def export_model(
         folder, snapshot = model.folder, model.snapshot
     assert folder is not None
     let_threads_sleep()  # before torch is loaded
-    from training.exports.card_data import seen_data
+    from training.exports.model_card import seen_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 
