@@ -22,11 +22,9 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.database.story import FETCH_LOGS
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
-from data_catalog.overview import REPORT_FILE
 from data_catalog.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS
@@ -38,7 +36,9 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
     EXPORTS,
+    FETCH_LOGS,
     MODELS,
+    REPORT_FILE,
     FileEntry,
     Manifest,
     Snapshot,
@@ -345,7 +345,7 @@ def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
     """Return the samples in some Parquet files that are meant, with the number of a tombstone each."""
     found: dict[str, int] = {}
     for path in files:
-        found = matcher.samples(_read(path)) | found
+        found |= {name: number for name, number in matcher.samples(_read(path)).items() if name not in found}
     return found
 
 
@@ -488,10 +488,12 @@ def rewrite_files(
     # Samples whose images lose captions, with what a build would publish as their rights without these.
     moved = gone.filter(of_samples(gone, samples)).column("merged_into").drop_null()
     losing = set(moved.to_pylist()).difference(samples)
-    stays, names = ~pc.field("caption_id").isin(captions), ["sample_id", "merged_into", *RIGHTS]
-    own = rows.to_table(names, filter=stays & _is_of(losing)).to_pylist()
-    merged = rows.to_table(names, filter=stays & _is_into(losing)).to_pylist()
-    rights = strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # as a build merges them
+    rights: Mapping[str, dict[str, str | None]] = {}
+    if losing:
+        stays, names = ~pc.field("caption_id").isin(captions), ["sample_id", "merged_into", *RIGHTS]
+        own = rows.to_table(names, filter=stays & _is_of(losing)).to_pylist()
+        merged = rows.to_table(names, filter=stays & _is_into(losing)).to_pylist()
+        rights = strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # as a build merges them
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, pc.is_in(table.column("caption_id"), captions))

@@ -31,6 +31,7 @@ from data_catalog.storage.manifest import (
     EXPORTS,
     MANIFEST_FILE,
     MODELS,
+    RUN_LOG,
     Snapshot,
     committed_snapshots,
     current_snapshot_name,
@@ -47,7 +48,6 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX, append_line, sweep_tem
 
 logger = logging.getLogger(__name__)
 
-RUN_LOG = "runs.jsonl"  # what happened when, and where: beside the snapshots, never in them
 CURRENT, PREVIOUS = "current", "previous"
 
 

@@ -22,8 +22,13 @@ from data_catalog.storage.shards import sha256_of
 MANIFEST_FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
+# What lies in a root, and beside the snapshots of a dataset.
+CATALOG_FILE = "catalog.duckdb"
 MODELS = "models"
 EXPORTS = "exports"
+RUN_LOG = "runs.jsonl"  # what happened when, and where
+FETCH_LOGS = "fetch-log"
+REPORT_FILE = "report.html"
 EXPORT_RECORD = "export.json"  # in the folder of an export
 TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.

@@ -137,16 +137,15 @@ class WorkStore:
 
     def find(self, key: StepKey) -> Commit | None:
         """Return the committed output of a step, or None; what is damaged is not there, and is made again."""
-        folder = self.folder / key.step / key.key
-        content = _record(folder)
-        return None if content is None else Commit(folder=folder, **_parts(content), reused=True)
+        found = _committed(self.folder / key.step / key.key)
+        return None if found is None else found[0]
 
     def commits(self, step: str) -> Iterator[tuple[Commit, Mapping[str, Any]]]:
         """Yield every committed output of a step with its readable key, in the order of their folders."""
         for folder in sorted((self.folder / step).glob("*")):
-            content = None if folder.name.startswith(TEMPORARY_PREFIX) else _record(folder)
-            if content is not None:
-                yield Commit(folder=folder, **_parts(content), reused=True), content["key"]
+            found = None if folder.name.startswith(TEMPORARY_PREFIX) else _committed(folder)
+            if found is not None:
+                yield found
 
     def run(self, key: StepKey, produce: Callable[[Path], StepFacts], *, reads: Sequence[Commit] = ()) -> Commit:
         """Return the output of a step: what is committed, or what `produce` writes now.
@@ -235,8 +234,8 @@ class WorkStore:
         failpoint("commit.after_parent_fsync", temporary)
 
 
-def _record(folder: Path) -> Mapping[str, Any] | None:
-    """Return what a step's folder says of itself; None where it is not there, or not as it was written."""
+def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:
+    """Return a step's output and its readable key; None where it is not there, or not as it was written."""
     path = folder / COMMIT_FILE
     if not path.is_file():
         return None
@@ -246,18 +245,14 @@ def _record(folder: Path) -> Mapping[str, Any] | None:
     except DamagedError as error:
         logger.warning("%s", error)
         return None
-    if not {"files", "facts"} <= content.keys():
+    if not {"files", "facts", "key"} <= content.keys():
         logger.warning("%s is damaged (it is no record of a step): %s", path, again)
         return None
     missing = [folder / name for name in content["files"] if not (folder / name).is_file()]
     if missing:
         logger.warning("%s is missing: %s", missing[0], again)
         return None
-    return content
-
-
-def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {"files": content["files"], "facts": content["facts"]}
+    return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True), content["key"]
 
 
 def _take_away(folder: Path) -> Path:
