@@ -68,6 +68,7 @@ from data_catalog.storage.shards import (
     save_parquet,
     sweep_temporary,
     sync,
+    take_away,
     write_named_atomically,
 )
 from data_catalog.tombstones import (
@@ -87,8 +88,8 @@ from data_catalog.tombstones import (
 
 logger = logging.getLogger(__name__)
 
-# Takes out of the translation memories what is of or into some texts; returns how many translations those were.
-ForgetTexts = Callable[[Collection[str]], int]
+# Takes out of the translation memories in a folder what is of or into some texts; returns how many these were.
+ForgetTexts = Callable[[Path, Collection[str]], int]
 
 # Contact sheets.
 SEARCHES = "searches"
@@ -212,7 +213,7 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     if not samples:
         return found
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
-    is_theirs = _is_of(samples) | _is_into(samples)
+    is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
     for row in rows.to_table(["sample_id", "merged_into", "url"], filter=is_theirs).to_pylist():
         is_own = row["sample_id"] in samples
         name = row["sample_id"] if is_own else row["merged_into"]
@@ -226,7 +227,7 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
     done = TakeDown()
     # First, while it is known what they say: translations of and into what only forgotten captions say.
     texts = texts_of_forgotten_alone(root, tombstones)
-    done.num_translations = forget_texts(texts) if texts else 0
+    done.num_translations = forget_texts(root / "memory", texts) if texts else 0
     for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
         if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
             # Of a killed build, which publishes again, or of a killed forget.
@@ -483,7 +484,8 @@ def rewrite_files(
     for entry in (*old["captions"], *old["images"]):
         _require_whole(snapshot, entry)
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
-    gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=_is_of(samples) | _is_into(samples))
+    is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
+    gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=is_theirs)
     captions = gone.column("caption_id").combine_chunks()
     # Samples whose images lose captions, with what a build would publish as their rights without these.
     moved = gone.filter(of_samples(gone, samples)).column("merged_into").drop_null()
@@ -491,8 +493,8 @@ def rewrite_files(
     rights: Mapping[str, dict[str, str | None]] = {}
     if losing:
         stays, names = ~pc.field("caption_id").isin(captions), ["sample_id", "merged_into", *RIGHTS]
-        own = rows.to_table(names, filter=stays & _is_of(losing)).to_pylist()
-        merged = rows.to_table(names, filter=stays & _is_into(losing)).to_pylist()
+        own = rows.to_table(names, filter=stays & _among("sample_id", losing)).to_pylist()
+        merged = rows.to_table(names, filter=stays & _among("merged_into", losing)).to_pylist()
         rights = strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # as a build merges them
 
     def captions_left(table: pa.Table) -> pa.Table:
@@ -523,12 +525,8 @@ def rewrite_files(
     return files
 
 
-def _is_of(samples: Collection[str]) -> pc.Expression:
-    return pc.field("sample_id").isin(pa.array(sorted(samples), pa.string()))
-
-
-def _is_into(samples: Collection[str]) -> pc.Expression:
-    return pc.field("merged_into").isin(pa.array(sorted(samples), pa.string()))
+def _among(column: str, samples: Collection[str]) -> pc.Expression:
+    return pc.field(column).isin(pa.array(sorted(samples), pa.string()))
 
 
 def _holds_any(snapshot: Snapshot, entry: FileEntry, samples: Collection[str], captions: pa.Array) -> bool:
@@ -723,11 +721,7 @@ def _remove_folders(folders: Iterable[Path]) -> list[Path]:
     """Remove folders in their order, each in one move for its readers; return them."""
     found = list(folders)
     for folder in [path.resolve() for path in found]:
-        doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        sync(doomed.parent)
-        shutil.rmtree(doomed)
+        shutil.rmtree(take_away(folder))
     return found
 
 

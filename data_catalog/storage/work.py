@@ -24,6 +24,7 @@ from data_catalog.storage.shards import (
     sha256_of,
     sweep_temporary,
     sync,
+    take_away,
 )
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class WorkStore:
         doomed = [step for step in steps if step not in staying]
         doomed += [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
         for folder in doomed:
-            away = _take_away(folder)
+            away = take_away(folder)
             failpoint("work.after_rename", folder)
             shutil.rmtree(away, ignore_errors=True)
             failpoint("work.after_remove", folder)
@@ -200,7 +201,7 @@ class WorkStore:
                 is_whole = path.is_file() and sha256_of(path) == sha256
             if not is_whole:
                 if path.parent.is_dir():
-                    shutil.rmtree(_take_away(path.parent), ignore_errors=True)
+                    shutil.rmtree(take_away(path.parent), ignore_errors=True)
                 raise DamagedError(
                     f"{path} is not what was written, and is gone with its folder: run the same command again, "
                     "which makes it anew"
@@ -226,7 +227,7 @@ class WorkStore:
             if self.find(key) is None:
                 if not folder.is_dir():
                     raise
-                doomed = _take_away(folder)  # it is damaged
+                doomed = take_away(folder)  # it is damaged
                 temporary.rename(folder)
                 shutil.rmtree(doomed, ignore_errors=True)
         failpoint("commit.after_rename", temporary)
@@ -253,13 +254,3 @@ def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:
         logger.warning("%s is missing: %s", missing[0], again)
         return None
     return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True), content["key"]
-
-
-def _take_away(folder: Path) -> Path:
-    """Give an output a temporary name: in one move, so that a kill leaves no record without its files.
-
-    The next sweep removes what is left of it.
-    """
-    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-    folder.rename(doomed)
-    return doomed
