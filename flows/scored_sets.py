@@ -154,7 +154,7 @@ class SetReader:
 
     @cached_property
     def _engine(self) -> Translator:
-        """The recipe's engine, opened when the first captions are to be translated."""
+        """Return the recipe's engine, opened when the first captions are to be translated."""
         assert self.recipe is not None
         return open_recipes_engine(self.recipe, self.root)
 

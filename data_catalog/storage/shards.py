@@ -235,11 +235,6 @@ def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: di
     return write_bytes(path, content)
 
 
-def tensors_below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
 def order_key(identity: str) -> str:
     """Where an identity lies in the shuffled order of a dataset: the first 16 hexadecimal digits of its sha1."""
     return hashlib.sha1(identity.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:16]

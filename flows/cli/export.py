@@ -154,11 +154,11 @@ def export_model(
     Args:
         dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
     """
-    from training.threads import let_threads_sleep
+    from training.processes import let_threads_sleep
 
     folder, snapshot = _chosen_model(dataset, options.model, root)
     let_threads_sleep()  # before torch is loaded
-    from training.exports.card_data import seen_data
+    from training.exports.model_card import seen_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 
