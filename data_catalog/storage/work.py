@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from data_catalog.errors import DamagedError
+from data_catalog.stages import Counts
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import Counts, SourceCounts
+from data_catalog.storage.manifest import SourceCounts
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     digest,
