@@ -24,7 +24,7 @@ from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
-from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.exports.place import RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS
@@ -35,6 +35,7 @@ from data_catalog.storage.integrity import file_problem, take_record_away, write
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    EXPORT_RECORD,
     EXPORTS,
     FETCH_LOGS,
     MODELS,
@@ -656,7 +657,7 @@ def _exports(root: Path, top: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(top):
         folder = Path(place)
         folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
-        if RECORD_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+        if EXPORT_RECORD in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
             folders.clear()
             yield folder
         for link in (folder / name for name in folders):
@@ -673,7 +674,7 @@ def _stays(root: Path, folder: Path) -> bool:
     if folder.resolve().name.startswith(_KILLED):
         return False
     try:
-        record = read_json(folder / RECORD_FILE)
+        record = read_json(folder / EXPORT_RECORD)
     except (OSError, ValueError):
         record = None
     if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
