@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
@@ -213,6 +212,8 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     found: dict[str, tuple[str | None, int]] = {}
     if not samples:
         return found
+    import pyarrow.dataset  # which loads pandas
+
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
     is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
     for row in rows.to_table(["sample_id", "merged_into", "url"], filter=is_theirs).to_pylist():
@@ -484,6 +485,8 @@ def rewrite_files(
     old = snapshot.manifest["files"]
     for entry in (*old["captions"], *old["images"]):
         _require_whole(snapshot, entry)
+    import pyarrow.dataset  # which loads pandas
+
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
     is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
     gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=is_theirs)
