@@ -62,6 +62,10 @@ class PieceReader(ExitStack):
             self._files[piece.path] = self.enter_context(piece.path.open("rb"))
         return os.pread(self._files[piece.path].fileno(), piece.length, piece.offset)
 
+    def filled(self, row: Row) -> Row:
+        """Return a row with bytes in the place of pieces."""
+        return {name: self.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
+
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
     """Return the outcome of a row for which no child was asked, or none answered."""
