@@ -69,19 +69,7 @@ class PieceReader(ExitStack):
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
     """Return the outcome of a row for which no child was asked, or none answered."""
-    return {
-        "reason": reason,
-        "detail": detail,
-        "piece": None,
-        "http_status": None,
-        "final_url": None,
-        "robots_tag": None,
-        "content_usage": None,
-        "tries": None,
-        "asked_at": None,
-        "asking_s": None,
-        "waiting_s": None,
-    }
+    return {"reason": reason, "detail": detail, "piece": None}
 
 
 def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
