@@ -62,7 +62,7 @@ def forget(
     from data_catalog.storage.roots import require_root
     from data_catalog.takedown import concerned
     from data_catalog.tombstones import read_tombstones
-    from flows.forgetting import forget as take_down
+    from flows.jobs import forget as take_down
 
     if lists:
         _list(root)

@@ -25,8 +25,7 @@ from data_catalog.storage.shards import sha256_of
 from data_catalog.tombstones import new_tombstone, read_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.forgetting import forget
-from flows.jobs import BuildReport, build_dataset
+from flows.jobs import BuildReport, build_dataset, forget
 from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory
