@@ -1,15 +1,14 @@
-"""The main jobs, with any executor: build, train, evaluate, and forget; what flows and the command line call."""
+"""The main jobs, with any executor: build, train, evaluate; what flows and the command line both call."""
 
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_catalog import takedown
 from data_catalog.database.catalog import download_counts
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
@@ -26,7 +25,7 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import CURRENT_FILE, Snapshot, require_snapshot
 from data_catalog.storage.shards import write_json
-from data_catalog.tombstones import Tombstone
+from data_catalog.takedown import clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
 from flows.guarded import require_guarded, require_guards
@@ -36,7 +35,7 @@ from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
 from training.trained_models import EFFORT_FILE, SCORES_FILE, current_model, pair_files, pair_hashes
-from translation.memory import memories
+from translation.memory import forget_texts
 
 if TYPE_CHECKING:
     from training.fit.loop import TrainResult
@@ -129,8 +128,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
 
     with disk_errors(root / "work"), writer_lock(root):
-        forget_texts = partial(_forget_texts, root)
-        tombstones = takedown.finish_forgetting(root, forget_texts=forget_texts).of(recipe.name)
+        tombstones = finish_forgetting(root, forget_texts=forget_texts).of(recipe.name)
         if recipe.scenes is not None:
             draw_upstream(recipe.scenes)
         built = core.build(
@@ -142,7 +140,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             retry_failed=retry_failed,
         )
         if tombstones.tombstones:
-            takedown.clear_work(root / "work" / recipe.name, tombstones)
+            clear_work(root / "work" / recipe.name, tombstones)
         report = BuildReport(
             snapshot=built.snapshot,
             up_to_date=built.up_to_date,
@@ -184,15 +182,6 @@ def _why_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> str:
             f"`{command('diff', current.snapshot, snapshot.snapshot, '--root', root)}` shows what became of each"
         )
     return f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}; {where}"
-
-
-def forget(root: Path, more: Sequence[Tombstone]) -> takedown.TakeDown:
-    """Put tombstones in force and remove all that they mean from a root, its translation memories included."""
-    return takedown.forget(root, more, forget_texts=partial(_forget_texts, root))
-
-
-def _forget_texts(root: Path, texts: Collection[str]) -> int:
-    return sum(memory.forget(texts) for memory in memories(root / "memory"))
 
 
 def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:

@@ -7,7 +7,7 @@ that is killed leaves all of it or nothing. One process writes at a time, any nu
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from operator import itemgetter
@@ -242,6 +242,11 @@ def memories(folder: Path) -> list[TranslationMemory]:
         if fingerprint is not None:
             found.append(TranslationMemory(folder, fingerprint))
     return found
+
+
+def forget_texts(folder: Path, texts: Collection[str]) -> int:
+    """Take what is of or into some texts out of all memories in a folder; return how many translations those were."""
+    return sum(memory.forget(texts) for memory in memories(folder))
 
 
 def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.database.story import FETCH_LOGS
 from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable, still_needed
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import WriteDocuments, make_current
 from data_catalog.settings import what
-from data_catalog.storage.manifest import Snapshot, datasets_folder, find_snapshot, snapshot_names
+from data_catalog.storage.manifest import FETCH_LOGS, Snapshot, datasets_folder, find_snapshot, snapshot_names
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
 from flows.build.engine import Engine

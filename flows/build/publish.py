@@ -9,9 +9,9 @@ from data_catalog.fetch.outcomes import Fetching
 from data_catalog.publish import SplitConfig, WriteDocuments, publish_shard, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
 from data_catalog.sources.ingest import Source
+from data_catalog.stages import Counts
 from data_catalog.storage.manifest import (
     BuildFacts,
-    Counts,
     FunnelCount,
     Snapshot,
     SourceCounts,

@@ -61,8 +61,9 @@ def forget(
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root
     from data_catalog.takedown import concerned
+    from data_catalog.takedown import forget as take_down
     from data_catalog.tombstones import read_tombstones
-    from flows.jobs import forget as take_down
+    from translation.memory import forget_texts
 
     if lists:
         _list(root)
@@ -78,7 +79,7 @@ def forget(
     if dry_run:
         _say_concerned(list(concerned(root, tombstones)))
         return
-    done = take_down(root, tombstones)
+    done = take_down(root, tombstones, forget_texts=forget_texts)
     _say_done(done, tombstones or read_tombstones(root).tombstones, root)
 
 

@@ -22,16 +22,22 @@ from PIL import Image
 from data_catalog.database.catalog import broken_laws, query, rebuild
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
-from data_catalog.tombstones import new_tombstone, read_tombstones
+from data_catalog.takedown import TakeDown
+from data_catalog.takedown import forget as take_down
+from data_catalog.tombstones import Tombstone, new_tombstone, read_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.jobs import BuildReport, build_dataset, forget
+from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
-from translation.memory import TranslationMemory
+from translation.memory import TranslationMemory, forget_texts
 
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
+
+
+def forget(root: Path, more: list[Tombstone]) -> TakeDown:
+    return take_down(root, more, forget_texts=forget_texts)
 
 
 class Host(ThreadingHTTPServer):
