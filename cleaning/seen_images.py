@@ -13,7 +13,6 @@ import pyarrow as pa
 from cleaning.leaks import LeaksConfig
 from data_catalog.database.connections import questions
 from data_catalog.identities import canonical_identities
-from data_catalog.images.opening import ImageRejectedError
 from data_catalog.progress import Progress
 from data_catalog.storage.manifest import Snapshot
 
@@ -151,6 +150,7 @@ def _is_there(name: str, read: Callable[[str], bytes]) -> bool:
 
 def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> "tuple[str | None, list[View]]":
     """Return the hash of an image's bytes, and its looks: none where it is no picture, is not there or is not asked."""
+    from data_catalog.images.decoding import ImageRejectedError
     from data_catalog.images.views import image_views
 
     try:

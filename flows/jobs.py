@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.database.catalog import download_counts
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
-from data_catalog.fetch.diagnosis import Diagnosis, diagnose
+from data_catalog.fetch.reasons import Diagnosis, diagnose
 from data_catalog.overview import ranked_reasons
 from data_catalog.plain_text import command
 from data_catalog.publish import UPSTREAM
