@@ -7,8 +7,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,10 +60,10 @@ def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, po
             except FetchError as error:
                 outcomes[position] = failed(error.reason, error.detail)
     found: dict[str, Outcome] = {}
-    shard = _Shard(config, folder, hosts, pool, found)
-    suspects = _fetch_all(list(by_url), shard)
-    alone = replace(shard, config=replace(config, threads=1))
-    for url in _fetch_all(_fetch_all(suspects, alone), alone):
+    fetch = partial(_fetch_all, folder=folder, hosts=hosts, pool=pool, outcomes=found)
+    suspects = fetch(list(by_url), config)
+    alone = replace(config, threads=1)
+    for url in fetch(fetch(suspects, alone), alone):
         found[url] = failed("fetch_crash")
     for url, positions in by_url.items():
         outcome = found.get(url, failed("fetch_lost"))  # rows in = rows out, whatever img2dataset says
@@ -70,28 +71,38 @@ def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, po
     return outcomes
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """Holds what the jobs for one shard share; `outcomes` grows as URLs are done."""
+def _fetch_all(
+    waiting: list[str], config: FetchConfig, *, folder: Path, hosts: Path, pool: ChildPool, outcomes: dict[str, Outcome]
+) -> list[str]:
+    """Fetch URLs with as many children as it takes; return those during which a child died.
 
-    config: FetchConfig
-    folder: Path
-    hosts: Path
-    pool: ChildPool
-    outcomes: dict[str, Outcome]
-
-
-def _fetch_all(waiting: list[str], shard: _Shard) -> list[str]:
-    """Fetch URLs with as many children as it takes; return those during which a child died."""
+    Each child gets one job; whatever it finishes is in `outcomes`, even if it dies.
+    """
     suspects: list[str] = []
     idle_deaths = 0
+    stall_s = config.deadline_s + config.timeout_s + 2 * SLACK_S
     while waiting:
-        begun: dict[str, bool] = {}
+        place = Path(tempfile.mkdtemp(dir=folder))
+        lines = [json.dumps([row, url]) + "\n" for row, url in enumerate(waiting)]
+        (place / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
+        job = {"folder": str(place), "hosts": str(hosts), "config": config.to_values()}
+        begun: dict[str, bool] = {}  # False for URLs that wait to be asked again
+        reasons: Counter[str] = Counter()
         try:
-            _fetch_once(waiting, shard, begun)
+            with pool.lend("fetch") as child:
+                for event in child.run(job, stall_s=stall_s):
+                    url = waiting[event["row"]]
+                    begun[url] = "back" not in event
+                    if "reason" in event:
+                        piece = (
+                            None if event["reason"] else Piece(place / BODIES_FILE, event["offset"], event["length"])
+                        )
+                        outcomes[url] = cast("Outcome", {**event, "piece": piece})
+                        reasons[event["reason"] or "fetched"] += 1
+                        logger.debug("%s: %s", url, event)
         except ChildDiedError as error:
             num_before = len(waiting)
-            waiting = [url for url in waiting if url not in shard.outcomes]
+            waiting = [url for url in waiting if url not in outcomes]
             here = [url for url in waiting if begun.get(url)]
             logger.warning("images: the fetching process ended (%s) at %s", error, here)
             idle_deaths = 0 if here or len(waiting) < num_before else idle_deaths + 1
@@ -100,31 +111,9 @@ def _fetch_all(waiting: list[str], shard: _Shard) -> list[str]:
             suspects += here
             waiting = [url for url in waiting if not begun.get(url)]
         else:
+            logger.info("images: %d URLs: %s", len(waiting), dict(sorted(reasons.items())))
             break
     return suspects
-
-
-def _fetch_once(waiting: list[str], shard: _Shard, begun: dict[str, bool]) -> None:
-    """Give one job to one child; whatever it finishes is taken down, even if it dies.
-
-    `begun` becomes True for URLs that are asked, and False for those that wait to be asked again.
-    """
-    folder = Path(tempfile.mkdtemp(dir=shard.folder))
-    lines = [json.dumps([row, url]) + "\n" for row, url in enumerate(waiting)]
-    (folder / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
-    job = {"folder": str(folder), "hosts": str(shard.hosts), "config": shard.config.to_values()}
-    stall_s = shard.config.deadline_s + shard.config.timeout_s + 2 * SLACK_S
-    reasons: Counter[str] = Counter()
-    with shard.pool.lend("fetch") as child:
-        for event in child.run(job, stall_s=stall_s):
-            url = waiting[event["row"]]
-            begun[url] = "back" not in event
-            if "reason" in event:
-                piece = None if event["reason"] else Piece(folder / BODIES_FILE, event["offset"], event["length"])
-                shard.outcomes[url] = cast("Outcome", {**event, "piece": piece})
-                reasons[event["reason"] or "fetched"] += 1
-                logger.debug("%s: %s", url, event)
-    logger.info("images: %d URLs: %s", len(waiting), dict(sorted(reasons.items())))
 
 
 def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0) -> Iterator[Row]:

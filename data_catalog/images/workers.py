@@ -207,14 +207,21 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
     The child works in order and reports each row before it begins the next one: the first row without a report is
     the one at which a dead child was.
     """
-    waiting = _spill(group, folder / "raw.bin")
+    raw = folder / "raw.bin"
+    waiting = _spill(group, raw)
     outcomes: dict[int, Outcome] = {}
     deaths: Counter[int | None] = Counter()  # by the row at which the child was; None: it came to none
     while waiting:
         place = folder / f"after-{deaths.total()}-deaths"
         place.mkdir()
+        rows = [(position, piece.offset, piece.length) for position, piece in waiting.items()]
+        # Absolute: the child may have been started in another folder, for another flow on the same Dask worker.
+        job = {"raw": str(raw.absolute()), "folder": str(place.absolute()), "rows": rows, "config": asdict(config)}
         try:
-            _decode_once(waiting, config, place, pool=pool, outcomes=outcomes)
+            with pool.lend("normalise", config.memory_bytes) as child:
+                for event in child.run(job, stall_s=config.timeout_s):
+                    piece = None if event["reason"] else Piece(place / PICTURES_FILE, event["offset"], event["length"])
+                    outcomes[event["row"]] = cast("Outcome", {**event, "piece": piece})
         except ChildDiedError as error:
             waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}
             suspect = next(iter(waiting), None) if error.was_ready else None
@@ -240,17 +247,3 @@ def _spill(group: list[Row], path: Path) -> dict[int, Piece]:
                 pieces[position] = Piece(path, file.tell(), len(row["bytes"]))
                 file.write(row["bytes"])
     return pieces
-
-
-def _decode_once(
-    waiting: dict[int, Piece], config: NormaliseConfig, folder: Path, *, pool: ChildPool, outcomes: dict[int, Outcome]
-) -> None:
-    """Do one job of one child; whatever it finishes is in `outcomes`, even if it dies."""
-    raw = next(iter(waiting.values())).path
-    rows = [(position, piece.offset, piece.length) for position, piece in waiting.items()]
-    # Absolute: the child may have been started in another folder, for another flow on the same Dask worker.
-    job = {"raw": str(raw.absolute()), "folder": str(folder.absolute()), "rows": rows, "config": asdict(config)}
-    with pool.lend("normalise", config.memory_bytes) as child:
-        for event in child.run(job, stall_s=config.timeout_s):
-            piece = None if event["reason"] else Piece(folder / PICTURES_FILE, event["offset"], event["length"])
-            outcomes[event["row"]] = cast("Outcome", {**event, "piece": piece})
