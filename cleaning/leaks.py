@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates.hamming import Hashes
 from cleaning.duplicates.near_images import (
+    Hashes,
     Thumbnails,
     leak_matches,
     parse_hashes,

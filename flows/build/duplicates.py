@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cleaning.duplicates.images import DuplicatesConfig
-from cleaning.duplicates.samples import (
+from cleaning.duplicates.images import (
+    DuplicatesConfig,
     drops_of,
     judged_samples,
     leaking_samples,
