@@ -90,7 +90,7 @@ def find_repeats(
     Args:
         job: reads `clean`.
         config: section `[repeats]`.
-        function_words: of the captions' languages; see `cleaning.duplicates.captions.cluster_captions`.
+        function_words: of the captions' languages; see `cleaning.duplicates.near_captions.cluster_captions`.
         threads: the result does not depend on them.
     """
     return label_repeats(
