@@ -29,8 +29,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cleaning.checks.definition import CaptionCheck, Captions, Judge, setting
-from cleaning.text.credits import WHOLE_CREDIT_OPENING, is_credit
-from cleaning.text.suffixes import STOCK_LABEL
+from cleaning.text.suffixes import STOCK_LABEL, WHOLE_CREDIT_OPENING, is_credit
 from data_catalog.stages import Drop
 
 # What wikis and web sites write where a caption should be, in seven languages. Each pattern is matched against whole

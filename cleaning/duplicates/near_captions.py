@@ -239,11 +239,14 @@ class Likeness:
 
     def alike_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> NDArray[np.bool_]:
         """Return `alike` of each pair; shape (pairs,)."""
-        cutoff = {"score_cutoff": self._cutoff, "dtype": np.float64, "workers": threads}
-        near: NDArray[np.bool_] = process.cpdist(left, right, scorer=fuzz.ratio, **cutoff) >= self._cutoff
+        cutoff = self._cutoff
+        scores = process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads)
+        near: NDArray[np.bool_] = scores >= cutoff
         far = np.flatnonzero(~near)
-        texts = [left[at] for at in far.tolist()], [right[at] for at in far.tolist()]
-        near[far] = process.cpdist(*texts, scorer=fuzz.token_sort_ratio, **cutoff) >= self._cutoff
+        moved, others = [left[at] for at in far.tolist()], [right[at] for at in far.tolist()]
+        near[far] = cutoff <= process.cpdist(
+            moved, others, scorer=fuzz.token_sort_ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads
+        )
         for at in np.flatnonzero(near).tolist():
             near[at] = not self._says_another_thing(left[at], right[at])
         return near

@@ -192,14 +192,15 @@ class _Table:
         """Return the key of each hash."""
         found = np.zeros(len(hashes), np.uint64)
         for low, width in self.key:
-            found = (found << width) | ((hashes >> low) & ((1 << width) - 1))
+            bits = (hashes >> np.uint64(low)) & np.uint64((1 << width) - 1)
+            found = (found << np.uint64(width)) | bits
         return found.astype(np.int64)
 
     def is_first(self, differences: Hashes) -> NDArray[np.bool_]:
         """Tell which pairs, by the bits that differ, this table has and none before: most meet in several."""
-        first = (differences & self.chosen) == 0
+        first: NDArray[np.bool_] = (differences & np.uint64(self.chosen)) == 0
         for mask in self.earlier:
-            first &= (differences & mask) != 0
+            first &= (differences & np.uint64(mask)) != 0
         return first
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
-from cleaning.languages.texts import other_languages
+from cleaning.languages.identification import other_languages
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.test_sets.registry import TEST_SET_KINDS
