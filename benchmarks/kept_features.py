@@ -18,8 +18,8 @@ from harness import Goals, judge, medians, options_of, race, ratio, tell
 from photographs import drawn, jpeg
 from PIL import Image
 
-from training.scores.encoders import Encoder, encode_images, encode_texts, tensors_sha256
-from training.scores.kept_features import FeatureStore
+from training.data.features import Encoder, FeatureStore
+from training.scores.encoders import tensors_sha256
 from training.threads import let_threads_sleep
 
 # Images, as many captions, and rounds.
@@ -53,7 +53,8 @@ def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[st
     captions = [f"una foto della cosa numero {number} su un prato" for number in range(len(images))]
 
     def anew() -> tuple[Features, Features]:
-        return encode_images(encoder, names, images.__getitem__)[0], encode_texts(encoder, captions)
+        pictures, _ = FeatureStore(encoder).images(names, images.__getitem__)
+        return pictures, FeatureStore(encoder).texts(captions)
 
     def again() -> tuple[Features, Features]:
         pictures, _ = FeatureStore(encoder, folder).images(names, images.__getitem__)

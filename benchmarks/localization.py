@@ -27,7 +27,7 @@ from flows.jobs import train_model
 from training.data.features import text_features
 from training.data.image_files import picture_features
 from training.data.images import decode
-from training.scores.bootstrap import bootstrap_interval
+from training.scores.metrics import bootstrap_interval
 from training.towers.model import LoadedModel, open_model
 from training.use.localize import GRID, METHODS, localize
 

@@ -30,9 +30,8 @@ from data_catalog.storage.shards import read_json
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions, read_rows, row_groups
 from training.fit.loop import train
-from training.scores.bootstrap import bootstrap_interval
 from training.scores.evaluation import chosen_captions, wording
-from training.scores.metrics import recalls, text_to_image_ranks
+from training.scores.metrics import bootstrap_interval, recalls, text_to_image_ranks
 from training.towers.model import LoadedModel, load_model
 
 SIZES = ("scenes.num_images=20000", "split.test=0.08", "split.val=0.03")

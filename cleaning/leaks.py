@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +31,7 @@ from data_catalog.images.views import VIEWS, write_views
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.shards import save_parquet
-from data_catalog.storage.work import Commit
+from data_catalog.storage.work import Commit, StepFacts
 from data_catalog.test_sets.identities import canonical_identities
 from data_catalog.test_sets.images import TestImage
 
@@ -179,20 +178,20 @@ class TestContents:
         """Return the views of its images; none, where their pixels are not there."""
         return _views(self.commit.path(PIXELS_FILE))
 
-    def entry(self, leaks: LeaksConfig) -> dict[str, Any]:
-        """Return what the set holds, and by what a build was guarded against it, for the manifest."""
-        facts = self.commit.facts
-        ways = {
-            "identity": leaks.by_identity and facts["num_identities"] > 0,
-            "caption": leaks.by_caption and facts["num_captions"] > 0,
-            "pixels": leaks.by_pixels and facts["num_hashed"] > 0,
-        }
-        return {**facts, "action": leaks.action, "guarded_by": [way for way, is_used in ways.items() if is_used]}
+
+def guarded_by(found: StepFacts, leaks: LeaksConfig) -> list[str]:
+    """Return by what a build was guarded against a test set in which that was found."""
+    ways = {
+        "identity": leaks.by_identity and found["num_identities"] > 0,
+        "caption": leaks.by_caption and found["num_captions"] > 0,
+        "pixels": leaks.by_pixels and found["num_hashed"] > 0,
+    }
+    return [way for way, is_used in ways.items() if is_used]
 
 
 def write_test_set(
     found: Sequence[TestImage], folder: Path, *, min_words: int, pixels: tuple[str, ImageWorkers] | None
-) -> dict[str, int]:
+) -> StepFacts:
     """Write what a test set holds, for `TestContents` to read, and hash its images where they are there.
 
     Args:

@@ -36,23 +36,18 @@ def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationT
 
 
 def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
-    """The ablations of a snapshot that its root has, by key.
+    """Return the ablations of a snapshot that its root has, by key.
 
     Raises:
         DamagedError: a record is damaged.
     """
-    root = snapshot.folder.parents[2]
-    found = [_table(path, snapshot) for path in sorted((root / FOLDER).glob(f"*/{RECORD_FILE}"))]
-    return [table for table in found if table is not None]
-
-
-def _table(path: Path, snapshot: Snapshot) -> AblationTable | None:
-    """Return the table of a record, if it is of that snapshot."""
-    remedy = f"remove {path} and run `vernaclip ablate` again, which finds the models"
-    record = read_checksummed(path, remedy=remedy)
-    if (record.get("dataset"), record.get("snapshot")) != (snapshot.dataset, snapshot.snapshot):
-        return None
-    try:
-        return AblationTable(key=record["key"], **record["table"])
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"{path} is damaged (it has no table): {remedy}") from error
+    found = []
+    for path in sorted((snapshot.folder.parents[2] / FOLDER).glob(f"*/{RECORD_FILE}")):
+        remedy = f"remove {path} and run `vernaclip ablate` again, which finds the models"
+        record = read_checksummed(path, remedy=remedy)
+        if (record.get("dataset"), record.get("snapshot")) == (snapshot.dataset, snapshot.snapshot):
+            try:
+                found.append(AblationTable(key=record["key"], **record["table"]))
+            except (KeyError, TypeError) as error:
+                raise DamagedError(f"{path} is damaged (it has no table): {remedy}") from error
+    return found

@@ -1,11 +1,14 @@
-"""Charts as SVG to be put into an HTML page: its fonts, its colours (other ones in the dark), text that stays text."""
+"""Charts: as SVG to be put into an HTML page, in its fonts and colours (other ones in the dark); and as PNG files."""
 
 import html
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unicodedata import bidirectional
+
+from data_catalog.storage.shards import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +56,7 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 
 
 def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float, float] = SIZE) -> str:
-    """What `draw` draws on an empty figure with a constrained layout.
+    """Return what `draw` draws on an empty figure with a constrained layout.
 
     Args:
         name: what the chart shows, for those who hear the page; charts of one page have different names.
@@ -69,17 +72,43 @@ def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float,
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        return _inline_svg(figure, name)
+        file = io.StringIO()
+        unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
+    # What a file of its own needs goes, and the page's fonts and colours come.
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and all charts would have the same
+    svg = re.sub(r"font-family: [^;]*;", "", svg)
+    for variable, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    described = f'role="img" aria-label="{html.escape(name)}"'
+    return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: described, svg, count=1)
+
+
+def write_png(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float]) -> None:
+    """Write a picture of what `draw` draws on an empty figure with a constrained layout; sizes are in inches."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # Labels may be a user's, so that a "$" in them is no formula.
+    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
+    with rc_context({"font.size": 10, **style}):
+        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        draw(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", metadata={"Software": None})
+    write_bytes(path, file.getvalue())
 
 
 def chart_label(text: str) -> str:
-    """A text as a label: short, and in letters whose width is known; others as escapes."""
+    """Return a text as a label: short, and in letters whose width is known; others as escapes."""
     plain = "".join(char if char.isprintable() and ord(char) < 0x250 else ascii(char)[1:-1] for char in text)
     return plain if len(plain) <= _MAX_LABEL else f"{plain[: _MAX_LABEL - 1]}…"
 
 
 def picture_label(text: str) -> str:
-    """A text as a label of a chart in pixels, whole: letters that its font lacks, or would not join, as escapes."""
+    """Return a text as a label of a PNG, whole: letters that its font lacks, or would not join, as escapes."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))
@@ -89,18 +118,3 @@ def picture_label(text: str) -> str:
         else ascii(char)[1:-1]
         for char in text
     )
-
-
-def _inline_svg(figure: "Figure", name: str) -> str:
-    """The figure without what a file of its own needs, in the page's fonts and colours."""
-    file = io.StringIO()
-    unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and all charts would have the same
-    svg = re.sub(r"font-family: [^;]*;", "", svg)
-    for variable, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{variable})")
-    described = f'role="img" aria-label="{html.escape(name)}"'
-    return re.sub(r'width="[^"]*" height="[^"]*"', lambda _: described, svg, count=1)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +28,7 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
     MODELS,
+    Manifest,
     Snapshot,
     commit_snapshot,
     current_snapshot,
@@ -280,9 +280,9 @@ def _rewrite(
     files = rewrite_files(old, folder, samples, lines)
     steps = list(old.manifest["steps"])
     if FORGET not in old.steps and _captions_of(old, dict.fromkeys(samples, 0)):
-        steps.insert(old.steps.index(INGEST) + 1, dict(FORGET_STEP))
-    manifest: dict[str, Any] = {
-        **{name: value for name, value in old.manifest.items() if name != "documents"},
+        steps.insert(old.steps.index(INGEST) + 1, FORGET_STEP)
+    manifest: Manifest = {
+        **old.manifest,
         "snapshot": snapshot_id,
         "forget_of": old.snapshot,
         "tombstones": {"digest": tombstones.digest},
@@ -290,12 +290,13 @@ def _rewrite(
         "files": files,
     }
     new = Snapshot(dataset=old.dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
-    manifest |= recounted(new)
+    counted = recounted(new)
+    manifest["funnel"], manifest["drop_reasons"] = counted["funnel"], counted["drop_reasons"]
     broken = broken_laws(new)
     if broken:
         raise DefectError(f"the snapshot is not committed, since it breaks: {'; '.join(broken)}")
-    documents = write_documents(folder, manifest)
-    return commit_snapshot(root, {**manifest, "documents": documents})
+    manifest["documents"] = write_documents(folder, manifest)
+    return commit_snapshot(root, manifest)
 
 
 def _remove_snapshots(root: Path, tombstones: Tombstones, done: TakeDown) -> None:

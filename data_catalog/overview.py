@@ -8,7 +8,7 @@ from typing import Any
 from data_catalog.plain_text import cell_text, plain_table
 from data_catalog.schema import NATIVE
 from data_catalog.storage.integrity import read_checksummed
-from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot, snapshot_names
+from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot, snapshot_names
 from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
 
 REPORT_FILE = "report.html"
@@ -51,7 +51,7 @@ def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
     return [{"step": step, "drop_reason": reason, "dropped": count} for (step, reason), count in ranked]
 
 
-def _source(manifest: Mapping[str, Any], source: str) -> dict[str, Any]:
+def _source(manifest: Manifest, source: str) -> dict[str, Any]:
     steps = sorted((row for row in manifest["funnel"] if row["source"] == source), key=lambda row: row["step_number"])
     facts = manifest["sources"][source]
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,6 +34,10 @@ from data_catalog.storage.manifest import (
     MANIFEST_FORMAT,
     MARKED,
     SPLITS,
+    BuildFacts,
+    DocumentEntry,
+    FileEntry,
+    Manifest,
     Snapshot,
     commit_snapshot,
     committed_snapshots,
@@ -58,7 +62,7 @@ from data_catalog.storage.work import Commit
 
 UPSTREAM = "upstream"
 KINDS = ("pairs", "captions", "images", "spare")
-WriteDocuments = Callable[[Path, Mapping[str, Any]], list[dict[str, Any]]]
+WriteDocuments = Callable[[Path, Manifest], list[DocumentEntry]]
 _GROUP_BYTES = 128 * 1024 * 1024
 RIGHTS = ("license", "attribution", "page_url")
 
@@ -288,10 +292,10 @@ def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
 
 def write_snapshot(
     root: Path,
-    facts: Mapping[str, Any],
+    facts: BuildFacts,
     outputs: Sequence[Commit],
     *,
-    carry: Callable[[Path, Sequence[Path]], Iterable[dict[str, Any]]],
+    carry: Callable[[Path, Sequence[Path]], Iterable[FileEntry]],
     write_documents: WriteDocuments,
 ) -> Snapshot:
     """Give a snapshot its files, check the conservation laws on them, and commit it.
@@ -324,13 +328,9 @@ def write_snapshot(
     _remove_others(folder, files)
     failpoint("snapshot.after_files", folder)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
-    manifest = {
-        "format": MANIFEST_FORMAT,
-        "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
-        **facts,
-        "snapshot": snapshot_id,
-        "files": files,
-    }
+    versions = {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION}
+    its_own = {"format": MANIFEST_FORMAT, "schemas": versions, "snapshot": snapshot_id, "files": files}
+    manifest = cast("Manifest", {**facts, **its_own})
     snapshot = Snapshot(dataset=dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
     broken = broken_laws(snapshot)
     if broken:
@@ -338,11 +338,11 @@ def write_snapshot(
             f"the snapshot is not committed, since it breaks: {'; '.join(broken)}. This is a defect: report it"
         )
     manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
-    documents = write_documents(folder, manifest)
-    return make_current(root, commit_snapshot(root, {**manifest, "documents": documents}, is_current=False))
+    manifest["documents"] = write_documents(folder, manifest)
+    return make_current(root, commit_snapshot(root, manifest, is_current=False))
 
 
-def _place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commit]) -> dict[str, list[dict[str, Any]]]:
+def _place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commit]) -> dict[str, list[FileEntry]]:
     """Put what `publish_shard` wrote, shard by shard, into a snapshot's folder; return the manifest's "files".
 
     What is the same in a snapshot that is there takes no room.
@@ -352,16 +352,14 @@ def _place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commi
         for snapshot in committed_snapshots(root, dataset)
         for entry in snapshot.entries()
     }
-    files: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
     for number, output in enumerate(outputs):
         for kind, entry in _placed(output, folder, number, there):
             files[kind].append(entry)
     return files
 
 
-def _placed(
-    output: Commit, folder: Path, number: int, there: Mapping[str, Path]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+def _placed(output: Commit, folder: Path, number: int, there: Mapping[str, Path]) -> Iterator[tuple[str, FileEntry]]:
     """Put a shard's published files into a snapshot's folder; yield the manifest's kinds and lines of them."""
     rows = output.facts["rows"]
     for stem in ("captions", "images", "spare", *SPLITS, MARKED):
@@ -371,14 +369,14 @@ def _placed(
         name = f"{stem}-{number:05d}-{output.files[f'{stem}.parquet'][:12]}.parquet"
         path = folder / ("images" if kind == "spare" else kind) / name
         sha256 = output.files[f"{stem}.parquet"]
-        more = {"split": stem} if kind == "pairs" else {}
         for source in (there.get(sha256), output.path(f"{stem}.parquet")):
             if source is None or not source.is_file():
                 continue
             if not path.is_file():
                 link_file(source, path)
                 failpoint("snapshot.after_link", path)
-            entry = file_entry(path, folder, rows=rows[stem], shard=number, **more)
+            split = stem if kind == "pairs" else None
+            entry = file_entry(path, folder, rows=rows[stem], shard=number, split=split)
             if entry["sha256"] == sha256:
                 yield kind, entry
                 break
@@ -398,7 +396,7 @@ def write_carried(
     published: Sequence[Path],
     *,
     is_gone: Callable[[pa.Table], list[bool]],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[FileEntry]:
     """Write what unfinished builds of the dataset know, and this one did not ask for; yield the manifest's line.
 
     Args:
@@ -421,7 +419,7 @@ def write_carried(
     yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
 
 
-def _remove_others(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _remove_others(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> None:
     """Remove what a killed build has put into the folder and this one did not: nothing would know of it."""
     listed = {folder / entry["path"] for entries in files.values() for entry in entries}
     for kind in ("pairs", "captions", "images"):

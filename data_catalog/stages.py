@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.schema import PENDING, REJECTED
+from data_catalog.storage.manifest import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequen
     return table.set_column(where, field, cells.combine_chunks())
 
 
-def count_rows(before: pa.Table, after: pa.Table) -> dict[str, dict[str, int]]:
+def count_rows(before: pa.Table, after: pa.Table) -> dict[str, Counts]:
     """Count, by source, the pending rows that a step read, kept and dropped: on its input and its output apart."""
     read, kept = _by_source(before, pending=True), _by_source(after, pending=True)
     rejected, rejected_before = _by_source(after, pending=False), _by_source(before, pending=False)

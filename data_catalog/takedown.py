@@ -23,6 +23,7 @@ from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.sources.urls import address_key, domains_of, host_key, host_of, readable_host
 from data_catalog.storage.integrity import file_problem
 from data_catalog.storage.manifest import (
+    FileEntry,
     Snapshot,
     committed_snapshots,
     current_snapshot_name,
@@ -32,7 +33,6 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.shards import link_file, open_image_writer, save_parquet, write_named_atomically
 from data_catalog.tombstones import FORGET, FORGOTTEN, Tombstone, Tombstones
 
-Entry = dict[str, Any]
 # Good pictures that no pair holds: files of a snapshot, with a row a sample.
 SPARE = "spare"
 # Of caption rows: what a translation memory may have been asked.
@@ -450,7 +450,7 @@ class _Rewriting:
 
 def rewrite_files(
     snapshot: Snapshot, folder: Path, samples: Collection[str], lines: Collection[str] = ()
-) -> dict[str, list[Entry]]:
+) -> dict[str, list[FileEntry]]:
     """Write the files of a snapshot without some samples into `folder`; return the manifest's lines for them, by kind.
 
     Caption rows of these samples, and those of others that were published with their images, stay as rejected rows
@@ -461,7 +461,7 @@ def rewrite_files(
     Raises:
         DamagedError: a file that is to be read is not what was written.
     """
-    old: Mapping[str, Sequence[Entry]] = snapshot.manifest["files"]
+    old = snapshot.manifest["files"]
     for entry in (entry for kind in ("captions", "images") for entry in old.get(kind, [])):
         _require_whole(snapshot, entry)
     tables = [_read(path, ("sample_id", "caption_id", "merged_into")) for path in snapshot.caption_files()]
@@ -493,12 +493,12 @@ def _rights_left(snapshot: Snapshot, losing: Collection[str], captions: pa.Array
     return strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # ordered as a build merges them
 
 
-def _rewritten(task: _Rewriting, kind: str, entry: Entry) -> Entry | None:
+def _rewritten(task: _Rewriting, kind: str, entry: FileEntry) -> FileEntry | None:
     """Return the manifest's line for what takes the place of a file; None if no pixels are left in it."""
     path, target = task.old.folder / entry["path"], task.folder / entry["path"]
     if not _holds_any(task, path, entry):
         _link(path, target)
-        return dict(entry)
+        return entry
     _require_whole(task.old, entry)
     change, has_pixels = partial(_CHANGES[kind], task), kind in ("pairs", SPARE)
     write = partial(_write_groups if has_pixels else _write_table, path, change)
@@ -511,7 +511,7 @@ def _rewritten(task: _Rewriting, kind: str, entry: Entry) -> Entry | None:
     return {**entry, **file_entry(written, task.folder, rows=rows)}
 
 
-def _holds_any(task: _Rewriting, path: Path, entry: Entry) -> bool:
+def _holds_any(task: _Rewriting, path: Path, entry: FileEntry) -> bool:
     try:
         table = _read(path, ("sample_id", "caption_id", "caption_ids"))
     except DamagedError:
@@ -522,7 +522,7 @@ def _holds_any(task: _Rewriting, path: Path, entry: Entry) -> bool:
     return table.num_columns > 1 and _names_any(table, task.captions)
 
 
-def _require_whole(snapshot: Snapshot, entry: Entry) -> None:
+def _require_whole(snapshot: Snapshot, entry: FileEntry) -> None:
     """Refuse to read a damaged file: what is written anew has a new sha256, which would hide any damage."""
     problem = file_problem(snapshot.folder / entry["path"], entry["sha256"])
     if problem is not None:

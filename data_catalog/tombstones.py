@@ -15,6 +15,7 @@ from data_catalog.reasons import Reason
 from data_catalog.settings import HOW
 from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
+from data_catalog.storage.manifest import StepEntry
 from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import digest
 
@@ -24,7 +25,7 @@ KINDS = ("url", "domain", "sample", "phash")
 FORGET, FORGOTTEN = "forget", "forgotten"
 FORGET_REASONS = {FORGOTTEN: Reason("a take-down asks for the image to be forgotten")}
 # What a manifest says of the step, see `steps` there.
-FORGET_STEP: Mapping[str, Any] = {
+FORGET_STEP: StepEntry = {
     "step": FORGET,
     "meaning": "obeying take-downs",
     "rules": [],

@@ -1,7 +1,7 @@
 """What upstream files and images are, wherever they lie: by the hashes of their contents."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from data_catalog.errors import BusyError, DiskError, InputError
 from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
 from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.manifest import NamedHash
 from data_catalog.storage.shards import digest
 from data_catalog.test_sets.registry import TestSetKind
 
@@ -27,12 +28,12 @@ def save_hashes(hashes: FileHashes, root: Path) -> None:
         hashes.save()
 
 
-def file_entries(files: Iterable[Path], hashes: FileHashes) -> list[dict[str, str]]:
+def file_entries(files: Iterable[Path], hashes: FileHashes) -> list[NamedHash]:
     """Return the name and the sha256 of each file, in the order in which they are read."""
     return [{"name": file.name, "sha256": hashes.sha256(file)} for file in files]
 
 
-def entries_identity(entries: Iterable[Mapping[str, str]]) -> list[list[str]]:
+def entries_identity(entries: Iterable[NamedHash]) -> list[list[str]]:
     """Return what a test set is read from, in any order: contents, and names, which tell languages and formats."""
     return sorted([entry["name"], entry["sha256"]] for entry in entries)
 

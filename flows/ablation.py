@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
 from flows.recipe.recipe import Recipe, load_recipe
 from flows.recipe.toggles import Toggle
-from training.config import TrainConfig
 from training.data.pairs import split_to_score
 from training.scores.ablation import (
     METRICS,
@@ -110,12 +109,26 @@ def run_ablation(
     snapshots: list[Snapshot] = [do("build", variant.overrides).snapshot for variant in variants]
     files = [pair_files(snapshot) for snapshot in snapshots]
     sizes = [sizes_of(mine) for mine in files]
-    _require_batches(recipe.train, snapshots, [size["images"] for size in sizes])
+    for snapshot, size in zip(snapshots, sizes, strict=True):  # of which none may be trained with smaller batches
+        if size["images"] < recipe.train.batch_size:
+            raise InputError(
+                f"{snapshot.dataset} has {size['images']:,} images to train on, fewer than one batch of "
+                f"{recipe.train.batch_size}: take a smaller train.batch_size, so that all variants have equal steps, "
+                "or build a larger dataset"
+            )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
-    config = replace(config, split=split)
     gallery = gallery_of(files, split)
     steps = config.steps or default_steps(recipe.train, sizes[0]["images"])
-    key = digest([_what(recipe, config, steps), [snapshot.snapshot for snapshot in snapshots]])[:12]
+    what = {
+        "train": recipe.train.what(),
+        "toggles": [toggle.label for toggle in config.toggles],
+        "steps": steps,
+        "seeds": config.seeds,
+        "split": split,
+        "rounds": ROUNDS,
+        "seed": recipe.evaluate.seed,
+    }
+    key = digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
     # What each variant has to train on, file by file.
     hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
@@ -127,8 +140,7 @@ def run_ablation(
     ]
     values = {metric: [values_of(each, metric) for each in ranks] for metric in METRICS}
     noise = noise_of(values, data)
-    toggles = [variant.toggle for variant in variants if variant.toggle is not None]
-    filters = [Filter(label=each.label, overrides=tuple(each.overrides), adds=each.adds) for each in toggles]
+    filters = [Filter(label=each.label, overrides=tuple(each.overrides), adds=each.adds) for each in config.toggles]
     found = Ablation(
         key=key,
         dataset=recipe.name,
@@ -154,28 +166,6 @@ def run_ablation(
         if own is not None and own.snapshot == found.snapshot:
             write_report(root, own)  # which shows it
     return found
-
-
-def _what(recipe: Recipe, config: AblationConfig, steps: int) -> dict[str, Any]:
-    return {
-        "train": recipe.train.what(),
-        "toggles": [toggle.label for toggle in config.toggles],
-        "steps": steps,
-        "seeds": config.seeds,
-        "split": config.split,
-        "rounds": ROUNDS,
-        "seed": recipe.evaluate.seed,
-    }
-
-
-def _require_batches(config: TrainConfig, snapshots: Sequence[Snapshot], num_images: Sequence[int]) -> None:
-    """Refuse variants of which one would be trained with smaller batches than the others."""
-    for snapshot, images in zip(snapshots, num_images, strict=True):
-        if images < config.batch_size:
-            raise InputError(
-                f"{snapshot.dataset} has {images:,} images to train on, fewer than one batch of {config.batch_size}: "
-                "take a smaller train.batch_size, so that all variants have equal steps, or build a larger dataset"
-            )
 
 
 def _trained(

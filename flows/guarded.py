@@ -6,7 +6,7 @@ from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.file_hashes import FileHashes
-from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.manifest import Manifest, Snapshot, TestSetEntry
 from data_catalog.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, test_set_settings
@@ -45,8 +45,8 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
         )
 
 
-def _problems(manifest: Mapping[str, Any], recipe: Recipe, hashes: FileHashes) -> Iterator[str]:
-    guarded: Mapping[str, Any] = manifest["test_sets"]
+def _problems(manifest: Manifest, recipe: Recipe, hashes: FileHashes) -> Iterator[str]:
+    guarded = manifest["test_sets"]
     for name, entry in sorted(guarded.items()):
         if not entry["guarded_by"]:
             yield f"nothing of test set {name} was looked for ([leaks] switches by_identity, by_caption, by_pixels off)"
@@ -61,7 +61,7 @@ def _problems(manifest: Mapping[str, Any], recipe: Recipe, hashes: FileHashes) -
 
 
 def _is_another(
-    test_set: TestSetSettings, entry: Mapping[str, Any], settings: Mapping[str, Any], hashes: FileHashes
+    test_set: TestSetSettings, entry: TestSetEntry, settings: Mapping[str, Any], hashes: FileHashes
 ) -> bool:
     """Whether settings or files differ; files that are gone since have been looked at."""
     now = test_set_settings(test_set)
@@ -75,7 +75,7 @@ def _is_another(
     return entries_identity(files) != entries_identity(entry["files"])
 
 
-def _image_problems(test_set: TestSetSettings, entry: Mapping[str, Any], hashes: FileHashes) -> Iterator[str]:
+def _image_problems(test_set: TestSetSettings, entry: TestSetEntry, hashes: FileHashes) -> Iterator[str]:
     """What keeps the set's images, where the recipe has some, from being those that were looked at."""
     if test_set.config.images is None:
         return

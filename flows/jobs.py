@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +63,8 @@ class BuildReport:
     def funnel(self) -> list[dict[str, Any]]:
         """Return rows of source, step, read, kept and dropped, in order."""
         names = ("source", "step", "read", "kept", "dropped")
-        return [{name: row[name] for name in names} for row in self.snapshot.manifest["funnel"]]
+        rows: Sequence[Mapping[str, Any]] = self.snapshot.manifest["funnel"]
+        return [{name: row[name] for name in names} for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

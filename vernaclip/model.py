@@ -16,7 +16,7 @@ from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
 
 if TYPE_CHECKING:
-    from training.data.features import Features
+    from training.data.images import Features
 
     Picture = Image.Image | str | PathLike[str]
 

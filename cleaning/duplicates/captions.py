@@ -17,6 +17,7 @@ from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.shards import save_parquet, unit_interval
+from data_catalog.storage.work import StepFacts
 
 Rows = NDArray[np.int64]
 
@@ -106,7 +107,7 @@ def label_repeats(
     *,
     function_words: Collection[str] | None,
     threads: int = 1,
-) -> dict[str, int]:
+) -> StepFacts:
     """Label, over all shards, captions that are nearly the same, and those that too many images have.
 
     The files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of

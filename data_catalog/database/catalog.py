@@ -23,7 +23,7 @@ from data_catalog.plain_text import command
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import recorded
-from data_catalog.storage.manifest import Snapshot, current_snapshots, datasets_folder
+from data_catalog.storage.manifest import CaptionCounts, Snapshot, current_snapshots, datasets_folder
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
 
@@ -98,18 +98,16 @@ def broken_laws(snapshot: Snapshot) -> list[str]:
         return [law for law, query in CONSERVATION.items() if connection.execute(query).fetchone() is not None]
 
 
-def recounted(snapshot: Snapshot) -> dict[str, list[dict[str, Any]]]:
+def recounted(snapshot: Snapshot) -> CaptionCounts:
     """Return what a manifest notes as `funnel` and `drop_reasons`, counted on the caption rows of a snapshot.
 
     Raises:
         DamagedError: one of its files is missing or damaged.
     """
-    columns = {"funnel": ", ".join(FUNNEL_COLUMNS), "drop_reasons": "source, step, drop_reason, dropped"}
     with _views_of(snapshot) as connection:
-        return {
-            view: connection.sql(f"SELECT {names} FROM {view} ORDER BY ALL").to_arrow_table().to_pylist()
-            for view, names in columns.items()
-        }
+        funnel = connection.sql(f"SELECT {', '.join(FUNNEL_COLUMNS)} FROM funnel ORDER BY ALL")
+        reasons = connection.sql("SELECT source, step, drop_reason, dropped FROM drop_reasons ORDER BY ALL")
+        return {"funnel": funnel.to_arrow_table().to_pylist(), "drop_reasons": reasons.to_arrow_table().to_pylist()}
 
 
 @contextmanager

@@ -8,13 +8,12 @@ addresses, and is written from the snapshot's own files alone: the same files, t
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_catalog.sources.urls import canonical_url, is_web_url
-from data_catalog.storage.manifest import file_entry
+from data_catalog.storage.manifest import FileEntry, file_entry
 from data_catalog.storage.shards import damage_told, write_named_atomically
 
 LOOKUP_KIND = "lookup"
@@ -31,7 +30,7 @@ def lookup_key(text: str) -> int:
     return int.from_bytes(found[:8], "big") >> (64 - KEY_BITS)
 
 
-def write_lookup(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def write_lookup(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> FileEntry:
     """Write the look-up file of a snapshot whose other files are there; returns the manifest's line for it.
 
     Args:
@@ -56,7 +55,7 @@ def write_lookup(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]])
     return file_entry(path, folder, rows=table.num_rows)
 
 
-def _table(folder: Path, files: Mapping[str, Sequence[Mapping[str, Any]]]) -> pa.Table:
+def _table(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> pa.Table:
     """All keys with their shards, sorted, without repeats."""
     import numpy as np
 

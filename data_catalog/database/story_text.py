@@ -35,11 +35,11 @@ def story_lines(story: Story, *, asked: str, all_rules: bool = False) -> Iterato
 
 def _source(story: Story) -> Row:
     first = story.captions[0]
-    facts = story.snapshot.manifest["sources"].get(first["source"], {})
+    facts = story.snapshot.manifest["sources"][first["source"]]
     kept = sum(row["outcome"] == KEPT for row in story.captions)
     return {
         "source": first["source"],
-        "license of the source": facts.get("license"),
+        "license of the source": facts["license"],
         "captions": f"{len(story.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept",
     }
 
@@ -196,8 +196,8 @@ def story_values(story: Story) -> dict[str, Any]:
 
 
 def _source_facts(story: Story) -> dict[str, Any]:
-    facts = story.snapshot.manifest["sources"].get(story.captions[0]["source"], {})
-    return {name: facts.get(name) for name in ("license", "files", "selected", "malformed", "unselected")}
+    facts = story.snapshot.manifest["sources"][story.captions[0]["source"]]
+    return {name: value for name, value in facts.items() if name != "rights"}
 
 
 def _step_values(story: Story, step: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 from data_catalog.database.column_docs import COLUMNS, VIEWS
 from data_catalog.fetch.reasons import FETCH_REASONS
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
-from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot
 
 STEP_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"}
 FUNNEL_COLUMNS = STEP_COLUMNS | dict.fromkeys(("read", "kept", "dropped"), "BIGINT")
@@ -143,7 +143,7 @@ def _step_order(snapshots: Sequence[Snapshot]) -> str:
     return f"CASE snapshot {' '.join(f'WHEN {literal(name)} THEN {order}' for name, order in orders.items())} END"
 
 
-def _steps(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _steps(manifest: Manifest) -> list[dict[str, Any]]:
     """Return the steps of a build in the order of the funnel, for each of its sources."""
     return [
         {"source": source, "step_number": number, "step": entry["step"]}
@@ -157,7 +157,7 @@ def _retryable() -> str:
     return ", ".join(literal(name) for name, reason in FETCH_REASONS.items() if reason.retryable)
 
 
-def _build_row(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _build_row(manifest: Manifest) -> dict[str, Any]:
     import json
 
     pairs, captions = manifest["files"]["pairs"], manifest["files"]["captions"]

@@ -18,7 +18,7 @@ from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, t
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
-from data_catalog.storage.manifest import MARKED, SPLITS
+from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, TestSetEntry
 
 # Splits by our name, and by the one that everybody else uses.
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
@@ -147,7 +147,7 @@ _UPSTREAM = {
 }
 
 
-def upstream_paper(manifest: Mapping[str, Any], source: str) -> str | None:
+def upstream_paper(manifest: Manifest, source: str) -> str | None:
     """The paper of a source's dataset; a source whose license the recipe states only borrows the dataset's format."""
     if "license" in manifest["sources"][source].get("rights", {}):
         return None
@@ -182,7 +182,7 @@ class CardParts:
     ablations: Sequence[AblationTable] = ()
 
 
-def card_text(manifest: Mapping[str, Any], parts: CardParts) -> str:
+def card_text(manifest: Manifest, parts: CardParts) -> str:
     """The whole card, as Markdown with its YAML head."""
     told = parts.counts + parts.listed
     head = front_matter(name=manifest["dataset"], languages=_languages(manifest, told), configs=parts.configs)
@@ -218,7 +218,7 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
     return []
 
 
-def _introduction(manifest: Mapping[str, Any]) -> str:
+def _introduction(manifest: Manifest) -> str:
     target = markdown_text(manifest["target_lang"])
     removed = manifest["tombstones"]["digest"]
     taken_down = f" It obeys a list of take-downs whose digest is `{removed}`." if removed else ""
@@ -229,7 +229,7 @@ def _introduction(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _languages(manifest: Mapping[str, Any], counts: PairCounts) -> list[str]:
+def _languages(manifest: Manifest, counts: PairCounts) -> list[str]:
     target: str = manifest["target_lang"]
     others = {code for _, code in counts.languages if code and code.isascii() and code.isalpha() and len(code) <= 3}
     return [target, *sorted(others - {target})]
@@ -265,7 +265,7 @@ def _in_order(counts: PairCounts, splits: Sequence[str]) -> list[tuple[str, int]
     return [(split, found[split]) for split in splits]
 
 
-def _sources(manifest: Mapping[str, Any], parts: CardParts) -> str:
+def _sources(manifest: Manifest, parts: CardParts) -> str:
     told, rows = parts.counts + parts.listed, []
     for name, entry in sorted(manifest["sources"].items()):
         stated = sum(count for (source, text), count in told.licenses.items() if source == name and text)
@@ -285,12 +285,12 @@ def _withheld(withheld: Mapping[tuple[str, str], int]) -> str:
     return f"{WITHHELD}\n\n{table(['source', 'why', 'images'], rows)}"
 
 
-def _making(manifest: Mapping[str, Any]) -> str:
+def _making(manifest: Manifest) -> str:
     steps: dict[tuple[int, str], list[int]] = {}
     for row in manifest["funnel"]:
         total = steps.setdefault((row["step_number"], row["step"]), [0, 0, 0])
-        for place, name in enumerate(("read", "kept", "dropped")):
-            total[place] += row[name]
+        for place, number in enumerate((row["read"], row["kept"], row["dropped"])):
+            total[place] += number
     rows: list[list[object]] = [[f"`{step}`", *total] for (_, step), total in sorted(steps.items())]
     by_step = table(["step", "captions read", "kept", "dropped"], rows)
     parts = [MAKING, by_step, _guarded(manifest["test_sets"])]
@@ -299,14 +299,14 @@ def _making(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _guarded(test_sets: Mapping[str, Any]) -> str:
+def _guarded(test_sets: Mapping[str, TestSetEntry]) -> str:
     if not test_sets:
         return "No test set was guarded: what a model is measured on may be in here."
     names = ", ".join(f"`{name}`" for name in sorted(test_sets))
     return f"Images and captions of these test sets were looked for, and dropped or marked: {names}."
 
 
-def _translation(manifest: Mapping[str, Any], counts: PairCounts) -> str:
+def _translation(manifest: Manifest, counts: PairCounts) -> str:
     engine = manifest["translator"]
     told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
     rows = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
@@ -346,7 +346,7 @@ def _columns(schema: pa.Schema) -> str:
     return table(["column", "what it holds"], [[f"`{name}`", COLUMNS.get(name, "")] for name in schema.names])
 
 
-def _references(manifest: Mapping[str, Any]) -> list[str]:
+def _references(manifest: Manifest) -> list[str]:
     """The method, and the upstream datasets."""
     papers = {upstream_paper(manifest, source) for source in manifest["sources"]}
     return [METHOD, *sorted(filter(None, papers))]

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from data_catalog.exports.card import COLUMNS, LIMITS, METHOD, NOT_FILTERED, TERMS
+from data_catalog.storage.manifest import Manifest
 
 FILE = "croissant.json"
 _CONTEXT = {
@@ -65,7 +66,7 @@ _DATA_TYPES = {
 
 
 def croissant_text(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     *,
     files: Sequence[Mapping[str, Any]],
     patterns: Sequence[str],
@@ -104,7 +105,7 @@ def croissant_text(
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _description(manifest: Mapping[str, Any]) -> str:
+def _description(manifest: Manifest) -> str:
     return (
         f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from "
         f"{', '.join(sorted(manifest['sources']))}. README.md says how, and what was not filtered. "

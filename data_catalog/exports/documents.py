@@ -16,7 +16,7 @@ from data_catalog.exports.croissant import croissant_text
 from data_catalog.exports.markdown import markdown_text, sheet_cell, table
 from data_catalog.exports.rights import Policy
 from data_catalog.exports.sinks import JudgedShard, ParquetSink, Sink, TarSink, sample_key
-from data_catalog.storage.manifest import SPLITS
+from data_catalog.storage.manifest import SPLITS, DocumentEntry, Manifest
 from data_catalog.storage.shards import sha256_of, write_bytes
 
 CSV_FILE, TEXT_FILE = "ATTRIBUTION.csv", "ATTRIBUTION.md"
@@ -69,7 +69,7 @@ class AttributionWriter:
         ]
 
 
-def attribution_text(manifest: Mapping[str, Any]) -> str:
+def attribution_text(manifest: Manifest) -> str:
     """ATTRIBUTION.md: the terms of each source."""
     rows = [
         [markdown_text(name), markdown_text(entry["license"]), upstream_paper(manifest, name) or ""]
@@ -117,7 +117,7 @@ Wikimedia's were asked for in another size, so that theirs always differ.
 
 
 def write_folder_documents(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     folder: Path,
     *,
     sink: Sink,
@@ -171,7 +171,7 @@ pairs[0]["image"], pairs[0]["captions"]
 `croissant.json` describes the same files for `mlcroissant`; any reader of Parquet reads them as well."""
 
 
-def write_documents(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
     """Write the card and the metadata of a snapshot's files into its folder; call it before the manifest is written.
 
     Args:
@@ -208,7 +208,7 @@ def write_documents(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str,
     return [_write_document(folder / name, text) for name, text in texts.items()]
 
 
-def _write_document(path: Path, text: str) -> dict[str, Any]:
+def _write_document(path: Path, text: str) -> DocumentEntry:
     content = text.encode()
     write_bytes(path, content)
     return {"path": path.name, "sha256": sha256_of(path), "bytes": len(content)}

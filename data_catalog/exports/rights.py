@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from data_catalog.storage.manifest import Manifest
+
 FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
 
 
@@ -222,7 +224,7 @@ _NOTHING_SAID = SourceRights()
 _known_license = lru_cache(maxsize=4096)(read_license)
 
 
-def policy_of(manifest: Mapping[str, Any], pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:
+def policy_of(manifest: Manifest, pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:
     """The policy for a snapshot, by its manifest and what the user asks for."""
     stated = {name: SourceRights(**entry.get("rights", {})) for name, entry in manifest["sources"].items()}
     return Policy(pixels=pixels, sources=stated, allowed=allowed)

@@ -13,7 +13,7 @@ from data_catalog.plain_text import decided_text
 from data_catalog.report.pictures import Ask, Rows, gallery, twins
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
-from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.storage.manifest import MARKED, SPLITS, FunnelCount, Manifest, Snapshot
 
 # Samples and scores are shown of the engines of most captions.
 _MAX_ENGINES = 4
@@ -250,14 +250,15 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         }
 
 
-def _funnel(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _funnel(manifest: Manifest) -> dict[str, Any]:
     """Return the rows of the funnel by source, and of all sources together, in the order of the steps."""
-    funnel: dict[str, Rows] = {source: [] for source in sorted({row["source"] for row in manifest["funnel"]})}
+    funnel: dict[str, list[FunnelCount]] = {
+        source: [] for source in sorted({row["source"] for row in manifest["funnel"]})
+    }
     total: dict[str, Counter[str]] = {}
     for row in sorted(manifest["funnel"], key=itemgetter("step_number")):
         funnel[row["source"]].append(row)
-        counts = {name: row[name] for name in ("read", "kept", "dropped")}
-        total.setdefault(row["step"], Counter()).update(counts)
+        total.setdefault(row["step"], Counter()).update(read=row["read"], kept=row["kept"], dropped=row["dropped"])
     rows = list(total.values())
     read, kept = (rows[0]["read"], rows[-1]["kept"]) if rows else (0, 0)
     return {"funnel": funnel, "steps": list(total), "total": rows, "num_read": read, "num_captions": kept}
@@ -330,11 +331,13 @@ def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
     }
 
 
-def _files(manifest: Mapping[str, Any]) -> Rows:
+def _files(manifest: Manifest) -> Rows:
     """Return number, rows and bytes of a snapshot's files by what they hold; pairs by split."""
     counts: dict[str, Counter[str]] = {}
-    for kind, entries in [*sorted(manifest["files"].items()), ("documents", manifest.get("documents", []))]:
+    for kind, entries in sorted(manifest["files"].items()):
         for entry in entries:
             name = f"{kind}, {entry['split']}" if "split" in entry else kind
-            counts.setdefault(name, Counter()).update(files=1, rows=entry.get("rows", 0), bytes=entry["bytes"])
+            counts.setdefault(name, Counter()).update(files=1, rows=entry["rows"], bytes=entry["bytes"])
+    for document in manifest["documents"]:
+        counts.setdefault("documents", Counter()).update(files=1, rows=0, bytes=document["bytes"])
     return [{"what": name, **count} for name, count in counts.items()]

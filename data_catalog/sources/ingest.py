@@ -25,6 +25,7 @@ from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import order_key, save_parquet, shard_of
+from data_catalog.storage.work import StepFacts
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class _Counts:
 
 def ingest(
     folder: Path, sources: Sequence[Source], *, target_lang: str, shard_size: int, keep_splits: bool = False
-) -> dict[str, Any]:
+) -> StepFacts:
     """Read all sources into shards of about `shard_size` samples; all captions of a sample are in one shard.
 
     Args:

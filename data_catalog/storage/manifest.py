@@ -5,10 +5,10 @@ carries its own checksum; nothing is ever found by listing a folder.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.plain_text import command
@@ -31,6 +31,145 @@ SPLITS = ("train", "val", "test")
 MARKED = "marked"
 
 
+class FileEntry(TypedDict):
+    """A file of a snapshot: its place in the snapshot's folder, what it must be, and which rows it has."""
+
+    path: str
+    sha256: str
+    bytes: int
+    rows: int
+    shard: NotRequired[int]
+    """Number of the shard; pictures that were carried over, and the look-up file, are of none."""
+    split: NotRequired[str]
+    """Of pairs: one of `SPLITS`, or `MARKED`."""
+
+
+class DocumentEntry(TypedDict):
+    """What a snapshot says of itself for people: a file without rows."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Counts(TypedDict):
+    """Caption rows that a step read, let pass and rejected."""
+
+    read: int
+    kept: int
+    dropped: int
+
+
+class FunnelCount(Counts):
+    """What a step counted of one source."""
+
+    source: str
+    step_number: int
+    step: str
+
+
+class DropCount(TypedDict):
+    """How many rows of a source a step rejected for one reason."""
+
+    source: str
+    step: str
+    drop_reason: str
+    dropped: int
+
+
+class CaptionCounts(TypedDict):
+    """What caption rows say of a build by where they ended."""
+
+    funnel: list[FunnelCount]
+    drop_reasons: list[DropCount]
+
+
+class StepEntry(TypedDict):
+    """One row of the funnel: what it means, by which sections of the recipe it judges, and what it fills.
+
+    `reasons` has a sentence for each, `decided_by` the settings of those that any decide.
+    """
+
+    step: str
+    meaning: str
+    rules: list[str]
+    reasons: dict[str, str]
+    decided_by: NotRequired[dict[str, list[str]]]
+    columns: list[str]
+    image_columns: list[str]
+
+
+class NamedHash(TypedDict):
+    """An upstream file."""
+
+    name: str
+    sha256: str
+
+
+class SourceCounts(TypedDict):
+    """Upstream rows of a source: taken in, of these malformed, and by reason those that were not selected."""
+
+    selected: int
+    malformed: int
+    unselected: dict[str, int]
+
+
+class SourceEntry(SourceCounts):
+    """What a build read of a source, and under which terms that is; `rights` has what the recipe says of these."""
+
+    files: list[NamedHash]
+    license: str
+    rights: NotRequired[dict[str, Any]]
+
+
+class TestSetEntry(TypedDict):
+    """What a build was guarded against: a test set's files, the hash of its images, what was found, and by what."""
+
+    kind: str
+    files: list[NamedHash]
+    images: str | None
+    num_images: int
+    num_identities: int
+    num_captions: int
+    num_hashed: int
+    action: str
+    guarded_by: list[str]
+
+
+class TombstonesEntry(TypedDict):
+    """The take-downs that a build obeyed."""
+
+    digest: str | None
+
+
+class BuildFacts(TypedDict):
+    """What a manifest says of a build, whatever came of it."""
+
+    dataset: str
+    build_key: str
+    attempt: int
+    tombstones: TombstonesEntry
+    settings: dict[str, Any]
+    target_lang: str
+    translator: str
+    sources: dict[str, SourceEntry]
+    test_sets: dict[str, TestSetEntry]
+    steps: list[StepEntry]
+    funnel: list[FunnelCount]
+
+
+class Manifest(BuildFacts):
+    """The manifest of a snapshot; the last three keys are added on the way to the commit, or by a take-down."""
+
+    format: int
+    schemas: dict[str, int]
+    snapshot: str
+    files: dict[str, list[FileEntry]]
+    drop_reasons: NotRequired[list[DropCount]]
+    documents: NotRequired[list[DocumentEntry]]
+    forget_of: NotRequired[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """A committed snapshot of a dataset."""
@@ -38,12 +177,12 @@ class Snapshot:
     dataset: str
     snapshot: str
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def num_pairs(self) -> int:
         """Images with captions, of all splits, marked ones included."""
-        return sum(int(file["rows"]) for file in self.manifest["files"]["pairs"])
+        return sum(file["rows"] for file in self.manifest["files"]["pairs"])
 
     @property
     def steps(self) -> list[str]:
@@ -55,17 +194,17 @@ class Snapshot:
         entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
         if entry is None:
             return ""
-        return str(entry["meaning"] if reason is None else entry["reasons"].get(reason, ""))
+        return entry["meaning"] if reason is None else entry["reasons"].get(reason, "")
 
     def decided_by(self, step: str, reason: str) -> dict[str, Any]:
         """Return the settings that decide a reason of a step, by path; None is the value of one that is not noted."""
-        # Builds of before say of no reason what decides it.
-        entry: Mapping[str, Any] = next((entry for entry in self.manifest["steps"] if entry["step"] == step), {})
-        return values_at(entry.get("decided_by", {}).get(reason, ()), self.manifest["settings"])
+        entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
+        paths = entry.get("decided_by", {}).get(reason, []) if entry else []  # the step of a take-down has none
+        return values_at(paths, self.manifest["settings"])
 
-    def columns(self, kind: str = "columns") -> dict[str, list[str]]:
-        """Return the columns that each step fills, by step: of caption rows, or of images ("image_columns")."""
-        return {entry["step"]: list(entry[kind]) for entry in self.manifest["steps"] if entry[kind]}
+    def columns(self, kind: Literal["columns", "image_columns"] = "columns") -> dict[str, list[str]]:
+        """Return the columns that each step fills, by step: of caption rows, or of images."""
+        return {entry["step"]: entry[kind] for entry in self.manifest["steps"] if entry[kind]}
 
     def rules(self, step: str) -> dict[str, Any]:
         """Return the settings that a step judges by, by section of the recipe."""
@@ -89,9 +228,9 @@ class Snapshot:
         """Outcomes of images, in shard order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["images"])
 
-    def entries(self) -> list[Mapping[str, Any]]:
+    def entries(self) -> list[FileEntry | DocumentEntry]:
         """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
-        files: Mapping[str, Sequence[Mapping[str, Any]]] = self.manifest["files"]
+        files = self.manifest["files"]
         return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest["documents"]]
 
     def verify(self) -> list[str]:
@@ -118,7 +257,7 @@ def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
     return datasets_folder(root) / dataset / snapshot
 
 
-def commit_snapshot(root: Path, manifest: Mapping[str, Any], *, is_current: bool = True) -> Snapshot:
+def commit_snapshot(root: Path, manifest: Manifest, *, is_current: bool = True) -> Snapshot:
     """Write the manifest (from here on the snapshot exists), then, if asked, make it the dataset's current one."""
     dataset, snapshot = manifest["dataset"], manifest["snapshot"]
     folder = snapshot_folder(root, dataset, snapshot)
@@ -162,7 +301,7 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
             f"{path} is not the manifest of snapshot {snapshot} of {dataset}: restore it from a copy, or remove the "
             f"folder {folder} and build again"
         )
-    return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=manifest)
+    return Snapshot(dataset=dataset, snapshot=snapshot, folder=folder, manifest=cast("Manifest", manifest))
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
@@ -280,7 +419,12 @@ def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
     return read_checksummed(path, remedy=f"remove it and {TRAIN_AGAIN}") if path.is_file() else {}
 
 
-def file_entry(path: Path, folder: Path, *, rows: int, **more: Any) -> dict[str, Any]:
-    """The manifest's line for a file inside a snapshot folder."""
+def file_entry(path: Path, folder: Path, *, rows: int, shard: int | None = None, split: str | None = None) -> FileEntry:
+    """Return the manifest's line for a file inside a snapshot folder."""
     size, found = path.stat().st_size, sha256_of(path)
-    return {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows, **more}
+    entry: FileEntry = {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows}
+    if shard is not None:
+        entry["shard"] = shard
+    if split is not None:
+        entry["split"] = split
+    return entry

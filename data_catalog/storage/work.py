@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from data_catalog.errors import DamagedError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
+from data_catalog.storage.manifest import Counts, SourceCounts
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     digest,
@@ -28,6 +29,29 @@ from data_catalog.storage.shards import (
 logger = logging.getLogger(__name__)
 
 COMMIT_FILE = "commit.json"
+
+
+class StepFacts(TypedDict, total=False):
+    """What steps say of what they did; each says some of it."""
+
+    unchanged: bool
+    """It would have written what it read, so its readers get that."""
+    counts: dict[str, dict[str, Counts]]
+    """By row of the funnel, then by source."""
+    rows: dict[str, int]
+    """Rows of published files."""
+    num_shards: int
+    sources: dict[str, SourceCounts]
+    num_images: int
+    num_identities: int
+    num_captions: int
+    num_hashed: int
+    num_beyond_cap: int
+    num_found: int
+    num_test_images: int
+    num_asked: int
+    num_known: int
+    num_forgotten: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +86,7 @@ class Commit:
 
     folder: Path
     files: Mapping[str, str]
-    facts: Mapping[str, Any]
+    facts: StepFacts
     reused: bool = False
 
     def path(self, name: str) -> Path:
@@ -124,9 +148,7 @@ class WorkStore:
             if content is not None:
                 yield Commit(folder=folder, **_parts(content), reused=True), content["key"]
 
-    def run(
-        self, key: StepKey, produce: Callable[[Path], Mapping[str, Any]], *, reads: Sequence[Commit] = ()
-    ) -> Commit:
+    def run(self, key: StepKey, produce: Callable[[Path], StepFacts], *, reads: Sequence[Commit] = ()) -> Commit:
         """Return the output of a step: what is committed, or what `produce` writes now.
 
         `produce` fills the temporary folder that it is given and returns facts (JSON values) to be kept with it.
@@ -151,7 +173,7 @@ class WorkStore:
             temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=parent))
             try:
                 failpoint("commit.before_write", parent)
-                facts = dict(produce(temporary))
+                facts = produce(temporary)
                 failpoint("commit.after_write", parent)
                 self._commit(key, temporary, facts)
             finally:
@@ -186,7 +208,7 @@ class WorkStore:
                 )
             self._looked_at.add((path, sha256))
 
-    def _commit(self, key: StepKey, temporary: Path, facts: dict[str, Any]) -> None:
+    def _commit(self, key: StepKey, temporary: Path, facts: StepFacts) -> None:
         files: dict[str, str] = {}
         for path in sorted(temporary.iterdir()):
             sync(path)

@@ -5,7 +5,7 @@ key of what follows.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +28,7 @@ from data_catalog.stages import (
     texts,
 )
 from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import StepFacts
 from data_catalog.takedown import Matcher, forget_rows, of_samples, without_texts
 from data_catalog.tombstones import FORGET, InForce
 from flows.build.engine import SHARD, UNCHANGED, Job
@@ -52,13 +53,13 @@ CHECK_LEAK_REASONS = {
 }
 
 
-def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> dict[str, Any]:
+def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> StepFacts:
     """Write a step's caption rows, and return how many it dropped."""
     save_parquet(after, job.folder / SHARD)
     return {"counts": {step: count_rows(before, after)}}
 
 
-def forget_captions(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
+def forget_captions(job: Job, *, in_force: InForce) -> StepFacts:
     """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
 
     Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
@@ -72,14 +73,14 @@ def forget_captions(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
     is_meant = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"])) >= 0
     lines = matcher.lines(before)
     after = without_texts(forget_rows(before, pa.array(is_meant)), of_samples(before, lines))
-    counts = {"counts": {FORGET: count_rows(before, after)}}
+    counts: StepFacts = {"counts": {FORGET: count_rows(before, after)}}
     if not is_meant.any() and not lines:
-        return UNCHANGED | counts
+        return {**UNCHANGED, **counts}
     save_parquet(after, job.folder / SHARD)
     return counts
 
 
-def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> Mapping[str, Any]:
+def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> StepFacts:
     """Clean the source captions, then judge them as captions of their own language.
 
     Args:
@@ -98,7 +99,7 @@ def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -
     return write_captions(job, "clean", before, table)
 
 
-def translate(job: Job, *, engine: str | None, from_code: str | None) -> Mapping[str, Any]:
+def translate(job: Job, *, engine: str | None, from_code: str | None) -> StepFacts:
     """Give every pending row its caption in the target language: upstream's, or what the engine says.
 
     The shard's missing captions go in windows from the front, each one transaction of the memory: a killed run goes on
@@ -140,7 +141,7 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     return reject(table, rows, empty, step="translate")
 
 
-def round_trip(job: Job, *, engine: str) -> Mapping[str, Any]:
+def round_trip(job: Job, *, engine: str) -> StepFacts:
     """Fill `round_trip_chrf` of every pending row with an original that the engine can come back to; drop none.
 
     Args:
@@ -170,7 +171,7 @@ def check(
     leaks: LeaksConfig,
     source_engine: str | None,
     test_sets: Sequence[str],
-) -> Mapping[str, Any]:
+) -> StepFacts:
     """Judge captions in the target language, and translations beside what they translate.
 
     Args:

@@ -25,6 +25,7 @@ from data_catalog.reasons import Reason
 from data_catalog.settings import plain
 from data_catalog.stages import Drop, count_rows, pending_rows, texts
 from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import StepFacts
 from data_catalog.takedown import of_samples, without_texts
 from data_catalog.tombstones import FORGOTTEN
 from flows.build.engine import SHARD, Job
@@ -68,7 +69,7 @@ def find_duplicates(
     leaks: LeaksConfig,
     split: SplitConfig,
     test_sets: Sequence[str],
-) -> Mapping[str, Any]:
+) -> StepFacts:
     """Decide which samples have the image of a test set, or one that another sample or split has, or none at all.
 
     Its file `shard.parquet` has `sample_id`, `drop_reason`, `detail`, and `duplicate_of`, the sample that stays in
@@ -109,7 +110,7 @@ def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
     return {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
 
 
-def merge_captions(job: Job) -> Mapping[str, Any]:
+def merge_captions(job: Job) -> StepFacts:
     """Gather the captions of dropped duplicates that go to another image: rows with `merged_into`, by that.
 
     Args:
@@ -120,7 +121,7 @@ def merge_captions(job: Job) -> Mapping[str, Any]:
     return {"num_captions": merged.num_rows}
 
 
-def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> Mapping[str, Any]:
+def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
     """Apply to a shard's captions what became of their images, and drop duplicates; counts for three funnel rows.
 
     Args:

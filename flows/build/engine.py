@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from data_catalog.reasons import Reason
 from data_catalog.settings import plain, what
-from data_catalog.storage.work import Commit, StepKey, WorkStore
+from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
 from flows.build.execution import Executor
 
 # The file of a step that writes one a shard.
 SHARD = "shard.parquet"
 # In a step's facts: it changed nothing, so that its readers get what it has read.
-UNCHANGED = {"unchanged": True}
+UNCHANGED: StepFacts = {"unchanged": True}
 
 
 class Scope(Enum):
@@ -86,7 +86,7 @@ class Step:
     when: Callable[[Any], bool] = lambda build: True
     lane: Lane | Callable[[Any, Path], Lane] = CPU
     settings: Callable[..., Mapping[str, Any]] = lambda build: {}
-    run: Callable[..., Mapping[str, Any]]
+    run: Callable[..., StepFacts]
     rows: Mapping[str, "FunnelRow"] = field(default_factory=dict)
 
 
@@ -157,7 +157,7 @@ class Call:
 
     key: StepKey
     work: WorkStore
-    run: Callable[..., Mapping[str, Any]]
+    run: Callable[..., StepFacts]
     job: Job
     settings: Mapping[str, Any]
 
@@ -165,7 +165,7 @@ class Call:
         """Return what the step wrote, now or earlier."""
         started = time.monotonic()
 
-        def produce(folder: Path) -> Mapping[str, Any]:
+        def produce(folder: Path) -> StepFacts:
             return self.run(dataclasses.replace(self.job, folder=folder), **self.settings)
 
         reads = [commit for found in self.job.inputs.values() for commit in _commits(found)]

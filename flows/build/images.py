@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +15,7 @@ from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, PENDING
 from data_catalog.storage.shards import digest, save_parquet
+from data_catalog.storage.work import StepFacts
 from data_catalog.takedown import Matcher, forgotten_image
 from data_catalog.tombstones import InForce
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
@@ -28,7 +28,7 @@ def fetch(
     normalise: NormaliseConfig,
     attempt: int,
     locations: Mapping[str, str],
-) -> Mapping[str, Any]:
+) -> StepFacts:
     """Bring the raw bytes of every sample that still has a caption: what the root does not know is asked for.
 
     Its files are `asked.parquet` and `raw.parquet` (schema `RAW_IMAGES`), `images.parquet` (schema `IMAGES`, what is
@@ -67,7 +67,7 @@ def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
     return Lane("fetch", width) if host is None else Lane(f"fetch-{host}")
 
 
-def normalise(job: Job, *, config: NormaliseConfig) -> Mapping[str, Any]:
+def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
     """Decode, turn upright, resize and re-encode what came; what the root has normalised already stays as it is.
 
     Args:
@@ -87,7 +87,7 @@ def normalise(job: Job, *, config: NormaliseConfig) -> Mapping[str, Any]:
     return {}
 
 
-def forget_images(job: Job, *, in_force: InForce) -> Mapping[str, Any]:
+def forget_images(job: Job, *, in_force: InForce) -> StepFacts:
     """Drop the images that tombstones mean by what they turned out to be: by redirect, bytes or look.
 
     Args:

@@ -17,6 +17,7 @@ from data_catalog.settings import plain
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.file_hashes import FileHashes
+from data_catalog.storage.manifest import NamedHash
 from data_catalog.storage.shards import digest
 from data_catalog.tombstones import Tombstones, read_tombstones
 from data_catalog.upstream_hashes import entries_identity, file_entries, images_digest, location_digest, open_hashes
@@ -51,7 +52,7 @@ class Inputs:
     location_digests: Mapping[str, str]
     pack: LanguagePack
     packs: Mapping[str, LanguagePack]
-    test_files: Mapping[str, Sequence[Mapping[str, str]]]
+    test_files: Mapping[str, Sequence[NamedHash]]
     test_images: Mapping[str, str]
     tagger: Tagger | None
     translator: Translator | None

@@ -3,21 +3,29 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from cleaning.leaks import TestContents
+from cleaning.leaks import guarded_by
 from data_catalog.fetch.outcomes import Fetching
 from data_catalog.publish import SplitConfig, WriteDocuments, publish_shard, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
 from data_catalog.sources.ingest import Source
-from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.manifest import (
+    BuildFacts,
+    Counts,
+    FunnelCount,
+    Snapshot,
+    SourceCounts,
+    SourceEntry,
+    StepEntry,
+    TestSetEntry,
+)
+from data_catalog.storage.work import StepFacts
 from data_catalog.takedown import Matcher
 from flows.build.engine import Engine, Job, Step
 from flows.recipe.recipe import Recipe, what_settings
-from flows.recipe.sources import SourceSettings
 
 
-def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> Mapping[str, Any]:
+def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> StepFacts:
     """Write one shard's published files; the snapshot gets them when it is committed.
 
     Args:
@@ -60,7 +68,7 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
     )
 
 
-def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:
+def _facts(engine: Engine, recipe: Recipe) -> BuildFacts:
     """Return what a manifest says of a build, whatever came of it."""
     build, inputs = engine.build, engine.build.inputs
     return {
@@ -78,41 +86,48 @@ def _facts(engine: Engine, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _test_set_entries(engine: Engine, recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
+def _test_set_entries(engine: Engine, recipe: Recipe) -> Iterator[tuple[str, TestSetEntry]]:
     inputs = engine.build.inputs
     for test_set, commit in zip(recipe.test_sets, engine.commits("test-set"), strict=True):
+        found, leaks = commit.facts, recipe.leaks
         yield (
             test_set.name,
             {
                 "kind": test_set.kind.kind,
                 "files": list(inputs.test_files[test_set.name]),
-                "images": inputs.test_images.get(test_set.name) if recipe.leaks.by_pixels else None,
-                **TestContents(name=test_set.name, commit=commit).entry(recipe.leaks),
+                "images": inputs.test_images.get(test_set.name) if leaks.by_pixels else None,
+                "num_images": found["num_images"],
+                "num_identities": found["num_identities"],
+                "num_captions": found["num_captions"],
+                "num_hashed": found["num_hashed"],
+                "action": leaks.action,
+                "guarded_by": guarded_by(found, leaks),
             },
         )
 
 
-def _source_entries(recipe: Recipe, sources: Sequence[Source], counts: Mapping[str, Any]) -> dict[str, Any]:
+def _source_entries(
+    recipe: Recipe, sources: Sequence[Source], counts: Mapping[str, SourceCounts]
+) -> dict[str, SourceEntry]:
     settings = {source.name: source for source in recipe.sources}
-    found = {}
+    found: dict[str, SourceEntry] = {}
     for source in sources:
         files = sorted(zip((file.name for file in source.files), source.file_hashes, strict=True))
+        # Terms: the recipe's own words, or else what upstream says of the dataset.
+        rights, kind = settings[source.name].rights, settings[source.name].kind
         found[source.name] = {
-            **counts[source.name],
+            "selected": counts[source.name]["selected"],
+            "malformed": counts[source.name]["malformed"],
+            "unselected": counts[source.name]["unselected"],
             "files": [{"name": name, "sha256": sha256} for name, sha256 in files],
-            **_terms(settings[source.name]),
+            "license": rights.license or kind.license,
         }
+        if rights.stated():
+            found[source.name]["rights"] = rights.stated()
     return found
 
 
-def _terms(source: SourceSettings) -> dict[str, Any]:
-    """Return under which terms a source is: the recipe's own words, or else what upstream says of the dataset."""
-    stated = source.rights.stated()
-    license = source.rights.license or source.kind.license
-    return {"license": license, "rights": stated} if stated else {"license": license}
-
-
-def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
+def face(steps: Sequence[Step]) -> list[StepEntry]:
     """Return what a manifest says of the table, so that a snapshot explains itself: one entry a row of the funnel.
 
     Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, its reasons
@@ -133,10 +148,10 @@ def face(steps: Sequence[Step]) -> list[dict[str, Any]]:
     ]
 
 
-def funnel(engine: Engine) -> list[dict[str, Any]]:
+def funnel(engine: Engine) -> list[FunnelCount]:
     """Return rows of source, step number, step, read, kept and dropped, from what each step counted by itself."""
     sources = engine.commits("ingest")[0].facts["sources"]
-    totals = {
+    totals: dict[tuple[str, str], Counts] = {
         (source, "ingest"): {
             "read": found["selected"],
             "kept": found["selected"] - found["malformed"],
@@ -147,9 +162,12 @@ def funnel(engine: Engine) -> list[dict[str, Any]]:
     for output in (output for step in engine.steps for output in engine.commits(step.name)):
         for name, by_source in output.facts.get("counts", {}).items():
             for source, counts in by_source.items():
-                total = totals.setdefault((source, name), dict(_NOTHING))
-                for count, number in counts.items():
-                    total[count] += number
+                before = totals.get((source, name), _NOTHING)
+                totals[source, name] = {
+                    "read": before["read"] + counts["read"],
+                    "kept": before["kept"] + counts["kept"],
+                    "dropped": before["dropped"] + counts["dropped"],
+                }
     rows = [name for step in engine.steps if step.when(engine.build) for name in step.rows]
     return [
         {"source": source, "step_number": number, "step": name, **totals.get((source, name), _NOTHING)}
@@ -158,4 +176,4 @@ def funnel(engine: Engine) -> list[dict[str, Any]]:
     ]
 
 
-_NOTHING = {"read": 0, "kept": 0, "dropped": 0}
+_NOTHING: Counts = {"read": 0, "kept": 0, "dropped": 0}

@@ -16,6 +16,7 @@ from data_catalog.reasons import Reason
 from data_catalog.settings import how
 from data_catalog.stages import count_rows, pending_rows
 from data_catalog.storage.shards import save_parquet
+from data_catalog.storage.work import StepFacts
 from data_catalog.test_sets.registry import TEST_SET_KINDS
 from flows.build.engine import SHARD, Job
 
@@ -47,7 +48,7 @@ def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
 
 def read_test_set(
     job: Job, *, name: str, kind: str, config: Any, files: Sequence[Sequence[str]], images: str | None, min_words: int
-) -> Mapping[str, Any]:
+) -> StepFacts:
     """Read a test set and hash its images, where they are there.
 
     Args:
@@ -82,9 +83,7 @@ class Threads:
     count: int = how(1)
 
 
-def find_repeats(
-    job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: Threads
-) -> Mapping[str, Any]:
+def find_repeats(job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: Threads) -> StepFacts:
     """Find, over all shards, captions that are nearly the same, and those that too many images have.
 
     Args:
@@ -106,7 +105,7 @@ def screen(
     leaks: LeaksConfig,
     kinds: Mapping[str, str],
     test_sets: Sequence[str],
-) -> Mapping[str, Any]:
+) -> StepFacts:
     """Drop or mark what test sets hold, by identity and caption; then drop captions that others say already.
 
     Args:

@@ -14,6 +14,7 @@ from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
 from data_catalog.language_pack import all_function_words
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
+from data_catalog.storage.work import StepFacts
 from data_catalog.tombstones import FORGET_REASONS, InForce
 from flows.build import captions, duplicates, images, screen
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
@@ -64,7 +65,7 @@ def _reading(build: Build) -> Mapping[str, Any]:
     }
 
 
-def _ingest(job: Job, *, sources: object, files: object, **settings: Any) -> Mapping[str, Any]:
+def _ingest(job: Job, *, sources: object, files: object, **settings: Any) -> StepFacts:
     return ingest(job.folder, job.tools.sources, **settings)
 
 

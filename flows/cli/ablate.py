@@ -14,11 +14,8 @@ from flows.cli.output import say, say_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from data_catalog.storage.manifest import Snapshot
     from flows.ablation import AblationConfig, Variant
-    from flows.dry_run import DryRun
     from flows.recipe.recipe import Recipe
-    from training.scores.ablation import Ablation
 
 _ROWS = 1000  # of each source, for what a variant would change
 _PACE = 250  # samples a second of a small model on two cores: an order of magnitude
@@ -60,9 +57,11 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     Example:
       vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
     """
+    from data_catalog.ablations import FOLDER, RECORD_FILE
     from flows.ablation import AblationConfig, run_ablation, variants_of
     from flows.recipe.recipe import load_recipe
     from flows.recipe.toggles import switches, toggles_of
+    from training.scores.ablation import PAGE_FILE, PLOT_FILE
 
     loaded = load_recipe(recipe, root=root, overrides=options.overrides)
     if options.lists:
@@ -79,47 +78,50 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     def do(name: str, overrides: Sequence[str]) -> Any:
         return with_executor(name, replace(job, overrides=tuple(overrides)))
 
-    _tell(run_ablation(loaded, variants, config, root=root, do=do), root)
-
-
-def _tell(found: "Ablation", root: "Path") -> None:
-    from data_catalog.ablations import FOLDER, RECORD_FILE
-    from training.scores.ablation import PAGE_FILE, PLOT_FILE
-
-    folder = root / FOLDER / found.key
+    found = run_ablation(loaded, variants, config, root=root, do=do)
     say(f"\nWhich filters help: {found.dataset}, snapshot {found.snapshot}\n")
     say_table(found.rows())
     say()
     for note in found.notes():
         say(note)
-    say(f"\n{folder}: {PAGE_FILE} for the dataset's card, {RECORD_FILE}, {PLOT_FILE}")
+    say(f"\n{root / FOLDER / found.key}: {PAGE_FILE} for the dataset's card, {RECORD_FILE}, {PLOT_FILE}")
 
 
 def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
+    from data_catalog.storage.manifest import current_snapshot
+    from data_catalog.storage.shards import digest
     from flows.dry_run import dry_run
+    from flows.recipe.recipe import what_settings
     from training.scores.ablation import default_steps, sizes_of
     from training.trained_models import pair_files
 
     say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")
-    judged = [dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0) for variant in variants]
-    dropped = [_num_dropped(found) for found in judged]
-    built = [_built(variant.recipe, root) for variant in variants]
-    images = [sizes_of(pair_files(there))["images"] if there else None for there in built]
-    say_table(
-        [
+    rows: list[dict[str, object]] = []
+    dropped: list[int] = []
+    num_images = 0  # of the recipe as it is, once that is built
+    for variant in variants:
+        judged = dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0)
+        dropped.append(sum(rule.num_rows for rule in judged.dropped if not rule.is_mark))
+        toggle, built = variant.toggle, current_snapshot(root, variant.recipe.name)
+        count = None
+        # A dataset of other settings is not this one.
+        if built is not None and digest(built.manifest["settings"]) == digest(what_settings(variant.recipe)):
+            count = sizes_of(pair_files(built))["images"]
+            num_images = num_images if rows else count
+        now = [str(instead).lower() for _, instead in toggle.settings.values()] if toggle else ["as the recipe has it"]
+        rows.append(
             {
                 "dataset": variant.recipe.name,
-                "switched": variant.toggle.label if variant.toggle else "",
-                "now": _now(variant),
-                "dropped": drops,
-                "change": drops - dropped[0],
+                "switched": toggle.label if toggle else "",
+                "now": ", ".join(now),
+                "dropped": dropped[-1],
+                "change": dropped[-1] - dropped[0],
                 "images to train on": "not built yet" if count is None else count,
             }
-            for variant, drops, count in zip(variants, dropped, images, strict=True)
-        ]
-    )
+        )
+    say_table(rows)
     say("\nOnly rules that judge captions before their translation are counted, not those on translations and images.")
-    steps = config.steps or (default_steps(recipe.train, images[0]) if images[0] else 0)
+    steps = config.steps or (default_steps(recipe.train, num_images) if num_images else 0)
     models = len(variants) * config.seeds
     if not steps:
         epochs = recipe.train.frozen_epochs + recipe.train.epochs
@@ -132,24 +134,3 @@ def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablatio
         f"{models} models of {steps:,} steps of {recipe.train.batch_size} images: {samples:,} images through a model, "
         f"about {math.ceil(samples / _PACE / 60):,} min at {_PACE} a second."
     )
-
-
-def _built(recipe: "Recipe", root: "Path") -> "Snapshot | None":
-    """Return the dataset of these settings; None where there is none, or one of others."""
-    from data_catalog.storage.manifest import current_snapshot
-    from data_catalog.storage.shards import digest
-    from flows.recipe.recipe import what_settings
-
-    found = current_snapshot(root, recipe.name)
-    is_of_these = found is not None and digest(found.manifest["settings"]) == digest(what_settings(recipe))
-    return found if is_of_these else None
-
-
-def _now(variant: "Variant") -> str:
-    if variant.toggle is None:
-        return "as the recipe has it"
-    return ", ".join(str(instead).lower() for _, instead in variant.toggle.settings.values())
-
-
-def _num_dropped(found: "DryRun") -> int:
-    return sum(rule.num_rows for rule in found.dropped if not rule.is_mark)

@@ -3,17 +3,12 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
 from flows.cli.output import say, say_json, say_table
-
-if TYPE_CHECKING:
-    from flows.scores.scoreboard import Question
-    from training.config import EvaluateConfig
 
 
 @Parameter(name="*")
@@ -87,14 +82,15 @@ def scoreboard(
         recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
     """
     from data_catalog.storage.shards import read_json
-    from flows.scores.scoreboard import make_scoreboard
+    from flows.recipe.recipe import load_recipe
+    from flows.scoreboard import make_scoreboard
     from training.scores.scoreboard_files import JSON_FILE
 
+    loaded = None if recipe is None else load_recipe(recipe, root=root, overrides=options.overrides)
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
-        question = _question(recipe, root, options, Path(cache))
-        sections = make_scoreboard(question)
+        folder, sections = make_scoreboard(loaded, root, options, Path(cache))
     if json:
-        say_json({"folder": question.out, **read_json(question.out / JSON_FILE)})
+        say_json({"folder": folder, **read_json(folder / JSON_FILE)})
         return
     for section in sections:
         say(f"\n{section.title}\n")
@@ -102,50 +98,4 @@ def scoreboard(
             say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
-    say(f"\nAs files: {question.out}")
-
-
-def _question(name: str | None, root: Path, options: ScoreboardOptions, cache_dir: Path) -> "Question":
-    """Return what the options ask for.
-
-    Raises:
-        PipelineError: there is neither a recipe nor a language, or settings are wrong.
-    """
-    from data_catalog.language_pack import require_language
-    from flows.recipe.recipe import load_recipe
-    from flows.scores.scoreboard import Question
-
-    recipe = None if name is None else load_recipe(name, root=root, overrides=options.overrides)
-    if recipe is not None and options.language not in (None, recipe.target_language):
-        raise SettingsError(f"--language {options.language}: the recipe's target language is {recipe.target_language}")
-    language = recipe.target_language if recipe is not None else options.language
-    if language is None:
-        raise SettingsError("--language is missing: without a recipe, it says what captions and class names are in")
-    require_language(language, "--language")
-    return Question(
-        root=root,
-        out=options.out or root / "scoreboards" / (language if recipe is None else recipe.name),
-        cache_dir=cache_dir,
-        language=language,
-        recipe=recipe,
-        evaluate=recipe.evaluate if recipe is not None else _evaluate_config(options),
-        models=options.models,
-        english=options.english,
-        test_sets=options.test_sets,
-        protocol=options.protocol,
-        language_packs=options.language_packs,
-        has_split=not options.no_split,
-        report_anyway=options.report_anyway,
-    )
-
-
-def _evaluate_config(options: ScoreboardOptions) -> "EvaluateConfig":
-    from flows.recipe.recipe import override_values
-    from flows.recipe.settings import read
-    from training.config import EvaluateConfig
-
-    values = override_values(options.overrides)
-    others = sorted(set(values) - {"evaluate"})
-    if others:
-        raise SettingsError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
-    return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
+    say(f"\nAs files: {folder}")

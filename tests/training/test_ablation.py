@@ -18,10 +18,10 @@ from training.scores.ablation import (
     seed_noise,
     values_of,
     verdict,
+    write_forest_plot,
 )
-from training.scores.bootstrap import bootstrap_interval
-from training.scores.forest_plot import write_forest_plot
-from training.scores.outcomes import retrieval_outcomes
+from training.scores.metrics import bootstrap_interval
+from training.scores.score import retrieval_outcomes
 
 QUIET = SeedNoise(variance=0.0, degrees=0)
 

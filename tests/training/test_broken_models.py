@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import PipelineError
-from training.scores.encoder_openers import open_model_folder, open_open_clip
+from training.scores.encoders import open_model_folder, open_open_clip
 from training.towers.model import OPEN_CLIP_CONFIG_FILE as CONFIG_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

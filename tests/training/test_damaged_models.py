@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast, VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
 from data_catalog.errors import DamagedError, PipelineError
-from training.scores.encoder_openers import open_model_folder, open_open_clip, open_transformers
+from training.scores.encoders import open_model_folder, open_open_clip, open_transformers
 from training.towers.model import load_model
 from training.towers.tokenizer import copy_tokenizer
 from training.use.classify import classify

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from training.data.image_files import quiet_decoders
-from training.scores.encoder_openers import open_model_folder, open_open_clip, open_transformers
-from training.scores.encoders import Encoder, decoded, encode_images, encode_texts, rewording, tensors_sha256
-from training.scores.kept_features import fingerprint
+from training.data.features import Encoder, FeatureStore, fingerprint, rewording
+from training.data.image_files import picture_or_reason, quiet_decoders
+from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import WEIGHTS_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -48,11 +47,13 @@ def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[
     folder = random_clip(TEXTS)
     names = ["a", "gone", "b", "cut", "c"]
     ours, theirs = open_model_folder(folder, "ours"), open_open_clip(str(folder), "theirs")
-    (one, places), (other, others) = (encode_images(encoder, names, read, batch_size=2) for encoder in (ours, theirs))
-    assert places.tolist() == others.tolist() == [0, 2, 4]
+    (one, places), (other, others) = (
+        FeatureStore(encoder).images(names, read, batch_size=2) for encoder in (ours, theirs)
+    )
+    assert list(places) == list(others) == [0, 2, 4]
     assert np.abs(one - other).max() < 1e-5
     assert np.allclose(np.linalg.norm(one, axis=1), 1)
-    assert np.abs(encode_texts(ours, TEXTS) - encode_texts(theirs, TEXTS, batch_size=1)).max() < 1e-5
+    assert np.abs(FeatureStore(ours).texts(TEXTS) - FeatureStore(theirs).texts(TEXTS, batch_size=1)).max() < 1e-5
 
 
 def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path], dual_encoder: Path) -> None:
@@ -110,14 +111,16 @@ def test_no_damage_to_a_file_stops_the_others(name: str, damage: list[tuple[int,
     for place, value in damage:
         data[place % len(data)] = value
     with quiet_decoders():
-        found = decoded(name, lambda _: bytes(data))
-    assert found is None or found.mode == "RGB"
+        found = picture_or_reason(bytes(data), 0)
+    assert isinstance(found, str) or found.image.mode == "RGB"
 
 
 def test_texts_may_be_put_in_other_words_first(random_clip: Callable[..., Path]) -> None:
     ours = open_model_folder(random_clip(TEXTS), "ours")
     asked = rewording(ours, lambda texts: [text.upper() + "!" for text in texts], "loud")
-    assert np.array_equal(encode_texts(asked, TEXTS), encode_texts(ours, [text.upper() + "!" for text in TEXTS]))
+    assert np.array_equal(
+        FeatureStore(asked).texts(TEXTS), FeatureStore(ours).texts([text.upper() + "!" for text in TEXTS])
+    )
     assert asked.name == "loud"
 
 
@@ -159,15 +162,15 @@ def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
     from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
 
     encoder = open_transformers(str(dual_encoder), "theirs")
-    features, places = encode_images(encoder, ["a", "b"], read)
-    assert places.tolist() == [0, 1]
+    features, places = FeatureStore(encoder).images(["a", "b"], read)
+    assert list(places) == [0, 1]
     model = VisionTextDualEncoderModel.from_pretrained(dual_encoder).eval()
     processor = VisionTextDualEncoderProcessor.from_pretrained(dual_encoder)
     pictures = [Image.open(io.BytesIO(PHOTOS[name])).convert("RGB") for name in ("a", "b")]
     with torch.no_grad():
         found = model(**processor(text=TEXTS, images=pictures, padding=True, return_tensors="pt"))
     cosines = (found.logits_per_image / model.logit_scale.exp()).detach().numpy()
-    assert np.abs(features @ encode_texts(encoder, TEXTS, batch_size=2).T - cosines).max() < 1e-4
+    assert np.abs(features @ FeatureStore(encoder).texts(TEXTS, batch_size=2).T - cosines).max() < 1e-4
 
 
 def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: Path) -> None:
@@ -201,7 +204,7 @@ def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: 
     model.save_pretrained(tmp_path)
     SiglipProcessor(SiglipImageProcessor(size={"height": 32, "width": 32}), fast).save_pretrained(tmp_path)
     encoder = open_transformers(str(tmp_path), "theirs")
-    together, alone = (encode_texts(encoder, TEXTS, batch_size=size) for size in (3, 1))
+    together, alone = (FeatureStore(encoder).texts(TEXTS, batch_size=size) for size in (3, 1))
     assert np.abs(together - alone).max() < 1e-6
     padded = fast(TEXTS, padding="max_length", max_length=12, return_tensors="pt")
     pixels = encoder.prepare(Image.new("RGB", (40, 40), "navy"))[None]

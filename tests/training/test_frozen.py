@@ -15,7 +15,7 @@ import pytest
 from data_catalog.errors import DiskError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.frozen import FeatureStore, projected, without
+from training.fit.inputs import FeatureRows, projected, without
 from training.fit.loop import train
 from training.fit.phases import kept_parts
 from training.towers.model import create_model
@@ -155,12 +155,12 @@ def test_killed_with_kept_features_it_goes_on_bit_for_bit(
 def test_rows_are_kept_by_index(tmp_path: Path) -> None:
     import torch
 
-    store = FeatureStore(10, tmp_path)
+    rows = FeatureRows(10, tmp_path)
     wanted = np.array([7, 2, 2, 5])
-    assert store.missing(wanted).tolist() == [2, 5, 7]
-    store.put(np.array([2, 5]), torch.tensor([[2.0, 2.5], [5.0, 5.5]]))
-    assert store.missing(wanted).tolist() == [7]
-    assert store.rows(np.array([5, 2, 5])).tolist() == [[5.0, 5.5], [2.0, 2.5], [5.0, 5.5]]
+    assert rows.missing(wanted).tolist() == [2, 5, 7]
+    rows.put(np.array([2, 5]), torch.tensor([[2.0, 2.5], [5.0, 5.5]]))
+    assert rows.missing(wanted).tolist() == [7]
+    assert rows.read(np.array([5, 2, 5])).tolist() == [[5.0, 5.5], [2.0, 2.5], [5.0, 5.5]]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,6 +171,6 @@ def test_a_disk_without_room_for_them_is_told_of(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    store = FeatureStore(10, tmp_path)
+    rows = FeatureRows(10, tmp_path)
     with pytest.raises(DiskError, match=r"the disk that holds .* is full"):
-        store.put(np.array([0]), torch.zeros((1, 4)))
+        rows.put(np.array([0]), torch.zeros((1, 4)))

@@ -10,12 +10,16 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from data_catalog.errors import InputError
-from training.scores.bootstrap import bootstrap_interval, median_draws, median_interval, median_rank, share_interval
 from training.scores.metrics import (
+    bootstrap_interval,
     chance_median_rank,
     image_to_text_ranks,
+    median_draws,
+    median_interval,
+    median_rank,
     recalls,
     reciprocal_ranks,
+    share_interval,
     text_to_image_ranks,
 )
 

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import training.scores.kept_features as kept_features
+import training.data.features as kept_features
 from data_catalog.errors import DiskError
-from training.scores.encoders import Encoder, encode_images, encode_texts, rewording
-from training.scores.kept_features import FeatureStore, fingerprint
+from training.data.features import Encoder, FeatureStore, fingerprint, rewording
 
 NAMES = ["a", "b", "gone", "same as a", "broken", "c"]
 
@@ -81,11 +80,11 @@ def read_of(files: dict[str, bytes]) -> Callable[[str], bytes]:
 
 def test_features_are_those_of_the_model_and_no_image_is_encoded_twice(files: dict[str, bytes], tmp_path: Path) -> None:
     model, read = Model(), read_of(files)
-    expected, expected_places = encode_images(model.encoder, NAMES, read)
+    expected, expected_places = FeatureStore(model.encoder).images(NAMES, read)
     model.num_asked = 0
     for num_encoded in (3, 0):
         features, places = FeatureStore(model.encoder, tmp_path).images(NAMES, read)
-        assert places.tolist() == expected_places.tolist() == [0, 1, 3, 5]
+        assert list(places) == list(expected_places) == [0, 1, 3, 5]
         assert np.allclose(features, expected, atol=1e-6)
         assert features[0].tobytes() == features[2].tobytes()
         assert model.asked() == num_encoded
@@ -98,8 +97,8 @@ def test_only_bytes_that_are_new_are_encoded(files: dict[str, bytes], tmp_path: 
     files |= {"renamed": files.pop("b"), "c": png(5), "broken": png(3)}
     names = ["renamed", "c", "broken", "a"]
     features, places = FeatureStore(model.encoder, tmp_path).images(names, read_of(files))
-    assert (model.asked(), places.tolist()) == (2, [0, 1, 2, 3])
-    expected, _ = encode_images(model.encoder, names, read_of(files))
+    assert (model.asked(), list(places)) == (2, [0, 1, 2, 3])
+    expected, _ = FeatureStore(model.encoder).images(names, read_of(files))
     assert np.allclose(features, expected, atol=1e-6)
 
 
@@ -111,7 +110,7 @@ def test_another_model_has_features_of_its_own_whatever_its_name(
     FeatureStore(model.encoder, tmp_path).images(NAMES, read_of(files))
     found, _ = FeatureStore(other.encoder, tmp_path).images(NAMES, read_of(files))
     assert other.asked() == 3
-    assert np.allclose(found, encode_images(other.encoder, NAMES, read_of(files))[0], atol=1e-6)
+    assert np.allclose(found, FeatureStore(other.encoder).images(NAMES, read_of(files))[0], atol=1e-6)
 
 
 def test_one_model_under_two_names_is_asked_once(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -127,21 +126,20 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
 ) -> None:
     monkeypatch.setattr(kept_features, "PORTION", 4)
     files = {str(number): png(number) for number in range(10)}
-    model, encode = Model(), kept_features.image_batches
+    model, encoded = Model(), []
 
-    def interrupted(*args: object, **kwargs: object) -> Iterator[object]:
-        for number, batch in enumerate(encode(*args, **kwargs)):  # type: ignore[arg-type]
-            if number == 3:
-                raise KeyboardInterrupt
-            yield batch
+    def interrupted(pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(pixels)
+        if len(encoded) == 4:  # the first of them are of noise, and tell which model it is
+            raise KeyboardInterrupt
+        return model.encoder.encode_pixels(pixels)
 
-    monkeypatch.setattr(kept_features, "image_batches", interrupted)
+    store = FeatureStore(replace(model.encoder, encode_pixels=interrupted), tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        FeatureStore(model.encoder, tmp_path).images(list(files), read_of(files), batch_size=2)
-    monkeypatch.setattr(kept_features, "image_batches", encode)
+        store.images(list(files), read_of(files), batch_size=2)
     model.asked()
     _, places = FeatureStore(model.encoder, tmp_path).images(list(files), read_of(files), batch_size=2)
-    assert (model.asked(), places.tolist()) == (6, list(range(10)))
+    assert (model.asked(), list(places)) == (6, list(range(10)))
 
 
 def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
@@ -161,43 +159,19 @@ def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
     assert f"{path} is damaged (its sha256 is not the one of its name)" in caplog.text
 
 
-def test_a_file_that_changes_meanwhile_is_known_by_what_was_encoded(tmp_path: Path) -> None:
-    model = Model()
-    contents = iter([png(1), png(2)])
-    features, places = FeatureStore(model.encoder, tmp_path).images(["a"], lambda _: next(contents))
-    now, _ = encode_images(model.encoder, ["a"], read_of({"a": png(2)}))
-    assert places.tolist() == [0]
+def test_each_file_is_read_once_and_what_was_read_is_what_was_encoded(tmp_path: Path) -> None:
+    """A file that changes meanwhile, even one that another was a copy of, is known by what it was."""
+    contents = {"changes": [png(1), png(2)], "same as that was": [png(1)], "goes": [png(3)], "broken": [b"no picture"]}
+    features, places = FeatureStore(Model().encoder, tmp_path).images([*contents], lambda name: contents[name].pop(0))
+    now, _ = FeatureStore(Model().encoder).images(["a", "b", "c"], read_of({"a": png(1), "b": png(1), "c": png(3)}))
+    assert list(places) == [0, 1, 2]
     assert np.allclose(features, now, atol=1e-6)
-    model.asked()
-    FeatureStore(model.encoder, tmp_path).images(["a"], read_of({"a": png(2)}))
-    assert model.asked() == 0
 
 
 def test_of_images_that_are_not_there_nothing_is_kept(tmp_path: Path) -> None:
     features, places = FeatureStore(Model().encoder, tmp_path).images(["gone"], read_of({}))
-    assert (features.shape, places.shape) == ((0, 0), (0,))
+    assert (features.shape, places) == ((0, 0), {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_copies_of_a_file_that_changes_or_goes_meanwhile_are_not_left_out(tmp_path: Path) -> None:
-    """Of the same bytes one is encoded, which is another picture by then, or none."""
-    contents = {
-        "changes": [png(1), png(2)],
-        "same as that was": [png(1)],
-        "goes": [png(3)],
-        "same as that": [png(3)],
-        "broken": [b"no picture"],
-    }
-
-    def read(name: str) -> bytes:
-        if name == "goes" and not contents[name]:
-            raise FileNotFoundError(name)
-        return contents[name].pop(0) if len(contents[name]) > 1 or name == "goes" else contents[name][0]
-
-    features, places = FeatureStore(Model().encoder, tmp_path).images([*contents], read)
-    now, _ = encode_images(Model().encoder, ["a", "b", "c"], read_of({"a": png(2), "b": png(1), "c": png(3)}))
-    assert places.tolist() == [0, 1, 3]
-    assert np.allclose(features, now, atol=1e-6)
 
 
 def file_in_the_way(folder: Path) -> None:
@@ -225,7 +199,7 @@ def test_what_is_in_the_way_is_a_sentence(
 def test_texts_are_encoded_once_as_they_are_asked(tmp_path: Path) -> None:
     model = Model()
     texts = ["un cane", "due gatti", "un cane", "\udcff", "x" * 5000]
-    expected = encode_texts(model.encoder, texts)
+    expected = FeatureStore(model.encoder).texts(texts)
     model.num_texts = 0
     for num_encoded in (4, 0):
         found = FeatureStore(model.encoder, tmp_path).texts(texts, batch_size=2)
@@ -233,9 +207,11 @@ def test_texts_are_encoded_once_as_they_are_asked(tmp_path: Path) -> None:
         assert found[0].tobytes() == found[2].tobytes()
         assert model.asked_texts() == num_encoded
     loud = rewording(model.encoder, lambda asked: [text.upper() for text in asked], "loud")
-    assert np.allclose(FeatureStore(loud, tmp_path).texts(["un cane"]), encode_texts(loud, ["un cane"]), atol=1e-6)
     assert np.allclose(
-        FeatureStore(model.encoder, tmp_path).texts(["UN CANE"]), encode_texts(loud, ["un cane"]), atol=1e-6
+        FeatureStore(loud, tmp_path).texts(["un cane"]), FeatureStore(loud).texts(["un cane"]), atol=1e-6
+    )
+    assert np.allclose(
+        FeatureStore(model.encoder, tmp_path).texts(["UN CANE"]), FeatureStore(loud).texts(["un cane"]), atol=1e-6
     )
     assert FeatureStore(model.encoder, tmp_path).texts([]).shape == (0, 0)
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.scores.bootstrap import bootstrap_interval
 from training.scores.metrics import (
+    bootstrap_interval,
     chance_level,
     image_to_text_ranks,
     recalls,

@@ -14,14 +14,21 @@ from PIL import Image
 from data_catalog.charts import picture_label
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import EvaluateConfig
-from training.scores.class_names import read_names, read_templates
-from training.scores.encoders import Encoder
-from training.scores.galleries import Gallery, Guard, LabelledImages, Seen, labelled_images, pairs_gallery
+from training.data.features import Encoder
+from training.scores.galleries import (
+    Gallery,
+    Guard,
+    LabelledImages,
+    Seen,
+    labelled_images,
+    pairs_gallery,
+    read_names,
+    read_templates,
+)
 from training.scores.protocols import CLIP_ITALIAN
 from training.scores.score import Score
 from training.scores.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
-from training.scores.scoreboard_files import write_scoreboard_plot
-from training.scores.scoreboard_tables import markdown, sections
+from training.scores.scoreboard_files import markdown, sections, write_scoreboard_plot
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
 WORDS = list(COLOURS)

@@ -1,42 +1,78 @@
-"""Unit features of the images of pair shards and of texts, as float32 matrices."""
+"""Unit features of images and texts as float32 matrices: made by any model, and two ways to keep them on disk.
 
+A `FeatureStore` has a row for each image and text that some model was ever asked for, by the sha256 of their bytes. An
+index (`keep_features`, `read_features`) is one matrix with a document that says what its rows are of.
+"""
+
+import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
+from data_catalog.errors import DamagedError, DiskError
 from data_catalog.progress import Progress
-from training.data.images import decoded_groups
+from data_catalog.storage.disk_errors import raise_if_disk_fails
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
+from data_catalog.storage.shards import digest, sha256_of, sweep_temporary, write_named_atomically
+from training.data.image_files import picture_features, picture_or_reason, quiet_decoders
+from training.data.images import Features, decoded_groups
 from training.data.pairs import row_groups
-from training.towers.model import LoadedModel, normalise_pixels
+from training.towers.model import LoadedModel
 
-Features = np.ndarray[Any, np.dtype[np.float32]]
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+Read = Callable[[str], bytes]  # the bytes of an image by name; raises OSError where there are none
+
+# What loads models, tokenizes and makes pictures small: other releases of these may make a little else of both.
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
+
+STORE_VERSION = 1  # raise it when the pixels of one and the same file change, or what files of features hold
+PORTION = 2048  # images or texts that are encoded before their features are written
+INDEX_VERSION = 2
+RECORD_FILE = "index.json"
+_FEATURES_FILE = re.compile(r"features-([0-9a-f]{64})\.(npy|parquet)")
+# What a model is asked, to be told from others: pictures of noise of these widths and heights, and texts.
+_NOISE = ((64, 64), (31, 97), (480, 360), (20, 9))
+_TEXTS = (
+    "a",
+    "Due gatti neri sul divano, e \u201c3,5\u201d cani!",
+    "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
+    " ".join(f"Parola numero {number}." for number in range(400)),  # longer than any model reads: where it is cut
+)
 
 
 def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int = 128) -> Features:
-    """Features of every image of pair shards, in their order: shape (images, dim), rows of length 1."""
-    import torch
-
+    """Return features of every image of pair shards, in their order: shape (images, dim), rows of length 1."""
     groups = row_groups(paths)
     found: list[Features] = []
-    with (
-        _encoding() as num_threads,
-        Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress,
-    ):
-        for pixels in decoded_groups(groups, model.image_size, num_threads=num_threads):
-            for start in range(0, len(pixels), batch_size):
-                images = normalise_pixels(torch.from_numpy(pixels[start : start + batch_size]))
-                found.append(model.module.encode_image(images, normalize=True).numpy())
-                progress.advance(len(images))
+    with Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress:
+        for pixels in decoded_groups(groups, model.image_size, num_threads=len(os.sched_getaffinity(0))):
+            found.append(picture_features(model, pixels, batch_size=batch_size))
+            progress.advance(len(pixels))
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
 def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-    """Features of texts: shape (texts, dim), rows of length 1."""
-    with _encoding():
+    """Return features of texts: shape (texts, dim), rows of length 1."""
+    import torch
+
+    with torch.no_grad():
         found = [
             model.module.encode_text(model.tokenizer(texts[start : start + batch_size]), normalize=True).numpy()
             for start in range(0, len(texts), batch_size)
@@ -44,15 +80,263 @@ def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int =
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 
 
-@contextmanager
-def _encoding() -> Iterator[int]:
-    """No gradients; yields the number of threads to decode images with."""
+def stacked(rows: Sequence[Features]) -> Features:
+    """Return rows as a matrix, which of none has no columns either."""
+    return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """Any model that maps images and texts into one space: ready to encode, on the processor, in evaluation mode.
+
+    Args:
+        name: under which its scores stand.
+        origin: where its weights are from, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
+        prepare: an RGB picture to floats of shape (3, height, width).
+        encode_pixels: prepared pictures, shape (images, 3, height, width), to features, shape (images, dim).
+        encode_texts: texts to features, shape (texts, dim).
+        reword: what is done to all texts first, such as translating them.
+        tensors_sha256: of all its weights as they were loaded (`encoders.tensors_sha256`); None: not known.
+        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
+    """
+
+    name: str
+    origin: str
+    prepare: "Callable[[Image.Image], torch.Tensor]"
+    encode_pixels: "Callable[[torch.Tensor], torch.Tensor]"
+    encode_texts: "Callable[[Sequence[str]], torch.Tensor]"
+    reword: Callable[[Sequence[str]], Sequence[str]] | None = None
+    tensors_sha256: str | None = None
+    files: tuple[Mapping[str, str], ...] = ()
+
+
+def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
+    """Return the same model, asked with other words: translated queries for a model that knows another language."""
+    return replace(encoder, name=name, origin=f"{encoder.origin}, asked in translation", reword=reword)
+
+
+class FeatureStore:
+    """What a model makes of test images and texts: unit features, each made once, and kept on disk where that is asked.
+
+    Images of the same bytes, and texts of the same letters, have the same features to the bit, so that they always tie.
+    What an interrupted run has encoded is there for the next one.
+
+    Args:
+        encoder: the model.
+        folder: below which features are kept, in a folder a model, named by its `fingerprint`; None: in memory alone.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
+        self.encoder, self._folder = encoder, folder
+        self._unsaved: dict[bytes, Features] = {}
+
+    def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, dict[int, bytes]]:
+        """Return unit features of all images that are there and decode; only those that are new are encoded.
+
+        Returns:
+            Features of shape (images, dim), and the sha256 of the bytes of each, by its place in `names`.
+
+        Raises:
+            DiskError: the disk is full, or files in the folder cannot be read or written.
+        """
+        import torch
+
+        known, digests = self._known, dict[int, bytes]()
+
+        def prepared(place: int) -> "tuple[bytes, torch.Tensor] | None":
+            try:
+                raw = read(names[place])
+            except OSError:
+                return None
+            digests[place] = hashlib.sha256(raw).digest()
+            if digests[place] in known:
+                return None
+            found = picture_or_reason(raw, 0)
+            return None if isinstance(found, str) else (digests[place], self.encoder.prepare(found.image))
+
+        title = f"encode images by {self.encoder.name}"
+        with (
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            Progress(title, total=len(names), unit="images") as progress,
+        ):
+            for start in range(0, len(names), batch_size):
+                some = range(start, min(start + batch_size, len(names)))
+                with torch.no_grad(), quiet_decoders():
+                    fresh = dict(found for found in pool.map(prepared, some) if found is not None)
+                    if fresh:
+                        self._learn(list(fresh), self.encoder.encode_pixels(torch.stack(list(fresh.values()))))
+                progress.advance(len(some))
+        self._save()
+        there = {place: digests[place] for place in sorted(digests) if digests[place] in known}
+        return stacked([known[one] for one in there.values()]), there
+
+    def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> Features:
+        """Return unit features of texts, shape (texts, dim); they are kept as they are asked, in other words or not.
+
+        Raises:
+            DiskError: the disk is full, or files in the folder cannot be read or written.
+        """
+        import torch
+
+        words = self.encoder.reword(texts) if self.encoder.reword else texts
+        digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
+        told = zip(digests, words, strict=True)
+        fresh = list({one: word for one, word in told if one not in self._known}.items())
+        with Progress(f"encode texts by {self.encoder.name}", total=len(fresh), unit="texts") as progress:
+            for start in range(0, len(fresh), batch_size):
+                some = fresh[start : start + batch_size]
+                with torch.no_grad():
+                    self._learn([one for one, _ in some], self.encoder.encode_texts([word for _, word in some]))
+                progress.advance(len(some))
+        self._save()
+        return stacked([self._known[one] for one in digests])
+
+    @cached_property
+    def _place(self) -> Path | None:
+        return self._folder / fingerprint(self.encoder) if self._folder is not None else None
+
+    @cached_property
+    def _known(self) -> dict[bytes, Features]:
+        """What is known by now; of files a damaged one is told in the log, and removed."""
+        found: dict[bytes, Features] = {}
+        if self._place is None:
+            return found
+        with _files_of(self._place):
+            for path in sorted(self._place.glob("features-*.parquet")):
+                if not _is_as_named(path):
+                    what = "is damaged (its sha256 is not the one of its name): its images are encoded again"
+                    logger.warning("%s %s", path, what)
+                    path.unlink(missing_ok=True)
+                    continue
+                table = pq.read_table(path)
+                column = table.column("feature").combine_chunks()
+                rows = column.flatten().to_numpy().reshape(len(column), -1)
+                found |= dict(zip(table.column("sha256").to_pylist(), rows, strict=True))
+        if found:
+            logger.info("%s: features of %d images and texts are known", self.encoder.name, len(found))
+        return found
+
+    def _learn(self, digests: Sequence[bytes], features: "torch.Tensor") -> None:
+        """Take what the model made, and keep it by the portion."""
+        import torch
+
+        units = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
+        rows = dict(zip(digests, units, strict=True))
+        self._known.update(rows)
+        self._unsaved |= rows
+        if len(self._unsaved) >= PORTION:
+            self._save()
+
+    def _save(self) -> None:
+        if self._unsaved and self._place is not None:
+            matrix = np.stack(list(self._unsaved.values()))
+            feature = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+            table = pa.table({"sha256": pa.array(list(self._unsaved), pa.binary(32)), "feature": feature})
+            with _files_of(self._place):
+                _write_named(self._place, "parquet", partial(pq.write_table, table))
+        self._unsaved = {}
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Return what tells one model from another, as 16 hexadecimal digits.
+
+    That is its weights, configs and tokenizers, the releases of the packages that run it, and what it makes of some
+    pictures of noise and some texts; not its name or place.
+    """
     import torch
 
+    generator = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in _NOISE
+    ]
     with torch.no_grad():
-        yield len(os.sched_getaffinity(0))
+        made = [
+            encoder.encode_pixels(torch.stack([encoder.prepare(picture) for picture in pictures])),
+            encoder.encode_texts(list(_TEXTS)),
+        ]
+    features = [hashlib.sha256(each.float().contiguous().numpy().tobytes()).hexdigest() for each in made]
+    releases = {name: version(name) for name in PACKAGES}
+    told = [STORE_VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features]
+    return digest(told)[:16]
 
 
-def stacked(rows: Sequence[Features]) -> Features:
-    """Rows as a matrix, which of none has no columns either."""
-    return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
+@contextmanager
+def _files_of(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise_if_disk_fails(error, place)
+        raise DiskError(
+            f"features of test sets cannot be kept in {place} ({error.strerror or error}): give yourself the right "
+            f"to read and write there, or remove {place.parent}, and they are made anew"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFeatures:
+    """What an index holds.
+
+    Args:
+        features: unit rows, mapped from the file, shape (images, dim).
+        facts: what they are of, as it was given.
+    """
+
+    features: Features
+    facts: dict[str, Any]
+
+
+def read_features(folder: Path) -> KeptFeatures | None:
+    """Read an index, every byte of it as written; None if there is none, or a damaged one, which is told in the log."""
+    record = folder / RECORD_FILE
+    if not record.is_file():
+        return None
+    try:
+        found = read_checksummed(record, remedy="it is made anew")
+    except DamagedError as error:
+        logger.warning("%s", error)
+        return None
+    if found.get("version") != INDEX_VERSION:
+        return None
+    path = folder / str(found["features"])
+    try:
+        problem = None if _is_as_named(path) else "its sha256 is not the one of its name"
+    except OSError as error:
+        problem = error.strerror
+    if problem is not None:
+        logger.warning("%s is damaged (%s): it is made anew", path, problem)
+        return None
+    return KeptFeatures(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
+
+
+def keep_features(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
+    """Write an index in the place of the one that is there. Call it with the folder's writer lock held.
+
+    Raises:
+        DiskError: the disk is full.
+        OSError: the folder cannot be written to.
+    """
+
+    def save(path: Path) -> None:
+        # As `np.save`, which says nothing where the end of the file meets a full disk.
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(features))
+            file.write(np.ascontiguousarray(features).data)
+
+    sweep_temporary([folder], files_only=True)
+    path = _write_named(folder, "npy", save)
+    write_checksummed(folder / RECORD_FILE, {"version": INDEX_VERSION, "features": path.name, "facts": dict(facts)})
+    for other in folder.iterdir():
+        if _FEATURES_FILE.fullmatch(other.name) and other != path:
+            other.unlink(missing_ok=True)
+    logger.info("kept the features of %d images in %s", len(features), folder)
+
+
+def _write_named(folder: Path, suffix: str, write: Callable[[Path], object]) -> Path:
+    """Write a file of features whose name says its sha256, whole or not at all."""
+    return write_named_atomically(folder, lambda sha256: f"features-{sha256}.{suffix}", write)
+
+
+def _is_as_named(path: Path) -> bool:
+    """Return whether a file of features has the sha256 of its name."""
+    named = _FEATURES_FILE.fullmatch(path.name)
+    return named is not None and sha256_of(path) == named[1]

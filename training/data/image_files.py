@@ -17,8 +17,7 @@ from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
 from data_catalog.images.pixels import converted, decode, upright
 from data_catalog.progress import Progress
-from training.data.features import Features
-from training.data.images import Pixels, squashed
+from training.data.images import Features, Pixels, squashed
 from training.towers.model import LoadedModel, normalise_pixels
 
 # HEIC is on the list to be named among what cannot be read, since phones write it.
@@ -59,16 +58,16 @@ def read_picture(path: Path, image_size: int) -> Picture:
     return found
 
 
-def picture_features(model: LoadedModel, pixels: Pixels) -> Features:
+def picture_features(model: LoadedModel, pixels: Pixels, *, batch_size: int = BATCH_SIZE) -> Features:
     """Features of images at the model's size: uint8 (images, size, size, 3) to unit rows (images, dim)."""
     import torch
 
     with torch.no_grad():
         found = [
             model.module.encode_image(
-                normalise_pixels(torch.from_numpy(pixels[start : start + BATCH_SIZE])), normalize=True
+                normalise_pixels(torch.from_numpy(pixels[start : start + batch_size])), normalize=True
             ).numpy()
-            for start in range(0, len(pixels), BATCH_SIZE)
+            for start in range(0, len(pixels), batch_size)
         ]
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)
 

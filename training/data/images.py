@@ -12,6 +12,7 @@ from data_catalog.errors import DamagedError
 from training.data.pairs import Places, RowGroup, read_rows
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Features = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def decode(data: bytes, image_size: int) -> Pixels:

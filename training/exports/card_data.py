@@ -7,7 +7,7 @@ from typing import Any
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts, count_pairs
-from data_catalog.storage.manifest import SPLITS, Snapshot
+from data_catalog.storage.manifest import SPLITS, Manifest, Snapshot
 from data_catalog.storage.shards import read_json
 from training.fit.effort import Attempt, read_attempts
 from training.trained_models import EFFORT_FILE
@@ -25,7 +25,7 @@ class SeenData:
         splits: counts of each split's pairs.
     """
 
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     splits: Mapping[str, PairCounts]
 
 

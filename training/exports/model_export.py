@@ -250,11 +250,11 @@ class _Job:
 
     def _identity(self) -> dict[str, Any]:
         """What an export is made from; as JSON gives it back."""
-        seen = self.data.seen.manifest if self.data.seen is not None else {}
+        seen = self.data.seen.manifest if self.data.seen is not None else None
         return {
             "kind": _KIND,
-            "dataset": seen.get("dataset"),
-            "snapshot": seen.get("snapshot"),
+            "dataset": seen["dataset"] if seen else None,
+            "snapshot": seen["snapshot"] if seen else None,
             "format": self.format,
             "model": self.trained.run.get("key"),
             "model_sha256": self.trained.loaded.sha256,

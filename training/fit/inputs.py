@@ -1,22 +1,32 @@
-"""What goes into the two towers in a phase: images and token ids, or the kept features of a frozen tower."""
+"""What goes into the two towers in a phase: images and token ids, or the kept features of a frozen tower.
 
+What is kept is what goes into a tower's projection, or what comes out of a tower that is locked with its projection:
+once for each image or caption, beside the run, until its phase ends. It depends on the settings and the order of epochs
+alone, so a run that goes on computes the same again.
+"""
+
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from data_catalog.progress import Progress
+from data_catalog.storage.disk_errors import disk_errors
 from training.data.batches import Draw, epoch_draws, image_inputs, places_of, text_inputs
 from training.data.pairs import Integers
-from training.fit.frozen import Encode, FeatureStore, projected, without
 from training.fit.losses import Encoders, autocast, encode_images
 from training.fit.phases import Kept, kept_parts
 from training.fit.run import Run
 from training.towers.model import normalise_pixels
 
-Read = Callable[[Draw], torch.Tensor]
+Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PhaseInputs:
@@ -31,8 +41,24 @@ class PhaseInputs:
         self._run = run
         self._next_epoch = run.state.phase_epoch
         image_part, text_part = kept_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
-        self._images = self._kept_images(image_part)
-        self._texts = self._kept_texts(text_part)
+        self._images: FrozenTower | None = None
+        self._texts: FrozenTower | None = None
+        if image_part is not None and not run.config.augmentations and _is_small(image_part, run):
+
+            def pixels(samples: Integers) -> torch.Tensor:
+                return normalise_pixels(torch.from_numpy(run.split.images.read(places_of(run.split, samples))))
+
+            rows = FeatureRows(len(run.split.captions), run.out)
+            self._images = FrozenTower("images", image_part, rows, pixels, lambda draw: draw.samples, run)
+        if text_part is not None:
+            captions = run.split.captions
+
+            def tokens(indices: Integers) -> torch.Tensor:
+                found: torch.Tensor = run.tokenizer(captions.texts(indices))
+                return found
+
+            rows = FeatureRows(len(captions.flat), run.out)
+            self._texts = FrozenTower("captions", text_part, rows, tokens, lambda draw: draw.captions, run)
 
     @property
     def encoders(self) -> Encoders:
@@ -52,7 +78,7 @@ class PhaseInputs:
             self._next_epoch += 1
 
     def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What goes into the towers, batch by batch of an epoch but for the first `skip`."""
+        """Yield what goes into the towers, batch by batch of an epoch but for the first `skip`."""
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config)
         read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
@@ -63,73 +89,44 @@ class PhaseInputs:
         run = self._run
         return epoch_draws(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip)
 
-    def _kept_images(self, part: Kept | None) -> "KeptFeatures | None":
-        run = self._run
-        if part is None or run.config.augmentations or not _is_small(part, run):
-            return None
-
-        def read(samples: Integers) -> torch.Tensor:
-
-            return normalise_pixels(torch.from_numpy(run.split.images.read(places_of(run.split, samples))))
-
-        store = FeatureStore(len(run.split.captions), run.out)
-        return KeptFeatures("images", part, store, read, lambda draw: draw.samples, run)
-
-    def _kept_texts(self, part: Kept | None) -> "KeptFeatures | None":
-        run = self._run
-        if part is None:
-            return None
-        store = FeatureStore(len(run.split.captions.flat), run.out)
-        return KeptFeatures(
-            "captions",
-            part,
-            store,
-            lambda captions: run.tokenizer(run.split.captions.texts(captions)),
-            lambda draw: draw.captions,
-            run,
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class KeptFeatures:
-    """Features of one tower, kept.
+class FrozenTower:
+    """A tower that stays as it is, and the features that are kept of it.
 
     Args:
         name: of what they are features of, plural.
         part: the tower, and what of it isn't kept.
+        rows: the features.
         inputs: of the tower, by index.
         indices: of a batch's inputs.
     """
 
     name: str
     part: Kept
-    store: FeatureStore
+    rows: "FeatureRows"
     inputs: Callable[[Integers], torch.Tensor]
     indices: Callable[[Draw], Integers]
     run: Run
 
     def fill(self, draws: list[Draw]) -> None:
         """Compute the features that batches ask for and that aren't kept yet, in the order of their indices."""
+        run = self.run
         wanted = np.concatenate([self.indices(draw) for draw in draws])
-        missing, size = self.store.missing(wanted), self.run.config.microbatch or self.run.batch_size
+        missing, size = self.rows.missing(wanted), run.config.microbatch or run.batch_size
         if not len(missing):
             return
         with Progress(f"encode {self.name} by the frozen tower", total=len(missing), unit=self.name) as progress:
             for start in range(0, len(missing), size):
                 indices = missing[start : start + size]
-                self.store.put(indices, self._backbone(self.inputs(indices)))
+                with torch.no_grad(), autocast(run.config.precision, run.device):
+                    features = backbone_features(self.part, self.inputs(indices).to(run.device))
+                self.rows.put(indices, features.float().cpu())
                 progress.advance(len(indices))
 
-    def _backbone(self, inputs: torch.Tensor) -> torch.Tensor:
-
-        device = self.run.device
-        with torch.no_grad(), autocast(self.run.config.precision, device):
-            found: torch.Tensor = backbone_features(self.part, inputs.to(device)).float().cpu()
-            return found
-
     def read(self, draw: Draw) -> torch.Tensor:
-        """The kept features of a batch."""
-        return self.store.rows(self.indices(draw))
+        """Return the kept features of a batch."""
+        return self.rows.read(self.indices(draw))
 
     @property
     def encode(self) -> Encode:
@@ -137,16 +134,75 @@ class KeptFeatures:
         return projected(self.part.tower, self.part.projection) if self.part.projection else lambda features: features
 
 
+class FeatureRows:
+    """A row of features for each index, in a file without a name that is gone with the process.
+
+    Args:
+        count: how many rows there may be.
+        folder: on whose disk the file is; it takes `count` times the size of a row.
+    """
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self._folder = folder
+        self._is_there = np.zeros(count, dtype=bool)
+        self._rows: Any = None
+
+    def missing(self, indices: Integers) -> Integers:
+        """Return those of some indices that have no row yet, each once, in order."""
+        found: Integers = np.unique(indices[~self._is_there[indices]])
+        return found
+
+    def put(self, indices: Integers, rows: torch.Tensor) -> None:
+        """Keep rows.
+
+        Raises:
+            DiskError: the disk is full.
+        """
+        if self._rows is None:
+            whole = (len(self._is_there), *rows.shape[1:])
+            with disk_errors(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
+                # Its blocks are taken now, since nobody could be told later of a full disk.
+                os.posix_fallocate(file.fileno(), 0, max(1, 4 * int(np.prod(whole))))
+                self._rows = np.memmap(file, dtype=np.float32, mode="r+", shape=whole)
+        self._rows[indices] = rows.numpy()
+        self._is_there[indices] = True
+
+    def read(self, indices: Integers) -> torch.Tensor:
+        """Return rows that are there: float32."""
+        return torch.from_numpy(self._rows[indices])
+
+
 def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
-    """What a tower gives without the part of it that isn't kept."""
+    """Return what a tower gives without the part of it that isn't kept."""
     if not part.projection:
         return part.tower(inputs)
     with without(part.tower, part.projection):
         return part.tower(inputs)
 
 
-def _is_small(part: Kept, run: Run) -> bool:
+@contextmanager
+def without(tower: Any, name: str) -> Iterator[None]:
+    """Make a tower give, while inside, what otherwise goes into its projection of that name."""
+    projection = getattr(tower, name)
+    setattr(tower, name, nn.Identity() if isinstance(projection, nn.Module) else None)
+    try:
+        yield
+    finally:
+        setattr(tower, name, projection)
 
+
+def projected(tower: Any, name: str) -> Encode:
+    """Return what makes, of the features that go into a tower's projection of that name, those that come out."""
+
+    def project(features: torch.Tensor) -> torch.Tensor:
+        projection = getattr(tower, name)
+        found: torch.Tensor = projection(features) if isinstance(projection, nn.Module) else features @ projection
+        return found
+
+    return project
+
+
+def _is_small(part: Kept, run: Run) -> bool:
     with torch.no_grad():
         features = backbone_features(part, torch.zeros((1, 3, run.image_size, run.image_size), device=run.device))
     return bool(features.numel() * 4 <= run.image_size * run.image_size * 3)

@@ -2,26 +2,24 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_catalog.ablations import AblationTable, write_ablation_record
+from data_catalog.charts import COLOURS, SERIES, write_png
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.exports.markdown import bullets, table
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig
 from training.data.features import image_features, text_features
-from training.data.pairs import PairFiles, read_captions, read_rows, row_groups, seen_in_training
-from training.scores.bootstrap import interval_of, mean_draws
+from training.data.pairs import Floats, Integers, PairFiles, read_captions, read_rows, row_groups, seen_in_training
 from training.scores.evaluation import chosen_captions
-from training.scores.forest_plot import write_forest_plot
-from training.scores.metrics import PER_QUERY, Floats, Integers
-from training.scores.outcomes import retrieval_outcomes
-from training.scores.score import Difference
+from training.scores.metrics import interval_of, mean_draws, per_query
+from training.scores.score import Estimate, retrieval_outcomes
 from training.threads import let_threads_sleep
 from training.towers.model import WEIGHTS_FILE, load_model
 
@@ -36,6 +34,8 @@ LEVEL = 0.05
 FEW_IMAGES = 30
 HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't be told"
 SAME = "changes no row to train on"
+_MARKERS = "osD^v"
+_MAX_LINE = 34  # letters of a label before it is broken
 PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
 
 
@@ -124,31 +124,25 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
     key = digest([sha256_of(model_dir / WEIGHTS_FILE), gallery.identity])
     path = folder / "ranks" / f"{key[:16]}.json"
     if not path.is_file():
-        found = _ranks(model_dir, gallery, batch_size=batch_size)
-        write_checksummed(path, {way: ranks.tolist() for way, ranks in found.items()})
+        let_threads_sleep()
+        model = load_model(model_dir)
+        images = image_features(model, gallery.files, batch_size=batch_size)[list(gallery.kept)]
+        texts = text_features(model, gallery.texts, batch_size=batch_size)
+        outcomes = retrieval_outcomes(images, texts, np.array(gallery.owners, dtype=np.int64), captions=CAPTIONS)
+        write_checksummed(path, {outcome.way: outcome.ranks.tolist() for outcome in outcomes})
         logger.info("scored %s on %d images", model_dir, len(gallery.kept))
     told = read_checksummed(path, remedy="remove it, and the model is scored again")
     return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
 
 
-def _ranks(model_dir: Path, gallery: Gallery, *, batch_size: int) -> dict[str, Integers]:
-    let_threads_sleep()
-    model = load_model(model_dir)
-    images = image_features(model, gallery.files, batch_size=batch_size)[list(gallery.kept)]
-    texts = text_features(model, gallery.texts, batch_size=batch_size)
-    outcomes = retrieval_outcomes(images, texts, np.array(gallery.owners, dtype=np.int64), captions=CAPTIONS)
-    return {outcome.way: outcome.ranks for outcome in outcomes}
-
-
 def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
     """Return one metric's value of each query, of one variant's models: shape (seeds, queries)."""
     way, _, measure = metric.rpartition("_")
-    name, k = measure.split("@")
-    return np.stack([PER_QUERY[name](each[way], int(k)) for each in ranks])
+    return np.stack([per_query(each[way], measure) for each in ranks])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference(Difference):
+class PairedDifference(Estimate):
     """A difference, and how likely one as large is where there is none.
 
     Args:
@@ -172,7 +166,7 @@ class SeedNoise:
 
 
 def seed_noise(variants: Sequence[Floats]) -> SeedNoise:
-    """The spread that neither variant nor seed explain, as in a randomised block design.
+    """Return the spread that neither variant nor seed explain, as in a randomised block design.
 
     One seed gives all variants the same first weights, which decide much of how far a short training comes: a seed is
     a block, and what it does to all of them alike is no noise of their differences.
@@ -218,7 +212,7 @@ def difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values for several questions at once, by Holm's step-down (https://www.jstor.org/stable/4615733)."""
+    """Return p-values for several questions at once, by Holm's step-down (https://www.jstor.org/stable/4615733)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, largest = [0.0] * len(p_values), 0.0
     for place, index in enumerate(order):
@@ -228,7 +222,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(found: PairedDifference, p_value: float, noise: SeedNoise, *, num_images: int) -> str:
-    """What a difference says of a filter: with one seed nothing, since training anew may say otherwise.
+    """Return what a difference says of a filter: with one seed nothing, since training anew may say otherwise.
 
     Args:
         p_value: corrected for the number of filters.
@@ -301,33 +295,40 @@ def compare(
         filters: of the variants after the first, which is the recipe as it is.
         values: as `noise_of` takes them, and `data` too.
     """
-    found: list[Compared] = []
-    for number, each in enumerate(filters, start=1):
-        with_it, without = (number, 0) if each.adds else (0, number)
-        # The same models do not differ by chance either.
-        chance = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0)) if data[number] == data[0] else noise
-        found.append(
+    is_same = [mine == data[0] for mine in data]
+    none = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0))  # the same models do not differ by chance either
+    sides = [(number, 0) if each.adds else (0, number) for number, each in enumerate(filters, start=1)]
+    differences = []
+    for number, (with_it, without) in enumerate(sides, start=1):
+        chance = none if is_same[number] else noise
+        differences.append(
+            {
+                metric: difference(
+                    of[with_it], of[without], gallery.clusters(metric), chance[metric], rounds=ROUNDS, seed=seed
+                )
+                for metric, of in values.items()
+            }
+        )
+    asked = [found[PRIMARY] for found, same in zip(differences, is_same[1:], strict=True) if not same]
+    corrected = iter(holm([found.p_value for found in asked]))
+    compared = []
+    for each, (with_it, without), found in zip(filters, sides, differences, strict=True):
+        p_value, said = 1.0, SAME
+        if not is_same[max(with_it, without)]:
+            p_value = next(corrected)
+            said = verdict(found[PRIMARY], p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
+        compared.append(
             Compared(
                 label=each.label,
                 overrides=each.overrides,
                 with_it=with_it,
                 without=without,
-                differences={
-                    metric: difference(
-                        of[with_it], of[without], gallery.clusters(metric), chance[metric], rounds=ROUNDS, seed=seed
-                    )
-                    for metric, of in values.items()
-                },
-                p_value=1.0,
-                verdict=SAME,
+                differences=found,
+                p_value=p_value,
+                verdict=said,
             )
         )
-    asked = [number for number, mine in enumerate(data[1:]) if mine != data[0]]
-    corrected = holm([found[number].differences[PRIMARY].p_value for number in asked])
-    for number, p_value in zip(asked, corrected, strict=True):
-        said = verdict(found[number].differences[PRIMARY], p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
-        found[number] = replace(found[number], p_value=p_value, verdict=said)
-    return found
+    return compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,21 +366,22 @@ class Ablation:
 
     def rows(self) -> list[dict[str, str]]:
         """Return one row a filter, for a table."""
-        return [self._row(each) for each in self.compared]
-
-    def _row(self, each: Compared) -> dict[str, str]:
-        with_it, without = self.sizes[each.with_it], self.sizes[each.without]
-        scores = self.scores[PRIMARY]
-        row = {
-            "filter": each.label,
-            "images to train on": f"{with_it['images']:,} ({with_it['images'] - without['images']:+,})",
-            "captions": f"{with_it['captions']:,} ({with_it['captions'] - without['captions']:+,})",
-            "with": f"{scores[each.with_it]:.3f}",
-            "without": f"{scores[each.without]:.3f}",
-        }
-        for metric, found in each.differences.items():
-            row[_short(metric)] = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-        return {**row, "p": f"{each.p_value:.2g}" if each.p_value >= 0.001 else "< 0.001", "verdict": each.verdict}
+        rows = []
+        for each in self.compared:
+            with_it, without = self.sizes[each.with_it], self.sizes[each.without]
+            scores = self.scores[PRIMARY]
+            row = {
+                "filter": each.label,
+                "images to train on": f"{with_it['images']:,} ({with_it['images'] - without['images']:+,})",
+                "captions": f"{with_it['captions']:,} ({with_it['captions'] - without['captions']:+,})",
+                "with": f"{scores[each.with_it]:.3f}",
+                "without": f"{scores[each.without]:.3f}",
+            }
+            for metric, found in each.differences.items():
+                row[_short(metric)] = f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            row["p"] = f"{each.p_value:.2g}" if each.p_value >= 0.001 else "< 0.001"
+            rows.append({**row, "verdict": each.verdict})
+        return rows
 
     def notes(self) -> list[str]:
         """Say what the numbers were measured on and what the columns mean, one sentence or two each."""
@@ -428,3 +430,46 @@ def write_ablation(found: Ablation, folder: Path) -> None:
     series = {_short(metric): [each.differences[metric] for each in found.compared] for metric in METRICS}
     write_forest_plot(labels, series, folder / PLOT_FILE)
     write_ablation_record(folder, asdict(found), shown)
+
+
+def write_forest_plot(labels: Sequence[str], series: Mapping[str, Sequence[Estimate]], path: Path) -> None:
+    """Draw differences and their intervals as a PNG: a row each, and a line where nothing differs.
+
+    Args:
+        labels: of the rows, from the top, at least one.
+        series: for each of the rows a difference, by the name of what is measured.
+    """
+    # Long labels are on several lines, broken between the settings that they name.
+    broken = [label.replace(" + ", " +\n") if len(label) > _MAX_LINE else label for label in labels]
+
+    def draw(figure: Any) -> None:
+        what = "with the filter less without it, 95 % interval (to the right: better with it)"
+        axes = figure.add_subplot(xlabel=what)
+        axes.axvline(0, color=COLOURS["soft"], linewidth=1)
+        gap = 0.7 / len(series)
+        for number, (name, found) in enumerate(series.items()):
+            heights = [row + (number - (len(series) - 1) / 2) * gap for row in range(len(labels))]
+            values = [each.value for each in found]
+            # A value may lie outside of the interval of its draws where hardly anything varies.
+            sides = [
+                [max(0.0, each.value - each.low) for each in found],
+                [max(0.0, each.high - each.value) for each in found],
+            ]
+            axes.errorbar(
+                values,
+                heights,
+                xerr=sides,
+                fmt=_MARKERS[number % len(_MARKERS)],
+                color=COLOURS[SERIES[number]],
+                label=name,
+                markersize=5,
+                capsize=3,
+                linewidth=1.4,
+            )
+        axes.set_yticks(range(len(labels)), broken)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.grid(axis="x", color=COLOURS["line"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.legend(*axes.get_legend_handles_labels(), frameon=False, ncols=len(series), loc="outside upper center")
+
+    write_png(path, draw, size=(8, 1.6 + 0.75 * len(labels)))

@@ -1,149 +1,307 @@
-"""Any model that maps images and texts into one space, behind two functions."""
+"""Opens models for scoring: ours, open_clip's, Hugging Face's; from folders or by their names."""
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL.Image import Image
+from PIL import Image
+from safetensors import SafetensorError
 
-from data_catalog.progress import Progress
-from training.data.features import Features, stacked
-from training.data.image_files import picture_or_reason, quiet_decoders
-from training.scores.metrics import Integers
-
-Read = Callable[[str], bytes]
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.shards import sha256_of
+from training.data.features import Encoder
+from training.data.images import squashed
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
+from training.towers.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
+from training.towers.pretrained import WEIGHT_FILES
+from training.towers.tokenizer import TOKENIZER_FILE
+from training.towers.tokenizer_limits import refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-# What loads models, tokenizes and makes pictures small: other releases of these may make a little else of both.
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+# Files of a model that hold a JSON object each, if they are there.
+_CONFIGS = (
+    *(OPEN_CLIP_CONFIG_FILE, "config.json", *_PROCESSORS, *_TOKENIZER),
+    *("special_tokens_map.json", "model.safetensors.index.json"),
+)
+# What older releases wrote and needs no reading: which positions there are, and poolers that a model goes without.
+_NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
+_CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+OTHERS_REMEDY = (
+    "if a file of it is missing, damaged or of another model, copy it again from where it is whole; if none is, it is "
+    "no model that can be scored here"
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoder:
-    """A model ready to encode, on the processor, in evaluation mode.
+def open_model_folder(folder: Path, name: str) -> Encoder:
+    """A model that was trained here.
 
-    Args:
-        name: under which its scores stand.
-        origin: where its weights are from, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
-        prepare: an RGB picture to floats of shape (3, height, width).
-        encode_pixels: prepared pictures, shape (images, 3, height, width), to features, shape (images, dim).
-        encode_texts: texts to features, shape (texts, dim).
-        reword: what is done to all texts first, such as translating them.
-        tensors_sha256: of all its weights as they were loaded (`tensors_sha256`); None: not known.
-        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
+    Raises:
+        InputError: the folder holds none, or one that sees pictures otherwise.
+        DamagedError: a file of it is missing or damaged.
     """
-
-    name: str
-    origin: str
-    prepare: "Callable[[Image], torch.Tensor]"
-    encode_pixels: "Callable[[torch.Tensor], torch.Tensor]"
-    encode_texts: "Callable[[Sequence[str]], torch.Tensor]"
-    reword: Callable[[Sequence[str]], Sequence[str]] | None = None
-    tensors_sha256: str | None = None
-    files: tuple[Mapping[str, str], ...] = ()
-
-
-def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
-    """The same model, asked with other words: translated queries for a model that knows another language."""
-    return replace(encoder, name=name, origin=f"{encoder.origin}, asked in translation", reword=reword)
-
-
-def encode_images(
-    encoder: Encoder, names: Sequence[str], read: Read, *, batch_size: int = 128
-) -> tuple[Features, Integers]:
-    """Unit features of all images that are there and decode.
-
-    Args:
-        names: of the images.
-        read: bytes of an image by name; raises OSError where there are none.
-
-    Returns:
-        Features of shape (images, dim), and the place in `names` of each, shape (images,).
-    """
-    found: list[Features] = []
-    places: list[int] = []
-    for some, features in image_batches(encoder, names, read, batch_size=batch_size):
-        places += some
-        found += [*features]
-    return stacked(found), np.array(places, dtype=np.int64)
-
-
-def image_batches(
-    encoder: Encoder, names: Sequence[str], read: Read, *, batch_size: int
-) -> Iterator[tuple[Sequence[int], Features]]:
-    """The same by the batch: places in `names` of those that are there and decode, and their features."""
     import torch
 
-    def prepared(place: int) -> "torch.Tensor | None":
-        image = decoded(names[place], read)
-        return None if image is None else encoder.prepare(image)
+    model = open_model(folder)
 
-    with (
-        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-        Progress(f"encode images by {encoder.name}", total=len(names), unit="images") as progress,
-    ):
-        for start in range(0, len(names), batch_size):
-            some = range(start, min(start + batch_size, len(names)))
-            with torch.no_grad(), quiet_decoders():
-                pixels = dict(zip(some, pool.map(prepared, some), strict=True))
-                good = {place: value for place, value in pixels.items() if value is not None}
-                features = _units(encoder.encode_pixels(torch.stack(list(good.values())))) if good else None
-            if features is not None:
-                yield list(good), features
-            progress.advance(len(some))
+    def prepare(image: Image.Image) -> "torch.Tensor":
+        return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
+
+    return Encoder(
+        name=name,
+        origin=f"vernaclip {folder.name}, weights {model.sha256[:12]}",
+        prepare=prepare,
+        encode_pixels=model.module.encode_image,
+        encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
+        tensors_sha256=tensors_sha256(model.module.state_dict()),
+        files=_configs_and_tokenizers(folder),
+    )
 
 
-def encode_texts(encoder: Encoder, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-    """Unit features of texts, shape (texts, dim)."""
-    words = encoder.reword(texts) if encoder.reword else texts
-    return stacked([row for _, features in text_batches(encoder, words, batch_size=batch_size) for row in features])
+def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
+    """What decides, beside weights, what a model in a folder makes of pictures and texts; nothing of one of the hub."""
+    if not folder.is_dir():
+        return ()
+    told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in told if file.is_file())
 
 
-def text_batches(
-    encoder: Encoder, words: Sequence[str], *, batch_size: int
-) -> Iterator[tuple[Sequence[int], Features]]:
-    """Places of texts that are put in other words by now, and their features, by the batch."""
+def open_open_clip(source: str, name: str) -> Encoder:
+    """A model of open_clip: "MODEL/PRETRAINED" by its names, or a folder in hub layout.
+
+    Raises:
+        SettingsError: there is no such model.
+        InputError: its weights cannot be had, or a file of it is damaged.
+    """
+    import open_clip
+
+    model_name, pretrained = f"local-dir:{source}", None
+    if not Path(source).is_dir():
+        model_name, _, pretrained = source.partition("/")
+        if model_name not in open_clip.list_models() or not pretrained:
+            raise SettingsError(
+                f"open_clip={source} is no folder, and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
+            )
+    known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
+    what = f"open_clip={source}"
+    if Path(source).is_dir():
+        require_whole(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
+    encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of Hugging Face, if it has one
+    with loading(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
+        module, _, prepare = open_clip.create_model_and_transforms(
+            model_name,
+            pretrained=pretrained,
+            weights_only=True,
+            require_pretrained=True,
+            force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
+        )
+    with loading(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
+        try_tokenizer(Path(source) / TOKENIZER_FILE)
+        tokenizer = open_clip.get_tokenizer(model_name)
+        _refuse_endless(getattr(tokenizer, "tokenizer", None), what)
+    module.eval()
+    loaded = tensors_sha256(module.state_dict())
+    found = Encoder(
+        name=name,
+        origin=f"open_clip {source}, tensors {loaded[:12]}",
+        prepare=prepare,
+        encode_pixels=module.encode_image,
+        encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
+        tensors_sha256=loaded,
+        files=_configs_and_tokenizers(Path(source)),
+    )
+    return _tried(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
+
+
+def open_transformers(source: str, name: str) -> Encoder:
+    """Open a dual encoder of Hugging Face, such as `VisionTextDualEncoderModel` or `CLIPModel`: a folder, or a name.
+
+    Nothing but weights is taken from it: a model that brings code of its own is refused.
+
+    Raises:
+        InputError: it cannot be had, is no dual encoder of one space, lacks weights, or wants more of an image than
+            its pixels.
+    """
+    from transformers import AutoModel, AutoProcessor
+
+    what, is_folder = f"transformers={source}", Path(source).is_dir()
+    if is_folder:
+        require_whole(Path(source), _CONFIGS, first="config.json")
+    with loading(what, source, ("config.json", *WEIGHT_FILES)):
+        module, told = AutoModel.from_pretrained(
+            source, output_loading_info=True, weights_only=True, trust_remote_code=False
+        )
+    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        try_tokenizer(Path(source) / TOKENIZER_FILE)
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        _refuse_endless(getattr(processor, "tokenizer", None), what)
+    # Refused are weights that are not there, and those that are and would stay unread: a config of another model.
+    where = names_of(Path(source), WEIGHT_FILES) if is_folder else what
+    if told["missing_keys"]:
+        lacking = min(told["missing_keys"])
+        raise InputError(f"{where} lacks weights, such as {lacking}, that its config.json asks for: {OTHERS_REMEDY}")
+    left = [name for name in told["unexpected_keys"] if not _NOT_READ.search(name)]
+    if left:
+        raise InputError(
+            f"{where} has weights, such as {min(left)!r}, that the model of its config.json has no place for: "
+            f"{OTHERS_REMEDY}"
+        )
+    towers = ("get_image_features", "get_text_features")
+    if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
+        raise InputError(f"{what} is a {type(module).__name__}, which does not have two towers")
+    # Newer releases leave weights in the half precision that they were saved in, whose features are full of ties.
+    module.float().eval()
+    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        prepare = _image_preparation(processor, what)
+        tokenize = _tokenization(module.config, processor.tokenizer)
+
+    def pooled(found: Any) -> "torch.Tensor":
+        """Return features, which newer releases of transformers wrap into an output of several parts."""
+        features: torch.Tensor = getattr(found, "pooler_output", found)
+        return features
+
+    loaded = tensors_sha256(module.state_dict())
+    found = Encoder(
+        name=name,
+        origin=f"transformers {source}, tensors {loaded[:12]}",
+        prepare=prepare,
+        encode_pixels=lambda pixels: pooled(module.get_image_features(pixel_values=pixels)),
+        encode_texts=lambda texts: pooled(module.get_text_features(**tokenize(texts))),
+        tensors_sha256=loaded,
+        files=_configs_and_tokenizers(Path(source)),
+    )
+    return _tried(found, what, source, ("config.json",))
+
+
+def _refuse_endless(tokenizer: Any, what: str) -> None:
+    """Hold what transformers loaded to the limits, wherever it came from; its tokenizers in Python have no steps."""
+    found = getattr(tokenizer, "backend_tokenizer", None)
+    if found is not None:
+        refuse_endless(found, f"{TOKENIZER_FILE} of {what}")
+
+
+def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], torch.Tensor]":
+    made, wide = (
+        processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
+    )
+    if set(made) != {"pixel_values"}:
+        raise InputError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
+    if made["pixel_values"].shape != wide["pixel_values"].shape:
+        raise InputError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
+
+    def prepare(image: Image.Image) -> "torch.Tensor":
+        found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return found
+
+    return prepare
+
+
+def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]:
+    """How a model's texts are cut and padded: SigLIP pools the last position of full length, without a mask."""
+    text = getattr(config, "text_config", config)
+    most = text.max_position_embeddings
+    if "roberta" in text.model_type or text.model_type == "camembert":
+        most -= text.pad_token_id + 1  # their positions begin behind the one of padding
+    how = {"truncation": True, "max_length": min(most, tokenizer.model_max_length), "return_tensors": "pt"}
+    if config.model_type.startswith("siglip"):
+        return lambda texts: {"input_ids": tokenizer(list(texts), padding="max_length", **how)["input_ids"]}
+    return lambda texts: tokenizer(list(texts), padding=True, **how)
+
+
+def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
+    """The encoder, if it encodes an image and texts: some wrong values of a config show only then."""
     import torch
 
-    with Progress(f"encode texts by {encoder.name}", total=len(words), unit="texts") as progress:
-        for start in range(0, len(words), batch_size):
-            some = words[start : start + batch_size]
-            with torch.no_grad():
-                features = _units(encoder.encode_texts(some))
-            yield range(start, start + len(some)), features
-            progress.advance(len(some))
+    with loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
+        image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
+    with loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
+        texts = encoder.encode_texts(ANY_TEXTS)
+    shapes = [tuple(image.shape), tuple(texts.shape)]
+    if shapes != [(1, image.shape[-1]), (len(ANY_TEXTS), image.shape[-1])]:
+        raise InputError(
+            f"{what} makes features of shape {shapes[0]} of a picture and {shapes[1]} of two texts: it does not map "
+            "both into one space, a vector each"
+        )
+    return encoder
 
 
-def decoded(name: str, read: Read) -> Image | None:
-    """An image as RGB, upright, on white; None where it is not there, or does not decode. Within `quiet_decoders`."""
+def check_source(kind: str, source: str, option: str) -> None:
+    """Refuse, before any work, a model that cannot be there.
+
+    Raises:
+        InputError: a folder that does not exist, or that is no name of a model either.
+    """
+    if Path(source).is_dir():
+        return
+    is_path = kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source)
+    if is_path:
+        raise InputError(f"{option}: {kind}={source} is no folder")
+
+
+OPENERS: dict[str, Callable[[str, str], Encoder]] = {
+    "folder": lambda source, name: open_model_folder(Path(source), name),
+    "open_clip": open_open_clip,
+    "transformers": open_transformers,
+}
+
+
+@contextmanager
+def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
+    """Around what reads some files of a model; those that a folder has are named where they do not open.
+
+    Args:
+        what: the model, as it was named.
+        source: a folder, or a name on a hub.
+        names: of the files.
+
+    Raises:
+        InputError: they are damaged, would run code, or cannot be had.
+    """
+    if Path(source).is_dir():
+        opened = opening(names_of(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
+    else:
+        opened = _fetching(what)
+    with opened:
+        try:
+            yield
+        except UnpicklingError as error:
+            raise InputError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+
+
+@contextmanager
+def _fetching(what: str) -> Iterator[None]:
     try:
-        raw = read(name)
-    except OSError:
-        return None
-    found = picture_or_reason(raw, 0)
-    return None if isinstance(found, str) else found.image
-
-
-def _units(features: "torch.Tensor") -> Features:
-    import torch
-
-    units: Features = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
-    return units
+        yield
+    except RuntimeError as error:  # open_clip's, of weights that do not fit as of those that cannot be fetched
+        raise InputError(
+            f"{what} cannot be loaded ({one_line(error)}): its weights do not fit its config, or cannot be had; where "
+            "there is no network, name a folder that it was copied to"
+        ) from error
+    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # what constructors say of odd configs
+        raise InputError(
+            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged, or of "
+            "another release, or needs a package that is not installed"
+        ) from error
+    except (OSError, ValueError, LookupError, SafetensorError) as error:
+        raise InputError(
+            f"{what} cannot be had ({one_line(error)}): copy it to a folder where there is a network, and name that"
+        ) from error
 
 
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:
-    """Hexadecimal sha256 of names, types, shapes and bytes of tensors, by name; equal for equal ones, however they lie.
+    """Return the hexadecimal sha256 of names, types, shapes and bytes of tensors, by name, however they lie in memory.
 
-    That is one name for what a model has in memory, whatever file or place of the hub it came from.
-
-    Nothing is copied but one tensor at a time, where its numbers do not lie one behind the other.
+    That is one name for what a model has in memory, whatever file or place of the hub it came from. Nothing is copied
+    but one tensor at a time, where its numbers do not lie one behind the other.
 
     Args:
         tensors: a model's `state_dict()`; what is no tensor in it is passed over.
@@ -157,13 +315,6 @@ def tensors_sha256(tensors: Mapping[str, Any]) -> str:
             head = json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode()
             found.update(len(head).to_bytes(8, "little"))
             found.update(head)
-            found.update(_bytes(tensor))
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data)  # as bytes, since NumPy has no bfloat16
     return found.hexdigest()
-
-
-def _bytes(tensor: "torch.Tensor") -> memoryview:
-    """As bytes, since NumPy has no bfloat16."""
-    import torch
-
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data

@@ -1,21 +1,28 @@
-"""Scores a trained model: retrieval both ways on the held-out images of a dataset."""
+"""What a model does on a split of a dataset, or on any test set: the ranks of its queries, and scores of a split."""
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_catalog.errors import InputError
+from data_catalog.sources.origins import HUMAN, MACHINE
 from training.config import EvaluateConfig
-from training.data.features import Features, image_features, text_features
-from training.data.pairs import PairFiles, read_captions, refuse_leaks, split_to_score
-from training.scores.outcomes import retrieval_outcomes, scores_of
-from training.scores.score import Score, Scores
+from training.data.features import FeatureStore, image_features, text_features
+from training.data.images import Features
+from training.data.pairs import Integers, PairFiles, read_captions, refuse_leaks, split_to_score
+from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
+from training.scores.metrics import text_to_image_ranks
+from training.scores.score import ZERO_SHOT_MEASURES, Outcome, Score, Scores, retrieval_outcomes, scores_of
 from training.threads import let_threads_sleep
 from training.towers.model import load_model
 
 WORDING_MODES = ("all", "one", "distinct")
+ALL, LEAK_FREE = "all", "leak-free"
 
 
 def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Scores:
@@ -41,7 +48,7 @@ def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Score
 def retrieval_scores(
     images: Features, texts: Features, captions: Sequence[Sequence[str]], config: EvaluateConfig
 ) -> Iterator[Score]:
-    """MRR and R at each cutoff, both ways, in each caption mode that finds any caption.
+    """Yield MRR and R at each cutoff, both ways, in each caption mode that finds any caption.
 
     Args:
         images: unit rows, shape (images, dim).
@@ -58,7 +65,7 @@ def retrieval_scores(
 
 
 def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
-    """Which captions, image by image, a caption mode takes: one answer a caption."""
+    """Return which captions, image by image, a caption mode takes: one answer a caption."""
     if mode == "one":
         return [index == 0 for group in captions for index in range(len(group))]
     if mode == "distinct":
@@ -69,6 +76,111 @@ def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
 
 
 def wording(text: str) -> str:
-    """A caption's words without case, punctuation and spacing: equal wordings say the same of their images."""
+    """Return a caption's words without case, punctuation and spacing: equal ones say the same of their images."""
     folded = unicodedata.normalize("NFC", text.casefold())
     return " ".join("".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded).split())
+
+
+def outcomes_of(
+    store: FeatureStore, test_set: Gallery | LabelledImages, batch_size: int
+) -> tuple[list[Outcome], dict[int, bytes]]:
+    """Return ranks of a model on a set: on all images, and where a model was trained on some, on those that are left.
+
+    Args:
+        store: of the model's features; those of the catalog's own images and captions are never kept in it.
+
+    Returns:
+        One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
+        and the sha256 of the bytes of its images that are there and decode, by their places.
+
+    Raises:
+        InputError: none is, or none that has a caption, or features are no numbers.
+    """
+    if test_set.of_catalog:
+        store = FeatureStore(store.encoder)
+    images, there = store.images(test_set.images, test_set.read, batch_size=batch_size)
+    if not there:
+        raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
+    places = np.array(list(there), dtype=np.int64)
+    rows = np.arange(len(places))
+    subsets = {ALL: rows}
+    seen = {place for guard in test_set.guards.values() for place in guard.seen}
+    left = rows[~np.isin(places, list(seen))]
+    if 0 < len(left) < len(rows):
+        subsets[LEAK_FREE] = left
+    encoded = images, places, subsets, partial(store.texts, batch_size=batch_size)
+    found = list(_retrieval(test_set, *encoded) if isinstance(test_set, Gallery) else _zero_shot(test_set, *encoded))
+    if not found:
+        raise InputError(f"no image of {test_set.name} that has a caption is there and decodes")
+    return found, there
+
+
+def _retrieval(
+    gallery: Gallery,
+    images: Features,
+    places: Integers,
+    subsets: Mapping[str, Integers],
+    texts_of: Callable[[Sequence[str]], Features],
+) -> Iterator[Outcome]:
+    texts = texts_of(gallery.captions)
+    owners = np.array(gallery.owners, dtype=np.int64)
+    for subset, rows in subsets.items():
+        row_of = np.full(len(gallery.images), -1, dtype=np.int64)
+        row_of[places[rows]] = np.arange(len(rows))
+        for mode, chosen in _modes(gallery, row_of[owners] >= 0).items():
+            if chosen.any():
+                yield from retrieval_outcomes(
+                    images[rows],
+                    texts[chosen],
+                    row_of[owners[chosen]],
+                    captions=mode,
+                    subset=subset,
+                    num_dropped=len(owners) - int(chosen.sum()),
+                )
+
+
+def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
+    """Return which captions each mode takes, of images that are there: one answer a caption."""
+    grouped: dict[int, list[int]] = {}
+    for caption, owner in enumerate(gallery.owners):
+        if in_gallery[caption]:
+            grouped.setdefault(owner, []).append(caption)
+    order = [caption for captions in grouped.values() for caption in captions]
+    groups = [[gallery.captions[caption] for caption in captions] for captions in grouped.values()]
+    modes = {}
+    for mode in WORDING_MODES:
+        modes[mode] = np.zeros(len(gallery.captions), dtype=bool)
+        modes[mode][order] = chosen_captions(groups, mode)
+    makers = np.array(gallery.made_by)
+    if len(set(gallery.made_by)) > 1:
+        modes |= {maker: in_gallery & (makers == maker) for maker in (HUMAN, MACHINE, UNSTATED)}
+    return modes
+
+
+def _zero_shot(
+    test_set: LabelledImages,
+    images: Features,
+    places: Integers,
+    subsets: Mapping[str, Integers],
+    texts_of: Callable[[Sequence[str]], Features],
+) -> Iterator[Outcome]:
+    names, labels = test_set.class_names, np.array(test_set.labels, dtype=np.int64)[places]
+    prompts = {"bare": (BARE_TEMPLATE,), "templates": tuple(test_set.templates)}
+    if prompts["templates"] == prompts["bare"]:
+        del prompts["templates"]
+    for mode, templates in prompts.items():
+        texts = texts_of([template.replace(PLACEHOLDER, name) for name in names for template in templates])
+        means = texts.reshape(len(names), len(templates), -1).mean(axis=1)  # over the templates of a class
+        classes: Features = means / np.linalg.norm(means, axis=1, keepdims=True)
+        for subset, rows in subsets.items():
+            yield Outcome(
+                way="zero_shot",
+                captions=mode,
+                images=subset,
+                ranks=text_to_image_ranks(images[rows], classes, labels[rows]),
+                clusters=places[rows],
+                num_right=np.ones(len(rows), dtype=np.int64),
+                gallery_size=len(classes),
+                num_dropped=len(test_set.images) - len(rows),
+                measures=ZERO_SHOT_MEASURES,
+            )

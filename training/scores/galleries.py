@@ -1,6 +1,9 @@
 """What models are scored on: images with captions, of pair shards or of anybody's files, and images with classes."""
 
+import json
+import re
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +20,6 @@ from data_catalog.test_sets.registry import TestSetKind
 from training.data.image_files import IMAGE_SUFFIXES
 from training.data.images import encoded_images
 from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_training
-from training.scores.class_names import read_names, read_templates
 from training.trained_models import TrainedModel
 
 UNSTATED = "unstated"
@@ -25,6 +27,9 @@ VALIDATED = "the epoch whose weights were kept was chosen on these images, which
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
 FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}
+_HALF = re.compile("[\ud800-\udfff]")  # which JSON may hold, and no model is asked
+# Kinds of test sets whose files hold what people wrote; what others hold, their files do not say.
+_PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,29 +77,23 @@ class TextLanguage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gallery:
-    """Images with captions: each caption asks for its image among all of them, and each image for its captions.
+class ImageSet:
+    """What models are scored on.
 
     Args:
         name: under which scores stand.
         images: names.
-        read: bytes of an image by name; raises OSError where there are none.
-        captions: all of them, in any order.
-        owners: the image of each caption, by its place in `images`.
-        made_by: of each caption, "human", "machine" or "unstated".
+        read: bytes of an image by name; raises OSError where there are none; may be called from several threads.
         guards: by name of the model; of one that is not named nothing is known.
         notes: what is to be said of the set beside its numbers.
         files: name and sha256 of each file that it was read from.
         of_catalog: its images are the catalog's, where they may be forgotten: nothing of them is kept elsewhere.
-        language: that its captions are in; None: nobody looked.
+        language: that its captions or class names are in; None: nobody looked.
     """
 
     name: str
     images: Sequence[str]
     read: Callable[[str], bytes]
-    captions: Sequence[str]
-    owners: Sequence[int]
-    made_by: Sequence[str]
     guards: Mapping[str, Guard] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
@@ -103,32 +102,33 @@ class Gallery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledImages:
+class Gallery(ImageSet):
+    """Images with captions: each caption asks for its image among all of them, and each image for its captions.
+
+    Args:
+        captions: all of them, in any order.
+        owners: the image of each caption, by its place in `images`.
+        made_by: of each caption, "human", "machine" or "unstated".
+    """
+
+    captions: Sequence[str]
+    owners: Sequence[int]
+    made_by: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImages(ImageSet):
     """Images with one class each, and what the classes are called.
 
     Args:
-        name: under which scores stand.
-        images: names.
-        read: bytes of an image by name; raises OSError where there are none.
         labels: the class of each image, by its place in `class_names`.
         class_names: in the language that models are asked in.
         templates: texts with `{c}` where a class name goes.
-        guards: as of a `Gallery`.
-        notes: likewise.
-        files: likewise.
-        language: likewise, of its class names.
     """
 
-    name: str
-    images: Sequence[str]
-    read: Callable[[str], bytes]
     labels: Sequence[int]
     class_names: Sequence[str]
     templates: Sequence[str] = (BARE_TEMPLATE,)
-    guards: Mapping[str, Guard] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    files: tuple[Mapping[str, str], ...] = ()
-    language: TextLanguage | None = None
 
 
 def maker_of(origin: str) -> str:
@@ -162,15 +162,24 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
     if not rows:
         raise SettingsError(f"{name} has no images: hold some out (split.test above 0) and build again")
     ids = [str(row["sample_id"]) for row in rows]
-    places: dict[str, tuple[int, int]] = {}
-    for number, group in enumerate(groups):
-        places |= {ids[len(places) + row]: (number, row) for row in range(group.num_rows)}
-    reader = _ShardReader(groups, places)
+    places = dict(zip(ids, ((group, row) for group in groups for row in range(group.num_rows)), strict=True))
+    lock, held = threading.Lock(), deque[tuple[RowGroup, list[bytes]]](maxlen=2)
+
+    def read(name: str) -> bytes:
+        """Return an image; two row groups are in memory, which is what threads that read in order ask for."""
+        group, row = places[name]
+        with lock:
+            found = next((encoded for other, encoded in held if other == group), None)
+            if found is None:
+                found = encoded_images(group)
+                held.append((group, found))
+            return found[row]
+
     makers = [maker_of(origin) for row in rows for origin in row["origins"]]
     return Gallery(
         name=name,
         images=ids,
-        read=reader.read,
+        read=read,
         captions=[text for row in rows for text in row["captions"]],
         owners=[place for place, row in enumerate(rows) for _ in row["captions"]],
         made_by=makers,
@@ -202,27 +211,6 @@ def held_out_gallery(
     return replace(gallery, guards=guards, notes=(*gallery.notes, *notes))
 
 
-class _ShardReader:
-    """Images of pair shards by id, with two row groups in memory, which is what threads that read in order ask for."""
-
-    def __init__(self, groups: Sequence[RowGroup], places: Mapping[str, tuple[int, int]]) -> None:
-        self._groups, self._places = groups, places
-        self._held: dict[int, list[bytes]] = {}
-        self._lock = threading.Lock()
-
-    def read(self, name: str) -> bytes:
-        """See `Gallery.read`; may be called from several threads."""
-        number, row = self._places[name]
-        with self._lock:
-            if number not in self._held:
-                self._held = {**dict(list(self._held.items())[-1:]), number: encoded_images(self._groups[number])}
-            return self._held[number][row]
-
-
-# Kinds of test sets whose files hold what people wrote; what others hold, their files do not say.
-_PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
-
-
 def captioned_gallery(
     name: str, kind: TestSetKind, config: Any, *, captions_by: str | None = None, notes: Sequence[str] = ()
 ) -> tuple[Gallery, list[frozenset[str]]]:
@@ -247,7 +235,10 @@ def captioned_gallery(
         for place, image in enumerate(found)
         for text, file in zip(image.captions, image.caption_files, strict=True)
     ]
-    makers = [captions_by or _maker(kind.kind, file) for _, _, file in texts]
+    if captions_by is None and kind.kind == "mscoco_it":
+        makers = [maker_of(origin_by_name(file).origin) for _, _, file in texts]
+    else:
+        makers = [captions_by or (HUMAN if kind.kind in _PEOPLES else UNSTATED)] * len(texts)
     gallery = Gallery(
         name=name,
         images=[image.name for image in found],
@@ -261,37 +252,27 @@ def captioned_gallery(
     return gallery, [image.identities for image in found]
 
 
-def _maker(kind: str, file: str) -> str:
-    if kind == "mscoco_it":
-        return maker_of(origin_by_name(file).origin)
-    return HUMAN if kind in _PEOPLES else UNSTATED
-
-
 def _hashes(files: Iterable[Path]) -> tuple[dict[str, str], ...]:
     return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files)
 
 
 def folders_of_classes(folder: Path) -> dict[str, list[str]]:
-    """Images of an ImageNet-style folder, one folder a class, sorted: names relative to it by name of their class.
+    """Return images of an ImageNet-style folder, one folder a class, sorted: names relative to it by their class.
 
     Raises:
         InputError: it is no folder, or has no folders with images in it.
     """
     if not folder.is_dir():
         raise InputError(f"images names {folder}, which is no folder: name one that has a folder of images a class")
-    found = {}
+    found: dict[str, list[str]] = {}
     for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        files = sorted(file for file in place.rglob("*") if _is_image(file))
-        if files:
-            found[place.name] = [file.relative_to(folder).as_posix() for file in files]
+        for file in sorted(place.rglob("*")):
+            is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
+            if is_there and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
+                found.setdefault(place.name, []).append(file.relative_to(folder).as_posix())
     if not found:
         raise InputError(f"{folder} has no folders with images in them: expected one folder a class")
     return found
-
-
-def _is_image(file: Path) -> bool:
-    is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
-    return is_there and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> LabelledImages:
@@ -346,17 +327,28 @@ def labelled_images(
         InputError: names and folders do not go together, or a template has no `{c}`.
     """
     found = folders_of_classes(folder)
-    _require_templates(templates)
-    names = _names_of(found, class_names, folder)
-    labels = list(names)
+    if not templates:
+        raise InputError("there are no templates: give at least the bare one, {c}")
+    for template in templates:
+        if PLACEHOLDER not in template:
+            raise InputError(f"the template {template!r} has no {PLACEHOLDER}, where the class name goes")
+    by_folder = _names_of(found, class_names, folder)
+    places, names = {label: place for place, label in enumerate(by_folder)}, list(by_folder.values())
+    counts = Counter(names)
+    doubled = sorted(name for name, count in counts.items() if count > 1)
+    notes = [
+        f"{sum(counts[name] for name in doubled)} classes share their name with another ({name}), so nothing tells "
+        "them apart: they count wrong"
+        for name in doubled[:1]
+    ]
     return LabelledImages(
         name=name,
         images=[image for label in found for image in found[label]],
         read=lambda image: (folder / image).read_bytes(),
-        labels=[labels.index(label) for label in found for _ in found[label]],
-        class_names=list(names.values()),
+        labels=[places[label] for label in found for _ in found[label]],
+        class_names=names,
         templates=tuple(templates),
-        notes=tuple(_shared_names(list(names.values()))),
+        notes=tuple(notes),
     )
 
 
@@ -381,19 +373,68 @@ def _names_of(
     return dict(zip(found, class_names, strict=True))
 
 
-def _shared_names(names: Sequence[str]) -> list[str]:
-    doubled = sorted({name for name in names if list(names).count(name) > 1})
-    if not doubled:
-        return []
-    count = sum(name in doubled for name in names)
-    return [
-        f"{count} classes share their name with another ({doubled[0]}), so nothing tells them apart: they count wrong"
-    ]
+def read_names(path: Path, key: str | None) -> list[str] | dict[str, str]:
+    """Read class names of a JSON file: a list, or a table by folder; or of one of several such by its key.
+
+    That is the form of CLIP_benchmark's files.
+
+    Raises:
+        SettingsError: it has several tables and `key` names none.
+        InputError: it is no such file, or a name is empty or no Unicode.
+    """
+    found = _entry(path, key, "class_names_key")
+    if isinstance(found, dict):
+        return dict(zip(found, _texts(list(found.values()), path), strict=True))
+    return _texts(found, path)
 
 
-def _require_templates(templates: Sequence[str]) -> None:
-    if not templates:
-        raise InputError("there are no templates: give at least the bare one, {c}")
-    for template in templates:
-        if PLACEHOLDER not in template:
-            raise InputError(f"the template {template!r} has no {PLACEHOLDER}, where the class name goes")
+def read_templates(path: Path, key: str | None) -> list[str]:
+    """Read templates of a JSON file: a list, or one of several by its key.
+
+    Raises:
+        SettingsError: it has several lists and `key` names none.
+        InputError: it is no such file.
+    """
+    return _texts(_entry(path, key, "templates_key"), path)
+
+
+def has_several(path: Path) -> bool:
+    """Tell if a file holds several lists or tables by their keys.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return _is_several(_document(path))
+
+
+def _entry(path: Path, key: str | None, option: str) -> Any:
+    document = _document(path)
+    if not _is_several(document):
+        if key is not None:
+            raise SettingsError(f"{path} is one list or table, and {option}={key} names one of several: leave it out")
+        return document
+    if key is None and len(document) == 1:
+        return next(iter(document.values()))
+    if key not in document:
+        raise SettingsError(f"{path} has {', '.join(sorted(document))}: say which by {option}=NAME")
+    return document[key]
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def _is_several(document: Any) -> bool:
+    return isinstance(document, dict) and not all(isinstance(value, str) for value in document.values())
+
+
+def _texts(found: Any, path: Path) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
+        raise InputError(f"{path} must hold a list of texts, none of them empty")
+    half = next((text for text in found if _HALF.search(text)), None)
+    if half is not None:
+        raise InputError(f"{path} holds {half!r}, which is no valid Unicode (half a surrogate pair): correct it")
+    return list(found)

@@ -7,8 +7,7 @@ from pathlib import Path
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.test_sets.registry import TEST_SET_KINDS
-from training.scores.class_names import has_several
-from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, named_images
+from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, has_several, named_images
 
 IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
 

@@ -1,8 +1,29 @@
-"""A scoreboard: numbers that carry what they were measured on, as JSON and as a table."""
+"""Scores: numbers with their intervals, and what they were measured on; how two models differ; a scoreboard's rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+
+from data_catalog.plain_text import plain_table
+from training.config import EvaluateConfig
+from training.data.images import Features
+from training.data.pairs import Integers
+from training.scores.metrics import (
+    FEW_CLUSTERS,
+    chance_level,
+    chance_median_rank,
+    image_to_text_ranks,
+    interval_of,
+    median_draws,
+    median_interval,
+    median_rank,
+    num_clusters,
+    per_query,
+    share_interval,
+    text_to_image_ranks,
+)
 
 # Which captions are queries (text to image) and gallery (image to text).
 CAPTION_MODES = {
@@ -19,19 +40,28 @@ IMAGE_CHOICES = {
     "all": "every image",
     "leak-free": "images that are, and look like, none that a model of the table was trained on, as far as is known",
 }
+MEDIAN_RANK = "median_rank"
+RETRIEVAL_MEASURES = ("MRR@1", "MRR@5", "MRR@10", "R@1", "R@5", "R@10", MEDIAN_RANK)
+ZERO_SHOT_MEASURES = ("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One number.
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score(Estimate):
+    """One number of a model: between 0 and 1; of a median rank, from 1.
 
     Args:
         name: such as "text_to_image_MRR@5".
         captions: one of `CAPTION_MODES`.
         images: one of `IMAGE_CHOICES`.
-        value: between 0 and 1; of a median rank, from 1.
-        low: lower end of the 95 % interval.
-        high: its upper end.
         chance: what random order would give.
         gallery_size: items to choose from: images, or captions.
         num_queries: items asked for.
@@ -40,9 +70,6 @@ class Score:
 
     name: str
     captions: str
-    value: float
-    low: float
-    high: float
     chance: float
     gallery_size: int
     num_queries: int
@@ -50,22 +77,13 @@ class Score:
     images: str = "all"
 
     def shown(self, value: float) -> str:
-        """A value of this score as text: shares with four digits, ranks with one."""
+        """Return a value of this score as text: shares with four digits, ranks with one."""
         return f"{value:.1f}" if self.name.endswith("_rank") else f"{value:.4f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """By how much one model's number lies above another's, on the same queries, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreDifference(Difference):
-    """A difference of two scores of that name, over these captions and images, by paired bootstrap."""
+class Difference(Estimate):
+    """By how much one model's score of that name lies above another's, by paired bootstrap of the same queries."""
 
     name: str
     captions: str
@@ -86,7 +104,7 @@ class Scores:
     scores: tuple[Score, ...]
 
     def get(self, name: str, captions: str = "all") -> Score:
-        """One score by name and caption mode.
+        """Return one score by name and caption mode.
 
         Raises:
             KeyError: there is none.
@@ -97,11 +115,11 @@ class Scores:
         raise KeyError(f"no score {name} over {captions} captions")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
+        """Return plain values, for a JSON file."""
         return asdict(self)
 
-    def rows(self, captions: str | None = None) -> list[dict[str, str]]:
-        """The scoreboard's rows, formatted, by column title: of one caption mode, or of all."""
+    def rows(self, captions: str | None = None) -> list[dict[str, str | int]]:
+        """Return the scoreboard's rows by column title: of one caption mode, or of all."""
         return [
             {
                 "metric": score.name,
@@ -109,31 +127,138 @@ class Scores:
                 "score": score.shown(score.value),
                 "95 % interval": f"{score.shown(score.low)}-{score.shown(score.high)}",
                 "chance": score.shown(score.chance),
-                "gallery": f"{score.gallery_size:,}",
-                "queries": f"{score.num_queries:,}",
-                "left out": f"{score.num_dropped:,}",
+                "gallery": score.gallery_size,
+                "queries": score.num_queries,
+                "left out": score.num_dropped,
             }
             for score in self.scores
             if captions in (None, score.captions)
         ]
 
     def table(self, captions: str | None = None) -> str:
-        """The scoreboard as text, of one caption mode or of all, with a line on what each mode means."""
+        """Return the scoreboard as text, of one caption mode or of all, with a line on what each mode means."""
         rows = self.rows(captions)
         modes = [mode for mode in CAPTION_MODES if any(row["captions"] == mode for row in rows)]
-        return "\n".join([*_aligned(rows), "", *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in modes)])
+        return "\n".join([plain_table(rows), "", *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in modes)])
 
 
-def _aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    if not rows:
-        return []
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(table[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ).rstrip()
-        for cells in table
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The ranks of one set of queries in one gallery.
+
+    Args:
+        way: "text_to_image", "image_to_text" or "zero_shot".
+        captions: which texts were queries or gallery, one of `CAPTION_MODES`.
+        images: which images were, one of `IMAGE_CHOICES`.
+        ranks: of the right item for each query, from 1, shape (queries,).
+        clusters: the image of each query, shape (queries,).
+        num_right: right items in the gallery for each query, shape (queries,).
+        gallery_size: items to choose from.
+        num_dropped: queries left out because of `captions` or `images`.
+        measures: what is told of it.
+    """
+
+    way: str
+    captions: str
+    images: str
+    ranks: Integers
+    clusters: Integers
+    num_right: Integers
+    gallery_size: int
+    num_dropped: int
+    measures: Sequence[str] = RETRIEVAL_MEASURES
+
+
+def retrieval_outcomes(
+    images: Features,
+    texts: Features,
+    owners: Integers,
+    *,
+    captions: str,
+    subset: str = "all",
+    num_dropped: int = 0,
+) -> Iterator[Outcome]:
+    """Yield both ways of one gallery: the image of each text, and the best of its texts for each image that has any.
+
+    Args:
+        images: unit rows, shape (images, dim).
+        texts: unit rows, shape (texts, dim).
+        owners: the image of each text, shape (texts,).
+        captions: name of the caption mode.
+        subset: name of the choice of images.
+        num_dropped: texts that were left out before.
+
+    Raises:
+        InputError: a feature is no finite number.
+    """
+    yield Outcome(
+        way="text_to_image",
+        captions=captions,
+        images=subset,
+        ranks=text_to_image_ranks(texts, images, owners),
+        clusters=owners,
+        num_right=np.ones(len(owners), dtype=np.int64),
+        gallery_size=len(images),
+        num_dropped=num_dropped,
+    )
+    queries, num_right = np.unique(owners, return_counts=True)
+    yield Outcome(
+        way="image_to_text",
+        captions=captions,
+        images=subset,
+        ranks=image_to_text_ranks(images, texts, owners),
+        clusters=queries,
+        num_right=num_right,
+        gallery_size=len(texts),
+        num_dropped=len(images) - len(queries),
+    )
+
+
+def scores_of(outcome: Outcome, config: EvaluateConfig) -> Iterator[Score]:
+    """Yield every measure of an outcome with its 95 % interval and what chance would give."""
+    ranks, clusters, gallery_size = outcome.ranks, outcome.clusters, outcome.gallery_size
+    for measure in outcome.measures:
+        if measure == MEDIAN_RANK:
+            value = median_rank(ranks)
+            chance = chance_median_rank(gallery_size=gallery_size, num_right=outcome.num_right)
+            low, high = median_interval(
+                ranks, clusters, rounds=config.bootstrap_rounds, seed=config.seed, gallery_size=gallery_size
+            )
+        else:
+            metric, k = measure.split("@")
+            values = per_query(ranks, measure)
+            value = float(values.mean()) if len(values) else 0.0
+            chance = chance_level(metric, int(k), gallery_size=gallery_size, num_right=outcome.num_right)
+            low, high = share_interval(values, clusters, rounds=config.bootstrap_rounds, seed=config.seed)
+        yield Score(
+            name=f"{outcome.way}_{measure}",
+            captions=outcome.captions,
+            images=outcome.images,
+            value=value,
+            low=low,
+            high=high,
+            chance=chance,
+            gallery_size=gallery_size,
+            num_queries=len(ranks),
+            num_dropped=outcome.num_dropped,
+        )
+
+
+def differences_of(first: Outcome, other: Outcome, config: EvaluateConfig) -> Iterator[Difference]:
+    """Yield by how much another model's outcome on the same queries lies above the first one's, by paired bootstrap."""
+    how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
+    for measure in first.measures:
+        if measure != MEDIAN_RANK:
+            deltas = per_query(other.ranks, measure) - per_query(first.ranks, measure)
+            value = float(deltas.mean()) if len(deltas) else 0.0
+            low, high = share_interval(deltas, first.clusters, least=-1.0, **how)
+        else:
+            value = median_rank(other.ranks) - median_rank(first.ranks)
+            if num_clusters(first.clusters) < FEW_CLUSTERS:
+                low, high = 1.0 - first.gallery_size, first.gallery_size - 1.0
+            else:
+                draws = [median_draws(each.ranks, each.clusters, **how) for each in (other, first)]
+                low, high = interval_of(draws[0] - draws[1])
+        yield Difference(
+            name=f"{first.way}_{measure}", captions=first.captions, images=first.images, value=value, low=low, high=high
+        )

@@ -1,22 +1,17 @@
 """Scores of several models on several sets, on the same images and with the same queries, and how they differ."""
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError
 from training.config import EvaluateConfig
-from training.scores.encoders import Encoder
-from training.scores.galleries import Gallery, Guard, LabelledImages, TextLanguage
-from training.scores.kept_features import FeatureStore
-from training.scores.metrics import Integers
-from training.scores.model_outcomes import outcomes_of
-from training.scores.outcomes import Outcome, differences_of, scores_of
-from training.scores.score import Score, ScoreDifference
+from training.data.features import Encoder, FeatureStore
+from training.scores.evaluation import outcomes_of
+from training.scores.galleries import Gallery, LabelledImages, TextLanguage
+from training.scores.score import Difference, Outcome, Score, differences_of, scores_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +101,7 @@ class PairedEntry:
     model: str
     first: str
     test_set: str
-    difference: ScoreDifference
+    difference: Difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,56 +116,11 @@ class Scoreboard:
     models: tuple[ModelFacts, ...]
     sets: tuple[SetFacts, ...]
     entries: tuple[Entry, ...]
-    differences: tuple[PairedEntry, ...] = field(default=())
+    differences: tuple[PairedEntry, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
         return asdict(self)
-
-
-class WatchedReader:
-    """Reads a set's images as it does, and remembers what each one's bytes were."""
-
-    def __init__(self, read: Callable[[str], bytes]) -> None:
-        self._read = read
-        self._digests: dict[str, bytes] = {}
-
-    def read(self, name: str) -> bytes:
-        """See `Gallery.read`; may be called from several threads."""
-        raw = self._read(name)
-        self._digests[name] = hashlib.blake2b(raw, digest_size=16).digest()
-        return raw
-
-    def groups(self, names: Iterable[str]) -> list[list[str]]:
-        """Those of the names, two or more together, that had the same bytes when they were read."""
-        found: dict[bytes, list[str]] = {}
-        for name in dict.fromkeys(names):
-            if name in self._digests:
-                found.setdefault(self._digests[name], []).append(name)
-        return [group for group in found.values() if len(group) > 1]
-
-
-def copies_note(test_set: Gallery | LabelledImages, there: Iterable[int], watched: WatchedReader) -> tuple[str, ...]:
-    """A sentence on the copies of a set, if there are any that count: of classes, those with more than one class.
-
-    No model can tell pictures apart that a set has twice, under two names, so that it looks worse than it is.
-
-    Args:
-        test_set: whose images were read.
-        there: places of those that were scored.
-        watched: what read them.
-    """
-    groups = watched.groups(test_set.images[place] for place in sorted(there))
-    if isinstance(test_set, LabelledImages):
-        labels = dict(zip(test_set.images, test_set.labels, strict=True))
-        groups = [group for group in groups if len({labels[name] for name in group}) > 1]
-        meaning = "under different classes: one of them at most can be found right"
-    else:
-        meaning = "so nothing tells them apart: captions of theirs never find their own image first"
-    if not groups:
-        return ()
-    count = sum(map(len, groups))
-    return (f"{count:,} images have the same bytes as another of the set ({groups[0][0]}, {groups[0][1]}), {meaning}",)
 
 
 def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Contestant]) -> None:
@@ -182,10 +132,9 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
     names = {model.name for model in models}
     for test_set in sets:
         for model, guard in test_set.guards.items():
-            sure = {place: seen.why for place, seen in sorted(guard.seen.items(), key=itemgetter(0)) if seen.is_sure}
+            sure = [place for place in sorted(guard.seen) if guard.seen[place].is_sure]
             if sure and model in names:
-                named = list(sure.items())[:_NAMED_LEAKS]
-                first = "; ".join(f"{test_set.images[place]}: {why}" for place, why in named)
+                first = "; ".join(f"{test_set.images[place]}: {guard.seen[place].why}" for place in sure[:_NAMED_LEAKS])
                 raise InputError(
                     f"{len(sure):,} of the {len(test_set.images):,} images of {test_set.name} are among those that "
                     f"{model} was trained on ({first}): its numbers would be of its memory. With --report-anyway all "
@@ -213,36 +162,26 @@ def score_models(
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
-    places: dict[str, Integers] = {}
-    watched = {test_set.name: WatchedReader(test_set.read) for test_set in sets}
+    there: dict[str, dict[int, bytes]] = {}
     for model in models:
         encoder = model.open()
-        store = FeatureStore(encoder, kept) if kept is not None else None
-        facts.append(_model_facts(model, encoder))
+        store = FeatureStore(encoder, kept)
+        facts.append(
+            ModelFacts(
+                name=model.name,
+                origin=encoder.origin,
+                trained_on=model.trained_on,
+                tensors_sha256=encoder.tensors_sha256,
+                files=encoder.files,
+            )
+        )
         for test_set in sets:
             logger.info("%s: %s", test_set.name, model.name)
-            read = replace(test_set, read=watched[test_set.name].read) if model is models[0] else test_set
-            outcomes, places[test_set.name] = outcomes_of(encoder, read, config.batch_size, store=store)
+            outcomes, there[test_set.name] = outcomes_of(store, test_set, config.batch_size)
             found[test_set.name, model.name] = outcomes
         del encoder, store  # one model at a time is in memory
-    entries, differences = _numbers(models, sets, found, config)
-    return Scoreboard(
-        settings=asdict(config),
-        models=tuple(facts),
-        sets=tuple(_facts(test_set, places[test_set.name], watched[test_set.name]) for test_set in sets),
-        entries=tuple(entries),
-        differences=tuple(differences),
-    )
-
-
-def _numbers(
-    models: Sequence[Contestant],
-    sets: Sequence[Gallery | LabelledImages],
-    found: Mapping[tuple[str, str], Sequence[Outcome]],
-    config: EvaluateConfig,
-) -> tuple[list[Entry], list[PairedEntry]]:
-    """Scores of all models, and differences of all but the first from that one, set by set."""
-    entries, differences = [], []
+    entries: list[Entry] = []
+    differences: list[PairedEntry] = []
     for test_set in sets:
         first = found[test_set.name, models[0].name]
         for model in models:
@@ -250,50 +189,66 @@ def _numbers(
             scores = [score for outcome in outcomes for score in scores_of(outcome, config)]
             entries += [Entry(model=model.name, test_set=test_set.name, score=score) for score in scores]
             if model is not models[0]:
-                names = {"model": model.name, "first": models[0].name, "test_set": test_set.name}
                 pairs = zip(first, outcomes, strict=True)
-                paired = (delta for one, other in pairs for delta in differences_of(one, other, config))
-                differences += [PairedEntry(**names, difference=delta) for delta in paired]
-    return entries, differences
-
-
-def _model_facts(model: Contestant, encoder: Encoder) -> ModelFacts:
-    return ModelFacts(
-        name=model.name,
-        origin=encoder.origin,
-        trained_on=model.trained_on,
-        tensors_sha256=encoder.tensors_sha256,
-        files=encoder.files,
+                differences += [
+                    PairedEntry(model=model.name, first=models[0].name, test_set=test_set.name, difference=delta)
+                    for one, other in pairs
+                    for delta in differences_of(one, other, config)
+                ]
+    return Scoreboard(
+        settings=asdict(config),
+        models=tuple(facts),
+        sets=tuple(_facts(test_set, there[test_set.name]) for test_set in sets),
+        entries=tuple(entries),
+        differences=tuple(differences),
     )
 
 
-def _facts(test_set: Gallery | LabelledImages, places: Integers, watched: WatchedReader) -> SetFacts:
-    there = frozenset(places.tolist())
+def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> SetFacts:
+    leaked: dict[str, dict[str, str]] = {}
+    alike: dict[str, dict[str, str]] = {}
+    for model, guard in test_set.guards.items():
+        leaked[model], alike[model] = {}, {}
+        for place in sorted(there.keys() & guard.seen.keys()):
+            told = leaked if guard.seen[place].is_sure else alike
+            told[model][test_set.images[place]] = guard.seen[place].why
+    if isinstance(test_set, Gallery):
+        task, num_texts = "retrieval", sum(owner in there for owner in test_set.owners)
+    else:
+        task, num_texts = "zero-shot", len(test_set.class_names)
     return SetFacts(
         name=test_set.name,
-        task="retrieval" if isinstance(test_set, Gallery) else "zero-shot",
+        task=task,
         num_images=len(there),
-        num_texts=_num_texts(test_set, there),
+        num_texts=num_texts,
         num_missing=len(test_set.images) - len(there),
         compared={model: guard.ways for model, guard in test_set.guards.items()},
-        leaked={model: _told(test_set, guard, there, is_sure=True) for model, guard in test_set.guards.items()},
-        alike={model: _told(test_set, guard, there, is_sure=False) for model, guard in test_set.guards.items()},
-        notes=(*test_set.notes, *copies_note(test_set, there, watched)),
+        leaked=leaked,
+        alike=alike,
+        notes=(*test_set.notes, *_copies_note(test_set, there)),
         files=test_set.files,
         language=test_set.language,
     )
 
 
-def _num_texts(test_set: Gallery | LabelledImages, there: frozenset[int]) -> int:
+def _copies_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
+    """Return a sentence on the copies of a set, if any count: of classes, those with more than one class.
+
+    No model can tell pictures apart that a set has twice, under two names, so that it looks worse than it is.
+
+    Args:
+        there: the sha256 of the bytes of the images that were scored, by their places.
+    """
+    alike: dict[bytes, dict[str, None]] = {}
+    for place, digest in there.items():
+        alike.setdefault(digest, {})[test_set.images[place]] = None  # a name that is there twice is no copy
+    groups = [list(group) for group in alike.values() if len(group) > 1]
+    meaning = "so nothing tells them apart: captions of theirs never find their own image first"
     if isinstance(test_set, LabelledImages):
-        return len(test_set.class_names)
-    return sum(owner in there for owner in test_set.owners)
-
-
-def _told(test_set: Gallery | LabelledImages, guard: Guard, there: frozenset[int], *, is_sure: bool) -> dict[str, str]:
-    found = [
-        item
-        for item in sorted(guard.seen.items(), key=itemgetter(0))
-        if item[0] in there and item[1].is_sure == is_sure
-    ]
-    return {test_set.images[place]: seen.why for place, seen in found}
+        labels = dict(zip(test_set.images, test_set.labels, strict=True))
+        groups = [group for group in groups if len({labels[name] for name in group}) > 1]
+        meaning = "under different classes: one of them at most can be found right"
+    if not groups:
+        return ()
+    count = sum(map(len, groups))
+    return (f"{count:,} images have the same bytes as another of the set ({groups[0][0]}, {groups[0][1]}), {meaning}",)

@@ -1,31 +1,118 @@
-"""A scoreboard as files: JSON, Markdown, and a picture with a panel for each set and task."""
+"""A scoreboard as files: JSON, tables in Markdown, which a terminal shows too, and a picture with a panel a set."""
 
-import io
-from collections.abc import Mapping
-from dataclasses import asdict
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from data_catalog.charts import COLOURS, SERIES, picture_label
+from data_catalog.charts import COLOURS, SERIES, picture_label, write_png
+from data_catalog.exports.markdown import bullets, one_line, table
 from data_catalog.storage.shards import write_bytes, write_json
-from training.scores.encoders import PACKAGES
+from training.data.features import PACKAGES
+from training.scores.evaluation import LEAK_FREE
 from training.scores.protocols import Protocol
-from training.scores.score import Score
-from training.scores.scoreboard import Scoreboard
-from training.scores.scoreboard_tables import Section, markdown, sections, told_entries
+from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
+from training.scores.scoreboard import Entry, Scoreboard, SetFacts
 
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
-# What a panel shows of each task.
-SHOWN = {"retrieval": "text_to_image_R@1", "zero-shot": "zero_shot_accuracy@1"}
-_TITLES = {"retrieval": "text to image, R@1", "zero-shot": "zero-shot accuracy@1"}
-_ROW_HEIGHT = 0.34  # inches
-_STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,  # names may be a user's
+CHANCE = "chance"
+_OPENING = re.compile(r"[&<>|`*\\]|(?<!\w)_|_(?!\w)|\](?=\()")
+# One column each: a title, and the measure of which way it shows.
+WAYS: Mapping[str, tuple[str, ...]] = {
+    "text_to_image": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
+    "image_to_text": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
+    "zero_shot": ("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100"),
 }
+# Where fewer captions than this share are shared by images, leaving those out says the same as keeping them.
+_SHARED_WORTH_TELLING = 0.02
+_TITLES = {"text_to_image": "text to image", "image_to_text": "image to text", "zero_shot": "zero-shot classification"}
+_COMPARED = {
+    "text_to_image": ("R@1", "R@10", "MRR@10"),
+    "image_to_text": ("R@1", "R@10", "MRR@10"),
+    "zero_shot": ("accuracy@1", "accuracy@5"),
+}
+
+
+# What a panel of the picture shows of each task.
+_PANELS = {
+    "retrieval": ("text_to_image_R@1", "text to image, R@1"),
+    "zero-shot": ("zero_shot_accuracy@1", "zero-shot accuracy@1"),
+}
+_ROW_HEIGHT = 0.34  # inches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A piece of a scoreboard.
+
+    Args:
+        title: in plain words.
+        rows: equal keys, in the order of the columns.
+        notes: sentences below it.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, str]]
+    notes: Sequence[str] = ()
+
+
+def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Section]:
+    """Everything that a reader wants first; the JSON has the rest.
+
+    Args:
+        protocols: by name of the set that is scored by it.
+    """
+    models = [{"model": model.name, "weights": model.origin, "trained on": model.trained_on} for model in board.models]
+    found = [Section(title="Models", rows=models)]
+    for test_set in board.sets:
+        entries = told_entries(board, test_set.name)
+        for way in WAYS:
+            rows = list(_score_rows(entries, way))
+            if rows:
+                notes = list(_notes(test_set, way, entries))
+                found.append(Section(title=f"{test_set.name}: {_TITLES[way]}", rows=rows, notes=notes))
+        if test_set.name in protocols:
+            found.append(_beside_published(entries, test_set, protocols[test_set.name]))
+        rows = list(_difference_rows(board, test_set.name, {_choice(entry.score) for entry in entries}))
+        if rows:
+            notes = [f"each model's score minus that of {board.models[0].name}, on the same queries"]
+            found.append(Section(title=f"{test_set.name}: differences", rows=rows, notes=notes))
+    return [*found, _legend(board)]
+
+
+def told_entries(board: Scoreboard, test_set: str) -> list[Entry]:
+    """Scores of a set without the first captions alone, and without captions of one image where nearly all are."""
+    entries = [entry for entry in board.entries if entry.test_set == test_set]
+    counts = {
+        entry.score.captions: entry.score.num_queries
+        for entry in entries
+        if entry.score.name.startswith("text_to_image") and entry.score.images == "all"
+    }
+    hidden = {"one"}
+    if counts.get("distinct", 0) >= (1 - _SHARED_WORTH_TELLING) * counts.get("all", 0):
+        hidden.add("distinct")
+    return [entry for entry in entries if entry.score.captions not in hidden]
+
+
+def markdown(found: Sequence[Section]) -> str:
+    """The sections as a Markdown document."""
+    parts = ["# Scoreboard"]
+    for section in found:
+        parts.append(f"## {_inert(section.title)}")
+        if section.rows:
+            cells = [[_inert(text) for text in row.values()] for row in section.rows]
+            parts.append(table(list(section.rows[0]), cells))
+        if section.notes:
+            parts.append(bullets(_inert(note) for note in section.notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _inert(text: str) -> str:
+    """A text of ours that may quote a name from a file, so that nothing in it opens a tag, a cell or a link."""
+    return _OPENING.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), one_line(text))
 
 
 def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folder: Path) -> list[Section]:
@@ -43,46 +130,153 @@ def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folde
     return found
 
 
+def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
+    """Yield a row for each choice of captions and images and each model, after one of what chance gives."""
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    for choice in dict.fromkeys(_choice(entry.score) for entry in entries if entry.score.name.startswith(way)):
+        scores = {(entry.model, entry.score.name): entry.score for entry in entries if _choice(entry.score) == choice}
+        for model in (None, *models):
+            found = {measure: scores[model or models[0], f"{way}_{measure}"] for measure in WAYS[way]}
+            first = found[WAYS[way][0]]
+            yield {
+                "captions": first.captions,
+                "images": first.images,
+                "model": model or CHANCE,
+                **{
+                    measure.replace("_", " "): _short(score, score.chance) if model is None else _estimate(score)
+                    for measure, score in found.items()
+                },
+                "gallery": f"{first.gallery_size:,}",
+                "queries": f"{first.num_queries:,}",
+            }
+
+
+def _choice(found: Score | Difference) -> tuple[str, str]:
+    """Return of which captions and images a number is."""
+    return found.captions, found.images
+
+
+def _estimate(score: Score) -> str:
+    sign = " ~" if score.low <= score.chance <= score.high else ""
+    return f"{_short(score, score.value)} [{_short(score, score.low)}, {_short(score, score.high)}]{sign}"
+
+
+def _short(score: Score, value: float) -> str:
+    return f"{value:.0f}" if score.name.endswith("_rank") else f"{value:.4f}"
+
+
+def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield what is to be said of a set, which is the same of both ways."""
+    if way == "image_to_text":
+        return
+    texts, kind = ("captions", "image with a caption") if test_set.task == "retrieval" else ("classes", "image")
+    yield f"{test_set.num_images:,} images, {test_set.num_texts:,} {texts}"
+    if test_set.num_missing:
+        yield f"{test_set.num_missing:,} images more are not there or do not decode: left out with their captions"
+    for model, ways in test_set.compared.items():
+        leaked, alike = test_set.leaked[model], test_set.alike[model]
+        if not ways:
+            yield f"whether {model} was trained on any of the images is not known: nothing was compared"
+            continue
+        listed = " and ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
+        count = f"{len(leaked):,}" if leaked else "none"
+        yield f"{count} of the images are among those that {model} was trained on, by {listed}"
+        if alike:
+            name, why = next(iter(alike.items()))
+            yield f"{len(alike):,} look like images that {model} was trained on, and may be others ({name}: {why})"
+    has_seen = any(names for told in (test_set.leaked, test_set.alike) for names in told.values())
+    if has_seen and not any(entry.score.images == LEAK_FREE for entry in entries):
+        yield f"no {kind} is left that is none of these, so there are no leak-free numbers"
+    yield from test_set.notes
+
+
+def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Protocol) -> Section:
+    """Return published numbers and those of the models; where fewer images were scored, a note in their place."""
+    is_retrieval = test_set.task == "retrieval"
+    published = protocol.retrieval if is_retrieval else protocol.zero_shot
+    wanted = protocol.num_images if is_retrieval else protocol.num_class_images
+    title = f"{test_set.name}: protocol {protocol.name}"
+    if test_set.num_images != wanted:
+        note = f"{test_set.num_images:,} images were scored, the protocol has {wanted:,}: nothing published compares"
+        return Section(title=title, rows=[], notes=[note, protocol.source])
+    cells = {f"{model} (published)": [f"{value:.4f}" for value in found] for model, found in published.values.items()}
+    scores = {
+        (entry.model, entry.score.name): entry.score
+        for entry in entries
+        if _choice(entry.score) == (published.captions, "all")
+    }
+    for model in dict.fromkeys(entry.model for entry in entries):
+        cells[model] = [_estimate(scores[model, f"{published.way}_{measure}"]) for measure in published.measures]
+    rows = [{"model": model, **dict(zip(published.measures, numbers, strict=True))} for model, numbers in cells.items()]
+    return Section(title=title, rows=rows, notes=[protocol.source])
+
+
+def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    found = {
+        (entry.model, *_choice(entry.difference), entry.difference.name): entry.difference
+        for entry in board.differences
+        if entry.test_set == test_set and _choice(entry.difference) in told
+    }
+    ways = [way for way in _COMPARED if any(name.startswith(way) for *_, name in found)]
+    shown = dict.fromkeys((measure for way in ways for measure in _COMPARED[way]), "")
+    choices = dict.fromkeys(key[:3] for key in found)
+    for (model, captions, images), way in product(choices, ways):
+        cells = {}
+        for measure in _COMPARED[way]:
+            delta = found[model, captions, images, f"{way}_{measure}"]
+            cells[measure] = f"{delta.value:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}]"
+        yield {"model": model, "way": _TITLES[way], "captions": captions, "images": images, **shown, **cells}
+
+
+def _legend(board: Scoreboard) -> Section:
+    told = [entry for test_set in board.sets for entry in told_entries(board, test_set.name)]
+    captions = dict.fromkeys(entry.score.captions for entry in told)
+    images = dict.fromkeys(entry.score.images for entry in board.entries)
+    notes = [
+        "[low, high]: 95 % interval by resampling images with all of their captions, never nearer to 0 or 1 than so "
+        "few images can tell; chance: random order",
+        "~: the interval holds what chance gives, so the model is not known to do anything here",
+        "ranks count ties against the model; an image's captions all count as right, the best of them gives its rank",
+        *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in captions),
+        *(f"images {choice}: {IMAGE_CHOICES[choice]}" for choice in images),
+    ]
+    return Section(title="How to read it", rows=[], notes=notes)
+
+
 def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
     """Draw a PNG with a panel for each set, one above the other, and a dot with its 95 % interval for each model."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels = [(test_set, _rows(board, test_set.name, SHOWN[test_set.task])) for test_set in board.sets]
+    panels: list[tuple[str, list[Entry]]] = []
+    for test_set in board.sets:
+        name, title = _PANELS[test_set.task]
+        found = [entry for entry in told_entries(board, test_set.name) if entry.score.name == name]
+        # The first model is at the top; models of one choice of captions and images stand together.
+        choices = dict.fromkeys(_choice(entry.score) for entry in found)
+        rows = [entry for choice in choices for entry in found if _choice(entry.score) == choice]
+        panels.append((f"{picture_label(test_set.name)}: {title}, gallery {rows[0].score.gallery_size:,}", rows))
     heights = [_ROW_HEIGHT * len(rows) + 1.0 for _, rows in panels]
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(8.5, sum(heights)), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
+    models = [model.name for model in board.models]
+    colours = {name: COLOURS[SERIES[number % len(SERIES)]] for number, name in enumerate(models)}
+
+    def draw(figure: Any) -> None:
         axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
-        for place, (test_set, rows) in zip(axes, panels, strict=True):
-            title = f"{picture_label(test_set.name)}: {_TITLES[test_set.task]}, gallery {rows[0][1].gallery_size:,}"
-            _draw(place, rows, title, [model.name for model in board.models])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+        for place, (title, rows) in zip(axes, panels, strict=True):
+            _draw_panel(place, rows, title, colours)
+
+    write_png(path, draw, size=(8.5, sum(heights)))
 
 
-def _rows(board: Scoreboard, test_set: str, name: str) -> list[tuple[str, Score]]:
-    """Model and score of each line of a panel, the first at the top, models of one choice of captions together."""
-    found = [entry for entry in told_entries(board, test_set) if entry.score.name == name]
-    choices = list(dict.fromkeys((entry.score.captions, entry.score.images) for entry in found))
-    ordered = sorted(found, key=lambda entry: choices.index((entry.score.captions, entry.score.images)))
-    return [(entry.model, entry.score) for entry in ordered]
-
-
-def _draw(axes: Any, rows: list[tuple[str, Score]], title: str, models: list[str]) -> None:
+def _draw_panel(axes: Any, entries: Sequence[Entry], title: str, colours: Mapping[str, str]) -> None:
     labels = []
-    for place, (model, score) in enumerate(rows):
-        colour = COLOURS[SERIES[models.index(model) % len(SERIES)]]
+    for place, entry in enumerate(entries):
+        score, colour = entry.score, colours[entry.model]
         axes.plot([score.low, score.high], [place, place], "-", color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot([score.value], [place], "o", color=colour, markersize=6, clip_on=False, zorder=3)
         axes.plot([score.chance] * 2, [place - 0.38, place + 0.38], "-", color=COLOURS["soft"], linewidth=1.2)
         kinds = [score.captions, *([score.images] if score.images != "all" else [])]
-        labels.append(f"{picture_label(model)} ({', '.join(kinds)})")
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    most = max(max(score.high, score.chance) for _, score in rows)
+        labels.append(f"{picture_label(entry.model)} ({', '.join(kinds)})")
+    axes.set_yticks(range(len(entries)), labels)
+    axes.set_ylim(len(entries) - 0.4, -0.6)
+    most = max(max(entry.score.high, entry.score.chance) for entry in entries)
     axes.set_xlim(0, min(1.0, max(0.05, 1.15 * most)))
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel("dot: score, line: 95 % interval, grey: chance", fontsize=8, color=COLOURS["soft"])

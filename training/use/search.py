@@ -12,8 +12,15 @@ import numpy as np
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
-from training.data.feature_index import INDEX_VERSION, KeptFeatures, keep_features, read_features
-from training.data.features import Features, image_features, text_features
+from training.data.features import (
+    INDEX_VERSION,
+    KeptFeatures,
+    image_features,
+    keep_features,
+    read_features,
+    text_features,
+)
+from training.data.images import Features
 from training.data.pairs import RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, only_dataset, pair_hashes

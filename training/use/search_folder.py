@@ -12,9 +12,9 @@ import numpy as np
 from data_catalog.errors import InputError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest
-from training.data.feature_index import KeptFeatures, keep_features, read_features
-from training.data.features import Features, stacked
+from training.data.features import KeptFeatures, keep_features, read_features, stacked
 from training.data.image_files import IMAGE_SUFFIXES, encode_files
+from training.data.images import Features
 from training.towers.model import LoadedModel, open_model
 from training.use.nearest import nearest
 from training.use.search import Hit, SearchResult, check_query, query_features

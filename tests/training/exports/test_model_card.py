@@ -18,7 +18,7 @@ from training.exports.card_limits import limits_section
 from training.exports.model_card import CardFormat, cost_section, duration, model_card
 from training.exports.source import open_trained
 from training.fit.effort import Attempt
-from training.scores.encoder_openers import open_model_folder
+from training.scores.encoders import open_model_folder
 from training.trained_models import EFFORT_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

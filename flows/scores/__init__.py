@@ -1,1 +1,0 @@
-"""A scoreboard of several models on several sets: what `vernaclip scoreboard` makes."""
