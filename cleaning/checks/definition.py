@@ -11,11 +11,10 @@ import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
-from cleaning.checks.taggers import Tagger
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.reasons import Reason
@@ -79,6 +78,17 @@ SOURCE = TextColumns(
 TARGET = TextColumns(
     text="caption", language="detected_lang", probability="detected_probability", margin="language_margin"
 )
+
+
+class Tagger(Protocol):
+    """Says of texts in one language how much of them is proper nouns; the same of a text whatever its neighbours."""
+
+    @property
+    def name(self) -> str:
+        """Engine, model and its version, such as "spacy:fr_core_news_sm 3.8.0": what decides the verdicts."""
+
+    def share(self, texts: Sequence[str]) -> list[float | None]:
+        """`cleaning.checks.proper_nouns.tagged_share` of each text, in the same order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

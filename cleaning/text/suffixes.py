@@ -69,7 +69,7 @@ _NEWS_AGENCY: Final = (
 
 _PHOTO: Final = r"(?:(?:ap )?photos?|photograph(?:s|y|ed)?|foto(?:grafi[ae]|grafía|s)?)"
 # What stands before makers alone; "Picture:" and "Source:" stand before titles as well.
-_CREDIT: Final = (
+_CREDIT_WORD: Final = (
     r"(?:photographer|fotograf|fotògraf|(?:photo )?credits?|crédits?(?: photo)?|crédito(?: d[ea] foto(?:grafía)?)?|"
     r"bild(?:quelle|nachweis)|courtesy|copyright|cortesia|cortesía)"
 )
@@ -81,7 +81,7 @@ _MADE_BY: Final = (
 )
 # "Photo by", "Foto: ©", "Photo courtesy of", "Photo credit:", "© 2010".
 _MAKER_OPENING: Final = (
-    rf"(?:{_PICTURE} ?: ?(?:{_MADE_BY} |(?:©|\(c\)) ?)|{_CREDIT} ?: ?(?:{_MADE_BY} )?|{_PHOTO} {_MADE_BY} ?:? |"
+    rf"(?:{_PICTURE} ?: ?(?:{_MADE_BY} |(?:©|\(c\)) ?)|{_CREDIT_WORD} ?: ?(?:{_MADE_BY} )?|{_PHOTO} {_MADE_BY} ?:? |"
     rf"(?:{_PHOTO}|copyright) ?\(c\) ?|(?:(?:{_PHOTO}|copyright) ?)?© ?|(?:photographed by|fotografiert von) )"
     r"(?:\d{4} ?,? ?)?"
 )
@@ -89,18 +89,18 @@ _MAKER_OPENING: Final = (
 CREDIT_OPENING: Final = rf"(?:{_MAKER_OPENING}|\(c\) ?\d{{4}} ?,? ?|(?P<picture>{_PICTURE} ?: ?)|(?P<c>\(c\) ?))"
 # What stands before the name where nothing else does.
 WHOLE_CREDIT_OPENING: Final = (
-    rf"(?:{CREDIT_OPENING}|(?:{_PICTURE}|{_CREDIT}) {_MADE_BY} |(?:courtesy|credit) (?:of|to) (?:the )?)"
+    rf"(?:{CREDIT_OPENING}|(?:{_PICTURE}|{_CREDIT_WORD}) {_MADE_BY} |(?:courtesy|credit) (?:of|to) (?:the )?)"
 )
 
 # A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
 _JOIN: Final = r"(?: ?- ?| )?"
 _FREE: Final = rf"(?:royalty{_JOIN}free|free|premium|lizenzfreie[srn]?)"
-_PICTURE: Final = (
+_STOCK_PICTURE: Final = (
     r"(?:photos?|photograph(?:s|y)?|pictures?|images?|vectors?|vector art|illustrations?|clip ?arts?|videos?|"
     r"footage(?: video)?|graphics?|icons?)"
 )
 _STOCK: Final = (
-    rf"(?:(?:{_FREE} ){{0,3}}stock{_JOIN}{_PICTURE}|royalty{_JOIN}free(?: {_PICTURE})?|"
+    rf"(?:(?:{_FREE} ){{0,3}}stock{_JOIN}{_STOCK_PICTURE}|royalty{_JOIN}free(?: {_STOCK_PICTURE})?|"
     r"foto(?:s|grafie)? (?:de )?stock|immagin[ei] stock|foto de archivo|imagen(?:es)? de stock|"
     r"(?:photos?|image) libres? de droits|imagen libre de derechos|stock-?(?:fotos?|bild(?:er)?))"
 )
@@ -121,7 +121,7 @@ _SITE_AFTER_COMMA = re.compile(rf" ?[,:] {STOCK_SITE}{_NUMBER}\Z", _ANY_CASE)
 # With nothing before it only what can hardly be part of a sentence.
 _LOOSE_LABEL = re.compile(
     rf" (?:(?:{_FREE} ){{0,3}}stock (?:(?:photo|image|vector|illustration)(?P<plural>s)?|footage(?: video)?)|"
-    rf"royalty - free|royalty{_JOIN}free stock {_PICTURE}){_NUMBER}\Z",
+    rf"royalty - free|royalty{_JOIN}free stock {_STOCK_PICTURE}){_NUMBER}\Z",
     _ANY_CASE,
 )
 _LOOSE_CREDIT = re.compile(r" photo(?:graph)? by person\Z", _ANY_CASE)

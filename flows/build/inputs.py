@@ -7,7 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from cleaning.checks.taggers import Tagger, find_tagger
+from cleaning.checks.definition import Tagger
+from cleaning.checks.proper_nouns import find_tagger
 from data_catalog.errors import SettingsError
 from data_catalog.fetch.outcomes import Fetching, KnownImages
 from data_catalog.images.workers import ImageWorkers
