@@ -139,7 +139,7 @@ def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
 
 
 def _sentences(text: str) -> Iterator[list[str]]:
-    """Yield words by sentence; a stop after a capitalised word ends none, since it may be an initial ("G. H. Hardy")."""
+    """Yield sentences as words; a stop after a capital ends none, since it may be an initial ("G. H. Hardy")."""
     words: list[str] = []
     for token in _WORD.findall(text):
         if token[0].isalpha():
