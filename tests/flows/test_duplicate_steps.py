@@ -12,7 +12,7 @@ from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
-from flows.build.duplicates import decisive_settings
+from flows.build.images import decisive_settings
 
 
 def empty_shard(schema: pa.Schema, path: Path) -> Path:
