@@ -19,8 +19,8 @@ from photographs import drawn, jpeg
 from PIL import Image
 
 from training.data.features import Encoder, FeatureStore
+from training.processes import let_threads_sleep
 from training.scores.encoders import tensors_sha256
-from training.threads import let_threads_sleep
 
 # Images, as many captions, and rounds.
 SIZES = {"quick": (48, 5), "full": (384, 5)}

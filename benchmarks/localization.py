@@ -21,8 +21,7 @@ from harness import Goals, judge, options_of, tell
 from recipe import build_scenes
 
 from data_catalog.sample import italian
-from data_catalog.sample.drawing import encode, paint, place
-from data_catalog.sample.scene import Scene, random_scene
+from data_catalog.sample.scene import Scene, encode, paint, place, random_scene
 from flows.jobs import train_model
 from training.data.features import text_features
 from training.data.image_files import picture_features

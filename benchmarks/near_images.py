@@ -36,8 +36,7 @@ from cleaning.duplicates.near_images import (
 from cleaning.leaks import LeaksConfig
 from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, normalise_image
 from data_catalog.images.views import image_views
-from data_catalog.sample.drawing import encode, paint, place
-from data_catalog.sample.scene import random_scene
+from data_catalog.sample.scene import encode, paint, place, random_scene
 
 # Drawn scenes, rounds, sizes raced against comparing all, further sizes.
 SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {

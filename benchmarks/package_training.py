@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from harness import in_turn, judge, medians, options_of, tell
 
-from translation.train.batches import IGNORED, Batch, epoch_batches, to_batch
 from translation.train.config import PRESETS, TrainPackageConfig
-from translation.train.loop import MAX_GRADIENT_NORM, train_step
-from translation.train.model import ModelShape, TranslationModel
+from translation.train.loop import IGNORED, MAX_GRADIENT_NORM, Batch, epoch_batches, to_batch, train_step
+from translation.train.model import TranslationModel
 
 SEED = 1
 NUM_PIECES, NUM_PAIRS = 8000, 4000
@@ -70,9 +69,7 @@ def batches(count: int) -> list[Batch]:
 def tokens_per_second(step: Step, work: Sequence[Batch]) -> float:
     """Target tokens a second, from a fresh network, one step for warming up left out."""
     torch.manual_seed(SEED)
-    names = ("embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers", "dropout")
-    sizes = {name: getattr(CONFIG, name) for name in names}
-    model = TranslationModel(ModelShape(vocabulary_size=NUM_PIECES, **sizes))
+    model = TranslationModel(replace(CONFIG, vocabulary_size=NUM_PIECES))
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, fused=True)
     step(model, work[0], optimizer)
     started = time.perf_counter()

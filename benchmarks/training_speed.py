@@ -112,7 +112,7 @@ class Marks(logging.Handler):
 
 def warm_run(train: Callable[[Mapping[str, Any], Path], Told], job: Mapping[str, Any]) -> Told:
     """In that process: import everything, and train."""
-    from training.threads import let_threads_sleep
+    from training.processes import let_threads_sleep
 
     let_threads_sleep()  # ours does so by itself, where torch is not loaded yet; it does the other no harm
     for name in WARM_UP:

@@ -56,14 +56,20 @@ def published_size(captions: Sequence[str], folder: Path) -> Package:
     """A package of random weights whose tokenizer knows the captions' words, and whose end token comes in time."""
     import torch
 
-    from translation.train.convert import save_ctranslate2
-    from translation.train.model import ModelShape, TranslationModel
-    from translation.train.vocabulary import END_ID, load_vocabulary, pieces_of, train_vocabulary
+    from translation.train.config import TrainPackageConfig
+    from translation.train.model import (
+        END_ID,
+        TranslationModel,
+        load_vocabulary,
+        pieces_of,
+        save_ctranslate2,
+        train_vocabulary,
+    )
 
     torch.manual_seed(1)
     torch.set_grad_enabled(False)
     sizes = {"embed_dim": 512, "num_heads": 8, "ffn_dim": 2048, "num_encoder_layers": 6, "num_decoder_layers": 6}
-    model = TranslationModel(ModelShape(vocabulary_size=NUM_PIECES, dropout=0.0, **sizes)).eval()
+    model = TranslationModel(TrainPackageConfig(vocabulary_size=NUM_PIECES, dropout=0.0, **sizes)).eval()
     # Position speaks louder than the token before, so that the end token can be made to come at one position.
     model.embedding.weight.data.mul_(0.1)
     model.embedding.weight[END_ID] = end_row(model)

@@ -31,9 +31,10 @@ from cleaning.duplicates.near_images import (
     require_likeness,
 )
 from cleaning.text.scripts import count_words, fold_case
-from data_catalog.database.questions import questions
+from data_catalog.database.connections import questions
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.errors import SettingsError
+from data_catalog.identities import canonical_identities
 from data_catalog.images.opening import ImageRejectedError
 from data_catalog.images.views import VIEWS, WHOLE, View, image_views, write_views
 from data_catalog.images.workers import ImageWorkers
@@ -42,8 +43,7 @@ from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, StepFacts
-from data_catalog.test_sets.identities import canonical_identities
-from data_catalog.test_sets.images import TestImage
+from data_catalog.test_sets import TestImage
 
 ACTIONS = ("drop", "mark")
 IDENTITIES_FILE, CAPTIONS_FILE, PIXELS_FILE = "identities.parquet", "captions.parquet", "pixels.parquet"
@@ -387,7 +387,7 @@ class SeenImages:
 
         Args:
             names: of the set's images.
-            identities: all that each of them is known by, as `data_catalog.test_sets.identities` spells it.
+            identities: all that each of them is known by, as `data_catalog.identities` spells it.
             read: bytes of an image by name; raises OSError where there are none.
 
         Returns:

@@ -8,8 +8,7 @@ from typing import Any
 from data_catalog.plain_text import cell_text, plain_table
 from data_catalog.schema import NATIVE
 from data_catalog.storage.integrity import read_checksummed
-from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot, snapshot_names
-from data_catalog.storage.verify import EXPORT_RECORD, EXPORTS
+from data_catalog.storage.manifest import EXPORT_RECORD, EXPORTS, MARKED, SPLITS, Snapshot, snapshot_names
 
 REPORT_FILE = "report.html"
 # How many of the most frequent reasons are told.
@@ -18,7 +17,7 @@ _MEGABYTE = 1_000_000
 
 
 def overview(root: Path, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Facts of the newest snapshot of every dataset, as JSON values."""
+    """Return facts of the newest snapshot of every dataset, as JSON values."""
     return [_facts(root, snapshot) for snapshot in snapshots]
 
 
@@ -26,6 +25,16 @@ def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
     manifest = snapshot.manifest
     pairs = manifest["files"]["pairs"]
     report = snapshot.folder.parent / REPORT_FILE
+    sources = []
+    for source, facts in sorted(manifest["sources"].items()):
+        rows = (row for row in manifest["funnel"] if row["source"] == source)
+        steps = sorted(rows, key=lambda row: row["step_number"])
+        counts = {"captions": steps[0]["read"] if steps else 0, "kept": steps[-1]["kept"] if steps else 0}
+        sources.append({"source": source, **counts, "license": facts["license"]})
+    exports = []
+    for record in sorted((root / EXPORTS / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
+        found = read_checksummed(record, remedy="remove its folder and export again")
+        exports.append({"format": found["format"], "snapshot": found["snapshot"], "folder": str(record.parent)})
     return {
         "dataset": snapshot.dataset,
         "snapshot": snapshot.snapshot,
@@ -34,10 +43,10 @@ def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
         "translator": manifest["translator"],
         "pairs": {split: sum(e["rows"] for e in pairs if e["split"] == split) for split in (*SPLITS, MARKED)},
         "bytes": {kind: sum(e["bytes"] for e in entries) for kind, entries in sorted(manifest["files"].items())},
-        "sources": [_source(manifest, source) for source in sorted(manifest["sources"])],
+        "sources": sources,
         "drop_reasons": ranked_reasons(snapshot),
         "report": str(report) if report.is_file() else None,
-        "exports": list(_exports(root, snapshot)),
+        "exports": exports,
         "other_snapshots": [name for name in snapshot_names(root, snapshot.dataset) if name != snapshot.snapshot],
     }
 
@@ -51,37 +60,26 @@ def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
     return [{"step": step, "drop_reason": reason, "dropped": count} for (step, reason), count in ranked]
 
 
-def _source(manifest: Manifest, source: str) -> dict[str, Any]:
-    steps = sorted((row for row in manifest["funnel"] if row["source"] == source), key=lambda row: row["step_number"])
-    facts = manifest["sources"][source]
-    return {
-        "source": source,
-        "captions": steps[0]["read"] if steps else 0,
-        "kept": steps[-1]["kept"] if steps else 0,
-        "license": facts.get("license"),
-    }
-
-
-def _exports(root: Path, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    """The exports of a dataset, and of which of its snapshots they are."""
-    for record in sorted((root / EXPORTS / snapshot.dataset).glob(f"*/{EXPORT_RECORD}")):
-        found = read_checksummed(record, remedy="remove its folder and export again")
-        yield {"format": found["format"], "snapshot": found["snapshot"], "folder": str(record.parent)}
-
-
 def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:
-    """The facts of one dataset as lines of text."""
-    rows, kept = (sum(source[name] for source in facts["sources"]) for name in ("captions", "kept"))
-    pairs = {split: count for split, count in facts["pairs"].items() if count}
+    """Yield the facts of one dataset as lines of text."""
+    sources, pairs = facts["sources"], {split: count for split, count in facts["pairs"].items() if count}
+    rows, kept = (sum(source[name] for source in sources) for name in ("captions", "kept"))
     size = ", ".join(f"{kind} {count / _MEGABYTE:,.1f} MB" for kind, count in facts["bytes"].items() if count)
     engine = "" if facts["translator"] == NATIVE else f", translated by {facts['translator']}"
     yield f"{facts['dataset']}  snapshot {facts['snapshot']}, in {facts['target_lang']}{engine}"
     yield f"  captions  {rows:,}, of which {kept:,} are kept ({_share(kept, rows)})"
-    yield f"  images    {sum(pairs.values()):,}" + (f": {_counts(pairs)}" if pairs else "")
+    splits = ", ".join(f"{count:,} {split}" for split, count in pairs.items())
+    yield f"  images    {sum(pairs.values()):,}" + (f": {splits}" if pairs else "")
     yield f"  files     {size}"
-    yield from ("", *(f"  {line}" for line in plain_table(_source_rows(facts["sources"])).split("\n")), "")
+    shares = [{**source, "share": _share(source["kept"], source["captions"])} for source in sources]
+    names = ("source", "captions", "kept", "share", "license")
+    table = plain_table([{name: row[name] for name in names} for row in shares])
+    yield from ("", *(f"  {line}" for line in table.split("\n")), "")
     if facts["drop_reasons"]:
-        yield "  dropped   " + ", ".join(_reason(row) for row in facts["drop_reasons"][:MOST_REASONS])
+        first = facts["drop_reasons"][:MOST_REASONS]
+        yield "  dropped   " + ", ".join(
+            f"{cell_text(row['drop_reason'])} {row['dropped']:,} ({row['step']})" for row in first
+        )
     yield f"  report    {facts['report'] or 'none'}"
     for export in facts["exports"]:
         is_old = export["snapshot"] != facts["snapshot"]
@@ -89,27 +87,6 @@ def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["other_snapshots"]:
         yield f"  older     {', '.join(facts['other_snapshots'])}"
     yield f"  folder    {facts['folder']}"
-
-
-def _source_rows(sources: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "source": source["source"],
-            "captions": source["captions"],
-            "kept": source["kept"],
-            "share": _share(source["kept"], source["captions"]),
-            "license": source["license"],
-        }
-        for source in sources
-    ]
-
-
-def _reason(row: Mapping[str, Any]) -> str:
-    return f"{cell_text(row['drop_reason'])} {row['dropped']:,} ({row['step']})"
-
-
-def _counts(pairs: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {split}" for split, count in pairs.items())
 
 
 def _share(part: int, whole: int) -> str:

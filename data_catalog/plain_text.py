@@ -24,16 +24,12 @@ def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
     cells = [[cell_text(row[name]) for name in names] for row in rows]
     widths = [max(map(text_width, column)) for column in zip(heads, *cells, strict=True)]
     right = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
-    lines = [heads, ["-" * width for width in widths], *cells]
-    return "\n".join(_line(line, widths, right) for line in lines)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    padded = []
-    for cell, width, to_the_right in zip(cells, widths, right, strict=True):
-        blanks = " " * (width - text_width(cell))
-        padded.append(blanks + cell if to_the_right else cell + blanks)
-    return "  ".join(padded).rstrip()
+    lines = []
+    for line in (heads, ["-" * width for width in widths], *cells):
+        blanks = [" " * (width - text_width(cell)) for cell, width in zip(line, widths, strict=True)]
+        padded = zip(line, blanks, right, strict=True)
+        lines.append("  ".join(blank + cell if to_right else cell + blank for cell, blank, to_right in padded).rstrip())
+    return "\n".join(lines)
 
 
 def cell_text(value: object) -> str:
@@ -89,13 +85,9 @@ def spreadsheet_text(text: str) -> str:
     What would be a formula gets an apostrophe in front; control characters but tabs and line ends are shown as codes.
     """
     if not text.isprintable():
-        text = "".join(map(_visible_but_line_ends, text))
+        steering = {char for char in text if char not in "\t\r\n" and unicodedata.category(char) in ("Cc", "Cs")}
+        text = "".join(_visible(char) if char in steering else char for char in text)
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
-
-
-def _visible_but_line_ends(char: str) -> str:
-    is_harmless = char in "\t\r\n" or unicodedata.category(char) not in ("Cc", "Cs")
-    return char if is_harmless else _visible(char)
 
 
 def escaped_json(text: str) -> str:

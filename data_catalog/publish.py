@@ -211,8 +211,9 @@ def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> 
     samples: dict[str, list[dict[str, Any]]] = {}
     for row in table.filter(own).to_pylist():
         samples.setdefault(row["sample_id"], []).append(row)
-    for row in _merged_rows(merged, list(samples)) if merged else ():
-        samples[row["merged_into"]].append(row)
+    if merged and samples:
+        for row in pq.read_table(merged, filters=[("merged_into", "in", list(samples))]).to_pylist():
+            samples[row["merged_into"]].append(row)
     stated: dict[str, set[str | None]] = {}
     for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # rows that were dropped state it, too
         stated.setdefault(row["sample_id"], set()).add(row["upstream_split"])
@@ -221,11 +222,6 @@ def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> 
         for row in rows:
             row["split"] = split
     return samples
-
-
-def _merged_rows(path: Path, into: Sequence[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path, filters=[("merged_into", "in", into)]).to_pylist() if into else []
-    return rows
 
 
 def strictest_rights(
@@ -249,12 +245,12 @@ def _write_pairs(
     with open_image_writer(path, PAIRS) as writer:
         good = ((image["sample_id"], image) for image in _good_images(images, samples))
         pairs = (_pair(samples[name], image) | rights[name] for name, image in good)
-        for rows in groups_of(pairs, _num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
+
+        def num_bytes(pair: dict[str, Any]) -> int:
+            return len(pair["image"]["bytes"]) + len(pair["original"] or b"")
+
+        for rows in groups_of(pairs, num_bytes, most_rows=IMAGE_ROWS_PER_GROUP, most_bytes=_GROUP_BYTES):
             writer.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
-
-
-def _num_bytes(pair: dict[str, Any]) -> int:
-    return len(pair["image"]["bytes"]) + len(pair["original"] or b"")
 
 
 def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any]]:
@@ -323,9 +319,21 @@ def write_snapshot(
     if folder.is_dir():
         sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
     failpoint("snapshot.before_files", folder)
-    files = _place_files(root, dataset, folder, outputs)
+    there = {  # what is the same in a snapshot that is there takes no room
+        entry["sha256"]: snapshot.folder / entry["path"]
+        for snapshot in committed_snapshots(root, dataset)
+        for entry in snapshot.entries()
+    }
+    files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
+    for number, output in enumerate(outputs):
+        for kind, entry in _placed(output, folder, number, there):
+            files[kind].append(entry)
     files["spare"] += carry(folder, [folder / entry["path"] for entry in files["images"]])
-    _remove_others(folder, files)
+    # What a killed build has put into the folder and this one did not: nothing would know of it.
+    listed = {folder / entry["path"] for entries in files.values() for entry in entries}
+    for path in sorted(path for kind in ("pairs", "captions", "images") for path in (folder / kind).glob("*")):
+        if path not in listed:
+            path.unlink()
     failpoint("snapshot.after_files", folder)
     files[LOOKUP_KIND] = [write_lookup(folder, files)]
     versions = {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION}
@@ -340,23 +348,6 @@ def write_snapshot(
     manifest["drop_reasons"] = recounted(snapshot)["drop_reasons"]
     manifest["documents"] = write_documents(folder, manifest)
     return make_current(root, commit_snapshot(root, manifest, is_current=False))
-
-
-def _place_files(root: Path, dataset: str, folder: Path, outputs: Sequence[Commit]) -> dict[str, list[FileEntry]]:
-    """Put what `publish_shard` wrote, shard by shard, into a snapshot's folder; return the manifest's "files".
-
-    What is the same in a snapshot that is there takes no room.
-    """
-    there = {
-        entry["sha256"]: snapshot.folder / entry["path"]
-        for snapshot in committed_snapshots(root, dataset)
-        for entry in snapshot.entries()
-    }
-    files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
-    for number, output in enumerate(outputs):
-        for kind, entry in _placed(output, folder, number, there):
-            files[kind].append(entry)
-    return files
 
 
 def _placed(output: Commit, folder: Path, number: int, there: Mapping[str, Path]) -> Iterator[tuple[str, FileEntry]]:
@@ -417,15 +408,6 @@ def write_carried(
             lambda path: write_rows(chain([first], rows), SPARE, path),
         )
     yield file_entry(path, folder, rows=pq.read_metadata(path).num_rows)
-
-
-def _remove_others(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> None:
-    """Remove what a killed build has put into the folder and this one did not: nothing would know of it."""
-    listed = {folder / entry["path"] for entries in files.values() for entry in entries}
-    for kind in ("pairs", "captions", "images"):
-        for path in sorted((folder / kind).glob("*")):
-            if path not in listed:
-                path.unlink()
 
 
 def make_current(root: Path, snapshot: Snapshot) -> Snapshot:

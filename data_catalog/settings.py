@@ -1,7 +1,7 @@
 """Settings: config dataclasses as plain values, and fields that decide how a run goes but not what it makes."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -57,13 +57,13 @@ def plain(value: Any) -> Any:
 
 def values_at(paths: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of settings by path, such as `clean.min_words`; None for what is not among the settings."""
-    return {path: _value_at(path.split("."), settings) for path in paths}
-
-
-def _value_at(names: Sequence[str], settings: Any) -> Any:
-    for name in names:
-        settings = settings.get(name) if isinstance(settings, Mapping) else None
-    return settings
+    found: dict[str, Any] = {}
+    for path in paths:
+        value: Any = settings
+        for name in path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        found[path] = value
+    return found
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:

@@ -6,7 +6,7 @@ Stages know neither shards nor files; options are bound by a function that retur
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,19 @@ import pyarrow.compute as pc
 
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.storage.manifest import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What a step may drop a row for.
+
+    Args:
+        meaning: in a sentence.
+        settings: those that decide it, by path in a recipe, such as `clean.min_words`; none: no setting does.
+    """
+
+    meaning: str
+    settings: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

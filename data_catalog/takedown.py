@@ -1,250 +1,316 @@
-"""Take-down: which rows tombstones mean, what is left of one, where a root has them, and snapshots without them."""
+"""Take-down: tombstones are put in force, then all below a root that holds what they mean is rewritten or removed.
 
+A tombstone comes first, so that whatever is killed afterwards, the next `forget` or build ends what was begun. A
+snapshot loses rows, and gets a manifest that says so: what its steps dropped is counted on the rows that it has then.
+"""
+
+import logging
+import os
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 import pyarrow.parquet as pq
 
+from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.errors import DamagedError
-from data_catalog.images.tables import Row
-from data_catalog.publish import RIGHTS, strictest_rights
-from data_catalog.schema import REJECTED
+from data_catalog.database.story import FETCH_LOGS
+from data_catalog.errors import DamagedError, DefectError
+from data_catalog.exports.documents import write_documents
+from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.overview import REPORT_FILE
+from data_catalog.publish import KINDS, RIGHTS, strictest_rights
+from data_catalog.report.page import write_report
+from data_catalog.schema import CAPTIONS
 from data_catalog.sources.ingest import STEP as INGEST
-from data_catalog.sources.urls import address_key, domains_of, host_key, host_of, readable_host
-from data_catalog.storage.integrity import file_problem
+from data_catalog.sources.urls import address_key
+from data_catalog.storage.history import append_run, remove_snapshot, sweep_removed
+from data_catalog.storage.integrity import file_problem, take_record_away, write_recorded
+from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
+    CURRENT_FILE,
+    EXPORTS,
+    MODELS,
     FileEntry,
+    Manifest,
     Snapshot,
+    commit_snapshot,
     committed_snapshots,
+    current_snapshot,
     current_snapshot_name,
+    dataset_names,
     datasets_folder,
     file_entry,
+    is_snapshot_name,
+    model_pointer,
+    point_to,
+    read_snapshot,
+    snapshot_folder,
 )
-from data_catalog.storage.shards import link_file, open_image_writer, save_parquet, write_named_atomically
-from data_catalog.tombstones import FORGET, FORGOTTEN, Tombstone, Tombstones
+from data_catalog.storage.reading import taking_down
+from data_catalog.storage.roots import KEPT_FEATURES
+from data_catalog.storage.shards import (
+    TEMPORARY_PREFIX,
+    column_names,
+    digest,
+    link_file,
+    open_image_writer,
+    read_columns,
+    read_json,
+    save_parquet,
+    sweep_temporary,
+    sync,
+    write_named_atomically,
+)
+from data_catalog.tombstones import (
+    FORGET,
+    FORGET_STEP,
+    LINE_COLUMNS,
+    Matcher,
+    Tombstone,
+    Tombstones,
+    forget_rows,
+    is_gone,
+    of_samples,
+    read_tombstones,
+    without_texts,
+    write_tombstones,
+)
 
-# Good pictures that no pair holds: files of a snapshot, with a row a sample.
-SPARE = "spare"
+logger = logging.getLogger(__name__)
+
+# Takes out of the translation memories what is of or into some texts; returns how many translations those were.
+ForgetTexts = Callable[[Collection[str]], int]
+
+# Contact sheets.
+SEARCHES = "searches"
+# In a model's folder: features of all images that were searched.
+INDEX_FOLDER = "index"
+# What a killed export, or a killed removal of one, leaves.
+_KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model, whose folder of features is called so
 # Of caption rows: what a translation memory may have been asked.
 _TEXTS = ("source_caption", "clean_caption", "caption")
 # Of parallel lists, in a pair: one item a caption.
 _LISTS = ("caption_ids", "captions", "source_captions", "source_langs", "translators", "origins", "scores")
 # What a table may have of these is looked at.
 COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step", "drop_reason")
-# What there is of a line that ingest could not read.
-LINE_COLUMNS = ("source_caption", "detail")
-_URL_COLUMNS = ("url", "page_url", "final_url")
-_SCHEME = re.compile("^https?://")
-# As `plain_url` has it.
-_LEFT_OUT = r"^[\x00-\x20\x{85}\pZ]+|[\x00-\x20\x{85}\pZ]+$|[\t\n\r]+"
-_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]*(?P<host>[^/?#\\]*)"
-
-# Per row, the number of a tombstone, or -1.
-Numbers = npt.NDArray[np.int64]
 
 
-class Matcher:
-    """Tombstones, ready to be compared with tables."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """A dataset that had something of what is forgotten: its snapshot before and now, and how much was forgotten."""
 
-    def __init__(self, tombstones: Tombstones) -> None:
-        self.tombstones = tombstones
+    dataset: str
+    before: str
+    now: str
+    num_samples: int
+    num_captions: int
 
-    def numbers(self, table: pa.Table) -> Numbers:
-        """Return for each row the number of a tombstone that means it by its sample, addresses, bytes or look, else -1.
 
-        Rows that were forgotten before, and rows that ingest could not read, are meant by none.
-        """
-        found: Numbers = np.full(table.num_rows, -1, np.int64)
-        if not self.tombstones.tombstones or not table.num_rows:
-            return found
-        for name in table.schema.names:
-            if name in _FINDERS:
-                column = table.column(name).combine_chunks()
-                found = np.where(found >= 0, found, _FINDERS[name](self, column))
-        for name, value in (("drop_reason", FORGOTTEN), ("step", INGEST)):
-            if name in table.schema.names:
-                found[pc.fill_null(pc.equal(table.column(name), value), False).to_numpy()] = -1
+@dataclass(slots=True, kw_only=True)
+class TakeDown:
+    """What a take-down came to.
+
+    Args:
+        rewritten: datasets with a new snapshot.
+        removed: dataset and id of the snapshots that are gone.
+        gone: what else is gone, by what it is.
+        log_lines: how many lines were taken out of fetch logs.
+        num_translations: how many were taken out of translation memories.
+        models: that were trained on snapshots that are gone: they are not changed.
+    """
+
+    rewritten: list[Rewritten] = field(default_factory=list)
+    removed: list[tuple[str, str]] = field(default_factory=list)
+    gone: dict[str, list[Path]] = field(default_factory=dict)
+    log_lines: int = 0
+    num_translations: int = 0
+    models: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concerned:
+    """A sample of a snapshot that a tombstone means."""
+
+    dataset: str
+    snapshot: str
+    sample_id: str
+    url: str | None
+    num_captions: int
+    tombstone: Tombstone
+
+
+def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) -> TakeDown:
+    """Put tombstones in force and remove all that they mean from a root.
+
+    Args:
+        root: of the catalog.
+        more: tombstones beside those in force.
+        forget_texts: clears the translation memories.
+
+    Raises:
+        BusyError: another process writes below `root`.
+        DamagedError: something there is damaged.
+    """
+    with writer_lock(root), taking_down(root):
+        sweep_removed(root)
+        known = read_tombstones(root)
+        found = with_sightings(root, known.with_more(more))
+        write_tombstones(root, replace(found, is_unfinished=True))
+        done = _carry_out(root, found, forget_texts, is_resumed=known.is_unfinished)
+        for path in done.gone["report"]:
+            snapshot = current_snapshot(root, path.parent.name)
+            if snapshot is not None:
+                write_report(root, snapshot)
+        return done
+
+
+def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
+    """End a take-down that was killed, if there is one; call it with the writer's lock held.
+
+    Returns:
+        The tombstones that are in force.
+    """
+    found = read_tombstones(root)
+    if found.is_unfinished:
+        logger.info("forget: ending a take-down that was begun")
+        with taking_down(root):
+            sweep_removed(root)
+            _carry_out(root, found, forget_texts, is_resumed=True)
+    return replace(found, is_unfinished=False)
+
+
+def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
+    """Yield what tombstones, those in force included, mean in any snapshot of a root; nothing is written."""
+    found = with_sightings(root, read_tombstones(root).with_more(more))
+    for snapshot in all_snapshots(root):
+        matcher = Matcher(found.of(snapshot.dataset))
+        samples = samples_in(files_of(snapshot), matcher)
+        for sample_id, (url, count) in sorted(_captions_of(snapshot, samples).items()):
+            yield Concerned(
+                dataset=snapshot.dataset,
+                snapshot=snapshot.snapshot,
+                sample_id=sample_id,
+                url=url,
+                num_captions=count,
+                tombstone=matcher.tombstones.tombstones[samples[sample_id]],
+            )
+
+
+def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tuple[str | None, int]]:
+    """Return the address of each of some samples, and how many captions go with it, those of others included."""
+    found: dict[str, tuple[str | None, int]] = {}
+    if not samples:
         return found
-
-    def samples(self, table: pa.Table) -> dict[str, int]:
-        """Return the samples of a table that are meant, with the number of a tombstone each."""
-        numbers = self.numbers(table)
-        rows = np.flatnonzero(numbers >= 0)
-        names = table.column("sample_id").take(pa.array(rows)).to_pylist()
-        return dict(zip(reversed(names), reversed(numbers[rows].tolist()), strict=True))
-
-    def lines(self, table: pa.Table) -> list[str]:
-        """Return the `sample_id` of lines that ingest could not read and that name a meant host or address."""
-        names = [name for one in self.tombstones.tombstones for name in _spellings(one)]
-        unread = (
-            table.filter(pc.fill_null(pc.equal(table.column("step"), INGEST), False)) if names else table.slice(0, 0)
-        )
-        found = pa.array([False] * unread.num_rows, pa.bool_())
-        for name in names:
-            pattern = f"(^|[^0-9A-Za-z_-]){re.escape(name)}($|[^0-9A-Za-z_-])"
-            for column in (unread.column(text) for text in LINE_COLUMNS):
-                named = pc.match_substring_regex(column, pattern, ignore_case=True)
-                found = pc.or_(found, pc.fill_null(named, False))
-        lines: list[str] = unread.column("sample_id").filter(found).to_pylist()
-        return lines
-
-    def by_url(self, column: pa.Array) -> Numbers:
-        """Match by the host of each URL and, where one of its addresses is meant, by the whole URL."""
-        plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
-        hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
-        names = [host_of(f"http://{name}/") or "" for name in hosts.dictionary.to_pylist()]
-        domains = _take(np.array([self._domain_of(name) for name in names], np.int64), hosts.indices)
-        near = _take(np.array([host_key(name) in self._address_hosts for name in names], np.int64), hosts.indices)
-        rows = np.flatnonzero((domains < 0) & (near == 1))
-        for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
-            domains[row] = self._addresses.get(address_key(url), -1)
-        return domains
-
-    def by_sample(self, column: pa.Array) -> Numbers:
-        """Match by name."""
-        return _by_text(column, self._samples)
-
-    def by_bytes(self, column: pa.Array) -> Numbers:
-        """Match by the sha256 of images that were found when tombstones were written."""
-        return _by_text(column, self._images)
-
-    def by_look(self, column: pa.Array) -> Numbers:
-        """Match by perceptual hash, within the distance of each tombstone."""
-        found: Numbers = np.full(len(column), -1, np.int64)
-        wanted = self._values("phash")
-        if wanted:
-            rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
-            hashes = np.array([int(text, 16) for text in column.take(pa.array(rows)).to_pylist()], np.uint64)
-            for value, number in reversed(wanted.items()):
-                bits = np.bitwise_count(hashes ^ np.uint64(int(value, 16)))
-                found[rows[bits <= self.tombstones.tombstones[number].distance]] = number
-        return found
-
-    def _domain_of(self, host: str) -> int:
-        domains = self._values("domain")
-        return next((domains[name] for name in domains_of(host) if name in domains), -1)
-
-    def _values(self, kind: str) -> dict[str, int]:
-        return self._by_kind.get(kind, {})
-
-    @cached_property
-    def _by_kind(self) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = {}
-        for number, one in enumerate(self.tombstones.tombstones):
-            found.setdefault(one.kind, {}).setdefault(one.value, number)
-        return found
-
-    @cached_property
-    def _addresses(self) -> dict[str, int]:
-        told = {address_key(url): number for url, number in self._values("url").items()}
-        return _numbered((one.addresses for one in self.tombstones.tombstones), told)
-
-    @cached_property
-    def _address_hosts(self) -> frozenset[str]:
-        return frozenset(key.partition("-")[0] for key in self._addresses)
-
-    @cached_property
-    def _samples(self) -> dict[str, int]:
-        return _numbered((one.samples for one in self.tombstones.tombstones), dict(self._values("sample")))
-
-    @cached_property
-    def _images(self) -> dict[str, int]:
-        return _numbered((one.images for one in self.tombstones.tombstones), {})
-
-
-_FINDERS: Mapping[str, Any] = {
-    "sample_id": Matcher.by_sample,
-    **dict.fromkeys(_URL_COLUMNS, Matcher.by_url),
-    "sha256": Matcher.by_bytes,
-    "phash": Matcher.by_look,
-}
-
-
-def _spellings(one: Tombstone) -> list[str]:
-    """Return how a line may name what a tombstone means."""
-    if one.kind == "domain":
-        return sorted({one.value, readable_host(one.value)})
-    return [_SCHEME.sub("", one.value)] if one.kind == "url" else []
-
-
-def _numbered(lists: Iterable[Iterable[str]], known: dict[str, int]) -> dict[str, int]:
-    for number, names in enumerate(lists):
-        for name in names:
-            known.setdefault(name, number)
-    return known
-
-
-def _by_text(column: pa.Array, numbers: Mapping[str, int]) -> Numbers:
-    if not numbers:
-        return np.full(len(column), -1, np.int64)
-    places = pc.index_in(column, pa.array(list(numbers), pa.string()), skip_nulls=True)
-    return _take(np.array(list(numbers.values()), np.int64), places)
-
-
-def _take(values: Numbers, places: pa.Array) -> Numbers:
-    """Return the values at some places, -1 where a place is null."""
-    found: Numbers = np.append(values, -1)[pc.fill_null(places, len(values)).to_numpy()]
+    rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
+    is_theirs = _is_of(samples) | _is_into(samples)
+    for row in rows.to_table(["sample_id", "merged_into", "url"], filter=is_theirs).to_pylist():
+        is_own = row["sample_id"] in samples
+        name = row["sample_id"] if is_own else row["merged_into"]
+        url, count = found.get(name, (None, 0))
+        found[name] = (url or (row["url"] if is_own else None), count + 1)
     return found
 
 
-# Texts, addresses, rights, and whatever was measured of them, go.
-STAYING = (
-    "sample_id",
-    "caption_id",
-    "source",
-    "upstream_split",
-    "source_lang",
-    "target_lang",
-    "upstream_file",
-    "upstream_line",
-    "outcome",
-    "step",
-    "drop_reason",
-)
+def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDown:
+    """Rewrite and remove; each part looks at what is there, so that it can be done again from the start."""
+    done = TakeDown()
+    # First, while it is known what they say: translations of and into what only forgotten captions say.
+    texts = texts_of_forgotten_alone(root, tombstones)
+    done.num_translations = forget_texts(texts) if texts else 0
+    for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
+        if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
+            # Of a killed build, which publishes again, or of a killed forget.
+            remove_snapshot(root, folder.parent.name, folder.name)
+    for dataset in dataset_names(root):
+        snapshot = current_snapshot(root, dataset)
+        if snapshot is not None:
+            done.rewritten += _take_down(root, snapshot, tombstones.of(dataset))
+    if done.rewritten or is_resumed:
+        rebuild(root)
+    for snapshot in list(all_snapshots(root)):
+        current = current_snapshot_name(root, snapshot.dataset)
+        if snapshot.snapshot != current and is_concerned(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
+            remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
+            done.removed.append((snapshot.dataset, snapshot.snapshot))
+    touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
+    sweep_temporary([root / "work"])
+    # Nobody can tell what contact sheets show.
+    sheets = sorted((root / SEARCHES).rglob("*")) if touched or is_resumed else []
+    reports = [
+        datasets_folder(root) / name / REPORT_FILE for name in dataset_names(root) if is_resumed or name in touched
+    ]
+    done.gone = {
+        "report": clear_files(reports),
+        "contact sheet": clear_files(sheets),
+        "search index": clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
+        "kept features folder": clear_features(root) if touched or is_resumed else [],
+        "export": clear_exports(root),
+        "step output": [path for folder in work_folders(root) for path in clear_work(folder, tombstones)],
+    }
+    for folder in sorted(datasets_folder(root).glob(f"*/{FETCH_LOGS}")):
+        done.log_lines += clear_log(folder, Matcher(tombstones.of(folder.parent.name)))
+    done.models = models_of(root, done.removed)
+    write_tombstones(root, replace(tombstones, is_unfinished=False))
+    return done
 
 
-def of_samples(table: pa.Table, samples: Collection[str], column: str = "sample_id") -> pa.Array:
-    """Tell of each row whether it is of some samples."""
-    return pc.is_in(table.column(column), pa.array(sorted(samples), pa.string()))
+def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Rewritten]:
+    """Give a dataset a current snapshot without what is forgotten, if the one it has holds any of it.
+
+    Raises:
+        DefectError: a conservation law does not hold; nothing is committed.
+    """
+    matcher = Matcher(tombstones)
+    samples = samples_in(files_of(old), matcher)
+    lines = lines_in(old.caption_files(), matcher)
+    if not samples and not lines:
+        return
+    goes = _captions_of(old, samples)
+    snapshot_id = digest([old.snapshot, tombstones.digest])[:12]
+    if read_snapshot(root, old.dataset, snapshot_id) is not None:  # a committed snapshot is never written again
+        point_to(root, old.dataset, snapshot_id)
+    else:
+        folder = snapshot_folder(root, old.dataset, snapshot_id)
+        steps = list(old.manifest["steps"])
+        if FORGET not in old.steps and goes:
+            steps.insert(old.steps.index(INGEST) + 1, FORGET_STEP)
+        manifest: Manifest = {
+            **old.manifest,
+            "snapshot": snapshot_id,
+            "forget_of": old.snapshot,
+            "tombstones": {"digest": tombstones.digest},
+            "steps": steps,
+            "files": rewrite_files(old, folder, samples, lines),
+        }
+        new = Snapshot(dataset=old.dataset, snapshot=snapshot_id, folder=folder, manifest=manifest)
+        counted = recounted(new)
+        manifest["funnel"], manifest["drop_reasons"] = counted["funnel"], counted["drop_reasons"]
+        broken = broken_laws(new)
+        if broken:
+            raise DefectError(f"the snapshot is not committed, since it breaks: {'; '.join(broken)}")
+        manifest["documents"] = write_documents(folder, manifest)
+        commit_snapshot(root, manifest)
+    append_run(root, old.dataset, snapshot=snapshot_id, forget_of=old.snapshot)
+    yield Rewritten(
+        dataset=old.dataset,
+        before=old.snapshot,
+        now=snapshot_id,
+        num_samples=len(samples),
+        num_captions=sum(count for _, count in goes.values()),
+    )
 
 
-def is_gone(table: pa.Table, samples: Collection[str]) -> pa.Array:
-    """Tell of each caption row whether it goes with some samples: it is theirs, or published with their images."""
-    own = of_samples(table, samples)
-    return pc.or_(own, of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
-
-
-def without_texts(table: pa.Table, where: pa.Array) -> pa.Table:
-    """Return caption rows of which those `where` it is true have nothing but `STAYING`."""
-    for index, field in enumerate(table.schema):
-        if field.name not in STAYING:
-            nothing = pa.nulls(table.num_rows, field.type)
-            table = table.set_column(index, field, pc.if_else(where, nothing, table.column(field.name)))
-    return table
-
-
-def forget_rows(table: pa.Table, where: pa.Array) -> pa.Table:
-    """Return caption rows of which those `where` it is true are rejected as forgotten, and have no texts."""
-    table = without_texts(table, where)
-    for name, value in (("outcome", REJECTED), ("step", FORGET), ("drop_reason", FORGOTTEN)):
-        index = table.schema.get_field_index(name)
-        table = table.set_column(index, table.schema.field(name), pc.if_else(where, value, table.column(name)))
-    return table
-
-
-def forgotten_image(row: Row) -> Row:
-    """Return what is left of a row of the schema `IMAGES`."""
-    return {**dict.fromkeys(row), "sample_id": row["sample_id"], "drop_reason": FORGOTTEN}
+# What holds something of what is meant.
 
 
 def all_snapshots(root: Path) -> Iterator[Snapshot]:
@@ -253,14 +319,14 @@ def all_snapshots(root: Path) -> Iterator[Snapshot]:
     Raises:
         DamagedError: a manifest is damaged.
     """
-    for folder in sorted(path for path in datasets_folder(root).glob("*") if path.is_dir()):
+    for folder in sorted(datasets_folder(root).glob("*/")):
         yield from committed_snapshots(root, folder.name)
 
 
 def files_of(snapshot: Snapshot) -> list[Path]:
     """Return the files of a snapshot that tell samples."""
-    kinds = ("captions", "images", "pairs", SPARE)
-    return [snapshot.folder / entry["path"] for kind in kinds for entry in snapshot.manifest["files"].get(kind, [])]
+    files = snapshot.manifest["files"]
+    return [snapshot.folder / entry["path"] for kind in sorted(KINDS) for entry in files[kind]]
 
 
 def work_folders(root: Path) -> list[Path]:
@@ -272,51 +338,27 @@ def work_files(folder: Path) -> list[Path]:
     """Return the step outputs of a dataset that have a row a sample, committed ones alone."""
     paths = sorted(folder.rglob("*.parquet"))
     found = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return [path for path in found if "sample_id" in _schema(path).names]
+    return [path for path in found if "sample_id" in _names(path)]
 
 
 def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
     """Return the samples in some Parquet files that are meant, with the number of a tombstone each."""
     found: dict[str, int] = {}
     for path in files:
-        for sample_id, number in matcher.samples(_read(path)).items():
-            found.setdefault(sample_id, number)
+        found = matcher.samples(_read(path)) | found
     return found
 
 
 def lines_in(files: Iterable[Path], matcher: Matcher) -> list[str]:
     """Return the `sample_id` of unread lines in some files of caption rows that name what is meant."""
     names = ["sample_id", "step", *LINE_COLUMNS]
-    tables = (_read(path, names) for path in files if set(names) <= set(_schema(path).names))
+    tables = (_read(path, names) for path in files if set(names) <= set(_names(path)))
     return [sample_id for table in tables for sample_id in matcher.lines(table)]
 
 
 def is_concerned(files: Sequence[Path], matcher: Matcher) -> bool:
     """Return True if files hold anything of what is meant."""
     return bool(samples_in(files, matcher) or lines_in(files, matcher))
-
-
-def concerned_files(files: Sequence[Path], matcher: Matcher) -> list[Path]:
-    """Return those of a dataset's files that hold anything of what is meant, files of pairs first.
-
-    A pair says it only by the ids of captions that were merged into it, and only the other files tell whose these are:
-    remove files in this order, so that whoever goes on after a kill still finds all.
-    """
-    found, ids = [path for path in files if is_concerned([path], matcher)], set[str]()
-    for path in (path for path in found if "caption_id" in _schema(path).names):
-        table = _read(path, ("sample_id", "caption_id"))
-        ids.update(table.column("caption_id").filter(of_samples(table, samples_in([path], matcher))).to_pylist())
-    pairs = [path for path in files if "caption_ids" in _schema(path).names]
-    captions = pa.array(sorted(ids), pa.string())
-    told = [path for path in pairs if path in found or _names_any(_read(path, ("caption_ids",)), captions)]
-    return [*told, *(path for path in found if path not in pairs)]
-
-
-def _names_any(table: pa.Table, captions: pa.Array) -> bool:
-    """Tell if a table of captions, or of pairs, has any of some captions."""
-    name = next(name for name in ("caption_id", "caption_ids") if name in table.schema.names)
-    ids = table.column(name)
-    return bool(pc.any(pc.is_in(pc.list_flatten(ids) if name == "caption_ids" else ids, captions)).as_py())
 
 
 def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
@@ -326,13 +368,10 @@ def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
     """
     while True:
         grown = tombstones
-        places: list[tuple[Tombstones, Sequence[Path]]] = [
-            *((tombstones.of(snapshot.dataset), files_of(snapshot)) for snapshot in all_snapshots(root)),
-            *((tombstones.of(folder.name), work_files(folder)) for folder in work_folders(root)),
-        ]
-        for chosen, files in places:
-            matcher = Matcher(chosen)
-            known = _known_by(files, matcher)
+        places = [(snapshot.dataset, files_of(snapshot)) for snapshot in all_snapshots(root)]
+        for dataset, files in [*places, *((folder.name, work_files(folder)) for folder in work_folders(root))]:
+            chosen = tombstones.of(dataset)
+            known = _known_by(files, Matcher(chosen))
             grown = grown.with_more(chosen.tombstones[number].with_found(*known[number]) for number in sorted(known))
         if grown == tombstones:
             return tombstones
@@ -351,19 +390,17 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
     for path in files if samples else ():
         table = _read(path)
         table = table.filter(of_samples(table, samples))
-        nothing = [None] * table.num_rows
-        columns = {name: table.column(name).to_pylist() for name in table.schema.names}
-        told = matcher.by_url(table.column("url").combine_chunks()) >= 0 if "url" in columns else nothing
-        for row, sample_id in enumerate(columns["sample_id"]):
-            images, addresses, local = found[samples[sample_id]]
-            sha256 = columns.get("sha256", nothing)[row]
+        has_url = "url" in table.schema.names
+        told = (matcher.by_url(table.column("url").combine_chunks()) >= 0).tolist() if has_url else []
+        for number, row in enumerate(table.to_pylist()):
+            images, addresses, local = found[samples[row["sample_id"]]]
             # Of files that are no good images the bytes say nothing: one web page stands for many that are gone.
-            if sha256 is not None and columns.get("drop_reason", nothing)[row] is None:
-                images.add(sha256)
-            if "url" in columns and columns["url"][row] is None:
-                local.add(sample_id)
-            elif "url" in columns and not told[row]:
-                addresses.add(address_key(columns["url"][row]))
+            if row.get("sha256") is not None and row.get("drop_reason") is None:
+                images.add(row["sha256"])
+            if has_url and row["url"] is None:
+                local.add(row["sample_id"])
+            elif has_url and not told[number]:
+                addresses.add(address_key(row["url"]))
     return found
 
 
@@ -403,19 +440,18 @@ def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[l
         yield table.column(name).drop_null().unique().to_pylist()
 
 
-def _schema(path: Path) -> pa.Schema:
+def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
+    """Return some columns, by default those that tell whether a row is meant, of those that the file has."""
     try:
-        return pq.read_schema(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        return read_columns(path, columns)
+    except DamagedError as error:
         raise _damaged(path) from error
 
 
-def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
-    """Return some columns, by default those that tell whether a row is meant, of those that the file has."""
-    names = _schema(path).names
+def _names(path: Path) -> list[str]:
     try:
-        return pq.read_table(path, columns=[name for name in columns if name in names])
-    except (OSError, pa.ArrowInvalid) as error:
+        return column_names(path)
+    except DamagedError as error:
         raise _damaged(path) from error
 
 
@@ -427,25 +463,7 @@ def _damaged(path: Path) -> DamagedError:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rewriting:
-    """A snapshot that is written anew into another folder.
-
-    Args:
-        old: as it was.
-        folder: where the new files go.
-        samples: those that are forgotten.
-        captions: ids of the captions that go: of these samples, and of others that are published with their images.
-        rights: of the samples whose images lose captions, by the rows that stay.
-        lines: samples that stand for lines that were never read, and whose texts go.
-    """
-
-    old: Snapshot
-    folder: Path
-    samples: Collection[str]
-    captions: pa.Array
-    rights: Mapping[str, Row]
-    lines: Collection[str]
+# A snapshot without some samples.
 
 
 def rewrite_files(
@@ -455,71 +473,76 @@ def rewrite_files(
 
     Caption rows of these samples, and those of others that were published with their images, stay as rejected rows
     without texts. Pairs lose these captions and stay where they are, with the rights that the rows that stay give them;
-    one without captions goes. Rows of `lines` stay as
-    they are, but for their texts. Files that hold nothing of it are shared with the snapshot as it was.
+    one without captions goes. Rows of `lines` stay as they are, but for their texts. Files that hold nothing of it are
+    shared with the snapshot as it was.
 
     Raises:
         DamagedError: a file that is to be read is not what was written.
     """
     old = snapshot.manifest["files"]
-    for entry in (entry for kind in ("captions", "images") for entry in old.get(kind, [])):
+    for entry in (*old["captions"], *old["images"]):
         _require_whole(snapshot, entry)
-    tables = [_read(path, ("sample_id", "caption_id", "merged_into")) for path in snapshot.caption_files()]
-    gone = [table.column("caption_id").filter(is_gone(table, samples)) for table in tables]
-    captions = pa.array([name for column in gone for name in column.to_pylist()], pa.string())
-    moved = [table.filter(of_samples(table, samples)).column("merged_into").drop_null() for table in tables]
-    losing = {name for column in moved for name in column.to_pylist()}.difference(samples)
-    rights = _rights_left(snapshot, losing, captions) if losing else {}
-    task = _Rewriting(old=snapshot, folder=folder, samples=samples, captions=captions, rights=rights, lines=lines)
-    files = {
-        kind: [new for entry in old[kind] if (new := _rewritten(task, kind, entry)) is not None]
-        for kind in _CHANGES
-        if kind in old
+    rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
+    gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=_is_of(samples) | _is_into(samples))
+    captions = gone.column("caption_id").combine_chunks()
+    # Samples whose images lose captions, with what a build would publish as their rights without these.
+    moved = gone.filter(of_samples(gone, samples)).column("merged_into").drop_null()
+    losing = set(moved.to_pylist()).difference(samples)
+    stays, names = ~pc.field("caption_id").isin(captions), ["sample_id", "merged_into", *RIGHTS]
+    own = rows.to_table(names, filter=stays & _is_of(losing)).to_pylist()
+    merged = rows.to_table(names, filter=stays & _is_into(losing)).to_pylist()
+    rights = strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # as a build merges them
+
+    def captions_left(table: pa.Table) -> pa.Table:
+        table = forget_rows(table, pc.is_in(table.column("caption_id"), captions))
+        return without_texts(table, of_samples(table, lines))
+
+    def images_left(table: pa.Table) -> pa.Table:
+        return table.filter(pc.invert(of_samples(table, samples)))
+
+    changes: dict[str, Callable[[pa.Table], pa.Table]] = {
+        "pairs": partial(_pairs_left, gone=captions, rights=rights),
+        "captions": captions_left,
+        "images": images_left,
+        "spare": images_left,
     }
-    if LOOKUP_KIND in old:
-        files[LOOKUP_KIND] = [write_lookup(folder, files)]
+    files: dict[str, list[FileEntry]] = {kind: [] for kind in KINDS}
+    for kind, change in changes.items():
+        for entry in old[kind]:
+            path, target = snapshot.folder / entry["path"], folder / entry["path"]
+            if _holds_any(snapshot, entry, {*samples, *lines}, captions):
+                _require_whole(snapshot, entry)
+                files[kind] += _rewritten(path, entry, folder, change, has_pixels=kind in ("pairs", "spare"))
+            else:
+                target.unlink(missing_ok=True)
+                link_file(path, target)
+                files[kind].append(entry)
+    files[LOOKUP_KIND] = [write_lookup(folder, files)]
     return files
 
 
-def _rights_left(snapshot: Snapshot, losing: Collection[str], captions: pa.Array) -> dict[str, Row]:
-    """Return what a build would publish as the rights of some samples if it had not seen the captions that go."""
-    own: list[Row] = []
-    merged: list[Row] = []
-    for path in snapshot.caption_files():
-        table = _read(path, ("sample_id", "caption_id", "merged_into", *RIGHTS))
-        table = table.filter(pc.invert(pc.is_in(table.column("caption_id"), captions)))
-        own += table.filter(of_samples(table, losing)).to_pylist()
-        merged += table.filter(of_samples(table, losing, "merged_into")).to_pylist()
-    return strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # ordered as a build merges them
+def _is_of(samples: Collection[str]) -> pc.Expression:
+    return pc.field("sample_id").isin(pa.array(sorted(samples), pa.string()))
 
 
-def _rewritten(task: _Rewriting, kind: str, entry: FileEntry) -> FileEntry | None:
-    """Return the manifest's line for what takes the place of a file; None if no pixels are left in it."""
-    path, target = task.old.folder / entry["path"], task.folder / entry["path"]
-    if not _holds_any(task, path, entry):
-        _link(path, target)
-        return entry
-    _require_whole(task.old, entry)
-    change, has_pixels = partial(_CHANGES[kind], task), kind in ("pairs", SPARE)
-    write = partial(_write_groups if has_pixels else _write_table, path, change)
-    stem = target.name.rpartition("-")[0]  # the name is as it was, but for the start of the sha256
-    written = write_named_atomically(target.parent, lambda found: f"{stem}-{found[:12]}.parquet", write)
-    rows = pq.read_metadata(written).num_rows
-    if has_pixels and not rows:
-        written.unlink()
-        return None
-    return {**entry, **file_entry(written, task.folder, rows=rows)}
+def _is_into(samples: Collection[str]) -> pc.Expression:
+    return pc.field("merged_into").isin(pa.array(sorted(samples), pa.string()))
 
 
-def _holds_any(task: _Rewriting, path: Path, entry: FileEntry) -> bool:
+def _holds_any(snapshot: Snapshot, entry: FileEntry, samples: Collection[str], captions: pa.Array) -> bool:
+    """Tell if a file has rows of some samples, or any of some captions, its own or in the lists of a pair."""
     try:
-        table = _read(path, ("sample_id", "caption_id", "caption_ids"))
+        table = _read(snapshot.folder / entry["path"], ("sample_id", "caption_id", "caption_ids"))
     except DamagedError:
-        _require_whole(task.old, entry)
+        _require_whole(snapshot, entry)
         raise
-    if pc.any(of_samples(table, {*task.samples, *task.lines})).as_py():
-        return True
-    return table.num_columns > 1 and _names_any(table, task.captions)
+    return bool(pc.any(of_samples(table, samples)).as_py()) or _names_any(table, captions)
+
+
+def _names_any(table: pa.Table, captions: pa.Array) -> bool:
+    ids = [table.column(name) for name in ("caption_id",) if name in table.schema.names]
+    ids += [pc.list_flatten(table.column(name)) for name in ("caption_ids",) if name in table.schema.names]
+    return any(pc.any(pc.is_in(found, captions)).as_py() for found in ids)
 
 
 def _require_whole(snapshot: Snapshot, entry: FileEntry) -> None:
@@ -532,37 +555,35 @@ def _require_whole(snapshot: Snapshot, entry: FileEntry) -> None:
         )
 
 
-def _link(path: Path, target: Path) -> None:
-    """Put the same file in the new folder."""
-    target.unlink(missing_ok=True)
-    link_file(path, target)
+def _rewritten(
+    path: Path, entry: FileEntry, folder: Path, change: Callable[[pa.Table], pa.Table], *, has_pixels: bool
+) -> Iterator[FileEntry]:
+    """Write what takes the place of a file, and yield the manifest's line for it; none if no pixels are left in it."""
+
+    def write(target: Path) -> None:
+        if not has_pixels:
+            save_parquet(change(pq.read_table(path)), target)
+            return
+        with pq.ParquetFile(path) as source, open_image_writer(target, source.schema_arrow) as writer:
+            for number in range(source.num_row_groups):
+                left = change(source.read_row_group(number))
+                if left.num_rows:
+                    writer.write_table(left)
+
+    stem = path.name.rpartition("-")[0]  # the name is as it was, but for the start of the sha256
+    place = (folder / entry["path"]).parent
+    written = write_named_atomically(place, lambda found: f"{stem}-{found[:12]}.parquet", write)
+    rows = pq.read_metadata(written).num_rows
+    if has_pixels and not rows:
+        written.unlink()
+    else:
+        yield {**entry, **file_entry(written, folder, rows=rows)}
 
 
-def _write_table(path: Path, change: Callable[[pa.Table], pa.Table], target: Path) -> None:
-    save_parquet(change(pq.read_table(path)), target)
-
-
-def _write_groups(path: Path, change: Callable[[pa.Table], pa.Table], target: Path) -> None:
-    with pq.ParquetFile(path) as source, open_image_writer(target, source.schema_arrow) as writer:
-        for number in range(source.num_row_groups):
-            left = change(source.read_row_group(number))
-            if left.num_rows:
-                writer.write_table(left)
-
-
-def _captions_left(task: _Rewriting, table: pa.Table) -> pa.Table:
-    gone = pc.is_in(table.column("caption_id"), task.captions)
-    return without_texts(forget_rows(table, gone), of_samples(table, task.lines))
-
-
-def _images_left(task: _Rewriting, table: pa.Table) -> pa.Table:
-    return table.filter(pc.invert(of_samples(table, task.samples)))
-
-
-def _pairs_left(task: _Rewriting, table: pa.Table) -> pa.Table:
+def _pairs_left(table: pa.Table, *, gone: pa.Array, rights: Mapping[str, dict[str, str | None]]) -> pa.Table:
     """Filter the parallel lists of pairs and mend their rights, then leave out the pairs that have no captions left."""
     ids = table.column("caption_ids").combine_chunks()
-    stays = pc.invert(pc.is_in(ids.flatten(), task.captions))
+    stays = pc.invert(pc.is_in(ids.flatten(), gone))
     counts = np.bincount(pc.list_parent_indices(ids).filter(stays).to_numpy(), minlength=table.num_rows)
     offsets = pa.array([0, *np.cumsum(counts).tolist()], pa.int32())
     for name in _LISTS:
@@ -572,14 +593,152 @@ def _pairs_left(task: _Rewriting, table: pa.Table) -> pa.Table:
     samples = table.column("sample_id").to_pylist()
     for name in RIGHTS:
         field, before = table.schema.field(name), table.column(name).to_pylist()
-        after = [task.rights.get(one, {name: value})[name] for one, value in zip(samples, before, strict=True)]
+        after = [rights.get(one, {name: value})[name] for one, value in zip(samples, before, strict=True)]
         table = table.set_column(table.schema.get_field_index(name), field, pa.array(after, field.type))
     return table.filter(pa.array(counts > 0))
 
 
-_CHANGES: Mapping[str, Callable[[_Rewriting, pa.Table], pa.Table]] = {
-    "pairs": _pairs_left,
-    "captions": _captions_left,
-    "images": _images_left,
-    SPARE: _images_left,
-}
+# What else of a root holds what is meant.
+
+
+def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
+    """Remove the step outputs of a dataset that hold images or rows that the dataset's tombstones mean.
+
+    A build that was under way makes them again, without. A pair says it only by the ids of captions that were merged
+    into it, and only the other files tell whose these are: files of pairs go first, so that whoever goes on after a
+    kill still finds all. Call it with the writer's lock held.
+
+    Args:
+        folder: the dataset's in `work/`.
+        tombstones: those in force, of whichever datasets.
+    """
+    sweep_temporary([folder, *folder.glob("*/")])
+    matcher = Matcher(tombstones.of(folder.name))
+    files = work_files(folder)
+    found, ids = [path for path in files if is_concerned([path], matcher)], set[str]()
+    for path in (path for path in found if "caption_id" in _names(path)):
+        table = _read(path, (*COLUMNS, "caption_id"))
+        ids.update(table.column("caption_id").filter(of_samples(table, matcher.samples(table))).to_pylist())
+    pairs = [path for path in files if "caption_ids" in _names(path)]
+    captions = pa.array(sorted(ids), pa.string())
+    doomed = [path for path in pairs if path in found or _names_any(_read(path, ("caption_ids",)), captions)]
+    doomed += [path for path in found if path not in pairs]
+    return _remove_folders(dict.fromkeys(path.parent for path in doomed))
+
+
+def clear_log(folder: Path, matcher: Matcher) -> int:
+    """Take the lines of what is meant out of a dataset's fetch log; return how many those were.
+
+    Call it with the writer's lock held.
+    """
+    sweep_temporary([folder])
+    count = 0
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path)
+        kept = table.filter(pa.array(matcher.numbers(table.select(["sample_id", "url"])) < 0))
+        if kept.num_rows < table.num_rows:
+            count += table.num_rows - kept.num_rows
+            write_recorded(path, partial(pq.write_table, kept, compression="zstd"))
+    return count
+
+
+def clear_exports(root: Path) -> list[Path]:
+    """Remove exports of snapshots that are not there any more: nobody can tell what these held.
+
+    They are looked for in the whole root; where exports go by default those without a record go as well, and links are
+    followed: behind one only what has a record goes, since the rest of that disk is somebody's.
+    """
+    return _remove_folders(sorted(folder for folder in _exports(root, root) if not _stays(root, folder)))
+
+
+def _exports(root: Path, top: Path) -> Iterator[Path]:
+    """Yield folders of exports below `top`, on another disk too where `exports/` or a folder in it is a link to one."""
+    for place, folders, files in os.walk(top):
+        folder = Path(place)
+        folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
+        if RECORD_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+            folders.clear()
+            yield folder
+        for link in (folder / name for name in folders):
+            leads_out = link.is_symlink() and not link.resolve().is_relative_to(root.resolve())
+            if leads_out and link.is_relative_to(root / EXPORTS):
+                yield from _exports(root, link)
+
+
+def _is_default_place(root: Path, folder: Path) -> bool:
+    return folder.parent.parent == root / EXPORTS
+
+
+def _stays(root: Path, folder: Path) -> bool:
+    if folder.resolve().name.startswith(_KILLED):
+        return False
+    try:
+        record = read_json(folder / RECORD_FILE)
+    except (OSError, ValueError):
+        record = None
+    if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
+        return read_snapshot(root, str(record["dataset"]), str(record["snapshot"])) is not None
+    if not _is_default_place(root, folder):
+        return True
+    is_elsewhere = not folder.resolve().is_relative_to(root.resolve())
+    if is_elsewhere:
+        logger.warning("%s has no record of an export, so it stays: if it is one of ours, remove it yourself", folder)
+    return is_elsewhere
+
+
+def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
+    """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
+    models = [model for name in datasets for model in sorted((root / "models" / name).glob("*")) if model.is_dir()]
+    for model in models:  # of a removal that was killed
+        shutil.rmtree(model / f"{TEMPORARY_PREFIX}removed-{INDEX_FOLDER}", ignore_errors=True)
+    return _remove_folders(model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir())
+
+
+def clear_features(root: Path) -> list[Path]:
+    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew.
+
+    Where the folder of these is a link to a larger disk, the link stays, and so does what else may lie there.
+    """
+    folder = root / KEPT_FEATURES
+    if not folder.is_dir():
+        return []
+    for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
+        shutil.rmtree(killed, ignore_errors=True)
+    return _remove_folders(sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name)))
+
+
+def clear_files(paths: Iterable[Path]) -> list[Path]:
+    """Remove files, those that are there; return which those were."""
+    found = [path for path in paths if path.is_file()]
+    for path in found:
+        take_record_away(path)
+        path.unlink()
+        sync(path.parent)
+    return found
+
+
+def _remove_folders(folders: Iterable[Path]) -> list[Path]:
+    """Remove folders in their order, each in one move for its readers; return them."""
+    found = list(folders)
+    for folder in [path.resolve() for path in found]:
+        doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+        sync(doomed.parent)
+        shutil.rmtree(doomed)
+    return found
+
+
+def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
+    """Return the models that were trained on snapshots that are removed, as far as they say so."""
+    gone = set(removed)
+    found = []
+    for pointer in sorted((root / MODELS).glob(f"*/{CURRENT_FILE}")):
+        try:
+            record = model_pointer(root, pointer.parent.name)
+        except DamagedError as error:
+            logger.warning("%s", error)  # what is to be forgotten goes all the same
+            continue
+        if (pointer.parent.name, record.get("snapshot")) in gone:
+            found.append(pointer.parent / str(record.get("model")))
+    return found

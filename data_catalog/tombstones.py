@@ -1,19 +1,36 @@
 """Tombstones: what must never again be in a dataset of a root, whatever is built there; kept in `forgotten.json`.
 
 A tombstone says which images are meant, and what was found of them: hashes of their bytes and of their addresses, by
-which copies are known. It holds no bytes, no captions and no addresses but those that were asked for.
+which copies are known. It holds no bytes, no captions and no addresses but those that were asked for. A `Matcher` finds
+the rows of tables that are meant; of a caption row that is, nothing stays but `STAYING`.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.reasons import Reason
+from data_catalog.images.tables import Row
+from data_catalog.schema import REJECTED
 from data_catalog.settings import HOW
-from data_catalog.sources.urls import address_key, canonical_url, domains_of, host_of, is_web_url
+from data_catalog.sources.ingest import STEP as INGEST
+from data_catalog.sources.urls import (
+    address_key,
+    canonical_url,
+    domains_of,
+    host_key,
+    host_of,
+    is_web_url,
+    readable_host,
+)
+from data_catalog.stages import Reason
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.manifest import StepEntry
 from data_catalog.storage.reading import TOMBSTONES_FILE
@@ -39,6 +56,29 @@ MAX_DISTANCE = 12
 _REMEDY = "without it what was forgotten would come back, so put a copy of it in its place"
 _PHASH = re.compile(r"[0-9a-f]{16}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
+_SCHEME = re.compile("^https?://")
+# As `plain_url` has it.
+_LEFT_OUT = r"^[\x00-\x20\x{85}\pZ]+|[\x00-\x20\x{85}\pZ]+$|[\t\n\r]+"
+_HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]*(?P<host>[^/?#\\]*)"
+
+# What there is of a line that ingest could not read.
+LINE_COLUMNS = ("source_caption", "detail")
+# Of a forgotten caption row; texts, addresses, rights, and whatever was measured of them, go.
+STAYING = (
+    "sample_id",
+    "caption_id",
+    "source",
+    "upstream_split",
+    "source_lang",
+    "target_lang",
+    "upstream_file",
+    "upstream_line",
+    "outcome",
+    "step",
+    "drop_reason",
+)
+# Per row, the number of a tombstone, or -1.
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +152,10 @@ class Tombstones:
         known = {one.identity: one for one in self.tombstones}
         for one in more:
             old = known.get(one.identity)
-            known[one.identity] = one if old is None else _merged(old, one)
+            if old is not None:
+                merged = replace(old, distance=max(old.distance, one.distance), reason=one.reason or old.reason)
+                one = merged.with_found(one.images, one.addresses, one.samples)
+            known[one.identity] = one
         return replace(self, tombstones=tuple(known.values()))
 
     def match(self, *, sample_id: str | None = None, url: str | None = None) -> Tombstone | None:
@@ -139,11 +182,6 @@ class InForce:
     def of(cls, tombstones: Tombstones) -> "InForce":
         """Return tombstones with their digest."""
         return cls(tombstones=tombstones, digest=tombstones.digest)
-
-
-def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
-    merged = replace(old, distance=max(old.distance, new.distance), reason=new.reason or old.reason)
-    return merged.with_found(new.images, new.addresses, new.samples)
 
 
 def new_tombstone(
@@ -183,26 +221,20 @@ def _url(value: str) -> str:
 
 def _domain(value: str) -> str:
     """Host names are compared in lower case and in ASCII; `*.` in front says what is meant anyway."""
+    from publicsuffixlist import PublicSuffixList
+
     name = value.strip().removeprefix("*.")
     host = host_of(f"http://{name}/")
-    if host is None or set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set()):
+    odd = set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set())
+    is_name = host is not None and ":" not in host
+    if host is None or odd or (is_name and not all(_LABEL.fullmatch(label) for label in host.split("."))):
         raise SettingsError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
-    is_name = ":" not in host
-    if is_name and not all(_LABEL.fullmatch(label) for label in host.split(".")):
-        raise SettingsError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
-    if is_name and _is_suffix(host):
+    is_number = domains_of(host) == [host] and "." in host
+    if is_name and not is_number and host != "localhost" and PublicSuffixList(accept_unknown=False).is_public(host):
         raise SettingsError(
             f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org"
         )
     return host
-
-
-def _is_suffix(host: str) -> bool:
-    """Whether names of many owners end in it, as the public suffix list that is installed says."""
-    from publicsuffixlist import PublicSuffixList
-
-    is_name = domains_of(host) != [host] or "." not in host
-    return is_name and host != "localhost" and PublicSuffixList(accept_unknown=False).is_public(host)
 
 
 def _sample(value: str) -> str:
@@ -236,33 +268,20 @@ def read_tombstones(root: Path) -> Tombstones:
     if content.get("format") != FORMAT:
         raise InputError(f"{path} has format {content.get('format')}, this version reads {FORMAT}: use a newer one")
     try:
-        found = tuple(_tombstone(one) for one in content["tombstones"])
-        return Tombstones(tombstones=found, is_unfinished=bool(content["unfinished"]))
+        found = []
+        for one in content["tombstones"]:
+            lists = {name: tuple(one[name]) for name in ("datasets", "images", "addresses", "samples")}
+            found.append(Tombstone(**{**one, **lists}))
+        return Tombstones(tombstones=tuple(found), is_unfinished=bool(content["unfinished"]))
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{path} is damaged (it holds no tombstones): {_REMEDY}") from error
 
 
-def _tombstone(content: Mapping[str, Any]) -> Tombstone:
-    lists = {name: tuple(content[name]) for name in ("datasets", "images", "addresses", "samples")}
-    return Tombstone(**{**content, **lists})
-
-
 def write_tombstones(root: Path, tombstones: Tombstones) -> None:
     """Put tombstones in force; in place in one step."""
-    write_checksummed(
-        root / TOMBSTONES_FILE,
-        {
-            "format": FORMAT,
-            "unfinished": tombstones.is_unfinished,
-            "tombstones": [
-                {name: _plain(getattr(one, name)) for name in Tombstone.__slots__} for one in tombstones.tombstones
-            ],
-        },
-    )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    found = [asdict(one) for one in tombstones.tombstones]
+    content = {"format": FORMAT, "unfinished": tombstones.is_unfinished, "tombstones": found}
+    write_checksummed(root / TOMBSTONES_FILE, content)
 
 
 def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tombstone | None:
@@ -274,3 +293,149 @@ def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tomb
     found = tombstones.match(**named) or next(hashed, None)
     of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
     return found or next((one for one in of_samples if one is not None), None)
+
+
+class Matcher:
+    """Tombstones, ready to be compared with tables."""
+
+    def __init__(self, tombstones: Tombstones) -> None:
+        self.tombstones = tombstones
+        values: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
+        for number, one in enumerate(tombstones.tombstones):
+            values[one.kind].setdefault(one.value, number)
+        self._domains, self._samples, self._looks = values["domain"], values["sample"], values["phash"]
+        self._addresses = {address_key(url): number for url, number in values["url"].items()}
+        self._images: dict[str, int] = {}
+        for number, one in enumerate(tombstones.tombstones):
+            lists = ((self._addresses, one.addresses), (self._samples, one.samples), (self._images, one.images))
+            for known, found in lists:
+                for name in found:
+                    known.setdefault(name, number)
+        self._address_hosts = {key.partition("-")[0] for key in self._addresses}
+
+    def numbers(self, table: pa.Table) -> Numbers:
+        """Return for each row the number of a tombstone that means it by its sample, addresses, bytes or look, else -1.
+
+        Rows that were forgotten before, and rows that ingest could not read, are meant by none.
+        """
+        found: Numbers = np.full(table.num_rows, -1, np.int64)
+        if not self.tombstones.tombstones or not table.num_rows:
+            return found
+        for name in table.schema.names:
+            if name in _FINDERS:
+                column = table.column(name).combine_chunks()
+                found = np.where(found >= 0, found, _FINDERS[name](self, column))
+        for name, value in (("drop_reason", FORGOTTEN), ("step", INGEST)):
+            if name in table.schema.names:
+                found[pc.fill_null(pc.equal(table.column(name), value), False).to_numpy()] = -1
+        return found
+
+    def samples(self, table: pa.Table) -> dict[str, int]:
+        """Return the samples of a table that are meant, with the number of a tombstone each."""
+        numbers = self.numbers(table)
+        rows = np.flatnonzero(numbers >= 0)
+        names = table.column("sample_id").take(pa.array(rows)).to_pylist()
+        return dict(zip(reversed(names), reversed(numbers[rows].tolist()), strict=True))
+
+    def lines(self, table: pa.Table) -> list[str]:
+        """Return the `sample_id` of lines that ingest could not read and that name a meant host or address."""
+        names = [name for host in self._domains for name in sorted({host, readable_host(host)})]
+        names += [_SCHEME.sub("", one.value) for one in self.tombstones.tombstones if one.kind == "url"]
+        if not names:
+            return []
+        unread = table.filter(pc.fill_null(pc.equal(table.column("step"), INGEST), False))
+        is_meant = pa.array([False] * unread.num_rows, pa.bool_())
+        for name in names:  # one by one, since a pattern of many thousands would be too large
+            pattern = f"(^|[^0-9A-Za-z_-]){re.escape(name)}($|[^0-9A-Za-z_-])"
+            for text in LINE_COLUMNS:
+                found = pc.match_substring_regex(unread.column(text), pattern, ignore_case=True)
+                is_meant = pc.or_(is_meant, pc.fill_null(found, False))
+        lines: list[str] = unread.column("sample_id").filter(is_meant).to_pylist()
+        return lines
+
+    def by_url(self, column: pa.Array) -> Numbers:
+        """Match by the host of each URL and, where one of its addresses is meant, by the whole URL."""
+        plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
+        hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
+        names = [host_of(f"http://{name}/") or "" for name in hosts.dictionary.to_pylist()]
+        by_host = [
+            next((self._domains[name] for name in domains_of(host) if name in self._domains), -1) for host in names
+        ]
+        domains = _take(np.array(by_host, np.int64), hosts.indices)
+        near = _take(np.array([host_key(name) in self._address_hosts for name in names], np.int64), hosts.indices)
+        rows = np.flatnonzero((domains < 0) & (near == 1))
+        for row, url in zip(rows.tolist(), column.take(pa.array(rows)).to_pylist(), strict=True):
+            domains[row] = self._addresses.get(address_key(url), -1)
+        return domains
+
+    def by_sample(self, column: pa.Array) -> Numbers:
+        """Match by name."""
+        return _by_text(column, self._samples)
+
+    def by_bytes(self, column: pa.Array) -> Numbers:
+        """Match by the sha256 of images that were found when tombstones were written."""
+        return _by_text(column, self._images)
+
+    def by_look(self, column: pa.Array) -> Numbers:
+        """Match by perceptual hash, within the distance of each tombstone."""
+        found: Numbers = np.full(len(column), -1, np.int64)
+        if self._looks:
+            rows = np.flatnonzero(pc.is_valid(column).to_numpy(zero_copy_only=False))
+            hashes = np.array([int(text, 16) for text in column.take(pa.array(rows)).to_pylist()], np.uint64)
+            for value, number in reversed(self._looks.items()):
+                bits = np.bitwise_count(hashes ^ np.uint64(int(value, 16)))
+                found[rows[bits <= self.tombstones.tombstones[number].distance]] = number
+        return found
+
+
+_FINDERS: Mapping[str, Any] = {
+    "sample_id": Matcher.by_sample,
+    **dict.fromkeys(("url", "page_url", "final_url"), Matcher.by_url),
+    "sha256": Matcher.by_bytes,
+    "phash": Matcher.by_look,
+}
+
+
+def _by_text(column: pa.Array, numbers: Mapping[str, int]) -> Numbers:
+    places = pc.index_in(column, pa.array(list(numbers), pa.string()), skip_nulls=True)
+    return _take(np.array(list(numbers.values()), np.int64), places)
+
+
+def _take(values: Numbers, places: pa.Array) -> Numbers:
+    """Return the values at some places, -1 where a place is null."""
+    found: Numbers = np.append(values, -1)[pc.fill_null(places, len(values)).to_numpy()]
+    return found
+
+
+def of_samples(table: pa.Table, samples: Collection[str], column: str = "sample_id") -> pa.Array:
+    """Tell of each row whether it is of some samples."""
+    return pc.is_in(table.column(column), pa.array(sorted(samples), pa.string()))
+
+
+def is_gone(table: pa.Table, samples: Collection[str]) -> pa.Array:
+    """Tell of each caption row whether it goes with some samples: it is theirs, or published with their images."""
+    own = of_samples(table, samples)
+    return pc.or_(own, of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
+
+
+def without_texts(table: pa.Table, where: pa.Array) -> pa.Table:
+    """Return caption rows of which those `where` it is true have nothing but `STAYING`."""
+    for index, column in enumerate(table.schema):
+        if column.name not in STAYING:
+            nothing = pa.nulls(table.num_rows, column.type)
+            table = table.set_column(index, column, pc.if_else(where, nothing, table.column(column.name)))
+    return table
+
+
+def forget_rows(table: pa.Table, where: pa.Array) -> pa.Table:
+    """Return caption rows of which those `where` it is true are rejected as forgotten, and have no texts."""
+    table = without_texts(table, where)
+    for name, value in (("outcome", REJECTED), ("step", FORGET), ("drop_reason", FORGOTTEN)):
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.schema.field(name), pc.if_else(where, value, table.column(name)))
+    return table
+
+
+def forgotten_image(row: Row) -> Row:
+    """Return what is left of a row of the schema `IMAGES`."""
+    return {**dict.fromkeys(row), "sample_id": row["sample_id"], "drop_reason": FORGOTTEN}

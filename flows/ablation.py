@@ -140,7 +140,10 @@ def run_ablation(
     ]
     values = {metric: [values_of(each, metric) for each in ranks] for metric in METRICS}
     noise = noise_of(values, data)
-    filters = [Filter(label=each.label, overrides=tuple(each.overrides), adds=each.adds) for each in config.toggles]
+    filters = []
+    for number, toggle in enumerate(config.toggles, start=1):
+        with_it, without = (number, 0) if toggle.adds else (0, number)
+        filters.append(Filter(label=toggle.label, overrides=tuple(toggle.overrides), with_it=with_it, without=without))
     found = Ablation(
         key=key,
         dataset=recipe.name,

@@ -26,8 +26,7 @@ from data_catalog.sample.upstream import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what
 from data_catalog.sources.ingest import Source
-from data_catalog.sources.limit import ALL_ROWS, BEYOND_LIMIT
-from data_catalog.sources.rows import SourceRow, UnselectedRow
+from data_catalog.sources.rows import ALL_ROWS, BEYOND_LIMIT, SourceRow, UnselectedRow
 from data_catalog.storage.shards import write_bytes
 from data_catalog.storage.work import WorkStore
 from data_catalog.tombstones import Tombstones

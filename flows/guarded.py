@@ -5,9 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.storage.file_hashes import FileHashes
 from data_catalog.storage.manifest import Manifest, Snapshot, TestSetEntry
-from data_catalog.upstream_hashes import entries_identity, file_entries, images_digest, open_hashes, save_hashes
+from data_catalog.upstream_hashes import (
+    FileHashes,
+    entries_identity,
+    file_entries,
+    images_digest,
+    open_hashes,
+    save_hashes,
+)
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, test_set_settings
 

@@ -13,7 +13,6 @@ from data_catalog.database.catalog import download_counts
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.diagnosis import Diagnosis, diagnose
-from data_catalog.forgetting import clear_work
 from data_catalog.overview import ranked_reasons
 from data_catalog.plain_text import command
 from data_catalog.publish import UPSTREAM
@@ -26,6 +25,7 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import CURRENT_FILE, Snapshot, require_snapshot
 from data_catalog.storage.shards import write_json
+from data_catalog.takedown import clear_work
 from flows.build import build as core
 from flows.build.execution import Executor
 from flows.forgetting import finish_forgetting

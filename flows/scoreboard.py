@@ -24,11 +24,11 @@ from flows.scored_sets import ScoredSet, SetReader, at_home, with_language
 from training.config import EvaluateConfig
 from training.data.features import Encoder, rewording
 from training.data.pairs import split_to_score
+from training.processes import let_threads_sleep
 from training.scores.encoders import OPENERS, check_source
 from training.scores.galleries import Guard, Seen, held_out_gallery
 from training.scores.scoreboard import UNKNOWN, Contestant, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
-from training.threads import let_threads_sleep
 from training.trained_models import TrainedModel, model_of_folder, newest_model, pair_files
 from translation.config import TranslateConfig
 from translation.registry import open_translator, reverse
@@ -105,14 +105,7 @@ def make_scoreboard(
     trained = {name: model for name, model in known.items() if model is not None}
     contestants = [_contestant(model, language, packs, cache_dir, known[model.name]) for model in models]
     reader = SetReader(recipe=recipe, root=root, language=language, pack=language_pack(language, packs))
-    scored = list(reader.of_recipe())
-    for name, *words in options.test_sets:
-        try:
-            scored.append(reader.named(name, words))
-        except PipelineError as error:
-            raise type(error)(f"--test-set {name}: {error}") from error
-    if options.protocol:
-        scored += reader.of_protocol(options.protocol[0], options.protocol[1:])
+    scored = _scored_sets(reader, options)
     _require_translatable(scored, models, language)  # before images are looked at
     split = None
     if recipe is not None and not options.no_split:
@@ -149,6 +142,19 @@ def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
     if others:
         raise SettingsError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
     return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
+
+
+def _scored_sets(reader: SetReader, options: "ScoreboardOptions") -> list[ScoredSet]:
+    """Return the recipe's test sets, those that the options name, and the protocol's."""
+    scored = list(reader.of_recipe())
+    for name, *words in options.test_sets:
+        try:
+            scored.append(reader.named(name, words))
+        except PipelineError as error:
+            raise type(error)(f"--test-set {name}: {error}") from error
+    if options.protocol:
+        scored += reader.of_protocol(options.protocol[0], options.protocol[1:])
+    return scored
 
 
 def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSet:

@@ -13,7 +13,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.lock import writer_lock
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 from flows.recipe.engines import open_recipes_engine
 from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.sources import TestSetSettings, read_test_sets
@@ -154,7 +154,7 @@ class SetReader:
 
     @cached_property
     def _engine(self) -> Translator:
-        """The recipe's engine, opened when the first captions are to be translated."""
+        """Return the recipe's engine, opened when the first captions are to be translated."""
         assert self.recipe is not None
         return open_recipes_engine(self.recipe, self.root)
 

@@ -11,16 +11,8 @@ from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what
 DEVICES = ("auto", "cpu", "cuda")
 # What `training.data.augment` does to images, by name: "crop", and the others in its order.
 AUGMENTATIONS = (
-    "crop",
-    "hue",
-    "brightness",
-    "contrast",
-    "flip",
-    "affine",
-    "tilt",
-    "perspective",
-    "autocontrast",
-    "equalize",
+    *("crop", "hue", "brightness", "contrast", "flip"),
+    *("affine", "tilt", "perspective", "autocontrast", "equalize"),
 )
 AUGMENTATION_SETS = {
     # Under these what a caption says stays true: no colour, count, side or size that it may name becomes another.
@@ -122,27 +114,16 @@ class TrainConfig:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"train.{name} must be positive, got {getattr(self, name)}")
-        not_negative = (
-            "frozen_epochs",
-            "steps",
-            "patience",
-            "microbatch",
-            "weight_decay",
-            "warmup_steps",
-            "max_grad_norm",
-            "agc",
-        )
-        for name in (*not_negative, "seed", "num_threads", "cache_max_bytes"):
+        not_negative = ("frozen_epochs", "steps", "patience", "microbatch", "weight_decay", "warmup_steps")
+        for name in (*not_negative, "max_grad_norm", "agc", "seed", "num_threads", "cache_max_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"train.{name} must not be negative, got {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise SettingsError(
-                f"train.batch_size must be at least 2 (each image is told from others), got {self.batch_size}"
-            )
-        if self.vocab_size < 300:
-            raise SettingsError(
-                f"train.vocab_size must be at least 300 (256 bytes and a few words), got {self.vocab_size}"
-            )
+        for name, least, why in (
+            ("batch_size", 2, "each image is told from others"),
+            ("vocab_size", 300, "256 bytes and a few words"),
+        ):
+            if getattr(self, name) < least:
+                raise SettingsError(f"train.{name} must be at least {least} ({why}), got {getattr(self, name)}")
         if not 0 <= self.warmup_ratio <= 1:
             raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
@@ -159,12 +140,12 @@ class TrainConfig:
 
     @property
     def augmentations(self) -> frozenset[str]:
-        """Names of single augmentations."""
+        """Return the names of single augmentations."""
         sets = (AUGMENTATION_SETS.get(name, (name,)) for name in self.augment)
         return frozenset(name for names in sets for name in names)
 
     def what(self) -> dict[str, Any]:
-        """The settings that decide what the model becomes; a run by epochs has the key that it always had."""
+        """Return the settings that decide what the model becomes; a run by epochs has the key that it always had."""
         settings = what(self)
         settings["model"] = Path(self.model).name  # what the file holds is hashed beside, wherever it is
         if not self.steps:
@@ -173,7 +154,7 @@ class TrainConfig:
 
     @property
     def frozen_steps(self) -> int:
-        """Of `steps`, those with frozen towers: the share that the frozen epochs have of all."""
+        """Return those of `steps` with frozen towers: the share that the frozen epochs have of all."""
         return round(self.steps * self.frozen_epochs / (self.frozen_epochs + self.epochs))
 
 

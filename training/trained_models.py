@@ -43,18 +43,26 @@ class TrainedModel:
     snapshot: Snapshot
 
 
-def current_model(root: Path, dataset: str, *, recipe: str = "RECIPE") -> TrainedModel:
+def current_model(root: Path, dataset: str | None, *, recipe: str = "RECIPE") -> TrainedModel:
     """Return the newest trained model of a dataset.
 
     Args:
         root: of the catalog.
-        dataset: its name.
+        dataset: its name; None: of the one dataset that has a model.
         recipe: what was typed to name the recipe, where one was: for the error.
 
     Raises:
         InputError: none was trained.
+        SettingsError: no dataset is named, and several have models.
         DamagedError: the snapshot that it saw is gone.
     """
+    if dataset is None:
+        names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
+        if not names:
+            raise InputError(f"{root} holds no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
+        if len(names) > 1:
+            raise SettingsError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
+        dataset = names[0]
     pointer = root / MODELS / dataset / CURRENT_FILE
     if not pointer.is_file():
         raise InputError(
@@ -70,7 +78,7 @@ def current_model(root: Path, dataset: str, *, recipe: str = "RECIPE") -> Traine
 
 
 def newest_model(root: Path, dataset: str) -> TrainedModel | None:
-    """Return the same; None where none was trained."""
+    """Return the newest trained model of a dataset; None where none was trained."""
     return current_model(root, dataset) if (root / MODELS / dataset / CURRENT_FILE).is_file() else None
 
 
@@ -104,21 +112,6 @@ def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
         if alike and sha256_of(weights) in map(sha256_of, alike):
             return own
     return None
-
-
-def only_dataset(root: Path) -> str:
-    """Return the name of the one dataset of a root that has a model.
-
-    Raises:
-        InputError: there is none.
-        SettingsError: there are several.
-    """
-    names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
-    if not names:
-        raise InputError(f"{root} holds no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
-    if len(names) > 1:
-        raise SettingsError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
-    return names[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,13 +161,19 @@ def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
         if (score["name"], score["captions"], score["images"]) == HEADLINE
     ]
     value, split = max(scores, default=(None, None))
+    effort = folder / EFFORT_FILE
+    if effort.is_file():
+        last = _record(effort)["attempts"][-1]
+        ended = datetime.fromisoformat(last["started"]) + timedelta(seconds=last["seconds"])
+    else:  # the file that the run wrote last
+        ended = datetime.fromtimestamp((folder / RESULT_FILE).stat().st_mtime, UTC)
     return ListedModel(
         dataset=folder.parent.name,
         folder=folder,
         is_current=is_current,
         snapshot=str(pointer["snapshot"]) if is_current else None,
         config=str(_record(folder / RUN_FILE)["settings"]["model"]),
-        trained=_trained(folder),
+        trained=ended.isoformat(timespec="seconds"),
         split=split,
         score=value,
     )
@@ -187,14 +186,3 @@ def _record(path: Path) -> Any:
         raise DamagedError(
             f"{path} cannot be read ({error}): train the model again, or remove {path.parent}"
         ) from error
-
-
-def _trained(folder: Path) -> str:
-    """Return when training ended, by what the run noted, else by the file that it wrote last."""
-    effort = folder / EFFORT_FILE
-    if effort.is_file():
-        last = _record(effort)["attempts"][-1]
-        ended = datetime.fromisoformat(last["started"]) + timedelta(seconds=last["seconds"])
-    else:
-        ended = datetime.fromtimestamp((folder / RESULT_FILE).stat().st_mtime, UTC)
-    return ended.isoformat(timespec="seconds")

@@ -1,15 +1,20 @@
-"""Systems on parallel captions: reading both, translating with the clock running, and where two systems differ most."""
+"""Translation systems side by side on parallel captions: files, runs with the clock, and both as tables and JSON."""
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
 from data_catalog.errors import InputError
+from data_catalog.progress import Progress
+from data_catalog.settings import plain
 from data_catalog.sources.files import Line, check_text_file, read_lines
-from translation.engine import Translation, Translator, translate_stream
-from translation.scores import sentence_chrf
+from translation.config import TranslateConfig
+from translation.engine import Translation, Translator, is_paid, translate_stream
+from translation.scores import Comparison, Estimate, sentence_chrf
 
 EXPECTED = "UTF-8 lines of source<TAB>reference"
 MAX_NAMED_LINES = 5
@@ -19,7 +24,7 @@ Pair = tuple[str, str]
 
 
 def read_test_pairs(path: Path) -> list[Pair]:
-    """Pairs of (source, reference), one a line, as `mt train` reads them; plain or gzipped.
+    """Return pairs of (source, reference), one a line, as `mt train` reads them; plain or gzipped.
 
     None is left out: scores of different pairs cannot be compared.
 
@@ -45,7 +50,7 @@ def read_test_pairs(path: Path) -> list[Pair]:
 
 
 def _fault(line: Line, fields: Sequence[str]) -> str:
-    """Why a line is no pair, or "" if it is one."""
+    """Return why a line is no pair, or "" if it is one."""
     if line.trouble is not None:
         return line.trouble.detail
     if fields == [""]:
@@ -56,7 +61,7 @@ def _fault(line: Line, fields: Sequence[str]) -> str:
 
 
 def read_translations(path: Path, *, num_lines: int) -> list[Translation]:
-    """Translations from a file, plain or gzipped, one a line; a blank line is an empty one.
+    """Return translations from a file, plain or gzipped, one a line; a blank line is an empty one.
 
     Args:
         path: of UTF-8 text.
@@ -81,6 +86,15 @@ def read_translations(path: Path, *, num_lines: int) -> list[Translation]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """A system that `--system` names: an engine's settings, or a file of translations."""
+
+    name: str
+    engine: TranslateConfig | None = None
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
     """How long translating took, without loading.
 
@@ -97,36 +111,130 @@ class Speed:
     words_per_second: float
 
 
-def translate_timed(
-    translator: Translator, sources: Sequence[str], on_done: Callable[[int], object]
-) -> tuple[list[Translation], Speed]:
-    """One translation per source, in the same order, and how long that took once a few were translated already.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Translations that a system made of the sources; no speed where it was not measured, no fingerprint of a file."""
+
+    system: System
+    translations: list[Translation]
+    speed: Speed | None = None
+    fingerprint: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """Return the translations, each in one line."""
+        return [" ".join(found.text.splitlines()) for found in self.translations]
+
+    @property
+    def num_flagged(self) -> int | None:
+        """Translations that the engine itself calls cut off or looping; None of a file, which tells nothing."""
+        if self.system.engine is None:
+            return None
+        return sum(found.truncated or found.repetitive for found in self.translations)
+
+    @property
+    def mean_score(self) -> float | None:
+        """Mean log-probability a token, over captions; None where the engine tells none."""
+        scores = [found.score for found in self.translations if found.score is not None]
+        return mean(scores) if scores else None
+
+
+def run_systems(systems: Sequence[System], engines: Mapping[str, Translator], sources: Sequence[str]) -> list[Run]:
+    """Return every system's translations of the sources, in order; files are read before any engine translates.
+
+    Args:
+        systems: to be compared.
+        engines: those that are engines, open, by their name.
+        sources: captions.
 
     Raises:
-        PipelineError: see `Translator.translate`.
+        InputError: a file cannot be used.
+        TransientError: an engine cannot work just now.
     """
-    translator.translate(sources[:NUM_WARM_UP])
-    started, cpu_started = time.perf_counter(), _cpu_seconds()
-    found = list(translate_stream(translator, sources, on_done))
-    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - cpu_started
-    speed = Speed(
-        seconds=seconds,
-        cpu_seconds=cpu_seconds,
-        captions_per_second=len(sources) / seconds,
-        words_per_second=sum(len(source.split()) for source in sources) / seconds,
-    )
-    return found, speed
+    ready = {
+        system.name: Run(system=system, translations=read_translations(system.output, num_lines=len(sources)))
+        for system in systems
+        if system.output is not None
+    }
+    return [ready.get(system.name) or _translated(system, engines[system.name], sources) for system in systems]
 
 
-def _cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def _translated(system: System, engine: Translator, sources: Sequence[str]) -> Run:
+    """Translate with an engine, and measure that once a few were translated already; a paid one is not measured."""
+    speed = None
+    with Progress(f"translate with {system.name}", total=len(sources), unit="captions") as progress:
+        if not is_paid(engine):
+            engine.translate(sources[:NUM_WARM_UP])
+        started, times = time.perf_counter(), os.times()
+        found = list(translate_stream(engine, sources, progress.advance))
+        seconds, ended = time.perf_counter() - started, os.times()
+    if not is_paid(engine):
+        speed = Speed(
+            seconds=seconds,
+            # The first four: of this process, and of its children that have ended.
+            cpu_seconds=sum(ended[:4]) - sum(times[:4]),
+            captions_per_second=len(sources) / seconds,
+            words_per_second=sum(len(source.split()) for source in sources) / seconds,
+        )
+    return Run(system=system, translations=found, speed=speed, fingerprint=engine.fingerprint)
+
+
+def quality_rows(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, object]]:
+    """Return a row a system: BLEU and chrF, each with half of its 95 % interval, and beside the first system's."""
+
+    def score(estimate: Estimate) -> str:
+        return f"{estimate.score:6.2f} ± {estimate.interval:.2f}"
+
+    def difference(estimate: Estimate) -> str:
+        if estimate.difference is None:
+            return ""
+        p_value = "" if estimate.p_value is None else f" (p {estimate.p_value:.3f})"
+        return f"{estimate.difference:+6.2f}{p_value}"
+
+    first = runs[0].system.name
+    rows: list[dict[str, object]] = []
+    for name in (run.system.name for run in runs):
+        bleu, chrf = comparison.bleu[name], comparison.chrf[name]
+        rows.append({"system": name, "BLEU": score(bleu), "chrF": score(chrf)})
+        if len(runs) > 1:
+            rows[-1] |= {f"BLEU beside {first}": difference(bleu), f"chrF beside {first}": difference(chrf)}
+    return rows
+
+
+def effort_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """Return a row a system: its speed, what it flags and how sure it is; None where that is not known."""
+    return [
+        {
+            "system": run.system.name,
+            "captions/s": round(run.speed.captions_per_second, 1) if run.speed else None,
+            "words/s": round(run.speed.words_per_second) if run.speed else None,
+            "CPU ms a caption": round(1000 * run.speed.cpu_seconds / len(run.translations), 2) if run.speed else None,
+            "flagged": run.num_flagged,
+            "mean score": None if run.mean_score is None else round(run.mean_score, 3),
+        }
+        for run in runs
+    ]
+
+
+def run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
+    """Return all that is known of a run, as JSON values."""
+    system = run.system
+    return {
+        "name": system.name,
+        "settings": None if system.engine is None else plain(system.engine),
+        "output": None if system.output is None else str(system.output),
+        "fingerprint": run.fingerprint,
+        "bleu": asdict(comparison.bleu[system.name]),
+        "chrf": asdict(comparison.chrf[system.name]),
+        "speed": None if run.speed is None else asdict(run.speed),
+        "num_flagged": run.num_flagged,
+        "mean_score": run.mean_score,
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """A caption that two systems translate with unlike success: where it stands, from 0, and the chrF of both."""
+    """A caption that two systems translate with unlike success: its place, from 0, and the chrF of both."""
 
     place: int
     first_chrf: float
@@ -136,7 +244,7 @@ class Disagreement:
 def largest_differences(
     first: Sequence[str], second: Sequence[str], references: Sequence[str], *, most: int
 ) -> list[Disagreement]:
-    """Where the chrF of two systems' captions differs most, largest difference first; none where it is equal."""
+    """Return where the chrF of two systems' captions differs most, largest difference first; none where it is equal."""
     scored = [
         Disagreement(place=place, first_chrf=sentence_chrf(one, reference), second_chrf=sentence_chrf(other, reference))
         for place, (one, other, reference) in enumerate(zip(first, second, references, strict=True))

@@ -4,21 +4,18 @@ import logging
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from data_catalog.errors import InputError
 from training.data.features import stacked, text_features
 from training.data.image_files import BATCH_SIZE, WHITE, encode_files, picture_features
-from training.data.images import squashed
+from training.data.images import Features, squashed
 from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
 
-if TYPE_CHECKING:
-    from training.data.images import Features
-
-    Picture = Image.Image | str | PathLike[str]
+Picture = Image.Image | str | PathLike[str]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +39,7 @@ class Model:
         """Return the hash of the weights."""
         return self._loaded.sha256
 
-    def encode_images(self, images: "Sequence[Picture]") -> "Features":
+    def encode_images(self, images: Sequence[Picture]) -> Features:
         """Return features of images, shape (images, dim): Pillow's, or paths of files of any common format.
 
         >>> import vernaclip
@@ -54,8 +51,6 @@ class Model:
         Raises:
             InputError: a file is not there, or is no image that can be read; or a Pillow image does not decode.
         """
-        import numpy as np
-
         files = dict.fromkeys(Path(image) for image in images if not isinstance(image, Image.Image))
         rows, reasons = encode_files(self._loaded, list(files))
         if reasons:
@@ -69,7 +64,7 @@ class Model:
         rest = iter(encoded)
         return stacked([next(rest) if isinstance(image, Image.Image) else rows[Path(image)] for image in images])
 
-    def encode_texts(self, texts: Sequence[str]) -> "Features":
+    def encode_texts(self, texts: Sequence[str]) -> Features:
         """Return features of texts, shape (texts, dim); the log names texts of which the model does not read the end.
 
         >>> import vernaclip
@@ -84,7 +79,7 @@ class Model:
             logger.warning("the model does not read the end of the text %r", text)
         return text_features(self._loaded, texts)
 
-    def similarity(self, images: "Sequence[Picture]", texts: Sequence[str]) -> "Features":
+    def similarity(self, images: Sequence[Picture], texts: Sequence[str]) -> Features:
         """Return the cosine of every image and every text, shape (images, texts).
 
         >>> import vernaclip
@@ -94,8 +89,6 @@ class Model:
         Raises:
             PipelineError: see `encode_images` and `encode_texts`.
         """
-        import numpy as np
-
         if not images or not texts:
             return np.zeros((len(images), len(texts)), dtype=np.float32)
         found: Features = self.encode_images(images) @ self.encode_texts(texts).T

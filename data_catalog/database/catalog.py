@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.laws import CONSERVATION
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
 from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
 from data_catalog.errors import DamagedError, InputError, SettingsError
@@ -85,6 +84,62 @@ def download_counts(root: Path, dataset: str) -> pa.Table:
     Columns: source, host, drop_reason (null: the image is good), http_status, num_images.
     """
     return query(root, DOWNLOADS, {"dataset": dataset})
+
+
+# The conservation laws: what must hold of a snapshot before it is committed. The view `counted` has what each step of
+# the build counted by itself, and `funnel` what the caption rows say.
+
+# Steps that a caption has passed, or was dropped by, if its image was asked for; and those that need a good image.
+_FROM = "SELECT step FROM funnel WHERE step_number {} (SELECT max(step_number) FROM funnel WHERE step = '{}')"
+_ASKED, _GOOD = _FROM.format(">=", "fetch"), _FROM.format(">", "normalise")
+
+# By what each law says: an SQL query that finds what breaks it, and so must find nothing.
+CONSERVATION = {
+    "every step counted as many rows read, kept and dropped as the caption rows say": """
+        (FROM counted EXCEPT FROM funnel) UNION ALL (FROM funnel EXCEPT FROM counted)
+    """,
+    "every caption row is of a source of the build, and every rejected one of a step of it": """
+        SELECT caption_id FROM captions
+        WHERE source NOT IN (SELECT source FROM funnel)
+           OR step IS NOT NULL AND step NOT IN (SELECT step FROM funnel)
+    """,
+    "every caption row is kept or rejected, with a step and a reason": """
+        SELECT caption_id FROM captions
+        WHERE NOT (outcome = 'kept' AND step IS NULL OR outcome = 'rejected' AND step IS NOT NULL AND drop_reason <> '')
+    """,
+    "no caption row occurs twice": "SELECT caption_id FROM captions GROUP BY dataset, caption_id HAVING count(*) > 1",
+    "the pairs hold exactly the kept captions": """
+        SELECT caption_id FROM (SELECT unnest(caption_ids) AS caption_id FROM pairs) p
+        FULL JOIN (SELECT caption_id AS kept_id FROM captions WHERE outcome = 'kept') c ON p.caption_id = c.kept_id
+        WHERE p.caption_id IS NULL OR c.kept_id IS NULL
+    """,
+    "nothing that is marked as a test set's is in a split": """
+        SELECT p.sample_id FROM (SELECT *, unnest(caption_ids) AS caption_id FROM pairs WHERE split <> 'marked') p
+        JOIN captions c USING (dataset, snapshot, caption_id) WHERE len(p.leaks) > 0 OR len(c.leaks) > 0
+    """,
+    "a caption that is published with another image is kept, and that image is published": """
+        SELECT caption_id FROM captions c LEFT JOIN pairs p
+        ON c.dataset = p.dataset AND c.snapshot = p.snapshot AND c.merged_into = p.sample_id
+        WHERE merged_into IS NOT NULL AND (outcome <> 'kept' OR p.sample_id IS NULL)
+    """,
+    "fetching and normalising reject for the reasons that the images have": f"""
+        SELECT c.caption_id FROM captions c LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
+        WHERE c.step IN ('fetch', 'normalise')
+              AND (o.step IS DISTINCT FROM c.step OR o.drop_reason IS DISTINCT FROM c.drop_reason)
+           OR (c.outcome = 'kept' OR c.step IN ({_GOOD})) AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
+    """,
+    # What was found of an image stays where its captions had been published with another image, and went with that one.
+    "an image has one outcome if any of its captions came as far as fetching, and else none": f"""
+        SELECT sample_id FROM (SELECT sample_id, count(*) AS n FROM image_outcomes GROUP BY sample_id) o
+        FULL JOIN (
+            SELECT sample_id, bool_or(outcome = 'kept' OR step IN ({_ASKED})) AS asked,
+                   bool_or(step = 'forget') AS forgot
+            FROM captions GROUP BY sample_id
+        ) c USING (sample_id)
+        WHERE coalesce(n, 0) > 1 OR coalesce(n, 0) < asked::INTEGER
+           OR n = 1 AND NOT coalesce(asked OR forgot, false)
+    """,
+}
 
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
@@ -202,12 +257,36 @@ def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], A
 
 @contextmanager
 def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
-    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it."""
+    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it.
+
+    It reads the datasets of a root, and changes neither them nor the settings that say so. What does not fit the memory
+    goes to scratch, outside the root, where it is removed.
+    """
+    import duckdb
+
+    path = catalog_path(root)
+    # What DuckDB itself reads: the interpreter's files, the time zone, limits of memory and cores.
+    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
+    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
+    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
+    readable = [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
 
     def connect() -> Any:
-        restrict_thread(_readable(root), [scratch])
-        connection = _open(catalog_path(root), scratch)
-        _lock_down(connection, root)
+        restrict_thread(readable, [scratch])
+        settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
+        try:
+            connection = duckdb.connect(
+                str(path), read_only=True, config=settings | {"autoload_known_extensions": False}
+            )
+        except duckdb.IOException:
+            raise
+        except duckdb.Error as error:
+            again = command("catalog", "--rebuild", "--root", root)
+            raise DamagedError(f"{path} is damaged ({error}): `{again}` writes it anew") from error
+        folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
+        connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
         return connection
 
     connection = thread.submit(connect).result()
@@ -215,36 +294,3 @@ def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterat
         yield connection
     finally:
         thread.submit(connection.close).result()
-
-
-def _readable(root: Path) -> list[Path]:
-    """List what a connection reads: the root, the interpreter's files, the time zone, limits of memory and cores."""
-    import duckdb
-
-    system = ("/usr", "/lib", "/lib64", "/etc/localtime")
-    limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
-    python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
-    return [root, datasets_folder(root), *map(Path, (*python, *system, *limits))]
-
-
-def _open(path: Path, scratch: Path) -> Any:
-    """A connection that writes what does not fit the memory outside the root, where it is removed."""
-    import duckdb
-
-    settings: dict[str, Any] = {"temp_directory": str(scratch), "autoinstall_known_extensions": False}
-    try:
-        return duckdb.connect(str(path), read_only=True, config=settings | {"autoload_known_extensions": False})
-    except duckdb.IOException:
-        raise
-    except duckdb.Error as error:
-        raise DamagedError(
-            f"{path} is damaged ({error}): `{command('catalog', '--rebuild', '--root', path.parent)}` writes it anew"
-        ) from error
-
-
-def _lock_down(connection: Any, root: Path) -> None:
-    """Let a connection read the datasets of a root, and neither anything else nor the settings that say so."""
-    folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
-    connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")

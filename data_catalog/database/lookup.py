@@ -6,9 +6,10 @@ addresses, and is written from the snapshot's own files alone: the same files, t
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,7 +38,18 @@ def write_lookup(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> File
         folder: of the snapshot.
         files: the manifest's lines of its captions and images, by kind.
     """
-    table = _table(folder, files)
+    images = {entry["shard"]: entry for entry in files.get("images", [])}
+    parts, shards = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for entry in files["captions"]:
+        texts: set[str] = set()  # most images are at the address that was asked for
+        for one, names in ((entry, ["sample_id", "url"]), (images.get(entry["shard"]), ["final_url", "sha256"])):
+            for column in pq.read_table(folder / one["path"], columns=names).columns if one is not None else ():
+                texts.update(column.drop_null().unique().to_pylist())
+        parts.append(np.unique(np.fromiter(map(lookup_key, texts), np.int64)))
+        shards.append(np.full(len(parts[-1]), entry["shard"], np.int32))
+    keys = np.concatenate(parts)
+    order = np.argsort(keys, kind="stable")
+    table = pa.table([pa.array(keys[order]), pa.array(np.concatenate(shards)[order])], schema=LOOKUP)
 
     def write(path: Path) -> None:
         encoding = dict.fromkeys(LOOKUP.names, "DELTA_BINARY_PACKED")
@@ -53,32 +65,6 @@ def write_lookup(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> File
 
     path = write_named_atomically(folder / LOOKUP_KIND, lambda found: f"lookup-{found[:12]}.parquet", write)
     return file_entry(path, folder, rows=table.num_rows)
-
-
-def _table(folder: Path, files: Mapping[str, Sequence[FileEntry]]) -> pa.Table:
-    """All keys with their shards, sorted, without repeats."""
-    import numpy as np
-
-    images = {entry["shard"]: entry for entry in files.get("images", [])}
-    parts = [np.empty(0, np.int64)]
-    shards = [np.empty(0, np.int32)]
-    for entry in files["captions"]:
-        paths = [folder / one["path"] for one in (entry, images.get(entry["shard"])) if one is not None]
-        keys = np.unique(np.fromiter(_keys(paths), np.int64))
-        parts.append(keys)
-        shards.append(np.full(len(keys), entry["shard"], np.int32))
-    keys, numbers = np.concatenate(parts), np.concatenate(shards)
-    order = np.argsort(keys, kind="stable")
-    return pa.table([pa.array(keys[order]), pa.array(numbers[order])], schema=LOOKUP)
-
-
-def _keys(paths: Sequence[Path]) -> Iterator[int]:
-    """What the captions, and the outcomes of images, of one shard are found by."""
-    texts: set[str] = set()  # most images are at the address that was asked for
-    for path, names in zip(paths, (["sample_id", "url"], ["final_url", "sha256"]), strict=False):
-        for column in pq.read_table(path, columns=names).columns:
-            texts.update(column.drop_null().unique().to_pylist())
-    return (lookup_key(text) for text in texts)
 
 
 def shards_with(path: Path, texts: Sequence[str]) -> list[int]:

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.database.connections import connect_spilling
 from data_catalog.storage.manifest import SPLITS
 
-MEMORY_LIMIT = "2GB"  # beyond it DuckDB spills to the temporary folder
 ROWS_PER_BATCH = 20_000
 
 
@@ -121,15 +120,3 @@ def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
     found = connection.sql(query, params={"files": [str(path) for path in images]})
     for batch in found.arrow(ROWS_PER_BATCH):
         yield pa.chunked_array([batch.column(0)])
-
-
-def connect_spilling(folder: Path) -> Any:
-    """Open a connection of bounded memory, which spills to a folder."""
-    import duckdb
-
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": MEMORY_LIMIT,
-        "temp_directory": str(folder / "duckdb-spill"),
-        "threads": 2,
-    }
-    return duckdb.connect(config=settings)

@@ -1,6 +1,10 @@
-"""What a snapshot knows of one image and its captions, found by id, by address or by its bytes; and like ids."""
+"""The story of a sample: what a snapshot knows of one image and its captions, found by id, by address or by its bytes.
+
+In words, each caption is followed from its upstream line through every step, then its image.
+"""
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.database.lookup import LOOKUP_KIND, shards_with
-from data_catalog.plain_text import cell_text
-from data_catalog.schema import PAIRS
+from data_catalog.fetch.reasons import is_retryable
+from data_catalog.plain_text import cell_text, decided_text
+from data_catalog.schema import KEPT, PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
-from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.manifest import MARKED, Snapshot
 from data_catalog.storage.shards import column_names, read_columns
 
 Row = dict[str, Any]
@@ -26,6 +31,7 @@ _SHA256 = re.compile("[0-9a-fA-F]{64}")
 MOST_ROWS_READ = 1_000_000
 MOST_HINTS = 3
 MOST_CHARACTERS = 200  # of an id that is not there are said again
+_WIDTH = 116
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,7 @@ class Story:
 
 
 def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
-    """The samples that an id, an address or a hash means in a snapshot; none if there are none there.
+    """Return the samples that an id, an address or a hash means in a snapshot; none if there are none there.
 
     Args:
         snapshot: where to look.
@@ -66,79 +72,61 @@ def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
 
 
 def find_samples(snapshot: Snapshot, identity: str) -> list[tuple[int, str]]:
-    """The shards and `sample_id`s that an id, an address or a hash means; none if there are none."""
-    wanted = _Wanted(identity.strip())
-    shards = _shards_with(snapshot, wanted.texts)
-    return [(shard, sample_id) for shard in shards for sample_id in sorted(_matches(snapshot, shard, wanted))]
-
-
-class _Wanted:
-    """What somebody asks for, and the ids that it may mean."""
-
-    def __init__(self, identity: str) -> None:
-        self.identity = identity.lower() if _SHA256.fullmatch(identity) else identity
-        self.address = canonical_url(identity) if is_web_url(identity) else None
-        places = [place for place, char in enumerate(identity) if char == "#"]
-        # A caption's id is its sample's with something behind a "#"; a key may have more of these.
-        self.sample_ids = [] if self.address else [identity, *(identity[:place] for place in places)]
-
-    @property
-    def texts(self) -> list[str]:
-        return self.sample_ids or [self.identity]
-
-    def is_address(self, url: str | None) -> bool:
-        return url is not None and (url == self.identity or canonical_url(url) == self.address)
+    """Return the shards and `sample_id`s that an id, an address or a hash means; none if there are none."""
+    identity = identity.strip()
+    if _SHA256.fullmatch(identity):
+        identity = identity.lower()
+    address = canonical_url(identity) if is_web_url(identity) else None
+    # A caption's id is its sample's with something behind a "#"; a key may have more of these.
+    ends = [place for place, char in enumerate(identity) if char == "#"] if address is None else []
+    shards = _shards_with(snapshot, [identity, *(identity[:end] for end in ends)])
+    return [
+        (shard, sample_id)
+        for shard in shards
+        for sample_id in sorted(set(_matches(snapshot, shard, identity, address)))
+    ]
 
 
 def _shards_with(snapshot: Snapshot, texts: Sequence[str]) -> list[int]:
-    """The shards that may hold some samples."""
+    """Return the shards that may hold some samples."""
     lookups = snapshot.manifest["files"][LOOKUP_KIND]
     return sorted({shard for entry in lookups for shard in shards_with(snapshot.folder / entry["path"], texts)})
 
 
-def _files(snapshot: Snapshot, kind: str, shard: int) -> Iterator[Path]:
-    for entry in snapshot.manifest["files"][kind]:
-        if entry["shard"] == shard:
-            yield snapshot.folder / entry["path"]
+def _files(snapshot: Snapshot, kind: str, shard: int) -> list[Path]:
+    return [
+        snapshot.folder / entry["path"] for entry in snapshot.manifest["files"][kind] if entry.get("shard") == shard
+    ]
 
 
-def _matches(snapshot: Snapshot, shard: int, wanted: _Wanted) -> set[str]:
-    """The `sample_id`s of a shard that are asked for."""
-    found: set[str] = set()
-    for path in _files(snapshot, "captions", shard):
-        table = read_columns(path, ["sample_id", "caption_id", "url"])
-        if wanted.address is None:
-            found |= _ids_of(table, wanted)
-        else:
-            found |= _at_address(table, "url", wanted)
-    for path in _files(snapshot, "images", shard):
-        if wanted.address is None:
-            rows = _rows_where(read_columns(path, ["sample_id", "sha256"]), "sha256", wanted.identity)
-            found.update(row["sample_id"] for row in rows)
-        else:
-            found |= _at_address(read_columns(path, ["sample_id", "final_url"]), "final_url", wanted)
-    return found
-
-
-def _ids_of(table: pa.Table, wanted: _Wanted) -> set[str]:
-    """Samples by their own id or by one of a caption."""
-    rows = zip(table.column("sample_id").to_pylist(), table.column("caption_id").to_pylist(), strict=True)
-    return {sample_id for sample_id, caption_id in rows if wanted.identity in (sample_id, caption_id)}
-
-
-def _at_address(table: pa.Table, name: str, wanted: _Wanted) -> set[str]:
-    rows = zip(table.column("sample_id").to_pylist(), table.column(name).to_pylist(), strict=True)
-    return {sample_id for sample_id, url in rows if wanted.is_address(url)}
+def _matches(snapshot: Snapshot, shard: int, identity: str, address: str | None) -> Iterator[str]:
+    """Yield the `sample_id`s of a shard that are asked for, by an identity or, if there is one, by an address."""
+    for kind, name, url in (("captions", "caption_id", "url"), ("images", "sha256", "final_url")):
+        for path in _files(snapshot, kind, shard):
+            table = read_columns(path, ["sample_id", name, url])
+            columns = [table.column(column).to_pylist() for column in ("sample_id", name, url)]
+            for sample_id, other, place in zip(*columns, strict=True):
+                if address is None:
+                    is_meant = identity in (sample_id, other)
+                else:
+                    is_meant = place is not None and (place == identity or canonical_url(place) == address)
+                if is_meant:
+                    yield sample_id
 
 
 def _story(snapshot: Snapshot, shard: int, sample_id: str) -> Story:
     captions = _rows(snapshot, "captions", shard, sample_id)
     images = _rows(snapshot, "images", shard, sample_id)
-    pairs = dict(_pairs(snapshot, {sample_id: shard}))
-    elsewhere = {row["merged_into"] for row in captions if row["merged_into"]} - pairs.keys()
-    pairs |= _pairs(snapshot, dict.fromkeys(sorted(elsewhere)))
+    pairs: dict[str, Row] = {}
+    for name in dict.fromkeys([sample_id, *sorted({row["merged_into"] for row in captions if row["merged_into"]})]):
+        shards = [shard] if name == sample_id else _shards_with(snapshot, [name])
+        for row in [row for number in shards for row in _rows(snapshot, "pairs", number, name)][:1]:
+            pairs[name] = {column: row.get(column) for column in (*PAIRS.names, FILE) if column not in _PIXELS}
     own = {row["caption_id"] for row in captions}
     published = pairs[sample_id]["caption_ids"] if sample_id in pairs else []
+    # How it was fetched, the oldest log first.
+    logs = (snapshot.folder.parent / FETCH_LOGS).glob(f"{shard:05d}-*.parquet")
+    in_order = sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name))
     return Story(
         snapshot=snapshot,
         sample_id=sample_id,
@@ -147,41 +135,23 @@ def _story(snapshot: Snapshot, shard: int, sample_id: str) -> Story:
         image=images[0] if images else None,
         pairs=pairs,
         guests=[name for name in published if name not in own],
-        requests=_requests(snapshot, shard, sample_id),
+        requests=[row for path in in_order for row in _rows_of(read_columns(path, None), sample_id)],
     )
 
 
 def _rows(snapshot: Snapshot, kind: str, shard: int, sample_id: str) -> list[Row]:
-    """A sample's rows in the files of a kind, with `FILE`."""
+    """Return a sample's rows in the files of a kind, with `FILE` and without pixels."""
     found = []
     for path in _files(snapshot, kind, shard):
         names = [name for name in column_names(path) if name not in _PIXELS]
-        rows = _rows_where(read_columns(path, names), "sample_id", sample_id)
-        found += [{**row, FILE: path.relative_to(snapshot.folder).as_posix()} for row in rows]
+        place = path.relative_to(snapshot.folder).as_posix()
+        found += [{**row, FILE: place} for row in _rows_of(read_columns(path, names), sample_id)]
     return found
 
 
-def _rows_where(table: pa.Table, name: str, value: str) -> list[Row]:
-    places = [place for place, found in enumerate(table.column(name).to_pylist()) if found == value]
-    return [row for place in places for row in table.slice(place, 1).to_pylist()]
-
-
-def _pairs(snapshot: Snapshot, samples: Mapping[str, int | None]) -> Iterator[tuple[str, Row]]:
-    """The published images of some samples whose shards are known or not."""
-    for sample_id, known in samples.items():
-        shards = [known] if known is not None else _shards_with(snapshot, [sample_id])
-        rows = [row for shard in shards for row in _rows(snapshot, "pairs", shard, sample_id)]
-        if rows:
-            yield sample_id, {name: rows[0].get(name) for name in (*PAIRS.names, FILE) if name not in _PIXELS}
-
-
-def _requests(snapshot: Snapshot, shard: int, sample_id: str) -> list[Row]:
-    """What the logs beside the snapshots tell of the times that an image was asked for, the oldest log first."""
-    logs = (snapshot.folder.parent / FETCH_LOGS).glob(f"{shard:05d}-*.parquet")
-    found: list[Row] = []
-    for path in sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-        found += _rows_where(read_columns(path, None), "sample_id", sample_id)
-    return found
+def _rows_of(table: pa.Table, sample_id: str) -> list[Row]:
+    rows: list[Row] = table.filter(pc.equal(table.column("sample_id"), sample_id)).to_pylist()
+    return rows
 
 
 def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
@@ -189,7 +159,8 @@ def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
     places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
     shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
     text = f"nothing in {places} is called '{cell_text(shown)}'"
-    near = _near_misses(snapshots, identity)
+    found = (sample_id for snapshot in snapshots for sample_id in _near(snapshot, identity.strip()))
+    near = list(dict.fromkeys(found))[:MOST_HINTS]
     if near:
         return f"{text}: did you mean {' or '.join(cell_text(name) for name in near)}?"
     examples = [name for name in map(_example_id, snapshots) if name is not None]
@@ -200,19 +171,19 @@ def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
     return f"{text}: give a sample_id, a caption_id, an image's URL or the sha256 of its bytes{looks}{counted}"
 
 
-def _near_misses(snapshots: Sequence[Snapshot], identity: str) -> list[str]:
-    """Ids that are there and like one that is not: with a source before it, without an end, another scheme."""
-    found = (sample_id for snapshot in snapshots for sample_id in _near(snapshot, identity.strip()))
-    return list(dict.fromkeys(found))[:MOST_HINTS]
-
-
 def _near(snapshot: Snapshot, identity: str) -> Iterator[str]:
+    """Yield ids that are there and like one that is not: with a source before it, without an end, another scheme."""
     is_small = sum(entry["rows"] for entry in snapshot.manifest["files"]["captions"]) <= MOST_ROWS_READ
     for other in dict.fromkeys(_spellings(snapshot, identity)):
         if other not in ("", identity) and find_samples(snapshot, other):
             yield other
     if is_small and len(identity) > 2 and not is_web_url(identity):
-        yield from _beginning_with(snapshot, identity)
+        # Samples whose id, or whose key behind the source's name, begins with the text.
+        texts = {identity, *(f"{source}:{identity}" for source in snapshot.manifest["sources"])}
+        for path in snapshot.caption_files():
+            ids = read_columns(path, ["sample_id"]).column(0).unique()
+            for text in sorted(texts):
+                yield from ids.filter(pc.starts_with(ids, text)).to_pylist()
 
 
 def _spellings(snapshot: Snapshot, identity: str) -> Iterator[str]:
@@ -231,15 +202,6 @@ def _spellings(snapshot: Snapshot, identity: str) -> Iterator[str]:
         yield f"{source}:{key.lstrip('0')}"
 
 
-def _beginning_with(snapshot: Snapshot, identity: str) -> Iterator[str]:
-    """Samples whose id, or whose key behind the source's name, begins with the text."""
-    texts = {identity, *(f"{source}:{identity}" for source in snapshot.manifest["sources"])}
-    for entry in snapshot.manifest["files"]["captions"]:
-        ids = read_columns(snapshot.folder / entry["path"], ["sample_id"]).column(0).unique()
-        for text in sorted(texts):
-            yield from ids.filter(pc.starts_with(ids, text)).to_pylist()
-
-
 def _example_id(snapshot: Snapshot) -> str | None:
     """What the ids of a snapshot look like: the first one; None of a snapshot without rows."""
     for entry in snapshot.manifest["files"]["captions"]:
@@ -247,3 +209,182 @@ def _example_id(snapshot: Snapshot) -> str | None:
             ids = read_columns(snapshot.folder / entry["path"], ["sample_id"])
             return str(ids.column("sample_id")[0])
     return None
+
+
+def story_lines(story: Story, *, asked: str, all_rules: bool = False) -> Iterator[str]:
+    """Yield a story as lines of plain text, safe for a terminal.
+
+    Args:
+        story: what is told.
+        asked: the id that was asked for: the caption of that id comes first.
+        all_rules: tell the settings of every step, and not only of those that rejected something.
+    """
+    snapshot = story.snapshot
+    yield f"{cell_text(story.sample_id)}  in dataset {snapshot.dataset}, snapshot {snapshot.snapshot}"
+    source = story.captions[0]["source"]
+    kept = sum(row["outcome"] == KEPT for row in story.captions)
+    license = snapshot.manifest["sources"][source]["license"]
+    captions = f"{len(story.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
+    yield from _facts("  ", {"source": source, "license of the source": license, "captions": captions})
+    for row in sorted(story.captions, key=lambda row: row["caption_id"] != asked):
+        yield ""
+        yield from _caption(story, row, all_rules=all_rules)
+    yield ""
+    yield from _image(story, all_rules=all_rules)
+
+
+def _caption(story: Story, row: Mapping[str, Any], *, all_rules: bool) -> Iterator[str]:
+    kept = row["outcome"] == KEPT
+    yield f"caption {cell_text(row['caption_id'])}: {'kept' if kept else 'rejected by ' + cell_text(row['step'])}"
+    columns = story.snapshot.columns()
+    for number, step in enumerate(_passed(story, row), start=1):
+        rejects = step == row["step"]
+        yield f"  {number} {step}: {_verdict(story, row) if rejects else 'passed'}"
+        yield from _facts("      ", {name: row.get(name) for name in columns.get(step, ())})
+        if rejects:
+            yield from _facts("      ", {"meaning": _meaning(story, row), "detail": row["detail"]})
+        if rejects or all_rules:
+            yield from _rules("      ", story, step, row)
+    yield f"  = {_end(story, row)}"
+
+
+def _passed(story: Story, row: Mapping[str, Any]) -> list[str]:
+    """Return the steps that a row came to: all of them, where it is kept."""
+    steps = story.snapshot.steps
+    if row["step"] is None:
+        return steps
+    # A step that the funnel does not know is told all the same.
+    return [*steps[: steps.index(row["step"])], row["step"]] if row["step"] in steps else [row["step"]]
+
+
+def _verdict(story: Story, row: Mapping[str, Any]) -> str:
+    settings = decided_text(story.snapshot.decided_by(row["step"], row["drop_reason"]))
+    return f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
+
+
+def _end(story: Story, row: Mapping[str, Any]) -> str:
+    """Return a sentence on where a caption ended."""
+    if row["outcome"] != KEPT:
+        return f"not published; the row stands in {row[FILE]}"
+    pair = story.pairs.get(row["merged_into"] or story.sample_id)
+    if pair is None:
+        return f"kept; the row stands in {row[FILE]}"
+    of_other = f" with the image of {cell_text(row['merged_into'])}" if row["merged_into"] else ""
+    marked = " (it holds something of a test set: in no split)" if pair["split"] == MARKED else ""
+    return f"published{of_other}: split {pair['split']}{marked}, in {pair[FILE]}; the row stands in {row[FILE]}"
+
+
+def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
+    image, first = story.image, story.captions[0]
+    if image is None:
+        yield "image: never asked for, since no caption came so far"
+        yield from _facts("  ", {"url": first["url"], "path": first["path"]})
+        return
+    yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(story)}"
+    for step, names in story.snapshot.columns("image_columns").items():
+        if step == "normalise" and image["step"] == "fetch":
+            return
+        rejects = image["step"] == step
+        yield f"  {step}: {_verdict(story, image) if rejects else 'good'}"
+        yield from _facts("      ", {name: image.get(name) for name in names})
+        for row in story.requests if step == "fetch" else ():
+            seconds = f"{row['asking_s'] or 0:.1f} s in requests and {row['waiting_s'] or 0:.1f} s between them"
+            tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
+            began = f"first at {row['asked_at']:%Y-%m-%d %H:%M:%S} UTC, " if row["asked_at"] else ""
+            yield from _facts("      ", {"asked": f"{tries}, {began}{seconds}: {row['drop_reason'] or 'bytes came'}"})
+        if rejects:
+            is_final = not is_retryable(image["drop_reason"])
+            again = "no, this is final" if is_final else "yes: vernaclip build RECIPE --retry-failed"
+            meaning = _meaning(story, image)
+            yield from _facts("      ", {"meaning": meaning, "detail": image["detail"], "can be tried again": again})
+        if rejects or all_rules:
+            yield from _rules("      ", story, step, first)
+    if story.guests:
+        yield from _facts("  ", {"captions of others": story.guests})
+
+
+def _image_end(story: Story) -> str:
+    image, pair = story.image, story.pairs.get(story.sample_id)
+    if image is not None and image["step"]:
+        return f"lost by {cell_text(image['step'])}"
+    if pair is not None:
+        return f"published, split {pair['split']}, {pair['width']} x {pair['height']} pixels, in {pair[FILE]}"
+    merged = sorted({row["merged_into"] for row in story.captions if row["merged_into"]})
+    if merged:
+        return f"good, and not published: its captions are with {', '.join(map(cell_text, merged))}"
+    return "good, and not published: no caption is left"
+
+
+def _rules(indent: str, story: Story, step: str, row: Mapping[str, Any]) -> Iterator[str]:
+    """Return the settings that a step judged by."""
+    for section, values in story.snapshot.rules(step).items():
+        if section == "sources":
+            values = values.get(row["source"], {})
+        told = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
+        yield from _facts(indent, {f"rules of {section}": told or None})
+
+
+def _setting(value: object) -> str:
+    """Return a setting among others: lists in brackets, tables in braces, and a text of nothing as `""`."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name} = {_setting(item)}' for name, item in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{_value(value)}]"
+    return _value(value) or '""'
+
+
+def _facts(indent: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield names and values, one a line, without those that are null; long ones go on below."""
+    for name, value in facts.items():
+        if value is None or value == []:
+            continue
+        label = f"{name}: "
+        yield from textwrap.wrap(
+            f"{label}{_value(value)}",
+            width=_WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent + "  ",
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):  # what it says, and then what is known of it
+        first, *others = map(_value, value.values())
+        return f"{first} ({', '.join(others)})" if others else first
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(item) for item in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a line's number, a width: to be copied as it is
+    return cell_text(value)
+
+
+def story_values(story: Story) -> dict[str, Any]:
+    """Return a story as JSON values: everything that the text tells, and every column."""
+    snapshot, source = story.snapshot, story.captions[0]["source"]
+    facts = snapshot.manifest["sources"][source]
+
+    def explained(row: Row) -> dict[str, Any]:
+        reason = row["drop_reason"]
+        settings = snapshot.decided_by(row["step"], reason) if reason else {}
+        return {**row, "meaning": _meaning(story, row), "decided_by": settings}
+
+    return {
+        "dataset": snapshot.dataset,
+        "snapshot": snapshot.snapshot,
+        "sample_id": story.sample_id,
+        "source": {"name": source, **{name: value for name, value in facts.items() if name != "rights"}},
+        "steps": [
+            {"step": step, "meaning": snapshot.meaning(step), "rules": snapshot.rules(step)} for step in snapshot.steps
+        ],
+        "captions": [explained(row) for row in story.captions],
+        "image": None if story.image is None else explained(story.image),
+        "requests": story.requests,
+        "pairs": list(story.pairs.values()),
+        "captions_of_others": story.guests,
+    }
+
+
+def _meaning(story: Story, row: Mapping[str, Any]) -> str | None:
+    return story.snapshot.meaning(row["step"], row["drop_reason"]) if row["drop_reason"] else None

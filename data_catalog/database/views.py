@@ -1,4 +1,7 @@
-"""The texts of a catalog's views: SQL over the files that snapshots list, and over what their manifests say."""
+"""The texts of a catalog's views: SQL over the files that snapshots list, and over what their manifests say.
+
+What every view and every column in it means is told in the database itself, and in docs/catalog.md.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +9,130 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.column_docs import COLUMNS, VIEWS
 from data_catalog.fetch.reasons import FETCH_REASONS
-from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
+from data_catalog.schema import (
+    CAPTION_COLUMNS,
+    CAPTIONS,
+    OUTCOME_COLUMNS,
+    OUTCOMES,
+    PAIR_COLUMNS,
+    PAIRS,
+)
 from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot
+
+VIEWS: Mapping[str, str] = {
+    "pairs": "one row per published image: its pixels and parallel lists of its captions; what training reads",
+    "captions": "one row per selected upstream row: where it comes from, what was measured, kept or why not",
+    "rejects": "the rows of captions that a step rejected",
+    "image_outcomes": "one row per image that was asked for, as fetching and normalising found it, without pixels",
+    "images": "one row per sample: what became of its image, and where and why it was lost",
+    "funnel": "caption rows that each step read, kept and dropped, by source; read = kept + dropped",
+    "drop_reasons": "how many caption rows each step dropped for which reason, by source",
+    "leaks": "what of which test set was found among the captions and images of which source, and by what",
+    "translators": "what each translator, ours or upstream's, did: how many captions, how sure, what was measured",
+    "builds": "one row per dataset: what its newest snapshot holds, and the settings that made it",
+}
+
+_WHERE = {
+    "dataset": "name of the dataset",
+    "snapshot": "id of the dataset's newest snapshot",
+}
+_IMAGES = {
+    **{name: OUTCOME_COLUMNS[name] for name in ("sample_id", "source", "url", "path")},
+    "upstream_split": "split that upstream states of it, of several the last of train, val, test; null: none",
+    "split": "of the published pair; null: the image is not published",
+    **{
+        name: PAIR_COLUMNS[name] for name in ("width", "height", "original_width", "original_height", "sha256", "phash")
+    },
+    "num_bytes": "of the published picture; null: it is not published",
+    "num_captions": "caption rows of the sample",
+    "num_kept": "those of them that are kept",
+    "status": "published; merged: its captions are published with another sample's image; or dropped",
+    "step": "the step at which a sample that is dropped was lost: the last that any of its captions came to",
+    "drop_reason": "why it was lost there",
+    "detail": "what in particular, where the image itself was lost",
+    "asked_for": "whether any of its captions came as far as fetching",
+    "retryable": "whether a later try may bring the image (vernaclip build --retry-failed)",
+    **{name: OUTCOME_COLUMNS[name] for name in ("http_status", "final_url", "robots_tag", "content_usage")},
+    "original_bytes": "of the image as it came",
+    "original_format": OUTCOME_COLUMNS["original_format"],
+}
+
+_FUNNEL = {
+    "source": CAPTION_COLUMNS["source"],
+    "step_number": "place of the step in the order of the build",
+    "step": "name of the step",
+    "read": "caption rows that came to the step",
+    "kept": "rows that it let pass",
+    "dropped": "rows that it rejected",
+}
+
+_DROP_REASONS = {
+    "source": CAPTION_COLUMNS["source"],
+    "step": "the step that rejected the rows",
+    "drop_reason": "why, one word of a closed list (docs/cleaning.md, docs/images.md)",
+    "dropped": "how many rows",
+}
+
+_LEAK_COUNTS = {
+    "source": CAPTION_COLUMNS["source"],
+    "test_set": "name of the test set in the recipe",
+    "reason": "test_image: by the image's identity; test_caption: by a caption; test_pixels: the image looks like one",
+    "outcome": "rejected, or kept where the recipe marks leaks",
+    "num_images": "samples concerned",
+    "num_captions": "caption rows concerned",
+}
+
+_TRANSLATORS = {
+    "translator": "fingerprint of the engine, or whom upstream names; native: nobody translated",
+    "origin": "as in captions",
+    "source_lang": "language of the source captions; that of the target: originals are not there",
+    "target_lang": "language that it translated to",
+    "num_captions": "captions that it gave, kept or not",
+    "share": "of all captions of the dataset that came as far as translating, 0 to 1",
+    "num_kept": "those that are kept",
+    "mean_score": "mean of translation_score",
+    "score_p5": "translation_score that 5 % of its captions are below",
+    "score_p50": "median of translation_score",
+    "num_truncated": "captions of which the decoding hit its limit",
+    "num_repetitive": "captions that looped",
+    "mean_length_ratio": "mean of length_ratio",
+    "mean_copied_share": "mean of copied_share",
+    "num_numbers_lost": "captions that lack a number of their source",
+    "num_numbers_invented": "captions with a number that their source lacks",
+    "mean_language_margin": "mean of language_margin",
+    "mean_round_trip_chrf": "mean of round_trip_chrf, where there is any",
+}
+
+_BUILDS = {
+    "target_lang": "language of the dataset",
+    "translator": 'fingerprint of the recipe\'s engine, or "native" where it has none',
+    "num_captions": "caption rows, kept or rejected",
+    "num_kept": "caption rows that are kept",
+    "num_pairs": "published images",
+    "num_train": "published images of the split train",
+    "num_val": "published images of the split val",
+    "num_test": "published images of the split test",
+    "num_marked": "published images in no split, since they hold something of a test set",
+    "bytes": "of the files of pairs and captions",
+    "settings": "what of the recipe decides the content, as JSON",
+}
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    view: {**_WHERE, **columns}
+    for view, columns in {
+        "pairs": PAIR_COLUMNS,
+        "captions": CAPTION_COLUMNS,
+        "rejects": CAPTION_COLUMNS,
+        "image_outcomes": OUTCOME_COLUMNS,
+        "images": _IMAGES,
+        "funnel": _FUNNEL,
+        "drop_reasons": _DROP_REASONS,
+        "leaks": _LEAK_COUNTS,
+        "translators": _TRANSLATORS,
+        "builds": _BUILDS,
+    }.items()
+}
 
 STEP_COLUMNS = {"source": "VARCHAR", "step_number": "INTEGER", "step": "VARCHAR"}
 FUNNEL_COLUMNS = STEP_COLUMNS | dict.fromkeys(("read", "kept", "dropped"), "BIGINT")
@@ -105,7 +228,7 @@ def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
         "image_outcomes": _union(OUTCOMES, [(snapshot, snapshot.image_files()) for snapshot in snapshots]),
         "images": IMAGES.replace("STEPS", _step_order(snapshots))
         .replace("SPLITS", str(list(SPLITS)))
-        .replace("RETRYABLE", _retryable()),
+        .replace("RETRYABLE", ", ".join(literal(name) for name, found in FETCH_REASONS.items() if found.retryable)),
         "funnel": FUNNEL.replace("STEPS", _values(STEP_COLUMNS, snapshots, _steps)),
         "drop_reasons": DROP_REASONS,
         "leaks": LEAKS,
@@ -152,11 +275,6 @@ def _steps(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _retryable() -> str:
-    """SQL list of the reasons that may pass."""
-    return ", ".join(literal(name) for name, reason in FETCH_REASONS.items() if reason.retryable)
-
-
 def _build_row(manifest: Manifest) -> dict[str, Any]:
     import json
 
@@ -177,18 +295,14 @@ def _build_row(manifest: Manifest) -> dict[str, Any]:
 
 def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
     """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front."""
-    selects = [_empty(schema)] + [
+    names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: _sql_type(field.type) for field in schema}
+    selects = [_no_rows(names)] + [
         f"SELECT {literal(snapshot.dataset)} AS dataset, {literal(snapshot.snapshot)} AS snapshot, * FROM "
         f"read_parquet([{', '.join(literal(str(file.absolute())) for file in files)}], hive_partitioning = false)"
         for snapshot, files in parts
         if files
     ]
     return " UNION ALL BY NAME ".join(selects)
-
-
-def _empty(schema: pa.Schema) -> str:
-    names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: _sql_type(field.type) for field in schema}
-    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in names.items())} WHERE false"
 
 
 def _sql_type(kind: pa.DataType) -> str:
@@ -215,11 +329,15 @@ def _values(columns: Mapping[str, str], snapshots: Sequence[Snapshot], rows_of: 
         for snapshot in snapshots
         for row in rows_of(snapshot.manifest)
     ]
-    names = ", ".join(f"{name}::{kind} AS {name}" for name, kind in kinds.items())
     if not rows:
-        return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in kinds.items())} WHERE false"
+        return _no_rows(kinds)
+    names = ", ".join(f"{name}::{kind} AS {name}" for name, kind in kinds.items())
     values = ", ".join(f"({', '.join(literal(cell) for cell in row)})" for row in rows)
     return f"SELECT {names} FROM (VALUES {values}) AS t({', '.join(kinds)})"
+
+
+def _no_rows(kinds: Mapping[str, str]) -> str:
+    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in kinds.items())} WHERE false"
 
 
 def literal(value: Any) -> str:

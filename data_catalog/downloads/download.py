@@ -21,7 +21,7 @@ from data_catalog.fetch.client import REDIRECTS, GuardedClient, Limits, Response
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
-from data_catalog.storage.shards import read_json, sha256_of, write_json
+from data_catalog.storage.shards import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -65,18 +65,15 @@ class Expected:
 
     def require_checksum(self, path: Path, *, named: str) -> None:
         """Raise InputError unless the file `path` has the checksum, if any; `named` is what the message calls it."""
-        found = self._checksum_of(path) if self.algorithm else ""
-        if found != self.hexdigest:
-            raise InputError(f"the {self.algorithm} of {named} is {found}, not {self.hexdigest}")
-
-    def _checksum_of(self, path: Path) -> str:
-        if self.algorithm == "sha256":
-            return sha256_of(path)
+        if not self.algorithm:
+            return
         is_blob = self.algorithm == "git_blob"
         start = f"blob {path.stat().st_size}\0".encode() if is_blob else b""
-        found = hashlib.new("sha1" if is_blob else self.algorithm, start, usedforsecurity=False)
+        checksum = hashlib.new("sha1" if is_blob else self.algorithm, start, usedforsecurity=False)
         with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: found).hexdigest()
+            found = hashlib.file_digest(file, lambda: checksum).hexdigest()
+        if found != self.hexdigest:
+            raise InputError(f"the {self.algorithm} of {named} is {found}, not {self.hexdigest}")
 
 
 def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None:
@@ -133,7 +130,11 @@ class PartialFile:
     def __init__(self, path: Path, url: str) -> None:
         self.path, self.url = path, url
         self._state_path = path.with_name(path.name + ".json")
-        self._state = self._read_state()
+        try:
+            state = read_json(self._state_path)
+        except (FileNotFoundError, ValueError):
+            state = {}
+        self._state: dict[str, Any] = state if isinstance(state, dict) and state.get("url") == url else {}
 
     @property
     def num_bytes(self) -> int:
@@ -189,13 +190,6 @@ class PartialFile:
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
         self._state = {}
-
-    def _read_state(self) -> dict[str, Any]:
-        try:
-            state = read_json(self._state_path)
-        except (FileNotFoundError, ValueError):
-            return {}
-        return state if isinstance(state, dict) and state.get("url") == self.url else {}
 
 
 def fetch_small(url: str, config: DownloadConfig) -> bytes:
@@ -256,7 +250,12 @@ def download(
                 announced = f"{partial.url} has {partial.total:,} bytes and not {expected.num_bytes:,}"
                 partial.remove()
                 raise InputError(f"{announced}: another file is there now, and it is not downloaded")
-            _append(response, partial, config)
+            label = f"download {urlsplit(partial.url).path.rsplit('/', 1)[-1]}"
+            bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
+            with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
+                for piece in _pieces(response, partial.url, config, come=partial.num_bytes):
+                    file.write(piece)
+                    progress.advance(len(piece))
         total = partial.total or expected.num_bytes
         if total not in (None, partial.num_bytes):
             raise TransientError(f"{partial.url} broke off after {partial.num_bytes:,} of {total:,} bytes")
@@ -264,7 +263,15 @@ def download(
 
     if not partial.is_whole and not _with_tries(fetch, config):
         return False
-    _require_expected(partial, expected)
+    try:
+        if expected.num_bytes not in (None, partial.num_bytes):
+            raise InputError(f"{partial.url} gave {partial.num_bytes:,} bytes and not {expected.num_bytes:,}")
+        expected.require_checksum(partial.path, named=f"what {partial.url} gave")
+    except InputError as error:
+        partial.remove()
+        raise InputError(
+            f"{error}: the file is removed; run the same command again, and if the same comes, upstream has changed it"
+        ) from error
     return True
 
 
@@ -279,15 +286,6 @@ def _with_tries(act: Callable[[], Result], config: DownloadConfig) -> Result:
             logger.warning("%s: trying again in %.1f s", error, wait_s)
             time.sleep(wait_s)
     return act()
-
-
-def _append(response: Response, partial: PartialFile, config: DownloadConfig) -> None:
-    label = f"download {urlsplit(partial.url).path.rsplit('/', 1)[-1]}"
-    bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
-    with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
-        for piece in _pieces(response, partial.url, config, come=partial.num_bytes):
-            file.write(piece)
-            progress.advance(len(piece))
 
 
 def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0) -> Iterator[bytes]:
@@ -305,18 +303,6 @@ def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0)
     except FetchError as error:
         why = f"after {come:,} of {total:,} bytes" if error.__cause__ is None else f"({_words(error)})"
         raise TransientError(f"{url} broke off {why}") from error
-
-
-def _require_expected(partial: PartialFile, expected: Expected) -> None:
-    try:
-        if expected.num_bytes not in (None, partial.num_bytes):
-            raise InputError(f"{partial.url} gave {partial.num_bytes:,} bytes and not {expected.num_bytes:,}")
-        expected.require_checksum(partial.path, named=f"what {partial.url} gave")
-    except InputError as error:
-        partial.remove()
-        raise InputError(
-            f"{error}: the file is removed; run the same command again, and if the same comes, upstream has changed it"
-        ) from error
 
 
 def _open(

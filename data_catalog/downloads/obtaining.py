@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from data_catalog.downloads.download import DownloadConfig, PartialFile, download
 from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
@@ -237,6 +237,7 @@ def _compare_unrecorded(file: UpstreamFile, order: Order) -> None:
 
 
 def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) -> None:
+    """Download, check, record, then move: after a crash in between, files are missing, and what has come is there."""
     if not file.url:
         raise InputError(f"{order.folder / missing[0]} is not there, and no program can get it: {file.by_hand}")
     partial = partial_of(file, order.folder)
@@ -247,54 +248,43 @@ def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) ->
     download(partial, config, expected=file.expected)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=on_its_way, ignore_cleanup_errors=True) as staging:
         try:
-            staged = _unpacked(file, missing, partial.path, Path(staging))
-            _require_readable(file, staged, order)
+            staged = _staged(file, missing, partial.path, Path(staging), order)
         except InputError:
             if not file.expected.algorithm:
                 partial.remove()  # else it is the published one, and would come again as it is
             raise
-        _put(file, staged, partial, order)
+        for source in staged.values():
+            sync(source)
+        _record(file, staged, order, archive_sha256=sha256_of(partial.path) if file.is_archive else "")
+        for path, source in staged.items():
+            place = order.folder / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(place)
+            sync(place.parent)
     partial.remove()
     with contextlib.suppress(OSError):  # more is on its way, or it holds the lock
         on_its_way.rmdir()
 
 
-def _unpacked(file: UpstreamFile, missing: Sequence[str], came: Path, staging: Path) -> dict[str, Path]:
-    """Return where the bytes of each missing path are until they are put in place."""
-    if not file.is_archive:
-        return {file.paths[0]: came}
-    staged = {path: staging / PurePosixPath(path).name for path in missing}
-    try:
-        _unpack_members(came, [place.name for place in staged.values()], staging)
-    except InputError as error:
-        raise InputError(f"{file.url} gave an archive that cannot be used: {error}") from error
+def _staged(file: UpstreamFile, missing: Sequence[str], came: Path, staging: Path, order: Order) -> dict[str, Path]:
+    """Return where the bytes of each missing path are, unpacked and readable, until they are put in place."""
+    staged = {file.paths[0]: came}
+    if file.is_archive:
+        staged = {path: staging / PurePosixPath(path).name for path in missing}
+        try:
+            _unpack_members(came, [place.name for place in staged.values()], staging)
+        except InputError as error:
+            raise InputError(f"{file.url} gave an archive that cannot be used: {error}") from error
+    if not file.expected.algorithm:
+        # What reads the file can tell it from a page that says sorry. Images are a matter of their own: a person puts
+        # them there, before or after. Any folder stands for them.
+        try:
+            check_readable(order.source, list(staged.values()), images=came.parent)
+        except InputError as error:
+            raise InputError(
+                f"what {file.url} gave is not what {order.source.name} reads, and is removed: {error}"
+            ) from error
     return staged
-
-
-def _require_readable(file: UpstreamFile, staged: Mapping[str, Path], order: Order) -> None:
-    """Without a published checksum, let what reads the file tell it from a page that says sorry."""
-    if file.expected.algorithm:
-        return
-    files = list(staged.values())
-    try:
-        # Images are a matter of their own: a person puts them there, before or after. Any folder stands for them.
-        check_readable(order.source, files, images=files[0].parent)
-    except InputError as error:
-        raise InputError(
-            f"what {file.url} gave is not what {order.source.name} reads, and is removed: {error}"
-        ) from error
-
-
-def _put(file: UpstreamFile, staged: Mapping[str, Path], partial: PartialFile, order: Order) -> None:
-    """Record, then move: after a crash in between, the files are missing, and what has come is still there."""
-    for source in staged.values():
-        sync(source)
-    _record(file, staged, order, archive_sha256=sha256_of(partial.path) if file.is_archive else "")
-    for path, source in staged.items():
-        place = order.folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(place)
-        sync(place.parent)
 
 
 def _record(file: UpstreamFile, places: Mapping[str, Path], order: Order, archive_sha256: str = "") -> None:
@@ -318,8 +308,7 @@ def _record(file: UpstreamFile, places: Mapping[str, Path], order: Order, archiv
     write_json(order.folder / RECORD, {"format": FORMAT, "files": files})
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     name: str
     num_bytes: int
     is_file: bool

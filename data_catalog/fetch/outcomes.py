@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_catalog.database.sorting import connect_spilling
+from data_catalog.database.connections import connect_spilling
 from data_catalog.errors import DamagedError
 from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
 from data_catalog.images.tables import Piece, PieceReader, Row, read_groups, write_rows

@@ -5,7 +5,7 @@ A reason is *retryable* if a later try may end better; all others are final, and
 
 from dataclasses import dataclass
 
-from data_catalog.reasons import Reason
+from data_catalog.stages import Reason
 
 HTTP_MEANINGS = {
     400: "the server does not understand the request",

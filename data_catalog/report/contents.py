@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import Any
 
 from data_catalog.ablations import ablations_of
-from data_catalog.database.questions import questions
+from data_catalog.database.connections import questions
 from data_catalog.fetch.diagnosis import diagnose
 from data_catalog.plain_text import decided_text
 from data_catalog.report.pictures import Ask, Rows, gallery, twins

@@ -14,74 +14,56 @@ _RELATIONS = {
     "between": ("between", "in between"),
 }
 _FURTHER = {"above": "further down", "below": "further up", "left": "further right", "right": "further left"}
+_TEMPLATES = {
+    "plain": "{core}",
+    "background": "{core} {where}",
+    "picture": "a picture of {core}",
+    "drawing": "a drawing of {core} {where}",
+    "image_with": "an image with {core}",
+    "there": "there {be} {core}",
+    "there_background": "{where} there {be} {core}",
+    "background_and": "the background is {background} and there {be} {core}",
+    "background_with": "the background is {background}, with {core}",
+    "seen": "you can see {core} {where}",
+    "drawn": "{core}, drawn {where}",
+    "only": "only {counted}",
+    "predicate": "the {bare} {be} {colour} and the background is {background}",
+    "definite": "the {coloured} {be} {relative_to_the}",
+    "inverted": "{relative_to} there {be} {first}",
+    "further": "{first} and, {further}, {second}",
+}
 
 
 def render(scene: Scene, template: str, synonym: int) -> str:
-    """The caption of `scene` by a template that fits it, in lower case and without a full stop."""
-    first, background = scene.groups[0], scene.background
-    core = _core(scene, synonym)
-    be = _be(scene)
-    where = f"on {indefinite(background)} background"
-    match template:
-        case "plain":
-            return core
-        case "background":
-            return f"{core} {where}"
-        case "picture":
-            return f"a picture of {core}"
-        case "drawing":
-            return f"a drawing of {core} {where}"
-        case "image_with":
-            return f"an image with {core}"
-        case "there":
-            return f"there {be} {core}"
-        case "there_background":
-            return f"{where} there {be} {core}"
-        case "background_and":
-            return f"the background is {background} and there {be} {core}"
-        case "background_with":
-            return f"the background is {background}, with {core}"
-        case "seen":
-            return f"you can see {core} {where}"
-        case "drawn":
-            return f"{core}, drawn {where}"
-        case "only":
-            return f"only {_counted(first, synonym)}"
-        case "predicate":
-            return f"the {_bare(first, synonym, colour=False)} {be} {first.colour} and the background is {background}"
-        case "definite":
-            return f"the {_bare(first, synonym)} {be} {_relative_to(scene, synonym, definite=True)}"
-        case "inverted":
-            return f"{_relative_to(scene, synonym, definite=False)} there {be} {_noun_phrase(first, synonym)}"
-        case "further":
-            other = _noun_phrase(scene.groups[1], synonym)
-            return f"{_noun_phrase(first, synonym)} and, {_FURTHER[scene.relation]}, {other}"
-    raise KeyError(template)
+    """Return the caption of `scene` by a template that fits it, in lower case and without a full stop."""
+    first, relation = scene.groups[0], scene.relation
+    phrases = [_noun_phrase(group, synonym) for group in scene.groups]
+    words = {
+        "core": phrases[0],
+        "be": "is" if first.count == 1 and relation != "list" else "are",
+        "background": scene.background,
+        "where": f"on {indefinite(scene.background)} background",
+        "first": phrases[0],
+        "second": phrases[-1],
+        "further": _FURTHER.get(relation, ""),
+        "bare": _bare(first, synonym, colour=False),
+        "colour": first.colour,
+        "coloured": _bare(first, synonym),
+        "counted": f"one {_bare(first, synonym)}" if first.count == 1 else phrases[0],
+    }
+    if relation == "list":
+        words["core"] = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
+    elif relation:
+        behind = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{behind} {' and '.join(phrases[1:])}"
+        words["relative_to_the"] = f"{behind} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
+        words["core"] = f"{phrases[0]} {words['relative_to']}"
+    return _TEMPLATES[template].format(**words)
 
 
 def indefinite(phrase: str) -> str:
-    """`phrase` behind "a" or "an"."""
+    """Return `phrase` behind "a" or "an"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
-
-
-def _be(scene: Scene) -> str:
-    return "is" if scene.groups[0].count == 1 and scene.relation != "list" else "are"
-
-
-def _core(scene: Scene, synonym: int) -> str:
-    phrases = [_noun_phrase(group, synonym) for group in scene.groups]
-    match scene.relation:
-        case "":
-            return phrases[0]
-        case "list":
-            return f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
-    return f"{phrases[0]} {_relative_to(scene, synonym, definite=False)}"
-
-
-def _relative_to(scene: Scene, synonym: int, *, definite: bool) -> str:
-    """The relation and what stands behind it: "above a blue square", "between the red star and the two rings"."""
-    others = [f"the {_bare(g, synonym)}" if definite else _noun_phrase(g, synonym) for g in scene.groups[1:]]
-    return f"{_RELATIONS[scene.relation][synonym]} {' and '.join(others)}"
 
 
 def _noun_phrase(group: Group, synonym: int) -> str:
@@ -89,13 +71,8 @@ def _noun_phrase(group: Group, synonym: int) -> str:
     return indefinite(bare) if group.count == 1 else bare
 
 
-def _counted(group: Group, synonym: int) -> str:
-    bare = _bare(group, synonym)
-    return f"one {bare}" if group.count == 1 else bare
-
-
 def _bare(group: Group, synonym: int, *, colour: bool = True) -> str:
-    """The noun with what stands before it, without an article: "two small red stars", "red star"."""
+    """Return the noun with what stands before it, without an article: "two small red stars", "red star"."""
     plural = group.count > 1
     words = (
         _NUMBERS[group.count] if plural else "",

@@ -63,74 +63,61 @@ _RELATIONS = {
     "between": ("zwischen", "zwischen"),
 }
 _FURTHER = {"above": "weiter unten", "below": "weiter oben", "left": "weiter rechts", "right": "weiter links"}
+# The core is in the case that stands before it.
+_TEMPLATES = {
+    "plain": "{nominative}",
+    "background": "{nominative} {where}",
+    "picture": "ein Bild von {dative}",
+    "drawing": "eine Zeichnung von {dative} {where}",
+    "image_with": "ein Bild mit {dative}",
+    "there": "es gibt {accusative}",
+    "there_background": "{where_on_one} gibt es {accusative}",
+    "background_and": "der Hintergrund ist {background} und es gibt {accusative}",
+    "background_with": "der Hintergrund ist {background}, mit {dative}",
+    "seen": "man sieht {accusative} {where_on_one}",
+    "drawn": "{nominative}, gezeichnet {where}",
+    "only": "nur {nominative}",
+    "predicate": "{colourless} {be} {colour} und der Hintergrund ist {background}",
+    "definite": "{definite} {be} {relative_to_the}",
+    "inverted": "{relative_to} {be} {first}",
+    "further": "{first} und, {further}, {second}",
+}
 
 
 def render(scene: Scene, template: str, synonym: int) -> str:
-    """The caption of `scene` by a template that fits it, without a capital for its first word and a full stop."""
-    first = scene.groups[0]
-    nominative, accusative, dative = (_core(scene, case, synonym) for case in _CASES)
-    be = "ist" if first.count == 1 else "sind"
-    background = _ADJECTIVES[scene.background]
-    on_background = f"auf {_inflected(scene.background, 'em')} Hintergrund"
-    on_a_background = f"auf einem {_inflected(scene.background, 'en')} Hintergrund"
-    match template:
-        case "plain":
-            return nominative
-        case "background":
-            return f"{nominative} {on_background}"
-        case "picture":
-            return f"ein Bild von {dative}"
-        case "drawing":
-            return f"eine Zeichnung von {dative} {on_background}"
-        case "image_with":
-            return f"ein Bild mit {dative}"
-        case "there":
-            return f"es gibt {accusative}"
-        case "there_background":
-            return f"{on_a_background} gibt es {accusative}"
-        case "background_and":
-            return f"der Hintergrund ist {background} und es gibt {accusative}"
-        case "background_with":
-            return f"der Hintergrund ist {background}, mit {dative}"
-        case "seen":
-            return f"man sieht {accusative} {on_a_background}"
-        case "drawn":
-            return f"{nominative}, gezeichnet {on_background}"
-        case "only":
-            return f"nur {nominative}"
-        case "predicate":
-            subject = _noun_phrase(first, "nominative", definite=True, colour=False)
-            return f"{subject} {be} {_ADJECTIVES[first.colour]} und der Hintergrund ist {background}"
-        case "definite":
-            subject = _noun_phrase(first, "nominative", definite=True)
-            return f"{subject} {be} {_relative_to(scene, synonym, definite=True)}"
-        case "inverted":
-            return f"{_relative_to(scene, synonym)} {be} {_noun_phrase(first, 'nominative')}"
-        case "further":
-            other = _noun_phrase(scene.groups[1], "nominative")
-            return f"{_noun_phrase(first, 'nominative')} und, {_FURTHER[scene.relation]}, {other}"
-    raise KeyError(template)
-
-
-def _core(scene: Scene, case: Case, synonym: int) -> str:
-    """All groups of the scene, in the case that stands before them: "einen roten Stern neben einem Ring"."""
-    phrases = [_noun_phrase(group, case) for group in scene.groups]
-    match scene.relation:
-        case "":
-            return phrases[0]
-        case "list":
-            return f"{phrases[0]}, {phrases[1]} und {phrases[2]}"
-    return f"{phrases[0]} {_relative_to(scene, synonym)}"
+    """Return the caption of `scene` by a template that fits it, without a capital at its start and a full stop."""
+    first, relation = scene.groups[0], scene.relation
+    words = {
+        "be": "ist" if first.count == 1 else "sind",
+        "background": _ADJECTIVES[scene.background],
+        "where": f"auf {_inflected(scene.background, 'em')} Hintergrund",
+        "where_on_one": f"auf einem {_inflected(scene.background, 'en')} Hintergrund",
+        "first": _noun_phrase(first, "nominative"),
+        "second": _noun_phrase(scene.groups[-1], "nominative"),
+        "further": _FURTHER.get(relation, ""),
+        "colour": _ADJECTIVES[first.colour],
+        "definite": _noun_phrase(first, "nominative", definite=True),
+        "colourless": _noun_phrase(first, "nominative", definite=True, colour=False),
+    }
+    if relation in _RELATIONS:
+        words["relative_to"] = _relative_to(scene, synonym)
+        words["relative_to_the"] = _relative_to(scene, synonym, definite=True)
+    for case in _CASES:
+        phrases = [_noun_phrase(group, case) for group in scene.groups]
+        words[case] = f"{phrases[0]} {words['relative_to']}" if relation in _RELATIONS else phrases[0]
+        if relation == "list":
+            words[case] = f"{phrases[0]}, {phrases[1]} und {phrases[2]}"
+    return _TEMPLATES[template].format(**words)
 
 
 def _relative_to(scene: Scene, synonym: int, *, definite: bool = False) -> str:
-    """The relation and what stands behind it: "über einem blauen Quadrat", "links vom roten Stern"."""
+    """Return the relation and what stands behind it: "über einem blauen Quadrat", "links vom roten Stern"."""
     others = " und ".join(_noun_phrase(group, "dative", definite=definite) for group in scene.groups[1:])
     return f"{_RELATIONS[scene.relation][synonym]} {others}".replace("von dem ", "vom ")
 
 
 def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bool = True) -> str:
-    """Article or number, adjectives and noun: "ein kleiner roter Stern", "den zwei roten Sternen"."""
+    """Return article or number, adjectives and noun: "ein kleiner roter Stern", "den zwei roten Sternen"."""
     gender, *nouns = _NOUNS[group.shape]
     plural = group.count > 1
     article, ending = (_DEFINITE if definite else _INDEFINITE)[case]["p" if plural else gender]
@@ -145,6 +132,6 @@ def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bo
 
 
 def _inflected(adjective: str, ending: str) -> str:
-    """An adjective, named in English, before a noun: "roten", "lila"."""
+    """Return an adjective, named in English, before a noun: "roten", "lila"."""
     stem = _ADJECTIVES[adjective]
     return stem if stem in _INVARIABLE else stem + ending

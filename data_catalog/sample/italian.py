@@ -50,102 +50,80 @@ _RELATIONS = {
 }
 _FURTHER = {"above": "più in basso", "below": "più in alto", "left": "più a destra", "right": "più a sinistra"}
 _MELTED = {"a": "al", "di": "del"}
+_TEMPLATES = {
+    "plain": "{core}",
+    "background": "{core} su sfondo {background}",
+    "picture": "una figura con {core}",
+    "drawing": "un disegno di {core} su sfondo {background}",
+    "image_with": "un'immagine con {core}",
+    "there": "{there} {core}",
+    "there_background": "su uno sfondo {background} {there} {core}",
+    "background_and": "lo sfondo è {background} e {there} {core}",
+    "background_with": "lo sfondo è {background}, con {core}",
+    "seen": "si {see} {core} su uno sfondo {background}",
+    "drawn": "{core}, {drawn} su sfondo {background}",
+    "only": "{only}",
+    "predicate": "{colourless} {be} {colour} e lo sfondo è {background}",
+    "definite": "{definite} {be} {relative_to_the}",
+    "inverted": "{relative_to} {there} {first}",
+    "further": "{first} e, {further}, {second}",
+}
 
 
 def render(scene: Scene, template: str, synonym: int) -> str:
-    """The caption of `scene` by a template that fits it, in lower case and without a full stop."""
-    first = scene.groups[0]
-    core = _core(scene, synonym)
-    there = "c'è" if _singular(scene) else "ci sono"
-    background = agree(scene.background, "m", plural=False)
-    match template:
-        case "plain":
-            return core
-        case "background":
-            return f"{core} su sfondo {background}"
-        case "picture":
-            return f"una figura con {core}"
-        case "drawing":
-            return f"un disegno di {core} su sfondo {background}"
-        case "image_with":
-            return f"un'immagine con {core}"
-        case "there":
-            return f"{there} {core}"
-        case "there_background":
-            return f"su uno sfondo {background} {there} {core}"
-        case "background_and":
-            return f"lo sfondo è {background} e {there} {core}"
-        case "background_with":
-            return f"lo sfondo è {background}, con {core}"
-        case "seen":
-            return f"si {'vede' if _singular(scene) else 'vedono'} {core} su uno sfondo {background}"
-        case "drawn":
-            return f"{core}, {_drawn(scene)} su sfondo {background}"
-        case "only":
-            return _counted(first)
-        case "predicate":
-            be = "è" if first.count == 1 else "sono"
-            colour = agree(first.colour, _NOUNS[first.shape][2], plural=first.count > 1)
-            return f"{_definite(first, colour=False)} {be} {colour} e lo sfondo è {background}"
-        case "definite":
-            be = "è" if first.count == 1 else "sono"
-            return f"{_definite(first)} {be} {_relative_to(scene, synonym, definite=True)}"
-        case "inverted":
-            return f"{_relative_to(scene, synonym, definite=False)} {there} {_noun_phrase(first)}"
-        case "further":
-            return f"{_noun_phrase(first)} e, {_FURTHER[scene.relation]}, {_noun_phrase(scene.groups[1])}"
-    raise KeyError(template)
+    """Return the caption of `scene` by a template that fits it, in lower case and without a full stop."""
+    first, relation = scene.groups[0], scene.relation
+    phrases = [_noun_phrase(group) for group in scene.groups]
+    gender, one = _NOUNS[first.shape][2], first.count == 1
+    are_one = one and relation != "list"
+    # Of several nouns the participle is masculine as soon as one of them is.
+    genders = {_NOUNS[group.shape][2] for group in scene.groups}
+    words = {
+        "core": phrases[0],
+        "be": "è" if one else "sono",
+        "there": "c'è" if are_one else "ci sono",
+        "see": "vede" if are_one else "vedono",
+        "drawn": agree("drawn", "f" if genders == {"f"} else "m", plural=len(phrases) > 1 or not one),
+        "background": agree(scene.background, "m", plural=False),
+        "first": phrases[0],
+        "second": phrases[-1],
+        "further": _FURTHER.get(relation, ""),
+        "colour": agree(first.colour, gender, plural=not one),
+        "definite": _definite(first),
+        "colourless": _definite(first, colour=False),
+        "only": f"solo {phrases[0]}",
+    }
+    if one:  # "una sola stella rossa"
+        words["only"] = f"{'una' if gender == 'f' else 'un'} {agree('only', gender, plural=False)} {_bare(first)}"
+    if relation == "list":
+        words["core"] = f"{phrases[0]}, {phrases[1]} e {phrases[2]}"
+    elif relation:
+        behind = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{behind} {' e '.join(phrases[1:])}"
+        words["relative_to_the"] = _melt(behind, " e ".join(_definite(group) for group in scene.groups[1:]))
+        words["core"] = f"{phrases[0]} {words['relative_to']}"
+    return _TEMPLATES[template].format(**words)
 
 
 def agree(adjective: str, gender: str, *, plural: bool) -> str:
-    """The form of an adjective, named in English, for a gender ("m" or "f") and number."""
+    """Return the form of an adjective, named in English, for a gender ("m" or "f") and number."""
     return _ADJECTIVES[adjective][2 * plural + (gender == "f")]
 
 
-def _singular(scene: Scene) -> bool:
-    return scene.groups[0].count == 1 and scene.relation != "list"
-
-
-def _drawn(scene: Scene) -> str:
-    """The participle for everything drawn: masculine plural as soon as one of several nouns is masculine."""
-    genders = {_NOUNS[group.shape][2] for group in scene.groups}
-    plural = len(scene.groups) > 1 or scene.groups[0].count > 1
-    return agree("drawn", "f" if genders == {"f"} else "m", plural=plural)
-
-
-def _core(scene: Scene, synonym: int) -> str:
-    phrases = [_noun_phrase(group) for group in scene.groups]
-    match scene.relation:
-        case "":
-            return phrases[0]
-        case "list":
-            return f"{phrases[0]}, {phrases[1]} e {phrases[2]}"
-    return f"{phrases[0]} {_relative_to(scene, synonym, definite=False)}"
-
-
-def _relative_to(scene: Scene, synonym: int, *, definite: bool) -> str:
-    """The relation and what stands behind it: "sopra un quadrato blu", "a sinistra della stella rossa"."""
-    words = _RELATIONS[scene.relation][synonym]
-    if not definite:
-        return f"{words} {' e '.join(_noun_phrase(group) for group in scene.groups[1:])}"
-    *start, preposition = words.split()
-    others = " e ".join(_definite(group) for group in scene.groups[1:])
-    if preposition in _MELTED:
-        return " ".join([*start, _melt(preposition, others)])
-    return f"{words} {others}"
-
-
-def _melt(preposition: str, definite: str) -> str:
-    """Preposition and definite article in one word: a + il -> al, di + l'anello -> dell'anello, a + le -> alle."""
-    root = _MELTED[preposition]  # "al" or "del"
+def _melt(words: str, definite: str) -> str:
+    """Return words before a definite noun phrase, a + il -> al, di + l'anello -> dell'anello, a + le -> alle."""
+    start, _, preposition = words.rpartition(" ")
+    root = _MELTED.get(preposition)  # "al" or "del"
+    if root is None:
+        return f"{words} {definite}"
     for article, ending in (("il ", " "), ("lo ", "lo "), ("la ", "la "), ("l'", "l'"), ("le ", "le ")):
         if definite.startswith(article):
-            return root + ending + definite[len(article) :]
-    return f"{root[:-1]}{definite}"  # "i ..." -> "ai ...", "dei ..."
+            return f"{start} {root}{ending}{definite[len(article) :]}".lstrip()
+    return f"{start} {root[:-1]}{definite}".lstrip()  # "i ..." -> "ai ...", "dei ..."
 
 
 def _noun_phrase(group: Group) -> str:
-    """The indefinite noun phrase: "una piccola stella rossa", "due stelle rosse"."""
+    """Return the indefinite noun phrase: "una piccola stella rossa", "due stelle rosse"."""
     bare = _bare(group)
     if group.count > 1:
         return f"{_NUMBERS[group.count]} {bare}"
@@ -155,7 +133,7 @@ def _noun_phrase(group: Group) -> str:
 
 
 def _definite(group: Group, *, colour: bool = True) -> str:
-    """The definite noun phrase: "la stella rossa", "l'anello", "le due stelle rosse"."""
+    """Return the definite noun phrase: "la stella rossa", "l'anello", "le due stelle rosse"."""
     bare = _bare(group, colour=colour)
     feminine = _NOUNS[group.shape][2] == "f"
     if group.count > 1:
@@ -165,16 +143,8 @@ def _definite(group: Group, *, colour: bool = True) -> str:
     return f"{'la' if feminine else 'lo' if _takes_lo(bare) else 'il'} {bare}"
 
 
-def _counted(group: Group) -> str:
-    """The noun phrase with "only": "una sola stella rossa", "solo due stelle rosse"."""
-    if group.count > 1:
-        return f"solo {_noun_phrase(group)}"
-    gender = _NOUNS[group.shape][2]
-    return f"{'una' if gender == 'f' else 'un'} {agree('only', gender, plural=False)} {_bare(group)}"
-
-
 def _bare(group: Group, *, colour: bool = True) -> str:
-    """The noun with its adjectives, without article and number: "piccole stelle rosse"."""
+    """Return the noun with its adjectives, without article and number: "piccole stelle rosse"."""
     singular, plural_form, gender = _NOUNS[group.shape]
     plural = group.count > 1
     words = (
@@ -186,5 +156,5 @@ def _bare(group: Group, *, colour: bool = True) -> str:
 
 
 def _takes_lo(word: str) -> bool:
-    """Whether a masculine word takes "lo" and "uno": before z and before s with a consonant."""
+    """Tell if a masculine word takes "lo" and "uno": before z and before s with a consonant."""
     return word[0] == "z" or (word[0] == "s" and word[1] not in "aeiou")

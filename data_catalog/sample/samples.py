@@ -1,53 +1,16 @@
-"""Which images the sample has: in which dataset, in which file format, with which fault; all drawn from the seed."""
+"""The images of the sample: in which dataset, file format and with which fault each is, and how its file is written."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 from urllib.parse import quote
 
+from data_catalog.progress import Progress
 from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, MOST_FAULTY, SOURCES, WIT
-from data_catalog.sample.drawing import Layout, place
-from data_catalog.sample.scene import Scene, pick, random_scene, shuffled
-
-
-@dataclass(slots=True)
-class Ledger:
-    """Every fault that was put in, in the order of writing."""
-
-    entries: list[dict[str, Any]] = field(default_factory=list)
-
-    def record(self, kind: str, source: str, **facts: Any) -> None:
-        """Note one fault with what identifies it: `url` or `path`, `caption`, `caption_id`, `same_as`."""
-        if kind not in FAULTS:
-            raise KeyError(kind)
-        self.entries.append({"kind": kind, "source": source, **facts})
-
-    def as_json(self) -> dict[str, Any]:
-        """The ledger with the meaning of every kind."""
-        return {"kinds": {kind: fault.meaning for kind, fault in FAULTS.items()}, "faults": self.entries}
-
-
-def assign(
-    source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None = None
-) -> dict[int, str]:
-    """Which images of a source have which fault; never more than half of them have one.
-
-    Args:
-        rates: in the place of those of `FAULTS`; a kind that they give 0 has no image.
-    """
-    rates = rates or {}
-    waiting = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
-    assigned: dict[int, str] = {}
-    for kind, fault in FAULTS.items():
-        if source in fault.sources:
-            rate = rates.get(kind, fault.rate)
-            count = max(1, round(rate * len(indices))) if rate else 0
-            victims, waiting = waiting[:count], waiting[count:]
-            assigned.update(dict.fromkeys(victims, kind))
-    return assigned
-
+from data_catalog.sample.scene import Layout, Scene, encode, paint, pick, place, random_scene, shuffled
 
 _SHARES = {WIT: 0.30, COCO: 0.35, CC3M: 0.20, FLICKR8K: 0.15}
 _PNG_SHARE = 0.25  # of the datasets that have other formats than JPEG
@@ -77,26 +40,36 @@ class Sample:
     path: str
 
     def rng(self, purpose: str) -> Random:
-        """A generator of this image's own for one purpose; a duplicate's differs from its original's."""
+        """Return a generator of this image's own for one purpose; a duplicate's differs from its original's."""
         return Random(f"scenes:{self.seed}:{self.index}:{purpose}")
 
     def scene(self) -> Scene:
-        """What the picture shows."""
+        """Return what the picture shows."""
         return random_scene(Random(f"scenes:{self.seed}:{self.original}:scene"))
 
     def layout(self) -> Layout:
-        """The picture before it is painted."""
+        """Return the picture before it is painted."""
         return place(self.scene(), Random(f"scenes:{self.seed}:{self.original}:layout"))
 
 
 def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = None) -> list[Sample]:
-    """All images, in an order that mixes the datasets; `fault_rates` as `assign` takes them."""
+    """Return all images, in an order that mixes the datasets; `fault_rates` take the place of those of `FAULTS`."""
     rng = Random(f"scenes:{seed}:plan")
-    sources = [_source_at((index + 0.5) / num_images) for index in range(num_images)]
+    sources = []
+    for index in range(num_images):
+        upper, fraction = 0.0, (index + 0.5) / num_images
+        for source, share in _SHARES.items():
+            upper += share
+            if fraction < upper or source == SOURCES[-1]:
+                sources.append(source)
+                break
     faults: dict[int, str] = {}
     for source in SOURCES:
-        faults.update(assign(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
-    formats = {i: _file_format(sources[i], faults.get(i, ""), rng) for i in range(num_images)}
+        faults.update(_assign(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
+    are_png = [rng.random() < _PNG_SHARE for _ in range(num_images)]
+    formats = [
+        "PNG" if are_png[i] and sources[i] in (WIT, CC3M) and i not in faults else "JPEG" for i in range(num_images)
+    ]
     originals = [i for i in range(num_images) if i not in faults and formats[i] == "JPEG"]
     samples = []
     for index, source in enumerate(sources):
@@ -108,27 +81,21 @@ def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = N
     return samples
 
 
-def url_of(sample: Sample, base_url: str) -> str:
-    """The image's percent-encoded URL; for flickr8k, whose images are local, its path."""
-    return sample.path if sample.source == FLICKR8K else f"{base_url}/{quote(sample.path)}"
-
-
-def _source_at(fraction: float) -> str:
-    upper = 0.0
-    for source, share in _SHARES.items():
-        upper += share
-        if fraction < upper:
-            return source
-    return SOURCES[-1]
-
-
-def _file_format(source: str, fault: str, rng: Random) -> str:
-    png = rng.random() < _PNG_SHARE
-    return "PNG" if png and source in (WIT, CC3M) and not fault else "JPEG"
+def _assign(source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None) -> dict[int, str]:
+    """Return which images of a source have which fault; never more than half of them have one."""
+    waiting = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
+    assigned: dict[int, str] = {}
+    for kind, fault in FAULTS.items():
+        if source in fault.sources:
+            rate = (rates or {}).get(kind, fault.rate)
+            count = max(1, round(rate * len(indices))) if rate else 0
+            victims, waiting = waiting[:count], waiting[count:]
+            assigned.update(dict.fromkeys(victims, kind))
+    return assigned
 
 
 def _path(source: str, index: int, file_format: str, rng: Random) -> str:
-    """A name in the manner of the dataset; digits of a hash where upstream has them."""
+    """Return a name in the manner of the dataset; digits of a hash where upstream has them."""
     digits = hashlib.sha1(f"{index}:{rng.random()}".encode(), usedforsecurity=False).hexdigest()
     suffix = "png" if file_format == "PNG" else "jpg"
     match source:
@@ -143,5 +110,98 @@ def _path(source: str, index: int, file_format: str, rng: Random) -> str:
 
 
 def coco_id(index: int) -> int:
-    """COCO's number of an image: distinct, with gaps, as upstream's are."""
+    """Return COCO's number of an image: distinct, with gaps, as upstream's are."""
     return 139 + index * 97
+
+
+def url_of(sample: Sample, base_url: str) -> str:
+    """Return the image's percent-encoded URL; for flickr8k, whose images are local, its path."""
+    return sample.path if sample.source == FLICKR8K else f"{base_url}/{quote(sample.path)}"
+
+
+_HTML = """<!DOCTYPE html>
+<html><head><title>Image removed</title></head>
+<body><h1>This picture is no longer available</h1><p>Please visit our home page.</p></body></html>
+"""
+_KEPT_SHARE_OF_TRUNCATED = 0.4
+IMAGE_FAULTS = (
+    "dead_link",
+    "missing_file",
+    "html_instead_of_image",
+    "truncated_image",
+    "tiny_image",
+    "duplicate_image",
+    "redirect",
+    "flaky",
+)
+
+
+@dataclass(slots=True)
+class ImageFolder:
+    """Where image files go and what is noted of them on the way.
+
+    Args:
+        web: the folder to be served.
+        local: the folder of flickr8k's images.
+        base_url: of the served folder.
+        originals: samples by index, for what duplicates repeat.
+        progress: counts the images done.
+        rules: of the server, by URL path.
+        faults: every fault that was put in, in the order of writing.
+    """
+
+    web: Path
+    local: Path
+    base_url: str
+    originals: Mapping[int, Sample]
+    progress: Progress
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, sample: Sample, **facts: Any) -> None:
+        """Note the fault of a sample with what identifies it: `url` or `path`, `caption`, `caption_id`, `same_as`."""
+        self.faults.append({"kind": sample.fault, "source": sample.source, **facts})
+
+    def add(self, sample: Sample) -> tuple[int, int]:
+        """Write the image of `sample`, or what its fault leaves of it; return width and height in pixels."""
+        layout = sample.layout()
+        if sample.fault in IMAGE_FAULTS:
+            facts = {"path" if sample.source == FLICKR8K else "url": url_of(sample, self.base_url)}
+            if sample.fault == "duplicate_image":
+                facts["same_as"] = url_of(self.originals[sample.original], self.base_url)
+            self.record(sample, **facts)
+        data = _file_bytes(sample)
+        if data is not None:
+            path = self._place(sample)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        self.progress.advance()
+        return (layout.width, layout.height) if sample.fault != "tiny_image" else (1, 1)
+
+    def _place(self, sample: Sample) -> Path:
+        if sample.source == FLICKR8K:
+            return self.local / sample.path
+        if sample.fault == "redirect":
+            moved = f"moved/{sample.path}"
+            self.rules[f"/{sample.path}"] = {"location": f"/{moved}"}
+            return self.web / moved
+        if sample.fault == "flaky":
+            self.rules[f"/{sample.path}"] = {"status": 503, "times": 1, "retry_after_s": 1}
+        if sample.fault == "html_instead_of_image":
+            self.rules[f"/{sample.path}"] = {"content_type": "text/html; charset=utf-8"}
+        return self.web / sample.path
+
+
+def _file_bytes(sample: Sample) -> bytes | None:
+    """Return the bytes of the image file; None where there is no file."""
+    from PIL import Image
+
+    match sample.fault:
+        case "dead_link" | "missing_file":
+            return None
+        case "html_instead_of_image":
+            return _HTML.encode()
+        case "tiny_image":
+            return encode(Image.new("RGB", (1, 1), sample.layout().rgb), sample.file_format)
+    data = encode(paint(sample.layout()), sample.file_format)
+    return data[: int(len(data) * _KEPT_SHARE_OF_TRUNCATED)] if sample.fault == "truncated_image" else data

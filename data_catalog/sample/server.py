@@ -42,7 +42,7 @@ _CONTENT_TYPES = {
 
 @contextmanager
 def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
-    """Serve the files below `folder` until the block ends; yields the base URL, without a slash at its end.
+    """Serve the files below `folder` until the block ends; give the base URL, without a slash at its end.
 
     Args:
         folder: an existing folder; names that begin with a dot are never served.
@@ -54,7 +54,11 @@ def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
         InputError: the folder is absent, or its rules are no rules.
         BusyError: the port is taken.
     """
-    if not _is_loopback(host):
+    try:
+        is_loopback = IPv4Address(host).is_loopback
+    except AddressValueError:
+        is_loopback = False
+    if not is_loopback:
         raise SettingsError(
             f"serve: {host} is not a loopback address: files are served to this machine only, use 127.0.0.1"
         )
@@ -75,13 +79,6 @@ def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return IPv4Address(host).is_loopback
-    except AddressValueError:
-        return False
 
 
 def _read_rules(path: Path) -> dict[str, dict[str, Any]]:
@@ -111,7 +108,7 @@ class _FolderServer(socketserver.ThreadingTCPServer):
         super().__init__(address, _FileHandler)
 
     def rule_for(self, path: str) -> dict[str, Any]:
-        """The rule that holds for this request of `path`; a rule with `times` holds for that many requests."""
+        """Return the rule that holds for this request of `path`; a rule with `times` holds for that many requests."""
         rule = self.rules.get(path)
         if rule is None:
             return {}
@@ -132,44 +129,39 @@ class _FileHandler(BaseHTTPRequestHandler):
     wbufsize = -1  # headers and body in one packet
     server: _FolderServer
 
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
     def log_message(self, format: str, *args: Any) -> None:
         logger.debug("serve: " + format, *args)
 
-    def _answer(self, *, with_body: bool) -> None:
+    def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path, errors="surrogateescape")
         rule = self.server.rule_for(path)
         if "location" in rule:
-            self._send(302, b"", {"Location": rule["location"]}, with_body=with_body)
+            self._send(302, b"", {"Location": rule["location"]})
         elif "status" in rule:
             extra = {"Retry-After": str(rule["retry_after_s"])} if "retry_after_s" in rule else {}
-            self._send(rule["status"], b"not now\n", extra, with_body=with_body)
+            self._send(rule["status"], b"not now\n", extra)
         elif (file := _file_at(self.server.folder, path)) is None:
-            self._send(404, b"not found\n", {}, with_body=with_body)
+            self._send(404, b"not found\n", {})
         else:
-            content_type = rule.get("content_type") or _CONTENT_TYPES.get(
-                file.suffix.lower(), "application/octet-stream"
-            )
-            self._send(200, file.read_bytes(), {"Content-Type": content_type}, with_body=with_body)
+            usual = _CONTENT_TYPES.get(file.suffix.lower(), "application/octet-stream")
+            self._send(200, file.read_bytes(), {"Content-Type": rule.get("content_type") or usual})
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str], *, with_body: bool) -> None:
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": "text/plain; charset=utf-8", **headers}.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if with_body:
+        if self.command != "HEAD":
             self.wfile.write(body)
         self.wfile.flush()
 
 
 def _file_at(folder: Path, path: str) -> Path | None:
-    """The file below `folder` that an unquoted URL path names; None for folders, dotted names and ways out."""
+    """Return the file below `folder` that an unquoted URL path names; None for folders, dotted names and ways out."""
     parts = path.split("/")[1:]
     if "\0" in path or os.sep != "/" or not parts or any(not part or part.startswith(".") for part in parts):
         return None

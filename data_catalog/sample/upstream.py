@@ -15,12 +15,10 @@ from typing import Any
 
 from data_catalog.errors import SettingsError
 from data_catalog.progress import Progress
-from data_catalog.sample.config import CC3M, COCO, FLICKR8K, SOURCES, WIT, ScenesConfig
-from data_catalog.sample.english_files import write_cc3m, write_coco, write_flickr8k
-from data_catalog.sample.pictures import ImageFolder
-from data_catalog.sample.samples import Ledger, Sample, plan
+from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, SOURCES, WIT, ScenesConfig
+from data_catalog.sample.datasets import write_cc3m, write_coco, write_flickr8k, write_wit
+from data_catalog.sample.samples import ImageFolder, plan
 from data_catalog.sample.server import RULES_FILE
-from data_catalog.sample.wit_file import write_wit
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.lock import writer_lock
@@ -38,31 +36,31 @@ def draw_upstream(config: ScenesConfig) -> bool:
     Interrupted at any moment it leaves no half-made folder, and the next call starts anew.
 
     Returns:
-        Whether anything was drawn.
+        True if anything was drawn.
 
     Raises:
         SettingsError: the folder holds something else.
         BusyError: another process is at it.
         DiskError: the disk is full, or nothing can be written there.
     """
-    key = _key(config)
-    workshop = _workshop(config.folder)
+    settings = _settings(config)
+    key = digest(settings)
+    # Where the folder is made before it is renamed: beside it, so on the same disk.
+    workshop = config.folder.parent / f".tmp-{config.folder.name}"
     if _committed_key(config.folder) == key and not workshop.exists():
         logger.info("scenes: %s is complete, nothing to draw", config.folder)
         return False
-    _check_replaceable(config.folder)
+    folder = config.folder
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():  # not made here
+        raise SettingsError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
     with writer_lock(workshop):
         to_draw = _committed_key(config.folder) != key  # another process may just have ended
         if to_draw:
-            _draw_and_commit(config, key)
+            with disk_errors(folder), _new_folder(folder, workshop) as fresh:
+                _draw(config, fresh)
+                write_json(fresh / COMMIT_FILE, {"key": key, "settings": settings})
         shutil.rmtree(workshop)
     return to_draw
-
-
-def _draw_and_commit(config: ScenesConfig, key: str) -> None:
-    with disk_errors(config.folder), _new_folder(config.folder) as folder:
-        _draw(config, folder)
-        write_json(folder / COMMIT_FILE, {"key": key, "settings": _settings(config)})
 
 
 def _settings(config: ScenesConfig) -> dict[str, Any]:
@@ -77,10 +75,6 @@ def _settings(config: ScenesConfig) -> dict[str, Any]:
     return {**settings, "fault_rates": dict(config.fault_rates)} if config.fault_rates else settings
 
 
-def _key(config: ScenesConfig) -> str:
-    return digest(_settings(config))
-
-
 def _committed_key(folder: Path) -> str | None:
     commit = folder / COMMIT_FILE
     try:
@@ -89,21 +83,9 @@ def _committed_key(folder: Path) -> str | None:
         return None
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Never replace what this module did not make."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():
-        raise SettingsError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
-
-
-def _workshop(folder: Path) -> Path:
-    """Where the folder is made before it is renamed: beside it, so on the same disk."""
-    return folder.parent / f".tmp-{folder.name}"
-
-
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A fresh folder to fill; when the block ends well it takes the place of `folder`."""
-    workshop = _workshop(folder)
+def _new_folder(folder: Path, workshop: Path) -> Iterator[Path]:
+    """Give a fresh folder to fill; when the block ends well it takes the place of `folder`."""
     fresh, old = workshop / "new", workshop / "old"
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -122,14 +104,13 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 def _draw(config: ScenesConfig, folder: Path) -> None:
     samples = plan(config.seed, config.num_images, config.fault_rates)
-    by_source: dict[str, list[Sample]] = {name: [s for s in samples if s.source == name] for name in SOURCES}
+    by_source = {name: [s for s in samples if s.source == name] for name in SOURCES}
     with Progress("draw scenes", total=len(samples), unit="images") as progress:
         images = ImageFolder(
             web=folder / WEB_FOLDER,
             local=folder / FLICKR8K / "images",
             base_url=config.base_url,
             originals={sample.index: sample for sample in samples},
-            ledger=Ledger(),
             progress=progress,
         )
         write_wit(by_source[WIT], folder, images, config.target_language)
@@ -137,4 +118,5 @@ def _draw(config: ScenesConfig, folder: Path) -> None:
         write_cc3m(by_source[CC3M], folder, images)
         write_flickr8k(by_source[FLICKR8K], folder, images)
     write_json(folder / WEB_FOLDER / RULES_FILE, images.rules)
-    write_json(folder / FAULTS_FILE, images.ledger.as_json())
+    kinds = {kind: fault.meaning for kind, fault in FAULTS.items()}
+    write_json(folder / FAULTS_FILE, {"kinds": kinds, "faults": images.faults})

@@ -3,29 +3,33 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError
 from data_catalog.settings import PATH
-from data_catalog.sources.files import Line, check_text_file, excerpt, head_lines, read_lines, upstream_files
-from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
+from data_catalog.sources.files import (
+    FilesConfig,
+    Line,
+    check_text_file,
+    excerpt,
+    head_lines,
+    read_lines,
+    upstream_files,
+)
+from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
 from data_catalog.sources.urls import is_web_url, url_key
 
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConceptualCaptionsConfig:
+class ConceptualCaptionsConfig(FilesConfig):
     """Files of Conceptual Captions."""
+
+    WANTED: ClassVar = "at least one Conceptual Captions TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of TSV files, plain or gzipped."""
-
-    def __post_init__(self) -> None:
-        """Refuse a source without files."""
-        if not self.files:
-            raise SettingsError("files must name at least one Conceptual Captions TSV")
 
 
 class _Columns(NamedTuple):
@@ -54,12 +58,12 @@ def check_cc12m(config: ConceptualCaptionsConfig) -> None:
     _check(config, _CC12M, _CC3M)
 
 
-def read_cc3m(config: ConceptualCaptionsConfig) -> Iterator[SourceRow]:
+def read_cc3m(config: ConceptualCaptionsConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every line of CC3M."""
     return _read(config, _CC3M)
 
 
-def read_cc12m(config: ConceptualCaptionsConfig) -> Iterator[SourceRow]:
+def read_cc12m(config: ConceptualCaptionsConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every line of CC12M."""
     return _read(config, _CC12M)
 
@@ -84,20 +88,16 @@ def _check(config: ConceptualCaptionsConfig, columns: _Columns, other: _Columns)
             raise InputError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
 
 
-def _read(config: ConceptualCaptionsConfig, columns: _Columns) -> Iterator[SourceRow]:
+def _read(config: ConceptualCaptionsConfig, columns: _Columns) -> Iterator[JudgedRow]:
     for path in upstream_files(config):
-        split = _split(path)
+        found = _SPLIT_IN_NAME.search(path.name)
+        split = found[1].lower() if found else None
         for line in read_lines(path):
             if line.text:
                 yield _row(str(path), line, columns, split)
 
 
-def _split(path: Path) -> str | None:
-    found = _SPLIT_IN_NAME.search(path.name)
-    return found.group(1).lower() if found else None
-
-
-def _row(upstream_file: str, line: Line, columns: _Columns, split: str | None) -> SourceRow:
+def _row(upstream_file: str, line: Line, columns: _Columns, split: str | None) -> JudgedRow:
     origin = Origin(upstream_file, line.number, line.text)
     if line.trouble:
         return refuse(origin, *line.trouble)
@@ -105,4 +105,5 @@ def _row(upstream_file: str, line: Line, columns: _Columns, split: str | None) -
     if len(cells) != 2:
         return refuse(origin, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
     url = cells[columns.url].strip()
-    return admit(origin, sample_key=url_key(url), url=url, caption=cells[columns.caption], lang="en", split=split)
+    caption = cells[columns.caption]
+    return admit(origin, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split))

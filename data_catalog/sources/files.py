@@ -7,12 +7,14 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
-from data_catalog.errors import InputError
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.settings import PATH
 
 # No upstream file has a line near this; without a cap one missing newline would load gigabytes.
 MAX_LINE_BYTES = 4 * 2**20
@@ -39,12 +41,19 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
-class HasFiles(Protocol):
-    """Any source config: its `files` are paths or globs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilesConfig:
+    """Settings of whatever is read from upstream files, a source or a test set."""
 
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Paths or globs of upstream files."""
+    WANTED: ClassVar[str]  # what `files` must name, for the error
+
+    files: tuple[str, ...] = field(metadata=PATH)
+    """Paths or globs of the files."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that name no files."""
+        if not self.files:
+            raise SettingsError(f"files must name {self.WANTED}")
 
 
 class Trouble(NamedTuple):
@@ -66,8 +75,8 @@ class Line(NamedTuple):
     trouble: Trouble | None
 
 
-def upstream_files(config: HasFiles) -> list[Path]:
-    """The files that a source config names: globs expanded, duplicates dropped, sorted by path.
+def upstream_files(config: FilesConfig) -> list[Path]:
+    """Return the files that a config names: globs expanded, duplicates dropped, sorted by path.
 
     Raises:
         InputError: a file is missing, a glob matches nothing, or a folder was given.
@@ -96,14 +105,9 @@ def _expand(pattern: str) -> list[Path]:
 
 def open_bytes(path: Path) -> BufferedReader | gzip.GzipFile:
     """Open for reading, decompressing if the content (not the name) is gzip."""
-    if _head(path, len(_GZIP_MAGIC)) == _GZIP_MAGIC:
-        return gzip.open(path, "rb")
-    return path.open("rb")
-
-
-def _head(path: Path, num_bytes: int) -> bytes:
     with path.open("rb") as file:
-        return file.read(num_bytes)
+        is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    return gzip.open(path, "rb") if is_gzip else path.open("rb")
 
 
 @contextmanager
@@ -130,8 +134,8 @@ def check_text_file(path: Path, *, expected: str) -> None:
     try:
         with naming_damage(path), open_bytes(path) as file:
             head = file.read(8)
-            if isinstance(file, gzip.GzipFile):
-                _read_to_end(file)
+            while isinstance(file, gzip.GzipFile) and file.read(2**20):  # to its end, where the checksum is
+                continue
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: permission denied") from error
     if not head:
@@ -139,11 +143,6 @@ def check_text_file(path: Path, *, expected: str) -> None:
     for magic, what in _FOREIGN_MAGIC.items():
         if head.startswith(magic):
             raise InputError(f"{path} is {what}; expected {expected}")
-
-
-def _read_to_end(file: BufferedReader | gzip.GzipFile) -> None:
-    while file.read(2**20):
-        continue
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -162,10 +161,14 @@ def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
         number += 1
         if number == 1:
             raw = raw.removeprefix(BOM)
-        if len(raw) >= MAX_LINE_BYTES and not raw.endswith(b"\n"):
-            yield _overlong(file, number, raw)
-        else:
+        if len(raw) < MAX_LINE_BYTES or raw.endswith(b"\n"):
             yield _decode_line(number, raw)
+            continue
+        while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
+            continue
+        text = raw[:MAX_EXCERPT_CHARS].decode("utf-8", "surrogateescape")
+        trouble = Trouble("malformed_row", f"the line is longer than {MAX_LINE_BYTES} bytes")
+        yield Line(number, text, "\n", trouble)
 
 
 def head_lines(path: Path) -> list[Line]:
@@ -183,13 +186,6 @@ def head_lines(path: Path) -> list[Line]:
 def first_text(path: Path) -> str:
     """Return the first line of a file that is not blank, without blanks around it; "" where there is none."""
     return next((text for line in read_lines(path) if (text := line.text.strip())), "")
-
-
-def _overlong(file: BufferedReader | gzip.GzipFile, number: int, raw: bytes) -> Line:
-    while (more := file.readline(MAX_LINE_BYTES)) and not more.endswith(b"\n"):
-        continue
-    text = raw[:MAX_EXCERPT_CHARS].decode("utf-8", "surrogateescape")
-    return Line(number, text, "\n", Trouble("malformed_row", f"the line is longer than {MAX_LINE_BYTES} bytes"))
 
 
 def _decode_line(number: int, raw: bytes) -> Line:

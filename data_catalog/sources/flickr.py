@@ -9,18 +9,27 @@ Flickr8k's official splits are lists of names that lie beside the captions: Flic
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
 from data_catalog.sources.delimited import read_records
-from data_catalog.sources.files import Line, Trouble, check_text_file, excerpt, head_lines, read_lines, upstream_files
+from data_catalog.sources.files import (
+    FilesConfig,
+    Line,
+    check_text_file,
+    excerpt,
+    head_lines,
+    read_lines,
+    upstream_files,
+)
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import open_json
-from data_catalog.sources.karpathy import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import Origin, SourceRow, UpstreamRow, admit, refuse, usual_split
+from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
+from data_catalog.sources.rows import Candidate, JudgedRow, Origin, UpstreamRow, admit, refuse, usual_split
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
 # Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
@@ -37,8 +46,10 @@ _LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlickrConfig:
+class FlickrConfig(FilesConfig):
     """Captions files of Flickr8k or Flickr30k, and where their images are."""
+
+    WANTED: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are found beside them."""
@@ -47,8 +58,7 @@ class FlickrConfig:
 
     def __post_init__(self) -> None:
         """Refuse a source without files or images."""
-        if not self.files:
-            raise SettingsError("files must name at least one captions file of Flickr8k or Flickr30k")
+        FilesConfig.__post_init__(self)
         if not self.images:
             raise SettingsError("images must name the folder, zip or tar that holds the images")
 
@@ -66,13 +76,18 @@ def check_flickr(config: FlickrConfig) -> None:
             raise InputError(f"{path} has a header and no rows: expected {_EXPECTED}")
 
 
-def read_flickr(config: FlickrConfig) -> Iterator[SourceRow]:
-    """Yield what becomes of every caption (English)."""
+def read_flickr(config: FlickrConfig) -> Iterator[JudgedRow]:
+    """Yield what becomes of every caption (English), with the split that a list states of its photo."""
     splits = _listed_splits(config)
-    for path in _captions_files(config):
-        for row in _reader_for(path)(path):
-            listed = splits.get(row.sample_key) if isinstance(row, UpstreamRow) else None
-            yield replace(row, split=listed) if listed and isinstance(row, UpstreamRow) else row
+    for row in read_flickr_captions(_captions_files(config)):
+        listed = splits.get(row.sample_key) if isinstance(row, UpstreamRow) else None
+        yield replace(row, split=listed) if listed and isinstance(row, UpstreamRow) else row
+
+
+def read_flickr_captions(paths: Iterable[Path]) -> Iterator[JudgedRow]:
+    """Yield what becomes of every caption of some files, in whichever formats."""
+    for path in paths:
+        yield from _reader_for(path)(path)
 
 
 def flickr_files(config: FlickrConfig) -> list[Path]:
@@ -103,7 +118,7 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
     return {photo: usual_split(split) for photo, (split, _) in found.items()}
 
 
-def _reader_for(path: Path) -> Callable[[Path], Iterator[SourceRow]]:
+def _reader_for(path: Path) -> Callable[[Path], Iterator[JudgedRow]]:
     """Tell the format by the first lines."""
     lines = [line for line in head_lines(path) if line.text.strip()]
     first = lines[0].text if lines else ""
@@ -118,23 +133,29 @@ def _reader_for(path: Path) -> Callable[[Path], Iterator[SourceRow]]:
     raise InputError(f"{path} is not {_EXPECTED}: its first line is {excerpt(first)[:200]!r}")
 
 
-def _read_tokens(path: Path) -> Iterator[SourceRow]:
+def _read_tokens(path: Path) -> Iterator[JudgedRow]:
     for line in read_lines(path):
         if line.text:
             yield _line_row(path, line, _TOKEN.fullmatch(line.text), "name.jpg#number<TAB>caption")
 
 
-def _read_results(path: Path) -> Iterator[SourceRow]:
-    header_seen = False
-    for line in read_lines(path):
-        if not header_seen or not line.text:  # blank lines may stand before the header
-            header_seen = header_seen or bool(line.text.strip())
-            continue
-        found = _RESULT.fullmatch(line.text) or _RESULT_UNDELIMITED.fullmatch(line.text)
-        yield _line_row(path, line, found, "image_name| comment_number| comment")
+def _read_results(path: Path) -> Iterator[JudgedRow]:
+    for line in _behind_header(path):
+        if line.text:
+            found = _RESULT.fullmatch(line.text) or _RESULT_UNDELIMITED.fullmatch(line.text)
+            yield _line_row(path, line, found, "image_name| comment_number| comment")
 
 
-def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) -> SourceRow:
+def _behind_header(path: Path) -> Iterator[Line]:
+    """Return the lines behind the first that is not blank."""
+    lines = read_lines(path)
+    for line in lines:
+        if line.text.strip():
+            break
+    return lines
+
+
+def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) -> JudgedRow:
     origin = Origin(str(path), line.number, line.text)
     if line.trouble:
         return refuse(origin, *line.trouble)
@@ -145,59 +166,46 @@ def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) 
 
 def _flickr_row(
     origin: Origin, name: str, caption_key: str | None, caption: str | None, split: str | None = None
-) -> SourceRow:
-    return admit(
-        origin,
-        sample_key=_stem(name),
-        caption_key=caption_key,
-        path=name,
-        caption=caption,
-        lang="en",
-        split=split,
+) -> JudgedRow:
+    found = Candidate(
+        sample_key=_stem(name), caption_key=caption_key, path=name, caption=caption, lang="en", split=split
     )
+    return admit(origin, found)
 
 
 def _stem(name: str) -> str:
-    """The photo's id: the file name without folder and suffix."""
+    """Return the photo's id: the file name without folder and suffix."""
     return name.rpartition("/")[2].rpartition(".")[0] or name
 
 
-def _read_captions(path: Path) -> Iterator[SourceRow]:
-    """Rows of `image,caption`; a caption's key is its place among the captions of its image."""
-    lines = read_lines(path)
-    for line in lines:
-        if line.text.strip():
-            break
+def _read_captions(path: Path) -> Iterator[JudgedRow]:
+    """Yield rows of `image,caption`; a caption's key is its place among the captions of its image.
+
+    Captions with bare commas (no quotes) are taken as they stand after the first comma.
+    """
+
+    def starts_row(cells: list[str]) -> bool:
+        return len(cells) == 2 and cells[0].lower().endswith((".jpg", ".jpeg", ".png"))
+
     previous, index = "", 0
-    for record in read_records(lines, delimiter=",", num_cells=2, starts_row=_starts_captions_row):
-        origin = Origin(str(path), record.line, record.text)
-        name, caption, trouble = _captions_cells(record.cells, record.trouble, record.text)
+    for record in read_records(_behind_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
+        origin, trouble = Origin(str(path), record.line, record.text), record.trouble
+        name, caption = record.cells or ("", "")
+        is_plain = "," in record.text and '"' not in record.text
+        if not record.cells and is_plain and trouble and trouble.reason == "malformed_row":
+            name, _, caption = record.text.partition(",")
+            trouble = None
         if trouble:
             yield refuse(origin, *trouble)
             continue
+        name = name.strip()
         index = index + 1 if name == previous else 0
         previous = name
         yield _flickr_row(origin, name, str(index), caption)
 
 
-def _captions_cells(cells: list[str], trouble: Trouble | None, text: str) -> tuple[str, str, Trouble | None]:
-    """Name and caption; captions with bare commas (no quotes) are taken as they stand after the first comma."""
-    if cells:
-        return cells[0].strip(), cells[1], trouble
-    name, comma, caption = text.partition(",")
-    if comma and '"' not in text and trouble and trouble.reason == "malformed_row":
-        return name.strip(), caption, None
-    return "", "", trouble
-
-
-def _starts_captions_row(cells: list[str]) -> bool:
-    return len(cells) == 2 and cells[0].lower().endswith((".jpg", ".jpeg", ".png"))
-
-
-def _read_karpathy(path: Path) -> Iterator[SourceRow]:
-    document = open_json(path, expected=_EXPECTED)
-    check_karpathy(path, document, expected=_EXPECTED)
-    assert isinstance(document, dict)
+def _read_karpathy(path: Path) -> Iterator[JudgedRow]:
+    document = check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
     for caption in karpathy_captions(document):
         origin = Origin(str(path), caption.number, caption.raw)
         yield _flickr_row(origin, caption.filename, caption.caption_id, caption.text, caption.split)

@@ -18,9 +18,17 @@ from data_catalog.images.tables import groups_of
 from data_catalog.progress import Progress
 from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.sources.files import excerpt
-from data_catalog.sources.limit import ALL_ROWS, BEYOND_LIMIT, Drawn, RowLimit
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
+from data_catalog.sources.rows import (
+    ALL_ROWS,
+    BEYOND_LIMIT,
+    Drawn,
+    MalformedRow,
+    RowLimit,
+    SourceRow,
+    UnselectedRow,
+    UpstreamRow,
+)
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.manifest import SPLITS
@@ -118,16 +126,22 @@ def ingest(
         Progress("ingest", total=None, unit="rows") as progress,
     ):
         for source in sources:
-            for batch in _batches(source, target_lang, counts[source.name]):
-                writer.write_batch(batch)
+            records = _records(source, target_lang, counts[source.name])
+            groups = groups_of(records, _num_chars, most_rows=ROWS_PER_STAGED_BATCH, most_bytes=CHARS_PER_STAGED_BATCH)
+            for group in groups:
+                writer.write_batch(pa.RecordBatch.from_pylist(group, schema=STAGED))
                 failpoint("ingest.after_batch", staged)
-                progress.advance(batch.num_rows, source=source.name)
-    ranges = _shard_ranges(count_samples(staged), shard_size)
-    num_shards = max(1, sum(map(len, ranges.values())))
-    _write_shards(staged, folder, ranges, num_shards, counts if keep_splits else None)
+                progress.advance(len(group), source=source.name)
+    # Each source has shards of its own, so that one whose images come slowly holds up no other one's.
+    ranges: dict[str, range] = {}
+    num_shards = 0
+    for name, num_samples in count_samples(staged).items():
+        ranges[name] = range(num_shards, num_shards + -(-num_samples // shard_size))
+        num_shards = ranges[name].stop
+    _write_shards(staged, folder, ranges, counts if keep_splits else None)
     staged.unlink()
     return {
-        "num_shards": num_shards,
+        "num_shards": max(1, num_shards),
         "sources": {
             name: {"selected": count.selected, "malformed": count.malformed, "unselected": dict(count.unselected)}
             for name, count in counts.items()
@@ -135,20 +149,13 @@ def ingest(
     }
 
 
-def _batches(source: Source, target_lang: str, counts: _Counts) -> Iterator[pa.RecordBatch]:
-    """Staged batches of a source's selected rows; counts what it meets on the way."""
-    base = _common_folder(source.files)
-    records = _records(source, base, target_lang, counts)
-    groups = groups_of(records, _num_chars, most_rows=ROWS_PER_STAGED_BATCH, most_bytes=CHARS_PER_STAGED_BATCH)
-    for chunk in groups:
-        yield pa.RecordBatch.from_pylist(chunk, schema=STAGED)
-
-
 def _num_chars(record: Mapping[str, Any]) -> int:
     return sum(len(value) for value in record.values() if isinstance(value, str))
 
 
-def _records(source: Source, base: str, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:
+def _records(source: Source, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:
+    """Yield the staged rows of a source's selected rows; count what is met on the way."""
+    base = _common_folder(source.files)
     for row in source.rows(source.draw()):
         if isinstance(row, UnselectedRow):
             counts.unselected[row.reason] += 1
@@ -227,29 +234,25 @@ def _relative(file: str, base: str) -> str:
     return Path(file).absolute().relative_to(base).as_posix()
 
 
-def _shard_ranges(num_samples: Mapping[str, int], shard_size: int) -> dict[str, range]:
-    """Which shards each source has: its own, so that a source whose images come slowly holds up no other one's."""
-    ranges: dict[str, range] = {}
-    first = 0
-    for source, count in num_samples.items():
-        ranges[source] = range(first, first + -(-count // shard_size))
-        first = ranges[source].stop
-    return ranges
-
-
 def _write_shards(
-    staged: Path, folder: Path, ranges: Mapping[str, range], num_shards: int, rejecting: Mapping[str, _Counts] | None
+    staged: Path, folder: Path, ranges: Mapping[str, range], rejecting: Mapping[str, _Counts] | None
 ) -> None:
-    """Cut the sorted stream into shards; an empty shard is a file without rows.
+    """Cut the sorted stream into shards; an empty shard is a file without rows, and there is at least one.
 
     Args:
         staged: all rows, in any order.
         folder: where the shards go.
         ranges: which shards each source has.
-        num_shards: of all sources.
         rejecting: counts, by source, of rows that are rejected for splits of unknown names; None: they are not.
     """
+    num_shards = max([1, *(each.stop for each in ranges.values())])
     shard_id, rows = 0, [CAPTIONS.empty_table()]
+
+    def finish_shard() -> None:
+        nonlocal shard_id, rows
+        save_parquet(pa.concat_tables(rows), folder / f"{shard_id:05d}.parquet")
+        shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+
     for batch in sorted_rows(staged, spread=None if rejecting is None else "unknown_split"):
         table = pa.Table.from_batches([batch])
         if rejecting is not None:
@@ -261,13 +264,11 @@ def _write_shards(
         while start < len(shards):
             end = start + shards[start:].count(shards[start])
             while shard_id < shards[start]:
-                save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
-                shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+                finish_shard()
             rows.append(finished.slice(start, end - start))
             start = end
     while shard_id < num_shards:
-        save_parquet(pa.concat_tables(rows), folder / _shard_name(shard_id))
-        shard_id, rows = shard_id + 1, [CAPTIONS.empty_table()]
+        finish_shard()
 
 
 def _without_unknown_splits(table: pa.Table, counts: Mapping[str, _Counts]) -> pa.Table:
@@ -293,7 +294,3 @@ def _finish_rows(table: pa.Table) -> pa.Table:
         index = table.schema.get_field_index("caption_id")
         table = table.set_column(index, "caption_id", pa.array(ids, pa.string()))
     return table.select(CAPTIONS.names).cast(CAPTIONS)
-
-
-def _shard_name(shard_id: int) -> str:
-    return f"{shard_id:05d}.parquet"

@@ -1,23 +1,24 @@
 """MSCOCO captions: the JSON of 2014 and 2017, MSCOCO-IT's Italian captions in the same shape, and Karpathy's splits.
 
 Images of MSCOCO have licenses of their own, by a table in the JSON; the license of the row is that of its image.
+Karpathy's `dataset_*.json` (Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015) is of Flickr8k and Flickr30k,
+too: images with their sentences and a split. MSCOCO's "restval" images are training images.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
-from data_catalog.sources.files import Held, upstream_files
+from data_catalog.sources.files import FilesConfig, Held, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
-from data_catalog.sources.karpathy import KarpathyCaption, check_karpathy, karpathy_captions
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
-from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
 from data_catalog.sources.urls import flickr_page
 
 _EXPECTED = "a COCO captions JSON ('images' and 'annotations' with 'caption') or Karpathy's dataset_coco.json"
@@ -30,8 +31,10 @@ _BARE_NAME = re.compile(r"\d{12}\.jpg")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MscocoConfig:
+class MscocoConfig(FilesConfig):
     """Captions files of MSCOCO, and where the images are."""
+
+    WANTED: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
@@ -45,9 +48,8 @@ class MscocoConfig:
     """Name of who translated the captions, or of what did."""
 
     def __post_init__(self) -> None:
-        """Refuse a source without files."""
-        if not self.files:
-            raise SettingsError("files must name at least one COCO captions JSON")
+        """Refuse a source without files, and contradictions."""
+        FilesConfig.__post_init__(self)
         _ = mscoco_origin(self)
 
 
@@ -61,6 +63,47 @@ class _Image(NamedTuple):
     page_url: str | None
 
 
+class KarpathyCaption(NamedTuple):
+    """One sentence of one image; `number` counts all sentences of the file from 1."""
+
+    number: int
+    filename: str
+    coco_id: str | None
+    caption_id: str | None
+    text: str | None
+    split: str | None
+    raw: str
+
+
+def check_karpathy(path: Path, document: object, *, expected: str) -> Mapping[str, object]:
+    """Return the document; raise InputError unless some image of it has a file name and sentences."""
+    images = records_of(document.get("images")) if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not images:
+        raise InputError(f"{path} is {describe(document)} and lists no images: expected {expected}")
+    if not any("filename" in image and records_of(image.get("sentences")) for image in images):
+        found = f"keys: {images.first_names}"
+        raise InputError(f"{path} has images without 'filename' and 'sentences' ({found}): expected {expected}")
+    return document
+
+
+def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaption]:
+    """Yield every sentence; an image without sentences yields one caption without text, so that it is accounted for."""
+    number = 0
+    for image in records_of(document.get("images")) or ():
+        split = text_field(image, "split")
+        for sentence in records_of(image.get("sentences")) or ({},):
+            number += 1
+            yield KarpathyCaption(
+                number=number,
+                filename=text_field(image, "filename") or "",
+                coco_id=id_field(image, "cocoid"),
+                caption_id=id_field(sentence, "sentid"),
+                text=text_field(sentence, "raw"),
+                split="train" if split == "restval" else split or None,
+                raw=repr(sentence),
+            )
+
+
 def check_mscoco(config: MscocoConfig) -> None:
     """Raise InputError unless every file is whole and of a known shape, and `images`, if given, can be opened."""
     if config.images is not None:
@@ -69,12 +112,12 @@ def check_mscoco(config: MscocoConfig) -> None:
         _licenses(path, _load(path))
 
 
-def read_mscoco(config: MscocoConfig) -> Iterator[SourceRow]:
+def read_mscoco(config: MscocoConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every annotation of MSCOCO (English)."""
     return _read(config, "en")
 
 
-def read_mscoco_it(config: MscocoConfig) -> Iterator[SourceRow]:
+def read_mscoco_it(config: MscocoConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every annotation of MSCOCO-IT (Italian, translated by a machine)."""
     return _read(config, "it")
 
@@ -99,7 +142,7 @@ def origin_by_name(upstream_file: str) -> CaptionOrigin:
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
-def _read(config: MscocoConfig, lang: str) -> Iterator[SourceRow]:
+def _read(config: MscocoConfig, lang: str) -> Iterator[JudgedRow]:
     names, local = _Names(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
@@ -115,8 +158,7 @@ def _load(path: Path) -> Mapping[str, object]:
     if not isinstance(document, dict) or records_of(document.get("images")) is None:
         raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED}")
     if "annotations" not in document:
-        check_karpathy(path, document, expected=_EXPECTED)
-        return document
+        return check_karpathy(path, document, expected=_EXPECTED)
     annotations = records_of(document["annotations"])
     if not annotations:
         raise InputError(f"{path} has no annotations: expected {_EXPECTED}")
@@ -144,7 +186,7 @@ class _Names:
 
 def _read_annotations(
     path: Path, document: Mapping[str, object], lang: str, names: _Names, *, local: bool
-) -> Iterator[SourceRow]:
+) -> Iterator[JudgedRow]:
     licenses, held = _licenses(path, document), Held(path)
     images: dict[str, _Image | None] = {}
     for entry in records_of(document["images"]) or ():
@@ -166,12 +208,13 @@ def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | Non
         if license_id in licenses:
             raise InputError(f"{path} has several licenses with the id {license_id}: correct it or download it again")
         if license_id is not None:
-            licenses[license_id] = _license_text(entry)
+            name, url = text_field(entry, "name"), text_field(entry, "url")
+            licenses[license_id] = f"{name} ({url})" if name and url else name or url
             held.add(license_id, licenses[license_id])
     return licenses
 
 
-def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> SourceRow:
+def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> JudgedRow:
     image_id, caption = id_field(annotation, "image_id"), annotation.get("caption")
     if caption is not None and not isinstance(caption, str):
         return refuse(origin, "malformed_row", f"the caption is {describe(caption)}")
@@ -181,13 +224,10 @@ def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, 
     if image is None:
         how_many = "several images have" if image_id in images else "no image has"
         return refuse(origin, "image_missing", f"{how_many} the id {image_id}")
+    caption_key = id_field(annotation, "id")
     return admit(
         origin,
-        sample_key=image_id,
-        caption_key=id_field(annotation, "id"),
-        caption=caption,
-        lang=lang,
-        **image._asdict(),
+        Candidate(sample_key=image_id, caption_key=caption_key, caption=caption, lang=lang, **image._asdict()),
     )
 
 
@@ -222,17 +262,11 @@ def _image_url(name: str | None, place: tuple[str, str] | None) -> str | None:
     return None
 
 
-def _license_text(entry: Mapping[str, object]) -> str | None:
-    name, url = text_field(entry, "name"), text_field(entry, "url")
-    return f"{name} ({url})" if name and url else name or url
-
-
-def _karpathy_row(path: Path, caption: KarpathyCaption, lang: str, names: _Names, *, local: bool) -> SourceRow:
+def _karpathy_row(path: Path, caption: KarpathyCaption, lang: str, names: _Names, *, local: bool) -> JudgedRow:
     origin = Origin(str(path), caption.number, caption.raw)
     if caption.coco_id is not None and not names.agree(caption.coco_id, caption.filename):
         return refuse(origin, "image_missing", f"several images have the id {caption.coco_id}")
-    return admit(
-        origin,
+    found = Candidate(
         sample_key=caption.coco_id or caption.filename,
         caption_key=caption.caption_id,
         url=None if local else _image_url(caption.filename, _place(caption.filename, None, "")),
@@ -241,3 +275,4 @@ def _karpathy_row(path: Path, caption: KarpathyCaption, lang: str, names: _Names
         lang=lang,
         split=caption.split,
     )
+    return admit(origin, found)

@@ -1,16 +1,17 @@
 """Anybody's own pairs: CSV, TSV, JSON Lines or Parquet files with a column of URLs or paths and one of captions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from data_catalog.errors import SettingsError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
-from data_catalog.sources.files import upstream_files
+from data_catalog.sources.files import FilesConfig, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url, url_key
 
@@ -18,8 +19,10 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".t
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairsConfig:
+class PairsConfig(FilesConfig):
     """Tables of your own pairs, and what their columns are called."""
+
+    WANTED: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The name's suffix tells the format."""
@@ -58,8 +61,7 @@ class PairsConfig:
 
     def __post_init__(self) -> None:
         """Refuse what names no files, no image or no language."""
-        if not self.files:
-            raise SettingsError(f"files must name at least one file: {FORMATS}")
+        FilesConfig.__post_init__(self)
         if not self.caption_column:
             raise SettingsError("caption_column must name a column")
         if bool(self.url_column) == bool(self.path_column):
@@ -69,7 +71,14 @@ class PairsConfig:
         if self.images and self.url_column:
             raise SettingsError("images goes with path_column; with url_column images come from the web")
         _ = pairs_origin(self)
-        self._check_original()
+        if bool(self.source_caption_column) != bool(self.source_lang):
+            raise SettingsError("source_caption_column and source_lang, the language in that column, go together")
+        if self.source_caption_column and self.origin == NATIVE:
+            raise SettingsError(
+                'source_caption_column is of translations: set origin, as in origin = "human_translation"'
+            )
+        if self.source_caption_column and (self.lang_column or self.lang == self.source_lang):
+            raise SettingsError("source_caption_column needs lang, another than source_lang, and no lang_column")
 
     def require_use(self, source: str, target_lang: str) -> None:
         """Refuse originals of captions that are themselves to be translated: they would be read and dropped.
@@ -84,19 +93,6 @@ class PairsConfig:
                 "caption_column, or leave source_caption_column out"
             )
 
-    def _check_original(self) -> None:
-        """Refuse half of what is to be said of originals, and originals of what is no translation."""
-        if bool(self.source_caption_column) != bool(self.source_lang):
-            raise SettingsError("source_caption_column and source_lang, the language in that column, go together")
-        if not self.source_caption_column:
-            return
-        if self.origin == NATIVE:
-            raise SettingsError(
-                'source_caption_column is of translations: set origin, as in origin = "human_translation"'
-            )
-        if self.lang_column or self.lang == self.source_lang:
-            raise SettingsError("source_caption_column needs lang, another than source_lang, and no lang_column")
-
 
 def check_pairs(config: PairsConfig) -> None:
     """Raise InputError unless every file is whole and has the columns, and local images can be opened."""
@@ -108,16 +104,16 @@ def check_pairs(config: PairsConfig) -> None:
         check_images(location)
 
 
-def read_pairs(config: PairsConfig) -> Iterator[SourceRow]:
+def read_pairs(config: PairsConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every record."""
     wanted = _wanted(config)
     for path in upstream_files(config):
         for entry in read_table(path, wanted):
-            yield _row(str(path), entry, config)
+            yield _row(Origin(str(path), entry.line, entry.raw), entry, config, wanted.required)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
-    """The folder, zip or tar of local images, or a glob of them; None where images come by URL.
+    """Return the folder, zip or tar of local images, or a glob of them; None where images come by URL.
 
     Raises:
         SettingsError: `images` is not set and the files lie in several folders.
@@ -154,12 +150,11 @@ def is_image_name(text: str) -> bool:
     return text.lower().endswith(_IMAGE_SUFFIXES)
 
 
-def _row(upstream_file: str, entry: Entry, config: PairsConfig) -> SourceRow:
-    origin = Origin(upstream_file, entry.line, entry.raw)
+def _row(origin: Origin, entry: Entry, config: PairsConfig, columns: Sequence[str]) -> JudgedRow:
     if entry.trouble:
         return refuse(origin, *entry.trouble)
     texts: dict[str, str | None] = {}
-    for column in _wanted(config).required:
+    for column in columns:
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
             return refuse(origin, "malformed_row", f"{column} is {describe(value)} instead of a text")
@@ -170,8 +165,7 @@ def _row(upstream_file: str, entry: Entry, config: PairsConfig) -> SourceRow:
 
     url, path = text(config.url_column), text(config.path_column)
     lang = text(config.lang_column)
-    return admit(
-        origin,
+    found = Candidate(
         sample_key=url_key(url.strip()) if url else path or "",
         url=url,
         path=path,
@@ -184,6 +178,7 @@ def _row(upstream_file: str, entry: Entry, config: PairsConfig) -> SourceRow:
         page_url=text(config.page_column),
         split=text(config.split_column),
     )
+    return admit(origin, found)
 
 
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
@@ -196,5 +191,5 @@ def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:
 
 
 def pairs_languages(config: PairsConfig) -> frozenset[str] | None:
-    """The one language of the captions, or None where a column tells it."""
+    """Return the one language of the captions, or None where a column tells it."""
     return None if config.lang_column is not None or config.lang is None else frozenset({config.lang})

@@ -10,47 +10,6 @@ from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import SourceRow, UpstreamRow
 
 
-def _no_images(config: Any) -> str | None:
-    """Of sources whose images only the web has."""
-    return None
-
-
-def _images_setting(config: Any) -> str | None:
-    """Of sources with a setting `images`."""
-    images: str | None = config.images
-    return images
-
-
-def _english(config: Any) -> frozenset[str] | None:
-    """Of datasets whose captions are all English."""
-    return frozenset({"en"})
-
-
-def _italian(config: Any) -> frozenset[str] | None:
-    """Of datasets whose captions are all Italian."""
-    return frozenset({"it"})
-
-
-def _no_splits(config: Any) -> bool:
-    """Of sources whose rows state no split."""
-    return False
-
-
-def _splits_of_rows(read: Callable[[Any], Iterator[SourceRow]]) -> Callable[[Any], bool]:
-    """Of sources whose rows state a split or do not: the first that does decides."""
-    return lambda config: any(isinstance(row, UpstreamRow) and row.split is not None for row in read(config))
-
-
-def _selected(config: Any) -> frozenset[str] | None:
-    """Of sources of which the settings select languages."""
-    return frozenset(config.languages)
-
-
-def _native(config: Any, upstream_file: str) -> CaptionOrigin:
-    """Of datasets whose captions people wrote in the language that they are in."""
-    return CaptionOrigin()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
     """How to read one family of upstream files.
@@ -70,20 +29,25 @@ class SourceKind:
     """
 
     kind: str
-    config_type: type
+    config_type: type[files.FilesConfig]
     check: Callable[[Any], None]
     read: Callable[[Any], Iterator[SourceRow]]
     license: str
-    languages: Callable[[Any], frozenset[str] | None] = _english
-    origin: Callable[[Any, str], CaptionOrigin] = _native
-    images: Callable[[Any], str | None] = _no_images
+    languages: Callable[[Any], frozenset[str] | None] = lambda config: frozenset({"en"})
+    origin: Callable[[Any, str], CaptionOrigin] = lambda config, upstream_file: CaptionOrigin()
+    images: Callable[[Any], str | None] = lambda config: getattr(config, "images", None)
     upstream_files: Callable[[Any], list[Path]] = files.upstream_files
-    states_splits: Callable[[Any], bool] = _no_splits
+    states_splits: Callable[[Any], bool] = lambda config: False
     operator: str | None = None
 
 
+def _splits_of_rows(read: Callable[[Any], Iterator[SourceRow]]) -> Callable[[Any], bool]:
+    """Return what tells of sources whose rows state a split or do not: the first that does decides."""
+    return lambda config: any(isinstance(row, UpstreamRow) and row.split is not None for row in read(config))
+
+
 _COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
-_FLICKR_LICENSE = "research and education only; images belong to their owners on Flickr"
+_GOOGLE_LICENSE = "free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties"
 
 _KINDS = (
     SourceKind(
@@ -92,7 +56,7 @@ _KINDS = (
         check=wit.check_wit,
         read=wit.read_wit,
         license="text CC BY-SA 3.0 (Wikipedia, through WIT); each image under its own license on Wikimedia Commons",
-        languages=_selected,
+        languages=lambda config: frozenset(config.languages),
         operator="Wikimedia",
     ),
     SourceKind(
@@ -100,55 +64,45 @@ _KINDS = (
         config_type=mscoco.MscocoConfig,
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco,
-        states_splits=_splits_of_rows(mscoco.read_mscoco),
         license=_COCO_LICENSE,
         origin=mscoco.mscoco_origin,
-        images=_images_setting,
+        states_splits=_splits_of_rows(mscoco.read_mscoco),
     ),
     SourceKind(
         kind="mscoco_it",
         config_type=mscoco.MscocoConfig,
         check=mscoco.check_mscoco,
         read=mscoco.read_mscoco_it,
-        states_splits=_splits_of_rows(mscoco.read_mscoco_it),
         license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
-        languages=_italian,
+        languages=lambda config: frozenset({"it"}),
         origin=mscoco.mscoco_it_origin,
-        images=_images_setting,
+        states_splits=_splits_of_rows(mscoco.read_mscoco_it),
     ),
     SourceKind(
         kind="cc3m",
         config_type=conceptual_captions.ConceptualCaptionsConfig,
         check=conceptual_captions.check_cc3m,
         read=conceptual_captions.read_cc3m,
-        license="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
+        license=_GOOGLE_LICENSE,
     ),
     SourceKind(
         kind="cc12m",
         config_type=conceptual_captions.ConceptualCaptionsConfig,
         check=conceptual_captions.check_cc12m,
         read=conceptual_captions.read_cc12m,
-        license="free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties",
+        license=_GOOGLE_LICENSE,
     ),
-    SourceKind(
-        kind="flickr8k",
-        config_type=flickr.FlickrConfig,
-        check=flickr.check_flickr,
-        read=flickr.read_flickr,
-        upstream_files=flickr.flickr_files,
-        states_splits=_splits_of_rows(flickr.read_flickr),
-        license=_FLICKR_LICENSE,
-        images=_images_setting,
-    ),
-    SourceKind(
-        kind="flickr30k",
-        config_type=flickr.FlickrConfig,
-        check=flickr.check_flickr,
-        read=flickr.read_flickr,
-        upstream_files=flickr.flickr_files,
-        states_splits=_splits_of_rows(flickr.read_flickr),
-        license=_FLICKR_LICENSE,
-        images=_images_setting,
+    *(
+        SourceKind(
+            kind=kind,
+            config_type=flickr.FlickrConfig,
+            check=flickr.check_flickr,
+            read=flickr.read_flickr,
+            upstream_files=flickr.flickr_files,
+            license="research and education only; images belong to their owners on Flickr",
+            states_splits=_splits_of_rows(flickr.read_flickr),
+        )
+        for kind in ("flickr8k", "flickr30k")
     ),
     SourceKind(
         kind="sbu",
@@ -166,8 +120,8 @@ _KINDS = (
         license="not stated: the files are the user's own",
         languages=pairs.pairs_languages,
         origin=pairs.pairs_origin,
-        states_splits=lambda config: bool(config.split_column),
         images=pairs.pairs_images,
+        states_splits=lambda config: bool(config.split_column),
     ),
 )
 

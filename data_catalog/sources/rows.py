@@ -1,20 +1,22 @@
 """What a source reader yields: one object per upstream row, by the same judgement for every source."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from heapq import heappop, heappush
+from typing import Any, NamedTuple
 
-from data_catalog.reasons import Reason
+from data_catalog.errors import SettingsError
 from data_catalog.sources.files import MAX_TEXT_CHARS, excerpt, text_trouble
 from data_catalog.sources.urls import is_web_url
+from data_catalog.stages import Reason
+from data_catalog.storage.shards import order_key
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamRow:
-    """A selected, well-formed caption of one image.
+@dataclass(slots=True, kw_only=True)  # not frozen: of millions of rows, that costs
+class Candidate:
+    """What a record says of a caption and its image, before `admit` judges it.
 
     Args:
-        upstream_file: path as the reader opened it; ingest makes it relative.
-        upstream_line: 1-based line where the record starts (record number in JSON and Parquet).
         sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
         caption_key: upstream's own id of the caption, or None where it has none.
         url: where the image is on the web; exactly one of `url` and `path` is set.
@@ -23,23 +25,36 @@ class UpstreamRow:
         lang: ISO 639-1 code that upstream states, or the dataset's documented language.
         original: what the caption is a translation of, where upstream has it beside it.
         original_lang: its ISO 639-1 code.
-        split: that upstream states of the image, as `usual_split` spells it.
+        split: that upstream states of the image; in an `UpstreamRow` as `usual_split` spells it.
     """
 
-    upstream_file: str
-    upstream_line: int
     sample_key: str
     caption_key: str | None = None
     url: str | None = None
     path: str | None = None
-    caption: str
-    lang: str
+    caption: str | None
+    lang: str | None
     original: str | None = None
     original_lang: str | None = None
     split: str | None = None
     license: str | None = None
     attribution: str | None = None
     page_url: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class UpstreamRow(Candidate):
+    """A selected, well-formed caption of one image.
+
+    Args:
+        upstream_file: path as the reader opened it; ingest makes it relative.
+        upstream_line: 1-based line where the record starts (record number in JSON and Parquet).
+    """
+
+    upstream_file: str
+    upstream_line: int
+    caption: str
+    lang: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +79,8 @@ class UnselectedRow:
     reason: str
 
 
-SourceRow = UpstreamRow | MalformedRow | UnselectedRow
+JudgedRow = UpstreamRow | MalformedRow
+SourceRow = JudgedRow | UnselectedRow
 
 MALFORMED_REASONS = {
     "malformed_row": Reason("the row could not be parsed: wrong number of fields, a missing field or a broken quote"),
@@ -99,7 +115,7 @@ class Origin(NamedTuple):
 
 
 def refuse(origin: Origin, reason: str, detail: str) -> MalformedRow:
-    """A record that is no row; `reason` is a key of `MALFORMED_REASONS`."""
+    """Return what becomes of a record that is no row; `reason` is a key of `MALFORMED_REASONS`."""
     return MalformedRow(
         upstream_file=origin.upstream_file,
         upstream_line=origin.upstream_line,
@@ -109,53 +125,109 @@ def refuse(origin: Origin, reason: str, detail: str) -> MalformedRow:
     )
 
 
-def admit(
-    origin: Origin,
-    *,
-    sample_key: str,
-    caption: str | None,
-    lang: str | None,
-    original: str | None = None,
-    original_lang: str | None = None,
-    url: str | None = None,
-    path: str | None = None,
-    caption_key: str | None = None,
-    split: str | None = None,
-    license: str | None = None,
-    attribution: str | None = None,
-    page_url: str | None = None,
-) -> UpstreamRow | MalformedRow:
+def admit(origin: Origin, found: Candidate) -> JudgedRow:
     """Make a row of a record, or say why it is none; empty optional fields become None.
 
     A URL must be http or https; a caption must hold more than white space. `url` loses surrounding white space, the
     caption is left as upstream has it.
     """
-    for text in (caption, original, url, path, sample_key, caption_key, lang, split, license, attribution, page_url):
-        if text and len(text) > MAX_TEXT_CHARS:
+    url, caption, lang = (found.url or "").strip(), found.caption, (found.lang or "").strip()
+    texts = (caption, found.original, found.url, found.path, found.sample_key, found.caption_key, found.lang)
+    for text in (*texts, found.split, found.license, found.attribution, found.page_url):
+        if not text:
+            continue
+        if len(text) > MAX_TEXT_CHARS:
             return refuse(origin, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}")
         if trouble := text_trouble(text):
             return refuse(origin, *trouble)
-    if url is not None and url.strip() and not is_web_url(url.strip()):
-        return refuse(origin, "image_missing", f"not an http or https URL: {url.strip()}")
-    if not (url and url.strip()) and not (path and path.strip()):
+    if url and not is_web_url(url):
+        return refuse(origin, "image_missing", f"not an http or https URL: {url}")
+    if not url and not (found.path and found.path.strip()):
         return refuse(origin, "image_missing", "neither URL nor path")
     if caption is None or not caption.strip():
         return refuse(origin, "caption_missing", "no caption" if caption is None else "an empty caption")
-    if not lang or not lang.strip():
+    if not lang:
         return refuse(origin, "lang_missing", "no language")
     return UpstreamRow(
         upstream_file=origin.upstream_file,
         upstream_line=origin.upstream_line,
-        sample_key=sample_key,
-        caption_key=caption_key,
-        url=url.strip() if url else None,
-        path=path or None,
+        sample_key=found.sample_key,
+        caption_key=found.caption_key,
+        url=url if found.url else None,
+        path=found.path or None,
         caption=caption,
-        lang=lang.strip(),
-        original=original if original and original.strip() else None,
-        original_lang=original_lang,
-        split=usual_split(split or ""),
-        license=license or None,
-        attribution=attribution or None,
-        page_url=page_url or None,
+        lang=lang,
+        original=found.original if found.original and found.original.strip() else None,
+        original_lang=found.original_lang,
+        split=usual_split(found.split or ""),
+        license=found.license or None,
+        attribution=found.attribution or None,
+        page_url=found.page_url or None,
     )
+
+
+# Why a row is unselected that the limit leaves out.
+BEYOND_LIMIT = "limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLimit:
+    """Number of rows of a source that are read: the same ones, in whatever order its files have them.
+
+    Whole samples are drawn by a hash of their ids, in two passes of bounded memory.
+    """
+
+    limit: int = 0
+    """Most rows of the source, drawn at random from those that the other settings select: all captions of an image or
+    none. A row that cannot be read counts. A larger limit draws the same rows and others; 0: all rows."""
+    limit_seed: int = 0
+    """Seed of the drawing of rows: another one draws others."""
+
+    def __post_init__(self) -> None:
+        """Refuse a negative limit."""
+        if self.limit < 0:
+            raise SettingsError(f"limit must not be negative, got {self.limit}")
+
+    def stated(self) -> dict[str, Any]:
+        """Return the settings for keys and manifest; empty where all rows are read."""
+        return {"limit": self.limit, "limit_seed": self.limit_seed} if self.limit else {}
+
+    def place(self, sample_id: str) -> int:
+        """Return where a sample is in the order in which samples are drawn."""
+        return int(order_key(f"{self.limit_seed}\0{sample_id}"), 16)
+
+    def draw(self, sample_ids: Iterable[str]) -> "Drawn":
+        """Return which samples are drawn, given the sample of every row; holds at most `limit` numbers at once."""
+        counts: dict[int, int] = {}
+        last_first: list[int] = []
+        end, num_rows, num_drawn = 16**16, 0, 0
+        for sample_id in sample_ids:
+            num_rows += 1
+            place = self.place(sample_id)
+            if place >= end:
+                continue
+            if place not in counts:
+                heappush(last_first, -place)
+            counts[place] = counts.get(place, 0) + 1
+            num_drawn += 1
+            while num_drawn > self.limit:  # rows only become more: what is too much now stays too much
+                end = -heappop(last_first)
+                num_drawn -= counts.pop(end)
+        return Drawn(limit=self, end=end, num_rows=num_rows, num_drawn=num_drawn)
+
+
+ALL_ROWS = RowLimit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The samples that a limit draws: those with a place before `end`; and how many rows there are, and are drawn."""
+
+    limit: RowLimit
+    end: int
+    num_rows: int
+    num_drawn: int
+
+    def __contains__(self, sample_id: str) -> bool:
+        """Tell whether a sample is drawn."""
+        return self.limit.place(sample_id) < self.end

@@ -7,31 +7,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError
 from data_catalog.settings import PATH
-from data_catalog.sources.files import Line, check_text_file, first_text, read_lines, upstream_files
+from data_catalog.sources.files import FilesConfig, Line, check_text_file, first_text, read_lines, upstream_files
 from data_catalog.sources.json_documents import JsonList, describe, open_json
-from data_catalog.sources.rows import Origin, SourceRow, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
 
 _EXPECTED_JSON = "SBU's JSON ('image_urls' and 'captions', lists of equal length)"
+_NO_LINE = Line(0, "", "", None)
 _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions, line by line"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SbuConfig:
+class SbuConfig(FilesConfig):
     """Files of SBU Captions."""
+
+    WANTED: ClassVar = "SBU's JSON, or its list of URLs and its list of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped: JSON files, or exactly one list of URLs and one list of captions, in any
     order."""
-
-    def __post_init__(self) -> None:
-        """Refuse a source without files."""
-        if not self.files:
-            raise SettingsError("files must name SBU's JSON, or its list of URLs and its list of captions")
 
 
 class _Lists(NamedTuple):
@@ -58,7 +56,7 @@ def check_sbu(config: SbuConfig) -> None:
         raise InputError(f"{counts}: expected one caption a URL; download both again")
 
 
-def read_sbu(config: SbuConfig) -> Iterator[SourceRow]:
+def read_sbu(config: SbuConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every photo (English)."""
     paths = upstream_files(config)
     if _are_json(paths):
@@ -87,7 +85,7 @@ def _text_files(paths: list[Path]) -> tuple[Path, Path]:
 
 
 def _count_lines(path: Path) -> tuple[int, int]:
-    """How many lines a file has, and the number of its last line that is not blank."""
+    """Return how many lines a file has, and the number of its last line that is not blank."""
     number = last = 0
     for line in read_lines(path):
         number = line.number
@@ -95,25 +93,18 @@ def _count_lines(path: Path) -> tuple[int, int]:
     return number, last
 
 
-def _read_text(urls: Path, captions: Path) -> Iterator[SourceRow]:
-    for url, caption in zip_longest(read_lines(urls), read_lines(captions)):
-        number = (caption or url).number
-        if (url and url.text) or (caption and caption.text):
-            yield _text_row(str(captions), number, url, caption)
+def _read_text(urls: Path, captions: Path) -> Iterator[JudgedRow]:
+    pairs = zip_longest(read_lines(urls), read_lines(captions), fillvalue=_NO_LINE)
+    for number, (url, caption) in enumerate(pairs, start=1):
+        origin = Origin(str(captions), number, f"{url.text.strip()}\t{caption.text}")
+        if trouble := url.trouble or caption.trouble:
+            yield refuse(origin, *trouble)
+        elif url.text or caption.text:
+            yield _row(origin, url.text.strip(), caption.text, None)
 
 
-def _text_row(upstream_file: str, number: int, url: Line | None, caption: Line | None) -> SourceRow:
-    url_text, text = url.text.strip() if url else "", caption.text if caption else ""
-    origin = Origin(upstream_file, number, f"{url_text}\t{text}")
-    for line in (url, caption):
-        if line and line.trouble:
-            return refuse(origin, *line.trouble)
-    return _row(origin, url_text, text, None)
-
-
-def _row(origin: Origin, url: str, caption: str, user: str | None) -> SourceRow:
-    return admit(
-        origin,
+def _row(origin: Origin, url: str, caption: str, user: object) -> JudgedRow:
+    found = Candidate(
         sample_key=url_key(url),
         url=url,
         caption=caption,
@@ -121,6 +112,7 @@ def _row(origin: Origin, url: str, caption: str, user: str | None) -> SourceRow:
         attribution=f"Flickr user {user}" if user else None,
         page_url=flickr_page(url),
     )
+    return admit(origin, found)
 
 
 def _load_lists(path: Path) -> _Lists:
@@ -137,11 +129,11 @@ def _load_lists(path: Path) -> _Lists:
     return _Lists(urls, captions, users)
 
 
-def _read_lists(path: Path) -> Iterator[SourceRow]:
+def _read_lists(path: Path) -> Iterator[JudgedRow]:
     for number, (url, caption, user) in enumerate(zip(*_load_lists(path), strict=True), start=1):
         origin = Origin(str(path), number, f"{url}\t{caption}")
         if isinstance(url, str) and isinstance(caption, str):
-            yield _row(origin, url.strip(), caption, str(user) if user else None)
+            yield _row(origin, url.strip(), caption, user)
         elif url is None or caption is None:
             yield refuse(origin, "image_missing" if url is None else "caption_missing", "null in the list")
         else:

@@ -8,12 +8,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
-from data_catalog.sources.files import Line, check_text_file, read_lines, text_trouble, upstream_files
-from data_catalog.sources.rows import Origin, SourceRow, UnselectedRow, admit, refuse
+from data_catalog.sources.files import FilesConfig, Line, check_text_file, read_lines, text_trouble, upstream_files
+from data_catalog.sources.rows import Candidate, Origin, SourceRow, UnselectedRow, admit, refuse
 from data_catalog.sources.urls import canonical_url, is_web_url, url_key
 
 _EXPECTED = "a WIT TSV with its header line"
@@ -27,8 +28,10 @@ _RENAMED_LANGS = {"iw": "he", "in": "id", "ji": "yi"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WitConfig:
+class WitConfig(FilesConfig):
     """Files of WIT, and the rows that are taken of them."""
+
+    WANTED: ClassVar = "at least one WIT TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of TSV files, plain or gzipped."""
@@ -41,8 +44,7 @@ class WitConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that select nothing."""
-        if not self.files:
-            raise SettingsError("files must name at least one WIT TSV")
+        FilesConfig.__post_init__(self)
         unknown = [kind for kind in self.caption_kinds if kind not in _CAPTION_COLUMNS]
         if unknown or not self.caption_kinds:
             raise SettingsError(
@@ -62,7 +64,7 @@ class _Layout:
     captions: dict[str, int]
 
     def starts_row(self, cells: list[str]) -> bool:
-        """Whether a line has URLs where only a row has them: then a quote still open before it was never closed."""
+        """Tell if a line has URLs where only a row has them: then a quote still open before it was never closed."""
         places = [place for place in (self.image_url, self.page_url) if place is not None]
         return max(places) < len(cells) <= self.num_cells and all(is_web_url(cells[place]) for place in places)
 
@@ -137,24 +139,21 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
         return
     page_url = cells[layout.page_url].strip() if layout.page_url is not None else ""
     section = cells[layout.section] if layout.section is not None else ""
+    # Tells apart the captions that one image has on several pages, or in several sections of one.
+    place = hashlib.sha1(f"{page_url}\n{section}".encode(), usedforsecurity=False).hexdigest()[:12]
+    sample_key = url_key(canonical_url(url))
     for kind, caption in captions.items():
-        yield admit(
-            origin,
-            sample_key=url_key(canonical_url(url)),
-            caption_key=f"{kind}-{_place_key(page_url, section)}",
+        found = Candidate(
+            sample_key=sample_key,
+            caption_key=f"{kind}-{place}",
             url=url,
             caption=caption,
             lang=language,
             page_url=page_url,
         )
+        yield admit(origin, found)
 
 
 def _modern(language: str) -> str:
     code = language.strip().lower()
     return _RENAMED_LANGS.get(code, code)
-
-
-def _place_key(page_url: str, section: str) -> str:
-    """Tells apart the captions that one image has on several pages, or in several sections of one."""
-    place = f"{page_url}\n{section}".encode()
-    return hashlib.sha1(place, usedforsecurity=False).hexdigest()[:12]

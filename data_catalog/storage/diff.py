@@ -3,24 +3,15 @@
 Rows are held against each other by a FULL JOIN in DuckDB, within bounded memory; files that both have are not read.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.errors import DamagedError
+from data_catalog.database.connections import create_view, scratch_connection
 from data_catalog.schema import CAPTIONS, PAIRS
-from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.manifest import Snapshot
-
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
-MEMORY_LIMIT = "2GB"  # what does not fit goes to a temporary folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +35,6 @@ class _Rows:
     not_compared: str
     aspects: Mapping[str, str]
     rest: str
-
-    def columns(self) -> dict[str, list[str]]:
-        """Return the columns that are compared, by aspect."""
-        aspects = {name: aspect for aspect, names in self.aspects.items() for name in names.split()}
-        found: dict[str, list[str]] = {aspect: [] for aspect in (*self.aspects, self.rest)}
-        for name in self.schema.names:
-            if name not in (self.id, "source", *self.not_compared.split()):
-                found[aspects.get(name, self.rest)].append(name)
-        return found
 
 
 _CAPTIONS = _Rows(
@@ -180,6 +162,10 @@ def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> D
     num_rows = sum(int(file["rows"]) for file in after.manifest["files"]["captions"])
     flat = [dict(_flat(each.manifest)) for each in (before, after)]
     settings = {name: (flat[0].get(name), flat[1].get(name)) for name in sorted(flat[0].keys() | flat[1].keys())}
+    files = []
+    for kind in sorted(after.manifest["files"]):
+        was, now = ({entry["sha256"] for entry in each.manifest["files"][kind]} for each in (before, after))
+        files.append(FileCounts(kind=kind, same=len(was & now), only_before=len(was - now), only_after=len(now - was)))
     return Diff(
         before=before,
         after=after,
@@ -187,7 +173,7 @@ def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> D
         num_same=num_rows - sum(change.rows for change in captions if change.after is not None),
         images=images,
         settings={name: pair for name, pair in settings.items() if pair[0] != pair[1]},
-        files=tuple(_file_counts(before, after, kind) for kind in sorted(after.manifest["files"])),
+        files=tuple(files),
     )
 
 
@@ -199,52 +185,31 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(inner, f"{name}.") if isinstance(inner, Mapping) and inner else ((name, inner),)
 
 
-def _file_counts(before: Snapshot, after: Snapshot, kind: str) -> FileCounts:
-    was, now = ({entry["sha256"] for entry in each.manifest["files"][kind]} for each in (before, after))
-    return FileCounts(kind=kind, same=len(was & now), only_before=len(was - now), only_after=len(now - was))
-
-
 def _changes(before: Snapshot, after: Snapshot, rows: _Rows, num_examples: int) -> tuple[Change, ...]:
     """Compare the rows of those files that only one of them has: those of files that both have are the same."""
     entries = [each.manifest["files"][rows.kind] for each in (before, after)]
     shared = set.intersection(*({entry["sha256"] for entry in side} for side in entries))
-    with _connection() as connection:
+    with scratch_connection("the snapshots cannot be compared") as connection:
+        connection.execute("SET preserve_insertion_order = false")
         for name, each, side in zip(("before", "after"), (before, after), entries, strict=True):
-            files = [str((each.folder / entry["path"]).absolute()) for entry in side if entry["sha256"] not in shared]
-            if files:
-                connection.read_parquet(files, hive_partitioning=False).create_view(name)
-            else:
-                connection.register(name, rows.schema.empty_table())
+            files = [each.folder / entry["path"] for entry in side if entry["sha256"] not in shared]
+            create_view(connection, name, files, rows.schema)
         groups = connection.execute(_query(rows), {"n": max(1, num_examples)}).fetchall()
         wanted = [name for *_, ids in groups for name in ids[:num_examples]]
         was, now = (_rows_by_id(connection, side, rows, wanted) for side in ("before", "after"))
-    return tuple(
-        Change(
-            change=change,
-            source=source,
-            before=ended,
-            after=ends,
-            rows=count,
-            examples=tuple(_example(name, was.get(name), now.get(name)) for name in ids[:num_examples]),
+    changes = []
+    for change, source, ended, ends, count, ids in groups:
+        examples = []
+        for name in ids[:num_examples]:
+            # Of a row that came or went all is new, and told by what is not null.
+            old, new = was.get(name, {}), now.get(name, {})
+            pairs = {column: (old.get(column), new.get(column)) for column in old or new}
+            differing = {column: pair for column, pair in pairs.items() if pair[0] != pair[1]}
+            examples.append(Example(id=name, columns=differing))
+        changes.append(
+            Change(change=change, source=source, before=ended, after=ends, rows=count, examples=tuple(examples))
         )
-        for change, source, ended, ends, count, ids in groups
-    )
-
-
-@contextmanager
-def _connection() -> "Iterator[DuckDBPyConnection]":
-    import duckdb
-
-    with tempfile.TemporaryDirectory(prefix="vernaclip-diff-") as folder, duckdb.connect() as connection:
-        connection.execute("SET temp_directory = $folder", {"folder": folder})
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute("SET preserve_insertion_order = false")
-        try:
-            yield connection
-        except duckdb.Error as error:
-            raise_if_disk_fails(error, Path(folder) / "spilled")
-            text = str(error).partition("\n")[0]
-            raise DamagedError(f"the snapshots cannot be compared ({text}): see `vernaclip verify`") from error
+    return tuple(changes)
 
 
 def _query(rows: _Rows) -> str:
@@ -252,7 +217,9 @@ def _query(rows: _Rows) -> str:
 
     A row takes part in the join by the hashes of its aspects, which fit the memory where its texts may not.
     """
-    aspects = rows.columns()
+    aspects = {aspect: names.split() for aspect, names in rows.aspects.items()}
+    others = [rows.id, "source", *rows.not_compared.split(), *(name for names in aspects.values() for name in names)]
+    aspects[rows.rest] = [name for name in rows.schema.names if name not in others]
     hashes = ", ".join(f'hash({", ".join(names)}) AS "{aspect}"' for aspect, names in aspects.items())
     side = f"SELECT {rows.id} AS id, source, {rows.outcome} AS ended, {hashes}"
     changed = ", ".join(f'CASE WHEN a."{aspect}" <> b."{aspect}" THEN \'{aspect}\' END' for aspect in aspects)
@@ -266,18 +233,9 @@ def _query(rows: _Rows) -> str:
     """
 
 
-def _rows_by_id(
-    connection: "DuckDBPyConnection", side: str, rows: _Rows, wanted: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def _rows_by_id(connection: Any, side: str, rows: _Rows, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the wanted rows by id, in the columns that are told of."""
     columns = ", ".join(sorted({*rows.schema.names} - {rows.id, "image", "original"}))
     query = f"SELECT {rows.id}, {columns} FROM {side} WHERE {rows.id} IN (SELECT unnest($ids))"
     found = connection.sql(query, params={"ids": list(wanted)})
     return {str(row.pop(rows.id)): row for row in found.to_arrow_table().to_pylist()}
-
-
-def _example(name: str, was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> Example:
-    """Return what differs; of a row that came or went all is new, and told by what is not null."""
-    before, after = was or {}, now or {}
-    pairs = {column: (before.get(column), after.get(column)) for column in before or after}
-    return Example(id=name, columns={column: pair for column, pair in pairs.items() if pair[0] != pair[1]})

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,7 +14,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 _FAILED_TEXTS = ("Input/output error", "disk I/O error")
 _NO_ROOM_BYTES = 1024 * 1024
-# Errors of these are their own classes, not `OSError`; neither library is to be imported for that.
+# Errors of these are their own classes, not `OSError`.
 _LIBRARIES = ("duckdb", "_duckdb", "sqlite3", "pyarrow")
 
 
@@ -40,44 +40,27 @@ def raise_if_disk_fails(error: Exception, path: Path) -> None:
     Raises:
         DiskError: the disk, or the user's share of it, is full, or could not read or write.
     """
-    is_vague = getattr(error, "errno", None) is None and _says(error, (), _FAILED_TEXTS)
-    if _says(error, _FULL, _FULL_TEXTS) or (is_vague and _has_no_room(path.parent)):
-        raise DiskError(
-            f"the disk that holds {_folder(error, path)} is full: free space and run the same command again"
-        ) from error
-    if _says(error, (errno.EIO,), _FAILED_TEXTS):
-        raise DiskError(
-            f"the disk failed at {_place(error, path)} (input/output error): check the disk, then run the same command "
-            "again, which goes on with what was finished"
-        ) from error
-
-
-def _place(error: Exception, path: Path) -> Path:
-    """The file that the error names, unless that is a temporary one, which nobody knows."""
-    named = Path(str(getattr(error, "filename", None) or path))
-    return path if any(part.startswith(".tmp-") for part in named.parts) else named
-
-
-def _folder(error: Exception, path: Path) -> Path:
-    """The folder of the file that the error names, or the last one above it that is not temporary."""
-    named = Path(str(getattr(error, "filename", None) or path))
-    return Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parent.parts))
-
-
-def _has_no_room(folder: Path) -> bool:
-    """Whether what a library calls an error of the disk is a full one, as SQLite does of the file of its log."""
-    try:
-        found = os.statvfs(folder)
-    except OSError:
-        return False
-    return found.f_bavail * found.f_frsize < _NO_ROOM_BYTES
-
-
-def _says(error: Exception, numbers: tuple[int, ...], texts: tuple[str, ...]) -> bool:
-    if isinstance(error, OSError) and error.errno in numbers:
-        return True
+    number, text = error.errno if isinstance(error, OSError) else None, str(error)
+    # Of libraries that give no number the text tells; neither is to be imported for their classes.
     is_known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
-    return is_known and any(text in str(error) for text in texts)
+    is_full = number in _FULL or (is_known and any(told in text for told in _FULL_TEXTS))
+    is_failed = number == errno.EIO or (is_known and any(told in text for told in _FAILED_TEXTS))
+    if number is None and is_failed:  # as SQLite calls a full disk, where it meets it in the file of its log
+        with suppress(OSError):
+            room = os.statvfs(path.parent)
+            is_full = is_full or room.f_bavail * room.f_frsize < _NO_ROOM_BYTES
+    if not is_full and not is_failed:
+        return
+    # The file that the error names, unless that is a temporary one, which nobody knows.
+    named = Path(str(getattr(error, "filename", None) or path))
+    if is_full:
+        folder = Path(*takewhile(lambda part: not part.startswith(".tmp-"), named.parent.parts))
+        raise DiskError(f"the disk that holds {folder} is full: free space and run the same command again") from error
+    place = path if any(part.startswith(".tmp-") for part in named.parts) else named
+    raise DiskError(
+        f"the disk failed at {place} (input/output error): check the disk, then run the same command again, which goes "
+        "on with what was finished"
+    ) from error
 
 
 def nearest_existing(path: Path) -> Path:

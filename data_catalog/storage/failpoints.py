@@ -10,9 +10,9 @@ process stands still until somebody sends it SIGCONT.
 
 import errno
 import os
+import re
 import signal
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import SettingsError
@@ -83,16 +83,10 @@ REGISTRY = {
 }
 
 
-@dataclass(slots=True)
-class _Armed:
-    """A failpoint that does something, at one of its passages."""
-
-    action: str
-    passages_left: int
-
-
+_ARMING = re.compile(r"(?P<name>[^:=]*)(?::(?P<passage>0*[1-9][0-9]*))?=(?P<action>.*)")
 _lock = threading.Lock()
-_armed: dict[str, _Armed] | None = None  # None: the environment has not been asked yet
+# By failpoint, the passage at which it does something, and what; None: the environment has not been asked yet.
+_armed: dict[str, tuple[int, str]] | None = None
 _is_child = False
 
 
@@ -107,10 +101,21 @@ def failpoint(name: str, path: Path | None = None) -> None:
         OSError: ENOSPC, EDQUOT or EIO, if that is what is to happen here.
         SettingsError: the environment arms something that is no failpoint.
     """
-    if _armed is None:
-        _read_environment()
-    if _armed:
-        _pass(name, path)
+    global _armed
+    if _armed is not None and name not in _armed:
+        return
+    with _lock:
+        if _armed is None:
+            _armed = parse(os.environ.get(VARIABLE, ""))
+        passages_left, action = _armed.get(name, (0, ""))
+        _armed |= {name: (passages_left - 1, action)} if action else {}
+    if passages_left != 1:
+        return
+    if action in ERRORS:
+        raise OSError(ERRORS[action], os.strerror(ERRORS[action]), None if path is None else str(path))
+    if action == KILL and _is_child:
+        os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL if action == KILL else signal.SIGSTOP)
 
 
 def kill_with_parent() -> None:
@@ -120,50 +125,22 @@ def kill_with_parent() -> None:
 
 
 def parse(text: str) -> dict[str, tuple[int, str]]:
-    """What `VERNACLIP_FAILPOINTS` arms: the passage and the action, by failpoint.
+    """Return what `VERNACLIP_FAILPOINTS` arms: the passage and the action, by failpoint.
 
     Raises:
         SettingsError: the text is of another form, or names no failpoint or no action.
     """
     found: dict[str, tuple[int, str]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        place, equals, action = part.partition("=")
-        name, colon, passage = place.partition(":")
-        if not equals or (colon and not (passage.isascii() and passage.isdigit() and int(passage))):
+        arming = _ARMING.fullmatch(part)
+        if arming is None:
             raise SettingsError(
                 f"{VARIABLE} takes NAME:PASSAGE=ACTION, such as commit.after_rename:3=kill, got {part!r}"
             )
+        name, passage, action = arming.groups()
         if name not in REGISTRY:
             raise SettingsError(f"{VARIABLE} names {name!r}, which is none of {', '.join(REGISTRY)}")
         if action not in (KILL, STOP, *ERRORS):
             raise SettingsError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
         found[name] = (int(passage or 1), action)
     return found
-
-
-def _read_environment() -> None:
-    global _armed
-    with _lock:
-        if _armed is None:
-            plan = parse(os.environ.get(VARIABLE, ""))
-            _armed = {name: _Armed(action, passage) for name, (passage, action) in plan.items()}
-
-
-def _pass(name: str, path: Path | None) -> None:
-    assert _armed is not None
-    with _lock:
-        armed = _armed.get(name)
-        if armed is None:
-            return
-        armed.passages_left -= 1
-        if armed.passages_left:
-            return
-    if armed.action == STOP:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return
-    if armed.action != KILL:
-        code = ERRORS[armed.action]
-        raise OSError(code, os.strerror(code), None if path is None else str(path))
-    if _is_child:
-        os.kill(os.getppid(), signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)

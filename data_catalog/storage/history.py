@@ -1,6 +1,7 @@
 """The committed snapshots of a dataset in the order in which they were published: listed, named, removed.
 
-A snapshot goes at once for readers, and all of it in the end, whatever is killed.
+A snapshot goes at once for readers, and all of it in the end, whatever is killed. `prune` removes the old ones that
+nothing needs.
 """
 
 import json
@@ -15,19 +16,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from data_catalog.errors import SettingsError
-from data_catalog.storage.integrity import checksummed_line, line_problem, record_problem, recorded
+from data_catalog.database.catalog import rebuild
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.integrity import (
+    checksummed_line,
+    line_problem,
+    read_checksummed,
+    record_problem,
+    recorded,
+)
+from data_catalog.storage.lock import holder_of, writer_lock
 from data_catalog.storage.manifest import (
+    EXPORT_RECORD,
+    EXPORTS,
     MANIFEST_FILE,
+    MODELS,
     Snapshot,
     committed_snapshots,
     current_snapshot_name,
     dataset_names,
     datasets_folder,
+    is_snapshot_name,
+    model_pointer,
     read_snapshot,
     snapshot_folder,
     snapshot_names,
 )
+from data_catalog.storage.roots import require_root
 from data_catalog.storage.shards import TEMPORARY_PREFIX, append_line, sweep_temporary, sync
 
 logger = logging.getLogger(__name__)
@@ -96,25 +111,24 @@ def history(root: Path, dataset: str) -> list[Published]:
     first: dict[str, tuple[str, int]] = {}
     for number, run in enumerate(runs(root, dataset)):
         first.setdefault(str(run.get("snapshot")), (str(run.get("time")), number))
-    found = list(committed_snapshots(root, dataset))
-    found.sort(key=lambda snapshot: first.get(snapshot.snapshot) or (_manifest_time(snapshot), -1))
+
+    def place(snapshot: Snapshot) -> tuple[str, int]:
+        if snapshot.snapshot in first:
+            return first[snapshot.snapshot]
+        try:  # no run log knows it: its build was killed at the very end
+            seconds = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
+        except OSError:
+            return "", -1
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds"), -1
+
     return [
         Published(
             snapshot=snapshot,
             is_current=snapshot.snapshot == current,
             time=first[snapshot.snapshot][0] if snapshot.snapshot in first else None,
         )
-        for snapshot in found
+        for snapshot in sorted(committed_snapshots(root, dataset), key=place)
     ]
-
-
-def _manifest_time(snapshot: Snapshot) -> str:
-    """When a manifest was written, for snapshots that no run log knows: their build was killed at the very end."""
-    try:
-        seconds = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
-    except OSError:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def previous_name(root: Path, dataset: str) -> str | None:
@@ -146,27 +160,24 @@ def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snaps
         raise SettingsError(f"{where} holds no snapshot {told}: `vernaclip snapshots` lists what is there")
     if len(whole) > 1:
         raise SettingsError(f"{told} may be of {' or '.join(whole)}: say which with --dataset")
-    [(name, found)] = whole.items()
+    [(dataset, found)] = whole.items()
+    snapshots = []
     for given, ids in zip(names, found, strict=True):
         if len(ids) > 1:
             raise SettingsError(f"{given} may be {' or '.join(ids)}: give more of its letters")
-    return [_required(root, name, ids[0]) for ids in found]
+        snapshot = read_snapshot(root, dataset, ids[0])
+        if snapshot is None:
+            raise SettingsError(f"snapshot {ids[0]} of {dataset} is gone: `vernaclip snapshots` lists what is there")
+        snapshots.append(snapshot)
+    return snapshots
 
 
 def _matching(root: Path, dataset: str, given: str) -> list[str]:
-    """The ids that a user may mean."""
-    if given == CURRENT:
-        return [name for name in (current_snapshot_name(root, dataset),) if name is not None]
-    if given == PREVIOUS:
-        return [name for name in (previous_name(root, dataset),) if name is not None]
+    """Return the ids that a user may mean."""
+    if given in (CURRENT, PREVIOUS):
+        found = current_snapshot_name(root, dataset) if given == CURRENT else previous_name(root, dataset)
+        return [] if found is None else [found]
     return [name for name in snapshot_names(root, dataset) if given and name.startswith(given)]
-
-
-def _required(root: Path, dataset: str, name: str) -> Snapshot:
-    found = read_snapshot(root, dataset, name)
-    if found is None:
-        raise SettingsError(f"snapshot {name} of {dataset} is gone: `vernaclip snapshots` lists what is there")
-    return found
 
 
 def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
@@ -216,3 +227,145 @@ def freed_bytes(*folders: Path) -> int:
                 links[status.st_dev, status.st_ino] += 1
                 sizes[status.st_dev, status.st_ino] = status.st_size, status.st_nlink
     return sum(size for file, (size, all_links) in sizes.items() if links[file] >= all_links)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removable:
+    """A snapshot that goes; one that is not finished is what a killed build left."""
+
+    dataset: str
+    snapshot: str
+    folder: Path
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """An old snapshot that stays, and why."""
+
+    dataset: str
+    snapshot: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What pruning came to, or would come to.
+
+    Args:
+        removed: the snapshots that went.
+        freed: bytes that went with them; files that others share are not among them.
+        kept: old snapshots that something needs.
+        exports: folders of exports that were made of a snapshot that went; they are whole in themselves.
+        num_urls: how many images' outcomes nothing else in the root knows: a later build asks for these URLs again.
+    """
+
+    removed: tuple[Removable, ...]
+    freed: int
+    kept: tuple[Kept, ...]
+    exports: tuple[Path, ...]
+    num_urls: int
+
+
+def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Pruned:
+    """Remove the old snapshots of one dataset, or of all, and what killed builds left of theirs.
+
+    The current snapshot stays, and so do the newest `keep` and whatever `needs` finds.
+
+    Raises:
+        InputError: there is no such dataset.
+        DamagedError: a manifest is damaged.
+        BusyError: another process writes below `root`.
+    """
+    if keep < 1:
+        raise SettingsError(f"--keep must be at least 1, got {keep}: the current snapshot always stays")
+    require_root(root)
+    with writer_lock(root):
+        # Datasets whose first build was killed among them.
+        there = sorted(path.name for path in datasets_folder(root).glob("*") if path.is_dir())
+        if dataset is not None and dataset not in there:
+            raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
+        names = there if dataset is None else [dataset]
+        kept = [need for name in names for need in needs(root, name)]
+        needed = {(need.dataset, need.snapshot) for need in kept}
+        found = [
+            each
+            for name in names
+            for each in _old(root, name, keep=keep)
+            if (each.dataset, each.snapshot) not in needed
+        ]
+        gone = {(each.dataset, each.snapshot) for each in found}
+        records = [
+            (path.parent, read_checksummed(path, remedy=f"remove the folder {path.parent} and export again"))
+            for path in sorted((root / EXPORTS).glob(f"*/*/{EXPORT_RECORD}"))
+        ]
+        pruned = Pruned(
+            removed=tuple(found),
+            freed=freed_bytes(*(each.folder for each in found)),
+            kept=tuple(need for need in kept if need.snapshot != current_snapshot_name(root, need.dataset)),
+            exports=tuple(place for place, of in records if (of.get("dataset"), of.get("snapshot")) in gone),
+            num_urls=_num_forgotten(root, gone),
+        )
+        if not dry_run:
+            sweep_removed(root)
+            if found and dataset_names(root):
+                rebuild(root)  # a build that was killed may have left views that name what goes now
+            for each in found:
+                remove_snapshot(root, each.dataset, each.snapshot)
+    return pruned
+
+
+def needs(root: Path, dataset: str) -> Iterator[Kept]:
+    """Yield the snapshots that something needs, whatever its age: a snapshot may come twice.
+
+    Raises:
+        DamagedError: a record that says so is damaged.
+    """
+    model = model_pointer(root, dataset)
+    if model:
+        yield Kept(dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it")
+    training = holder_of(root / MODELS / dataset)
+    if training is not None:
+        for name in snapshot_names(root, dataset):
+            yield Kept(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
+
+
+def _old(root: Path, dataset: str, *, keep: int) -> list[Removable]:
+    """Return the snapshots of a dataset that were not finished, then, oldest first, all but the newest `keep`.
+
+    The current one, where there is one, is among these. Call it with the writer's lock held.
+    """
+    found = history(root, dataset)
+    num_current = sum(published.is_current for published in found)
+    old = [published.snapshot for published in found if not published.is_current]
+    old = old[: max(0, len(old) - max(0, keep - num_current))]
+    committed = {published.snapshot.snapshot for published in found}
+    folders = (datasets_folder(root) / dataset).iterdir()
+    unfinished = sorted(path for path in folders if path.is_dir() and is_snapshot_name(path.name))
+    return [
+        Removable(dataset=dataset, snapshot=path.name, folder=path, is_finished=False)
+        for path in unfinished
+        if path.name not in committed
+    ] + [Removable(dataset=dataset, snapshot=each.snapshot, folder=each.folder, is_finished=True) for each in old]
+
+
+def _num_forgotten(root: Path, gone: set[tuple[str, str]]) -> int:
+    """Count the URLs whose outcomes only some snapshots know."""
+    import duckdb
+
+    files: dict[str, list[str]] = {"going": [], "staying": []}
+    for dataset in dataset_names(root):
+        for snapshot in committed_snapshots(root, dataset):
+            kinds = snapshot.manifest["files"]
+            paths = [str(snapshot.folder / entry["path"]) for entry in (*kinds["images"], *kinds["spare"])]
+            files["going" if (dataset, snapshot.snapshot) in gone else "staying"] += paths
+    if not files["going"]:
+        return 0
+    there = {name: paths for name, paths in files.items() if paths}
+    urls = " EXCEPT ".join(
+        f"SELECT coalesce(canonical_url, url) AS url FROM read_parquet(${name}, hive_partitioning = false)"
+        for name in there
+    )
+    with duckdb.connect() as connection:
+        (count,) = connection.execute(f"SELECT count(DISTINCT url) FROM ({urls})", there).fetchall()[0]
+    return int(count)

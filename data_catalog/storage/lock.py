@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -34,44 +34,21 @@ def writer_lock(root: Path) -> Iterator[None]:
         InputError: a link is in the place of the lock.
     """
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    with _own_lock(root) as file:
+    file = _lock(root, root / LOCK_FILE, is_beside=False)
+    assert file is not None
+    with file:
         _sign(file, root / LOCK_FILE)
         try:
             yield
         except BaseException:
             if made:
-                _take_back(root, made)
+                remove_empty(root)
+                with suppress(OSError):
+                    if [entry.name for entry in root.iterdir()] == [LOCK_FILE]:
+                        (root / LOCK_FILE).unlink()
+                        for folder in made:
+                            folder.rmdir()
             raise
-
-
-def _own_lock(root: Path) -> TextIO:
-    """Return the lock's file, open and locked."""
-    path = root / LOCK_FILE
-    while True:
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with ExitStack() as stack:
-                try:
-                    file = stack.enter_context(_open(path))
-                except FileNotFoundError:
-                    continue  # the one who made the root has just taken it back
-                if not _is_taken(file):
-                    raise _held(root, path)
-                if _is_there(file, path):
-                    stack.pop_all()
-                    return file
-        except OSError as error:
-            raise DiskError(f"{root} cannot be a folder to write to: {error.strerror}") from error
-
-
-def _take_back(root: Path, made: Sequence[Path]) -> None:
-    """Remove folders that an attempt made and left empty, with the lock that this process holds."""
-    remove_empty(root)
-    with suppress(OSError):
-        if [entry.name for entry in root.iterdir()] == [LOCK_FILE]:
-            (root / LOCK_FILE).unlink()
-            for folder in made:
-                folder.rmdir()
 
 
 def remove_empty(folder: Path) -> None:
@@ -96,7 +73,7 @@ def place_lock(place: Path) -> Iterator[None]:
     path = place.with_name(f".{place.name}{LOCK_FILE}")
     made = [folder for folder in place.parents if not folder.exists()]
     try:
-        file = _lock_beside(place, path)
+        file = _lock(place, path, is_beside=True)
         if file is None:
             yield
             return
@@ -112,8 +89,8 @@ def place_lock(place: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _lock_beside(place: Path, path: Path) -> TextIO | None:
-    """The lock's file, open and locked; None where there can be no lock."""
+def _lock(place: Path, path: Path, *, is_beside: bool) -> TextIO | None:
+    """Return the lock's file, open and locked; None where there can be no lock beside a place."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,9 +98,9 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
                 try:
                     file = stack.enter_context(_open(path))
                 except FileNotFoundError:
-                    continue  # the folder as well
+                    continue  # the one who made the folder has just taken it back
                 except PermissionError:
-                    if not path.exists():
+                    if not is_beside or not path.exists():
                         raise
                     _require_left_behind(place, path)
                     continue
@@ -134,11 +111,11 @@ def _lock_beside(place: Path, path: Path) -> TextIO | None:
                     stack.pop_all()
                     return file
         except OSError as error:
-            if error.errno in _LOCKLESS:
+            if is_beside and error.errno in _LOCKLESS:
                 logger.warning("%s: its disk knows no locks, so that two at once would harm each other", place)
                 path.unlink(missing_ok=True)
                 return None
-            if error.errno in _READ_ONLY:
+            if is_beside and error.errno in _READ_ONLY:
                 return None
             raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
 
@@ -178,10 +155,17 @@ def _is_there(file: TextIO, path: Path) -> bool:
 
 
 def _sign(file: TextIO, path: Path) -> None:
+    # What the user typed, in one line, without options: they may say what is to be forgotten.
+    words = dropwhile(_is_option, sys.argv[1:])
+    typed = " ".join([Path(sys.argv[0]).name, *takewhile(lambda word: not _is_option(word), words)])
     with disk_errors(path):
         file.truncate(0)
-        json.dump({"pid": os.getpid(), "command": _command()}, file)
+        json.dump({"pid": os.getpid(), "command": " ".join(typed.split())}, file)
         file.flush()
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-")
 
 
 def _held(place: Path, path: Path) -> BusyError:
@@ -208,16 +192,6 @@ def holder_of(root: Path) -> str | None:
         return _holder(root / LOCK_FILE)
     except OSError:
         return None
-
-
-def _command() -> str:
-    """What the user typed to start this process, in one line, without options: they may say what is to be forgotten."""
-    words = dropwhile(_is_option, sys.argv[1:])
-    return " ".join(" ".join([Path(sys.argv[0]).name, *takewhile(lambda word: not _is_option(word), words)]).split())
-
-
-def _is_option(word: str) -> bool:
-    return word.startswith("-")
 
 
 def _holder(path: Path) -> str:

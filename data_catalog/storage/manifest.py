@@ -23,6 +23,8 @@ MANIFEST_FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
 MODELS = "models"
+EXPORTS = "exports"
+EXPORT_RECORD = "export.json"  # in the folder of an export
 TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
 _SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")

@@ -27,6 +27,11 @@ TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
 # Image bytes do not compress; small row groups keep readers' memory bounded (about 10 MB at 256 pixels).
 IMAGE_ROWS_PER_GROUP = 200
+# Columns whose values repeat: a dictionary makes them small.
+_REPETITIVE = (
+    *("source", "source_lang", "target_lang", "translator", "license", "upstream_file", "upstream_split", "origin"),
+    *("outcome", "step", "drop_reason", "split"),
+)
 
 
 def sha256_of(path: Path) -> str:
@@ -160,19 +165,15 @@ def read_json(path: Path) -> Any:
 
 def save_parquet(table: pa.Table, path: Path) -> None:
     """Write a table of texts in place, for callers that rename a whole folder later."""
+    repetitive = [name for name in table.schema.names if name in _REPETITIVE]
     pq.write_table(
         table,
         path,
         compression="zstd",
         row_group_size=ROWS_PER_GROUP,
-        use_dictionary=_repetitive_columns(table.schema),
+        use_dictionary=repetitive,
         write_page_checksum=True,
     )
-
-
-def _repetitive_columns(schema: pa.Schema) -> list[str]:
-    repetitive = {"source", "source_lang", "target_lang", "translator", "license", "upstream_file", "upstream_split"}
-    return [name for name in schema.names if name in repetitive | {"origin", "outcome", "step", "drop_reason", "split"}]
 
 
 @contextmanager
@@ -232,11 +233,6 @@ def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: di
     # disk by an error of its own.
     content = save(whole, metadata=metadata)
     return write_bytes(path, content)
-
-
-def tensors_below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def order_key(identity: str) -> str:

@@ -1,6 +1,6 @@
 """Verify that every byte of a catalog is what was written: snapshots, pointers, logs, views, memories, exports, models.
 
-A `Check` looks at one file, so that many are read at the same time; none raises for what it finds, and none writes.
+A `Check` looks at one file, so that many are read at the same time; it yields what it finds, and writes nothing.
 """
 
 import os
@@ -18,7 +18,6 @@ from data_catalog.storage.integrity import (
     FOLDER_RECORD,
     RECORD_SUFFIX,
     file_problem,
-    is_recorded,
     line_problem,
     read_checksummed,
     read_record,
@@ -28,6 +27,8 @@ from data_catalog.storage.integrity import (
 from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    EXPORT_RECORD,
+    EXPORTS,
     MANIFEST_FILE,
     MODELS,
     TRAIN_AGAIN,
@@ -43,8 +44,6 @@ from data_catalog.storage.manifest import (
 from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
-EXPORTS = "exports"
-EXPORT_RECORD = "export.json"
 PACKAGES = "packages"
 # In a model's folder, when it is trained.
 RESULT = "result.json"
@@ -79,7 +78,8 @@ class Finding:
     text: str
 
 
-Check = Callable[[], list[Finding]]
+Check = Callable[[], Iterable[Finding]]
+Look = Callable[[Path], Iterator[Check]]  # at a folder
 
 
 def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Check]:
@@ -100,13 +100,14 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
         chosen = [folder / snapshot for folder in folders if (folder / snapshot).is_dir()]
         if not chosen:
             raise SettingsError(f"{root} holds no snapshot {snapshot}: see `vernaclip snapshots`")
-        return _of_each(chosen, partial(_snapshot_checks, root))
-    found = _of_each(folders, partial(_dataset_checks, root))
+        return list(_of_each(chosen, partial(_snapshot_checks, root)))
     exports = partial(_below, look=partial(_export_checks, root))
+    found = [] if dataset is not None else list(_root_checks(root))
+    found += _of_each(folders, partial(_dataset_checks, root))
     found += _below(root / EXPORTS, exports) if dataset is None else exports(root / EXPORTS / dataset)
     models = root / MODELS
     found += _below(models, _model_checks) if dataset is None else _of_each([models / dataset], _model_checks)
-    return found if dataset is not None else [*_root_checks(root), *found]
+    return found
 
 
 def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
@@ -117,83 +118,86 @@ def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
 
 def _findings(check: Check) -> list[Finding]:
     try:
-        return check()
+        return list(check())
     except OSError as error:
-        return _unreadable(error)
+        return [_unreadable(error)]
 
 
-def _unreadable(error: OSError) -> list[Finding]:
+def _unreadable(error: OSError) -> Finding:
     path = Path(error.filename or "a file")
     return _damage(path, f"{path} cannot be read: {error.strerror}: check its permissions and the disk")
 
 
-def _of_each(folders: Iterable[Path], look: Callable[[Path], list[Check]]) -> list[Check]:
-    """Return what `look` says is to be checked of each of some folders; damage where one cannot be read."""
-    found: list[Check] = []
+def _of_each(folders: Iterable[Path], look: Look) -> Iterator[Check]:
+    """Yield what `look` says is to be checked of each of some folders; damage where one cannot be read."""
     for folder in folders:
         try:
-            found += look(folder)
+            yield from look(folder)
         except FileNotFoundError:
             continue  # it may have been removed a moment ago
         except OSError as error:
-            found.append(partial(_unreadable, error))
-    return found
+            yield _found(_unreadable(error))
 
 
-def _below(folder: Path, look: Callable[[Path], list[Check]]) -> list[Check]:
-    """Return the same of each folder in a folder."""
-    return _of_each([folder], lambda folder: _of_each(_folders(folder), look))
+def _below(folder: Path, look: Look) -> Iterator[Check]:
+    """Yield the same of each folder in a folder."""
+    yield from _of_each([folder], lambda folder: _of_each(_folders(folder), look))
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def _damage(path: Path, text: str) -> list[Finding]:
-    return [Finding(kind="damage", path=path, text=text)]
+def _found(*findings: Finding) -> Check:
+    """Return a check of what was looked at already."""
+    return lambda: findings
 
 
-def _missing(path: Path, text: str, *, needed: Path, root: Path) -> list[Finding]:
+def _damage(path: Path, text: str) -> Finding:
+    return Finding(kind="damage", path=path, text=text)
+
+
+def _missing(path: Path, text: str, *, needed: Path, root: Path) -> Iterator[Finding]:
     """Report that `needed` is not there, as damage unless a process that writes below `root` may be about to put it."""
     if holder_of(root) is not None:
-        return [Finding(kind="note", path=path, text=f"{text}; or wait, since a process writes there")]
-    return [] if needed.exists() else _damage(path, text)  # it may have been put there a moment ago
+        yield Finding(kind="note", path=path, text=f"{text}; or wait, since a process writes there")
+    elif not needed.exists():  # it may have been put there a moment ago
+        yield _damage(path, text)
 
 
-def _document(path: Path, remedy: str) -> list[Finding]:
+def _document(path: Path, remedy: str) -> Iterator[Finding]:
     """Report on a document, if it is there."""
     try:
         read_checksummed(path, remedy=remedy)
     except DamagedError as error:
-        return _refused(path, error)
-    return []
+        yield from _refused(path, error)
 
 
 def _refused(path: Path, error: PipelineError) -> list[Finding]:
     """Report why a document is refused, as damage unless it was removed a moment ago."""
-    return [] if isinstance(error.__cause__, FileNotFoundError) else _damage(path, str(error))
+    return [] if isinstance(error.__cause__, FileNotFoundError) else [_damage(path, str(error))]
 
 
 def _vouched_checks(
     record: Path, read: Callable[[], Mapping[str, str]], remedy: str, other: Callable[[Path], Finding] | None = None
-) -> list[Check]:
+) -> Iterator[Check]:
     """Check a record, every file that it vouches for, and with `other` its folder for files that it does not."""
     try:
         files = read()
     except (DamagedError, InputError) as error:
-        refused = _refused(record, error)
-        return [lambda: refused]
-    found: list[Check] = [partial(_vouched, record, name, sha256, remedy) for name, sha256 in files.items()]
+        yield _found(*_refused(record, error))
+        return
+    yield _found()  # the record itself: nothing is to be said of it
+    for name, sha256 in files.items():
+        yield partial(_vouched, record, name, sha256, remedy)
     if other is not None:
-        found.append(partial(_others, record, set(files), other))
-    return [list, *found]  # the record itself: nothing is to be said of it
+        yield partial(_others, record, set(files), other)
 
 
-def _vouched(record: Path, name: str, sha256: str, remedy: str) -> list[Finding]:
-    path = record.parent / name
-    problem = file_problem(path, sha256)
-    # All of it may have been removed a moment ago.
-    return [] if problem is None or not record.exists() else _damage(path, f"{problem}: {remedy}")
+def _vouched(record: Path, name: str, sha256: str, remedy: str) -> Iterator[Finding]:
+    problem = file_problem(record.parent / name, sha256)
+    if problem is not None and record.exists():  # all of it may have been removed a moment ago
+        yield _damage(record.parent / name, f"{problem}: {remedy}")
 
 
 def _others(record: Path, listed: set[str], other: Callable[[Path], Finding]) -> list[Finding]:
@@ -202,45 +206,42 @@ def _others(record: Path, listed: set[str], other: Callable[[Path], Finding]) ->
     return [other(path) for path in there if path != record and path.relative_to(folder).as_posix() not in listed]
 
 
-def _folder_checks(record: Path, remedy: str, other: Callable[[Path], Finding] | None = None) -> list[Check]:
+def _folder_checks(record: Path, remedy: str, other: Callable[[Path], Finding] | None = None) -> Iterator[Check]:
     return _vouched_checks(record, partial(read_record, record, remedy=remedy), remedy, other)
 
 
-def _recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> list[Finding]:
+def _recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> Iterator[Finding]:
     """Report on a file that has a record of its own; it has to be there if it `is_needed`, and its record if it is."""
-    problem = record_problem(path)
+    record, problem = record_path(path), record_problem(path)
     if problem is not None:
-        return _damage(path, f"{path} is not what was written ({problem}): {remedy}")
-    if not path.is_file():
-        return _missing(path, f"{path} is missing: {remedy}", needed=path, root=root) if is_needed else []
-    if is_recorded(path):
-        return []
-    record = record_path(path)
-    text = f"{path} has no {record.name}, which was removed, or a process died before it wrote it: {remedy}"
-    return _missing(path, text, needed=record, root=root)
+        yield _damage(path, f"{path} is not what was written ({problem}): {remedy}")
+    elif not path.is_file():
+        yield from _missing(path, f"{path} is missing: {remedy}", needed=path, root=root) if is_needed else ()
+    elif not record.is_file():
+        text = f"{path} has no {record.name}, which was removed, or a process died before it wrote it: {remedy}"
+        yield from _missing(path, text, needed=record, root=root)
 
 
-def _each_recorded(folder: Path, *, root: Path, suffix: str, remedy: str) -> list[Check]:
+def _each_recorded(folder: Path, *, root: Path, suffix: str, remedy: str) -> Iterator[Check]:
     """Check the files of a folder that are there, or of which there is a record."""
     paths = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.iterdir()}
-    return [
-        partial(_recorded, path, remedy, root=root)
-        for path in sorted(paths)
-        if path.name.endswith(suffix) and not path.name.startswith(TEMPORARY_PREFIX)
-    ]
+    for path in sorted(paths):
+        if path.name.endswith(suffix) and not path.name.startswith(TEMPORARY_PREFIX):
+            yield partial(_recorded, path, remedy, root=root)
 
 
-def _root_checks(root: Path) -> list[Check]:
-    documents = [partial(_document, root / name, remedy) for name, remedy in DOCUMENTS.items()]
-    catalog = partial(_recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
-    memories = partial(_each_recorded, root=root, suffix=".sqlite", remedy=FORGET_MEMORY)
-    attempts = [partial(_document, path, FORGET_ATTEMPT) for path in sorted((root / "memory").glob("attempt-*.json"))]
-    packages = _below(root / PACKAGES, unpacked_checks)
-    found = [*documents, *attempts, partial(_lost_tombstones, root), catalog]
-    return [*found, *_of_each([root / "memory"], memories), *packages]
+def _root_checks(root: Path) -> Iterator[Check]:
+    for name, remedy in DOCUMENTS.items():
+        yield partial(_document, root / name, remedy)
+    for path in sorted((root / "memory").glob("attempt-*.json")):
+        yield partial(_document, path, FORGET_ATTEMPT)
+    yield partial(_lost_tombstones, root)
+    yield partial(_recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
+    yield from _of_each([root / "memory"], partial(_each_recorded, root=root, suffix=".sqlite", remedy=FORGET_MEMORY))
+    yield from _below(root / PACKAGES, unpacked_checks)
 
 
-def _lost_tombstones(root: Path) -> list[Finding]:
+def _lost_tombstones(root: Path) -> Iterator[Finding]:
     """Report that their file is not there, and a dataset was made under some."""
     path = root / TOMBSTONES_FILE
     for name in dataset_names(root) if not path.exists() else ():
@@ -249,52 +250,48 @@ def _lost_tombstones(root: Path) -> list[Finding]:
         except (DamagedError, InputError):
             continue  # of the pointer or the manifest is told elsewhere
         if snapshot is not None and snapshot.manifest["tombstones"]["digest"] is not None:
-            return _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[path.name]}")
-    return []
+            yield _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[path.name]}")
+            return
 
 
-def unpacked_checks(folder: Path) -> list[Check]:
+def unpacked_checks(folder: Path) -> Iterator[Check]:
     """Check an unpacked translation package against the record that was made of its archive: it has no other files."""
-    if folder.name.startswith(TEMPORARY_PREFIX):
-        return []
     path, remedy = folder / FOLDER_RECORD, f"remove the folder {folder}, and it is unpacked again"
-    if not path.is_file():
-        return [lambda: _damage(path, f"{path} is missing: {remedy}")]
+    if folder.name.startswith(TEMPORARY_PREFIX):
+        return
+    if path.is_file():
+        yield from _folder_checks(
+            path, remedy, lambda path: _damage(path, f"{path} was added to what was unpacked: {remedy}")
+        )
+    else:
+        yield _found(_damage(path, f"{path} is missing: {remedy}"))
 
-    def added(path: Path) -> Finding:
-        return Finding(kind="damage", path=path, text=f"{path} was added to what was unpacked: {remedy}")
 
-    return _folder_checks(path, remedy, added)
-
-
-def _dataset_checks(root: Path, folder: Path) -> list[Check]:
-    log, report = folder / RUN_LOG, folder / "report.html"
-    reports = [report] if report.exists() or is_recorded(report) else []
-    anew = f"`vernaclip report {folder.name}` writes it anew"
+def _dataset_checks(root: Path, folder: Path) -> Iterator[Check]:
+    yield partial(_pointer, root, folder.name)
+    yield partial(_run_log, folder / RUN_LOG, root=root, is_needed=bool(snapshot_names(root, folder.name)))
+    report = folder / "report.html"
+    if report.exists() or record_path(report).is_file():
+        yield partial(_recorded, report, f"`vernaclip report {folder.name}` writes it anew", root=root)
     logs = partial(_each_recorded, root=root, suffix=".parquet", remedy=FORGET_LOG)
-    snapshots = [path for path in _folders(folder) if is_snapshot_name(path.name)]
-    return [
-        partial(_pointer, root, folder.name),
-        partial(_run_log, log, root=root, is_needed=bool(snapshot_names(root, folder.name))),
-        *(partial(_recorded, path, anew, root=root) for path in reports),
-        *_of_each([folder / "fetch-log"], logs),
-        *_of_each(snapshots, partial(_snapshot_checks, root)),
-    ]
+    yield from _of_each([folder / "fetch-log"], logs)
+    snapshots = (path for path in _folders(folder) if is_snapshot_name(path.name))
+    yield from _of_each(snapshots, partial(_snapshot_checks, root))
 
 
-def _pointer(root: Path, dataset: str) -> list[Finding]:
+def _pointer(root: Path, dataset: str) -> Iterator[Finding]:
     path = datasets_folder(root) / dataset / CURRENT_FILE
     try:
         name = current_snapshot_name(root, dataset)
     except DamagedError as error:
-        return _damage(path, str(error))
+        yield _damage(path, str(error))
+        return
     if name is None and snapshot_names(root, dataset):
         text = f"{path} is missing: it was removed, or a build was killed a moment before it wrote it; build again"
-        return _missing(path, text, needed=path, root=root)
+        yield from _missing(path, text, needed=path, root=root)
     if name is not None and not (path.parent / name / MANIFEST_FILE).is_file():
         remedy = "restore it from a copy, or remove it and build again"
-        return _damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")
-    return []
+        yield _damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")
 
 
 def _run_log(path: Path, *, root: Path, is_needed: bool) -> list[Finding]:
@@ -302,25 +299,22 @@ def _run_log(path: Path, *, root: Path, is_needed: bool) -> list[Finding]:
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
-        return _damage(path, f"{path} cannot be read: {error.strerror}")
+        return [_damage(path, f"{path} cannot be read: {error.strerror}")]
     last = lines.pop()
-    problems = [(number, line_problem(line)) for number, line in enumerate(lines, start=1)]
-    if last:
-        problems.append((len(lines) + 1, "it has no end"))
+    problems = [line_problem(line) for line in lines] + (["it has no end"] if last else [])
     again = "it tells when builds ran, and nothing needs it: the next build records what there is"
     damaged = [
-        f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it; {again}"
-        for number, problem in problems
+        _damage(
+            path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it; {again}"
+        )
+        for number, problem in enumerate(problems, start=1)
         if problem is not None
     ]
-    found = [Finding(kind="damage", path=path, text=text) for text in damaged]
-    return found or _recorded(path, f"restore it from a copy; {again}", root=root, is_needed=is_needed)
+    return damaged or list(_recorded(path, f"restore it from a copy; {again}", root=root, is_needed=is_needed))
 
 
-def _snapshot_checks(root: Path, folder: Path) -> list[Check]:
+def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
     path = folder / MANIFEST_FILE
-    if not path.is_file():
-        return [partial(_unfinished, root, folder)]
 
     def read() -> Mapping[str, str]:
         snapshot = read_snapshot(root, folder.parent.name, folder.name)
@@ -329,57 +323,63 @@ def _snapshot_checks(root: Path, folder: Path) -> list[Check]:
     def stray(path: Path) -> Finding:
         return Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files: nothing reads it")
 
-    return _vouched_checks(path, read, RESTORE_FILE, stray)
+    if path.is_file():
+        yield from _vouched_checks(path, read, RESTORE_FILE, stray)
+    else:
+        yield partial(_unfinished, root, folder)
 
 
-def _unfinished(root: Path, folder: Path) -> list[Finding]:
+def _unfinished(root: Path, folder: Path) -> Iterator[Finding]:
     path = folder / MANIFEST_FILE
     if any(run.get("snapshot") == folder.name for run in runs(root, folder.parent.name)):
         text = f"{path} is missing, and a build ended with that snapshot: restore it from a copy, or build again"
-        return _missing(path, text, needed=path, root=root)
+        yield from _missing(path, text, needed=path, root=root)
+        return
     text = (
         f"{folder} has no {MANIFEST_FILE}: its build was killed and goes on when run again, or is under way; "
         "`vernaclip prune` removes it"
     )
-    return [Finding(kind="note", path=folder, text=text)]
+    yield Finding(kind="note", path=folder, text=text)
 
 
-def _model_checks(folder: Path) -> list[Check]:
+def _model_checks(folder: Path) -> Iterator[Check]:
     """Check the models of a dataset, and what says which is the newest."""
-    return [partial(_pointer_to_model, folder / CURRENT_FILE), *_of_each(_folders(folder), _trained_checks)]
+    yield partial(_pointer_to_model, folder / CURRENT_FILE)
+    yield from _of_each(_folders(folder), _trained_checks)
 
 
-def _pointer_to_model(path: Path) -> list[Finding]:
+def _pointer_to_model(path: Path) -> Iterator[Finding]:
     if not path.is_file():
-        is_trained = any(path.parent.glob(f"*/{FOLDER_RECORD}"))
-        return _missing(path, f"{path} is missing: {TRAIN_AGAIN}", needed=path, root=path.parent) if is_trained else []
+        if any(path.parent.glob(f"*/{FOLDER_RECORD}")):
+            yield from _missing(path, f"{path} is missing: {TRAIN_AGAIN}", needed=path, root=path.parent)
+        return
     try:
         name = str(model_pointer(path.parents[2], path.parent.name).get("model"))
     except DamagedError as error:
-        return _damage(path, str(error))
+        yield _damage(path, str(error))
+        return
     if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
-        return _damage(path, f"{path} names the model {name}, which is not there: remove it and {TRAIN_AGAIN}")
-    return []
+        yield _damage(path, f"{path} names the model {name}, which is not there: remove it and {TRAIN_AGAIN}")
 
 
-def _trained_checks(folder: Path) -> list[Check]:
+def _trained_checks(folder: Path) -> Iterator[Check]:
     """Check one model, unless it is being trained."""
     path = folder / FOLDER_RECORD
-    if path.is_file():
-        return _folder_checks(path, f"remove the folder {folder} and train again")
-    if not (folder / RESULT).is_file():
-        return []
     text = f"{path} is missing: it was removed, or training was killed at its very end; train again, which writes it"
-    return [partial(_missing, path, text, needed=path, root=folder.parent)]
+    if path.is_file():
+        yield from _folder_checks(path, f"remove the folder {folder} and train again")
+    elif (folder / RESULT).is_file():
+        yield partial(_missing, path, text, needed=path, root=folder.parent)
 
 
-def _export_checks(root: Path, folder: Path) -> list[Check]:
+def _export_checks(root: Path, folder: Path) -> Iterator[Check]:
     path = folder / EXPORT_RECORD
     if folder.name.startswith(TEMPORARY_PREFIX):
-        return []
+        return
     if path.is_file():
-        return _folder_checks(path, f"remove the folder {folder} and export again")
-    if folder.name in FORMATS:
+        yield from _folder_checks(path, f"remove the folder {folder} and export again")
+    elif folder.name in FORMATS:
         text = f"{path} is missing, and nothing vouches for that export: remove the folder and export again"
-        return [partial(_missing, path, text, needed=path, root=root)]
-    return [lambda: [Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is no export")]]
+        yield partial(_missing, path, text, needed=path, root=root)
+    else:
+        yield _found(Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is no export"))

@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -214,7 +214,7 @@ class WorkStore:
             sync(path)
             files[path.name] = sha256_of(path)
         failpoint("commit.after_fsync", temporary)
-        write_checksummed(temporary / COMMIT_FILE, {"files": files, "facts": facts, "key": _readable(key)})
+        write_checksummed(temporary / COMMIT_FILE, {"files": files, "facts": facts, "key": asdict(key)})
         failpoint("commit.after_record", temporary)
         temporary.chmod(0o755)
         sync(temporary)
@@ -268,8 +268,3 @@ def _take_away(folder: Path) -> Path:
     doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
     folder.rename(doomed)
     return doomed
-
-
-def _readable(key: StepKey) -> dict[str, Any]:
-    inputs = list(key.inputs)
-    return {"step": key.step, "version": key.version, "inputs": inputs, "settings": dict(key.settings)}

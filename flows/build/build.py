@@ -28,7 +28,7 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
-from data_catalog.takedown import Matcher
+from data_catalog.tombstones import Matcher
 from flows.build.engine import Engine, Step
 from flows.build.execution import Executor
 from flows.build.inputs import Tools, open_inputs

@@ -19,11 +19,11 @@ from cleaning.duplicates.captions import RepeatsConfig, drop_repeats, label_repe
 from cleaning.leaks import LeaksConfig, TestContents, judge_captions, judge_identities, write_test_set
 from cleaning.text.mending import clean_text
 from data_catalog.language_pack import LanguagePack
-from data_catalog.reasons import Reason
 from data_catalog.settings import how
 from data_catalog.sources.origins import MACHINE_TRANSLATION, has_original
 from data_catalog.stages import (
     Drop,
+    Reason,
     apply_measure,
     apply_transform,
     count_rows,
@@ -34,9 +34,8 @@ from data_catalog.stages import (
 )
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.takedown import Matcher, forget_rows, of_samples, without_texts
-from data_catalog.test_sets.registry import TEST_SET_KINDS
-from data_catalog.tombstones import FORGET, InForce
+from data_catalog.test_sets import TEST_SET_KINDS
+from data_catalog.tombstones import FORGET, InForce, Matcher, forget_rows, of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
 from translation.remembered import remembered

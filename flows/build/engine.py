@@ -15,8 +15,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from data_catalog.reasons import Reason
 from data_catalog.settings import plain, what
+from data_catalog.stages import Reason
 from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
 from flows.build.execution import Executor
 

@@ -67,8 +67,7 @@ def search(
         top: How many images.
     """
     from training.use.pictures import contact_sheet
-    from training.use.search import search_dataset
-    from training.use.search_folder import search_folder
+    from training.use.search import search_dataset, search_folder
 
     out = _picture(root, options, text, read=images)
     if top < 1:
@@ -217,10 +216,10 @@ def localize(
 
 def _chosen_model(root: Path, options: ShowOptions) -> Path:
     """Return the folder of the model that is named, or of the newest one of a dataset, or of the root's only one."""
-    from training.trained_models import current_model, only_dataset
+    from training.trained_models import current_model
 
     if options.model is None:
-        return current_model(root, options.dataset or only_dataset(root)).folder
+        return current_model(root, options.dataset).folder
     if options.dataset is not None:
         raise SettingsError("--model names a model, and --dataset another: give one of the two")
     return options.model

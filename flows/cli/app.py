@@ -30,10 +30,9 @@ from flows.cli import (
     ablate,
     audit,
     catalog,
-    download,
     export,
+    first_steps,
     forget,
-    init,
     jobs,
     mt,
     scoreboard,
@@ -75,9 +74,9 @@ MEMORY: dict[str, Command] = {
 }
 # Commands by the title of their group; a family of them has a name, a line of help, and commands of its own.
 COMMANDS: dict[str, Sequence[Command]] = {
-    "Jobs": (init.init, jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
+    "Jobs": (first_steps.init, jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
     "Datasets": (
-        *(catalog.catalog, catalog.report, why.why, sql.sql, catalog.recipes, download.download),
+        *(catalog.catalog, catalog.report, why.why, sql.sql, catalog.recipes, first_steps.download),
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, forget.forget, export.export),
     ),
     "Models": (catalog.models, abilities.search, abilities.classify, abilities.localize, export.export_model),

@@ -66,9 +66,8 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     """
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import require_snapshot
+    from data_catalog.storage.manifest import EXPORTS, require_snapshot
     from data_catalog.storage.roots import require_root
-    from data_catalog.storage.verify import EXPORTS
 
     config = ExportConfig(**{name: value for name, value in vars(options).items() if name != "out"})
     require_root(root)
@@ -155,11 +154,11 @@ def export_model(
     Args:
         dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
     """
-    from training.threads import let_threads_sleep
+    from training.processes import let_threads_sleep
 
     folder, snapshot = _chosen_model(dataset, options.model, root)
     let_threads_sleep()  # before torch is loaded
-    from training.exports.card_data import seen_data
+    from training.exports.model_card import seen_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 

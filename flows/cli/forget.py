@@ -14,7 +14,7 @@ from flows.cli.options import DEFAULT_ROOT, Number, Root, Words
 from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.forgetting import Concerned, TakeDown
+    from data_catalog.takedown import Concerned, TakeDown
     from data_catalog.tombstones import Tombstone
 
 # Of a dry run; there may be millions.
@@ -58,9 +58,9 @@ def forget(
         dry_run: List what is meant, and change nothing.
         lists: List what was forgotten so far.
     """
-    from data_catalog.forgetting import concerned
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root
+    from data_catalog.takedown import concerned
     from data_catalog.tombstones import read_tombstones
     from flows.forgetting import forget as take_down
 

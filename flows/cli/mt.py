@@ -68,9 +68,7 @@ def train(
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
     from flows.recipe.settings import read
-    from translation.train.config import PRESETS, TrainPackageConfig
-    from translation.train.folder import REPORT_FILE, SIZES, training_folder
-    from translation.train.package import train_package
+    from translation.train.config import PRESETS, SIZES, TrainPackageConfig
 
     overrides = override_values(options.overrides)
     if options.continued and (fixed := sorted(overrides.keys() & set(SIZES))):
@@ -81,6 +79,9 @@ def train(
     config = read(TrainPackageConfig, settings, "mt_train")
     packs = [language_pack(code) if config.check_languages else None for code in (from_code, to_code)]
     source_check, target_check = (column_language(pack) if pack else None for pack in packs)
+    from translation.train.report import REPORT_FILE  # this and the next load torch
+    from translation.train.training import train_package, training_folder
+
     report = train_package(
         pairs,
         from_code=from_code,

@@ -2,21 +2,19 @@
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
-from data_catalog.plain_text import cell_text, spreadsheet_text
+from data_catalog.plain_text import cell_text, counted, spreadsheet_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root
 from flows.cli.output import say, say_json, say_table
 
 if TYPE_CHECKING:
     from data_catalog.storage.diff import Change, Diff
-    from data_catalog.storage.pruning import Pruned
     from data_catalog.storage.verify import Finding
 
 MAX_CELL = 60
@@ -39,6 +37,7 @@ def verify(
         snapshot: Only the files of this snapshot.
     """
     from data_catalog.progress import Progress
+    from data_catalog.storage.manifest import datasets_folder, snapshot_names
     from data_catalog.storage.verify import checks, run_checks
 
     todo = checks(root, dataset=dataset, snapshot=snapshot)
@@ -49,28 +48,16 @@ def verify(
             progress.advance()
     for finding in found:
         say(f"{finding.kind}: {cell_text(finding.text)}")
-    damaged, strays, notes = (_paths(found, kind) for kind in ("damage", "stray", "note"))
-    for folder in _verified(root, dataset, snapshot):
-        is_whole = not any(path.is_relative_to(folder) for path in damaged)
-        say(f"{folder.parent.name} {folder.name}: {'sound' if is_whole else 'damaged'}")
-    more = f"; {len(strays)} stray files, {len(notes)} notes" if strays or notes else ""
+    damaged = [finding.path for finding in found if finding.kind == "damage"]
+    num_strays, num_notes = (sum(finding.kind == kind for finding in found) for kind in ("stray", "note"))
+    for folder in sorted(datasets_folder(root).glob(dataset or "*")):
+        for name in snapshot_names(root, folder.name):
+            if snapshot in (None, name):
+                is_whole = not any(path.is_relative_to(folder / name) for path in damaged)
+                say(f"{folder.name} {name}: {'sound' if is_whole else 'damaged'}")
+    more = f"; {num_strays} stray files, {num_notes} notes" if num_strays or num_notes else ""
     say(f"{root}: {f'{len(damaged)} damaged' if damaged else 'sound'} ({len(todo)} files looked at{more})")
     return int(bool(damaged))
-
-
-def _paths(found: "Sequence[Finding]", kind: str) -> list[Path]:
-    return [finding.path for finding in found if finding.kind == kind]
-
-
-def _verified(root: Path, dataset: str | None, snapshot: str | None) -> Iterator[Path]:
-    """Yield the folders of the committed snapshots that were looked at."""
-    from data_catalog.storage.manifest import datasets_folder, snapshot_folder, snapshot_names
-
-    for folder in sorted(datasets_folder(root).glob("*")):
-        if dataset in (None, folder.name):
-            for name in snapshot_names(root, folder.name):
-                if snapshot in (None, name):
-                    yield snapshot_folder(root, folder.name, name)
 
 
 def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, format: Form = "table") -> None:
@@ -115,16 +102,14 @@ def diff(
     if format == "json":
         say_json(found.to_json(), indent=None)
     elif format == "csv":
-        _print([*_change_rows("captions", found.captions), *_change_rows("images", found.images)], "csv")
+        rows = [
+            {"of": kind, **change.row(), "examples": " ".join(example.id for example in change.examples)}
+            for kind, changes in (("captions", found.captions), ("images", found.images))
+            for change in changes
+        ]
+        _print(rows, "csv")
     else:
         _say_diff(found)
-
-
-def _change_rows(kind: str, changes: "Sequence[Change]") -> list[Row]:
-    return [
-        {"of": kind, **change.row(), "examples": " ".join(example.id for example in change.examples)}
-        for change in changes
-    ]
 
 
 def _say_diff(found: "Diff") -> None:
@@ -157,16 +142,12 @@ def _say_changes(changes: "Sequence[Change]") -> None:
     for change in changes[:MAX_GROUPS]:
         for example in change.examples:
             say(f"  {change.change}: {cell_text(example.id)}")
-            for name, (was, now) in _told(change, example.columns).items():
+            # Of rows that came or went, columns that say what they are.
+            telling = ("source_caption", "caption", "captions", "detail")
+            names = example.columns if change.before == change.after else telling
+            for name in (name for name in names if name in example.columns):
+                was, now = example.columns[name]
                 say(f"    {name}: {_short(was)} -> {_short(now)}")
-
-
-def _told(change: "Change", columns: Mapping[str, tuple[Any, Any]]) -> Mapping[str, tuple[Any, Any]]:
-    """Return the columns of an example that a reader needs: of rows that came or went, those that say what they are."""
-    if change.before == change.after:
-        return columns
-    telling = ("source_caption", "caption", "captions", "detail")
-    return {name: columns[name] for name in telling if name in columns}
 
 
 def _short(value: object) -> str:
@@ -186,7 +167,7 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
         keep: How many of the newest stay, the current one among them.
         dry_run: Say what would go, and remove nothing.
     """
-    from data_catalog.storage.pruning import prune as prune_snapshots
+    from data_catalog.storage.history import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
     done = "would be removed" if dry_run else "removed"
@@ -200,14 +181,8 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
         say(f"note: {folder} was made of a snapshot that {goes}; it is whole in itself")
     if found.num_urls:
         say(f"note: with that {goes} what is known of {found.num_urls:,} image URLs: later builds ask for them again")
-    say(_summary(found, dry_run))
-
-
-def _summary(found: "Pruned", dry_run: bool) -> str:
-    if not found.removed:
-        return "nothing to remove"
-    count = f"{len(found.removed)} snapshot{'s' if len(found.removed) > 1 else ''}"
-    return f"{count}, {found.freed:,} bytes {'would be freed' if dry_run else 'freed'}"
+    freed = f"{found.freed:,} bytes {'would be freed' if dry_run else 'freed'}"
+    say(f"{counted(len(found.removed), 'snapshot')}, {freed}" if found.removed else "nothing to remove")
 
 
 def _print(rows: Sequence[Row], form: Form) -> None:
@@ -219,8 +194,8 @@ def _print(rows: Sequence[Row], form: Form) -> None:
     elif rows:
         writer = csv.DictWriter(sys.stdout, list(rows[0]))
         writer.writeheader()
-        writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
-
-
-def _csv_cell(value: object) -> object:
-    return spreadsheet_text(value) if isinstance(value, str) else value
+        for row in rows:
+            cells = (
+                (name, spreadsheet_text(value) if isinstance(value, str) else value) for name, value in row.items()
+            )
+            writer.writerow(dict(cells))

@@ -54,25 +54,11 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     """
     import pyarrow as pa
 
-    from data_catalog.database.answer_files import distinct_names, write_parquet
+    from data_catalog.database.answer_files import distinct_names, short_value, write_parquet
     from data_catalog.database.catalog import answer
     from data_catalog.storage.shards import write_atomically
     from flows.ending import interrupted_by_sigterm
 
-    _require_form(options)
-    with interrupted_by_sigterm(), answer(root, query) as (found, rows):
-        names = distinct_names(found.names)
-        schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
-        batches = (batch.rename_columns(names) for batch in rows)
-        if options.format == "table":
-            _print_table(batches, options.max_rows)
-        elif options.out is not None and options.format == "parquet":
-            write_atomically(options.out, lambda path: write_parquet(path, schema, batches))
-        else:
-            _write_text(options, schema, batches)
-
-
-def _require_form(options: AnswerOptions) -> None:
     if options.format == "table" and options.out:
         raise SettingsError("a table is for the terminal: give --format csv, json or parquet with --out")
     if options.format == "parquet" and not options.out:
@@ -81,16 +67,20 @@ def _require_form(options: AnswerOptions) -> None:
         raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
     if options.out:
         require_own_file(options.out)
-
-
-def _print_table(batches: "Batches", max_rows: int) -> None:
-    from data_catalog.database.answer_files import short_value
-
-    rows = (row for batch in batches for row in batch.to_pylist())
-    shown = list(islice(rows, max_rows))
-    say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
-    if next(rows, None) is not None:
-        say(f"... and more: these are the first {max_rows:,} rows (--max-rows N; --format csv has all)")
+    with interrupted_by_sigterm(), answer(root, query) as (found, rows):
+        names = distinct_names(found.names)
+        schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
+        batches = (batch.rename_columns(names) for batch in rows)
+        if options.format == "table":
+            cells = (row for batch in batches for row in batch.to_pylist())
+            shown = list(islice(cells, options.max_rows))
+            say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
+            if next(cells, None) is not None:
+                say(f"... and more: these are the first {options.max_rows:,} rows (--max-rows N; --format csv has all)")
+        elif options.out is not None and options.format == "parquet":
+            write_atomically(options.out, lambda path: write_parquet(path, schema, batches))
+        else:
+            _write_text(options, schema, batches)
 
 
 def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:

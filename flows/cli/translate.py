@@ -2,8 +2,6 @@
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,9 +12,8 @@ from data_catalog.errors import SettingsError
 from flows.cli.options import From, LanguagePacks, To, Words, no_option
 
 if TYPE_CHECKING:
-    from translation.config import TranslateConfig
     from translation.engine import Translator
-    from translation.files.caption_files import CaptionFiles
+    from translation.files import CaptionFiles
 
 
 @Parameter(name="*", group=Group("Files", sort_key=1))
@@ -88,13 +85,18 @@ def translate(
     Args:
         source: A file, or - for standard input (default).
     """
-    from translation.files.caption_files import count_rows, translate_files
+    from data_catalog.progress import Progress
+    from translation.files import count_rows, translate_files
 
     found = _caption_files(source, to_code, files)
     with tempfile.TemporaryDirectory() as cache:
         translator = _opened(from_code, to_code, engine, Path(cache))
-        with _progress(found, count_rows(found)) as advance:
-            translate_files(found, translator, advance)
+        num_rows = count_rows(found)
+        if found.target is None and sys.stdout.isatty():  # a bar would stand amid the lines
+            translate_files(found, translator)
+            return
+        with Progress("translate", total=num_rows, unit="captions") as progress:
+            translate_files(found, translator, progress.advance)
 
 
 def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "CaptionFiles":
@@ -103,8 +105,7 @@ def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "Cap
     Raises:
         PipelineError: they cannot be read or written, or columns are named for lines, which have none.
     """
-    from translation.files.caption_files import CaptionFiles, format_of
-    from translation.files.columns import Columns
+    from translation.files import CaptionFiles, Columns, format_of
 
     source, target = (None if each in (None, "-") else Path(each) for each in (name, options.out))
     named = options.format or ("lines" if source is None else format_of(source))
@@ -115,13 +116,16 @@ def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "Cap
     return CaptionFiles(source=source, target=target, format=named, columns=columns, overwrite=options.force)
 
 
-def _translate_config(options: EngineOptions) -> "TranslateConfig":
-    """Return the settings of the engine, from options and `--set`.
+def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Path) -> "Translator":
+    """Return the engine that the options and `--set` name.
 
     Raises:
-        SettingsError: a setting is unknown or wrong, is given twice, or is about the way back, which is not gone here.
+        PipelineError: a setting is unknown or wrong, is given twice, or is about the way back, which is not gone here;
+            or the engine cannot be opened.
     """
-    from flows.recipe.engines import one_way_config, setting_values
+    from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
+    from translation.registry import open_translator
+    from translation.remembered import remembering
 
     values = setting_values(options.overrides)
     named = {"engine": options.engine, "package": list(options.package), "model": list(options.model)}
@@ -130,27 +134,8 @@ def _translate_config(options: EngineOptions) -> "TranslateConfig":
             raise SettingsError(f"translate.{name} is given twice, as --{name} and as --set {name}=...")
         if given:
             values[name] = given
-    return one_way_config(values)
-
-
-def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Path) -> "Translator":
-    from flows.recipe.engines import packs_of, route_codes
-    from translation.registry import open_translator
-    from translation.remembered import remembering
-
-    config = _translate_config(options)
+    config = one_way_config(values)
     codes = route_codes(from_code, config, to_code)
     packs = packs_of(codes, options.language_packs)
     engine = open_translator(config, [packs[code] for code in codes], cache_dir=cache_dir)
     return remembering(engine, options.memory)
-
-
-@contextmanager
-def _progress(files: "CaptionFiles", total: int | None) -> Iterator[Callable[[int], object] | None]:
-    from data_catalog.progress import Progress
-
-    if files.target is None and sys.stdout.isatty():  # a bar would stand amid the lines
-        yield None
-        return
-    with Progress("translate", total=total, unit="captions") as progress:
-        yield progress.advance

@@ -1,8 +1,7 @@
 """The command that tells why a sample, a caption or an image is in a dataset, or is not."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -12,7 +11,6 @@ from flows.cli.options import DEFAULT_ROOT, Json, Root
 from flows.cli.output import say, say_json
 
 if TYPE_CHECKING:
-    from data_catalog.database.story import Story
     from data_catalog.storage.manifest import Snapshot
     from data_catalog.tombstones import Tombstone
 
@@ -46,18 +44,26 @@ def why(
         snapshot: Look in the snapshot of this id, or start of an id.
         rules: Tell the settings of every step, not only where it dropped.
     """
-    from data_catalog.database.story import find_stories, not_there
+    from data_catalog.database.story import find_stories, not_there, story_lines, story_values
     from data_catalog.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
     stories = [story for found in snapshots for story in find_stories(found, identity)]
     tombstone = find_tombstone(root, identity, [story.sample_id for story in stories])
     if json:
-        _say_json(identity, stories, tombstone)
-    elif stories or tombstone:
-        say("\n".join(_lines(identity, stories, tombstone, all_rules=rules)))
+        names = ("kind", "value", "datasets", "reason", "date")
+        forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
+        say_json({"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]})
     if not stories and not tombstone:
         raise InputError(not_there(snapshots, identity))
+    if json:
+        return
+    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(stories))]
+    asked = identity.strip()
+    paragraphs += ("\n".join(story_lines(story, asked=asked, all_rules=rules)) for story in stories[:MOST_STORIES])
+    if len(stories) > MOST_STORIES:
+        paragraphs.append(f"and {len(stories) - MOST_STORIES} more samples (--json has them all)")
+    say("\n\n".join(paragraphs))
 
 
 def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[Snapshot]":
@@ -75,37 +81,12 @@ def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[S
     return chosen
 
 
-def _lines(
-    identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None", *, all_rules: bool
-) -> Iterator[str]:
-    from data_catalog.database.story_text import story_lines
-
-    if tombstone is not None:
-        yield _forgotten(identity, tombstone)
-        if not stories:
-            yield "No row of it is there."
-    for number, story in enumerate(stories[:MOST_STORIES]):
-        if number or tombstone is not None:
-            yield ""
-        yield from story_lines(story, asked=identity.strip(), all_rules=all_rules)
-    if len(stories) > MOST_STORIES:
-        yield f"\nand {len(stories) - MOST_STORIES} more samples (--json has them all)"
-
-
-def _forgotten(identity: str, tombstone: "Tombstone") -> str:
+def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
     where = f" in {', '.join(tombstone.datasets)}" if tombstone.datasets else ""
     date = f", since {tombstone.date}" if tombstone.date else ""
     reason = f" ({cell_text(tombstone.reason)})" if tombstone.reason else ""
-    return (
+    text = (
         f"{cell_text(identity)} is forgotten{where}{date}: a take-down of the {tombstone.kind} "
         f"{cell_text(tombstone.value)}{reason}. Builds leave it out."
     )
-
-
-def _say_json(identity: str, stories: "Sequence[Story]", tombstone: "Tombstone | None") -> None:
-    from data_catalog.database.story_text import story_values
-
-    forgotten: dict[str, Any] | None = None
-    if tombstone is not None:
-        forgotten = {name: getattr(tombstone, name) for name in ("kind", "value", "datasets", "reason", "date")}
-    say_json({"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]})
+    return text if is_there else f"{text}\nNo row of it is there."

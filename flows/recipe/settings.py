@@ -109,11 +109,17 @@ def schema(config_type: type) -> dict[str, Any]:
 
     found = complete(found)
     named = found["properties"]
-    meanings = config_type.descriptions() if issubclass(config_type, Section) else {}
+    meanings = config_type.descriptions() if issubclass(config_type, Section) else _inherited_meanings(config_type)
     fields = {name: named[name] for name in section_fields(config_type)}
     for name, field in fields.items():
-        field["description"] = " ".join(meanings.get(name, field.get("description", "")).split())
+        field["description"] = " ".join((field.get("description") or meanings.get(name, "")).split())
     return {**found, "properties": fields}
+
+
+def _inherited_meanings(config_type: type) -> dict[str, str]:
+    """Return what the fields of the base classes mean, by name; an adapter knows those of the class itself."""
+    bases = [base for base in reversed(config_type.__mro__[1:]) if dataclasses.is_dataclass(base)]
+    return {name: field["description"] for base in bases for name, field in schema(base)["properties"].items()}
 
 
 def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:

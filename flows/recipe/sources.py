@@ -10,10 +10,10 @@ from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import require_language
 from data_catalog.settings import what
-from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
-from data_catalog.test_sets.registry import TEST_SET_KINDS, TestSetKind
+from data_catalog.sources.rows import RowLimit
+from data_catalog.test_sets import TEST_SET_KINDS, TestSetKind
 from flows.recipe.settings import read, read_value, section_fields
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -98,12 +99,16 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
     look = _look(pairs, images, spoken.pack) if pairs is not None else None
     source = look.source_language if look else SOURCE if spoken.pack.code != SOURCE else None
     found = list(_found(look, spoken)) if look else []
-    text = _head(name, spoken, pack_file) + (_pairs_tables(look, spoken) if look else _public_tables(spoken))
+    english = "in English" if spoken.pack.code == SOURCE else "translated from English"
+    settings = _pairs_settings(look) if look else {"pairs": None, "english": english}
+    named = {"name": name, "title": spoken.title, "code": spoken.pack.code, "pack_file": pack_file}
+    text = _written("first_recipe.toml", **named, **settings)
     if is_new:
-        write_bytes(Path(pack_file), _pack_text(spoken).encode())
+        pack_text = _written("first_language.toml", title=spoken.title, file=spoken.file, pack=spoken.pack)
+        write_bytes(Path(pack_file), pack_text)
         spoken = find_language(pack_file)
         found.append(Line("language", f"no pack of {spoken.title} ships: {pack_file} is a small one, yours to fill"))
-    write_bytes(recipe, text.encode())
+    write_bytes(recipe, text)
     return Started(
         files=[recipe, *([Path(pack_file)] if is_new else [])],
         found=found,
@@ -520,102 +525,43 @@ def _toml(value: str) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _head(name: str, spoken: Language, pack_file: str) -> str:
-    pack = f"# What is known of it, in a file of yours.\nlanguage_pack = {_toml(pack_file)}\n" if pack_file else ""
-    return f"""\
-# {name}: a CLIP in {spoken.title}.
-#
-# Each line may be changed; settings that are left out have defaults: docs/recipes.md lists all of them. After a change
-# type the same command again: what does not depend on it is not done twice. Paths are relative to the folder of this
-# file.
+def _written(template: str, **values: object) -> bytes:
+    """Return a file of `flows/pages` with its places filled in."""
+    from jinja2 import Environment, StrictUndefined
 
-# The language that captions end in, and that the model is asked in.
-target_language = "{spoken.pack.code}"
-{pack}
-"""
+    environment = Environment(  # noqa: S701  TOML, no HTML
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
+    )
+    environment.filters["toml"] = _toml
+    return environment.from_string((files("flows") / "pages" / template).read_text("utf-8")).render(values).encode()
 
 
-def _pairs_tables(look: _Look, spoken: Language) -> str:
-    """Return the sections of a recipe for somebody's own pairs, with the settings that suit so many."""
-    config, (val, test) = look.config, _held_out(look.num_images)
-    images = f"# Addresses of images on the web.\nurl_column = {_toml(config.url_column or '')}\n"
-    if config.path_column:
-        images = f"""# The folder, zip or tar of the images, and the column with their names inside it.
-images = {_toml(_written_path(look.where))}
-path_column = {_toml(config.path_column)}
-"""
-    named = [(name, getattr(config, name)) for name in _FACTS if getattr(config, name)]
-    facts = "".join(f"{name} = {_toml(column)}\n" for name, column in named)
-    translation = f"# Nothing is translated: the captions are {spoken.title}.\n"
-    if look.source_language:
-        translation = f"""# Captions in this language are translated, by a package (vernaclip mt install) or another
-# engine (docs/engines.md); those in a third one are rejected.
-source_language = "{look.source_language}"
-"""
-    splits = "# by: upstream keeps the splits of your column, hash ignores them.\n" if config.split_column else ""
+def _pairs_settings(look: _Look) -> dict[str, Any]:
+    """Return what a recipe for somebody's own pairs says, with the settings that suit so many."""
+    val, test = _held_out(look.num_images)
     share_short = look.num_short / len(look.captions)
     num_train = look.num_images * (1 - val - test)
     if look.keeps_splits:
         num_train = look.num_images * look.splits["train"] / look.splits.total()
     batch_size = next((size for size in (128, 64, 32, 16, 8) if size * 4 <= num_train), 4)
     epochs = min(60, max(10, int(_SAMPLES_SEEN // max(1, num_train))))
-    seen = f"{num_train:,.0f} images"
-    length = f"""# Times that each of {seen} is seen, and after how many without a better loss on val it ends sooner.
-epochs = {epochs}
-patience = 5
-"""
-    if look.num_images < _FEW_IMAGES:
-        length = f"""# Optimizer steps: each of {seen} is seen some {epochs} times. From so few a model learns these,
-# and little of the world: it finds among them, and scores are low. With a thousand or more give val a share, 0.05, and
-# set epochs, not steps.
-steps = {max(1, round(epochs * num_train / batch_size))}
-"""
-    return f"""\
-{translation}
-[sources.pairs]
-kind = "pairs"
-# One file or several, or a pattern such as "captions-*.csv".
-files = [{_toml(_written_path(config.files[0]))}]
-{images}# The column of captions, and their language.
-caption_column = {_toml(config.caption_column)}
-lang = "{config.lang}"
-{facts}# Who made the captions: native, human_translation, machine_translation or machine_translation_corrected.
-origin = "native"
-# Exports hold images whose license allows it. If one is that of all:
-# license = "CC-BY-4.0"
-
-# Hosts of images on the web are told whom to write to; some refuse robots that do not say so.
-# [fetch]
-# contact = "you@example.org"
-
-# Captions of fewer words are dropped, as read and as published: {share_short:.0%} are a single word.
-[clean]
-min_words = {1 if share_short > 0.05 else 2}
-
-[check]
-min_words = {1 if share_short > 0.05 else 2}
-
-# Of images that look the same one is kept, or the model would be scored on what it has seen; true for merge_captions
-# publishes the captions of the others with it.
-[duplicates]
-near_images = true
-merge_captions = false
-
-# Shares of the images that are held out: val tells which epoch's weights are best, test gives the scores.
-{splits}[split]
-by = "{"upstream" if look.keeps_splits else "hash"}"
-val = {val}
-test = {test}
-
-# A small model that learns from random weights, without a download, on a processor: some 250 images a second on two
-# cores. docs/training.md has larger ones, that start from pretrained towers.
-[train]
-model = "compact"
-{length}# Images that are told from each other at a time: many make a better model, but an epoch needs several batches.
-batch_size = {batch_size}
-# Changes that leave captions true; flips and hues would falsify left, right and colours.
-augment = ["caption_safe"]
-"""
+    is_small = look.num_images < _FEW_IMAGES
+    return {
+        "pairs": look.config,
+        "files": _written_path(look.config.files[0]),
+        "images": _written_path(look.where),
+        "facts": [(name, column) for name in _FACTS if (column := getattr(look.config, name))],
+        "source_language": look.source_language,
+        "share_short": f"{share_short:.0%}",
+        "min_words": 1 if share_short > 0.05 else 2,
+        "keeps_splits": look.keeps_splits,
+        "val": val,
+        "test": test,
+        "num_train": f"{num_train:,.0f}",
+        "epochs": epochs,
+        "steps": max(1, round(epochs * num_train / batch_size)) if is_small else None,
+        "batch_size": batch_size,
+    }
 
 
 def _held_out(num_images: int) -> tuple[float, float]:
@@ -624,84 +570,3 @@ def _held_out(num_images: int) -> tuple[float, float]:
         return 0.0, 0.1 if num_images >= 100 else 0.2
     share = round(min(0.1, max(0.01, 500 / num_images)), 2)
     return share, share
-
-
-def _public_tables(spoken: Language) -> str:
-    """Return the sections of a recipe for public sources: captions in the language, and English ones."""
-    how = "in English" if spoken.pack.code == SOURCE else "translated from English"
-    return f"""\
-# The folder that `vernaclip download` fills. What you do not have is switched off: enabled = false.
-data = "data"
-
-# Captions of Wikipedia in the language.
-[sources.wit]
-files = ["{{data}}/wit/wit_v1.train.all-*.tsv.gz"]
-
-# MSCOCO, {how}; images come from the web, or out of a folder or zip: images = "train2017.zip"
-[sources.mscoco]
-files = ["{{data}}/coco/annotations/captions_train2017.json"]
-
-# Conceptual Captions, {how}; a part of their images is gone.
-[sources.cc3m]
-files = ["{{data}}/cc3m/Train_GCC-training.tsv"]
-
-# Flickr30k, {how}; it is got by a form.
-[sources.flickr30k]
-enabled = false
-files = ["{{data}}/flickr30k/results.csv"]
-images = "{{data}}/flickr30k/flickr30k-images"
-
-# Wikimedia and Flickr refuse robots that do not say whom to write to.
-# [fetch]
-# contact = "you@example.org"
-
-# What translates: a package (vernaclip mt install), or another engine (docs/engines.md).
-[translate]
-engine = "argos"
-
-# Shares of the images that are held out: val decides which epoch's weights are kept, test gives the scores.
-[split]
-by = "hash"
-val = 0.02
-test = 0.02
-
-# A small model that learns from random weights; docs/training.md has larger ones, and pretrained ones.
-[train]
-model = "compact"
-epochs = 10
-batch_size = 128
-augment = ["caption_safe"]
-"""
-
-
-def _pack_text(spoken: Language) -> str:
-    """Return a language pack of little but the code, with what else may be in it as comments."""
-    pack = spoken.pack
-    known = f'name = "{pack.name}"\niso639_3 = "{pack.iso639_3}"\n' if pack.name else '# name = "Italian"\n'
-    return f"""\
-# A language pack: what is known of {spoken.title}. `vernaclip doctor --language {spoken.file}` says what each
-# thing that is missing costs, docs/languages.md how to come by it. Examples are Italian: write your own in their place.
-
-code = "{pack.code}"
-{known}
-# Articles, prepositions, conjunctions, pronouns: captions that are little but names are then dropped.
-# function_words = ["il", "la", "un", "di", "con", "su", "senza", "non", "è"]
-# Those of them in which captions that are nearly the same may not differ.
-# negations = ["senza", "non"]
-# Nouns that stand before names: "Piazza Garibaldi" is then not two names.
-# common_nouns = ["piazza", "museo"]
-# Common nouns have capitals, as in German, so that these tell no names; a model of spaCy may.
-# capitalises_nouns = true
-# spacy = "it_core_news_sm"
-# Languages that short captions are mistaken for.
-# confusions = ["es", "pt"]
-# Of translations from English: words that are the same there, and what the words for 20 to 90 begin with.
-# shared_words = ["pizza", "hotel"]
-# tens = ["vent", "trent", "quarant", "cinquant", "sessant", "settant", "ottant", "novant"]
-# The language's codes, where engines have other ones.
-# flores = "ita_Latn"
-# langdetect = "it"
-# For classification, and for larger models: prompts, and a text encoder of Hugging Face.
-# prompt_templates = ["una foto di {{c}}"]
-# text_encoder = "dbmdz/bert-base-italian-xxl-cased"
-"""

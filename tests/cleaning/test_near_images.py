@@ -28,8 +28,7 @@ from cleaning.leaks import LeaksConfig
 from data_catalog.errors import SettingsError
 from data_catalog.images.normalise import NormaliseConfig, NormalisedImage, normalise_image
 from data_catalog.images.views import image_views
-from data_catalog.sample.drawing import encode, paint, place
-from data_catalog.sample.scene import random_scene
+from data_catalog.sample.scene import encode, paint, place, random_scene
 
 Hashes = NDArray[np.uint64]
 Picture = Image.Image

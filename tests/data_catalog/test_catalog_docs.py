@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from data_catalog.database.column_docs import COLUMNS, VIEWS
+from data_catalog.database.views import COLUMNS, VIEWS
 
 PAGE = Path(__file__).parents[2] / "docs" / "catalog.md"
-START, END = "<!-- views: written from data_catalog/database/column_docs.py -->", "<!-- end of views -->"
+START, END = "<!-- views: written from data_catalog/database/views.py -->", "<!-- end of views -->"
 # Every view has these.
 _COMMON = ("dataset", "snapshot")
 

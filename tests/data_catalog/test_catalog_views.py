@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.column_docs import COLUMNS
-from data_catalog.database.views import literal, view_texts
+from data_catalog.database.views import COLUMNS, literal, view_texts
 from data_catalog.schema import CAPTIONS
 from data_catalog.storage.manifest import Snapshot
 

@@ -9,8 +9,7 @@ import duckdb
 import pytest
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.database.column_docs import COLUMNS, VIEWS
-from data_catalog.database.views import view_texts
+from data_catalog.database.views import COLUMNS, VIEWS, view_texts
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from data_catalog.errors import SettingsError
 from data_catalog.schema import CAPTIONS
 from data_catalog.sources.ingest import Source, ingest
-from data_catalog.sources.limit import ALL_ROWS, RowLimit
-from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
+from data_catalog.sources.rows import ALL_ROWS, MalformedRow, RowLimit, SourceRow, UnselectedRow, UpstreamRow
 from data_catalog.storage.shards import sha256_of
 
 

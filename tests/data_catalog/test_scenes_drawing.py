@@ -8,8 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_catalog.sample.drawing import OUTLINES, RGB, Layout, encode, paint, place
-from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, SIZES, Group, Scene, random_scene
+from data_catalog.sample.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    OUTLINES,
+    RGB,
+    SHAPES,
+    SIZES,
+    Group,
+    Layout,
+    Scene,
+    encode,
+    paint,
+    place,
+    random_scene,
+)
 
 
 def scenes(num: int, seed: int) -> list[tuple[Scene, Layout]]:

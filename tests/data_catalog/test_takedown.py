@@ -9,22 +9,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import broken_laws, recounted
+from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError
-from data_catalog.publish import SplitConfig, publish_shard
+from data_catalog.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.manifest import Snapshot, file_entry
 from data_catalog.storage.shards import order_key, save_parquet
-from data_catalog.takedown import (
+from data_catalog.takedown import files_of, rewrite_files, samples_in, texts_of_forgotten_alone
+from data_catalog.tombstones import (
+    FORGET_STEP,
     STAYING,
     Matcher,
-    files_of,
+    Tombstone,
+    Tombstones,
     forget_rows,
-    rewrite_files,
-    samples_in,
-    texts_of_forgotten_alone,
+    new_tombstone,
 )
-from data_catalog.tombstones import FORGET_STEP, Tombstone, Tombstones, new_tombstone
 
 DOMAIN, URL = new_tombstone("domain", "città.org"), new_tombstone("url", "http://other.net/a b.jpg")
 
@@ -213,7 +214,7 @@ SECOND_IMAGES = [image("web:e"), image("web:f")]
 
 def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Snapshot:
     """A snapshot of some shards; each is sorted as ingest sorts them."""
-    files: dict[str, list[Any]] = {"pairs": [], "captions": [], "images": []}
+    files: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     everything = [row for captions, _ in shards for row in captions]
     merged = sorted((row for row in everything if row["merged_into"]), key=lambda row: row["sample_id"])
     pq.write_table(pa.Table.from_pylist(merged, schema=CAPTIONS), folder / "merged")
@@ -236,7 +237,8 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
             place.parent.mkdir(parents=True, exist_ok=True)
             (written / f"{stem}.parquet").rename(place)
             more = {"split": stem} if kind == "pairs" else {}
-            files.setdefault(kind, []).append(file_entry(place, folder / "before", rows=count, shard=number, **more))
+            files[kind].append(file_entry(place, folder / "before", rows=count, shard=number, **more))
+    files[LOOKUP_KIND] = [write_lookup(folder / "before", files)]
     return snapshot(folder / "before", files, STEPS)
 
 

@@ -16,8 +16,7 @@ from data_catalog.errors import SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.recipe.recipe import load_recipe
-from training.exports.card_data import seen_data
-from training.exports.card_limits import data_section
+from training.exports.model_card import data_section, seen_data
 from training.scores.galleries import pairs_gallery
 
 Capture = pytest.CaptureFixture[str]

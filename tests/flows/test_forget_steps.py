@@ -12,8 +12,7 @@ from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, IMAGES, PENDING
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
-from data_catalog.takedown import STAYING
-from data_catalog.tombstones import InForce, Tombstones, new_tombstone
+from data_catalog.tombstones import STAYING, InForce, Tombstones, new_tombstone
 
 TOMBSTONES = Tombstones(
     tombstones=(

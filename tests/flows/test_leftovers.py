@@ -7,13 +7,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.forgetting import clear_exports, clear_features, clear_indexes, clear_log, clear_work, models_of
 from data_catalog.schema import CAPTIONS, IMAGES, PAIRS
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import write_json
-from data_catalog.takedown import Matcher, with_sightings
-from data_catalog.tombstones import Tombstones, new_tombstone
+from data_catalog.takedown import (
+    clear_exports,
+    clear_features,
+    clear_indexes,
+    clear_log,
+    clear_work,
+    models_of,
+    with_sightings,
+)
+from data_catalog.tombstones import Matcher, Tombstones, new_tombstone
 
 GONE: dict[str, object] = {
     "dataset": "web",

@@ -14,7 +14,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 from flows.recipe.engines import setting_values
 from flows.recipe.recipe import SECTIONS, load_recipe, override_values, recipe_names, recipe_summary, what_settings
 from flows.recipe.settings import OLD_KEYS, read, schema

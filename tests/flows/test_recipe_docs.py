@@ -13,9 +13,9 @@ from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import FILE
-from data_catalog.sources.limit import RowLimit
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.sources.rows import RowLimit
+from data_catalog.test_sets import TEST_SET_KINDS
 from flows.recipe.recipe import SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.database.questions import questions
+from data_catalog.database.connections import questions
 from data_catalog.report.contents import gather
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import caption, decimal, duration, linked, percent, plain, size, text

@@ -21,7 +21,7 @@ from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.checkpoint import STATE_FILE
+from training.fit.run import STATE_FILE
 from training.towers.model import read_model_config
 
 COLOURS = {

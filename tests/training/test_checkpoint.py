@@ -5,20 +5,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.storage.resume import load_resume_state, save_resume_state
 from training.config import TrainConfig
-from training.fit.checkpoint import RunState, load_state, save_state
+from training.fit.losses import generator_states, set_generator_states
 from training.fit.optimisation import make_optimizer, optimizer_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
+def save(path: Path, module: Any, optimizer: Any, **progress: int) -> None:
+    modules, generators = {"model": module}, generator_states(torch.device("cpu"))
+    save_resume_state(path, key="k", modules=modules, optimizer=optimizer, generators=generators, progress=progress)
+
+
+def load(path: Path, module: Any, optimizer: Any, *, key: str = "k") -> Any:
+    return load_resume_state(
+        path,
+        key=key,
+        modules={"model": module},
+        optimizer=optimizer,
+        set_generators=set_generator_states,
+        progress_of=dict,
+    )
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adabelief"])
 def test_an_optimizer_goes_on_where_it_was(optimizer: str, tmp_path: Path) -> None:
     """A fused step takes weights and moments in the order of memory: convolutions lie channels last there."""
-    import torch
-
     config = TrainConfig(optimizer=optimizer)
     module = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
     module.register_parameter("logit_scale", torch.nn.Parameter(torch.ones([])))
@@ -33,10 +49,9 @@ def test_an_optimizer_goes_on_where_it_was(optimizer: str, tmp_path: Path) -> No
 
     whole = make_optimizer(module, config)
     steps(module, whole, range(3))
-    save_state(tmp_path / "state", key="k", module=module, optimizer=whole, state=RunState(step=3))
+    save(tmp_path / "state", module, whole, step=3)
     resumed = make_optimizer(fresh, config)
-    state = load_state(tmp_path / "state", key="k", module=fresh, optimizer=resumed)
-    assert state == RunState(step=3)
+    assert load(tmp_path / "state", fresh, resumed) == {"step": 3}
     steps(module, whole, range(3, 6))
     steps(fresh, resumed, range(3, 6))
     for (name, ours), theirs in zip(module.named_parameters(), fresh.parameters(), strict=True):
@@ -45,14 +60,12 @@ def test_an_optimizer_goes_on_where_it_was(optimizer: str, tmp_path: Path) -> No
 
 def test_a_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> None:
     """As when a library was upgraded meanwhile, whose model has another weight."""
-    import torch
-
     config = TrainConfig()
     path = tmp_path / "state"
     module, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3, bias=False)
-    save_state(path, key="k", module=module, optimizer=make_optimizer(module, config), state=RunState())
+    save(path, module, make_optimizer(module, config))
     with pytest.raises(DamagedError, match=r"does not fit the run \(.*bias.*\): go on with the versions") as caught:
-        load_state(path, key="k", module=other, optimizer=make_optimizer(other, config))
+        load(path, other, make_optimizer(other, config))
     assert "\n" not in str(caught.value)
     with pytest.raises(SettingsError, match="belongs to a run with other settings or data"):
-        load_state(path, key="another", module=module, optimizer=make_optimizer(module, config))
+        load(path, module, make_optimizer(module, config), key="another")

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.errors import DamagedError
-from training.fit.effort import EffortLog, read_attempts
-from training.fit.energy import EnergyMeter, gpu_counters, rapl_counters
+from training.fit.effort import EffortLog, EnergyMeter, gpu_counters, rapl_counters, read_attempts
 from training.trained_models import EFFORT_FILE
 
 WRAPS_AT = 262_143_328_850
@@ -33,19 +32,19 @@ def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_pat
     assert problems == []
     meter = EnergyMeter(counters, problems)
     try:
-        assert meter.sample().joules == {"package-0": 0, "package-1": 0, "dram-1": 0}
+        assert meter.sample()[0] == {"package-0": 0, "package-1": 0, "dram-1": 0}
         first.write_text("4000000\n")
         second.write_text("1000000\n")
         memory.write_text("500000\n")
-        assert meter.sample().joules == {"package-0": 3, "package-1": 3, "dram-1": 0.5}
+        assert meter.sample()[0] == {"package-0": 3, "package-1": 3, "dram-1": 0.5}
         second.write_text("3000000\n")
-        assert meter.sample().joules["package-1"] == 5
+        assert meter.sample()[0]["package-1"] == 5
         first.unlink()
-        found = meter.sample()
+        joules, not_measured = meter.sample()
     finally:
         meter.close()
-    assert found.joules == {"package-1": 5, "dram-1": 0.5}, "of what went away nothing is claimed"
-    assert found.not_measured == ("package-0: its counter went away (FileNotFoundError)",)
+    assert joules == {"package-1": 5, "dram-1": 0.5}, "of what went away nothing is claimed"
+    assert not_measured == ("package-0: its counter went away (FileNotFoundError)",)
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:

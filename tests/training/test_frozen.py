@@ -17,7 +17,7 @@ from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.inputs import FeatureRows, projected, without
 from training.fit.loop import train
-from training.fit.phases import kept_parts
+from training.fit.optimisation import kept_parts
 from training.towers.model import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -166,7 +166,7 @@ def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.Mo
 def test_each_process_has_dropout_of_its_own() -> None:
     import torch
 
-    from training.fit.device import draw_otherwise
+    from training.fit.run import draw_otherwise
 
     drawn = []
     with torch.random.fork_rng(devices=[]):

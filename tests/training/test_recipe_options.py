@@ -13,11 +13,10 @@ import pytest
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.checkpoint import STATE_FILE
 from training.fit.loop import train
 from training.fit.losses import Encoders, backward, with_loss_constants
-from training.fit.optimisation import make_optimizer, optimizer_step
-from training.fit.phases import choose_trained
+from training.fit.optimisation import choose_trained, make_optimizer, optimizer_step
+from training.fit.run import STATE_FILE
 from training.towers.model import create_model, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -139,7 +138,7 @@ def one_step(module: Any, optimizer: Any, config: TrainConfig) -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand((8, 3, 32, 32), generator=generator)
     ids = torch.randint(3, 300, (8, 10), generator=generator)
-    backward(module, Encoders.whole(module), images, ids, loss=config.loss, precision="fp32", microbatch=0)
+    backward(module, Encoders.whole(module), images, ids, replace(config, precision="fp32", microbatch=0))
     optimizer_step(optimizer, module, lr=0.1, config=config)
 
 
@@ -175,7 +174,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
     for size in (0, 4):
         module.zero_grad()
         encoders = Encoders.whole(module)
-        value = backward(module, encoders, images, ids, loss=loss, precision="fp32", microbatch=size)
+        value = backward(module, encoders, images, ids, TrainConfig(loss=loss, microbatch=size))
         found[size] = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
         found[size]["loss"] = value.detach()
     assert found[0].keys() == found[4].keys()

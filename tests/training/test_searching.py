@@ -13,15 +13,14 @@ import pytest
 from PIL import Image
 
 import training.data.pairs as data
-import training.use.search_folder as search_folder_module
+import training.use.search as search_module
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from training.data.features import image_features, text_features
 from training.data.image_files import read_picture
 from training.data.pairs import PairFiles
 from training.towers.model import load_model
 from training.use.pictures import contact_sheet
-from training.use.search import SearchResult, search
-from training.use.search_folder import search_folder
+from training.use.search import SearchResult, search, search_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 QUERY = "un quadrato verde in basso"
@@ -176,18 +175,18 @@ def test_only_files_that_changed_are_encoded_again(
 def test_what_an_interrupted_search_has_read_is_not_read_again(
     photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("training.use.search_folder.PORTION", 15)
-    real, portions = search_folder_module.encode_files, iter(range(3))
+    monkeypatch.setattr("training.use.search.PORTION", 15)
+    real, portions = search_module.encode_files, iter(range(3))
 
     def interrupted(loaded: Any, paths: Any) -> Any:
         if next(portions) == 2:
             raise KeyboardInterrupt
         return real(loaded, paths)
 
-    monkeypatch.setattr(search_folder_module, "encode_files", interrupted)
+    monkeypatch.setattr(search_module, "encode_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         search_folder(QUERY, photos, model)
-    monkeypatch.setattr(search_folder_module, "encode_files", real)
+    monkeypatch.setattr(search_module, "encode_files", real)
     caplog.set_level(logging.INFO)
     caplog.clear()
     found = search_folder(QUERY, photos, model, k=100)

@@ -14,11 +14,10 @@ from PIL import Image
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
-from training.fit.checkpoint import STATE_FILE
 from training.fit.effort import read_attempts
 from training.fit.loop import TrainResult, train
 from training.fit.optimisation import learning_rate
-from training.fit.run import run_key
+from training.fit.run import STATE_FILE, run_key
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model, read_model_config
 from training.trained_models import EFFORT_FILE

@@ -17,11 +17,10 @@ from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
-from translation.files.caption_files import CaptionFiles, count_rows, format_of, translate_files
-from translation.files.columns import Columns
+from translation.files import CaptionFiles, Columns, count_rows, format_of, translate_files
 from translation.packages.package import Package, open_package
 from translation.train.config import TrainPackageConfig
-from translation.train.package import train_package
+from translation.train.training import train_package
 
 NUMBERS = {"two": "due", "three": "tre", "four": "quattro"}
 NOUNS = {"circles": "cerchi", "squares": "quadrati", "hearts": "cuori", "rings": "anelli", "diamonds": "rombi"}

@@ -56,7 +56,6 @@ def tilt(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
 def _affine(
     image: torch.Tensor, draws: np.random.Generator, *, degrees: float, shift: float, scale: float, shear: float
 ) -> torch.Tensor:
-
     height, width = image.shape[-2:]
     found: torch.Tensor = functional.affine(
         image,

@@ -1,16 +1,14 @@
 """Batches of one epoch: which images, which caption of each, what of them goes into the towers; made ahead."""
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from training.config import TrainConfig
@@ -34,7 +32,6 @@ from training.towers.tokenizer import Tokenize
 T = TypeVar("T")
 
 AHEAD = 3  # batches; more only take memory
-_LOOK_S = 0.1  # how often the thread looks whether anybody still wants its batches
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -138,21 +135,20 @@ def held_out_batches(
     Yields:
         Normalised floats, shape (batch, 3, size, size), and ids, shape (batch, length).
     """
-    groups, captions, start = row_groups(paths), read_captions(paths), 0
+    captions, start = read_captions(paths), 0
     rest: list[torch.Tensor] = []
-    for pixels in decoded_groups(groups, image_size, num_threads=num_threads):
+
+    def batch(images: list[torch.Tensor]) -> Batch:
+        texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
+        return normalise_pixels(torch.stack(images)), tokenizer(texts)
+
+    for pixels in decoded_groups(row_groups(paths), image_size, num_threads=num_threads):
         rest += list(torch.from_numpy(pixels))
         while len(rest) >= batch_size:
-            yield _held_out(rest[:batch_size], tokenizer, captions, start)
+            yield batch(rest[:batch_size])
             rest, start = rest[batch_size:], start + batch_size
     if rest:
-        yield _held_out(rest, tokenizer, captions, start)
-
-
-def _held_out(images: list[torch.Tensor], tokenizer: Tokenize, captions: pa.ChunkedArray, start: int) -> Batch:
-
-    texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
-    return normalise_pixels(torch.stack(images)), tokenizer(texts)
+        yield batch(rest)
 
 
 class Prefetched(Generic[T]):
@@ -161,49 +157,29 @@ class Prefetched(Generic[T]):
     Leave the context to let the thread go. `waited_s` is the time that was spent waiting for items.
 
     Args:
-        items: an error that they raise is raised where the next item would have come.
+        items: none of them is None; an error that they raise is raised where the next item would have come.
     """
 
     def __init__(self, items: Iterable[T]) -> None:
-        self._items = items
-        self._ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(AHEAD)
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._make, name="batches", daemon=True)
+        self._items = iter(items)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self.waited_s = 0.0
 
     def __enter__(self) -> Iterator[T]:
-        self._thread.start()
-        return self._taken()
+        return self._taken([self._next() for _ in range(AHEAD)])
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
-        self._thread.join()
+        self._thread.shutdown(cancel_futures=True)
 
-    def _taken(self) -> Iterator[T]:
+    def _next(self) -> Future[T | None]:
+        return self._thread.submit(next, self._items, None)
+
+    def _taken(self, ahead: list[Future[T | None]]) -> Iterator[T]:
         while True:
             started = time.monotonic()
-            item, error = self._ready.get()
+            item = ahead.pop(0).result()
             self.waited_s += time.monotonic() - started
-            if error is not None:
-                raise error
             if item is None:
                 return
+            ahead.append(self._next())
             yield item
-
-    def _make(self) -> None:
-        try:
-            for item in self._items:
-                self._put((item, None))
-                if self._left.is_set():
-                    return
-            self._put((None, None))
-        except BaseException as error:  # noqa: BLE001 -- raised in the thread that asks for the item
-            self._put((None, error))
-
-    def _put(self, entry: tuple[T | None, BaseException | None]) -> None:
-        while not self._left.is_set():
-            try:
-                self._ready.put(entry, timeout=_LOOK_S)
-            except queue.Full:
-                continue
-            return

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.ImageFile import ImageFile
 
 from data_catalog.errors import InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
@@ -144,22 +143,13 @@ def _picture_of(raw: bytes, image_size: int) -> Picture:
     if not raw:
         raise ImageRejectedError("not_an_image", "an empty file")
     opened = open_image(raw)
-    _refuse_bombs(opened)
-    found = decode(raw, opened, WHITE, fraction=_fraction(opened.size, image_size), profiles=True)
-    pixels = upright(converted(found.pixels, found.profile), found.orientation)
-    width, height = found.upright_size
-    return Picture(Image.fromarray(pixels), width, height)
-
-
-def _refuse_bombs(opened: ImageFile) -> None:
-    """By Pillow's own limit, at which it only warns; at twice as much it refuses to open a file at all."""
+    # Pillow only warns at this limit of its own; at twice as much it refuses to open a file at all.
     limit, num_pixels = Image.MAX_IMAGE_PIXELS, opened.width * opened.height
     if limit is not None and num_pixels > limit:
         raise ImageRejectedError("too_many_pixels", f"{num_pixels:,} pixels, of {limit:,}")
-
-
-def _fraction(size: tuple[int, int], image_size: int) -> int:
-    if image_size == 0:
-        return 1
     shortest = max(2 * image_size, _SHORTER_SIDE)
-    return next((part for part in (8, 4, 2) if min(size) // part >= shortest), 1)
+    parts = (part for part in (8, 4, 2) if image_size and min(opened.size) // part >= shortest)
+    found = decode(raw, opened, WHITE, fraction=next(parts, 1), profiles=True)
+    pixels = upright(converted(found.pixels, found.profile), found.orientation)
+    width, height = found.upright_size
+    return Picture(Image.fromarray(pixels), width, height)

@@ -80,30 +80,24 @@ class ImageReader:
     def read(self, places: Places) -> Pixels:
         """Images at (row group, row), an array of shape (images, 2): uint8, (images, image_size, image_size, 3)."""
         wanted = places.tolist()
+        groups = dict.fromkeys(group for group, _ in wanted)
         if self._decoded_fit:
-            return np.stack([self._decoded_group(group)[row] for group, row in wanted])
-        found = decode_all([self._encoded_group(group)[row] for group, row in wanted], self._image_size, self.pool)
-        self._forget()
-        return found
-
-    def _decoded_group(self, group: int) -> Pixels:
-        if group not in self._decoded:
-            self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self.pool)
-        return self._decoded[group]
-
-    def _encoded_group(self, group: int) -> list[bytes]:
-        # Taken out and put back: the dict's order is the order of use.
-        self._encoded[group] = self._encoded.pop(group, []) or encoded_images(self._groups[group])
-        return self._encoded[group]
-
-    def _forget(self) -> None:
-        """Drop the row groups used longest ago; two windows are in use where a batch spans their border."""
+            for group in groups:
+                if group not in self._decoded:
+                    self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self.pool)
+            return np.stack([self._decoded[group][row] for group, row in wanted])
+        for group in groups:
+            # Taken out and put back: the dict's order is the order of use.
+            self._encoded[group] = self._encoded.pop(group, []) or encoded_images(self._groups[group])
+        found = decode_all([self._encoded[group][row] for group, row in wanted], self._image_size, self.pool)
+        # Those used longest ago go; two windows are in use where a batch spans their border.
         kept = sum(len(images) for images in self._encoded.values())
         for group in list(self._encoded):
             kept -= len(self._encoded[group])
             if kept < 2 * self._window:
-                return
+                break
             del self._encoded[group]
+        return found
 
     def close(self) -> None:
         """Let the decoding threads go."""

@@ -176,7 +176,6 @@ def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> 
 
 
 def _places(groups: Sequence[int], sizes: Sequence[int]) -> Places:
-
     counts = [sizes[group] for group in groups]
     rows = [np.arange(count, dtype=np.int64) for count in counts]
     return np.stack([np.repeat(np.array(groups, dtype=np.int64), counts), np.concatenate(rows)], axis=1)

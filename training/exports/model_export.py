@@ -5,30 +5,34 @@ As with a dataset, `export.json`, written last, says what an export was made fro
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_catalog.errors import SettingsError
 from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
-from training.exports.card_data import CardData, SeenData, card_data
-from training.exports.card_head import Publication
-from training.exports.formats import MODEL_FORMATS, Target
-from training.exports.model_card import model_card
-from training.exports.probe import Probe, make_probe
-from training.exports.source import TrainedFolder, open_trained
+from training.exports.hugging_face import (
+    check_hugging_face,
+    how_to_read_hugging_face,
+    why_no_hugging_face,
+    write_hugging_face,
+)
+from training.exports.model_card import Publication, SeenData, card_data, model_card
+from training.exports.onnx_graphs import check_onnx, how_to_read_onnx, require_onnx, write_onnx
+from training.exports.open_clip_hub import check_open_clip, how_to_read_open_clip, write_open_clip
+from training.exports.trained_folder import Probe, TrainedFolder, make_probe, open_trained
 
 ALL = "all"
-VERSION = 1  # raise it when the files for one and the same model and config change
+VERSION = 2  # raise it when the files for one and the same model and config change
 CARD_FILE = "README.md"
 _HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
-_HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")
+_HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")  # no part has two dashes or dots in a row, or one of them at an end
 _KIND = "model"  # which records of datasets do not say
 OTHER = "other"  # a license of which the hub has no name
 LIST_FILE = "hub_licenses.txt"  # a list that no package has which we depend on
@@ -37,28 +41,49 @@ _LICENSE_LINK = re.compile(r"LICENSE|LICENSE\.md|https?://[^\s\"'<>]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelExportConfig:
+class ModelFormat:
+    """A format that models are exported to.
+
+    Args:
+        write: fills a folder, but for the card; it gets the place where the folder will lie, and its name on the hub.
+        check: reads the folder back and compares; returns the largest difference, or raises DefectError.
+        how_to_read: Markdown that says how the folder is read; it gets the name on the hub.
+        why_not: what of an architecture it has no equivalent for, in words; None if it has all.
+        require: raises InputError where what it needs is not installed.
+    """
+
+    write: Callable[[TrainedFolder, Path, Path, str | None], None]
+    check: Callable[[TrainedFolder, Probe, Path], float]
+    how_to_read: Callable[[TrainedFolder, str | None], str]
+    why_not: Callable[[dict[str, Any]], str | None] = lambda _: None
+    require: Callable[[], None] = lambda: None
+
+
+MODEL_FORMATS = {
+    "open_clip": ModelFormat(write=write_open_clip, check=check_open_clip, how_to_read=how_to_read_open_clip),
+    "transformers": ModelFormat(
+        write=write_hugging_face,
+        check=check_hugging_face,
+        how_to_read=how_to_read_hugging_face,
+        why_not=why_no_hugging_face,
+    ),
+    "onnx": ModelFormat(write=write_onnx, check=check_onnx, how_to_read=how_to_read_onnx, require=require_onnx),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelExportConfig(Publication):
     """What is exported.
 
     Args:
         formats: some of `MODEL_FORMATS`, or `ALL` alone for every one that the architecture has an equivalent in.
-        name: of the model, in its card.
-        license: that the user states for it, in the hub's spelling; "" for none.
-        license_name: of one that the hub has no word for, where `license` is "other".
-        license_link: to the text of that; "" for none.
         hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
-        dataset_hub_name: under which the dataset that it was trained on lies there; None where it does not.
         scoreboards: `scoreboard.json` files, whose scores of the model go into its card.
         replace: whether an earlier export of ours may be replaced.
     """
 
     formats: tuple[str, ...]
-    name: str
-    license: str = ""
-    license_name: str = ""
-    license_link: str = ""
     hub_name: str | None = None
-    dataset_hub_name: str | None = None
     scoreboards: tuple[Path, ...] = ()
     replace: bool = False
 
@@ -70,24 +95,48 @@ class ModelExportConfig:
         if ALL in self.formats and len(self.formats) > 1:
             raise SettingsError(f"the format {ALL} stands for every one: name it alone")
         for name in (self.hub_name, self.dataset_hub_name):
-            if name is not None and not _is_hub_name(name):
+            if name is not None and (not _HUB_NAME.fullmatch(name) or name.endswith(".git")):
                 raise SettingsError(f"a name on the hub is OWNER/NAME, got {name!r}")
-        require_hub_license(self.license, name=self.license_name, link=self.license_link)
+        _require_hub_license(self.license, name=self.license_name, link=self.license_link)
 
-    def publication(self) -> Publication:
-        """What the card says of it that nothing here can know."""
-        return Publication(
-            name=self.name,
-            license=self.license,
-            license_name=self.license_name,
-            license_link=self.license_link,
-            dataset_hub_name=self.dataset_hub_name,
+
+def _require_hub_license(license: str, *, name: str, link: str) -> None:
+    """Refuse a license that the hub would refuse.
+
+    Args:
+        license: in the hub's spelling; "" where none is stated.
+        name: of a license that the hub does not know, which goes with `other` and with nothing else.
+        link: to the text of that; "" for none.
+
+    Raises:
+        SettingsError: the hub knows no such license, or name and link do not go with it.
+    """
+    listed = (files("training.exports") / LIST_FILE).read_text(encoding="utf-8").splitlines()
+    known = [line for line in listed if not line.startswith("#")]
+    if license and license not in known:
+        near = difflib.get_close_matches(license.lower(), known, n=3)
+        meant = f"did you mean {' or '.join(near)}? If it is none of the hub's" if near else "if it is none of those"
+        raise SettingsError(
+            f"the hub knows no license {license!r} (https://huggingface.co/docs/hub/repositories-licenses): {meant}, "
+            f"say --license {OTHER} --license-name NAME"
         )
-
-
-def _is_hub_name(name: str) -> bool:
-    """As the hub has it: two parts, none with two dashes or dots in a row, or one of them at an end."""
-    return _HUB_NAME.fullmatch(name) is not None and not name.endswith(".git")
+    if license == OTHER and not name:
+        raise SettingsError(
+            f"--license {OTHER} wants the license's own name: say --license-name, such as my-license-1.0"
+        )
+    if license != OTHER and (name or link):
+        raise SettingsError(
+            f"--license-name and --license-link go with --license {OTHER}, for what the hub has no word"
+        )
+    if name and not _LICENSE_NAME.fullmatch(name):
+        raise SettingsError(
+            f"--license-name is letters, digits, '.', '-' and '_', such as my-license-1.0, got {name!r}"
+        )
+    if link and not _LICENSE_LINK.fullmatch(link):
+        raise SettingsError(
+            "--license-link is an address (https://...), or LICENSE or LICENSE.md for a file of that name that you add "
+            f"to the export, got {link!r}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,41 +186,62 @@ def export_model(
         DefectError: an export scores otherwise than the model.
     """
     trained = open_trained(model)
-    refused = _refused(trained, config)
-    formats = [name for name in _wanted(config) if name not in refused]
-    for name in formats:
+    wanted = tuple(MODEL_FORMATS) if ALL in config.formats else tuple(dict.fromkeys(config.formats))
+    refused = _refused(trained, wanted, config)
+    places = {name: out if len(wanted) == 1 else out / name for name in wanted if name not in refused}
+    for name in places:
         MODEL_FORMATS[name].require()
-    is_one = len(_wanted(config)) == 1
-    places = {name: _place(out if is_one else out / name, model, root) for name in formats}
+    places = {name: _place(folder, model, root) for name, folder in places.items()}
     if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
         raise SettingsError(
             f"{out} lies in the catalog {root}, where `vernaclip forget` removes exports of which nobody can tell what "
             "they were made of, as of a model by its folder: name another place with --out"
         )
     data = card_data(model, seen, model_sha256=trained.loaded.sha256, scoreboards=config.scoreboards)
-    jobs = [_Job(trained=trained, data=data, config=config, format=name, place=places[name]) for name in formats]
+    exports = []
     with ExitStack() as stack:
-        for job in jobs:
-            stack.enter_context(exporting_to(job.place))
-            job.require_place()  # of all, before work starts
+        jobs = []
+        for name, place in places.items():  # all of them, before work starts
+            stack.enter_context(exporting_to(place))
+            how_to_read = MODEL_FORMATS[name].how_to_read(trained, config.hub_name)
+            card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
+            identity = {
+                "kind": _KIND,
+                "dataset": seen.manifest["dataset"] if seen else None,
+                "snapshot": seen.manifest["snapshot"] if seen else None,
+                "format": name,
+                "model": trained.run["key"],
+                "model_sha256": trained.loaded.sha256,
+                "hub_name": config.hub_name,
+                "card": digest(card),
+                "place": digest(str(place)),  # open_clip's config names it
+                "version": VERSION,
+            }
+            jobs.append(_Job(name, place, card, identity, _earlier_record(place, identity, replace=config.replace)))
         probe = make_probe(trained)
         with Progress("export model", total=len(jobs), unit="formats") as progress:
-            exports = list(_done(jobs, probe, progress))
+            for job in jobs:
+                record = job.earlier or _write(job, trained, probe, config.hub_name)
+                exports.append(
+                    ModelExport(
+                        format=job.format,
+                        folder=job.place,
+                        num_bytes=sum(record["bytes"].values()),
+                        up_to_date=job.earlier is not None,
+                        difference=float(record["difference"]),
+                    )
+                )
+                progress.advance(1)
     return ModelExportReport(exports=tuple(exports), refused=refused)
 
 
-def _wanted(config: ModelExportConfig) -> tuple[str, ...]:
-    return tuple(MODEL_FORMATS) if ALL in config.formats else tuple(dict.fromkeys(config.formats))
-
-
-def _refused(trained: TrainedFolder, config: ModelExportConfig) -> dict[str, str]:
-    found = {name: MODEL_FORMATS[name].why_not(trained.model_config) for name in _wanted(config)}
-    refused = {name: reason for name, reason in found.items() if reason is not None}
+def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportConfig) -> dict[str, str]:
+    """Return why the architecture has no equivalent in some formats; refuse those that were named."""
+    reasons = {name: kind.why_not(trained.model_config) for name, kind in MODEL_FORMATS.items()}
+    refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))
-        others = ", ".join(
-            other for other in MODEL_FORMATS if MODEL_FORMATS[other].why_not(trained.model_config) is None
-        )
+        others = ", ".join(other for other in MODEL_FORMATS if reasons[other] is None)
         raise SettingsError(f"the format {name} has no equivalent of this model, since {reason}: export it to {others}")
     return refused
 
@@ -185,133 +255,56 @@ def _place(folder: Path, model: Path, root: Path) -> Path:
     return place
 
 
-def _done(jobs: list["_Job"], probe: Probe, progress: Progress) -> Iterator[ModelExport]:
-    for job in jobs:
-        yield job.run(probe)
-        progress.advance(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """One export to be made."""
-
-    trained: TrainedFolder
-    data: CardData
-    config: ModelExportConfig
-    format: str
-    place: Path
-
-    def require_place(self) -> None:
-        """Make sure that the place is free, holds this very export, or one that may be replaced.
-
-        Raises:
-            SettingsError: it does not.
-        """
-        found = record_of(self.place)
-        if found is not None and found.get("kind") != _KIND:
-            raise SettingsError(f"{self.place} holds an export of a dataset: name another place with --out")
-        if found is None or self.config.replace or self._is_this(found):
-            return
-        raise SettingsError(
-            f"{self.place} holds an export of another model, or one made otherwise: replace it with --force, or name "
-            "another place with --out"
-        )
-
-    def run(self, probe: Probe) -> ModelExport:
-        """Write the export, prove it, and put it in its place; or find that it is there."""
-        found = record_of(self.place)
-        if found is not None and self._is_this(found):
-            return self._report(found, up_to_date=True)
-        kind = MODEL_FORMATS[self.format]
-        with replacing(self.place) as folder:
-            kind.write(self.trained, self._target(folder))
-            difference = kind.check(self.trained, probe, folder)
-            write_bytes(folder / CARD_FILE, self._card().encode())
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            record = {
-                **self._identity(),
-                "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
-                "bytes": {path.relative_to(folder).as_posix(): path.stat().st_size for path in files},
-                "difference": difference,
-            }
-            write_checksummed(folder / RECORD_FILE, record)
-        return self._report(record, up_to_date=False)
-
-    def _target(self, folder: Path) -> Target:
-        return Target(folder=folder, place=self.place, hub_name=self.config.hub_name)
-
-    def _card(self) -> str:
-        told = MODEL_FORMATS[self.format].card(self.trained, self._target(self.place))
-        return model_card(self.trained, self.data, told, self.config.publication())
-
-    def _is_this(self, record: Mapping[str, Any]) -> bool:
-        wanted = self._identity()
-        return is_whole(self.place, record) and all(record.get(name) == wanted[name] for name in wanted)
-
-    def _identity(self) -> dict[str, Any]:
-        """What an export is made from; as JSON gives it back."""
-        seen = self.data.seen.manifest if self.data.seen is not None else None
-        return {
-            "kind": _KIND,
-            "dataset": seen["dataset"] if seen else None,
-            "snapshot": seen["snapshot"] if seen else None,
-            "format": self.format,
-            "model": self.trained.run.get("key"),
-            "model_sha256": self.trained.loaded.sha256,
-            "hub_name": self.config.hub_name,
-            "card": digest(self._card()),
-            "place": digest(str(self.place)),  # open_clip's config names it
-            "version": VERSION,
-        }
-
-    def _report(self, record: Mapping[str, Any], *, up_to_date: bool) -> ModelExport:
-        return ModelExport(
-            format=self.format,
-            folder=self.place,
-            num_bytes=sum(record["bytes"].values()),
-            up_to_date=up_to_date,
-            difference=float(record["difference"]),
-        )
-
-
-def hub_licenses() -> list[str]:
-    """The identifiers that the hub takes."""
-    text = (files("training.exports") / LIST_FILE).read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if not line.startswith("#")]
-
-
-def require_hub_license(license: str, *, name: str = "", link: str = "") -> None:
-    """Refuse what the hub would.
+class _Job(NamedTuple):
+    """One export to be made.
 
     Args:
-        license: in the hub's spelling; "" where none is stated.
-        name: of a license that the hub does not know, which goes with `other` and with nothing else.
-        link: to the text of that; "" for none.
+        format: one of `MODEL_FORMATS`.
+        place: where it goes.
+        card: of the model.
+        identity: what it is made from, as JSON gives it back.
+        earlier: the record of this very export, where the place holds it.
+    """
+
+    format: str
+    place: Path
+    card: str
+    identity: Mapping[str, Any]
+    earlier: Mapping[str, Any] | None
+
+
+def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) -> Mapping[str, Any] | None:
+    """Return the record of this very export if it is there; None where the place is free, or may be replaced.
 
     Raises:
-        SettingsError: the hub knows no such license, or name and link do not go with it.
+        SettingsError: it holds something else.
     """
-    if license and license not in (known := hub_licenses()):
-        near = difflib.get_close_matches(license.lower(), known, n=3)
-        meant = f"did you mean {' or '.join(near)}? If it is none of the hub's" if near else "if it is none of those"
+    found = record_of(place)
+    if found is not None and found.get("kind") != _KIND:
+        raise SettingsError(f"{place} holds an export of a dataset: name another place with --out")
+    if found is not None and is_whole(place, found) and all(found.get(name) == identity[name] for name in identity):
+        return found
+    if found is not None and not replace:
         raise SettingsError(
-            f"the hub knows no license {license!r} (https://huggingface.co/docs/hub/repositories-licenses): {meant}, "
-            f"say --license {OTHER} --license-name NAME"
+            f"{place} holds an export of another model, or one made otherwise: replace it with --force, or name "
+            "another place with --out"
         )
-    if license == OTHER and not name:
-        raise SettingsError(
-            f"--license {OTHER} wants the license's own name: say --license-name, such as my-license-1.0"
-        )
-    if license != OTHER and (name or link):
-        raise SettingsError(
-            f"--license-name and --license-link go with --license {OTHER}, for what the hub has no word"
-        )
-    if name and not _LICENSE_NAME.fullmatch(name):
-        raise SettingsError(
-            f"--license-name is letters, digits, '.', '-' and '_', such as my-license-1.0, got {name!r}"
-        )
-    if link and not _LICENSE_LINK.fullmatch(link):
-        raise SettingsError(
-            "--license-link is an address (https://...), or LICENSE or LICENSE.md for a file of that name that you add "
-            f"to the export, got {link!r}"
-        )
+    return None
+
+
+def _write(job: _Job, trained: TrainedFolder, probe: Probe, hub_name: str | None) -> Mapping[str, Any]:
+    """Write an export, prove it, and put it in its place; returns its record."""
+    kind = MODEL_FORMATS[job.format]
+    with replacing(job.place) as folder:
+        kind.write(trained, folder, job.place, hub_name)
+        difference = kind.check(trained, probe, folder)
+        write_bytes(folder / CARD_FILE, job.card.encode())
+        written = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        record = {
+            **job.identity,
+            "files": {name: sha256_of(path) for name, path in written.items()},
+            "bytes": {name: path.stat().st_size for name, path in written.items()},
+            "difference": difference,
+        }
+        write_checksummed(folder / RECORD_FILE, record)
+    return record

@@ -3,8 +3,8 @@
 torch's exporter by `torch.export` writes them: the older one, by tracing, fixed the length of a text in the graph.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -17,15 +17,51 @@ from torch import Tensor, nn
 
 from data_catalog.errors import InputError, extra_to_install
 from data_catalog.storage.shards import TEMPORARY_PREFIX
-from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_ids, require_same_scores
-from training.exports.processors import write_image_processor, write_tokenizer
-from training.exports.source import TrainedFolder
+from training.exports.hugging_face import CLEANING, write_image_processor, write_tokenizer
+from training.exports.trained_folder import (
+    TEXTS,
+    Probe,
+    TrainedFolder,
+    quiet_libraries,
+    require_same_ids,
+    require_same_scores,
+)
 from training.towers.tokenizer import TOKENIZER_FILE
 
 OPSET = 18
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
 # A protocol buffer ends at 2 GiB; with more weights than this they lie in a file beside the graph.
 MAX_BYTES_INSIDE = 1_800_000_000
+_LOADING = """```python
+import numpy as np
+from onnxruntime import InferenceSession
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+from transformers import AutoImageProcessor
+
+prepare = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+pixels = prepare(images=[picture], return_tensors="np")["pixel_values"]
+texts = Tokenizer.from_file("FOLDER/tokenizer.json").encode_batch(["..."])
+ids = np.array([text.ids for text in texts], dtype=np.int64)
+image_features = InferenceSession("FOLDER/image.onnx").run(None, {"pixel_values": pixels})[0]
+text_features = InferenceSession("FOLDER/text.onnx").run(None, {"input_ids": ids})[0]
+print(image_features @ text_features.T)
+```
+
+`image.onnx` takes `pixel_values`, float32 (batch, 3, size, size); `text.onnx` takes `input_ids`, int64 (batch, length).
+Both give features of length 1. The operator set is 18. Their metadata has the sha256 of the weights and the scale."""
+
+
+class _Tower(nn.Module):
+    """One tower of a model: its inputs to unit features."""
+
+    def __init__(self, tower: nn.Module, encode: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.tower, self.encode = tower, encode  # the exporter sees the weights of a part alone
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.encode(inputs, normalize=True)
 
 
 def require_onnx() -> None:
@@ -39,106 +75,67 @@ def require_onnx() -> None:
         raise InputError(f"the format onnx needs {', '.join(missing)}: {extra_to_install('onnx')}")
 
 
-def write_onnx(trained: TrainedFolder, folder: Path) -> None:
+def write_onnx(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:
     """Write `image.onnx`, `text.onnx`, the tokenizer and how images are prepared.
 
     `image.onnx` takes `pixel_values`, float32 of shape (batch, 3, size, size), normalised; `text.onnx` takes
     `input_ids`, int64 of shape (batch, length), filled up with padding. Both give unit features.
     """
-    module, size = trained.loaded.module, trained.loaded.image_size
+    module, size, bias = trained.loaded.module, trained.loaded.image_size, trained.logit_bias
+    metadata = {
+        "model_sha256": trained.loaded.sha256,
+        "run_key": trained.run["key"],
+        "logit_scale": repr(trained.logit_scale),
+        **({} if bias is None else {"logit_bias": repr(bias)}),
+        "context_length": str(trained.context_length),
+        "image_size": str(size),
+    }
     batch = torch.export.Dim("batch")
     # Two tokens, start and end, are in every text.
     length = torch.export.Dim("length", min=2, max=trained.context_length)
+    pixels = torch.zeros(2, 3, size, size)
     ids = trained.loaded.tokenizer(TEXTS)[:, : max(2, trained.context_length - 1)]
-    _write_graph(
-        _towers()["image"](module),
-        {"pixel_values": torch.zeros(2, 3, size, size)},
-        {0: batch},
-        folder / IMAGE_FILE,
-        _metadata(trained),
-    )
-    _write_graph(
-        _towers()["text"](module), {"input_ids": ids}, {0: batch, 1: length}, folder / TEXT_FILE, _metadata(trained)
-    )
+    inputs = {"pixel_values": (pixels, {0: batch})}
+    _write_graph(_Tower(module.visual, module.encode_image), inputs, folder / IMAGE_FILE, metadata)
+    inputs = {"input_ids": (ids, {0: batch, 1: length})}
+    _write_graph(_Tower(module.text, module.encode_text), inputs, folder / TEXT_FILE, metadata)
     write_tokenizer(trained, folder)
     write_image_processor(trained, folder)
 
 
-def _towers() -> dict[str, Any]:
-    """Modules of one tower each; made here, since torch is loaded only when needed."""
-
-    class ImageTower(nn.Module):
-        def __init__(self, model: Any) -> None:
-            super().__init__()
-            self.visual, self.encode = model.visual, model.encode_image
-
-        def forward(self, pixel_values: Tensor) -> Tensor:
-            features: Tensor = self.encode(pixel_values, normalize=True)
-            return features
-
-    class TextTower(nn.Module):
-        def __init__(self, model: Any) -> None:
-            super().__init__()
-            self.text, self.encode = model.text, model.encode_text
-
-        def forward(self, input_ids: Tensor) -> Tensor:
-            features: Tensor = self.encode(input_ids, normalize=True)
-            return features
-
-    return {"image": ImageTower, "text": TextTower}
-
-
-def _metadata(trained: TrainedFolder) -> dict[str, str]:
-    bias = trained.logit_bias
-    return {
-        "model_sha256": trained.loaded.sha256,
-        "run_key": str(trained.run.get("key", "")),
-        "logit_scale": repr(trained.logit_scale),
-        **({} if bias is None else {"logit_bias": repr(bias)}),
-        "context_length": str(trained.context_length),
-        "image_size": str(trained.loaded.image_size),
-    }
-
-
 def _write_graph(
-    tower: Any,
-    inputs: Mapping[str, torch.Tensor],
-    dynamic: Mapping[int, Any],
-    path: Path,
-    metadata: Mapping[str, str],
+    tower: nn.Module, inputs: dict[str, tuple[Tensor, dict[int, Any]]], path: Path, metadata: dict[str, str]
 ) -> None:
+    """Write a graph.
+
+    Args:
+        inputs: by name, an example and the axes whose lengths are free.
+    """
     import onnx
 
     size = sum(weight.numel() * weight.element_size() for weight in tower.state_dict().values())
-    outside = size > MAX_BYTES_INSIDE
-    with _quiet_exporter(), torch.no_grad():
+    # The exporter tells of its progress on standard output, and warns of its own parts.
+    with quiet_libraries(), redirect_stdout(StringIO()), torch.no_grad():
         torch.onnx.export(
             tower.eval(),
-            tuple(inputs.values()),
+            tuple(example for example, _ in inputs.values()),
             str(path),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=[f"{path.stem}_features"],
-            dynamic_shapes=[dict(dynamic)],
-            external_data=outside,
+            dynamic_shapes=[axes for _, axes in inputs.values()],
+            external_data=size > MAX_BYTES_INSIDE,
             verbose=False,
         )
     graph = onnx.load(path, load_external_data=False)
-    onnx.helper.set_model_props(graph, dict(metadata))
+    onnx.helper.set_model_props(graph, metadata)
     graph.producer_name = "vernaclip"
     for node in graph.graph.node:
         del node.metadata_props[:]  # where in whose source a node stems from: paths of this machine
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     onnx.save(graph, temporary)
     temporary.replace(path)
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter tells of its progress on standard output, and warns of its own parts."""
-    with quiet_libraries(), redirect_stdout(StringIO()):
-        yield
 
 
 def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
@@ -166,3 +163,8 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
         probe, np.concatenate([one, images[1:]]), np.concatenate([alone, texts[1:]]), "the export to ONNX"
     )
     return max(worst, again)
+
+
+def how_to_read_onnx(_trained: TrainedFolder, _hub_name: str | None) -> str:
+    """Return Markdown that says how the folder is read."""
+    return f"{_LOADING}\n\n{CLEANING}"

@@ -9,14 +9,14 @@ import shutil
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from string import Template
 
+import open_clip
 import torch
 
 from data_catalog.storage.shards import read_json, write_atomically, write_json
-from training.exports.probe import TEXTS, Probe, quiet_libraries, require_same_scores
-from training.exports.processors import prefix_setting
-from training.exports.source import TrainedFolder
+from training.exports.hugging_face import prefix_setting
+from training.exports.trained_folder import TEXTS, Probe, TrainedFolder, quiet_libraries, require_same_scores
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     HUB_WEIGHTS_FILE,
@@ -26,49 +26,72 @@ from training.towers.model import (
 )
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
+_LOADING = Template("""```python
+import open_clip
+import torch
+from PIL import Image, ImageOps
 
-def write_open_clip(trained: TrainedFolder, folder: Path, *, place: Path, hub_name: str | None) -> None:
+model, _, preprocess = open_clip.create_model_and_transforms("$name")
+tokenizer = open_clip.get_tokenizer("$name")
+model.eval()
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+with torch.no_grad():
+    images = model.encode_image(preprocess(picture)[None], normalize=True)
+    texts = model.encode_text(tokenizer(["..."]), normalize=True)
+    print(images @ texts.T)
+```""")
+_MOVED = """`open_clip_config.json` names this folder, since open_clip finds the text encoder's `config.json` by a
+full path or on the hub only. Wherever else the folder lies, say so:
+
+```python
+import json
+from pathlib import Path
+
+import open_clip
+
+folder = Path("FOLDER")
+text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+model, _, preprocess = open_clip.create_model_and_transforms(
+    f"local-dir:{folder}", text_cfg={**text, "hf_model_name": str(folder)}
+)
+tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+```
+
+For the hub, export it with `--hub-name`: the config then names its own repository."""
+
+
+def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name: str | None) -> None:
     """Write weights, config and tokenizer, and the encoder's config where there is one.
 
     Args:
         place: where the export will lie.
         hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
     """
-    names = {HUB_WEIGHTS_FILE: WEIGHTS_FILE, TOKENIZER_FILE: TOKENIZER_FILE}
-    for name, source in names.items():
+    for name, source in ((HUB_WEIGHTS_FILE, WEIGHTS_FILE), (TOKENIZER_FILE, TOKENIZER_FILE)):
         write_atomically(folder / name, partial(shutil.copyfile, trained.folder / source))
     told = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
     write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **told})
-    if trained.has_encoder:
-        encoder = read_json(trained.folder / ENCODER_CONFIG_FILE)
-        encoder.pop("_name_or_path", None)  # where it lay
-        write_json(folder / ENCODER_CONFIG_FILE, encoder)
-    model_config = portable_config(trained.model_config, hub_name or str(place), has_hub_name=hub_name is not None)
-    size = trained.loaded.image_size
-    write_json(
-        folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": {"size": size, **PREPROCESSING}}
-    )
-
-
-def portable_config(model_config: dict[str, Any], name: str, *, has_hub_name: bool) -> dict[str, Any]:
-    """The model config without what the machine that trained it called its files."""
-    found = deepcopy(model_config)
-    text = found["text_cfg"]
-    if "hf_model_name" in text:
-        text |= {"hf_model_name": name, "hf_model_pretrained": False}
+    # What the machine that trained it called its files is nobody's business.
+    name = hub_name or str(place)
+    model_config = deepcopy(trained.model_config)
+    text = model_config["text_cfg"]
     # From disk the tokenizer is that of the folder, whatever it is called; an empty name would be open_clip's own.
-    text["hf_tokenizer_name"] = name if has_hub_name or "hf_model_name" in text else "tokenizer"
-    return found
+    text["hf_tokenizer_name"] = name if hub_name is not None or trained.has_encoder else "tokenizer"
+    if trained.has_encoder:
+        text |= {"hf_model_name": name, "hf_model_pretrained": False}
+        encoder = read_json(trained.folder / ENCODER_CONFIG_FILE)
+        encoder.pop("_name_or_path", None)
+        write_json(folder / ENCODER_CONFIG_FILE, encoder)
+    preprocessing = {"size": trained.loaded.image_size, **PREPROCESSING}
+    write_json(folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": preprocessing})
 
 
-def check_open_clip(probe: Probe, folder: Path) -> float:
+def check_open_clip(_trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     """Read the folder back by open_clip, and compare; returns the largest difference.
 
     Raises:
         DefectError: it scores otherwise.
     """
-    import open_clip
-
     overrides = {}
     text = read_json(folder / OPEN_CLIP_CONFIG_FILE)["model_cfg"]["text_cfg"]
     if "hf_model_name" in text:
@@ -80,3 +103,9 @@ def check_open_clip(probe: Probe, folder: Path) -> float:
         images = model.encode_image(probe.pixels, normalize=True).numpy()
         texts = model.encode_text(tokenizer(list(TEXTS)), normalize=True).numpy()
     return require_same_scores(probe, images, texts, "the export to open_clip")
+
+
+def how_to_read_open_clip(trained: TrainedFolder, hub_name: str | None) -> str:
+    """Return Markdown that says how the folder is read."""
+    loading = _LOADING.substitute(name=f"hf-hub:{hub_name}" if hub_name else "local-dir:FOLDER")
+    return f"{loading}\n\n{_MOVED}" if trained.has_encoder and not hub_name else loading

@@ -1,5 +1,5 @@
 """Training: the loop, its losses and optimizers, resume states, and what a run costs."""
 
-from training.threads import let_threads_sleep
+from training.processes import let_threads_sleep
 
 let_threads_sleep()  # the modules of this folder load torch

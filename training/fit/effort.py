@@ -2,21 +2,33 @@
 
 It is none of a model's own files, which are the same for an interrupted and an uninterrupted run. An attempt is noted
 anew whenever a resume state is about to be written: of one that was killed, what came after that is not counted.
+
+Energy is what hardware says it spent. RAPL (https://www.kernel.org/doc/html/latest/power/powercap/powercap.html) counts
+microjoules of a whole processor package, whoever used it, and starts anew at its largest number, after some minutes on
+a busy machine: it is read often enough to see that. On most systems only the administrator may read it. GPUs of NVIDIA
+have counters in NVML, from Volta on.
 """
 
+import ctypes
 import datetime
 import platform
+import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from data_catalog.errors import DamagedError
 from data_catalog.storage.shards import read_json, write_json
-from training.fit.energy import EnergyMeter, gpu_counters, rapl_counters
 from training.processes import process_count, processes_here
+
+POWERCAP = Path("/sys/class/powercap")
+# The largest packages take some 500 W, and counters hold 65 kJ at the least.
+SAMPLE_SECONDS = 60.0
+_LIBRARY = "libnvidia-ml.so.1"  # NVML, which comes with the driver; no package is needed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +68,31 @@ class EffortLog:
             DamagedError: the file is damaged.
         """
         self._path, self._before = path, read_attempts(path)
-        self._began, self._started = time.monotonic(), _now()
+        self._began, self._started = time.monotonic(), datetime.datetime.now(datetime.UTC)
         self._device, self._first_step = device.type, step
-        self._hardware = tuple(_hardware(device))
-        self._meter = _meter(device)
+        self._hardware = [_processor()]
+        counters, problems = rapl_counters()
+        if device.type == "cuda":
+            # This machine's processes have one each.
+            gpus = list(range(processes_here())) if processes_here() > 1 else [device.index or 0]
+            self._hardware += [torch.cuda.get_device_name(number) for number in gpus]
+            found, more = gpu_counters([str(torch.cuda.get_device_properties(number).uuid) for number in gpus])
+            counters, problems = [*counters, *found], [*problems, *more]
+        self._meter = EnergyMeter(counters, problems)
 
     def note(self, step: int) -> None:
         """Write what was spent up to now."""
-        energy = self._meter.sample()
+        joules, not_measured = self._meter.sample()
         attempt = Attempt(
-            started=self._started,
+            started=self._started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - self._began, 3),
             first_step=self._first_step,
             last_step=step,
             device=self._device,
-            hardware=self._hardware,
+            hardware=tuple(self._hardware),
             processes=process_count(),
-            joules={name: round(value, 3) for name, value in energy.joules.items()},
-            not_measured=energy.not_measured,
+            joules={name: round(value, 3) for name, value in joules.items()},
+            not_measured=not_measured,
         )
         write_json(self._path, {"attempts": [asdict(found) for found in (*self._before, attempt)]})
 
@@ -83,54 +102,26 @@ class EffortLog:
 
 
 def read_attempts(path: Path) -> tuple[Attempt, ...]:
-    """All attempts of a run; none where nothing was noted.
+    """Return all attempts of a run; none where nothing was noted.
 
     Raises:
         DamagedError: the file is damaged.
     """
     if not path.is_file():
         return ()
+    attempts = []
     try:
-        attempts = read_json(path)["attempts"]
-        if not isinstance(attempts, list):
-            raise TypeError("attempts is no list")
-        return tuple(_attempt(found) for found in attempts)
+        for values in read_json(path)["attempts"]:
+            for number in (values["seconds"], *values["joules"].values()):
+                if not isinstance(number, int | float):
+                    raise TypeError(f"{number!r} is no number")
+            lists = {name: tuple(values[name]) for name in ("hardware", "not_measured")}
+            attempts.append(Attempt(**{**values, **lists}))
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(
             f"{path} is damaged ({type(error).__name__}): remove it, and what was spent up to now is not known"
         ) from error
-
-
-def _attempt(values: dict[str, Any]) -> Attempt:
-    lists = {name: tuple(values[name]) for name in ("hardware", "not_measured")}
-    for number in (values["seconds"], *values["joules"].values()):
-        if not isinstance(number, int | float):
-            raise TypeError(f"{number!r} is no number")
-    return Attempt(**{**values, **lists})
-
-
-def _meter(device: torch.device) -> EnergyMeter:
-    counters, problems = rapl_counters()
-    if device.type == "cuda":
-        found, more = gpu_counters(_gpu_uuids(device))
-        counters, problems = [*counters, *found], [*problems, *more]
-    return EnergyMeter(counters, problems)
-
-
-def _gpus(device: torch.device) -> list[int]:
-    """Those of this machine's processes: one each."""
-    return list(range(processes_here())) if processes_here() > 1 else [device.index or 0]
-
-
-def _gpu_uuids(device: torch.device) -> list[str]:
-
-    return [str(torch.cuda.get_device_properties(number).uuid) for number in _gpus(device)]
-
-
-def _hardware(device: torch.device) -> list[str]:
-
-    gpus = [torch.cuda.get_device_name(number) for number in _gpus(device)] if device.type == "cuda" else []
-    return [_processor(), *gpus]
+    return tuple(attempts)
 
 
 def _processor() -> str:
@@ -142,5 +133,129 @@ def _processor() -> str:
     return next(named, platform.machine())
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """One counter of energy.
+
+    Args:
+        name: such as "package-0" or "GPU 0".
+        read: microjoules since some moment; raises OSError where it cannot be read any more.
+        wraps_at: microjoules after which it starts anew at 0; 0 for never.
+    """
+
+    name: str
+    read: Callable[[], int]
+    wraps_at: int = 0
+
+
+def rapl_counters(folder: Path = POWERCAP) -> tuple[list[Counter], list[str]]:
+    """Return counters of processor packages and of memory beside them, and what keeps others from being read, in words.
+
+    A core's energy is part of its package's, a platform's holds all of them.
+    """
+    found, problems = [], []
+    for zone in sorted(folder.glob("intel-rapl:*")):
+        try:
+            name = (zone / "name").read_text().strip()
+            if name.partition("-")[0] not in ("package", "dram"):
+                continue
+            counter = Counter(
+                name=name if name.startswith("package") else f"{name}-{zone.name.split(':')[1]}",
+                read=partial(_number, zone / "energy_uj"),
+                wraps_at=_number(zone / "max_energy_range_uj"),
+            )
+            counter.read()
+        except PermissionError:
+            problems.append(f"processor: {zone.name}/energy_uj may be read by the administrator only")
+        except (OSError, ValueError) as error:
+            problems.append(f"processor: {zone.name} cannot be read ({type(error).__name__})")
+        else:
+            found.append(counter)
+    if not found and not problems:
+        problems.append("processor: this system shows no RAPL counters")
+    return found, problems
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+def gpu_counters(uuids: Sequence[str]) -> tuple[list[Counter], list[str]]:
+    """Return counters of GPUs, and of those without one, why, in words.
+
+    Args:
+        uuids: of the GPUs, as torch and nvidia-smi have them, without "GPU-".
+    """
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return [], [f"GPU: the driver's {_LIBRARY} is not there"]
+    if library.nvmlInit_v2() != 0:
+        return [], ["GPU: NVML does not start"]
+
+    def reader(uuid: str) -> Callable[[], int]:
+        handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+        if library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode(), ctypes.byref(handle)) != 0:
+            raise OSError("NVML knows no such GPU")
+
+        def read() -> int:
+            if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) != 0:
+                raise OSError("it has no energy counter")
+            return millijoules.value * 1000
+
+        return read
+
+    found, problems = [], []
+    for number, uuid in enumerate(uuids):
+        try:
+            counter = Counter(name=f"GPU {number}", read=reader(uuid))
+            counter.read()
+        except OSError as error:
+            problems.append(f"GPU {number}: {error}")
+        else:
+            found.append(counter)
+    return found, problems
+
+
+class EnergyMeter:
+    """Adds up counters from when it was made; a thread of its own reads them, where there are any, until `close`."""
+
+    def __init__(self, counters: Sequence[Counter], not_measured: Sequence[str]) -> None:
+        self._counters, self._not_measured = list(counters), list(not_measured)
+        self._last = {counter.name: counter.read() for counter in counters}
+        self._microjoules = dict.fromkeys(self._last, 0)
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._keep_sampling, daemon=True)
+        if self._counters:
+            self._thread.start()
+
+    def sample(self) -> tuple[dict[str, float], tuple[str, ...]]:
+        """Return the joules that were spent up to now by counter, and what has none and why.
+
+        A counter that cannot be read any more is not measured at all.
+        """
+        with self._lock:
+            for counter in list(self._counters):
+                try:
+                    value = counter.read()
+                except (OSError, ValueError) as error:
+                    self._counters.remove(counter)
+                    del self._microjoules[counter.name]
+                    self._not_measured.append(f"{counter.name}: its counter went away ({type(error).__name__})")
+                    continue
+                spent = value - self._last[counter.name]
+                if spent < 0:  # it began anew at its largest number, or as after its driver did
+                    spent = spent + counter.wraps_at if counter.wraps_at else value
+                self._microjoules[counter.name] += spent
+                self._last[counter.name] = value
+            return {name: value / 1e6 for name, value in self._microjoules.items()}, tuple(self._not_measured)
+
+    def _keep_sampling(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            self.sample()
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()

@@ -22,7 +22,7 @@ from data_catalog.storage.disk_errors import disk_errors
 from training.data.batches import Draw, epoch_draws, image_inputs, places_of, text_inputs
 from training.data.pairs import Integers
 from training.fit.losses import Encoders, autocast, encode_images
-from training.fit.phases import Kept, kept_parts
+from training.fit.optimisation import Kept, kept_parts
 from training.fit.run import Run
 from training.towers.model import normalise_pixels
 
@@ -62,7 +62,7 @@ class PhaseInputs:
 
     @property
     def encoders(self) -> Encoders:
-        """What makes features of what `batches` gives."""
+        """Return what makes features of what `batches` gives."""
         module = self._run.module
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
@@ -130,7 +130,7 @@ class FrozenTower:
 
     @property
     def encode(self) -> Encode:
-        """What makes features of the kept ones: the tower's projection, or nothing where that is locked too."""
+        """Return what makes features of the kept ones: the tower's projection, or nothing where that is locked too."""
         return projected(self.part.tower, self.part.projection) if self.part.projection else lambda features: features
 
 

@@ -26,16 +26,15 @@ from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write
 from training.config import TrainConfig
 from training.data.batches import Prefetched, held_out_batches
 from training.data.pairs import PairFiles, refuse_a_lone_image, refuse_leaks
-from training.fit.checkpoint import STATE_FILE
-from training.fit.device import chosen_device
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, Features, backward, contrastive_loss, unit_features_in_pieces
-from training.fit.optimisation import learning_rate, optimizer_step
-from training.fit.phases import choose_trained
+from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
 from training.fit.run import (
     LOSS_PLOT_FILE,
     METRICS_FILE,
+    STATE_FILE,
     Run,
+    chosen_device,
     claim_folder,
     close_run,
     model_and_key,
@@ -44,6 +43,7 @@ from training.fit.run import (
     start_run,
 )
 from training.processes import (
+    deterministic_torch,
     of_first,
     process_group,
     process_rank,
@@ -52,10 +52,11 @@ from training.processes import (
     wait_for_all,
 )
 from training.scores.metrics import text_to_image_ranks
-from training.threads import deterministic_torch
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import load_weights, save_weights
 from training.trained_models import RESULT_FILE
+
+logger = logging.getLogger(__name__)
 
 GALLERY = 1000  # at most; the scores of a finished model are of whole splits
 
@@ -111,7 +112,14 @@ def train(
             claim_folder(out, key, config)
         wait_for_all()
         if (out / RESULT_FILE).is_file():
-            return _found(out)
+            if not (out / WEIGHTS_FILE).is_file():
+                raise DamagedError(
+                    f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again"
+                )
+            logger.info("%s is trained already", out)
+            if process_rank() == 0:
+                _forget_state(out)
+            return TrainResult(**read_json(out / RESULT_FILE))
         refuse_leaks(files)
         refuse_a_lone_image(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
@@ -123,43 +131,46 @@ def train(
                 _go(run)
             finally:
                 close_run(run)
-        return _finish(run)
+        if process_rank() == 0:
+            result = TrainResult(
+                key=run.key,
+                model_sha256=sha256_of(run.out / WEIGHTS_FILE),
+                num_samples=len(run.split.captions),
+                epochs=run.state.epoch,
+                frozen_epochs=run.state.phase_epoch,
+                steps=run.state.step,
+                best_epoch=run.state.best_epoch,
+                best_val_loss=run.state.best_val_loss,
+            )
+            write_json(out / RESULT_FILE, asdict(result))  # which makes the run a finished one
+            _forget_state(out)
+        wait_for_all()
+        return TrainResult(**read_json(out / RESULT_FILE))
 
 
-def _found(out: Path) -> TrainResult:
-    """The result of a run that is finished; what is left of its resume state goes."""
-    if not (out / WEIGHTS_FILE).is_file():
-        raise DamagedError(f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again")
-    logger.info("%s is trained already", out)
-    if process_rank() == 0:
-        shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
-    return TrainResult(**read_json(out / RESULT_FILE))
+def _forget_state(out: Path) -> None:
+    shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
 
 
 def _go(run: Run) -> None:
-    """All that is left: the phase in which the towers are frozen, then the one in which all weights train."""
-    config, steps = run.config, run.config.steps
-    if run.state.is_frozen:
+    """Do all that is left: the phase in which the towers are frozen, then the one in which all weights train."""
+    config, state, steps = run.config, run.state, run.config.steps
+    if state.is_frozen:
         total = config.frozen_steps if steps else config.frozen_epochs * run.steps_per_epoch
         _train_phase(run, "train projections", total, patience=math.inf if steps else config.patience or 1)
-        _unfreeze(run)
-    total = steps - run.state.phase_step if steps else config.epochs * run.steps_per_epoch
+        # The second phase begins with an optimizer that has seen nothing yet; by epochs, at the best weights so far.
+        if not steps:
+            load_weights(run.module, run.out / WEIGHTS_FILE)
+        run.optimizer.state.clear()
+        state.is_frozen, state.stale_epochs = False, 0
+        state.phase_epoch, state.phase_step = state.epoch, state.step
+        save_run(run)
+    total = steps - state.phase_step if steps else config.epochs * run.steps_per_epoch
     _train_phase(run, "train", total, patience=math.inf if steps else config.patience or config.epochs)
 
 
-def _unfreeze(run: Run) -> None:
-    """Begin the second phase with an optimizer that has seen nothing yet; by epochs, at the best weights so far."""
-    state = run.state
-    if not run.config.steps:
-        load_weights(run.module, run.out / WEIGHTS_FILE)
-    run.optimizer.state.clear()
-    state.is_frozen, state.stale_epochs = False, 0
-    state.phase_epoch, state.phase_step = state.epoch, state.step
-    save_run(run)
-
-
 def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
-    """So many steps, or epochs until so many in a row had no better validation loss."""
+    """Train so many steps, or epochs until so many in a row had no better validation loss."""
     state = run.state
     _set_mode(run)  # first of all: what is frozen must not take statistics of what goes through it
     inputs = PhaseInputs(run)
@@ -182,7 +193,7 @@ def _set_mode(run: Run) -> None:
 
 
 def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) -> str:
-    """The steps of an epoch that are left; returns how fast they went, in words."""
+    """Take the steps of an epoch that are left; return how fast they went, in words."""
     state, config = run.state, run.config
     first, started = state.step, time.monotonic()
     batches_left = inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch)
@@ -204,15 +215,7 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
 def _train_step(run: Run, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, lr: float) -> float:
     """One optimizer step; returns the loss."""
     config = run.config
-    loss = backward(
-        run.module,
-        encoders,
-        images.to(run.device),
-        texts.to(run.device),
-        loss=config.loss,
-        precision=config.precision,
-        microbatch=config.microbatch,
-    )
+    loss = backward(run.module, encoders, images.to(run.device), texts.to(run.device), config)
     try:
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss is {loss.item()}")
@@ -277,9 +280,6 @@ def validate(run: Run) -> Validation | None:
     )
 
 
-logger = logging.getLogger(__name__)
-
-
 def _end_epoch(run: Run, pace: str) -> None:
     """Validate, keep the weights if they are the best, write metrics and the resume state."""
     state = run.state
@@ -306,45 +306,18 @@ def _end_epoch(run: Run, pace: str) -> None:
     )
     state.epoch, state.loss_sum = state.epoch + 1, 0.0
     if process_rank() == 0:
-        _write_epoch(run, is_best=is_best)
+        if is_best:
+            save_weights(run.module, run.out / WEIGHTS_FILE)
+        lines = "".join(json.dumps(line) + "\n" for line in state.history)
+        write_bytes(run.out / METRICS_FILE, lines.encode())
+        _write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
+        save_run(run)
     held_out = f", validation loss {val.loss:.3f}, R@1 of {val.gallery:,} {val.recall:.3f}" if val else ""
     logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
     wait_for_all()
 
 
-def _write_epoch(run: Run, *, is_best: bool) -> None:
-    if is_best:
-        save_weights(run.module, run.out / WEIGHTS_FILE)
-    lines = "".join(json.dumps(line) + "\n" for line in run.state.history)
-    write_bytes(run.out / METRICS_FILE, lines.encode())
-    write_loss_plot(run.state.history, run.state.best_epoch, run.out / LOSS_PLOT_FILE)
-    save_run(run)
-
-
-def _finish(run: Run) -> TrainResult:
-    """Write the result, which makes the run a finished one, and remove the resume state."""
-    if process_rank() == 0:
-        _write_result(run)
-    wait_for_all()
-    return TrainResult(**read_json(run.out / RESULT_FILE))
-
-
-def _write_result(run: Run) -> None:
-    result = TrainResult(
-        key=run.key,
-        model_sha256=sha256_of(run.out / WEIGHTS_FILE),
-        num_samples=len(run.split.captions),
-        epochs=run.state.epoch,
-        frozen_epochs=run.state.phase_epoch,
-        steps=run.state.step,
-        best_epoch=run.state.best_epoch,
-        best_val_loss=run.state.best_val_loss,
-    )
-    write_json(run.out / RESULT_FILE, asdict(result))
-    shutil.rmtree((run.out / STATE_FILE).parent, ignore_errors=True)
-
-
-def write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
+def _write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
     """Draw a PNG from the lines of `metrics.jsonl`, at least one."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -354,24 +327,22 @@ def write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path:
         figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot(xlabel="step", ylabel="contrastive loss")
-        _draw(axes, history, best_epoch)
+        steps = [line["step"] for line in history]
+        axes.plot(steps, [line["train_loss"] for line in history], ".-", color=COLOURS["first"], label="train")
+        validated = [line for line in history if line["val_loss"] is not None]
+        if validated:
+            points = [line["step"] for line in validated], [line["val_loss"] for line in validated]
+            axes.plot(*points, ".-", color=COLOURS["second"], label="validation")
+            best = history[best_epoch - 1]
+            label = f"kept: epoch {best_epoch}, {best['val_loss']:.3f}"
+            axes.plot(
+                [best["step"]], [best["val_loss"]], "o", markersize=9, fillstyle="none", color="black", label=label
+            )
+        frozen = [line["step"] for line in history if line["frozen"]]
+        if frozen and frozen[-1] != steps[-1]:
+            axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
+        axes.grid(color=COLOURS["line"], linewidth=0.6)
+        axes.legend(frameon=False)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
-
-
-def _draw(axes: Any, history: Sequence[Mapping[str, Any]], best_epoch: int) -> None:
-    steps = [line["step"] for line in history]
-    axes.plot(steps, [line["train_loss"] for line in history], ".-", color=COLOURS["first"], label="train")
-    validated = [line for line in history if line["val_loss"] is not None]
-    if validated:
-        points = [line["step"] for line in validated], [line["val_loss"] for line in validated]
-        axes.plot(*points, ".-", color=COLOURS["second"], label="validation")
-        best = history[best_epoch - 1]
-        label = f"kept: epoch {best_epoch}, {best['val_loss']:.3f}"
-        axes.plot([best["step"]], [best["val_loss"]], "o", markersize=9, fillstyle="none", color="black", label=label)
-    frozen = [line["step"] for line in history if line["frozen"]]
-    if frozen and frozen[-1] != steps[-1]:
-        axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
-    axes.grid(color=COLOURS["line"], linewidth=0.6)
-    axes.legend(frameon=False)

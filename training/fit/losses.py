@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
-from training.fit.device import generator_states, set_generator_states
 from training.processes import add_up_gradients, gathered
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -98,69 +97,63 @@ def contrastive_loss(
 
 
 def backward(
-    module: Any,
-    encoders: Encoders,
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    *,
-    loss: str,
-    precision: str,
-    microbatch: int,
+    module: Any, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, config: TrainConfig
 ) -> torch.Tensor:
-    """The loss of a batch, with gradients added to the module's parameters: each image is told from all others.
+    """Return the loss of a batch, and add gradients to the module's parameters: each image is told from all others.
 
-    In pieces, both towers go through the batch twice: first for the features of all, then, with the gradient of the
-    loss by each feature known, piece by piece for the gradients of the weights (https://arxiv.org/abs/2101.06983).
-    Of several processes each has a slice of the batch, and all end with the gradients of the whole.
-
-    Args:
-        precision: of both towers: "fp32", or "bf16" for autocast; the loss itself is always fp32.
-        microbatch: images that go through the towers at a time; 0 takes all.
+    With `config.microbatch`, both towers go through the batch twice: first for the features of all, then, with the
+    gradient of the loss by each feature known, piece by piece for the gradients of the weights
+    (https://arxiv.org/abs/2101.06983). Of several processes each has a slice of the batch, and all end with the
+    gradients of the whole. The loss itself is always fp32, whatever the towers compute in.
     """
-    if not microbatch or microbatch >= len(images):
-        found = contrastive_loss(
-            module, *map(gathered, unit_features(encoders, images, texts, precision=precision)), loss=loss
-        )
+    if not config.microbatch or config.microbatch >= len(images):
+        features = unit_features(encoders, images, texts, precision=config.precision)
+        found = contrastive_loss(module, *map(gathered, features), loss=config.loss)
         if math.isfinite(found.item()):
             found.backward()  # type: ignore[no-untyped-call]
     else:
-        found = _backward_in_pieces(
-            module, encoders, images, texts, loss=loss, precision=precision, microbatch=microbatch
-        )
+        found = _backward_in_pieces(module, encoders, images, texts, config)
     # The logit scale and bias have the whole batch's gradient in each process.
     add_up_gradients([*module.visual.parameters(), *module.text.parameters()])
     return found
 
 
 def _backward_in_pieces(
-    module: Any,
-    encoders: Encoders,
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    *,
-    loss: str,
-    precision: str,
-    microbatch: int,
+    module: Any, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, config: TrainConfig
 ) -> torch.Tensor:
-
-    pieces = [slice(start, start + microbatch) for start in range(0, len(images), microbatch)]
+    pieces = [slice(start, start + config.microbatch) for start in range(0, len(images), config.microbatch)]
     generators, features = [], []
     with torch.no_grad():
         for piece in pieces:
             generators.append(generator_states(images.device))  # for the same dropout the second time
-            features.append(unit_features(encoders, images[piece], texts[piece], precision=precision))
+            features.append(unit_features(encoders, images[piece], texts[piece], precision=config.precision))
     whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
-    found = contrastive_loss(module, *map(gathered, whole), loss=loss)
+    found = contrastive_loss(module, *map(gathered, whole), loss=config.loss)
     if not math.isfinite(found.item()):
         return found
     found.backward()  # type: ignore[no-untyped-call]
     for piece, generator in zip(pieces, generators, strict=True):
         set_generator_states(generator)
-        again = unit_features(encoders, images[piece], texts[piece], precision=precision)
+        again = unit_features(encoders, images[piece], texts[piece], precision=config.precision)
         gradients = [features.grad[piece] for features in whole if features.grad is not None]
         trained = [pair for pair in zip(again, gradients, strict=True) if pair[0].requires_grad]
         torch.autograd.backward([part for part, _ in trained], [gradient for _, gradient in trained])
     return found
+
+
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators that are drawn from where work is done on a device."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generator_states(states: dict[str, torch.Tensor]) -> None:
+    """Put generators back; that of a GPU only where there is one, since a run may go on on a processor."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def refuse_batch_statistics(module: Any) -> None:
@@ -169,13 +162,8 @@ def refuse_batch_statistics(module: Any) -> None:
     Raises:
         SettingsError: it normalises by statistics of the batch, which a piece has others of.
     """
-    if any(True for _ in _batch_norms(module)):
+    if any(isinstance(part, _BatchNorm) for part in module.modules()):
         raise SettingsError(
             "train.microbatch is for models without batch normalisation, which would see the pieces only: "
             "set it to 0, or take a model with a vision transformer"
         )
-
-
-def _batch_norms(module: Any) -> Iterator[Any]:
-
-    return (part for part in module.modules() if isinstance(part, _BatchNorm))

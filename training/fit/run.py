@@ -1,22 +1,26 @@
-"""One training run's folder and what is loaded for it: data, tokenizer, model, optimizer, and how far it is."""
+"""One training run: its folder, what is loaded for it (data, tokenizer, model, optimizer, device), and how far it is.
 
+Order, captions and crops are functions of the seed and the step, so they need no place in its resume state.
+"""
+
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_json
 from training.config import TrainConfig
 from training.data.batches import TrainSplit, open_train_split
 from training.data.pairs import PairFiles
-from training.fit.checkpoint import STATE_FILE, RunState, load_state, save_state
-from training.fit.device import chosen_device, draw_otherwise
 from training.fit.effort import EffortLog
-from training.fit.losses import refuse_batch_statistics, with_loss_constants
+from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
 from training.towers.model import (
@@ -47,6 +51,7 @@ from training.towers.tokenizer import (
 )
 from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
 
+STATE_FILE = "last/state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 LOSS_PLOT_FILE = "loss.png"
 # What a trained model's folder has, which nothing changes any more.
@@ -56,6 +61,35 @@ MODEL_FILES = (
 )
 
 TRAIN_VERSION = 3  # raised when the same settings and data would give another model
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """How far a run is.
+
+    Args:
+        is_frozen: whether it is still in the phase in which the towers are.
+        epoch: epochs finished, of both phases.
+        step: optimizer steps done, over all epochs.
+        phase_epoch: epochs that were finished when the phase began.
+        phase_step: likewise.
+        stale_epochs: of the phase, since the validation loss was last the best.
+        loss_sum: of the steps of the epoch under way.
+        history: one line of metrics an epoch.
+        best_epoch: whose weights are kept, 1-based; 0 before there are any.
+        best_val_loss: of that epoch; None without a validation split.
+    """
+
+    is_frozen: bool = False
+    epoch: int = 0
+    step: int = 0
+    phase_epoch: int = 0
+    phase_step: int = 0
+    stale_epochs: int = 0
+    loss_sum: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_val_loss: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,13 +184,21 @@ def start_run(
     """
     image_size = int(model_config["vision_cfg"]["image_size"])
     split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
-    batch_size = _batch_size(config, len(split.captions))
+    num_samples, count = len(split.captions), process_count()
+    if num_samples < 2 * count:
+        raise InputError("the train split has fewer than two samples for each process: build a larger dataset")
     tokenizer, module = _start_from(model_config, config, out, (text.as_py() for text in split.captions.flat))
     module = module.to(device)
     optimizer = make_optimizer(module, config)
-    state = load_state(out / STATE_FILE, key=key, module=module, optimizer=optimizer)
-    if state is None:
-        state = RunState(is_frozen=config.frozen_epochs > 0)
+    resumed = load_resume_state(
+        out / STATE_FILE,
+        key=key,
+        modules={"model": module},
+        optimizer=optimizer,
+        set_generators=set_generator_states,
+        progress_of=lambda progress: RunState(**progress),
+    )
+    state = resumed or RunState(is_frozen=config.frozen_epochs > 0)
     if process_rank() > 0:
         draw_otherwise(config.seed, process_rank(), state.step)
     return Run(
@@ -165,7 +207,8 @@ def start_run(
         out=out,
         key=key,
         image_size=image_size,
-        batch_size=batch_size,
+        # As many as asked for, or all there are; each process has as many.
+        batch_size=min(config.batch_size, num_samples // count * count),
         num_threads=num_threads,
         device=device,
         split=split,
@@ -190,12 +233,32 @@ def refuse_uneven_shares(config: TrainConfig) -> None:
         )
 
 
-def _batch_size(config: TrainConfig, num_samples: int) -> int:
-    """Images a step, of all processes: as many as asked for, or all there are; each process has as many."""
-    count = process_count()
-    if num_samples < 2 * count:
-        raise InputError("the train split has fewer than two samples for each process: build a larger dataset")
-    return min(config.batch_size, num_samples // count * count)
+def chosen_device(name: str) -> torch.device:
+    """Return the device that a setting stands for: "auto" takes a GPU where torch sees one; each process has its own.
+
+    Raises:
+        InputError: "cuda" is asked for, and torch sees none.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise InputError(
+            f"train.device is {name}, and torch sees {seen} GPU{'' if seen == 1 else 's'}, one a process: "
+            "install a CUDA build of torch, start fewer processes, or set train.device to cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def draw_otherwise(seed: int, rank: int, step: int) -> None:
+    """Seed torch's generators for one of several processes, whose dropout is not to be that of the first one's images.
+
+    Args:
+        step: optimizer step from which it trains.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def require_trainable(config: TrainConfig) -> int:
@@ -219,39 +282,30 @@ def require_trainable(config: TrainConfig) -> int:
 def _start_from(
     model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
 ) -> tuple[SavedTokenizer, Any]:
-    """Return the tokenizer and the model that training starts from; the folder gets their files, but for weights."""
+    """Return the tokenizer and the model that training starts from; the folder gets their files, but for weights.
+
+    The tokenizer is the text encoder's, or one that is trained where the tower has none. Weights are random, but for
+    those of others.
+    """
     model_config = with_text_encoder(with_loss_constants(model_config, config), config)
-    tokenizer = _write_tokenizer(captions, config, out, model_config)
-    write_model_config(out, model_config)
-    module = _initial_model(model_config, config, out)
-    require_encoding(module, tokenizer, image_size=int(model_config["vision_cfg"]["image_size"]), model=config.model)
-    return tokenizer, module
-
-
-def _write_tokenizer(
-    captions: Iterable[str], config: TrainConfig, out: Path, model_config: dict[str, Any]
-) -> SavedTokenizer:
-    """Write the text encoder's tokenizer, or train one where the tower has none; notes its size in the model config."""
     text = model_config["text_cfg"]
     if "hf_model_name" in text:
         save_encoder_config(model_config, out)
         copy_tokenizer(text["hf_tokenizer_name"], out)
     else:
-        tokenizer = train_tokenizer(captions, vocab_size=config.vocab_size)
-        save_tokenizer(tokenizer, out, context_length=text["context_length"])
-        text["vocab_size"] = tokenizer.get_vocab_size()
-    return load_tokenizer(out, context_length=text["context_length"])
-
-
-def _initial_model(model_config: dict[str, Any], config: TrainConfig, out: Path) -> Any:
-    """The model that training starts from: random weights, but for those of others."""
+        trained = train_tokenizer(captions, vocab_size=config.vocab_size)
+        save_tokenizer(trained, out, context_length=text["context_length"])
+        text["vocab_size"] = trained.get_vocab_size()
+    tokenizer = load_tokenizer(out, context_length=text["context_length"])
+    write_model_config(out, model_config)
     module = create_model(model_config, out)
     if config.microbatch:
         refuse_batch_statistics(module)
     load_image_tower(module, model_config, config)
-    if "hf_model_name" in model_config["text_cfg"]:
+    if "hf_model_name" in text:
         load_text_encoder(module, model_config)
-    return module
+    require_encoding(module, tokenizer, image_size=int(model_config["vision_cfg"]["image_size"]), model=config.model)
+    return tokenizer, module
 
 
 def save_run(run: Run) -> None:
@@ -259,7 +313,14 @@ def save_run(run: Run) -> None:
     if run.effort is not None:
         run.effort.note(run.state.step)
     if process_rank() == 0:
-        save_state(run.out / STATE_FILE, key=run.key, module=run.module, optimizer=run.optimizer, state=run.state)
+        save_resume_state(
+            run.out / STATE_FILE,
+            key=run.key,
+            modules={"model": run.module},
+            optimizer=run.optimizer,
+            generators=generator_states(run.device),
+            progress=asdict(run.state),
+        )
 
 
 def close_run(run: Run) -> None:

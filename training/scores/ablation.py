@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig
 from training.data.features import image_features, text_features
 from training.data.pairs import Floats, Integers, PairFiles, read_captions, read_rows, row_groups, seen_in_training
+from training.processes import let_threads_sleep
 from training.scores.evaluation import chosen_captions
 from training.scores.metrics import interval_of, mean_draws, per_query
 from training.scores.score import Estimate, retrieval_outcomes
-from training.threads import let_threads_sleep
 from training.towers.model import WEIGHTS_FILE, load_model
 
 logger = logging.getLogger(__name__)
@@ -234,38 +234,33 @@ def verdict(found: PairedDifference, p_value: float, noise: SeedNoise, *, num_im
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One filter.
+class Filter:
+    """What one variant switches.
 
     Args:
         overrides: what switches it, as `--set` takes it.
         with_it: number of the variant that has the filter; 0 is the recipe as it is.
         without: of the one that lacks it.
-        differences: with it less without it, by metric.
-        p_value: of the first metric, corrected for the number of filters.
     """
 
     label: str
     overrides: tuple[str, ...]
     with_it: int
     without: int
-    differences: Mapping[str, PairedDifference]
-    p_value: float
-    verdict: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """What one variant switches.
+class Compared(Filter):
+    """What a filter does.
 
     Args:
-        overrides: what switches it, as `--set` takes it.
-        adds: whether the recipe lacks it, so that it is the variant that has it.
+        differences: with it less without it, by metric.
+        p_value: of the first metric, corrected for the number of filters.
     """
 
-    label: str
-    overrides: tuple[str, ...]
-    adds: bool
+    differences: Mapping[str, PairedDifference]
+    p_value: float
+    verdict: str
 
 
 def noise_of(values: Mapping[str, Sequence[Floats]], data: Sequence[Any]) -> dict[str, SeedNoise]:
@@ -292,42 +287,32 @@ def compare(
     """Say what filters do, each beside the recipe as it is; verdicts go by the first metric, corrected for all.
 
     Args:
-        filters: of the variants after the first, which is the recipe as it is.
         values: as `noise_of` takes them, and `data` too.
     """
-    is_same = [mine == data[0] for mine in data]
-    none = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0))  # the same models do not differ by chance either
-    sides = [(number, 0) if each.adds else (0, number) for number, each in enumerate(filters, start=1)]
-    differences = []
-    for number, (with_it, without) in enumerate(sides, start=1):
-        chance = none if is_same[number] else noise
-        differences.append(
-            {
-                metric: difference(
-                    of[with_it], of[without], gallery.clusters(metric), chance[metric], rounds=ROUNDS, seed=seed
-                )
-                for metric, of in values.items()
-            }
-        )
-    asked = [found[PRIMARY] for found, same in zip(differences, is_same[1:], strict=True) if not same]
-    corrected = iter(holm([found.p_value for found in asked]))
-    compared = []
-    for each, (with_it, without), found in zip(filters, sides, differences, strict=True):
-        p_value, said = 1.0, SAME
-        if not is_same[max(with_it, without)]:
-            p_value = next(corrected)
-            said = verdict(found[PRIMARY], p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
-        compared.append(
-            Compared(
-                label=each.label,
-                overrides=each.overrides,
-                with_it=with_it,
-                without=without,
-                differences=found,
-                p_value=p_value,
-                verdict=said,
+    compared: list[Compared] = []
+    for each in filters:
+        is_same = data[each.with_it] == data[each.without]
+        # The same models do not differ by chance either.
+        chance = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0)) if is_same else noise
+        differences = {
+            metric: difference(
+                of[each.with_it],
+                of[each.without],
+                gallery.clusters(metric),
+                chance[metric],
+                rounds=ROUNDS,
+                seed=seed,
             )
-        )
+            for metric, of in values.items()
+        }
+        said = SAME if is_same else UNKNOWN
+        compared.append(Compared(**asdict(each), differences=differences, p_value=1.0, verdict=said))
+    asked = [number for number, each in enumerate(compared) if each.verdict != SAME]
+    corrected = holm([compared[number].differences[PRIMARY].p_value for number in asked])
+    for number, p_value in zip(asked, corrected, strict=True):
+        found = compared[number].differences[PRIMARY]
+        said = verdict(found, p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
+        compared[number] = replace(compared[number], p_value=p_value, verdict=said)
     return compared
 
 

@@ -19,8 +19,7 @@ from training.data.images import squashed
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
 from training.towers.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
 from training.towers.pretrained import WEIGHT_FILES
-from training.towers.tokenizer import TOKENIZER_FILE
-from training.towers.tokenizer_limits import refuse_endless, try_tokenizer
+from training.towers.tokenizer import TOKENIZER_FILE, refuse_endless, try_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +42,7 @@ OTHERS_REMEDY = (
 
 
 def open_model_folder(folder: Path, name: str) -> Encoder:
-    """A model that was trained here.
+    """Open a model that was trained here.
 
     Raises:
         InputError: the folder holds none, or one that sees pictures otherwise.
@@ -68,7 +67,7 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
 
 
 def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
-    """What decides, beside weights, what a model in a folder makes of pictures and texts; nothing of one of the hub."""
+    """Return what decides, beside weights, what a model in a folder makes of its inputs; nothing for one of the hub."""
     if not folder.is_dir():
         return ()
     told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
@@ -76,7 +75,7 @@ def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
 
 
 def open_open_clip(source: str, name: str) -> Encoder:
-    """A model of open_clip: "MODEL/PRETRAINED" by its names, or a folder in hub layout.
+    """Open a model of open_clip: "MODEL/PRETRAINED" by its names, or a folder in hub layout.
 
     Raises:
         SettingsError: there is no such model.
@@ -206,7 +205,7 @@ def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], to
 
 
 def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]:
-    """How a model's texts are cut and padded: SigLIP pools the last position of full length, without a mask."""
+    """Return what cuts and pads a model's texts: SigLIP pools the last position of full length, without a mask."""
     text = getattr(config, "text_config", config)
     most = text.max_position_embeddings
     if "roberta" in text.model_type or text.model_type == "camembert":
@@ -218,7 +217,7 @@ def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]
 
 
 def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
-    """The encoder, if it encodes an image and texts: some wrong values of a config show only then."""
+    """Return the encoder, if it encodes an image and texts: some wrong values of a config show only then."""
     import torch
 
     with loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
@@ -256,7 +255,7 @@ OPENERS: dict[str, Callable[[str, str], Encoder]] = {
 
 @contextmanager
 def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
-    """Around what reads some files of a model; those that a folder has are named where they do not open.
+    """Name the files of a folder that do not open, around what reads some files of a model.
 
     Args:
         what: the model, as it was named.

@@ -16,7 +16,7 @@ from data_catalog.sources.mscoco import origin_by_name
 from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
-from data_catalog.test_sets.registry import TestSetKind
+from data_catalog.test_sets import TestSetKind
 from training.data.image_files import IMAGE_SUFFIXES
 from training.data.images import encoded_images
 from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_training
@@ -137,7 +137,7 @@ def maker_of(origin: str) -> str:
 
 
 def makers_note(made_by: Sequence[str]) -> str:
-    """Who made the captions of a set, in a sentence."""
+    """Return who made the captions of a set, in a sentence."""
     what = {
         HUMAN: "native, or written or validated by people",
         MACHINE: "translated by a machine",
@@ -150,7 +150,7 @@ def makers_note(made_by: Sequence[str]) -> str:
 
 
 def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
-    """The images of pair shards, by their ids.
+    """Return the images of pair shards, by their ids.
 
     Raises:
         SettingsError: there are none.
@@ -314,7 +314,7 @@ def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> 
 def labelled_images(
     name: str, folder: Path, class_names: Sequence[str] | Mapping[str, str], templates: Sequence[str]
 ) -> LabelledImages:
-    """An ImageNet-style folder with names for its classes.
+    """Read an ImageNet-style folder, with names for its classes.
 
     Args:
         name: under which scores stand.

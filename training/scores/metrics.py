@@ -26,7 +26,7 @@ _ROUNDS_AT_A_TIME = 64
 
 
 def text_to_image_ranks(text_features: Features, image_features: Features, owners: Integers) -> Integers:
-    """Rank of its own image for each caption.
+    """Return the rank of its own image for each caption.
 
     Args:
         text_features: unit rows, shape (captions, dim).
@@ -49,7 +49,7 @@ def text_to_image_ranks(text_features: Features, image_features: Features, owner
 
 
 def image_to_text_ranks(image_features: Features, text_features: Features, owners: Integers) -> Integers:
-    """Rank of the best of its own captions for each image that has any in the gallery.
+    """Return the rank of the best of its own captions for each image that has any in the gallery.
 
     Args:
         image_features: unit rows, shape (images, dim).
@@ -121,7 +121,7 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers)
 
 
 def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
-    """The median rank that random order gives: the lowest one that half of the queries reach.
+    """Return the median rank that random order gives: the lowest one that half of the queries reach.
 
     Args:
         num_right: right items in the gallery for each query, shape (queries,).
@@ -138,7 +138,7 @@ def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
 
 
 def bootstrap_interval(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of a mean.
+    """Return the 95 % interval of a mean.
 
     Args:
         values: one a query, shape (queries,).
@@ -149,7 +149,7 @@ def bootstrap_interval(values: Floats, clusters: Integers, *, rounds: int, seed:
 
 
 def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-    """The mean of each resampling, shape (rounds,)."""
+    """Return the mean of each resampling, shape (rounds,)."""
     members = _members(clusters)
     sums, counts = np.bincount(members, weights=values), np.bincount(members).astype(np.float64)
     draws = _draws(clusters, rounds=rounds, seed=seed)
@@ -160,7 +160,7 @@ def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) ->
 def share_interval(
     values: Floats, clusters: Integers, *, rounds: int, seed: int, least: float = 0.0
 ) -> tuple[float, float]:
-    """The 95 % interval of a mean of values from `least` to 1, which never says more than so few images can.
+    """Return the 95 % interval of a mean of values from `least` to 1, which never says more than so few images can.
 
     Resampling cannot draw what was never seen: where all queries meet, or none, it says nothing. So no end is nearer to
     `least` or 1 than that of Clopper and Pearson (Biometrika 26, 1934) where all images agree; where all values are the
@@ -184,7 +184,7 @@ def share_interval(
 def median_interval(
     ranks: Integers, clusters: Integers, *, rounds: int, seed: int, gallery_size: int
 ) -> tuple[float, float]:
-    """The 95 % interval of a median rank, where the lower of two middle values counts; anything of too few images."""
+    """Return the 95 % interval of a median rank, the lower of two middle values; of too few images it is everything."""
     if not len(ranks):
         return (0.0, 0.0)
     if num_clusters(clusters) < FEW_CLUSTERS:
@@ -193,7 +193,7 @@ def median_interval(
 
 
 def median_draws(ranks: Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-    """The median of each resampling, shape (rounds,): with equal clusters and seed, those of two models are paired."""
+    """Return the median of each resampling, shape (rounds,); with equal clusters and seed, two models' are paired."""
     order = np.argsort(ranks, kind="stable")
     ordered, members = ranks[order], _members(clusters)[order]
     found = []
@@ -205,17 +205,17 @@ def median_draws(ranks: Integers, clusters: Integers, *, rounds: int, seed: int)
 
 
 def median_rank(ranks: Integers) -> float:
-    """The lowest rank that half of the queries reach; 0 where there are none."""
+    """Return the lowest rank that half of the queries reach; 0 where there are none."""
     return float(np.sort(ranks)[(len(ranks) - 1) // 2]) if len(ranks) else 0.0
 
 
 def num_clusters(clusters: Integers) -> int:
-    """How many images the queries are of."""
+    """Return how many images the queries are of."""
     return int(_members(clusters).max()) + 1 if len(clusters) else 0
 
 
 def interval_of(draws: Floats) -> tuple[float, float]:
-    """The middle 95 % of resampled statistics."""
+    """Return the middle 95 % of resampled statistics."""
     low, high = np.quantile(draws, QUANTILES)
     return float(low), float(high)
 
@@ -226,7 +226,7 @@ def _members(clusters: Integers) -> Integers:
 
 
 def _draws(clusters: Integers, *, rounds: int, seed: int) -> Iterator[Floats]:
-    """How often each cluster is drawn, some rounds at a time, shape (rounds, clusters)."""
+    """Yield how often each cluster is drawn, some rounds at a time, shape (rounds, clusters)."""
     count = num_clusters(clusters)
     generator = np.random.default_rng(seed)
     for start in range(0, rounds, _ROUNDS_AT_A_TIME):

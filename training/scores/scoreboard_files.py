@@ -98,7 +98,7 @@ def told_entries(board: Scoreboard, test_set: str) -> list[Entry]:
 
 
 def markdown(found: Sequence[Section]) -> str:
-    """The sections as a Markdown document."""
+    """Return the sections as a Markdown document."""
     parts = ["# Scoreboard"]
     for section in found:
         parts.append(f"## {_inert(section.title)}")
@@ -111,7 +111,7 @@ def markdown(found: Sequence[Section]) -> str:
 
 
 def _inert(text: str) -> str:
-    """A text of ours that may quote a name from a file, so that nothing in it opens a tag, a cell or a link."""
+    """Return a text of ours, which may quote a name from a file, so that it opens no tag, cell or link."""
     return _OPENING.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), one_line(text))
 
 

@@ -4,7 +4,7 @@ A finished folder opens with open_clip alone: `open_clip.create_model_and_transf
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import read_json, sha256_of, write_json
-from training.threads import let_threads_sleep
+from training.processes import let_threads_sleep
 from training.towers.model_files import (
     ANY_TEXTS,
     REMEDY,
@@ -38,6 +38,8 @@ HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # as open_clip's hub layout ca
 
 _CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
+# What a model config must have; open_clip takes a tokenizer of its own, in silence, where none is named.
+_NEEDED = {"vision_cfg": ("image_size",), "text_cfg": ("context_length", "hf_tokenizer_name")}
 # Squashing keeps everything that a caption may speak of, where cropping would cut off what stands at the edge.
 PREPROCESSING: dict[str, Any] = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
@@ -65,7 +67,7 @@ class LoadedModel:
 
 
 def read_model_config(model: str) -> dict[str, Any]:
-    """The open_clip model config by name ("compact") or JSON file.
+    """Return the open_clip model config by name ("compact") or JSON file.
 
     Raises:
         SettingsError: there is none of that name.
@@ -73,50 +75,33 @@ def read_model_config(model: str) -> dict[str, Any]:
     """
     path = Path(model) if model.endswith(".json") else _CONFIGS / f"{model}.json"
     if not path.is_file():
-        raise SettingsError(
-            f"there is no model config {model!r}: name one of {', '.join(model_names())}, or give a JSON file"
-        )
+        known = ", ".join(sorted(path.stem for path in _CONFIGS.glob("*.json")))
+        raise SettingsError(f"there is no model config {model!r}: name one of {known}, or give a JSON file")
     try:
         config = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
-    missing = sorted(_missing_keys(config))
+    found = config if isinstance(config, dict) else {}
+    missing = {"embed_dim", *_NEEDED} - found.keys()
+    for table, names in _NEEDED.items():
+        inside = found.get(table, {})
+        if table in found:
+            missing |= {f"{table}.{name}" for name in names if not isinstance(inside, dict) or name not in inside}
     if missing:
-        raise InputError(f"{path} is no open_clip model config: {', '.join(missing)} is missing")
-    text, image_size = config["text_cfg"], config["vision_cfg"]["image_size"]
+        raise InputError(f"{path} is no open_clip model config: {', '.join(sorted(missing))} is missing")
+    text, image_size = found["text_cfg"], found["vision_cfg"]["image_size"]
     if type(image_size) is not int or image_size < 1:
         raise InputError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
-    if config.get("custom_text") is not True or ("hf_model_name" not in text and not _is_causal(text)):
+    is_causal = not {"no_causal_mask", "embed_cls"} & set(text) and text.get("pool_type", "argmax") == "argmax"
+    if found.get("custom_text") is not True or ("hf_model_name" not in text and not is_causal):
         raise InputError(
             f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
         )
-    return dict(config)
-
-
-def _missing_keys(config: Any) -> Iterator[str]:
-    if not isinstance(config, dict):
-        yield from ("embed_dim", "text_cfg", "vision_cfg")
-        return
-    # open_clip takes a tokenizer of its own, in silence, where none is named.
-    wanted = {"vision_cfg": ("image_size",), "text_cfg": ("context_length", "hf_tokenizer_name")}
-    yield from {"embed_dim", *wanted} - config.keys()
-    for table, names in wanted.items():
-        found = config.get(table, {})
-        if table in config:
-            yield from (f"{table}.{name}" for name in names if not isinstance(found, dict) or name not in found)
-
-
-def _is_causal(text_config: Mapping[str, Any]) -> bool:
-    return not {"no_causal_mask", "embed_cls"} & set(text_config) and text_config.get("pool_type", "argmax") == "argmax"
-
-
-def model_names() -> list[str]:
-    """Names of the model configs that come with vernaclip."""
-    return sorted(path.stem for path in _CONFIGS.glob("*.json"))
+    return found
 
 
 def create_model(model_config: dict[str, Any], folder: Path) -> Any:
-    """An open_clip model with random weights, drawn from torch's global generator.
+    """Make an open_clip model with random weights, drawn from torch's global generator.
 
     open_clip's own text tower also takes ids shorter than the context length: it cuts the positions to fit, not the
     mask.
@@ -145,13 +130,13 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
         settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     module = CustomTextCLIP(**settings)
     if not has_encoder:
-        module.text.transformer.register_forward_pre_hook(_fit_mask, with_kwargs=True)
+
+        def fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+            length = args[0].shape[1]
+            return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
+
+        module.text.transformer.register_forward_pre_hook(fit_mask, with_kwargs=True)
     return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
-
-
-def _fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    length = args[0].shape[1]
-    return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
 
 
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
@@ -170,7 +155,11 @@ def load_model(folder: Path) -> LoadedModel:
         InputError: the folder holds no model, or a tokenizer that takes too much.
         DamagedError: a file of it is missing or damaged, or its weights do not fit its config; the file is named.
     """
-    config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, _weights_path(folder)
+    import torch
+
+    config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, folder / WEIGHTS_FILE
+    if not weights_path.exists() and (folder / HUB_WEIGHTS_FILE).exists():
+        weights_path = folder / HUB_WEIGHTS_FILE
     if not (config_path.exists() or weights_path.exists()):
         raise InputError(f"{folder} holds no trained model: train one first, or name another folder")
     model_config = read_open_clip_config(config_path)
@@ -197,27 +186,15 @@ def load_model(folder: Path) -> LoadedModel:
         image_size=model_config["vision_cfg"]["image_size"],
         sha256=sha256_of(weights_path),
     )
-    _try(found, folder, deciding)
-    return found
-
-
-def _weights_path(folder: Path) -> Path:
-    ours, hub = folder / WEIGHTS_FILE, folder / HUB_WEIGHTS_FILE
-    return hub if hub.exists() and not ours.exists() else ours
-
-
-def _try(model: LoadedModel, folder: Path, deciding: Sequence[str]) -> None:
-    """Encode an image and texts, since some wrong values of a config show only then."""
-    import torch
-
-    side = model.image_size
-    with torch.no_grad():
+    side = found.image_size
+    with torch.no_grad():  # since some wrong values of a config show only then
         with opening(names_of(folder, [OPEN_CLIP_CONFIG_FILE])):
-            dim = model.module.encode_image(torch.zeros(1, 3, side, side)).shape[-1]
+            dim = module.encode_image(torch.zeros(1, 3, side, side)).shape[-1]
         with opening(names_of(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
-            texts = model.module.encode_text(model.tokenizer(ANY_TEXTS))
+            texts = module.encode_text(tokenizer(ANY_TEXTS))
     if texts.shape != (len(ANY_TEXTS), dim):
-        raise DamagedError(f"{folder / OPEN_CLIP_CONFIG_FILE} makes features of images and texts that differ in size")
+        raise DamagedError(f"{config_path} makes features of images and texts that differ in size")
+    return found
 
 
 def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int, model: str) -> None:
@@ -243,7 +220,7 @@ def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int,
 
 
 def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
-    """uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
+    """Turn uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
     import torch
 
     mean = torch.tensor(PREPROCESSING["mean"]).view(1, 3, 1, 1)
@@ -252,7 +229,7 @@ def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
 
 
 def open_model(model: LoadedModel | Path) -> LoadedModel:
-    """A loaded model as it is, or the one of a folder in open_clip's hub layout with weights in safetensors.
+    """Return a loaded model as it is, or open a folder in open_clip's hub layout with weights in safetensors.
 
     Raises:
         InputError: the folder holds no such model, or its images are prepared in another way.
@@ -260,15 +237,9 @@ def open_model(model: LoadedModel | Path) -> LoadedModel:
     """
     if isinstance(model, LoadedModel):
         return model
-    let_threads_sleep()
-    _check_preprocessing(model)
-    return load_model(model)
-
-
-def _check_preprocessing(folder: Path) -> None:
-    path = folder / OPEN_CLIP_CONFIG_FILE
+    path = model / OPEN_CLIP_CONFIG_FILE
     if not path.exists() and not path.is_symlink():
-        raise InputError(f"{folder} holds no model: there is no {OPEN_CLIP_CONFIG_FILE} in it")
+        raise InputError(f"{model} holds no model: there is no {OPEN_CLIP_CONFIG_FILE} in it")
     preparing = read_object(path).get("preprocess_cfg")
     if not isinstance(preparing, dict):
         raise DamagedError(f"{path} is no open_clip config of a model, since it has no preprocess_cfg: {REMEDY}")
@@ -278,6 +249,8 @@ def _check_preprocessing(folder: Path) -> None:
             f"{path} says that images are prepared in another way than here ({', '.join(other)}): its features would "
             "mean nothing; `vernaclip scoreboard` reads it as open_clip=DIR"
         )
+    let_threads_sleep()
+    return load_model(model)
 
 
 def require_texts(texts: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ def require_file(path: Path) -> None:
 
 
 def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
-    """A file of a model that holds a JSON object.
+    """Return a file of a model that holds a JSON object.
 
     Raises:
         DamagedError: it is missing, cannot be read, or holds something else.
@@ -66,7 +66,7 @@ def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
 
 
 def read_open_clip_config(path: Path) -> dict[str, Any]:
-    """The `model_cfg` of an `open_clip_config.json`, with all that is needed to make and feed the model.
+    """Return the `model_cfg` of an `open_clip_config.json`, with all that is needed to make and feed the model.
 
     Raises:
         DamagedError: the file is damaged, or something of that is missing or no such value.
@@ -102,27 +102,23 @@ def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
         InputError: it is missing, or one of them, or a file of tensors, is damaged; or there are no weights at all.
     """
     try:
-        _require_whole(folder, names, first)
+        require_file(folder / first)
+        for path in (folder / name for name in names):
+            if path.exists() or path.is_symlink():
+                found = read_object(path)
+                if path.name in _TOWERS:  # in a tokenizer's vocabulary "layers" is a word, and its number a token
+                    require_few_layers(path, found)
+        if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
+            raise InputError(f"{folder} holds no file of weights, such as model.safetensors: {REMEDY}")
+        for path in sorted(folder.glob("*.safetensors")):
+            require_file(path)
+            try:
+                with safe_open(path, framework="pt"):
+                    pass
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
     except DamagedError as error:  # of a model of others
         raise InputError(str(error)) from error
-
-
-def _require_whole(folder: Path, names: Iterable[str], first: str) -> None:
-    require_file(folder / first)
-    for path in (folder / name for name in names):
-        if path.exists() or path.is_symlink():
-            found = read_object(path)
-            if path.name in _TOWERS:  # in a tokenizer's vocabulary "layers" is a word, and its number a token
-                require_few_layers(path, found)
-    if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
-        raise InputError(f"{folder} holds no file of weights, such as model.safetensors: {REMEDY}")
-    for path in sorted(folder.glob("*.safetensors")):
-        require_file(path)
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
 
 
 def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
@@ -137,17 +133,6 @@ def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
         counts = value if isinstance(value, list) else [value]
         if name in _LAYERS and any(isinstance(count, int) and count > _MOST_LAYERS for count in counts):
             raise DamagedError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
-
-
-def require_fitting(module: Any, tensors: "Mapping[str, torch.Tensor]", path: Path) -> None:
-    """Make sure that the tensors of a file are a model's, all of them and no others, each of its shape and kind.
-
-    Raises:
-        DamagedError: says what is missing, left over, or of another shape.
-    """
-    problem = misfits(module.state_dict(), tensors)
-    if problem:
-        raise DamagedError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
 
 
 def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
@@ -175,7 +160,7 @@ def named_tensors(names: Sequence[str]) -> str:
 
 @contextmanager
 def opening(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> Iterator[None]:
-    """While inside, whatever libraries make of damaged files is told in a sentence that names the files.
+    """While inside, tell whatever libraries make of damaged files in a sentence that names the files.
 
     The boundary around open_clip, transformers and tokenizers: they take a config at its word, so that a wrong value
     in one ends in any exception, anywhere, Rust's panic among them.
@@ -197,13 +182,13 @@ def opening(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = Dam
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line that is not endless."""
+    """Return what an error says, in one line that is not endless."""
     told = " ".join(str(error).split()) or type(error).__name__
     return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
 
 
 def names_of(folder: Path, names: Iterable[str]) -> str:
-    """Some files of a folder, as "FOLDER/a.json, or b.json beside it".
+    """Name some files of a folder, as "FOLDER/a.json, or b.json beside it".
 
     Of files of weights only those that are there, of others all: that one is missing may be what is wrong.
     """
@@ -231,5 +216,7 @@ def load_weights(module: Any, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
-    require_fitting(module, tensors, path)
+    problem = misfits(module.state_dict(), tensors)
+    if problem:
+        raise DamagedError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
     module.load_state_dict(tensors, strict=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -17,10 +17,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model_files import misfits, named_tensors
-
-if TYPE_CHECKING:
-    import torch
+from training.towers.model_files import misfits, named_tensors, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +28,7 @@ _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
 
 
 def with_text_encoder(model_config: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """The model config with the text encoder that the settings name, if they do.
+    """Return the model config with the text encoder that the settings name, if they do.
 
     Raises:
         SettingsError: they name one, and the model's text tower is not of Hugging Face.
@@ -45,7 +42,7 @@ def with_text_encoder(model_config: dict[str, Any], config: TrainConfig) -> dict
 
 
 def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """What stands for the weights in a run's key: content of local files, names of what a hub has.
+    """Return what stands for the weights in a run's key: content of local files, names of what a hub has.
 
     Raises:
         InputError: a local file is missing.
@@ -71,10 +68,16 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
     Raises:
         InputError: they cannot be had, are no weights, or do not fit the tower to the last one.
     """
+    from open_clip.factory import load_state_dict
+
     if not config.image_weights and "image_weights" not in model_config:
         return
     path = _weights_file(Path(config.image_weights)) if config.image_weights else _from_hub(model_config)
-    tensors = _read_weights(path)
+    try:
+        with _reading(str(path)):  # pickles are read without running anything in them
+            tensors = load_state_dict(str(path), device="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path} is no whole file of weights: {one_line(error)}") from error
     visual = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
     found = visual or tensors
     # Files of before torch 1.0 have no counts of batches; torch starts them at 0.
@@ -138,7 +141,7 @@ def _fetching(source: str) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the text encoder {source} cannot be had ({_first_line(error)}): it is neither a folder nor within reach "
+            f"the text encoder {source} cannot be had ({one_line(error)}): it is neither a folder nor within reach "
             "on the hub; copy it to a folder where there is a network, and give that by train.text_encoder"
         ) from error
 
@@ -154,7 +157,7 @@ def _from_hub(model_config: Mapping[str, Any]) -> Path:
         return Path(download_pretrained(known))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the weights {wanted['pretrained']} of {wanted['model']} cannot be had ({_first_line(error)}): copy them "
+            f"the weights {wanted['pretrained']} of {wanted['model']} cannot be had ({one_line(error)}): copy them "
             "where there is a network, and give the file by train.image_weights"
         ) from error
 
@@ -166,17 +169,6 @@ def _weights_file(path: Path) -> Path:
     return found
 
 
-def _read_weights(path: Path) -> "dict[str, torch.Tensor]":
-    """All tensors of a file; pickles are read without running anything in them."""
-    from open_clip.factory import load_state_dict
-
-    try:
-        with _reading(str(path)):
-            return dict(load_state_dict(str(path), device="cpu", weights_only=True))
-    except OSError as error:
-        raise InputError(f"{path} is no whole file of weights: {_first_line(error)}") from error
-
-
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
     """While inside, tell in a sentence of weights that are cut off, or that are a pickle with more in it."""
@@ -185,8 +177,4 @@ def _reading(what: str) -> Iterator[None]:
     except UnpicklingError as error:
         raise InputError(f"{what} holds more than weights, which to read would run code: it is refused") from error
     except (SafetensorError, RuntimeError, EOFError, AttributeError) as error:
-        raise InputError(f"{what} is no whole file of weights: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{what} is no whole file of weights: {one_line(error)}") from error

@@ -2,11 +2,22 @@
 
 Bytes make every script spellable, so that nothing is ever unknown. The end token has the highest id, which is where
 open_clip's default text pooling (`argmax`) looks for it.
+
+Tokenizers of others have limits: a child that may use so much opens them first, and none may make texts endless. Run as
+a module this is that child: `python -m training.towers.tokenizer FILE.json`.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,8 +26,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from tokenizers.normalizers import Normalizer
 
 from data_catalog.errors import DamagedError, InputError
-from data_catalog.storage.shards import read_json, write_atomically, write_bytes, write_json
-from training.towers.tokenizer_limits import refuse_endless, try_tokenizer
+from data_catalog.images.children import cap_memory
+from data_catalog.storage.failpoints import kill_with_parent
+from data_catalog.storage.shards import read_json, sha256_of, write_atomically, write_bytes, write_json
+from training.towers.model_files import ANY_TEXTS, REMEDY
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +40,25 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}\p{M}])Σ(?![\p{Lu}\p{Ll}\p{Lt}\p{M}])"
 _USUAL_BYTES = 16 * 2**20
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
+
+# Limits for tokenizers of others.
+MEMORY_BYTES, DEADLINE_S = 2 * 2**30, 60
+# Letters that one may become, by all steps together. Of the tokenizers in use, ALBERT's come near two thousand.
+MOST_GROWTH = 10_000
+_REFUSED, _OUT_OF_MEMORY = 3, 77  # exit statuses of the child; the reason of a refusal is on its standard output
+# A regex of one letter or class, perhaps repeated: it never fits between two letters.
+_ONE_LETTER = re.compile(r"(\[[^\[\]]+\]|\\[sSdDwW]|[^\\()\[\]{}*?+|^$.])(\+|\{[1-9]\d*,\d*\})?")
+# Of the steps that add letters; those that only take some away, or cut a text into pieces, are not here.
+_GROWTH: Mapping[str, int] = {
+    "NFC": 3,
+    "NFD": 4,
+    "NFKC": 18,
+    "NFKD": 18,
+    "Lowercase": 3,
+    "BertNormalizer": 12,  # taken apart, in lower case, with blanks around
+    "ByteLevel": 4,
+    "Metaspace": 2,
+}
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> Tokenizer:
@@ -114,7 +146,7 @@ class SavedTokenizer:
     vocab_size: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Token ids of the texts; of a text that is too long its end is left out.
+        """Return token ids of the texts; of a text that is too long its end is left out.
 
         Raises:
             DamagedError: the text tower does not know one of them.
@@ -130,14 +162,14 @@ class SavedTokenizer:
         return ids[:, :longest]
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts whose end is left out, since they have more tokens than the context."""
+        """Return those of the texts whose end is left out, since they have more tokens than the context."""
         cleaned = [self.inner.clean_fn(text) for text in texts]
         found = self.inner.tokenizer(cleaned, truncation=False, verbose=False).input_ids
         return [text for text, ids in zip(texts, found, strict=True) if len(ids) > self.context_length]
 
     @property
     def context_length(self) -> int:
-        """Most tokens of a text, start and end included."""
+        """Return the most tokens of a text, start and end included."""
         return int(self.inner.context_length)
 
 
@@ -153,17 +185,120 @@ def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None 
     from open_clip.tokenizer import HFTokenizer
 
     path = folder / TOKENIZER_FILE
-    if not _is_ours(path):
+    ours = json.loads(_normalizer().__getstate__())
+    try:  # one of ours, of the usual size, takes little to open
+        is_ours = path.stat().st_size < _USUAL_BYTES and read_json(path)["normalizer"] == ours
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        is_ours = False
+    if not is_ours:
         try_tokenizer(path)
     found = HFTokenizer(str(folder), context_length=context_length)
     refuse_endless(found.tokenizer.backend_tokenizer, str(path))
     return SavedTokenizer(found, vocab_size)
 
 
-def _is_ours(path: Path) -> bool:
-    """Return whether a file of the usual size has the normalizer of `train_tokenizer`: to open it takes little."""
-    ours = json.loads(_normalizer().__getstate__())
+def refuse_endless(tokenizer: Any, source: str) -> None:
+    """Refuse a tokenizer whose steps may multiply the letters of a text without a reasonable bound.
+
+    The bound is worked out from the steps, not tried: a letter that grows may be one that no trial has.
+
+    Args:
+        tokenizer: of the `tokenizers` library.
+        source: what the message calls it.
+
+    Raises:
+        InputError: it may be made more than `MOST_GROWTH` times as long.
+    """
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor)
+    growth = math.prod(_growth(json.loads(part.__getstate__())) for part in parts if part is not None)
+    if growth > MOST_GROWTH:
+        raise InputError(
+            f"{source} is refused: it may make a text more than {MOST_GROWTH:,} times as long, which no good tokenizer "
+            f"does: {REMEDY}"
+        )
+
+
+def _growth(step: dict[str, Any]) -> int:
+    """Return the most letters that a step makes of one."""
+    kind = step["type"]
+    if kind == "Sequence":
+        (steps,) = (value for name, value in step.items() if name != "type")
+        return math.prod(map(_growth, steps))
+    if kind == "Replace":
+        pattern, num_letters = step["pattern"], len(step["content"])
+        if pattern.get("String"):
+            return max(1, math.ceil(num_letters / len(pattern["String"])))
+        if _ONE_LETTER.fullmatch(pattern.get("Regex", "")):
+            return max(1, num_letters)
+        return 1 + num_letters  # it may fit between any two letters
+    if kind == "Prepend":
+        return 1 + len(step["prepend"])
+    if kind == "Precompiled":
+        # SentencePiece's table, a trie and then the texts that it has for letters: the longest of them counts.
+        charsmap = b64decode(step["precompiled_charsmap"])
+        texts = charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")
+        return max(1, *(len(text.decode("utf-8", "replace")) for text in texts))
+    if kind == "TemplateProcessing":
+        special = {name: len(token["ids"]) for name, token in step["special_tokens"].items()}
+        named = [piece["SpecialToken"]["id"] for piece in step["single"] if "SpecialToken" in piece]
+        return max(1, len(step["single"]) - len(named), sum(special[name] for name in named) // 100)
+    return _GROWTH.get(kind, 1)
+
+
+def try_tokenizer(path: Path) -> None:
+    """Open a `tokenizer.json` in a child process of limited memory and time before it is opened here.
+
+    One that is damaged passes: whoever opens it here says so.
+
+    Raises:
+        InputError: it takes too much, or makes texts endless.
+    """
+    if path.is_file():
+        _try_once(path, sha256_of(path))
+
+
+@lru_cache(maxsize=64)
+def _try_once(path: Path, sha256: str) -> None:
+    """Try a file, of this content, once in the life of this process."""
+    # Without threads: each reserves memory, and machines differ in how many there are.
+    one_thread = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-P", "-m", "training.towers.tokenizer", str(path)]
     try:
-        return path.stat().st_size < _USUAL_BYTES and read_json(path)["normalizer"] == ours
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
+        child = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE_S, env=os.environ | one_thread, check=False
+        )
+    except subprocess.TimeoutExpired:
+        pass
+    else:
+        if child.returncode == 0:
+            return
+        if child.returncode == _REFUSED:
+            raise InputError(child.stdout.strip())
+        if child.returncode not in (_OUT_OF_MEMORY, -signal.SIGABRT, -signal.SIGKILL):
+            raise InputError(f"{path} is refused: it ends its process ({child.returncode}): {REMEDY}")
+    raise InputError(
+        f"{path} is refused: to open it takes more than {MEMORY_BYTES // 2**30} GB of memory or {DEADLINE_S} s, which "
+        f"no good tokenizer does: {REMEDY}"
+    )
+
+
+def main(path: str) -> int:
+    """Open a file within the limits, and read texts with it; the exit status says what became of it."""
+    kill_with_parent()
+    cap_memory(MEMORY_BYTES)
+    try:
+        tokenizer = Tokenizer.from_file(path)
+        refuse_endless(tokenizer, path)
+        tokenizer.encode_batch(list(ANY_TEXTS))
+    except InputError as error:
+        sys.stdout.write(str(error))
+        return _REFUSED
+    except MemoryError:
+        return _OUT_OF_MEMORY
+    except BaseException:  # noqa: BLE001  damaged: whoever opens it next says how, Rust's panics included
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -11,9 +11,8 @@ import numpy as np
 from data_catalog.errors import DamagedError, SettingsError
 from training.data.features import text_features
 from training.data.image_files import picture_features, read_picture
-from training.data.images import Pixels, squashed
+from training.data.images import squashed
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
-from training.use.nearest import Floats
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 PLACEHOLDER = "{c}"
@@ -61,14 +60,14 @@ class Classification:
     model_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
+        """Return plain values, for a JSON file."""
         return {**asdict(self), "image": str(self.image), "choices": [asdict(choice) for choice in self.choices]}
 
 
 def classify(
     image: Path, labels: Sequence[str], model: LoadedModel | Path, *, template: str = PLACEHOLDER
 ) -> Classification:
-    """How well each of several texts fits an image file, as probabilities.
+    """Judge how well each of several texts fits an image file, as probabilities.
 
     Args:
         labels: two or more texts, or names of classes for the template.
@@ -81,14 +80,29 @@ def classify(
         InputError: no image, or no model.
         DamagedError: the model's files are damaged.
     """
-    texts = _texts(labels, template)
+    require_texts(labels)
+    if PLACEHOLDER not in template:
+        raise SettingsError(f"the template {template!r} has no {PLACEHOLDER}, where the classes go")
+    if len(labels) < 2:
+        raise SettingsError("one text is always chosen, with probability 1: give two or more to compare")
+    ((most, count),) = Counter(" ".join(label.split()) for label in labels).most_common(1)
+    if count > 1:
+        raise SettingsError(f"the text {most!r} is there {count} times: give each once")
+    texts = [template.replace(PLACEHOLDER, label) for label in labels]
     loaded = open_model(model)
     too_long = set(loaded.tokenizer.too_long(texts))
     _require_told_apart(loaded, labels, texts, too_long)
-    picture = read_picture(image, loaded.image_size)
-    cosines = _cosines(loaded, squashed(picture.image, loaded.image_size), texts)
-    method, scale, bias = _logit_terms(loaded)
-    probabilities = _probabilities(cosines * scale + (bias or 0.0), method)
+    pixels = squashed(read_picture(image, loaded.image_size).image, loaded.image_size)
+    cosines = text_features(loaded, texts).astype(np.float64) @ picture_features(loaded, np.stack([pixels]))[0]
+    if not np.isfinite(cosines).all():
+        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
+    scale = float(loaded.module.logit_scale.exp().item())
+    bias = None if loaded.module.logit_bias is None else float(loaded.module.logit_bias.item())
+    if bias is None:
+        weights = np.exp(scale * (cosines - cosines.max()))
+        probabilities = weights / weights.sum()
+    else:
+        probabilities = 0.5 * (1 + np.tanh(0.5 * (cosines * scale + bias)))  # a sigmoid, which overflows nowhere
     order = sorted(range(len(texts)), key=lambda index: (-cosines[index], index))
     choices = tuple(
         Choice(
@@ -104,24 +118,11 @@ def classify(
     return Classification(
         image=image,
         choices=choices,
-        method=method,
+        method=SOFTMAX if bias is None else SIGMOID,
         logit_scale=scale,
         logit_bias=bias,
         model_sha256=loaded.sha256,
     )
-
-
-def _texts(labels: Sequence[str], template: str) -> list[str]:
-    require_texts(labels)
-    if PLACEHOLDER not in template:
-        raise SettingsError(f"the template {template!r} has no {PLACEHOLDER}, where the classes go")
-    if len(labels) < 2:
-        raise SettingsError("one text is always chosen, with probability 1: give two or more to compare")
-    stripped = Counter(" ".join(label.split()) for label in labels)
-    twice = [label for label, count in stripped.items() if count > 1]
-    if twice:
-        raise SettingsError(f"the text {twice[0]!r} is there {stripped[twice[0]]} times: give each once")
-    return [template.replace(PLACEHOLDER, label) for label in labels]
 
 
 def _require_told_apart(
@@ -132,40 +133,13 @@ def _require_told_apart(
     for place, ids in enumerate(model.tokenizer(texts).tolist()):
         other = first.setdefault(tuple(ids), place)
         if other != place:
+            one, two = (
+                repr(label if len(label) <= _LONGEST_QUOTED else f"{label[:_LONGEST_QUOTED]}...")
+                for label in (labels[other], labels[place])
+            )
             is_cut = texts[other] in too_long or texts[place] in too_long
             why = "the end of a text that is too long is left out" if is_cut else "it sees no such difference"
             raise SettingsError(
-                f"the model reads {_quoted(labels[other])} and {_quoted(labels[place])} as one text ({why}), and "
-                "would split its probability between them: give one of the two, or word them otherwise"
+                f"the model reads {one} and {two} as one text ({why}), and would split its probability between them: "
+                "give one of the two, or word them otherwise"
             )
-
-
-def _quoted(label: str) -> str:
-    return repr(label if len(label) <= _LONGEST_QUOTED else f"{label[:_LONGEST_QUOTED]}...")
-
-
-def _cosines(model: LoadedModel, pixels: Pixels, texts: Sequence[str]) -> Floats:
-
-    image = picture_features(model, np.stack([pixels]))[0]
-    found: Floats = text_features(model, texts).astype(np.float64) @ image
-    if not np.isfinite(found).all():
-        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
-    return found
-
-
-def _logit_terms(model: LoadedModel) -> tuple[str, float, float | None]:
-    """Method, scale and bias, as the model was trained with them."""
-    scale = float(model.module.logit_scale.exp().item())
-    if model.module.logit_bias is None:
-        return SOFTMAX, scale, None
-    return SIGMOID, scale, float(model.module.logit_bias.item())
-
-
-def _probabilities(logits: Floats, method: str) -> Floats:
-
-    if method == SIGMOID:
-        found: Floats = 0.5 * (1 + np.tanh(0.5 * logits))  # which overflows nowhere
-    else:
-        weights = np.exp(logits - logits.max())
-        found = weights / weights.sum()
-    return found

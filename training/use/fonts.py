@@ -93,7 +93,6 @@ def _base_letter(character: str) -> str:
 
 @cache
 def _is_there(name: str) -> bool:
-
     try:
         ImageFont.truetype(name, _PROBE_SIZE)
     except OSError:
@@ -103,7 +102,6 @@ def _is_there(name: str) -> bool:
 
 @cache
 def _font(name: str, size: int) -> Any:
-
     return ImageFont.truetype(name, size) if name else ImageFont.load_default(size=size)
 
 

@@ -10,8 +10,7 @@ the squares that hold it, a number in cosines. The image is squashed to the mode
 demo pads it. `benchmarks/localization.py` measures both ways, and the demo's.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import numpy as np
 from data_catalog.errors import DamagedError, SettingsError
 from training.data.image_files import BATCH_SIZE, picture_features, read_picture
 from training.data.images import Pixels, squashed
+from training.data.pairs import Floats
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
-from training.use.nearest import Floats
 from training.use.search import query_features
 
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
@@ -66,37 +65,27 @@ class Localization:
 
     @property
     def peak(self) -> tuple[float, float]:
-        """(x, y) of the middle of the cell that matters most, in pixels from the left and the top."""
+        """Return (x, y) of the middle of the cell that matters most, in pixels from the left and the top."""
         number = max(range(len(self.heat) ** 2), key=lambda at: self.heat[at // len(self.heat)][at % len(self.heat)])
         row, column = divmod(number, len(self.heat))
         return (column + 0.5) * self.width / len(self.heat), (row + 0.5) * self.height / len(self.heat)
 
     @property
     def hottest(self) -> float:
-        """The largest heat; 0 where no part changes anything but last digits."""
+        """Return the largest heat; 0 where no part changes anything but last digits."""
         largest = max(map(max, self.heat))
         return largest if largest > LAST_DIGITS else 0.0
 
     @property
     def changes(self) -> bool:
-        """Whether any part changes the cosine by more than last digits, for better or worse."""
+        """Tell whether any part changes the cosine by more than last digits, for better or worse."""
         return max(abs(value) for row in self.heat for value in row) > LAST_DIGITS
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
-        return {
-            "image": str(self.image),
-            "text": self.text,
-            "cosine": self.cosine,
-            "method": self.method,
-            "grid": [list(row) for row in self.heat],
-            "width": self.width,
-            "height": self.height,
-            "peak": list(self.peak) if self.hottest else None,
-            "num_masks": self.num_masks,
-            "is_cut": self.is_cut,
-            "model_sha256": self.model_sha256,
-        }
+        """Return plain values, for a JSON file."""
+        found = {name: value for name, value in asdict(self).items() if name != "heat"}
+        grid = [list(row) for row in self.heat]
+        return {**found, "image": str(self.image), "grid": grid, "peak": list(self.peak) if self.hottest else None}
 
 
 def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str = BOTH) -> Localization:
@@ -118,9 +107,16 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
     picture = read_picture(image, loaded.image_size)
     pixels = squashed(picture.image, loaded.image_size)
     wanted = query_features(loaded, text)[0].astype(np.float64)
-    masks = square_masks(min(GRID, loaded.image_size))
     whole = float(picture_features(loaded, np.stack([pixels]))[0] @ wanted)
-    heat, num_masks = _heat(loaded, pixels, wanted, masks, method=method, whole=whole)
+    masks = square_masks(min(GRID, loaded.image_size))
+    heat, num_masks = np.zeros(masks.shape[1:]), 0
+    if method in (COVER, BOTH):
+        heat += mean_where_covered(whole - _cosines(loaded, pixels, wanted, masks), masks)
+        num_masks += len(masks)
+    if method in (REVEAL, BOTH):
+        blank, *alone = _cosines(loaded, pixels, wanted, np.concatenate([np.ones_like(masks[:1]), ~masks]))
+        heat += mean_where_covered(np.array(alone) - blank, masks)
+        num_masks += len(masks) + 1
     if not np.isfinite(heat).all():
         raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
     return Localization(
@@ -137,29 +133,8 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
     )
 
 
-def _heat(
-    model: LoadedModel, pixels: Pixels, wanted: Floats, masks: Masks, *, method: str, whole: float
-) -> tuple[Floats, int]:
-    """What a method measures, by the cell; and how many images it took."""
-    heat, num_masks = np.zeros(masks.shape[1:]), 0
-    if method in (COVER, BOTH):
-        heat += mean_where_covered(whole - _cosines(model, pixels, wanted, masks), masks)
-        num_masks += len(masks)
-    if method in (REVEAL, BOTH):
-        blank, *alone = _cosines(model, pixels, wanted, np.concatenate([np.ones_like(masks[:1]), ~masks]))
-        heat += mean_where_covered(np.array(alone) - blank, masks)
-        num_masks += len(masks) + 1
-    return heat, num_masks
-
-
-def _cosines(model: LoadedModel, pixels: Pixels, wanted: Floats, covers: Masks) -> Floats:
-
-    found: Floats = np.concatenate([picture_features(model, some) @ wanted for some in _covered(pixels, covers)])
-    return found
-
-
 def square_masks(num_cells: int) -> Masks:
-    """Which cells each square covers: shape (squares, num_cells, num_cells); every cell is covered by some."""
+    """Return which cells each square covers: shape (squares, num_cells, num_cells); every cell is covered by some."""
     masks = []
     for side, stride in SQUARES:
         starts = [*range(0, max(1, num_cells - side), stride), max(0, num_cells - side)]
@@ -172,15 +147,17 @@ def square_masks(num_cells: int) -> Masks:
 
 
 def mean_where_covered(values: Floats, masks: Masks) -> Floats:
-    """The mean of the values of the masks that cover a cell, for each cell: shape of a mask."""
+    """Return the mean of the values of the masks that cover a cell, for each cell: shape of a mask."""
     found: Floats = np.tensordot(values, masks.astype(np.float64), axes=1) / masks.sum(axis=0)
     return found
 
 
-def _covered(pixels: Pixels, masks: Masks) -> Iterator[Pixels]:
-    """The image with each mask covered by its mean colour, by the batch."""
+def _cosines(model: LoadedModel, pixels: Pixels, wanted: Floats, masks: Masks) -> Floats:
+    """Return the cosines of the text and the image with each mask covered by its mean colour."""
     colour = np.round(pixels.mean(axis=(0, 1))).astype(np.uint8)
     cell_of = np.arange(len(pixels)) * masks.shape[1] // len(pixels)
+    found = []
     for start in range(0, len(masks), BATCH_SIZE):
         covers = masks[start : start + BATCH_SIZE][:, cell_of][:, :, cell_of]
-        yield np.where(covers[..., None], colour, pixels)
+        found.append(picture_features(model, np.where(covers[..., None], colour, pixels)) @ wanted)
+    return np.concatenate(found)

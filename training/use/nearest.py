@@ -4,17 +4,15 @@ Products are taken in float32, block by block, which is twice as fast as in floa
 given how far a float32 sum may be off, is then computed in float64: so the answer is that of float64 throughout.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from data_catalog.errors import DamagedError, DefectError, SettingsError
+from training.data.images import Features
+from training.data.pairs import Floats, Integers
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Features = np.ndarray[Any, np.dtype[np.float32]]
-Integers = np.ndarray[Any, np.dtype[np.int64]]
 Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each pair
 
 QUERIES_AT_A_TIME = 1024
@@ -37,7 +35,7 @@ class Neighbours:
 
 
 def nearest(features: Features, queries: Features, k: int) -> Neighbours:
-    """The `k` rows of `features` with the highest cosine to each query; all rows where there are fewer.
+    """Return the `k` rows of `features` with the highest cosine to each query; all rows where there are fewer.
 
     Memory beside the arguments and the result does not grow with the number of rows, nor with that of queries.
 
@@ -51,61 +49,45 @@ def nearest(features: Features, queries: Features, k: int) -> Neighbours:
         DamagedError: a number is not finite.
         DefectError: the shapes do not fit.
     """
-    _check(features, queries, k)
-    k = min(k, len(features))
-    indices = np.empty((len(queries), k), dtype=np.int64)
-    cosines = np.empty((len(queries), k), dtype=np.float64)
-    if k:
-        for start in range(0, len(queries), QUERIES_AT_A_TIME):
-            some = slice(start, start + QUERIES_AT_A_TIME)
-            indices[some], cosines[some] = _nearest(features, queries[some], k)
-    return Neighbours(indices, cosines)
-
-
-def _check(features: Features, queries: Features, k: int) -> None:
-
     if k < 1:
         raise SettingsError(f"k must be positive, got {k}")
     if features.ndim != 2 or queries.ndim != 2 or (len(features) and features.shape[1] != queries.shape[1]):
         raise DefectError(f"features of shape {features.shape} cannot be searched by queries of shape {queries.shape}")
     if not np.isfinite(queries).all():
         raise DamagedError("the features of a query are not finite: the model is broken")
+    k = min(k, len(features))
+    indices = np.empty((len(queries), k), dtype=np.int64)
+    cosines = np.empty((len(queries), k), dtype=np.float64)
+    for start in range(0, len(queries) if k else 0, QUERIES_AT_A_TIME):
+        some = queries[start : start + QUERIES_AT_A_TIME]
+        _, rows, found = _nearest(features, some, k)
+        indices[start : start + len(some)] = rows.reshape(len(some), k)
+        cosines[start : start + len(some)] = found.reshape(len(some), k)
+    return Neighbours(indices, cosines)
 
 
-def _nearest(features: Features, queries: Features, k: int) -> tuple[Integers, Floats]:
-    """The same for as many queries as are looked for at a time."""
-    error = _largest_error(queries)
+def _nearest(features: Features, queries: Features, k: int) -> Found:
+    """Return the k best pairs of each query, best first, query by query."""
+    # How far a float32 product of unit rows may be from the true one, in whatever order its terms are summed. Source:
+    # N. Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1; twice that (eps is twice the unit
+    # roundoff), for rows that are of length 1 only nearly.
+    error = float(queries.shape[1] * np.finfo(np.float32).eps)
     floors = np.full(len(queries), -np.inf)  # what is below, in float32, is not among the k best
-    best = _nothing()
+    best: Found = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
     pending: list[Found] = []
-    for start, block in _blocks(features, len(queries)):
-        pending.append(_candidates(block, queries, floors, k=k, error=error, start=start))
+    size = max(1, min(_MOST_ROWS, _PRODUCTS // len(queries)))
+    for start in range(0, len(features), size):
+        pending.append(_candidates(features[start : start + size], queries, floors, k=k, error=error, start=start))
         # Seldom, for it sorts; until then the floors are only lower than they could be.
         if sum(len(pairs[0]) for pairs in pending) >= len(queries) * k:
             best, pending = _best_of([best, *pending], k), []
             if len(best[0]) == len(queries) * k:
                 floors = best[2].reshape(len(queries), k)[:, -1] - error
-    _, rows, cosines = _best_of([best, *pending], k)
-    return rows.reshape(len(queries), k), cosines.reshape(len(queries), k)
-
-
-def _largest_error(queries: Features) -> float:
-    """How far a float32 product of unit rows may be from the true one, in whatever order its terms are summed.
-
-    Source: N. Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1; twice that, for rows that are
-    of length 1 only nearly.
-    """
-    return float(queries.shape[1] * np.finfo(np.float32).eps)  # eps is twice the unit roundoff
-
-
-def _blocks(features: Features, num_queries: int) -> Iterator[tuple[int, Features]]:
-    size = max(1, min(_MOST_ROWS, _PRODUCTS // num_queries))
-    for start in range(0, len(features), size):
-        yield start, features[start : start + size]
+    return _best_of([best, *pending], k)
 
 
 def _candidates(block: Features, queries: Features, floors: Floats, *, k: int, error: float, start: int) -> Found:
-    """Pairs of a query and a row of the block that may be among its k best."""
+    """Return the pairs of a query and a row of the block that may be among its k best."""
     with np.errstate(invalid="ignore", over="ignore"):  # told below
         products = queries @ block.T
     # A number that is not finite spoils the product of its row with any query: one column shows them all.
@@ -118,34 +100,23 @@ def _candidates(block: Features, queries: Features, floors: Floats, *, k: int, e
         own = np.partition(products, -k, axis=1)[:, -k].astype(np.float64) - 2 * error
         passing = products >= _lowered(np.maximum(floors, own))
     chosen, rows = np.divmod(np.flatnonzero(passing), len(block))
-    return chosen, rows + start, _cosines(block, queries, rows, chosen)
+    cosines = np.empty(len(rows))
+    for first in range(0, len(rows), _PAIRS):
+        some = slice(first, first + _PAIRS)
+        left, right = block[rows[some]].astype(np.float64), queries[chosen[some]].astype(np.float64)
+        # Each is summed in the same order wherever its row stands: equal rows have equal cosines.
+        np.einsum("ij,ij->i", left, right, out=cosines[some])
+    return chosen, rows + start, cosines
 
 
-def _lowered(floors: Floats) -> Features:
-    """Floors as a column of float32, with which comparing is twice as fast; one number lower, for the rounding."""
+def _lowered(floors: Floats) -> Any:
+    """Return floors as a column of float32, with which comparing is twice as fast; one number lower, for rounding."""
     return np.nextafter(floors.astype(np.float32), np.float32(-np.inf))[:, None]
 
 
-def _cosines(block: Features, queries: Features, rows: Integers, chosen: Integers) -> Floats:
-    """Products in float64, each summed in the same order wherever its row stands: equal rows have equal cosines."""
-    found = np.empty(len(rows))
-    for start in range(0, len(rows), _PAIRS):
-        some = slice(start, start + _PAIRS)
-        left, right = block[rows[some]].astype(np.float64), queries[chosen[some]].astype(np.float64)
-        np.einsum("ij,ij->i", left, right, out=found[some])
-    return found
-
-
-def _nothing() -> Found:
-
-    return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
-
-
 def _best_of(parts: list[Found], k: int) -> Found:
-    """The k best pairs of each query, best first, query by query."""
     chosen, rows, cosines = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.lexsort((rows, -cosines, chosen))
     chosen, rows, cosines = chosen[order], rows[order], cosines[order]
-    places = np.arange(len(chosen)) - np.searchsorted(chosen, chosen)  # 0 for the best of its query
-    kept = places < k
+    kept = np.arange(len(chosen)) - np.searchsorted(chosen, chosen) < k  # the first k of each query
     return chosen[kept], rows[kept], cosines[kept]

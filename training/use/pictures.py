@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from data_catalog.storage.shards import write_atomically
 from training.data.image_files import read_picture
-from training.use.classify import SOFTMAX, Choice, Classification
+from training.use.classify import SOFTMAX, Classification
 from training.use.fonts import Lettering, lettering_for
 from training.use.localize import METHODS, Localization
 from training.use.search import Hit
@@ -48,19 +48,20 @@ class Pen:
         return sum(self.draw.textlength(part, font=font) for part, font in self.lettering.runs(text, size))
 
     def fitted(self, text: str, size: int, width: int) -> str:
-        """The text, or as much of its start as fits into `width` pixels with an ellipsis."""
+        """Return the text, or as much of its start as fits into `width` pixels with an ellipsis."""
         text = " ".join(text.split())  # on one line
         if len(text) <= width and self.width(text, size) <= width:
             return text
         return text[: self._longest(text, size, width, "…")].rstrip() + "…"
 
     def wrapped(self, text: str, size: int, width: int, num_lines: int) -> list[str]:
-        """The text in at most `num_lines` lines of at most `width` pixels, and an ellipsis for what is left."""
+        """Return the text in at most `num_lines` lines of at most `width` pixels, and an ellipsis for what is left."""
         lines: list[str] = []
         words = text.split()
         while words and len(lines) < num_lines - 1:
-            if self.width(words[0], size) > width:
-                words[:1] = self._broken(words[0], size, width)
+            if self.width(words[0], size) > width:  # a path, perhaps
+                end = max(1, self._longest(words[0], size, width, ""))
+                words[:1] = [words[0][:end], words[0][end:]]
             count = 1
             while count < len(words) and self.width(" ".join(words[: count + 1]), size) <= width:
                 count += 1
@@ -68,13 +69,8 @@ class Pen:
             words = words[count:]
         return [*lines, self.fitted(" ".join(words), size, width)] if words else lines
 
-    def _broken(self, word: str, size: int, width: int) -> list[str]:
-        """As much of the start of a word, such as a path, as fits into a line, and the rest."""
-        end = max(1, self._longest(word, size, width, ""))
-        return [word[:end], word[end:]]
-
     def _longest(self, text: str, size: int, width: int, end: str) -> int:
-        """How many letters of a text fit with what stands at their end: by halves, since a text may be a book."""
+        """Return how many letters of a text fit with `end` behind them: by halves, since a text may be a book."""
         fits, beyond = 0, min(len(text), width) + 1  # no letter that is seen is narrower than a pixel
         while beyond - fits > 1:
             middle = (fits + beyond) // 2
@@ -86,7 +82,7 @@ class Pen:
 
 
 def contained(image: Image.Image, width: int, height: int) -> Image.Image:
-    """An image inside a box, as large as it can be with its own proportions; no side has less than one pixel."""
+    """Return an image inside a box, as large as it can be with its own proportions; no side has less than one pixel."""
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
@@ -117,7 +113,9 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
     height = _MARGIN + _TITLE_HEIGHT + rows * (_CARD_HEIGHT + _GAP) - _GAP + _MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = Pen(ImageDraw.Draw(sheet), lettering_for([title, *map(_text, hits)]))
-    _draw_title(pen, title, len(hits), width - 2 * _MARGIN)
+    pen.write(_MARGIN, _MARGIN - 6, pen.fitted(title, 30, width - 2 * _MARGIN), 30)
+    line = f"the {len(hits)} images most like the text, by cosine" if hits else "no images"
+    pen.write(_MARGIN, _MARGIN + 36, line, 16, grey=True)
     for index, hit in enumerate(hits):
         left = _MARGIN + index % columns * (_CARD_WIDTH + _GAP)
         top = _MARGIN + _TITLE_HEIGHT + index // columns * (_CARD_HEIGHT + _GAP)
@@ -125,16 +123,15 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
-def _draw_title(pen: Pen, title: str, num_hits: int, width: int) -> None:
-    pen.write(_MARGIN, _MARGIN - 6, pen.fitted(title, 30, width), 30)
-    line = f"the {num_hits} images most like the text, by cosine" if num_hits else "no images"
-    pen.write(_MARGIN, _MARGIN + 36, line, 16, grey=True)
-
-
 def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> None:
     box = (left, top, left + _CARD_WIDTH, top + _CARD_HEIGHT)
     pen.draw.rounded_rectangle(box, radius=10, fill=CARD, outline=BORDER)
-    thumbnail = _thumbnail(hit)
+    if hit.path is not None:
+        whole = read_picture(hit.path, THUMBNAIL).image
+    else:
+        with Image.open(io.BytesIO(hit.image)) as opened:
+            whole = opened.convert("RGB")
+    thumbnail = contained(whole, THUMBNAIL, THUMBNAIL)
     x = left + _PADDING + (THUMBNAIL - thumbnail.width) // 2
     y = top + _PADDING + (THUMBNAIL - thumbnail.height) // 2
     sheet.paste(thumbnail, (x, y))
@@ -149,16 +146,6 @@ def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> N
 
 def _text(hit: Hit) -> str:
     return hit.captions[0] if hit.captions else hit.name
-
-
-def _thumbnail(hit: Hit) -> Image.Image:
-    """The image inside a square of `THUMBNAIL` pixels, with its own proportions."""
-    if hit.path is not None:
-        whole = read_picture(hit.path, THUMBNAIL).image
-    else:
-        with Image.open(io.BytesIO(hit.image)) as opened:
-            whole = opened.convert("RGB")
-    return contained(whole, THUMBNAIL, THUMBNAIL)
 
 
 MOST_BARS = 20
@@ -188,27 +175,24 @@ def bars(found: Classification, out: Path) -> None:
     left = _MARGIN + _BARS_SIDE + _BARS_GAP
     top = max(_MARGIN, (height - _HEAD - _ROW * len(choices)) // 2)
     pen.write(left, top, pen.fitted(found.image.name, 22, _BAR_WIDTH + _SHARE_WIDTH), 22)
-    pen.write(left, top + 30, _method_line(found), 15, grey=True)
-    for number, choice in enumerate(choices):
-        _draw_bar(pen, choice, left, top + _HEAD + number * _ROW)
-    write_atomically(out, lambda path: sheet.save(path, "PNG"))
-
-
-def _method_line(found: Classification) -> str:
+    told = "how likely each text fits, by itself"
     if found.method == SOFTMAX:
-        shown = f"the {MOST_BARS} likeliest of {len(found.choices)} texts" if len(found.choices) > MOST_BARS else ""
-        return shown or "probabilities among these texts only"
-    return "how likely each text fits, by itself"
-
-
-def _draw_bar(pen: Pen, choice: Choice, left: int, top: int) -> None:
-    pen.write(left, top, pen.fitted(choice.text, 17, _BAR_WIDTH + _SHARE_WIDTH), 17)
-    bar = top + 25
-    pen.draw.rectangle((left, bar, left + _BAR_WIDTH, bar + _BAR_HEIGHT), fill=CARD, outline=BORDER)
-    filled = round(choice.probability * _BAR_WIDTH)
-    if filled:
-        pen.draw.rectangle((left, bar, left + filled, bar + _BAR_HEIGHT), fill=BAR)
-    pen.write(left + _BAR_WIDTH + _SHARE_WIDTH, bar - 1, f"{choice.probability:.1%}", 16, anchor="ra")
+        is_part = len(found.choices) > MOST_BARS
+        told = (
+            f"the {MOST_BARS} likeliest of {len(found.choices)} texts"
+            if is_part
+            else "probabilities among these texts only"
+        )
+    pen.write(left, top + 30, told, 15, grey=True)
+    for number, choice in enumerate(choices):
+        above = top + _HEAD + number * _ROW
+        pen.write(left, above, pen.fitted(choice.text, 17, _BAR_WIDTH + _SHARE_WIDTH), 17)
+        bar = above + 25
+        pen.draw.rectangle((left, bar, left + _BAR_WIDTH, bar + _BAR_HEIGHT), fill=CARD, outline=BORDER)
+        if filled := round(choice.probability * _BAR_WIDTH):
+            pen.draw.rectangle((left, bar, left + filled, bar + _BAR_HEIGHT), fill=BAR)
+        pen.write(left + _BAR_WIDTH + _SHARE_WIDTH, bar - 1, f"{choice.probability:.1%}", 16, anchor="ra")
+    write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
 _MAP_SIDE = 360  # of an image's box
@@ -229,7 +213,12 @@ def heat_map(found: Localization, out: Path) -> None:
     sheet = Image.new("RGB", (width, 2 * _MARGIN + _TITLE_HEIGHT + tall), PAPER)
     pen = Pen(ImageDraw.Draw(sheet), lettering_for([found.text]))
     pen.write(_MARGIN, _MARGIN - 6, pen.fitted(found.text, 28, width - 2 * _MARGIN), 28)
-    pen.write(_MARGIN, _MARGIN + 36, pen.fitted(_cosine_line(found), 15, width - 2 * _MARGIN), 15, grey=True)
+    line = f"cosine {found.cosine:.3f}; {METHODS[found.method]}"
+    if not found.changes:
+        line = f"cosine {found.cosine:.3f}, which no part of the image changes"
+    elif not found.hottest:
+        line = f"cosine {found.cosine:.3f}; no part of the image fits the text better than the rest"
+    pen.write(_MARGIN, _MARGIN + 36, pen.fitted(line, 15, width - 2 * _MARGIN), 15, grey=True)
     top = _MARGIN + _TITLE_HEIGHT
     for number, panel in enumerate((image, _heated(image, found))):
         left = _MARGIN + number * (box + _GAP) + (box - panel.width) // 2
@@ -239,16 +228,8 @@ def heat_map(found: Localization, out: Path) -> None:
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
-def _cosine_line(found: Localization) -> str:
-    if not found.changes:
-        return f"cosine {found.cosine:.3f}, which no part of the image changes"
-    if not found.hottest:
-        return f"cosine {found.cosine:.3f}; no part of the image fits the text better than the rest"
-    return f"cosine {found.cosine:.3f}; {METHODS[found.method]}"
-
-
 def _heated(image: Image.Image, found: Localization) -> Image.Image:
-    """The image in pale grey, so that its colours are not taken for heat, under its heat."""
+    """Return the image in pale grey, so that its colours are not taken for heat, under its heat."""
     cells = Image.fromarray(np.clip(np.array(found.heat, dtype=np.float32), 0, None))
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float64)
     share = np.clip(heat / found.hottest, 0, 1) if found.hottest else np.zeros_like(heat)
@@ -267,7 +248,7 @@ def _draw_scale(sheet: Image.Image, pen: Pen, hottest: float, place: tuple[int, 
 
 
 def _over(below: Colours, share: Colours) -> Any:
-    """The colour of a share of the largest heat, the more opaque the larger, over what is below: uint8 RGB."""
+    """Return the colour of a share of the largest heat, the more opaque the larger, over what is below: uint8 RGB."""
     from matplotlib import colormaps  # which a sheet and bars do not need
 
     colours = colormaps["YlOrRd"](share)[..., :3] * 255

@@ -1,11 +1,16 @@
-"""Text queries against the images of a dataset: an index of features on disk, and the images most like the text."""
+"""Text queries against the images of a dataset or of a folder: the images most like the text, from a kept index.
+
+Features are computed once. Those of a dataset lie beside the model, those of a folder in it, where they follow its
+changes.
+"""
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,19 +23,25 @@ from training.data.features import (
     image_features,
     keep_features,
     read_features,
+    stacked,
     text_features,
 )
+from training.data.image_files import IMAGE_SUFFIXES, encode_files
 from training.data.images import Features
 from training.data.pairs import RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
-from training.trained_models import current_model, only_dataset, pair_hashes
+from training.trained_models import current_model, pair_hashes
 from training.use.nearest import Neighbours, nearest
 
 logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"  # inside the model's folder
-_COLUMNS = ("sample_id", "split", "captions", "image", "url", "page_url", "license", "attribution")
-_NOT_TOLD = ("image", "name", "path")
+FOLDER_INDEX = ".vernaclip"  # in the folder that is searched
+ELSEWHERE = "folder-indexes"  # below a root, for folders that cannot be written to
+PORTION, MOST_PORTIONS = 8192, 10  # files that are read before the index is written, and how often it is at most
+_TOLD = ("split", "url", "page_url", "license", "attribution")  # of a sample, as its shard has them
+_NOT_IN_JSON = ("image", "name", "path")
+_NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +71,8 @@ class Hit:
     attribution: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without the image."""
-        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_TOLD}
+        """Return plain values, without the image."""
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_IN_JSON}
         is_sample = self.path is None
         place = {"sample_id": self.name if is_sample else None, "path": None if is_sample else str(self.path)}
         return {**found, **place, "captions": list(self.captions)}
@@ -84,7 +95,7 @@ class SearchResult:
     unreadable: tuple[tuple[Path, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without the images."""
+        """Return plain values, without the images."""
         return {
             "query": self.query,
             "model_sha256": self.model_sha256,
@@ -102,7 +113,7 @@ def search(
     k: int = 12,
     sha256: Callable[[Path], str] = sha256_of,
 ) -> SearchResult:
-    """The `k` images of pair shards that are most like a text; features are computed once and kept beside the model.
+    """Return the `k` images of pair shards that are most like a text; features are kept beside the model.
 
     Args:
         files: pair shards to search, of any split.
@@ -114,16 +125,26 @@ def search(
         InputError: no images, or no trained model.
         DamagedError: a shard cannot be read, or the model's files are damaged.
     """
-    check_query(query, k)
+    _check_query(query, k)
     loaded = open_model(model)
+
+    def computed(_: KeptFeatures | None) -> Iterator[KeptFeatures]:
+        # Where each row group ends is kept as well, so that finding a hit's shard opens no other one.
+        sizes = [[group.num_rows for group in row_groups([path])] for path in files]
+        yield KeptFeatures(image_features(loaded, files), {"row_groups": sizes})
+
+    place = None
     if isinstance(model, Path):
-        kept = _indexed(loaded, files, model / INDEX_FOLDER, sha256)
-    else:
-        kept = _computed(loaded, files)
+        place = model / INDEX_FOLDER / digest([INDEX_VERSION, loaded.sha256, [sha256(path) for path in files]])[:12]
+    kept = _kept(place, lambda _: True, computed)
     if not len(kept.features):
         raise InputError("there are no images to search: build the dataset first")
-    found = nearest(kept.features, query_features(loaded, query), k)
-    hits = _hits(_groups(files, kept.facts), found)
+    groups = [
+        RowGroup(path, number, num_rows)
+        for path, sizes in zip(files, kept.facts["row_groups"], strict=True)
+        for number, num_rows in enumerate(sizes)
+    ]
+    hits = _hits(groups, nearest(kept.features, query_features(loaded, query), k))
     return SearchResult(query=query, hits=hits, num_images=len(kept.features), model_sha256=loaded.sha256)
 
 
@@ -139,7 +160,7 @@ def search_dataset(
     Raises:
         InputError: there is no such model, or the split has no images.
     """
-    model = current_model(root, dataset or only_dataset(root))
+    model = current_model(root, dataset)
     hashes = pair_hashes(model.snapshot)
     files = list(hashes) if split is None else model.snapshot.pair_files(split)
     if not files:
@@ -147,19 +168,8 @@ def search_dataset(
     return search(text, files, model.folder, k=num_hits, sha256=hashes.__getitem__)
 
 
-def check_query(query: str, k: int) -> None:
-    """Refuse a query that says nothing, and a result that is empty.
-
-    Raises:
-        SettingsError: says which of the two.
-    """
-    require_texts([query])
-    if k < 1:
-        raise SettingsError(f"k must be positive, got {k}")
-
-
 def query_features(model: LoadedModel, query: str) -> Features:
-    """Features of a query, shape (1, dim); a text that is too long is told in the log."""
+    """Return features of a query, shape (1, dim); a text that is too long is told in the log."""
     if model.tokenizer.too_long([query]):
         logger.warning(
             "the text has more tokens than the %d that the model reads: its end is left out",
@@ -168,29 +178,38 @@ def query_features(model: LoadedModel, query: str) -> Features:
     return text_features(model, [query])
 
 
-def _indexed(model: LoadedModel, files: Sequence[Path], folder: Path, sha256: Callable[[Path], str]) -> KeptFeatures:
-    """Features of all images of the files, from the disk if they are there."""
-    place = folder / digest([INDEX_VERSION, model.sha256, [sha256(path) for path in files]])[:12]
-    kept = read_features(place)
-    if kept is None:
-        with writer_lock(place):
-            kept = read_features(place) or _computed(model, files)
-            keep_features(place, kept.features, kept.facts)
+def _check_query(query: str, k: int) -> None:
+    """Refuse a query that says nothing, and a result that is empty."""
+    require_texts([query])
+    if k < 1:
+        raise SettingsError(f"k must be positive, got {k}")
+
+
+def _kept(
+    place: Path | None,
+    is_current: Callable[[KeptFeatures], bool],
+    make: Callable[[KeptFeatures | None], Iterator[KeptFeatures]],
+) -> KeptFeatures:
+    """Return the index that is kept, if it is current; else make one of what was kept, and keep it.
+
+    Args:
+        place: where it lies; None: nowhere.
+        make: yields better and better ones, of which each is kept.
+    """
+    kept = read_features(place) if place is not None else None
+    if kept is not None and is_current(kept):
+        return kept
+    if place is None:
+        *_, kept = make(None)
+        return kept
+    with writer_lock(place):
+        kept = read_features(place)
+        if kept is None or not is_current(kept):
+            for made in make(kept):
+                keep_features(place, made.features, made.facts)
+                kept = made
+    assert kept is not None, "at least one is made"
     return kept
-
-
-def _computed(model: LoadedModel, files: Sequence[Path]) -> KeptFeatures:
-    """Where each row group ends is kept as well, so that finding a hit's shard opens no other one."""
-    sizes = [[group.num_rows for group in row_groups([path])] for path in files]
-    return KeptFeatures(image_features(model, files), {"row_groups": sizes})
-
-
-def _groups(files: Sequence[Path], facts: dict[str, Any]) -> list[RowGroup]:
-    return [
-        RowGroup(path, number, num_rows)
-        for path, sizes in zip(files, facts["row_groups"], strict=True)
-        for number, num_rows in enumerate(sizes)
-    ]
 
 
 def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
@@ -199,15 +218,136 @@ def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
     hits: dict[int, Hit] = {}
     places = sorted((int(index), rank) for rank, index in enumerate(found.indices[0].tolist(), start=1))
     for number, ranked in groupby(places, key=lambda place: int(np.searchsorted(ends, place[0], side="right"))):
-        table = read_rows(groups[number], _COLUMNS)
+        table = read_rows(groups[number], ("sample_id", "captions", "image", *_TOLD))
         start = int(ends[number]) - groups[number].num_rows
         for index, rank in ranked:
             row = table.slice(index - start, 1).to_pylist()[0]
-            hits[rank] = _hit(row, rank, float(found.cosines[0, rank - 1]))
+            hits[rank] = Hit(
+                rank=rank,
+                cosine=float(found.cosines[0, rank - 1]),
+                name=row["sample_id"],
+                image=row["image"]["bytes"],
+                captions=tuple(row["captions"]),
+                **{name: row[name] for name in _TOLD},
+            )
     return tuple(hits[rank] for rank in sorted(hits))
 
 
-def _hit(row: dict[str, Any], rank: int, cosine: float) -> Hit:
-    told = {name: row[name] for name in ("split", "url", "page_url", "license", "attribution")}
-    image, captions = row["image"]["bytes"], tuple(row["captions"])
-    return Hit(rank=rank, cosine=cosine, name=row["sample_id"], image=image, captions=captions, **told)
+class _File(NamedTuple):
+    """An image file and what tells that it has not changed.
+
+    Args:
+        name: below the folder, with "/".
+        size: in bytes.
+        modified_ns: when its content changed.
+        touched_ns: when anything of it changed, its permissions too.
+    """
+
+    name: str
+    size: int
+    modified_ns: int
+    touched_ns: int
+
+    @property
+    def content(self) -> tuple[str, int, int]:
+        """Return what changes with the content."""
+        return self[:3]
+
+
+def search_folder(
+    query: str, folder: Path, model: LoadedModel | Path, *, k: int = 12, root: Path | None = None
+) -> SearchResult:
+    """Return the `k` images of a folder, and of the folders in it, that are most like a text.
+
+    Features are kept in the folder, one index a model. Only files whose size or time of change is new are encoded
+    again. Hidden files and folders, and links to folders, are left out.
+
+    Args:
+        root: below which the index goes if the folder cannot be written to; None for an index in memory then.
+
+    Raises:
+        SettingsError: an empty query.
+        InputError: no such folder, no image that can be read, or no trained model.
+        DamagedError: the model's files are damaged.
+    """
+    _check_query(query, k)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder")
+    files, nameless = _image_files(folder)
+    if not files:
+        raise InputError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    loaded = open_model(model)
+    inside = folder / FOLDER_INDEX
+    written = inside if inside.exists() else folder
+    place = None
+    # Root could write anywhere, but a folder that grants that to nobody is not meant to be.
+    if written.stat().st_mode & 0o222 and os.access(written, os.W_OK | os.X_OK):
+        place = inside / loaded.sha256[:12]
+    elif root is not None:
+        place = root / ELSEWHERE / digest([str(folder.resolve()), loaded.sha256])[:12]
+
+    def is_current(kept: KeptFeatures) -> bool:
+        good = {tuple(file) for file in kept.facts["files"]}
+        broken = {(name, *told[:-1]) for name, told in kept.facts["broken"].items()}
+        seen = {file.content if file.content in good else tuple(file) for file in files}
+        return kept.facts["model"] == loaded.sha256 and good | broken == seen
+
+    kept = _kept(place, is_current, lambda kept: _renewed(loaded, folder, files, kept))
+    names = [name for name, *_ in kept.facts["files"]]
+    unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(kept.facts["broken"].items())))
+    if not names:
+        raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
+    found = nearest(kept.features, query_features(loaded, query), k)
+    hits = tuple(
+        Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])
+        for rank, (index, cosine) in enumerate(zip(found.indices[0], found.cosines[0], strict=True), start=1)
+    )
+    return SearchResult(
+        query=query, hits=hits, num_images=len(names), model_sha256=loaded.sha256, unreadable=unreadable
+    )
+
+
+def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
+    """Return image files by their names' ends, in the order of their names; and those whose names are no text."""
+    files, nameless = [], []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            path = Path(place, name)
+            if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            below = path.relative_to(folder).as_posix()
+            if any("\ud800" <= letter <= "\udfff" for letter in below):
+                nameless.append((path, _NAME_IS_NO_TEXT))
+                continue
+            try:
+                found = path.stat()
+                files.append(_File(below, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            except OSError:  # a link to nothing; decoding says so
+                files.append(_File(below, -1, -1, -1))
+    return sorted(files), sorted(nameless)
+
+
+def _renewed(
+    model: LoadedModel, folder: Path, files: Sequence[_File], kept: KeptFeatures | None
+) -> Iterator[KeptFeatures]:
+    """Yield old rows where files are as they were, and new ones for more and more of the others.
+
+    What an interrupted search has read stays read. Files that could not be read are tried again.
+    """
+    rows: dict[tuple[Any, ...], Features] = {}
+    if kept is not None and kept.facts["model"] == model.sha256:
+        names = (tuple(file) for file in kept.facts["files"])
+        rows = dict(zip(names, np.asarray(kept.features), strict=True))
+    fresh = [file for file in files if file.content not in rows]
+    broken: dict[str, list[Any]] = {}
+    step = max(PORTION, len(files) // MOST_PORTIONS)
+    for start in range(0, max(len(fresh), 1), step):
+        portion = {folder / file.name: file for file in fresh[start : start + step]}
+        encoded, reasons = encode_files(model, list(portion))
+        rows |= {portion[path].content: row for path, row in encoded.items()}
+        broken |= {portion[path].name: [*portion[path][1:], reason] for path, reason in reasons.items()}
+        logger.info("%s: %d of %d files read, the others were known", folder, len(portion), len(files))
+        good = [file.content for file in files if file.content in rows]
+        facts = {"model": model.sha256, "files": [list(file) for file in good], "broken": broken}
+        yield KeptFeatures(stacked([rows[file] for file in good]), facts)

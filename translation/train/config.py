@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from data_catalog.errors import SettingsError
 
 PRECISIONS = ("fp32", "bf16")
+# Settings that the weights of a training fix.
+SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
 _SEEDS = range(-(2**63), 2**64)  # that torch takes
 
@@ -98,7 +100,9 @@ class TrainPackageConfig:
 
     def __post_init__(self) -> None:
         """Raise SettingsError for values that cannot work."""
-        self._require_positive()
+        for name in (*SIZES, "num_steps", "batch_tokens", "lr", "num_held_out", "validate_every_steps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")
         for name in ("dropout", "label_smoothing", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"mt_train.{name} must be at least 0 and below 1, got {getattr(self, name)}")
@@ -117,10 +121,3 @@ class TrainPackageConfig:
             raise SettingsError(
                 f"mt_train.package_version must be letters and digits with . + - between, got {self.package_version!r}"
             )
-
-    def _require_positive(self) -> None:
-        sizes = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
-        counts = ("num_steps", "batch_tokens", "lr", "num_held_out", "validate_every_steps")
-        for name in sizes + counts:
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")

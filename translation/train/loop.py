@@ -1,15 +1,16 @@
 """The training loop: warm-up then cosine, averaged weights, a validation every so often and a state to resume from.
 
-Imports torch: import this module inside functions only.
+Order and batches are functions of the seed and the epoch, so the resume state holds none.
 """
 
 import logging
 import math
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,16 +18,73 @@ from torch.optim.swa_utils import AveragedModel
 
 from data_catalog.errors import SettingsError
 from data_catalog.progress import Progress
-from translation.train.batches import IGNORED, Batch, TokenPair, epoch_batches, grouped, to_batch, width
+from data_catalog.storage.resume import load_resume_state, save_resume_state
+from data_catalog.storage.shards import save_tensors
 from translation.train.config import TrainPackageConfig
-from translation.train.loss import smoothed_cross_entropy
-from translation.train.model import TranslationModel
-from translation.train.state import CurvePoint, TrainState, load_state, save_state, save_weights
+from translation.train.model import END_ID, START_ID, TranslationModel
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "state.safetensors"
+WEIGHTS_FILE = "best.safetensors"
 MAX_GRADIENT_NORM = 1.0
 ADAM_BETAS = (0.9, 0.98)
+IGNORED = -100  # label of padding
+
+TokenPair = tuple[list[int], list[int]]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """One validation.
+
+    Args:
+        seconds: of training and validating until here, over all resumes.
+        cpu_seconds: the same, of processor time over all threads.
+        train_loss: mean over the steps since the last point, smoothing included, in nats per token.
+        held_out_loss: of the averaged weights, without smoothing, in nats per token.
+        bleu: sacreBLEU's, of the held-out pairs translated greedily by the averaged weights as they would be packed.
+        chrf: the same, chrF.
+    """
+
+    step: int
+    epoch: int
+    seconds: float
+    cpu_seconds: float
+    train_loss: float
+    held_out_loss: float
+    bleu: float
+    chrf: float
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """How far a training is.
+
+    Args:
+        step: updates done.
+        epoch: epochs finished.
+        batch: batches done of the epoch under way.
+        seconds: of training and validating, over all resumes.
+        cpu_seconds: the same, of processor time over all threads.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    curve: list[CurvePoint] = field(default_factory=list)
+
+    @property
+    def best(self) -> CurvePoint:
+        """Return the validation with the highest chrF, the first of equals."""
+        return max(self.curve, key=lambda point: point.chrf)
+
+    def stale_validations(self) -> int:
+        """Return the number of validations since the best one."""
+        return len(self.curve) - 1 - self.curve.index(self.best) if self.curve else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,109 +96,128 @@ class HeldOutScores:
     texts: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """Where a training keeps itself.
-
-    Args:
-        state: to resume from.
-        best: weights of the best validation.
-        key: what the training is made of.
-    """
-
-    state: Path
-    best: Path
-    key: str
-
-
-@dataclass(slots=True, kw_only=True)
-class _Clock:
-    """Seconds of wall clock and processor since it was made, to be added to a state's."""
-
-    wall: float = field(default_factory=time.monotonic)
-    cpu: float = field(default_factory=time.process_time)
-
-    def add_to(self, state: TrainState) -> None:
-        wall, cpu = time.monotonic(), time.process_time()
-        state.seconds += wall - self.wall
-        state.cpu_seconds += cpu - self.cpu
-        self.wall, self.cpu = wall, cpu
-
-
 def train_model(
     model: TranslationModel,
     training: Sequence[TokenPair],
     held_out: Sequence[TokenPair],
-    config: TrainPackageConfig,
     *,
-    files: Files,
+    folder: Path,
+    key: str,
     score: Callable[[TranslationModel], HeldOutScores],
     report: Callable[[TrainState, Sequence[str]], None],
 ) -> TrainState:
-    """Train `model` in place until `config.num_steps`, or until chrF has long ceased to rise.
+    """Train `model` in place until `num_steps` of its settings, or until chrF has long ceased to rise.
 
     A killed training goes on from its last validation and ends with the same weights, bit for bit.
 
     Args:
         training: pairs of source and target token ids, without start and end tokens.
         held_out: the same, never trained on.
+        folder: keeps the state to resume from, and the weights of the best validation.
+        key: what the training is made of.
         score: translates the held-out pairs with a network, as it would be packed.
         report: is told the state and the translations after each validation.
 
     Returns:
-        The curve; the weights of its best point are in `files.best`.
+        The curve; the weights of its best point are in `WEIGHTS_FILE` of the folder.
 
     Raises:
         SettingsError: the loss has ceased to be a number.
     """
-    average = AveragedModel(model, avg_fn=_averaging(config.average_decay))
+    config = model.config
+
+    def averaging(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+        # A short memory at first, or the untrained weights would stay in the average for long.
+        kept = min(config.average_decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+        return torch.lerp(averaged, current, 1 - kept)
+
+    average = AveragedModel(model, avg_fn=averaging)
     averaged = cast(TranslationModel, average.module)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=ADAM_BETAS, weight_decay=config.weight_decay, fused=True
     )
-    networks = {"model": model, "average": average}
-    state = load_state(files.state, key=files.key, networks=networks, optimizer=optimizer)
-    if state.step:
-        logger.info("going on after step %d of %d", state.step, config.num_steps)
-    clock = _Clock()
+    modules = {"model": model, "average": average}
+    resumed = load_resume_state(
+        folder / STATE_FILE,
+        key=key,
+        modules=modules,
+        optimizer=optimizer,
+        set_generators=lambda states: torch.set_rng_state(states["cpu"]),
+        progress_of=_state_of,
+    )
+    if resumed:
+        logger.info("going on after step %d of %d", resumed.step, config.num_steps)
+    state = resumed or TrainState()
+    wall, cpu = time.monotonic(), time.process_time()
     num_threads = torch.get_num_threads()
-    loss_sum, loss_count = 0.0, 0
+    losses: list[float] = []  # since the last validation
     batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
     with Progress("train translation", total=config.num_steps, unit="steps", initial=state.step) as progress:
-        while not _finished(state, config):
+        while state.step < config.num_steps and not 0 < config.early_stop <= state.stale_validations():
             if state.batch == len(batches):
                 state.epoch, state.batch = state.epoch + 1, 0
                 batches = epoch_batches(training, config.batch_tokens, seed=config.seed, epoch=state.epoch)
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(state.step, config)
-            loss = train_step(model, to_batch(batches[state.batch]), optimizer, config)
-            if not math.isfinite(loss):
-                raise _diverged(state, files)
-            loss_sum += loss
+            losses.append(train_step(model, to_batch(batches[state.batch]), optimizer, config))
+            if not math.isfinite(losses[-1]):
+                raise SettingsError(
+                    f"training has diverged, the loss of step {state.step + 1} is no number: remove {folder} and train "
+                    "anew with a lower lr or more warmup_steps"
+                )
             average.update_parameters(model)
-            loss_count += 1
             state.step, state.batch = state.step + 1, state.batch + 1
-            progress.advance(1, loss=f"{loss_sum / loss_count:.3f}")
-            if state.step % config.validate_every_steps == 0 or state.step == config.num_steps:
-                scores = score(averaged)
-                # CTranslate2 has set OpenMP's threads for itself, and the order of torch's sums depends on them.
-                torch.set_num_threads(num_threads)
-                held_out_loss = validation_loss(averaged, held_out, config.batch_tokens)
-                clock.add_to(state)
-                _note(state, loss_sum / loss_count, held_out_loss, scores)
-                loss_sum, loss_count = 0.0, 0
-                # The best weights first: a kill between the two repeats the validation and writes the same again.
-                if state.stale_validations() == 0:
-                    save_weights(averaged, files.best)
-                save_state(files.state, key=files.key, networks=networks, optimizer=optimizer, state=state)
-                report(state, scores.texts)
+            train_loss = sum(losses) / len(losses)
+            progress.advance(1, loss=f"{train_loss:.3f}")
+            if state.step % config.validate_every_steps and state.step < config.num_steps:
+                continue
+            scores = score(averaged)
+            # CTranslate2 has set OpenMP's threads for itself, and the order of torch's sums depends on them.
+            torch.set_num_threads(num_threads)
+            held_out_loss = validation_loss(averaged, held_out, config.batch_tokens)
+            state.seconds += time.monotonic() - wall
+            state.cpu_seconds += time.process_time() - cpu
+            wall, cpu = time.monotonic(), time.process_time()
+            state.curve.append(
+                CurvePoint(
+                    step=state.step,
+                    epoch=state.epoch,
+                    seconds=round(state.seconds, 1),
+                    cpu_seconds=round(state.cpu_seconds, 1),
+                    train_loss=train_loss,
+                    held_out_loss=held_out_loss,
+                    bleu=scores.bleu,
+                    chrf=scores.chrf,
+                )
+            )
+            logger.info(
+                "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
+                *(state.step, state.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
+            )
+            losses.clear()
+            # The best weights first: a kill between the two repeats the validation and writes the same again.
+            if state.stale_validations() == 0:
+                save_tensors(averaged.state_dict(), folder / WEIGHTS_FILE, {"format": "pt"})
+            save_resume_state(
+                folder / STATE_FILE,
+                key=key,
+                modules=modules,
+                optimizer=optimizer,
+                generators={"cpu": torch.get_rng_state()},
+                progress=asdict(state),
+            )
+            report(state, scores.texts)
     return state
+
+
+def _state_of(progress: dict[str, Any]) -> TrainState:
+    return TrainState(**{**progress, "curve": [CurvePoint(**point) for point in progress["curve"]]})
 
 
 def train_step(
     model: TranslationModel, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainPackageConfig
 ) -> float:
-    """One update; returns the loss per token, smoothing included."""
+    """Make one update; return the loss per token, smoothing included."""
     model.train()
     source, source_lengths, target, labels = batch
     real = labels != IGNORED
@@ -155,11 +232,11 @@ def train_step(
 
 
 def validation_loss(model: TranslationModel, pairs: Sequence[TokenPair], batch_tokens: int) -> float:
-    """Mean cross-entropy per target token, in nats, without smoothing and dropout."""
+    """Return the mean cross-entropy per target token, in nats, without smoothing and dropout."""
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for group in grouped(sorted(pairs, key=width), batch_tokens):
+        for group in grouped(sorted(pairs, key=_width), batch_tokens):
             source, source_lengths, target, labels = to_batch(group)
             real = labels != IGNORED
             logits = model.logits(model.states(source, source_lengths, target)[real])
@@ -169,49 +246,88 @@ def validation_loss(model: TranslationModel, pairs: Sequence[TokenPair], batch_t
 
 
 def lr_factor(step: int, config: TrainPackageConfig) -> float:
-    """Share of the peak learning rate at a step (from 0): linear warm-up, then half a cosine down to zero."""
+    """Return the share of the peak rate at a step (from 0): linear warm-up, then half a cosine down to zero."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
     return 0.5 * (1.0 + math.cos(math.pi * done))
 
 
-def _averaging(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-        # A short memory at first, or the untrained weights would stay in the average for long.
-        kept = min(decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
-        return torch.lerp(averaged, current, 1 - kept)
+class _SmoothedCrossEntropy(torch.autograd.Function):
+    """torch's own takes four passes over (tokens, vocabulary) and as many buffers; this one keeps a single buffer.
 
-    return average
+    Most of a small model's time goes there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+        rows, pieces = logits.shape
+        scores = logits.float()
+        log_sums = scores.logsumexp(dim=1)
+        of_labels = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+        loss = log_sums - (1 - label_smoothing) * of_labels - label_smoothing * scores.mean(dim=1)
+        # The gradient: probabilities less the smoothed target, over the number of rows.
+        gradient = scores.sub_(log_sums.unsqueeze(1)).exp_() if scores is not logits else scores.softmax(dim=1)
+        gradient.sub_(label_smoothing / pieces)
+        gradient[torch.arange(rows), labels] -= 1 - label_smoothing
+        ctx.save_for_backward(gradient.div_(rows).to(logits.dtype))
+        return loss.mean()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0], None, None
 
 
-def _finished(state: TrainState, config: TrainPackageConfig) -> bool:
-    if state.step >= config.num_steps:
-        return True
-    return 0 < config.early_stop <= state.stale_validations()
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Return the mean over rows of the cross-entropy; the target has `1 - label_smoothing` on the label, rest spread.
+
+    Equal to `torch.nn.functional.cross_entropy(logits, labels, label_smoothing=...)`.
+
+    Args:
+        logits: (rows, pieces), float32 or bfloat16.
+        labels: (rows), ids.
+    """
+    return _SmoothedCrossEntropy.apply(logits, labels, label_smoothing)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _diverged(state: TrainState, files: Files) -> SettingsError:
-    return SettingsError(
-        f"training has diverged, the loss of step {state.step + 1} is no number: remove {files.state.parent} and train "
-        "anew with a lower lr or more warmup_steps"
-    )
+def epoch_batches(pairs: Sequence[TokenPair], batch_tokens: int, *, seed: int, epoch: int) -> list[list[TokenPair]]:
+    """Return the batches of one epoch: pairs of like length together, batches in random order."""
+    rng = random.Random(f"{seed} {epoch}")
+    # A random key within equal widths, so that an epoch's batches differ from the last one's.
+    ordered = sorted(((_width(pair), rng.random(), pair) for pair in pairs), key=lambda item: item[:2])
+    groups = list(grouped([pair for _, _, pair in ordered], batch_tokens))
+    rng.shuffle(groups)
+    return groups
 
 
-def _note(state: TrainState, train_loss: float, held_out_loss: float, scores: HeldOutScores) -> None:
-    state.curve.append(
-        CurvePoint(
-            step=state.step,
-            epoch=state.epoch,
-            seconds=round(state.seconds, 1),
-            cpu_seconds=round(state.cpu_seconds, 1),
-            train_loss=train_loss,
-            held_out_loss=held_out_loss,
-            bleu=scores.bleu,
-            chrf=scores.chrf,
-        )
-    )
-    logger.info(
-        "step %d, %.0f s: training loss %.3f, held-out loss %.3f, BLEU %.2f, chrF %.2f",
-        *(state.step, state.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
-    )
+def grouped(pairs: Sequence[TokenPair], batch_tokens: int) -> Iterator[list[TokenPair]]:
+    """Yield consecutive groups of a padded size (rows times widest row) within `batch_tokens`, of one pair at least."""
+    group: list[TokenPair] = []
+    for pair in pairs:
+        widest = max([_width(pair), *(_width(other) for other in group[-1:])])
+        if group and widest * (len(group) + 1) > batch_tokens:
+            yield group
+            group = []
+        group.append(pair)
+    if group:
+        yield group
+
+
+def to_batch(pairs: Sequence[TokenPair]) -> Batch:
+    """Return source ids, source lengths, target ids behind the start token, and labels that end in the end token."""
+    source = _padded([source for source, _ in pairs], 0)
+    source_lengths = torch.tensor([len(source) for source, _ in pairs])
+    target = _padded([[START_ID, *target] for _, target in pairs], 0)
+    labels = _padded([[*target, END_ID] for _, target in pairs], IGNORED)
+    return source, source_lengths, target, labels
+
+
+def _width(pair: TokenPair) -> int:
+    """Return the positions that a pair takes in a batch."""
+    return max(len(pair[0]), len(pair[1]) + 1)
+
+
+def _padded(rows: list[list[int]], filler: int) -> Tensor:
+    widest = max(len(row) for row in rows)
+    return torch.tensor([row + [filler] * (widest - len(row)) for row in rows])

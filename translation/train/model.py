@@ -1,29 +1,64 @@
-"""A compact pre-norm Transformer whose every operation has its twin in CTranslate2's Transformer specification.
+"""A compact pre-norm Transformer, whose every operation has its twin in CTranslate2, and its vocabulary."""
 
-Imports torch: import this module inside functions only.
-"""
-
+import io
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import sentencepiece
 import torch
 import torch.nn.functional as F
+from ctranslate2.specs import TransformerSpec
 from torch import Tensor, nn
 
+from data_catalog.errors import SettingsError
+from translation.train.config import TrainPackageConfig
+
+# sentencepiece's own names and ids, which CTranslate2 must know too.
+UNKNOWN, START, END = "<unk>", "<s>", "</s>"
+UNKNOWN_ID, START_ID, END_ID = 0, 1, 2
 LAYER_NORM_EPSILON = 1e-5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
-    """Sizes of the network; `vocabulary_size` rows are shared by source, target and output."""
+def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
+    """Train one unigram model of at most `size` pieces for both languages; equal texts give an equal file.
 
-    vocabulary_size: int
-    embed_dim: int
-    num_heads: int
-    ffn_dim: int
-    num_encoder_layers: int
-    num_decoder_layers: int
-    dropout: float
+    Args:
+        texts: of which each distinct one counts once.
+        path: where the model goes.
+
+    Raises:
+        SettingsError: `size` is smaller than the texts' alphabet.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sorted(set(texts))),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            hard_vocab_limit=False,  # a small corpus has fewer pieces than asked for
+            character_coverage=1.0,
+            num_threads=1,  # sums of more threads come in any order
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise SettingsError(
+            f"vocabulary_size {size} does not fit the parallel captions, which need a piece a character at least: "
+            f"raise it (sentencepiece says: {error})"
+        ) from error
+    path.write_bytes(model.getvalue())
+
+
+def load_vocabulary(path: Path) -> Any:
+    """Return the sentencepiece processor of a trained vocabulary."""
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def pieces_of(vocabulary: Any) -> list[str]:
+    """Return all pieces, in the order of their ids."""
+    return [vocabulary.id_to_piece(index) for index in range(vocabulary.get_piece_size())]
 
 
 def sinusoids(length: int, embed_dim: int) -> Tensor:
@@ -37,14 +72,14 @@ def sinusoids(length: int, embed_dim: int) -> Tensor:
 class Attention(nn.Module):
     """Multi-head attention with its own layer norm, fused the way CTranslate2 stores it."""
 
-    def __init__(self, shape: ModelShape, *, over_memory: bool) -> None:
+    def __init__(self, config: TrainPackageConfig, *, over_memory: bool) -> None:
         super().__init__()
-        self.num_heads = shape.num_heads
-        self.layer_norm = nn.LayerNorm(shape.embed_dim, eps=LAYER_NORM_EPSILON)
-        self.query: nn.Linear | None = nn.Linear(shape.embed_dim, shape.embed_dim) if over_memory else None
+        self.num_heads = config.num_heads
+        self.layer_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+        self.query: nn.Linear | None = nn.Linear(config.embed_dim, config.embed_dim) if over_memory else None
         # Self-attention: queries, keys and values; over a memory: its keys and values.
-        self.fused = nn.Linear(shape.embed_dim, shape.embed_dim * (2 if over_memory else 3))
-        self.output = nn.Linear(shape.embed_dim, shape.embed_dim)
+        self.fused = nn.Linear(config.embed_dim, config.embed_dim * (2 if over_memory else 3))
+        self.output = nn.Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, states: Tensor, mask: Tensor | None, memory: Tensor | None = None) -> Tensor:
         """Attend from `states` (batch, length, dim); True in `mask` marks what may be seen, None means causal."""
@@ -67,11 +102,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers with a ReLU between, after a layer norm."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
-        self.layer_norm = nn.LayerNorm(shape.embed_dim, eps=LAYER_NORM_EPSILON)
-        self.inner = nn.Linear(shape.embed_dim, shape.ffn_dim)
-        self.outer = nn.Linear(shape.ffn_dim, shape.embed_dim)
+        self.layer_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+        self.inner = nn.Linear(config.embed_dim, config.ffn_dim)
+        self.outer = nn.Linear(config.ffn_dim, config.embed_dim)
 
     def forward(self, states: Tensor) -> Tensor:
         """(batch, length, dim) to the same shape."""
@@ -81,11 +116,11 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward, each with a residual."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
-        self.self_attention = Attention(shape, over_memory=False)
-        self.ffn = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.self_attention = Attention(config, over_memory=False)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """(batch, length, dim) to the same shape."""
@@ -96,12 +131,12 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Causal self-attention, attention over the source, feed-forward, each with a residual."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
-        self.self_attention = Attention(shape, over_memory=False)
-        self.attention = Attention(shape, over_memory=True)
-        self.ffn = FeedForward(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.self_attention = Attention(config, over_memory=False)
+        self.attention = Attention(config, over_memory=True)
+        self.ffn = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
         """(batch, length, dim) to the same shape; `memory` is the encoder's output."""
@@ -111,19 +146,28 @@ class DecoderLayer(nn.Module):
 
 
 class TranslationModel(nn.Module):
-    """Encoder and decoder over one shared table of embeddings, which is the output projection as well."""
+    """Encoder and decoder over one shared table of embeddings, which is the output projection as well.
 
-    def __init__(self, shape: ModelShape) -> None:
+    Args:
+        config: whose `vocabulary_size` is that of the vocabulary that was made.
+    """
+
+    def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
-        self.shape = shape
-        self.embedding = nn.Embedding(shape.vocabulary_size, shape.embed_dim)
-        nn.init.normal_(self.embedding.weight, std=shape.embed_dim**-0.5)
-        self.encoder = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.num_encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.num_decoder_layers))
-        self.encoder_norm = nn.LayerNorm(shape.embed_dim, eps=LAYER_NORM_EPSILON)
-        self.decoder_norm = nn.LayerNorm(shape.embed_dim, eps=LAYER_NORM_EPSILON)
-        self.output_bias = nn.Parameter(torch.zeros(shape.vocabulary_size))
-        self.dropout = nn.Dropout(shape.dropout)
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embed_dim)
+        nn.init.normal_(self.embedding.weight, std=config.embed_dim**-0.5)
+        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
+        self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.encoder_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+        self.decoder_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+        self.dropout = nn.Dropout(config.dropout)
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of weights, shared ones once."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
         """Logits (batch, target length, vocabulary) of the tokens that follow each target token.
@@ -159,10 +203,66 @@ class TranslationModel(nn.Module):
         return F.linear(states, self.embedding.weight, self.output_bias)
 
     def _embed(self, ids: Tensor) -> Tensor:
-        scaled = self.embedding(ids) * math.sqrt(self.shape.embed_dim)
-        return self.dropout(scaled + sinusoids(ids.shape[1], self.shape.embed_dim))  # type: ignore[no-any-return]
+        scaled = self.embedding(ids) * math.sqrt(self.config.embed_dim)
+        return self.dropout(scaled + sinusoids(ids.shape[1], self.config.embed_dim))  # type: ignore[no-any-return]
 
 
 def visible(lengths: Tensor, width: int) -> Tensor:
     """Attention mask (batch, 1, 1, width): True where a row has a real token."""
     return (torch.arange(width) < lengths.unsqueeze(1))[:, None, None, :]
+
+
+def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *, quantization: str | None) -> None:
+    """Write `model` as a CTranslate2 model to `folder`, which must exist.
+
+    Args:
+        pieces: the vocabulary, in the order of the embedding's rows.
+        quantization: "int8" stores a quarter of the bytes; None keeps float32.
+    """
+    layers = (model.config.num_encoder_layers, model.config.num_decoder_layers)
+    spec = TransformerSpec.from_config(layers, model.config.num_heads, pre_norm=True)
+    spec.config.layer_norm_epsilon = LAYER_NORM_EPSILON
+    spec.config.unk_token, spec.config.bos_token, spec.config.eos_token = UNKNOWN, START, END
+    spec.config.decoder_start_token = START
+
+    spec.encoder.embeddings[0].weight = _array(model.embedding.weight)
+    spec.decoder.embeddings.weight = _array(model.embedding.weight)
+    spec.decoder.projection.weight = _array(model.embedding.weight)
+    spec.decoder.projection.bias = _array(model.output_bias)
+    _fill_norm(spec.encoder.layer_norm, model.encoder_norm)
+    _fill_norm(spec.decoder.layer_norm, model.decoder_norm)
+    for layer_spec, layer in zip(
+        [*spec.encoder.layer, *spec.decoder.layer], [*model.encoder, *model.decoder], strict=True
+    ):
+        _fill_attention(layer_spec.self_attention, layer.self_attention)
+        if isinstance(layer, DecoderLayer):
+            _fill_attention(layer_spec.attention, layer.attention)
+        _fill_norm(layer_spec.ffn.layer_norm, layer.ffn.layer_norm)
+        _fill_linear(layer_spec.ffn.linear_0, layer.ffn.inner)
+        _fill_linear(layer_spec.ffn.linear_1, layer.ffn.outer)
+
+    spec.register_source_vocabulary(pieces)
+    spec.register_target_vocabulary(pieces)
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    spec.save(str(folder))
+
+
+def _fill_attention(spec: Any, attention: Attention) -> None:
+    _fill_norm(spec.layer_norm, attention.layer_norm)
+    linears = [attention.query] if attention.query is not None else []
+    for linear_spec, linear in zip(spec.linear, [*linears, attention.fused, attention.output], strict=True):
+        _fill_linear(linear_spec, linear)
+
+
+def _fill_linear(spec: Any, linear: nn.Linear) -> None:
+    spec.weight, spec.bias = _array(linear.weight), _array(linear.bias)
+
+
+def _fill_norm(spec: Any, norm: nn.LayerNorm) -> None:
+    spec.gamma, spec.beta = _array(norm.weight), _array(norm.bias)
+
+
+def _array(parameter: Tensor) -> Any:
+    # A copy: CTranslate2 quantizes in place, and the network may be trained further.
+    return parameter.detach().numpy().copy()

@@ -1,190 +1,369 @@
-"""One training in its folder: vocabulary, network, scores of the held-out pairs, and the page about it."""
+"""Train a translation package: a TSV of parallel captions in, an `.argosmodel` that Argos Translate reads out.
 
+A folder beside the package keeps the training: to resume it, to look at it, and to continue from it.
+"""
+
+import hashlib
+import importlib.metadata
 import json
+import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.report.texts import language_name
+from data_catalog.stages import Check
 from data_catalog.storage.disk_errors import disk_errors
-from data_catalog.storage.shards import TEMPORARY_PREFIX, write_atomically
+from data_catalog.storage.lock import writer_lock
+from data_catalog.storage.shards import (
+    TEMPORARY_PREFIX,
+    digest,
+    read_json,
+    sha256_of,
+    sweep_temporary,
+    write_atomically,
+    write_bytes,
+    write_json,
+)
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
+from translation.packages.archive import pack
 from translation.packages.package import read_package
 from translation.scores import corpus_bleu, corpus_chrf
-from translation.train.card import TrainReport
-from translation.train.config import TrainPackageConfig
-from translation.train.convert import save_ctranslate2
-from translation.train.folder import (
-    REPORT_FILE,
-    STATE_FILE,
-    VOCABULARY_FILE,
-    WEIGHTS_FILE,
-    Earlier,
-    Sources,
-    begin,
-    save_held_out,
-)
-from translation.train.pairs import Pair, ParallelCaptions
-from translation.train.report import ReportContent, Sample, write_report
-from translation.train.state import TrainState, load_weights
-from translation.train.vocabulary import load_vocabulary, pieces_of, train_vocabulary
+from translation.train.config import SIZES, TrainPackageConfig
+from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, TrainState, train_model
+from translation.train.model import TranslationModel, load_vocabulary, pieces_of, save_ctranslate2, train_vocabulary
+from translation.train.pairs import Pair, Sources, read_pairs
+from translation.train.report import Training, TrainReport, write_card, write_report
 
-if TYPE_CHECKING:
-    from translation.train.loop import HeldOutScores
-    from translation.train.model import TranslationModel
+logger = logging.getLogger(__name__)
 
+SUFFIX = ".argosmodel"
+ARGOS_VERSION = "1.9"  # oldest Argos Translate that we support
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
+RUN_FILE = "run.json"
+VOCABULARY_FILE = "sentencepiece.model"
+HELD_OUT_FILE = "held_out.tsv"
 QUANTIZATION = "int8"
 # Never on a GPU, even where there is one: scores choose the weights, and stand in the card.
 DECODING = TranslateConfig(device="cpu")
 GREEDY = TranslateConfig(beam_size=1, device="cpu")
-NUM_SAMPLES = 10  # held-out pairs that the page shows
+
+_LIBRARIES = ("torch", "sentencepiece", "ctranslate2", "sacrebleu")
+_VERSION = 1  # of the training code: raise it when equal settings would no longer give equal weights
 
 
-@dataclass(slots=True, kw_only=True)
-class Training:
-    """A training in a folder that is ours for as long as it runs.
+def train_package(
+    pairs: Sequence[Path],
+    *,
+    from_code: str,
+    to_code: str,
+    out: Path,
+    config: TrainPackageConfig,
+    held_out: Path | None = None,
+    continued: Path | None = None,
+    source_check: Check | None = None,
+    target_check: Check | None = None,
+) -> TrainReport:
+    """Train a compact Transformer on parallel captions and write it to `out`, with its sha256 in a file beside it.
+
+    A folder beside `out` (`training_folder`) keeps the training: a killed one goes on from its last validation, and
+    ends with the same package, byte for byte, as one that was not killed. Equal pairs, settings, library versions and
+    number of threads give an equal file.
 
     Args:
-        folder: keeps the training, see `translation.train.folder`.
-        config: `threads` is not 0.
-        metadata: of the package, as Argos Translate has it.
-        earlier: the training that this one continues from.
+        pairs: UTF-8 TSV files, `source<TAB>target` a line, no header; bad lines are dropped and counted.
+        from_code: ISO 639 code of the first column.
+        to_code: ISO 639 code of the second column.
+        out: the package's file; its name must end in `.argosmodel`.
+        held_out: pairs for validation, in a file like `pairs`; without it some of `pairs` are kept for that.
+        continued: an earlier package, whose training folder is beside it: training starts from its weights and keeps
+            its vocabulary, sizes and held-out pairs.
+        source_check: drops sources in another language (cleaning's `caption_language`); None: not checked.
+        target_check: the same of targets.
+
+    Raises:
+        SettingsError: the codes or the name cannot be used, or training has diverged.
+        InputError: the pairs cannot be used, nor what is continued.
+        DamagedError: the training's own folder is damaged.
+        BusyError: another process trains there.
     """
+    _check_arguments(from_code, to_code, out)
+    config = config if config.threads else replace(config, threads=torch.get_num_threads())
+    earlier, kept_out = None, list[Pair]()
+    if continued:
+        if continued.resolve() == out.resolve():
+            raise SettingsError(f"{out} is the package to continue from: give another name with --out")
+        if held_out:
+            raise SettingsError(
+                f"{held_out}: what continues from {continued} is scored on the pairs held out then, since it may have "
+                "been trained on any others: leave out --held-out"
+            )
+        earlier = open_earlier(continued, from_code=from_code, to_code=to_code)
+        config, kept_out = replace(config, **earlier.sizes), earlier.held_out  # type: ignore[arg-type]
+    elif held_out:
+        validation = read_pairs(held_out, num_held_out=0, source_check=source_check, target_check=target_check)
+        logger.info("dropped of %s: %s", held_out, validation.dropped)
+        kept_out = validation.training
+    data = read_pairs(
+        pairs,
+        num_held_out=config.num_held_out,
+        held_out=kept_out,
+        source_check=source_check,
+        target_check=target_check,
+    )
+    logger.info("%d pairs to train on, %d held out, dropped: %s", len(data.training), len(data.held_out), data.dropped)
+    sources = Sources(
+        from_code=from_code,
+        to_code=to_code,
+        pairs_sha256=tuple(sha256_of(path) for path in pairs),
+        held_out_sha256=sha256_of(held_out) if held_out else None,
+        continued=earlier.key if earlier else None,
+    )
+    metadata = {
+        "package_version": config.package_version,
+        "argos_version": ARGOS_VERSION,
+        "from_code": from_code,
+        "from_name": language_name(from_code),
+        "to_code": to_code,
+        "to_name": language_name(to_code),
+        "license": config.license,
+    }
+    folder = training_folder(out)
+    with writer_lock(folder):
+        sweep_temporary([folder])
+        training = Training(folder=folder, data=data, sources=sources, config=config, metadata=metadata)
+        model, state = _train(training, earlier)
+        return _pack(training, model, state, out)
+
+
+def _check_arguments(from_code: str, to_code: str, out: Path) -> None:
+    for code in (from_code, to_code):
+        if not LANGUAGE_CODE.fullmatch(code):
+            raise SettingsError(f"{code!r} is no ISO 639 code: give two or three lower-case letters, such as it")
+    if from_code == to_code:
+        raise SettingsError(f"the package would translate {from_code} to itself: give two different languages")
+    if out.suffix != SUFFIX:
+        raise SettingsError(f"the package's name must end in {SUFFIX}, got {out.name}")
+    if out.is_dir():
+        raise SettingsError(f"{out} is a folder: give the name of a file with --out")
+
+
+def training_folder(out: Path) -> Path:
+    """Return the folder of the training that writes the package `out`."""
+    return out.with_name(f"{out.name}.training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """A training to continue from."""
 
     folder: Path
-    data: ParallelCaptions
-    sources: Sources
-    config: TrainPackageConfig
-    metadata: dict[str, str]
-    earlier: Earlier | None
+    key: str
+    sizes: dict[str, int]
+    held_out: list[Pair]
 
-    def run(self) -> tuple["TranslationModel", TrainState]:
-        """Train, or go on, to the end; returns the network with the weights of its best validation, and the curve.
 
-        Raises:
-            SettingsError: the folder holds another training, the vocabulary's size does not fit the pairs, or training
-                has diverged.
-            DamagedError: what is in the folder cannot be read.
-        """
-        import torch
+def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
+    """Return the training of an earlier package.
 
-        from translation.train.loop import Files, train_model
-        from translation.train.model import ModelShape, TranslationModel
+    Args:
+        package: the `.argosmodel` that the training wrote.
 
-        key = begin(self.folder, self.sources, self.config, self.data)
-        save_held_out(self.folder, self.data.held_out)
-        vocabulary = self._vocabulary()
-        torch.set_num_threads(self.config.threads)
-        shape = ModelShape(
-            vocabulary_size=vocabulary.get_piece_size(),
-            embed_dim=self.config.embed_dim,
-            num_heads=self.config.num_heads,
-            ffn_dim=self.config.ffn_dim,
-            num_encoder_layers=self.config.num_encoder_layers,
-            num_decoder_layers=self.config.num_decoder_layers,
-            dropout=self.config.dropout,
+    Raises:
+        InputError: it is not there, unfinished perhaps; or its folder is gone, or of other languages.
+        DamagedError: its folder is damaged.
+    """
+    if not package.is_file():
+        raise InputError(f"{package} cannot be continued, for it is no file: give a package whose training has ended")
+    folder = training_folder(package)
+    files = [folder / name for name in (RUN_FILE, WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE)]
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{package} cannot be continued: {folder}, which `mt train` writes beside a package, lacks "
+            f"{', '.join(missing)}"
         )
-        files = Files(state=self.folder / STATE_FILE, best=self.folder / WEIGHTS_FILE, key=key)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            model = TranslationModel(shape)
-            if not files.state.is_file():
-                self.write_report(model, TrainState(), (), None)
-            if self.earlier:
-                load_weights(model, self.earlier.folder / WEIGHTS_FILE)
-            state = train_model(
-                model,
-                _encoded(vocabulary, self.data.training),
-                _encoded(vocabulary, self.data.held_out),
-                self.config,
-                files=files,
-                score=self._score_greedily,
-                report=lambda state, texts: self.write_report(model, state, texts, None),
-            )
-        load_weights(model, files.best)
-        return model, state
+    key, (own_from, own_to), sizes = _read_run(folder / RUN_FILE)
+    if (own_from, own_to) != (from_code, to_code):
+        raise InputError(f"{package} translates {own_from} to {own_to}, not {from_code} to {to_code}")
+    return Earlier(folder=folder, key=key, sizes=sizes, held_out=read_held_out(folder))
 
-    def _vocabulary(self) -> Any:
-        """The training's vocabulary: trained once, or the earlier training's."""
-        path = self.folder / VOCABULARY_FILE
-        if self.earlier:
-            given = self.earlier.folder / VOCABULARY_FILE
-            write_atomically(path, partial(shutil.copyfile, given))
-        elif not path.is_file():
-            texts = (text for pair in self.data.training for text in pair)
-            size = self.config.vocabulary_size
-            write_atomically(path, lambda temporary: train_vocabulary(texts, temporary, size=size))
-        return load_vocabulary(path)
 
-    @contextmanager
-    def unpacked(self, model: "TranslationModel") -> Iterator[Path]:
-        """A package's folder with this network, as it will be packed, for as long as it is needed."""
-        with (
-            disk_errors(self.folder / "package"),
-            tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.folder, ignore_cleanup_errors=True) as name,
-        ):
-            package = Path(name)
-            shutil.copyfile(self.folder / VOCABULARY_FILE, package / "sentencepiece.model")
-            (package / "model").mkdir()
-            pieces = pieces_of(load_vocabulary(self.folder / VOCABULARY_FILE))
-            save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
-            (package / "metadata.json").write_text(json.dumps(self.metadata, indent=2) + "\n", encoding="utf-8")
-            yield package
+def _read_run(path: Path) -> tuple[str, tuple[str, str], dict[str, int]]:
+    """Return a training's key, its languages and the sizes of its network."""
+    try:
+        run = read_json(path)
+        languages = run["sources"]["from_code"], run["sources"]["to_code"]
+        return run["key"], languages, {name: run["config"][name] for name in SIZES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path} is no record of a training ({error}): remove {path.parent} to train anew"
+        ) from error
 
-    def translate_held_out(self, package: Path, config: TranslateConfig) -> list[str]:
-        """The held-out sources in the words of a package's folder."""
-        translator = argos_translator(read_package(package), config)
-        return [found.text for found in translator.translate([source for source, _ in self.data.held_out])]
 
-    def score(self, texts: list[str]) -> "HeldOutScores":
-        """Scores of translations of the held-out sources."""
-        from translation.train.loop import HeldOutScores
+def save_held_out(folder: Path, held_out: list[Pair]) -> None:
+    """Keep the held-out pairs, so that what continues from this training holds them out as well."""
+    content = "".join(f"{source}\t{target}\n" for source, target in held_out).encode()
+    write_bytes(folder / HELD_OUT_FILE, content)
 
-        references = [target for _, target in self.data.held_out]
-        bleu = corpus_bleu(texts, references, self.sources.to_code)
-        return HeldOutScores(bleu=bleu, chrf=corpus_chrf(texts, references), texts=texts)
 
-    def _score_greedily(self, model: "TranslationModel") -> "HeldOutScores":
-        with self.unpacked(model) as package:
-            return self.score(self.translate_held_out(package, GREEDY))
+def read_held_out(folder: Path) -> list[Pair]:
+    """Return the held-out pairs as they were given to `save_held_out`.
 
-    def write_report(
-        self, model: "TranslationModel", state: TrainState, texts: Sequence[str], report: TrainReport | None
-    ) -> None:
-        """Write the page about the training.
+    Raises:
+        DamagedError: the file is damaged.
+    """
+    path = folder / HELD_OUT_FILE
+    try:
+        # Of bytes: a text file would take carriage returns, which texts may hold, for ends of lines.
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path} cannot be read ({error}): get the folder of that training again") from error
+    pairs = [line.split("\t") for line in lines[:-1]]
+    if not pairs or lines[-1] or any(len(fields) != 2 for fields in pairs):
+        raise DamagedError(f"{path} is damaged, and without it nobody knows what was held out: get the folder again")
+    return [(source, target) for source, target in pairs]
 
-        Args:
-            texts: translations of the held-out sources; none before the first validation.
-            report: of the finished package; None while training is under way.
-        """
-        samples = [
-            Sample(source=source, translation=text, reference=target)
-            for (source, target), text in zip(self.data.held_out[:NUM_SAMPLES], texts[:NUM_SAMPLES], strict=bool(texts))
-        ]
-        content = ReportContent(
-            metadata=self.metadata,
-            sources=self.sources,
-            config=self.config,
-            data=self.data,
-            state=state,
-            num_parameters=num_parameters(model),
-            samples=samples,
-            report=report,
+
+def _train(training: Training, earlier: Earlier | None) -> tuple[TranslationModel, TrainState]:
+    """Train, or go on, to the end; return the network with the weights of its best validation, and the curve."""
+    key = _begin(training)
+    save_held_out(training.folder, training.data.held_out)
+    vocabulary_file = training.folder / VOCABULARY_FILE
+    if earlier:
+        write_atomically(vocabulary_file, partial(shutil.copyfile, earlier.folder / VOCABULARY_FILE))
+    elif not vocabulary_file.is_file():
+        texts = (text for pair in training.data.training for text in pair)
+        size = training.config.vocabulary_size
+        write_atomically(vocabulary_file, lambda temporary: train_vocabulary(texts, temporary, size=size))
+    vocabulary = load_vocabulary(vocabulary_file)
+    token_pairs, held_out = (
+        list(zip(*(vocabulary.encode([pair[side] for pair in pairs]) for side in (0, 1)), strict=True))
+        for pairs in (training.data.training, training.data.held_out)
+    )
+    torch.set_num_threads(training.config.threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.config.seed)
+        model = TranslationModel(replace(training.config, vocabulary_size=vocabulary.get_piece_size()))
+        report = partial(write_report, training, num_parameters=model.num_parameters)
+        if not (training.folder / STATE_FILE).is_file():
+            report(TrainState(), ())
+        if earlier:
+            _load_weights(model, earlier.folder / WEIGHTS_FILE)
+
+        def score(network: TranslationModel) -> HeldOutScores:
+            with _unpacked(training, network) as package:
+                return _score(training, package, GREEDY)
+
+        state = train_model(model, token_pairs, held_out, folder=training.folder, key=key, score=score, report=report)
+    _load_weights(model, training.folder / WEIGHTS_FILE)
+    return model, state
+
+
+def _begin(training: Training) -> str:
+    """Write what the training is made of, or see that it is what is there already; return its key.
+
+    Equal keys give equal packages. The pairs are in it as well as their files: what is dropped hangs on the language
+    checks. Another training that has come to no state yet is replaced: settings that turn out not to work can be
+    corrected.
+
+    Raises:
+        SettingsError: the folder holds another training.
+    """
+    pairs = {"training": training.data.training, "held_out": training.data.held_out}
+    texts = {name: "".join(f"{source}\t{target}\n" for source, target in found) for name, found in pairs.items()}
+    made_of = {"sources": asdict(training.sources), "config": asdict(training.config)}
+    key = digest(
+        {
+            "version": _VERSION,
+            **made_of,
+            "pairs": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+            "dropped": training.data.dropped,
+            "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }
+    )
+    path = training.folder / RUN_FILE
+    if path.is_file() and _read_run(path)[0] == key:
+        return key
+    if (training.folder / STATE_FILE).is_file():
+        raise SettingsError(
+            f"{training.folder} holds a training with other settings, pairs or libraries: remove it to train anew, or "
+            "give another --out"
         )
-        write_report(self.folder / REPORT_FILE, content)
+    (training.folder / VOCABULARY_FILE).unlink(missing_ok=True)  # of the other one, and before the record of this one
+    write_json(path, {"key": key, **made_of})
+    return key
 
 
-def num_parameters(model: "TranslationModel") -> int:
-    """Weights of a network, shared ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+@contextmanager
+def _unpacked(training: Training, model: TranslationModel) -> Iterator[Path]:
+    """Yield a package's folder with this network, as it will be packed, for as long as it is needed."""
+    with (
+        disk_errors(training.folder / "package"),
+        tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=training.folder, ignore_cleanup_errors=True) as name,
+    ):
+        package = Path(name)
+        shutil.copyfile(training.folder / VOCABULARY_FILE, package / "sentencepiece.model")
+        (package / "model").mkdir()
+        pieces = pieces_of(load_vocabulary(training.folder / VOCABULARY_FILE))
+        save_ctranslate2(model, pieces, package / "model", quantization=QUANTIZATION)
+        (package / "metadata.json").write_text(json.dumps(training.metadata, indent=2) + "\n", encoding="utf-8")
+        yield package
 
 
-def _encoded(vocabulary: Any, pairs: list[Pair]) -> list[tuple[list[int], list[int]]]:
-    sources = vocabulary.encode([source for source, _ in pairs])
-    targets = vocabulary.encode([target for _, target in pairs])
-    return list(zip(sources, targets, strict=True))
+def _score(training: Training, package: Path, decoding: TranslateConfig) -> HeldOutScores:
+    """Translate the held-out sources with a package's folder, and score that."""
+    sources, references = ([pair[side] for pair in training.data.held_out] for side in (0, 1))
+    texts = [found.text for found in argos_translator(read_package(package), decoding).translate(sources)]
+    bleu = corpus_bleu(texts, references, training.sources.to_code)
+    return HeldOutScores(bleu=bleu, chrf=corpus_chrf(texts, references), texts=texts)
+
+
+def _pack(training: Training, model: TranslationModel, state: TrainState, out: Path) -> TrainReport:
+    """Measure the package as it will be used, and write it."""
+    with _unpacked(training, model) as package:
+        scores = _score(training, package, DECODING)
+        exact = sum(text == target for text, (_, target) in zip(scores.texts, training.data.held_out, strict=True))
+        report = TrainReport(
+            num_training=len(training.data.training),
+            num_held_out=len(training.data.held_out),
+            dropped=training.data.dropped,
+            num_parameters=model.num_parameters,
+            vocabulary_size=model.config.vocabulary_size,
+            num_steps=state.step,
+            best_step=state.best.step,
+            held_out_loss=state.best.held_out_loss,
+            exact_match=exact / len(training.data.held_out),
+            bleu=scores.bleu,
+            chrf=scores.chrf,
+        )
+        write_card(package / "README.md", training, report)
+        version = training.config.package_version.replace(".", "_")
+        top = f"translate-{training.sources.from_code}_{training.sources.to_code}-{version}"
+        sha256 = write_atomically(out, lambda temporary: pack(package, temporary, top=top))
+    write_bytes(out.with_name(f"{out.name}.sha256"), f"{sha256}  {out.name}\n".encode())
+    write_report(training, state, scores.texts, num_parameters=model.num_parameters, report=report)
+    return report
+
+
+def _load_weights(model: TranslationModel, path: Path) -> None:
+    """Put weights back, strictly.
+
+    Raises:
+        DamagedError: the file is missing, broken, or of another network.
+    """
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DamagedError(f"{path} does not hold this network's weights: {error}") from error

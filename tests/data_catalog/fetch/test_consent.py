@@ -20,7 +20,7 @@ from data_catalog.fetch.consent import (
     Stated,
     stated,
 )
-from data_catalog.schema import CONTENT_USAGE, IMAGES, OUTCOMES, RAW_IMAGES
+from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 
 ALL = ConsentConfig()
 DRAFTS = f"{ATTACH_DRAFT}, {VOCAB_DRAFT}"
@@ -192,8 +192,8 @@ def test_what_was_said_is_recorded_raw_with_its_place_and_drafts() -> None:
         ("train-ai=y", "header"),
     ]
     for schema in (RAW_IMAGES, IMAGES, OUTCOMES):
-        assert schema.field("content_usage") == CONTENT_USAGE
-    column = pa.array([both.content_usage, None], CONTENT_USAGE.type)
+        assert schema.field("content_usage") == RAW_IMAGES.field("content_usage")
+    column = pa.array([both.content_usage, None], RAW_IMAGES.field("content_usage").type)
     assert column.to_pylist() == [both.content_usage, None]
 
 

@@ -15,7 +15,7 @@ import pytest
 from data_catalog.errors import InputError
 from data_catalog.sources import files as source_files
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 
 GB_BYTES = 2**30
 # Reads a source or a test set as a build does, in a process that cannot take the machine's memory.
@@ -24,7 +24,7 @@ import collections, json, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30,) * 2)
 from data_catalog.errors import InputError
 from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 
 kind, options = sys.argv[1], json.loads(sys.argv[2])
 options["files"] = tuple(options["files"])

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.sources.urls import address_key, canonical_url, host_of
-from data_catalog.takedown import Matcher
-from data_catalog.tombstones import Tombstones, new_tombstone
+from data_catalog.tombstones import Matcher, Tombstones, new_tombstone
 
 NAMES = st.sampled_from(["example.org", "xn--citt-3na.example", "127.0.0.1", "a.b.c.example"])
 SEGMENTS = st.lists(st.sampled_from(["a", "b.jpg", "...", ".hidden", "%2F", "é"]), min_size=1, max_size=3)

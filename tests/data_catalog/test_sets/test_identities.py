@@ -6,15 +6,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_catalog.sources.registry import SOURCE_KINDS
-from data_catalog.sources.urls import canonical_url
-from data_catalog.test_sets.identities import (
+from data_catalog.identities import (
     canonical_identities,
     name_identities,
     photo_identities,
     url_identities,
     written_identities,
 )
+from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.sources.urls import canonical_url
 
 COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_catalog import test_sets
 from data_catalog.errors import InputError, PipelineError, SettingsError
-from data_catalog.test_sets import images, registry
 
 LONG = "parola " * 1_430  # 10,010 characters
 RTL = "כלב רץ על החוף"
@@ -25,20 +25,20 @@ def write(folder: Path, contents: dict[str, str | bytes | Any]) -> tuple[str, ..
     return tuple(str(folder / name) for name in contents)
 
 
-def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> images.GatheredImages:
+def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> test_sets.GatheredImages:
     """Check a set of files as a build does before it starts, then read it."""
-    test_set = registry.TEST_SET_KINDS[kind]
+    test_set = test_sets.TEST_SET_KINDS[kind]
     config = test_set.config_type(files=write(folder, contents), **options)
     test_set.check(config)
     assert [str(path) for path in test_set.upstream_files(config)] == sorted(config.files)
     return test_set.load(config)
 
 
-def brief(gathered: images.GatheredImages) -> list[tuple[str, set[str], tuple[str, ...]]]:
+def brief(gathered: test_sets.GatheredImages) -> list[tuple[str, set[str], tuple[str, ...]]]:
     return [(image.name, set(image.identities), image.captions) for image in gathered.images]
 
 
-def reasons(gathered: images.GatheredImages) -> list[tuple[int, str]]:
+def reasons(gathered: test_sets.GatheredImages) -> list[tuple[int, str]]:
     return [(row.upstream_line, row.reason) for row in gathered.malformed]
 
 
@@ -453,13 +453,13 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_settings_that_name_nothing(tmp_path: Path) -> None:
-    for kind in registry.TEST_SET_KINDS.values():
+    for kind in test_sets.TEST_SET_KINDS.values():
         settings = {"path_column": "a"} if kind.kind == "pairs" else {}
         with pytest.raises(SettingsError, match="files must name"):
             kind.config_type(files=(), **settings)
         with pytest.raises(InputError, match="does not exist"):
             kind.check(kind.config_type(files=(str(tmp_path / "none"),), **settings))
-        assert registry.TEST_SET_KINDS[kind.kind] is kind
+        assert test_sets.TEST_SET_KINDS[kind.kind] is kind
     assert "to tell the images" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, caption_column="text")
     assert "no text column file" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, path_column="file")
     assert "images goes with path_column" in refusal(tmp_path, "pairs", {"a.csv": "u\na"}, url_column="u", images="x")
@@ -472,7 +472,7 @@ def test_a_list_of_nothing_but_broken_rows_says_the_first(tmp_path: Path) -> Non
 
 
 def test_images_of_a_test_set_are_found_by_their_names(tmp_path: Path) -> None:
-    kind = registry.TEST_SET_KINDS["list"]
+    kind = test_sets.TEST_SET_KINDS["list"]
     files = write(tmp_path, {"mine.txt": "città.png"})
     Image.new("RGB", (8, 8)).save(tmp_path / "città.png")
     config = kind.config_type(files=files, images=str(tmp_path))
@@ -483,7 +483,7 @@ def test_images_of_a_test_set_are_found_by_their_names(tmp_path: Path) -> None:
 
 
 def test_reading_warns_of_broken_rows_and_counts_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kind = registry.TEST_SET_KINDS["list"]
+    kind = test_sets.TEST_SET_KINDS["list"]
     config = kind.config_type(files=write(tmp_path, {"mine.txt": "a.jpg\n" + "coco:x\n" * 30}))
     with caplog.at_level(logging.WARNING):
         assert len(list(kind.read(config))) == 1

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from cleaning.leaks import caption_digests, leaking_captions
+from data_catalog.identities import canonical_identities
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import UpstreamRow
-from data_catalog.test_sets.identities import canonical_identities
-from data_catalog.test_sets.registry import TEST_SET_KINDS
+from data_catalog.test_sets import TEST_SET_KINDS
 
 pytestmark = pytest.mark.real_data
 

@@ -12,11 +12,16 @@ from markdown_it import MarkdownIt
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
-from training.exports.card_data import SeenData, card_data
-from training.exports.card_head import Publication
-from training.exports.card_limits import limits_section
-from training.exports.model_card import CardFormat, cost_section, duration, model_card
-from training.exports.source import open_trained
+from training.exports.model_card import (
+    Publication,
+    SeenData,
+    card_data,
+    cost_section,
+    duration,
+    limits_section,
+    model_card,
+)
+from training.exports.trained_folder import open_trained
 from training.fit.effort import Attempt
 from training.scores.encoders import open_model_folder
 from training.trained_models import EFFORT_FILE
@@ -24,7 +29,6 @@ from training.trained_models import EFFORT_FILE
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
-LOADING = "Ask."
 
 
 def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> SeenData:
@@ -60,8 +64,7 @@ def card(
 ) -> str:
     trained = open_trained(folder)
     data = card_data(folder, told, model_sha256=trained.loaded.sha256, scoreboards=scoreboards)
-    told_format = CardFormat(library="open_clip", loading=LOADING)
-    return model_card(trained, data, told_format, Publication(name=name, **more))
+    return model_card(trained, data, Publication(name=name, **more), library="open_clip", how_to_read="Ask.")
 
 
 def scoreboard(path: Path, origin: str) -> Path:
@@ -183,8 +186,7 @@ def test_a_license_that_the_hub_has_no_word_for(model: Path) -> None:
 
 
 def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: Path) -> None:
-    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
-    trained, path = open_trained(model), tmp_path / "scoreboard.json"
+    path = tmp_path / "scoreboard.json"
     board = json.loads(scoreboard(path, open_model_folder(model, "ours").origin).read_text())
     numbers = {"low": 0.1, "high": 0.9, "chance": 0.1, "num_queries": 9, "num_dropped": 0, "captions": "all"}
     for images, value, size in (("all", 0.875, 9), ("leak-free", 0.25, 4)):
@@ -195,20 +197,14 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
     leaked = {f"{place}.jpg": "the same bytes as one" for place in range(5)}
     board["sets"][0] |= {"leaked": {"ours": leaked}, "notes": ["all captions are translated by a machine"]}
     path.write_text(json.dumps(board))
-    text = model_card(
-        trained,
-        card_data(model, None, model_sha256=sha256, scoreboards=[path]),
-        CardFormat(library="onnx", loading=LOADING),
-        Publication(name="small"),
-    )
+    text = card(model, None, scoreboards=[path])
     assert "Of its 9 images 5 are among those that the model was trained on" in text
     assert "- All captions are translated by a machine." in text
     (result,) = head(text)["model-index"][0]["results"]
     assert [metric["value"] for metric in result["metrics"]] == [0.25]
     board["sets"][0] |= {"leaked": {"ours": leaked | {f"{place}.png": "the same" for place in range(4)}}}
     path.write_text(json.dumps(board))
-    data = card_data(model, None, model_sha256=sha256, scoreboards=[path])
-    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), Publication(name="small"))
+    text = card(model, None, scoreboards=[path])
     assert "model-index" not in head(text)
 
 
@@ -221,10 +217,9 @@ def test_a_damaged_account_of_what_was_spent_is_told(model: Path, damage: str) -
 
 def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp_path: Path) -> None:
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
-    trained, path = open_trained(model), tmp_path / "scoreboard.json"
+    path = tmp_path / "scoreboard.json"
     origin = open_model_folder(model, "ours").origin
-    data = card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, origin)])
-    text = model_card(trained, data, CardFormat(library="onnx", loading=LOADING), Publication(name="small"))
+    text = card(model, None, scoreboards=[scoreboard(path, origin)])
     row = "| text&#95;to&#95;image&#95;median&#95;rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
     assert text.count(row) == 1
     assert "xtd10:\n" in text

@@ -15,11 +15,9 @@ from PIL import Image
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.lock import place_lock
 from training.data.images import decode
-from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_no_hugging_face
-from training.exports.model_export import ModelExportConfig, export_model
-from training.exports.probe import make_probe, require_same_ids, require_same_scores
-from training.exports.source import open_trained
+from training.exports.model_export import MODEL_FORMATS, ModelExportConfig, export_model
+from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -137,7 +135,7 @@ def test_a_plain_clip_becomes_transformers_clip(plain_clip: Path, picture: Path,
     cosines = (found.image_embeds @ found.text_embeds.T) * scale
     assert torch.allclose(found.logits_per_image, cosines, rtol=1e-4)
     bias = open_trained(plain_clip).logit_bias
-    assert f"The bias of {bias:.4f} that training added" in (tmp_path / "out" / "README.md").read_text()
+    assert f"the bias of {bias:.4f} that training added" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
@@ -324,7 +322,7 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
     assert "license:" not in (out / "README.md").read_text()
     (out / "mine.txt").write_text("mine")
     exported(compact, out, "open_clip", license="mit", replace=True)
-    assert 'license: "mit"' in (out / "README.md").read_text()
+    assert "license: mit" in (out / "README.md").read_text()
     assert not (out / "mine.txt").exists()
     (out / "open_clip_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(SettingsError, match="holds an export of another model"):

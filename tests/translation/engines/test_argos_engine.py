@@ -22,8 +22,8 @@ from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.engines.token_batches import decoding_limit, token_batches
 from translation.packages.package import Package, install, read_package
 from translation.registry import open_translator
-from translation.train.convert import save_ctranslate2
-from translation.train.model import ModelShape, TranslationModel
+from translation.train.config import TrainPackageConfig
+from translation.train.model import TranslationModel, save_ctranslate2
 
 ROUTE = [LanguagePack(code="en"), LanguagePack(code="it")]
 CAPTIONS = [
@@ -250,7 +250,7 @@ def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], 
 
 def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    shape = ModelShape(
+    config = TrainPackageConfig(
         vocabulary_size=9,
         embed_dim=16,
         num_heads=2,
@@ -261,7 +261,7 @@ def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     )
     pieces = ["<unk>", "<s>", "</s>", "re@@", "d", "star", "stel@@", "la", "rossa"]
     (tmp_path / "model").mkdir()
-    save_ctranslate2(TranslationModel(shape), pieces, tmp_path / "model", quantization="int8")
+    save_ctranslate2(TranslationModel(config), pieces, tmp_path / "model", quantization="int8")
     (tmp_path / "bpe.model").write_text("#version: 0.2\nr e\ns t\na r</w>\nst ar</w>\n")
     metadata = {"from_code": "en", "to_code": "it", "package_version": "1.0", "argos_version": "1.0"}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))

@@ -93,7 +93,7 @@ from pathlib import Path
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.registry import open_translator
-import translation.memory, translation.train.package
+import translation.memory, translation.train.config, translation.train.pairs
 route = [LanguagePack(code="en"), LanguagePack(code="it")]
 heavy = {"argostranslate", "ctranslate2", "sentencepiece", "torch"} & set(sys.modules)
 assert not heavy, heavy

@@ -15,9 +15,16 @@ import pytest
 
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 from translation.engine import Translation, translate_stream
-from translation.files.caption_files import CaptionFiles, count_rows, format_of, translate_files
-from translation.files.columns import Columns
-from translation.files.text_tables import Row, translate_rows
+from translation.files import (
+    CaptionFiles,
+    Columns,
+    Row,
+    TextTable,
+    count_rows,
+    format_of,
+    translate_files,
+    translate_rows,
+)
 
 Translated = Callable[..., Path]  # the fixture of the same name
 Shouter = Any  # the stand-in engine of conftest
@@ -159,21 +166,17 @@ def test_a_named_pipe_is_read_once(tmp_path: Path, shouter: Shouter) -> None:
 def test_a_stream_holds_no_more_than_its_window(shouter: Shouter) -> None:
     num_read, ahead = 0, []
 
-    class Endless:
-        head = ""
-        tail = ""
+    def rows() -> Iterator[Row]:
+        nonlocal num_read
+        for num_read in range(1, 1_001):
+            yield Row(str(num_read), "", "")
 
-        def rows(self) -> Iterator[Row]:
-            nonlocal num_read
-            for num_read in range(1, 1_001):
-                yield Row(str(num_read), "", "")
-
-        def written(self, row: Row, translation: Translation) -> str:
-            ahead.append(num_read - int(row.caption))
-            assert translation.text == row.caption
-            return f"{row.caption}\n"
+    def written(row: Row, translation: Translation) -> str:
+        ahead.append(num_read - int(row.caption))
+        assert translation.text == row.caption
+        return f"{row.caption}\n"
 
     out = io.StringIO()
-    translate_rows(Endless(), out, partial(translate_stream, shouter(), window=10))
+    translate_rows(TextTable("", rows(), written, []), out, partial(translate_stream, shouter(), window=10))
     assert out.getvalue().split() == [str(number) for number in range(1, 1_001)]
     assert max(ahead) == 9

@@ -68,7 +68,7 @@ def test_parquet_keeps_types_metadata_nulls_and_row_groups(parquet: Path, transl
 def test_parquet_rows_of_any_width_are_copied_in_small_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, translated: Translated
 ) -> None:
-    monkeypatch.setattr("translation.files.parquet_tables.BYTES_PER_COPY", 4_000)
+    monkeypatch.setattr("translation.files.BYTES_PER_COPY", 4_000)
     source = tmp_path / "in.parquet"
     images = [bytes([number]) * 1_000 for number in range(20)]
     table = pa.table({"caption": [f"caption {number}" for number in range(20)], "image": images})

@@ -17,19 +17,19 @@ from data_catalog.errors import DamagedError, InputError, SettingsError
 from flows.cli import main
 from translation.packages.package import open_package
 from translation.train.config import TrainPackageConfig
-from translation.train.folder import (
+from translation.train.loop import STATE_FILE
+from translation.train.model import load_vocabulary
+from translation.train.pairs import Pair, read_pairs
+from translation.train.report import REPORT_FILE
+from translation.train.training import (
     HELD_OUT_FILE,
-    REPORT_FILE,
-    STATE_FILE,
     VOCABULARY_FILE,
     open_earlier,
     read_held_out,
     save_held_out,
+    train_package,
     training_folder,
 )
-from translation.train.package import train_package
-from translation.train.pairs import Pair, read_pairs
-from translation.train.vocabulary import load_vocabulary
 
 QUICK = TrainPackageConfig(
     vocabulary_size=150,

@@ -14,10 +14,9 @@ import torch
 from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from translation.packages.package import open_package
 from translation.train.config import TrainPackageConfig
-from translation.train.folder import HELD_OUT_FILE, SIZES, VOCABULARY_FILE, WEIGHTS_FILE, training_folder
-from translation.train.loop import Files, HeldOutScores, train_model
-from translation.train.model import ModelShape, TranslationModel
-from translation.train.package import train_package
+from translation.train.loop import WEIGHTS_FILE, HeldOutScores, train_model
+from translation.train.model import TranslationModel
+from translation.train.training import HELD_OUT_FILE, VOCABULARY_FILE, train_package, training_folder
 
 QUICK = TrainPackageConfig(
     vocabulary_size=150,
@@ -72,9 +71,6 @@ def test_a_training_killed_at_random_moments_gives_the_same_package(tiny_tsv: Pa
 def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
     # CTranslate2 sets OpenMP's threads: a training went on with fewer than it was asked for, and resumed with others.
     torch.manual_seed(1)
-    shape = ModelShape(
-        **{name: getattr(QUICK, name) for name in SIZES if name != "vocabulary_size"}, vocabulary_size=20, dropout=0.0
-    )
     seen = []
     num_threads = torch.get_num_threads()
 
@@ -85,11 +81,11 @@ def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
     try:
         torch.set_num_threads(2)
         train_model(
-            TranslationModel(shape),
+            TranslationModel(replace(QUICK, vocabulary_size=20, dropout=0.0)),
             [([5, 6], [7])] * 4,
             [([6, 5], [8])],
-            QUICK,
-            files=Files(state=tmp_path / "state", best=tmp_path / "best", key=""),
+            folder=tmp_path,
+            key="",
             score=score,
             report=lambda state, texts: seen.append(torch.get_num_threads()),
         )
@@ -129,7 +125,7 @@ def test_a_broken_training_folder_is_told(tiny_tsv: Path, tmp_path: Path, name: 
     config = replace(QUICK, num_steps=6)
     train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=config)
     (training_folder(out) / name).write_bytes(b"{}")
-    with pytest.raises(DamagedError, match=r"is no (record of a training|training state).*remove .* to train anew"):
+    with pytest.raises(DamagedError, match=r"is no (record of a training|resume state).*remove .* to train"):
         train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=config)
 
 

@@ -11,16 +11,12 @@ import pytest
 import torch
 
 from data_catalog.errors import SettingsError
-from translation.train.batches import epoch_batches, grouped, to_batch
 from translation.train.config import TrainPackageConfig
-from translation.train.convert import save_ctranslate2
-from translation.train.loop import lr_factor
-from translation.train.loss import smoothed_cross_entropy
-from translation.train.model import ModelShape, TranslationModel, visible
-from translation.train.package import train_package
-from translation.train.vocabulary import END_ID, START_ID
+from translation.train.loop import epoch_batches, grouped, lr_factor, smoothed_cross_entropy, to_batch
+from translation.train.model import END_ID, START_ID, TranslationModel, save_ctranslate2, visible
+from translation.train.training import train_package
 
-SHAPE = ModelShape(
+CONFIG = TrainPackageConfig(
     vocabulary_size=40,
     embed_dim=32,
     num_heads=4,
@@ -65,7 +61,7 @@ def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, 
 def network() -> TranslationModel:
     """A random network that says different things of different inputs."""
     torch.manual_seed(3)
-    model = TranslationModel(SHAPE).eval()
+    model = TranslationModel(CONFIG).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.25)

@@ -8,12 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from translation.train.card import TrainReport
 from translation.train.config import TrainPackageConfig
-from translation.train.folder import REPORT_FILE, Sources
-from translation.train.pairs import DROP_REASONS, PairLine, ParallelCaptions, read_pairs
-from translation.train.report import ReportContent, Sample, write_report
-from translation.train.state import CurvePoint, TrainState
+from translation.train.loop import CurvePoint, TrainState
+from translation.train.pairs import DROP_REASONS, PairLine, ParallelCaptions, Sources, read_pairs
+from translation.train.report import REPORT_FILE, Training, TrainReport, write_report
 
 NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror='x()'> \"&lt;' {{ 7 * 7 }} {% raw %}"
 CONFIG = TrainPackageConfig(num_steps=4400, license="CC0 <b>")
@@ -97,36 +95,25 @@ def state_of(curve: list[CurvePoint]) -> TrainState:
     return TrainState(step=last.step, epoch=last.epoch, seconds=last.seconds, cpu_seconds=last.cpu_seconds, curve=curve)
 
 
-def content(
+def page_of(
+    folder: Path,
     state: TrainState | None = None,
     *,
-    texts: tuple[str, str, str] = ("A dog.", "Ein Hund.", "Ein Hund!"),
+    texts: tuple[str, ...] = ("Ein Hund.",),
     data: ParallelCaptions = DATA,
+    sources: Sources = SOURCES,
     report: TrainReport | None = None,
-) -> ReportContent:
-    source, translation, reference = texts
-    return ReportContent(
-        metadata=METADATA,
-        sources=SOURCES,
-        config=CONFIG,
-        data=data,
-        state=state or TrainState(),
-        num_parameters=4_806_144,
-        samples=[Sample(source=source, translation=translation, reference=reference)],
-        report=report,
-    )
-
-
-def page_of(folder: Path, page_content: ReportContent) -> Page:
-    path = folder / "en_de.argosmodel.training" / REPORT_FILE
-    write_report(path, page_content)
-    return Page(path)
+) -> Page:
+    path = folder / "en_de.argosmodel.training"
+    training = Training(folder=path, data=data, sources=sources, config=CONFIG, metadata=METADATA)
+    write_report(training, state or TrainState(), texts, num_parameters=4_806_144, report=report)
+    return Page(path / REPORT_FILE)
 
 
 @pytest.fixture(scope="module")
 def curve_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     curve = [point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5)]
-    return page_of(tmp_path_factory.mktemp("curve"), content(state_of(curve)))
+    return page_of(tmp_path_factory.mktemp("curve"), state_of(curve))
 
 
 def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> None:
@@ -178,7 +165,7 @@ def test_what_charts_refer_to_is_there_once(curve_page: Page) -> None:
 
 
 def test_a_page_before_the_first_validation(tmp_path: Path) -> None:
-    page = page_of(tmp_path, replace(content(), samples=[]))
+    page = page_of(tmp_path, texts=())
     assert page.count("svg") == 0
     assert "after step 0 of 4,400" in page.words
     assert "have not been translated yet" in page.words
@@ -186,13 +173,13 @@ def test_a_page_before_the_first_validation(tmp_path: Path) -> None:
 
 
 def test_a_page_with_one_validation_of_a_loss_that_is_no_number(tmp_path: Path) -> None:
-    page = page_of(tmp_path, content(state_of([point(200, chrf=0.0, train_loss=float("nan"))])))
+    page = page_of(tmp_path, state_of([point(200, chrf=0.0, train_loss=float("nan"))]))
     assert page.count("svg") == 2
     assert page.cells[page.cells.index("200 best") + 4] == "nan"
 
 
 def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> None:
-    page = page_of(tmp_path, content(state_of([point(4400, chrf=60.0)]), report=REPORT))
+    page = page_of(tmp_path, state_of([point(4400, chrf=60.0)]), report=REPORT)
     assert "version 1.0: finished after 4,400 steps." in page.words
     numbers = ["BLEU", "39.1", "chrF", "63.5", "Parameters", "4,806,144", "Minutes", "55.0", "CPU minutes", "110.0"]
     assert page.cells[:10] == numbers
@@ -202,19 +189,15 @@ def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> No
 
 
 def test_a_training_that_stopped_early_says_so(tmp_path: Path) -> None:
-    page = page_of(tmp_path, content(state_of([point(800, chrf=60.0)]), report=replace(REPORT, num_steps=800)))
+    page = page_of(tmp_path, state_of([point(800, chrf=60.0)]), report=replace(REPORT, num_steps=800))
     assert "finished after 800 of 4,400 steps, for chrF had ceased to rise" in page.words
 
 
 def test_equal_trainings_give_equal_pages_and_a_later_one_replaces_an_earlier(tmp_path: Path) -> None:
-    path = tmp_path / REPORT_FILE
-    found = []
-    for chrf in (40.0, 41.0, 40.0):
-        write_report(path, content(state_of([point(200, chrf=chrf)])))
-        found.append(path.read_bytes())
+    found = [page_of(tmp_path, state_of([point(200, chrf=chrf)])).text for chrf in (40.0, 41.0, 40.0)]
     assert found[0] == found[2]
     assert found[0] != found[1]
-    assert [file.name for file in tmp_path.iterdir()] == [REPORT_FILE]
+    assert [file.name for file in tmp_path.glob("*/*")] == [REPORT_FILE]
 
 
 def test_lines_that_were_dropped_stand_there_with_their_reasons(tmp_path: Path) -> None:
@@ -223,7 +206,7 @@ def test_lines_that_were_dropped_stand_there_with_their_reasons(tmp_path: Path) 
     bad = ["no tab " + NASTY, f"\t{NASTY}", good[0], good[1]]
     pairs.write_bytes("\n".join([*good, *bad]).encode() + b"\n\xff\xfe\x00\tx\n")
     data = read_pairs(pairs, num_held_out=3)
-    page = page_of(tmp_path, content(data=data))
+    page = page_of(tmp_path, data=data)
     assert "45 lines of 1 file: 37 pairs to train on, 3 held out, 5 dropped." in page.words
     for reason, count, share in (("duplicate", 2, "4.44%"), ("empty", 1, "2.22%"), ("wrong_fields", 1, "2.22%")):
         assert f"{reason} {count} ({share}): {DROP_REASONS[reason]}" in page.words
@@ -234,12 +217,11 @@ def test_lines_that_were_dropped_stand_there_with_their_reasons(tmp_path: Path) 
 
 
 def test_held_out_pairs_of_their_own_file_are_no_lines_of_the_pairs(tmp_path: Path) -> None:
-    own = replace(content(), sources=replace(SOURCES, held_out_sha256="cd" * 32))
-    page = page_of(tmp_path, own)
+    page = page_of(tmp_path, sources=replace(SOURCES, held_out_sha256="cd" * 32))
     assert "90 lines of 1 file: 90 pairs to train on, 0 dropped." in page.words
     assert "The 10 held-out pairs come from a file of their own." in page.words
-    continued = replace(content(), sources=replace(SOURCES, continued="ef" * 32))
-    assert "come from the training that this one continues." in page_of(tmp_path, continued).text
+    continued = page_of(tmp_path, sources=replace(SOURCES, continued="ef" * 32))
+    assert "come from the training that this one continues." in continued.text
 
 
 def test_texts_have_their_language(curve_page: Page) -> None:
@@ -252,9 +234,10 @@ def test_texts_have_their_language(curve_page: Page) -> None:
 def test_no_text_becomes_markup(tmp_path: Path, texts: list[str]) -> None:
     source, translation, reference = (text + NASTY for text in texts)
     line = PairLine(tmp_path / "x.tsv", 1, source, translation)
-    data = replace(DATA, dropped={"empty": 1}, examples={"empty": [line]})
-    page = page_of(tmp_path, content(texts=(source, translation, reference), data=data))
-    plain = page_of(tmp_path, content(data=replace(data, examples={"empty": [replace(line, source="a", target="b")]})))
+    held_out = [(source, reference)]
+    data = replace(DATA, held_out=held_out, dropped={"empty": 1}, examples={"empty": [line]})
+    page = page_of(tmp_path, texts=(translation,), data=data)
+    plain = page_of(tmp_path, data=replace(data, examples={"empty": [replace(line, source="a", target="b")]}))
     assert page.tags == plain.tags
     place = page.cells.index(source)
     assert page.cells[place : place + 3] == [source, translation, reference]

@@ -1,4 +1,4 @@
-"""`vernaclip download`: annotation files of upstream datasets, listed, got under an accepted license, checked."""
+"""`vernaclip init` and `vernaclip download`: a first recipe, and annotation files of upstream datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,54 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
+from data_catalog.plain_text import visible_text
 from flows.cli.options import PrivateHosts
-from flows.cli.output import say, say_table
+from flows.cli.output import is_quiet, say, say_table
 
 if TYPE_CHECKING:
     from data_catalog.downloads.obtaining import Obtained, Order
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
-Registry = dict[str, "UpstreamSource"]
+
+def init(
+    name: str,
+    /,
+    *,
+    language: Annotated[str, Parameter(metavar="LANG")],
+    pairs: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    images: Annotated[str | None, Parameter(metavar="DIR")] = None,
+) -> None:
+    """Write a first recipe into the working folder, of your own images and captions or of public sources.
+
+    Examples:
+      vernaclip init garden --language uk --pairs captions.csv --images photos
+      vernaclip init ukrainian --language uk
+
+    It looks at the files, chooses settings for what is in them, and writes each into NAME.toml with what it means. A
+    language that comes without a pack gets a small one beside it. It overwrites nothing.
+
+    Args:
+        name: Name of the dataset: NAME.toml becomes its recipe.
+        language: Language of the captions and of the queries: a code such as uk, or a language pack's file.
+        pairs: CSV, TSV, JSON Lines or Parquet with a column of images and one of captions.
+        images: Folder, zip or tar of the images that the file names (default: the folder of the file).
+    """
+    from flows.cli.services import trait_text
+    from flows.recipe.starting import start
+
+    started = start(name, language, pairs=pairs, images=images)
+    if is_quiet():
+        return
+    for line in started.found:
+        say(visible_text(f"{line.topic:<10}{line.text}"))
+    if started.lacking:
+        say("\nWhat the language lacks here:\n")
+    for trait in started.lacking:
+        say(trait_text(trait))
+    say(f"\nWritten: {', '.join(map(str, started.files))}\n\nType next:")
+    width = max(len(line.topic) for line in started.commands)
+    for line in started.commands:
+        say(visible_text(f"  {line.topic:<{width}}  # {line.text}"))
 
 
 @Parameter(name="*")
@@ -59,7 +99,13 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     if source is None:
         if options.check or options.accept or options.only:
             raise SettingsError("--accept, --only and --check need a source: see `vernaclip download` for their names")
-        _list(registry, options.to)
+        from data_catalog.downloads.obtaining import file_rows, read_record
+
+        record = read_record(options.to)
+        say_table([row for each in registry.values() for row in file_rows(each, options.to, record)])
+        for each in registry.values():
+            say()
+            _say_terms(each)
         return
     found = registry.get(source)
     if found is None:
@@ -71,17 +117,7 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
         _get(found, files, options)
 
 
-def _list(registry: Registry, folder: Path) -> None:
-    from data_catalog.downloads.obtaining import file_rows, read_record
-
-    record = read_record(folder)
-    say_table([row for source in registry.values() for row in file_rows(source, folder, record)])
-    for source in registry.values():
-        say()
-        _tell_terms(source)
-
-
-def _tell_terms(source: "UpstreamSource") -> None:
+def _say_terms(source: "UpstreamSource") -> None:
     say(f"{source.name}: {source.title}")
     say(f"  license  {source.license}")
     say(f"  terms    {source.terms}")
@@ -90,8 +126,9 @@ def _tell_terms(source: "UpstreamSource") -> None:
 
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
+    """Download what is missing, under an accepted license; then see to what a person has to fetch."""
     from data_catalog.downloads.download import DownloadConfig
-    from data_catalog.downloads.obtaining import Order, is_pending, obtaining, require_space
+    from data_catalog.downloads.obtaining import Order, is_pending, obtain, obtaining, require_space
 
     accepted = _folded(options.accept or "") == _folded(source.license)
     config = DownloadConfig(private_hosts=tuple(options.private_hosts))
@@ -100,37 +137,31 @@ def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: Dow
         raise SettingsError(
             f'the license of {source.name} is not called {options.accept!r}: read it, and --accept "{source.license}"'
         )
-    if any(is_pending(file, order) for file in files) and not accepted:
-        _tell_terms(source)
+    if not accepted and any(is_pending(file, order) for file in files):
+        _say_terms(source)
         raise SettingsError(
             f"nothing is downloaded before the license of {source.name} is accepted by its name: add "
             f'--accept "{source.license}"'
         )
     require_space(files, order)
-    with_url = [file for file in files if file.url]
-    if with_url:
-        with obtaining(options.to):
+    if with_url := [file for file in files if file.url]:
+        with obtaining(order.folder):
             for file in with_url:
-                _get_file(file, order)
-    _by_hand(source, [file for file in files if not file.url], order)
+                try:
+                    found = obtain(file, order)
+                except TransientError as error:
+                    raise TransientError(f"{error}: run the same command again, and the download goes on") from error
+                for each in found:
+                    _say_obtained(each, order)
+    if by_hand := [file for file in files if not file.url]:
+        _by_hand(source, by_hand, order)
 
 
 def _folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _get_file(file: "UpstreamFile", order: "Order") -> None:
-    from data_catalog.downloads.obtaining import obtain
-
-    try:
-        found = obtain(file, order)
-    except TransientError as error:
-        raise TransientError(f"{error}: run the same command again, and the download goes on") from error
-    for each in found:
-        _tell(each, order)
-
-
-def _tell(obtained: "Obtained", order: "Order") -> None:
+def _say_obtained(obtained: "Obtained", order: "Order") -> None:
     path, entry = order.folder / obtained.path, obtained.download
     if entry is None:
         say(f"kept {path}: it came by other means, and nothing published tells whether it is the same")
@@ -145,11 +176,9 @@ def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "
     """Say what a person has to fetch, and where it goes; or check what is there, and record it."""
     from data_catalog.downloads.obtaining import check_readable, files_there, obtaining, record_by_hand
 
-    if not files:
-        return
     places = [(path, file) for file in files for path in file.paths if not (order.folder / path).is_file()]
     if places:
-        _tell_terms(source)
+        _say_terms(source)
         for path, file in places:
             say(f"  to do    {order.folder / path}: {file.by_hand}")
         if source.images:

@@ -1,0 +1,323 @@
+"""Writes the four datasets of the sample as WIT, COCO 2017, Conceptual Captions 3M and Flickr8k publish theirs."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from data_catalog.sample.config import CC3M, COCO, FLICKR8K, WIT
+from data_catalog.sample.grammar import Wording, caption, captions, templates
+from data_catalog.sample.samples import ImageFolder, Sample, coco_id, url_of
+from data_catalog.sample.scene import Scene, pick, shuffled
+
+WIT_FILE, COCO_FILE = "wit/wit.tsv.gz", "coco/captions_scenes.json"
+CC3M_FILE, FLICKR8K_FILE = "cc3m/cc3m.tsv", "flickr8k/Flickr8k.token.txt"
+# Each dataset's own manners: case, full stops, spaces before punctuation.
+_STYLES = {
+    WIT: ("capital", "capital", "sentence"),
+    COCO: ("sentence", "sentence", "sentence", "capital", "lower"),
+    CC3M: ("tokenised",),
+    FLICKR8K: ("tokenised_sentence", "tokenised_sentence", "tokenised_sentence", "capital"),
+}
+_FLICKR8K_CAPTIONS = 5
+_LICENSES = (
+    ("Attribution-NonCommercial-ShareAlike License", "http://creativecommons.org/licenses/by-nc-sa/2.0/"),
+    ("Attribution-NonCommercial License", "http://creativecommons.org/licenses/by-nc/2.0/"),
+    ("Attribution-NonCommercial-NoDerivs License", "http://creativecommons.org/licenses/by-nc-nd/2.0/"),
+    ("Attribution License", "http://creativecommons.org/licenses/by/2.0/"),
+    ("Attribution-ShareAlike License", "http://creativecommons.org/licenses/by-sa/2.0/"),
+    ("Attribution-NoDerivs License", "http://creativecommons.org/licenses/by-nd/2.0/"),
+    ("No known copyright restrictions", "http://flickr.com/commons/usage/"),
+    ("United States Government Work", "http://www.usa.gov/copyright.shtml"),
+)
+_WIT_COLUMNS = (
+    "language",
+    "page_url",
+    "image_url",
+    "page_title",
+    "section_title",
+    "hierarchical_section_title",
+    "caption_reference_description",
+    "caption_attribution_description",
+    "caption_alt_text_description",
+    "mime_type",
+    "original_height",
+    "original_width",
+    "is_main_image",
+    "attribution_passes_lang_id",
+    "page_changed_recently",
+    "context_page_description",
+    "context_section_description",
+)
+_SECOND_PAGE_SHARE, _OTHER_LANGUAGE_SHARE = 0.2, 0.25
+_CONTEXTS = (
+    "La geometria è quella parte della matematica che si occupa delle forme nel piano e nello spazio.",
+    'Il disegno, detto anche "figura", mostra alcune forme semplici.\nLe forme sono colorate e lo sfondo è uniforme.',
+    "In questa pagina sono raccolte figure colorate, usate nelle scuole per imparare i nomi delle forme.",
+    'Una "forma" è ciò che resta di un oggetto quando si dimenticano colore e posizione.\n\nVedi anche: colore.',
+)
+
+
+def write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, native: str) -> None:
+    """Write `wit/wit.tsv.gz`: reference captions in the `native` language, with rows of others among them.
+
+    A row with an unterminated quote opens a quote in its 16th field and ends there, as some of WIT's do.
+    """
+    lines: list[str] = []
+    for sample in samples:
+        rows = _wit_rows(sample, native, images)
+        lines += map(_tsv_line, rows)
+        if sample.fault == "unterminated_quote":
+            start = _tsv_line(rows[-1][:15]).rstrip("\n")
+            lines[-1] = f'{start}\t"La figura, nata come esempio, ha dato il nome a una raccolta.\n'
+    text = "".join(shuffled(Random(f"scenes:wit-order:{samples[0].seed}"), lines))
+    path = folder / WIT_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+        packed.write(("\t".join(_WIT_COLUMNS) + "\n" + text).encode("utf-8"))
+
+
+def _tsv_line(values: Sequence[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter="\t", lineterminator="\n").writerow(values)
+    return buffer.getvalue()
+
+
+def _wit_rows(sample: Sample, native: str, images: ImageFolder) -> list[tuple[object, ...]]:
+    """Return an image's rows: its page, perhaps a second one with a caption of its own, and one in another language."""
+    width, height = images.add(sample)
+    rng, scene, url = sample.rng("wit"), sample.scene(), url_of(sample, images.base_url)
+
+    def row(lang: str, reference: str, attribution: str = "", page: str = "Figura") -> tuple[object, ...]:
+        title = f"{page} {sample.index}"
+        return (
+            lang,
+            f"https://{lang}.wikipedia.org/wiki/{page}_{sample.index}",
+            url,
+            title,
+            "Esempi" if rng.random() < 0.5 else "",
+            f"{title} / Esempi",
+            reference,
+            attribution,
+            "",
+            "image/png" if sample.file_format == "PNG" else "image/jpeg",
+            height,
+            width,
+            "true" if rng.random() < 0.5 else "false",
+            "true",
+            "false" if rng.random() < 0.5 else "true",
+            pick(rng, _CONTEXTS),
+            pick(rng, ("", "Esempi di figure colorate.")),
+        )
+
+    good, second = captions(scene, native, num=2, rng=rng, styles=_STYLES[WIT])
+    reference, attribution = good, ""
+    if sample.fault in ("attribution_only", "unterminated_quote"):
+        images.record(sample, url=url, caption=good)
+        if sample.fault == "attribution_only":
+            reference, attribution = "", good
+    elif fault := _caption_fault(sample, native, rng):
+        reference = fault["caption"]
+        images.record(sample, url=url, **fault)
+    else:
+        attribution = "English: Coloured shapes" if rng.random() < 0.5 else ""
+    rows = [row(native, reference, attribution)]
+    if not sample.fault and rng.random() < _SECOND_PAGE_SHARE:
+        rows.append(row(native, second, page="Galleria"))
+    if rng.random() < _OTHER_LANGUAGE_SHARE:
+        lang = pick(rng, [code for code in _FOREIGN if code != native])
+        rows.insert(0, row(lang, _other_language(scene, lang, rng)))
+    return rows
+
+
+def write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
+    """Write `coco/captions_scenes.json`: images and annotations in random order, 3 to 5 captions an image."""
+    records, annotations = [], []
+    for sample in samples:
+        width, height = images.add(sample)
+        rng = sample.rng("coco")
+        records.append(_coco_image(sample, width, height, images.base_url, rng))
+        texts = _captions(sample, 3 + int(rng.random() * 3), rng)
+        fault = _caption_fault(sample, "en", rng)
+        for number, text in enumerate(texts):
+            annotation: dict[str, Any] = {"image_id": coco_id(sample.index), "id": 10 * coco_id(sample.index) + number}
+            if fault and number == len(texts) - 1:
+                text = fault["caption"]
+                images.record(sample, url=records[-1]["coco_url"], caption_id=annotation["id"], **fault)
+            annotations.append(annotation if text is None else {**annotation, "caption": text})
+        if sample.fault == "unknown_image":
+            no_image = {"image_id": coco_id(sample.index) + 1, "id": 10 * coco_id(sample.index) + 9}
+            annotations.append({**no_image, "caption": texts[0]})
+            images.record(sample, caption_id=no_image["id"], image_id=no_image["image_id"], caption=texts[0])
+    rng = Random(f"scenes:coco-order:{samples[0].seed}")
+    document = {
+        "info": {
+            "description": "Scenes in the layout of the COCO 2017 Dataset",
+            "url": images.base_url,
+            "version": "1.0",
+            "year": 2017,
+            "contributor": "vernaclip",
+            "date_created": "2017/09/01",
+        },
+        "licenses": [{"url": url, "id": i, "name": name} for i, (name, url) in enumerate(_LICENSES, start=1)],
+        "images": shuffled(rng, records),
+        "annotations": shuffled(rng, annotations),
+    }
+    _write_text(folder / COCO_FILE, json.dumps(document))
+
+
+def _coco_image(sample: Sample, width: int, height: int, base_url: str, rng: Random) -> dict[str, Any]:
+    return {
+        "license": 1 + int(rng.random() * len(_LICENSES)),
+        "file_name": Path(sample.path).name,
+        "coco_url": url_of(sample, base_url),
+        "height": height,
+        "width": width,
+        "date_captured": f"2013-11-{1 + sample.index % 28:02d} {sample.index % 24:02d}:{sample.index % 60:02d}:00",
+        "flickr_url": f"http://farm{1 + sample.index % 9}.staticflickr.example/{coco_id(sample.index)}_z.jpg",
+        "id": coco_id(sample.index),
+    }
+
+
+def write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
+    """Write `cc3m/cc3m.tsv`: a caption and a URL a line, no header."""
+    lines = []
+    for sample in shuffled(Random(f"scenes:cc3m-order:{samples[0].seed}"), samples):
+        images.add(sample)
+        rng = sample.rng("cc3m")
+        url = url_of(sample, images.base_url)
+        text = _captions(sample, 1, rng)[0]
+        if fault := _caption_fault(sample, "en", rng):
+            text = fault["caption"]
+            images.record(sample, url=url, **fault)
+        lines.append(f"{text}\t{url}\n")
+        if sample.fault == "wrong_field_count":
+            lines.append(f"{text}\n")
+            images.record(sample, caption=text, line=len(lines))
+    _write_text(folder / CC3M_FILE, "".join(lines))
+
+
+def write_flickr8k(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
+    """Write `flickr8k/Flickr8k.token.txt`: five lines an image, `name.jpg#0` to `#4`, tab, caption."""
+    lines = []
+    for sample in shuffled(Random(f"scenes:flickr8k-order:{samples[0].seed}"), samples):
+        images.add(sample)
+        rng = sample.rng("flickr8k")
+        texts: list[str | None] = [*_captions(sample, _FLICKR8K_CAPTIONS, rng)]
+        if fault := _caption_fault(sample, "en", rng):
+            texts[-1] = fault["caption"]
+            key = f"{sample.path}#{len(texts) - 1}"
+            images.record(sample, path=sample.path, caption_id=key, **fault)
+        for number, text in enumerate(texts):
+            key = f"{sample.path}#{number}"
+            lines.append(f"{key}\n" if text is None else f"{key}\t{text}\n")
+    _write_text(folder / FLICKR8K_FILE, "".join(lines))
+
+
+def _captions(sample: Sample, num: int, rng: Random) -> list[str]:
+    return captions(sample.scene(), "en", num=num, rng=rng, styles=_STYLES[sample.source])
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+# --- Captions that a dataset ought not to hold ----------------------------------------------------------------------
+
+_OTHER = {
+    "de": (
+        "Drei rote Sterne über einem blauen Quadrat auf weißem Hintergrund",
+        "Ein kleiner grüner Kreis neben einem großen gelben Dreieck",
+        "Das Bild zeigt zwei schwarze Herzen und einen orangefarbenen Ring",
+        "Vier braune Rechtecke links von einem rosa Kreuz",
+        "Auf gelbem Hintergrund sieht man einen großen blauen Mond",
+        "Zeichnung von zwei grünen Sechsecken unter einem roten Pfeil",
+    ),
+    "es": (
+        "Tres estrellas rojas encima de un cuadrado azul sobre fondo blanco",
+        "Un pequeño círculo verde junto a un gran triángulo amarillo",
+        "La imagen muestra dos corazones negros y un anillo de color naranja",
+        "Cuatro rectángulos marrones a la izquierda de una cruz rosada",
+        "Hay una luna azul muy grande que se ve sobre un fondo amarillo",
+        "Dibujo de dos hexágonos verdes debajo de una flecha roja",
+    ),
+    "fr": (
+        "Trois étoiles rouges au-dessus d'un carré bleu sur fond blanc",
+        "Un petit cercle vert à côté d'un grand triangle jaune",
+        "L'image montre deux cœurs noirs et un anneau de couleur orange",
+        "Quatre rectangles bruns à gauche d'une croix rose",
+        "On voit une grande lune bleue sur un fond jaune",
+        "Dessin de deux hexagones verts en dessous d'une flèche rouge",
+    ),
+}
+_NAMES = (
+    "Giuseppe Garibaldi",
+    "Basilica di San Pietro",
+    "Leonardo da Vinci",
+    "Piazza della Signoria, Firenze",
+    "Palazzo Vecchio",
+    "Monte Bianco",
+    "Dante Alighieri",
+    "Santa Maria Novella",
+    "Camillo Benso di Cavour",
+    "Castel Sant'Angelo",
+    "Maria Montessori",
+    "Fontana di Trevi, Roma",
+    "Galileo Galilei",
+    "Ponte di Rialto",
+    "Alessandro Manzoni",
+    "San Gimignano",
+    "Rita Levi-Montalcini",
+    "Teatro alla Scala, Milano",
+    "Giacomo Leopardi",
+    "Lago di Garda",
+)
+_SHORT = {
+    "it": ("Stella", "Cuore", "Foto", "Luna"),
+    "en": ("star", "heart", "image", "moon"),
+    "de": ("Stern", "Herz", "Foto", "Mond"),
+}
+_FOREIGN = (*_OTHER, "en", "it")
+
+
+def _caption_fault(sample: Sample, lang: str, rng: Random) -> dict[str, Any] | None:
+    """Return what the sample's caption fault puts in place of a caption in `lang`, and facts of it; None: no such."""
+    match sample.fault:
+        case "wrong_language":
+            choices = ("fr",) if lang == "en" else tuple(other for other in _FOREIGN if other != lang)
+            other = pick(rng, choices)
+            return {"caption": _other_language(sample.scene(), other, rng), "lang": other}
+        case "mojibake":
+            good = _with_accent(sample.scene(), lang, rng)
+            return {"caption": good.encode("utf-8").decode("cp1252"), "repaired": good}
+        case "bare_name":
+            return {"caption": pick(rng, _NAMES)}
+        case "empty_caption":
+            return {"caption": pick(rng, ("", " "))}
+        case "missing_caption":
+            return {"caption": None}
+        case "short_caption":
+            return {"caption": pick(rng, _SHORT[lang])}
+        case "file_name_caption":
+            start, number = pick(rng, ("IMG_", "DSC_", "DSCN")), int(rng.random() * 10_000)
+            return {"caption": f"{start}{number:04d}.{pick(rng, ('jpg', 'JPG'))}"}
+    return None
+
+
+def _other_language(scene: Scene, lang: str, rng: Random) -> str:
+    """Return a caption in `lang`: of `scene` in English and Italian, of some scene elsewhere."""
+    if lang in _OTHER:
+        return pick(rng, _OTHER[lang])
+    return caption(scene, lang, Wording(template="background", style="capital", synonym=int(rng.random() < 0.35)))
+
+
+def _with_accent(scene: Scene, lang: str, rng: Random) -> str:
+    """Return a caption with an accent, or with a dash where the language has none for the scene."""
+    texts = [caption(scene, lang, Wording(template=template)) for template in templates(scene)]
+    fitting = [text for text in texts if not text.isascii()]
+    return pick(rng, fitting or [f"{caption(scene, lang, Wording(template='plain'))} – 1"])

@@ -1,0 +1,450 @@
+"""Captions in a file, a pipe or a terminal, and where their translations go: lines, CSV, TSV and Parquet, as streams.
+
+Text stays byte for byte: a row is written as it was read, with the new cells behind it, so that quotes, line ends
+within them and the other columns cannot change. Parquet's other columns keep their types, values and metadata.
+"""
+
+import gzip
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, tee
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.sources.delimited import complete_cells, read_records
+from data_catalog.sources.files import BOM, Line, Trouble, lines_of, naming_damage, open_bytes
+from data_catalog.storage.shards import ROWS_PER_GROUP, write_atomically
+from translation.engine import STREAM_WINDOW, Translation, Translator, translate_stream
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+FORMATS = ("lines", *DELIMITERS, "parquet")
+# Formats whose lines are no captions: to translate them as such would spoil them in silence.
+_UNREAD = (".json", ".jsonl", ".ndjson")
+# What a cell cannot hold without quotes around it. In TSV a quote is mere text unless a cell begins with it.
+_NEEDS_QUOTES = {",": re.compile('[",\r\n]'), "\t": re.compile('^"|[\t\r\n]')}
+
+PARQUET_CAPTIONS_PER_READ = 20_000
+# Of each Parquet column: without it, and by default, a whole row group is read ahead, which may be the whole file.
+BUFFER_BYTES = 2**18
+# Parquet rows are copied in pieces of at most about so many bytes, and never across two row groups: images make large
+# rows.
+BYTES_PER_COPY = 16 * 2**20
+# Of the new columns of Parquet, as `Columns.added` names them.
+_TYPES = (pa.string(), pa.float32(), pa.bool_(), pa.bool_())
+
+BinaryFile = io.BufferedReader | gzip.GzipFile
+Stream = Callable[[Iterable[str]], Iterator[Translation]]
+Values = tuple[str | float | bool | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which column of a table is read, and what the new ones beside it are called and hold.
+
+    Args:
+        read: the column of captions.
+        write: the new column of translations.
+        scores: write the columns `<write>_score`, `<write>_truncated` and `<write>_repetitive` as well; see
+            `translation.engine.Translation`.
+    """
+
+    read: str
+    write: str
+    scores: bool = False
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Return the names of the new columns, in order."""
+        quality = ("score", "truncated", "repetitive") if self.scores else ()
+        return (self.write, *(f"{self.write}_{name}" for name in quality))
+
+    def values(self, translation: Translation) -> Values:
+        """Return what the new columns hold for one caption."""
+        quality = (translation.score, translation.truncated, translation.repetitive)
+        return (translation.text, *(quality if self.scores else ()))
+
+    def place_among(self, existing: Sequence[str], table: str) -> int:
+        """Return the place of the column of captions in a table.
+
+        Args:
+            existing: names of the table's columns.
+            table: what errors call it.
+
+        Raises:
+            SettingsError: it is not there, or a new column would be a second one of its name.
+            InputError: it is there more than once.
+        """
+        if self.read not in existing:
+            raise SettingsError(f"{table} has no column {self.read!r}: name one of {', '.join(existing)} (--column)")
+        if existing.count(self.read) > 1:
+            raise InputError(f"{table} has the column {self.read!r} more than once: rename all but one")
+        for name in self.added:
+            if name in existing:
+                raise SettingsError(f"{table} has a column {name!r} already: choose another name (--write-column)")
+        return existing.index(self.read)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionFiles:
+    """What is translated, and where the result goes.
+
+    Args:
+        source: a file or a pipe; None: standard input.
+        target: a file, which appears whole or not at all; None: standard output.
+        format: one of `FORMATS`, of both. Lines, CSV and TSV are read plain or gzipped, and written gzipped if the
+            target's name ends in ".gz".
+        columns: of CSV, TSV and Parquet; of lines, only whether scores are written.
+        overwrite: replace the target if it exists.
+    """
+
+    source: Path | None
+    target: Path | None
+    format: str
+    columns: Columns
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be read or must not be written.
+
+        Raises:
+            SettingsError: a pipe of Parquet; the output exists, is the input, or has a name of another format.
+            InputError: the input is missing.
+        """
+        source, target = self.source, self.target
+        if source is not None and (source.is_dir() or not source.exists()):
+            raise InputError(f"there is no file {source} to translate")
+        if self.format == "parquet" and (target is None or source is None or not source.is_file()):
+            raise SettingsError("Parquet is read from a file and written to one: name INPUT and --out")
+        if target is None:
+            return
+        if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+            raise SettingsError(f"{target} cannot be written: {target.parent} must be a folder that may be written to")
+        if target.exists():
+            if source is not None and target.samefile(source):
+                raise SettingsError(f"{target} is the input: name another file (--out)")
+            if not target.is_file():
+                raise SettingsError(
+                    f"{target} is no file: name another one (--out), or leave it out for standard output"
+                )
+            if not self.overwrite:
+                raise SettingsError(f"{target} exists: name another file (--out), or replace it with --force")
+        if _suffix(target) and (named := format_of(target)) not in (self.format, "lines"):
+            raise SettingsError(f"{target} is named as {named}, but the output is of the input's format, {self.format}")
+
+
+def format_of(path: Path) -> str:
+    """Return the format that a file's name tells: by ".csv", ".tsv" or ".parquet", and lines for all others.
+
+    Raises:
+        InputError: the name is of JSON.
+    """
+    suffix = _suffix(path)
+    if suffix in _UNREAD:
+        raise InputError(f"{path}: JSON is not translated; make it CSV or Parquet, or lines of text")
+    return suffix[1:] if suffix[1:] in FORMATS else "lines"
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def count_rows(files: CaptionFiles) -> int | None:
+    """Return how many rows there are to translate; None for a pipe, which can be read once only.
+
+    A file of text is read to its end, so that a broken row stops the command before any work, not after hours.
+
+    Raises:
+        SettingsError: a column is missing.
+        InputError: a row cannot be read.
+    """
+    if files.source is None or not files.source.is_file():
+        return None
+    if files.format == "parquet":
+        _parquet_schema(files.source, files.columns)
+        with _open_parquet(files.source) as file:
+            rows: int = file.metadata.num_rows
+            return rows
+    with _text_table(files) as table:
+        return sum(1 for _ in table.rows)
+
+
+def translate_files(
+    files: CaptionFiles,
+    translator: Translator,
+    on_done: Callable[[int], object] | None = None,
+    *,
+    window: int = STREAM_WINDOW,
+) -> None:
+    """Translate everything, in the order given, holding `window` rows.
+
+    Args:
+        on_done: is told, now and then, how many more rows are done.
+
+    Raises:
+        SettingsError: a column is missing.
+        InputError: a row cannot be read.
+        DiskError: the disk is full.
+        PipelineError: as the engine does.
+    """
+    stream = partial(translate_stream, translator, on_done=on_done, window=window)
+
+    def fill(temporary: Path) -> None:
+        if files.format == "parquet":
+            assert files.source is not None
+            _translate_parquet(files.source, temporary, stream, files.columns)
+            return
+        with temporary.open("wb") as file:
+            if str(files.target).lower().endswith(".gz"):
+                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                    _translate_text(files, packed, stream)
+            else:
+                _translate_text(files, file, stream)
+
+    if files.target is None:
+        _translate_text(files, sys.stdout.buffer, stream)
+    else:
+        write_atomically(files.target, fill)
+
+
+class Row(NamedTuple):
+    """One caption, the text of the whole row without its line end, and the line end ("", LF or CRLF)."""
+
+    caption: str
+    raw: str
+    end: str
+
+
+class TextTable(NamedTuple):
+    """An open text with one caption a row.
+
+    Args:
+        head: what is written before the rows.
+        rows: all rows, once; it raises InputError at a row that cannot be read, with its line number.
+        written: gives a translated row, line end included.
+        blank: ends of the blank lines behind the rows, once all have been read.
+    """
+
+    head: str
+    rows: Iterator[Row]
+    written: Callable[[Row, Translation], str]
+    blank: list[Line]
+
+
+def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
+    """Write every row of a table with its translation, in order; held in memory is what `stream` looks ahead.
+
+    Raises:
+        PipelineError: as the table or the engine does.
+    """
+    out.write(table.head)
+    rows, ahead = tee(table.rows)
+    for row, translation in zip(rows, stream(row.caption for row in ahead), strict=True):
+        out.write(table.written(row, translation))
+    out.writelines(line.end for line in table.blank)
+
+
+def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: Stream) -> None:
+    # Whoever reads along in a pipe gets every line as soon as it is translated: lines come by windows of the stream,
+    # when one is full and at the end of the input.
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="", line_buffering=files.target is None)
+    try:
+        with _text_table(files) as table:
+            translate_rows(table, text, stream)
+        text.flush()
+    finally:
+        text.detach()
+
+
+@contextmanager
+def _text_table(files: CaptionFiles) -> Iterator[TextTable]:
+    if files.source is None:
+        standard_input = sys.stdin.buffer
+        assert isinstance(standard_input, io.BufferedReader)
+        yield _opened_table(files, standard_input, "standard input")
+        return
+    try:
+        file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
+    except PermissionError as error:
+        raise InputError(f"{files.source} cannot be read: permission denied") from error
+    with naming_damage(files.source), file:
+        yield _opened_table(files, file, str(files.source))
+
+
+def _opened_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable:
+    """Return the rows of an open file.
+
+    Args:
+        file: at its start.
+        name: what errors call it.
+    """
+    # U+FEFF if the file begins with one, which spreadsheets need; nothing is consumed.
+    mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
+    if files.format == "lines":
+        return _lines(lines_of(file), name, mark, scores=files.columns.scores)
+    return _delimited(lines_of(file), name, mark, delimiter=DELIMITERS[files.format], columns=files.columns)
+
+
+def _lines(lines: Iterator[Line], name: str, mark: str, *, scores: bool) -> TextTable:
+    """Return one caption a line, each translated into one line; only LF and CRLF end a line.
+
+    Args:
+        scores: put each score and a tab before the translation; nothing before the tab where there is none.
+    """
+
+    def rows() -> Iterator[Row]:
+        for line in lines:
+            _refuse(name, line.number, line.trouble)
+            yield Row(line.text, line.text, line.end)
+
+    def written(row: Row, translation: Translation) -> str:
+        score = f"{_cell(translation.score)}\t" if scores else ""
+        return score + " ".join(translation.text.splitlines()) + (row.end or "\n")
+
+    return TextTable(mark, rows(), written, [])
+
+
+def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, columns: Columns) -> TextTable:
+    """Return the rows of CSV or TSV with a header; blank lines are no rows, and stay where they are.
+
+    Raises:
+        SettingsError: a header without the column, or with one of the new ones.
+        InputError: no header.
+    """
+    used: list[Line] = []
+
+    def noted() -> Iterator[Line]:
+        for line in lines:
+            used.append(line)
+            yield line
+
+    def widened(raw: str, cells: Iterable[str]) -> str:
+        return delimiter.join([raw, *(_quoted(cell, delimiter) for cell in cells)])
+
+    header = next((line for line in noted() if line.text), None)
+    if header is None:
+        raise InputError(f"{name} is empty: expected a first line with the names of its columns")
+    _refuse(name, header.number, header.trouble)
+    existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
+    place, end_of_line = columns.place_among(existing, name), header.end or "\n"
+    blank = "".join(line.end for line in used[:-1])
+    used.clear()
+
+    def rows() -> Iterator[Row]:
+        records = read_records(noted(), delimiter=delimiter, num_cells=len(existing), starts_row=lambda cells: False)
+        for record in records:
+            _refuse(name, record.line, record.trouble)
+            # No line is read ahead of a sound record: these are its own, and blank ones before it.
+            end = used[-1].end
+            raw = "".join(line.text + line.end for line in used).removesuffix(end)
+            used.clear()
+            yield Row(record.cells[place], raw, end)
+
+    def written(row: Row, translation: Translation) -> str:
+        cells = [_cell(value) for value in columns.values(translation)]
+        return widened(row.raw, cells) + (row.end or end_of_line)
+
+    return TextTable(mark + blank + widened(header.text, columns.added) + end_of_line, rows(), written, used)
+
+
+def _refuse(name: str, number: int, trouble: Trouble | None) -> None:
+    if trouble is not None:
+        raise InputError(f"{name}, line {number}: {trouble.detail}; correct that line and run the same command again")
+
+
+def _cell(value: str | float | bool | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def _quoted(cell: str, delimiter: str) -> str:
+    if not _NEEDS_QUOTES[delimiter].search(cell):
+        return cell
+    doubled = cell.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) -> None:
+    """Write a file anew with translations beside its captions, row group by row group; null stays null.
+
+    Raises:
+        InputError: a caption is not UTF-8.
+        PipelineError: as the engine does.
+    """
+    schema = _parquet_schema(path, columns)
+    translations = stream(caption or "" for caption in _parquet_captions(path, columns.read))
+    with pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True) as writer:
+        for batch in _parquet_pieces(path):
+            nulls = batch.column(columns.read).is_null().to_pylist()
+            found = islice(translations, batch.num_rows)
+            rows = [
+                (None,) * len(columns.added) if null else columns.values(translation)
+                for null, translation in zip(nulls, found, strict=True)
+            ]
+            added = [
+                pa.array([row[place] for row in rows], kind) for place, kind in enumerate(_TYPES[: len(columns.added)])
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays([*batch.columns, *added], schema=schema))
+
+
+def _parquet_pieces(path: Path) -> Iterator[pa.RecordBatch]:
+    with _open_parquet(path) as file:
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            rows = min(ROWS_PER_GROUP, group.num_rows * BYTES_PER_COPY // max(group.total_byte_size, 1))
+            yield from file.iter_batches(batch_size=max(rows, 1), row_groups=[number])
+
+
+def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
+    """Return the schema of a file with the new columns.
+
+    Raises:
+        SettingsError: the column of captions is not there or holds no text, or a new one is there already.
+        InputError: this is no whole Parquet file.
+    """
+    with _open_parquet(path) as file:
+        schema = file.schema_arrow
+    kind = schema.field(columns.place_among(schema.names, str(path))).type
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values)):
+        raise SettingsError(
+            f"{path}: the column {columns.read!r} holds {kind} instead of text: name another (--column)"
+        )
+    for name, added in zip(columns.added, _TYPES, strict=False):
+        schema = schema.append(pa.field(name, added))
+    return schema
+
+
+def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
+    """Yield the captions alone, far ahead of the rows that hold them."""
+    with _open_parquet(path) as file:
+        done = 0
+        for batch in file.iter_batches(batch_size=PARQUET_CAPTIONS_PER_READ, columns=[column]):
+            try:
+                captions = batch.column(0).to_pylist()
+            except UnicodeDecodeError as error:
+                rows = f"rows {done + 1:,} to {done + batch.num_rows:,}"
+                raise InputError(f"{path}, {rows}: the column {column!r} holds text that is not UTF-8") from error
+            done += batch.num_rows
+            yield from captions
+
+
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
+            yield file
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path} is no whole Parquet file ({error})") from error

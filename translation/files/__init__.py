@@ -1,1 +1,0 @@
-"""Captions of lines, CSV, TSV and Parquet files, as streams."""
