@@ -17,13 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.duplicates.near_images import (
-    Hashes,
     Thumbnails,
     leak_matches,
     parse_hashes,
@@ -147,23 +147,6 @@ def leaking_captions(texts: Sequence[str], digests: Container[int]) -> list[bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestViews:
-    """How the images of a test set look, whole and in part, as they are and mirrored: one entry a view.
-
-    Args:
-        hashes: perceptual hashes, uint64.
-        thumbnails: uint8 of shape (views, 192).
-        names: the image of each view.
-        names_by_sha256: images by the hash of their bytes.
-    """
-
-    hashes: Hashes
-    thumbnails: Thumbnails
-    names: Sequence[str]
-    names_by_sha256: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TestContents:
     """What a test set holds, as committed; read from disk when it is first asked for.
 
@@ -178,15 +161,11 @@ class TestContents:
     @property
     def identities(self) -> frozenset[str]:
         """Return all that its images are known by."""
-        return _identities(self.commit.path(IDENTITIES_FILE))
+        return _distinct(self.commit.path(IDENTITIES_FILE), "identity")
 
     def has_captions(self, captions: Sequence[str]) -> list[bool]:
         """Tell, for each caption, whether the set has it, punctuation and case aside."""
-        return leaking_captions(captions, _digests(self.commit.path(CAPTIONS_FILE)))
-
-    def views(self) -> TestViews:
-        """Return the views of its images; none, where their pixels are not there."""
-        return _views(self.commit.path(PIXELS_FILE))
+        return leaking_captions(captions, _distinct(self.commit.path(CAPTIONS_FILE), "digest"))
 
 
 def guarded_by(found: StepFacts, leaks: LeaksConfig) -> list[str]:
@@ -232,31 +211,14 @@ def write_test_set(
 
 
 def _seen(path: Path) -> pa.Table:
-    """Return the views of the images that could be decoded."""
+    """Return the views of a test set's images that could be decoded; none, where their pixels are not there."""
     table = pq.read_table(path)
     return table.filter(pc.is_null(table.column("drop_reason")))
 
 
 @functools.lru_cache(maxsize=64)
-def _identities(path: Path) -> frozenset[str]:
-    return frozenset(pq.read_table(path).column("identity").to_pylist())
-
-
-@functools.lru_cache(maxsize=64)
-def _digests(path: Path) -> frozenset[int]:
-    return frozenset(pq.read_table(path).column("digest").to_pylist())
-
-
-@functools.lru_cache(maxsize=64)
-def _views(path: Path) -> TestViews:
-    seen = _seen(path)
-    names = seen.column("name").to_pylist()
-    return TestViews(
-        hashes=parse_hashes(seen.column("phash")),
-        thumbnails=parse_thumbnails(seen.column("thumbnail")),
-        names=names,
-        names_by_sha256=dict(zip(seen.column("sha256").to_pylist(), names, strict=True)),
-    )
+def _distinct(path: Path, column: str) -> frozenset[Any]:
+    return frozenset(pq.read_table(path).column(column).to_pylist())
 
 
 def judge_identities(
@@ -333,19 +295,21 @@ def pixel_leaks(
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}
     for test in tests:
-        views = test.views()
-        same = samples_of_bytes(files, pa.array(list(views.names_by_sha256), pa.string()))
+        views = _seen(test.commit.path(PIXELS_FILE))
+        names = views.column("name").to_pylist()
+        names_by_sha256 = dict(zip(views.column("sha256").to_pylist(), names, strict=True))
+        same = samples_of_bytes(files, pa.array(list(names_by_sha256), pa.string()))
         rows = pc.index_in(same.column("sample_id"), facts.column("sample_id"))
         for row, sha256 in zip(rows.to_pylist(), same.column("sha256").to_pylist(), strict=True):
-            found.setdefault(row, f"{test.name}: {views.names_by_sha256[sha256]}")
+            found.setdefault(row, f"{test.name}: {names_by_sha256[sha256]}")
         alike = leak_matches(
             images,
-            (views.hashes, views.thumbnails),
+            (parse_hashes(views.column("phash")), parse_thumbnails(views.column("thumbnail"))),
             max_distance=leaks.max_distance,
             max_difference=leaks.max_thumbnail_difference,
         )
         for row, view in alike.tolist():
-            found.setdefault(row, f"{test.name}: {views.names[view]}")
+            found.setdefault(row, f"{test.name}: {names[view]}")
     return found
 
 

@@ -25,10 +25,9 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import CURRENT_FILE, Snapshot, require_snapshot
 from data_catalog.storage.shards import write_json
-from data_catalog.takedown import clear_work
+from data_catalog.takedown import clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
-from flows.forgetting import finish_forgetting
 from flows.guarded import require_guarded, require_guards
 from flows.recipe.recipe import Overrides, Recipe, load_recipe
 from training.data.pairs import split_to_score
@@ -36,6 +35,7 @@ from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
 from training.trained_models import EFFORT_FILE, SCORES_FILE, current_model, pair_files, pair_hashes
+from translation.memory import forget_texts
 
 if TYPE_CHECKING:
     from training.fit.loop import TrainResult
@@ -124,7 +124,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
     """
     started = time.monotonic()
     with disk_errors(root / "work"), writer_lock(root):
-        tombstones = finish_forgetting(root).of(recipe.name)
+        tombstones = finish_forgetting(root, forget_texts=partial(forget_texts, root)).of(recipe.name)
         if recipe.scenes is not None:
             draw_upstream(recipe.scenes)
         built = core.build(

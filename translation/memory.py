@@ -7,7 +7,7 @@ that is killed leaves all of it or nothing. One process writes at a time, any nu
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -258,6 +258,11 @@ def memories(folder: Path) -> list[TranslationMemory]:
         if fingerprint is not None:
             found.append(TranslationMemory(folder, fingerprint))
     return found
+
+
+def forget_texts(root: Path, texts: Collection[str]) -> int:
+    """Remove what the memories of a root know of some captions, and return how many entries went."""
+    return sum(memory.forget(texts) for memory in memories(root / "memory"))
 
 
 def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:

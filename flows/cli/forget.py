@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,8 +62,9 @@ def forget(
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root
     from data_catalog.takedown import concerned
+    from data_catalog.takedown import forget as take_down
     from data_catalog.tombstones import read_tombstones
-    from flows.forgetting import forget as take_down
+    from translation.memory import forget_texts
 
     if lists:
         _list(root)
@@ -78,7 +80,7 @@ def forget(
     if dry_run:
         _say_concerned(list(concerned(root, tombstones)))
         return
-    done = take_down(root, tombstones)
+    done = take_down(root, tombstones, forget_texts=partial(forget_texts, root))
     _say_done(done, tombstones or read_tombstones(root).tombstones, root)
 
 

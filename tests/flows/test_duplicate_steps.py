@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.duplicates.images import FOUND, DuplicatesConfig, merged_captions
 from cleaning.leaks import LeaksConfig
 from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
@@ -40,3 +40,8 @@ def test_what_becomes_of_captions_decides_nothing_about_images(
 @pytest.mark.parametrize("config", [DuplicatesConfig(images=False), DuplicatesConfig(keep=("captions",))])
 def test_other_settings_do(tmp_path: Path, call_step: Any, config: DuplicatesConfig) -> None:
     assert found_in(tmp_path, call_step, config) != found_in(tmp_path, call_step, DuplicatesConfig())
+
+
+def test_nothing_to_merge_is_an_empty_table(tmp_path: Path) -> None:
+    captions, found = empty_shard(CAPTIONS, tmp_path / "captions.parquet"), empty_shard(FOUND, tmp_path / "found")
+    assert merged_captions([captions], found).equals(CAPTIONS.empty_table())

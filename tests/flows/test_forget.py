@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,25 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_catalog import takedown
 from data_catalog.database.catalog import broken_laws, query, rebuild
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
-from data_catalog.tombstones import new_tombstone, read_tombstones
+from data_catalog.tombstones import Tombstone, new_tombstone, read_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
-from flows.forgetting import forget
 from flows.jobs import BuildReport, build_dataset
 from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
-from translation.memory import TranslationMemory
+from translation.memory import TranslationMemory, forget_texts
 
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
+
+
+def forget(root: Path, more: Sequence[Tombstone]) -> takedown.TakeDown:
+    """Take down as the command does."""
+    return takedown.forget(root, more, forget_texts=partial(forget_texts, root))
 
 
 class Host(ThreadingHTTPServer):
