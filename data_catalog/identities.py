@@ -47,7 +47,7 @@ _BIDI_MARKS = re.compile("[\u200e\u200f\u202a-\u202e]")
 
 
 def wikimedia_files(url: str) -> list[str]:
-    """Names of the files that a URL, with or without its scheme, may mean: "Logo.png", "wikipedia/en/Logo.png".
+    """Return names of the files that a URL, with or without its scheme, may mean: "Logo.png", "wikipedia/en/Logo.png".
 
     Those of other projects than Commons follow the project. The address of an upload means one file. The page of a file
     on a project other than Commons may show that project's file or Commons', which the URL does not tell: both are
@@ -57,14 +57,16 @@ def wikimedia_files(url: str) -> list[str]:
         title = _decoded(found[2])
         name = file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
         return [_qualified(found[1].lower(), name)] if name else []
-    if found := _PAGE.match(url):
-        name = _name_on_page(found)
-        return _shown_files(found[1].lower(), found[2].lower(), name) if name else []
-    return []
+    found = _PAGE.match(url)
+    name = _name_on_page(found) if found else ""
+    if not found or not name:
+        return []
+    host, family = found[1].lower(), found[2].lower()
+    return [name] if family == "wikimedia" else [name, _qualified(f"{family}/{host}", name)]
 
 
 def _name_on_page(found: re.Match[str]) -> str:
-    """The file that an address of `_PAGE` is about, or ""."""
+    """Return the file that an address of `_PAGE` is about, or ""."""
     if found["thumbnail"]:
         title = _decoded(found["thumbnail"].replace("+", " "))
         return file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
@@ -77,10 +79,6 @@ def _name_on_page(found: re.Match[str]) -> str:
     elif not special:
         return ""
     return file_name(title) if "/" not in title else ""
-
-
-def _shown_files(host: str, family: str, name: str) -> list[str]:
-    return [name] if family == "wikimedia" else [name, _qualified(f"{family}/{host}", name)]
 
 
 def _qualified(project: str, name: str) -> str:
@@ -97,7 +95,7 @@ def _decoded(escaped: str) -> str | None:
 
 
 def file_name(title: str) -> str:
-    """A title as MediaWiki has it: NFC, underscores for spaces, the first letter a capital; may be empty."""
+    """Return a title as MediaWiki has it: NFC, underscores for spaces, the first letter a capital; may be empty."""
     if not title.isascii():
         title = unicodedata.normalize("NFC", _BIDI_MARKS.sub("", title))
     name = _SPACING.sub("_", title).strip("_")
@@ -152,7 +150,7 @@ _WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wi
 def canonical_identities(
     *, source_kind: str, sample_id: str, url: str | None, path: str | None, page_url: str | None
 ) -> frozenset[str]:
-    """All identities that the image of a row bears; made for millions of rows.
+    """Return all identities that the image of a row bears; made for millions of rows.
 
     Args:
         source_kind: a key of `SOURCE_KINDS`, since some name their samples after the image.
@@ -178,13 +176,13 @@ def canonical_identities(
 
 
 def photo_identities(name: str) -> frozenset[str]:
-    """Identity of a file name or id of Flickr8k and Flickr30k, which are numbers of photos on Flickr."""
+    """Return the identity of a file name or id of Flickr8k and Flickr30k, which are numbers of photos on Flickr."""
     photo = _FLICKR_STEM.fullmatch(name.strip())
     return frozenset({f"flickr:{photo[1]}"}) if photo else frozenset()
 
 
 def name_identities(name: str) -> frozenset[str]:
-    """Identities of an image by its file name, where names are those of a data set; folders before it do not matter."""
+    """Return identities of an image by its file name, where that is a data set's; folders before it do not matter."""
     if photo := _COCO_FILE.fullmatch(name):
         return frozenset({f"coco:{int(photo[2])}"})
     if photo := _FLICKR_FILE.fullmatch(name):
@@ -195,7 +193,7 @@ def name_identities(name: str) -> frozenset[str]:
 
 
 def _path_identities(path: str) -> frozenset[str]:
-    """Identities of an image by its name in any source, where Flickr's needs more than digits.
+    """Return the identities of an image by its name in any source, where Flickr's needs more than digits.
 
     A photo's secret has a letter but in one of a hundred; without one it may as well be a day and a number.
     """
@@ -205,14 +203,14 @@ def _path_identities(path: str) -> frozenset[str]:
 
 
 def url_identities(url: str) -> frozenset[str]:
-    """Identities of an image by its URL: that of the URL itself, always, and what it tells of the image."""
+    """Return the identities of an image by its URL: that of the URL itself, always, and what it tells of the image."""
     found: set[str] = set()
     _add_url(found, url)
     return frozenset(found)
 
 
 def written_identities(text: str) -> frozenset[str] | None:
-    """Identities that somebody wrote down, parted by white space, in one spelling; None if one is of no known form."""
+    """Return identities that somebody wrote down, parted by white space, in one spelling; None if a form is unknown."""
     found = set()
     for written in text.split():
         if not _WRITTEN.fullmatch(written):
@@ -232,7 +230,7 @@ def _respelled(written: str) -> str:
 
 
 def _without_scheme(url: str) -> str:
-    """The canonical spelling of a URL, http and https alike."""
+    """Return the canonical spelling of a URL, http and https alike."""
     if plain := _CANONICAL.fullmatch(url):
         return plain[1]
     spelling = _SCHEME.sub("", canonical_url(url), count=1)
@@ -253,19 +251,14 @@ def _add_url(found: set[str], url: str) -> None:
 
 
 def _add_page(found: set[str], url: str) -> None:
-    """What an address on Flickr's or Wikimedia's servers tells of an image."""
+    """Add what an address on Flickr's or Wikimedia's servers tells of an image."""
     place = url.lower()
     if "flickr" in place and (photo := _FLICKR_URL.match(url)):
         found.add(f"flickr:{photo[1] or photo[2]}")
     elif "flic.kr" in place and (photo := _SHORT_FLICKR_URL.match(url)):
-        number = _from_base_58(photo[1])
+        number = 0
+        for digit in photo[1]:
+            number = 58 * number + _BASE_58.index(digit)
         found.update([f"flickr:{number}"] if number < _MAX_PHOTO else [])
     if "wiki" in place:
         found.update(f"wikimedia:{name}" for name in wikimedia_files(url))
-
-
-def _from_base_58(digits: str) -> int:
-    number = 0
-    for digit in digits:
-        number = 58 * number + _BASE_58.index(digit)
-    return number

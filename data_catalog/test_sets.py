@@ -135,8 +135,8 @@ class TestSetConfig(FilesConfig):
     """Files of a test set, and where its images are."""
 
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here. Without it the set guards by identity and
-    caption only."""
+    """Folder, zip or tar of the images, or a glob of them, if they are here, named as the files name them. Without it
+    the set guards by identity and caption only."""
     num_images: int = how(0)
     """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
 
@@ -222,15 +222,12 @@ _URL_FIELDS = ("coco_url", "flickr_url", "url")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoTestConfig(TestSetConfig):
-    """Files that hold the test set: all of their images are test images."""
+    """Files that hold the test set: all of their images, which `file_name` names, are test images."""
 
     WANTED: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped. One without `annotations` has images without captions."""
-    images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here, named as `file_name` says. Without it the
-    set guards by identity and caption only."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield what the files say of each image, then each caption."""
@@ -285,26 +282,18 @@ class KarpathyTestConfig(TestSetConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
     splits: tuple[str, ...] = ("test",)
-    """Splits that are test images: "test", "val" and "train". MSCOCO's "restval" is of "train"."""
-    images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here, named as `filename` says. Without it the
-    set guards by identity and caption only."""
+    """Splits of Karpathy's JSON that are test images: "test", "val" and "train". MSCOCO's "restval" is of "train"."""
 
     def __post_init__(self) -> None:
-        """Refuse a test set without files or splits."""
+        """Refuse a test set without files or splits, or with splits that Karpathy has not."""
         FilesConfig.__post_init__(self)
-        _require_splits(self.splits)
+        if not self.splits or not set(self.splits) <= set(_SPLITS):
+            raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield what the files say of each image of the splits."""
         for path in upstream_files(self):
             yield from _split_rows(path, self.splits)
-
-
-def _require_splits(splits: tuple[str, ...]) -> None:
-    """Raise SettingsError unless some splits are named, and none that Karpathy has not."""
-    if not splits or not set(splits) <= set(_SPLITS):
-        raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {splits}")
 
 
 def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
@@ -338,7 +327,7 @@ _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FlickrTestConfig(TestSetConfig):
+class FlickrTestConfig(KarpathyTestConfig):
     """Files that tell the test images and their captions."""
 
     WANTED: ClassVar = f"at least one file: {_FLICKR}"
@@ -346,13 +335,6 @@ class FlickrTestConfig(TestSetConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped, of lists of test images and captions files, or of Karpathy's JSON. Without
     captions files the images of the lists have no captions."""
-    splits: tuple[str, ...] = ("test",)
-    """Splits of Karpathy's JSON that are test images: "test", "val" and "train"."""
-
-    def __post_init__(self) -> None:
-        """Refuse a test set without files or splits."""
-        FilesConfig.__post_init__(self)
-        _require_splits(self.splits)
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield what the files say of each test image.
@@ -418,7 +400,7 @@ _URL_COLUMNS = ("OriginalURL", "OriginalLandingURL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossmodalConfig(TestSetConfig):
-    """Files of Crossmodal-3600, languages, and where the images are."""
+    """Files of Crossmodal-3600, languages, and where the images are, which are named `<key>.jpg`."""
 
     WANTED: ClassVar = "Crossmodal-3600's captions.jsonl"
 
@@ -428,9 +410,6 @@ class CrossmodalConfig(TestSetConfig):
     languages: tuple[str, ...] = ()
     """Codes of the languages that are read, as the file has them ("it", "quz"). Left out of a recipe, it is the target
     language; an empty list takes all."""
-    images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here, named `<key>.jpg`. Without it the set
-    guards by identity and caption only."""
     num_images: int = how(3600)
 
     def rows(self) -> Iterator[TestSetRow]:
@@ -677,18 +656,17 @@ class ListTestConfig(TestSetConfig):
                     yield from sightings(origin, text, named, [])
 
 
-_CONFIGS: Mapping[str, type[TestSetConfig]] = {
-    "mscoco_it": CocoTestConfig,
-    "coco": CocoTestConfig,
-    "xtd10": Xtd10Config,
-    "karpathy": KarpathyTestConfig,
-    "flickr8k": FlickrTestConfig,
-    "flickr30k": FlickrTestConfig,
-    "crossmodal3600": CrossmodalConfig,
-    "pairs": PairsTestConfig,
-    "list": ListTestConfig,
-}
-
 TEST_SET_KINDS: dict[str, TestSetKind] = {
-    kind: TestSetKind(kind=kind, config_type=config_type) for kind, config_type in _CONFIGS.items()
+    kind: TestSetKind(kind=kind, config_type=config_type)
+    for kind, config_type in (
+        ("mscoco_it", CocoTestConfig),
+        ("coco", CocoTestConfig),
+        ("xtd10", Xtd10Config),
+        ("karpathy", KarpathyTestConfig),
+        ("flickr8k", FlickrTestConfig),
+        ("flickr30k", FlickrTestConfig),
+        ("crossmodal3600", CrossmodalConfig),
+        ("pairs", PairsTestConfig),
+        ("list", ListTestConfig),
+    )
 }

@@ -27,8 +27,7 @@ from training.scores.galleries import (
 )
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
 from translation.engine import Translator
-from translation.memory import TranslationMemory
-from translation.remembered import remembered
+from translation.memory import TranslationMemory, remembered
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ class SetReader:
             where = f"test set {gallery.name}"
             found = remembered(gallery.captions, engine, memory, title=f"translate {where}", where=where)
             memory.seal()
-        told = [(text, owner) for text, owner in zip(found.captions, gallery.owners, strict=True) if text]
+        told = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
         num_lost = len(gallery.captions) - len(told)
         lost = f"; {num_lost:,} have no translation and are left out" if num_lost else ""
         by = f"({MACHINE_TRANSLATION}) from {engine.from_code} by {engine.fingerprint}"

@@ -6,8 +6,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from translation.letter_case import lower_case, upper_case
-
 MIN_SHOUTED_WORDS = 2  # a single word in capitals is more likely a name: "NASA"
 MAX_BLOCK_TOKENS = 12
 MIN_COPIES = 3
@@ -208,3 +206,49 @@ def is_repetitive(source: Sequence[object], target: Sequence[object]) -> bool:
     """Whether a translation loops: it repeats a block at least three times, and more often than its source does."""
     found = copies(target)
     return found >= MIN_COPIES and found > copies(source)
+
+
+_DOTTED_AND_DOTLESS = ("tr", "az")
+# Unicode has capitals for Georgian, which few fonts have and nobody writes in running text.
+_WITHOUT_CAPITALS = ("ka",)
+
+
+def lower_case(text: str, language: str) -> str:
+    """A text in small letters; Greek gets no accents back, which its capitals lack.
+
+    Args:
+        language: ISO 639-1 code, or "" for Unicode's own rules.
+    """
+    if language in _DOTTED_AND_DOTLESS:
+        text = text.replace("I", "ı").replace("İ", "i")
+    return text.lower()
+
+
+def upper_case(text: str, language: str) -> str:
+    """A text in capitals, where the language has any.
+
+    Args:
+        language: ISO 639-1 code, or "" for Unicode's own rules.
+    """
+    if language in _WITHOUT_CAPITALS:
+        return text
+    if language == "el":
+        return _greek_capitals(text)
+    return (text.replace("i", "İ") if language in _DOTTED_AND_DOTLESS else text).upper()
+
+
+# In decomposed text. An accent also tells that two vowels are no diphthong: without it, a dialytika must ("ρολόι").
+_HIATUS = re.compile("([αεηιουω]\u0301[ιυ])(?![\u0300-\u0345])", re.IGNORECASE)
+# Accents and breathings; the word "ή", which is "or", keeps its accent beside "η", which is "the".
+_LOST_IN_CAPITALS = re.compile(
+    "(?<![\\w\u0300-\u0345])(?P<kept>η\u0301)(?![\\w\u0300-\u0345])"
+    "|(?<=[\u0370-\u03ff\u0308])[\u0300\u0301\u0313\u0314\u0342]+",
+    re.IGNORECASE,
+)
+
+
+def _greek_capitals(text: str) -> str:
+    """Capitals as Greek writes them, without accents, by the rules of Unicode's CLDR (its transform el-Upper)."""
+    decomposed = _HIATUS.sub("\\1\u0308", unicodedata.normalize("NFD", text))
+    bare = _LOST_IN_CAPITALS.sub(lambda found: found["kept"] or "", decomposed)
+    return unicodedata.normalize("NFC", bare.upper())

@@ -7,25 +7,25 @@ that is killed leaves all of it or nothing. One process writes at a time, any nu
 import re
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from data_catalog.errors import DamagedError, TransientError
-from data_catalog.storage.disk_errors import disk_errors
+from data_catalog.errors import DamagedError, DiskError, SettingsError, TransientError
+from data_catalog.progress import Progress
+from data_catalog.storage.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import is_recorded, record_problem, take_record_away, write_record
-from data_catalog.storage.shards import sync
-from translation.engine import Translation
-from translation.memory_database import damaged, make_memory_folder, open_memory, require_no_file
+from data_catalog.storage.shards import make_folder, sync
+from translation.engine import STREAM_WINDOW, Translation, Translator, is_paid
 
 FILE_SUFFIX = ".sqlite"
 FORMAT_VERSION = 1
+BUSY_TIMEOUT_S = 60.0
 CAPTIONS_PER_QUERY = 1_000
 
 # Rows lie in the order of recording and are found by a short hash; the caption itself decides. An index of the captions
@@ -51,22 +51,6 @@ _INSERT_UNLESS_THERE = f"""
     WHERE NOT EXISTS (SELECT 1 FROM translations WHERE caption_hash = ?1 AND source_caption = ?2)
 """
 
-Row = tuple[Any, ...]
-_UNKNOWN: Row = (None,) * 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """Translations of a list of captions, as columns: one value a caption, None throughout where nothing is recorded.
-
-    See `Translation` for what they mean.
-    """
-
-    captions: list[str | None]
-    scores: list[float | None]
-    truncated: list[bool | None]
-    repetitive: list[bool | None]
-
 
 class TranslationMemory:
     """All recorded translations of one engine, on disk; may be used by several threads.
@@ -84,34 +68,28 @@ class TranslationMemory:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
+        self._log = self.path.with_name(f"{self.path.name}-wal")  # what SQLite has not merged yet
         self._writing = threading.Lock()
-        require_no_file(folder)  # now, not after an hour of translating
+        there = nearest_existing(folder)
+        if not there.is_dir():  # said now, not after an hour of translating
+            raise DiskError(
+                f"{folder} cannot be the folder of the translation memories: {there} is a file, move it away"
+            )
         with self._reading():
             pass
 
     def known(self, captions: Iterable[str]) -> dict[str, Translation]:
-        """The recorded translations of those of the captions that have one.
+        """Return the recorded translations of those of the captions that have one.
 
         Raises:
             UnicodeEncodeError: a caption holds a lone surrogate; so do the other methods.
         """
-        return {row[0]: _translation(row) for rows in self._look_up(captions) for row in rows}
-
-    def columns(self, captions: Sequence[str]) -> Columns:
-        """The same for a list of captions with repeats, in its order."""
-        known = {row[0]: row for rows in self._look_up(captions) for row in rows}
-        found = [known.get(caption, _UNKNOWN) for caption in captions]
-        return Columns(
-            captions=[row[1] for row in found],
-            scores=[row[2] for row in found],
-            truncated=[None if row[3] is None else bool(row[3]) for row in found],
-            repetitive=[None if row[4] is None else bool(row[4]) for row in found],
-        )
+        return {row[0]: _translation(row) for row in self._look_up(captions)}
 
     def missing(self, captions: Iterable[str]) -> list[str]:
-        """The distinct captions without a recorded translation, in the order given."""
+        """Return the distinct captions without a recorded translation, in the order given."""
         distinct = dict.fromkeys(captions)
-        known = {row[0] for rows in self._look_up(distinct, "source_caption") for row in rows}
+        known = {row[0] for row in self._look_up(distinct, "source_caption")}
         return [caption for caption in distinct if caption not in known]
 
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
@@ -127,7 +105,13 @@ class TranslationMemory:
         rows.sort(key=itemgetter(0))  # in the order of the index, whose pages are then visited once
         if not rows:
             return
-        make_memory_folder(self.path.parent)
+        try:
+            make_folder(self.path.parent)
+        except OSError as error:
+            raise_if_disk_fails(error, self.path.parent)
+            raise DiskError(
+                f"{self.path.parent} cannot be the folder of the translation memories: {error.strerror}"
+            ) from error
         is_new = not self.path.exists()
         with disk_errors(self.path), self._writing, open_memory(self.path, create=True) as connection:
             take_record_away(self.path)
@@ -153,7 +137,7 @@ class TranslationMemory:
         Raises:
             TransientError: another process goes on reading the file, and with it what was removed: call it again.
         """
-        there = [row[0] for rows in self._look_up(captions, "source_caption") for row in rows]
+        there = [row[0] for row in self._look_up(captions, "source_caption")]
         if not there:
             return 0
         was_sealed = is_recorded(self.path)
@@ -183,7 +167,7 @@ class TranslationMemory:
         with self._writing:
             with open_memory(self.path) as connection:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            if not self._log().exists():
+            if not self._log.exists():
                 write_record(self.path)
 
     def require_whole(self) -> None:
@@ -194,11 +178,7 @@ class TranslationMemory:
         """
         problem = record_problem(self.path)
         if problem is not None:
-            raise DamagedError(damaged(self.path, problem))
-
-    def _log(self) -> Path:
-        """Where SQLite keeps what is not merged yet."""
-        return self.path.with_name(f"{self.path.name}-wal")
+            raise _damaged(self.path, problem)
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
         """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
@@ -216,16 +196,20 @@ class TranslationMemory:
 
     def num_bytes(self) -> int:
         """Size on disk, with what a killed process left to be merged."""
-        files = (self.path, self._log())
+        files = (self.path, self._log)
         return sum(file.stat().st_size for file in files if file.exists())
 
-    def _look_up(self, captions: Iterable[str], columns: str = _COLUMNS) -> Iterator[list[Row]]:
-        """The rows of those of the captions that have one, in the order of the index, some at a time."""
+    def _look_up(self, captions: Iterable[str], columns: str = _COLUMNS) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of those of the captions that have one, in the order of the index."""
         with self._reading() as connection:
-            if connection is not None:
-                by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
-                for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
-                    yield _rows_of(connection, by_hash[start : start + CAPTIONS_PER_QUERY], columns)
+            if connection is None:
+                return
+            by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
+            for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
+                hashes, wanted = zip(*by_hash[start : start + CAPTIONS_PER_QUERY], strict=True)
+                query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({_marks(len(hashes))})"
+                captions_of_batch = frozenset(wanted)
+                yield from (row for row in connection.execute(query, hashes) if row[0] in captions_of_batch)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -278,12 +262,6 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
-def _rows_of(connection: sqlite3.Connection, by_hash: Sequence[tuple[int, str]], columns: str) -> list[Row]:
-    wanted = frozenset(caption for _, caption in by_hash)
-    query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({_marks(len(by_hash))})"
-    return [row for row in connection.execute(query, [number for number, _ in by_hash]) if row[0] in wanted]
-
-
 def _doubtful(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
     """Those of the sorted hashes that come twice, or that some recorded caption has: whether its own, is to be seen."""
     found = {first for first, second in pairwise(hashes) if first == second}
@@ -298,6 +276,125 @@ def _marks(count: int) -> str:
     return ",".join("?" * count)
 
 
-def _translation(row: Row) -> Translation:
+def _translation(row: Sequence[Any]) -> Translation:
     _, text, score, truncated, repetitive = row
     return Translation(text=text, score=score, truncated=bool(truncated), repetitive=bool(repetitive))
+
+
+@contextmanager
+def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open a connection for one use: none is shared by threads, inherited by children or left open.
+
+    Raises:
+        DamagedError: the file is damaged.
+        DiskError: it cannot be opened, or the disk is full.
+        TransientError: it is locked.
+    """
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        # Without the particulars; a text that is no UTF-8 is found by Python, and has no code.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise_if_disk_fails(error, path)
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise _damaged(path, error) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise TransientError(f"the translation memory {path} is locked by another process ({error})") from error
+        raise DiskError(f"the translation memory {path} cannot be read or written: {error}") from error
+
+
+def _damaged(path: Path, problem: object) -> DamagedError:
+    return DamagedError(
+        f"the translation memory {path} is damaged ({problem}): remove it, and its captions are translated again; "
+        "beside an unfinished build remove work/plan as well"
+    )
+
+
+class RememberingTranslator:
+    """A `translation.engine.Translator` over another: the memory answers first, and records what the engine says."""
+
+    def __init__(self, engine: Translator, memory: TranslationMemory) -> None:
+        self.fingerprint, self.max_chunk_size = engine.fingerprint, engine.max_chunk_size
+        self.from_code, self.to_code = engine.from_code, engine.to_code
+        self._engine, self._memory = engine, memory
+
+    def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
+        """See `Translator.translate`; each missing caption is translated once, and recorded before this returns."""
+        missing = self._memory.missing(captions)
+        if on_done is not None:
+            on_done(len(captions) - len(missing))
+        return _recorded(captions, missing, self._engine, self._memory, on_done, where=str(self._memory.path))
+
+
+def remembering(engine: Translator, memory: Path | None) -> Translator:
+    """Return the engine, asked only for what the folder `memory` does not hold; without one, the engine itself.
+
+    Raises:
+        SettingsError: a paid engine without a memory.
+        DiskError: a folder that cannot be written to.
+    """
+    if memory is None and is_paid(engine):
+        name = engine.fingerprint.partition(":")[0]
+        raise SettingsError(
+            f"what {name} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
+        )
+    if memory is None:
+        return engine
+    make_writable_folder(memory, "--memory")
+    return RememberingTranslator(engine, TranslationMemory(memory, engine.fingerprint))
+
+
+def remembered(
+    captions: Sequence[str],
+    engine: Translator,
+    memory: TranslationMemory,
+    *,
+    title: str,
+    where: str,
+    window: int = STREAM_WINDOW,
+) -> list[Translation]:
+    """Return the translation of each caption, from the memory, after it has recorded what it lacked.
+
+    The distinct captions that it lacks are translated window by window from the front, each recorded at once: a killed
+    run goes on with the windows that were left.
+
+    Args:
+        captions: with repeats.
+        engine: whose memory it is.
+        memory: of translations.
+        title: what the progress bar says.
+        where: the captions are from, as an error says it.
+        window: most captions of one; fewer where the engine may lose no more at a crash.
+
+    Raises:
+        InputError: the engine cannot work.
+        DamagedError: the memory lost a caption that was just recorded.
+    """
+    missing = memory.missing(captions)
+    with Progress(title, total=len(missing), unit="captions") as progress:
+        return _recorded(captions, missing, engine, memory, progress.advance, where=where, window=window)
+
+
+def _recorded(
+    captions: Sequence[str],
+    missing: Sequence[str],
+    engine: Translator,
+    memory: TranslationMemory,
+    on_done: Callable[[int], object] | None,
+    *,
+    where: str,
+    window: int = STREAM_WINDOW,
+) -> list[Translation]:
+    """Translate and record what is missing, then return what the memory holds of all captions."""
+    size = min(window, engine.max_chunk_size or window)
+    for start in range(0, len(missing), size):
+        part = missing[start : start + size]
+        memory.record(part, engine.translate(part, on_done))
+    known = memory.known(captions)
+    lost = next((caption for caption in captions if caption not in known), None)
+    if lost is not None:
+        raise DamagedError(f"{where}: the translation memory lost {lost!r}: run the same command again")
+    return [known[caption] for caption in captions]

@@ -82,7 +82,14 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
         DamagedError: the memory is damaged.
         DiskError: the file cannot be written, or the disk is full.
     """
-    _require_place(path, overwrite)
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder: give the path of the file to write")
+    if path.exists() and not overwrite:
+        raise SettingsError(f"{path} exists already: give another path, or say --force to replace it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
     metadata = {VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint}
     num_rows = 0
 
@@ -97,40 +104,28 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
             write_page_checksum=True,
         ) as writer:
             while group := list(islice(entries, ROWS_PER_GROUP)):
-                writer.write_table(_table(group))
+                rows = [(caption, f.text, f.score, f.truncated, f.repetitive) for caption, f in group]
+                writer.write_table(pa.table(list(zip(*rows, strict=True)), MEMORY_ROWS))
                 num_rows += len(group)
 
     write_atomically(path, write)
     return num_rows
 
 
-def _require_place(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise SettingsError(f"{path} is a folder: give the path of the file to write")
-    if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists already: give another path, or say --force to replace it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
-
-
-def read_export(path: Path) -> ExportedMemory:
-    """Check an exported file from the first row to the last; nothing is written.
+def read_export(path: Path) -> str:
+    """Check an exported file from the first row to the last, and return the fingerprint of its engine.
 
     Raises:
         InputError: the file is missing, damaged, or no exported memory.
     """
-    with _told(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    exported = ExportedMemory(path=path, fingerprint=_fingerprint(file.schema_arrow, path))
-    for _ in _groups(file, path):
+    fingerprint = _fingerprint(path)
+    for _ in _groups(path):
         pass
-    return exported
+    return fingerprint
 
 
-def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
-    """Merge an exported file into the memories in `folder`; captions that have a translation already keep it.
+def import_memory(path: Path, folder: Path) -> Imported:
+    """Merge a file that `read_export` found good into the memories in `folder`; known captions keep what they have.
 
     Call it with the writer's lock of the root held. If it is interrupted, call it again.
 
@@ -138,19 +133,27 @@ def import_memory(exported: ExportedMemory, folder: Path) -> Imported:
         InputError: the file is damaged now.
         DiskError: the folder cannot be written.
     """
-    with _told(exported.path):
-        file = pq.ParquetFile(exported.path, page_checksum_verification=True)
-    memory = TranslationMemory(folder, exported.fingerprint)
+    memory = TranslationMemory(folder, _fingerprint(path))
     counts: Counter[str] = Counter()
-    for entries in _groups(file, exported.path):
-        counts.update(_merge(memory, entries))
+    for entries in _groups(path):
+        there = memory.known(caption for caption, _ in entries)
+        new: dict[str, Translation] = {}
+        for caption, found in entries:
+            if caption not in there:
+                there[caption] = new[caption] = found
+                counts["new"] += 1
+            else:
+                counts["known" if there[caption] == found else "different"] += 1
+        memory.record(list(new), list(new.values()))
     return Imported(
         fingerprint=memory.fingerprint, new=counts["new"], known=counts["known"], different=counts["different"]
     )
 
 
-def _fingerprint(schema: pa.Schema, path: Path) -> str:
+def _fingerprint(path: Path) -> str:
     """Whose translations an exported file holds."""
+    with _told(path):
+        schema = pq.read_schema(path)
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
         raise InputError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
@@ -166,23 +169,21 @@ def _fingerprint(schema: pa.Schema, path: Path) -> str:
     return fingerprint
 
 
-def _groups(file: pq.ParquetFile, path: Path) -> Iterator[Entries]:
+def _groups(path: Path) -> Iterator[Entries]:
     """The rows of a file, some at a time; each is checked."""
-    with _told(path), file:
+    with _told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             captions, *columns = (column.to_pylist() for column in batch.columns)
             found = [
                 Translation(text=text, score=score, truncated=truncated, repetitive=repetitive)
                 for text, score, truncated, repetitive in zip(*columns, strict=True)
             ]
-            _require_scores(found, path)
+            for each in found:
+                if each.score is not None and not (math.isfinite(each.score) and each.score <= 0):
+                    raise InputError(
+                        f"{path} holds the score {each.score}, which is no log probability: export it again"
+                    )
             yield list(zip(captions, found, strict=True))
-
-
-def _require_scores(found: Sequence[Translation], path: Path) -> None:
-    for each in found:
-        if each.score is not None and not (math.isfinite(each.score) and each.score <= 0):
-            raise InputError(f"{path} holds the score {each.score}, which is no log probability: export it again")
 
 
 @contextmanager
@@ -194,31 +195,3 @@ def _told(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is missing, damaged or no Parquet file: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} holds a text that is not UTF-8 ({error}): export it again") from error
-
-
-def _merge(memory: TranslationMemory, entries: Entries) -> Counter[str]:
-    """Record those of the entries whose captions have no translation; counts of new, known and different ones."""
-    there = memory.known(caption for caption, _ in entries)
-    new: dict[str, Translation] = {}
-    counts: Counter[str] = Counter()
-    for caption, found in entries:
-        if caption not in there:
-            there[caption] = new[caption] = found
-            counts["new"] += 1
-        else:
-            counts["known" if there[caption] == found else "different"] += 1
-    memory.record(list(new), list(new.values()))
-    return counts
-
-
-def _table(entries: Entries) -> pa.Table:
-    found = [translation for _, translation in entries]
-    columns = [
-        [caption for caption, _ in entries],
-        [translation.text for translation in found],
-        [translation.score for translation in found],
-        [translation.truncated for translation in found],
-        [translation.repetitive for translation in found],
-    ]
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, MEMORY_ROWS, strict=True)]
-    return pa.table(arrays, schema=MEMORY_ROWS)

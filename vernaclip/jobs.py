@@ -15,8 +15,8 @@ from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, EvaluateReport, TrainReport
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.engine import Translation, translate_stream
+from translation.memory import remembering
 from translation.registry import open_translator
-from translation.remembered import remembering
 
 Place = str | PathLike[str]
 Settings = Mapping[str, Any]

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
@@ -157,11 +157,9 @@ class Obtained:
     download: RecordedFile | None  # None for a file that came by other means and cannot be compared
 
 
-@contextmanager
-def obtaining(folder: Path) -> Iterator[None]:
+def obtaining(folder: Path) -> AbstractContextManager[object]:
     """Hold the right to write below the folder of all data. Raises `BusyError` where another process holds it."""
-    with writer_lock(folder / DOWNLOADS):
-        yield
+    return writer_lock(folder / DOWNLOADS)
 
 
 def is_pending(file: UpstreamFile, order: Order) -> bool:

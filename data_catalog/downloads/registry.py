@@ -115,30 +115,24 @@ def _file(values: Any, where: str) -> UpstreamFile:
     _require_keys(values, _FILE_KEYS, where)
     if ("file" in values) == ("members" in values) or ("url" in values) == ("by_hand" in values):
         raise SettingsError(f"{where} must have either file or members, and either url or by_hand")
-    if "file" in values:
-        members = [_text(values, "file", where)]
-    else:
-        members = _list(values, "members", f"{where}: members must be a list of paths")
-    paths = tuple(_path(member, where) for member in members)
+    is_archive = "members" in values
+    members = _list(values, "members", f"{where}: members must be a list of paths") if is_archive else None
+    paths = tuple(_path(member, where) for member in members or [_text(values, "file", where)])
     if len({PurePosixPath(path).name for path in paths}) != len(paths):
         raise SettingsError(f"{where}: two members have the same last part")
-    expected = _expected(values, where)
-    texts = {key: _text(values, key, where) for key in ("url", "by_hand") if key in values}
-    if "url" in texts:
-        check_url(texts["url"], plain_http=expected.plain_http)
-    return UpstreamFile(paths=paths, is_archive="members" in values, expected=expected, **texts)
-
-
-def _expected(values: Mapping[str, Any], where: str) -> Expected:
     num_bytes = values.get("num_bytes")
     if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 1):
         raise SettingsError(f"{where}: num_bytes must be a whole number from 1 on, or left out")
     named = [algorithm for algorithm in ALGORITHMS if algorithm in values]
     if len(named) > 1:
         raise SettingsError(f"{where} has both {' and '.join(named)}: give one")
-    if not named:
-        return Expected(num_bytes=num_bytes)
-    return Expected(num_bytes=num_bytes, algorithm=named[0], hexdigest=_text(values, named[0], where).lower())
+    algorithm = named[0] if named else ""
+    hexdigest = _text(values, algorithm, where).lower() if named else ""
+    expected = Expected(num_bytes=num_bytes, algorithm=algorithm, hexdigest=hexdigest)
+    texts = {key: _text(values, key, where) for key in ("url", "by_hand") if key in values}
+    if "url" in texts:
+        check_url(texts["url"], plain_http=expected.plain_http)
+    return UpstreamFile(paths=paths, is_archive=is_archive, expected=expected, **texts)
 
 
 def _require_keys(values: Any, known: tuple[str, ...], where: str) -> None:

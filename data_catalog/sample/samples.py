@@ -1,8 +1,10 @@
 """The images of the sample: in which dataset, file format and with which fault each is, and how its file is written."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -55,14 +57,8 @@ class Sample:
 def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = None) -> list[Sample]:
     """Return all images, in an order that mixes the datasets; `fault_rates` take the place of those of `FAULTS`."""
     rng = Random(f"scenes:{seed}:plan")
-    sources = []
-    for index in range(num_images):
-        upper, fraction = 0.0, (index + 0.5) / num_images
-        for source, share in _SHARES.items():
-            upper += share
-            if fraction < upper or source == SOURCES[-1]:
-                sources.append(source)
-                break
+    ends = list(accumulate(_SHARES.values()))[:-1]
+    sources = [SOURCES[bisect_right(ends, (index + 0.5) / num_images)] for index in range(num_images)]
     faults: dict[int, str] = {}
     for source in SOURCES:
         faults.update(_assign(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))

@@ -32,7 +32,7 @@ class ConceptualCaptionsConfig(FilesConfig):
     """Paths or globs of TSV files, plain or gzipped."""
 
 
-class _Columns(NamedTuple):
+class Columns(NamedTuple):
     """Which of the two columns is which."""
 
     kind: str
@@ -41,35 +41,18 @@ class _Columns(NamedTuple):
 
     @property
     def layout(self) -> str:
+        """Say it in words."""
         return "caption<TAB>url" if self.url else "url<TAB>caption"
 
 
-_CC3M = _Columns("cc3m", caption=0, url=1)
-_CC12M = _Columns("cc12m", caption=1, url=0)
+CC3M = Columns("cc3m", caption=0, url=1)
+CC12M = Columns("cc12m", caption=1, url=0)
 
 
-def check_cc3m(config: ConceptualCaptionsConfig) -> None:
-    """Raise InputError unless every file is readable to its end and its first rows are `caption<TAB>url`."""
-    _check(config, _CC3M, _CC12M)
-
-
-def check_cc12m(config: ConceptualCaptionsConfig) -> None:
-    """Raise InputError unless every file is readable to its end and its first rows are `url<TAB>caption`."""
-    _check(config, _CC12M, _CC3M)
-
-
-def read_cc3m(config: ConceptualCaptionsConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every line of CC3M."""
-    return _read(config, _CC3M)
-
-
-def read_cc12m(config: ConceptualCaptionsConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every line of CC12M."""
-    return _read(config, _CC12M)
-
-
-def _check(config: ConceptualCaptionsConfig, columns: _Columns, other: _Columns) -> None:
+def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> None:
+    """Raise InputError unless every file is readable to its end and its first rows have these columns."""
     expected = f"a {columns.kind} TSV ({columns.layout}, no header)"
+    other = CC12M if columns is CC3M else CC3M
     for path in upstream_files(config):
         check_text_file(path, expected=expected)
         lines = [line for line in head_lines(path) if line.text]
@@ -88,7 +71,8 @@ def _check(config: ConceptualCaptionsConfig, columns: _Columns, other: _Columns)
             raise InputError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
 
 
-def _read(config: ConceptualCaptionsConfig, columns: _Columns) -> Iterator[JudgedRow]:
+def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> Iterator[JudgedRow]:
+    """Yield what becomes of every line."""
     for path in upstream_files(config):
         found = _SPLIT_IN_NAME.search(path.name)
         split = found[1].lower() if found else None
@@ -97,7 +81,7 @@ def _read(config: ConceptualCaptionsConfig, columns: _Columns) -> Iterator[Judge
                 yield _row(str(path), line, columns, split)
 
 
-def _row(upstream_file: str, line: Line, columns: _Columns, split: str | None) -> JudgedRow:
+def _row(upstream_file: str, line: Line, columns: Columns, split: str | None) -> JudgedRow:
     origin = Origin(upstream_file, line.number, line.text)
     if line.trouble:
         return refuse(origin, *line.trouble)

@@ -155,7 +155,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
-    """The same of an open file or pipe, which need not be seekable."""
+    """Yield the same of an open file or pipe, which need not be seekable."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -202,7 +202,7 @@ def _decode_line(number: int, raw: bytes) -> Line:
 
 
 def text_trouble(text: str | None) -> Trouble | None:
-    """What keeps a string from being stored as UTF-8 text: a NUL or a lone surrogate; None if nothing does."""
+    """Return what keeps a string from being stored as UTF-8 text: a NUL or a lone surrogate; None if nothing does."""
     found = _UNSTORABLE.search(text) if text else None
     if found is None:
         return None
@@ -211,15 +211,15 @@ def text_trouble(text: str | None) -> Trouble | None:
 
 
 def excerpt(text: str) -> str:
-    """The start of a text, at most `MAX_EXCERPT_CHARS` characters, with what cannot be stored escaped."""
-    return _UNSTORABLE.sub(_escape, text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
+    """Return the start of a text, at most `MAX_EXCERPT_CHARS` characters, with what cannot be stored escaped."""
 
+    def escape(found: re.Match[str]) -> str:
+        code = ord(found.group())
+        if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: the byte itself
+            return f"\\x{code - 0xDC00:02x}"
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: the byte itself
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return _UNSTORABLE.sub(escape, text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
 
 
 class Held:

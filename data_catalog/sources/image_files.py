@@ -304,22 +304,18 @@ class _Tar(ImageFiles):
                 file.seek(member.offset)
                 body = file.read(member.size)
             else:
-                body = _without_holes(file, member.sparse)
+                try:
+                    with tarfile.open(fileobj=file, mode="r:") as tar:
+                        found = tar.extractfile(member.sparse)
+                        body = found.read() if found else b""
+                except _DAMAGED as error:
+                    raise OSError(f"{member.sparse.name!r} cannot be read: {error}") from error
         if self._place.stamp() != self._stamp:
             raise OSError(f"{self._place} has changed since it was opened")
         return body
 
     def size(self, name: str) -> int:
         return self._names.find(name).size
-
-
-def _without_holes(file: _File, info: tarfile.TarInfo) -> bytes:
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            found = tar.extractfile(info)
-            return found.read() if found else b""
-    except _DAMAGED as error:
-        raise OSError(f"{info.name!r} cannot be read: {error}") from error
 
 
 @lru_cache(maxsize=_MAX_INDEXES)

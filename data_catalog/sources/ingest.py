@@ -1,9 +1,8 @@
 """Upstream rows to shards of caption rows: selection counted, malformed rows kept as rejects, nothing lost."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from data_catalog.sources.rows import (
     ALL_ROWS,
     BEYOND_LIMIT,
     Drawn,
+    JudgedRow,
     MalformedRow,
     RowLimit,
     SourceRow,
@@ -31,7 +31,7 @@ from data_catalog.sources.rows import (
 )
 from data_catalog.stages import Drop, pending_rows, reject, texts
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.manifest import SPLITS
+from data_catalog.storage.manifest import SPLITS, SourceCounts
 from data_catalog.storage.shards import order_key, save_parquet, shard_of
 from data_catalog.storage.work import StepFacts
 
@@ -95,15 +95,6 @@ class Source:
                 yield UnselectedRow(reason=BEYOND_LIMIT)
 
 
-@dataclass(slots=True)
-class _Counts:
-    """What was met while reading one source."""
-
-    selected: int = 0
-    malformed: int = 0
-    unselected: Counter[str] = field(default_factory=Counter)
-
-
 def ingest(
     folder: Path, sources: Sequence[Source], *, target_lang: str, shard_size: int, keep_splits: bool = False
 ) -> StepFacts:
@@ -120,7 +111,9 @@ def ingest(
         `num_shards` and, per source, `selected`, `malformed` and `unselected`.
     """
     staged = folder / "staged"
-    counts = {source.name: _Counts() for source in sources}
+    counts: dict[str, SourceCounts] = {
+        source.name: {"selected": 0, "malformed": 0, "unselected": {}} for source in sources
+    }
     with (
         pq.ParquetWriter(staged, STAGED, compression="zstd") as writer,
         Progress("ingest", total=None, unit="rows") as progress,
@@ -140,89 +133,69 @@ def ingest(
         num_shards = ranges[name].stop
     _write_shards(staged, folder, ranges, counts if keep_splits else None)
     staged.unlink()
-    return {
-        "num_shards": max(1, num_shards),
-        "sources": {
-            name: {"selected": count.selected, "malformed": count.malformed, "unselected": dict(count.unselected)}
-            for name, count in counts.items()
-        },
-    }
+    return {"num_shards": max(1, num_shards), "sources": counts}
 
 
 def _num_chars(record: Mapping[str, Any]) -> int:
     return sum(len(value) for value in record.values() if isinstance(value, str))
 
 
-def _records(source: Source, target_lang: str, counts: _Counts) -> Iterator[dict[str, Any]]:
+def _records(source: Source, target_lang: str, counts: SourceCounts) -> Iterator[dict[str, Any]]:
     """Yield the staged rows of a source's selected rows; count what is met on the way."""
     base = _common_folder(source.files)
     for row in source.rows(source.draw()):
         if isinstance(row, UnselectedRow):
-            counts.unselected[row.reason] += 1
+            counts["unselected"][row.reason] = counts["unselected"].get(row.reason, 0) + 1
             continue
-        counts.selected += 1
-        if isinstance(row, MalformedRow):
-            counts.malformed += 1
-            yield _malformed_record(row, source.name, base, target_lang)
-        else:
-            yield _record(row, source, base, target_lang)
+        counts["selected"] += 1
+        counts["malformed"] += isinstance(row, MalformedRow)
+        yield _staged_row(row, source, base, target_lang)
 
 
-def _sample_id(row: UpstreamRow | MalformedRow, source: str, base: str) -> str:
+def _sample_id(row: JudgedRow, source: str, base: str) -> str:
     """Return the id of a row's sample; a row that tells none is a sample by itself, by where it stands."""
     if isinstance(row, UpstreamRow):
         return f"{source}:{row.sample_key}"
     return f"{source}:malformed-{order_key(f'{_relative(row.upstream_file, base)}:{row.upstream_line}')}"
 
 
-def _record(row: UpstreamRow, source: Source, base: str, target_lang: str) -> dict[str, Any]:
+def _staged_row(row: JudgedRow, source: Source, base: str, target_lang: str) -> dict[str, Any]:
     sample_id = _sample_id(row, source.name, base)
-    return {
+    shared = {
         "sample_id": sample_id,
-        "caption_id": f"{sample_id}#{row.caption_key or order_key(row.caption)[:12]}",
         "source": source.name,
+        "target_lang": target_lang,
+        "upstream_file": _relative(row.upstream_file, base),
+        "upstream_line": row.upstream_line,
+        "order_key": order_key(sample_id),
+    }
+    if isinstance(row, MalformedRow):
+        return shared | {
+            "caption_id": f"{sample_id}#{row.reason}",
+            "source_caption": row.raw,
+            "outcome": REJECTED,
+            "step": STEP,
+            "drop_reason": row.reason,
+            "detail": row.detail,
+        }
+    said: dict[str, Any] = {"source_caption": row.caption, "source_lang": row.lang}
+    if row.lang == target_lang:  # others we translate
+        if row.original is not None:
+            said = {"source_caption": row.original, "source_lang": row.original_lang, "caption": row.caption}
+        made = source.origin(row.upstream_file)
+        said |= {"origin": made.origin, "translator": NATIVE if made.origin == NATIVE else made.translator}
+    return {
+        **shared,
+        **said,
+        "caption_id": f"{sample_id}#{row.caption_key or order_key(row.caption)[:12]}",
         "upstream_split": row.split,
         "url": row.url,
         "path": row.path,
-        **_texts(row, source, target_lang),
-        "target_lang": target_lang,
         "license": row.license,
         "attribution": row.attribution,
         "page_url": row.page_url,
-        "upstream_file": _relative(row.upstream_file, base),
-        "upstream_line": row.upstream_line,
         "outcome": PENDING,
-        "order_key": order_key(sample_id),
         "unknown_split": None if row.split in SPLITS else row.split,
-    }
-
-
-def _texts(row: UpstreamRow, source: Source, target_lang: str) -> dict[str, str | None]:
-    """Caption and source caption; who made the caption, where it is in the target language: others we translate."""
-    if row.lang != target_lang:
-        return {"source_caption": row.caption, "source_lang": row.lang}
-    made = source.origin(row.upstream_file)
-    who = {"origin": made.origin, "translator": NATIVE if made.origin == NATIVE else made.translator}
-    if row.original is None:
-        return {"source_caption": row.caption, "source_lang": row.lang, **who}
-    return {"source_caption": row.original, "source_lang": row.original_lang, "caption": row.caption, **who}
-
-
-def _malformed_record(row: MalformedRow, source: str, base: str, target_lang: str) -> dict[str, Any]:
-    sample_id = _sample_id(row, source, base)
-    return {
-        "sample_id": sample_id,
-        "caption_id": f"{sample_id}#{row.reason}",
-        "source": source,
-        "source_caption": row.raw,
-        "target_lang": target_lang,
-        "upstream_file": _relative(row.upstream_file, base),
-        "upstream_line": row.upstream_line,
-        "outcome": REJECTED,
-        "step": STEP,
-        "drop_reason": row.reason,
-        "detail": row.detail,
-        "order_key": order_key(sample_id),
     }
 
 
@@ -235,7 +208,7 @@ def _relative(file: str, base: str) -> str:
 
 
 def _write_shards(
-    staged: Path, folder: Path, ranges: Mapping[str, range], rejecting: Mapping[str, _Counts] | None
+    staged: Path, folder: Path, ranges: Mapping[str, range], rejecting: Mapping[str, SourceCounts] | None
 ) -> None:
     """Cut the sorted stream into shards; an empty shard is a file without rows, and there is at least one.
 
@@ -271,11 +244,11 @@ def _write_shards(
         finish_shard()
 
 
-def _without_unknown_splits(table: pa.Table, counts: Mapping[str, _Counts]) -> pa.Table:
+def _without_unknown_splits(table: pa.Table, counts: Mapping[str, SourceCounts]) -> pa.Table:
     """Reject, and count, all rows of the images of which one states a split that nobody can keep."""
     rows = pending_rows(table, pc.is_valid(table.column("unknown_split")))
     for source in texts(table, "source", rows):
-        counts[source].malformed += 1
+        counts[source]["malformed"] += 1
     drops = [
         Drop("unknown_split", excerpt(f"the split {name!r} is neither train, val nor test"))
         for name in texts(table, "unknown_split", rows)

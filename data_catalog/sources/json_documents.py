@@ -207,13 +207,13 @@ _EXCERPT_CHARS = 50
 
 
 def text_field(record: Mapping[str, object], name: str) -> str | None:
-    """A text, or None where the field is missing, null or of another type."""
+    """Return a text, or None where the field is missing, null or of another type."""
     value = record.get(name)
     return value if isinstance(value, str) else None
 
 
 def id_field(record: Mapping[str, object], name: str) -> str | None:
-    """An id in one spelling: 391895, "391895" and " 000391895 " are "391895"; None where there is none."""
+    """Return an id in one spelling: 391895, "391895" and " 000391895 " are "391895"; None where there is none."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
@@ -242,17 +242,17 @@ class Records:
 
     @property
     def first_names(self) -> str:
-        """The names of the first object's members, for a message."""
+        """Return the names of the first object's members, for a message."""
         return ", ".join(list(next(iter(self), {}))[:20])[:_MAX_NAMES_CHARS] or "none"
 
 
 def records_of(value: object) -> Records | None:
-    """The objects of a list; None for anything else."""
+    """Return the objects of a list; None for anything else."""
     return Records(value) if isinstance(value, list | JsonList) else None
 
 
 def describe(value: object) -> str:
-    """What a parsed JSON document is, for a message: its type, and its keys if it is an object."""
+    """Return what a parsed JSON document is, for a message: its type, and its keys if it is an object."""
     if isinstance(value, dict):
         return f"an object with the keys {', '.join(map(str, list(value)[:20])) or '(none)'}"
     return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")

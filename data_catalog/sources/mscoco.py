@@ -112,16 +112,6 @@ def check_mscoco(config: MscocoConfig) -> None:
         _licenses(path, _load(path))
 
 
-def read_mscoco(config: MscocoConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every annotation of MSCOCO (English)."""
-    return _read(config, "en")
-
-
-def read_mscoco_it(config: MscocoConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every annotation of MSCOCO-IT (Italian, translated by a machine)."""
-    return _read(config, "it")
-
-
 def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
     """Return who made captions of MSCOCO: the people who wrote them, unless the settings say otherwise.
 
@@ -142,7 +132,8 @@ def origin_by_name(upstream_file: str) -> CaptionOrigin:
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
-def _read(config: MscocoConfig, lang: str) -> Iterator[JudgedRow]:
+def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
+    """Yield what becomes of every annotation, whose captions are in `lang`."""
     names, local = _Names(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
@@ -150,7 +141,24 @@ def _read(config: MscocoConfig, lang: str) -> Iterator[JudgedRow]:
             yield from _read_annotations(path, document, lang, names, local=local)
         else:
             for caption in karpathy_captions(document):
-                yield _karpathy_row(path, caption, lang, names, local=local)
+                origin, name, image_id = (
+                    Origin(str(path), caption.number, caption.raw),
+                    caption.filename,
+                    caption.coco_id,
+                )
+                if image_id is not None and not names.agree(image_id, name):
+                    yield refuse(origin, "image_missing", f"several images have the id {image_id}")
+                    continue
+                found = Candidate(
+                    sample_key=image_id or name,
+                    caption_key=caption.caption_id,
+                    url=None if local else _image_url(name, _place(name, None, "")),
+                    path=name if local else None,
+                    caption=caption.text,
+                    lang=lang,
+                    split=caption.split,
+                )
+                yield admit(origin, found)
 
 
 def _load(path: Path) -> Mapping[str, object]:
@@ -246,7 +254,7 @@ def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str |
 
 
 def _place(name: str | None, coco_url: str | None, json_name: str) -> tuple[str, str] | None:
-    """Split and year of an image, by the first that tells: its file name, its URL, the name of the JSON file."""
+    """Return split and year of an image, by the first that tells: its file name, its URL, the name of the JSON file."""
     for text in (name, coco_url, json_name):
         if text and (found := _SPLIT_AND_YEAR.search(text)):
             return found.group(1), found.group(2)
@@ -254,25 +262,9 @@ def _place(name: str | None, coco_url: str | None, json_name: str) -> tuple[str,
 
 
 def _image_url(name: str | None, place: tuple[str, str] | None) -> str | None:
-    """The URL that MSCOCO's own naming gives a file name."""
+    """Return the URL that MSCOCO's own naming gives a file name."""
     if name and (found := _LEGACY_NAME.fullmatch(name)):
         return f"{_IMAGE_HOST}/{found.group(1)}{found.group(2)}/{name}"
     if name and place and _BARE_NAME.fullmatch(name):
         return f"{_IMAGE_HOST}/{place[0]}{place[1]}/{name}"
     return None
-
-
-def _karpathy_row(path: Path, caption: KarpathyCaption, lang: str, names: _Names, *, local: bool) -> JudgedRow:
-    origin = Origin(str(path), caption.number, caption.raw)
-    if caption.coco_id is not None and not names.agree(caption.coco_id, caption.filename):
-        return refuse(origin, "image_missing", f"several images have the id {caption.coco_id}")
-    found = Candidate(
-        sample_key=caption.coco_id or caption.filename,
-        caption_key=caption.caption_id,
-        url=None if local else _image_url(caption.filename, _place(caption.filename, None, "")),
-        path=caption.filename if local else None,
-        caption=caption.text,
-        lang=lang,
-        split=caption.split,
-    )
-    return admit(origin, found)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def _splits_of_rows(read: Callable[[Any], Iterator[SourceRow]]) -> Callable[[Any
 
 
 _COCO_LICENSE = "captions CC BY 4.0 (COCO Consortium); each image under its own license on Flickr"
-_GOOGLE_LICENSE = "free for any purpose, credit to Google LLC appreciated, no warranty; images belong to third parties"
 
 _KINDS = (
     SourceKind(
@@ -63,7 +63,7 @@ _KINDS = (
         kind="mscoco",
         config_type=mscoco.MscocoConfig,
         check=mscoco.check_mscoco,
-        read=mscoco.read_mscoco,
+        read=partial(mscoco.read_mscoco, lang="en"),
         license=_COCO_LICENSE,
         origin=mscoco.mscoco_origin,
         states_splits=_splits_of_rows(mscoco.read_mscoco),
@@ -72,25 +72,22 @@ _KINDS = (
         kind="mscoco_it",
         config_type=mscoco.MscocoConfig,
         check=mscoco.check_mscoco,
-        read=mscoco.read_mscoco_it,
+        read=partial(mscoco.read_mscoco, lang="it"),
         license=f"MSCOCO-IT: research only; after MSCOCO, {_COCO_LICENSE}",
         languages=lambda config: frozenset({"it"}),
         origin=mscoco.mscoco_it_origin,
-        states_splits=_splits_of_rows(mscoco.read_mscoco_it),
+        states_splits=_splits_of_rows(mscoco.read_mscoco),
     ),
-    SourceKind(
-        kind="cc3m",
-        config_type=conceptual_captions.ConceptualCaptionsConfig,
-        check=conceptual_captions.check_cc3m,
-        read=conceptual_captions.read_cc3m,
-        license=_GOOGLE_LICENSE,
-    ),
-    SourceKind(
-        kind="cc12m",
-        config_type=conceptual_captions.ConceptualCaptionsConfig,
-        check=conceptual_captions.check_cc12m,
-        read=conceptual_captions.read_cc12m,
-        license=_GOOGLE_LICENSE,
+    *(
+        SourceKind(
+            kind=columns.kind,
+            config_type=conceptual_captions.ConceptualCaptionsConfig,
+            check=partial(conceptual_captions.check_conceptual_captions, columns=columns),
+            read=partial(conceptual_captions.read_conceptual_captions, columns=columns),
+            license="free for any purpose, credit to Google LLC appreciated, no warranty; "
+            "images belong to third parties",
+        )
+        for columns in (conceptual_captions.CC3M, conceptual_captions.CC12M)
     ),
     *(
         SourceKind(

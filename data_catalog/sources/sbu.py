@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from data_catalog.errors import InputError
 from data_catalog.settings import PATH
@@ -30,14 +30,6 @@ class SbuConfig(FilesConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped: JSON files, or exactly one list of URLs and one list of captions, in any
     order."""
-
-
-class _Lists(NamedTuple):
-    """The parallel lists of a JSON file."""
-
-    urls: JsonList
-    captions: JsonList
-    users: JsonList | list[None]
 
 
 def check_sbu(config: SbuConfig) -> None:
@@ -115,7 +107,8 @@ def _row(origin: Origin, url: str, caption: str, user: object) -> JudgedRow:
     return admit(origin, found)
 
 
-def _load_lists(path: Path) -> _Lists:
+def _load_lists(path: Path) -> tuple[JsonList, JsonList, JsonList | list[None]]:
+    """Return URLs, captions and users."""
     document = open_json(path, expected=_EXPECTED_JSON)
     if not isinstance(document, dict):
         raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
@@ -126,7 +119,7 @@ def _load_lists(path: Path) -> _Lists:
     if not urls or not len(urls) == len(captions) == len(users):
         counts = f"{len(urls)} URLs, {len(captions)} captions and {len(users)} users"
         raise InputError(f"{path} has {counts}: expected {_EXPECTED_JSON}")
-    return _Lists(urls, captions, users)
+    return urls, captions, users
 
 
 def _read_lists(path: Path) -> Iterator[JudgedRow]:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,22 +45,13 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     )
     with child:
         try:
-            yield from _batches(child)
+            # A stream that is cut off is no error yet: the child's end says why.
+            with suppress(pa.ArrowInvalid), pa.ipc.open_stream(child.stdout) as stream:
+                yield from stream
             told = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
-            _require_success(path, child.wait(), told)
+            status = child.wait()
         finally:
             child.kill()
-
-
-def _batches(child: "subprocess.Popen[bytes]") -> Iterator[pa.RecordBatch]:
-    try:
-        with pa.ipc.open_stream(child.stdout) as stream:
-            yield from stream
-    except pa.ArrowInvalid:
-        return  # cut off: the child's end says why
-
-
-def _require_success(path: Path, status: int, told: str) -> None:
     if status == _UNREADABLE:
         raise InputError(f"{path} is no whole Parquet file ({told})")
     if status == _OUT_OF_MEMORY or status < 0:
@@ -111,7 +102,6 @@ def _bounded(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -
 
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_JSON_LINES = {".jsonl", ".ndjson"}
 FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
 
 
@@ -171,7 +161,9 @@ def read_table(path: Path, wanted: Wanted) -> Iterator[Entry]:
     suffix = _suffix(path)
     if suffix in _DELIMITERS:
         return _read_delimited(path, _DELIMITERS[suffix], wanted)
-    return _read_json_lines(path) if suffix in _JSON_LINES else _read_parquet(path, wanted)
+    if suffix == ".parquet":
+        return _read_parquet(path, wanted)
+    return (_json_entry(line) for line in read_lines(path) if line.text.strip())
 
 
 def _suffix(path: Path) -> str:
@@ -199,26 +191,22 @@ def _read_delimited(path: Path, delimiter: str, wanted: Wanted) -> Iterator[Entr
         yield Entry(record.line, dict(zip(columns, record.cells, strict=False)), record.text, record.trouble)
 
 
-def _read_json_lines(path: Path) -> Iterator[Entry]:
-    for line in read_lines(path):
-        if line.text.strip():
-            yield _json_entry(line)
-
-
 def _json_entry(line: Line) -> Entry:
     if line.trouble:
         return Entry(line.number, {}, line.text, line.trouble)
     try:
         value = parse_json(line.text)
     except json.JSONDecodeError as error:
-        return Entry(line.number, {}, line.text, Trouble("malformed_row", f"no JSON: {error.msg} at {error.colno}"))
+        detail = f"no JSON: {error.msg} at {error.colno}"
     except RecursionError:
-        return Entry(line.number, {}, line.text, Trouble("malformed_row", "JSON that nests too deeply"))
+        detail = "JSON that nests too deeply"
     except ValueError as error:  # a name that stands twice
-        return Entry(line.number, {}, line.text, Trouble("malformed_row", f"no JSON: {error}"))
-    if not isinstance(value, dict):
-        return Entry(line.number, {}, line.text, Trouble("malformed_row", f"{describe(value)} instead of an object"))
-    return Entry(line.number, value, line.text)
+        detail = f"no JSON: {error}"
+    else:
+        if isinstance(value, dict):
+            return Entry(line.number, value, line.text)
+        detail = f"{describe(value)} instead of an object"
+    return Entry(line.number, {}, line.text, Trouble("malformed_row", detail))
 
 
 def _json_lines_columns(path: Path) -> list[str]:
@@ -241,7 +229,7 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
 
 
 def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
-    """Rows of a batch; None for one whose text is not UTF-8, which Arrow finds out only when asked for it."""
+    """Return the rows of a batch; None for one whose text is not UTF-8, which Arrow finds out only when asked."""
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError:
@@ -250,19 +238,13 @@ def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
         return [row for index in range(batch.num_rows) for row in _batch_values(batch.slice(index, 1))]
 
 
-@contextmanager
-def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def _parquet_columns(path: Path) -> list[str]:
+    """Return the names of the columns that hold text."""
     try:
         with pq.ParquetFile(path) as file:
-            yield file
+            return [field.name for field in file.schema_arrow if _holds_text(field.type)]
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is no whole Parquet file ({error})") from error
-
-
-def _parquet_columns(path: Path) -> list[str]:
-    """Names of the columns that hold text."""
-    with _open_parquet(path) as file:
-        return [field.name for field in file.schema_arrow if _holds_text(field.type)]
 
 
 def _holds_text(kind: pa.DataType) -> bool:

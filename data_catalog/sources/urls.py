@@ -19,29 +19,25 @@ _MOST_DIGITS = 11  # of 32 bits, in octal
 
 @functools.lru_cache(maxsize=4096)  # of millions of addresses most are of a few hosts
 def canonical_host(host: str) -> str:
-    """A host in lower case and ASCII, without a dot at its end, numeric addresses in their usual form.
+    """Return a host in lower case and ASCII, without a dot at its end, numeric addresses in their usual form.
 
     Give an address of IPv6 without its brackets.
     """
     given = host.lower()
     if ":" in given:
-        return _ipv6(given)
+        try:
+            found = ipaddress.IPv6Address(given)
+        except ValueError:
+            return given
+        return str(found.ipv4_mapped or found)
     name = ".".join(map(_ascii_label, _DOTS.split(unquote(given).lower()))).rstrip(".")
     if _FORBIDDEN.search(name):
         return given
     return _ipv4(name) or name
 
 
-def _ipv6(host: str) -> str:
-    try:
-        found = ipaddress.IPv6Address(host)
-    except ValueError:
-        return host
-    return str(found.ipv4_mapped or found)
-
-
 def _ipv4(host: str) -> str | None:
-    """An address of up to four numbers, each decimal, octal or hexadecimal; the last fills the bytes that are left."""
+    """Return an address of up to four decimal, octal or hexadecimal numbers; the last fills the bytes that are left."""
     *first, last = numbers = [_number(part) for part in host.split(".")]
     bytes_left = 5 - len(numbers)
     if last is None or bytes_left < 1 or last >= 256**bytes_left or any(n is None or n > 255 for n in first):
@@ -85,17 +81,17 @@ _FLICKR_PHOTO = re.compile(
 
 
 def is_web_url(text: str) -> bool:
-    """Whether a text starts as an http or https URL with a host does."""
+    """Tell if a text starts as an http or https URL with a host does."""
     return _WEB_URL.match(text) is not None
 
 
 def url_key(url: str) -> str:
-    """The sha1 of a URL, hexadecimal: the identity of an image that has no other."""
+    """Return the sha1 of a URL, hexadecimal: the identity of an image that has no other."""
     return hashlib.sha1(url.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 def canonical_url(url: str) -> str:
-    """One spelling for all the spellings of an image's URL; used for identity only, never fetched.
+    """Return one spelling for all the spellings of an image's URL; used for identity only, never fetched.
 
     Scheme and host in their one spelling (`plain_url`, `canonical_host`), default port, fragment, and path segments `.`
     and `..` dropped, https for upload.wikimedia.org (which redirects there), percent-encoding normalised: upper-case
@@ -118,7 +114,7 @@ def canonical_url(url: str) -> str:
 
 
 def plain_url(url: str) -> str:
-    """A URL with plain slashes, and without what the URL standard leaves out: white space around it and tabs inside."""
+    """Return a URL with plain slashes, without what the URL standard leaves out: white space around it, tabs inside."""
     text = _INSIDE.sub("", _EDGES.sub("", url))
     scheme = _SCHEME.match(text)
     if scheme is None:
@@ -139,7 +135,7 @@ def _host_and_port(text: str, scheme: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """A path without segments `.` and `..`, and without those that the latter step out of."""
+    """Return a path without segments `.` and `..`, and without those that the latter step out of."""
     if "/." not in path:
         return path
     kept: list[str] = []
@@ -167,7 +163,7 @@ def _normalise(text: str, plain: frozenset[str]) -> str:
 
 
 def flickr_page(image_url: str | None) -> str | None:
-    """The page of a photo (photographer, license), from the URL of its file on Flickr; None for any other URL."""
+    """Return the page of a photo (photographer, license) by the URL of its file on Flickr; None for any other URL."""
     found = _FLICKR_PHOTO.match(image_url) if image_url else None
     return f"https://www.flickr.com/photo.gne?id={found.group(1)}" if found else None
 
@@ -176,7 +172,7 @@ _SCHEME_OF_HOST = re.compile(r"https?://", re.IGNORECASE)
 
 
 def host_of(url: str) -> str | None:
-    """The host of a URL in its one spelling (`canonical_host`), without port; None if it has none."""
+    """Return the host of a URL in its one spelling (`canonical_host`), without port; None if it has none."""
     try:
         host = urlsplit(plain_url(url)).hostname
     except ValueError:
@@ -185,7 +181,7 @@ def host_of(url: str) -> str | None:
 
 
 def readable_host(host: str) -> str:
-    """A host, as `host_of` gives it, with the letters that its `xn--` forms stand for."""
+    """Return a host, as `host_of` gives it, with the letters that its `xn--` forms stand for."""
     return ".".join(map(_readable_label, host.split(".")))
 
 
@@ -201,7 +197,7 @@ def _readable_label(label: str) -> str:
 
 
 def domains_of(host: str) -> list[str]:
-    """A host and the domains that it is in: `a.b.org`, `b.org`, `org`; an address is in none."""
+    """Return a host and the domains that it is in: `a.b.org`, `b.org`, `org`; an address is in none."""
     if ":" in host or host.rpartition(".")[2].isdigit():
         return [host]
     labels = host.split(".")
@@ -209,26 +205,21 @@ def domains_of(host: str) -> list[str]:
 
 
 def address_key(url: str) -> str:
-    """What all spellings of an image's address share, by http and https alike, and what tells nobody the address.
+    """Return what all spellings of an image's address share, http and https alike, and what tells nobody the address.
 
     The part before the dash is of the host alone (`host_key`).
     """
     host = host_of(url) or ""
     address = _SCHEME_OF_HOST.sub("", canonical_url(url), count=1)
     path = address[len(address.partition("/")[0]) :]
-    port = _port(url)
-    text = f"{host}{port}{path}"
+    try:
+        port = urlsplit(plain_url(url)).port
+    except ValueError:
+        port = None
+    text = f"{host}{path}" if port in (None, 80, 443) else f"{host}:{port}{path}"
     return f"{host_key(host)}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
 
 
 def host_key(host: str) -> str:
-    """The start of the `address_key` of all addresses of a host."""
+    """Return the start of the `address_key` of all addresses of a host."""
     return hashlib.sha256(host.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-def _port(url: str) -> str:
-    try:
-        port = urlsplit(plain_url(url)).port
-    except ValueError:
-        return ""
-    return "" if port in (None, 80, 443) else f":{port}"

@@ -8,7 +8,7 @@ image of it is fetched.
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -38,7 +38,7 @@ from data_catalog.test_sets import TEST_SET_KINDS
 from data_catalog.tombstones import FORGET, InForce, Matcher, forget_rows, of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
-from translation.remembered import remembered
+from translation.memory import remembered
 from translation.scores import sentence_chrf
 
 logger = logging.getLogger(__name__)
@@ -242,13 +242,13 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     rows = pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
     captions, memory, where = texts(table, "clean_caption", rows), job.tools.memory, f"shard {job.label}"
     found = remembered(captions, job.tools.translator, memory, title="translate", where=where, window=STREAM_WINDOW)
-    table = set_values(table, "caption", rows, found.captions)
+    table = set_values(table, "caption", rows, [each.text for each in found])
     table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
-    table = set_values(table, "translation_score", rows, found.scores)
-    table = set_values(table, "translation_truncated", rows, found.truncated)
-    table = set_values(table, "translation_repetitive", rows, found.repetitive)
-    empty = [None if text else Drop("translation_empty") for text in found.captions]
+    table = set_values(table, "translation_score", rows, [each.score for each in found])
+    table = set_values(table, "translation_truncated", rows, [each.truncated for each in found])
+    table = set_values(table, "translation_repetitive", rows, [each.repetitive for each in found])
+    empty = [None if each.text else Drop("translation_empty") for each in found]
     return reject(table, rows, empty, step="translate")
 
 
@@ -266,8 +266,7 @@ def round_trip(job: Job, *, engine: str) -> StepFacts:
     captions, where = texts(table, "caption", rows), f"shard {job.label}"
     back = remembered(captions, reverse, memory, title="translate back", where=where, window=STREAM_WINDOW)
     sources = texts(table, "clean_caption", rows)
-    found = zip(cast("list[str]", back.captions), sources, strict=True)
-    scores = [sentence_chrf(text, source) for text, source in found]
+    scores = [sentence_chrf(each.text, source) for each, source in zip(back, sources, strict=True)]
     save_parquet(set_values(table, "round_trip_chrf", rows, scores), job.folder / SHARD)
     return {}
 

@@ -1,16 +1,13 @@
 """Commands around the audit of translations by people: audit draw, audit score."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from data_catalog.errors import DiskError, SettingsError
 from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root
 from flows.cli.output import say, say_table
-
-if TYPE_CHECKING:
-    from translation.audit.draw import Audit
 
 
 def draw(
@@ -29,48 +26,28 @@ def draw(
         seed: Another one draws others.
         out: Where audit.csv and audit.html go (default: in the root).
     """
-    from translation.audit.draw import draw_audit
-    from translation.audit.sheets import AUDIT_FILE, FORM_FILE
+    from data_catalog.storage.shards import write_bytes
+    from translation.audit.draw import AUDIT_COLUMNS, draw_audit
+    from translation.audit.form import AUDIT_FILE, FORM_FILE, render_form, sheet_text
 
     drawn = draw_audit(root, dataset, num_rows=num_rows, seed=seed)
     folder = out or root / "audits" / f"{drawn.dataset}-{drawn.audit_id}"
-    _write(drawn, folder)
-    rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
-    say_table(rows)
-    for line in _remarks(drawn, num_rows):
-        say(line)
-    say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")
-    say(f"give each rater {FORM_FILE}, which opens in any browser; keep {AUDIT_FILE} to yourself: it holds the scores")
-
-
-def _write(audit: "Audit", folder: Path) -> None:
-    """Write sheet and form. Ratings belong to one audit: a folder that holds another one is not written to."""
-    from data_catalog.storage.shards import write_bytes
-    from translation.audit.draw import AUDIT_COLUMNS
-    from translation.audit.form import render_form
-    from translation.audit.sheets import AUDIT_FILE, FORM_FILE, sheet_text
-
-    sheet = sheet_text(AUDIT_COLUMNS, audit.rows)
-    path = folder / AUDIT_FILE
+    sheet, path = sheet_text(AUDIT_COLUMNS, drawn.rows).encode(), folder / AUDIT_FILE
     try:
-        if path.is_file() and path.read_bytes() != sheet.encode():
+        if path.is_file() and path.read_bytes() != sheet:
             raise SettingsError(f"{path} is another audit, which may have ratings: give another --out")
-        write_bytes(folder / FORM_FILE, render_form(audit).encode())
-        write_bytes(path, sheet.encode())
+        write_bytes(folder / FORM_FILE, render_form(drawn).encode())
+        write_bytes(path, sheet)
     except OSError as error:
         raise DiskError(f"--out {folder} cannot be written to: {error.strerror}") from error
-
-
-def _remarks(audit: "Audit", num_rows: int) -> list[str]:
-    lines = []
-    if len(audit.rows) < num_rows:
-        lines.append(
-            f"{len(audit.rows):,} distinct pairs are all that there are, fewer than {num_rows:,}: all are drawn"
-        )
-    num_missed = sum(not stratum.num_drawn for stratum in audit.strata)
-    if num_missed:
-        lines.append(f"{num_missed} strata are without a row: --n {len(audit.strata)} or more gives each one")
-    return lines
+    rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
+    say_table(rows)
+    if len(drawn.rows) < num_rows:
+        say(f"{len(drawn.rows):,} distinct pairs are all that there are, fewer than {num_rows:,}: all are drawn")
+    if num_missed := sum(not stratum.num_drawn for stratum in drawn.strata):
+        say(f"{num_missed} strata are without a row: --n {len(drawn.strata)} or more gives each one")
+    say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")
+    say(f"give each rater {FORM_FILE}, which opens in any browser; keep {AUDIT_FILE} to yourself: it holds the scores")
 
 
 def score(

@@ -188,7 +188,8 @@ def packages(
         installed: List what is installed; no network is used.
     """
     from data_catalog.downloads.download import DownloadConfig
-    from translation.packages.listing import index_rows, installed_rows
+    from translation.packages.index import index_rows
+    from translation.packages.install import installed_rows
 
     rows = installed_rows() if installed else index_rows(DownloadConfig(private_hosts=private_hosts))
     ends = [(row, str(row["pair"]).partition("-")) for row in rows]
@@ -249,9 +250,9 @@ def import_translations(file: Annotated[Path, Parameter(name="FILE.parquet")], /
     from translation.memory import TranslationMemory
     from translation.memory_files import import_memory, read_export
 
-    exported = read_export(file)  # before any folder is made
+    read_export(file)  # before any folder is made
     with writer_lock(root):
-        found = import_memory(exported, root / MEMORY_FOLDER)
+        found = import_memory(file, root / MEMORY_FOLDER)
         TranslationMemory(root / MEMORY_FOLDER, found.fingerprint).seal()
     say(
         f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were known, "

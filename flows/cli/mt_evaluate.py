@@ -1,5 +1,6 @@
 """What `mt evaluate` does: BLEU, chrF and speed of systems side by side, and where the first two differ most."""
 
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from flows.cli.output import say, say_table
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
-from translation.engines.processes import num_cpus
 from translation.evaluate import (
     Pair,
     Run,
@@ -26,8 +26,8 @@ from translation.evaluate import (
     run_json,
     run_systems,
 )
+from translation.memory import remembering
 from translation.registry import open_translator
-from translation.remembered import remembering
 from translation.scores import Comparison, bleu_tokenizer, check_comparable, compare
 
 SCORES = "scores.json"
@@ -74,7 +74,7 @@ def evaluate(pairs_file: Path, from_code: str, to_code: str, options: EvaluateOp
             "num_pairs": len(pairs),
             "from_code": from_code,
             "to_code": to_code,
-            "num_cpus": num_cpus(),
+            "num_cpus": len(os.sched_getaffinity(0)),
             "signatures": list(comparison.signatures),
             "systems": [run_json(run, comparison) for run in runs],
         }
@@ -147,7 +147,7 @@ def _opened(
 
 
 def _show(runs: Sequence[Run], comparison: Comparison, pairs: Sequence[Pair]) -> None:
-    say(f"{len(pairs):,} pairs, {num_cpus()} CPUs")
+    say(f"{len(pairs):,} pairs, {len(os.sched_getaffinity(0))} CPUs")
     say()
     say_table(quality_rows(runs, comparison))
     say()

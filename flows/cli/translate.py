@@ -124,8 +124,8 @@ def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Pat
             or the engine cannot be opened.
     """
     from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
+    from translation.memory import remembering
     from translation.registry import open_translator
-    from translation.remembered import remembering
 
     values = setting_values(options.overrides)
     named = {"engine": options.engine, "package": list(options.package), "model": list(options.model)}

@@ -4,6 +4,7 @@ The files are read by the reader that a build reads them with, and some images g
 """
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -415,18 +416,12 @@ def _try_images(look: _Look) -> None:
     look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]
 
 
-def _is_code(text: str) -> bool:
-    return text.isascii() and text.isalpha() and text.islower()
-
-
 def _tell_languages(look: _Look, pack: LanguagePack) -> None:
     """Find out what is to be translated: most of the captions, some of them, or none."""
     code = detectable_code(pack, "cascade")
     if look.config.lang_column:
-        others = Counter(
-            {lang: look.languages[lang] for lang in look.languages if _is_code(lang) and lang != pack.code}
-        )
-        look.source_language = others.most_common(1)[0][0] if others else None
+        others = (lang for lang, _ in look.languages.most_common() if lang != pack.code)
+        look.source_language = next((lang for lang in others if re.fullmatch("[a-z]+", lang)), None)
         return
     captions = look.sampled_captions
     verdicts = language_identifier(code or SOURCE, candidates=[SOURCE])(captions)

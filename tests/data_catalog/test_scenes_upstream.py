@@ -22,7 +22,12 @@ from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.sample.samples import plan
 from data_catalog.sample.server import serve
 from data_catalog.sample.upstream import GENERATOR_VERSION, draw_upstream
-from data_catalog.sources.conceptual_captions import ConceptualCaptionsConfig, check_cc3m, read_cc3m
+from data_catalog.sources.conceptual_captions import (
+    CC3M,
+    ConceptualCaptionsConfig,
+    check_conceptual_captions,
+    read_conceptual_captions,
+)
 from data_catalog.sources.flickr import FlickrConfig, check_flickr, read_flickr
 from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco
 from data_catalog.sources.rows import MalformedRow, SourceRow, UnselectedRow, UpstreamRow
@@ -56,12 +61,12 @@ def rows(sample: Path) -> dict[str, list[SourceRow]]:
     flickr = FlickrConfig(files=(str(sample / "flickr8k/Flickr8k.token.txt"),), images=str(sample / "flickr8k/images"))
     check_wit(wit)
     check_mscoco(coco)
-    check_cc3m(cc3m)
+    check_conceptual_captions(cc3m, CC3M)
     check_flickr(flickr)
     return {
         "wit": list(read_wit(wit)),
         "coco": list(read_mscoco(coco)),
-        "cc3m": list(read_cc3m(cc3m)),
+        "cc3m": list(read_conceptual_captions(cc3m, CC3M)),
         "flickr8k": list(read_flickr(flickr)),
     }
 

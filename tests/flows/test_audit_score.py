@@ -8,7 +8,7 @@ import pytest
 
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS
-from translation.audit.sheets import RATING_COLUMNS, sheet_text
+from translation.audit.form import RATING_COLUMNS, sheet_text
 
 ID = "a0123456789abcdef"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from translation.letter_case import lower_case, upper_case
+from translation.guards import lower_case, upper_case
 
 
 # The examples with more than one word are those of ICU's own tests of this rule.

@@ -42,7 +42,7 @@ def test_a_round_trip_keeps_everything_and_equal_memories_give_equal_bytes(
     first, second = memory_of(folder / "1", entries), memory_of(folder / "2", shuffled)
     assert export_memory(first, folder / "1.parquet") == export_memory(second, folder / "2.parquet") == len(entries)
     assert (folder / "1.parquet").read_bytes() == (folder / "2.parquet").read_bytes()
-    found = import_memory(read_export(folder / "1.parquet"), folder / "3")
+    found = import_memory(folder / "1.parquet", folder / "3")
     assert found == Imported(fingerprint="argos:en-it:abc", new=len(entries), known=0, different=0)
     third = TranslationMemory(folder / "3", "argos:en-it:abc")
     assert dict(third.rows()) == entries
@@ -72,10 +72,10 @@ def test_merging_keeps_what_is_there_and_counts(tmp_path: Path, monkeypatch: pyt
     mine |= {"caption 30": said("theirs 30", -0.25), "caption 31": Translation(text="theirs 31", truncated=True)}
     memory = memory_of(tmp_path / "mine", mine)
     expected = Imported(fingerprint=memory.fingerprint, new=68, known=10, different=22)
-    assert import_memory(read_export(tmp_path / "theirs.parquet"), tmp_path / "mine") == expected
+    assert import_memory(tmp_path / "theirs.parquet", tmp_path / "mine") == expected
     assert dict(memory.rows()) == theirs | mine
     again = Imported(fingerprint=memory.fingerprint, new=0, known=78, different=22)
-    assert import_memory(read_export(tmp_path / "theirs.parquet"), tmp_path / "mine") == again
+    assert import_memory(tmp_path / "theirs.parquet", tmp_path / "mine") == again
 
 
 def test_a_file_that_repeats_itself_is_merged_once(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_file_that_repeats_itself_is_merged_once(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "a.parquet")
     pq.write_table(pa.concat_tables([table, table]), tmp_path / "twice.parquet")
     expected = Imported(fingerprint="argos:en-it:abc", new=1, known=1, different=0)
-    assert import_memory(read_export(tmp_path / "twice.parquet"), tmp_path / "other") == expected
+    assert import_memory(tmp_path / "twice.parquet", tmp_path / "other") == expected
 
 
 def wrong_files(folder: Path) -> list[tuple[Path, str]]:
@@ -136,7 +136,7 @@ def test_an_export_replaces_nothing_unless_told_to(tmp_path: Path) -> None:
         export_memory(memory, path)
     assert path.read_text() == "years of work"
     assert export_memory(memory, path, overwrite=True) == 1
-    assert read_export(path).fingerprint == memory.fingerprint
+    assert read_export(path) == memory.fingerprint
 
 
 def test_an_export_to_an_impossible_place_is_a_config_error(tmp_path: Path) -> None:

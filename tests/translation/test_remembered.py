@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import TransientError
-from translation.memory import TranslationMemory
-from translation.remembered import RememberingTranslator
+from translation.memory import RememberingTranslator, TranslationMemory
 
 Shouter = Any  # the stand-in engine of conftest
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from data_catalog.errors import DamagedError, DiskError, TransientError
 from data_catalog.storage.integrity import is_recorded
-from translation import memory_database
+from translation import memory as memory_module
 from translation.engine import Translation
 from translation.memory import TranslationMemory, memories
 
@@ -126,7 +126,7 @@ def test_what_is_forgotten_leaves_no_byte_and_everything_else_stays(tmp_path: Pa
 
 
 def test_what_is_forgotten_is_not_left_to_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_database, "BUSY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(memory_module, "BUSY_TIMEOUT_S", 0.05)
     memory = TranslationMemory(tmp_path, "x")
     memory.record(["a", "b"], [said("1"), said("2")])
     with closing(sqlite3.connect(memory.path)) as reader:
@@ -219,7 +219,7 @@ def test_a_reader_neither_waits_for_the_writer_nor_sees_half_of_a_chunk(tmp_path
 
 
 def test_a_locked_file_may_be_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_database, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(memory_module, "BUSY_TIMEOUT_S", 0.01)
     memory = TranslationMemory(tmp_path, "x")
     memory.record(["a"], [said("1")])
     with closing(sqlite3.connect(memory.path, isolation_level=None)) as writer:

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 # Of a folder of weights, the first that is there.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+_ENCODER_ELSEWHERE = (
+    "it is neither a folder nor within reach on the hub; copy it to a folder where there is a network, and give that "
+    "by train.text_encoder"
+)
 # Weights of heads that an encoder was once trained with; nothing of the encoder itself may be left over.
 _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
 
@@ -69,10 +73,20 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
         InputError: they cannot be had, are no weights, or do not fit the tower to the last one.
     """
     from open_clip.factory import load_state_dict
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
     if not config.image_weights and "image_weights" not in model_config:
         return
-    path = _weights_file(Path(config.image_weights)) if config.image_weights else _from_hub(model_config)
+    if config.image_weights:
+        path = _weights_file(Path(config.image_weights))
+    else:
+        named = model_config["image_weights"]
+        known = get_pretrained_cfg(named["model"], named["pretrained"])
+        if not known:
+            raise InputError(f"open_clip knows no weights {named['pretrained']!r} of {named['model']!r}")
+        remedy = "copy them where there is a network, and give the file by train.image_weights"
+        with _fetching(f"the weights {named['pretrained']} of {named['model']}", remedy):
+            path = Path(download_pretrained(known))
     try:
         with _reading(str(path)):  # pickles are read without running anything in them
             tensors = load_state_dict(str(path), device="cpu", weights_only=True)
@@ -103,7 +117,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     source = model_config["text_cfg"]["hf_model_name"]
     pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
-    with _fetching(source), _reading(f"the text encoder {source}"):
+    with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE), _reading(f"the text encoder {source}"):
         encoder, told = AutoModel.from_pretrained(source, **how, **pooling)
     mismatched = sorted(found[0] for found in told["mismatched_keys"])
     if mismatched:
@@ -130,36 +144,18 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     from transformers import AutoConfig
 
     source = model_config["text_cfg"]["hf_model_name"]
-    with _fetching(source):
+    with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE):
         found = AutoConfig.from_pretrained(source)
     write_json(folder / ENCODER_CONFIG_FILE, found.to_dict())
 
 
 @contextmanager
-def _fetching(source: str) -> Iterator[None]:
+def _fetching(what: str, remedy: str) -> Iterator[None]:
+    """While inside, tell in a sentence what cannot be had from a hub, and what to do instead."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"the text encoder {source} cannot be had ({one_line(error)}): it is neither a folder nor within reach "
-            "on the hub; copy it to a folder where there is a network, and give that by train.text_encoder"
-        ) from error
-
-
-def _from_hub(model_config: Mapping[str, Any]) -> Path:
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-
-    wanted = model_config["image_weights"]
-    known = get_pretrained_cfg(wanted["model"], wanted["pretrained"])
-    if not known:
-        raise InputError(f"open_clip knows no weights {wanted['pretrained']!r} of {wanted['model']!r}")
-    try:
-        return Path(download_pretrained(known))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the weights {wanted['pretrained']} of {wanted['model']} cannot be had ({one_line(error)}): copy them "
-            "where there is a network, and give the file by train.image_weights"
-        ) from error
+        raise InputError(f"{what} cannot be had ({one_line(error)}): {remedy}") from error
 
 
 def _weights_file(path: Path) -> Path:

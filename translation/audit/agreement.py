@@ -6,14 +6,14 @@ computes them; ratings may be missing. The variance is that of other items for t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
 
 from data_catalog.errors import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
+Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.95
 
@@ -41,13 +41,11 @@ class Agreement:
     num_shared_items: int
 
 
-def ordinal_weights(num_categories: int) -> "Floats":
+def ordinal_weights(num_categories: int) -> Floats:
     """Weights for categories in order, shape (categories, categories): 1 on the diagonal, 0 for the two ends.
 
     Between them the weight falls with the number of pairs of categories that two ratings span.
     """
-    import numpy as np
-
     places = np.arange(num_categories)
     spanned = np.abs(places[:, None] - places[None, :]) + 1
     pairs = spanned * (spanned - 1) / 2
@@ -55,9 +53,7 @@ def ordinal_weights(num_categories: int) -> "Floats":
     return weights
 
 
-def gwet_agreement(
-    ratings: Sequence[Sequence[int | None]], *, categories: Sequence[int], weights: "Floats"
-) -> Agreement:
+def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Sequence[int], weights: Floats) -> Agreement:
     """Gwet's coefficient of ratings by any number of raters.
 
     Args:
@@ -68,73 +64,40 @@ def gwet_agreement(
     Raises:
         InputError: fewer than two raters, or fewer than two items that two of them rated.
     """
-    import numpy as np
-
     if any(len(row) < 2 for row in ratings):
         raise InputError("agreement is between raters: give the ratings of at least two")
-    counts = _counts(ratings, categories)
+    # How many raters gave each item each category, shape (items, categories).
+    counts = np.array([[row.count(category) for category in categories] for row in ratings], float)
+    counts = counts.reshape(len(ratings), len(categories))
     counts = counts[counts.sum(axis=1) > 0]
-    shared = counts.sum(axis=1) >= 2
+    num_ratings, num_items, num_categories = counts.sum(axis=1), len(counts), len(categories)
+    shared = num_ratings >= 2
     if shared.sum() < 2:
         raise InputError(
             f"agreement needs two items or more that two raters have both rated, and there are {shared.sum()}: "
             "have more items rated"
         )
-    observed, observed_by_item = _observed(counts, weights)
-    by_chance, by_chance_by_item = _by_chance(counts, weights)
+    # What each item adds to the share of pairs who agree, and to that of those who would by chance; the means of both
+    # are these shares.
+    agreeing = (counts * (counts @ weights - 1)).sum(axis=1)
+    pairs = np.where(shared, num_ratings * (num_ratings - 1), 1)
+    observed_by_item = np.where(shared, agreeing / pairs, 0) * num_items / shared.sum()
+    share_of_category = (counts / num_ratings[:, None]).mean(axis=0)
+    scale = weights.sum() / (num_categories * (num_categories - 1))
+    by_chance_by_item = scale * (counts @ (1 - share_of_category)) / num_ratings
+    observed, by_chance = float(observed_by_item.mean()), float(by_chance_by_item.mean())
     coefficient = (observed - by_chance) / (1 - by_chance)
     # What each item adds to the coefficient; their spread is its error.
-    by_item = (observed_by_item - by_chance * shared * len(counts) / shared.sum()) / (1 - by_chance)
+    by_item = (observed_by_item - by_chance * shared * num_items / shared.sum()) / (1 - by_chance)
     by_item -= 2 * (1 - coefficient) * (by_chance_by_item - by_chance) / (1 - by_chance)
-    standard_error = float(np.sqrt(((by_item - coefficient) ** 2).sum() / (len(counts) * (len(counts) - 1))))
+    standard_error = float(np.sqrt(((by_item - coefficient) ** 2).sum() / (num_items * (num_items - 1))))
+    margin = float(stdtrit(num_items - 1, (1 + CONFIDENCE) / 2)) * standard_error
     return Agreement(
         coefficient=coefficient,
         standard_error=standard_error,
-        interval=_interval(coefficient, standard_error, len(counts)),
+        interval=(coefficient - margin, min(1.0, coefficient + margin)),
         observed=observed,
         by_chance=by_chance,
-        num_items=len(counts),
+        num_items=num_items,
         num_shared_items=int(shared.sum()),
     )
-
-
-def _observed(counts: "Floats", weights: "Floats") -> tuple[float, "Floats"]:
-    """Weighted share of pairs of raters who agree, and what each item adds: the mean over all items is that share."""
-    import numpy as np
-
-    num_ratings = counts.sum(axis=1)
-    shared = num_ratings >= 2
-    agreeing = np.zeros(len(counts))
-    pairs = num_ratings * (num_ratings - 1)
-    agreeing[shared] = (counts * (counts @ weights - 1)).sum(axis=1)[shared] / pairs[shared]
-    by_item = agreeing * len(counts) / shared.sum()
-    return float(by_item.mean()), by_item
-
-
-def _by_chance(counts: "Floats", weights: "Floats") -> tuple[float, "Floats"]:
-    """Weighted share of pairs who would agree by chance, and what each item adds; the mean is that share."""
-    num_ratings, num_categories = counts.sum(axis=1), counts.shape[1]
-    share_of_category = (counts / num_ratings[:, None]).mean(axis=0)
-    scale = weights.sum() / (num_categories * (num_categories - 1))
-    by_item = scale * (counts @ (1 - share_of_category)) / num_ratings
-    return float(by_item.mean()), by_item
-
-
-def _counts(ratings: Sequence[Sequence[int | None]], categories: Sequence[int]) -> "Floats":
-    """How many raters gave each item each category, shape (items, categories)."""
-    import numpy as np
-
-    counts = np.zeros((len(ratings), len(categories)))
-    places = {category: place for place, category in enumerate(categories)}
-    for item, row in enumerate(ratings):
-        for rating in row:
-            if rating is not None:
-                counts[item, places[rating]] += 1
-    return counts
-
-
-def _interval(coefficient: float, standard_error: float, num_items: int) -> tuple[float, float]:
-    from scipy.special import stdtrit
-
-    quantile = float(stdtrit(num_items - 1, (1 + CONFIDENCE) / 2))
-    return coefficient - quantile * standard_error, min(1.0, coefficient + quantile * standard_error)

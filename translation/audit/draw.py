@@ -125,23 +125,17 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     strata = [
         Stratum(name=name, num_pairs=sizes[name], num_drawn=count) for name, count in zip(names, allocated, strict=True)
     ]
-    rows = [row for stratum in strata for row in _drawn(candidates, stratum)]
-    rows = [_sheet_row(row) for row in sorted(rows, key=lambda row: (row["show_key"], row["source_text"], row["text"]))]
+    drawn = [
+        {**row, "weight": stratum.num_pairs / stratum.num_drawn, "row_id": row_id(row["source_text"], row["text"])}
+        for stratum in strata
+        for row in [row for row in candidates if row["stratum"] == stratum.name][: stratum.num_drawn]
+    ]
+    drawn.sort(key=lambda row: (row["show_key"], row["source_text"], row["text"]))
+    rows = [{name: row[name] for name in AUDIT_COLUMNS if name != "audit_id"} for row in drawn]
     audit_id = "a" + digest(rows)[:15]
     return Audit(
         audit_id=audit_id, dataset=dataset, rows=[{"audit_id": audit_id, **row} for row in rows], strata=strata
     )
-
-
-def _drawn(candidates: Sequence[Mapping[str, Any]], stratum: Stratum) -> list[dict[str, Any]]:
-    rows = [row for row in candidates if row["stratum"] == stratum.name][: stratum.num_drawn]
-    return [{**row, "weight": stratum.num_pairs / stratum.num_drawn} for row in rows]
-
-
-def _sheet_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A drawn pair with `AUDIT_COLUMNS`, but for the audit's id; see `row_id`."""
-    found = {**row, "row_id": row_id(row["source_text"], row["text"])}
-    return {name: found[name] for name in AUDIT_COLUMNS if name != "audit_id"}
 
 
 def row_id(source_text: str, text: str) -> str:

@@ -1,19 +1,32 @@
-"""The form on which people rate an audit's pairs: one HTML file that needs no network and runs nothing but its script.
+"""What raters get and give: the form on which they rate an audit's pairs, and the CSV files around it.
 
-Raters see texts only: no score, no stratum, no weight. Texts of the dataset stand in a block of JSON in which no
-character can end the block, and the page's policy lets the browser run this one script and load nothing at all.
+The form is one HTML file that needs no network and runs nothing but its script. Raters see texts only: no score, no
+stratum, no weight. Texts of the dataset stand in a block of JSON in which no character can end the block, and the
+page's policy lets the browser run this one script and load nothing at all.
+
+CSV files hold exact texts that no spreadsheet takes for formulas. A text that begins with `=`, `+`, `-`, `@`, a tab, a
+line end or an apostrophe is written with an apostrophe in front, and read without it: every text comes back as it was.
+Numbers stay numbers. The form writes by the same rule.
 """
 
 import base64
+import csv
 import hashlib
 import html
+import io
 import json
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 
 from translation.audit.draw import Audit
-from translation.audit.sheets import RATING_COLUMNS, RISKY_STARTS
 
+AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
+# What the rating form saves, one row a pair; `rating` is 1 to 4, or empty.
+RATING_COLUMNS = ("audit_id", "row_id", "rating", "comment", "rater")
+
+# What makes a spreadsheet compute, in full width as well, and our own mark.
+RISKY_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
 _SHOWN = ("row_id", "source_text", "text", "source_lang", "target_lang")
 
 
@@ -27,13 +40,15 @@ def render_form(audit: Audit) -> str:
         "risky_starts": RISKY_STARTS,
         "rows": [{name: row[name] for name in _SHOWN} for row in audit.rows],
     }
+    text = json.dumps(data, ensure_ascii=False)
     parts = {
         "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
         "form-action 'none'",
         "DATASET": html.escape(audit.dataset),
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": _inert_json(data),
+        # Nothing in it means something to HTML: `</script>` and `<!--` are written as escapes.
+        "DATA": re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text),
     }
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _part("form.html"))
 
@@ -47,7 +62,26 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _inert_json(value: object) -> str:
-    """JSON without a character that means something to HTML: `</script>` and `<!--` are written as escapes."""
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+def safe_cell(text: str) -> str:
+    """A text as a cell that a spreadsheet shows and does not compute."""
+    return f"'{text}" if text.startswith(RISKY_STARTS) else text
+
+
+def plain_cell(cell: str) -> str:
+    """The text that `safe_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(RISKY_STARTS) else cell
+
+
+def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """A CSV file's text, with CRLF as the format has it: None is empty, booleans and lists are JSON."""
+
+    def cell(value: object) -> object:
+        if isinstance(value, str):
+            return safe_cell(value)
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list) else value
+
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)
+    writer.writerow(columns)
+    writer.writerows([cell(row[name]) for name in columns] for row in rows)
+    return out.getvalue()

@@ -1,15 +1,21 @@
-"""What raters filled in, read beside the audit that they rated; whatever does not fit is an error with its line."""
+"""What raters filled in, read beside the audit that they rated, and what that says of its rows.
+
+Whatever does not fit is an error with its line.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from data_catalog.errors import InputError
 from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import check_text_file, read_lines
-from translation.audit.sheets import RATING_COLUMNS, plain_cell
+from translation.audit.agreement import CONFIDENCE
+from translation.audit.form import RATING_COLUMNS, plain_cell
 
 # 1: the meaning is lost; 2: the idea is there, but something is wrong; 3: good, with flaws; 4: good.
 GRADES = (1, 2, 3, 4)
@@ -27,6 +33,7 @@ NUMBER_COLUMNS = (
 _AUDIT_COLUMNS = ("audit_id", "row_id", "source_text", "text", "source", "stratum", "weight")
 _DELIMITERS = ",;\t"  # spreadsheets of many countries save CSV with semicolons
 _GRADES = {str(grade): grade for grade in GRADES}
+_ROUNDS, _SEED = 2_000, 1  # of the bootstrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +45,30 @@ class AuditRow:
         source_text: what was translated.
         text: the translation.
         source: dataset that the caption is from.
-        stratum: the part of the dataset that it was drawn from.
         weight: how many pairs of the dataset it stands for.
         quality: its `NUMBER_COLUMNS`, of those that the audit has; None where nothing was measured.
+        grades: by rater, in the order of the raters; those who did not rate it are left out.
+        comments: by rater.
     """
 
     row_id: str
     source_text: str
     text: str
     source: str
-    stratum: str
     weight: float
     quality: Mapping[str, float | None]
+    grades: Mapping[str, int] = field(default_factory=dict)
+    comments: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean grade, 1 to 4, of a row that was rated."""
+        return sum(self.grades.values()) / len(self.grades)
+
+    @property
+    def spread(self) -> int:
+        """Highest less lowest grade."""
+        return max(self.grades.values()) - min(self.grades.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +92,14 @@ class RatingSheet:
     rater: str
     grades: Mapping[str, int]
     comments: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanRating:
+    """A mean of rows' mean grades, and its 95 % interval; None for fewer than two rows."""
+
+    value: float
+    interval: tuple[float, float] | None
 
 
 class _Row(NamedTuple):
@@ -124,18 +151,19 @@ def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
     for row_id, row in places.items():
         if row_id not in known:
             raise InputError(f"{row.where}: the audit has no row {row_id!r}: undo the change to its row_id")
-    grades = {row_id: _GRADES[_rating(row)] for row_id, row in places.items() if _rating(row)}
+    grades: dict[str, int] = {}
+    for row_id, row in places.items():
+        rating = row.cells["rating"].strip()
+        if rating and rating not in _GRADES:
+            raise InputError(
+                f"{row.where}: the rating {rating!r} is none of 1, 2, 3 and 4: correct it or leave it empty"
+            )
+        if rating:
+            grades[row_id] = _GRADES[rating]
     if not grades:
         raise InputError(f"{path} has no rating yet: leave it out, or have it filled in")
     comments = {row_id: comment for row_id, row in places.items() if (comment := row.cells["comment"].strip())}
     return RatingSheet(rater=rater, grades=grades, comments=comments)
-
-
-def _rating(row: _Row) -> str:
-    rating = row.cells["rating"].strip()
-    if rating and rating not in _GRADES:
-        raise InputError(f"{row.where}: the rating {rating!r} is none of 1, 2, 3 and 4: correct it or leave it empty")
-    return rating
 
 
 def _audit_row(row: _Row) -> AuditRow:
@@ -148,7 +176,6 @@ def _audit_row(row: _Row) -> AuditRow:
         source_text=cells["source_text"],
         text=cells["text"],
         source=cells["source"],
-        stratum=cells["stratum"],
         weight=weight,
         quality={name: _number(row, name) for name in NUMBER_COLUMNS if name in cells},
     )
@@ -212,7 +239,12 @@ def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]
     header = next((line.text for line in lines if line.text), "")
     delimiter = max(_DELIMITERS, key=header.count)
     columns = [cell.strip() for cell in complete_cells(header, delimiter=delimiter)]
-    _check_columns(path, columns, required, what=what)
+    missing = [name for name in required if name not in columns]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}: expected {what}, with {', '.join(required)}")
+    repeated = [name for name in (*required, *NUMBER_COLUMNS) if columns.count(name) > 1]
+    if repeated:
+        raise InputError(f"{path} has the column {', '.join(repeated)} more than once: remove all but one")
     rows = []
     for record in read_records(lines, delimiter=delimiter, num_cells=len(columns), starts_row=lambda cells: False):
         if record.trouble:
@@ -227,10 +259,50 @@ def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]
     return rows
 
 
-def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str], *, what: str) -> None:
-    missing = [name for name in required if name not in columns]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}: expected {what}, with {', '.join(required)}")
-    repeated = [name for name in (*required, *NUMBER_COLUMNS) if columns.count(name) > 1]
-    if repeated:
-        raise InputError(f"{path} has the column {', '.join(repeated)} more than once: remove all but one")
+def rated_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[AuditRow]:
+    """Rows with at least one rating, in the audit's order."""
+    rows = [
+        replace(
+            row,
+            grades={sheet.rater: sheet.grades[row.row_id] for sheet in sheets if row.row_id in sheet.grades},
+            comments={sheet.rater: sheet.comments[row.row_id] for sheet in sheets if row.row_id in sheet.comments},
+        )
+        for row in audit.rows
+    ]
+    return [row for row in rows if row.grades]
+
+
+def mean_rating(rows: Sequence[AuditRow], *, weighted: bool = False) -> MeanRating:
+    """Mean over rows, each by the mean of its grades, whoever rated it.
+
+    The interval is a bootstrap's percentiles: rows are drawn anew with what they weigh, strata are not kept apart, and
+    raters are taken as they are. It is too short where few rows are bad, and without length where all rows are equal.
+
+    Args:
+        rows: at least one.
+        weighted: let each row count for the pairs that it stands for: an estimate for the whole dataset.
+    """
+    means = np.array([row.mean for row in rows])
+    weights = np.array([row.weight if weighted else 1.0 for row in rows])
+    value = float(np.average(means, weights=weights))
+    if len(rows) < 2:
+        return MeanRating(value=value, interval=None)
+    generator = np.random.default_rng(_SEED)
+    resampled = np.empty(_ROUNDS)
+    for index in range(_ROUNDS):
+        drawn = generator.integers(0, len(rows), len(rows))
+        resampled[index] = np.average(means[drawn], weights=weights[drawn])
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return MeanRating(value=value, interval=(float(low), float(high)))
+
+
+def worst_rows(rows: Sequence[AuditRow], num_rows: int) -> list[AuditRow]:
+    """The rows with the lowest mean, the most disputed first among equals; none that all found good."""
+    flawed = [row for row in rows if row.mean < GRADES[-1]]
+    return sorted(flawed, key=lambda row: (row.mean, -row.spread))[:num_rows]
+
+
+def disputed_rows(rows: Sequence[AuditRow], num_rows: int) -> list[AuditRow]:
+    """The rows whose grades lie furthest apart, by two grades or more, the lowest mean first among equals."""
+    disputed = [row for row in rows if row.spread >= 2]
+    return sorted(disputed, key=lambda row: (-row.spread, row.mean))[:num_rows]

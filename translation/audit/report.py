@@ -5,19 +5,20 @@ from pathlib import Path
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, plain_table
-from translation.audit.agreement import Agreement, gwet_agreement, ordinal_weights
-from translation.audit.ratings import GRADES, NUMBER_COLUMNS, AuditSheet, RatingSheet, read_audit, read_ratings
-from translation.audit.sheets import AUDIT_FILE
-from translation.audit.summary import (
+from translation.audit.agreement import gwet_agreement, ordinal_weights
+from translation.audit.form import AUDIT_FILE
+from translation.audit.ratings import (
+    GRADES,
+    NUMBER_COLUMNS,
+    AuditRow,
+    AuditSheet,
     MeanRating,
-    RatedRow,
-    all_grades,
+    RatingSheet,
     disputed_rows,
-    grade_counts,
     mean_rating,
     rated_rows,
-    rating_table,
-    rows_by_source,
+    read_audit,
+    read_ratings,
     worst_rows,
 )
 from translation.audit.thresholds import Rate, Verdict, judge_columns, rating_bands, recipe_lines
@@ -49,58 +50,52 @@ def audit_report(
         raise SettingsError(f"--max-good-dropped {max_good_dropped:g} is no share of 0 or more and below 1")
     if worst < 0:
         raise SettingsError(f"--worst {worst} is negative: 0 lists no rows")
-    audit = read_audit(sheet or _beside(ratings[0]))
+    path = sheet or ratings[0].parent / AUDIT_FILE
+    if sheet is None and not path.is_file():
+        raise InputError(f"{path} is no file: put the audit's CSV beside {ratings[0]}, or name it with --audit")
+    audit = read_audit(path)
     sheets = read_ratings(ratings, audit)
     rows = rated_rows(audit, sheets)
     yield from _means(audit, sheets, rows)
     yield from ("", plain_table(_grade_rows(audit, sheets)))
-    yield from ("", plain_table(_source_rows(rows)))
+    sources = sorted({row.source for row in rows})
+    by_source = [(name, [row for row in rows if row.source == name]) for name in sources]
+    table: list[dict[str, object]] = [
+        {"source": name, "rated rows": len(found), "mean rating (95 % interval)": _mean(mean_rating(found))}
+        for name, found in by_source
+    ]
+    yield from ("", plain_table(table))
     yield from _columns(rows, bad_below, max_good_dropped)
     yield from _listed("lowest ratings", worst_rows(rows, worst))
     yield from _listed("ratings furthest apart", disputed_rows(rows, worst))
 
 
-def _beside(ratings: Path) -> Path:
-    path = ratings.parent / AUDIT_FILE
-    if not path.is_file():
-        raise InputError(f"{path} is no file: put the audit's CSV beside {ratings}, or name it with --audit")
-    return path
-
-
-def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Iterator[str]:
-    num_missing = len(audit.rows) * len(sheets) - all_grades(grade_counts(audit, sheets)).num_ratings
+def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[AuditRow]) -> Iterator[str]:
+    num_missing = sum(len(audit.rows) - len(sheet.grades) for sheet in sheets)
     yield (
         f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, of which {len(rows):,} are rated, by "
         f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; ratings missing: {num_missing:,}\n"
     )
-    agreement = _agreement(sheets, rows)
+    coefficient = "-"
+    try:
+        table = [[row.grades.get(sheet.rater) for sheet in sheets] for row in rows]
+        found = gwet_agreement(table, categories=GRADES, weights=ordinal_weights(len(GRADES)))
+    except InputError as error:  # a mean is worth telling without it
+        note = f"no AC1: {error}"
+    else:
+        coefficient = _with_interval(found.coefficient, found.interval, digits=3)
+        note = (
+            f"pairs of raters agree to {found.observed:.1%}, near misses in part; {found.by_chance:.1%} would be "
+            f"chance; {found.num_shared_items:,} rows have two ratings or more"
+        )
     cells = [
         ("mean rating, 1 to 4", _mean(mean_rating(rows)), f"{PAPER_MEAN}"),
         ("mean rating, estimate for the dataset", _mean(mean_rating(rows, weighted=True)), ""),
-        ("Gwet's AC1, ordinal weights", _coefficient(agreement), f"{PAPER_AGREEMENT}"),
+        ("Gwet's AC1, ordinal weights", coefficient, f"{PAPER_AGREEMENT}"),
     ]
     yield plain_table([{"": name, "here (95 % interval)": here, "the paper": paper} for name, here, paper in cells])
-    yield agreement if isinstance(agreement, str) else _agreement_note(agreement)
+    yield note
     yield PAPER
-
-
-def _agreement(sheets: Sequence[RatingSheet], rows: Sequence[RatedRow]) -> Agreement | str:
-    """Return the agreement, or why there is none: a mean is worth telling without it."""
-    try:
-        return gwet_agreement(rating_table(rows, sheets), categories=GRADES, weights=ordinal_weights(len(GRADES)))
-    except InputError as error:
-        return f"no AC1: {error}"
-
-
-def _agreement_note(found: Agreement) -> str:
-    return (
-        f"pairs of raters agree to {found.observed:.1%}, near misses in part; {found.by_chance:.1%} would be chance; "
-        f"{found.num_shared_items:,} rows have two ratings or more"
-    )
-
-
-def _coefficient(found: Agreement | str) -> str:
-    return "-" if isinstance(found, str) else _with_interval(found.coefficient, found.interval, digits=3)
 
 
 def _mean(found: MeanRating) -> str:
@@ -114,27 +109,21 @@ def _with_interval(value: float, interval: tuple[float, float] | None, *, digits
 
 
 def _grade_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[dict[str, object]]:
-    by_rater = grade_counts(audit, sheets)
+    given = {sheet.rater: (len(audit.rows), list(sheet.grades.values())) for sheet in sheets}
+    every = [grade for sheet in sheets for grade in sheet.grades.values()]
     return [
         {
             "rater": name,
-            "ratings": found.num_ratings,
-            "missing": found.num_rows - found.num_ratings,
-            "mean": f"{found.mean:.2f}",
-            **{f"rated {grade}": f"{found.share(grade):.0%}" for grade in GRADES},
+            "ratings": len(grades),
+            "missing": num_rows - len(grades),
+            "mean": f"{sum(grades) / len(grades):.2f}",
+            **{f"rated {grade}": f"{grades.count(grade) / len(grades):.0%}" for grade in GRADES},
         }
-        for name, found in {**by_rater, "(all)": all_grades(by_rater)}.items()
+        for name, (num_rows, grades) in {**given, "(all)": (len(audit.rows) * len(sheets), every)}.items()
     ]
 
 
-def _source_rows(rows: Sequence[RatedRow]) -> list[dict[str, object]]:
-    return [
-        {"source": source, "rated rows": len(found), "mean rating (95 % interval)": _mean(mean_rating(found))}
-        for source, found in rows_by_source(rows).items()
-    ]
-
-
-def _columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
+def _columns(rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
     verdicts = judge_columns(rows, bad_below=bad_below, max_good_dropped=max_good_dropped)
     if not verdicts:
         yield "\nthe audit has no quality columns with numbers: no threshold can be fitted"
@@ -147,18 +136,12 @@ def _columns(rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float
     if settings:
         price = f"each dropping at most {max_good_dropped:.0%} of the others where it was fitted"
         yield from (f"\nthresholds for a recipe, {price}", *settings)
-    bands = _band_rows(rows)
-    if bands:
-        yield from ("\nmean rating by quarters of each column that varies", plain_table(bands))
-
-
-def _band_rows(rows: Sequence[RatedRow]) -> list[dict[str, object]]:
     bands = {column: rating_bands(rows, column) for column in NUMBER_COLUMNS}
-    return [
+    table: list[dict[str, object]] = [
         {
             "column": column,
-            "from": _bound(band.lowest),
-            "to": _bound(band.highest),
+            "from": f"{band.lowest:.6g}",  # margins are mostly close to 1
+            "to": f"{band.highest:.6g}",
             "rows": band.num_rows,
             "mean rating": band.mean,
         }
@@ -166,10 +149,8 @@ def _band_rows(rows: Sequence[RatedRow]) -> list[dict[str, object]]:
         if len(found) > 1  # one band is the mean of all
         for band in found
     ]
-
-
-def _bound(value: float) -> str:
-    return f"{value:.6g}"  # margins are mostly close to 1
+    if table:
+        yield from ("\nmean rating by quarters of each column that varies", plain_table(table))
 
 
 def _verdict(verdict: Verdict) -> dict[str, object]:
@@ -190,12 +171,12 @@ def _rate(rate: Rate) -> str:
     return f"{rate.count} of {rate.num_rows} ({low:.0%} to {high:.0%})"
 
 
-def _listed(title: str, rows: Sequence[RatedRow]) -> Iterator[str]:
+def _listed(title: str, rows: Sequence[AuditRow]) -> Iterator[str]:
     if rows:
         yield f"\n{title}"
     for row in rows:
         grades = ", ".join(f"{cell_text(rater)} {grade}" for rater, grade in row.grades.items())
-        yield f"  {cell_text(row.row.row_id)}  {cell_text(row.row.source)}  mean {row.mean:.2f}  ({grades})"
-        yield f"    {cell_text(row.row.source_text)}\n    {cell_text(row.row.text)}"
+        yield f"  {cell_text(row.row_id)}  {cell_text(row.source)}  mean {row.mean:.2f}  ({grades})"
+        yield f"    {cell_text(row.source_text)}\n    {cell_text(row.text)}"
         for rater, comment in row.comments.items():
             yield f"    {cell_text(rater)}: {cell_text(comment)}"

@@ -6,16 +6,18 @@ row is judged by the threshold that all others give (leave-one-out).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import ndtri
+from scipy.stats import binomtest, mannwhitneyu
 
 from translation.audit.agreement import CONFIDENCE
-from translation.audit.summary import RatedRow
+from translation.audit.ratings import AuditRow
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
-    Flags = np.ndarray[Any, np.dtype[np.bool_]]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 # Fewer bad rows than this fit any threshold: leave-one-out itself would tell nothing.
 MIN_BAD_ROWS = 10
@@ -125,7 +127,7 @@ class Band:
     mean: float
 
 
-def judge_columns(rows: Sequence[RatedRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
+def judge_columns(rows: Sequence[AuditRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
     """Judge every criterion whose column the audit has, rows weighing the same.
 
     Args:
@@ -137,7 +139,7 @@ def judge_columns(rows: Sequence[RatedRow], *, bad_below: float, max_good_droppe
     return [
         _verdict(criterion, rows, bad_below, max_good_dropped)
         for criterion in CRITERIA
-        if any(row.row.quality.get(criterion.column) is not None for row in rows)
+        if any(row.quality.get(criterion.column) is not None for row in rows)
     ]
 
 
@@ -151,11 +153,9 @@ def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
     return ["[check]", *(f"{name} = {value:.12g}" for name, value in settings.items())] if settings else []
 
 
-def rating_bands(rows: Sequence[RatedRow], column: str) -> list[Band]:
+def rating_bands(rows: Sequence[AuditRow], column: str) -> list[Band]:
     """Mean ratings by quarters of a column's values; equal values share a band, so there may be fewer than four."""
-    import numpy as np
-
-    measured = [(value, row.mean) for row in rows if (value := row.row.quality.get(column)) is not None]
+    measured = [(value, row.mean) for row in rows if (value := row.quality.get(column)) is not None]
     if not measured:
         return []
     values, means = (np.array(side) for side in zip(*measured, strict=True))
@@ -172,24 +172,29 @@ def rating_bands(rows: Sequence[RatedRow], column: str) -> list[Band]:
     ]
 
 
-def _verdict(criterion: Criterion, rows: Sequence[RatedRow], bad_below: float, max_good_dropped: float) -> Verdict:
-    import numpy as np
-
-    measured = [(row, value) for row in rows if (value := row.row.quality.get(criterion.column)) is not None]
+def _verdict(criterion: Criterion, rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float) -> Verdict:
+    measured = [(row, value) for row in rows if (value := row.quality.get(criterion.column)) is not None]
     values = np.array([value for _, value in measured]) * (1 if criterion.bad_is_low else -1)
     bad = np.array([row.mean < bad_below for row, _ in measured])
+    num_bad, num_good = int(bad.sum()), int((~bad).sum())
     auc = auc_interval = proposal = None
-    if 0 < bad.sum() < len(bad):
-        auc = _auc(values[bad], values[~bad])
-        auc_interval = _auc_interval(auc, int(bad.sum()), int((~bad).sum()))
-    reason = _reason_for_none(int(bad.sum()), int((~bad).sum()), auc_interval)
-    if not reason:
+    if num_bad and num_good:
+        auc = float(mannwhitneyu(values[~bad], values[bad], method="asymptotic").statistic) / (num_bad * num_good)
+        # Newcombe's score interval (Statistics in Medicine 25, 2006, 559-573, method 5), sound up to the ends 0 and 1.
+        auc_interval = _lowest_area(auc, num_bad, num_good), 1 - _lowest_area(1 - auc, num_bad, num_good)
+    if num_bad < MIN_BAD_ROWS:
+        reason = f"only {num_bad} bad rows, {MIN_BAD_ROWS} are needed"
+    elif num_good < MIN_BAD_ROWS:
+        reason = f"only {num_good} good rows, {MIN_BAD_ROWS} are needed"
+    elif auc_interval is None or auc_interval[0] <= 0.5:
+        reason = "may tell no more than chance"
+    else:
         proposal = _proposal(values, bad, criterion, max_good_dropped)
         reason = "" if proposal else "no threshold drops a bad row at that price"
     return Verdict(
         criterion=criterion,
         num_rows=len(measured),
-        num_bad=int(bad.sum()),
+        num_bad=num_bad,
         auc=auc,
         auc_interval=auc_interval,
         proposal=proposal,
@@ -197,33 +202,8 @@ def _verdict(criterion: Criterion, rows: Sequence[RatedRow], bad_below: float, m
     )
 
 
-def _reason_for_none(num_bad: int, num_good: int, auc_interval: tuple[float, float] | None) -> str:
-    if num_bad < MIN_BAD_ROWS:
-        return f"only {num_bad} bad rows, {MIN_BAD_ROWS} are needed"
-    if num_good < MIN_BAD_ROWS:
-        return f"only {num_good} good rows, {MIN_BAD_ROWS} are needed"
-    assert auc_interval is not None
-    return "" if auc_interval[0] > 0.5 else "may tell no more than chance"
-
-
-def _auc(bad: "Floats", good: "Floats") -> float:
-    import numpy as np
-    from scipy.stats import rankdata
-
-    ranks = rankdata(np.concatenate([good, bad]))[: len(good)]
-    return float(ranks.sum() - len(good) * (len(good) + 1) / 2) / (len(bad) * len(good))
-
-
-def _auc_interval(auc: float, num_bad: int, num_good: int) -> tuple[float, float]:
-    """Newcombe's score interval (Statistics in Medicine 25, 2006, 559-573, method 5), sound up to the ends 0 and 1."""
-    return _lowest_area(auc, num_bad, num_good), 1 - _lowest_area(1 - auc, num_bad, num_good)
-
-
 def _lowest_area(auc: float, num_bad: int, num_good: int) -> float:
     """The area from which `auc` is as far up as 95 % confidence allows, with Hanley and McNeil's variance there."""
-    from scipy.optimize import brentq
-    from scipy.special import ndtri
-
     if auc == 0:
         return 0.0
     quantile = ndtri((1 + CONFIDENCE) / 2)
@@ -238,10 +218,8 @@ def _lowest_area(auc: float, num_bad: int, num_good: int) -> float:
     return float(brentq(excess, 0.0, min(auc, 1 - 1e-9)))
 
 
-def _proposal(values: "Floats", bad: "Flags", criterion: Criterion, max_good_dropped: float) -> Proposal | None:
+def _proposal(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: float) -> Proposal | None:
     """The threshold of all rows, and each row judged by that of all others; low values are bad."""
-    import numpy as np
-
     threshold = _fit(values, bad, criterion, max_good_dropped)
     if threshold is None:
         return None
@@ -257,10 +235,8 @@ def _proposal(values: "Floats", bad: "Flags", criterion: Criterion, max_good_dro
     )
 
 
-def _fit(values: "Floats", bad: "Flags", criterion: Criterion, max_good_dropped: float) -> float | None:
+def _fit(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: float) -> float | None:
     """The threshold below which most bad rows lie, for the price allowed; low values are bad, None if it drops none."""
-    import numpy as np
-
     levels = np.unique(values)
     bound = np.inf if criterion.bound is None else criterion.bound if criterion.bad_is_low else -criterion.bound
     kept, dropped = levels[1:], levels[:-1]  # neighbours: a threshold lies between them
@@ -271,18 +247,13 @@ def _fit(values: "Floats", bad: "Flags", criterion: Criterion, max_good_dropped:
     if not gain.any():
         return None
     best = int(gain.argmax())  # the lowest of equals, which drops fewest good rows
-    return min(_shortest_between(float(dropped[best]), float(kept[best])), float(bound))
-
-
-def _shortest_between(low: float, high: float) -> float:
-    """A number above `low` and not above `high`, `high` itself cut to as few digits as that allows."""
+    low, high = float(dropped[best]), float(kept[best])
+    # As few digits of the upper one as are still above the lower one.
     shorter = (float(f"{high:.{digits}g}") for digits in range(1, 17))
-    return next((found for found in shorter if low < found <= high), high)
+    return min(next((found for found in shorter if low < found <= high), high), float(bound))
 
 
-def _rate(happened: "Flags") -> Rate:
-    from scipy.stats import binomtest
-
+def _rate(happened: Flags) -> Rate:
     count, num_rows = int(happened.sum()), len(happened)
     found = binomtest(count, num_rows).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
     return Rate(count=count, num_rows=num_rows, interval=(float(found.low), float(found.high)))

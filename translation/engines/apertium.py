@@ -2,6 +2,12 @@
 
 Many languages that no trained model serves have one, often by way of a related language: English to Italian goes
 through Catalan, with `translate.pivot`.
+
+The programs run over many texts at once, in such a way that none changes another's translation. Texts are separated by
+NUL, at which each program flushes and starts afresh. One program does not: the hidden Markov tagger, on a word with a
+set of tags that it was not trained on, overwrites what it takes unknown words for, to the end of its life
+(`find_similar_ambiguity_class` assigns through a reference), which changes the translation of one text in forty from
+Catalan. It complains about such words, so it is asked text by text and replaced whenever it has complained.
 """
 
 import os
@@ -10,10 +16,10 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from data_catalog.errors import InputError
@@ -21,8 +27,7 @@ from data_catalog.language_pack import LanguagePack, in_pack_of
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
-from translation.engines.apertium_pipeline import NO_MARKS, Pipeline, programs
-from translation.engines.processes import num_cpus
+from translation.engines.processes import Program, ProgramError, kill_group
 from translation.guards import prepare, restore
 
 # Raised whenever the same programs and data give another text.
@@ -31,37 +36,70 @@ ENGINE_VERSION = 2
 PART_SIZE = 500
 # Longest sentence; the programs' time grows with the square of it.
 MAX_CHARACTERS = 5000
+# Of a few hundred texts, each within a second on an idle CPU; or of one text, to the tagger.
+TIMEOUT_S = 600.0
+# Generators are told with `$1` not to mark the words that they do not know with an asterisk.
+NO_MARKS = "-n"
 _PROBE_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mode:
-    """What is translated with.
+def open_engine(
+    config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
+) -> "ApertiumTranslator":
+    """Return the engine over the installed mode for these languages; nothing is cached.
 
-    Args:
-        pipeline: its programs.
-        digest: of what decides its translations: versions, contents of programs and data files, options. Libraries
-            that programs load are not among it.
-        from_code: ISO 639-1 code of the language it reads.
-        to_code: ISO 639-1 code of the language it writes.
+    Its fingerprint holds what decides translations: versions, contents of programs and data files, options. Libraries
+    that programs load are not among it.
+
+    Raises:
+        InputError: Apertium is not installed, or has no such mode.
     """
-
-    pipeline: Pipeline
-    digest: str
-    from_code: str
-    to_code: str
+    command = shutil.which("apertium")
+    if command is None:
+        raise InputError(
+            "the command `apertium` was not found: install Debian's packages apertium and, for each pair of languages, "
+            "one such as apertium-eng-cat"
+        )
+    # Where the command itself looks for its modes.
+    data = os.environ.get("APERTIUM_DATADIR") or Path(command).resolve().parents[1] / "share" / "apertium"
+    mode_file = _mode_file(Path(data) / "modes", source, target)
+    # The programs see their own kind first, text in UTF-8, and no variable that changes translations.
+    path = f"{Path(command).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    kept = {name: value for name, value in os.environ.items() if name != "AP_SETVAR"}
+    environment = kept | {"LC_ALL": "C.UTF-8", "PATH": path}
+    script = _printed(["apertium-wblank-mode", "-z", str(mode_file)], environment)
+    files = _program_files(script, environment)
+    what = {
+        "engine": ENGINE_VERSION,
+        "apertium": _printed([command, "-V"], environment),
+        # Files are known by name and content, so that it does not matter where they are.
+        "programs": [
+            (Path(word).name, _sha256(Path(word))) if Path(word).is_absolute() else word for word in shlex.split(script)
+        ],
+        "program_files": {name: _sha256(file) for name, file in files.items()},
+        "options": [NO_MARKS],
+    }
+    return ApertiumTranslator(
+        Pipeline(script=script, environment=environment),
+        digest(what),
+        from_code=source.code,
+        to_code=target.code,
+        num_workers=config.inter_threads,
+    )
 
 
 class ApertiumTranslator:
-    """A `translation.engine.Translator` over a mode; it tells no scores."""
+    """A `translation.engine.Translator` over the programs of a mode; it tells no scores."""
 
     max_chunk_size = None
 
-    def __init__(self, mode: Mode, num_workers: int = 0) -> None:
-        self.from_code, self.to_code = mode.from_code, mode.to_code
-        self.fingerprint = f"apertium:{mode.from_code}-{mode.to_code}:{mode.digest[:12]}"
-        self._pipeline = mode.pipeline
-        self._num_workers = num_workers or num_cpus()
+    def __init__(
+        self, pipeline: "Pipeline", sha256: str, *, from_code: str, to_code: str, num_workers: int = 0
+    ) -> None:
+        self.from_code, self.to_code = from_code, to_code
+        self.fingerprint = f"apertium:{from_code}-{to_code}:{sha256[:12]}"
+        self._pipeline = pipeline
+        self._num_workers = num_workers or len(os.sched_getaffinity(0))
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """See `Translator.translate`; equal captions are translated once.
@@ -70,7 +108,8 @@ class ApertiumTranslator:
             InputError: a program failed or hung, or texts are missing.
         """
         counts = Counter(captions)
-        parts = list(_parts(list(counts)))
+        distinct = list(counts)
+        parts = [distinct[start : start + PART_SIZE] for start in range(0, len(distinct), PART_SIZE)]
         found: dict[str, Translation] = {}
         executor = ThreadPoolExecutor(self._num_workers)
         try:
@@ -83,7 +122,7 @@ class ApertiumTranslator:
         return [found[caption] for caption in captions]
 
     def _translate_part(self, captions: Sequence[str]) -> list[Translation]:
-        prepared = [prepare(_readable(caption), language=self.from_code) for caption in captions]
+        prepared = [prepare(caption.translate(_ENDS), language=self.from_code) for caption in captions]
         sentences = dict.fromkeys(sentence for item in prepared for sentence in item.sentences)
         records = [to_stream(sentence[:MAX_CHARACTERS], number) for number, sentence in enumerate(sentences)]
         found = self._pipeline.run(records) if records else []
@@ -99,38 +138,96 @@ class ApertiumTranslator:
         ]
 
 
-def open_engine(
-    config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
-) -> ApertiumTranslator:
-    """The engine over the installed mode for these languages; nothing is cached.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """The programs of a mode.
 
-    Raises:
-        InputError: Apertium is not installed, or has no such mode.
+    Args:
+        script: the mode's shell pipeline, null-flushing, as `apertium-wblank-mode -z` prints it.
+        environment: of the programs; a UTF-8 locale is part of it.
+        timeout_s: most seconds that a program may be silent, or take for all the texts.
     """
-    command = shutil.which("apertium")
-    if command is None:
-        raise InputError(
-            "the command `apertium` was not found: install Debian's packages apertium and, for each pair of languages, "
-            "one such as apertium-eng-cat"
-        )
-    mode_file = _mode_file(_modes_folder(Path(command)), source, target)
-    environment = _environment(Path(command))
-    script = _printed(["apertium-wblank-mode", "-z", str(mode_file)], environment)
-    files = _program_files(script, environment)
-    what = {
-        "engine": ENGINE_VERSION,
-        "apertium": _printed([command, "-V"], environment),
-        "programs": _with_contents(script),
-        "program_files": {name: _sha256(file) for name, file in files.items()},
-        "options": [NO_MARKS],
-    }
-    mode = Mode(
-        pipeline=Pipeline(script=script, environment=environment),
-        digest=digest(what),
-        from_code=source.code,
-        to_code=target.code,
-    )
-    return ApertiumTranslator(mode, config.inter_threads)
+
+    script: str
+    environment: Mapping[str, str]
+    timeout_s: float = TIMEOUT_S
+
+    def run(self, texts: Sequence[str]) -> list[str]:
+        """Return what comes out for each text, in order; texts are in Apertium's stream format, ended by a blank.
+
+        Raises:
+            InputError: a program failed, hung, or did not give one text for each.
+        """
+        parts: list[str] = []  # what can share a shell, and what must run by itself
+        for stage in _stages(self.script):
+            if parts and not is_stateful(stage) and not is_stateful(parts[-1]):
+                parts[-1] += f" | {stage}"
+            else:
+                parts.append(stage)
+        found = list(texts)
+        for part in parts:
+            found = self._tagged(part, found) if is_stateful(part) else self._piped(part, found)
+        return found
+
+    def _piped(self, stages: str, texts: list[str]) -> list[str]:
+        """The texts through programs that share one shell."""
+        data = "".join(f"{text}\0" for text in texts).encode("utf-8", "replace")
+        with subprocess.Popen(
+            ["bash", "-c", f"set -o pipefail; {stages}", "apertium", NO_MARKS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=self.environment,
+        ) as process:
+            try:
+                output, errors = process.communicate(data, timeout=self.timeout_s)
+            except subprocess.TimeoutExpired as error:
+                raise _failure(f"did not finish within {self.timeout_s:g} s", error.stderr or b"") from error
+            finally:
+                kill_group(process)
+        if process.returncode:
+            raise _failure(f"ended with code {process.returncode}", errors)
+        found = output.decode("utf-8", "replace").split("\0")
+        # Programs that do not flush at NUL hand on a NUL too many at the end.
+        if len(found) <= len(texts) or any(found[len(texts) :]):
+            raise _failure(f"gave {len(found) - 1} texts for {len(texts)}", errors)
+        return found[: len(texts)]
+
+    def _tagged(self, stage: str, texts: list[str]) -> list[str]:
+        """The texts through a tagger each of which is as it was at its start."""
+        program, *arguments = shlex.split(stage)
+        command = [program, "-d", *(argument for argument in arguments if not argument.startswith("$"))]
+        found: list[str] = []
+        while len(found) < len(texts):
+            with closing(Program(command, end=b"\0", timeout_s=self.timeout_s, environment=self.environment)) as tagger:
+                for text in texts[len(found) :]:
+                    try:
+                        (answer,) = tagger.answers([text])
+                    except ProgramError as error:
+                        raise InputError(
+                            f"Apertium {error}" + (f": {error.complaints}" if error.complaints else "")
+                        ) from error
+                    found.append(answer.decode("utf-8", "replace"))
+                    if tagger.complaints():  # it complains, unbuffered, before it ends its answer
+                        break
+        return found
+
+
+def is_stateful(stages: str) -> bool:
+    """Whether a stage is the hidden Markov tagger; the one with `-x` (perceptron) keeps nothing."""
+    program, *arguments = shlex.split(stages)
+    short = "".join(argument for argument in arguments if re.fullmatch(r"-\w+", argument))
+    return program.endswith("apertium-tagger") and "x" not in short and "--perceptron" not in arguments
+
+
+def _stages(script: str) -> list[str]:
+    return re.split(r"\s+\|\s+", script.strip())
+
+
+def _failure(what: str, errors: bytes) -> InputError:
+    last = errors.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    return InputError(f"Apertium {what}" + (f": {last}" if last else ""))
 
 
 # In Apertium's stream format these have a meaning, unless escaped.
@@ -139,6 +236,8 @@ _ESCAPED = re.compile(r"\\(.)|\[(~)\]", re.DOTALL)
 # Each sentence is ended by a full stop of ours, since without one the last words may be lost: "enjoying the day" comes
 # out as "che godono il". It stands apart, so that it cannot become part of "U.S".
 _FULL_STOP = " ."
+# What ends a text, or the input, for the programs: NUL and the non-character U+FFFF.
+_ENDS = str.maketrans("\0\uffff", "  ")
 
 
 def to_stream(sentence: str, number: int) -> str:
@@ -167,17 +266,6 @@ def _signature(number: int) -> str:
     return f"[{number}]"
 
 
-def _readable(caption: str) -> str:
-    """A caption without what ends a text, or the input, for the programs: NUL and the non-character U+FFFF."""
-    return caption.replace("\0", " ").replace("\uffff", " ")
-
-
-def _parts(captions: Sequence[str]) -> Iterator[list[str]]:
-    remaining = iter(captions)
-    while part := list(islice(remaining, PART_SIZE)):
-        yield part
-
-
 def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path:
     """The file of the mode for these languages: by their ISO 639-3 codes, or, in old packages, ISO 639-1."""
     starts = list(dict.fromkeys([source.iso639_3 or source.code, source.code]))
@@ -197,19 +285,6 @@ def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path
     )
 
 
-def _modes_folder(command: Path) -> Path:
-    """Where Apertium's modes are installed, as the command itself looks for them."""
-    data = os.environ.get("APERTIUM_DATADIR") or command.resolve().parents[1] / "share" / "apertium"
-    return Path(data) / "modes"
-
-
-def _environment(command: Path) -> dict[str, str]:
-    """What the programs are to see: their own kind first, text in UTF-8, and no variable that changes translations."""
-    kept = {name: value for name, value in os.environ.items() if name != "AP_SETVAR"}
-    path = f"{command.parent}{os.pathsep}{kept.get('PATH', os.defpath)}"
-    return kept | {"LC_ALL": "C.UTF-8", "PATH": path}
-
-
 def _printed(command: Sequence[str], environment: dict[str, str]) -> str:
     try:
         done = subprocess.run(
@@ -226,7 +301,8 @@ def _program_files(script: str, environment: dict[str, str]) -> dict[str, Path]:
     Raises:
         InputError: one is missing: not every package of a pair depends on all the programs that its modes call.
     """
-    found = {name: shutil.which(name, path=environment["PATH"]) for name in programs(script)}
+    names = [shlex.split(stage)[0] for stage in _stages(script)]
+    found = {name: shutil.which(name, path=environment["PATH"]) for name in names}
     missing = sorted(name for name, file in found.items() if file is None)
     if missing:
         raise InputError(
@@ -234,12 +310,6 @@ def _program_files(script: str, environment: dict[str, str]) -> dict[str, Path]:
             "apertium-lex-tools, apertium-separable or apertium-anaphora"
         )
     return {Path(name).name: Path(file) for name, file in found.items() if file is not None}
-
-
-def _with_contents(script: str) -> list[str | tuple[str, str]]:
-    """The words of a script, the files among them by name and content, so that it does not matter where they are."""
-    words = shlex.split(script)
-    return [(Path(word).name, _sha256(Path(word))) if Path(word).is_absolute() else word for word in words]
 
 
 def _sha256(file: Path) -> str:

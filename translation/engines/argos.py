@@ -12,7 +12,7 @@ from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
-from translation.engines.token_batches import Tokens
+from translation.engines.sentences import Tokens
 from translation.packages.package import Package, default_packages_dir, find, open_package, require_pair
 
 # As Argos Translate sets it.

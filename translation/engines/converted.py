@@ -1,69 +1,276 @@
-"""Converted OPUS-MT, M2M-100, NLLB and OpenNMT models with their tokenizers, driven by CTranslate2."""
+"""Converted OPUS-MT, M2M-100, NLLB and OpenNMT models with their tokenizers, driven by CTranslate2.
+
+A folder holds what `ct2-transformers-converter` (or another of CTranslate2's converters) writes, and beside it the
+tokenizer's files from the original model. Tokenizers are read straight from these files: their tokens are those of the
+classes in `transformers`, which is not asked, since it takes seconds to import, and its fifth version reads an NLLB
+sentencepiece model without its languages, so that any source language becomes "<unk>". Three differences are meant. A
+word that the vocabulary lacks stays itself instead of "<unk>", so that `replace_unknowns` can copy it. The name of a
+special token in a caption ("</s>") is text, and ends nothing. The spaces of a translation are the model's own.
+"""
 
 import os
 import re
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.storage.shards import digest
+from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
-from translation.engines.converted_tokenizers import JsonTokenizer, SentencePieceTokenizer, SpecialTokens
-from translation.engines.ctranslate2_model import CTranslate2Translator, Model, Tokenizer
-from translation.engines.frames import FRAMES, Frame
-from translation.engines.model_folder import LANGUAGES, ConvertedModel, read_model
+from translation.engines.ctranslate2_model import CTranslate2Translator, Model
+from translation.engines.frames import FRAMES, LANGUAGES, TOKENIZER_CONFIG, ModelFacts, read_json, read_object
+from translation.engines.sentences import Tokens
 
+# Tokenizer files by family of models: alternatives, the preferred one first.
+TOKENIZERS = {
+    "opus": (("source.spm", "target.spm"), ("sentencepiece.model",)),
+    "m2m": (("sentencepiece.bpe.model",),),
+    "nllb": (("tokenizer.json",), ("sentencepiece.bpe.model",)),
+}
+TOKENIZER_FILES = (
+    "source.spm", "target.spm", "sentencepiece.model", "sentencepiece.bpe.model", "vocab.json", "tokenizer.json",
+    TOKENIZER_CONFIG, "special_tokens_map.json",
+)  # fmt: skip
+# Tokenizer classes by family; the generic ones tell nothing, and the vocabulary decides.
+FAMILIES = {
+    "MarianTokenizer": "opus",
+    "M2M100Tokenizer": "m2m",
+    "NllbTokenizer": "nllb",
+    "NllbTokenizerFast": "nllb",
+}
+GENERIC_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
+DEFAULT_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # CTranslate2's
 PLACEHOLDER = re.compile(r"madeupword\d+")  # fills up the vocabulary of M2M-100
 # The layout since CTranslate2 3.0, as `ctranslate2.specs.ModelSpec` writes it: version, name and revision of the
 # specification, then each variable as name, dimensions, type, size in bytes and the bytes, then pairs of names for the
 # same variable.
 LAYOUT = 6
 POSITIONS = "position_encodings/encodings"
+SPACE = "▁"  # how sentencepiece writes it
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CTranslate2Translator:
-    """The engine over the folder that `config.model` names; nothing is written to `cache_dir`.
+    """Return the engine over the folder that `config.model` names; nothing is written to `cache_dir`.
 
     Raises:
         SettingsError: a code of a language, which the model needs, is not known.
         InputError: it is no converted model, a part of it is missing or damaged, or it knows another pair.
     """
-    (folder,) = config.model
-    converted = read_model(Path(folder).expanduser())
-    frame = FRAMES[converted.family](converted, source, target)
+    folder = Path(config.model[0]).expanduser()
+    _require_converted(folder)
+    model_config = read_object(folder / "config.json")
+    tokenizer_config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    source_vocabulary, target_vocabulary = _read_vocabularies(folder)
+    if tokenizer_config.get("separate_vocabs") and source_vocabulary == target_vocabulary:
+        # CTranslate2's converter keeps the source's and would write the translation in its words.
+        raise InputError(f"{folder} lost the vocabulary of its target when it was converted: name another model")
+    family = _family(folder, tokenizer_config, target_vocabulary)
+    tokenizer_files = _tokenizer_files(folder, family)
+    named = {name: str(model_config.get(name) or default) for name, default in DEFAULT_TOKENS.items()}
+    facts = ModelFacts(
+        folder=folder,
+        family=family,
+        tokenizer_config=tokenizer_config,
+        source_vocabulary=source_vocabulary,
+        target_vocabulary=target_vocabulary,
+        end=() if model_config.get("add_source_eos") else (named["eos_token"],),
+        starts_with_end=model_config.get("decoder_start_token") == named["eos_token"],  # as Marian's does
+    )
+    frame = FRAMES[family](facts, source, target)
+    is_language = LANGUAGES[family].fullmatch
+    tokens = {*source_vocabulary, *target_vocabulary}
+    no_text = {token for token in tokens if is_language(token) or PLACEHOLDER.fullmatch(token)}
+    special = SpecialTokens(
+        before=frame.before,
+        after=frame.after,
+        unknown=named["unk_token"],
+        all=frozenset({*named.values(), "<pad>", "<mask>", *no_text}),
+    )
+    tokenizer: JsonTokenizer | SentencePieceTokenizer
+    if tokenizer_files[0].suffix == ".json":
+        tokenizer = JsonTokenizer(tokenizer_files[0], special, source_vocabulary)
+    else:
+        tokenizer = SentencePieceTokenizer(tokenizer_files[0], tokenizer_files[-1], special, source_vocabulary)
+    names = ["model.bin", "config.json", *TOKENIZER_FILES, *(path.name for path in folder.glob("*_vocabulary.*"))]
+    hashes = {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
     model = Model(
         engine="ctranslate2",
-        folder=converted.folder,
-        sha256=digest({"files": converted.file_hashes(), "before": frame.before, "after": frame.after}),
+        folder=folder,
+        sha256=digest({"files": hashes, "before": frame.before, "after": frame.after}),
         from_code=source.code,
         to_code=target.code,
         target_prefix=frame.target_prefix,
-        max_positions=max_positions(converted.folder / "model.bin") or sys.maxsize,
+        max_positions=max_positions(folder / "model.bin") or sys.maxsize,
     )
-    return CTranslate2Translator(model, _open_tokenizer(converted, frame), config)
+    return CTranslate2Translator(model, tokenizer, config)
 
 
-def _open_tokenizer(converted: ConvertedModel, frame: Frame) -> Tokenizer:
-    special = SpecialTokens(
-        before=frame.before, after=frame.after, unknown=converted.token("unk_token"), all=_special_tokens(converted)
-    )
-    source, target = converted.tokenizer[0], converted.tokenizer[-1]
-    if source.suffix == ".json":
-        return JsonTokenizer(source, special, converted.source_vocabulary)
-    return SentencePieceTokenizer(source, target, special, converted.source_vocabulary)
+def _require_converted(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"translate.model: {folder} is no folder: name the folder of a converted model")
+    if not (folder / "model.bin").is_file():
+        if any(any(folder.glob(name)) for name in ("pytorch_model*", "model*.safetensors", "tf_model*")):
+            files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+            command = f"ct2-transformers-converter --model {folder} --output_dir {folder}-ct2"
+            command = " ".join([command, "--copy_files", *files]) if files else command
+            raise InputError(f"{folder} is not converted yet: run `{command}` and name {folder}-ct2")
+        raise InputError(f"{folder} has no model.bin: name the folder that a converter of CTranslate2 wrote")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} has no config.json: convert the model with CTranslate2 3.0 or later")
 
 
-def _special_tokens(converted: ConvertedModel) -> frozenset[str]:
-    is_language = LANGUAGES[converted.family].fullmatch
-    tokens = {*converted.source_vocabulary, *converted.target_vocabulary}
-    named = {converted.token(name) for name in ("bos_token", "eos_token", "unk_token")} | {"<pad>", "<mask>"}
-    return frozenset(named | {token for token in tokens if is_language(token) or PLACEHOLDER.fullmatch(token)})
+def _family(folder: Path, tokenizer_config: Mapping[str, Any], vocabulary: Collection[str]) -> str:
+    name = tokenizer_config.get("tokenizer_class")
+    if str(name) in FAMILIES:
+        return FAMILIES[str(name)]
+    if name not in GENERIC_CLASSES:
+        raise InputError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models can be used")
+    for family in ("nllb", "m2m"):
+        if any(map(LANGUAGES[family].fullmatch, vocabulary)):
+            return family
+    return "opus"
+
+
+def _tokenizer_files(folder: Path, family: str) -> tuple[Path, ...]:
+    for names in TOKENIZERS[family]:
+        if all((folder / name).is_file() for name in names):
+            return tuple(folder / name for name in names)
+    wanted = ", or ".join(" and ".join(names) for names in TOKENIZERS[family])
+    raise InputError(f"{folder} has no tokenizer: copy {wanted} from the original model into it")
+
+
+def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    for names in (("shared_vocabulary",), ("source_vocabulary", "target_vocabulary")):
+        found = [_read_vocabulary(folder, name) for name in names]
+        if all(found):
+            return found[0], found[-1]
+    raise InputError(f"{folder} lacks the model's vocabulary, such as shared_vocabulary.json: convert the model again")
+
+
+def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
+    """Tokens by number; none where there is no such file."""
+    path = folder / f"{name}.json"
+    if path.is_file():
+        tokens = read_json(path)
+        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+            raise InputError(f"{path} must hold a list of tokens: convert the model again")
+        return tuple(tokens)
+    path = folder / f"{name}.txt"
+    try:
+        return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) if path.is_file() else ()
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): convert the model again") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialTokens:
+    """Tokens that are no text.
+
+    Args:
+        before: what the encoder wants in front of a sentence.
+        after: what it wants after it.
+        unknown: stands for what the vocabulary lacks.
+        all: these, and every other one that the model might write.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    unknown: str
+    all: frozenset[str]
+
+    def framed(self, pieces: Iterable[str]) -> Tokens:
+        """The tokens of a sentence, special ones added; a piece that is named like a special one is unknown.
+
+        There are none where nothing but spaces is left of a sentence: a model would make something up.
+        """
+        text = [self.unknown if piece in self.all else piece for piece in pieces]
+        return [*self.before, *text, *self.after] if any(piece.strip(SPACE) for piece in text) else []
+
+    def removed(self, tokens: Tokens) -> Tokens:
+        """What is text."""
+        return [token for token in tokens if token not in self.all]
+
+
+class SentencePieceTokenizer:
+    """Sentencepiece models, one for the language that is read and one for the other; they may be the same."""
+
+    def __init__(self, source: Path, target: Path, special: SpecialTokens, vocabulary: Collection[str]) -> None:
+        self._source, self._target, self._special = _sentencepiece(source), _sentencepiece(target), special
+        pieces = (self._source.id_to_piece(number) for number in range(self._source.get_piece_size()))
+        self.alphabet = _alphabet(pieces, vocabulary, special)
+
+    def encode(self, text: str) -> Tokens:
+        """Pieces between the model's special tokens."""
+        return self._special.framed(self._source.encode(text, out_type=str))
+
+    def decode(self, tokens: Tokens) -> str:
+        """Pieces as text."""
+        text: str = self._target.decode_pieces(self._special.removed(tokens))
+        # Pieces that only the source's model knows are left as they are: names that are copied, most of all.
+        return text.replace(SPACE, " ")
+
+
+class JsonTokenizer:
+    """A `tokenizer.json` of Hugging Face."""
+
+    def __init__(self, path: Path, special: SpecialTokens, vocabulary: Collection[str]) -> None:
+        self._tokenizer, self._special = _tokenizers(path), special
+        # Without this "</s>" in a caption would end it, and "fra_Latn" would change its language.
+        self._tokenizer.encode_special_tokens = True
+        pieces = self._tokenizer.get_vocab(with_added_tokens=False)
+        self.alphabet = _alphabet(pieces, vocabulary, special)
+
+    def encode(self, text: str) -> Tokens:
+        """Pieces between the model's special tokens."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return self._special.framed(
+            text[start:end] if token == self._special.unknown else token
+            for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True)
+        )
+
+    def decode(self, tokens: Tokens) -> str:
+        """Pieces as text."""
+        text: str = self._tokenizer.decoder.decode(self._special.removed(tokens))
+        return text
+
+
+def _alphabet(pieces: Iterable[str], vocabulary: Collection[str], special: SpecialTokens) -> frozenset[str] | None:
+    """Characters that the tokenizer's pieces spell, as far as the model knows these."""
+    known = (set(pieces) & set(vocabulary)) - special.all
+    if any(map(_BYTE.fullmatch, known)):
+        return None
+    return frozenset("".join(known))
+
+
+def _sentencepiece(path: Path) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_file=str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} is no whole sentencepiece model: copy it from the original again") from error
+
+
+def _tokenizers(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"{path} is damaged ({error}): copy it from the original again") from error
+    if tokenizer.decoder is None:
+        raise InputError(f"{path} has no decoder: copy it from the original again")
+    # A file that was saved in the middle of a training has both, and captions would be cut or filled up.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def max_positions(path: Path) -> int | None:

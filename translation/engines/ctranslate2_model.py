@@ -3,6 +3,7 @@
 The only module that loads `ctranslate2` to translate. Sentences share length-sorted batches within a budget of tokens.
 """
 
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,9 +15,14 @@ from typing import Any, Protocol
 from data_catalog.errors import InputError
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig, default_batch_tokens
-from translation.engines.processes import num_cpus
-from translation.engines.sentences import Decoded, SentenceTranslator
-from translation.engines.token_batches import MAX_SOURCE_TOKENS, Tokens, decoding_limit, token_batches
+from translation.engines.sentences import (
+    MAX_SOURCE_TOKENS,
+    Decoded,
+    SentenceTranslator,
+    Tokens,
+    decoding_limit,
+    token_batches,
+)
 from translation.guards import is_repetitive
 
 # Raised whenever the same model and settings give another text or score.
@@ -71,9 +77,26 @@ class CTranslate2Translator(SentenceTranslator[str]):
     def __init__(self, model: Model, tokenizer: Tokenizer, config: TranslateConfig) -> None:
         self.model, self.config = model, config
         self.from_code, self.to_code = model.from_code, model.to_code
-        self.device = _resolved_device(config.device)
+        self.device = config.device
+        if self.device == "auto":
+            import ctranslate2
+
+            self.device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
         self.max_batch_tokens = config.max_batch_tokens or default_batch_tokens(self.device, config.beam_size)
-        self.fingerprint = _fingerprint(model, config, self.device, self.max_batch_tokens)
+        what = {
+            "engine": ENGINE_VERSION,
+            "model": model.sha256,
+            "ctranslate2": version("ctranslate2"),
+            "beam_size": config.beam_size,
+            "patience": config.patience,
+            "max_batch_tokens": self.max_batch_tokens,
+            "compute_type": config.compute_type,
+            "intra_threads": config.intra_threads,
+            "device": self.device,
+            "target_prefix": model.target_prefix,
+            "length_penalty": model.length_penalty,
+        }
+        self.fingerprint = f"{model.engine}:{model.from_code}-{model.to_code}:{digest(what)[:12]}"
         self.alphabet = tokenizer.alphabet
         self._tokenizer = tokenizer
         self._loaded: Any = None
@@ -160,7 +183,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
         return min(decoding_limit(num_source_tokens), self.model.max_positions)
 
     def _num_workers(self) -> int:
-        return self.config.inter_threads or (num_cpus() if self.device == "cpu" else 1)
+        return self.config.inter_threads or (len(os.sched_getaffinity(0)) if self.device == "cpu" else 1)
 
     def _load(self) -> Any:
         if self._loaded is None:
@@ -179,31 +202,6 @@ class CTranslate2Translator(SentenceTranslator[str]):
                     f"the model in {self.model.folder} cannot be loaded: {error}{_advice(self.device)}"
                 ) from error
         return self._loaded
-
-
-def _fingerprint(model: Model, config: TranslateConfig, device: str, max_batch_tokens: int) -> str:
-    what = {
-        "engine": ENGINE_VERSION,
-        "model": model.sha256,
-        "ctranslate2": version("ctranslate2"),
-        "beam_size": config.beam_size,
-        "patience": config.patience,
-        "max_batch_tokens": max_batch_tokens,
-        "compute_type": config.compute_type,
-        "intra_threads": config.intra_threads,
-        "device": device,
-        "target_prefix": model.target_prefix,
-        "length_penalty": model.length_penalty,
-    }
-    return f"{model.engine}:{model.from_code}-{model.to_code}:{digest(what)[:12]}"
-
-
-def _resolved_device(device: str) -> str:
-    if device != "auto":
-        return device
-    import ctranslate2
-
-    return "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
 
 
 def _advice(device: str) -> str:

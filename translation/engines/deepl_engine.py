@@ -131,7 +131,13 @@ class DeepLEngine:
         report = on_done or (lambda _: None)
         counts = Counter(captions)
         to_send = [caption for caption in counts if caption not in self._held and _can_be_sent(caption)]
-        self._require_allowance(to_send)
+        needed = sum(map(len, to_send))
+        if self.num_characters + needed > self.max_characters:
+            raise SettingsError(
+                f"{self.num_characters:,} characters were sent to DeepL, the next {len(to_send)} captions need "
+                f"{needed:,}, and translate.max_characters is {self.max_characters:,}: raise it and run again; what "
+                "was translated is kept"
+            )
         report(len(captions) - sum(counts[caption] for caption in to_send))
         for texts in request_batches(to_send):
             self._held.update(zip(texts, self._send(texts), strict=True))
@@ -139,25 +145,18 @@ class DeepLEngine:
         found = {caption: Translation(text=self._held.pop(caption, "")) for caption in counts}
         return [found[caption] for caption in captions]
 
-    def _require_allowance(self, captions: list[str]) -> None:
-        needed = _num_characters(captions)
-        if self.num_characters + needed > self.max_characters:
-            raise SettingsError(
-                f"{self.num_characters:,} characters were sent to DeepL, the next {len(captions)} captions need "
-                f"{needed:,}, and translate.max_characters is {self.max_characters:,}: raise it and run again; what "
-                "was translated is kept"
-            )
-
     def _send(self, texts: list[str]) -> list[str]:
         """Translate the texts of one request."""
         import deepl
 
-        num_characters = _num_characters(texts)
+        num_characters = sum(map(len, texts))
         try:
             results = self._client.translate_text(texts, **self._languages, **OPTIONS)
         except deepl.ConnectionException as error:
             self.num_characters += num_characters
-            raise _without_answer(error) from error
+            if error.should_retry:
+                raise TransientError(f"DeepL does not answer: {error}") from error
+            raise InputError(f"DeepL cannot be asked, check {SERVER_VARIABLE} and your proxy: {error}") from error
         except deepl.DeepLException as error:
             raise _refused(error) from error
         except (AttributeError, TypeError, ValueError) as error:  # the client trusts the form of replies
@@ -197,10 +196,6 @@ def _body_bytes(text: str) -> int:
     return len(json.dumps(text)) + len(", ")
 
 
-def _num_characters(texts: Iterable[str]) -> int:
-    return sum(map(len, texts))
-
-
 def _refused(error: Any) -> PipelineError:
     """What a `deepl.DeepLException` means, by the status of DeepL's answer."""
     status = error.http_status_code or 0
@@ -216,12 +211,6 @@ def _refused(error: Any) -> PipelineError:
     if status == 413:
         return InputError(f"DeepL finds a request too large: {error}")
     return InputError(f"DeepL refuses the request: {error}")
-
-
-def _without_answer(error: Any) -> PipelineError:
-    if error.should_retry:
-        return TransientError(f"DeepL does not answer: {error}")
-    return InputError(f"DeepL cannot be asked, check {SERVER_VARIABLE} and your proxy: {error}")
 
 
 def _auth_key() -> str:

@@ -4,49 +4,48 @@ It follows from a model's configuration and vocabulary: its end token, the langu
 for. Converted models and those of `transformers` want the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack, in_pack_of
-from translation.engines.model_folder import LANGUAGES
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# How families write languages: ">>ita<<", "__it__", "ita_Latn"; unconverted ones also "it_IT", "<2it>".
+LANGUAGES = {
+    "opus": re.compile(r">>\w+<<"),
+    "m2m": re.compile(r"__[a-z]{2,3}__"),
+    "nllb": re.compile(r"[a-z]{3}_[A-Z][a-z]{3}"),
+    "mbart": re.compile(r"[a-z]{2}_[A-Z]{2}"),
+    "t5": re.compile(r"<2[a-z]{2,3}(_\w+)?>"),
+}
 
 
-class FramedModel(Protocol):
-    """What is to be known of a model."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is to be known of a model.
 
-    @property
-    def folder(self) -> Path:
-        """Return where it is, for messages."""
+    Args:
+        folder: where it is, for messages.
+        family: a key of `FRAMES`.
+        tokenizer_config: Hugging Face's, empty where there is none.
+        source_vocabulary: tokens of the encoder.
+        target_vocabulary: tokens of the decoder.
+        end: what ends a sentence; nothing where the library adds that.
+        starts_with_end: the decoder starts with the end token.
+    """
 
-    @property
-    def family(self) -> str:
-        """Return a key of `FRAMES`."""
-
-    @property
-    def tokenizer_config(self) -> Mapping[str, Any]:
-        """Return Hugging Face's, empty where there is none."""
-
-    @property
-    def source_vocabulary(self) -> Sequence[str]:
-        """Return the tokens of the encoder."""
-
-    @property
-    def target_vocabulary(self) -> Sequence[str]:
-        """Return the tokens of the decoder."""
-
-    @property
-    def adds_end(self) -> bool:
-        """Tell whether the library adds the end token to a sentence."""
-
-    @property
-    def starts_with_end(self) -> bool:
-        """Tell whether the decoder starts with the end token."""
-
-    def token(self, name: str) -> str:
-        """Return a special token by its name in configurations, such as "eos_token"."""
+    folder: Path
+    family: str
+    tokenizer_config: Mapping[str, Any]
+    source_vocabulary: Collection[str]
+    target_vocabulary: Collection[str]
+    end: tuple[str, ...]
+    starts_with_end: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +67,17 @@ class Frame:
     starts_with_prefix: bool = False
 
 
-def _opus_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+def _opus_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
     """Marian wants an end token, after OpenNMT's sentences there is none; of several targets one is asked for.
 
     Marian's decoder starts with the end token as well, by which one tells them apart where tokenizers do not.
     """
     wanted = _target_token(model, target)
     _require_languages(model, source, None if wanted else target)
-    return Frame(before=wanted, after=_end(model) if model.starts_with_end else ())
+    return Frame(before=wanted, after=model.end if model.starts_with_end else ())
 
 
-def _target_token(model: FramedModel, target: LanguagePack) -> tuple[str, ...]:
+def _target_token(model: ModelFacts, target: LanguagePack) -> tuple[str, ...]:
     """The token that asks a model of many languages for this one; none where the model writes one language only."""
     known = list(filter(LANGUAGES["opus"].fullmatch, model.source_vocabulary))
     for code in _codes(target):
@@ -93,7 +92,7 @@ def _target_token(model: FramedModel, target: LanguagePack) -> tuple[str, ...]:
     return ()
 
 
-def _require_languages(model: FramedModel, source: LanguagePack, target: LanguagePack | None) -> None:
+def _require_languages(model: ModelFacts, source: LanguagePack, target: LanguagePack | None) -> None:
     """Raise InputError where the tokenizer's configuration names others; a group, such as "roa", may be read."""
     for name, pack, lengths in (("source_lang", source, (2,)), ("target_lang", target, (2, 3))):
         given = model.tokenizer_config.get(name)
@@ -104,14 +103,14 @@ def _require_languages(model: FramedModel, source: LanguagePack, target: Languag
             )
 
 
-def _m2m_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+def _m2m_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
     def token(pack: LanguagePack) -> str:
         return _known(model, [f"__{code}__" for code in (pack.code, pack.iso639_3) if code], pack)
 
-    return Frame(before=(token(source),), after=_end(model), target_prefix=token(target))
+    return Frame(before=(token(source),), after=model.end, target_prefix=token(target))
 
 
-def _nllb_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+def _nllb_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
     """The source's language stands in front; behind the end where the tokenizer is of the years before 2023."""
 
     def token(pack: LanguagePack) -> str:
@@ -122,13 +121,13 @@ def _nllb_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) 
             )
         return _known(model, [pack.flores], pack)
 
-    before, after, prefix = (token(source),), _end(model), token(target)
+    before, after, prefix = (token(source),), model.end, token(target)
     if model.tokenizer_config.get("legacy_behaviour"):
         return Frame(after=after + before, target_prefix=prefix)
     return Frame(before=before, after=after, target_prefix=prefix)
 
 
-def _mbart_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+def _mbart_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
     """mBART-50 has the source's language in front; mBART has it behind, and its decoder starts with the target's."""
 
     def token(pack: LanguagePack) -> str:
@@ -136,26 +135,26 @@ def _mbart_frame(model: FramedModel, source: LanguagePack, target: LanguagePack)
         fit = sorted(token for token in model.target_vocabulary if is_language(token) and token[:2] == pack.code)
         return _known(model, fit or [f"{pack.code}_.."], pack)
 
-    before, after, prefix = (token(source),), _end(model), token(target)
+    before, after, prefix = (token(source),), model.end, token(target)
     if str(model.tokenizer_config.get("tokenizer_class")).startswith("MBart50"):
         return Frame(before=before, after=after, target_prefix=prefix)
     return Frame(after=after + before, target_prefix=prefix, starts_with_prefix=True)
 
 
-def _t5_frame(model: FramedModel, source: LanguagePack, target: LanguagePack) -> Frame:
+def _t5_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
     """T5 is asked in English; MADLAD-400, which is one, by a token such as "<2it>"."""
     if any(map(LANGUAGES["t5"].fullmatch, model.source_vocabulary)):
-        return Frame(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=_end(model))
+        return Frame(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=model.end)
     for pack in (source, target):
         if not pack.name:
             raise SettingsError(
                 f"{model.folder} is a T5 model, which is asked by the English names of languages, and that of "
                 f'{pack.code} is not known: set name, such as name = "Italian", {in_pack_of(pack)}'
             )
-    return Frame(prompt=f"translate {source.name} to {target.name}:", after=_end(model))
+    return Frame(prompt=f"translate {source.name} to {target.name}:", after=model.end)
 
 
-def _known(model: FramedModel, tokens: list[str], pack: LanguagePack) -> str:
+def _known(model: ModelFacts, tokens: list[str], pack: LanguagePack) -> str:
     """The first of these that the model has.
 
     Raises:
@@ -177,21 +176,32 @@ def _listed(tokens: list[str]) -> str:
     return ", ".join(tokens[:most]) + (f" and {len(tokens) - most} more" if len(tokens) > most else "") or "none"
 
 
-def _end(model: FramedModel) -> tuple[str, ...]:
-    """The end token, unless the library adds it."""
-    return () if model.adds_end else (model.token("eos_token"),)
-
-
 def _codes(pack: LanguagePack) -> list[str]:
     """A language's codes as models write them, the preferred one first: "it", "ita", "ita_Latn"."""
     flores = pack.flores or ""
     return [code for code in dict.fromkeys((pack.code, pack.iso639_3, flores[:3], flores)) if code]
 
 
-FRAMES: dict[str, Callable[[FramedModel, LanguagePack, LanguagePack], Frame]] = {
+FRAMES: dict[str, Callable[[ModelFacts, LanguagePack, LanguagePack], Frame]] = {
     "opus": _opus_frame,
     "m2m": _m2m_frame,
     "nllb": _nllb_frame,
     "mbart": _mbart_frame,
     "t5": _t5_frame,
 }
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a file. Raises InputError where it holds none."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object: convert or copy it again")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON of a file. Raises InputError where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): convert or copy it again") from error

@@ -10,7 +10,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from numbers import Real
@@ -18,12 +19,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from data_catalog.errors import DiskError, InputError, SettingsError
+from data_catalog.errors import KINDS, DiskError, InputError, PipelineError, SettingsError, TransientError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest
 from translation.config import ENGINE_NAME, ENGINES, TranslateConfig
 from translation.engine import Translation
-from translation.engines.boundary import one_line, opening, working
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ GROUP = "vernaclip.engines"
 PROTOCOL_VERSION = 1
 CAPTIONS_PER_CALL = 500  # where the engine has no limit of its own: progress is told after each call
 _ENTRY_POINTS = "entry_points.txt"
-_SHOWN = 60
+_SHOWN, _LONGEST = 60, 300
 
 # A text, or a text and its score: the mean log-probability of its tokens, at most 0, or None.
 Answer = str | tuple[str, float | None]
@@ -101,7 +101,11 @@ def announcements() -> list[Announcement]:
     """Return the engines that installed packages announce, by name; no package is imported."""
     found: dict[str, list[Announcement]] = {}
     for distribution in metadata.distributions():
-        if GROUP in _entry_points_text(distribution):
+        try:
+            announced = GROUP in (distribution.read_text(_ENTRY_POINTS) or "")
+        except (OSError, ValueError):  # no UTF-8
+            continue
+        if announced:
             package, version = _identity(distribution)
             found.setdefault(package, _of_package(distribution, package, version))  # the first one is imported
     return sorted((each for own in found.values() for each in own), key=lambda each: (each.name, each.package))
@@ -137,26 +141,35 @@ def find_announcement(name: str) -> Announcement | None:
 
 
 def open_plugin(
-    announcement: Announcement, config: TranslateConfig, source: LanguagePack, target: LanguagePack
+    announcement: Announcement, config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "PluginTranslator":
-    """Import a package and let it open its engine.
+    """Import a package and let it open its engine, which has a folder of its own below the user's cache.
 
     Raises:
         InputError: the package cannot be imported, refuses, or returns no engine; names the package.
         DiskError: the engine's folder cannot be made.
     """
     mend = f"mend or uninstall {announcement.package}"
-    with opening(f"{announcement} cannot be imported", mend):
+    with fenced(f"{announcement} cannot be imported", mend):
         factory = announcement.entry_point.load()
     if not callable(factory):
         raise InputError(f"{announcement} is no function that opens it, but {_shown(factory)}: {mend}")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache) / "vernaclip" / "engines" / announcement.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"the folder {folder} of the engine {announcement.name!r} cannot be made ({_one_line(error)}): "
+            "free its place"
+        ) from error
     request = EngineRequest(
         source=source,
         target=target,
         settings=MappingProxyType(copy.deepcopy(dict(config.settings))),
-        folder=_folder(announcement.name),
+        folder=folder,
     )
-    with opening(f"{announcement} cannot be opened", f"mend translate.settings or {announcement.package}"):
+    with fenced(f"{announcement} cannot be opened", f"mend translate.settings or {announcement.package}"):
         return PluginTranslator(factory(request), announcement, from_code=source.code, to_code=target.code)
 
 
@@ -171,11 +184,15 @@ class PluginTranslator:
         """Check what can be checked of an engine. Raises InputError."""
         self.from_code, self.to_code = from_code, to_code
         self._engine, self._announcement = engine, announcement
-        self._said = _fingerprint_of(engine)
-        self.max_chunk_size = _chunk_size_of(engine)
+        said, size = getattr(engine, "fingerprint", None), getattr(engine, "max_chunk_size", None)
+        if not isinstance(said, str) or not said.strip():
+            raise InputError(f"its fingerprint must be a text that is not empty, got {_shown(said)}")
+        if size is not None and (type(size) is not int or size < 1):
+            raise InputError(f"its max_chunk_size must be a positive number or None, got {_shown(size)}")
+        self._said, self.max_chunk_size = said, size
         if not callable(getattr(engine, "translate", None)):
             raise InputError(f"its factory returned {_shown(engine)}, which has no method `translate`")
-        if self._fingerprint_now() != self._said:
+        if engine.fingerprint != self._said:
             raise InputError(f"its fingerprint changes from one look to the next, now {_shown(self._said)}")
         what = {"protocol": PROTOCOL_VERSION, "package": announcement.package, "fingerprint": self._said}
         self.fingerprint = f"{announcement.name}:{from_code}-{to_code}:{digest(what)[:12]}"
@@ -199,18 +216,16 @@ class PluginTranslator:
         return [found.get(caption, Translation(text="")) for caption in captions]
 
     def _translated(self, captions: list[str]) -> list[Translation]:
-        with working(f"{self._announcement} failed", f"mend {self._announcement.package}; what was translated is kept"):
+        remedy = f"mend {self._announcement.package}; what was translated is kept"
+        with fenced(f"{self._announcement} failed", remedy, may_pass=True):
             answers = self._engine.translate(list(captions))
             if not isinstance(answers, list | tuple):
                 raise InputError(f"it returned {_shown(answers)}, not a list")
             if len(answers) != len(captions):
                 raise InputError(f"it returned {len(answers):,} translations of {len(captions):,} captions")
-            if self._fingerprint_now() != self._said:
+            if self._engine.fingerprint != self._said:
                 raise InputError("its fingerprint changed while it translated")
             return [_translation(answer, caption) for answer, caption in zip(answers, captions, strict=True)]
-
-    def _fingerprint_now(self) -> object:
-        return self._engine.fingerprint
 
 
 def text_problem(text: str) -> str | None:
@@ -235,43 +250,41 @@ def _translation(answer: object, caption: str) -> Translation:
     return Translation(text=" ".join(text.split()), score=number)
 
 
-def _fingerprint_of(engine: PluginEngine) -> str:
-    found = getattr(engine, "fingerprint", None)
-    if not isinstance(found, str) or not found.strip():
-        raise InputError(f"its fingerprint must be a text that is not empty, got {_shown(found)}")
-    return found
+@contextmanager
+def fenced(what: str, remedy: str, *, may_pass: bool = False) -> Iterator[None]:
+    """Turn whatever code of others raises inside into an InputError: `what` (what was said): `remedy`.
+
+    An error of ours keeps its class and its words, behind `what`.
+
+    Args:
+        what: happened, with the name of the code.
+        remedy: what a user can do.
+        may_pass: let a connection that failed be a TransientError.
+    """
+    try:
+        yield
+    except PipelineError as error:
+        # A package's own subclass may want other arguments than a text.
+        kind = next((kind for kind in KINDS if isinstance(error, kind)), InputError)
+        raise kind(f"{what}: {error}") from error
+    except BaseException as error:
+        # `SystemExit` is the code's own, Ctrl-C the user's; Rust code, such as that of tokenizers, ends in a panic.
+        if not isinstance(error, Exception | SystemExit) and type(error).__name__ != "PanicException":
+            raise
+        if may_pass and isinstance(error, ConnectionError | TimeoutError):
+            raise TransientError(f"{what} ({_one_line(error)}): it may work at another time") from error
+        raise InputError(f"{what} ({_one_line(error)}): {remedy}") from error
 
 
-def _chunk_size_of(engine: PluginEngine) -> int | None:
-    found = getattr(engine, "max_chunk_size", None)
-    if found is not None and (type(found) is not int or found < 1):
-        raise InputError(f"its max_chunk_size must be a positive number or None, got {_shown(found)}")
-    return found
+def _one_line(error: BaseException) -> str:
+    """Return what an error says, behind the name of its class, in one line that is not endless."""
+    told = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
 
 
 def _shown(value: object) -> str:
     text = repr(value) if isinstance(value, str | bytes | int | float | tuple | None) else f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _folder(name: str) -> Path:
-    """Return the engine's own folder below the user's cache, made if need be. Raises DiskError."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache) / "vernaclip" / "engines" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(
-            f"the folder {folder} of the engine {name!r} cannot be made ({one_line(error)}): free its place"
-        ) from error
-    return folder
-
-
-def _entry_points_text(distribution: metadata.Distribution) -> str:
-    try:
-        return distribution.read_text(_ENTRY_POINTS) or ""
-    except (OSError, ValueError):  # no UTF-8
-        return ""
 
 
 def _identity(distribution: metadata.Distribution) -> tuple[str, str]:

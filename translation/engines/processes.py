@@ -1,14 +1,191 @@
-"""CPUs that an engine may keep busy, and the end of programs that it runs, each in a process group of its own."""
+"""Programs that an engine asks: child processes that are watched, and ended with all that they started."""
 
 import os
+import selectors
 import signal
 import subprocess
+import time
+import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+MAX_ANSWER_BYTES = 1_000_000
+_END_S = 1.0  # between the last that a program writes and its end
+_CHUNK_BYTES = 65_536
+_LAST_LOOK_S = 0.1
+_TAIL_BYTES, _TOLD = 2_000, 300  # of its complaints: kept, and told
+_MOST_CHUNKS = 16
+_TOO_MANY = "wrote more lines than it had captions"
 
-def num_cpus() -> int:
-    """CPUs of this process: a container or a batch system may have given us fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+class ProgramError(Exception):
+    """A program wrote what it was not asked for.
+
+    Args:
+        what: it did.
+        progress: answers that it gave, and those that it was asked for.
+        complaints: the end of what it wrote to its standard error, as one line.
+    """
+
+    def __init__(self, what: str, *, progress: str, complaints: str) -> None:
+        super().__init__(what)
+        self.progress, self.complaints = progress, complaints
+
+
+class EndedError(ProgramError):
+    """A program ended before it had given all its answers."""
+
+
+class HungError(ProgramError):
+    """A program did not give its answers in time."""
+
+
+class Program:
+    """A running program that reads texts and writes one answer for each, both ended by the same byte.
+
+    Args:
+        command: the program and its arguments; no shell reads them.
+        end: what ends a text and an answer.
+        timeout_s: most seconds for the answers to one call.
+        environment: of the program; None: ours.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, end: bytes, timeout_s: float, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._separator, self._timeout_s = end, timeout_s
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+            env=environment,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process = process
+        self._input, self._output, self._complaints = (
+            pipe.fileno() for pipe in (process.stdin, process.stdout, process.stderr)
+        )
+        os.set_blocking(self._input, False)
+        self._selector = selectors.DefaultSelector()
+        for pipe in (self._output, self._complaints):
+            self._selector.register(pipe, selectors.EVENT_READ)
+        self.close = weakref.finalize(self, _close, process, self._selector, os.getpid())
+        self._tail = b""
+        self._answers: list[bytes] = []
+        self._partial = bytearray()
+        self._num_asked = 0
+
+    def answers(self, texts: Sequence[str]) -> list[bytes]:
+        """Return what it writes for some texts.
+
+        Raises:
+            EndedError: it ended before it had given them all.
+            HungError: it did not give them in time.
+            ProgramError: it wrote more, or too much at once.
+        """
+        self._answers, self._partial, self._num_asked = [], bytearray(), len(texts)
+        unsent = memoryview(b"".join(text.encode("utf-8", "replace") + self._separator for text in texts))
+        self._selector.register(self._input, selectors.EVENT_WRITE)
+        deadline = time.monotonic() + self._timeout_s
+        while len(self._answers) < len(texts):
+            ready = self._ready(deadline)
+            if not ready:
+                raise self._error(f"did not finish within {self._timeout_s:g} s", HungError)
+            if self._input in ready:
+                try:
+                    unsent = unsent[os.write(self._input, unsent) :]
+                except BlockingIOError:
+                    pass
+                except BrokenPipeError:  # it takes nothing any more, and may yet answer
+                    unsent = unsent[len(unsent) :]
+                if not unsent:
+                    self._selector.unregister(self._input)
+            if not self._read(ready):
+                code: int | None = None  # of one that closed its output, and lives
+                with suppress(subprocess.TimeoutExpired):
+                    code = self._process.wait(_END_S)
+                raise self._error(f"ended with code {code}", EndedError)
+        if unsent:
+            raise self._error(f"wrote {len(texts):,} lines before it had read as many")
+        if len(self._answers) > len(texts) or self._partial:
+            raise self._error(_TOO_MANY)
+        return self._answers
+
+    def is_silent(self, seconds: float) -> bool:
+        """Tell whether the program lives and writes nothing for some time.
+
+        Raises:
+            ProgramError: it writes.
+        """
+        self._answers, self._partial = [], bytearray()
+        deadline = time.monotonic() + seconds
+        lives = True
+        while lives and (ready := self._ready(deadline)):
+            lives = self._read(ready)
+            if self._answers or self._partial:
+                raise self._error(_TOO_MANY)
+        return lives
+
+    def complaints(self) -> str:
+        """Return the end of what it has written to its standard error so far, as one line."""
+        for _ in range(_MOST_CHUNKS):
+            if not any(key.fd == self._complaints for key, _ in self._selector.select(0.0)):
+                break
+            self._read_complaints()
+        return " ".join(self._tail.decode("utf-8", "replace").split())[-_TOLD:]
+
+    def _ready(self, deadline: float) -> set[int]:
+        """Wait for pipes that can be written to or read; none where the time is over."""
+        left = deadline - time.monotonic()
+        # At the deadline one more look; behind it none, or a program that never stops writing would never end.
+        return {key.fd for key, _ in self._selector.select(max(0.0, left))} if left > -_LAST_LOOK_S else set()
+
+    def _read(self, ready: set[int]) -> bool:
+        """Take what it has written; False at the end of its output."""
+        if self._complaints in ready:
+            self._read_complaints()
+        if self._output not in ready:
+            return True
+        data = os.read(self._output, _CHUNK_BYTES)
+        first, *others = data.split(self._separator)
+        self._partial += first
+        for part in others:
+            self._answers.append(bytes(self._partial))
+            self._partial = bytearray(part)
+        if len(self._partial) > MAX_ANSWER_BYTES:
+            raise self._error(f"wrote a line of more than {MAX_ANSWER_BYTES:,} bytes")
+        return bool(data)
+
+    def _read_complaints(self) -> None:
+        """Keep the end of what it complains of; it may close that pipe and go on."""
+        data = os.read(self._complaints, _CHUNK_BYTES)
+        if not data:
+            self._selector.unregister(self._complaints)
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+
+    def _error(self, what: str, kind: type[ProgramError] = ProgramError) -> ProgramError:
+        """Return the error that says what it did; whoever catches it ends the program."""
+        return kind(what, progress=f"{len(self._answers):,} of {self._num_asked:,}", complaints=self.complaints())
+
+
+def _close(process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, owner: int) -> None:
+    """End a program and all that it started, unless this is a fork of the process that it answers."""
+    selector.close()
+    if os.getpid() != owner:
+        return
+    kill_group(process)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:

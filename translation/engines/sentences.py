@@ -7,7 +7,7 @@ sentence, prepared by `translation.guards`.
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,8 +17,13 @@ from translation.guards import Prepared, prepare, restore
 logger = logging.getLogger(__name__)
 
 SECOND_TRY_NGRAM = 3
+# Longest translation in tokens: three times the source and ten more, where the source's length is rounded up to a
+# multiple of eight, so that the limit depends on the caption alone, not on its neighbours in the batch.
+LIMIT_FACTOR, LIMIT_EXTRA, LENGTH_STEP = 3, 10, 8
+MAX_SOURCE_TOKENS = 1024  # CTranslate2's own default: it reads no further
 
 Token = TypeVar("Token")  # a piece, or its number
+Tokens = list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +82,22 @@ class SentenceTranslator(ABC, Generic[Token]):
         prepared = {
             caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)
         }
-        waiting = _Waiting(captions, prepared, on_done or (lambda _: None))
+        counts, report = Counter(captions), on_done or (lambda _: None)
+        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
+        waiting: Counter[str] = Counter()
+        for caption, item in prepared.items():
+            if item.sentences:
+                waiting[min(item.sentences, key=lambda sentence: (len(sentence), sentence))] += counts[caption]
+
+        def done(sentences: Iterable[str]) -> None:
+            report(sum(waiting[sentence] for sentence in sentences))
+
+        report(sum(counts[caption] for caption, item in prepared.items() if not item.sentences))
         sentences = sorted({sentence for item in prepared.values() for sentence in item.sentences})
         tokens = {sentence: self.encode(sentence) for sentence in sentences}
         silent = {sentence: _NOTHING for sentence, pieces in tokens.items() if not pieces}
-        waiting.done(list(silent))
-        found = silent | self._decode_twice({text: pieces for text, pieces in tokens.items() if pieces}, waiting.done)
+        done(silent)
+        found = silent | self._decode_twice({text: pieces for text, pieces in tokens.items() if pieces}, done)
         translations = {caption: self._joined(item, found) for caption, item in prepared.items()}
         return [translations[caption] for caption in captions]
 
@@ -111,21 +126,25 @@ class SentenceTranslator(ABC, Generic[Token]):
         return first | {text: found for text, found in second.items() if first[text].truncated or not found.truncated}
 
 
-class _Waiting:
-    """Tells how many captions are done, as the sentences that they wait for come in."""
+def token_batches(tokens: Mapping[str, Sequence[object]], max_batch_tokens: int) -> Iterator[list[str]]:
+    """Groups of texts of like length, longest first, whose padded size stays within the budget (one text at least).
 
-    def __init__(self, captions: Sequence[str], prepared: dict[str, Prepared], report: Callable[[int], object]) -> None:
-        self._report = report
-        counts = Counter(captions)
-        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
-        self._by_sentence: Counter[str] = Counter()
-        for caption, item in prepared.items():
-            if item.sentences:
-                self._by_sentence[min(item.sentences, key=lambda sentence: (len(sentence), sentence))] += counts[
-                    caption
-                ]
-        report(sum(counts[caption] for caption, item in prepared.items() if not item.sentences))
+    All texts of a group have the same `decoding_limit`; the grouping depends on the set of texts, not on their order.
+    """
+    ordered = sorted(tokens, key=lambda text: (-len(tokens[text]), text))
+    batch: list[str] = []
+    for text in ordered:
+        longest = len(tokens[batch[0]]) if batch else 0
+        full = (len(batch) + 1) * longest > max_batch_tokens
+        if batch and (full or decoding_limit(longest) != decoding_limit(len(tokens[text]))):
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
 
-    def done(self, sentences: list[str]) -> None:
-        """These sentences are translated."""
-        self._report(sum(self._by_sentence[sentence] for sentence in sentences))
+
+def decoding_limit(num_source_tokens: int) -> int:
+    """Most target tokens for a source of that many tokens."""
+    rounded = -(-min(num_source_tokens, MAX_SOURCE_TOKENS) // LENGTH_STEP) * LENGTH_STEP
+    return LIMIT_FACTOR * rounded + LIMIT_EXTRA

@@ -7,7 +7,7 @@ and nothing else, and no code of a folder runs.
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,11 +18,15 @@ from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig, default_batch_tokens
-from translation.engines.boundary import opening
-from translation.engines.frames import FRAMES, Frame
-from translation.engines.model_folder import LANGUAGES, TOKENIZER_CONFIG, read_object
-from translation.engines.sentences import Decoded, SentenceTranslator
-from translation.engines.token_batches import MAX_SOURCE_TOKENS, decoding_limit, token_batches
+from translation.engines.frames import FRAMES, LANGUAGES, TOKENIZER_CONFIG, ModelFacts, read_object
+from translation.engines.plugins import fenced
+from translation.engines.sentences import (
+    MAX_SOURCE_TOKENS,
+    Decoded,
+    SentenceTranslator,
+    decoding_limit,
+    token_batches,
+)
 from translation.guards import is_repetitive
 
 logger = logging.getLogger(__name__)
@@ -56,8 +60,8 @@ def open_engine(
     (name,) = config.model
     folder = _model_folder(name)
     _require_whole(folder, name)
-    with opening(f"the model {name} cannot be opened", REMEDY):
-        vocabulary = _open_vocabulary(folder)
+    with fenced(f"the model {name} cannot be opened", REMEDY):
+        vocabulary = Vocabulary(folder)
         frame = _frame(vocabulary, source, target)
     return TransformersTranslator(vocabulary, frame, config, from_code=source.code, to_code=target.code)
 
@@ -74,7 +78,7 @@ def _model_folder(name: str) -> Path:
     repository, _, revision = name.partition("@")
     patterns = [f"*{suffix}" for suffix in _DECIDING]
     remedy = "where there is no network, name a folder that it was copied to"
-    with opening(f"translate.model: {name} is no folder, and cannot be had from the hub", remedy):
+    with fenced(f"translate.model: {name} is no folder, and cannot be had from the hub", remedy):
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
         )
@@ -112,101 +116,50 @@ def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
             raise InputError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """A model's tokenizer and what is known of its languages; a `translation.engines.frames.FramedModel`.
+    """A model's tokenizer, and what is known of its tokens.
 
-    Args:
+    Attributes:
         folder: of the model.
-        model_type: as its config.json has it.
         tokenizer: of `transformers`.
-        tokenizer_config: empty where there is none.
         numbers: of the tokens.
+        family: a key of `FRAMES`; "" for models of one pair that say nothing of languages.
+        special: numbers of the tokens that are no text.
+        blank: numbers of the tokens that are nothing but space.
+        alphabet: every character that the tokens spell; None where some are bytes, or no token shows a space.
     """
 
-    folder: Path
-    model_type: str
-    tokenizer: Any
-    tokenizer_config: Mapping[str, Any]
-    numbers: Mapping[str, int]
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoConfig, AutoTokenizer
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
-    adds_end = False
-    starts_with_end = True  # of Marian, the only family that is asked
-
-    @cached_property
-    def family(self) -> str:
-        """Return a key of `FRAMES`; "" for models of one pair that say nothing of languages."""
-        if self.model_type == "m2m_100":
-            return "nllb" if any(map(LANGUAGES["nllb"].fullmatch, self.numbers)) else "m2m"
-        return {"marian": "opus", "mbart": "mbart", **dict.fromkeys(_T5, "t5")}.get(self.model_type, "")
-
-    @property
-    def source_vocabulary(self) -> tuple[str, ...]:
-        """Return the tokens of the encoder."""
-        return tuple(self.numbers)
-
-    @property
-    def target_vocabulary(self) -> tuple[str, ...]:
-        """Return the tokens of the decoder."""
-        return tuple(self.numbers)
-
-    def token(self, name: str) -> str:
-        """Return a special token by its name, such as "eos_token"."""
-        return str(getattr(self.tokenizer, name))
-
-    @cached_property
-    def special(self) -> frozenset[int]:
-        """Return the numbers of the tokens that are no text."""
+        here = {"trust_remote_code": False, "local_files_only": True}
+        model_type = AutoConfig.from_pretrained(folder, **here).model_type
+        if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+            raise InputError(f"a model of the kind {model_type} reads no text to write another: name another model")
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, **here)
+        for name in ("eos_token_id", "unk_token_id"):
+            if not isinstance(getattr(tokenizer, name), int):
+                raise InputError(f"its tokenizer has no {name.removesuffix('_id')}: {REMEDY}")
+        self.folder, self.tokenizer = folder, tokenizer
+        self.numbers: dict[str, int] = tokenizer.get_vocab() | getattr(tokenizer, "lang_token_to_id", {})
+        if model_type == "m2m_100":
+            self.family = "nllb" if any(map(LANGUAGES["nllb"].fullmatch, self.numbers)) else "m2m"
+        else:
+            self.family = {"marian": "opus", "mbart": "mbart", **dict.fromkeys(_T5, "t5")}.get(model_type, "")
         is_language = LANGUAGES[self.family].fullmatch if self.family else lambda _: None
-        others = (
-            number for token, number in self.numbers.items() if is_language(token) or _PLACEHOLDER.fullmatch(token)
-        )
-        return frozenset([*self.tokenizer.all_special_ids, *others])
-
-    @cached_property
-    def blank(self) -> frozenset[int]:
-        """Return the numbers of the tokens that are nothing but space."""
-        return frozenset(number for token, number in self.numbers.items() if not token.strip(_BLANK))
-
-    @cached_property
-    def alphabet(self) -> frozenset[str] | None:
-        """Return every character that the tokens spell; None where some are bytes, or no token shows a space."""
-        texts = [token for token, number in self.numbers.items() if number not in self.special]
-        if any(map(_BYTE.fullmatch, texts)) or not any(text.startswith("▁") for text in texts):
-            return None
-        return frozenset("".join(texts))
+        others = (n for token, n in self.numbers.items() if is_language(token) or _PLACEHOLDER.fullmatch(token))
+        self.special = frozenset([*tokenizer.all_special_ids, *others])
+        self.blank = frozenset(number for token, number in self.numbers.items() if not token.strip(_BLANK))
+        spelling = [token for token, number in self.numbers.items() if number not in self.special]
+        self.alphabet: frozenset[str] | None = None
+        if not any(map(_BYTE.fullmatch, spelling)) and any(text.startswith("▁") for text in spelling):
+            self.alphabet = frozenset("".join(spelling))
 
     def pieces(self, text: str) -> list[int]:
         """Return the numbers of a text's tokens, no special ones added."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return found
-
-    def file_hashes(self) -> dict[str, str]:
-        """Return digests, by name, of the files that decide the translations."""
-        files = sorted(path for path in self.folder.iterdir() if path.suffix in _DECIDING and path.is_file())
-        return {path.name: sha256_of(path) for path in files}
-
-
-def _open_vocabulary(folder: Path) -> Vocabulary:
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-
-    here = {"trust_remote_code": False, "local_files_only": True}
-    model_type = AutoConfig.from_pretrained(folder, **here).model_type
-    if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        raise InputError(f"a model of the kind {model_type} reads no text to write another: name another model")
-    tokenizer = AutoTokenizer.from_pretrained(folder, **here)
-    numbers = tokenizer.get_vocab() | getattr(tokenizer, "lang_token_to_id", {})
-    for name in ("eos_token_id", "unk_token_id"):
-        if not isinstance(getattr(tokenizer, name), int):
-            raise InputError(f"its tokenizer has no {name.removesuffix('_id')}: {REMEDY}")
-    return Vocabulary(
-        folder=folder,
-        model_type=model_type,
-        tokenizer=tokenizer,
-        tokenizer_config=read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {},
-        numbers=numbers,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,26 +185,31 @@ def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -
     Raises:
         InputError: it does not know them.
     """
-    if not vocabulary.family:
-        logger.warning(
-            "nothing in %s says which languages it translates: %s to %s is taken for granted",
-            vocabulary.folder,
-            source.code,
-            target.code,
+    folder, numbers = vocabulary.folder, vocabulary.numbers
+    if vocabulary.family:
+        facts = ModelFacts(
+            folder=folder,
+            family=vocabulary.family,
+            tokenizer_config=read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {},
+            source_vocabulary=numbers,
+            target_vocabulary=numbers,
+            end=(str(vocabulary.tokenizer.eos_token),),
         )
-        return _own_frame(vocabulary)
-    frame: Frame = FRAMES[vocabulary.family](vocabulary, source, target)
-    numbers = vocabulary.numbers
-    return _NumberFrame(
-        before=tuple(vocabulary.pieces(frame.prompt) if frame.prompt else (numbers[token] for token in frame.before)),
-        after=tuple(numbers[token] for token in frame.after),
-        prefix=numbers[frame.target_prefix] if frame.target_prefix else None,
-        starts_with_prefix=frame.starts_with_prefix,
+        frame = FRAMES[vocabulary.family](facts, source, target)
+        before = vocabulary.pieces(frame.prompt) if frame.prompt else [numbers[token] for token in frame.before]
+        return _NumberFrame(
+            before=tuple(before),
+            after=tuple(numbers[token] for token in frame.after),
+            prefix=numbers[frame.target_prefix] if frame.target_prefix else None,
+            starts_with_prefix=frame.starts_with_prefix,
+        )
+    logger.warning(
+        "nothing in %s says which languages it translates: %s to %s is taken for granted",
+        folder,
+        source.code,
+        target.code,
     )
-
-
-def _own_frame(vocabulary: Vocabulary) -> _NumberFrame:
-    """Return what the tokenizer itself puts around a text."""
+    # What the tokenizer itself puts around a text.
     bare = vocabulary.pieces("a")
     framed = list(vocabulary.tokenizer("a").input_ids)
     for start in range(len(framed) - len(bare) + 1):
@@ -271,12 +229,17 @@ class TransformersTranslator(SentenceTranslator[int]):
     ) -> None:
         self.from_code, self.to_code, self.alphabet = from_code, to_code, vocabulary.alphabet
         self._vocabulary, self._frame, self._beam_size = vocabulary, frame, config.beam_size
-        self._device = _resolved_device(config.device)
+        self._device = config.device
+        if self._device == "auto":
+            import torch
+
+            self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._type = "float32" if config.compute_type == "default" else config.compute_type
         self._max_batch_tokens = config.max_batch_tokens or default_batch_tokens(self._device, config.beam_size)
+        files = sorted(path for path in vocabulary.folder.iterdir() if path.suffix in _DECIDING and path.is_file())
         what = {
             "engine": ENGINE_VERSION,
-            "files": vocabulary.file_hashes(),
+            "files": {path.name: sha256_of(path) for path in files},
             "frame": [frame.before, frame.after, frame.prefix, frame.starts_with_prefix],
             "libraries": [version("transformers"), version("torch")],
             "beam_size": config.beam_size,
@@ -299,7 +262,7 @@ class TransformersTranslator(SentenceTranslator[int]):
         """See `SentenceTranslator.decode`."""
         found: dict[str, Decoded] = {}
         for batch in token_batches(tokens, self._max_batch_tokens):
-            with opening(
+            with fenced(
                 f"the model in {self._vocabulary.folder} cannot translate",
                 "a smaller translate.max_batch_tokens needs less memory; else name another model",
             ):
@@ -310,43 +273,37 @@ class TransformersTranslator(SentenceTranslator[int]):
     def _decoded(self, batch: Mapping[str, list[int]], no_repeat_ngram_size: int) -> dict[str, Decoded]:
         import torch
 
-        most = self._model.most_positions
-        longest = min(decoding_limit(max(map(len, batch.values()))), most - 1)
-        sources = {text: self._cut(numbers) for text, numbers in batch.items()}
+        model, num_after = self._model, len(self._frame.after)
+        most = min(MAX_SOURCE_TOKENS, model.most_positions)
+        longest = min(decoding_limit(max(map(len, batch.values()))), model.most_positions - 1)
+        # As much as the model can read of a sentence, with what stands around it.
+        rows = [
+            numbers if len(numbers) <= most else numbers[: most - num_after] + numbers[len(numbers) - num_after :]
+            for numbers in batch.values()
+        ]
+        # Tokens in front of a translation that are not the model's choice.
+        num_given = 1 + (self._frame.prefix is not None and not self._frame.starts_with_prefix)
         with torch.inference_mode():
-            inputs = self._padded(sources.values())
-            written = self._model.generate(inputs, longest, no_repeat_ngram_size)
-            scores = self._model.scores(inputs, written, self._num_given())
+            inputs = self._padded(rows)
+            written = model.generate(inputs, longest, no_repeat_ngram_size)
+            scores = model.scores(inputs, written, num_given)
         return {
-            text: self._judged(numbers, row, total, was_cut=len(sources[text]) < len(numbers))
-            for (text, numbers), row, total in zip(batch.items(), written.tolist(), scores, strict=True)
+            text: self._judged(numbers, target[num_given:], total, was_cut=len(row) < len(numbers))
+            for (text, numbers), row, target, total in zip(batch.items(), rows, written.tolist(), scores, strict=True)
         }
 
-    def _cut(self, numbers: list[int]) -> list[int]:
-        """Return as much as the model can read of a sentence, with what stands around it."""
-        most = min(MAX_SOURCE_TOKENS, self._model.most_positions)
-        after = numbers[len(numbers) - len(self._frame.after) :]
-        return numbers if len(numbers) <= most else numbers[: most - len(after)] + after
-
-    def _padded(self, sources: Iterable[list[int]]) -> dict[str, Any]:
+    def _padded(self, rows: Sequence[list[int]]) -> dict[str, Any]:
         import torch
 
-        rows = list(sources)
         width = max(map(len, rows))
-        filler = self._model.padding
-        numbers = [row + [filler] * (width - len(row)) for row in rows]
+        padded = [row + [self._model.padding] * (width - len(row)) for row in rows]
         mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
         return {
-            "input_ids": torch.tensor(numbers, device=self._device),
+            "input_ids": torch.tensor(padded, device=self._device),
             "attention_mask": torch.tensor(mask, device=self._device),
         }
 
-    def _num_given(self) -> int:
-        """Return how many tokens in front of a translation are not the model's choice."""
-        return 1 + (self._frame.prefix is not None and not self._frame.starts_with_prefix)
-
-    def _judged(self, source: list[int], written: list[int], log_probability: float, *, was_cut: bool) -> Decoded:
-        target = written[self._num_given() :]
+    def _judged(self, source: list[int], target: list[int], log_probability: float, *, was_cut: bool) -> Decoded:
         ended = self._model.end in target
         words = target[: target.index(self._model.end)] if ended else target
         text = [number for number in words if number not in self._vocabulary.special]
@@ -360,7 +317,7 @@ class TransformersTranslator(SentenceTranslator[int]):
 
     @cached_property
     def _model(self) -> "_Network":
-        with opening(f"the model in {self._vocabulary.folder} cannot be loaded", REMEDY):
+        with fenced(f"the model in {self._vocabulary.folder} cannot be loaded", REMEDY):
             return _Network(self._vocabulary, self._frame, self._beam_size, self._type, self._device)
 
 
@@ -399,6 +356,11 @@ class _Network:
         forced = None if frame.starts_with_prefix else frame.prefix
         if forced is None and not vocabulary.family:
             forced = self._setting("forced_bos_token_id")
+        # What is no text: special tokens, and numbers that only fill up the model's matrix.
+        size = int(self._module.config.vocab_size)
+        spare = range(max(vocabulary.numbers.values()) + 1, size)
+        no_text = {*vocabulary.special, *spare[:_MOST_SPARE]} - {self.end, forced}
+        never_written = sorted(number for number in no_text if number is not None and number < size)
         self._options = {
             "num_beams": beam_size,
             "do_sample": False,
@@ -407,7 +369,7 @@ class _Network:
             "bos_token_id": self._setting("bos_token_id"),
             "eos_token_id": self.end,
             "pad_token_id": self.padding,
-            "suppress_tokens": self._never_written(vocabulary, {self.end, forced}),
+            "suppress_tokens": never_written,
         }
         # What a folder says of decoding would be mixed into ours: sampling, penalties, lengths.
         self._module.generation_config = GenerationConfig()
@@ -416,12 +378,6 @@ class _Network:
         """Return what the folder says of decoding, which stands in one of two files."""
         found = getattr(self._module.generation_config, name, None)
         return getattr(self._module.config, name, None) if found is None else found
-
-    def _never_written(self, vocabulary: Vocabulary, but: set[int | None]) -> list[int]:
-        """Return the numbers that are no text: special tokens, and those that only fill up the model's matrix."""
-        size = int(self._module.config.vocab_size)
-        spare = range(max(vocabulary.numbers.values()) + 1, size)
-        return sorted(n for n in {*vocabulary.special, *spare[:_MOST_SPARE]} - but if n is not None and n < size)
 
     def generate(self, inputs: Mapping[str, Any], longest: int, no_repeat_ngram_size: int) -> Any:
         """Return the numbers that the model writes, a row a sentence, the decoder's start in front."""
@@ -442,18 +398,16 @@ class _Network:
         step = max(1, _SCORED_AT_ONCE // (size * written.shape[1]))
         totals: list[float] = []
         for start in range(0, len(written), step):
-            rows = slice(start, start + step)
-            totals += self._scores_of({name: values[rows] for name, values in inputs.items()}, written[rows], num_given)
-        return totals
-
-    def _scores_of(self, inputs: Mapping[str, Any], written: Any, num_given: int) -> list[float]:
-        logits = self._module(**inputs, decoder_input_ids=written[:, :-1], use_cache=False).logits
-        chosen = logits.float().log_softmax(-1).gather(-1, written[:, 1:, None])[..., 0]
-        ends = (written[:, 1:] == self.end).int()
-        ends[:, : num_given - 1] = 0
-        counts = (ends.cumsum(-1) - ends) == 0  # to the first end, which counts
-        counts[:, : num_given - 1] = False
-        totals: list[float] = chosen.masked_fill(~counts, 0.0).sum(-1).tolist()
+            part = slice(start, start + step)
+            rows = written[part]
+            inputs_of_rows = {name: values[part] for name, values in inputs.items()}
+            logits = self._module(**inputs_of_rows, decoder_input_ids=rows[:, :-1], use_cache=False).logits
+            chosen = logits.float().log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
+            ends = (rows[:, 1:] == self.end).int()
+            ends[:, : num_given - 1] = 0
+            counts = (ends.cumsum(-1) - ends) == 0  # to the first end, which counts
+            counts[:, : num_given - 1] = False
+            totals += chosen.masked_fill(~counts, 0.0).sum(-1).tolist()
         return totals
 
 
@@ -463,11 +417,3 @@ def _first_number(*found: object) -> int:
         if type(number) is int and number >= 0:
             return number
     raise InputError(f"neither its config.json nor its generation_config.json says how a translation starts: {REMEDY}")
-
-
-def _resolved_device(device: str) -> str:
-    if device != "auto":
-        return device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

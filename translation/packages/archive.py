@@ -43,8 +43,17 @@ def extract(path: Path, folder: Path) -> Path:
     with _open(path) as archive:
         top = _check_members(path, archive.infolist())
         members = [member for member in archive.infolist() if not member.is_dir()]
+        found: dict[str, str] = {}
         try:
-            found = {each.filename: _extract_member(archive, each, folder / each.filename) for each in members}
+            for member in members:
+                file, sha256 = folder / member.filename, hashlib.sha256()
+                file.parent.mkdir(parents=True, exist_ok=True)
+                # zipfile stops at the announced size, then compares the checksum: a lying header cannot fill the disk.
+                with archive.open(member) as packed, file.open("wb") as unpacked:
+                    while chunk := packed.read(COPY_BYTES):
+                        unpacked.write(chunk)
+                        sha256.update(chunk)
+                found[member.filename] = sha256.hexdigest()
         except DAMAGE as error:
             if isinstance(error, OSError):
                 raise_if_disk_fails(error, folder)
@@ -75,34 +84,31 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> str:
-    fault = _fault_of_sizes(members) or next(filter(None, map(_fault_of_member, members)), "")
-    names = [member.filename for member in members]
-    tops = sorted({name.split("/")[0] for name in names})
-    if not fault and len(set(names)) != len(names):
-        fault = "holds the same member twice"
-    fault = fault or _fault_of_places(members)
-    if not fault and len(tops) != 1:
-        fault = f"must hold one top folder, has {len(tops)}"
+    fault = _fault(members)
     if fault:
         raise InputError(f"{path} {fault}: it is no Argos package to be trusted")
-    return tops[0]
+    return members[0].filename.split("/")[0]
 
 
-def _fault_of_sizes(members: list[zipfile.ZipInfo]) -> str:
+def _fault(members: list[zipfile.ZipInfo]) -> str:
+    """Say what is wrong with a list of members, "" where nothing is."""
     if len(members) > MAX_MEMBERS:
         return f"has {len(members):,} members, more than {MAX_MEMBERS:,}"
     total = sum(member.file_size for member in members)
     if total > MAX_BYTES:
         return f"unpacks to {total:,} bytes, more than {MAX_BYTES:,}"
-    return ""
-
-
-def _fault_of_places(members: list[zipfile.ZipInfo]) -> str:
+    for member in members:
+        if fault := _fault_of_member(member):
+            return fault
+    if len({member.filename for member in members}) != len(members):
+        return "holds the same member twice"
     files = {PurePosixPath(member.filename) for member in members if not member.is_dir()}
     folders = {PurePosixPath(member.filename) for member in members if member.is_dir()}
     folders.update(parent for file in files | folders for parent in file.parents)
-    both = sorted(map(str, files & folders))
-    return f"holds {both[0]!r} as a file and as a folder" if both else ""
+    if both := sorted(map(str, files & folders)):
+        return f"holds {both[0]!r} as a file and as a folder"
+    num_tops = len({member.filename.split("/")[0] for member in members})
+    return "" if num_tops == 1 else f"must hold one top folder, has {num_tops}"
 
 
 def _fault_of_member(member: zipfile.ZipInfo) -> str:
@@ -121,15 +127,3 @@ def _fault_of_member(member: zipfile.ZipInfo) -> str:
     if member.file_size > RATIO_FLOOR_BYTES and member.file_size > MAX_RATIO * max(1, member.compress_size):
         return f"holds {name!r}, which unpacks to more than {MAX_RATIO} times its size"
     return ""
-
-
-def _extract_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> str:
-    """Write a member to its place; return the sha256 of its bytes as they come out of the archive."""
-    found = hashlib.sha256()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile stops at the announced size and then compares the checksum: a lying header cannot fill the disk.
-    with archive.open(member) as packed, path.open("wb") as file:
-        while chunk := packed.read(COPY_BYTES):
-            file.write(chunk)
-            found.update(chunk)
-    return found.hexdigest()

@@ -7,13 +7,14 @@ The format is Argos Translate's own (`argostranslate.package.AvailablePackage`):
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_catalog.downloads.download import DownloadConfig, check_url, fetch_small
 from data_catalog.errors import InputError, SettingsError, TransientError
-from translation.packages.package import CODE, VERSION, argos_data_dir, version_key
+from translation.packages.package import CODE, VERSION, argos_data_dir, default_packages_dir, installed, version_key
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,12 @@ STORED_INDEX = "index.json"  # in Argos Translate's own folder
 MAX_INDEX_BYTES = 16 * 2**20  # the real one has 33 kB
 MAX_LINKS = 20
 FIRST_UNREADABLE_FORMAT = (2,)  # `argos_version`, the format, of packages that this reader does not know
+PATTERNS = {
+    "from_code": CODE,
+    "to_code": CODE,
+    "package_version": VERSION,
+    "argos_version": re.compile(f"({VERSION.pattern})?", re.ASCII),
+}
 DEFAULT_CONFIG = DownloadConfig()
 
 
@@ -106,49 +113,34 @@ def parse_index(content: bytes, url: str) -> list[IndexEntry]:
         raise InputError(f"{url} is no index of packages ({error}): correct ARGOS_PACKAGE_INDEX") from error
     if not isinstance(records, list):
         raise InputError(f"{url} is no index of packages, which is a JSON list: correct ARGOS_PACKAGE_INDEX")
-    entries, faults = [], []
+    entries: list[IndexEntry] = []
+    faults: list[str] = []
     for number, record in enumerate(records, start=1):
         if isinstance(record, dict) and record.get("type") not in (None, "translate"):
             continue  # sentence splitters and others
-        fault = _fault_of(record)
-        if fault:
-            faults.append(f"entry {number} {fault}")
+        found = _entry(record)
+        if isinstance(found, IndexEntry):
+            entries.append(found)
         else:
-            entries.append(_entry(record))
+            faults.append(f"entry {number} {found}")
     if faults:
         logger.warning("%s: %d broken entries are left out, the first: %s", url, len(faults), faults[0])
     return entries
 
 
-def _fault_of(record: Any) -> str:
+def _entry(record: Any) -> IndexEntry | str:
+    """Return an entry, or what is wrong with it."""
     if not isinstance(record, dict):
         return "is no object"
-    for name, pattern in (("from_code", CODE), ("to_code", CODE), ("package_version", VERSION)):
+    record = {**record, "argos_version": record.get("argos_version") or ""}
+    for name, pattern in PATTERNS.items():
         if not isinstance(record.get(name), str) or not pattern.fullmatch(record[name]):
             return f"has no usable {name}"
-    if record.get("argos_version") and not _is_version(record["argos_version"]):
-        return "has no usable argos_version"
-    if not isinstance(record.get("links"), list) or not _links(record):
+    links = record.get("links")
+    links = [link for link in links if isinstance(link, str) and link] if isinstance(links, list) else []
+    if not links:
         return "has no links"
-    return ""
-
-
-def _is_version(value: object) -> bool:
-    return isinstance(value, str) and VERSION.fullmatch(value) is not None
-
-
-def _links(record: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(link for link in record["links"] if isinstance(link, str) and link)[:MAX_LINKS]
-
-
-def _entry(record: dict[str, Any]) -> IndexEntry:
-    return IndexEntry(
-        from_code=record["from_code"],
-        to_code=record["to_code"],
-        package_version=record["package_version"],
-        argos_version=record.get("argos_version") or "",
-        links=_links(record),
-    )
+    return IndexEntry(links=tuple(links[:MAX_LINKS]), **{name: record[name] for name in PATTERNS})
 
 
 def choose(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> IndexEntry:
@@ -197,3 +189,25 @@ def usable_links(links: Iterable[str], index: str) -> list[str]:
         else:
             usable.append(link)
     return usable
+
+
+def index_rows(config: DownloadConfig) -> list[dict[str, object]]:
+    """Return a row for each package of the index that can be read here, with the installed versions of its pair.
+
+    Raises:
+        InputError: the index cannot be had.
+    """
+    index = index_url()
+    versions: dict[str, list[str]] = {}
+    for package in installed(default_packages_dir()):
+        versions.setdefault(package.pair, []).append(package.package_version)
+    return [
+        {
+            "pair": entry.pair,
+            "version": entry.package_version,
+            "installed": ", ".join(versions.get(entry.pair, [])),
+            "link": next(iter(usable_links(entry.links, index)), ""),
+        }
+        for entry in sorted(read_index(index, config), key=lambda entry: entry.pair)
+        if entry.is_readable
+    ]

@@ -1,30 +1,46 @@
-"""Installing a package, from a file or from the Argos index, with a record of where it came from."""
+"""Installing a package, from a file or from the Argos index, with a record in its folder of where it came from."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from data_catalog.downloads.download import DownloadConfig, PartialFile, download
-from data_catalog.errors import InputError, SettingsError, TransientError
+from data_catalog.downloads.download import DownloadConfig, Expected, PartialFile, download
+from data_catalog.errors import DamagedError, InputError, SettingsError, TransientError
+from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.shards import digest, sweep_temporary
+from data_catalog.storage.shards import digest, sha256_of, sweep_temporary
 from translation.config import TranslateConfig
 from translation.packages import archive
 from translation.packages import package as packages
 from translation.packages.index import DEFAULT_CONFIG, IndexEntry, choose, index_url, read_index, usable_links
-from translation.packages.origin import (
-    RECORD,
-    PackageSource,
-    check_sha256_text,
-    read_source,
-    require_sha256,
-    write_source,
-)
 
 logger = logging.getLogger(__name__)
+
+SHA256_START = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSource:
+    """What is known of the file that a package was installed from.
+
+    Args:
+        file_sha256: of the `.argosmodel` file.
+        file_bytes: its size.
+        package_sha256: the package's own digest, see `package_sha256`, "" before it is known.
+        url: where it was downloaded from, "" for a local file.
+        index: URL of the index that names `url`, "" for none.
+        etag: the server's name for that version of the file, "" for none.
+    """
+
+    file_sha256: str
+    file_bytes: int
+    package_sha256: str = ""
+    url: str = ""
+    index: str = ""
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +58,6 @@ class Installation:
     changed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Order:
-    """What is to be installed from an index."""
-
-    entry: IndexEntry
-    index: str
-    packages_dir: Path
-    sha256: str
-    config: DownloadConfig
-
-
 def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Installation:
     """Install an `.argosmodel` file; no network is used.
 
@@ -67,9 +72,9 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
         BusyError: another process installs.
         DiskError: the disk is full, or refuses to be written.
     """
-    expected = sha256 and check_sha256_text(sha256)
+    expected = _sha256_of_text(sha256)
     archive.check_archive(path)
-    found = require_sha256(path, expected)
+    found = _require_sha256(path, expected)
     with _installing(packages_dir):
         return _install(path, packages_dir, PackageSource(file_sha256=found, file_bytes=path.stat().st_size))
 
@@ -95,12 +100,24 @@ def install_from_index(
         BusyError: another process installs.
         DiskError: the disk is full, or refuses to be written.
     """
-    expected = sha256 and check_sha256_text(sha256)
+    expected = _sha256_of_text(sha256)
     index = index_url()
     entry = choose(read_index(index, config), from_code, to_code)
-    order = _Order(entry=entry, index=index, packages_dir=packages_dir, sha256=expected, config=config)
+    what, faults = f"{entry.pair} {entry.package_version}", []
     with _installing(packages_dir):
-        return _install_any(order)
+        for link in usable_links(entry.links, index):
+            try:
+                return _install_link(link, entry, packages_dir, index=index, sha256=expected, config=config)
+            except packages.PlaceTakenError:
+                raise  # by whatever link it comes
+            except (InputError, SettingsError, TransientError) as error:
+                faults.append(str(error) if link in str(error) else f"{link}: {error}")
+                logger.warning("%s is not installed from %s: %s", what, link, error)
+    reasons = "; ".join(faults) or f"https is needed, and the index has {', '.join(map(repr, entry.links))}"
+    raise InputError(
+        f"no link of the index gives {what} ({reasons}): run the same command again later, or get the file on another "
+        "machine and install it here with `vernaclip mt install FILE`"
+    )
 
 
 @contextmanager
@@ -112,56 +129,34 @@ def _installing(packages_dir: Path) -> Iterator[None]:
         yield
 
 
-def _install_any(order: _Order) -> Installation:
-    """From the first link that gives a good package."""
-    what, faults = f"{order.entry.pair} {order.entry.package_version}", []
-    for link in usable_links(order.entry.links, order.index):
-        try:
-            return _install_link(link, order)
-        except packages.PlaceTakenError:
-            raise  # by whatever link it comes
-        except (InputError, SettingsError, TransientError) as error:
-            faults.append(str(error) if link in str(error) else f"{link}: {error}")
-            logger.warning("%s is not installed from %s: %s", what, link, error)
-    reasons = "; ".join(faults) or f"https is needed, and the index has {', '.join(map(repr, order.entry.links))}"
-    raise InputError(
-        f"no link of the index gives {what} ({reasons}): run the same command again later, or get the file on another "
-        "machine and install it here with `vernaclip mt install FILE`"
-    )
-
-
-def _install_link(link: str, order: _Order) -> Installation:
-    known = _installed_from(link, order.packages_dir)
-    partial = PartialFile(order.packages_dir.parent / packages.DOWNLOADS / f"{digest(link)[:16]}.argosmodel", link)
-    etag = known.source.etag if known is not None else ""
-    if not download(partial, order.config, referrer=order.index, known_etag=etag):
+def _install_link(
+    link: str, entry: IndexEntry, packages_dir: Path, *, index: str, sha256: str, config: DownloadConfig
+) -> Installation:
+    known = _installed_from(link, packages_dir)
+    partial = PartialFile(packages_dir.parent / packages.DOWNLOADS / f"{digest(link)[:16]}.argosmodel", link)
+    if not download(partial, config, referrer=index, known_etag=known.source.etag if known else ""):
         assert known is not None  # only its version need not come
-        if order.sha256 not in ("", known.source.file_sha256):
-            raise InputError(f"the sha256 of the installed file is {known.source.file_sha256}, not {order.sha256}")
+        if sha256 not in ("", known.source.file_sha256):
+            raise InputError(f"the sha256 of the installed file is {known.source.file_sha256}, not {sha256}")
         return known
     try:
-        return _install_download(partial, known, order)
+        archive.check_archive(partial.path)
+        found = _require_sha256(partial.path, sha256)
+        if known is not None and known.source.file_sha256 != found:
+            logger.warning(
+                "ATTENTION: the file at %s is not the one that was installed from there: its sha256 was %s and is %s "
+                "now; find out why before you replace the package in %s",
+                partial.url,
+                known.source.file_sha256,
+                found,
+                known.package.folder,
+            )
+        source = PackageSource(
+            file_sha256=found, file_bytes=partial.num_bytes, url=partial.url, index=index, etag=partial.etag
+        )
+        return _install(partial.path, packages_dir, source, pair=(entry.from_code, entry.to_code))
     finally:
         partial.remove()
-
-
-def _install_download(partial: PartialFile, known: Installation | None, order: _Order) -> Installation:
-    archive.check_archive(partial.path)
-    found = require_sha256(partial.path, order.sha256)
-    if known is not None and known.source.file_sha256 != found:
-        logger.warning(
-            "ATTENTION: the file at %s is not the one that was installed from there: its sha256 was %s and is %s now; "
-            "find out why before you replace the package in %s",
-            partial.url,
-            known.source.file_sha256,
-            found,
-            known.package.folder,
-        )
-    source = PackageSource(
-        file_sha256=found, file_bytes=partial.num_bytes, url=partial.url, index=order.index, etag=partial.etag
-    )
-    pair = (order.entry.from_code, order.entry.to_code)
-    return _install(partial.path, order.packages_dir, source, pair=pair)
 
 
 def _install(
@@ -191,19 +186,72 @@ def _require_loadable(path: Path, package: packages.Package) -> None:
 
 def _installed_from(url: str, packages_dir: Path) -> Installation | None:
     """The package that was installed from a URL, if it is there and as it was."""
-    for path in sorted(packages_dir.glob(f"*/{RECORD}")):
+    for path in sorted(packages_dir.glob(f"*/{packages.RECORD}")):
         source = read_source(path.parent)
         if source is None or source.url != url:
             continue
-        package = _whole_package(path.parent)
-        if package is not None and package.sha256 == source.package_sha256:
+        try:
+            package = packages.read_package(path.parent)
+        except InputError as error:
+            logger.warning("not used: %s", error)
+            continue
+        if package.sha256 == source.package_sha256:
             return Installation(package=package, source=source, changed=False)
     return None
 
 
-def _whole_package(folder: Path) -> packages.Package | None:
+def read_source(folder: Path) -> PackageSource | None:
+    """The record in a package's folder; None where there is none, or none that can be read."""
+    path = folder / packages.RECORD
     try:
-        return packages.read_package(folder)
-    except InputError as error:
-        logger.warning("not used: %s", error)
+        if not path.exists():
+            return None
+        record = read_checksummed(path, remedy="it is ignored")
+        source = PackageSource(**record)
+        if not all(isinstance(value, int if name == "file_bytes" else str) for name, value in record.items()):
+            raise TypeError("a value has the wrong type")
+        return source
+    except (DamagedError, TypeError) as error:
+        logger.warning("%s is ignored, since it cannot be read: %s", path, error)
         return None
+
+
+def write_source(folder: Path, source: PackageSource) -> None:
+    """Put the record into a package's folder."""
+    write_checksummed(folder / packages.RECORD, asdict(source))
+
+
+def _sha256_of_text(text: str) -> str:
+    """Return a sha256 in lower case. Raises SettingsError where it is not 64 hexadecimal digits, or "" for none."""
+    return Expected(algorithm="sha256", hexdigest=text.strip().lower()).hexdigest if text else ""
+
+
+def _require_sha256(path: Path, expected: str) -> str:
+    """The sha256 of a file, which must be `expected` unless that is "".
+
+    Raises:
+        InputError: it is another.
+    """
+    found = sha256_of(path)
+    if expected and found != expected:
+        raise InputError(f"the sha256 of the file is {found}, not {expected}: it is not installed")
+    return found
+
+
+def installed_rows() -> list[dict[str, object]]:
+    """Return a row for each installed package; no network is used."""
+    rows: list[dict[str, object]] = []
+    for package in sorted(packages.installed(packages.default_packages_dir()), key=lambda package: package.pair):
+        source = read_source(package.folder)
+        num_bytes = sum(file.stat().st_size for file in package.folder.rglob("*") if file.is_file())
+        rows.append(
+            {
+                "pair": package.pair,
+                "version": package.package_version,
+                "MB": round(num_bytes / 1e6, 1),
+                "sha256": package.sha256[:SHA256_START],
+                "folder": str(package.folder),
+                "from": source.url if source is not None else "",
+            }
+        )
+    return rows

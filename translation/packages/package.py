@@ -22,12 +22,13 @@ from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, sync
 from translation.packages import archive
-from translation.packages.origin import RECORD
 
 logger = logging.getLogger(__name__)
 
 FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
+# In a package's folder, where it came from; ignored by Argos Translate and by the package's digest.
+RECORD = "vernaclip-source.json"
 # Beside the packages' folder: Argos Translate fails on any folder in there that is no package.
 DOWNLOADS = "vernaclip-downloads"
 # Codes and versions become parts of file names.
@@ -99,16 +100,12 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     if not home.is_dir():
         with _unpacked(path, cache_dir) as package:
             _put(package.folder.parent, home)
-    _require_as_unpacked(home)
-    return read_package(home / archive.check_archive(path))
-
-
-def _require_as_unpacked(home: Path) -> None:
     from data_catalog.storage.verify import unpacked_checks
 
     for check in unpacked_checks(home):
         for finding in check():
             raise DamagedError(finding.text)
+    return read_package(home / archive.check_archive(path))
 
 
 def _as_installed(package: Package) -> Package:
@@ -150,7 +147,10 @@ def install(
         if not home.exists():
             check(package)
             packages_dir.mkdir(parents=True, exist_ok=True)
-            _remove_record(package.folder)
+            claimed = package.folder / RECORD  # what came inside the archive is a stranger's word
+            if claimed.is_dir():
+                shutil.rmtree(claimed)
+            claimed.unlink(missing_ok=True)
             _put(package.folder, home)
         elif package_sha256(home) != package.sha256:
             raise PlaceTakenError(
@@ -207,7 +207,15 @@ def read_package(folder: Path) -> Package:
         InputError: a part is missing, or the metadata cannot be used.
     """
     metadata = _read_metadata(folder)
-    missing = [name for name in _model_files(folder) if not (folder / name).is_file()]
+    model = folder / "model" / "model.bin"
+    parts = ["model/model.bin", "model/config.json"]
+    if model.is_file():
+        with model.open("rb") as file:
+            # The file starts with the version of its layout; those from before CTranslate2 3 (Argos's en-it) have no
+            # config.
+            if int.from_bytes(file.read(4), "little") < FIRST_LAYOUT_WITH_CONFIG:
+                parts = parts[:1]
+    missing = [name for name in parts if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(" or ".join(TOKENIZERS))
     if missing:
@@ -221,17 +229,6 @@ def read_package(folder: Path) -> Package:
         target_prefix=metadata.get("target_prefix", ""),
         sha256=package_sha256(folder),
     )
-
-
-def _model_files(folder: Path) -> tuple[str, ...]:
-    """Files that the model cannot do without; those from before CTranslate2 3 (Argos's en-it) have no config."""
-    path = folder / "model" / "model.bin"
-    if path.is_file():
-        with path.open("rb") as file:
-            # The file starts with the version of its layout.
-            if int.from_bytes(file.read(4), "little") < FIRST_LAYOUT_WITH_CONFIG:
-                return ("model/model.bin",)
-    return ("model/model.bin", "model/config.json")
 
 
 def package_sha256(folder: Path) -> str:
@@ -268,26 +265,15 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent, ignore_cleanup_errors=True) as temporary:
             # One level deeper, so that the package's own folder can be moved alone.
-            yield _read_unpacked(path, archive.extract(path, Path(temporary) / "package"))
+            folder = archive.extract(path, Path(temporary) / "package")
+            try:
+                package = read_package(folder)
+            except InputError as error:
+                raise InputError(f"{path} holds no package that can be used: {error}") from error
+            yield package
     except OSError as error:
         raise_if_disk_fails(error, parent / path.name)
         raise DiskError(f"{path} cannot be unpacked below {parent}: {error}") from error
-
-
-def _read_unpacked(path: Path, folder: Path) -> Package:
-    try:
-        return read_package(folder)
-    except InputError as error:
-        raise InputError(f"{path} holds no package that can be used: {error}") from error
-
-
-def _remove_record(folder: Path) -> None:
-    """A record that came inside the archive is a stranger's claim."""
-    record = folder / RECORD
-    if record.is_dir():
-        shutil.rmtree(record)
-    else:
-        record.unlink(missing_ok=True)
 
 
 def _put(folder: Path, home: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import InputError
-from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco, read_mscoco_it
+from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco
 from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
 NAME = "000000391895.jpg"
@@ -264,7 +264,7 @@ def test_real_mscoco(shared_data: Path) -> None:
 def test_real_mscoco_it(shared_data: Path, part: str, num_images: int, num_captions: int) -> None:
     config = MscocoConfig(files=(str(shared_data / "mscoco_it" / f"*_{part}.json.gz"),))
     check_mscoco(config)
-    rows = list(read_mscoco_it(config))
+    rows = list(read_mscoco(config, "it"))
     found = [row for row in rows if isinstance(row, UpstreamRow)]
     assert len(rows) == len(found) == num_captions
     assert len({row.sample_key for row in found}) == num_images

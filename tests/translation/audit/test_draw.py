@@ -24,7 +24,7 @@ from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file
 from data_catalog.storage.shards import save_parquet
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, allocate, draw_audit
-from translation.audit.sheets import plain_cell
+from translation.audit.form import plain_cell
 
 Caption = dict[str, Any]
 

@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from translation.audit.draw import AUDIT_COLUMNS, Audit, Stratum
-from translation.audit.form import render_form
-from translation.audit.sheets import plain_cell, safe_cell
+from translation.audit.form import plain_cell, render_form, safe_cell
 
 
 class Page(HTMLParser):

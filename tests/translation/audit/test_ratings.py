@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import InputError
+from translation.audit.form import RATING_COLUMNS, sheet_text
 from translation.audit.ratings import AuditSheet, RatingSheet, read_audit, read_ratings
-from translation.audit.sheets import RATING_COLUMNS, sheet_text
 
 Write = Callable[..., Path]
 ID = "0123456789abcdef"

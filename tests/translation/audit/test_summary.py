@@ -6,17 +6,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from translation.audit.ratings import AuditRow
-from translation.audit.summary import RatedRow, disputed_rows, mean_rating, worst_rows
+from translation.audit.ratings import AuditRow, disputed_rows, mean_rating, worst_rows
 
 
-def rated(name: str, *grades: int, weight: float = 1.0) -> RatedRow:
-    row = AuditRow(row_id=name, source_text="", text="", source="", stratum="", weight=weight, quality={})
-    return RatedRow(row=row, grades={f"rater {place}": grade for place, grade in enumerate(grades)}, comments={})
+def rated(name: str, *grades: int, weight: float = 1.0) -> AuditRow:
+    by_rater = {f"rater {place}": grade for place, grade in enumerate(grades)}
+    return AuditRow(row_id=name, source_text="", text="", source="", weight=weight, quality={}, grades=by_rater)
 
 
-def names(rows: Sequence[RatedRow]) -> list[str]:
-    return [row.row.row_id for row in rows]
+def names(rows: Sequence[AuditRow]) -> list[str]:
+    return [row.row_id for row in rows]
 
 
 def test_each_row_counts_once_whoever_rated_it() -> None:

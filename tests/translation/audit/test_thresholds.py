@@ -14,22 +14,20 @@ from cleaning.checks import CheckConfig
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.settings import read
 from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
-from translation.audit.summary import RatedRow
 from translation.audit.thresholds import Verdict, judge_columns, rating_bands, recipe_lines
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def rated(grade: int, **quality: float | None) -> RatedRow:
-    row = AuditRow(row_id="", source_text="", text="", source="", stratum="", weight=1.0, quality=quality)
-    return RatedRow(row=row, grades={"Ann": grade}, comments={})
+def rated(grade: int, **quality: float | None) -> AuditRow:
+    return AuditRow(row_id="", source_text="", text="", source="", weight=1.0, quality=quality, grades={"Ann": grade})
 
 
-def verdicts(rows: Sequence[RatedRow], max_good_dropped: float = 0.05) -> list[Verdict]:
+def verdicts(rows: Sequence[AuditRow], max_good_dropped: float = 0.05) -> list[Verdict]:
     return judge_columns(rows, bad_below=3, max_good_dropped=max_good_dropped)
 
 
-def scored(bad: Sequence[float], good: Sequence[float], column: str = "translation_score") -> list[RatedRow]:
+def scored(bad: Sequence[float], good: Sequence[float], column: str = "translation_score") -> list[AuditRow]:
     return [rated(1, **{column: value}) for value in bad] + [rated(4, **{column: value}) for value in good]
 
 

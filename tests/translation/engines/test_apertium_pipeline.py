@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.apertium import PART_SIZE, ApertiumTranslator, Mode, from_stream, open_engine, to_stream
-from translation.engines.apertium_pipeline import Pipeline, is_stateful
+from translation.engines.apertium import (
+    PART_SIZE,
+    ApertiumTranslator,
+    Pipeline,
+    from_stream,
+    is_stateful,
+    open_engine,
+    to_stream,
+)
 
 EN, CA = LanguagePack(code="en", iso639_3="eng"), LanguagePack(code="ca", iso639_3="cat")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
@@ -43,7 +50,7 @@ def installed(folder: Path, **modes: str) -> None:
 def engine_of(script: str, *, timeout_s: float = 60.0, path: Path | None = None) -> ApertiumTranslator:
     environment = ENVIRONMENT | ({"PATH": f"{path}{os.pathsep}{ENVIRONMENT['PATH']}"} if path else {})
     pipeline = Pipeline(script=script, environment=environment, timeout_s=timeout_s)
-    return ApertiumTranslator(Mode(pipeline=pipeline, digest="0" * 64, from_code="en", to_code="ca"), num_workers=2)
+    return ApertiumTranslator(pipeline, "0" * 64, from_code="en", to_code="ca", num_workers=2)
 
 
 @settings(max_examples=200, deadline=None)

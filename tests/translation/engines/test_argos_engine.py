@@ -19,7 +19,7 @@ from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
-from translation.engines.token_batches import decoding_limit, token_batches
+from translation.engines.sentences import decoding_limit, token_batches
 from translation.packages.package import Package, install, read_package
 from translation.registry import open_translator
 from translation.train.config import TrainPackageConfig

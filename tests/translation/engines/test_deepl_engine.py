@@ -15,9 +15,8 @@ from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, translate_stream
 from translation.engines.deepl_engine import DeepLEngine, request_batches
-from translation.memory import TranslationMemory
+from translation.memory import RememberingTranslator, TranslationMemory
 from translation.registry import open_translator
-from translation.remembered import RememberingTranslator
 
 EN, IT = LanguagePack.minimal("en"), LanguagePack.minimal("it")
 BODY_LIMIT = 128 * 1024

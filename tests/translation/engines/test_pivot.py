@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,7 @@ from data_catalog.errors import DefectError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
-from translation.engines.pivot import PivotTranslator
-from translation.registry import open_translator
+from translation.registry import OPENERS, PivotTranslator, open_translator, reverse
 
 EN, CA, IT = (LanguagePack(code=code, iso639_3=long) for code, long in (("en", "eng"), ("ca", "cat"), ("it", "ita")))
 CONFIG = TranslateConfig(engine="apertium", pivot="ca")
@@ -128,6 +127,20 @@ def test_engines_that_do_not_meet() -> None:
 def test_a_route_that_does_not_fit_the_pivot(pivot: str, route: list[LanguagePack], tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"the route en.* does not fit translate\.pivot"):
         open_translator(TranslateConfig(engine="apertium", pivot=pivot), route, cache_dir=tmp_path)
+
+
+def test_each_leg_has_its_own_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def opener(config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path) -> Translator:
+        return Marking(from_code=source.code, to_code=target.code, version="-".join(config.package))
+
+    monkeypatch.setitem(OPENERS, "argos", opener)
+    config = TranslateConfig(package=("a", "b"), reverse_package=("c", "d"), round_trip=True, pivot="ca")
+    first, second = replace(FIRST, version="a"), replace(SECOND, version="b")
+    there = open_translator(config, [EN, CA, IT], cache_dir=tmp_path)
+    assert there.fingerprint == PivotTranslator(first, second).fingerprint
+    back = open_translator(reverse(config), [IT, CA, EN], cache_dir=tmp_path)
+    legs = (Marking(from_code="it", to_code="ca", version="c"), Marking(from_code="ca", to_code="en", version="d"))
+    assert back.fingerprint == PivotTranslator(*legs).fingerprint
 
 
 @pytest.mark.skipif(shutil.which("apertium") is None, reason="Apertium is not installed")

@@ -17,9 +17,8 @@ from data_catalog.storage.lock import writer_lock
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.packages import archive
-from translation.packages.install import Installation, install_file
-from translation.packages.origin import RECORD, read_source
-from translation.packages.package import DOWNLOADS, PlaceTakenError, find, package_sha256, read_package
+from translation.packages.install import Installation, install_file, read_source
+from translation.packages.package import DOWNLOADS, RECORD, PlaceTakenError, find, package_sha256, read_package
 
 SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"
 
