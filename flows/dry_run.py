@@ -207,9 +207,7 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
     """Return a source that yields some of its rows; content hashes are for what is kept, and nothing is."""
     source = source_of(settings, str)
-    if not num_rows:
-        return source
-    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS)
+    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS) if num_rows else source
 
 
 def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
@@ -274,12 +272,12 @@ def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, 
     """Return captions from all over the rows, each once: upstream's, the translation if judged, the detail."""
     distinct = list({row["source_caption"]: row for row in rows}.values())
     chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
-    return [(_shown(row), row["detail"] or "") for row in chosen]
-
-
-def _shown(row: Mapping[str, Any]) -> str:
-    source, caption = row["source_caption"] or "", row["caption"]
-    return f"{source} → {caption}" if caption and row["source_lang"] != row["target_lang"] else source
+    shown = []
+    for row in chosen:
+        source, caption = row["source_caption"] or "", row["caption"]
+        is_judged = caption and row["source_lang"] != row["target_lang"]
+        shown.append((f"{source} → {caption}" if is_judged else source, row["detail"] or ""))
+    return shown
 
 
 def write_page(run: DryRun, path: Path, *, name: str) -> None:

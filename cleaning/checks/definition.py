@@ -166,7 +166,13 @@ class CaptionCheck:
 
     def rule(self, captions: Captions) -> Rule | None:
         """Return the check bound to captions, or None where it cannot be made of their language."""
-        return self.rule_on(captions, row_by_row(self.bind(captions)))
+        judge = self.bind(captions)
+
+        def check(table: pa.Table) -> list[Drop | None]:
+            rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+            return [None if None in cells else judge(*cells) for cells in rows]
+
+        return self.rule_on(captions, check)
 
     def require(self, section: str) -> None:
         """Raise SettingsError where settings that are right by themselves do not go together."""
@@ -275,16 +281,6 @@ def _require_names(given: Sequence[str], known: Collection[str], path: str) -> N
             raise SettingsError(f"{path} names {name!r}: there are {', '.join(known)}")
     if len(set(given)) < len(given):
         raise SettingsError(f"{path} names one of {', '.join(given)} twice")
-
-
-def row_by_row(judge: Judge) -> ColumnCheck:
-    """Return a check of a table's rows, each given as its cells; a row with an empty cell is never dropped."""
-
-    def check(table: pa.Table) -> list[Drop | None]:
-        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        return [None if None in cells else judge(*cells) for cells in rows]
-
-    return check
 
 
 def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.Array | None = None) -> pa.Table:
