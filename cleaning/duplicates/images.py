@@ -144,7 +144,7 @@ class Images:
 
 
 def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
-    """What becomes of every image that is not left out.
+    """Tell what becomes of every image that is not left out.
 
     Images that look like the bytes of a stand-in are one, too. Of the others, the least shared split and in it the
     best preference first, each one stays unless it looks like one that stays already: no chain of small steps leads
@@ -153,89 +153,60 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
     Returns:
         The `Verdict` of each row, and the row on whose account it is (of a row that stays: itself).
     """
-    judge = _Judge(images, config)
-    judge.drop_stand_ins()
-    if config.near_images:
-        judge.drop_alike()
-    else:
-        if config.split_guard:
-            judge.drop_shared_splits()
-        if config.images:
-            judge.drop_equal()
-    return judge.verdicts, judge.account
+    verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
+    account = np.arange(len(images.hashes))
+    looks = Looks(
+        hashes=images.hashes,
+        thumbnails=images.thumbnails,
+        max_distance=config.max_distance,
+        max_difference=config.max_thumbnail_difference,
+    )
 
+    def staying() -> Flags:
+        chosen: Flags = (verdicts == Verdict.KEEP) & ~images.left_out
+        return chosen
 
-class _Judge:
-    """Verdicts so far."""
-
-    def __init__(self, images: Images, config: DuplicatesConfig) -> None:
-        self.verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
-        self.account = np.arange(len(images.hashes))
-        self._images = images
-        self._config = config
-        self._looks = Looks(
-            hashes=images.hashes,
-            thumbnails=images.thumbnails,
-            max_distance=config.max_distance,
-            max_difference=config.max_thumbnail_difference,
-        )
-
-    def drop_stand_ins(self) -> None:
-        """Drop what has the bytes of a stand-in, or looks like them."""
-        images = self._images
-        rows = np.flatnonzero(images.placeholder & ~images.left_out)
-        rows = rows[np.argsort(images.preference[rows])]
-        first = self._first_of_bytes(rows)
-        self.verdicts[rows], self.account[rows] = Verdict.PLACEHOLDER, first[images.same_bytes[rows]]
-        if self._config.near_images:
-            others = np.flatnonzero(self._staying())
-            found = first_alike(self._looks, others, rows[self.account[rows] == rows])
-            alike = found >= 0
-            self.verdicts[others[alike]], self.account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
-
-    def drop_alike(self) -> None:
-        """Of what looks the same, drop all but the first."""
-        rows = self._ordered(self._staying())
-        self._drop(rows, first_staying(self._looks, rows))
-
-    def drop_shared_splits(self) -> None:
-        """Drop what looks like an image that stays of a less shared split."""
-        split = self._images.split
-        for level in np.unique(split)[::-1]:
-            rows = self._ordered(self._staying() & (split == level))
-            self._drop(rows, first_alike(self._looks, rows, self._ordered(self._staying() & (split > level))))
-
-    def drop_equal(self) -> None:
-        """Of what has the same bytes, drop all but the first."""
-        rows = self._ordered(self._staying())
-        self._drop(rows, self._first_of_bytes(rows)[self._images.same_bytes[rows]])
-
-    def _staying(self) -> Flags:
-        staying: Flags = (self.verdicts == Verdict.KEEP) & ~self._images.left_out
-        return staying
-
-    def _ordered(self, chosen: Flags) -> Rows:
-        """Rows, the first to stay first."""
+    def ordered(chosen: Flags) -> Rows:
+        """Return rows, the first to stay first."""
         rows = np.flatnonzero(chosen)
-        levels = self._images.split[rows] * self._config.split_guard
-        ordered: Rows = rows[np.lexsort((self._images.preference[rows], -levels))]
-        return ordered
+        levels = images.split[rows] * config.split_guard
+        return rows[np.lexsort((images.preference[rows], -levels))]
 
-    def _first_of_bytes(self, ordered: Rows) -> Rows:
-        """By `same_bytes`, the first of some rows that has these bytes, or -1."""
-        first = np.full(len(self.account), -1, np.int64)
-        first[self._images.same_bytes[ordered[::-1]]] = ordered[::-1]  # the last one written counts
-        return first
+    def first_of_bytes(rows: Rows) -> Rows:
+        """Return for each of some rows the first of them that has the same bytes."""
+        first = np.empty(len(verdicts), np.int64)
+        first[images.same_bytes[rows[::-1]]] = rows[::-1]  # the last one written counts
+        return first[images.same_bytes[rows]]
 
-    def _drop(self, rows: Rows, others: Rows) -> None:
+    def drop(rows: Rows, others: Rows) -> None:
         """Drop rows on account of others; those stay that have none (-1), or are it themselves."""
-        images, chosen = self._images, (others >= 0) & (others != rows)
+        chosen = (others >= 0) & (others != rows)
         rows, others = rows[chosen], others[chosen]
         same = images.same_bytes[rows] == images.same_bytes[others]
-        is_leak = self._config.split_guard & (images.split[rows] < images.split[others])
-        looks = np.where(same, Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE)
-        self.verdicts[rows] = np.where(is_leak, Verdict.SPLIT_LEAK, looks)
-        self.account[rows] = others
+        is_leak = config.split_guard & (images.split[rows] < images.split[others])
+        looks_so = np.where(same, Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE)
+        verdicts[rows] = np.where(is_leak, Verdict.SPLIT_LEAK, looks_so)
+        account[rows] = others
+
+    stand_ins = np.flatnonzero(images.placeholder & ~images.left_out)
+    stand_ins = stand_ins[np.argsort(images.preference[stand_ins])]
+    verdicts[stand_ins], account[stand_ins] = Verdict.PLACEHOLDER, first_of_bytes(stand_ins)
+    if config.near_images:
+        others = np.flatnonzero(staying())
+        found = first_alike(looks, others, stand_ins[account[stand_ins] == stand_ins])
+        alike = found >= 0
+        verdicts[others[alike]], account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
+        rows = ordered(staying())
+        drop(rows, first_staying(looks, rows))
+        return verdicts, account
+    if config.split_guard:
+        for level in np.unique(images.split)[::-1]:
+            rows = ordered(staying() & (images.split == level))
+            drop(rows, first_alike(looks, rows, ordered(staying() & (images.split > level))))
+    if config.images:
+        rows = ordered(staying())
+        drop(rows, first_of_bytes(rows))
+    return verdicts, account
 
 
 def write_thumbnails(files: Sequence[Path], count: int, path: Path) -> Thumbnails:
