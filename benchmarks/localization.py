@@ -24,8 +24,7 @@ from data_catalog.sample import italian
 from data_catalog.sample.scene import Scene, encode, paint, place, random_scene
 from flows.jobs import train_model
 from training.data.features import text_features
-from training.data.image_files import picture_features
-from training.data.images import decode
+from training.data.images import decode, picture_features
 from training.scores.metrics import bootstrap_interval
 from training.towers.model import LoadedModel, open_model
 from training.use.localize import GRID, METHODS, localize

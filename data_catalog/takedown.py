@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
@@ -211,6 +210,8 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     found: dict[str, tuple[str | None, int]] = {}
     if not samples:
         return found
+    import pyarrow.dataset  # which loads pandas
+
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
     is_theirs = _is_of(samples) | _is_into(samples)
     for row in rows.to_table(["sample_id", "merged_into", "url"], filter=is_theirs).to_pylist():
@@ -482,6 +483,8 @@ def rewrite_files(
     old = snapshot.manifest["files"]
     for entry in (*old["captions"], *old["images"]):
         _require_whole(snapshot, entry)
+    import pyarrow.dataset  # which loads pandas
+
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
     gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=_is_of(samples) | _is_into(samples))
     captions = gone.column("caption_id").combine_chunks()

@@ -22,7 +22,7 @@ from data_catalog.errors import DiskError, InputError
 from data_catalog.storage.disk_errors import nearest_existing
 from flows import PACKAGES
 from flows.orchestration.daemons import Daemon, running_pid
-from flows.orchestration.prefect_env import STATE_FOLDER, probe, read_env_block
+from flows.orchestration.prefect_env import STATE_FOLDER, read_env_block
 from translation.packages.package import default_packages_dir
 
 DISTRIBUTION = "vernaclip"
@@ -37,7 +37,7 @@ BACKPORT = (
 Severity = Literal["broken", "warning"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong.
 
@@ -63,49 +63,32 @@ def require_sound_environment() -> None:
 
 
 def backport_folder() -> Path | None:
-    """The folder of packages that holds a `dataclasses.py`: first on the path of Prefect's server, or None."""
-    for folder in _site_folders():
-        if (folder / "dataclasses.py").is_file():
-            return folder
-    return None
+    """Return the folder of packages that holds a `dataclasses.py`: first on the path of Prefect's server, or None.
 
-
-def _site_folders() -> list[Path]:
-    """Every folder of this interpreter where pip may have put packages, those on the path by PYTHONPATH among them."""
+    It may be any where pip puts packages for this interpreter, those on the path by PYTHONPATH among them.
+    """
     standard_library = {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib"))}
     folders = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
     folders |= {Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
     if site.ENABLE_USER_SITE:
         folders.add(Path(site.getusersitepackages()))
-    return sorted(folders - standard_library)
+    found = (folder for folder in sorted(folders - standard_library) if (folder / "dataclasses.py").is_file())
+    return next(found, None)
 
 
 def diagnose(project: Path, root: Path) -> list[Finding]:
-    """Everything that is wrong, worst first.
+    """Return everything that is wrong, worst first.
 
     Args:
         project: folder in which `vernaclip up` keeps its state.
         root: folder of the catalog, which need not exist yet.
     """
-    checks = (
-        _python,
-        _backport,
-        _dependencies,
-        _image_types,
-        _names,
-        _plugin,
-        lambda: _disk(root),
-        lambda: _writable(root),
-        lambda: _api(project),
-        _packages_folder,
-        _landlock,
-    )
-    findings = [finding for check in checks for finding in check()]
-    return sorted(findings, key=lambda finding: finding.severity)
+    found = [*_python(), *_packages(), *_places(root), *_api(project)]
+    return sorted(found, key=lambda finding: finding.severity)
 
 
 def mend(findings: list[Finding]) -> list[Finding]:
-    """Put right what can be put right; returns the findings that are left for a person.
+    """Put right what can be put right; return the findings that are left for a person.
 
     Raises:
         DiskError: mending failed.
@@ -118,15 +101,12 @@ def mend(findings: list[Finding]) -> list[Finding]:
 
 def _python() -> Iterator[Finding]:
     if sys.version_info < (3, 11):  # noqa: UP036 - pip can be told to ignore what we require
-        yield Finding(severity="broken", text=f"Python is {sys.version.split()[0]}: vernaclip needs 3.11 or newer")
+        yield Finding("broken", f"Python is {sys.version.split()[0]}: vernaclip needs 3.11 or newer")
     if sys.prefix == sys.base_prefix:
         text = "this is not a virtual environment, and vernaclip's packages have common names: install it in one"
-        yield Finding(severity="warning", text=text)
-
-
-def _backport() -> Iterator[Finding]:
+        yield Finding("warning", text)
     if backport_folder() is not None:
-        yield Finding(severity="broken", text=f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
+        yield Finding("broken", f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
 
 
 def remove_backport() -> None:
@@ -146,33 +126,27 @@ def remove_backport() -> None:
         raise DiskError(f"{folder / 'dataclasses.py'} cannot be removed ({error}): remove it by hand") from error
 
 
-def _dependencies() -> Iterator[Finding]:
-    """Versions that differ from what we ask for: Prefect's matters most, as our plugin wraps a private part of it."""
+def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     for text in requires(DISTRIBUTION) or []:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
+        wanted = requirement.specifier
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
-            advice = f"install it with `pip install '{requirement.name}{requirement.specifier}'`"
-            yield Finding(severity="broken", text=f"{requirement.name} is not installed: {advice}")
+            advice = f"install it with `pip install '{requirement.name}{wanted}'`"
+            yield Finding("broken", f"{requirement.name} is not installed: {advice}")
             continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            text = f"{requirement.name} is {found}, but vernaclip is made for {requirement.specifier}: install that"
-            yield Finding(severity="warning", text=text)
-
-
-def _image_types() -> Iterator[Finding]:
+        # Prefect's version matters most, as our plugin wraps a private part of it.
+        if not wanted.contains(found, prereleases=True):
+            yield Finding("warning", f"{requirement.name} is {found}, but vernaclip is made for {wanted}: install that")
     if importlib.util.find_spec("imghdr") is None:
         text = "img2dataset imports `imghdr`, gone in Python 3.13: `pip install standard-imghdr` brings it back"
-        yield Finding(severity="broken", text=text)
-
-
-def _names() -> Iterator[Finding]:
-    """Other distributions with a package called like one of ours: whichever was installed last has overwritten it."""
+        yield Finding("broken", text)
+    # Other distributions with a package called like one of ours: whichever was installed last has overwritten it.
     owners = packages_distributions()
     for name in ("vernaclip", *PACKAGES):
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION})
@@ -181,49 +155,53 @@ def _names() -> Iterator[Finding]:
                 f"{', '.join(others)} also installs a package called `{name}`, and one overwrites the other: "
                 f"uninstall {others[0]}, then install vernaclip again"
             )
-            yield Finding(severity="broken", text=text)
-
-
-def _plugin() -> Iterator[Finding]:
+            yield Finding("broken", text)
     if not any(point.name == DISTRIBUTION for point in entry_points(group="prefect.plugins")):
         text = (
             "Prefect does not know our plugin, so `prefect deployment run build-dataset` needs the full name "
             "build-dataset/build-dataset: install vernaclip again"
         )
-        yield Finding(severity="warning", text=text)
+        yield Finding("warning", text)
 
 
-def _disk(root: Path) -> Iterator[Finding]:
+def _places(root: Path) -> Iterator[Finding]:
     folder = nearest_existing(root)
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
         text = f"only {free / 1e9:.1f} GB are free below {folder}: a build of real sources needs far more"
-        yield Finding(severity="warning", text=text)
-
-
-def _writable(root: Path) -> Iterator[Finding]:
-    folder = nearest_existing(root)
+        yield Finding("warning", text)
     if not os.access(folder, os.W_OK | os.X_OK):
-        yield Finding(severity="broken", text=f"{folder} is not writable: choose another --root")
+        yield Finding("broken", f"{folder} is not writable: choose another --root")
+    # One folder without metadata.json makes Argos Translate's listing of its packages fail altogether.
+    packages = default_packages_dir()
+    for package in sorted(packages.iterdir()) if packages.is_dir() else ():
+        if package.is_dir() and not (package / "metadata.json").is_file():
+            text = f"{package} is not an Argos package (it has no metadata.json), and hides all others: move it away"
+            yield Finding("broken", text)
+    if walls.landlock_version() == 0:
+        text = (
+            "the kernel has no Landlock: only the check of each statement keeps `vernaclip sql` from writing, so do "
+            "not run other people's SQL here"
+        )
+        yield Finding("warning", text)
 
 
 def _api(project: Path) -> Iterator[Finding]:
-    api = read_env_block(project)
-    if api is not None and probe(api) != "answers":
+    api, url = read_env_block(project), os.environ.get("PREFECT_API_URL")
+    if api is not None and not api.is_up():
         text = f"the Prefect server at {api.url}, named in .env, does not answer: `vernaclip up` starts it again"
-        yield Finding(severity="warning", text=text)
-    url = os.environ.get("PREFECT_API_URL")
+        yield Finding("warning", text)
     if api is not None and url and url != api.url:
         text = f"PREFECT_API_URL is {url}, and hides the server that `vernaclip up` started ({api.url}): unset it"
-        yield Finding(severity="warning", text=text)
+        yield Finding("warning", text)
     ours = running_pid(Daemon(name="server", folder=project / STATE_FOLDER)) is not None
     if not ours and port_is_busy(SERVER_PORT):
         text = f"port {SERVER_PORT} is taken by another program: `vernaclip up` will use the next free one"
-        yield Finding(severity="warning", text=text)
+        yield Finding("warning", text)
 
 
 def port_is_busy(port: int) -> bool:
-    """Whether a program of this machine listens on a TCP port of 127.0.0.1."""
+    """Tell if a program of this machine listens on a TCP port of 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -231,23 +209,3 @@ def port_is_busy(port: int) -> bool:
         except OSError:
             return True
     return False
-
-
-def _packages_folder() -> Iterator[Finding]:
-    """One folder without metadata.json makes Argos Translate's listing of its packages fail altogether."""
-    folder = default_packages_dir()
-    if not folder.is_dir():
-        return
-    for package in sorted(folder.iterdir()):
-        if package.is_dir() and not (package / "metadata.json").is_file():
-            text = f"{package} is not an Argos package (it has no metadata.json), and hides all others: move it away"
-            yield Finding(severity="broken", text=text)
-
-
-def _landlock() -> Iterator[Finding]:
-    if walls.landlock_version() == 0:
-        text = (
-            "the kernel has no Landlock: only the check of each statement keeps `vernaclip sql` from writing, so do "
-            "not run other people's SQL here"
-        )
-        yield Finding(severity="warning", text=text)

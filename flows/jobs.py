@@ -123,6 +123,10 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         PipelineError: a step could not be done; run again after mending what it says.
     """
     started = time.monotonic()
+
+    def serving() -> AbstractContextManager[object]:
+        return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
+
     with disk_errors(root / "work"), writer_lock(root):
         tombstones = finish_forgetting(root, forget_texts=partial(forget_texts, root)).of(recipe.name)
         if recipe.scenes is not None:
@@ -132,7 +136,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             root=root,
             executor=executor,
             write_documents=write_documents,
-            serving=lambda: _served(recipe),
+            serving=serving,
             retry_failed=retry_failed,
         )
         if tombstones.tombstones:
@@ -144,43 +148,30 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             seconds=time.monotonic() - started,
             downloads=diagnose(download_counts(root, recipe.name)),
         )
-        _log(report, root, recipe.name, built.seconds_by_step)
+        append_run(
+            root,
+            recipe.name,
+            snapshot=built.snapshot.snapshot,
+            num_steps=report.num_steps,
+            seconds=report.seconds,
+            downloads=report.downloads.shares(),
+            num_retryable=report.downloads.num_retryable,
+            seconds_by_step=dict(built.seconds_by_step),
+        )
         current = require_snapshot(root, recipe.name, recipe=recipe.called)
         refresh_report(root, current, has_run=report.num_steps > 0)
-    _show(report, recipe.name, executor)
-    _refuse_nothing(report.snapshot, current, root)
-    return report
-
-
-def _served(recipe: Recipe) -> AbstractContextManager[object]:
-    return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
-
-
-def _log(report: BuildReport, root: Path, name: str, seconds_by_step: Mapping[str, float]) -> None:
-    append_run(
-        root,
-        name,
-        snapshot=report.snapshot.snapshot,
-        num_steps=report.num_steps,
-        seconds=report.seconds,
-        downloads=report.downloads.shares(),
-        num_retryable=report.downloads.num_retryable,
-        seconds_by_step=dict(seconds_by_step),
-    )
-
-
-def _show(report: BuildReport, name: str, executor: Executor) -> None:
-    text = f"Captions of {name} that each step read, kept and dropped."
+    text = f"Captions of {recipe.name} that each step read, kept and dropped."
     if images := report.downloads.rows():
         outcomes = ", ".join(f"{row['images']:,} {row['what']}" for row in images)
         text += f" What became of its images: {outcomes}."
-    executor.artifact_table(f"funnel-{name}", report.funnel, text)
+    executor.artifact_table(f"funnel-{recipe.name}", report.funnel, text)
+    if not built.snapshot.num_pairs:
+        raise InputError(_why_nothing(built.snapshot, current, root))
+    return report
 
 
-def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
-    """Fail where nothing was kept, with the most frequent reason, and where all of them are told."""
-    if snapshot.num_pairs:
-        return
+def _why_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> str:
+    """Say that nothing was kept, with the most frequent reason, and where all of them are told."""
     name = snapshot.dataset
     read = sum(row["read"] for row in snapshot.manifest["funnel"] if row["step_number"] == 1)
     why = [f"{row['step']} dropped {row['dropped']:,} as {row['drop_reason']}" for row in ranked_reasons(snapshot)[:1]]
@@ -190,7 +181,7 @@ def _refuse_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> None:
             f"snapshot {current.snapshot} stays the current one, and "
             f"`{command('diff', current.snapshot, snapshot.snapshot, '--root', root)}` shows what became of each"
         )
-    raise InputError("; ".join([f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}", where]))
+    return f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}; {where}"
 
 
 def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:
@@ -265,7 +256,19 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
         SettingsError: nothing would be held out, no test set be guarded against, or there is no such model.
         DiskError: there is no room.
     """
-    _require_shares(recipe, split or recipe.evaluate.split)
+    asked = split or recipe.evaluate.split
+    if recipe.split.by != UPSTREAM:  # which splits upstream fills is known when its rows are read: `require_scorable`
+        shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
+        if asked and not shares[asked]:
+            raise SettingsError(
+                f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set "
+                "it above 0, or name another split"
+            )
+        if not shares["val"] and not shares["test"]:
+            raise SettingsError(
+                "split.val and split.test are 0, so that there would be nothing to score on: set one above 0, or run "
+                "`vernaclip build`, then `vernaclip train`, without `vernaclip evaluate`"
+            )
     require_guards(recipe)
     from training.fit.run import require_trainable
 
@@ -280,19 +283,3 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
 def require_scorable(recipe: Recipe, root: Path) -> None:
     """Refuse to train a model that is to be scored, where the dataset that was built holds out no images."""
     split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.called)), recipe.evaluate.split)
-
-
-def _require_shares(recipe: Recipe, asked: str) -> None:
-    if recipe.split.by == UPSTREAM:
-        return  # which splits upstream fills is known when its rows are read: `require_scorable` looks at them
-    shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
-    if asked and not shares[asked]:
-        raise SettingsError(
-            f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set it "
-            "above 0, or name another split"
-        )
-    if not shares["val"] and not shares["test"]:
-        raise SettingsError(
-            "split.val and split.test are 0, so that there would be nothing to score on: set one above 0, or run "
-            "`vernaclip build`, then `vernaclip train`, without `vernaclip evaluate`"
-        )

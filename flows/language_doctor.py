@@ -4,7 +4,7 @@ Nothing is downloaded, and nothing that is missing is an error but the language 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,6 +68,12 @@ class Language:
         """Advice to set a field of the pack."""
         return f"set {field} in {f'a copy of {self.file}' if self.ships else self.file} (docs/languages.md)"
 
+    def told(self, topic: str, field: str, found: str, missing: str, cost: str) -> Trait:
+        """Return what a field of the pack says (`found`); or what is `missing`, its cost, and the advice to set it."""
+        if getattr(self.pack, field):
+            return Trait(topic, found)
+        return Trait(topic, missing, cost, self.set_in_pack(field))
+
 
 def find_language(name: str) -> Language:
     """The language of a code ("el"), or of a pack's file if the name ends in ".toml".
@@ -99,28 +105,20 @@ NUM_CLASSES = 1_000  # of ImageNet
 
 
 def examine(language: Language) -> list[Trait]:
-    """Everything that a language has and lacks, in the order in which a build comes to it.
+    """Return everything that a language has and lacks, in the order in which a build comes to it.
 
     Raises:
         PipelineError: what lies on this machine cannot be read.
     """
     return [
         _pack(language),
-        *_for_translations(_translation(language)),
-        *_for_translations([_model_codes(language)]),
+        *(replace(trait, for_translations=True) for trait in [*_engines(language), _model_codes(language)]),
         _language_check(language),
         _proper_nouns(language),
-        *_for_translations([_shared_words(language), _tens(language)]),
+        *(replace(trait, for_translations=True) for trait in _translated_words(language)),
         _letters(language),
-        _text_encoder(language),
-        _zero_shot(language),
-        _test_sets(language),
-        _rights(language),
+        *_recommended(language),
     ]
-
-
-def _for_translations(traits: Iterable[Trait]) -> Iterator[Trait]:
-    return (replace(trait, for_translations=True) for trait in traits)
 
 
 def _pack(language: Language) -> Trait:
@@ -141,23 +139,45 @@ def _pack(language: Language) -> Trait:
     )
 
 
-def _translation(language: Language) -> Iterator[Trait]:
+def _engines(language: Language) -> Iterator[Trait]:
+    """Yield what translates into the language; which languages the engines of packages know is for them to say."""
     if language.pack.code == SOURCE:
         yield Trait("translation", "not needed: most captions are English already")
         return
+    from translation.config import TranslateConfig
+    from translation.engines.apertium import open_engine
+    from translation.engines.plugins import announcements, find_announcement
+
     yield _argos(language)
-    yield _apertium(language)
-    yield from _plugins()
+    try:
+        open_engine(TranslateConfig(engine="apertium"), load_language_pack(SOURCE), language.pack, Path())
+    except InputError as error:
+        yield Trait(
+            "Apertium",
+            re.split("[;:]", str(error))[0],
+            "no translation by rules: worse than a good package's, but all that some small languages have",
+            "install the pair from English, if Apertium has one",
+        )
+    else:
+        yield Trait("Apertium", "a mode from English is installed")
+    for name in dict.fromkeys(each.name for each in announcements()):
+        try:
+            found = find_announcement(name)
+        except InputError as error:
+            yield Trait("engine", str(error).partition(":")[0], f"translate.engine = {name} is refused")
+        else:
+            yield Trait("engine", f"{found} is installed")
 
 
 def _argos(language: Language) -> Trait:
+    from translation.packages.index import read_stored_index
     from translation.packages.package import default_packages_dir, find
 
     code = language.pack.argos or language.pack.code
     try:
         package = find(SOURCE, code, default_packages_dir())
     except (InputError, DamagedError):
-        offered, remark = _offered(code)
+        pass
     else:
         return Trait("translation", f"the package {package.pair} {package.package_version} is installed")
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
@@ -166,57 +186,24 @@ def _argos(language: Language) -> Trait:
         "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl or command "
         "(docs/engines.md)"
     )
-    unknown = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"
+    advice = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"
+    remark = "Argos' index is not stored here, so that nothing is known of what it offers"
+    try:
+        entries = read_stored_index()
+    except InputError as error:
+        remark = str(error)
+    else:
+        if entries is not None:
+            pairs = {(entry.from_code, entry.to_code) for entry in entries if entry.is_readable}
+            is_offered = (SOURCE, code) in pairs
+            advice = install if is_offered else train
+            remark = f"Argos' index, as stored here, offers {'one' if is_offered else 'none'}"
     return Trait(
         "translation",
         f"no Argos package from English is installed; {remark}",
         "the default engine cannot translate English captions, and only native ones make a dataset",
-        unknown if offered is None else install if offered else train,
+        advice,
     )
-
-
-def _offered(code: str) -> tuple[bool | None, str]:
-    """Tell if the stored index offers a package, None where there is none that can be read, and what to say of it."""
-    from translation.packages.index import read_stored_index
-
-    try:
-        entries = read_stored_index()
-    except InputError as error:
-        return None, str(error)
-    if entries is None:
-        return None, "Argos' index is not stored here, so that nothing is known of what it offers"
-    offered = any((entry.from_code, entry.to_code) == (SOURCE, code) and entry.is_readable for entry in entries)
-    return offered, f"Argos' index, as stored here, offers {'one' if offered else 'none'}"
-
-
-def _apertium(language: Language) -> Trait:
-    from translation.config import TranslateConfig
-    from translation.engines.apertium import open_engine
-
-    source = load_language_pack(SOURCE)
-    try:
-        open_engine(TranslateConfig(engine="apertium"), source, language.pack, Path())
-    except InputError as error:
-        return Trait(
-            "Apertium",
-            re.split("[;:]", str(error))[0],
-            "no translation by rules: worse than a good package's, but all that some small languages have",
-            "install the pair from English, if Apertium has one",
-        )
-    return Trait("Apertium", "a mode from English is installed")
-
-
-def _plugins() -> Iterator[Trait]:
-    """Yield the engines of installed packages; which languages they know is for them to say."""
-    from translation.engines.plugins import announcements, find_announcement
-
-    for name in dict.fromkeys(each.name for each in announcements()):
-        try:
-            found = find_announcement(name)
-        except InputError as error:
-            yield Trait("engine", str(error).partition(":")[0], f"translate.engine = {name} is refused")
-        else:
-            yield Trait("engine", f"{found} is installed")
 
 
 def _model_codes(language: Language) -> Trait:
@@ -268,31 +255,27 @@ def _proper_nouns(language: Language) -> Trait:
     return Trait("proper nouns", "the pack lists no function words", cost, advice)
 
 
-def _shared_words(language: Language) -> Trait:
+def _translated_words(language: Language) -> Iterator[Trait]:
     from cleaning.checks import CheckConfig
 
-    config = CheckConfig()
-    if language.pack.code == SOURCE:
-        return Trait("copied words", "not needed: English is what is translated from")
-    if language.pack.shared_words:
-        return Trait("copied words", f"{len(language.pack.shared_words)} words that English shares are known")
-    return Trait(
-        "copied words",
-        "the pack lists no words that English spells alike",
-        f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
-        f"instead of {config.max_copied_share:.0%}",
-        language.set_in_pack("shared_words"),
-    )
-
-
-def _tens(language: Language) -> Trait:
-    if language.pack.tens:
-        return Trait("numbers in words", f"known by {', '.join(language.pack.tens)}")
-    return Trait(
+    pack, config = language.pack, CheckConfig()
+    if pack.code == SOURCE:
+        yield Trait("copied words", "not needed: English is what is translated from")
+    else:
+        yield language.told(
+            "copied words",
+            "shared_words",
+            f"{len(pack.shared_words)} words that English shares are known",
+            "the pack lists no words that English spells alike",
+            f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
+            f"instead of {config.max_copied_share:.0%}",
+        )
+    yield language.told(
         "numbers in words",
+        "tens",
+        f"known by {', '.join(pack.tens)}",
         "the pack does not say how 20 to 90 are called",
         "good translations that spell out such a number are dropped as numbers_lost",
-        language.set_in_pack("tens"),
     )
 
 
@@ -319,50 +302,39 @@ def _letters(language: Language) -> Trait:
     )
 
 
-def _text_encoder(language: Language) -> Trait:
-    found = language.pack.text_encoder
-    if found:
-        return Trait("text encoder", f"{found} is recommended, for train.model=italian and train.text_encoder")
-    return Trait(
+def _recommended(language: Language) -> Iterator[Trait]:
+    """Yield what the pack knows for training, scoring and passing on."""
+    pack = language.pack
+    yield language.told(
         "text encoder",
+        "text_encoder",
+        f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder",
         "the pack recommends none",
         "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
-        language.set_in_pack("text_encoder"),
     )
-
-
-def _zero_shot(language: Language) -> Trait:
-    pack = language.pack
     have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
     missing = [] if pack.prompt_templates else ["prompt_templates"]
     missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
-    if not missing:
-        return Trait("zero-shot", f"{have}: `vernaclip scoreboard` reads them")
-    return Trait(
-        "zero-shot",
-        f"the pack has {have} of ImageNet",
-        "zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
-        language.set_in_pack(" and ".join(missing)),
-    )
-
-
-def _test_sets(language: Language) -> Trait:
-    if language.pack.test_sets:
-        return Trait("test sets", "; ".join(language.pack.test_sets))
-    return Trait(
+    if missing:
+        yield Trait(
+            "zero-shot",
+            f"the pack has {have} of ImageNet",
+            "zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
+            language.set_in_pack(" and ".join(missing)),
+        )
+    else:
+        yield Trait("zero-shot", f"{have}: `vernaclip scoreboard` reads them")
+    yield language.told(
         "test sets",
+        "test_sets",
+        "; ".join(pack.test_sets),
         "the pack names none",
         "a model can be scored on your own held-out images alone, and compared with no published one",
-        language.set_in_pack("test_sets"),
     )
-
-
-def _rights(language: Language) -> Trait:
-    if language.pack.license_notes:
-        return Trait("rights", language.pack.license_notes)
-    return Trait(
+    yield language.told(
         "rights",
+        "license_notes",
+        pack.license_notes,
         "the pack says nothing of rights",
         "you must look up yourself what sources, test sets and models allow",
-        language.set_in_pack("license_notes"),
     )

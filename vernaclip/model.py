@@ -10,8 +10,7 @@ from PIL import Image, ImageOps
 
 from data_catalog.errors import InputError
 from training.data.features import stacked, text_features
-from training.data.image_files import BATCH_SIZE, WHITE, encode_files, picture_features
-from training.data.images import Features, squashed
+from training.data.images import BATCH_SIZE, WHITE, Features, encode_files, picture_features, squashed
 from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
 

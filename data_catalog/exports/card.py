@@ -4,10 +4,10 @@ Every text that comes from upstream is escaped. Nothing in it depends on when or
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,12 +18,15 @@ from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, t
 from data_catalog.publish import UPSTREAM
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
-from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, TestSetEntry
+from data_catalog.storage.manifest import MARKED, SPLITS, Manifest
 
+CARD_FILE = "README.md"
 # Splits by our name, and by the one that everybody else uses.
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGER = ((10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))
+# The hub's words for sizes, each by the number of rows that is too many for it.
+_SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
+_SIZES |= {10**7: "1M<n<10M", 10**8: "10M<n<100M", 10**9: "100M<n<1B"}
+NUM_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,90 +40,206 @@ class SplitFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """One way to load a folder: files by split (by our names), and the schema of their rows if they are Parquet."""
+    """One way to load a folder: files by split (by our names), and the schema of their rows if `datasets` needs it."""
 
     name: str
     splits: Mapping[str, SplitFiles] = field(default_factory=dict)
     schema: pa.Schema | None = None
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of all splits."""
-        return sum(found.rows for found in self.splits.values())
 
-
-def front_matter(*, name: str, languages: Sequence[str], configs: Sequence[DataConfig]) -> str:
-    """The card's head, between its two lines of dashes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardParts:
+    """What the card of one folder says beside what its manifest does.
 
     Args:
-        name: of the dataset.
-        languages: ISO 639-1 codes, the captions' language first.
+        counts: of the pairs that the folder holds with their pixels.
+        listed: of those that it lists by address.
         configs: ways to load the folder, the default one first; those without files are left out.
+        schema: of the rows of pairs, for the table of columns; None where there are none.
+        examples: a few source captions and captions.
+        loading: Markdown that says how the folder is read.
+        withheld: how many images are not in it, by source and why; None where it is the snapshot itself.
+        ablations: what was found of the filters.
     """
-    lines = ["---", f"pretty_name: {_scalar(name)}", "language:", *(f"- {_scalar(code)}" for code in languages)]
-    lines += ["license: other", "license_name: by-image-and-source", "multilinguality:"]
-    lines += ["- monolingual" if len(languages) == 1 else "- translation"]
+
+    counts: PairCounts
+    configs: Sequence[DataConfig]
+    loading: str
+    listed: PairCounts = field(default_factory=PairCounts)
+    schema: pa.Schema | None = None
+    examples: Sequence[tuple[str, str]] = ()
+    withheld: Mapping[tuple[str, str], int] | None = None
+    ablations: Sequence[AblationTable] = ()
+
+
+def card_text(manifest: Manifest, parts: CardParts) -> str:
+    """Return the whole card, as Markdown with its YAML head."""
+    told, papers = parts.counts + parts.listed, {upstream_paper(manifest, source) for source in manifest["sources"]}
+    removed, target = manifest["tombstones"]["digest"], markdown_text(manifest["target_lang"])
+    taken_down = f" It obeys a list of take-downs whose digest is `{removed}`." if removed else ""
+    examples = [[markdown_text(source), markdown_text(caption)] for source, caption in parts.examples]
+    columns = [[f"`{name}`", COLUMNS.get(name, "")] for name in (parts.schema.names if parts.schema else ())]
+    sections = {
+        "How to read it": parts.loading,
+        "What is in it": _contents(parts),
+        "Sources and terms": _sources(manifest, parts),
+        "Images that are not here": "" if parts.withheld is None else _withheld(parts.withheld),
+        "How it was made": _making(manifest),
+        "Languages and translation": _translation(manifest, told),
+        "Examples": table(["source caption", "caption"], examples) if examples else "",
+        "Columns": table(["column", "what it holds"], columns) if columns else "",
+        "Which filters help": "\n\n".join([ABLATIONS, *map(_ablation, parts.ablations)]) if parts.ablations else "",
+        "What was not filtered": bullets(NOT_FILTERED),
+        "Limits": bullets(LIMITS),
+        "Having something removed": REMOVAL,
+        "Settings": f"{SETTINGS}\n\n{fenced_json(manifest['settings'])}",
+        "What to cite": bullets([METHOD, *sorted(filter(None, papers))]),
+    }
+    introduction = (
+        f"Images with captions in the language `{target}`, to train and measure CLIP models by the method of "
+        f"CLIP-Italian. vernaclip made them from {len(manifest['sources'])} sources. This is snapshot "
+        f"`{manifest['snapshot']}`: the same inputs and settings give the same files, byte for byte.{taken_down}"
+    )
+    texts = [_front_matter(manifest, told, parts.configs), f"# {markdown_text(manifest['dataset'])}", introduction]
+    return "\n\n".join([*texts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
+
+
+def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
+    """Return a few source captions with what became of them, from the first shard that has any."""
+    for path in files:
+        with pq.ParquetFile(path) as shard:
+            rows = next(shard.iter_batches(NUM_EXAMPLES, columns=["source_captions", "captions"]), None)
+        if rows is not None and rows.num_rows:
+            return [(row["source_captions"][0], row["captions"][0]) for row in rows.to_pylist()]
+    return []
+
+
+def _front_matter(manifest: Manifest, told: PairCounts, configs: Sequence[DataConfig]) -> str:
+    """Return the card's head, between its two lines of dashes; texts are quoted as JSON has it, which YAML reads."""
+    target, used = manifest["target_lang"], [config for config in configs if config.splits]
+    codes = {code for _, code in told.languages if code and code.isascii() and code.isalpha()}
+    languages = [target, *sorted({code for code in codes if len(code) <= 3} - {target})]
+    num_rows = sum(found.rows for config in used for found in config.splits.values())
+    lines = ["---", f"pretty_name: {json.dumps(manifest['dataset'])}"]
+    lines += ["language:", *(f"- {json.dumps(code)}" for code in languages)]
+    lines += ["license: other", "license_name: by-image-and-source"]
+    lines += ["multilinguality:", "- monolingual" if len(languages) == 1 else "- translation"]
     lines += ["task_categories:", "- zero-shot-image-classification", "- image-to-text", "- text-to-image"]
-    lines += [
-        "tags:",
-        "- clip",
-        "- vernaclip",
-        "size_categories:",
-        f"- {_size(sum(config.num_rows for config in configs))}",
-    ]
-    used = [config for config in configs if config.splits]
-    if used:
-        lines.append("configs:")
-    for number, config in enumerate(used):
-        lines += [f"- config_name: {config.name}", *(["  default: true"] if number == 0 else []), "  data_files:"]
-        for split, found in _named(config):
-            lines += [f"  - split: {split}", f"    path: {_scalar(found.pattern)}"]
-    described = [config for config in used if config.schema is not None]
-    if described:
-        lines.append("dataset_info:")
-    for config in described:
-        lines += _info(config)
+    lines += ["tags:", "- clip", "- vernaclip", "size_categories:"]
+    lines += [f"- {next((name for limit, name in _SIZES.items() if num_rows < limit), '1B<n<10B')}"]
+    lines += ["configs:"] if used else []
+    for config in used:
+        lines += [f"- config_name: {config.name}", *(["  default: true"] if config is used[0] else []), "  data_files:"]
+        for split, found in config.splits.items():
+            lines += [f"  - split: {SPLIT_NAMES[split]}", f"    path: {json.dumps(found.pattern)}"]
+    lines += ["dataset_info:"] if any(config.schema is not None for config in used) else []
+    for config in used:
+        if config.schema is not None:
+            lines += [f"- config_name: {config.name}", "  features:"]
+            lines += [line for column in config.schema for line in _feature(column, "  ")]
+            lines.append("  splits:")
+            for split, found in config.splits.items():
+                lines += [f"  - name: {SPLIT_NAMES[split]}", f"    num_bytes: {found.num_bytes}"]
+                lines.append(f"    num_examples: {found.rows}")
+            size = sum(found.num_bytes for found in config.splits.values())
+            lines += [f"  download_size: {size}", f"  dataset_size: {size}"]
     return "\n".join([*lines, "---"])
 
 
-def _named(config: DataConfig) -> list[tuple[str, SplitFiles]]:
-    return [(SPLIT_NAMES[split], config.splits[split]) for split in SPLIT_NAMES if split in config.splits]
-
-
-def _info(config: DataConfig) -> list[str]:
-    assert config.schema is not None
-    lines = [f"- config_name: {config.name}", "  features:"]
-    for column in config.schema:
-        lines += _feature(column, "  ")
-    lines.append("  splits:")
-    for split, found in _named(config):
-        lines += [f"  - name: {split}", f"    num_bytes: {found.num_bytes}", f"    num_examples: {found.rows}"]
-    size = sum(found.num_bytes for found in config.splits.values())
-    return [*lines, f"  download_size: {size}", f"  dataset_size: {size}"]
-
-
 def _feature(column: pa.Field, indent: str) -> list[str]:
-    """A column's name and type as `datasets` spells them; a struct of bytes and path is an image."""
+    """Return a column's name and type as `datasets` spells them; a struct of bytes and path is an image."""
     lines, kind = [f"{indent}- name: {column.name}"], column.type
-    if pa.types.is_struct(kind) and [inner.name for inner in kind] != ["bytes", "path"]:
+    is_struct, is_list = pa.types.is_struct(kind), pa.types.is_list(kind)
+    if is_struct and [inner.name for inner in kind] != ["bytes", "path"]:
         lines.append(f"{indent}  struct:")
         return lines + [line for inner in kind for line in _feature(inner, f"{indent}  ")]
-    if pa.types.is_list(kind):
-        return [*lines, f"{indent}  list: {_dtype(kind.value_type)}"]
-    return [*lines, f"{indent}  dtype: {'image' if pa.types.is_struct(kind) else _dtype(kind)}"]
+    name = "image" if is_struct else str(kind.value_type if is_list else kind)
+    return [*lines, f"{indent}  {'list' if is_list else 'dtype'}: {'float32' if name == 'float' else name}"]
 
 
-def _dtype(kind: pa.DataType) -> str:
-    return {"float": "float32"}.get(str(kind), str(kind))
+def _contents(parts: CardParts) -> str:
+    marked = f"\n\n{MARKED_PAIRS}" if MARKED in parts.counts.splits() else ""
+    here = f"Images / captions, by source and split.\n\n{_by_split(parts.counts)}" if parts.counts.images else ""
+    listed = f"Listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
+    return "\n\n".join(filter(None, (here or "No image with its pixels.", listed))) + marked
 
 
-def _size(num_rows: int) -> str:
-    return next((name for limit, name in (*_SIZES, *_LARGER) if num_rows < limit), "1B<n<10B")
+def _by_split(counts: PairCounts) -> str:
+    images, captions = counts.splits(), Counter[str]()
+    for (_, split), count in counts.captions.items():
+        captions[split] += count
+    splits = [split for split in (*SPLITS, MARKED) if split in images]
+    rows = [
+        [markdown_text(source)]
+        + [f"{counts.images[source, split]:,} / {counts.captions[source, split]:,}" for split in splits]
+        for source in counts.sources()
+    ]
+    return table(
+        ["source", *splits], [*rows, ["all", *(f"{images[split]:,} / {captions[split]:,}" for split in splits)]]
+    )
 
 
-def _scalar(text: Any) -> str:
-    """A text as a YAML scalar: JSON's is one."""
-    return json.dumps(text)
+def _sources(manifest: Manifest, parts: CardParts) -> str:
+    stated: Counter[str] = Counter()
+    for (source, license), count in (parts.counts + parts.listed).licenses.items():
+        stated[source] += count if license else 0
+    shown = {"images": parts.counts} | ({"listed": parts.listed} if parts.listed.images else {})
+    rows = [
+        [markdown_text(name), f"`{manifest['settings']['sources'][name]['kind']}`", markdown_text(entry["license"])]
+        + [f"{counts.of_source(counts.images, name):,}" for counts in shown.values()]
+        + [f"{stated[name]:,}"]
+        for name, entry in sorted(manifest["sources"].items())
+    ]
+    return f"{TERMS}\n\n{table(['source', 'format', 'terms', *shown, 'with a license of their own'], rows)}"
+
+
+def _withheld(withheld: Mapping[tuple[str, str], int]) -> str:
+    if not withheld:
+        return "None: every image of the snapshot's splits is here."
+    rows = [[markdown_text(source), reason, count] for (source, reason), count in sorted(withheld.items())]
+    return f"{WITHHELD}\n\n{table(['source', 'why', 'images'], rows)}"
+
+
+def _making(manifest: Manifest) -> str:
+    steps: dict[tuple[int, str], Counter[str]] = {}
+    for row in manifest["funnel"]:
+        total = steps.setdefault((row["step_number"], row["step"]), Counter())
+        total.update(read=row["read"], kept=row["kept"], dropped=row["dropped"])
+    names = ("read", "kept", "dropped")
+    rows = [[f"`{step}`", *(total[name] for name in names)] for (_, step), total in sorted(steps.items())]
+    sets = ", ".join(f"`{name}`" for name in sorted(manifest["test_sets"]))
+    guarded = (
+        f"Images and captions of these test sets were looked for, and dropped or marked: {sets}."
+        if sets
+        else "No test set was guarded: what a model is measured on may be in here."
+    )
+    parts = [MAKING, table(["step", "captions read", "kept", "dropped"], rows), guarded]
+    return "\n\n".join([*parts, *([UPSTREAM_SPLITS] if manifest["settings"]["split"]["by"] == UPSTREAM else [])])
+
+
+def _translation(manifest: Manifest, counts: PairCounts) -> str:
+    engine = manifest["translator"]
+    told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
+    languages = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
+    makers = sorted(
+        (source, ORIGINS[origin], translator or "nobody says", count)
+        for (source, origin, translator), count in counts.origins.items()
+    )
+    by_language = table(
+        ["source", "language of the source caption", "captions"],
+        [[markdown_text(source), markdown_text(code) or "not stated", count] for source, code, count in languages],
+    )
+    by_maker = table(
+        ["source", "who made the captions", "translator", "captions"],
+        [[*map(markdown_text, row[:3]), row[3]] for row in makers],
+    )
+    text = f"Of {counts.captions.total():,} captions, machine translation made {counts.makers()}{told} {TRANSLATION}"
+    return f"{text}\n\n{by_language}\n\n{by_maker}"
+
+
+def _ablation(found: AblationTable) -> str:
+    rows = [[markdown_text(cell) for cell in row] for row in found.rows]
+    return f"{table(found.columns, rows)}\n\n{bullets(map(markdown_text, found.notes))}"
 
 
 METHOD = (
@@ -148,208 +267,10 @@ _UPSTREAM = {
 
 
 def upstream_paper(manifest: Manifest, source: str) -> str | None:
-    """The paper of a source's dataset; a source whose license the recipe states only borrows the dataset's format."""
+    """Return the paper of a source's dataset; one whose license the recipe states only borrows the format."""
     if "license" in manifest["sources"][source].get("rights", {}):
         return None
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])
-
-
-NUM_EXAMPLES = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CardParts:
-    """What the card of one folder says beside what its manifest does.
-
-    Args:
-        counts: of the pairs that the folder holds with their pixels.
-        listed: of those that it lists by address.
-        configs: ways to load the folder, the default one first.
-        schema: of the rows of pairs, for the table of columns; None where there are none.
-        examples: a few source captions and captions.
-        loading: Markdown that says how the folder is read.
-        withheld: how many images are not in it, by source and why; None where it is the snapshot itself.
-        ablations: what was found of the filters.
-    """
-
-    counts: PairCounts
-    configs: Sequence[DataConfig]
-    loading: str
-    listed: PairCounts = field(default_factory=PairCounts)
-    schema: pa.Schema | None = None
-    examples: Sequence[tuple[str, str]] = ()
-    withheld: Mapping[tuple[str, str], int] | None = None
-    ablations: Sequence[AblationTable] = ()
-
-
-def card_text(manifest: Manifest, parts: CardParts) -> str:
-    """The whole card, as Markdown with its YAML head."""
-    told = parts.counts + parts.listed
-    head = front_matter(name=manifest["dataset"], languages=_languages(manifest, told), configs=parts.configs)
-    sections = [
-        f"# {markdown_text(manifest['dataset'])}",
-        _introduction(manifest),
-        f"## How to read it\n\n{parts.loading}",
-        f"## What is in it\n\n{_contents(parts)}",
-        f"## Sources and terms\n\n{_sources(manifest, parts)}",
-        *([f"## Images that are not here\n\n{_withheld(parts.withheld)}"] if parts.withheld is not None else []),
-        f"## How it was made\n\n{_making(manifest)}",
-        f"## Languages and translation\n\n{_translation(manifest, told)}",
-        *([f"## Examples\n\n{_examples(parts.examples)}"] if parts.examples else []),
-        *([f"## Columns\n\n{_columns(parts.schema)}"] if parts.schema is not None else []),
-        *([f"## Which filters help\n\n{_ablations(parts.ablations)}"] if parts.ablations else []),
-        f"## What was not filtered\n\n{bullets(NOT_FILTERED)}",
-        f"## Limits\n\n{bullets(LIMITS)}",
-        f"## Having something removed\n\n{REMOVAL}",
-        f"## Settings\n\n{SETTINGS}\n\n{fenced_json(manifest['settings'])}",
-        f"## What to cite\n\n{bullets(_references(manifest))}",
-    ]
-    return f"{head}\n\n" + "\n\n".join(sections) + "\n"
-
-
-def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
-    """A few source captions with what became of them, from the first shard that has any."""
-    for path in files:
-        with pq.ParquetFile(path) as shard:
-            rows = next(shard.iter_batches(NUM_EXAMPLES, columns=["source_captions", "captions"]), None)
-        if rows is not None and rows.num_rows:
-            found = rows.to_pylist()
-            return [(row["source_captions"][0], row["captions"][0]) for row in found]
-    return []
-
-
-def _introduction(manifest: Manifest) -> str:
-    target = markdown_text(manifest["target_lang"])
-    removed = manifest["tombstones"]["digest"]
-    taken_down = f" It obeys a list of take-downs whose digest is `{removed}`." if removed else ""
-    return (
-        f"Images with captions in the language `{target}`, to train and measure CLIP models by the method of "
-        f"CLIP-Italian. vernaclip made them from {len(manifest['sources'])} sources. This is snapshot "
-        f"`{manifest['snapshot']}`: the same inputs and settings give the same files, byte for byte.{taken_down}"
-    )
-
-
-def _languages(manifest: Manifest, counts: PairCounts) -> list[str]:
-    target: str = manifest["target_lang"]
-    others = {code for _, code in counts.languages if code and code.isascii() and code.isalpha() and len(code) <= 3}
-    return [target, *sorted(others - {target})]
-
-
-def _contents(parts: CardParts) -> str:
-    marked = f"\n\n{MARKED_PAIRS}" if MARKED in parts.counts.splits() else ""
-    here = f"Images / captions, by source and split.\n\n{_by_split(parts.counts)}" if parts.counts.images else ""
-    listed = f"Listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
-    return "\n\n".join(filter(None, (here or "No image with its pixels.", listed))) + marked
-
-
-def _by_split(counts: PairCounts) -> str:
-    splits = [split for split in (*SPLITS, MARKED) if split in counts.splits()]
-    rows: list[list[object]] = [
-        [markdown_text(source), *(_pair_of_counts(counts, source, split) for split in splits)]
-        for source in counts.sources()
-    ]
-    total = [f"{images:,} / {_captions(counts, split):,}" for split, images in _in_order(counts, splits)]
-    return table(["source", *splits], [*rows, ["all", *total]])
-
-
-def _pair_of_counts(counts: PairCounts, source: str, split: str) -> str:
-    return f"{counts.images[source, split]:,} / {counts.captions[source, split]:,}"
-
-
-def _captions(counts: PairCounts, split: str) -> int:
-    return sum(count for (_, name), count in counts.captions.items() if name == split)
-
-
-def _in_order(counts: PairCounts, splits: Sequence[str]) -> list[tuple[str, int]]:
-    found = counts.splits()
-    return [(split, found[split]) for split in splits]
-
-
-def _sources(manifest: Manifest, parts: CardParts) -> str:
-    told, rows = parts.counts + parts.listed, []
-    for name, entry in sorted(manifest["sources"].items()):
-        stated = sum(count for (source, text), count in told.licenses.items() if source == name and text)
-        images = [counts.of_source(counts.images, name) for counts in (parts.counts, parts.listed)]
-        kind = manifest["settings"]["sources"][name]["kind"]
-        shown = images if parts.listed.images else images[:1]
-        rows.append([markdown_text(name), f"`{kind}`", markdown_text(entry["license"]), *shown, stated])
-    columns = ["images", "listed"] if parts.listed.images else ["images"]
-    listed = table(["source", "format", "terms", *columns, "with a license of their own"], rows)
-    return f"{TERMS}\n\n{listed}"
-
-
-def _withheld(withheld: Mapping[tuple[str, str], int]) -> str:
-    if not withheld:
-        return "None: every image of the snapshot's splits is here."
-    rows = [[markdown_text(source), reason, count] for (source, reason), count in sorted(withheld.items())]
-    return f"{WITHHELD}\n\n{table(['source', 'why', 'images'], rows)}"
-
-
-def _making(manifest: Manifest) -> str:
-    steps: dict[tuple[int, str], list[int]] = {}
-    for row in manifest["funnel"]:
-        total = steps.setdefault((row["step_number"], row["step"]), [0, 0, 0])
-        for place, number in enumerate((row["read"], row["kept"], row["dropped"])):
-            total[place] += number
-    rows: list[list[object]] = [[f"`{step}`", *total] for (_, step), total in sorted(steps.items())]
-    by_step = table(["step", "captions read", "kept", "dropped"], rows)
-    parts = [MAKING, by_step, _guarded(manifest["test_sets"])]
-    if manifest["settings"]["split"]["by"] == UPSTREAM:
-        parts.append(UPSTREAM_SPLITS)
-    return "\n\n".join(parts)
-
-
-def _guarded(test_sets: Mapping[str, TestSetEntry]) -> str:
-    if not test_sets:
-        return "No test set was guarded: what a model is measured on may be in here."
-    names = ", ".join(f"`{name}`" for name in sorted(test_sets))
-    return f"Images and captions of these test sets were looked for, and dropped or marked: {names}."
-
-
-def _translation(manifest: Manifest, counts: PairCounts) -> str:
-    engine = manifest["translator"]
-    told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
-    rows = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
-    listed = table(
-        ["source", "language of the source caption", "captions"],
-        [[markdown_text(source), markdown_text(code) or "not stated", count] for source, code, count in rows],
-    )
-    text = f"Of {sum(counts.captions.values()):,} captions, machine translation made {counts.makers()}{told}"
-    return f"{text} {TRANSLATION}\n\n{listed}\n\n{_origins(counts)}"
-
-
-def _origins(counts: PairCounts) -> str:
-    rows: list[tuple[str, str, str, int]] = [
-        (source, ORIGINS[origin], translator or "nobody says", count)
-        for (source, origin, translator), count in counts.origins.items()
-    ]
-    return table(
-        ["source", "who made the captions", "translator", "captions"],
-        [[*map(markdown_text, row[:3]), row[3]] for row in sorted(rows)],
-    )
-
-
-def _examples(examples: Sequence[tuple[str, str]]) -> str:
-    rows = [[markdown_text(source), markdown_text(caption)] for source, caption in examples]
-    return table(["source caption", "caption"], rows)
-
-
-def _ablations(ablations: Sequence[AblationTable]) -> str:
-    shown = []
-    for found in ablations:
-        rows = [[markdown_text(cell) for cell in row] for row in found.rows]
-        shown.append(f"{table(found.columns, rows)}\n\n{bullets(map(markdown_text, found.notes))}")
-    return f"{ABLATIONS}\n\n" + "\n\n".join(shown)
-
-
-def _columns(schema: pa.Schema) -> str:
-    return table(["column", "what it holds"], [[f"`{name}`", COLUMNS.get(name, "")] for name in schema.names])
-
-
-def _references(manifest: Manifest) -> list[str]:
-    """The method, and the upstream datasets."""
-    papers = {upstream_paper(manifest, source) for source in manifest["sources"]}
-    return [METHOD, *sorted(filter(None, papers))]
 
 
 TERMS = """The terms are upstream's own words about each dataset as a whole. An image may have a license of its own, in

@@ -1,7 +1,7 @@
 """What published pairs hold, counted: images and captions by source and split, licenses, languages, makers."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,25 +29,29 @@ class PairCounts:
     languages: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     origins: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, pairs: pa.Table) -> None:
         """Count more pairs; the table has `COUNTED_COLUMNS`, and may have others."""
-        if not table.num_rows:
+        if not pairs.num_rows:
             return
-        lengths = pc.list_value_length(table.column("translators"))
-        counted = table.select(["source", "split", "license"]).append_column("num_captions", lengths)
-        for row in _groups(counted, ["source", "split"], [("num_captions", "sum"), ([], "count_all")]):
-            self.images[row["source"], row["split"]] += row["count_all"]
-            self.captions[row["source"], row["split"]] += row["num_captions_sum"]
-        for row in _groups(counted, ["source", "license"], [([], "count_all")]):
-            self.licenses[row["source"], row["license"]] += row["count_all"]
-        for row in _groups(_flattened(table, "source_langs"), ["source", "source_langs"], [([], "count_all")]):
-            self.languages[row["source"], row["source_langs"]] += row["count_all"]
-        made = ["source", "origins", "translators"]
-        for row in _groups(_flattened(table, *made[1:]), made, [([], "count_all")]):
-            self.origins[row["source"], row["origins"], row["translators"]] += row["count_all"]
+        lists = {name: pairs.column(name).combine_chunks() for name in ("source_langs", "origins", "translators")}
+        lengths = pc.list_value_length(lists["translators"])
+        # A row an item of the lists, which are parallel.
+        sources = pairs.column("source").take(pc.list_parent_indices(lists["translators"]))
+        made = pa.table({"source": sources, **{name: pc.list_flatten(column) for name, column in lists.items()}})
+        images = pairs.select(["source", "split", "license"]).append_column("captions", lengths)
+        for key, count, captions in _groups(images, ["source", "split"], ("captions", "sum")):
+            self.images[key] += count
+            self.captions[key] += captions
+        for counts, table, names in (
+            (self.licenses, images, ["source", "license"]),
+            (self.languages, made, ["source", "source_langs"]),
+            (self.origins, made, ["source", "origins", "translators"]),
+        ):
+            for key, count in _groups(table, names):
+                counts[key] += count
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
-        """The counts of both."""
+        """Return the counts of both."""
         return PairCounts(
             images=self.images + other.images,
             captions=self.captions + other.captions,
@@ -57,18 +61,18 @@ class PairCounts:
         )
 
     def splits(self) -> dict[str, int]:
-        """Images by split."""
+        """Return images by split."""
         found: Counter[str] = Counter()
         for (_, split), count in self.images.items():
             found[split] += count
         return dict(found)
 
     def sources(self) -> list[str]:
-        """The sources that have images, sorted."""
+        """Return the sources that have images, sorted."""
         return sorted({source for source, _ in self.images})
 
     def of_source(self, counts: Counter[tuple[str, str]], source: str) -> int:
-        """The sum of one source's counts over the splits."""
+        """Return the sum of one source's counts over the splits."""
         return sum(count for (name, _), count in counts.items() if name == source)
 
     def of_origin(self, *origins: str) -> int:
@@ -90,7 +94,7 @@ class PairCounts:
 
 
 def count_pairs(files: Iterable[Path]) -> PairCounts:
-    """Counts of the pairs of some shards; pixels are not read."""
+    """Count the pairs of some shards; pixels are not read."""
     counts = PairCounts()
     for path in files:
         with pq.ParquetFile(path) as shard:
@@ -98,14 +102,9 @@ def count_pairs(files: Iterable[Path]) -> PairCounts:
     return counts
 
 
-def _groups(table: pa.Table, keys: Sequence[str], wanted: Sequence[tuple[object, str]]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.group_by(list(keys), use_threads=False).aggregate(list(wanted)).to_pylist()
-    return rows
-
-
-def _flattened(table: pa.Table, *names: str) -> pa.Table:
-    """The source and one item of each of some parallel list columns, a row an item."""
-    columns = {name: table.column(name).combine_chunks() for name in names}
-    parents = pc.list_parent_indices(columns[names[0]])
-    items = {name: pc.list_flatten(column) for name, column in columns.items()}
-    return pa.table({"source": table.column("source").take(parents), **items})
+def _groups(table: pa.Table, names: list[str], *more: tuple[str, str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the key of each group of rows, how many they are, and what else is asked of them."""
+    found = table.group_by(names, use_threads=False).aggregate([([], "count_all"), *more])
+    columns = [found.column(name).to_pylist() for name in ("count_all", *("_".join(each) for each in more))]
+    keys = zip(*(found.column(name).to_pylist() for name in names), strict=True)
+    return zip(keys, *columns, strict=True)

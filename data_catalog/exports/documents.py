@@ -1,165 +1,38 @@
-"""What a snapshot and an export say of themselves: card, Croissant metadata, terms of their sources, credits."""
+"""What a snapshot and an export say of themselves: their documents, of which the Croissant metadata are made here.
 
-import csv
+Croissant (http://mlcommons.org/croissant/1.0) describes a folder of pair shards: every file, every column. It has no
+date, no creator and no address: nothing in a snapshot depends on when or by whom it was made. Whoever publishes the
+folder adds `datePublished`, `creator` and `url`.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.ablations import AblationTable
-from data_catalog.exports.card import CardParts, DataConfig, SplitFiles, card_text, example_captions, upstream_paper
-from data_catalog.exports.counts import PairCounts, count_pairs
-from data_catalog.exports.croissant import FILE as CROISSANT_FILE
-from data_catalog.exports.croissant import croissant_text
-from data_catalog.exports.markdown import markdown_text, sheet_cell, table
-from data_catalog.exports.rights import Policy
-from data_catalog.exports.sinks import JudgedShard, ParquetSink, Sink, TarSink, sample_key
+from data_catalog.exports.card import (
+    CARD_FILE,
+    COLUMNS,
+    LIMITS,
+    METHOD,
+    NOT_FILTERED,
+    TERMS,
+    CardParts,
+    DataConfig,
+    SplitFiles,
+    card_text,
+    example_captions,
+    upstream_paper,
+)
+from data_catalog.exports.counts import count_pairs
+from data_catalog.exports.markdown import markdown_text, table
 from data_catalog.storage.manifest import SPLITS, DocumentEntry, Manifest
-from data_catalog.storage.shards import sha256_of, write_bytes
+from data_catalog.storage.shards import write_bytes
 
-CSV_FILE, TEXT_FILE = "ATTRIBUTION.csv", "ATTRIBUTION.md"
-COLUMNS = ("key", "sample_id", "source", "split", "pixels", "license", "attribution", "page_url", "url")
-_NEEDED = ["sample_id", "source", "split", "license", "attribution", "page_url", "url"]
-
-_HEAD = """# Attribution
-
-ATTRIBUTION.csv has a line for each image: its license, whom to credit and where it is from, in upstream's words.
-`pixels` says whether the image itself is here (`yes`), or why it is only listed. A cell that a spreadsheet would take
-for a formula has an apostrophe in front.
-
-The terms of each source as a whole, and the paper to cite:"""
-
-
-class AttributionWriter:
-    """Writes ATTRIBUTION.csv into a folder, as images come."""
-
-    def __init__(self, folder: Path, policy: Policy) -> None:
-        self._file = (folder / CSV_FILE).open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file)
-        self._policy = policy
-        self._writer.writerow(COLUMNS)
-
-    def __enter__(self) -> "AttributionWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def add(self, shard: JudgedShard) -> None:
-        """Write a line for each image of a shard that goes along, or is listed by its URL."""
-        for row, reason in zip(shard.rows.select(_NEEDED).to_pylist(), shard.reasons, strict=True):
-            if reason is None or row["url"]:
-                self._writer.writerow([sheet_cell(cell) for cell in self._cells(row, reason)])
-
-    def _cells(self, row: Mapping[str, Any], reason: str | None) -> list[str | None]:
-        return [
-            sample_key(row["sample_id"]),
-            row["sample_id"],
-            row["source"],
-            row["split"],
-            reason or "yes",
-            self._policy.license(row),
-            row["attribution"],
-            row["page_url"],
-            row["url"],
-        ]
-
-
-def attribution_text(manifest: Manifest) -> str:
-    """ATTRIBUTION.md: the terms of each source."""
-    rows = [
-        [markdown_text(name), markdown_text(entry["license"]), upstream_paper(manifest, name) or ""]
-        for name, entry in sorted(manifest["sources"].items())
-    ]
-    return f"{_HEAD}\n\n{table(['source', 'terms', 'paper'], rows)}\n"
-
-
-CARD_FILE = "README.md"
-
-LOAD_PAIRS = """```python
-from datasets import load_dataset
-
-pairs = load_dataset("FOLDER", split="train")
-pairs[0]["image"], pairs[0]["captions"]
-```
-
-`croissant.json` describes the same files for `mlcroissant`."""
-
-LOAD_TARS = """```python
-import webdataset
-
-pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).decode("pil")
-```
-
-Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
-`FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and finds how many samples there are in
-`sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
-`caption_4`, which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`.
-
-`datasets.load_dataset("FOLDER")` reads them as well."""
-
-LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, as img2dataset reads them:
-
-```
-img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url --caption_col caption \\
-  --save_additional_columns '["sample_id","license","attribution","page_url"]' \\
-  --output_folder OUT --output_format webdataset
-```
-
-`sha256` is of the bytes as they came, so that `--verify_hash '["sha256","sha256"]'` finds what has changed since;
-Wikimedia's were asked for in another size, so that theirs always differ.
-
-`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads them as well."""
-
-
-def write_folder_documents(
-    manifest: Manifest,
-    folder: Path,
-    *,
-    sink: Sink,
-    links: DataConfig,
-    counts: PairCounts,
-    listed: PairCounts,
-    withheld: Mapping[tuple[str, str], int],
-    published: str | None,
-    ablations: Sequence[AblationTable] = (),
-) -> None:
-    """Write README.md, ATTRIBUTION.md and, for Parquet shards, croissant.json into an export's folder."""
-    schema, examples = None, []
-    written = sink.config()
-    if isinstance(sink, ParquetSink):
-        schema, examples = sink.schema, example_captions(folder / entry["path"] for entry in sink.entries)
-        patterns = [found.pattern for found in written.splits.values()]
-        text = croissant_text(manifest, files=sink.entries, patterns=patterns, schema=schema, published=published)
-        _write_text(folder / CROISSANT_FILE, text)
-    # `datasets` reads all that a card names with one reader, so that beside tars a list is none of its configurations.
-    parts = CardParts(
-        counts=counts,
-        listed=listed,
-        configs=[written] if isinstance(sink, TarSink) and written.splits else [written, links],
-        schema=schema,
-        examples=examples,
-        loading="\n\n".join(_loading(sink, written, links)),
-        withheld=withheld,
-        ablations=ablations,
-    )
-    _write_text(folder / CARD_FILE, card_text(manifest, parts))
-    _write_text(folder / TEXT_FILE, attribution_text(manifest))
-
-
-def _loading(sink: Sink, written: DataConfig, links: DataConfig) -> list[str]:
-    own = LOAD_TARS if isinstance(sink, TarSink) else LOAD_PAIRS
-    said = [*([own] if written.splits else []), *([LOAD_LINKS] if links.splits else [])]
-    return said or ["It holds no image that may be passed on, and none that has an address."]
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
+CROISSANT_FILE, TERMS_FILE = "croissant.json", "ATTRIBUTION.md"
 
 LOADING = """```python
 from datasets import load_dataset
@@ -181,34 +54,149 @@ def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
     Returns:
         The manifest's "documents": path, sha256 and bytes of each.
     """
-    entries = [entry for entry in manifest["files"]["pairs"] if entry["split"] in SPLITS]
-    files = [folder / entry["path"] for entry in entries]
-    schema = pq.read_schema(files[0]) if files else None
+    pairs = manifest["files"]["pairs"]
+    counts = count_pairs(folder / entry["path"] for entry in pairs)
+    by_split = {split: [entry for entry in pairs if entry["split"] == split] for split in SPLITS}
     splits = {
         split: SplitFiles(
             pattern=f"pairs/{split}-*.parquet",
-            rows=sum(entry["rows"] for entry in entries if entry["split"] == split),
-            num_bytes=sum(entry["bytes"] for entry in entries if entry["split"] == split),
+            rows=sum(entry["rows"] for entry in entries),
+            num_bytes=sum(entry["bytes"] for entry in entries),
         )
-        for split in SPLITS
-        if any(entry["split"] == split for entry in entries)
+        for split, entries in by_split.items()
+        if entries
     }
-    parts = CardParts(
-        counts=count_pairs(folder / entry["path"] for entry in manifest["files"]["pairs"]),
-        configs=[DataConfig(name="default", splits=splits, schema=schema)],
-        schema=schema,
-        examples=example_captions(files),
-        loading=LOADING,
-    )
-    patterns = [found.pattern for found in splits.values()]
-    texts = {
-        CARD_FILE: card_text(manifest, parts),
-        CROISSANT_FILE: croissant_text(manifest, files=entries, patterns=patterns, schema=schema),
-    }
-    return [_write_document(folder / name, text) for name, text in texts.items()]
+    entries = [entry for entry in pairs if entry["split"] in SPLITS]
+    files = [folder / entry["path"] for entry in entries]
+    config = DataConfig(name="default", splits=splits, schema=pq.read_schema(files[0]) if files else None)
+    examples = example_captions(files)
+    parts = CardParts(counts=counts, configs=[config], schema=config.schema, examples=examples, loading=LOADING)
+    texts = {CARD_FILE: card_text(manifest, parts), CROISSANT_FILE: croissant_text(manifest, entries, config)}
+    return [
+        {"path": name, "sha256": write_bytes(folder / name, text.encode()), "bytes": len(text.encode())}
+        for name, text in texts.items()
+    ]
 
 
-def _write_document(path: Path, text: str) -> DocumentEntry:
-    content = text.encode()
-    write_bytes(path, content)
-    return {"path": path.name, "sha256": sha256_of(path), "bytes": len(content)}
+_TERMS_HEAD = """# Attribution
+
+ATTRIBUTION.csv has a line for each image: its license, whom to credit and where it is from, in upstream's words.
+`pixels` says whether the image itself is here (`yes`), or why it is only listed. A cell that a spreadsheet would take
+for a formula has an apostrophe in front.
+
+The terms of each source as a whole, and the paper to cite:"""
+
+
+def terms_text(manifest: Manifest) -> str:
+    """Return ATTRIBUTION.md: the terms of each source."""
+    rows = [
+        [markdown_text(name), markdown_text(entry["license"]), upstream_paper(manifest, name) or ""]
+        for name, entry in sorted(manifest["sources"].items())
+    ]
+    return f"{_TERMS_HEAD}\n\n{table(['source', 'terms', 'paper'], rows)}\n"
+
+
+# Croissant's own words, each of which is one of its vocabulary.
+_WORDS = (
+    "citeAs column dataBiases dataCollection equivalentProperty extract field fileObject fileProperty fileSet format "
+    "includes isLiveDataset jsonPath key md5 parentField path personalSensitiveInformation recordSet references regex "
+    "repeated replace samplingRate separator source subField transform"
+)
+_CONTEXT = {
+    **{word: f"cr:{word}" for word in _WORDS.split()},
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "sc": "https://schema.org/",
+}
+_PARQUET = "application/x-parquet"
+_DATA_TYPES = {"int32": "sc:Integer", "int64": "sc:Integer", "float": "sc:Float", "bool": "sc:Boolean"}
+
+
+def croissant_text(
+    manifest: Manifest,
+    files: Sequence[Mapping[str, Any]],
+    config: DataConfig,
+    *,
+    published: str | None = None,
+) -> str:
+    """Return the metadata as JSON text.
+
+    Args:
+        manifest: of the snapshot.
+        files: all shards of pairs, with "path" relative to the metadata, "sha256" and "bytes".
+        config: their globs, and the schema of their rows.
+        published: the date of publication, as ISO 8601 has it, where somebody publishes it.
+    """
+    sources = {name: entry["license"] for name, entry in sorted(manifest["sources"].items())}
+    distribution: list[dict[str, Any]] = [
+        {
+            "@type": "cr:FileObject",
+            "@id": file["path"],
+            "name": file["path"].rsplit("/", 1)[-1],
+            "contentUrl": file["path"],
+            "contentSize": f"{file['bytes']} B",
+            "encodingFormat": _PARQUET,
+            "sha256": file["sha256"],
+        }
+        for file in files
+    ]
+    if files:
+        shards = {"@type": "cr:FileSet", "@id": "pairs", "name": "pairs", "encodingFormat": _PARQUET}
+        patterns = [found.pattern for found in config.splits.values()]
+        distribution.append({**shards, "description": "all shards of pairs", "includes": patterns})
+    pair = {
+        "@type": "cr:RecordSet",
+        "@id": "pair",
+        "name": "pair",
+        "description": "One image with its captions.",
+        "key": {"@id": "pair/sample_id"},
+        "field": [_field(column) for column in config.schema or ()],
+    }
+    value = {
+        "@context": dict(sorted(_CONTEXT.items())),
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": manifest["dataset"],
+        "description": (
+            f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from "
+            f"{', '.join(sources)}. README.md says how, and what was not filtered. {' '.join(TERMS.split())}"
+        ),
+        "version": f"1.0.0+{manifest['snapshot']}",
+        **({"datePublished": published} if published else {}),
+        "license": [f"{name}: {license}" for name, license in sources.items()],
+        "citeAs": METHOD,
+        "inLanguage": [manifest["target_lang"]],
+        "keywords": ["image-text pairs", "CLIP", "captions"],
+        "isLiveDataset": False,
+        "rai:dataCollection": "Upstream datasets' files were read, and images fetched from their addresses.",
+        "rai:dataLimitations": list(NOT_FILTERED),
+        "rai:dataBiases": list(LIMITS[:2]),
+        "distribution": distribution,
+        "recordSet": [] if config.schema is None else [pair],
+    }
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _field(column: pa.Field) -> dict[str, Any]:
+    """Return a column; a struct is an image, a list a repeated value."""
+    is_image, is_list = pa.types.is_struct(column.type), pa.types.is_list(column.type)
+    kind = column.type.value_type if is_list else column.type
+    source: dict[str, Any] = {"fileSet": {"@id": "pairs"}, "extract": {"column": column.name}}
+    if is_image:
+        source["transform"] = {"jsonPath": "bytes"}
+    return {
+        "@type": "cr:Field",
+        "@id": f"pair/{column.name}",
+        "name": column.name,
+        "description": COLUMNS.get(column.name, column.name),
+        "dataType": "sc:ImageObject" if is_image else _DATA_TYPES.get(str(kind), "sc:Text"),
+        "source": source,
+        **({"repeated": True} if is_list else {}),
+    }

@@ -6,18 +6,18 @@ sha256 of every file.
 
 import datetime
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_catalog.ablations import ablations_of
+from data_catalog.ablations import AblationTable, ablations_of
 from data_catalog.errors import SettingsError
 from data_catalog.exports import FORMATS, HUGGINGFACE, URLS, WEBDATASET
-from data_catalog.exports.card import DataConfig, SplitFiles
+from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
-from data_catalog.exports.documents import AttributionWriter, write_folder_documents
+from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
 from data_catalog.exports.place import (
     RECORD_FILE,
     exporting_to,
@@ -31,13 +31,10 @@ from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, swi
 from data_catalog.exports.sinks import (
     CAPTIONS,
     FIRST,
-    LINKS,
-    JudgedShard,
     LinkWriter,
-    NoPixels,
     ParquetSink,
-    Sink,
     TarSink,
+    credits_writer,
     judged_shards,
 )
 from data_catalog.progress import Progress
@@ -74,8 +71,13 @@ class ExportConfig:
                 raise SettingsError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.samples_per_shard < 1:
             raise SettingsError(f"samples_per_shard must be positive, got {self.samples_per_shard}")
-        if self.published is not None and not _is_date(self.published):
-            raise SettingsError(f"published must be a date such as 2026-01-31, got {self.published!r}")
+        if self.published is not None:
+            try:
+                is_date = datetime.date.fromisoformat(self.published).isoformat() == self.published
+            except ValueError:
+                is_date = False
+            if not is_date:
+                raise SettingsError(f"published must be a date such as 2026-01-31, got {self.published!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +88,9 @@ class ExportReport:
         folder: where it lies.
         up_to_date: nothing was done, since it was there already.
         images: with their pixels, by split.
-        listed: without pixels, by URL, by split.
-        withheld: images whose pixels are not in it, by source and why.
+        samples: rows, or samples in tars, that these are, by split.
+        listed: images without pixels, by URL, by split.
+        withheld: images whose pixels are not in it: source, why, and how many.
         unlisted: of those the ones that have no URL, so that they are not in it at all, by source.
         marked: pairs that hold something of a test set, and are in no export.
     """
@@ -95,39 +98,11 @@ class ExportReport:
     folder: Path
     up_to_date: bool
     images: Mapping[str, int]
+    samples: Mapping[str, int]
     listed: Mapping[str, int]
-    withheld: Mapping[tuple[str, str], int]
+    withheld: Sequence[Sequence[Any]]
     unlisted: Mapping[str, int]
     marked: int
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What is counted while pairs come."""
-
-    counts: PairCounts = field(default_factory=PairCounts)
-    listed_counts: PairCounts = field(default_factory=PairCounts)
-    withheld: Counter[tuple[str, str]] = field(default_factory=Counter)
-    unlisted: Counter[str] = field(default_factory=Counter)
-    listed: dict[str, SplitFiles] = field(default_factory=dict)
-
-    def add(self, shard: JudgedShard) -> None:
-        """Count a shard's rows."""
-        counted = shard.rows.select(list(COUNTED_COLUMNS))
-        self.counts.add(counted.filter(shard.goes_along))
-        self.listed_counts.add(counted.filter(shard.is_listed))
-        sources, is_listed = shard.rows.column("source").to_pylist(), shard.is_listed.to_pylist()
-        for source, reason, listed in zip(sources, shard.reasons, is_listed, strict=True):
-            if reason is not None:
-                self.withheld[source, reason] += 1
-                self.unlisted[source] += not listed
-
-    def note_list(self, links: LinkWriter) -> None:
-        """Note a finished list, if it has rows."""
-        if links.rows:
-            size = links.path.stat().st_size
-            pattern = f"links/{links.split}/*.parquet"
-            self.listed[links.split] = SplitFiles(pattern=pattern, rows=links.rows, num_bytes=size)
 
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
@@ -140,81 +115,100 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
         DiskError: the disk is full, or nothing can be written there.
         DamagedError: a shard is not what was written.
     """
-    _check_allowed(snapshot, config)
-    place = place_of(folder, root=snapshot.folder.parents[2])
-    with exporting_to(place):
-        wanted, found = _identity(snapshot, config), record_of(place)
-        if found is not None:
-            if is_whole(place, found) and all(found.get(name) == wanted[name] for name in wanted):
-                _refuse_empty(snapshot, config, found["counts"])
-                return _report(folder, found["counts"], up_to_date=True)
-            require_nothing_of_others(place, found)
-        with replacing(place) as temporary:
-            filled = _fill(snapshot, config, temporary)
-            _refuse_empty(snapshot, config, filled["counts"])
-            write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
-    return _report(folder, filled["counts"], up_to_date=False)
-
-
-def _check_allowed(snapshot: Snapshot, config: ExportConfig) -> None:
     unknown = sorted(set(config.allowed) - set(snapshot.manifest["sources"]))
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
         raise SettingsError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
+    place = place_of(folder, root=snapshot.folder.parents[2])
+    with exporting_to(place):
+        ablations = ablations_of(snapshot)
+        wanted = {
+            "dataset": snapshot.dataset,
+            "snapshot": snapshot.snapshot,
+            "format": config.format,
+            "tombstones": snapshot.manifest["tombstones"]["digest"],
+            "settings": {**asdict(config), "allowed": sorted(config.allowed)},
+            "ablations": [found.key for found in ablations] or None,
+            "version": VERSION,
+        }
+        record = record_of(place)
+        is_there = record is not None and is_whole(place, record)
+        if record is not None and is_there and all(record.get(name) == wanted[name] for name in wanted):
+            _refuse_empty(snapshot, config, record["counts"])
+            return ExportReport(folder=folder, up_to_date=True, **record["counts"])
+        if record is not None:
+            require_nothing_of_others(place, record)
+        with replacing(place) as temporary:
+            filled = _fill(snapshot, config, temporary, ablations)
+            _refuse_empty(snapshot, config, filled["counts"])
+            write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
+    return ExportReport(folder=folder, up_to_date=False, **filled["counts"])
 
 
-def _identity(snapshot: Snapshot, config: ExportConfig) -> dict[str, Any]:
-    """What an export is made from; as JSON gives it back."""
-    settings = {**asdict(config), "allowed": sorted(config.allowed)}
-    return {
-        "dataset": snapshot.dataset,
-        "snapshot": snapshot.snapshot,
-        "format": config.format,
-        "tombstones": snapshot.manifest["tombstones"]["digest"],
-        "settings": settings,
-        "ablations": [found.key for found in ablations_of(snapshot)] or None,
-        "version": VERSION,
-    }
-
-
-def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path) -> dict[str, Any]:
-    """Write everything but the record into a folder; returns what the record says of it."""
-    policy = policy_of(
-        snapshot.manifest, NONE if config.format == URLS else config.pixels, allowed=frozenset(config.allowed)
-    )
-    sink, tally = _sink(config, folder), _Tally()
-    total = sum(entry["rows"] for entry in snapshot.manifest["files"]["pairs"] if entry["split"] in SPLITS)
-    label = f"export {config.format}"
-    with AttributionWriter(folder, policy) as attribution, Progress(label, total=total, unit="images") as progress:
+def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:
+    """Write everything but the record into a folder; return what the record says of it."""
+    manifest, pixels = snapshot.manifest, NONE if config.format == URLS else config.pixels
+    policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
+    sink: ParquetSink | TarSink = ParquetSink(folder)
+    if config.format == WEBDATASET:
+        sink = TarSink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
+    links, counts, listed = LinkWriter(folder, policy), PairCounts(), PairCounts()
+    withheld: Counter[tuple[str, str]] = Counter()
+    unlisted: Counter[str] = Counter()
+    pairs = manifest["files"]["pairs"]
+    total = sum(entry["rows"] for entry in pairs if entry["split"] in SPLITS)
+    with (
+        credits_writer(folder, policy) as add_credits,
+        Progress(f"export {config.format}", total=total, unit="images") as progress,
+    ):
         for split in SPLITS:
-            links = LinkWriter(folder / "links", policy, split)
             for shard in judged_shards(snapshot, policy, split):
                 sink.add(shard)
-                attribution.add(shard)
                 links.add(shard)
-                tally.add(shard)
+                add_credits(shard)
+                counted = shard.rows.select(list(COUNTED_COLUMNS))
+                counts.add(counted.filter(shard.goes_along))
+                listed.add(counted.filter(shard.is_listed))
+                sources, is_listed = shard.rows.column("source").to_pylist(), shard.is_listed.to_pylist()
+                for source, reason, has_address in zip(sources, shard.reasons, is_listed, strict=True):
+                    if reason is not None:
+                        withheld[source, reason] += 1
+                        unlisted[source] += not has_address
                 progress.advance(len(shard.reasons))
-            links.close()
-            tally.note_list(links)
-    sink.end()
-    listed = DataConfig(name="links", splits=tally.listed, schema=LINKS)
-    write_folder_documents(
-        snapshot.manifest,
-        folder,
-        sink=sink,
-        links=listed,
-        counts=tally.counts,
-        listed=tally.listed_counts,
-        withheld=tally.withheld,
-        published=config.published,
-        ablations=ablations_of(snapshot),
+            links.end_split(split)
+    written, linked = sink.end(), links.config()
+    entries = sink.entries if isinstance(sink, ParquetSink) else []
+    loading = [LOAD_TARS if config.format == WEBDATASET else LOAD_PAIRS] if written.splits else []
+    loading += [LOAD_LINKS] if linked.splits else []
+    parts = CardParts(
+        counts=counts,
+        listed=listed,
+        # `datasets` reads all that a card names with one reader: a list beside tars is none of its configurations.
+        configs=[written] if config.format == WEBDATASET and written.splits else [written, linked],
+        schema=written.schema if entries else None,
+        examples=example_captions(folder / entry["path"] for entry in entries),
+        loading="\n\n".join(loading) or "It holds no image that may be passed on, and none that has an address.",
+        withheld=withheld,
+        ablations=ablations,
     )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    hashes = {path.relative_to(folder).as_posix(): path for path in files}
+    texts = {CARD_FILE: card_text(manifest, parts), TERMS_FILE: terms_text(manifest)}
+    if config.format == HUGGINGFACE:
+        texts[CROISSANT_FILE] = croissant_text(manifest, entries, written, published=config.published)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    known = {entry["path"]: entry["sha256"] for entry in entries}
     return {
-        "files": {name: sink.hashes.get(name) or sha256_of(path) for name, path in hashes.items()},
-        "bytes": {name: path.stat().st_size for name, path in hashes.items()},
-        "counts": _counts(snapshot, sink.config(), tally),
+        "files": {name: known.get(name) or sha256_of(path) for name, path in files.items()},
+        "bytes": {name: path.stat().st_size for name, path in files.items()},
+        "counts": {
+            "images": counts.splits(),
+            "samples": {split: found.rows for split, found in written.splits.items()},
+            "listed": {split: found.rows for split, found in linked.splits.items()},
+            "withheld": [[source, reason, count] for (source, reason), count in sorted(withheld.items())],
+            "unlisted": {source: count for source, count in sorted(unlisted.items()) if count},
+            "marked": sum(entry["rows"] for entry in pairs if entry["split"] == MARKED),
+        },
     }
 
 
@@ -242,40 +236,37 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
     raise SettingsError(f"the export of {snapshot.dataset} would hold no image: {why}")
 
 
-def _sink(config: ExportConfig, folder: Path) -> Sink:
-    if config.format == HUGGINGFACE:
-        return ParquetSink(folder)
-    if config.format == WEBDATASET:
-        return TarSink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
-    return NoPixels()
+LOAD_PAIRS = """```python
+from datasets import load_dataset
 
+pairs = load_dataset("FOLDER", split="train")
+pairs[0]["image"], pairs[0]["captions"]
+```
 
-def _counts(snapshot: Snapshot, written: DataConfig, tally: _Tally) -> dict[str, Any]:
-    pairs = snapshot.manifest["files"]["pairs"]
-    return {
-        "images": tally.counts.splits(),
-        "samples": {split: found.rows for split, found in written.splits.items()},
-        "listed": {split: found.rows for split, found in tally.listed.items()},
-        "withheld": [[source, reason, count] for (source, reason), count in sorted(tally.withheld.items())],
-        "unlisted": {source: count for source, count in sorted(tally.unlisted.items()) if count},
-        "marked": sum(entry["rows"] for entry in pairs if entry["split"] == MARKED),
-    }
+`croissant.json` describes the same files for `mlcroissant`."""
 
+LOAD_TARS = """```python
+import webdataset
 
-def _report(folder: Path, counts: Mapping[str, Any], *, up_to_date: bool) -> ExportReport:
-    return ExportReport(
-        folder=folder,
-        up_to_date=up_to_date,
-        images=counts["images"],
-        listed=counts["listed"],
-        withheld={(source, reason): count for source, reason, count in counts["withheld"]},
-        unlisted=counts["unlisted"],
-        marked=counts["marked"],
-    )
+pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).decode("pil")
+```
 
+Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
+`FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and finds how many samples there are in
+`sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
+`caption_4`, which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`.
 
-def _is_date(text: str) -> bool:
-    try:
-        return datetime.date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
+`datasets.load_dataset("FOLDER")` reads them as well."""
+
+LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, as img2dataset reads them:
+
+```
+img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url --caption_col caption \\
+  --save_additional_columns '["sample_id","license","attribution","page_url"]' \\
+  --output_folder OUT --output_format webdataset
+```
+
+`sha256` is of the bytes as they came, so that `--verify_hash '["sha256","sha256"]'` finds what has changed since;
+Wikimedia's were asked for in another size, so that theirs always differ.
+
+`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads them as well."""

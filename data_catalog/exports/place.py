@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import DamagedError, DiskError, SettingsError
-from data_catalog.exports.croissant import FILE as CROISSANT_FILE
-from data_catalog.exports.documents import CARD_FILE, TEXT_FILE
+from data_catalog.exports.card import CARD_FILE
+from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import place_lock
@@ -21,12 +21,12 @@ RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
 # Folders of a root that hold no exports: what builds and training make is kept in order there.
 WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
 # What people add to before they publish.
-_EDITED = (CARD_FILE, CROISSANT_FILE, TEXT_FILE)
+_EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
 _ELSEWHERE = "name another place with --out"
 
 
 def place_of(folder: Path, root: Path) -> Path:
-    """The folder as the disk has it.
+    """Return the folder as the disk has it.
 
     Raises:
         SettingsError: no folder there can be replaced, or it is one of a root's own.
@@ -34,10 +34,31 @@ def place_of(folder: Path, root: Path) -> Path:
     """
     with _as_place(folder):
         place = folder.resolve()
-        _require_replaceable(folder, place, root)
+        if Path.cwd().is_relative_to(place):
+            raise SettingsError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
+        if place.is_mount():
+            raise SettingsError(f"{folder} is where a disk is mounted, which nothing can replace: name a folder in it")
+        for name in sorted(WITHOUT_EXPORTS):
+            if place.is_relative_to((root / name).resolve()):
+                raise SettingsError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
         for path in _beside(place):
             path.exists()  # which is an error where a name is too long
     return place
+
+
+@contextmanager
+def _as_place(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+        raise_if_disk_fails(error, folder)
+        raise DiskError(f"{folder} cannot be an export's folder: {error}") from error
+
+
+def _beside(place: Path) -> tuple[Path, Path]:
+    """Return where a new export is filled, and where the old one is while the new one takes its place."""
+    new, old = (place.with_name(f"{TEMPORARY_PREFIX}{what}-{place.name}") for what in ("new", "old"))
+    return new, old
 
 
 @contextmanager
@@ -50,56 +71,22 @@ def exporting_to(place: Path) -> Iterator[None]:
     """
     with place_lock(place):
         with _as_place(place):
-            _mend(place)
+            temporary, old = _beside(place)
+            if old.is_dir() and not place.exists():
+                try:
+                    record = record_of(old)
+                except (DamagedError, SettingsError):
+                    record = None
+                if record is not None and is_whole(old, record):  # or the export was killed while this was removed
+                    old.rename(place)
+            for leftover in (temporary, old):
+                if leftover.exists():
+                    shutil.rmtree(leftover)
         yield
-
-
-@contextmanager
-def _as_place(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # the latter of links in a circle
-        raise_if_disk_fails(error, folder)
-        raise DiskError(f"{folder} cannot be an export's folder: {error}") from error
-
-
-def _require_replaceable(folder: Path, place: Path, root: Path) -> None:
-    if Path.cwd().is_relative_to(place):
-        raise SettingsError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
-    if place.is_mount():
-        raise SettingsError(f"{folder} is where a disk is mounted, which nothing can replace: name a folder in it")
-    for name in sorted(WITHOUT_EXPORTS):
-        if place.is_relative_to((root / name).resolve()):
-            raise SettingsError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
-
-
-def _mend(place: Path) -> None:
-    """Put back what an export that was killed had moved out of the way, and remove what else it left."""
-    temporary, old = _beside(place)
-    if old.is_dir() and not place.exists() and _is_export(old):  # or it was killed while the old one was removed
-        old.rename(place)
-    for leftover in (temporary, old):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-
-
-def _is_export(folder: Path) -> bool:
-    try:
-        record = record_of(folder)
-    except (DamagedError, SettingsError):
-        return False
-    return record is not None and is_whole(folder, record)
-
-
-def _beside(place: Path) -> tuple[Path, Path]:
-    """Where a new export is filled, and where the old one is while the new one takes its place."""
-    return place.with_name(f"{TEMPORARY_PREFIX}new-{place.name}"), place.with_name(
-        f"{TEMPORARY_PREFIX}old-{place.name}"
-    )
 
 
 def record_of(place: Path) -> dict[str, Any] | None:
-    """The record of an export that is there, or None where there is none.
+    """Return the record of an export that is there, or None where there is none.
 
     Raises:
         SettingsError: the folder holds something else.
@@ -118,7 +105,7 @@ def record_of(place: Path) -> dict[str, Any] | None:
 
 
 def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
-    """Whether all files are there in full; their content is `vernaclip verify`'s business."""
+    """Tell if all files are there in full; their content is `vernaclip verify`'s business."""
     sizes: Mapping[str, int] = record["bytes"]
     return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
 
@@ -130,7 +117,9 @@ def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
         SettingsError: there is such a file; it is named.
     """
     files: Mapping[str, str] = record["files"]
-    for path in _files(place):
+    for path in sorted(place.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
         name = path.relative_to(place).as_posix()
         is_ours = name in files or name == RECORD_FILE
         if not is_ours or (name in _EDITED and sha256_of(path) != files[name]):
@@ -140,14 +129,9 @@ def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
             )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Whatever is in a folder and is no folder, symbolic links to folders included."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-
-
 @contextmanager
 def replacing(place: Path) -> Iterator[Path]:
-    """A new folder to fill, which then is put in its place, once all of it is on the disk.
+    """Yield a new folder to fill, which then is put in its place, once all of it is on the disk.
 
     Call it within `exporting_to`. Killed between the two renames it leaves no export; that puts the old one back.
 
@@ -156,7 +140,11 @@ def replacing(place: Path) -> Iterator[Path]:
     """
     temporary, old = _beside(place)
     with disk_errors(place):
-        _make(temporary)
+        try:
+            make_folder(temporary)
+        except OSError as error:
+            raise_if_disk_fails(error, temporary)
+            raise DiskError(f"{place.parent} cannot be a folder to write to: {error.strerror}") from error
         try:
             yield temporary
             for path in sorted(temporary.rglob("*"), reverse=True):
@@ -170,11 +158,3 @@ def replacing(place: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _make(folder: Path) -> None:
-    try:
-        make_folder(folder)
-    except OSError as error:
-        raise_if_disk_fails(error, folder)
-        raise DiskError(f"{folder.parent} cannot be a folder to write to: {error.strerror}") from error

@@ -30,12 +30,11 @@ _PUBLIC_DOMAIN = License(name="public domain", passing_on=FREE, credit=False)
 _CC0 = License(name="CC0", passing_on=FREE, credit=False)
 # Making an image smaller is an adaptation to some courts, so that "no derivatives" is taken at its word.
 _CREATIVE_COMMONS = {
-    "by": License(name="CC-BY", passing_on=FREE),
-    "by-sa": License(name="CC-BY-SA", passing_on=FREE),
-    "by-nc": License(name="CC-BY-NC", passing_on=NONCOMMERCIAL),
-    "by-nc-sa": License(name="CC-BY-NC-SA", passing_on=NONCOMMERCIAL),
-    "by-nd": License(name="CC-BY-ND", passing_on=FORBIDDEN),
-    "by-nc-nd": License(name="CC-BY-NC-ND", passing_on=FORBIDDEN),
+    code: License(
+        name=f"CC-{code.upper()}",
+        passing_on=FORBIDDEN if "nd" in code else NONCOMMERCIAL if "nc" in code else FREE,
+    )
+    for code in ("by", "by-sa", "by-nc", "by-nc-sa", "by-nd", "by-nc-nd")
 }
 _NAMES = {
     "cc0": _CC0,
@@ -187,23 +186,20 @@ class Policy:
             return None
         if not self.license(row):
             return NO_LICENSE
-        # Whoever states one license for a whole source is who is credited, by the source's name.
-        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
-        credited = names_somebody or not _says_something(row["license"])
-        return self._forbidden_by(_known_license(self.license(row)), credited=credited)
-
-    def _rights(self, row: Mapping[str, Any]) -> SourceRights:
-        return self.sources.get(row["source"], _NOTHING_SAID)
-
-    def _forbidden_by(self, license: License | None, *, credited: bool) -> str | None:
+        license = _known_license(self.license(row))
         if license is None:
             return UNKNOWN_LICENSE
         if license.passing_on == FORBIDDEN:
             return COPIES_FORBIDDEN
         if license.passing_on == NONCOMMERCIAL and self.pixels != WITH_NONCOMMERCIAL:
             return TRADE_FORBIDDEN
-        assert license.passing_on in (FREE, NONCOMMERCIAL)
+        # Whoever states one license for a whole source is who is credited, by the source's name.
+        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
+        credited = names_somebody or not _says_something(row["license"])
         return NO_CREDIT if license.credit and not credited else None
+
+    def _rights(self, row: Mapping[str, Any]) -> SourceRights:
+        return self.sources.get(row["source"], _NOTHING_SAID)
 
 
 def switch_for(reason: str, source: str) -> str:

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_catalog.charts import COLOURS, SERIES, SIZE, chart_label, svg_chart
-from data_catalog.report.pictures import Rows
+from data_catalog.report.contents import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 # Share of captions beyond which the tail of a distribution is drawn as one last bar.
 _TAIL = 0.995
@@ -181,17 +180,16 @@ def _stairs(axes: "Axes", bars: Sequence[int], edges: Sequence[float], number: i
 def _counts(axes: "Axes", label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.yaxis.set_major_formatter(lambda value, _: _short(value))
+    def short(value: float, _: object) -> str:
+        for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= 10 * scale or abs(value) >= scale > 1e3:
+                return f"{value / scale:g}{unit}"
+        return f"{value:,g}"
+
+    axes.yaxis.set_major_formatter(short)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
-
-
-def _short(value: float) -> str:
-    for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 10 * scale or abs(value) >= scale > 1e3:
-            return f"{value / scale:g}{unit}"
-    return f"{value:,g}"
 
 
 def _tail(counts: Mapping[int, int]) -> int:
@@ -282,11 +280,11 @@ def _few_series(series: Mapping[str, Sequence[int]], most: int = _MAX_SERIES) ->
     return {**few, f"{len(rest)} others": [sum(values) for values in zip(*rest, strict=True)]}
 
 
-def _smooth(edge: "Floats", places: "Floats") -> "Floats":
+def _smooth(edge: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return an edge, known at the whole numbers, along a curve that is level at each of them."""
     before = np.minimum(places.astype(np.int64), len(edge) - 2)
     part = places - before
-    found: Floats = edge[before] + (edge[before + 1] - edge[before]) * part * part * (3 - 2 * part)
+    found: NDArray[np.float64] = edge[before] + (edge[before + 1] - edge[before]) * part * part * (3 - 2 * part)
     return found
 
 

@@ -1,19 +1,27 @@
 """What the page of a snapshot says, section by section: rows from its files, as the templates take them."""
 
+import base64
+import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, zip_longest
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_catalog.ablations import ablations_of
 from data_catalog.database.connections import questions
 from data_catalog.fetch.diagnosis import diagnose
 from data_catalog.plain_text import decided_text
-from data_catalog.report.pictures import Ask, Rows, gallery, twins
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, FunnelCount, Manifest, Snapshot
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Rows = list[dict[str, Any]]
+# Answers SQL, with its parameters by name, in one dict a row.
+Ask = Callable[..., Rows]
 
 # Samples and scores are shown of the engines of most captions.
 _MAX_ENGINES = 4
@@ -23,41 +31,116 @@ _SCORE_BINS = 40
 _LEAST_BIN = 0.0001
 _LONGEST = 2000  # words or characters: longer captions count as so long
 
-# Captions by what upstream says; by what the language finder says of them as they came, and in the target language.
-LANGUAGES = """
-    SELECT source_lang AS language, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
-           count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
-    FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
+# Images that were asked of the web, by host.
+ASKED = """
+    SELECT lower(regexp_extract(url, '^[a-zA-Z]+://([^/?#]+)', 1)) AS host, drop_reason, count(*) AS num_images
+    FROM image_outcomes WHERE url IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, host, drop_reason
 """
 
-FOUND_LANGUAGES = f"""
-    SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
-    FROM (
-        SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
-        UNION ALL
-        SELECT 'translated', target_lang, detected_lang, outcome FROM captions WHERE {HAS_ORIGINAL}
-    ) WHERE found <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
-"""
-
-# Of kept captions, of which translated ones are two things. Cleaning leaves one blank between words, so blanks count
-# words.
-LENGTHS = f"""
-    WITH texts AS (
-        SELECT 0 AS place, 'before translation' AS what, clean_caption AS text
-        FROM captions WHERE outcome = 'kept' AND {HAS_ORIGINAL}
-        UNION ALL
-        SELECT if({HAS_ORIGINAL}, 1, 2), if({HAS_ORIGINAL}, 'translated', 'as upstream has them'), caption
-        FROM captions WHERE outcome = 'kept'
-    )
-    SELECT if(GROUPING(words) = 0, 'words', 'characters') AS unit, place, what,
-           coalesce(words, characters) AS length, count(*) AS num_captions
-    FROM (
-        SELECT place, what, least($longest, length(text)) AS characters,
-               least($longest, length(text) - length(replace(text, ' ', '')) + 1) AS words
-        FROM texts
-    ) GROUP BY GROUPING SETS ((place, what, characters), (place, what, words))
-    HAVING coalesce(words, characters) IS NOT NULL ORDER BY ALL
-"""
+# What the templates show as it is answered, by the name that they know it by.
+QUESTIONS = {
+    "published": """
+        SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
+        FROM pairs GROUP BY ALL ORDER BY ALL
+    """,
+    # Captions by what upstream says.
+    "languages": """
+        SELECT source_lang AS language, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
+               count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
+        FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
+    """,
+    # What the language finder says of them as they came, and in the target language.
+    "found_languages": f"""
+        SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
+        FROM (
+            SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
+            UNION ALL
+            SELECT 'translated', target_lang, detected_lang, outcome FROM captions WHERE {HAS_ORIGINAL}
+        ) WHERE found <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
+    """,
+    # Of kept captions, of which translated ones are two things. Cleaning leaves one blank between words, so blanks
+    # count words.
+    "lengths": f"""
+        WITH texts AS (
+            SELECT 0 AS place, 'before translation' AS what, clean_caption AS text
+            FROM captions WHERE outcome = 'kept' AND {HAS_ORIGINAL}
+            UNION ALL
+            SELECT if({HAS_ORIGINAL}, 1, 2), if({HAS_ORIGINAL}, 'translated', 'as upstream has them'), caption
+            FROM captions WHERE outcome = 'kept'
+        )
+        SELECT if(GROUPING(words) = 0, 'words', 'characters') AS unit, place, what,
+               coalesce(words, characters) AS length, count(*) AS num_captions
+        FROM (
+            SELECT place, what, least({_LONGEST}, length(text)) AS characters,
+                   least({_LONGEST}, length(text) - length(replace(text, ' ', '')) + 1) AS words
+            FROM texts
+        ) GROUP BY GROUPING SETS ((place, what, characters), (place, what, words))
+        HAVING coalesce(words, characters) IS NOT NULL ORDER BY ALL
+    """,
+    "per_image": "SELECT len(captions) AS num_captions, count(*) AS num_images FROM pairs GROUP BY ALL ORDER BY ALL",
+    # As the images came, in eighths of an octave: a cloud of few points, however many the images are.
+    "sizes": """
+        SELECT octaves.width - octaves.height AS aspect, avg(original_width) AS width, avg(original_height) AS height,
+               count(*) AS num_images
+        FROM (
+            SELECT original_width, original_height, {'width': round(8 * log2(original_width))::INTEGER,
+                   'height': round(8 * log2(original_height))::INTEGER} AS octaves
+            FROM pairs WHERE least(original_width, original_height) > 0
+        ) GROUP BY octaves ORDER BY octaves
+    """,
+    # As they came, 5 %, 50 % and 95 % are no larger; the shortest and longest side as they are published.
+    "sides": """
+        SELECT quantile_disc(original_width, [0.05, 0.5, 0.95]) AS widths,
+               quantile_disc(original_height, [0.05, 0.5, 0.95]) AS heights,
+               min(least(width, height)) AS shortest, max(greatest(width, height)) AS longest
+        FROM pairs
+    """,
+    # In quarters of an octave.
+    "file_sizes": """
+        SELECT round(4 * log2(num_bytes))::INTEGER AS octave, count(*) AS num_images
+        FROM image_outcomes WHERE drop_reason IS NULL AND num_bytes > 0 GROUP BY ALL ORDER BY octave
+    """,
+    "formats": """
+        SELECT original_format, count(*) AS num_images, sum(num_bytes)::BIGINT AS num_bytes
+        FROM image_outcomes WHERE drop_reason IS NULL GROUP BY ALL ORDER BY num_images DESC, original_format
+    """,
+    "hosts": f"""
+        SELECT host AS name, sum(num_images)::BIGINT AS num_asked,
+               coalesce(sum(num_images) FILTER (drop_reason IS NULL), 0)::BIGINT AS num_came,
+               list({{'reason': drop_reason, 'num_images': num_images}} ORDER BY num_images DESC, drop_reason)
+                   FILTER (drop_reason IS NOT NULL) AS reasons
+        FROM ({ASKED}) GROUP BY host ORDER BY num_asked DESC, name
+    """,
+    "lost_images": """
+        SELECT step, drop_reason, url IS NOT NULL AS is_remote, count(*) AS num_images
+        FROM image_outcomes WHERE drop_reason IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, drop_reason
+    """,
+    "duplicates": """
+        SELECT drop_reason, count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
+        FROM captions WHERE step = 'deduplicate' GROUP BY ALL ORDER BY num_images DESC, drop_reason
+    """,
+    "merged": """
+        SELECT count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
+        FROM captions WHERE merged_into IS NOT NULL
+    """,
+    "leaks": """
+        SELECT test_set, source, reason, outcome, count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
+        FROM (
+            SELECT sample_id, source, split_part(detail, ': ', 1) AS test_set, drop_reason AS reason,
+                   'dropped' AS outcome
+            FROM captions WHERE drop_reason IN ('test_image', 'test_caption', 'test_pixels')
+            UNION ALL
+            SELECT sample_id, source, split_part(substr(mark, instr(mark, ' ') + 1), ': ', 1), split_part(mark, ' ', 1),
+                   'marked'
+            FROM (SELECT sample_id, source, unnest(leaks) AS mark FROM captions)
+        ) GROUP BY ALL ORDER BY ALL
+    """,
+    "licenses": """
+        SELECT source, license, count(*) AS num_images, count(attribution) AS num_attributed,
+               count(page_url) AS num_with_page
+        FROM pairs GROUP BY ALL ORDER BY source, num_images DESC, license
+    """,
+}
 
 REASONS = """
     SELECT step, drop_reason, source, count(*) AS dropped, min_by(
@@ -116,87 +199,50 @@ TRANSLATIONS = """
     ) ORDER BY score NULLS LAST, caption_id
 """
 
-PUBLISHED = """
-    SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
-    FROM pairs GROUP BY ALL ORDER BY ALL
-"""
+_SIDE = 160
+_QUALITY = 60
+# What images are published as; nothing else is given to a decoder.
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_GALLERY_IMAGES = 36
+_GALLERY_GROUPS = 18
+_MAX_TWINS = 4  # of each reason
 
-LICENSES = """
-    SELECT source, license, count(*) AS num_images, count(attribution) AS num_attributed,
-           count(page_url) AS num_with_page
-    FROM pairs GROUP BY ALL ORDER BY source, num_images DESC, license
-"""
-
-PER_IMAGE = "SELECT len(captions) AS num_captions, count(*) AS num_images FROM pairs GROUP BY ALL ORDER BY ALL"
-
-# Sizes as the images came are in eighths of an octave: a cloud of few points, however many the images are.
-SIZES = """
-    SELECT octaves.width - octaves.height AS aspect, avg(original_width) AS width, avg(original_height) AS height,
-           count(*) AS num_images
+# Chosen by hash, from each source and split in turn, the largest of them, by their ids alone: pictures are read of the
+# chosen ones only.
+CHOSEN = f"""
+    SELECT chosen.sample_id AS sample_id, chosen.filename AS filename
     FROM (
-        SELECT original_width, original_height, {'width': round(8 * log2(original_width))::INTEGER,
-               'height': round(8 * log2(original_height))::INTEGER} AS octaves
-        FROM pairs WHERE least(original_width, original_height) > 0
-    ) GROUP BY octaves ORDER BY octaves
+        SELECT num_images, source, split, unnest(chosen) AS chosen, generate_subscripts(chosen, 1) AS turn
+        FROM (
+            SELECT source, split, count(*) AS num_images, min_by(
+                {{'sample_id': sample_id, 'filename': filename}}, md5_number_lower(sample_id), {_GALLERY_IMAGES}
+            ) AS chosen
+            FROM pairs GROUP BY ALL ORDER BY num_images DESC, source, split LIMIT {_GALLERY_GROUPS}
+        )
+    ) ORDER BY turn, num_images DESC, source, split LIMIT {_GALLERY_IMAGES}
 """
 
-# As they came, 5 %, 50 % and 95 % of the images are no larger; the shortest and longest side as they are published.
-SIDES = """
-    SELECT quantile_disc(original_width, [0.05, 0.5, 0.95]) AS widths,
-           quantile_disc(original_height, [0.05, 0.5, 0.95]) AS heights,
-           min(least(width, height)) AS shortest, max(greatest(width, height)) AS longest
-    FROM pairs
+PLACES = "SELECT sample_id, filename FROM pairs WHERE sample_id IN (SELECT unnest($sample_ids))"
+
+PICTURES = """
+    SELECT sample_id, source, split, image.bytes AS data, url, page_url, license, attribution, captions
+    FROM read_parquet($files, hive_partitioning = false) WHERE sample_id IN (SELECT unnest($sample_ids))
+    ORDER BY source, split, sample_id
 """
 
-# In quarters of an octave.
-BYTES = """
-    SELECT round(4 * log2(num_bytes))::INTEGER AS octave, count(*) AS num_images
-    FROM image_outcomes WHERE drop_reason IS NULL AND num_bytes > 0 GROUP BY ALL ORDER BY octave
-"""
-
-FORMATS = """
-    SELECT original_format, count(*) AS num_images, sum(num_bytes)::BIGINT AS num_bytes
-    FROM image_outcomes WHERE drop_reason IS NULL GROUP BY ALL ORDER BY num_images DESC, original_format
-"""
-
-DUPLICATES = """
-    SELECT drop_reason, count(*) AS num_captions, count(DISTINCT sample_id) AS num_images
-    FROM captions WHERE step = 'deduplicate' GROUP BY ALL ORDER BY num_images DESC, drop_reason
-"""
-
-MERGED = """
-    SELECT count(*) AS num_captions, count(DISTINCT sample_id) AS num_images FROM captions WHERE merged_into IS NOT NULL
-"""
-
-ASKED = """
-    SELECT lower(regexp_extract(url, '^[a-zA-Z]+://([^/?#]+)', 1)) AS host, drop_reason, count(*) AS num_images
-    FROM image_outcomes WHERE url IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, host, drop_reason
-"""
-
-HOSTS = f"""
-    SELECT host AS name, sum(num_images)::BIGINT AS num_asked,
-           coalesce(sum(num_images) FILTER (drop_reason IS NULL), 0)::BIGINT AS num_came,
-           list({{'reason': drop_reason, 'num_images': num_images}} ORDER BY num_images DESC, drop_reason)
-               FILTER (drop_reason IS NOT NULL) AS reasons
-    FROM ({ASKED}) GROUP BY host ORDER BY num_asked DESC, name
-"""
-
-LOST = """
-    SELECT step, drop_reason, url IS NOT NULL AS is_remote, count(*) AS num_images
-    FROM image_outcomes WHERE drop_reason IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, drop_reason
-"""
-
-LEAKS = """
-    SELECT test_set, source, reason, outcome, count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
+# The other image stands in the detail, "same as mscoco:18472" or "looks like wit:91262 of val".
+TWINS = f"""
+    SELECT reason, min_by({{'gone': gone, 'stays': stays}}, md5_number_lower(gone), {_MAX_TWINS}) AS twins
     FROM (
-        SELECT sample_id, source, split_part(detail, ': ', 1) AS test_set, drop_reason AS reason, 'dropped' AS outcome
-        FROM captions WHERE drop_reason IN ('test_image', 'test_caption', 'test_pixels')
+        SELECT DISTINCT drop_reason AS reason, sample_id AS gone,
+               regexp_extract(detail, '^(?:same as|looks like) (\\S+)', 1) AS stays
+        FROM captions WHERE step = 'deduplicate'
         UNION ALL
-        SELECT sample_id, source, split_part(substr(mark, instr(mark, ' ') + 1), ': ', 1), split_part(mark, ' ', 1),
-               'marked'
-        FROM (SELECT sample_id, source, unnest(leaks) AS mark FROM captions)
-    ) GROUP BY ALL ORDER BY ALL
+        SELECT DISTINCT 'merged', sample_id, merged_into FROM captions WHERE merged_into IS NOT NULL
+    ) WHERE stays <> '' GROUP BY ALL ORDER BY reason
 """
+
+MINIATURES = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:
@@ -213,34 +259,28 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             found: Rows = table(sql, **parameters).to_pylist()
             return found
 
-        translators = _engines(ask, num_examples)
-        published = ask(PUBLISHED)
+        answers = {name: ask(sql) for name, sql in QUESTIONS.items()}
+        translators, published = _engines(ask, num_examples), answers["published"]
+        ours = [row for row in translators if row["translator"] == snapshot.manifest["translator"] != NATIVE]
+        makers: Counter[str] = Counter()
+        for row in translators:
+            if row not in ours:
+                makers[ORIGINS[row["origin"]]] += row["num_kept"]
         return {
+            **answers,
+            "sides": answers["sides"][0],
+            "merged": answers["merged"][0],
             **_funnel(snapshot.manifest),
-            "published": published,
             "num_images": sum(row["num_images"] for row in published),
             "split_names": [name for name in (*SPLITS, MARKED) if name in {row["split"] for row in published}],
-            "languages": ask(LANGUAGES),
-            "found_languages": ask(FOUND_LANGUAGES),
-            "lengths": ask(LENGTHS, longest=_LONGEST),
-            "per_image": ask(PER_IMAGE),
             "reasons": _reasons(ask, snapshot, num_examples),
             "engines": translators,
-            **_makers(translators, snapshot.manifest["translator"]),
+            "ours": ours,  # what was translated while the dataset was built
+            "makers": dict(makers.most_common()),  # of the other kept captions
             "scores": _scores(ask, translators),
-            "sizes": ask(SIZES),
-            "sides": ask(SIDES)[0],
-            "file_sizes": ask(BYTES),
-            "formats": ask(FORMATS),
-            "gallery": gallery(ask),
+            "gallery": _pictures(ask, ask(CHOSEN)),
             "diagnosis": diagnose(table(ASKED)),
-            "hosts": ask(HOSTS),
-            "lost_images": ask(LOST),
-            "duplicates": ask(DUPLICATES),
-            "merged": ask(MERGED)[0],
-            "twins": twins(ask),
-            "leaks": ask(LEAKS),
-            "licenses": ask(LICENSES),
+            "twins": _twins(ask),
             "files": _files(snapshot.manifest),
             # Those that came to this snapshot and did something, the latest first.
             "runs": [
@@ -304,16 +344,6 @@ def _first(engines: Rows) -> list[str]:
     return list(dict.fromkeys(row["translator"] for row in engines))[:_MAX_ENGINES]
 
 
-def _makers(engines: Rows, engine: str) -> dict[str, Any]:
-    """Return what was translated while the dataset was built, and who made how many of the other kept captions."""
-    ours = [row for row in engines if row["translator"] == engine != NATIVE]
-    makers: Counter[str] = Counter()
-    for row in engines:
-        if row not in ours:
-            makers[ORIGINS[row["origin"]]] += row["num_kept"]
-    return {"ours": ours, "makers": dict(makers.most_common())}
-
-
 def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
     """Return number of captions by engine and bin of translation scores; None where no engine tells any.
 
@@ -341,3 +371,54 @@ def _files(manifest: Manifest) -> Rows:
     for document in manifest["documents"]:
         counts.setdefault("documents", Counter()).update(files=1, rows=0, bytes=document["bytes"])
     return [{"what": name, **count} for name, count in counts.items()]
+
+
+def _twins(ask: Ask) -> Rows:
+    """Return some of the images that were dropped, or merged, beside the one that is the same or looks the same."""
+    rows = [{"reason": row["reason"], **twin} for row in ask(TWINS) for twin in row["twins"]]
+    if not rows:
+        return []
+    names = sorted({name for row in rows for name in (row["gone"], row["stays"])})
+    shown = {row["sample_id"]: _miniature(row["thumbnail"]) for row in ask(MINIATURES, sample_ids=names)}
+    published = {row["sample_id"]: row["thumbnail"] for row in _pictures(ask, ask(PLACES, sample_ids=names))}
+    shown |= {name: picture for name, picture in published.items() if picture is not None}
+    return [{**row, **{f"{side}_thumbnail": shown.get(row[side]) for side in ("gone", "stays")}} for row in rows]
+
+
+def _pictures(ask: Ask, places: Rows) -> Rows:
+    """Return pairs with their thumbnails, read from the files that they are in."""
+    if not places:
+        return []
+    files = sorted({row["filename"] for row in places})
+    found = ask(PICTURES, files=files, sample_ids=[row["sample_id"] for row in places])
+    return [{**row, "thumbnail": _thumbnail(row.pop("data"))} for row in found]
+
+
+def _thumbnail(data: bytes | None) -> dict[str, Any] | None:
+    """Return a published image, at most `_SIDE` pixels wide and high; None if it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data or b""), formats=_FORMATS) as image:
+            image.thumbnail((_SIDE, _SIDE))
+            return _encoded(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # as Pillow tells of broken files
+        return None
+
+
+def _miniature(pixels: bytes | None) -> dict[str, Any] | None:
+    """Return the 8 x 8 pixels that are kept of an image that is not published, drawn large; None if there are none."""
+    from PIL import Image
+
+    if pixels is None or len(pixels) != 192:
+        return None
+    small = Image.frombytes("RGB", (8, 8), pixels)
+    return _encoded(small.resize((_SIDE // 2, _SIDE // 2), Image.Resampling.BICUBIC))
+
+
+def _encoded(image: "Image") -> dict[str, Any]:
+    """Return a picture as a `data:` address, and its size in pixels."""
+    file = io.BytesIO()
+    image.save(file, format="WEBP", quality=_QUALITY, method=4)
+    address = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return {"address": address, "width": image.width, "height": image.height}

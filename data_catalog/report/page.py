@@ -7,12 +7,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_catalog.report import texts
 from data_catalog.report.charts import charts_of
 from data_catalog.report.contents import gather
-from data_catalog.report.texts import language_name
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.history import runs
@@ -20,14 +19,10 @@ from data_catalog.storage.integrity import recorded
 from data_catalog.storage.manifest import Snapshot, datasets_folder
 from data_catalog.storage.shards import write_bytes
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
 REPORT_FILE = "report.html"
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
 PAGE_VERSION = 3
-_MARK = '<meta name="vernaclip-report" content="{}">'
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 
@@ -67,28 +62,24 @@ def write_report(
 def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
     """Write the page where there is none of this snapshot, or where a run has something to add to it."""
     path = report_path(root, snapshot.dataset)
-    if has_run or not _is_of(path, snapshot):
+    try:
+        with path.open("rb") as file:
+            is_of_this = _mark(snapshot).encode() in file.read(2000)
+    except FileNotFoundError:
+        is_of_this = False
+    if has_run or not is_of_this:
         write_report(root, snapshot)
     return path
 
 
-def _is_of(path: Path, snapshot: Snapshot) -> bool:
-    """Tell whether a page is there and of this snapshot and version."""
-    try:
-        with path.open("rb") as file:
-            return _mark(snapshot).encode() in file.read(2000)
-    except FileNotFoundError:
-        return False
-
-
 def _mark(snapshot: Snapshot) -> str:
-    return _MARK.format(f"{snapshot.snapshot} {PAGE_VERSION}")
+    return f'<meta name="vernaclip-report" content="{snapshot.snapshot} {PAGE_VERSION}">'
 
 
-@functools.cache
-def _environment() -> "Environment":
-    """Return the templates, which are parsed once in a process."""
+def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
+    """Return the page as HTML: the same for the same contents."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("data_catalog.report"),
@@ -97,34 +88,23 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["language_name"] = language_name
+    environment.filters |= {name: getattr(texts, name) for name in (*_FILTERS, "language_name")}
     environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
-    environment.filters |= {name: getattr(texts, name) for name in _FILTERS}
-    return environment
-
-
-def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
-    """Return the page as HTML: the same for the same contents."""
-    from markupsafe import Markup
-
-    style = (files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8")
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            **contents,
-            manifest=snapshot.manifest,
-            # Ours, not the dataset's: mark, style and charts are markup.
-            mark=Markup(_mark(snapshot)),  # noqa: S704
-            style=Markup(style),  # noqa: S704
-            charts=defaultdict(lambda: None, {name: Markup(chart) for name, chart in charts_of(contents)}),  # noqa: S704
-            language=language_name(snapshot.manifest["target_lang"]),
-            language_name=language_name,
-            meaning_of=snapshot.meaning,
-            anchor=_anchor,
-            native=NATIVE,
-            origins=ORIGINS,
-        )
+    # Ours, not the dataset's: mark, style and charts are markup.
+    style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
+    charts = {name: Markup(chart) for name, chart in charts_of(contents)}  # noqa: S704
+    return environment.get_template("report.html").render(
+        **contents,
+        manifest=snapshot.manifest,
+        mark=Markup(_mark(snapshot)),  # noqa: S704
+        style=style,
+        charts=defaultdict(lambda: None, charts),
+        language=texts.language_name(snapshot.manifest["target_lang"]),
+        language_name=texts.language_name,
+        meaning_of=snapshot.meaning,
+        anchor=_anchor,
+        native=NATIVE,
+        origins=ORIGINS,
     )
 
 

@@ -13,13 +13,13 @@ _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _SPECIAL = re.compile(f"{_INVISIBLE.pattern}|[\x00-\x1f\x7f-\x9f]|[\ud800-\udfff]")
-_URL = re.compile(r"https?://[^\s<>\"'()\[\]{}|\\^`]+", re.IGNORECASE)
+_URL = re.compile(r"(https?://[^\s<>\"'()\[\]{}|\\^`]+)", re.IGNORECASE)
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 def text(value: object) -> Markup:
     """Return a text as an isolated element, cut if it is very long; nothing for None."""
-    return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_visible(str(value)))
+    return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_cut(str(value)))
 
 
 def caption(value: object, language: object = None) -> Markup:
@@ -27,19 +27,21 @@ def caption(value: object, language: object = None) -> Markup:
     if value is None:
         return Markup("")
     code = str(language) if language and _LANGUAGE.fullmatch(str(language)) else ""
-    return Markup('<bdi lang="{}">{}</bdi>').format(code, _visible(str(value)))
+    return Markup('<bdi lang="{}">{}</bdi>').format(code, _cut(str(value)))
 
 
 def linked(value: object) -> Markup:
     """Return a text in which web addresses are links; other addresses stay text."""
-    if value is None:
-        return Markup("")
-    shown, parts, end = str(value)[:MAX_TEXT], [], 0
-    for match in _URL.finditer(shown):
-        parts += [_visible(shown[end : match.start()]), _link(match[0])]
-        end = match.end()
-    parts.append(_visible(shown[end:] + str(value)[MAX_TEXT:], limit=MAX_TEXT - end))
-    return Markup("<bdi>{}</bdi>").format(Markup("").join(parts))
+    return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_cut(str(value), links=True))
+
+
+def _cut(value: str, *, links: bool = False) -> Markup:
+    """Return the first characters as they can be seen, and how many more there are."""
+    parts = _URL.split(value[:MAX_TEXT]) if links else [value[:MAX_TEXT]]  # addresses stand between other text
+    shown = [_link(part) if number % 2 else _visible(part) for number, part in enumerate(parts)]
+    if len(value) > MAX_TEXT:
+        shown.append(Markup('<span class="unseen">… {:,} more characters</span>').format(len(value) - MAX_TEXT))
+    return Markup("").join(shown)
 
 
 def plain(value: object, limit: int = MAX_TEXT) -> str:
@@ -58,23 +60,16 @@ def _link(url: str) -> Markup:
     return Markup('<a href="{}" rel="noopener noreferrer nofollow">{}</a>').format(url, url)
 
 
-def _visible(value: str, *, limit: int = MAX_TEXT) -> Markup:
+def _visible(value: str) -> Markup:
     """Return escaped text with a name in place of each character that would not be seen."""
-    shown = value[: max(limit, 0)]
-    parts, end = [], 0
-    for match in _SPECIAL.finditer(shown):
-        parts += [escape(shown[end : match.start()]), _named(match[0])]
-        end = match.end()
-    parts.append(escape(shown[end:]))
-    if len(value) > len(shown):
-        parts.append(Markup('<span class="unseen">… {:,} more characters</span>').format(len(value) - len(shown)))
-    return Markup("").join(parts)
 
+    def named(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        symbol = ascii(match[0])[1:-1] if code < 0x20 else f"U+{code:04X}"
+        name = unicodedata.name(match[0], "control")
+        return Markup('<span class="unseen" title="{}">{}</span>').format(name, symbol)
 
-def _named(char: str) -> Markup:
-    code = ord(char)
-    symbol = ascii(char)[1:-1] if code < 0x20 else f"U+{code:04X}"
-    return Markup('<span class="unseen" title="{}">{}</span>').format(unicodedata.name(char, "control"), symbol)
+    return Markup(_SPECIAL.sub(named, escape(value)))  # noqa: S704 - escaped before
 
 
 def number(value: Any) -> str:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -11,10 +11,6 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import visible_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json, say_table
-
-if TYPE_CHECKING:
-    from training.use.classify import Classification
-    from training.use.search import SearchResult
 
 NOTHING_CHANGES = "No part of the image changes it: the model does not find the text in it."
 NOTHING_HOT = "Every part of the image fits the text worse than the rest: the model does not find it in any."
@@ -66,6 +62,7 @@ def search(
         split: Only the images of one split of the dataset.
         top: How many images.
     """
+    from data_catalog.database.answer_files import short_value
     from training.use.pictures import contact_sheet
     from training.use.search import search_dataset, search_folder
 
@@ -82,30 +79,28 @@ def search(
     else:
         found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
     contact_sheet(found.hits, out, text)
-    if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
-        _say_hits(found)
-        say(f"\nContact sheet: {out}")
-
-
-def _say_hits(found: "SearchResult") -> None:
-    from data_catalog.database.answer_files import short_value
-
-    rows = [
-        {
-            "rank": hit.rank,
-            "cosine": f"{hit.cosine:.3f}",
-            "file" if hit.path else "sample": hit.name,
-            **({} if hit.path else {"caption": hit.captions[0]}),
-        }
-        for hit in found.hits
-    ]
-    say_table([{name: short_value(value) for name, value in row.items()} for row in rows])
+    if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+        return
+    say_table(
+        [
+            {"rank": hit.rank, "cosine": f"{hit.cosine:.3f}", "file": short_value(hit.name)}
+            if hit.path
+            else {
+                "rank": hit.rank,
+                "cosine": f"{hit.cosine:.3f}",
+                "sample": short_value(hit.name),
+                "caption": short_value(hit.captions[0]),
+            }
+            for hit in found.hits
+        ]
+    )
     if found.unreadable:
         say(f"\nFiles that could not be read: {len(found.unreadable):,}")
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
             say(visible_text(f"  {path}: {reason}"))
         if len(found.unreadable) > MOST_UNREADABLE:
             say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more, which --json lists")
+    say(f"\nContact sheet: {out}")
 
 
 def classify(
@@ -133,6 +128,8 @@ def classify(
         classes: More texts, one a line.
         template: What is made of each text, such as "una foto di {c}".
     """
+    from data_catalog.database.answer_files import short_value
+    from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
     from training.use.pictures import bars
 
@@ -140,15 +137,8 @@ def classify(
     out = _picture(root, options, f"classify-{image.stem}", read=image)
     found = run(image, labels, _chosen_model(root, options), template=template)
     bars(found, out)
-    if not _wrote_json(options, {**found.to_json(), "picture": str(out)}):
-        _say_choices(found)
-        say(f"Picture: {out}")
-
-
-def _say_choices(found: "Classification") -> None:
-    from data_catalog.database.answer_files import short_value
-    from training.use.classify import SOFTMAX
-
+    if _wrote_json(options, {**found.to_json(), "picture": str(out)}):
+        return
     rows = [
         {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
         | {"cosine": f"{choice.cosine:.3f}", "note": "its end was left out: too long" if choice.is_cut else ""}
@@ -161,6 +151,7 @@ def _say_choices(found: "Classification") -> None:
     else:
         terms = f"{found.logit_scale:.1f} times the cosine {found.logit_bias or 0.0:+.1f}"
         say(f"\nEach text is judged by itself, as a SigLIP model is trained to: sigmoid of {terms}.")
+    say(f"Picture: {out}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -238,7 +229,9 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
         SettingsError: it would take the place of something else, or lie among the images that are searched.
     """
     folder = root / "searches" if options.model is None else Path()
-    out = options.out or folder / f"{_file_name(name)}.png"
+    # Letters and digits stay; other runs of characters become one dash.
+    file_name = re.sub(r"\W+", "-", name.lower()).strip("-")[:60] or "search"
+    out = options.out or folder / f"{file_name}.png"
     require_own_file(out)
     if options.out is None and options.model is not None and out.exists():
         raise SettingsError(f"{out} is there already: say by --out where the picture goes")
@@ -261,11 +254,6 @@ def _refuse_inputs(read: Path | None, out: Path, option: str) -> None:
         raise SettingsError(f"{out} is the image itself, which is not overwritten: name another file")
     if read.is_dir() and out.resolve().is_relative_to(read.resolve()):
         raise SettingsError(f"{out} would lie among the images that are searched: say by {option} where it goes")
-
-
-def _file_name(text: str) -> str:
-    """Return a text as a file name: its letters and digits, other runs of characters as one dash."""
-    return re.sub(r"\W+", "-", text.lower()).strip("-")[:60] or "search"
 
 
 def _wrote_json(options: ShowOptions, value: dict[str, Any]) -> bool:

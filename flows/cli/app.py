@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,16 +86,6 @@ COMMANDS: dict[str, Sequence[Command]] = {
 }
 
 
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("vernaclip")
-
-
-def _shown_default(value: object) -> str | None:
-    return None if value in (None, False, "", (), 0) else str(value)
-
-
 def _help_of(command: Command) -> str:
     """Return what a docstring says before its arguments; lines of a paragraph flow, those of a list stay."""
     text = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")[0]
@@ -111,13 +102,17 @@ def _family(name: str, text: str, commands: Mapping[str, Command]) -> App:
 
 def _assembled() -> App:
     """Return the whole command line."""
+
+    def shown_default(value: object) -> str | None:
+        return None if value in (None, False, "", (), 0) else str(value)
+
     top = App(
         name="vernaclip",
         help=DESCRIPTION,
         help_format="plaintext",
-        version=_version,
+        version=lambda: version("vernaclip"),
         # As argparse has it: no flag is invented that says the contrary, and of an option given twice the last holds.
-        default_parameter=Parameter(negative="", allow_repeating=True, show_default=_shown_default),
+        default_parameter=Parameter(negative="", allow_repeating=True, show_default=shown_default),
     )
     groups = {title: Group(title, sort_key=place) for place, title in enumerate(COMMANDS)}
     for title, commands in COMMANDS.items():
@@ -181,11 +176,6 @@ class Call:
         return Path(self.bound.arguments.get("root", DEFAULT_ROOT))
 
     @property
-    def is_root_default(self) -> bool:
-        """Tell if neither `--root` nor the variable of the environment says where the root is."""
-        return "root" not in self.bound.arguments
-
-    @property
     def is_command(self) -> bool:
         """Tell if it is a command of ours, and not the help, the version or the completion."""
         return self.command.__module__.startswith("flows.")
@@ -220,20 +210,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{visible_text(_usage_text(error))}\n")
         raise SystemExit(EXIT_USAGE) from None
     if not call.is_command:
-        _show(call)
+        try:
+            call.command(*call.bound.args, **call.bound.kwargs)
+        except SystemExit:
+            # Rich ends the process where a pager that has seen enough closes its pipe: that is its right.
+            if getattr(call.command, "__func__", None) not in (App.help_print, App.version_print):
+                raise
         raise SystemExit(EXIT_OK)
-    _set_up_logging(call.talk)
+    is_quiet, is_verbose = call.talk.quiet or process_rank() > 0, call.talk.debug or call.talk.verbose
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    for package in PACKAGES:
+        level = logging.DEBUG if is_verbose else logging.WARNING if is_quiet else logging.INFO
+        logging.getLogger(package).setLevel(level)
     return _run(call)
-
-
-def _show(call: Call) -> None:
-    """Show help or version, or install completion."""
-    try:
-        call.command(*call.bound.args, **call.bound.kwargs)
-    except SystemExit:
-        # Rich ends the process where a pager that has seen enough closes its pipe: that is its right.
-        if getattr(call.command, "__func__", None) not in (App.help_print, App.version_print):
-            raise
 
 
 def _usage_text(error: CycloptsError) -> str:
@@ -260,7 +249,11 @@ def _run(call: Call) -> int:
     from data_catalog.storage.lock import remove_empty
     from data_catalog.storage.reading import reading
 
-    root, made = call.root, _missing(call)
+    root = call.root
+    values: list[object] = [root]
+    for value in call.bound.arguments.values():
+        values += vars(value).values() if is_dataclass(value) else [value]
+    missing = [value for value in values if isinstance(value, Path) and not value.exists()]
     try:
         if root is not None:
             from data_catalog.storage.roots import open_root
@@ -270,7 +263,7 @@ def _run(call: Call) -> int:
         with disk_errors((root or Path()) / "catalog"), reading():
             return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
     except PipelineError as error:
-        for folder in made:
+        for folder in missing:  # a command that fails leaves no empty folders in the places that it names
             remove_empty(folder)
         text = f"{error}{_about_root(call, str(error))}"
         if isinstance(error, DefectError):
@@ -290,17 +283,9 @@ def _run(call: Call) -> int:
         return _fail_by_defect(f"unexpected {type(error).__name__}: {error}")
 
 
-def _missing(call: Call) -> list[Path]:
-    """Return the places that a command names and that are not there: one that fails leaves no empty folders there."""
-    values = [call.root]
-    for value in call.bound.arguments.values():
-        values += vars(value).values() if is_dataclass(value) else [value]
-    return [value for value in values if isinstance(value, Path) and not value.exists()]
-
-
 def _about_root(call: Call, text: str) -> str:
     """Return what to add to an error that speaks of the default root: the user may never have heard of that folder."""
-    if call.root is None or not call.is_root_default:
+    if call.root is None or "root" in call.bound.arguments:
         return ""
     named = re.search(rf"(?<![\w/.-])(?<!vernaclip )(?<!the ){re.escape(str(call.root))}(?![\w.-])", text)
     if named is None and str(call.root.absolute()) not in text:
@@ -316,11 +301,3 @@ def _fail_by_defect(text: str) -> int:
 def _write_error(text: str) -> None:
     """Write lines to standard error; they may quote what a dataset or a file name holds."""
     sys.stderr.write("\n".join(map(visible_text, text.split("\n"))))
-
-
-def _set_up_logging(talk: Talk) -> None:
-    is_quiet = talk.quiet or process_rank() > 0
-    level = logging.DEBUG if talk.debug or talk.verbose else logging.WARNING if is_quiet else logging.INFO
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
-    for package in PACKAGES:
-        logging.getLogger(package).setLevel(level)

@@ -2,21 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
 from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from flows.cli.output import say, say_table
-
-if TYPE_CHECKING:
-    from data_catalog.exports.export import ExportReport
-    from data_catalog.storage.manifest import Snapshot
-    from training.exports.model_export import ModelExportReport
-
-_MEGABYTE = 1_000_000
-
 
 Pixels = Annotated[
     Literal["licensed", "noncommercial", "all", "none"],
@@ -66,7 +58,7 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     """
     from data_catalog.exports.export import ExportConfig, export_snapshot
     from data_catalog.storage.lock import writer_lock
-    from data_catalog.storage.manifest import EXPORTS, require_snapshot
+    from data_catalog.storage.manifest import EXPORTS, SPLITS, require_snapshot
     from data_catalog.storage.roots import require_root
 
     config = ExportConfig(**{name: value for name, value in vars(options).items() if name != "out"})
@@ -76,12 +68,6 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
         # `vernaclip forget` removes what lies here and holds what is forgotten.
         folder = options.out or root / EXPORTS / dataset / options.format
         report = export_snapshot(snapshot, config, folder)
-    _tell_export(report)
-
-
-def _tell_export(report: "ExportReport") -> None:
-    from data_catalog.storage.manifest import SPLITS
-
     rows = [
         {"split": split, "with pixels": report.images.get(split, 0), "listed by URL": report.listed.get(split, 0)}
         for split in SPLITS
@@ -89,10 +75,7 @@ def _tell_export(report: "ExportReport") -> None:
     say_table(rows)
     if report.withheld:
         say("\nImages whose pixels are not in it:\n")
-        withheld = [
-            {"source": source, "images": count, "why": reason} for (source, reason), count in report.withheld.items()
-        ]
-        say_table(withheld)
+        say_table([{"source": source, "images": count, "why": why} for source, why, count in report.withheld])
     for source, count in report.unlisted.items():
         say(f"{count:,} of {source} are not in it at all: they have no URL")
     if report.marked:
@@ -154,9 +137,19 @@ def export_model(
     Args:
         dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
     """
+    from data_catalog.storage.roots import require_root
+    from flows.recipe.recipe import load_recipe
     from training.processes import let_threads_sleep
+    from training.trained_models import current_model
 
-    folder, snapshot = _chosen_model(dataset, options.model, root)
+    folder, snapshot = options.model, None  # of a folder alone nobody knows what it saw
+    if (dataset is None) == (folder is None):
+        raise SettingsError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
+    if dataset is not None:
+        require_root(root)
+        model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
+        folder, snapshot = model.folder, model.snapshot
+    assert folder is not None
     let_threads_sleep()  # before torch is loaded
     from training.exports.model_card import seen_data
     from training.exports.model_export import ModelExportConfig
@@ -166,30 +159,11 @@ def export_model(
     stated = {name: value for name, value in vars(options).items() if name not in ("model", "out")}
     config = ModelExportConfig(name=name, **stated)
     seen = seen_data(snapshot) if snapshot else None
-    _tell_model(write_exports(folder, config, options.out, seen=seen, root=root))
-
-
-def _chosen_model(dataset: str | None, folder: Path | None, root: Path) -> "tuple[Path, Snapshot | None]":
-    """Return the folder of the model that is named, and the snapshot that it saw; of a folder alone nobody knows it."""
-    from data_catalog.storage.roots import require_root
-    from flows.recipe.recipe import load_recipe
-    from training.trained_models import current_model
-
-    if (dataset is None) == (folder is None):
-        raise SettingsError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
-    if folder is not None:
-        return folder, None
-    assert dataset is not None
-    require_root(root)
-    model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
-    return model.folder, model.snapshot
-
-
-def _tell_model(report: "ModelExportReport") -> None:
+    report = write_exports(folder, config, options.out, seen=seen, root=root)
     rows = [
         {
             "format": found.format,
-            "MB": round(found.num_bytes / _MEGABYTE, 1),
+            "MB": round(found.num_bytes / 1_000_000, 1),
             "differs by": f"{found.difference:.1e}",
             "": "up to date" if found.up_to_date else "exported",
             "folder": str(found.folder),
@@ -197,6 +171,6 @@ def _tell_model(report: "ModelExportReport") -> None:
         for found in report.exports
     ]
     say_table(rows)
-    for name, reason in report.refused.items():
-        say(f"{name} has no equivalent of this model, since {reason}")
+    for format_name, reason in report.refused.items():
+        say(f"{format_name} has no equivalent of this model, since {reason}")
     say("\nREADME.md in each is a model card, which says how it is read; edit it before you publish.")

@@ -15,12 +15,9 @@ from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, Rec
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.fetch.diagnosis import Diagnosis
     from flows.dry_run import DryRun
     from flows.jobs import BuildReport, EvaluateReport, TrainReport
 
-# A funnel says how many; this says why, most frequent first.
-TOP_REASONS = "SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{}' ORDER BY ALL"
 FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "evaluate-clip"}
 
 
@@ -121,16 +118,33 @@ def build(
 ) -> None:
     """Build the dataset of a recipe; run it again to go on after an interruption."""
     job = _job(recipe, root, options, retry_failed=retry_failed)
-    _require_dry_run(dry, retry_failed=retry_failed)
+    names = ("rows", "examples", "seed", "translate", "page")
+    given = [f"--{name}" for name in names if getattr(dry, name) not in (None, False)]
+    if given and not dry.dry_run:
+        raise SettingsError(f"{', '.join(given)}: only with --dry-run")
     if dry.dry_run:
         _dry_run(job, dry, json=json)
         return
     report: BuildReport = with_executor("build", job)
-    if json:
-        say_json(_build_values(report, job))
+    if not json:
+        _tell_build(report, job)
+        _tell_next(job, ("report", "train", "sql", "duckdb"))
         return
-    _tell_build(report, job)
-    _tell_next(job, ("report", "train", "sql", "duckdb"))
+    snapshot = report.snapshot
+    say_json(
+        {
+            "dataset": snapshot.dataset,
+            "snapshot": snapshot.snapshot,
+            "folder": snapshot.folder,
+            "up_to_date": report.up_to_date,
+            "seconds": report.seconds,
+            "pairs": snapshot.num_pairs,
+            "funnel": report.funnel,
+            "drop_reasons": _top_reasons(job.root, snapshot.dataset),
+            "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
+            "report": _report_of(job.root, snapshot.dataset),
+        }
+    )
 
 
 def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
@@ -178,81 +192,55 @@ def with_executor(name: str, job: Job) -> Any:
     """
     from training.processes import process_count
 
-    _require_dask(job)
+    if job.executor != "dask" and job.dask_address is not None:
+        raise SettingsError("--dask-address: only with --executor dask")
+    if job.executor == "dask" and find_spec("prefect_dask") is None:
+        from data_catalog.errors import extra_to_install
+
+        raise InputError(f"--executor dask needs the extra: {extra_to_install('dask')}")
     if process_count() > 1 and (name != "train" or job.executor != "local"):
         raise SettingsError("several processes can only train, without Prefect: vernaclip train --executor local")
     more = {"retry_failed": job.retry_failed} if name == "build" else {}
+    if job.executor == "local":
+        from flows import jobs
+        from flows.build.execution import LocalExecutor
+        from flows.ending import ended_by_signals
+
+        with ended_by_signals(), LocalExecutor() as executor:
+            return getattr(jobs, name)(job.recipe, root=job.root, overrides=job.overrides, executor=executor, **more)
+    from data_catalog.storage.manifest import require_snapshot
+    from flows.orchestration.temporary_server import run_flow
+    from flows.recipe.recipe import load_recipe
+
+    # What the job would refuse after Prefect's long start is refused before it.
+    loaded = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
+    if name != "build":
+        require_snapshot(job.root, loaded.name, recipe=loaded.called)
+    overrides = list(job.overrides)
+    if job.dask_address is not None:
+        overrides.append(f'build.dask_address="{job.dask_address}"')
     if job.executor == "dask" and name == "build":
         more["dask"] = True
-    if job.executor != "local":
-        return _through_prefect(name, job, more)
-    from flows import jobs
-    from flows.build.execution import LocalExecutor
-    from flows.ending import ended_by_signals
-
-    with ended_by_signals(), LocalExecutor() as executor:
-        return getattr(jobs, name)(job.recipe, root=job.root, overrides=job.overrides, executor=executor, **more)
-
-
-def _require_dask(job: Job) -> None:
-    if job.executor == "dask":
-        if find_spec("prefect_dask") is None:
-            from data_catalog.errors import extra_to_install
-
-            raise InputError(f"--executor dask needs the extra: {extra_to_install('dask')}")
-    elif job.dask_address is not None:
-        raise SettingsError("--dask-address: only with --executor dask")
-
-
-def _through_prefect(name: str, job: Job, more: dict[str, bool]) -> Any:
-    from flows.orchestration.in_process import run_flow
-
-    _require_inputs(name, job)
-    overrides = list(job.overrides)
-    if job.executor == "dask" and job.dask_address is not None:
-        overrides.append(f'build.dask_address="{job.dask_address}"')
     return run_flow(FLOW_NAMES[name], job.recipe, root=job.root, overrides=overrides, project=Path.cwd(), **more)
 
 
-def _require_inputs(name: str, job: Job) -> None:
-    """Refuse before Prefect's long start what the job would refuse after it.
+def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
+    """Judge a sample of each source, and print what each rule drops, with examples.
 
     Raises:
-        PipelineError: the recipe is wrong, or nothing was built.
-    """
-    from data_catalog.storage.manifest import require_snapshot
-    from flows.recipe.recipe import load_recipe
-
-    recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
-    if name != "build":
-        require_snapshot(job.root, recipe.name, recipe=recipe.called)
-
-
-def _require_dry_run(dry: DryRunOptions, *, retry_failed: bool) -> None:
-    """Refuse options of a dry run for a build that is none.
-
-    Raises:
-        SettingsError: one is given, or a number is negative.
+        SettingsError: an option does not go with it, or a number is negative.
         PipelineError: there can be no such page.
     """
-    names = ("rows", "examples", "seed", "translate", "page")
-    given = {name: getattr(dry, name) for name in names if getattr(dry, name) not in (None, False)}
-    if given and not dry.dry_run:
-        raise SettingsError(f"{', '.join(f'--{name}' for name in given)}: only with --dry-run")
-    if dry.dry_run and retry_failed:
+    from flows.dry_run import dry_run, write_page
+    from flows.recipe.recipe import load_recipe
+
+    if job.retry_failed:
         raise SettingsError("--retry-failed: not with --dry-run, which asks for no images")
     for name in ("rows", "examples"):
         if (getattr(dry, name) or 0) < 0:
             raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
     if dry.page is not None:
         require_own_file(dry.page, "--page")
-
-
-def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
-    """Judge a sample of each source, and print what each rule drops, with examples."""
-    from flows.dry_run import dry_run, write_page
-    from flows.recipe.recipe import load_recipe
-
     recipe = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     found = dry_run(
         recipe,
@@ -263,25 +251,21 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
         translate=dry.translate,
     )
     if json:
-        say_json(_dry_run_values(found, recipe.name))
+        asked, known = found.num_images
+        dropped = [
+            {"source": rule.source, "step": rule.step, "rule": rule.rule, "rows": rule.num_rows}
+            | {"decided_by": rule.decided_by}
+            | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
+            for rule in found.dropped
+        ]
+        rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
+        say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}})
     else:
         _tell_dry_run(found, recipe.name)
     if dry.page:
         write_page(found, dry.page, name=recipe.name)
         if not json:
             say(f"\nAs a page: {dry.page}")
-
-
-def _dry_run_values(found: "DryRun", name: str) -> dict[str, Any]:
-    asked, known = found.num_images
-    dropped = [
-        {"source": rule.source, "step": rule.step, "rule": rule.rule, "rows": rule.num_rows}
-        | {"decided_by": rule.decided_by}
-        | {"examples": [{"caption": caption, "detail": detail} for caption, detail in rule.examples]}
-        for rule in found.dropped
-    ]
-    rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
-    return {"dataset": name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}}
 
 
 def _tell_dry_run(found: "DryRun", name: str) -> None:
@@ -303,50 +287,33 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
         say("\nTranslations are judged as well with --translate.")
 
 
-def _build_values(report: "BuildReport", job: Job) -> dict[str, Any]:
+def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
+    """Return why captions were dropped, most frequent first: a funnel only says how many."""
     from data_catalog.database.catalog import query
-    from data_catalog.report.page import report_path
 
-    snapshot = report.snapshot
-    return {
-        "dataset": snapshot.dataset,
-        "snapshot": snapshot.snapshot,
-        "folder": snapshot.folder,
-        "up_to_date": report.up_to_date,
-        "seconds": report.seconds,
-        "pairs": snapshot.num_pairs,
-        "funnel": report.funnel,
-        "drop_reasons": query(job.root, TOP_REASONS.format(snapshot.dataset)).to_pylist(),
-        "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
-        "report": report_path(job.root, snapshot.dataset),
-    }
+    sql = f"SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{dataset}' ORDER BY ALL"
+    rows: list[dict[str, Any]] = query(root, sql).to_pylist()
+    return rows
 
 
 def _tell_build(report: "BuildReport", job: Job) -> None:
-    from data_catalog.database.catalog import query
+    from textwrap import fill
 
-    dataset = report.snapshot.dataset
+    dataset, downloads = report.snapshot.dataset, report.downloads
     say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
     say_table(report.funnel)
     say("\nWhy captions were dropped\n")
-    say_table(query(job.root, TOP_REASONS.format(dataset)).to_pylist())
-    _tell_downloads(report.downloads)
-    num_pairs = sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"])
-    if report.up_to_date:
-        say(f"\n{dataset} {report.snapshot.snapshot} is up to date: nothing to do ({report.seconds:.1f} s).")
-    else:
-        say(f"\n{dataset} {report.snapshot.snapshot}: {num_pairs:,} images with captions in {report.seconds:,.0f} s.")
-
-
-def _tell_downloads(downloads: "Diagnosis") -> None:
-    """Print what became of the images that were asked of the web, and what that means."""
-    from textwrap import fill
-
+    say_table(_top_reasons(job.root, dataset))
     if downloads.rows():
         say("\nWhat became of the images that were asked of the web\n")
         say_table(downloads.rows())
     for finding in downloads.findings:
         say("\n" + fill(finding, 110))
+    name = f"{dataset} {report.snapshot.snapshot}"
+    if report.up_to_date:
+        say(f"\n{name} is up to date: nothing to do ({report.seconds:.1f} s).")
+    else:
+        say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
 
 
 def _tell_training(report: "TrainReport") -> None:
@@ -371,10 +338,10 @@ def _tell_next(job: Job, topics: tuple[str, ...]) -> None:
         say(f"  {NEXT[topic](job)}")
 
 
-def _report_of(job: Job) -> Path:
+def _report_of(root: Path, dataset: str) -> Path:
     from data_catalog.report.page import report_path
 
-    return report_path(job.root, _dataset(job))
+    return report_path(root, dataset)
 
 
 def _dataset(job: Job) -> str:
@@ -383,30 +350,29 @@ def _dataset(job: Job) -> str:
     return load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
 
 
-def _some_caption(job: Job) -> str:
-    """Return a short caption of a held-out image, as an example of a query."""
+def _search(job: Job) -> str:
+    """Return a command that searches for a short caption of a held-out image, as an example of a query."""
     import pyarrow.parquet as pq
 
     from data_catalog.storage.manifest import require_snapshot
 
-    snapshot = require_snapshot(job.root, _dataset(job))
+    dataset = _dataset(job)
+    snapshot = require_snapshot(job.root, dataset)
     files = [*snapshot.pair_files("test"), *snapshot.pair_files("val")]
     captions = pq.read_table(files[0], columns=["captions"]).column("captions").to_pylist() if files else []
     shortest = min((own[0] for own in captions), key=lambda text: (len(text), text), default="...")
-    return str(shortest)
-
-
-def _duckdb(job: Job) -> str:
-    return shlex.join(["duckdb", "-readonly", str(job.root / "catalog.duckdb")])
+    return command("search", shortest, "--root", job.root, "--dataset", dataset)
 
 
 NEXT: dict[str, Callable[[Job], str]] = {
-    "report": lambda job: f"open {_report_of(job)} in a browser: the report of the build",
+    "report": lambda job: f"open {_report_of(job.root, _dataset(job))} in a browser: the report of the build",
     "train": lambda job: command("train", job.recipe, "--root", job.root),
     "evaluate": lambda job: command("evaluate", job.recipe, "--root", job.root),
-    "search": lambda job: command("search", _some_caption(job), "--root", job.root, "--dataset", _dataset(job)),
+    "search": _search,
     "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
-    "duckdb": lambda job: f"{_duckdb(job)}  (any DuckDB opens it: FROM rejects)",
+    "duckdb": lambda job: (
+        f"{shlex.join(['duckdb', '-readonly', str(job.root / 'catalog.duckdb')])}  (any DuckDB opens it: FROM rejects)"
+    ),
     "verify": lambda job: command("verify", "--root", job.root),
     "up": lambda job: "vernaclip up, then: prefect deployment run build-dataset",
 }

@@ -24,7 +24,6 @@ from flows.cli.output import say, say_table
 
 if TYPE_CHECKING:
     from translation.memory import TranslationMemory
-    from translation.packages.install import Installation
 
 MEMORY_FOLDER = "memory"
 
@@ -155,19 +154,15 @@ def install(
     from translation.packages.install import install_file, install_from_index
     from translation.packages.package import default_packages_dir
 
-    packages_dir = default_packages_dir()
     if file is not None and from_code is None and to_code is None:
-        _tell(install_file(file, packages_dir, sha256=sha256))
+        found = install_file(file, default_packages_dir(), sha256=sha256)
     elif file is None and from_code and to_code:
         config = DownloadConfig(private_hosts=private_hosts)
-        _tell(install_from_index(from_code, to_code, packages_dir, sha256=sha256, config=config))
+        found = install_from_index(from_code, to_code, default_packages_dir(), sha256=sha256, config=config)
     else:
         raise SettingsError("give either FILE, or both --from and --to to install from the Argos index")
-
-
-def _tell(installation: "Installation") -> None:
-    package, source = installation.package, installation.source
-    what = "installed" if installation.changed else "unchanged, it was installed already:"
+    package, source = found.package, found.source
+    what = "installed" if found.changed else "unchanged, it was installed already:"
     say(f"{what} {package.pair} {package.package_version} in {package.folder}")
     say(f"sha256 of the file     {source.file_sha256}")
     say(f"sha256 of the package  {package.sha256}")

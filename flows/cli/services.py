@@ -61,7 +61,18 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
     if language is not None:
         if fix:
             raise SettingsError("--fix mends the environment, not a language: leave out --fix or --language")
-        return _examine_language(language)
+        from flows.language_doctor import examine, find_language
+
+        spoken = find_language(language)
+        traits = examine(spoken)
+        if not is_quiet():
+            say(f"{spoken.title}\n")
+        for trait in traits:
+            if not is_quiet() or (trait.needed and not trait.found):
+                say(trait_text(trait))
+        if not is_quiet():
+            say(f"\n{sum(trait.found for trait in traits)} of {len(traits)} found")
+        return int(any(trait.needed and not trait.found for trait in traits))
     from flows.doctor import diagnose, mend
 
     findings = diagnose(Path.cwd(), Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
@@ -75,38 +86,24 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
     return int(any(finding.severity == "broken" for finding in findings))
 
 
-def _examine_language(name: str) -> int:
-    from flows.language_doctor import examine, find_language
-
-    language = find_language(name)
-    traits = examine(language)
-    if not is_quiet():
-        say(f"{language.title}\n")
-    for trait in traits:
-        if not is_quiet() or (trait.needed and not trait.found):
-            say(trait_text(trait))
-    if not is_quiet():
-        say(f"\n{sum(trait.found for trait in traits)} of {len(traits)} found")
-    return int(any(trait.needed and not trait.found for trait in traits))
-
-
 def trait_text(trait: "Trait") -> str:
-    """Return what a language has or lacks, with costs and advice, in lines for a terminal."""
+    """Return what a language has or lacks, with costs and advice, in lines for a terminal.
+
+    Commands stay on one line, to be copied.
+    """
     state = "found" if trait.found else "MISSING" if trait.needed else "missing"
-    lines = [(state, trait.topic, trait.text)]
-    lines += [("", label, text) for label, text in (("  costs", trait.cost), ("  to do", trait.advice)) if text]
-    return "\n".join(_wrapped(f"{mark:<9}{label:<18}", text) for mark, label, text in lines)
-
-
-def _wrapped(head: str, text: str) -> str:
-    """Return a text in lines beside its head; commands stay on one line, to be copied."""
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", NO_BREAK), text)
-    lines = textwrap.fill(
-        whole,
-        width=REPORT_WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return lines.replace(NO_BREAK, " ")
+    parts = [(state, trait.topic, trait.text)]
+    parts += [("", label, text) for label, text in (("  costs", trait.cost), ("  to do", trait.advice)) if text]
+    lines = []
+    for mark, label, text in parts:
+        head = f"{mark:<9}{label:<18}"
+        whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", NO_BREAK), text)
+        lines += textwrap.wrap(
+            whole,
+            width=REPORT_WIDTH,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines).replace(NO_BREAK, " ")

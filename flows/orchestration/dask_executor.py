@@ -44,7 +44,6 @@ T = TypeVar("T")
 
 _DISTRIBUTION = "vernaclip"
 _PACKAGES = ("flows", "translation", "cleaning", "data_catalog")
-_CODE = "vernaclip's own code"
 # Calls on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
 _MOST_WAITING = 256
 # What a client says where the scheduler or the workers are gone.
@@ -72,21 +71,16 @@ class House:
 @functools.lru_cache(maxsize=1)
 def versions() -> Mapping[str, str]:
     """Return, by name, what the bytes that this process writes depend on: machine, Python, our code, packages."""
-    found = {"the kind of machine": platform.machine(), "Python": sys.version.split()[0], _CODE: _code_digest()}
+    base = Path(__file__).parents[2]
+    files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
+    code = digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
+    found = {"the kind of machine": platform.machine(), "Python": sys.version.split()[0], "vernaclip's own code": code}
     for requirement in requires(_DISTRIBUTION) or []:
         if "extra ==" not in requirement:
             name = Requirement(requirement).name
-            try:
+            with suppress(PackageNotFoundError):
                 found[name] = version(name)
-            except PackageNotFoundError:
-                continue
     return found
-
-
-def _code_digest() -> str:
-    base = Path(__file__).parents[2]
-    files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
-    return digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
 
 
 # Marks of the flows whose steps this process does.
@@ -101,29 +95,22 @@ def enter(house: House) -> None:
     """
     if house.mark not in _entered:
         here = f"the worker on {platform.node()}"
-        _require_same_files(house, here)
-        _require_same_versions(house.versions or {}, here)
+        if not house.mark.is_file() or not house.folder.is_dir():
+            missing = house.folder if house.mark.is_file() else house.mark.parent
+            raise InputError(
+                f"{here} does not see {missing} as the flow does: put the root, and the folder that the build is "
+                "started in, on a file system that all machines share under the same names"
+            )
+        wanted = house.versions or {}
+        own = versions() if wanted else {}
+        for name in sorted({*own, *wanted}):
+            if own.get(name) != wanted.get(name):
+                raise InputError(
+                    f"{here} has {name} {own.get(name, 'not at all')}, the flow {wanted.get(name, 'not at all')}: "
+                    "install the same on all machines and start the workers again, or the bytes would differ"
+                )
         _entered.add(house.mark)
     os.chdir(house.folder)
-
-
-def _require_same_files(house: House, here: str) -> None:
-    if not house.mark.is_file() or not house.folder.is_dir():
-        missing = house.folder if house.mark.is_file() else house.mark.parent
-        raise InputError(
-            f"{here} does not see {missing} as the flow does: put the root, and the folder that the build is started "
-            "in, on a file system that all machines share under the same names"
-        )
-
-
-def _require_same_versions(wanted: Mapping[str, str], here: str) -> None:
-    own = versions() if wanted else {}
-    for name in sorted({*own, *wanted}):
-        if own.get(name) != wanted.get(name):
-            raise InputError(
-                f"{here} has {name} {own.get(name, 'not at all')}, the flow {wanted.get(name, 'not at all')}: install "
-                "the same on all machines and start the workers again, or the bytes would differ"
-            )
 
 
 class DaskExecutor(PrefectExecutor):
@@ -165,10 +152,13 @@ class DaskExecutor(PrefectExecutor):
         self._exits.enter_context(dask.config.set(_PATIENCE))
         self._exits.enter_context(self._cluster)
         try:
-            client = self._client()
-            self._exits.enter_context(_logs_of(client))
+            client = self._cluster.client
+            if not client.scheduler_info()["workers"]:
+                logger.warning(
+                    "the Dask cluster has no workers yet: steps wait until some come (`dask worker ADDRESS`)"
+                )
+            self._exits.enter_context(_working(client))
             self._exits.callback(self._mark.unlink, missing_ok=True)
-            self._exits.callback(_end_children, client)
         except BaseException:
             self._exits.close()
             raise
@@ -185,35 +175,25 @@ class DaskExecutor(PrefectExecutor):
         """Start a call on the cluster, if it may be done there; a thread of the flow waits for it, as a task."""
         if not elsewhere:
             return super().submit(name, call)
-        there = partial(_do_there, self._entrance(), call)
-        return self._runner.submit(self._task(name, lambda: self._elsewhere(name, there)), parameters={})
-
-    def _elsewhere(self, name: str, call: Callable[[], T]) -> T:
-        """Have a call done on the cluster."""
-        try:
-            result: T = self._cluster.client.submit(call, pure=False).result()  # type: ignore[no-untyped-call]
-        except KilledWorker as error:
-            raise InputError(
-                f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
-                "fewer steps at once (--set build.workers=N), and run the same command again"
-            ) from error
-        except CancelledError as error:
-            raise InputError(f"{name}: the Dask cluster is gone: run the same command again") from error
-        return result
-
-    def _client(self) -> Client:
-        client = self._cluster.client
-        if not client.scheduler_info()["workers"]:
-            logger.warning("the Dask cluster has no workers yet: steps wait until some come (`dask worker ADDRESS`)")
-        return client
-
-    def _entrance(self) -> House:
-        """Return what workers must agree with; the first step is submitted with the writer's lock held."""
-        if self._house is None:
+        if self._house is None:  # the first step is submitted with the writer's lock held
             write_json(self._mark, {})
             found = versions() if self._address else None  # processes of our own start from the same files
             self._house = House(folder=Path.cwd(), mark=self._mark, versions=found)
-        return self._house
+        there = partial(_do_there, self._house, call)
+
+        def wait() -> T:
+            try:
+                result: T = self._cluster.client.submit(there, pure=False).result()  # type: ignore[no-untyped-call]
+            except KilledWorker as error:
+                raise InputError(
+                    f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
+                    "fewer steps at once (--set build.workers=N), and run the same command again"
+                ) from error
+            except CancelledError as error:
+                raise InputError(f"{name}: the Dask cluster is gone: run the same command again") from error
+            return result
+
+        return self._runner.submit(self._task(name, wait), parameters={})
 
 
 def _do_there(house: House, call: Callable[[], T]) -> T:
@@ -263,19 +243,15 @@ def _require_scheduler(address: str) -> None:
 
 
 @contextmanager
-def _logs_of(client: Client) -> Iterator[None]:
-    """Have what our code logs on workers logged here."""
+def _working(client: Client) -> Iterator[None]:
+    """Have what our code logs on workers logged here; in the end let workers end the processes that decoded images."""
     for name in PACKAGES:
         client.forward_logging(name, logging.getLogger(name).level)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        with suppress(*_GONE):  # workers that go on without us
+            client.run(end_workers_here, on_error="ignore")
         for name in PACKAGES:
             with suppress(*_GONE, ValueError):  # the last: another flow has done so
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]
-
-
-def _end_children(client: Client) -> None:
-    """Let workers that go on without us end the processes that decoded our images."""
-    with suppress(*_GONE):
-        client.run(end_workers_here, on_error="ignore")

@@ -4,17 +4,12 @@ Prefect's own order holds: environment variables, then `.env` of the current fol
 and the user's profile. `vernaclip up` writes its address and auth string into `.env`, between two marks.
 """
 
-import base64
-import http.client
 import logging
 import os
 import re
 import secrets
 import tempfile
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -64,6 +59,10 @@ class Api:
         """Return the variables by which a Prefect process finds this API."""
         found = {"PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.auth_string, "PREFECT_API_KEY": self.key}
         return {name: value for name, value in found.items() if value is not None}
+
+    def is_up(self) -> bool:
+        """Tell if it answers us."""
+        return probe(self) == "answers"
 
 
 def new_auth_string() -> str:
@@ -145,10 +144,20 @@ def configured_api() -> Api | None:
 
 def probe(api: Api) -> Answer:
     """Tell if an API answers, refuses our auth string, or is silent (nothing listens, or something else does)."""
-    if _status(f"{api.url}/health", {}) != 200:
+    import httpx
+
+    auth = httpx.BasicAuth(*api.auth_string.partition(":")[::2]) if api.auth_string else None
+    headers = {"Authorization": f"Bearer {api.key}"} if api.key and not api.auth_string else {}
+    try:
+        # Our own machine is asked without a proxy.
+        trust_env = urllib.parse.urlsplit(api.url).hostname not in (*LOOPBACK, "::1")
+        with httpx.Client(trust_env=trust_env, follow_redirects=True, timeout=PROBE_TIMEOUT_S) as client:
+            if client.get(f"{api.url}/health").status_code != httpx.codes.OK:
+                return "silent"
+            status = client.get(f"{api.url}/admin/version", auth=auth, headers=headers).status_code
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return "silent"
-    status = _status(f"{api.url}/admin/version", _authorization(api))
-    return "refuses" if status in (401, 403) else "answers"
+    return "refuses" if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) else "answers"
 
 
 def answers(api: Api, *, otherwise: str) -> bool:
@@ -166,27 +175,6 @@ def answers(api: Api, *, otherwise: str) -> bool:
     if answer == "silent":
         logger.warning("no Prefect server answers at %s: %s", api.url, otherwise)
     return answer == "answers"
-
-
-def _authorization(api: Api) -> dict[str, str]:
-    if api.auth_string:
-        return {"Authorization": "Basic " + base64.b64encode(api.auth_string.encode()).decode()}
-    return {"Authorization": f"Bearer {api.key}"} if api.key else {}
-
-
-def _status(url: str, headers: Mapping[str, str]) -> int | None:
-    """Return the HTTP status of a GET, or None without an HTTP answer; our own machine is asked without a proxy."""
-    try:
-        host = urllib.parse.urlsplit(url).hostname
-        proxies = urllib.request.ProxyHandler({} if host in (*LOOPBACK, "::1") else None)
-        request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - the user's own setting
-        with urllib.request.build_opener(proxies).open(request, timeout=PROBE_TIMEOUT_S) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code
-    except (OSError, ValueError, http.client.HTTPException):
-        return None
 
 
 def read_env_block(project: Path) -> Api | None:

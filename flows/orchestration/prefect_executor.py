@@ -48,7 +48,8 @@ class RunProgress:
     def note(self, phase: str, *, done: int, total: int) -> None:
         """Note that `done` of `total` units of a phase are done."""
         self._seen[phase] = done, total
-        shares = [_share(*count) for name, count in self._seen.items() if name in self._phases or not self._phases]
+        counts = [count for name, count in self._seen.items() if name in self._phases or not self._phases]
+        shares = [min(1.0, done / total) if total else 1.0 for done, total in counts]
         self.percent = max(self.percent, 100.0 * sum(shares) / len(self._phases or self._seen))
 
     @property
@@ -58,10 +59,6 @@ class RunProgress:
         if under_way:
             return ", ".join(under_way)
         return f"{list(self._seen)[-1]}: done" if self._seen else "begun"
-
-
-def _share(done: int, total: int) -> float:
-    return min(1.0, done / total) if total else 1.0
 
 
 # An artifact's update is an HTTP call: more often than this nobody could see it anyway.
@@ -91,9 +88,7 @@ class FlowArtifacts:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ending = "done" if kind is None else "stopped"
         self._over.set()
         if kind is None or issubclass(kind, Exception):  # else the process is to end, and soon
@@ -104,24 +99,25 @@ class FlowArtifacts:
         with self._lock:
             self._progress.note(phase, done=done, total=total)
 
-    def _state(self) -> tuple[float, str]:
-        """Return percent done, and what is under way."""
-        with self._lock:
-            percent, text = self._progress.percent, self._progress.text
-        if self._ending == "done":
-            return 100.0, "done"
-        return percent, text if self._ending is None else f"{self._ending}; {text}"
-
     def _tell(self) -> None:
-        """Keep the artifact as new as the state, until the run is over."""
+        """Keep the artifact as new as the state (percent done, and what is under way), until the run is over."""
         artifact: UUID | None = None
         told: tuple[float, str] | None = None
         while True:
             is_last = self._over.wait(SECONDS_BETWEEN_UPDATES if artifact else 0)
-            state = self._state()
-            if state != told:
+            with self._lock:
+                percent, text = self._progress.percent, self._progress.text
+            if self._ending is not None:
+                percent, text = (100.0, "done") if self._ending == "done" else (percent, f"{self._ending}; {text}")
+            if (percent, text) != told:
+                description = str(markdown_safe(text))
                 with _never_fatal("progress"):
-                    artifact, told = _put(artifact, self._key, *state), state
+                    if artifact is None:
+                        made = create_progress_artifact(percent, key=self._key, description=description)
+                        artifact = cast(UUID, made)
+                    else:
+                        update_progress_artifact(artifact, percent, description=description)
+                    told = percent, text
             if is_last:
                 return
             if artifact is None:  # the server does not answer
@@ -132,14 +128,6 @@ class FlowArtifacts:
         table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
         with _never_fatal(key):
             create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
-
-
-def _put(artifact: UUID | None, key: str, percent: float, text: str) -> UUID:
-    description = str(markdown_safe(text))
-    if artifact is None:
-        return cast(UUID, create_progress_artifact(percent, key=key, description=description))
-    update_progress_artifact(artifact, percent, description=description)
-    return artifact
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec
 
 from prefect import Flow, flow
 from prefect.states import Failed
@@ -28,11 +28,10 @@ from flows.doctor import require_sound_environment
 from flows.ending import ended_by_signals
 from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
-from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, BuildConfig, Dataset, load_recipe
+from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import schema
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
 DEFAULT_RECIPE = "scenes"
 ROOT = str(DEFAULT_ROOT)
@@ -65,18 +64,22 @@ TRAIN_PHASES = ("train",)
 EVALUATE_PHASES = ("evaluate",)
 
 
-def _ends_in_a_sentence(job: Callable[P, Any]) -> Callable[P, Any]:
-    """Let a run that fails for a reason that we know say that sentence, and nothing else, on its page in Prefect."""
+def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
+    """Make a job a flow: a run that fails for a reason that we know says that sentence, and no more, on its page."""
 
-    @wraps(job)
-    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
-        logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
-        try:
-            return job(*args, **kwargs)
-        except PipelineError as error:
-            return Failed(message=str(error), data=error)  # whoever called the flow in this process gets the error
+    def made(job: Callable[P, Any]) -> Flow[P, Any]:
+        @flow(name=name, flow_run_name=RUN_NAME, persist_result=False)
+        @wraps(job)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+            logging.getLogger("prefect.flow_runs").addFilter(_without_traceback)
+            try:
+                return job(*args, **kwargs)
+            except PipelineError as error:
+                return Failed(message=str(error), data=error)  # whoever called the flow in this process gets the error
 
-    return run
+        return run
+
+    return made
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
@@ -87,8 +90,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-@flow(name="build-dataset", flow_run_name=RUN_NAME, persist_result=False)
-@_ends_in_a_sentence
+@_flow("build-dataset")
 def build_dataset(
     recipe: str = DEFAULT_RECIPE,
     root: str = ROOT,
@@ -106,11 +108,12 @@ def build_dataset(
         dask: have the steps done by a Dask cluster, that of build.dask_address or one on this machine.
     """
     with _executor("build-dataset", BUILD_PHASES, recipe, root, settings, dask=dask) as executor:
-        return _do(partial(runs.build, retry_failed=retry_failed), recipe, root, settings, executor)
+        return runs.build(
+            recipe, root=Path(root), overrides=settings or {}, executor=executor, retry_failed=retry_failed
+        )
 
 
-@flow(name="train-clip", flow_run_name=RUN_NAME, persist_result=False)
-@_ends_in_a_sentence
+@_flow("train-clip")
 def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Train the model of a recipe on the dataset that was built.
 
@@ -120,11 +123,10 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
         settings: what differs from the recipe.
     """
     with _executor("train-clip", TRAIN_PHASES, recipe, root, settings) as executor:
-        return _do(runs.train, recipe, root, settings, executor)
+        return runs.train(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
-@flow(name="evaluate-clip", flow_run_name=RUN_NAME, persist_result=False)
-@_ends_in_a_sentence
+@_flow("evaluate-clip")
 def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Score the trained model of a recipe on the dataset's held-out images.
 
@@ -134,11 +136,10 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
         settings: what differs from the recipe.
     """
     with _executor("evaluate-clip", EVALUATE_PHASES, recipe, root, settings) as executor:
-        return _do(runs.evaluate, recipe, root, settings, executor)
+        return runs.evaluate(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
-@flow(name="build-and-train", flow_run_name=RUN_NAME, persist_result=False)
-@_ends_in_a_sentence
+@_flow("build-and-train")
 def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Build the dataset of a recipe, train its model, score it.
 
@@ -149,11 +150,13 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
     """
     phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
     with _executor("build-and-train", phases, recipe, root, settings) as executor:
-        loaded = load_recipe(recipe, root=Path(root), overrides=settings or {})
-        require_ready(loaded, Path(root))
-        built = _do(runs.build, recipe, root, settings, executor)
-        require_scorable(loaded, Path(root))
-        return built, *(_do(job, recipe, root, settings, executor) for job in (runs.train, runs.evaluate))
+        place, overrides = Path(root), settings or {}
+        loaded = load_recipe(recipe, root=place, overrides=overrides)
+        require_ready(loaded, place)
+        built = runs.build(recipe, root=place, overrides=overrides, executor=executor)
+        require_scorable(loaded, place)
+        jobs = (runs.train, runs.evaluate)
+        return built, *(job(recipe, root=place, overrides=overrides, executor=executor) for job in jobs)
 
 
 FLOWS: dict[str, Flow[..., Any]] = {
@@ -161,17 +164,15 @@ FLOWS: dict[str, Flow[..., Any]] = {
 }
 
 
-def _do(job: Callable[..., T], recipe: str, root: str, settings: Settings, executor: Executor) -> T:
-    return job(recipe, root=Path(root), overrides=settings or {}, executor=executor)
-
-
 @contextmanager
 def _executor(
     name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
 ) -> Iterator[Executor]:
-    """What does the steps of the flow `name`, and shows its progress on the way through `phases`."""
+    """Yield what does the steps of the flow `name`, and shows its progress on the way through `phases`."""
     require_sound_environment()
-    _let_our_logs_through()
+    for package in PACKAGES:  # in a worker's process nobody has set the level, and the default would hide what goes on
+        if logging.getLogger(package).level == logging.NOTSET:
+            logging.getLogger(package).setLevel(logging.INFO)
     open_root(Path(root), writes=True)
     loaded = load_recipe(recipe, root=Path(root), overrides=settings or {})
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
@@ -180,23 +181,14 @@ def _executor(
         if label in TRAIN_PHASES:
             artifacts.progress(label, done=done, total=total)
 
-    executor = (_dask_executor if dask else _thread_executor)(loaded.build, Path(root), artifacts)
+    if dask:
+        from flows.orchestration.dask_executor import DaskExecutor
+
+        build = loaded.build
+        executor: PrefectExecutor = DaskExecutor(
+            build.workers, root=Path(root), address=build.dask_address, artifacts=artifacts
+        )
+    else:
+        executor = PrefectExecutor(artifacts=artifacts)
     with reading(), ended_by_signals(), executor, watched(watch):
         yield executor
-
-
-def _thread_executor(build: BuildConfig, _root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
-    return PrefectExecutor(artifacts=artifacts)
-
-
-def _dask_executor(build: BuildConfig, root: Path, artifacts: FlowArtifacts) -> PrefectExecutor:
-    from flows.orchestration.dask_executor import DaskExecutor
-
-    return DaskExecutor(build.workers, root=root, address=build.dask_address, artifacts=artifacts)
-
-
-def _let_our_logs_through() -> None:
-    """In a worker's process nobody has set the level of our loggers, and the default would hide what goes on."""
-    for name in PACKAGES:
-        if logging.getLogger(name).level == logging.NOTSET:
-            logging.getLogger(name).setLevel(logging.INFO)

@@ -16,7 +16,6 @@ from data_catalog.errors import SettingsError
 from flows.orchestration.prefect_env import no_proxy
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.responses import DeploymentResponse
     from prefect.plugins import HookContext
 
 logger = logging.getLogger(__name__)
@@ -44,25 +43,20 @@ def wrap_lookup(async_client: Any, client: Any) -> None:
     read_async, read = async_client.read_deployment_by_name, client.read_deployment_by_name
 
     @functools.wraps(read_async)
-    async def read_any_async(self: Any, name: str) -> "DeploymentResponse":
-        if "/" in name:
-            return await read_async(self, name)  # type: ignore[no-any-return]
-        return await read_async(self, await _full_name_async(self, name))  # type: ignore[no-any-return]
+    async def read_any_async(self: Any, name: str) -> Any:
+        if "/" not in name:
+            found = await self.read_deployments(deployment_filter=_named(name))
+            name = full_name(name, [(await self.read_flow(flow_id=each.flow_id)).name for each in found])
+        return await read_async(self, name)
 
     @functools.wraps(read)
-    def read_any(self: Any, name: str) -> "DeploymentResponse":
-        if "/" in name:
-            return read(self, name)  # type: ignore[no-any-return]
-        found = self.read_deployments(deployment_filter=_named(name))
-        flows = [self.read_flow(flow_id=deployment.flow_id).name for deployment in found]
-        return read(self, full_name(name, flows))  # type: ignore[no-any-return]
+    def read_any(self: Any, name: str) -> Any:
+        if "/" not in name:
+            found = self.read_deployments(deployment_filter=_named(name))
+            name = full_name(name, [self.read_flow(flow_id=each.flow_id).name for each in found])
+        return read(self, name)
 
     async_client.read_deployment_by_name, client.read_deployment_by_name = read_any_async, read_any
-
-
-async def _full_name_async(client: Any, name: str) -> str:
-    found = await client.read_deployments(deployment_filter=_named(name))
-    return full_name(name, [(await client.read_flow(flow_id=deployment.flow_id)).name for deployment in found])
 
 
 def _named(name: str) -> Any:

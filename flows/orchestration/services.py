@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
-    from prefect.events.schemas.automations import AutomationCore
 
 logger = logging.getLogger(__name__)
 
@@ -79,25 +78,6 @@ def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None
         flows: names of our flows, whose runs it looks at, deployed or not: others on the same server are none of its
             business.
     """
-    wanted = _automation(flows)
-    found = client.read_automations_by_name(AUTOMATION)
-    if not found:
-        client.create_automation(wanted)
-        return
-    first, *more = found
-    for each in more:
-        client.delete_automation(each.id)
-    # Not without need: a changed automation forgets which runs it was waiting for.
-    if _meaning(first) != _meaning(wanted):
-        client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
-
-
-def _meaning(automation: "AutomationCore") -> dict[str, Any]:
-    # As Python values: in JSON its sets are lists, whose order is of chance.
-    return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
-
-
-def _automation(flows: Iterable[str]) -> "AutomationCore":
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -113,13 +93,25 @@ def _automation(flows: Iterable[str]) -> "AutomationCore":
         within=timedelta(seconds=SILENCE_S),
     )
     message = f"no heartbeat for {SILENCE_S} s: its process is gone"
-    return AutomationCore(
-        name=AUTOMATION,
-        description="Made by `vernaclip up`.",
-        enabled=True,
-        trigger=trigger,
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message, force=False)],
+    crashed = ChangeFlowRunState(state=StateType.CRASHED, name=None, message=message, force=False)
+    wanted = AutomationCore(
+        name=AUTOMATION, description="Made by `vernaclip up`.", enabled=True, trigger=trigger, actions=[crashed]
     )
+
+    def meaning(automation: AutomationCore) -> dict[str, Any]:
+        # As Python values: in JSON its sets are lists, whose order is of chance.
+        return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
+
+    found = client.read_automations_by_name(AUTOMATION)
+    if not found:
+        client.create_automation(wanted)
+        return
+    first, *more = found
+    for each in more:
+        client.delete_automation(each.id)
+    # Not without need: a changed automation forgets which runs it was waiting for.
+    if meaning(first) != meaning(wanted):
+        client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
 
 
 def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
@@ -219,10 +211,10 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
     with _one_at_a_time(project):
         api, ours, server_started = _ensure_server(project, port)
         with _client(api) as client:
-            worker = _worker(project)
             deployments = deploy(client, project)
             if ours:
-                give_up_lost_runs(client, has_worker=daemons.running_pid(worker) is not None)
+                has_worker = daemons.running_pid(_daemon(project, "worker")) is not None
+                give_up_lost_runs(client, has_worker=has_worker)
             set_paused(client, False)
             worker_started = _ensure_worker(project, api, client)
     started = [name for name, new in (("server", server_started), ("worker", worker_started)) if new]
@@ -240,37 +232,41 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
     prepare_process()
     stopped = []
     with _one_at_a_time(project):
-        worker, server = _worker(project), _server(project)
-        if daemons.running_pid(worker) is not None:
-            _end_runs(project, now=now)
-            daemons.end(worker, timeout_s=END_TIMEOUT_S)
-            stopped.append("worker")
-        if daemons.running_pid(server) is not None:
-            daemons.end(server, timeout_s=END_TIMEOUT_S)
-            stopped.append("server")
+        for name in ("worker", "server"):
+            daemon = _daemon(project, name)
+            if daemons.running_pid(daemon) is not None:
+                if name == "worker":
+                    _end_runs(project, now=now)
+                daemons.end(daemon, timeout_s=END_TIMEOUT_S)
+                stopped.append(name)
         remove_env_block(project)
     return tuple(stopped)
 
 
 def _end_runs(project: Path, *, now: bool) -> None:
-    """Let no further run begin, and wait for, or kill, those that have; without a server nobody knows of any."""
+    """Let no further run begin, and wait, however long that takes, for those that have begun; or kill these `now`."""
     api = read_env_block(project) or configured_api()
-    if api is None or probe(api) != "answers":
-        return
+    if api is None or not api.is_up():
+        return  # without a server nobody knows of any
     with _client(api) as client:
         set_paused(client, True)
-        if now:
-            kill_runs(client)
-        else:
-            wait_for_runs(client)
+        said = float("-inf")
+        while runs := [(run, pid) for run in active_runs(client) if (pid := process_of(run)) is not None]:
+            if now:
+                for run, pid in runs:
+                    with suppress(ProcessLookupError):  # it has ended meanwhile
+                        os.killpg(pid, signal.SIGKILL)  # each leads a process group of its own
+                    logger.warning("killed the run %s", run.name)
+                return
+            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                names = ", ".join(run.name for run, _ in runs)
+                logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
+            time.sleep(RUNS_POLL_S)
 
 
-def _server(project: Path) -> Daemon:
-    return Daemon(name="server", folder=state_folder(project))
-
-
-def _worker(project: Path) -> Daemon:
-    return Daemon(name="worker", folder=state_folder(project))
+def _daemon(project: Path, name: str) -> Daemon:
+    return Daemon(name=name, folder=state_folder(project))
 
 
 @contextmanager
@@ -284,11 +280,11 @@ def _one_at_a_time(project: Path) -> Iterator[None]:
 def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
     """Return an API that answers; whether its server is ours; whether it was started now."""
     written = read_env_block(project)
-    server = _server(project)
+    server = _daemon(project, "server")
     running = daemons.running_pid(server) is not None
     if running and written is not None:
         daemons.wait_until(lambda: probe(written) != "silent", server, timeout_s=START_TIMEOUT_S)
-        if probe(written) == "answers":
+        if written.is_up():
             return written, True, False
     elif not running:
         configured = configured_api()
@@ -296,39 +292,37 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
             return configured, False, False
     # A server of ours that nobody can talk to any more (its address or auth string is lost) makes room for a new one.
     daemons.kill(server)
-    return _start_server(project, port, written), True, True
-
-
-def _start_server(project: Path, port: int | None, written: Api | None) -> Api:
-    """Start a server and wait until it answers; at the old address, with the old secret, where there was one."""
+    # The new one is at the old address, with the old secret, where there was one.
     api = Api(
         url=f"http://{HOST}:{_free_port(port, written)}/api",
         auth_string=(written and written.auth_string) or new_auth_string(),
     )
-    server = _server(project)
     write_env_block(project, api)
     environment = server_environment(api, server.folder / "prefect.db")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
     daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
     logger.info("starting Prefect's server on %s", api.ui_url)
-    if not daemons.wait_until(lambda: probe(api) == "answers", server, timeout_s=START_TIMEOUT_S):
+    if not daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
         daemons.kill(server)
         remove_env_block(project)
         raise InputError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
-    return api
+    return api, True, True
 
 
 def _free_port(port: int | None, written: Api | None) -> int:
+    """Return the port that is asked for, or the first that is free: the one of before, then Prefect's own and up."""
     if port is not None:
         if port_is_busy(port):
             raise BusyError(f"port {port} is taken by another program: choose another, or stop that program")
         return port
-    candidates: list[int] = [int(written.port)] if written else []
-    candidates += range(SERVER_PORT, SERVER_PORT + NUM_PORTS)
+    last = SERVER_PORT + NUM_PORTS
+    candidates = list(range(SERVER_PORT, last))
+    if written:
+        candidates.insert(0, int(written.port))
     for candidate in candidates:
         if not port_is_busy(candidate):
             return candidate
-    raise BusyError(f"ports {SERVER_PORT} to {SERVER_PORT + NUM_PORTS - 1} are all taken: give another with --port")
+    raise BusyError(f"ports {SERVER_PORT} to {last - 1} are all taken: give another with --port")
 
 
 @contextmanager
@@ -344,7 +338,7 @@ def _client(api: Api) -> "Iterator[SyncPrefectClient]":
 
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
     """Start a worker of this server, or replace one that knows another address; False if it was there."""
-    worker = _worker(project)
+    worker = _daemon(project, "worker")
     address = worker.folder / "worker.api"
     if daemons.running_pid(worker) is not None:
         if address.is_file() and address.read_text(encoding="utf-8") == api.url:
@@ -357,19 +351,19 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
     command += ["--type", "process", "--limit", str(MAX_RUNS), "--install-policy", "never"]
     environment = {**prefect_environment(), **api.environment(), **WORKER_ENVIRONMENT}
     began = datetime.now(UTC)
+
+    def is_seen() -> bool:
+        found = client.read_workers_for_work_pool(WORK_POOL)
+        return any(
+            each.name == name and each.last_heartbeat_time is not None and each.last_heartbeat_time >= began
+            for each in found
+        )
+
     daemons.start(worker, command, environment=environment, working_dir=project)
-    if not daemons.wait_until(lambda: _worker_seen(client, name, began), worker, timeout_s=START_TIMEOUT_S):
+    if not daemons.wait_until(is_seen, worker, timeout_s=START_TIMEOUT_S):
         daemons.kill(worker)
         raise InputError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
     return True
-
-
-def _worker_seen(client: "SyncPrefectClient", name: str, since: datetime) -> bool:
-    workers = client.read_workers_for_work_pool(WORK_POOL)
-    return any(
-        worker.name == name and worker.last_heartbeat_time is not None and worker.last_heartbeat_time >= since
-        for worker in workers
-    )
 
 
 def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
@@ -390,27 +384,6 @@ def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
     client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
 
 
-def wait_for_runs(client: "SyncPrefectClient") -> None:
-    """Wait until no run that has a process is left, however long that takes."""
-    said = float("-inf")
-    while runs := [run for run in active_runs(client) if process_of(run) is not None]:
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            names = ", ".join(run.name for run in runs)
-            logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
-        time.sleep(RUNS_POLL_S)
-
-
-def kill_runs(client: "SyncPrefectClient") -> None:
-    """Kill the processes of all active runs; each leads a process group of its own."""
-    for run in active_runs(client):
-        pid = process_of(run)
-        if pid is not None:
-            with suppress(ProcessLookupError):  # it has ended meanwhile
-                os.killpg(pid, signal.SIGKILL)
-            logger.warning("killed the run %s", run.name)
-
-
 def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
     """Mark as crashed the active runs whose process is gone.
 
@@ -421,7 +394,8 @@ def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
 
     for run in active_runs(client):
         pid = process_of(run)
-        if pid is None and not (has_worker and _may_begin(run)):
+        may_begin = run.state is None or run.state.is_pending() or not run.infrastructure_pid
+        if pid is None and not (has_worker and may_begin):
             client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
             logger.warning(
                 "the run %s has lost its process: `prefect flow-run retry %s` goes on with it", run.name, run.id
@@ -430,23 +404,19 @@ def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
             logger.warning("the run %s goes on in process %d, though its worker is gone", run.name, pid)
 
 
-def _may_begin(run: "FlowRun") -> bool:
-    return run.state is None or run.state.is_pending() or not run.infrastructure_pid
-
-
 def process_of(run: "FlowRun") -> int | None:
-    """Return the process id of a run on this machine, or None where it has none (any more)."""
+    """Return the process id of a run on this machine, or None where it has none (any more).
+
+    The id alone may belong to another process by now, even to one of Prefect's.
+    """
     text = run.infrastructure_pid or ""
-    return int(text) if text.isdigit() and _does(int(text), run) else None
-
-
-def _does(pid: int, run: "FlowRun") -> bool:
-    """Tell if a process does a run: its id alone may belong to another one by now, even to one of Prefect's."""
+    if not text.isdigit():
+        return None
     if Path("/proc/self/environ").is_file():
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            environment = Path(f"/proc/{text}/environ").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError, PermissionError):
-            return False
-        return f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment
-    listed = subprocess.run(["ps", "-p", str(pid), "-o", "command="], check=False, capture_output=True, text=True)
-    return "prefect" in listed.stdout
+            return None
+        return int(text) if f"PREFECT__FLOW_RUN_ID={run.id}".encode() in environment else None
+    listed = subprocess.run(["ps", "-p", text, "-o", "command="], check=False, capture_output=True, text=True)
+    return int(text) if "prefect" in listed.stdout else None

@@ -1,19 +1,22 @@
-"""A Prefect server for the process that needs it: `python -m flows.orchestration.temporary_server PORT`.
+"""A flow in this process, with the Prefect server that is up, or one that ends with the process.
 
-Prefect can start one by itself, but that one outlives a killed parent, and answers Ctrl-C with tracebacks. This one has
-a session of its own, and ends when the pipe from its parent closes, however the parent ended.
+Prefect can start a server by itself, but that one outlives a killed parent, and answers Ctrl-C with tracebacks. This
+one, `python -m flows.orchestration.temporary_server PORT`, has a session of its own, and ends when the pipe from its
+parent closes, however the parent ended.
 """
 
 import atexit
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from functools import partial
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from data_catalog.errors import BusyError, InputError
 from flows.orchestration import daemons
@@ -24,7 +27,7 @@ from flows.orchestration.prefect_env import (
     answers,
     configured_api,
     new_auth_string,
-    probe,
+    prepare_process,
     server_environment,
     state_folder,
 )
@@ -32,6 +35,51 @@ from flows.orchestration.prefect_env import (
 NUM_TRIES = 3
 START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 5.0
+
+
+def run_flow(
+    name: str,
+    recipe: str,
+    *,
+    root: Path,
+    overrides: Sequence[str] | Mapping[str, Any],
+    project: Path,
+    **parameters: bool,
+) -> Any:
+    """Run one of the flows in this process, with the server that is up or a temporary one.
+
+    Args:
+        name: "build-dataset", "train-clip", "evaluate-clip" or "build-and-train".
+        recipe: name or file of a recipe.
+        root: folder of the catalog.
+        overrides: settings that differ from the recipe's.
+        project: folder that keeps the history of runs, in a hidden folder of its own; usually the current one.
+        parameters: further ones of the flow.
+
+    Returns:
+        What the jobs of `flows.jobs` return: one report, or for "build-and-train" a tuple of three.
+
+    Raises:
+        PipelineError: whatever the job raises; InputError where this environment breaks Prefect.
+    """
+    from flows.doctor import require_sound_environment  # none of it is for the server's own process
+    from flows.recipe.recipe import load_recipe, override_values
+
+    require_sound_environment()
+    load_recipe(recipe, root=root, overrides=overrides)  # what is wrong with it is said before Prefect's long start
+    prepare_process()
+    use_answering_api(project)
+    from prefect.exceptions import TerminationSignal
+
+    from flows.orchestration.prefect_flows import FLOWS
+
+    # Prefect logs a failure's traceback: that belongs on its own pages; our caller gets the exception itself.
+    for logged in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(logged).propagate = False
+    try:
+        return FLOWS[name](recipe=recipe, root=str(root), settings=override_values(overrides), **parameters)
+    except TerminationSignal as error:  # the run is marked as crashed: no traceback says more
+        raise SystemExit(128 + signal.SIGTERM) from error
 
 
 def use_answering_api(project: Path) -> Api | None:
@@ -49,17 +97,12 @@ def use_answering_api(project: Path) -> Api | None:
     api = configured_api()
     if api and answers(api, otherwise="this run uses a temporary one (`vernaclip up` starts a lasting one)"):
         return api
-    _use(start(state_folder(project)))
-    return None
-
-
-def _use(api: Api) -> None:
-    """Name an API in our environment, which goes before all other settings of Prefect."""
     from prefect.context import refresh_global_settings_context
 
-    os.environ.update(api.environment())
+    os.environ.update(start(state_folder(project)).environment())  # which goes before all other settings of Prefect
     refresh_global_settings_context()
     os.environ.pop("PREFECT_API_AUTH_STRING", None)  # Prefect has read it; children that decode others' files need not
+    return None
 
 
 def start(folder: Path) -> Api:
@@ -72,9 +115,12 @@ def start(folder: Path) -> Api:
         InputError: it does not start.
     """
     for _ in range(NUM_TRIES):  # somebody else may take the port meanwhile
-        api = Api(url=f"http://{HOST}:{_free_port()}/api", auth_string=new_auth_string())
+        with socket.socket() as free:
+            free.bind((HOST, 0))
+            port = free.getsockname()[1]
+        api = Api(url=f"http://{HOST}:{port}/api", auth_string=new_auth_string())
         server, pipe = _started(api, folder)
-        if daemons.wait_until(partial(_is_up, api), server, timeout_s=START_TIMEOUT_S):
+        if daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
             atexit.register(_end, server, pipe)
             return api
         _end(server, pipe)
@@ -106,16 +152,6 @@ def _started(api: Api, folder: Path) -> tuple[Daemon, int]:
     raise AssertionError  # `count` has no end
 
 
-def _is_up(api: Api) -> bool:
-    return probe(api) == "answers"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def _end(server: Daemon, pipe: int) -> None:
     os.close(pipe)
     if not daemons.wait_for_end(server, timeout_s=END_TIMEOUT_S):
@@ -127,15 +163,14 @@ def serve(port: int) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    def end_with_parent() -> None:
+        sys.stdin.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(END_TIMEOUT_S)
+        os._exit(1)  # it hangs: nobody needs it any more
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     uvicorn.run(create_app(ephemeral=True, final=True), host=HOST, port=port, log_level="error")
-
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(END_TIMEOUT_S)
-    os._exit(1)  # it hangs: nobody needs it any more
 
 
 if __name__ == "__main__":

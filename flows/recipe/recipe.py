@@ -151,18 +151,7 @@ SECTIONS: dict[str, Any] = {
     "evaluate": EvaluateConfig,
 }
 # Sections that decide what a dataset is; the order is the manifest's.
-_WHAT_SECTIONS = (
-    "build",
-    "clean",
-    "leaks",
-    "repeats",
-    "translate",
-    "check",
-    "fetch",
-    "normalise",
-    "duplicates",
-    "split",
-)
+_WHAT_SECTIONS = [name for name in SECTIONS if name not in ("scenes", "serve", "consent", "train", "evaluate")]
 
 
 def what_settings(recipe: Recipe) -> dict[str, Any]:
@@ -269,7 +258,11 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
         *tables, name = _KEYS.findall(place.strip()) or [""]
         if not equals or not name.strip('"') or _KEYS.sub("", place.strip()).strip("."):
             raise SettingsError(f"--set takes section.key=value, got {override!r}")
-        _merge(values, _nested([key.strip('"') for key in (*tables, name)], _toml_value(text)), ())
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except (ValueError, RecursionError):
+            value = text  # as it is, without quotes
+        _merge(values, _nested([key.strip('"') for key in (*tables, name)], value), ())
     return values
 
 
@@ -291,13 +284,6 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, .
             _merge(table, value, place)
         else:
             values[name] = value
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
 
 
 def _substitute(value: Any, places: Mapping[str, str]) -> Any:

@@ -217,7 +217,7 @@ def test_a_build_that_keeps_nothing_does_not_take_the_place_of_one_that_does(
 def test_the_flow_of_all_three_says_it_before_the_build_too(
     call: Call, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.orchestration.in_process import run_flow
+    from flows.orchestration.temporary_server import run_flow
 
     monkeypatch.chdir(tmp_path)
     given: dict[str, Any] = {"root": tmp_path / "catalog", "project": tmp_path}

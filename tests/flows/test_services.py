@@ -224,7 +224,7 @@ def test_a_wrong_recipe_is_refused_before_prefect_is_loaded(tmp_path: Path) -> N
         import sys
         from pathlib import Path
         from data_catalog.errors import SettingsError
-        from flows.orchestration.in_process import run_flow
+        from flows.orchestration.temporary_server import run_flow
         try:
             run_flow("build-dataset", "scenes", root=Path("c"), overrides=["build.workers=-1"], project=Path.cwd())
         except SettingsError as error:

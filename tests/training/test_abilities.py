@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from training.data.image_files import read_picture
+from training.data.images import read_picture
 from training.towers.model import PREPROCESSING, LoadedModel, load_model
 from training.use.classify import Classification, classify
 from training.use.localize import GRID, METHODS, localize, mean_where_covered, square_masks

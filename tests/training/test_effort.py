@@ -1,11 +1,12 @@
 """Time and energy of a run: counters of a powercap folder made on the spot, and attempts that are interrupted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from data_catalog.errors import DamagedError
-from training.fit.effort import EffortLog, EnergyMeter, gpu_counters, rapl_counters, read_attempts
+from training.fit.effort import EffortLog, EnergyMeter, read_attempts
 from training.trained_models import EFFORT_FILE
 
 WRAPS_AT = 262_143_328_850
@@ -28,11 +29,9 @@ def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_pat
     memory = zone(tmp_path, "1:1", "dram", 0)
     for place, name in (("0:0", "core"), ("2", "psys")):
         zone(tmp_path, place, name, 0)
-    counters, problems = rapl_counters(tmp_path)
-    assert problems == []
-    meter = EnergyMeter(counters, problems)
+    meter = EnergyMeter(powercap=tmp_path)
     try:
-        assert meter.sample()[0] == {"package-0": 0, "package-1": 0, "dram-1": 0}
+        assert meter.sample() == ({"package-0": 0, "package-1": 0, "dram-1": 0}, ())
         first.write_text("4000000\n")
         second.write_text("1000000\n")
         memory.write_text("500000\n")
@@ -48,13 +47,18 @@ def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_pat
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
-    assert rapl_counters(tmp_path / "none") == ([], ["processor: this system shows no RAPL counters"])
+    def problems(folder: Path, gpus: Sequence[str] = ()) -> tuple[str, ...]:
+        meter = EnergyMeter(gpus, powercap=folder)
+        meter.close()
+        joules, found = meter.sample()
+        assert joules == {}
+        return found
+
+    assert problems(tmp_path / "none") == ("processor: this system shows no RAPL counters",)
     zone(tmp_path, "0", "package-0", 0).write_text("much")
-    assert rapl_counters(tmp_path) == ([], ["processor: intel-rapl:0 cannot be read (ValueError)"])
-    counters, problems = gpu_counters(["00000000-0000-0000-0000-000000000000"])
-    assert counters == []
-    assert len(problems) == 1
-    assert problems[0].startswith("GPU")
+    assert problems(tmp_path) == ("processor: intel-rapl:0 cannot be read (ValueError)",)
+    _, gpu = problems(tmp_path, ["00000000-0000-0000-0000-000000000000"])
+    assert gpu.startswith("GPU")
 
 
 def test_attempts_add_up_and_a_damaged_file_is_named(tmp_path: Path) -> None:

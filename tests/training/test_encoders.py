@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from training.data.features import Encoder, FeatureStore, fingerprint, rewording
-from training.data.image_files import picture_or_reason, quiet_decoders
+from training.data.images import picture_or_reason, quiet_decoders
 from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import WEIGHTS_FILE
 

@@ -16,7 +16,7 @@ import training.data.pairs as data
 import training.use.search as search_module
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from training.data.features import image_features, text_features
-from training.data.image_files import read_picture
+from training.data.images import read_picture
 from training.data.pairs import PairFiles
 from training.towers.model import load_model
 from training.use.pictures import contact_sheet

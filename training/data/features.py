@@ -27,9 +27,8 @@ from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, sweep_temporary, write_named_atomically
-from training.data.image_files import picture_features, picture_or_reason, quiet_decoders
 from training.data.images import Features as Features
-from training.data.images import decoded_groups
+from training.data.images import decoded_groups, picture_features, picture_or_reason, quiet_decoders
 from training.data.pairs import row_groups
 from training.towers.model import LoadedModel
 

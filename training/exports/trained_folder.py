@@ -13,7 +13,6 @@ import torch
 
 from data_catalog.errors import DamagedError, DefectError, InputError
 from data_catalog.storage.integrity import FOLDER_RECORD, file_problem, read_record
-from data_catalog.storage.shards import sha256_of
 from training.data.images import Features
 from training.fit.loop import TrainResult
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
@@ -95,18 +94,13 @@ def open_trained(folder: Path) -> TrainedFolder:
         if problem is not None:
             raise DamagedError(f"{problem}: {_REMEDY}")
     result = _result(folder / RESULT_FILE)
-    if sha256_of(folder / WEIGHTS_FILE) != result.model_sha256:
-        raise DamagedError(f"{folder / WEIGHTS_FILE} is not what {RESULT_FILE} says that training wrote: {_REMEDY}")
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (it has no key or no settings of a run): {_REMEDY}")
-    return TrainedFolder(
-        folder=folder,
-        model_config=read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE),
-        loaded=load_model(folder),
-        run=run,
-        result=result,
-    )
+    model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
+    if loaded.sha256 != result.model_sha256:
+        raise DamagedError(f"{folder / WEIGHTS_FILE} is not what {RESULT_FILE} says that training wrote: {_REMEDY}")
+    return TrainedFolder(folder=folder, model_config=model_config, loaded=loaded, run=run, result=result)
 
 
 def _result(path: Path) -> TrainResult:

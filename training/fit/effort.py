@@ -71,14 +71,11 @@ class EffortLog:
         self._began, self._started = time.monotonic(), datetime.datetime.now(datetime.UTC)
         self._device, self._first_step = device.type, step
         self._hardware = [_processor()]
-        counters, problems = rapl_counters()
-        if device.type == "cuda":
-            # This machine's processes have one each.
+        gpus = []
+        if device.type == "cuda":  # this machine's processes have one each
             gpus = list(range(processes_here())) if processes_here() > 1 else [device.index or 0]
-            self._hardware += [torch.cuda.get_device_name(number) for number in gpus]
-            found, more = gpu_counters([str(torch.cuda.get_device_properties(number).uuid) for number in gpus])
-            counters, problems = [*counters, *found], [*problems, *more]
-        self._meter = EnergyMeter(counters, problems)
+        self._hardware += [torch.cuda.get_device_name(number) for number in gpus]
+        self._meter = EnergyMeter([str(torch.cuda.get_device_properties(number).uuid) for number in gpus])
 
     def note(self, step: int) -> None:
         """Write what was spent up to now."""
@@ -111,7 +108,10 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
         return ()
     attempts = []
     try:
-        for values in read_json(path)["attempts"]:
+        noted = read_json(path)["attempts"]
+        if not isinstance(noted, list):
+            raise TypeError("attempts is no list")
+        for values in noted:
             for number in (values["seconds"], *values["joules"].values()):
                 if not isinstance(number, int | float):
                     raise TypeError(f"{number!r} is no number")
@@ -133,101 +133,92 @@ def _processor() -> str:
     return next(named, platform.machine())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counter:
+@dataclass(slots=True)
+class _Counter:
     """One counter of energy.
 
     Args:
-        name: such as "package-0" or "GPU 0".
         read: microjoules since some moment; raises OSError where it cannot be read any more.
         wraps_at: microjoules after which it starts anew at 0; 0 for never.
+        spent: microjoules since it was found.
     """
 
-    name: str
     read: Callable[[], int]
     wraps_at: int = 0
+    spent: int = 0
+    last: int = field(init=False)
 
+    def __post_init__(self) -> None:
+        self.last = self.read()
 
-def rapl_counters(folder: Path = POWERCAP) -> tuple[list[Counter], list[str]]:
-    """Return counters of processor packages and of memory beside them, and what keeps others from being read, in words.
-
-    A core's energy is part of its package's, a platform's holds all of them.
-    """
-    found, problems = [], []
-    for zone in sorted(folder.glob("intel-rapl:*")):
-        try:
-            name = (zone / "name").read_text().strip()
-            if name.partition("-")[0] not in ("package", "dram"):
-                continue
-            counter = Counter(
-                name=name if name.startswith("package") else f"{name}-{zone.name.split(':')[1]}",
-                read=partial(_number, zone / "energy_uj"),
-                wraps_at=_number(zone / "max_energy_range_uj"),
-            )
-            counter.read()
-        except PermissionError:
-            problems.append(f"processor: {zone.name}/energy_uj may be read by the administrator only")
-        except (OSError, ValueError) as error:
-            problems.append(f"processor: {zone.name} cannot be read ({type(error).__name__})")
-        else:
-            found.append(counter)
-    if not found and not problems:
-        problems.append("processor: this system shows no RAPL counters")
-    return found, problems
-
-
-def _number(path: Path) -> int:
-    return int(path.read_text())
-
-
-def gpu_counters(uuids: Sequence[str]) -> tuple[list[Counter], list[str]]:
-    """Return counters of GPUs, and of those without one, why, in words.
-
-    Args:
-        uuids: of the GPUs, as torch and nvidia-smi have them, without "GPU-".
-    """
-    try:
-        library = ctypes.CDLL(_LIBRARY)
-    except OSError:
-        return [], [f"GPU: the driver's {_LIBRARY} is not there"]
-    if library.nvmlInit_v2() != 0:
-        return [], ["GPU: NVML does not start"]
-
-    def reader(uuid: str) -> Callable[[], int]:
-        handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-        if library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode(), ctypes.byref(handle)) != 0:
-            raise OSError("NVML knows no such GPU")
-
-        def read() -> int:
-            if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) != 0:
-                raise OSError("it has no energy counter")
-            return millijoules.value * 1000
-
-        return read
-
-    found, problems = [], []
-    for number, uuid in enumerate(uuids):
-        try:
-            counter = Counter(name=f"GPU {number}", read=reader(uuid))
-            counter.read()
-        except OSError as error:
-            problems.append(f"GPU {number}: {error}")
-        else:
-            found.append(counter)
-    return found, problems
+    def add(self) -> None:
+        value = self.read()
+        spent = value - self.last
+        if spent < 0:  # it began anew at its largest number, or as after its driver did
+            spent = spent + self.wraps_at if self.wraps_at else value
+        self.spent, self.last = self.spent + spent, value
 
 
 class EnergyMeter:
-    """Adds up counters from when it was made; a thread of its own reads them, where there are any, until `close`."""
+    """Adds up counters from when it was made; a thread of its own reads them, where there are any, until `close`.
 
-    def __init__(self, counters: Sequence[Counter], not_measured: Sequence[str]) -> None:
-        self._counters, self._not_measured = list(counters), list(not_measured)
-        self._last = {counter.name: counter.read() for counter in counters}
-        self._microjoules = dict.fromkeys(self._last, 0)
+    Args:
+        gpus: uuids, as torch and nvidia-smi have them, without "GPU-".
+    """
+
+    def __init__(self, gpus: Sequence[str] = (), *, powercap: Path = POWERCAP) -> None:
+        self._counters: dict[str, _Counter] = {}
+        self._not_measured: list[str] = []
+        self._find_processors(powercap)
+        if gpus:
+            self._find_gpus(gpus)
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep_sampling, daemon=True)
         if self._counters:
             self._thread.start()
+
+    def _find_processors(self, powercap: Path) -> None:
+        """Find packages and memory beside them; a core's energy is in its package's, a platform's holds all of them."""
+        for zone in sorted(powercap.glob("intel-rapl:*")):
+            try:
+                name = (zone / "name").read_text().strip()
+                if not name.startswith("package"):
+                    if name != "dram":
+                        continue
+                    name = f"{name}-{zone.name.split(':')[1]}"
+                largest = int((zone / "max_energy_range_uj").read_text())
+                self._counters[name] = _Counter(partial(_number, zone / "energy_uj"), wraps_at=largest)
+            except PermissionError:
+                self._not_measured.append(f"processor: {zone.name}/energy_uj may be read by the administrator only")
+            except (OSError, ValueError) as error:
+                self._not_measured.append(f"processor: {zone.name} cannot be read ({type(error).__name__})")
+        if not self._counters and not self._not_measured:
+            self._not_measured.append("processor: this system shows no RAPL counters")
+
+    def _find_gpus(self, uuids: Sequence[str]) -> None:
+        try:
+            library = ctypes.CDLL(_LIBRARY)
+        except OSError:
+            self._not_measured.append(f"GPU: the driver's {_LIBRARY} is not there")
+            return
+        if library.nvmlInit_v2() != 0:
+            self._not_measured.append("GPU: NVML does not start")
+            return
+
+        def read(handle: ctypes.c_void_p) -> int:
+            millijoules = ctypes.c_ulonglong()
+            if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) != 0:
+                raise OSError("it has no energy counter")
+            return millijoules.value * 1000
+
+        for number, uuid in enumerate(uuids):
+            handle = ctypes.c_void_p()
+            try:
+                if library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode(), ctypes.byref(handle)) != 0:
+                    raise OSError("NVML knows no such GPU")
+                self._counters[f"GPU {number}"] = _Counter(partial(read, handle))
+            except OSError as error:
+                self._not_measured.append(f"GPU {number}: {error}")
 
     def sample(self) -> tuple[dict[str, float], tuple[str, ...]]:
         """Return the joules that were spent up to now by counter, and what has none and why.
@@ -235,20 +226,13 @@ class EnergyMeter:
         A counter that cannot be read any more is not measured at all.
         """
         with self._lock:
-            for counter in list(self._counters):
+            for name, counter in list(self._counters.items()):
                 try:
-                    value = counter.read()
+                    counter.add()
                 except (OSError, ValueError) as error:
-                    self._counters.remove(counter)
-                    del self._microjoules[counter.name]
-                    self._not_measured.append(f"{counter.name}: its counter went away ({type(error).__name__})")
-                    continue
-                spent = value - self._last[counter.name]
-                if spent < 0:  # it began anew at its largest number, or as after its driver did
-                    spent = spent + counter.wraps_at if counter.wraps_at else value
-                self._microjoules[counter.name] += spent
-                self._last[counter.name] = value
-            return {name: value / 1e6 for name, value in self._microjoules.items()}, tuple(self._not_measured)
+                    del self._counters[name]
+                    self._not_measured.append(f"{name}: its counter went away ({type(error).__name__})")
+            return {name: found.spent / 1e6 for name, found in self._counters.items()}, tuple(self._not_measured)
 
     def _keep_sampling(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
@@ -259,3 +243,7 @@ class EnergyMeter:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())

@@ -4,7 +4,6 @@ Losses, models and the tokenizer's wrapper are open_clip's, optimizers torch's a
 run that was killed goes on bit for bit where its last resume state was written.
 """
 
-import io
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data_catalog.charts import COLOURS
+from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
@@ -319,13 +318,8 @@ def _end_epoch(run: Run, pace: str) -> None:
 
 def _write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
     """Draw a PNG from the lines of `metrics.jsonl`, at least one."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}):
-        figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
+    def draw(figure: Any) -> None:
         axes = figure.add_subplot(xlabel="step", ylabel="contrastive loss")
         steps = [line["step"] for line in history]
         axes.plot(steps, [line["train_loss"] for line in history], ".-", color=COLOURS["first"], label="train")
@@ -343,6 +337,5 @@ def _write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path
             axes.axvline(frozen[-1], linestyle="--", color=COLOURS["soft"], label="towers unfrozen")
         axes.grid(color=COLOURS["line"], linewidth=0.6)
         axes.legend(frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_bytes(path, buffer.getvalue())
+
+    write_png(path, draw, size=(8, 4.5))

@@ -17,8 +17,7 @@ from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets import TestSetKind
-from training.data.image_files import IMAGE_SUFFIXES
-from training.data.images import encoded_images
+from training.data.images import IMAGE_SUFFIXES, encoded_images
 from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_training
 from training.trained_models import TrainedModel
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from data_catalog.errors import DamagedError, SettingsError
 from training.data.features import text_features
-from training.data.image_files import picture_features, read_picture
-from training.data.images import squashed
+from training.data.images import picture_features, read_picture, squashed
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from data_catalog.errors import DamagedError, SettingsError
-from training.data.image_files import BATCH_SIZE, picture_features, read_picture
-from training.data.images import Pixels, squashed
+from training.data.images import BATCH_SIZE, Pixels, picture_features, read_picture, squashed
 from training.data.pairs import Floats
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
 from training.use.search import query_features

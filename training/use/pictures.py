@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data_catalog.storage.shards import write_atomically
-from training.data.image_files import read_picture
+from training.data.images import read_picture
 from training.use.classify import SOFTMAX, Classification
 from training.use.fonts import Lettering, lettering_for
 from training.use.localize import METHODS, Localization

@@ -26,8 +26,7 @@ from training.data.features import (
     stacked,
     text_features,
 )
-from training.data.image_files import IMAGE_SUFFIXES, encode_files
-from training.data.images import Features
+from training.data.images import IMAGE_SUFFIXES, Features, encode_files
 from training.data.pairs import RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, pair_hashes

@@ -100,7 +100,8 @@ def train_package(
     """
     _check_arguments(from_code, to_code, out)
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
-    earlier, kept_out = None, list[Pair]()
+    earlier: Earlier | None = None
+    kept_out: list[Pair] = []
     if continued:
         if continued.resolve() == out.resolve():
             raise SettingsError(f"{out} is the package to continue from: give another name with --out")
