@@ -67,8 +67,16 @@ def fast_probabilities(text: str) -> Mapping[str, float]:
     """
     # One line: the model stops at the end of the first one.
     line = " ".join(text.lower().split()) + "\n"
-    found = _model().predict(line, -1, _MIN_PROBABILITY, "strict")
-    return sum_by_language((label.removeprefix(_LABEL), probability) for probability, label in found)
+    found: dict[str, float] = {}
+    for probability, label in _model().predict(line, -1, _MIN_PROBABILITY, "strict"):
+        language = _language(label)
+        found[language] = found.get(language, 0.0) + probability
+    return found
+
+
+@functools.cache
+def _language(label: str) -> str:
+    return canonical_code(label.removeprefix(_LABEL))
 
 
 @functools.cache

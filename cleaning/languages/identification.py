@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from types import MappingProxyType
 
 from cleaning.languages.engines import (
     COMMON_LANGUAGES,
@@ -58,11 +59,11 @@ class Candidates:
     expected: str
     languages: frozenset[str]
 
-    def weight(self, language: str) -> float:
-        """Return how much likelier or unlikelier than the engines, who are not told, would have it a language is."""
-        if language == self.expected:
-            return _EXPECTED_WEIGHT
-        return 1.0 if language in self.languages else _OUTSIDER_WEIGHT
+
+@functools.lru_cache(maxsize=64)
+def _weights(candidates: Candidates) -> Mapping[str, float]:
+    """Return how much likelier than the engines, who are not told, would have it each candidate is."""
+    return MappingProxyType({**dict.fromkeys(candidates.languages, 1.0), candidates.expected: _EXPECTED_WEIGHT})
 
 
 def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[Mapping[str, float]]:
@@ -94,7 +95,8 @@ def is_sure(text: str, probabilities: Mapping[str, float], expected: str) -> boo
 
 
 def _weighted(probabilities: Mapping[str, float], candidates: Candidates) -> Mapping[str, float]:
-    weighted = {language: value * candidates.weight(language) for language, value in probabilities.items()}
+    weights = _weights(candidates)
+    weighted = {language: value * weights.get(language, _OUTSIDER_WEIGHT) for language, value in probabilities.items()}
     total = sum(weighted.values())
     return {language: value / total for language, value in weighted.items()}
 
@@ -107,8 +109,9 @@ def _refined(
     share = sum(weighted.get(language, 0.0) for language in known)
     if not opinion or not share:
         return weighted
+    weights = _weights(candidates)
     both = {
-        language: candidates.weight(language)
+        language: weights[language]
         * (raw.get(language, 0.0) + _FLOOR) ** _FAST_EXPONENT
         * (opinion.get(language, 0.0) + _FLOOR)
         for language in known
