@@ -35,7 +35,7 @@ from data_catalog.database.connections import questions
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.errors import SettingsError
 from data_catalog.identities import canonical_identities
-from data_catalog.images.opening import ImageRejectedError
+from data_catalog.images.decoding import ImageRejectedError
 from data_catalog.images.views import VIEWS, WHOLE, View, image_views, write_views
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.progress import Progress

@@ -8,9 +8,8 @@ from typing import Any
 from data_catalog.plain_text import cell_text, plain_table
 from data_catalog.schema import NATIVE
 from data_catalog.storage.integrity import read_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD, EXPORTS, MARKED, SPLITS, Snapshot, snapshot_names
+from data_catalog.storage.manifest import EXPORT_RECORD, EXPORTS, MARKED, REPORT_FILE, SPLITS, Snapshot, snapshot_names
 
-REPORT_FILE = "report.html"
 # How many of the most frequent reasons are told.
 MOST_REASONS = 5
 _MEGABYTE = 1_000_000

@@ -27,11 +27,6 @@ def watched(watcher: Watcher) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-def _is_quiet() -> bool:
-    """Tell if the command line was asked for results alone, which sets the level of our package."""
-    return logging.getLogger("data_catalog").level >= logging.WARNING
-
-
 class Progress:
     """Counts units of work done; use it as a context manager and call `advance`.
 
@@ -49,7 +44,9 @@ class Progress:
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and not _is_quiet():
+        # A command line that was asked for results alone has set the level of our package.
+        is_quiet = logging.getLogger("data_catalog").level >= logging.WARNING
+        if sys.stderr.isatty() and not is_quiet:
             from tqdm import tqdm
 
             self._bar = tqdm(total=self.total, initial=self.initial, desc=self.label, unit=f" {self.unit}", leave=False)

@@ -7,13 +7,13 @@ Stages know neither shards nor files; options are bound by a function that retur
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_catalog.schema import PENDING, REJECTED
-from data_catalog.storage.manifest import Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,14 @@ class Drop:
 
     reason: str
     detail: str | None = None
+
+
+class Counts(TypedDict):
+    """Caption rows that a step read, let pass and rejected."""
+
+    read: int
+    kept: int
+    dropped: int
 
 
 Transform = Callable[[Sequence[str]], list[str]]

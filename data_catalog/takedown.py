@@ -21,11 +21,9 @@ import pyarrow.parquet as pq
 
 from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
-from data_catalog.database.story import FETCH_LOGS
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
-from data_catalog.exports.place import RECORD_FILE, RECORD_KEYS, WITHOUT_EXPORTS
-from data_catalog.overview import REPORT_FILE
+from data_catalog.exports.place import RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS
@@ -36,8 +34,11 @@ from data_catalog.storage.integrity import file_problem, take_record_away, write
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    EXPORT_RECORD,
     EXPORTS,
+    FETCH_LOGS,
     MODELS,
+    REPORT_FILE,
     FileEntry,
     Manifest,
     Snapshot,
@@ -67,6 +68,7 @@ from data_catalog.storage.shards import (
     save_parquet,
     sweep_temporary,
     sync,
+    take_away,
     write_named_atomically,
 )
 from data_catalog.tombstones import (
@@ -86,8 +88,8 @@ from data_catalog.tombstones import (
 
 logger = logging.getLogger(__name__)
 
-# Takes out of the translation memories what is of or into some texts; returns how many translations those were.
-ForgetTexts = Callable[[Collection[str]], int]
+# Takes out of the translation memories in a folder what is of or into some texts; returns how many these were.
+ForgetTexts = Callable[[Path, Collection[str]], int]
 
 # Contact sheets.
 SEARCHES = "searches"
@@ -213,7 +215,7 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     import pyarrow.dataset  # which loads pandas
 
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
-    is_theirs = _is_of(samples) | _is_into(samples)
+    is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
     for row in rows.to_table(["sample_id", "merged_into", "url"], filter=is_theirs).to_pylist():
         is_own = row["sample_id"] in samples
         name = row["sample_id"] if is_own else row["merged_into"]
@@ -227,7 +229,7 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
     done = TakeDown()
     # First, while it is known what they say: translations of and into what only forgotten captions say.
     texts = texts_of_forgotten_alone(root, tombstones)
-    done.num_translations = forget_texts(texts) if texts else 0
+    done.num_translations = forget_texts(root / "memory", texts) if texts else 0
     for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
         if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
             # Of a killed build, which publishes again, or of a killed forget.
@@ -346,7 +348,7 @@ def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
     """Return the samples in some Parquet files that are meant, with the number of a tombstone each."""
     found: dict[str, int] = {}
     for path in files:
-        found = matcher.samples(_read(path)) | found
+        found |= {name: number for name, number in matcher.samples(_read(path)).items() if name not in found}
     return found
 
 
@@ -486,15 +488,18 @@ def rewrite_files(
     import pyarrow.dataset  # which loads pandas
 
     rows = pyarrow.dataset.dataset([str(path) for path in snapshot.caption_files()], schema=CAPTIONS)
-    gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=_is_of(samples) | _is_into(samples))
+    is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
+    gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=is_theirs)
     captions = gone.column("caption_id").combine_chunks()
     # Samples whose images lose captions, with what a build would publish as their rights without these.
     moved = gone.filter(of_samples(gone, samples)).column("merged_into").drop_null()
     losing = set(moved.to_pylist()).difference(samples)
-    stays, names = ~pc.field("caption_id").isin(captions), ["sample_id", "merged_into", *RIGHTS]
-    own = rows.to_table(names, filter=stays & _is_of(losing)).to_pylist()
-    merged = rows.to_table(names, filter=stays & _is_into(losing)).to_pylist()
-    rights = strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # as a build merges them
+    rights: Mapping[str, dict[str, str | None]] = {}
+    if losing:
+        stays, names = ~pc.field("caption_id").isin(captions), ["sample_id", "merged_into", *RIGHTS]
+        own = rows.to_table(names, filter=stays & _among("sample_id", losing)).to_pylist()
+        merged = rows.to_table(names, filter=stays & _among("merged_into", losing)).to_pylist()
+        rights = strictest_rights(own, sorted(merged, key=lambda row: row["sample_id"]))  # as a build merges them
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, pc.is_in(table.column("caption_id"), captions))
@@ -524,12 +529,8 @@ def rewrite_files(
     return files
 
 
-def _is_of(samples: Collection[str]) -> pc.Expression:
-    return pc.field("sample_id").isin(pa.array(sorted(samples), pa.string()))
-
-
-def _is_into(samples: Collection[str]) -> pc.Expression:
-    return pc.field("merged_into").isin(pa.array(sorted(samples), pa.string()))
+def _among(column: str, samples: Collection[str]) -> pc.Expression:
+    return pc.field(column).isin(pa.array(sorted(samples), pa.string()))
 
 
 def _holds_any(snapshot: Snapshot, entry: FileEntry, samples: Collection[str], captions: pa.Array) -> bool:
@@ -659,7 +660,7 @@ def _exports(root: Path, top: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(top):
         folder = Path(place)
         folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
-        if RECORD_FILE in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
+        if EXPORT_RECORD in files or _is_default_place(root, folder) or folder.name.startswith(_KILLED):
             folders.clear()
             yield folder
         for link in (folder / name for name in folders):
@@ -676,7 +677,7 @@ def _stays(root: Path, folder: Path) -> bool:
     if folder.resolve().name.startswith(_KILLED):
         return False
     try:
-        record = read_json(folder / RECORD_FILE)
+        record = read_json(folder / EXPORT_RECORD)
     except (OSError, ValueError):
         record = None
     if isinstance(record, dict) and record.keys() >= RECORD_KEYS:
@@ -724,11 +725,7 @@ def _remove_folders(folders: Iterable[Path]) -> list[Path]:
     """Remove folders in their order, each in one move for its readers; return them."""
     found = list(folders)
     for folder in [path.resolve() for path in found]:
-        doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        sync(doomed.parent)
-        shutil.rmtree(doomed)
+        shutil.rmtree(take_away(folder))
     return found
 
 

@@ -205,7 +205,7 @@ def new_tombstone(
         )
     return Tombstone(
         kind=kind,
-        value=_SPELLINGS[kind](value),
+        value=_spelling(kind, value),
         distance=distance if kind == "phash" else 0,
         datasets=tuple(sorted(set(datasets))),
         reason=reason,
@@ -213,10 +213,24 @@ def new_tombstone(
     )
 
 
-def _url(value: str) -> str:
-    if not is_web_url(value.strip()) or host_of(value) is None:
-        raise SettingsError(f"--url {value!r} is no address: it starts with http:// or https:// and names a host")
-    return canonical_url(value)
+def _spelling(kind: str, value: str) -> str:
+    """Return the one spelling of a value, or refuse one that is none of its kind."""
+    found = value.strip()
+    if kind == "domain":
+        return _domain(value)
+    if kind == "url":
+        if not is_web_url(found) or host_of(value) is None:
+            raise SettingsError(f"--url {value!r} is no address: it starts with http:// or https:// and names a host")
+        return canonical_url(value)
+    if kind == "sample":
+        if not all(found.partition(":")):
+            raise SettingsError(
+                f"--sample {value!r} is no sample: its name has the form SOURCE:ID, as in mscoco:391895"
+            )
+        return found
+    if not _PHASH.fullmatch(found.lower()):
+        raise SettingsError(f"--phash {value!r} is no perceptual hash: it has 16 hexadecimal digits")
+    return found.lower()
 
 
 def _domain(value: str) -> str:
@@ -235,23 +249,6 @@ def _domain(value: str) -> str:
             f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org"
         )
     return host
-
-
-def _sample(value: str) -> str:
-    source, colon, key = value.strip().partition(":")
-    if not (source and colon and key):
-        raise SettingsError(f"--sample {value!r} is no sample: its name has the form SOURCE:ID, as in mscoco:391895")
-    return value.strip()
-
-
-def _phash(value: str) -> str:
-    found = value.strip().lower()
-    if not _PHASH.fullmatch(found):
-        raise SettingsError(f"--phash {value!r} is no perceptual hash: it has 16 hexadecimal digits")
-    return found
-
-
-_SPELLINGS = {"url": _url, "domain": _domain, "sample": _sample, "phash": _phash}
 
 
 def read_tombstones(root: Path) -> Tombstones:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_catalog.database.catalog import download_counts
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
-from data_catalog.fetch.diagnosis import Diagnosis, diagnose
+from data_catalog.fetch.reasons import Diagnosis, diagnose
 from data_catalog.overview import ranked_reasons
 from data_catalog.plain_text import command
 from data_catalog.publish import UPSTREAM
@@ -128,7 +128,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
 
     with disk_errors(root / "work"), writer_lock(root):
-        tombstones = finish_forgetting(root, forget_texts=partial(forget_texts, root)).of(recipe.name)
+        tombstones = finish_forgetting(root, forget_texts=forget_texts).of(recipe.name)
         if recipe.scenes is not None:
             draw_upstream(recipe.scenes)
         built = core.build(

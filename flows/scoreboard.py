@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cleaning.languages.engines import canonical_code
 from cleaning.leaks import LeaksConfig, SeenImages
@@ -16,6 +16,7 @@ from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.manifest import current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.roots import KEPT_FEATURES
+from flows.cli.options import ScoreboardOptions
 from flows.recipe.engines import one_way_config, setting_values
 from flows.recipe.language_packs import language_pack, language_packs_of, named_language_packs
 from flows.recipe.recipe import Recipe, override_values
@@ -32,9 +33,6 @@ from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
 from training.trained_models import TrainedModel, model_of_folder, newest_model, pair_files
 from translation.config import TranslateConfig
 from translation.registry import open_translator, reverse
-
-if TYPE_CHECKING:
-    from flows.cli.scoreboard import ScoreboardOptions
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +59,7 @@ class NamedModel:
 
 
 def make_scoreboard(
-    recipe: Recipe | None, root: Path, options: "ScoreboardOptions", cache_dir: Path
+    recipe: Recipe | None, root: Path, options: ScoreboardOptions, cache_dir: Path
 ) -> tuple[Path, list[Section]]:
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
@@ -144,7 +142,7 @@ def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
     return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
 
 
-def _scored_sets(reader: SetReader, options: "ScoreboardOptions") -> list[ScoredSet]:
+def _scored_sets(reader: SetReader, options: ScoreboardOptions) -> list[ScoredSet]:
     """Return the recipe's test sets, those that the options name, and the protocol's."""
     scored = list(reader.of_recipe())
     for name, *words in options.test_sets:
@@ -194,7 +192,7 @@ def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, Trained
     return ScoredSet(test_set=gallery, identities=())
 
 
-def _named_models(options: "ScoreboardOptions", recipe: Recipe | None) -> list[NamedModel]:
+def _named_models(options: ScoreboardOptions, recipe: Recipe | None) -> list[NamedModel]:
     """Return models as `--model NAME KEY=VALUE ...` names them, and the two baselines of `--english KEY=VALUE ...`.
 
     An English model is asked in the target language as it is, and in translation.

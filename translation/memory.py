@@ -244,9 +244,9 @@ def memories(folder: Path) -> list[TranslationMemory]:
     return found
 
 
-def forget_texts(root: Path, texts: Collection[str]) -> int:
-    """Remove what the memories of a root know of some captions, and return how many entries went."""
-    return sum(memory.forget(texts) for memory in memories(root / "memory"))
+def forget_texts(folder: Path, texts: Collection[str]) -> int:
+    """Take what is of or into some texts out of all memories in a folder; return how many translations those were."""
+    return sum(memory.forget(texts) for memory in memories(folder))
 
 
 def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:

@@ -1,6 +1,6 @@
 """Images that look alike: close by their perceptual hashes, and alike by their thumbnails, which see colours.
 
-Both are as `data_catalog.images.pixels` makes them. Hashes alone take drawings on one plain ground for each other;
+Both are as `data_catalog.images.normalise` makes them. Hashes alone take drawings on one plain ground for each other;
 `benchmarks/near_images.py` says what the recommended limits find, and what they take for alike that is not.
 
 Near hashes are found exactly without comparing all with all. Cut the bits into `max_distance + k` blocks: whatever two

@@ -22,11 +22,16 @@ from data_catalog.plain_text import command
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import recorded
-from data_catalog.storage.manifest import CaptionCounts, Snapshot, current_snapshots, datasets_folder
+from data_catalog.storage.manifest import (
+    CATALOG_FILE,
+    CaptionCounts,
+    Snapshot,
+    current_snapshots,
+    datasets_folder,
+)
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
 
-CATALOG_FILE = "catalog.duckdb"
 _ROWS_PER_BATCH = 10_000
 # DuckDB's own command line, an older release than the library, must be able to open the file.
 STORAGE_VERSION = "v1.2.0"

@@ -18,11 +18,10 @@ from data_catalog.fetch.reasons import is_retryable
 from data_catalog.plain_text import cell_text, decided_text
 from data_catalog.schema import KEPT, PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
-from data_catalog.storage.manifest import MARKED, Snapshot
+from data_catalog.storage.manifest import FETCH_LOGS, MARKED, Snapshot
 from data_catalog.storage.shards import column_names, read_columns
 
 Row = dict[str, Any]
-FETCH_LOGS = "fetch-log"
 # Where in the snapshot a row stands.
 FILE = "file"
 _PIXELS = ("image", "original")

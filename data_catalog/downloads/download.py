@@ -16,9 +16,8 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from urllib.request import getproxies
 
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
-from data_catalog.fetch.addresses import Resolver, checked_addresses
 from data_catalog.fetch.client import REDIRECTS, GuardedClient, Limits, Response, is_this_machine
-from data_catalog.fetch.urls import FetchError, Target, parse_url
+from data_catalog.fetch.urls import FetchError, Resolver, Target, checked_addresses, parse_url
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.shards import read_json, write_json

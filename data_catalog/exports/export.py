@@ -19,7 +19,6 @@ from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_c
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
 from data_catalog.exports.place import (
-    RECORD_FILE,
     exporting_to,
     is_whole,
     place_of,
@@ -39,7 +38,7 @@ from data_catalog.exports.sinks import (
 )
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
-from data_catalog.storage.manifest import MARKED, SPLITS, Snapshot
+from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
 VERSION = 5  # raise it when the files for one and the same snapshot and config change
@@ -141,7 +140,7 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
         with replacing(place) as temporary:
             filled = _fill(snapshot, config, temporary, ablations)
             _refuse_empty(snapshot, config, filled["counts"])
-            write_checksummed(temporary / RECORD_FILE, {**wanted, **filled})
+            write_checksummed(temporary / EXPORT_RECORD, {**wanted, **filled})
     return ExportReport(folder=folder, up_to_date=False, **filled["counts"])
 
 

@@ -12,10 +12,10 @@ from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import place_lock
+from data_catalog.storage.manifest import EXPORT_RECORD
 from data_catalog.storage.reading import putting_in_place
 from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
-RECORD_FILE = "export.json"
 # What every record of an export has; other people's files may be called so.
 RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
 # Folders of a root that hold no exports: what builds and training make is kept in order there.
@@ -94,7 +94,7 @@ def record_of(place: Path) -> dict[str, Any] | None:
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return None
-    path = place / RECORD_FILE
+    path = place / EXPORT_RECORD
     record = None
     if path.is_file():
         remedy = f"if {place} is an export, remove it and export again; if not, {_ELSEWHERE}"
@@ -121,7 +121,7 @@ def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
         if path.is_dir() and not path.is_symlink():
             continue
         name = path.relative_to(place).as_posix()
-        is_ours = name in files or name == RECORD_FILE
+        is_ours = name in files or name == EXPORT_RECORD
         if not is_ours or (name in _EDITED and sha256_of(path) != files[name]):
             raise SettingsError(
                 f"{path} was added or edited by somebody, and would go with the export that it is in: move it away, or "

@@ -26,9 +26,18 @@ from types import SimpleNamespace, TracebackType
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from data_catalog.fetch.addresses import USUAL_PORTS, Resolver, checked_addresses, resolve
 from data_catalog.fetch.reasons import http_reason
-from data_catalog.fetch.urls import DEFAULT_PORTS, FetchError, Target, parse_url, redirect_target
+from data_catalog.fetch.urls import (
+    DEFAULT_PORTS,
+    USUAL_PORTS,
+    FetchError,
+    Resolver,
+    Target,
+    checked_addresses,
+    parse_url,
+    redirect_target,
+    resolve,
+)
 
 PIECE_BYTES = 65536
 REDIRECTS = (301, 302, 303, 307, 308)

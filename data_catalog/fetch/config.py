@@ -7,10 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from data_catalog.errors import SettingsError
-from data_catalog.fetch.addresses import USUAL_PORTS
 from data_catalog.fetch.client import Limits
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.urls import check_width
+from data_catalog.fetch.urls import USUAL_PORTS, check_width
 from data_catalog.settings import HOW, how, require_between
 
 MAX_BACKOFF_S = 300.0

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -121,7 +121,7 @@ def _fetch_once(waiting: list[str], shard: _Shard, begun: dict[str, bool]) -> No
             begun[url] = "back" not in event
             if "reason" in event:
                 piece = None if event["reason"] else Piece(folder / BODIES_FILE, event["offset"], event["length"])
-                shard.outcomes[url] = {**event, "piece": piece}
+                shard.outcomes[url] = cast("Outcome", {**event, "piece": piece})
                 reasons[event["reason"] or "fetched"] += 1
                 logger.debug("%s: %s", url, event)
     logger.info("images: %d URLs: %s", len(waiting), dict(sorted(reasons.items())))
@@ -199,14 +199,16 @@ def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) 
 
 
 def _line(row: Row, outcome: Outcome) -> Row:
-    facts = {name: outcome[name] for name in ("http_status", "tries", "asking_s", "waiting_s")}
     asked_at = datetime.fromtimestamp(outcome["asked_at"], UTC) if outcome["asked_at"] else None
     return {
         "sample_id": row["sample_id"],
         "url": row["url"],
         "drop_reason": outcome["reason"],
-        **facts,
+        "http_status": outcome["http_status"],
+        "tries": outcome["tries"],
         "asked_at": asked_at,
+        "asking_s": outcome["asking_s"],
+        "waiting_s": outcome["waiting_s"],
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +15,8 @@ from data_catalog.storage.failpoints import failpoint
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16 * 1024 * 1024
 IMAGE_COLUMNS = ("bytes", "original")
-_ANSWER = ("http_status", "final_url", "robots_tag", "content_usage", "piece")
-_TRIES = ("tries", "asked_at", "asking_s", "waiting_s")
 
 Row = dict[str, Any]
-# What a child reports of a row (reason, detail, ...), with `piece`: where its bytes lie, or None.
-Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +26,27 @@ class Piece:
     path: Path
     offset: int
     length: int
+
+
+class Outcome(TypedDict):
+    """What a child reports of a row, with the place of its bytes; a decoding child adds facts of `IMAGES`."""
+
+    reason: str | None
+    detail: str | None
+    piece: Piece | None
+    # Of a fetching child: the answer, and how often, when (seconds since 1970) and how long was asked.
+    http_status: NotRequired[int | None]
+    final_url: NotRequired[str | None]
+    robots_tag: NotRequired[str | None]
+    content_usage: NotRequired[list[dict[str, str]] | None]
+    tries: NotRequired[int | None]
+    asked_at: NotRequired[float | None]
+    asking_s: NotRequired[float | None]
+    waiting_s: NotRequired[float | None]
+    # Of a file on this machine, in place of a piece.
+    bytes: NotRequired[bytes]
+    # Of a decoding child, hexadecimal.
+    thumbnail: NotRequired[str]
 
 
 class PieceReader(ExitStack):
@@ -48,8 +65,19 @@ class PieceReader(ExitStack):
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
     """Return the outcome of a row for which no child was asked, or none answered."""
-    nothing = dict.fromkeys((*_ANSWER, *_TRIES))
-    return {"reason": reason, "detail": detail, **nothing}
+    return {
+        "reason": reason,
+        "detail": detail,
+        "piece": None,
+        "http_status": None,
+        "final_url": None,
+        "robots_tag": None,
+        "content_usage": None,
+        "tries": None,
+        "asked_at": None,
+        "asking_s": None,
+        "waiting_s": None,
+    }
 
 
 def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:

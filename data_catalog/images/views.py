@@ -16,8 +16,7 @@ import pyarrow as pa
 from PIL import Image
 
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.images.normalise import NormaliseConfig, normalise_image
-from data_catalog.images.pixels import grey_miniature, perceptual_hash, thumbnail
+from data_catalog.images.normalise import NormaliseConfig, grey_miniature, normalise_image, perceptual_hash, thumbnail
 from data_catalog.images.tables import Row, read_groups, write_rows
 from data_catalog.images.workers import ImageWorkers
 

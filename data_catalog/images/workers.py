@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import pyarrow as pa
 
@@ -188,15 +189,15 @@ def _image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPoo
 
 
 def _image_row(raw: Row, outcome: Outcome, config: NormaliseConfig, pieces: PieceReader) -> Row:
-    is_good = outcome["piece"] is not None
+    piece, facts = outcome["piece"], cast("Row", outcome)
     return {
         **{name: raw[name] for name in IMAGES.names if name in RAW_IMAGES.names},
-        **{name: outcome.get(name) for name in _FACTS},
+        **{name: facts.get(name) for name in _FACTS},
         "drop_reason": outcome["reason"],
         "detail": outcome["detail"],
-        "bytes": pieces.read(outcome["piece"]) if is_good else None,
-        "thumbnail": bytes.fromhex(outcome["thumbnail"]) if is_good else None,
-        "original": raw["bytes"] if is_good and config.keep_original else None,
+        "bytes": pieces.read(piece) if piece else None,
+        "thumbnail": bytes.fromhex(outcome["thumbnail"]) if piece else None,
+        "original": raw["bytes"] if piece and config.keep_original else None,
     }
 
 
@@ -252,4 +253,4 @@ def _decode_once(
     with pool.lend("normalise", config.memory_bytes) as child:
         for event in child.run(job, stall_s=config.timeout_s):
             piece = None if event["reason"] else Piece(folder / PICTURES_FILE, event["offset"], event["length"])
-            outcomes[event["row"]] = {**event, "piece": piece}
+            outcomes[event["row"]] = cast("Outcome", {**event, "piece": piece})

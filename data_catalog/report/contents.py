@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_catalog.ablations import ablations_of
 from data_catalog.database.connections import questions
-from data_catalog.fetch.diagnosis import diagnose
+from data_catalog.fetch.reasons import diagnose
 from data_catalog.plain_text import decided_text
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS

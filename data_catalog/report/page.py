@@ -16,10 +16,9 @@ from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import recorded
-from data_catalog.storage.manifest import Snapshot, datasets_folder
+from data_catalog.storage.manifest import REPORT_FILE, Snapshot, datasets_folder
 from data_catalog.storage.shards import write_bytes
 
-REPORT_FILE = "report.html"
 DEFAULT_EXAMPLES = 3  # captions of each reason
 # Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
 PAGE_VERSION = 3

@@ -9,17 +9,10 @@ from pathlib import Path
 from random import Random
 
 from data_catalog.errors import DiskError, SettingsError
-from data_catalog.sample import english, german, italian
+from data_catalog.sample import german, italian
 from data_catalog.sample.config import LANGUAGES
-from data_catalog.sample.scene import Scene, pick, random_scene, shuffled
+from data_catalog.sample.scene import Group, Scene, pick, random_scene, shuffled
 from data_catalog.storage.shards import write_atomically
-
-# Language -> what puts a scene into its words, by template and synonym.
-_RENDER: dict[str, Callable[[Scene, str, int], str]] = {
-    "en": english.render,
-    "it": italian.render,
-    "de": german.render,
-}
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
@@ -44,7 +37,7 @@ class Wording:
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
-    """Names of the templates that fit a scene's number of groups and relation."""
+    """Return the names of the templates that fit a scene's number of groups and relation."""
     match scene.relation:
         case "":
             return (*_ANY, "background_with", "seen", "drawn", "only", "predicate")
@@ -58,14 +51,14 @@ def templates(scene: Scene) -> tuple[str, ...]:
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
-    """The exact caption of `scene` in `lang`, one of `LANGUAGES`."""
+    """Return the exact caption of `scene` in `lang`, one of `LANGUAGES`."""
     if lang not in _RENDER:
         raise SettingsError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
     return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
 
 
 def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
-    """`num` distinct captions of `scene` in `lang`, each by another template; every scene has at least 7 templates."""
+    """Return `num` distinct captions of `scene` in `lang`, each by another template; a scene has at least 7 of them."""
     chosen = shuffled(rng, templates(scene))[:num]
     return [caption(scene, lang, _wording(template, rng, styles)) for template in chosen]
 
@@ -84,7 +77,7 @@ def _styled(text: str, lang: str, style: str) -> str:
 
 
 def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[tuple[str, str]]:
-    """`num_pairs` pairs of a caption in English and one in `lang` with the same meaning; a pair may occur twice."""
+    """Yield pairs of a caption in English and one in `lang` with the same meaning; a pair may occur twice."""
     rng = Random(f"scenes-pairs:{seed}")
     for _ in range(num_pairs):
         scene = random_scene(rng)
@@ -115,3 +108,90 @@ def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> N
         write_atomically(path, write)
     except OSError as error:
         raise DiskError(f"{path} cannot be written: {error.strerror}") from error
+
+
+# --- English: articles, plurals and verbs agree ---------------------------------------------------------------------
+
+_PLURALS = {"cross": "crosses"}  # all others take -s
+_NUMBERS = ("", "one", "two", "three", "four")
+_SIZES = {"": ("", ""), "small": ("small", "little"), "large": ("large", "big")}
+_RELATIONS = {
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+    "left": ("to the left of", "left of"),
+    "right": ("to the right of", "right of"),
+    "next": ("next to", "beside"),
+    "between": ("between", "in between"),
+}
+_FURTHER = {"above": "further down", "below": "further up", "left": "further right", "right": "further left"}
+_TEMPLATES = {
+    "plain": "{core}",
+    "background": "{core} {where}",
+    "picture": "a picture of {core}",
+    "drawing": "a drawing of {core} {where}",
+    "image_with": "an image with {core}",
+    "there": "there {be} {core}",
+    "there_background": "{where} there {be} {core}",
+    "background_and": "the background is {background} and there {be} {core}",
+    "background_with": "the background is {background}, with {core}",
+    "seen": "you can see {core} {where}",
+    "drawn": "{core}, drawn {where}",
+    "only": "only {counted}",
+    "predicate": "the {bare} {be} {colour} and the background is {background}",
+    "definite": "the {coloured} {be} {relative_to_the}",
+    "inverted": "{relative_to} there {be} {first}",
+    "further": "{first} and, {further}, {second}",
+}
+
+
+def _english(scene: Scene, template: str, synonym: int) -> str:
+    """Return the English caption of `scene` by a template that fits it, in lower case and without a full stop."""
+    first, relation = scene.groups[0], scene.relation
+    phrases = [_noun_phrase(group, synonym) for group in scene.groups]
+    words = {
+        "core": phrases[0],
+        "be": "is" if first.count == 1 and relation != "list" else "are",
+        "background": scene.background,
+        "where": f"on {_indefinite(scene.background)} background",
+        "first": phrases[0],
+        "second": phrases[-1],
+        "further": _FURTHER.get(relation, ""),
+        "bare": _bare(first, synonym, colour=False),
+        "colour": first.colour,
+        "coloured": _bare(first, synonym),
+        "counted": f"one {_bare(first, synonym)}" if first.count == 1 else phrases[0],
+    }
+    if relation == "list":
+        words["core"] = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
+    elif relation:
+        behind = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{behind} {' and '.join(phrases[1:])}"
+        words["relative_to_the"] = f"{behind} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
+        words["core"] = f"{phrases[0]} {words['relative_to']}"
+    return _TEMPLATES[template].format(**words)
+
+
+def _indefinite(phrase: str) -> str:
+    """Return `phrase` behind "a" or "an"."""
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _noun_phrase(group: Group, synonym: int) -> str:
+    bare = _bare(group, synonym)
+    return _indefinite(bare) if group.count == 1 else bare
+
+
+def _bare(group: Group, synonym: int, *, colour: bool = True) -> str:
+    """Return the noun with what stands before it, without an article: "two small red stars", "red star"."""
+    plural = group.count > 1
+    words = (
+        _NUMBERS[group.count] if plural else "",
+        _SIZES[group.size][synonym],
+        group.colour if colour else "",
+        _PLURALS.get(group.shape, group.shape + "s") if plural else group.shape,
+    )
+    return " ".join(word for word in words if word)
+
+
+# Language -> what puts a scene into its words, by template and synonym.
+_RENDER: dict[str, Callable[[Scene, str, int], str]] = {"en": _english, "it": italian.render, "de": german.render}

@@ -43,18 +43,17 @@ def draw_upstream(config: ScenesConfig) -> bool:
         BusyError: another process is at it.
         DiskError: the disk is full, or nothing can be written there.
     """
-    settings = _settings(config)
+    folder, settings = config.folder, _settings(config)
     key = digest(settings)
     # Where the folder is made before it is renamed: beside it, so on the same disk.
-    workshop = config.folder.parent / f".tmp-{config.folder.name}"
-    if _committed_key(config.folder) == key and not workshop.exists():
-        logger.info("scenes: %s is complete, nothing to draw", config.folder)
+    workshop = folder.parent / f".tmp-{folder.name}"
+    if _committed_key(folder) == key and not workshop.exists():
+        logger.info("scenes: %s is complete, nothing to draw", folder)
         return False
-    folder = config.folder
     if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():  # not made here
         raise SettingsError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
     with writer_lock(workshop):
-        to_draw = _committed_key(config.folder) != key  # another process may just have ended
+        to_draw = _committed_key(folder) != key  # another process may just have ended
         if to_draw:
             with disk_errors(folder), _new_folder(folder, workshop) as fresh:
                 _draw(config, fresh)

@@ -69,14 +69,14 @@ class _Scan:
 
 
 def _closing_quote(text: str, position: int) -> int:
-    """Index of the first quote that is not doubled, or -1."""
+    """Return the index of the first quote that is not doubled, or -1."""
     while (position := text.find('"', position)) >= 0 and text.startswith('""', position):
         position += 2
     return position
 
 
 def complete_cells(text: str, *, delimiter: str) -> list[str]:
-    """The cells of one physical line taken by itself, up to the first that is not closed or is broken."""
+    """Return the cells of one physical line taken by itself, up to the first that is not closed or is broken."""
     scan = _Scan(delimiter)
     try:
         scan.feed(text)
@@ -117,21 +117,22 @@ def _read_record(
     first: Line, take: Callable[[], Line | None], *, delimiter: str, num_cells: int, starts_row: StartsRow
 ) -> tuple[Record, list[Line]]:
     """Read one record from its first line on; also give back the lines that turned out not to belong to it."""
-    if '"' not in first.text:
-        return _judge(first, first.text.split(delimiter), num_cells), []
-    scan, used = _Scan(delimiter), [first]
-    try:
-        detail = _scan_record(scan, used, take, starts_row)
-    except _BrokenQuoteError as error:
-        plain = first.text.split(delimiter)
-        if len(used) == 1 and len(plain) == num_cells:
-            return _judge(first, plain, num_cells), []
-        detail = str(error)
-    if detail is None and len(scan.cells) == num_cells:
-        trouble = next((line.trouble for line in used if line.trouble), None)
-        return Record(first.number, scan.cells, first.text, trouble), []
-    trouble = first.trouble or Trouble("malformed_row", detail or _wrong_count(len(scan.cells), num_cells))
-    return Record(first.number, [], first.text, trouble), used[1:]
+    cells, used, detail = first.text.split(delimiter), [first], None
+    if '"' in first.text:
+        scan = _Scan(delimiter)
+        try:
+            detail = _scan_record(scan, used, take, starts_row)
+            cells = scan.cells
+        except _BrokenQuoteError as error:
+            if len(used) > 1 or len(cells) != num_cells:
+                detail = str(error)
+    if detail is None and len(cells) == num_cells:
+        trouble = first.trouble
+        if len(used) > 1:
+            trouble = next((line.trouble for line in used if line.trouble), None)
+        return Record(first.number, cells, first.text, trouble), []
+    detail = detail or f"{len(cells)} fields instead of {num_cells}"
+    return Record(first.number, [], first.text, first.trouble or Trouble("malformed_row", detail)), used[1:]
 
 
 def _scan_record(scan: _Scan, used: list[Line], take: Callable[[], Line | None], starts_row: StartsRow) -> str | None:
@@ -152,14 +153,3 @@ def _scan_record(scan: _Scan, used: list[Line], take: Callable[[], Line | None],
         used.append(following)
         if starts_row(complete_cells(following.text, delimiter=scan.delimiter)):
             return f"a quoted field is not closed before the next row; {len(scan.cells)} fields before it"
-
-
-def _judge(line: Line, cells: list[str], num_cells: int) -> Record:
-    if len(cells) == num_cells:
-        return Record(line.number, cells, line.text, line.trouble)
-    trouble = line.trouble or Trouble("malformed_row", _wrong_count(len(cells), num_cells))
-    return Record(line.number, [], line.text, trouble)
-
-
-def _wrong_count(found: int, expected: int) -> str:
-    return f"{found} fields instead of {expected}"

@@ -1,6 +1,6 @@
 """Anybody's own pairs: CSV, TSV, JSON Lines or Parquet files with a column of URLs or paths and one of captions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -106,10 +106,10 @@ def check_pairs(config: PairsConfig) -> None:
 
 def read_pairs(config: PairsConfig) -> Iterator[JudgedRow]:
     """Yield what becomes of every record."""
-    wanted = _wanted(config)
+    wanted, columns = _wanted(config), _columns(config)
     for path in upstream_files(config):
         for entry in read_table(path, wanted):
-            yield _row(Origin(str(path), entry.line, entry.raw), entry, config, wanted.required)
+            yield _row(Origin(str(path), entry.line, entry.raw), entry, config, columns)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
@@ -128,20 +128,26 @@ def pairs_images(config: PairsConfig) -> str | None:
     return str(folders.pop())
 
 
+def _columns(config: PairsConfig) -> dict[str, str]:
+    """Return the columns that are read, by the field of a `Candidate` that each is for; the image's comes first."""
+    columns = {
+        "url": config.url_column,
+        "path": config.path_column,
+        "caption": config.caption_column,
+        "lang": config.lang_column,
+        "original": config.source_caption_column,
+        "license": config.license_column,
+        "attribution": config.attribution_column,
+        "page_url": config.page_column,
+        "split": config.split_column,
+    }
+    return {name: column for name, column in columns.items() if column}
+
+
 def _wanted(config: PairsConfig) -> Wanted:
-    image_column = config.url_column or config.path_column or ""
-    optional = (
-        config.lang_column,
-        config.source_caption_column,
-        config.license_column,
-        config.attribution_column,
-        config.page_column,
-        config.split_column,
-    )
+    required = list(_columns(config).values())
     return Wanted(
-        required=[image_column, config.caption_column, *(name for name in optional if name)],
-        image_column=image_column,
-        is_image=is_web_url if config.url_column else is_image_name,
+        required=required, image_column=required[0], is_image=is_web_url if config.url_column else is_image_name
     )
 
 
@@ -150,33 +156,21 @@ def is_image_name(text: str) -> bool:
     return text.lower().endswith(_IMAGE_SUFFIXES)
 
 
-def _row(origin: Origin, entry: Entry, config: PairsConfig, columns: Sequence[str]) -> JudgedRow:
+def _row(origin: Origin, entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> JudgedRow:
     if entry.trouble:
         return refuse(origin, *entry.trouble)
     texts: dict[str, str | None] = {}
-    for column in columns:
+    for name, column in columns.items():
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
             return refuse(origin, "malformed_row", f"{column} is {describe(value)} instead of a text")
-        texts[column] = value
-
-    def text(column: str | None) -> str | None:
-        return texts[column] if column else None
-
-    url, path = text(config.url_column), text(config.path_column)
-    lang = text(config.lang_column)
+        texts[name] = value
+    url, lang = texts.get("url"), texts.pop("lang", None)
     found = Candidate(
-        sample_key=url_key(url.strip()) if url else path or "",
-        url=url,
-        path=path,
-        caption=text(config.caption_column),
+        sample_key=url_key(url.strip()) if url else texts.get("path") or "",
         lang=lang.strip().lower() if lang and lang.strip() else config.lang,
-        original=text(config.source_caption_column),
         original_lang=config.source_lang,
-        license=text(config.license_column),
-        attribution=text(config.attribution_column),
-        page_url=text(config.page_column),
-        split=text(config.split_column),
+        **texts,
     )
     return admit(origin, found)
 

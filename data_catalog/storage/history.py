@@ -31,6 +31,7 @@ from data_catalog.storage.manifest import (
     EXPORTS,
     MANIFEST_FILE,
     MODELS,
+    RUN_LOG,
     Snapshot,
     committed_snapshots,
     current_snapshot_name,
@@ -43,11 +44,10 @@ from data_catalog.storage.manifest import (
     snapshot_names,
 )
 from data_catalog.storage.roots import require_root
-from data_catalog.storage.shards import TEMPORARY_PREFIX, append_line, sweep_temporary, sync
+from data_catalog.storage.shards import append_line, sweep_temporary, take_away
 
 logger = logging.getLogger(__name__)
 
-RUN_LOG = "runs.jsonl"  # what happened when, and where: beside the snapshots, never in them
 CURRENT, PREVIOUS = "current", "previous"
 
 
@@ -201,12 +201,7 @@ def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
     if not folder.is_dir():
         return 0
     freed = freed_bytes(folder)
-    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{snapshot}")
-    if doomed.exists():
-        shutil.rmtree(doomed)
-    folder.rename(doomed)
-    sync(doomed.parent)
-    shutil.rmtree(doomed)
+    shutil.rmtree(take_away(folder))
     logger.debug("removed snapshot %s of %s", snapshot, dataset)
     return freed
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.plain_text import command
 from data_catalog.settings import values_at
+from data_catalog.stages import Counts
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import file_problem, read_checksummed, write_checksummed
 from data_catalog.storage.reading import open_to_readers
@@ -22,8 +23,13 @@ from data_catalog.storage.shards import sha256_of
 MANIFEST_FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
+# What lies in a root, and beside the snapshots of a dataset.
+CATALOG_FILE = "catalog.duckdb"
 MODELS = "models"
 EXPORTS = "exports"
+RUN_LOG = "runs.jsonl"  # what happened when, and where
+FETCH_LOGS = "fetch-log"
+REPORT_FILE = "report.html"
 EXPORT_RECORD = "export.json"  # in the folder of an export
 TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
 # Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
@@ -52,14 +58,6 @@ class DocumentEntry(TypedDict):
     path: str
     sha256: str
     bytes: int
-
-
-class Counts(TypedDict):
-    """Caption rows that a step read, let pass and rejected."""
-
-    read: int
-    kept: int
-    dropped: int
 
 
 class FunnelCount(Counts):
@@ -193,16 +191,18 @@ class Snapshot:
 
     def meaning(self, step: str, reason: str | None = None) -> str:
         """Return a few words on a step or, if it is given, on one of its reasons; empty if the build told none."""
-        entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
-        if entry is None:
-            return ""
-        return entry["meaning"] if reason is None else entry["reasons"].get(reason, "")
+        for entry in self.manifest["steps"]:
+            if entry["step"] == step:
+                return entry["meaning"] if reason is None else entry["reasons"].get(reason, "")
+        return ""
 
     def decided_by(self, step: str, reason: str) -> dict[str, Any]:
         """Return the settings that decide a reason of a step, by path; None is the value of one that is not noted."""
-        entry = next((entry for entry in self.manifest["steps"] if entry["step"] == step), None)
-        paths = entry.get("decided_by", {}).get(reason, []) if entry else []  # the step of a take-down has none
-        return values_at(paths, self.manifest["settings"])
+        # The step of a take-down has none.
+        found = [
+            entry.get("decided_by", {}).get(reason, []) for entry in self.manifest["steps"] if entry["step"] == step
+        ]
+        return values_at([path for paths in found for path in paths], self.manifest["settings"])
 
     def columns(self, kind: Literal["columns", "image_columns"] = "columns") -> dict[str, list[str]]:
         """Return the columns that each step fills, by step: of caption rows, or of images."""

@@ -162,7 +162,10 @@ def _locked(root: Path, how: int) -> Iterator[None]:
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
-            _lock(descriptor, root, how)
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("waiting for another process that takes down or writes what was read in %s", root)
+            fcntl.flock(descriptor, how)
         except OSError as error:
             if error.errno not in _LOCKLESS:
                 raise
@@ -170,11 +173,3 @@ def _locked(root: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, root: Path, how: int) -> None:
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("waiting for another process that takes down or writes what was read in %s", root)
-        fcntl.flock(descriptor, how)

@@ -49,16 +49,6 @@ def open_root(root: Path, *, writes: bool) -> None:
         InputError: its snapshots are of another format, or there is a link where commands write. The root itself, and
             what is above it, may be a link.
     """
-    _require_readable_path(root)
-    _require_own_format(root)
-    for link in _links(root) if writes else ():
-        raise InputError(
-            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
-            "leads to in its place, or move the whole root, which may be a link"
-        )
-
-
-def _require_readable_path(root: Path) -> None:
     path = str(root.absolute())
     wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:
@@ -67,18 +57,19 @@ def _require_readable_path(root: Path) -> None:
         path.encode()
     except UnicodeEncodeError as error:
         raise SettingsError(f"{path!r} is not UTF-8, and DuckDB cannot read such paths: name another --root") from error
-
-
-def _require_own_format(root: Path) -> None:
-    """Look at the manifests of all snapshots; damaged and unreadable ones are left to `vernaclip verify`."""
-    for path in datasets_folder(root).glob(f"*/*/{MANIFEST_FILE}"):
-        with suppress(OSError):
-            content = path.read_bytes()
+    for manifest in datasets_folder(root).glob(f"*/*/{MANIFEST_FILE}"):
+        with suppress(OSError):  # damaged and unreadable ones are left to `vernaclip verify`
+            content = manifest.read_bytes()
             found = _FORMAT.search(content)
             if found is None or found[1] == str(MANIFEST_FORMAT).encode():
                 continue
             if CHECKSUM.encode() not in content or content_problem(content) is None:
                 raise other_format(root, found[1].decode(errors="replace"))
+    for link in _links(root) if writes else ():
+        raise InputError(
+            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
+            "leads to in its place, or move the whole root, which may be a link"
+        )
 
 
 def _links(root: Path) -> Iterator[Path]:

@@ -264,6 +264,16 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
                 leftover.unlink(missing_ok=True)
 
 
+def take_away(folder: Path) -> Path:
+    """Give a folder a temporary name, in one move for its readers; the next sweep removes what is left of it."""
+    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
+    if doomed.exists():  # of a removal that was killed
+        shutil.rmtree(doomed)
+    folder.rename(doomed)
+    sync(doomed.parent)
+    return doomed
+
+
 def link_file(source: Path, target: Path) -> None:
     """Give a file a second name, so that it is not written twice; or a copy, where the disk knows no second names."""
     make_folder(target.parent)

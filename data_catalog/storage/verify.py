@@ -13,7 +13,7 @@ from typing import Literal
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.exports import FORMATS
-from data_catalog.storage.history import RUN_LOG, runs
+from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import (
     FOLDER_RECORD,
     RECORD_SUFFIX,
@@ -26,11 +26,15 @@ from data_catalog.storage.integrity import (
 )
 from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import (
+    CATALOG_FILE,
     CURRENT_FILE,
     EXPORT_RECORD,
     EXPORTS,
+    FETCH_LOGS,
     MANIFEST_FILE,
     MODELS,
+    REPORT_FILE,
+    RUN_LOG,
     TRAIN_AGAIN,
     current_snapshot,
     current_snapshot_name,
@@ -52,7 +56,6 @@ DOCUMENTS = {
     TOMBSTONES_FILE: "restore it from a copy: without it builds would take in again what was to be forgotten",
     "file-hashes.json": "remove it, and upstream files are read once more",
 }
-CATALOG = "catalog.duckdb"
 REBUILD = "`vernaclip catalog --rebuild` writes it anew"
 FORGET_MEMORY = (
     "a build that translates records it if it was not done; else remove it, and its captions are translated again; "
@@ -236,7 +239,7 @@ def _root_checks(root: Path) -> Iterator[Check]:
     for path in sorted((root / "memory").glob("attempt-*.json")):
         yield partial(_document, path, FORGET_ATTEMPT)
     yield partial(_lost_tombstones, root)
-    yield partial(_recorded, root / CATALOG, REBUILD, root=root, is_needed=True)
+    yield partial(_recorded, root / CATALOG_FILE, REBUILD, root=root, is_needed=True)
     yield from _of_each([root / "memory"], partial(_each_recorded, root=root, suffix=".sqlite", remedy=FORGET_MEMORY))
     yield from _below(root / PACKAGES, unpacked_checks)
 
@@ -270,11 +273,11 @@ def unpacked_checks(folder: Path) -> Iterator[Check]:
 def _dataset_checks(root: Path, folder: Path) -> Iterator[Check]:
     yield partial(_pointer, root, folder.name)
     yield partial(_run_log, folder / RUN_LOG, root=root, is_needed=bool(snapshot_names(root, folder.name)))
-    report = folder / "report.html"
+    report = folder / REPORT_FILE
     if report.exists() or record_path(report).is_file():
         yield partial(_recorded, report, f"`vernaclip report {folder.name}` writes it anew", root=root)
     logs = partial(_each_recorded, root=root, suffix=".parquet", remedy=FORGET_LOG)
-    yield from _of_each([folder / "fetch-log"], logs)
+    yield from _of_each([folder / FETCH_LOGS], logs)
     snapshots = (path for path in _folders(folder) if is_snapshot_name(path.name))
     yield from _of_each(snapshots, partial(_snapshot_checks, root))
 

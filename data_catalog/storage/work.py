@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from data_catalog.errors import DamagedError
+from data_catalog.stages import Counts
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.manifest import Counts, SourceCounts
+from data_catalog.storage.manifest import SourceCounts
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     digest,
@@ -24,6 +25,7 @@ from data_catalog.storage.shards import (
     sha256_of,
     sweep_temporary,
     sync,
+    take_away,
 )
 
 logger = logging.getLogger(__name__)
@@ -128,7 +130,7 @@ class WorkStore:
         doomed = [step for step in steps if step not in staying]
         doomed += [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
         for folder in doomed:
-            away = _take_away(folder)
+            away = take_away(folder)
             failpoint("work.after_rename", folder)
             shutil.rmtree(away, ignore_errors=True)
             failpoint("work.after_remove", folder)
@@ -137,16 +139,15 @@ class WorkStore:
 
     def find(self, key: StepKey) -> Commit | None:
         """Return the committed output of a step, or None; what is damaged is not there, and is made again."""
-        folder = self.folder / key.step / key.key
-        content = _record(folder)
-        return None if content is None else Commit(folder=folder, **_parts(content), reused=True)
+        found = _committed(self.folder / key.step / key.key)
+        return None if found is None else found[0]
 
     def commits(self, step: str) -> Iterator[tuple[Commit, Mapping[str, Any]]]:
         """Yield every committed output of a step with its readable key, in the order of their folders."""
         for folder in sorted((self.folder / step).glob("*")):
-            content = None if folder.name.startswith(TEMPORARY_PREFIX) else _record(folder)
-            if content is not None:
-                yield Commit(folder=folder, **_parts(content), reused=True), content["key"]
+            found = None if folder.name.startswith(TEMPORARY_PREFIX) else _committed(folder)
+            if found is not None:
+                yield found
 
     def run(self, key: StepKey, produce: Callable[[Path], StepFacts], *, reads: Sequence[Commit] = ()) -> Commit:
         """Return the output of a step: what is committed, or what `produce` writes now.
@@ -201,7 +202,7 @@ class WorkStore:
                 is_whole = path.is_file() and sha256_of(path) == sha256
             if not is_whole:
                 if path.parent.is_dir():
-                    shutil.rmtree(_take_away(path.parent), ignore_errors=True)
+                    shutil.rmtree(take_away(path.parent), ignore_errors=True)
                 raise DamagedError(
                     f"{path} is not what was written, and is gone with its folder: run the same command again, "
                     "which makes it anew"
@@ -227,7 +228,7 @@ class WorkStore:
             if self.find(key) is None:
                 if not folder.is_dir():
                     raise
-                doomed = _take_away(folder)  # it is damaged
+                doomed = take_away(folder)  # it is damaged
                 temporary.rename(folder)
                 shutil.rmtree(doomed, ignore_errors=True)
         failpoint("commit.after_rename", temporary)
@@ -235,8 +236,8 @@ class WorkStore:
         failpoint("commit.after_parent_fsync", temporary)
 
 
-def _record(folder: Path) -> Mapping[str, Any] | None:
-    """Return what a step's folder says of itself; None where it is not there, or not as it was written."""
+def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:
+    """Return a step's output and its readable key; None where it is not there, or not as it was written."""
     path = folder / COMMIT_FILE
     if not path.is_file():
         return None
@@ -246,25 +247,11 @@ def _record(folder: Path) -> Mapping[str, Any] | None:
     except DamagedError as error:
         logger.warning("%s", error)
         return None
-    if not {"files", "facts"} <= content.keys():
+    if not {"files", "facts", "key"} <= content.keys():
         logger.warning("%s is damaged (it is no record of a step): %s", path, again)
         return None
     missing = [folder / name for name in content["files"] if not (folder / name).is_file()]
     if missing:
         logger.warning("%s is missing: %s", missing[0], again)
         return None
-    return content
-
-
-def _parts(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {"files": content["files"], "facts": content["facts"]}
-
-
-def _take_away(folder: Path) -> Path:
-    """Give an output a temporary name: in one move, so that a kill leaves no record without its files.
-
-    The next sweep removes what is left of it.
-    """
-    doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-    folder.rename(doomed)
-    return doomed
+    return Commit(folder=folder, files=content["files"], facts=content["facts"], reused=True), content["key"]

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from cleaning.leaks import guarded_by
 from data_catalog.database.catalog import rebuild
-from data_catalog.database.story import FETCH_LOGS
 from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable, still_needed
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
 from data_catalog.settings import what
+from data_catalog.stages import Counts
 from data_catalog.storage.manifest import (
+    FETCH_LOGS,
     BuildFacts,
-    Counts,
     FunnelCount,
     Snapshot,
     SourceEntry,

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +79,7 @@ def forget(
     if dry_run:
         _say_concerned(list(concerned(root, tombstones)))
         return
-    done = take_down(root, tombstones, forget_texts=partial(forget_texts, root))
+    done = take_down(root, tombstones, forget_texts=forget_texts)
     _say_done(done, tombstones or read_tombstones(root).tombstones, root)
 
 

@@ -93,3 +93,30 @@ class EvaluateOptions:
     """Write scores.json, and NAME.txt with what each engine made."""
     force: bool = False
     """Replace what FOLDER holds of an earlier evaluation."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ScoreboardOptions:
+    """Options of `scoreboard` beside recipe and root."""
+
+    overrides: Overrides = ()
+    """Override a setting of the recipe; without one, of [evaluate] only; may be given often."""
+    language: str | None = None
+    """Of captions and class names, where no recipe is given."""
+    models: Annotated[Groups, Parameter(name="--model")] = ()
+    """A model to score beside the recipe's; may be given often."""
+    english: KeyValues | None = None
+    """An English model as two baselines: asked in the target language as it is, and in translation."""
+    test_sets: Annotated[Groups, Parameter(name="--test-set")] = ()
+    """A set to score on beside the recipe's; may be given often."""
+    protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
+    """As a paper measured: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
+    no_split: bool = False
+    """Leave out the dataset's own held-out images (evaluate.split)."""
+    report_anyway: bool = False
+    """Where a model was trained on images of a set: score all images, and those that are left, side by side."""
+    language_packs: LanguagePacks = ()
+    """TOML file of a language's class names, templates and codes; may be given often."""
+    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
+    """Where the files go (default: in the root)."""

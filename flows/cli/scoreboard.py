@@ -1,42 +1,10 @@
 """The command `scoreboard`: several models on several sets, as tables on the terminal and as files."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from flows.cli.options import DEFAULT_ROOT, Groups, Json, KeyValues, LanguagePacks, Overrides, Root
+from flows.cli.options import DEFAULT_ROOT, Json, Root, ScoreboardOptions
 from flows.cli.output import say, say_json, say_table
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class ScoreboardOptions:
-    """Options of `scoreboard` beside recipe and root."""
-
-    overrides: Overrides = ()
-    """Override a setting of the recipe; without one, of [evaluate] only; may be given often."""
-    language: str | None = None
-    """Of captions and class names, where no recipe is given."""
-    models: Annotated[Groups, Parameter(name="--model")] = ()
-    """A model to score beside the recipe's; may be given often."""
-    english: KeyValues | None = None
-    """An English model as two baselines: asked in the target language as it is, and in translation."""
-    test_sets: Annotated[Groups, Parameter(name="--test-set")] = ()
-    """A set to score on beside the recipe's; may be given often."""
-    protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
-    """As a paper measured: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
-    no_split: bool = False
-    """Leave out the dataset's own held-out images (evaluate.split)."""
-    report_anyway: bool = False
-    """Where a model was trained on images of a set: score all images, and those that are left, side by side."""
-    language_packs: LanguagePacks = ()
-    """TOML file of a language's class names, templates and codes; may be given often."""
-    out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """Where the files go (default: in the root)."""
-
 
 _DEFAULTS = ScoreboardOptions()
 

@@ -50,11 +50,11 @@ def verify(
         say(f"{finding.kind}: {cell_text(finding.text)}")
     damaged = [finding.path for finding in found if finding.kind == "damage"]
     num_strays, num_notes = (sum(finding.kind == kind for finding in found) for kind in ("stray", "note"))
-    for folder in sorted(datasets_folder(root).glob(dataset or "*")):
-        for name in snapshot_names(root, folder.name):
-            if snapshot in (None, name):
-                is_whole = not any(path.is_relative_to(folder / name) for path in damaged)
-                say(f"{folder.name} {name}: {'sound' if is_whole else 'damaged'}")
+    for folder in sorted(datasets_folder(root).glob("*")):
+        names = snapshot_names(root, folder.name) if dataset in (None, folder.name) else []
+        for name in (name for name in names if snapshot in (None, name)):
+            is_whole = not any(path.is_relative_to(folder / name) for path in damaged)
+            say(f"{folder.name} {name}: {'sound' if is_whole else 'damaged'}")
     more = f"; {num_strays} stray files, {num_notes} notes" if num_strays or num_notes else ""
     say(f"{root}: {f'{len(damaged)} damaged' if damaged else 'sound'} ({len(todo)} files looked at{more})")
     return int(bool(damaged))

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog import takedown
 from data_catalog.database.catalog import broken_laws, query, rebuild
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
+from data_catalog.takedown import TakeDown
+from data_catalog.takedown import forget as take_down
 from data_catalog.tombstones import Tombstone, new_tombstone, read_tombstones
 from flows.build.execution import LocalExecutor
 from flows.cli import main
@@ -36,9 +36,8 @@ CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano co
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
 
 
-def forget(root: Path, more: Sequence[Tombstone]) -> takedown.TakeDown:
-    """Take down as the command does."""
-    return takedown.forget(root, more, forget_texts=partial(forget_texts, root))
+def forget(root: Path, more: list[Tombstone]) -> TakeDown:
+    return take_down(root, more, forget_texts=forget_texts)
 
 
 class Host(ThreadingHTTPServer):

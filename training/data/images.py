@@ -18,9 +18,8 @@ from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
-from data_catalog.images.opening import ImageRejectedError, open_image, rejection_of
-from data_catalog.images.pixels import converted, upright
-from data_catalog.images.pixels import decode as decode_pixels
+from data_catalog.images.decoding import ImageRejectedError, converted, open_image, rejection_of, upright
+from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.progress import Progress
 from training.data.pairs import Places, RowGroup, read_rows
 from training.towers.model import LoadedModel, normalise_pixels

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_catalog.errors import SettingsError
-from data_catalog.exports.place import RECORD_FILE, exporting_to, is_whole, place_of, record_of, replacing
+from data_catalog.exports.place import exporting_to, is_whole, place_of, record_of, replacing
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
+from data_catalog.storage.manifest import EXPORT_RECORD
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.hugging_face import (
     check_hugging_face,
@@ -306,5 +307,5 @@ def _write(job: _Job, trained: TrainedFolder, probe: Probe, hub_name: str | None
             "bytes": {name: path.stat().st_size for name, path in written.items()},
             "difference": difference,
         }
-        write_checksummed(folder / RECORD_FILE, record)
+        write_checksummed(folder / EXPORT_RECORD, record)
     return record

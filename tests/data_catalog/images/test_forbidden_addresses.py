@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.fetch import addresses
+from data_catalog.fetch import urls
 from data_catalog.fetch.client import GuardedClient, Limits
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.urls import FetchError
@@ -144,7 +144,7 @@ def forbidden() -> Iterator[Forbidden]:
 
 def client(ports: Collection[int]) -> GuardedClient:
     def resolver(host: str, port: int) -> Sequence[str]:
-        return NAMES.get(host) or addresses.resolve(host, port)
+        return NAMES.get(host) or urls.resolve(host, port)
 
     limits = Limits(timeout_s=1.0, deadline_s=2.0, max_bytes=1000, max_redirects=2, user_agent="probe/1", ports=ports)
     return GuardedClient(limits, resolver=resolver)
@@ -186,10 +186,8 @@ def test_each_name_that_leads_here_is_refused(host: str, forbidden: Forbidden) -
 def public_site(make_site: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server that counts as public here, as no address of this machine does, and redirects to what a query names."""
     site = make_site()
-    is_public = addresses.is_public
-    monkeypatch.setattr(
-        addresses, "is_public", lambda address: str(address) == site.server_address[0] or is_public(address)
-    )
+    is_public = urls.is_public
+    monkeypatch.setattr(urls, "is_public", lambda address: str(address) == site.server_address[0] or is_public(address))
     return site
 
 

@@ -4,8 +4,7 @@ import ipaddress
 
 import pytest
 
-from data_catalog.fetch.addresses import checked_addresses, is_public
-from data_catalog.fetch.urls import FetchError, parse_url
+from data_catalog.fetch.urls import FetchError, checked_addresses, is_public, parse_url
 
 PUBLIC = [
     "8.8.8.8",

@@ -3,8 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from data_catalog.fetch.diagnosis import CAUSES, cause_of, diagnose
-from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
+from data_catalog.fetch.reasons import CAUSES, FETCH_REASONS, NORMALISE_REASONS, cause_of, diagnose
 
 Row = tuple[str, str | None, int]
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from data_catalog.errors import InputError
+from data_catalog.images.decoding import ImageRejectedError
 from data_catalog.images.normalise import NormaliseConfig, normalise_image
-from data_catalog.images.opening import ImageRejectedError
 from data_catalog.images.tables import write_rows
 from data_catalog.images.views import VIEWS, image_views, write_views
 from data_catalog.images.workers import ImageWorkers

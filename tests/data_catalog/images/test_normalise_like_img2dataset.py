@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.images.normalise import NormaliseConfig, normalise_image
-from data_catalog.images.pixels import INTERPOLATIONS, RESIZE_MODES
+from data_catalog.images.normalise import INTERPOLATIONS, RESIZE_MODES, NormaliseConfig, normalise_image
 
 MODES = sorted(RESIZE_MODES)
 

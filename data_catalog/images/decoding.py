@@ -1,0 +1,284 @@
+"""An image file opened by its header, if it is of an allowed format, and decoded; what a decoder's error means.
+
+Pixels are arrays of bytes of shape (height, width, 3).
+"""
+
+import io
+import logging
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# The plugins are those that Pillow would else import at the first such file.
+from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
+from PIL.ImageFile import ImageFile
+
+from data_catalog.errors import PipelineError
+
+Pixels = NDArray[Any]
+
+logger = logging.getLogger(__name__)
+
+# How files begin, by the names of their formats.
+_STARTS: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # those with a plus are BigTIFF
+    "ICO": (b"\0\0\1\0",),
+    "CUR": (b"\0\0\2\0",),
+    "ICNS": (b"icns",),
+    "PSD": (b"8BPS",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "XCF": (b"gimp xcf",),
+    "QOI": (b"qoif",),
+    "DDS": (b"DDS ",),
+    "OpenEXR": (b"v/1\1",),
+    "MNG": (b"\x8aMNG\r\n\x1a\n",),
+    "DjVu": (b"AT&TFORM",),
+    "WMF": (b"\xd7\xcd\xc6\x9a",),
+    "EPS": (b"\xc5\xd0\xd3\xc6",),
+    "PostScript": (b"%!PS",),
+    "PDF": (b"%PDF-",),
+    "Flash": (b"FWS", b"CWS"),
+    "Matroska video": (b"\x1aE\xdf\xa3",),
+}
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_PACKED = {"gzip": b"\x1f\x8b", "zip": b"PK\3\4", "7z": b"7z\xbc\xaf\x27\x1c", "RAR": b"Rar!"}
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def format_of(raw: bytes) -> str | None:
+    """Return the name of the image, video or page format that the bytes claim to be, or None."""
+    if raw[:4] == b"RIFF":
+        return "WEBP" if raw[8:12] == b"WEBP" else "RIFF"
+    if raw[4:8] == b"ftyp":
+        brand = raw[8:12]
+        return "AVIF" if brand in (b"avif", b"avis") else "HEIF" if brand in _HEIF_BRANDS else "ISO media"
+    for name, starts in _STARTS.items():
+        if raw.startswith(starts):
+            return name
+    return "SVG" if b"<svg" in raw[:4096].lower() and not _is_html(raw) else None
+
+
+# What Pillow may open. MPO, a JPEG followed by others (stereo cameras), opens as JPEG: its first picture is taken.
+ALLOWED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Pillow's names of pixels; what is left out has no agreed meaning as a picture (floats, 32-bit numbers, Lab).
+_ALLOWED_MODES = frozenset(
+    ("1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B", "I;16N")
+)
+# Encoders write ten, and libtiff stops at as many.
+MAX_SCANS = 100
+_SCAN, _END = b"\xff\xda", b"\xd9"
+# What no segment follows is left out: stuffed bytes, restarts, and what decoders step over within a scan.
+_MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
+_PIXELS = re.compile(r"\d+ pixels")  # in Pillow's own refusal
+
+
+class ImageRejectedError(PipelineError):
+    """An image is not wanted or not usable: `reason` is a key of `NORMALISE_REASONS`."""
+
+    def __init__(self, reason: str, detail: str | None = None) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+def open_image(raw: bytes) -> ImageFile:
+    """Read the header of a file of an allowed format, and nothing else of it.
+
+    Raises:
+        ImageRejectedError: its kind of pixels is not wanted, or it is a JPEG of too many scans.
+        Exception: whatever a decoder raises; see `rejection_of`.
+    """
+    image = Image.open(io.BytesIO(raw), formats=ALLOWED_FORMATS)
+    if image.mode not in _ALLOWED_MODES and (image.mode, image.format) != ("I", "PNG"):
+        raise ImageRejectedError("format_not_allowed", f"{image.format} of mode {image.mode}")
+    if image.format in ("JPEG", "MPO") and not _has_few_scans(raw):
+        raise ImageRejectedError("too_many_scans", f"more than {MAX_SCANS}")
+    return image
+
+
+def _has_few_scans(jpeg: bytes) -> bool:
+    """Return whether a JPEG has at most `MAX_SCANS` scans, by its markers: a decoder goes over all pixels for each."""
+    if jpeg.count(_SCAN) <= MAX_SCANS:
+        return True  # be they scans, or in metadata
+    at, num_scans = 2, 0
+    while (marker := _MARKER.search(jpeg, at)) and marker[1] != _END:
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
+        num_scans += marker[1] == _SCAN[1:]
+        if num_scans > MAX_SCANS:
+            return False
+    return True
+
+
+def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
+    """Return the reason for which a decoder refused a file."""
+    if isinstance(error, Image.DecompressionBombError):
+        found = _PIXELS.search(str(error))
+        return ImageRejectedError("too_many_pixels", found.group() if found else None)
+    known = format_of(raw)
+    if isinstance(error, UnidentifiedImageError):
+        if known is None:
+            return ImageRejectedError("not_an_image", _text_kind(raw))
+        if known not in ALLOWED_FORMATS:
+            return ImageRejectedError("format_not_allowed", known)
+        return ImageRejectedError("decode_error", f"{known} with a broken header")
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return ImageRejectedError("truncated", known)
+    return ImageRejectedError("decode_error", f"{known}: {type(error).__name__}")
+
+
+def _is_html(raw: bytes) -> bool:
+    """Return whether bytes begin like a web page."""
+    return raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE)
+
+
+def _text_kind(raw: bytes) -> str:
+    """Return a few words for what is no image: "HTML", "gzip", "zip", "text" or "unknown bytes" among them."""
+    if _is_html(raw):
+        return "HTML"
+    for name, start in _PACKED.items():
+        if raw.startswith(start):
+            return name
+    is_text = raw and all((byte >= 32 and byte != 127) or byte in b"\t\r\n" for byte in raw[:512])
+    return "text" if is_text else "unknown bytes"
+
+
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture as it is stored.
+
+    Args:
+        pixels: RGB.
+        profile: of these pixels, if they are still to be converted to sRGB.
+        orientation: EXIF's, 1 to 8; 1 is upright.
+        size: (width, height) of the original as it is stored; a JPEG may have been decoded at a fraction.
+    """
+
+    pixels: Pixels
+    profile: bytes | None
+    orientation: int
+    size: tuple[int, int]
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Return (width, height) of the original after turning."""
+        return self.size[::-1] if self.orientation in _SIDEWAYS else self.size
+
+
+def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fraction: int, profiles: bool) -> Decoded:
+    """Decode an image: plain JPEGs by OpenCV, which is quicker, and all others by Pillow, which knows what it does.
+
+    Args:
+        raw: the file's bytes.
+        image: those, as `open_image` returns them.
+        matte: RGB colour behind what is transparent.
+        fraction: 2, 4 or 8: decode a JPEG at a half, a quarter or an eighth; 1: as it is.
+        profiles: heed an embedded colour profile.
+    """
+    profile = image.info.get("icc_profile") if profiles else None
+    if image.format in ("JPEG", "MPO"):
+        size = image.size
+        pixels = _plain_jpeg(raw, fraction) if image.mode == "RGB" else None
+        if pixels is not None:
+            return Decoded(pixels, profile, _orientation(image), size)
+        if fraction > 1:
+            image.draft(None, (size[0] // fraction, size[1] // fraction))
+        image.load()
+    else:
+        image.load()
+        size = image.size  # Pillow turns some TIFFs upright while it decodes them
+    picture, profile = _rgb(image, matte, profile)
+    return Decoded(np.asarray(picture), profile, _orientation(image), size)
+
+
+def _plain_jpeg(raw: bytes, fraction: int) -> Pixels | None:
+    """Return None if OpenCV finds anything amiss; Pillow then says what, or makes the best of it."""
+    # A bit of its own: the kind of colour is another's.
+    reduced = {1: 0} | {part: getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{part}") for part in (2, 4, 8)}
+    flags = reduced[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
+
+
+def _orientation(image: ImageFile) -> int:
+    """Return EXIF's or XMP's orientation; an unreadable block says nothing."""
+    try:
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # part of the boundary around decoders; the picture itself is good
+        logger.debug("unreadable EXIF", exc_info=True)
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """Convert to mode RGB, and return with it the profile that its pixels still have.
+
+    The profile of an RGB picture is left to the caller: after shrinking there is less to convert.
+    """
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips instead of scaling
+        grey = np.clip(np.asarray(image), 0, 0xFFFF) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB"), None
+    if image.has_transparency_data:
+        behind = Image.new("RGBA", image.size, (*matte, 255))
+        return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB"), profile
+    if profile is not None and image.mode in ("L", "CMYK"):
+        return _to_srgb(image, profile), None
+    return image.convert("RGB"), profile
+
+
+def converted(pixels: Pixels, profile: bytes | None) -> Pixels:
+    """Convert RGB pixels of a profile to sRGB; without a profile they stay as they are."""
+    return pixels if profile is None else np.asarray(_to_srgb(Image.fromarray(pixels), profile))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert mode RGB, L or CMYK to RGB in sRGB; a profile that is broken, or of another mode, is not heeded."""
+    try:
+        transform = _transform(profile, image.mode)
+        found = None if transform is None else ImageCms.applyTransform(image, transform)
+    except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
+        logger.debug("unusable colour profile", exc_info=True)
+        found = None
+    return image.convert("RGB") if found is None else found
+
+
+@lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return None where there is nothing to convert.
+
+    Building a transform costs more than applying it, and most images share a profile.
+    """
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if opened.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
+        return None
+    if mode == "RGB" and "sRGB" in (opened.profile.profile_description or ""):
+        return None
+    return ImageCms.buildTransform(
+        opened,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn and mirror pixels as EXIF's orientation, 1 to 8, wants it."""
+    across: Any = pixels.transpose(1, 0, 2) if orientation in _SIDEWAYS else pixels
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return np.ascontiguousarray(across[::rows, ::columns])
