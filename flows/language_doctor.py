@@ -60,12 +60,12 @@ class Language:
 
     @property
     def title(self) -> str:
-        """Name and code, as "Greek (el)"."""
+        """Return name and code, as "Greek (el)"."""
         name = visible_text(" ".join(self.pack.name.split()))
         return f"{name} ({self.pack.code})" if name else self.pack.code
 
     def set_in_pack(self, field: str) -> str:
-        """Advice to set a field of the pack."""
+        """Return the advice to set a field of the pack."""
         return f"set {field} in {f'a copy of {self.file}' if self.ships else self.file} (docs/languages.md)"
 
     def told(self, topic: str, field: str, found: str, missing: str, cost: str) -> Trait:
@@ -76,7 +76,7 @@ class Language:
 
 
 def find_language(name: str) -> Language:
-    """The language of a code ("el"), or of a pack's file if the name ends in ".toml".
+    """Return the language of a code ("el"), or of a pack's file if the name ends in ".toml".
 
     Raises:
         SettingsError: it is no code, or that of a pack we have under another code.

@@ -1,5 +1,6 @@
 """What every translation engine offers to the steps, whatever is inside it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -70,6 +71,32 @@ def translate_stream(
     size = min(window, translator.max_chunk_size or window)
     while part := list(islice(remaining, size)):
         yield from translator.translate(part, on_done)
+
+
+def translate_distinct(
+    captions: Sequence[str],
+    translate: Callable[[list[str]], Sequence[Translation]],
+    on_done: Callable[[int], object] | None,
+    *,
+    size: int,
+) -> list[Translation]:
+    """Return one translation per caption, of which equal ones are asked for once; blank ones stay empty, unasked.
+
+    Args:
+        captions: with repeats.
+        translate: asks the engine for at most `size` distinct captions.
+        on_done: is told how many more captions are done.
+        size: most captions that are asked for together.
+    """
+    report, counts = on_done or (lambda _: None), Counter(captions)
+    asked = [caption for caption in counts if caption.strip()]
+    report(len(captions) - sum(counts[caption] for caption in asked))
+    found: dict[str, Translation] = {}
+    for start in range(0, len(asked), size):
+        part = asked[start : start + size]
+        found.update(zip(part, translate(part), strict=True))
+        report(sum(counts[caption] for caption in part))
+    return [found.get(caption, Translation(text="")) for caption in captions]
 
 
 def is_paid(engine: Translator) -> bool:

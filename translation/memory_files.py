@@ -53,19 +53,6 @@ class Imported:
     different: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedMemory:
-    """A file whose every row was found good, see `read_export`.
-
-    Args:
-        path: the file.
-        fingerprint: of the engine whose translations it holds.
-    """
-
-    path: Path
-    fingerprint: str
-
-
 def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = False) -> int:
     """Write a memory to a Parquet file, sorted by source caption: equal memories give equal bytes.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; cells are Markdown already, integers get separators."""
+    """Return a Markdown table; cells are Markdown already, integers get separators."""
     lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -18,7 +18,7 @@ def _cell(value: object) -> str:
 
 
 def fenced_json(value: Any) -> str:
-    """A code block of JSON; its fence is longer than any run of backticks in it."""
+    """Return a code block of JSON; its fence is longer than any run of backticks in it."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -26,7 +26,7 @@ def fenced_json(value: Any) -> str:
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """A list."""
+    """Return a list."""
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -39,7 +39,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
 
 
 def one_line(text: str) -> str:
-    """A text on one line: control, format and direction characters become blanks, runs of blanks one."""
+    """Return a text on one line: control, format and direction characters become blanks, runs of blanks one."""
     shown = "".join(" " if _is_invisible(char) else char for char in text)
     return " ".join(shown.split())
 
@@ -49,12 +49,12 @@ def _is_invisible(char: str) -> bool:
 
 
 def markdown_text(text: str) -> str:
-    """A text that Markdown and HTML show as it is: what could open anything is a character entity."""
+    """Return a text that Markdown and HTML show as it is: what could open anything is a character entity."""
     return _MARKDOWN.sub(lambda match: "".join(f"&#{ord(char)};" for char in match[0]), one_line(text))
 
 
 def sheet_cell(text: str | None) -> str:
-    """A text as a cell that a spreadsheet shows and does not compute: a formula gets an apostrophe in front.
+    """Return a text as a cell that a spreadsheet shows and does not compute: a formula gets an apostrophe in front.
 
     None is an empty cell.
     """

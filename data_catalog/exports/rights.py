@@ -76,7 +76,7 @@ _WORDS = {
 
 
 def read_license(text: str | None) -> License | None:
-    """The license that a text names, or None where it names none that we know.
+    """Return the license that a text names, or None where it names none that we know.
 
     Of "NAME (URL)", as MSCOCO's rows have it, both must name the same one.
     """
@@ -112,7 +112,7 @@ def _by_name(name: str) -> License | None:
 
 
 def _creative_commons(name: str) -> License | None:
-    """Of "cc by sa", "creative commons attribution share alike", Flickr's "attribution noncommercial license"."""
+    """Read "cc by sa", "creative commons attribution share alike", Flickr's "attribution noncommercial license"."""
     spelled = name.removeprefix("creative commons ").removeprefix("cc ")
     if spelled == name and not name.endswith(" license"):  # "Attribution" asks for credit, and may forbid all else
         return None
@@ -147,7 +147,7 @@ class SourceRights:
     """Right to pass the images on in exports: true for all, false for none. Left out, their licenses decide."""
 
     def stated(self) -> dict[str, Any]:
-        """What is said, for the manifest; empty where nothing is."""
+        """Return what is said, for the manifest; empty where nothing is."""
         values = {"license": self.license, "redistribution": self.redistribution}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -167,12 +167,12 @@ class Policy:
     allowed: frozenset[str] = frozenset()
 
     def license(self, row: Mapping[str, Any]) -> str | None:
-        """The words of the license that holds for a row's image: its own, or the recipe's for the source."""
+        """Return the words of the license that holds for a row's image: its own, or the recipe's for the source."""
         own: str | None = row["license"] if _says_something(row["license"]) else None
         return own or self._rights(row).license
 
     def why_not(self, row: Mapping[str, Any]) -> str | None:
-        """Why the pixels of a row stay away, or None if they go along.
+        """Return why the pixels of a row stay away, or None if they go along.
 
         Args:
             row: with "source", "license", "attribution" and "page_url".
@@ -212,7 +212,7 @@ def switch_for(reason: str, source: str) -> str:
 
 
 def _says_something(text: str | None) -> bool:
-    """Whether there is more to a cell than blanks."""
+    """Tell if there is more to a cell than blanks."""
     return bool(text and text.strip())
 
 
@@ -221,6 +221,6 @@ _known_license = lru_cache(maxsize=4096)(read_license)
 
 
 def policy_of(manifest: Manifest, pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:
-    """The policy for a snapshot, by its manifest and what the user asks for."""
+    """Return the policy for a snapshot, by its manifest and what the user asks for."""
     stated = {name: SourceRights(**entry.get("rights", {})) for name, entry in manifest["sources"].items()}
     return Policy(pixels=pixels, sources=stated, allowed=allowed)

@@ -44,12 +44,12 @@ class JudgedShard:
 
     @property
     def goes_along(self) -> pa.Array:
-        """A Boolean for each row: whether its pixels go along."""
+        """Return for each row whether its pixels go along."""
         return pa.array([reason is None for reason in self.reasons], pa.bool_())
 
     @property
     def is_listed(self) -> pa.Array:
-        """A Boolean for each row: whether it has an address by which it is listed, since its pixels stay away."""
+        """Return for each row whether it is listed by its address, since its pixels stay away."""
         urls = self.rows.column("url").to_pylist()
         return pa.array([bool(reason and url) for reason, url in zip(self.reasons, urls, strict=True)], pa.bool_())
 

@@ -232,28 +232,22 @@ def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) 
     # Letters and digits stay; other runs of characters become one dash.
     file_name = re.sub(r"\W+", "-", name.lower()).strip("-")[:60] or "search"
     out = options.out or folder / f"{file_name}.png"
-    require_own_file(out)
     if options.out is None and options.model is not None and out.exists():
         raise SettingsError(f"{out} is there already: say by --out where the picture goes")
-    _refuse_inputs(read, out, "--out")
+    places = {"--out": out}
+    if options.json not in (None, "-"):
+        places["--json"] = Path(options.json)
+    for option, place in places.items():
+        require_own_file(place, option)
+        if read is not None and place.resolve() == read.resolve():
+            raise SettingsError(f"{place} is the image itself, which is not overwritten: name another file")
+        if read is not None and read.is_dir() and place.resolve().is_relative_to(read.resolve()):
+            raise SettingsError(f"{place} would lie among the images that are searched: say by {option} where it goes")
     if out.suffix.lower() != ".png":
         raise SettingsError(f"--out: pictures are PNG files, so {out.name} must end in .png")
-    if options.json not in (None, "-"):
-        written = Path(options.json)
-        require_own_file(written, "--json")
-        if written.resolve() == out.resolve():
-            raise SettingsError(f"--json and --out both name {out}: give two files")
-        _refuse_inputs(read, written, "--json")
+    if len({place.resolve() for place in places.values()}) < len(places):
+        raise SettingsError(f"--json and --out both name {out}: give two files")
     return out
-
-
-def _refuse_inputs(read: Path | None, out: Path, option: str) -> None:
-    if read is None:
-        return
-    if out.resolve() == read.resolve():
-        raise SettingsError(f"{out} is the image itself, which is not overwritten: name another file")
-    if read.is_dir() and out.resolve().is_relative_to(read.resolve()):
-        raise SettingsError(f"{out} would lie among the images that are searched: say by {option} where it goes")
 
 
 def _wrote_json(options: ShowOptions, value: dict[str, Any]) -> bool:

@@ -63,15 +63,14 @@ def say_table(rows: Sequence[Mapping[str, object]]) -> None:
 
 def say_json(value: Any, *, indent: int | None = 1) -> None:
     """Write a value as JSON that reads back as it was and does nothing to a terminal; without `indent`, in one line."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_json_value)
+
+    def as_text(other: Any) -> str:  # what JSON has no type for
+        if isinstance(other, bytes):
+            return other.hex()
+        return other.isoformat() if isinstance(other, datetime) else str(other)
+
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=as_text)
     say("\n".join(map(escaped_json, text.split("\n"))))
-
-
-def _json_value(value: Any) -> str:
-    """Return as a text what JSON has no type for."""
-    if isinstance(value, bytes):
-        return value.hex()
-    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def is_quiet() -> bool:

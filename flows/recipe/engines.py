@@ -61,7 +61,6 @@ def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
         SettingsError: there is no such engine.
         InputError: it cannot be opened.
     """
-    find_announcement(recipe.translate.engine)
     return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
 
 

@@ -19,17 +19,17 @@ _SHIPPED = Path(__file__).parents[1] / "languages"
 
 
 def available_language_packs() -> list[str]:
-    """Codes of the language packs that ship, sorted."""
+    """Return the codes of the language packs that ship, sorted."""
     return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
 
 
 def load_language_packs() -> dict[str, LanguagePack]:
-    """All language packs that ship, by code."""
+    """Return all language packs that ship, by code."""
     return {code: load_language_pack(code) for code in available_language_packs()}
 
 
 def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
-    """The packs in files of the user's, by code.
+    """Return the packs in files of the user's, by code.
 
     Raises:
         PipelineError: one cannot be loaded; SettingsError: two are of the same language.
@@ -45,7 +45,7 @@ def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
 
 
 def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
-    """The packs in files that a recipe names, by code.
+    """Return the packs in files that a recipe names, by code.
 
     Raises:
         SettingsError: see `language_packs_of`; or `language_pack` is of another language than the target.
@@ -60,7 +60,7 @@ def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
 
 
 def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> LanguagePack:
-    """The pack of a recipe's target language: the one that is named, else the one that ships.
+    """Return the pack of a recipe's target language: the one that is named, else the one that ships.
 
     Raises:
         SettingsError: there is neither.
@@ -69,14 +69,14 @@ def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> L
 
 
 def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:
-    """The pack of a language: the one that is named, else the one that ships, else one of nothing but its code."""
+    """Return the pack of a language: one that is named, else one that ships, else one of nothing but its code."""
     if code in named:
         return named[code]
     return load_language_pack(code) if code in available_language_packs() else LanguagePack.minimal(code)
 
 
 def load_language_pack(name: str) -> LanguagePack:
-    """The language pack of a code ("it"), or of a file if the name ends in ".toml".
+    """Return the language pack of a code ("it"), or of a file if the name ends in ".toml".
 
     Raises:
         SettingsError: no such pack, an unknown key, a wrong type.
@@ -98,7 +98,7 @@ def load_language_pack(name: str) -> LanguagePack:
 
 
 def column_language(pack: LanguagePack) -> Check | None:
-    """The check that a column's texts are in the pack's language; None, with a warning, where no engine knows it."""
+    """Return the check that texts are in the pack's language; None, with a warning, where no engine knows it."""
     code = detectable_code(pack)
     if code is None:
         logger.warning("pairs are not checked for being in %r: no engine knows that language", pack.code)

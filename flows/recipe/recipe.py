@@ -129,7 +129,7 @@ class Recipe(Dataset):
 
     @property
     def source_order(self) -> list[str]:
-        """Names of the sources, best first: whose image stays where two are the same."""
+        """Return the names of the sources, best first: whose image stays where two are the same."""
         return self.duplicates.source_order([source.name for source in self.sources])
 
 
@@ -202,18 +202,18 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with vernaclip."""
+    """Return the names of the recipes that come with vernaclip."""
     return sorted(entry.name.removesuffix(".toml") for entry in _recipes_folder().glob("*.toml"))
 
 
 def recipe_summary(name: str) -> str:
-    """The first comment line of a recipe that comes with vernaclip."""
+    """Return the first comment line of a recipe that comes with vernaclip."""
     first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0]
     return first.removeprefix("#").strip()
 
 
 def find_recipe(recipe: str) -> Path:
-    """Path of a recipe, given its name or its file.
+    """Return the path of a recipe, given its name or its file.
 
     Raises:
         SettingsError: there is none.

@@ -98,11 +98,6 @@ class Audit:
     rows: Sequence[Mapping[str, Any]]
     strata: Sequence[Stratum]
 
-    @property
-    def num_pairs(self) -> int:
-        """Distinct pairs that could have been drawn."""
-        return sum(stratum.num_pairs for stratum in self.strata)
-
 
 def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
     """Draw `num_rows` distinct pairs, or all where there are fewer, from a dataset's current snapshot.

@@ -57,12 +57,19 @@ class ArgosTokenizer:
     """A package's tokenizer; see `translation.engines.ctranslate2_model.Tokenizer`."""
 
     def __init__(self, package: Package) -> None:
+        from argostranslate.tokenizer import BPETokenizer, SentencePieceTokenizer
+
+        path = package.tokenizer_path
+        self._tokenizer: Any
+        self.alphabet: frozenset[str] | None = None  # of a BPE model, which lists its merges only, nothing is known
         try:
-            self._tokenizer = _tokenizer(package)
+            if path.name == "bpe.model":
+                self._tokenizer = BPETokenizer(path, package.from_code, package.to_code)
+            else:
+                self._tokenizer = SentencePieceTokenizer(path)
+                self.alphabet = _alphabet(path)
             self._tokenizer.encode("a")  # which loads it
-            self.alphabet = _alphabet(package)
         except (RuntimeError, ValueError, OSError, SystemExit) as error:  # the latter of a BPE model
-            path = package.tokenizer_path
             raise InputError(f"{path} cannot be loaded ({error}): install the package again") from error
 
     def encode(self, text: str) -> Tokens:
@@ -76,21 +83,11 @@ class ArgosTokenizer:
         return text.removeprefix(" ")
 
 
-def _tokenizer(package: Package) -> Any:
-    from argostranslate.tokenizer import BPETokenizer, SentencePieceTokenizer
-
-    if package.tokenizer_path.name == "bpe.model":
-        return BPETokenizer(package.tokenizer_path, package.from_code, package.to_code)
-    return SentencePieceTokenizer(package.tokenizer_path)
-
-
-def _alphabet(package: Package) -> frozenset[str] | None:
-    """Characters of a sentencepiece vocabulary; of a BPE model, which lists its merges only, nothing is known."""
-    if package.tokenizer_path.name == "bpe.model":
-        return None
+def _alphabet(path: Path) -> frozenset[str] | None:
+    """Characters of a sentencepiece vocabulary; None where it spells in bytes."""
     import sentencepiece
 
-    vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(package.tokenizer_path))
+    vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(path))
     ids = range(vocabulary.get_piece_size())
     if any(vocabulary.is_byte(number) for number in ids):
         return None

@@ -6,7 +6,6 @@ when it hangs, started once more when it dies, and its lines are counted.
 
 import shlex
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import FROM, TO, TranslateConfig
-from translation.engine import Translation
+from translation.engine import Translation, translate_distinct
 from translation.engines.plugins import text_problem
 from translation.engines.processes import EndedError, HungError, Program, ProgramError
 
@@ -78,26 +77,18 @@ class CommandTranslator:
             InputError: the program cannot be started, hangs, dies twice, or does not write one line of UTF-8 for each
                 caption.
         """
-        report = on_done or (lambda _: None)
-        lines = {caption: as_line(caption) for caption in captions}
-        counts = Counter(lines[caption] for caption in captions)
-        asked = [line for line in counts if line]
-        report(len(captions) - sum(counts[line] for line in asked))
-        found = {"": ""}
+        lines = [as_line(caption) for caption in captions]
         try:
-            for start in range(0, len(asked), LINES_PER_BATCH):
-                batch = asked[start : start + LINES_PER_BATCH]
-                found.update(zip(batch, self._answers(batch), strict=True))
-                report(sum(counts[line] for line in batch))
+            found = translate_distinct(lines, self._answers, on_done, size=LINES_PER_BATCH)
             self._settle(GRACE_S)
         except BaseException as error:  # Ctrl-C too: nobody knows which line it would answer next
             self._end()
             if isinstance(error, ProgramError):
                 raise InputError(self._said(error)) from error
             raise
-        return [Translation(text=found[lines[caption]]) for caption in captions]
+        return found
 
-    def _answers(self, batch: list[str]) -> list[str]:
+    def _answers(self, batch: list[str]) -> list[Translation]:
         """Return what the program says of some lines; one that dies over them is started once more."""
         self._settle(0.0)
         try:
@@ -108,7 +99,7 @@ class CommandTranslator:
                 answers = self._running().answers(batch)
             except EndedError as error:
                 raise InputError(f"{self._said(error)}, for the second time") from error
-        return [_text(answer, line) for answer, line in zip(answers, batch, strict=True)]
+        return [Translation(text=_text(answer, line)) for answer, line in zip(answers, batch, strict=True)]
 
     def _running(self) -> Program:
         if self._program is None:

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from data_catalog.errors import KINDS, DiskError, InputError, PipelineError, Set
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest
 from translation.config import ENGINE_NAME, ENGINES, TranslateConfig
-from translation.engine import Translation
+from translation.engine import Translation, translate_distinct
 
 logger = logging.getLogger(__name__)
 
@@ -203,17 +202,7 @@ class PluginTranslator:
         Raises:
             InputError: the engine fails, or its answer is no translation for each caption; names the package.
         """
-        report = on_done or (lambda _: None)
-        counts = Counter(captions)
-        asked = [caption for caption in counts if caption.strip()]
-        report(len(captions) - sum(counts[caption] for caption in asked))
-        found: dict[str, Translation] = {}
-        size = self.max_chunk_size or CAPTIONS_PER_CALL
-        for start in range(0, len(asked), size):
-            part = asked[start : start + size]
-            found.update(zip(part, self._translated(part), strict=True))
-            report(sum(counts[caption] for caption in part))
-        return [found.get(caption, Translation(text="")) for caption in captions]
+        return translate_distinct(captions, self._translated, on_done, size=self.max_chunk_size or CAPTIONS_PER_CALL)
 
     def _translated(self, captions: list[str]) -> list[Translation]:
         remedy = f"mend {self._announcement.package}; what was translated is kept"

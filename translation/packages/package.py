@@ -92,6 +92,8 @@ def open_package(path: Path, cache_dir: Path) -> Package:
         DamagedError: it is not as it was installed or unpacked.
         DiskError: it cannot be unpacked below `cache_dir`.
     """
+    from data_catalog.storage.verify import unpacked_checks
+
     if path.is_dir():
         return _as_installed(read_package(path))
     if not path.is_file():
@@ -100,8 +102,6 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     if not home.is_dir():
         with _unpacked(path, cache_dir) as package:
             _put(package.folder.parent, home)
-    from data_catalog.storage.verify import unpacked_checks
-
     for check in unpacked_checks(home):
         for finding in check():
             raise DamagedError(finding.text)
