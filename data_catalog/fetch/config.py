@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -205,17 +206,14 @@ def slow_host(urls: Collection[str], config: FetchConfig) -> str | None:
 
     A host is slow here if its limits are tighter than what one shard would ask of it.
     """
-    hosts = Counter(group_of(urlsplit(url).hostname or "", config.named_limits) for url in urls if _is_plain(url))
+    named, hosts = config.named_limits, Counter[str]()
+    for url in urls:
+        with suppress(ValueError):  # it is no URL
+            if host := urlsplit(url).hostname:
+                hosts[group_of(host, named)] += 1
     if not hosts:
         return None
-    ((host, count),) = hosts.most_common(1)
-    limits = config.named_limits.get(host, config.default_limits)
+    ((group, count),) = hosts.most_common(1)
+    limits = named.get(group, config.default_limits)
     is_slow = limits.requests_per_s > 0 or limits.concurrency < config.threads
-    return host if is_slow and 2 * count >= len(urls) else None
-
-
-def _is_plain(url: str) -> bool:
-    try:
-        return urlsplit(url).hostname is not None
-    except ValueError:
-        return False
+    return group if is_slow and 2 * count >= len(urls) else None

@@ -4,7 +4,8 @@ All of it is pure: text in, answers out. Who asks for a robots.txt, and how long
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import Message
 from types import MappingProxyType
@@ -84,29 +85,20 @@ class Usage:
 
 
 def _usage(text: str, where: str) -> Usage:
-    return Usage(value=text[:_LONGEST_RECORD], where=where, denied=_denied(text))
+    """Return a statement with the labels that it says "n" to; none if it can't be parsed, as the draft demands."""
+    from http_sf import StructuredFieldError, Token, parse
 
-
-def _denied(text: str) -> tuple[str, ...]:
-    """Return the labels that a statement says "n" to; none if it can't be parsed, as the draft demands."""
-    from http_sf import StructuredFieldError, parse
-
-    if len(text) > _LONGEST_STATEMENT:
-        return ()
-    try:
-        dictionary = parse(text.encode("utf-8", "surrogatepass"), tltype="dictionary")
-    except StructuredFieldError:
-        return ()
-    assert isinstance(dictionary, dict)
-    return tuple(name for name in LABELS if _is_no(dictionary.get(name)))
-
-
-def _is_no(member: object) -> bool:
-    """Tell if a member of a parsed dictionary is the token "n". One in quotation marks says nothing."""
-    from http_sf import Token
-
-    value = member[0] if isinstance(member, tuple) else None  # behind it are parameters, which mean nothing
-    return isinstance(value, Token) and str(value) == "n"
+    denied = []
+    if len(text) <= _LONGEST_STATEMENT:
+        with suppress(StructuredFieldError):
+            dictionary = parse(text.encode("utf-8", "surrogatepass"), tltype="dictionary")
+            assert isinstance(dictionary, dict)
+            for name in LABELS:
+                member = dictionary.get(name)
+                value = member[0] if isinstance(member, tuple) else None  # behind it are parameters: they mean nothing
+                if isinstance(value, Token) and str(value) == "n":  # a string in quotation marks says nothing
+                    denied.append(name)
+    return Usage(value=text[:_LONGEST_RECORD], where=where, denied=tuple(denied))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +119,8 @@ class Stated:
 
         The most restrictive statement wins: whoever says "n" is heeded, whatever others say.
         """
-        if any(map(config.heeds, _forbidding(self.robots_tags, robot.lower()))):
+        signals = {signal for tag in self.robots_tags for signal in _signals_of(tag.lower(), robot.lower())}
+        if any(map(config.heeds, signals)):
             return "robots_tag", "; ".join(self.robots_tags)[:_LONGEST_DETAIL]
         for usage in self.usages:
             if any(map(config.heeds, usage.denied)):
@@ -150,17 +143,13 @@ def stated(headers: Message, robots: Iterable[Usage] = ()) -> Stated:
     tags = [str(value) for value in headers.get_all("X-Robots-Tag", [])]
     reserved = ",".join(map(str, headers.get_all("TDM-Reservation", []))).split(",")
     tags += [f"{TDM_RESERVATION}: {value.strip()}" for value in reserved if value.strip()]
-    # An empty line among several would make all of them unreadable.
-    lines = [text for value in headers.get_all("Content-Usage", []) if (text := _unfolded(str(value)))]
+    # Old servers fold long lines. An empty one among several would make all of them unreadable.
+    unfolded = (re.sub(r"[\r\n]+[ \t]*", " ", str(value)) for value in headers.get_all("Content-Usage", []))
+    lines = [text for line in unfolded if (text := line.strip(" \t"))]
     usages = [_usage(", ".join(lines), HEADER)] if lines else []
     # What denies comes first, so that a server that says a thousand things is still heard.
     distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: -len(usage.denied))
     return Stated(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
-
-
-def _unfolded(value: str) -> str:
-    """Return a header's value on one line: old servers fold long ones."""
-    return re.sub(r"[\r\n]+[ \t]*", " ", value).strip(" \t")
 
 
 # Against indexing, against images in an index, and against use for training: what each means for a dataset is the same.
@@ -173,13 +162,11 @@ _WITH_VALUE = frozenset(
 _PREVIEW = re.compile(r"(?<![a-z-])max-[a-z-]+\s*:\s*\S+")
 
 
-def _forbidding(tags: Sequence[str], robot: str) -> set[str]:
-    """Return the signals, `ROBOTS_TAG` and `TDM_RESERVATION`, that forbid the use for all robots or for that one."""
-    return {signal for tag in tags for signal in _signals_of(tag.lower(), robot)}
-
-
 def _signals_of(tag: str, robot: str) -> set[str]:
-    """Read directives that are separated by commas, semicolons or blanks; a robot's name holds up to the next one."""
+    """Return the signals, `ROBOTS_TAG` and `TDM_RESERVATION`, that forbid the use for all robots or for that one.
+
+    Directives are separated by commas, semicolons or blanks; a robot's name holds up to the next one.
+    """
     found = set()
     is_addressed = True
     for item in re.split("[,;]", tag):
@@ -261,25 +248,22 @@ def _own_lines(body: str, robot: str) -> list[str]:
     # `splitlines` also splits at characters that RFC 9309 does not name, such as form feed. Protego does, too.
     for whole in body.splitlines():
         line = whole.partition("#")[0].strip()
-        agent = _AGENT_LINE.match(line.lower())
+        lower = line.lower()
+        agent = _AGENT_LINE.match(lower)
         if agent is not None:
             names = names if is_heading else set()
             is_heading = True
-            name = _agent_name(agent[1] or agent[2] or "")
+            name = (agent[1] or agent[2] or "").strip()
+            name = name if name == "*" else name.replace("*", "")  # wildcards mean something where they stand alone
             if _match_score(name, robot):
                 names.add(name)
                 groups.setdefault(name, [])
-        elif _is_rule(line.lower()):
+        # A line that belongs to a group, known or not, ends the list of those whom the group is for.
+        elif _SITE_LINE.match(lower) is None and (":" in lower or _BARE_RULE.match(lower) is not None):
             is_heading = False
             for name in names:
                 groups[name].append(line)
     return groups[max(groups, key=lambda name: _match_score(name, robot))] if groups else []
-
-
-def _agent_name(text: str) -> str:
-    """Return a name without wildcards, which only mean something where they stand alone."""
-    name = text.strip()
-    return name if name == "*" else name.replace("*", "")
 
 
 def _match_score(name: str, robot: str) -> int:
@@ -288,11 +272,6 @@ def _match_score(name: str, robot: str) -> int:
         return 1
     is_part = name in robot and re.search(rf"(?<![\w-]){re.escape(name)}", robot) is not None
     return len(name) if is_part else 0
-
-
-def _is_rule(line: str) -> bool:
-    """Tell if a line belongs to a group, known or not, and so ends the list of those whom the group is for."""
-    return _SITE_LINE.match(line) is None and (":" in line or _BARE_RULE.match(line) is not None)
 
 
 _USAGE_RULE = re.compile(r"content-usage[ \t]*:[ \t]*(?:(/[^ \t]*)[ \t]*)?(.*)", re.IGNORECASE | re.ASCII)

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from data_catalog.fetch.client import GuardedClient
 from data_catalog.fetch.config import FetchConfig
@@ -249,7 +249,13 @@ class _Writer:
         try:
             with self._lock:
                 offset = self._bodies.tell()
-                self._append(asked.body)
+                if asked.body is not None:
+                    with asked.body as body:
+                        body.seek(0)
+                        failpoint("fetch.before_body")
+                        shutil.copyfileobj(body, self._bodies)
+                    self._bodies.flush()
+                    failpoint("fetch.after_body")
                 length = self._bodies.tell() - offset
         except OSError as error:
             self._opener.failure = self._opener.failure or error
@@ -274,12 +280,3 @@ class _Writer:
 
     def close(self) -> None:
         """Do nothing: img2dataset calls it after each round, and the file is closed by its owner."""
-
-    def _append(self, body: IO[bytes] | None) -> None:
-        if body is not None:
-            with body:
-                body.seek(0)
-                failpoint("fetch.before_body")
-                shutil.copyfileobj(body, self._bodies)
-            self._bodies.flush()
-            failpoint("fetch.after_body")

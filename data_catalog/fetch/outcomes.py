@@ -6,8 +6,9 @@ A picture beats a failure, then the later attempt counts.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from data_catalog.database.connections import connect_spilling
 from data_catalog.errors import DamagedError
 from data_catalog.fetch.reasons import FETCH_REASONS, is_retryable
-from data_catalog.images.tables import Piece, PieceReader, Row, read_groups, write_rows
+from data_catalog.images.tables import IMAGE_COLUMNS, Piece, PieceReader, Row, read_groups, write_rows
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 from data_catalog.storage.failpoints import failpoint
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
@@ -40,20 +41,17 @@ IN_ASKED, IN_RAW, IN_IMAGES = range(3)
 # Pictures that no pair has, and what a build knew of images that its snapshot does not ask for.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
 
-# Rows of `Known`: the kind of file that a fact is in.
-_RAW, _IMAGE, _OUTCOME, _SPARE = range(4)
-_FACTS = np.dtype(
-    [
-        ("key", "u8"),
-        ("good", "?"),
-        ("attempt", "i4"),
-        ("kind", "i1"),
-        ("own", "?"),
-        ("file", "i4"),
-        ("row", "i4"),
-        ("picture_file", "i4"),
-        ("picture_row", "i4"),
-    ]
+# Where what is known of a URL stands: by the URL's hash, the number of a file and the row in it.
+_FACTS = pa.schema(
+    {
+        "key": pa.uint64(),
+        "good": pa.bool_(),
+        "attempt": pa.int32(),
+        "file": pa.int32(),
+        "row": pa.int32(),
+        "picture_file": pa.int32(),
+        "picture_row": pa.int32(),
+    }
 )
 _RETRYABLE = sorted(name for name, reason in FETCH_REASONS.items() if reason.retryable)
 
@@ -94,30 +92,33 @@ class KnownImages:
         """
         self._root, self._fetching = root, fetching
         self._files: list[_File] = []
-        found = [np.zeros(0, _FACTS), *(self._snapshots() if snapshots else ())]
+        found = [_FACTS.empty_table()]
+        for dataset in dataset_names(root) if snapshots else ():
+            for snapshot in committed_snapshots(root, dataset):
+                if snapshot.manifest["settings"]["fetch"] == fetching.fetch:
+                    found += self._of_snapshot(snapshot)
         found += self._unfinished(unfinished)
-        facts = np.concatenate(found)
         # Between equal facts the place decides, so that a resumed build takes the same one.
-        order = np.lexsort((facts["row"], facts["file"], -facts["attempt"], ~facts["good"], facts["key"]))
-        facts = facts[order]
-        is_first = np.ones(len(facts), np.bool_)
-        is_first[1:] = facts["key"][1:] != facts["key"][:-1]
-        self._facts = facts[is_first]
-        self._keys = np.ascontiguousarray(self._facts["key"])
+        order = {"key": "ascending", "good": "descending", "attempt": "descending", "file": "ascending"}
+        facts = pa.concat_tables(found).sort_by([*order.items(), ("row", "ascending")])
+        keys = facts.column("key").to_numpy()
+        is_first = np.ones(len(keys), np.bool_)
+        is_first[1:] = keys[1:] != keys[:-1]
+        self._facts = facts.filter(pa.array(is_first)).combine_chunks()
+        self._keys = keys[is_first]
 
     def urls(self) -> pa.Table:
         """Return the canonical `url` and the `sample_id` of every fact, in the order of files and rows."""
-        empty = pa.table({"url": pa.array([], pa.string()), "sample_id": pa.array([], pa.string())})
-        tables = [empty]
-        for number in np.unique(self._facts["file"]).tolist():
-            rows = np.sort(self._facts["row"][self._facts["file"] == number])
-            table = pq.read_table(self._files[number].path, columns=["url", "sample_id"])
-            tables.append(table.take(pa.array(rows)).select(["url", "sample_id"]).cast(empty.schema))
+        tables = [pa.schema({"url": pa.string(), "sample_id": pa.string()}).empty_table()]
+        for file in self._facts.group_by("file").aggregate([("row", "list")]).sort_by("file").to_pylist():
+            table = pq.read_table(self._files[file["file"]].path, columns=["url", "sample_id"])
+            tables.append(table.take(sorted(file["row_list"])).select(["url", "sample_id"]).cast(tables[0].schema))
         return pa.concat_tables(tables)
 
     def has(self, urls: pa.Array) -> list[bool]:
         """Tell which canonical URLs have an outcome that holds."""
-        return [place is not None for place in self._places(urls)]
+        found: list[bool] = self._places(urls).is_valid().to_pylist()
+        return found
 
     def recall(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
         """Write what is known of some images into a folder, in their order: `RAW_FILE` and `IMAGES_FILE`.
@@ -133,50 +134,56 @@ class KnownImages:
         Raises:
             DamagedError: a snapshot's file is damaged.
         """
-        facts = [None if place is None else self._facts[place] for place in self._places(urls)]
-        rows = self._rows(facts)
-        for position, url in enumerate(urls.to_pylist()):
-            row = rows.get(position)
-            if row is not None and row.pop("asked_url") != url:
-                del rows[position]  # two URLs of one hash
-            elif row is not None:
-                row["url"] = url
+        facts = self._facts.take(self._places(urls)).to_pylist()  # all of it is None where nothing is known
+        by_file: defaultdict[int, list[int]] = defaultdict(list)
+        for position, fact in enumerate(facts):
+            if fact["file"] is not None:
+                by_file[fact["file"]].append(position)
+        asked = urls.to_pylist()
+        rows: dict[int, Row] = {}  # by position; without bytes
+        for number, positions in by_file.items():
+            path = self._files[number].path
+            names = [name for name in pq.read_schema(path).names if name not in IMAGE_COLUMNS]
+            table = pq.read_table(path, columns=names).take([facts[position]["row"] for position in positions])
+            for position, row in zip(positions, table.to_pylist(), strict=True):
+                if (row.pop("canonical_url", None) or row["url"]) == asked[position]:  # else two URLs have one hash
+                    rows[position] = row | {"url": asked[position]}
         scratch = folder / "pictures"
         pieces = self._spill({position: facts[position] for position in rows}, scratch)
-        made: dict[int, tuple[int, Row]] = {}
+        where: list[int | None] = [None] * len(facts)
         for position, row in rows.items():
-            made[position] = self._as_written(facts[position], row, pieces.get(position, {}), sample_ids[position])
+            found = self._as_written(facts[position], row, pieces[position], sample_ids[position])
+            where[position], rows[position] = found
         with PieceReader() as reader:
-            for where, schema, name in ((IN_RAW, RAW_IMAGES, RAW_FILE), (IN_IMAGES, IMAGES, IMAGES_FILE)):
-                chosen = [row for _, (place, row) in sorted(made.items()) if place == where]
-                if chosen:
-                    write_rows((_read_in(row, reader) for row in chosen), schema, folder / name)
+            for place, schema, name in ((IN_RAW, RAW_IMAGES, RAW_FILE), (IN_IMAGES, IMAGES, IMAGES_FILE)):
+                chosen = (rows[position] for position, at in enumerate(where) if at == place)
+                if place in where:
+                    write_rows(map(reader.filled, chosen), schema, folder / name)
         scratch.unlink(missing_ok=True)
-        return [made[position][0] if position in made else None for position in range(len(facts))]
+        return where
 
-    def _places(self, urls: pa.Array) -> list[int | None]:
-        if not len(self._facts):
-            return [None] * len(urls)
-        keys = _hashes(urls)
+    def _places(self, urls: pa.Array) -> pa.Array:
+        """Return the place of each URL in `_facts`; null where it has none."""
+        import duckdb
+
+        if not len(self._keys):
+            return pa.nulls(len(urls), pa.int64())
+        with duckdb.connect() as connection:
+            connection.register("asked", pa.table({"url": urls, "n": range(len(urls))}))
+            table: Any = connection.sql("SELECT hash(url) AS key FROM asked ORDER BY n").to_arrow_table()
+        keys = table.column("key").to_numpy()
         places = np.searchsorted(self._keys, keys)
-        places[places == len(self._keys)] = 0
-        found = (self._keys[places] == keys) & urls.is_valid().to_numpy(zero_copy_only=False)
-        return [int(place) if is_there else None for place, is_there in zip(places, found, strict=True)]
+        is_there = self._keys.take(places, mode="clip") == keys
+        return pc.if_else(pc.and_(urls.is_valid(), pa.array(is_there)), pa.array(places), None)
 
-    def _snapshots(self) -> Iterator[np.ndarray[Any, Any]]:
-        for dataset in dataset_names(self._root):
-            for snapshot in committed_snapshots(self._root, dataset):
-                if snapshot.manifest["settings"]["fetch"] == self._fetching.fetch:
-                    yield from self._of_snapshot(snapshot)
-
-    def _of_snapshot(self, snapshot: Snapshot) -> Iterator[np.ndarray[Any, Any]]:
+    def _of_snapshot(self, snapshot: Snapshot) -> Iterator[pa.Table]:
         settings = snapshot.manifest["settings"]["normalise"]
         is_same = settings == self._fetching.normalise
-        has_pictures = is_same or settings["keep_original"]
+        has_pictures = str(is_same or settings["keep_original"]).lower()
         entries = snapshot.manifest["files"]
         own = snapshot.dataset == self._fetching.dataset
         outcomes, pairs, spare = (
-            [_File(path=snapshot.folder / entry["path"], sha256=entry["sha256"], is_same=is_same) for entry in found]
+            [_File(snapshot.folder / entry["path"], entry["sha256"], is_same=is_same) for entry in found]
             for found in (entries["images"], entries["pairs"], entries["spare"])
         )
         for file in outcomes:
@@ -188,18 +195,19 @@ class KnownImages:
                 SELECT hash({url}) AS key, o.*, p.filename AS picture, p.number AS picture_row
                 FROM {_parquet(outcomes)} o LEFT JOIN (SELECT sample_id, filename, number FROM {pictures}) p
                 USING (sample_id) WHERE url IS NOT NULL
-                AND ({self._holds(own, is_same=is_same)} OR ($pictures AND drop_reason IS NULL AND picture IS NOT NULL))
+                AND ({self._holds(own, is_same=is_same)}
+                    OR ({has_pictures} AND drop_reason IS NULL AND picture IS NOT NULL))
             """
-            yield self._facts_of(query, {"pictures": has_pictures}, _OUTCOME, outcomes, pairs, own=own)
+            yield self._facts_of(query, outcomes, pairs, own=own)
         if spare:
             query = f"""
                 SELECT hash({url}) AS key, *, filename AS picture, number AS picture_row FROM {_parquet(spare)}
                 WHERE url IS NOT NULL
-                AND ({self._holds(own, is_same=is_same)} OR (drop_reason IS NULL AND ($pictures OR width IS NULL)))
+                AND ({self._holds(own, is_same=is_same)} OR (drop_reason IS NULL AND ({has_pictures} OR width IS NULL)))
             """
-            yield self._facts_of(query, {"pictures": has_pictures}, _SPARE, spare, spare, own=own)
+            yield self._facts_of(query, spare, own=own)
 
-    def _unfinished(self, datasets: Sequence[str] | None) -> Iterator[np.ndarray[Any, Any]]:
+    def _unfinished(self, datasets: Sequence[str] | None) -> Iterator[pa.Table]:
         """Look through the fetch outputs of builds that are not finished."""
         for folder in sorted((self._root / "work").glob("*/fetch")):
             if datasets is not None and folder.parent.name not in datasets:
@@ -209,21 +217,22 @@ class KnownImages:
                 if key["version"] != VERSION or key["settings"]["config"] != self._fetching.fetch:
                     continue
                 is_same = key["settings"]["normalise"] == self._fetching.normalise
-                for name, kind in ((ASKED_FILE, _RAW), (RAW_FILE, _RAW), (IMAGES_FILE, _IMAGE)):
-                    if name not in commit.files or (kind == _IMAGE and not is_same):
+                for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE):
+                    is_raw = name != IMAGES_FILE
+                    if name not in commit.files or not (is_raw or is_same):
                         continue
-                    file = _File(path=commit.path(name), sha256=commit.files[name], is_same=is_same)
+                    file = _File(commit.path(name), commit.files[name], is_same=is_same, is_raw=is_raw)
                     if not file.is_whole():
                         logger.warning("%s is not what was written: its images are asked for again", file.path)
                         continue
                     failed_by = f"CASE WHEN drop_reason IN ({_listed(FETCH_REASONS)}) THEN 'fetch' ELSE 'normalise' END"
-                    step = "'fetch'" if kind == _RAW else failed_by
+                    step = "'fetch'" if is_raw else failed_by
                     query = f"""
                         SELECT hash(url) AS key, *, filename AS picture, number AS picture_row
                         FROM (SELECT *, {step} AS step FROM {_parquet([file])})
                         WHERE url IS NOT NULL AND ({self._holds(own, is_same=True)} OR drop_reason IS NULL)
                     """
-                    yield self._facts_of(query, {}, kind, [file], [file], own=own)
+                    yield self._facts_of(query, [file], own=own)
 
     def _holds(self, own: bool, *, is_same: bool) -> str:
         """Return SQL that is true of failures that hold."""
@@ -234,74 +243,54 @@ class KnownImages:
         return f"(drop_reason IS NOT NULL AND ({fetched} OR {normalised}))"
 
     def _facts_of(
-        self,
-        query: str,
-        parameters: Mapping[str, Any],
-        kind: int,
-        files: "Sequence[_File]",
-        pictures: "Sequence[_File]",
-        *,
-        own: bool,
-    ) -> np.ndarray[Any, Any]:
+        self, query: str, files: "Sequence[_File]", pictures: "Sequence[_File]" = (), *, own: bool
+    ) -> pa.Table:
+        """Return what a query finds in files, schema `_FACTS`; the pictures are in the same ones if none are given."""
         import duckdb
 
-        numbers = {str(file.path): len(self._files) + number for number, file in enumerate([*files, *pictures])}
-        self._files += [*files, *pictures]
-        names = "key, drop_reason IS NULL AS good, attempt, filename, number, picture, picture_row"
+        first, places = len(self._files), [*files, *pictures]
+        self._files += places
+        query = f"""
+            SELECT key, drop_reason IS NULL AS good, {"coalesce(attempt, 0)" if own else "0"} AS attempt,
+                filename AS file, number AS row, picture::VARCHAR AS picture_file, picture_row FROM ({query})
+        """
         try:
             with connect_spilling(self._root / "work") as connection:
-                table: Any = connection.sql(f"SELECT {names} FROM ({query})", params=dict(parameters)).to_arrow_table()
+                found: Any = connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
-            for file in (*files, *pictures):
+            for file in places:
                 file.require_whole()
             raise DamagedError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
-        found = np.zeros(table.num_rows, _FACTS)
-        found["key"], found["good"] = table.column("key").to_numpy(), table.column("good").to_numpy()
-        found["attempt"] = table.column("attempt").fill_null(0).to_numpy() if own else 0
-        found["kind"], found["own"] = kind, own
-        found["file"] = _numbered(table.column("filename"), numbers)
-        found["row"] = table.column("number").to_numpy()
-        found["picture_file"] = _numbered(table.column("picture"), numbers)
-        found["picture_row"] = table.column("picture_row").fill_null(0).to_numpy()
-        return found
+        paths = pa.array([str(file.path) for file in places])
+        for name in ("file", "picture_file"):
+            numbers = pc.add(pc.index_in(found.column(name), value_set=paths), first)
+            found = found.set_column(found.schema.get_field_index(name), name, numbers)
+        return found.cast(_FACTS)
 
-    def _rows(self, facts: Sequence[Any]) -> dict[int, Row]:
-        """Return the row of each fact, by position, without bytes, with `asked_url`."""
-        by_file: dict[int, list[tuple[int, int]]] = {}
-        for position, fact in enumerate(facts):
-            if fact is not None:
-                by_file.setdefault(int(fact["file"]), []).append((int(fact["row"]), position))
-        rows: dict[int, Row] = {}
-        for number, places in by_file.items():
-            path = self._files[number].path
-            names = [name for name in pq.read_schema(path).names if name not in ("bytes", "original")]
-            table = pq.read_table(path, columns=names).take(pa.array([row for row, _ in places]))
-            for (_, position), row in zip(places, table.to_pylist(), strict=True):
-                rows[position] = row | {"asked_url": row.pop("canonical_url", None) or row["url"]}
-        return rows
-
-    def _spill(self, facts: Mapping[int, Any], scratch: Path) -> dict[int, dict[str, Piece]]:
+    def _spill(self, facts: Mapping[int, Row], scratch: Path) -> Mapping[int, dict[str, Piece]]:
         """Copy the bytes of pictures into one file, by file and row, so that each row group is read once."""
-        pieces: dict[int, dict[str, Piece]] = {}
-        by_file: dict[int, list[tuple[int, int]]] = {}
+        pieces: defaultdict[int, dict[str, Piece]] = defaultdict(dict)
+        by_file: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for position, fact in facts.items():
             if fact["good"]:
-                by_file.setdefault(int(fact["picture_file"]), []).append((int(fact["picture_row"]), position))
+                by_file[fact["picture_file"]].append((fact["picture_row"], position))
         with scratch.open("wb") as out:
             for number, places in sorted(by_file.items()):
                 self._files[number].require_whole()
                 for position, name, content in _bytes_of(self._files[number].path, sorted(places)):
-                    pieces.setdefault(position, {})[name] = Piece(scratch, out.tell(), len(content))
+                    pieces[position][name] = Piece(scratch, out.tell(), len(content))
                     out.write(content)
         return pieces
 
-    def _as_written(self, fact: Any, row: Row, pieces: Mapping[str, Piece], sample_id: str) -> tuple[int, Row]:
+    def _as_written(self, fact: Row, row: Row, pieces: Mapping[str, Piece], sample_id: str) -> tuple[int, Row]:
         """Return which file of the step a fact goes to, and its row there, with pieces for bytes."""
-        shared = {"sample_id": sample_id, "attempt": int(fact["attempt"]) if fact["own"] else 0}
-        is_image = fact["kind"] != _RAW and self._files[fact["file"]].is_same and row.get("width") is not None
-        if row["drop_reason"] is not None and fact["kind"] != _RAW:
+        shared = {"sample_id": sample_id, "attempt": fact["attempt"]}
+        file = self._files[fact["file"]]
+        if row["drop_reason"] is None:
+            is_image = file.is_same and row.get("width") is not None
+        else:
             is_image = row["drop_reason"] not in FETCH_REASONS
-        if is_image:
+        if is_image and not file.is_raw:
             return IN_IMAGES, {name: row.get(name) for name in IMAGES.names} | shared | dict(pieces)
         content = pieces.get("original", pieces.get("bytes"))
         return IN_RAW, {name: row.get(name) for name in RAW_IMAGES.names} | shared | {"bytes": content}
@@ -309,12 +298,13 @@ class KnownImages:
 
 @dataclass(slots=True)
 class _File:
-    """A file that has facts, and whether its pictures are of the build's normalisation."""
+    """A file that has facts, whether its pictures are of the build's normalisation, and whether none is normalised."""
 
     path: Path
     sha256: str
-    is_same: bool
-    looked_at: bool = field(default=False)
+    is_same: bool = True
+    is_raw: bool = False
+    looked_at: bool = False
 
     def is_whole(self) -> bool:
         self.looked_at = self.looked_at or (self.path.is_file() and sha256_of(self.path) == self.sha256)
@@ -333,41 +323,18 @@ def _bytes_of(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[i
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         columns = [name for name in ("image", "bytes", "original") if name in names]
-        start, waiting = 0, list(places)
+        start = 0
         for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            here = [(row, position) for row, position in waiting if row < start + count]
+            end = start + file.metadata.row_group(group).num_rows
+            here = [(row - start, position) for row, position in places if start <= row < end]
             if here:
-                table = file.read_row_group(group, columns=columns).take(pa.array([row - start for row, _ in here]))
+                table = file.read_row_group(group, columns=columns).take([row for row, _ in here])
                 for (_, position), found in zip(here, table.to_pylist(), strict=True):
                     image = found.pop("image", None)
                     for name, content in {**found, **({"bytes": image["bytes"]} if image else {})}.items():
                         if content is not None:
                             yield position, name, content
-                waiting = waiting[len(here) :]
-            start += count
-
-
-def _read_in(row: Row, reader: PieceReader) -> Row:
-    return {name: reader.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
-
-
-def _numbered(names: pa.ChunkedArray, numbers: Mapping[str, int]) -> np.ndarray[Any, Any]:
-    """Return the number of each file name; -1 where there is none."""
-    encoded = names.cast(pa.string()).combine_chunks().dictionary_encode()
-    known = np.array([*(numbers[name] for name in encoded.dictionary.to_pylist()), -1], np.int32)
-    found: np.ndarray[Any, Any] = known[encoded.indices.fill_null(len(known) - 1).to_numpy(zero_copy_only=False)]
-    return found
-
-
-def _hashes(urls: pa.Array) -> np.ndarray[Any, Any]:
-    import duckdb
-
-    with duckdb.connect() as connection:
-        connection.register("asked", pa.table({"url": urls, "n": pa.array(range(len(urls)))}))
-        table: Any = connection.sql("SELECT hash(url) AS key FROM asked ORDER BY n").to_arrow_table()
-    found: np.ndarray[Any, Any] = table.column("key").to_numpy()
-    return found
+            start = end
 
 
 def _parquet(files: "Sequence[_File]") -> str:
@@ -410,7 +377,7 @@ def carried(
             continue
         for group in read_groups(folder / name):
             rows = [_spare_row(row, is_raw=name == RAW_FILE) for row in group]
-            facts = [{key: value for key, value in row.items() if key not in ("bytes", "original")} for row in rows]
+            facts = [{key: value for key, value in row.items() if key not in IMAGE_COLUMNS} for row in rows]
             meant = is_meant(pa.Table.from_pylist(facts, schema=OUTCOMES))
             yield from (row for row, is_one in zip(rows, meant, strict=True) if not is_one)
 
@@ -517,7 +484,7 @@ def num_retryable(snapshot: Snapshot) -> int:
     """
     count = 0
     for entry in snapshot.manifest["files"]["images"]:
-        file = _File(path=snapshot.folder / entry["path"], sha256=entry["sha256"], is_same=True)
+        file = _File(snapshot.folder / entry["path"], entry["sha256"])
         file.require_whole()
         reasons = pq.read_table(file.path, columns=["drop_reason"]).column("drop_reason").to_pylist()
         count += sum(is_retryable(reason) for reason in reasons)

@@ -151,10 +151,10 @@ def _raw_row(row: Row, outcome: Outcome, pieces: PieceReader) -> Row:
         "sample_id": row["sample_id"],
         "drop_reason": outcome["reason"],
         "detail": outcome["detail"],
-        "http_status": outcome["http_status"],
-        "final_url": outcome["final_url"],
-        "robots_tag": outcome["robots_tag"],
-        "content_usage": outcome["content_usage"],
+        "http_status": outcome.get("http_status"),
+        "final_url": outcome.get("final_url"),
+        "robots_tag": outcome.get("robots_tag"),
+        "content_usage": outcome.get("content_usage"),
         "num_bytes": None if body is None else len(body),
         "sha256": None if body is None else hashlib.sha256(body).hexdigest(),
         "bytes": body,
@@ -193,23 +193,23 @@ FETCH_LOG = pa.schema(
 
 def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) -> None:
     """Write one row for each of `rows` that was asked of the web, in their order; replaces what is there."""
-    lines = [_line(rows[position], outcome) for position, outcome in sorted(outcomes.items())]
+    lines = []
+    for position, outcome in sorted(outcomes.items()):
+        asked_at = outcome.get("asked_at")
+        lines.append(
+            {
+                "sample_id": rows[position]["sample_id"],
+                "url": rows[position]["url"],
+                "drop_reason": outcome["reason"],
+                "http_status": outcome.get("http_status"),
+                "tries": outcome.get("tries"),
+                "asked_at": datetime.fromtimestamp(asked_at, UTC) if asked_at else None,
+                "asking_s": outcome.get("asking_s"),
+                "waiting_s": outcome.get("waiting_s"),
+            }
+        )
     table = pa.Table.from_pylist(lines, schema=FETCH_LOG)
     write_recorded(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-
-
-def _line(row: Row, outcome: Outcome) -> Row:
-    asked_at = datetime.fromtimestamp(outcome["asked_at"], UTC) if outcome["asked_at"] else None
-    return {
-        "sample_id": row["sample_id"],
-        "url": row["url"],
-        "drop_reason": outcome["reason"],
-        "http_status": outcome["http_status"],
-        "tries": outcome["tries"],
-        "asked_at": asked_at,
-        "asking_s": outcome["asking_s"],
-        "waiting_s": outcome["waiting_s"],
-    }
 
 
 def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:

@@ -171,11 +171,11 @@ def resolve(host: str, port: int) -> list[str]:
 def is_public(address: Address) -> bool:
     """Tell whether an address is globally routable unicast; of IPv6, also the IPv4 address that it carries."""
     if isinstance(address, ipaddress.IPv6Address):
-        inner = _embedded(address)
-        if inner is not None and not is_public(inner):
-            return False
-        if address.ipv4_mapped is not None or address in _NAT64:
-            return True
+        inner = address.ipv4_mapped
+        if address in _NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
         # 6to4 and Teredo are retired, and Python's versions disagree on them.
         tunnel = address.sixtofour is not None or address.teredo is not None
         if address.is_site_local or address.scope_id is not None or tunnel:
@@ -204,18 +204,6 @@ def checked_addresses(
     port_allowed = target.port in ports
     if not port_allowed and not allow_loopback:
         raise FetchError("port", str(target.port))
-    addresses = _look_up(target, resolver)
-    for address in addresses:
-        if allow_loopback and is_loopback(address):
-            continue
-        if not is_public(address):
-            raise FetchError("private_address", str(address))
-        if not port_allowed:
-            raise FetchError("port", str(target.port))
-    return [str(address) for address in addresses]
-
-
-def _look_up(target: Target, resolver: Resolver) -> list[Address]:
     try:
         addresses = [ipaddress.ip_address(name) for name in resolver(target.host, target.port)]
     except TimeoutError as error:
@@ -224,15 +212,14 @@ def _look_up(target: Target, resolver: Resolver) -> list[Address]:
         raise FetchError("dns", f"no address for {target.host}") from error
     if not addresses:
         raise FetchError("dns", f"no address for {target.host}")
-    return addresses
-
-
-def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+    for address in addresses:
+        if allow_loopback and is_loopback(address):
+            continue
+        if not is_public(address):
+            raise FetchError("private_address", str(address))
+        if not port_allowed:
+            raise FetchError("port", str(target.port))
+    return [str(address) for address in addresses]
 
 
 # https://www.mediawiki.org/wiki/Common_thumbnail_sizes: any other width is refused.
@@ -268,12 +255,9 @@ def thumbnail_url(url: str, width: int) -> str | None:
         return None
     base, place, name = found.groups()
     short = name if len(unquote(name)) <= _LONGEST_NAME_BYTES else "thumbnail" + name[name.rindex(".") :]
-    prefix, suffix = _affixes(name.rpartition(".")[2].lower())
+    # Thumbnails of drawings and TIFFs are of another format.
+    extension = name.rpartition(".")[2].lower()
+    prefix, suffix = ("lossy-page1-", ".jpg") if extension in ("tif", "tiff") else ("", "")
+    if extension == "svg":
+        suffix = ".png"
     return f"{base}/thumb/{place}/{prefix}{width}px-{short}{suffix}"
-
-
-def _affixes(extension: str) -> tuple[str, str]:
-    """Return what stands before and behind a thumbnail's name: those of drawings and TIFFs are of another format."""
-    if extension in ("tif", "tiff"):
-        return "lossy-page1-", ".jpg"
-    return "", ".png" if extension == "svg" else ""

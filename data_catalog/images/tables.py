@@ -62,22 +62,14 @@ class PieceReader(ExitStack):
             self._files[piece.path] = self.enter_context(piece.path.open("rb"))
         return os.pread(self._files[piece.path].fileno(), piece.length, piece.offset)
 
+    def filled(self, row: Row) -> Row:
+        """Return a row with bytes in the place of pieces."""
+        return {name: self.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
+
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
     """Return the outcome of a row for which no child was asked, or none answered."""
-    return {
-        "reason": reason,
-        "detail": detail,
-        "piece": None,
-        "http_status": None,
-        "final_url": None,
-        "robots_tag": None,
-        "content_usage": None,
-        "tries": None,
-        "asked_at": None,
-        "asking_s": None,
-        "waiting_s": None,
-    }
+    return {"reason": reason, "detail": detail, "piece": None}
 
 
 def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:

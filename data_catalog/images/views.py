@@ -93,16 +93,12 @@ def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorke
             raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
             workers.fetch(asked, FetchConfig(), raw)
             workers.normalise(raw, _CONFIG, images)
-            for row in (row for group in read_groups(images) for row in group):
-                yield from _image_rows(row)
-
-
-def _image_rows(image: Row) -> Iterator[Row]:
-    known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
-    if image["bytes"] is None:
-        yield {**known, "view": None, "phash": None, "thumbnail": None}
-    else:
-        yield from ({**known, **asdict(view)} for view in _views(image["bytes"]))
+            for image in (row for group in read_groups(images) for row in group):
+                known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}
+                if image["bytes"] is None:
+                    yield {**known, "view": None, "phash": None, "thumbnail": None}
+                else:
+                    yield from ({**known, **asdict(view)} for view in _views(image["bytes"]))
 
 
 def _views(png: bytes) -> list[View]:
