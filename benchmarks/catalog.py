@@ -68,7 +68,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
     from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
     from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
-    from flows.build.publish import face
+    from flows.build.build import face
     from flows.build.steps import STEPS
 
     snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ function word changed, added or dropped, other punctuation and case, singular an
 twice. Found clusters are held against that truth. Each run has a process of its own, which reads the captions from a
 file; contestants and sizes take turns.
 
-- ours: `cleaning.duplicates.captions.cluster_captions` at 0.85, with function words, two threads.
+- ours: `cleaning.duplicates.near_captions.cluster_captions` at 0.85, with function words, two threads.
 - rensa, datasketch (where installed): sets of words into MinHash, 128 permutations, and their LSH; the first caption
   that comes back is the cluster. Buckets fill up with captions that share function words: a million captions take
   rensa more than ten minutes.
@@ -55,7 +55,7 @@ def batches(path: Path, count: int) -> Iterator[list[str]]:
 
 
 def ours(path: Path, count: int) -> list[int]:
-    from cleaning.duplicates.captions import cluster_captions
+    from cleaning.duplicates.near_captions import cluster_captions
 
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"similarity": SIMILARITY, "scratch": Path(folder), "threads": 2}
@@ -106,7 +106,7 @@ def run(name: str, path: Path, count: int) -> Run:
 
 def short_captions(count: int, captions: Sequence[str]) -> float:
     """Recall on real captions of five to nine words, as they are, each beside one variation: the hardest."""
-    from cleaning.duplicates.captions import cluster_captions
+    from cleaning.duplicates.near_captions import cluster_captions
 
     words, numbers = function_words(), random.Random(9)
     real = [text for text in dict.fromkeys(captions) if 5 <= len(text.split()) <= 9][:count]

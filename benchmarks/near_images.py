@@ -21,10 +21,11 @@ from data_folder import DATA, PHOTOS
 from harness import judge, medians, options_of, peak_mb, race, tell
 from photographs import jpeg, saved
 
-from cleaning.duplicates.hamming import Hashes, Rows
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.duplicates.near_images import (
+    Hashes,
     Looks,
+    Rows,
     Thumbnails,
     first_staying,
     leak_matches,

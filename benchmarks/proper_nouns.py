@@ -22,8 +22,7 @@ from harness import HERE, Goals, judge, medians, options_of, race, tell
 
 from cleaning.checks.captions import Length
 from cleaning.checks.definition import Captions
-from cleaning.checks.proper_nouns import proper_noun_share, tagged_proper_nouns
-from cleaning.checks.taggers import find_tagger
+from cleaning.checks.proper_nouns import find_tagger, proper_noun_share, tagged_proper_nouns
 from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 from flows.recipe.language_packs import load_language_pack

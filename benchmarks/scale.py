@@ -88,9 +88,9 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
     from data_catalog.language_pack import all_function_words
     from data_catalog.publish import SplitConfig, split_of
     from data_catalog.storage.work import WorkStore
-    from flows.build.duplicates import decisive_settings
+    from flows.build.captions import Threads
     from flows.build.engine import call_of
-    from flows.build.screen import Threads
+    from flows.build.images import decisive_settings
     from flows.build.steps import STEPS
     from flows.recipe.language_packs import language_pack
 

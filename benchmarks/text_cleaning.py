@@ -18,8 +18,7 @@ from data_folder import absent, cc3m_captions, flickr8k_captions, mscoco_it, mul
 from harness import Goals, judge, lacks, medians, race, tell
 
 from cleaning.checks import CleanConfig
-from cleaning.text.mending import clean_text
-from cleaning.text.mojibake import encoding_rewrite, ftfy_settings
+from cleaning.text.mending import clean_text, encoding_rewrite, ftfy_settings
 
 NEEDED = (
     *("cc3m/*.tsv", "flickr8k/Flickr8k.token*.txt"),

@@ -1,22 +1,28 @@
 """What a test set holds, found again among millions: its images by identity and look, its captions by their letters.
 
+A build looks for it in what it makes (`TestContents`), a scoreboard in what a model was trained on (`SeenImages`).
+
 A caption is compared, whatever became of its punctuation and case, by the 64-bit BLAKE2b digest of its key. Ten million
 captions against 150,000 keys have one chance in twelve million of a single false hit: 1e7 * 1.5e5 / 2**64.
 """
 
 import functools
 import hashlib
+import os
 import re
 import unicodedata
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cleaning.duplicates.hamming import Hashes
 from cleaning.duplicates.near_images import (
     Thumbnails,
     leak_matches,
@@ -25,12 +31,16 @@ from cleaning.duplicates.near_images import (
     require_likeness,
 )
 from cleaning.text.scripts import count_words, fold_case
+from data_catalog.database.connections import questions
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.errors import SettingsError
 from data_catalog.identities import canonical_identities
-from data_catalog.images.views import VIEWS, write_views
+from data_catalog.images.decoding import ImageRejectedError
+from data_catalog.images.views import VIEWS, WHOLE, View, image_views, write_views
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.progress import Progress
 from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit, StepFacts
 from data_catalog.test_sets import TestImage
@@ -97,7 +107,7 @@ _KEPT = _Kept(dict.fromkeys(_UNWRITTEN))
 
 
 def caption_key(text: str) -> str:
-    """What is left of a caption for comparing: its letters, combining marks and digits, in one case and width.
+    """Return what is left of a caption for comparing: its letters, combining marks and digits, in one case and width.
 
     Spaces, all punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced
     or decorated otherwise, in scripts with and without spaces. Between digits too, where a point may part decimals,
@@ -115,14 +125,14 @@ def caption_key(text: str) -> str:
 
 
 def caption_digest(text: str) -> int:
-    """The digest of a caption's key: an unsigned 64-bit number, the same on every machine."""
+    """Return the digest of a caption's key: an unsigned 64-bit number, the same on every machine."""
     # A lone surrogate is no text, but it is no reason to stop either.
     key = caption_key(text).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest(), "big")
 
 
 def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
-    """Digests of the captions of test sets that are long enough to tell: "a cat" is nobody's.
+    """Return digests of the captions of test sets that are long enough to tell: "a cat" is nobody's.
 
     Args:
         texts: captions, in any languages.
@@ -132,25 +142,8 @@ def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
 
 
 def leaking_captions(texts: Sequence[str], digests: Container[int]) -> list[bool]:
-    """For each text, whether a test set has it: `digests` are those of `caption_digests`."""
+    """Tell for each text if a test set has it: `digests` are those of `caption_digests`."""
     return [caption_digest(text) in digests for text in texts]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestViews:
-    """How the images of a test set look, whole and in part, as they are and mirrored: one entry a view.
-
-    Args:
-        hashes: perceptual hashes, uint64.
-        thumbnails: uint8 of shape (views, 192).
-        names: the image of each view.
-        names_by_sha256: images by the hash of their bytes.
-    """
-
-    hashes: Hashes
-    thumbnails: Thumbnails
-    names: Sequence[str]
-    names_by_sha256: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,15 +161,11 @@ class TestContents:
     @property
     def identities(self) -> frozenset[str]:
         """Return all that its images are known by."""
-        return _identities(self.commit.path(IDENTITIES_FILE))
+        return _distinct(self.commit.path(IDENTITIES_FILE), "identity")
 
     def has_captions(self, captions: Sequence[str]) -> list[bool]:
         """Tell, for each caption, whether the set has it, punctuation and case aside."""
-        return leaking_captions(captions, _digests(self.commit.path(CAPTIONS_FILE)))
-
-    def views(self) -> TestViews:
-        """Return the views of its images; none, where their pixels are not there."""
-        return _views(self.commit.path(PIXELS_FILE))
+        return leaking_captions(captions, _distinct(self.commit.path(CAPTIONS_FILE), "digest"))
 
 
 def guarded_by(found: StepFacts, leaks: LeaksConfig) -> list[str]:
@@ -222,31 +211,14 @@ def write_test_set(
 
 
 def _seen(path: Path) -> pa.Table:
-    """Return the views of the images that could be decoded."""
+    """Return the views of a test set's images that could be decoded; none, where their pixels are not there."""
     table = pq.read_table(path)
     return table.filter(pc.is_null(table.column("drop_reason")))
 
 
 @functools.lru_cache(maxsize=64)
-def _identities(path: Path) -> frozenset[str]:
-    return frozenset(pq.read_table(path).column("identity").to_pylist())
-
-
-@functools.lru_cache(maxsize=64)
-def _digests(path: Path) -> frozenset[int]:
-    return frozenset(pq.read_table(path).column("digest").to_pylist())
-
-
-@functools.lru_cache(maxsize=64)
-def _views(path: Path) -> TestViews:
-    seen = _seen(path)
-    names = seen.column("name").to_pylist()
-    return TestViews(
-        hashes=parse_hashes(seen.column("phash")),
-        thumbnails=parse_thumbnails(seen.column("thumbnail")),
-        names=names,
-        names_by_sha256=dict(zip(seen.column("sha256").to_pylist(), names, strict=True)),
-    )
+def _distinct(path: Path, column: str) -> frozenset[Any]:
+    return frozenset(pq.read_table(path).column(column).to_pylist())
 
 
 def judge_identities(
@@ -265,17 +237,10 @@ def judge_identities(
             identities = canonical_identities(
                 source_kind=kinds[source], sample_id=sample_id, url=url, path=path, page_url=page_url
             )
-            found[sample_id] = _test_with_image(tests, identities)
-    drops = [found[sample_id] for sample_id in texts(table, "sample_id", rows)]
-    return drop_or_mark(table, rows, drops, leaks, step=step)
-
-
-def _test_with_image(tests: Sequence[TestContents], identities: Collection[str]) -> Drop | None:
-    for test in tests:
-        shared = test.identities.intersection(identities)
-        if shared:
-            return Drop("test_image", f"{test.name}: {min(shared)}")
-    return None
+            shared = ((test.name, test.identities.intersection(identities)) for test in tests)
+            drops = (Drop("test_image", f"{name}: {min(same)}") for name, same in shared if same)
+            found[sample_id] = next(drops, None)
+    return drop_or_mark(table, rows, [found[each] for each in texts(table, "sample_id", rows)], leaks, step=step)
 
 
 def judge_captions(
@@ -330,17 +295,151 @@ def pixel_leaks(
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}
     for test in tests:
-        views = test.views()
-        same = samples_of_bytes(files, pa.array(list(views.names_by_sha256), pa.string()))
+        views = _seen(test.commit.path(PIXELS_FILE))
+        names = views.column("name").to_pylist()
+        names_by_sha256 = dict(zip(views.column("sha256").to_pylist(), names, strict=True))
+        same = samples_of_bytes(files, pa.array(list(names_by_sha256), pa.string()))
         rows = pc.index_in(same.column("sample_id"), facts.column("sample_id"))
         for row, sha256 in zip(rows.to_pylist(), same.column("sha256").to_pylist(), strict=True):
-            found.setdefault(row, f"{test.name}: {views.names_by_sha256[sha256]}")
+            found.setdefault(row, f"{test.name}: {names_by_sha256[sha256]}")
         alike = leak_matches(
             images,
-            (views.hashes, views.thumbnails),
+            (parse_hashes(views.column("phash")), parse_thumbnails(views.column("thumbnail"))),
             max_distance=leaks.max_distance,
             max_difference=leaks.max_thumbnail_difference,
         )
         for row, view in alike.tolist():
-            found.setdefault(row, f"{test.name}: {views.names[view]}")
+            found.setdefault(row, f"{test.name}: {names[view]}")
     return found
+
+
+# A copy that was only encoded or sized anew is nearer than this, and two drawings on one ground hardly ever are: a
+# build's guard may drop an image on a weaker suspicion than that on which a score may be refused.
+SURE_DISTANCE, SURE_DIFFERENCE = 4, 0.1
+
+# Validation chooses the epoch that is kept: what it sees, training has seen.
+SEEN_SPLITS = ("train", "val")
+SEEN = f"SELECT sample_id FROM pairs WHERE split IN {SEEN_SPLITS}"
+
+# Captions of a merged image speak of the one that stays.
+PLACES = f"""
+    SELECT DISTINCT source, sample_id, url, path, page_url, coalesce(merged_into, sample_id) AS staying
+    FROM captions WHERE outcome = 'kept' AND staying IN ({SEEN}) ORDER BY ALL
+"""
+
+LOOKS = f"""
+    SELECT sample_id, sha256, phash, thumbnail
+    FROM image_outcomes WHERE phash IS NOT NULL AND sample_id IN ({SEEN}) ORDER BY sample_id
+"""
+
+
+class SeenImages:
+    """The images that a snapshot has to train and validate on, read once for all sets that are compared with them.
+
+    Args:
+        snapshot: that a model was trained on.
+        leaks: by what images are compared, and how much images that look the same may differ.
+    """
+
+    def __init__(self, snapshot: Snapshot, leaks: LeaksConfig) -> None:
+        self._snapshot, self._leaks = snapshot, leaks
+
+    def among(
+        self, names: Sequence[str], identities: Sequence[Collection[str]], read: Callable[[str], bytes]
+    ) -> tuple[dict[int, tuple[str, bool]], tuple[str, ...]]:
+        """Return which images of a set are among them.
+
+        Args:
+            names: of the set's images.
+            identities: all that each of them is known by, as `data_catalog.identities` spells it.
+            read: bytes of an image by name; raises OSError where there are none.
+
+        Returns:
+            By place, why, and whether that is sure; and by what they were compared, such as "identity".
+        """
+        found = self._by_pixels(names, read)
+        ways = ["bytes", "looks"] if self._leaks.by_pixels else ["bytes"]
+        if self._leaks.by_identity and any(identities):
+            for place, own in enumerate(identities):
+                if shared := min(self._identities.keys() & own, default=None):
+                    found[place] = (f"{shared} is {self._identities[shared]}", True)
+            ways.insert(0, "identity")
+        return {place: seen for place, seen in found.items() if _is_there(names[place], read)}, tuple(ways)
+
+    @cached_property
+    def _identities(self) -> dict[str, str]:
+        """The sample of each identity."""
+        kinds = {name: entry["kind"] for name, entry in self._snapshot.manifest["settings"]["sources"].items()}
+        known: dict[str, str] = {}
+        with questions(self._snapshot) as ask:
+            for batch in ask(PLACES).to_batches(max_chunksize=10_000):
+                for row in batch.to_pylist():
+                    staying, source = row.pop("staying"), row.pop("source")
+                    known.update(dict.fromkeys(canonical_identities(source_kind=kinds[source], **row), staying))
+        return known
+
+    @cached_property
+    def _looks(self) -> pa.Table:
+        with questions(self._snapshot) as ask:
+            return ask(LOOKS)
+
+    def _by_pixels(self, names: Sequence[str], read: Callable[[str], bytes]) -> dict[int, tuple[str, bool]]:
+        columns = (self._looks.column(name).to_pylist() for name in ("sha256", "sample_id"))
+        by_bytes = dict(zip(*columns, strict=True))
+        found: dict[int, tuple[str, bool]] = {}
+        views: list[View] = []
+        places: list[int] = []
+        with (
+            warnings.catch_warnings(),
+            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+            Progress("compare with training images", total=len(names), unit="images") as progress,
+        ):
+            warnings.simplefilter("ignore")  # of Pillow's, on files that are large or odd; outside of the threads
+            seen = pool.map(lambda name: _views_of(name, read, has_looks=self._leaks.by_pixels), names)
+            for place, (digest, looks) in enumerate(seen):
+                if digest in by_bytes:
+                    found[place] = (f"the same bytes as {by_bytes[digest]}", True)
+                views += looks
+                places += [place] * len(looks)
+                progress.advance(1)
+        for is_sure in (True, False):
+            for view, sample_id in self._alike(views, is_sure=is_sure):
+                what = "the same picture as" if is_sure else "looks like"
+                found.setdefault(places[view], (f"{what} {sample_id}", is_sure))
+        return found
+
+    def _alike(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
+        """Yield places of views that look like one of these images, and its sample; whole ones alone to be sure."""
+        places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
+        if not places or not self._looks.num_rows:
+            return
+        hashes = pa.array([views[place].phash for place in places], pa.string())
+        thumbnails = pa.array([views[place].thumbnail for place in places], pa.binary())
+        leaks = self._leaks
+        found = leak_matches(
+            (parse_hashes(hashes), parse_thumbnails(thumbnails)),
+            (parse_hashes(self._looks.column("phash")), parse_thumbnails(self._looks.column("thumbnail"))),
+            max_distance=min(SURE_DISTANCE, leaks.max_distance) if is_sure else leaks.max_distance,
+            max_difference=SURE_DIFFERENCE if is_sure else leaks.max_thumbnail_difference,
+        )
+        sample_ids = self._looks.column("sample_id")
+        yield from ((places[view], sample_ids[row].as_py()) for view, row in found.tolist())
+
+
+def _is_there(name: str, read: Callable[[str], bytes]) -> bool:
+    try:
+        return bool(read(name))
+    except OSError:
+        return False
+
+
+def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> tuple[str | None, list[View]]:
+    """Return the hash of an image's bytes, and its looks: none where it is no picture, is not there or is not asked."""
+    try:
+        raw = read(name)
+    except OSError:
+        return None, []
+    try:
+        return hashlib.sha256(raw).hexdigest(), image_views(raw) if has_looks else []
+    except ImageRejectedError:
+        return hashlib.sha256(raw).hexdigest(), []

@@ -8,7 +8,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.resources import files
 from itertools import islice, repeat
 from pathlib import Path
@@ -34,12 +33,12 @@ from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
-from flows.build.inputs import Inputs, Tools, packs_of_captions, require_originals_in_use, require_split_choice
+from flows.build.inputs import Inputs, Tools, packs_of_captions, require_readable, source_of
 from flows.build.steps import STEPS, Build
 from flows.recipe.engines import open_engine
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings
-from flows.recipe.sources import SourceSettings, source_settings
+from flows.recipe.sources import SourceSettings
 from translation.engine import Translator
 from translation.engines.plugins import find_announcement
 
@@ -109,7 +108,7 @@ class DryRun:
     num_images: tuple[int, int] = (0, 0)
 
     def rows(self) -> list[dict[str, object]]:
-        """One row a source and rule, for a table."""
+        """Return one row a source and rule, for a table."""
         return [
             {
                 "source": found.source,
@@ -138,13 +137,14 @@ def dry_run(
     """
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
-    for source in recipe.sources:
-        source.check()
-    for test_set in recipe.test_sets:
-        test_set.check()
-    require_split_choice(recipe)
-    require_originals_in_use(recipe)
+    require_readable(recipe)
     find_announcement(recipe.translate.engine)
+    fetching = Fetching(
+        dataset=recipe.name,
+        attempt=attempt_of(root, recipe.name).number,
+        fetch=what(recipe.fetch),
+        normalise=what(recipe.normalise),
+    )
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         translator = open_engine(recipe, root) if translate else None
         build = Build(recipe=recipe, inputs=_sampled(recipe, num_rows, seed, translator))
@@ -153,7 +153,7 @@ def dry_run(
             root=Path(folder),
             inputs=build.inputs,
             workers=workers,
-            fetching=_fetching(recipe, root),
+            fetching=fetching,
             log_folder=Path(folder),
         )
         with LocalExecutor() as executor:
@@ -163,9 +163,22 @@ def dry_run(
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
         counted = engine.commits("ingest")[0].facts["sources"]
         marks = [len(found or ()) for each in screened for found in each.column("leaks").to_pylist()]
-    found = _summary(table, marks, recipe, num_examples, translate=translate)
-    beyond = {name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()}
-    return replace(found, num_beyond=beyond, num_images=_images(table, recipe, root, translate=translate))
+    # The images off the web of captions that stay: those that would be asked for, and those that are known.
+    stays = pc.equal(table.column("outcome"), PENDING)
+    if not translate:
+        stays = pc.or_(stays, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
+    urls = {askable_url(url) for url in table.filter(stays).column("url").to_pylist()} - {None}
+    known = KnownImages(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
+    dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
+    num_rows_of = Counter(table.column("source").to_pylist())
+    return DryRun(
+        num_rows={source.name: num_rows_of[source.name] for source in recipe.sources},
+        dropped=dropped,
+        num_unjudged=num_unjudged,
+        captions=table,
+        num_beyond={name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()},
+        num_images=(len(urls) - sum(known), sum(known)),
+    )
 
 
 def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
@@ -191,36 +204,10 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
     )
 
 
-def _fetching(recipe: Recipe, root: Path) -> Fetching:
-    attempt = attempt_of(root, recipe.name).number
-    return Fetching(dataset=recipe.name, attempt=attempt, fetch=what(recipe.fetch), normalise=what(recipe.normalise))
-
-
-def _images(table: pa.Table, recipe: Recipe, root: Path, *, translate: bool) -> tuple[int, int]:
-    """Count the images off the web of captions that stay: those that would be asked for, and those that are known."""
-    stays = pc.equal(table.column("outcome"), PENDING)
-    if not translate:
-        stays = pc.or_(stays, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
-    urls = {askable_url(url) for url in table.filter(stays).column("url").to_pylist()} - {None}
-    known = KnownImages(root, _fetching(recipe, root)).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
-    return len(urls) - sum(known), sum(known)
-
-
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
     """Return a source that yields some of its rows; content hashes are for what is kept, and nothing is."""
-    files = settings.upstream_files()
-    source = Source(
-        name=settings.name,
-        files=files,
-        file_hashes=[str(file) for file in files],
-        settings=source_settings(settings),
-        origin=partial(settings.kind.origin, settings.config),
-        read=lambda: settings.kind.read(settings.config),
-        limit=settings.limit,
-    )
-    if not num_rows:
-        return source
-    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS)
+    source = source_of(settings, str)
+    return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS) if num_rows else source
 
 
 def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
@@ -235,9 +222,9 @@ def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
 
 def _summary(
     table: pa.Table, num_marks: Sequence[int], recipe: Recipe, num_examples: int, *, translate: bool
-) -> DryRun:
+) -> tuple[list[Dropped], dict[str, int]]:
+    """Return what the rules drop or mark, and how many rows of each source would be translated first."""
     order = [source.name for source in recipe.sources]
-    counts = Counter(table.column("source").to_pylist())
     unjudged: Counter[str] = Counter()
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     is_told = pc.or_(pc.equal(table.column("outcome"), REJECTED), pc.is_valid(table.column("leaks")))
@@ -246,7 +233,9 @@ def _summary(
         waits = not translate and row["step"] == "translate" and row["source_lang"] == recipe.source_language
         unjudged.update([row["source"]] if waits else [])
         if row["outcome"] == REJECTED and not waits:
-            found.setdefault((row["source"], row["step"], _rule(row)), []).append(row)
+            reason = row["drop_reason"]
+            rule = f"{reason}: {row['detail']}" if reason in _NAMED else reason
+            found.setdefault((row["source"], row["step"], rule), []).append(row)
         else:
             for step, rule, detail in _marks(row, num_screened):
                 found.setdefault((row["source"], step, rule), []).append({**row, "detail": detail})
@@ -263,16 +252,11 @@ def _summary(
         for (source, step, rule), rows in found.items()
     ]
     dropped.sort(key=lambda rule: (order.index(rule.source), _ORDER.index(rule.step), -rule.num_rows, rule.rule))
-    return DryRun(
-        num_rows={name: counts[name] for name in order},
-        dropped=dropped,
-        num_unjudged=dict(unjudged),
-        captions=table,
-    )
+    return dropped, dict(unjudged)
 
 
 def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str, str]]:
-    """Step, rule and detail of what a row is marked for, each step and reason once."""
+    """Yield step, rule and detail of what a row is marked for, each step and reason once."""
     told: dict[tuple[str, str], str] = {}
     for place, mark in enumerate(row["leaks"] or ()):
         reason, detail = mark.split(" ", 1)
@@ -284,30 +268,20 @@ def _reason(rule: str) -> str:
     return rule.removeprefix(_MARKED).split(":")[0]
 
 
-def _rule(row: Mapping[str, Any]) -> str:
-    reason = str(row["drop_reason"])
-    return f"{reason}: {row['detail']}" if reason in _NAMED else reason
-
-
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
     """Return captions from all over the rows, each once: upstream's, the translation if judged, the detail."""
     distinct = list({row["source_caption"]: row for row in rows}.values())
     chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
-    return [(_shown(row), row["detail"] or "") for row in chosen]
-
-
-def _shown(row: Mapping[str, Any]) -> str:
-    source, caption = row["source_caption"] or "", row["caption"]
-    return f"{source} → {caption}" if caption and row["source_lang"] != row["target_lang"] else source
+    shown = []
+    for row in chosen:
+        source, caption = row["source_caption"] or "", row["caption"]
+        is_judged = caption and row["source_lang"] != row["target_lang"]
+        shown.append((f"{source} → {caption}" if is_judged else source, row["detail"] or ""))
+    return shown
 
 
 def write_page(run: DryRun, path: Path, *, name: str) -> None:
     """Write the page of a dry run of the recipe `name`."""
-    page = _page(run, name)
-    write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown
-
-
-def _page(run: DryRun, name: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
@@ -325,4 +299,5 @@ def _page(run: DryRun, name: str) -> str:
         }
         for source, num_rows in run.num_rows.items()
     ]
-    return environment.from_string(template).render(name=name, sources=sources, meanings=meanings)
+    page = environment.from_string(template).render(name=name, sources=sources, meanings=meanings)
+    write_bytes(path, page.encode(errors="replace"))  # a lone surrogate cannot be shown

@@ -238,7 +238,7 @@ def _language_check(language: Language) -> Trait:
 
 
 def _proper_nouns(language: Language) -> Trait:
-    from cleaning.checks.taggers import find_tagger
+    from cleaning.checks.proper_nouns import find_tagger
 
     pack = language.pack
     tagger = find_tagger(pack, "auto")

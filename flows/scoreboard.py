@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
-from cleaning.leaks import LeaksConfig
-from cleaning.seen_images import SeenImages
+from cleaning.leaks import LeaksConfig, SeenImages
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack, require_language
 from data_catalog.storage.disk_errors import make_writable_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cleaning.languages.engines import canonical_code
-from cleaning.languages.texts import other_languages
+from cleaning.languages.identification import other_languages
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.origins import MACHINE, MACHINE_TRANSLATION

@@ -29,8 +29,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cleaning.checks.definition import CaptionCheck, Captions, Judge, setting
-from cleaning.text.credits import WHOLE_CREDIT_OPENING, is_credit
-from cleaning.text.suffixes import STOCK_LABEL
+from cleaning.text.suffixes import STOCK_LABEL, WHOLE_CREDIT_OPENING, is_credit
 from data_catalog.stages import Drop
 
 # What wikis and web sites write where a caption should be, in seven languages. Each pattern is matched against whole
@@ -266,17 +265,13 @@ def is_date(text: str) -> bool:
     words = _WORD.findall(folded)
     if not all(word.isdigit() or word in _NAMED or word in _FILLING for word in words):
         return False
-    if _find_season(folded) and not _seasons_have_years(folded, words):
+    without_years = _SEASON_WITH_ARTICLE.sub("", folded)
+    if _ARTICLES.isdisjoint(words):
+        without_years = _SEASON_OF_YEAR.sub("", without_years)
+    if _find_season(without_years):
         return False
     has_number = any(map(str.isdigit, words))
     return has_number and any(word in _NAMED or _YEAR.fullmatch(word) for word in words)
-
-
-def _seasons_have_years(folded: str, words: list[str]) -> bool:
-    without = _SEASON_WITH_ARTICLE.sub("", folded)
-    if _ARTICLES.isdisjoint(words):
-        without = _SEASON_OF_YEAR.sub("", without)
-    return not _find_season(without)
 
 
 _EXTENSION = r"\.(?:jpe?g|png|gif|tiff?|svg|webp|bmp|heic|avif|xcf|pdf|djvu|webm|ogv|mp4|mov)"
@@ -310,10 +305,6 @@ def _is_credit(text: str) -> bool:
     return match is not None and is_credit(match)
 
 
-def _has_no_letter(text: str) -> bool:
-    return not any(map(str.isalpha, text))
-
-
 _RULES: Final[dict[str, Callable[[str], object]]] = {
     "url": _whole(_URL),
     "file_name": _whole(_FILE_NAME),
@@ -324,7 +315,7 @@ _RULES: Final[dict[str, Callable[[str], object]]] = {
     "stock_photo": _whole(rf"(?:-+ ?)?{STOCK_LABEL}[ .!]?"),
     "wikimedia_maintenance": _whole(MAINTENANCE),
     "placeholder": _whole(PLACEHOLDER),
-    "no_letters": _has_no_letter,
+    "no_letters": lambda text: not any(map(str.isalpha, text)),
 }
 # Every rule's name, in the order in which rules are tried: the one that names the cause best goes first.
 BOILERPLATE_RULES: Final = tuple(_RULES)

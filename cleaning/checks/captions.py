@@ -4,7 +4,6 @@ A check of a translation binds a threshold to a column of `cleaning.checks.trans
 detail says what was found, and the column stays, so that a query can explain a drop or try another threshold.
 """
 
-import functools
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -76,22 +75,26 @@ class Length(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge a text."""
-        return self._judge
 
-    def _judge(self, text: str) -> Drop | None:
-        if not text or text.isspace():
-            return Drop("caption_empty")
-        num_chars = len(text)
-        if num_chars < self.min_chars:
-            return Drop("caption_too_short", _counted(num_chars, "character"))
-        if num_chars > self.max_chars:
-            return Drop("caption_too_long", _counted(num_chars, "character"))
-        num_words = count_words(text)
-        if num_words < self.min_words:
-            return Drop("caption_too_short", _counted(num_words, "word"))
-        if num_words > self.max_words:
-            return Drop("caption_too_long", _counted(num_words, "word"))
-        return None
+        def counted(reason: str, count: int, noun: str) -> Drop:
+            return Drop(reason, f"{count} {noun}{'' if count == 1 else 's'}")
+
+        def judge(text: str) -> Drop | None:
+            if not text or text.isspace():
+                return Drop("caption_empty")
+            num_chars = len(text)
+            if num_chars < self.min_chars:
+                return counted("caption_too_short", num_chars, "character")
+            if num_chars > self.max_chars:
+                return counted("caption_too_long", num_chars, "character")
+            num_words = count_words(text)
+            if num_words < self.min_words:
+                return counted("caption_too_short", num_words, "word")
+            if num_words > self.max_words:
+                return counted("caption_too_long", num_words, "word")
+            return None
+
+        return judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +112,13 @@ class OnlyEmoji(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge a text."""
-        return self._judge
 
-    def _judge(self, text: str) -> Drop | None:
-        rest, num_keycaps = _KEYCAP.subn("", text)
-        has_emoji = num_keycaps > 0 or any(unicodedata.category(char) == "So" for char in rest)
-        return Drop("caption_only_emoji") if has_emoji and not any(map(str.isalnum, rest)) else None
+        def judge(text: str) -> Drop | None:
+            rest, num_keycaps = _KEYCAP.subn("", text)
+            has_emoji = num_keycaps > 0 or any(unicodedata.category(char) == "So" for char in rest)
+            return Drop("caption_only_emoji") if has_emoji and not any(map(str.isalnum, rest)) else None
 
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+        return judge
 
 
 class TranslationCheck(CaptionCheck):
@@ -207,7 +207,7 @@ class Repetitive(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge the flag."""
-        return functools.partial(_flagged, "translation_repetitive")
+        return lambda flag: Drop("translation_repetitive") if flag else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,11 +223,7 @@ class Truncated(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge the flag."""
-        return functools.partial(_flagged, "translation_truncated")
-
-
-def _flagged(reason: str, flag: bool) -> Drop | None:
-    return Drop(reason) if flag else None
+        return lambda flag: Drop("translation_truncated") if flag else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +272,7 @@ class NumbersLost(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge the numbers that are lost."""
-        return functools.partial(_numbers, "numbers_lost", "lost")
+        return lambda numbers: Drop("numbers_lost", _listed("lost", numbers)) if numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,11 +288,11 @@ class NumbersInvented(
 
     def bind(self, captions: Captions) -> Judge:
         """Judge the numbers that are invented."""
-        return functools.partial(_numbers, "numbers_invented", "invented")
+        return lambda numbers: Drop("numbers_invented", _listed("invented", numbers)) if numbers else None
 
 
-def _numbers(reason: str, verb: str, numbers: list[str]) -> Drop | None:
-    return Drop(reason, f"{verb} {', '.join(numbers)}"[:_MAX_DETAIL]) if numbers else None
+def _listed(verb: str, numbers: list[str]) -> str:
+    return f"{verb} {', '.join(numbers)}"[:_MAX_DETAIL]
 
 
 @dataclass(frozen=True, kw_only=True)

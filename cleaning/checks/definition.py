@@ -11,11 +11,10 @@ import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import pyarrow as pa
 
-from cleaning.checks.taggers import Tagger
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.settings import require_bounds
@@ -78,6 +77,17 @@ SOURCE = TextColumns(
 TARGET = TextColumns(
     text="caption", language="detected_lang", probability="detected_probability", margin="language_margin"
 )
+
+
+class Tagger(Protocol):
+    """Says of texts in one language how much of them is proper nouns; the same of a text whatever its neighbours."""
+
+    @property
+    def name(self) -> str:
+        """Engine, model and its version, such as "spacy:fr_core_news_sm 3.8.0": what decides the verdicts."""
+
+    def share(self, texts: Sequence[str]) -> list[float | None]:
+        """`cleaning.checks.proper_nouns.tagged_share` of each text, in the same order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +166,13 @@ class CaptionCheck:
 
     def rule(self, captions: Captions) -> Rule | None:
         """Return the check bound to captions, or None where it cannot be made of their language."""
-        return self.rule_on(captions, row_by_row(self.bind(captions)))
+        judge = self.bind(captions)
+
+        def check(table: pa.Table) -> list[Drop | None]:
+            rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
+            return [None if None in cells else judge(*cells) for cells in rows]
+
+        return self.rule_on(captions, check)
 
     def require(self, section: str) -> None:
         """Raise SettingsError where settings that are right by themselves do not go together."""
@@ -265,16 +281,6 @@ def _require_names(given: Sequence[str], known: Collection[str], path: str) -> N
             raise SettingsError(f"{path} names {name!r}: there are {', '.join(known)}")
     if len(set(given)) < len(given):
         raise SettingsError(f"{path} names one of {', '.join(given)} twice")
-
-
-def row_by_row(judge: Judge) -> ColumnCheck:
-    """Return a check of a table's rows, each given as its cells; a row with an empty cell is never dropped."""
-
-    def check(table: pa.Table) -> list[Drop | None]:
-        rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        return [None if None in cells else judge(*cells) for cells in rows]
-
-    return check
 
 
 def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.Array | None = None) -> pa.Table:

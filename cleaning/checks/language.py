@@ -64,8 +64,11 @@ class Language(
 
         def fill(table: pa.Table) -> Mapping[str, Sequence[object]]:
             verdicts: list[LanguageVerdict | None] = [None] * table.num_rows
-            if captions.source_engine == engine:
-                verdicts = _verdicts_of_sources(table)
+            if captions.source_engine == engine:  # of source captions that are captions as they stand it has told
+                cells = (table.column(name).to_pylist() for name in (*_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
+                for row, (lang, target, caption, source, *known) in enumerate(zip(*cells, strict=True)):
+                    if lang == target and caption == source and known[0] is not None:
+                        verdicts[row] = LanguageVerdict(*known)
             asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
             texts = table.column(columns.text).take(pa.array(asked, pa.int64())).to_pylist()
             for row, verdict in zip(asked, identify(texts), strict=True):
@@ -83,13 +86,3 @@ class Language(
 
         read = dict.fromkeys((columns.text, *columns.found, *_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
         return Rule(name=self.name, columns=tuple(read), check=check, fill=fill)
-
-
-def _verdicts_of_sources(table: pa.Table) -> list[LanguageVerdict | None]:
-    """Return what is found of the source captions that are captions as they stand; None for all others."""
-    names = (*_OWN_COLUMNS, SOURCE.text, *SOURCE.found)
-    rows = zip(*(table.column(name).to_pylist() for name in names), strict=True)
-    return [
-        LanguageVerdict(*found) if lang == target and caption == source and found[0] is not None else None
-        for lang, target, caption, source, *found in rows
-    ]

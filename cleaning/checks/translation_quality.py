@@ -19,18 +19,11 @@ _MIN_NUMBER = 21
 
 
 def translation_measure(pack: LanguagePack) -> Measure:
-    """Return what fills the columns of translations into the pack's language that texts tell."""
-    return translation_quality(shared_words=frozenset(pack.shared_words + pack.function_words), tens=pack.tens)
+    """Return what fills the columns of translations into the pack's language that texts tell.
 
-
-def translation_quality(*, shared_words: Collection[str] = (), tens: Sequence[str] = ()) -> Measure:
-    """The columns of a translation that texts tell: everything but what the engine or a reverse engine knows.
-
-    Args:
-        shared_words: see `copied_share`.
-        tens: see `numbers_lost`.
+    These are all but what the engine or a reverse engine knows.
     """
-    shared = frozenset(word.casefold() for word in shared_words)
+    shared = frozenset(word.casefold() for word in pack.shared_words + pack.function_words)
 
     def measure(sources: Sequence[str], targets: Sequence[str]) -> dict[str, list[object]]:
         pairs = list(zip(sources, targets, strict=True))
@@ -38,7 +31,7 @@ def translation_quality(*, shared_words: Collection[str] = (), tens: Sequence[st
             "length_ratio": [length_ratio(source, target) for source, target in pairs],
             "copied_share": [copied_share(source, target, shared) for source, target in pairs],
             "repeated_ngrams": [repeated_ngrams(source, target) for source, target in pairs],
-            "numbers_lost": [numbers_lost(source, target, tens) for source, target in pairs],
+            "numbers_lost": [numbers_lost(source, target, pack.tens) for source, target in pairs],
             "numbers_invented": [numbers_invented(source, target) for source, target in pairs],
         }
 
@@ -46,18 +39,18 @@ def translation_quality(*, shared_words: Collection[str] = (), tens: Sequence[st
 
 
 def length_ratio(source: str, target: str) -> float | None:
-    """Letters of the translation per letter of the source (`comparable_letters`); None if that has none."""
+    """Return letters of the translation per letter of the source (`comparable_letters`); None if that has none."""
     num_letters = comparable_letters(source)
     return comparable_letters(target) / num_letters if num_letters else None
 
 
 def comparable_letters(text: str) -> int:
-    """Letters, about as many as Latin script would need: an ideograph or kana counts three, a Hangul syllable two."""
+    """Count letters, as many as Latin script would need: an ideograph or kana counts three, a Hangul syllable two."""
     return count_letters(text) + (0 if text.isascii() else len(_HANGUL.findall(text)))
 
 
 def copied_share(source: str, target: str, shared_words: Collection[str] = frozenset()) -> float | None:
-    """Share, 0 to 1, of the translation's words that stand in the source as they are, case aside.
+    """Return the share, 0 to 1, of the translation's words that stand in the source as they are, case aside.
 
     Words of fewer than four letters are left out, and so are hashtags and what stands in quotation marks. Not taken for
     copies, because a good translation has them, too: words with digits; addresses; `shared_words`, which are spelt
@@ -73,12 +66,14 @@ def copied_share(source: str, target: str, shared_words: Collection[str] = froze
     suspects = set(words).intersection(split_words(source.casefold())).difference(shared_words)
     if not suspects:
         return 0.0
-    suspects = {word for word in suspects if _is_spelt(word)} - _names(source)
+    # But letters, their marks (vowel signs, points) and hyphens: no word with a digit and no address is spelt so.
+    spelt = (word for word in suspects if all(c == "-" or unicodedata.category(c)[0] in "LM" for c in word))
+    suspects = set(spelt) - _names(source)
     return sum(word in suspects for word in words) / num_words
 
 
 def repeated_ngrams(source: str, target: str) -> int:
-    """How many times the translation's most repeated block of up to twelve words stands back to back.
+    """Return how many times the translation's most repeated block of up to twelve words stands back to back.
 
     1 where nothing is repeated, and where the source repeats something as often. Case and punctuation do not count.
     """
@@ -87,7 +82,7 @@ def repeated_ngrams(source: str, target: str) -> int:
 
 
 def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str]:
-    """Numbers of the source that the translation lacks, as ASCII digits, each once; those below 21 are not looked for.
+    """Return numbers of the source that the translation lacks, as ASCII digits, each once; none below 21.
 
     Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand); a year may be shortened ("1985", "'85"); hours of a.m.
     and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
@@ -103,23 +98,17 @@ def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str
     # Numbers that follow one another may be written as one: digits are looked for in a row.
     digits = "".join(found)
     thousands = found if _THOUSAND.search(target) else []
-    lost = (
-        n
-        for n in wanted
-        if n not in digits
-        and n.removesuffix("000") not in thousands
-        and not _shortened(n, digits)
-        and not _spelt_out(n, target, tens)
-    )
-    return list(dict.fromkeys(lost))
 
+    def is_lost(number: str) -> bool:
+        if number in digits or number.removesuffix("000") in thousands or _shortened(number, digits):
+            return False
+        return len(number) != 2 or not tens or fold_case(tens[int(number[0]) - 2]) not in fold_case(target)
 
-def _spelt_out(number: str, target: str, tens: Sequence[str]) -> bool:
-    return len(number) == 2 and bool(tens) and fold_case(tens[int(number[0]) - 2]) in fold_case(target)
+    return list(dict.fromkeys(filter(is_lost, wanted)))
 
 
 def numbers_invented(source: str, target: str) -> list[str]:
-    """Numbers of the translation that the source lacks, as ASCII digits, each once; the reverse of `numbers_lost`.
+    """Return numbers of the translation that the source lacks, as ASCII digits, each once.
 
     Nothing is held against a translation whose source spells out a number above twenty, in English ("twenty-five
     people", "25 persone"). A number below 21 may be a word of the source, and counts as invented only
@@ -132,7 +121,11 @@ def numbers_invented(source: str, target: str) -> list[str]:
     wanted, found = _numbers(source), _numbers(target)
     digits = "".join(wanted)
     invented = [n for n in found if int(n) >= _MIN_NUMBER and n not in digits and not _shortened(n, digits)]
-    return list(dict.fromkeys(invented + _small_invented(wanted, found)))
+    # Numbers below 21 of which the translation has more than the source, if it has fewer of another.
+    ours, theirs = ([n for n in numbers if int(n) < _MIN_NUMBER] for numbers in (wanted, found))
+    if any(theirs.count(n) < ours.count(n) for n in ours):
+        invented += [n for n in theirs if theirs.count(n) > ours.count(n)]
+    return list(dict.fromkeys(invented))
 
 
 _HANGUL = re.compile("[\uac00-\ud7a3]")
@@ -141,13 +134,8 @@ _KEPT = re.compile(r"\"[^\"]*\"|[“„][^“”]*[“”]|«[^»]*»|»[^«]*«
 _SENTENCE_START = re.compile(r"(?:^|(?<=[.!?:])\s+)[^\w\s]*(\w\S*)(?:(?=\s+(\S*)))?")
 
 
-def _is_spelt(word: str) -> bool:
-    """Whether a word has but letters, their marks (vowel signs, points) and hyphens: no digit, and no address has."""
-    return all(char == "-" or unicodedata.category(char)[0] in "LM" for char in word)
-
-
 def _names(source: str) -> set[str]:
-    """Words of the source, in lower case, that have a capital which no start of a sentence explains."""
+    """Return words of the source, in lower case, that have a capital which no start of a sentence explains."""
     if source.islower() or source.isupper():
         return set()
     names = {word.casefold() for word in split_words(source) if word != word.lower()}
@@ -158,7 +146,7 @@ def _names(source: str) -> set[str]:
 
 
 def _copies(tokens: Sequence[str]) -> int:
-    """How many times in a row a block of tokens stands back to back at most: 1 where none does."""
+    """Return how many times in a row a block of tokens stands back to back at most: 1 where none does."""
     most = 1
     if len(set(tokens)) == len(tokens):
         return most
@@ -193,19 +181,10 @@ def _has_digit(text: str) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    """Numbers as ASCII digits without separators or leading zeros; digits of any script count."""
+    """Return numbers as ASCII digits without separators or leading zeros; digits of any script count."""
     found = ("".join(str(int(char)) for char in match if char.isdecimal()) for match in _NUMBER.findall(text))
     return [number.lstrip("0") or "0" for number in found]
 
 
 def _shortened(number: str, digits: str) -> bool:
     return bool(_YEAR.fullmatch(number)) and number[2:] in digits
-
-
-def _small_invented(wanted: list[str], found: list[str]) -> list[str]:
-    """Numbers below 21 of which the translation has more than the source, if it has fewer of another."""
-    ours, theirs = ([number for number in numbers if int(number) < _MIN_NUMBER] for numbers in (wanted, found))
-    if sorted(ours) == sorted(theirs):
-        return []
-    missing = any(theirs.count(number) < ours.count(number) for number in ours)
-    return [number for number in theirs if theirs.count(number) > ours.count(number)] if missing else []

@@ -1,24 +1,59 @@
-"""Which of a dataset's images stay where several are the same or look it, and none in two splits: numbers in and out.
+"""Which images stay where several are the same or look it, and none in two splits; and what that means for samples.
 
 Images are rows, by number. What was dropped stays dropped when more images come, though it may then look like none that
 stays: whoever tries again for images that are missing relies on it, since the bytes of what was dropped are not kept.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cleaning.duplicates.hamming import Hashes
-from cleaning.duplicates.near_images import Looks, Thumbnails, first_alike, first_staying, require_likeness
+from cleaning.duplicates.captions import duplicate_captions
+from cleaning.duplicates.near_images import (
+    Hashes,
+    Looks,
+    Rows,
+    Thumbnails,
+    first_alike,
+    first_staying,
+    parse_thumbnails,
+    require_likeness,
+)
+from cleaning.text.scripts import exact_key
+from data_catalog.database.sorting import thumbnails_in_order
 from data_catalog.errors import SettingsError
+from data_catalog.images.normalise import THUMBNAIL_BYTES
+from data_catalog.publish import UPSTREAM, SplitConfig, split_of
+from data_catalog.schema import CAPTIONS, PENDING
+from data_catalog.stages import Drop, pending_rows, reject, set_values, texts
+from data_catalog.storage.manifest import MARKED
 
-Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 IMAGE_CRITERIA = ("source", "resolution", "captions")
+# Captions of the image that stays come first, so that they decide what is a repeat.
+_ORDER = [(name, "ascending") for name in ("into", "is_moved", "sample_id", "row")]
+# Least guarded first: where images that look the same are in several splits, those of the last one stay.
+# What upstream holds out is more guarded than what a hash does: it stays as it was published.
+_SPLIT_ORDER = ("train", "val", "test", "upstream's val", "upstream's test", MARKED)
+
+# What is not to be published as a pair of its own, by sample.
+FOUND = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("drop_reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("duplicate_of", pa.string()),  # the sample that stays in its stead
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,17 +134,17 @@ class Images:
         thumbnails: of shape (rows, 192); may lie on disk.
     """
 
-    same_bytes: Ints
+    same_bytes: Rows
     hashes: Hashes
-    preference: Ints
-    split: Ints
+    preference: Rows
+    split: Rows
     placeholder: Flags
     left_out: Flags
     thumbnails: Thumbnails
 
 
-def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Ints, Ints]:
-    """What becomes of every image that is not left out.
+def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
+    """Tell what becomes of every image that is not left out.
 
     Images that look like the bytes of a stand-in are one, too. Of the others, the least shared split and in it the
     best preference first, each one stays unless it looks like one that stays already: no chain of small steps leads
@@ -118,96 +153,236 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Ints, Ints]:
     Returns:
         The `Verdict` of each row, and the row on whose account it is (of a row that stays: itself).
     """
-    judge = _Judge(images, config)
-    judge.drop_stand_ins()
-    if config.near_images:
-        judge.drop_alike()
-    else:
-        if config.split_guard:
-            judge.drop_shared_splits()
-        if config.images:
-            judge.drop_equal()
-    return judge.verdicts, judge.account
-
-
-class _Judge:
-    """Verdicts so far."""
-
-    def __init__(self, images: Images, config: DuplicatesConfig) -> None:
-        self.verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
-        self.account = np.arange(len(images.hashes))
-        self._images = images
-        self._config = config
-        self._looks = _looks(images, config)
-
-    def drop_stand_ins(self) -> None:
-        """Drop what has the bytes of a stand-in, or looks like them."""
-        images = self._images
-        rows = np.flatnonzero(images.placeholder & ~images.left_out)
-        rows = rows[np.argsort(images.preference[rows])]
-        first = self._first_of_bytes(rows)
-        self.verdicts[rows], self.account[rows] = Verdict.PLACEHOLDER, first[images.same_bytes[rows]]
-        if self._config.near_images:
-            others = np.flatnonzero(self._staying())
-            found = self._first_alike(others, rows[self.account[rows] == rows])
-            alike = found >= 0
-            self.verdicts[others[alike]], self.account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
-
-    def drop_alike(self) -> None:
-        """Of what looks the same, drop all but the first."""
-        rows = self._ordered(self._staying())
-        self._drop(rows, first_staying(self._looks, rows))
-
-    def drop_shared_splits(self) -> None:
-        """Drop what looks like an image that stays of a less shared split."""
-        split = self._images.split
-        for level in np.unique(split)[::-1]:
-            rows = self._ordered(self._staying() & (split == level))
-            self._drop(rows, self._first_alike(rows, self._ordered(self._staying() & (split > level))))
-
-    def drop_equal(self) -> None:
-        """Of what has the same bytes, drop all but the first."""
-        first = self._first_of_bytes(self._ordered(self._staying()))
-        rows = self._ordered(self._staying())
-        self._drop(rows, first[self._images.same_bytes[rows]])
-
-    def _staying(self) -> Flags:
-        staying: Flags = (self.verdicts == Verdict.KEEP) & ~self._images.left_out
-        return staying
-
-    def _ordered(self, chosen: Flags) -> Ints:
-        """Rows, the first to stay first."""
-        rows = np.flatnonzero(chosen)
-        levels = self._images.split[rows] * self._config.split_guard
-        ordered: Ints = rows[np.lexsort((self._images.preference[rows], -levels))]
-        return ordered
-
-    def _first_of_bytes(self, ordered: Ints) -> Ints:
-        """By `same_bytes`, the first of some rows that has these bytes, or -1."""
-        first = np.full(len(self.account), -1, np.int64)
-        first[self._images.same_bytes[ordered[::-1]]] = ordered[::-1]  # the last one written counts
-        return first
-
-    def _first_alike(self, rows: Ints, others: Ints) -> Ints:
-        if not len(rows) or not len(others):
-            return np.full(len(rows), -1, np.int64)
-        return first_alike(self._looks, rows, others)
-
-    def _drop(self, rows: Ints, others: Ints) -> None:
-        """Drop rows on account of others; those stay that have none (-1), or are it themselves."""
-        images, chosen = self._images, (others >= 0) & (others != rows)
-        rows, others = rows[chosen], others[chosen]
-        same = images.same_bytes[rows] == images.same_bytes[others]
-        is_leak = self._config.split_guard & (images.split[rows] < images.split[others])
-        looks = np.where(same, Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE)
-        self.verdicts[rows] = np.where(is_leak, Verdict.SPLIT_LEAK, looks)
-        self.account[rows] = others
-
-
-def _looks(images: Images, config: DuplicatesConfig) -> Looks:
-    return Looks(
+    verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
+    account = np.arange(len(images.hashes))
+    looks = Looks(
         hashes=images.hashes,
         thumbnails=images.thumbnails,
         max_distance=config.max_distance,
         max_difference=config.max_thumbnail_difference,
     )
+
+    def staying() -> Flags:
+        chosen: Flags = (verdicts == Verdict.KEEP) & ~images.left_out
+        return chosen
+
+    def ordered(chosen: Flags) -> Rows:
+        """Return rows, the first to stay first."""
+        rows = np.flatnonzero(chosen)
+        levels = images.split[rows] * config.split_guard
+        return rows[np.lexsort((images.preference[rows], -levels))]
+
+    def first_of_bytes(rows: Rows) -> Rows:
+        """Return for each of some rows the first of them that has the same bytes."""
+        first = np.empty(len(verdicts), np.int64)
+        first[images.same_bytes[rows[::-1]]] = rows[::-1]  # the last one written counts
+        return first[images.same_bytes[rows]]
+
+    def drop(rows: Rows, others: Rows) -> None:
+        """Drop rows on account of others; those stay that have none (-1), or are it themselves."""
+        chosen = (others >= 0) & (others != rows)
+        rows, others = rows[chosen], others[chosen]
+        same = images.same_bytes[rows] == images.same_bytes[others]
+        is_leak = config.split_guard & (images.split[rows] < images.split[others])
+        looks_so = np.where(same, Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE)
+        verdicts[rows] = np.where(is_leak, Verdict.SPLIT_LEAK, looks_so)
+        account[rows] = others
+
+    stand_ins = np.flatnonzero(images.placeholder & ~images.left_out)
+    stand_ins = stand_ins[np.argsort(images.preference[stand_ins])]
+    verdicts[stand_ins], account[stand_ins] = Verdict.PLACEHOLDER, first_of_bytes(stand_ins)
+    if config.near_images:
+        others = np.flatnonzero(staying())
+        found = first_alike(looks, others, stand_ins[account[stand_ins] == stand_ins])
+        alike = found >= 0
+        verdicts[others[alike]], account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
+        rows = ordered(staying())
+        drop(rows, first_staying(looks, rows))
+        return verdicts, account
+    if config.split_guard:
+        for level in np.unique(images.split)[::-1]:
+            rows = ordered(staying() & (images.split == level))
+            drop(rows, first_alike(looks, rows, ordered(staying() & (images.split > level))))
+    if config.images:
+        rows = ordered(staying())
+        drop(rows, first_of_bytes(rows))
+    return verdicts, account
+
+
+def write_thumbnails(files: Sequence[Path], count: int, path: Path) -> Thumbnails:
+    """Write thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
+    with path.open("wb") as file:  # a page of a map that the full disk has no room for would kill the process
+        os.posix_fallocate(file.fileno(), 0, max(1, count * THUMBNAIL_BYTES))
+    if count == 0:
+        return np.zeros((0, THUMBNAIL_BYTES), np.uint8)
+    pixels = np.memmap(path, np.uint8, "r+", shape=(count, THUMBNAIL_BYTES))
+    start = 0
+    for batch in thumbnails_in_order(files):
+        pixels[start : start + len(batch)] = parse_thumbnails(batch)
+        start += len(batch)
+    return pixels
+
+
+def leaking_samples(facts: pa.Table, leaking: Mapping[int, str]) -> pa.Table:
+    """Return the samples whose images, by row number of `facts`, are of test sets, in the schema `FOUND`."""
+    rows = sorted(leaking)
+    sample_ids = facts.column("sample_id").take(pa.array(rows, pa.int64())).to_pylist()
+    return _found(sample_ids, [Drop("test_pixels", leaking[row]) for row in rows], [None] * len(rows))
+
+
+def _found(sample_ids: Sequence[str], drops: Sequence[Drop], duplicate_of: Sequence[str | None]) -> pa.Table:
+    columns = [sample_ids, [drop.reason for drop in drops], [drop.detail for drop in drops], duplicate_of]
+    return pa.table([pa.array(values, field.type) for values, field in zip(columns, FOUND, strict=True)], schema=FOUND)
+
+
+def judged_samples(
+    facts: pa.Table,
+    thumbnails: Thumbnails,
+    leaking: Mapping[int, str],
+    *,
+    drops: bool,
+    config: DuplicatesConfig,
+    split: SplitConfig,
+) -> pa.Table:
+    """Return, in the schema `FOUND`, the samples whose images stand for none, or are there already.
+
+    Args:
+        facts: of the images; see `data_catalog.database.sorting.image_facts`.
+        thumbnails: one a row.
+        leaking: the images of test sets, by row number.
+        drops: those are left out; else they are kept apart like a split.
+        config: section `[duplicates]`.
+        split: section `[split]`.
+    """
+    sample_ids, hosts = facts.column("sample_id"), facts.column("placeholder_of")
+    is_leaking = np.zeros(facts.num_rows, np.bool_)
+    is_leaking[list(leaking)] = True
+    marked = facts.column("is_marked").to_numpy() | (is_leaking & (not drops))
+    guarded_as = [
+        f"upstream's {stated}"
+        if split.by == UPSTREAM and stated in ("val", "test")
+        else split_of(name, split, [stated])
+        for name, stated in zip(sample_ids.to_pylist(), facts.column("stated_split").to_pylist(), strict=True)
+    ]
+    levels = np.array([_SPLIT_ORDER.index(name) for name in guarded_as], np.int64)
+    images = Images(
+        same_bytes=facts.column("same_bytes").to_numpy(),
+        hashes=facts.column("phash").to_numpy(),
+        preference=facts.column("preference").to_numpy(),
+        split=np.where(marked, _SPLIT_ORDER.index(MARKED), levels),
+        placeholder=pc.is_valid(hosts).to_numpy(),
+        left_out=is_leaking & drops,
+        thumbnails=thumbnails,
+    )
+    verdicts, account = judge_images(images, config)
+    rows = np.flatnonzero(verdicts)
+    told = zip(
+        verdicts[rows].tolist(),
+        sample_ids.take(pa.array(account[rows])).to_pylist(),
+        hosts.take(pa.array(account[rows])).to_pylist(),
+        (_SPLIT_ORDER[level] for level in images.split[account[rows]].tolist()),
+        (verdicts[account[rows]] == Verdict.KEEP).tolist(),
+        strict=True,
+    )
+    found, others = [], []
+    for verdict, other, host, where, is_there in told:
+        found.append(_drop(Verdict(verdict), other, host, where))
+        others.append(other if is_there and verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
+    return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
+
+
+def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
+    if verdict == Verdict.PLACEHOLDER:
+        return Drop("placeholder_image", f"the same bytes at many addresses of {host}")
+    if verdict == Verdict.SPLIT_LEAK:
+        return Drop("split_leak", f"looks like {other} of {split}")
+    if verdict == Verdict.DUPLICATE:
+        return Drop("duplicate_image", f"same as {other}")
+    return Drop("near_duplicate_image", f"looks like {other}")
+
+
+def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
+    """Return the captions of dropped duplicates that say what their images' other captions do not, of all shards.
+
+    What is held in memory is what is returned, and the text of the captions that it is compared with.
+
+    Args:
+        captions: caption rows, by shard.
+        found: a table of the schema `FOUND`.
+
+    Returns:
+        Rows of the schema `CAPTIONS` with `merged_into`, by that.
+    """
+    stays = pq.read_table(found, columns=["sample_id", "duplicate_of"])
+    stays = stays.filter(pc.is_valid(stays.column("duplicate_of"))).combine_chunks()
+    groups = pa.concat_tables(
+        pa.table(
+            {
+                "caption_id": table.column("caption_id"),
+                "into": pc.coalesce(moved_to, table.column("sample_id")),
+                "is_moved": pc.cast(pc.is_valid(moved_to), pa.int8()),
+                "sample_id": table.column("sample_id"),
+                "key": pa.array(map(exact_key, table.column("caption").to_pylist()), pa.string()),
+            }
+        )
+        for table, moved_to in _involved(captions, stays)
+    )
+    ordered = groups.append_column("row", pa.array(range(groups.num_rows), pa.int64())).sort_by(_ORDER)
+    ordered = ordered.append_column("place", pa.array(range(ordered.num_rows), pa.int64()))
+    firsts = ordered.group_by(["into", "key"]).aggregate([("place", "min")]).column("place_min").sort()
+    new = ordered.take(firsts)
+    wanted = new.filter(pc.equal(new.column("is_moved"), 1)).column("caption_id")
+    place, field = CAPTIONS.get_field_index("merged_into"), CAPTIONS.field("merged_into")
+    rows = pa.concat_tables(
+        table.set_column(place, field, moved_to).filter(pc.is_in(table.column("caption_id"), wanted))
+        for table, moved_to in _involved(captions, stays)
+    )
+    return rows.take(pc.index_in(wanted, rows.column("caption_id")))
+
+
+def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
+    """Yield pending captions of duplicates and of what stays in their stead, and the samples that those go to."""
+    samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
+    for table in (CAPTIONS.empty_table(), *map(pq.read_table, captions)):
+        chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), samples))
+        found = table.filter(chosen)
+        places = pc.index_in(found.column("sample_id"), stays.column("sample_id"))
+        yield found, stays.column("duplicate_of").take(places)
+
+
+def drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
+    """Return the drops of a shard's samples, among those of all shards: a table of the schema `FOUND`."""
+    found = pq.read_table(path)
+    rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
+    return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
+
+
+def move_captions(table: pa.Table, merged: Path) -> pa.Table:
+    """Mark captions of duplicates that go to another image; the others are repeats of what that one has.
+
+    Args:
+        table: caption rows of one shard.
+        merged: `merged_captions`, as a file.
+    """
+    found = pq.read_table(merged, columns=["caption_id", "merged_into"])
+    into = found.column("merged_into").take(pc.index_in(table.column("caption_id"), found.column("caption_id")))
+    rows = pending_rows(table, pc.is_valid(into))
+    return set_values(table, "merged_into", rows, into.take(pa.array(rows, pa.int64())).to_pylist())
+
+
+def _stationary(table: pa.Table) -> list[int]:
+    """Return the pending rows that are not published with another sample's image."""
+    return pending_rows(table, pc.is_null(table.column("merged_into")))
+
+
+def reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
+    """Reject, in the name of `step`, the pending rows of some samples, but what goes to another image."""
+    rows = _stationary(table)
+    return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
+
+
+def reject_repeated_captions(table: pa.Table, *, step: str) -> pa.Table:
+    """Reject, in the name of `step`, captions that an earlier one of the same image says already."""
+    rows = _stationary(table)
+    verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
+    return reject(table, rows, verdicts, step=step)

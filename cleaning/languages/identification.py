@@ -1,4 +1,4 @@
-"""Which language a caption is in, by engines chosen by name, and whether that is surely not the one it should be in.
+"""Which language a text is in, by engines chosen by name, and whether that is surely not the one it should be in.
 
 A caption is dropped only if all of this holds: it has enough letters; the expected language has less than
 `min_probability`; and one other language at least `min_other_probability`. A language that is easily mistaken for the
@@ -8,8 +8,10 @@ when right, wants 0.1, 0.99 and 20 letters.
 """
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from types import MappingProxyType
 
 from cleaning.languages.engines import (
@@ -58,6 +60,12 @@ class Candidates:
     languages: frozenset[str]
 
 
+@functools.lru_cache(maxsize=64)
+def _weights(candidates: Candidates) -> Mapping[str, float]:
+    """Return how much likelier than the engines, who are not told, would have it each candidate is."""
+    return MappingProxyType({**dict.fromkeys(candidates.languages, 1.0), candidates.expected: _EXPECTED_WEIGHT})
+
+
 def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[Mapping[str, float]]:
     """Ask the fast engine, and lingua beside it wherever that is not sure.
 
@@ -76,24 +84,14 @@ def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[
     return found
 
 
-def restricted_probabilities(texts: Sequence[str], candidates: Candidates) -> list[Mapping[str, float]]:
-    """The fast engine's probabilities alone, weighted by what languages are to be expected."""
-    return [_weighted(fast_probabilities(text), candidates) for text in texts]
-
-
 def is_sure(text: str, probabilities: Mapping[str, float], expected: str) -> bool:
-    """Whether the fast engine's weighted probabilities of a text are left as they are; nothing found is left, too."""
+    """Tell if the fast engine's weighted probabilities of a text are left as they are; nothing found is left, too."""
     if not probabilities:
         return True
     num_letters, share = count_letters(text), probabilities.get(expected, 0.0)
     if share > _HARDLY_EXPECTED:
         return share >= _SURE_EXPECTED and num_letters >= _SURE_LETTERS
     return max(probabilities.values()) >= _SURE_OTHER and num_letters >= _SURE_OTHER_LETTERS
-
-
-def cascade_languages() -> frozenset[str]:
-    """Languages that the fast engine knows or lingua does."""
-    return fast_languages() | lingua_languages()
 
 
 def _weighted(probabilities: Mapping[str, float], candidates: Candidates) -> Mapping[str, float]:
@@ -103,16 +101,10 @@ def _weighted(probabilities: Mapping[str, float], candidates: Candidates) -> Map
     return {language: value / total for language, value in weighted.items()}
 
 
-@functools.lru_cache(maxsize=64)
-def _weights(candidates: Candidates) -> Mapping[str, float]:
-    """Of the languages that are to be expected."""
-    return MappingProxyType({**dict.fromkeys(candidates.languages, 1.0), candidates.expected: _EXPECTED_WEIGHT})
-
-
 def _refined(
     weighted: Mapping[str, float], raw: Mapping[str, float], opinion: Mapping[str, float], candidates: Candidates
 ) -> Mapping[str, float]:
-    """What falls on candidates that lingua knows, shared out among them by both; the rest is the fast engine's."""
+    """Share out what falls on candidates that lingua knows among them by both; the rest is the fast engine's."""
     known = sorted(candidates.languages & lingua_languages())
     share = sum(weighted.get(language, 0.0) for language in known)
     if not opinion or not share:
@@ -144,31 +136,21 @@ class LanguageVerdict:
     margin: float | None
 
 
+NOTHING_FOUND = LanguageVerdict(None, None, None)
 Identifier = Callable[[Sequence[str]], list[LanguageVerdict]]
 
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    judge: Callable[[Sequence[str], Candidates], list[Mapping[str, float]]]
-    languages: Callable[[], frozenset[str]]
-
-
-ENGINES = {
-    "cascade": _Engine(cascade_probabilities, cascade_languages),
-    "fast": _Engine(restricted_probabilities, fast_languages),
-    "lingua": _Engine(
-        lambda texts, candidates: lingua_probabilities(texts, candidates.languages),
-        lingua_languages,
-    ),
-    "langdetect": _Engine(
-        lambda texts, candidates: [langdetect_probabilities(text) for text in texts],
-        langdetect_languages,
-    ),
+Judge = Callable[[Sequence[str], Candidates], list[Mapping[str, float]]]
+# By name, what gives the probabilities of languages, and which languages it knows.
+ENGINES: dict[str, tuple[Judge, Callable[[], frozenset[str]]]] = {
+    "cascade": (cascade_probabilities, lambda: fast_languages() | lingua_languages()),
+    "fast": (lambda texts, near: [_weighted(fast_probabilities(text), near) for text in texts], fast_languages),
+    "lingua": (lambda texts, near: lingua_probabilities(texts, near.languages), lingua_languages),
+    "langdetect": (lambda texts, near: [langdetect_probabilities(text) for text in texts], langdetect_languages),
 }
 
 
 def language_identifier(expected: str, *, candidates: Collection[str] = (), engine: str = "cascade") -> Identifier:
-    """What tells the languages of texts that should be in `expected`: one verdict a text, in their order.
+    """Return what tells the languages of texts that should be in `expected`: one verdict a text, in their order.
 
     A verdict depends on nothing but the text and these arguments. Models are loaded at the first text, from installed
     packages; nothing is ever asked of a network.
@@ -185,41 +167,31 @@ def language_identifier(expected: str, *, candidates: Collection[str] = (), engi
     """
     if engine not in ENGINES:
         raise SettingsError(f"no engine {engine!r} tells languages: use one of {', '.join(ENGINES)}")
-    _require_known(expected, engine)
+    if canonical_code(expected) not in ENGINES[engine][1]():
+        able = [name for name, (_, known) in ENGINES.items() if canonical_code(expected) in known()]
+        advice = f"use {' or '.join(able)}" if able else "no engine does"
+        raise SettingsError(f"the engine {engine!r} does not know the language {expected!r}; {advice}")
     for candidate in candidates:
         if candidate not in (known := detectable_languages()):
             raise SettingsError(f"no engine tells the language {candidate!r}; known are {', '.join(known)}")
     language = canonical_code(expected)
     chosen = Candidates(language, frozenset(map(canonical_code, (*candidates, *COMMON_LANGUAGES, language))))
-    return functools.partial(_identify, judge=ENGINES[engine].judge, candidates=chosen)
+    judge = ENGINES[engine][0]
 
+    def identify(texts: Sequence[str]) -> list[LanguageVerdict]:
+        # Captions repeat ("a photo of"): each is judged once.
+        different = [text for text in dict.fromkeys(texts) if any(map(str.isalpha, text))]
+        probabilities = judge([text[:_MAX_CHARS] for text in different], chosen)
+        pairs = zip(different, probabilities, strict=True)
+        verdicts = {text: _verdict(found, language) for text, found in pairs}
+        return [verdicts.get(text, NOTHING_FOUND) for text in texts]
 
-def _require_known(expected: str, engine: str) -> None:
-    if canonical_code(expected) in ENGINES[engine].languages():
-        return
-    able = [name for name, other in ENGINES.items() if canonical_code(expected) in other.languages()]
-    advice = f"use {' or '.join(able)}" if able else "no engine does"
-    raise SettingsError(f"the engine {engine!r} does not know the language {expected!r}; {advice}")
-
-
-def _identify(
-    texts: Sequence[str],
-    *,
-    judge: Callable[[Sequence[str], Candidates], list[Mapping[str, float]]],
-    candidates: Candidates,
-) -> list[LanguageVerdict]:
-    # Captions repeat ("a photo of"): each is judged once.
-    different = [text for text in dict.fromkeys(texts) if any(map(str.isalpha, text))]
-    probabilities = judge([text[:_MAX_CHARS] for text in different], candidates)
-    pairs = zip(different, probabilities, strict=True)
-    verdicts = {text: _verdict(found, candidates.expected) for text, found in pairs}
-    nothing = LanguageVerdict(None, None, None)
-    return [verdicts.get(text, nothing) for text in texts]
+    return identify
 
 
 def _verdict(probabilities: Mapping[str, float], expected: str) -> LanguageVerdict:
     if not probabilities:
-        return LanguageVerdict(None, None, None)
+        return NOTHING_FOUND
     most = max(probabilities.values())
     # Only what may be the most when rounded is; a tie goes to the first by code, whatever the order is.
     near = [(-round(value, _DECIMALS), code) for code, value in probabilities.items() if value > most - _TIE]
@@ -236,7 +208,7 @@ def wrong_language(
     confusions: Collection[str] = (),
     min_probability: float = 0.1,
     min_other_probability: float = 0.5,
-    min_letters: int = 15,
+    min_letters: float = 15,
 ) -> list[Drop | None]:
     """Drop the texts whose verdicts say that they are surely not in the language that the verdicts are about.
 
@@ -271,38 +243,20 @@ def wrong_language(
 
 
 def caption_language(
-    expected: str,
-    *,
-    confusions: Collection[str] = (),
-    engine: str = "cascade",
-    min_probability: float = 0.1,
-    min_other_probability: float = 0.5,
-    min_letters: int = 15,
+    expected: str, *, confusions: Collection[str] = (), engine: str = "cascade", **limits: float
 ) -> Check:
     """Drop captions that are surely in another language than `expected`: `wrong_language` of what the engine finds.
 
     Raises SettingsError as `language_identifier` does, of which the `confusions` are the candidates.
     """
     identify = language_identifier(expected, candidates=confusions, engine=engine)
-
-    def check(texts: Sequence[str]) -> list[Drop | None]:
-        return wrong_language(
-            identify(texts),
-            texts,
-            confusions=confusions,
-            min_probability=min_probability,
-            min_other_probability=min_other_probability,
-            min_letters=min_letters,
-        )
-
-    return check
+    return lambda texts: wrong_language(identify(texts), texts, confusions=confusions, **limits)
 
 
 @functools.cache
 def detectable_languages(engine: str | None = None) -> tuple[str, ...]:
-    """Codes of the languages that an engine of `ENGINES`, or any of them, can tell; sorted, and by all their names."""
-    engines = ENGINES.values() if engine is None else [ENGINES[engine]]
-    known = frozenset().union(*(each.languages() for each in engines))
+    """Return the codes of languages that an engine of `ENGINES`, or any, can tell: all that they have, sorted."""
+    known = frozenset().union(*(ENGINES[name][1]() for name in ENGINES if engine in (None, name)))
     return tuple(sorted(known | other_names(known)))
 
 
@@ -310,3 +264,101 @@ def detectable_code(pack: LanguagePack, engine: str | None = None) -> str | None
     """Return the language's code, or None where the engine, or any of them, does not know it."""
     code = pack.langdetect or pack.code
     return code if code in detectable_languages(engine) else None
+
+
+# So many say of a set of any size what most of its texts are in, within a few hundredths.
+_MOST_TEXTS = 1000
+# Most captions have enough to be judged alone. Shorter texts are put together: of ImageNet's English names, one by one,
+# a tenth are surely not Italian, and three quarters of pieces so long; of the Italian ones, nothing is.
+_LETTERS_ALONE, _LETTERS_TOGETHER = 25, 45
+_LETTERS_TO_TELL = 15  # the cleaning rule's
+# Without lingua, which takes seconds to load and is better where texts are short only.
+_ENGINES_FOR_MANY = ("fast", "cascade")
+# Of texts that are in the language, fewer than one in a hundred look as if they were not.
+_WORTH_TELLING = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherLanguages:
+    """Which texts look like another language than they should be in.
+
+    Args:
+        shares: of the texts that surely do, by that language's code, the largest first.
+        num_judged: texts with letters enough to tell, among those that were looked at; None: no identifier knows the
+            language.
+    """
+
+    shares: Mapping[str, float]
+    num_judged: int | None
+
+    @property
+    def share(self) -> float:
+        """Share of the texts that surely look like any other language."""
+        return sum(self.shares.values())
+
+    def notes(self, what: str, expected: str) -> Iterator[str]:
+        """Say what is worth telling of it, if anything.
+
+        Args:
+            what: the texts are, such as "captions".
+            expected: code of the language that they should be in.
+        """
+        if self.num_judged is None:
+            yield f"whether the {what} are in {expected} is not known: no identifier of languages knows it"
+        elif not self.num_judged:
+            yield f"whether the {what} are in {expected} cannot be told: they have too few letters"
+        elif self.share >= _WORTH_TELLING:
+            told = ", ".join(f"{code} {_percent(part)}" for code, part in list(self.shares.items())[:3])
+            looked_at = f"of {self.num_judged:,} {what} that were looked at, {_percent(self.share)} look like another"
+            meaning = f": these are hardly scores in {expected}" if self.share > 1 / 2 else ""
+            yield f"{looked_at} language than {expected} ({told}){meaning}"
+
+
+def other_languages(texts: Sequence[str], pack: LanguagePack) -> OtherLanguages:
+    """Look for texts in another language than the pack's: captions or class names of any length, judged together.
+
+    Of many texts, at a fixed sample.
+    """
+    engine = next((name for name in _ENGINES_FOR_MANY if detectable_code(pack, name) is not None), None)
+    code = detectable_code(pack, engine)
+    if engine is None or code is None:
+        return OtherLanguages(shares={}, num_judged=None)
+    candidates = set(pack.confusions).intersection(detectable_languages())
+    identify = language_identifier(code, candidates=candidates, engine=engine)
+    if len(texts) > _MOST_TEXTS:  # every tenth might all be of one language of two
+        texts = [texts[place] for place in Random(0).sample(range(len(texts)), _MOST_TEXTS)]
+    pieces = list(_pieces(texts))
+    joined = [text for text, _ in pieces]
+    verdicts = identify(joined)
+    drops = wrong_language(verdicts, joined, confusions=pack.confusions, min_letters=_LETTERS_TO_TELL)
+    others: Counter[str] = Counter()
+    num_judged = 0
+    for (text, count), verdict, drop in zip(pieces, verdicts, drops, strict=True):
+        if verdict.language is not None and count_letters(text) >= _LETTERS_TO_TELL:
+            num_judged += count
+        if drop is not None:
+            others[str(verdict.language)] += count
+    shares = {other: round(count / num_judged, 4) for other, count in others.most_common()}
+    return OtherLanguages(shares=shares, num_judged=num_judged)
+
+
+def _pieces(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield long texts one by one, short ones put together, and how many texts each piece is made of."""
+    held: list[str] = []
+    num_letters = 0
+    for text in texts:
+        own = count_letters(text)
+        if own >= _LETTERS_ALONE:
+            yield text, 1
+            continue
+        held.append(text)
+        num_letters += own
+        if num_letters >= _LETTERS_TOGETHER:
+            yield " ".join(held), len(held)
+            held, num_letters = [], 0
+    if held:
+        yield " ".join(held), len(held)
+
+
+def _percent(share: float) -> str:
+    return f"{int(round(100 * share, 2))} %"

@@ -1,4 +1,4 @@
-"""Transforms that mend a caption's characters and never its meaning.
+"""Transforms that mend a caption's characters and never its meaning: mojibake, controls, markup, white space.
 
 Composed by `clean_text`, they are idempotent. What is left alone on purpose: curly and angled quotes (in German, French
 and Chinese they are the right ones), full-width letters and punctuation (ftfy would put ASCII into Chinese and
@@ -13,8 +13,13 @@ from html.entities import html5
 from itertools import groupby, islice
 from typing import Final
 
+import ftfy
+import pyarrow as pa
+import pyarrow.compute as pc
+from ftfy.badness import MOJIBAKE_CATEGORIES, is_bad
+from ftfy.chardata import LIGATURES
+
 from cleaning.checks.captions import CleanConfig
-from cleaning.text.mojibake import encoding_rewrite
 from cleaning.text.suffixes import SUFFIX_MARKS, without_suffixes
 from data_catalog.stages import Transform
 
@@ -41,7 +46,18 @@ def clean_text(config: CleanConfig) -> Transform:
     They are repeated until nothing changes: what one lays bare another removes. With `strip_suffixes`, labels go last
     (`cleaning.text.suffixes`). Most captions need nothing, seen at a glance.
     """
-    rules = _rules(config)
+    rules: list[Rewrite] = [encoding_rewrite()] if config.fix_encoding else []
+    rules.append(strip_controls)
+    if config.strip_markup:
+        rules.append(remove_markup)
+    rules.append(normalise_unicode)
+    if config.straighten_apostrophes:
+        rules.append(straighten_apostrophes)
+    rules.append(collapse_whitespace)
+    if config.strip_suffixes:
+        rules.append(without_suffixes)
+    # The rows that rules may change: those with other than plain characters, spare spaces or marks of a suffix.
+    needs_a_look = f"[^{_PLAIN}]|{_SPARE_SPACE}|^ | $" + (f"|(?i:{SUFFIX_MARKS})" if config.strip_suffixes else "")
 
     def clean(text: str) -> str:
         if _is_plain(text) and _SPARE_SPACE not in text:
@@ -57,37 +73,17 @@ def clean_text(config: CleanConfig) -> Transform:
 
     def transform(texts: Sequence[str]) -> list[str]:
         cleaned = list(texts)
-        for row in _rows_to_look_at(texts, strip_suffixes=config.strip_suffixes):
+        try:
+            column = pa.array(texts, pa.large_string())
+        except UnicodeEncodeError:  # lone surrogates, which Arrow cannot hold and the rules remove
+            rows: Sequence[int] = range(len(texts))
+        else:
+            rows = pc.indices_nonzero(pc.match_substring_regex(column, needs_a_look)).to_pylist()
+        for row in rows:
             cleaned[row] = clean(cleaned[row])
         return cleaned
 
     return transform
-
-
-def _rows_to_look_at(texts: Sequence[str], *, strip_suffixes: bool) -> Sequence[int]:
-    """The rows that rules may change: those with other than plain characters, spare spaces or marks of a suffix."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    pattern = f"[^{_PLAIN}]|{_SPARE_SPACE}|^ | $" + (f"|(?i:{SUFFIX_MARKS})" if strip_suffixes else "")
-    try:
-        column = pa.array(texts, pa.large_string())
-    except UnicodeEncodeError:  # lone surrogates, which Arrow cannot hold and the rules remove
-        return range(len(texts))
-    rows: list[int] = pc.indices_nonzero(pc.match_substring_regex(column, pattern)).to_pylist()
-    return rows
-
-
-def _rules(config: CleanConfig) -> list[Rewrite]:
-    rules: list[Rewrite] = [encoding_rewrite()] if config.fix_encoding else []
-    rules.append(strip_controls)
-    if config.strip_markup:
-        rules.append(remove_markup)
-    rules.append(normalise_unicode)
-    if config.straighten_apostrophes:
-        rules.append(straighten_apostrophes)
-    rules.append(collapse_whitespace)
-    return [*rules, without_suffixes] if config.strip_suffixes else rules
 
 
 # Keyboards and PDF files write "είµαι" with the sign of "5 µm", which looks the same; only NFKC would make them one.
@@ -202,13 +198,82 @@ def remove_markup(text: str) -> str:
     """
     if "<" not in text and "&" not in text:
         return text
-    text = _ENTITY.sub(_resolve, text)
+    text = _ENTITY.sub(
+        lambda match: html.unescape(f"&{match[1]}") if match[1].startswith("#") or match[1] in html5 else match[0], text
+    )
     text = _CODE.sub(" ", _COMMENT.sub(" ", text))
     return _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
 
 
-def _resolve(match: re.Match[str]) -> str:
-    entity = match.group(1)
-    if entity.startswith("#") or entity in html5:
-        return html.unescape(f"&{entity}")
-    return match.group(0)
+# Those of ftfy's categories of which its pattern of bad sequences needs a character, and four characters by themselves.
+_TELLTALE_CATEGORIES: Final = (
+    "c1",
+    "bad",
+    "law",
+    "currency",
+    "start_punctuation",
+    "end_punctuation",
+    "numeric",
+    "upper_accented",
+    "box",
+)
+_TELLTALE_LETTERS: Final = "œÙЂ°"
+_SURROGATES: Final = "\ud800-\udfff"
+# No alternative of ftfy's pattern is longer, so that each match lies within so many characters of each of its own.
+_REACH: Final = 7
+# ftfy cuts longer texts at any place, and a cut is the start of a text to its pattern.
+_MAX_UNCUT: Final = 1_000_000
+
+
+def telltales() -> str:
+    """Return the inside of a character class: each match of `ftfy.badness.BADNESS_RE` holds one of these characters."""
+    return "".join(map(MOJIBAKE_CATEGORIES.__getitem__, _TELLTALE_CATEGORIES)) + _TELLTALE_LETTERS
+
+
+def ftfy_settings() -> ftfy.TextFixerConfig:
+    """Return what ftfy does here: mojibake, Latin ligatures and surrogates, and nothing of what other rules see to."""
+    return ftfy.TextFixerConfig(
+        unescape_html=False,  # ours knows where "<" is no tag
+        remove_terminal_escapes=False,  # ours: the guard would skip them
+        fix_character_width=False,  # "，！" is right in Chinese and Japanese
+        uncurl_quotes=False,  # “ ” are right in most languages
+        fix_line_breaks=False,  # white space is collapsed anyway
+        remove_control_chars=False,  # ours removes more
+        normalization=None,
+        explain=False,
+    )
+
+
+def encoding_rewrite() -> Callable[[str], str]:
+    """Return what undoes mojibake ("perchÃ©"), splits Latin ligatures ("ﬁ") and joins surrogate pairs.
+
+    It is `ftfy.fix_text` with `ftfy_settings`, many times faster where it has nothing to do.
+
+    With these settings ftfy changes a text only if a line of it, newline included, holds mojibake by `ftfy.badness`,
+    a C1 control (which is mojibake by that), a Latin ligature or a surrogate. Its pattern for mojibake has 37
+    alternatives; every one of them needs a character of `telltales`, and none is longer than seven characters. So a
+    text without telltales, ligatures and surrogates stays as it is, and in any other it is enough to look at what is
+    seven characters around them. What looks bad there may be good in its line; ftfy itself decides then. The start of
+    a line is the only other thing that the pattern asks for: where a line break is near, ftfy decides as well.
+    """
+    ligatures = "".join(map(chr, LIGATURES))
+    telltale = re.compile(f"[{telltales()}{ligatures}{_SURROGATES}]+")
+    changed_anyway = re.compile(f"[{ligatures}{_SURROGATES}\n]")
+    settings = ftfy_settings()
+
+    def suspicious(text: str, first: re.Match[str]) -> bool:
+        for match in telltale.finditer(text, first.start()):
+            nearby = text[max(0, match.start() - _REACH) : match.end() + _REACH]
+            if changed_anyway.search(nearby) or is_bad(nearby):
+                return True
+        return len(text) > _MAX_UNCUT
+
+    def rewrite(text: str) -> str:
+        if text.isascii():
+            return text
+        first = telltale.search(text)
+        if first is None or not suspicious(text, first):
+            return text
+        return ftfy.fix_text(text, settings)
+
+    return rewrite

@@ -1,4 +1,4 @@
-"""What stock sites, agencies and Wikipedia hang on captions, taken off; what is seen stays, word for word.
+"""What stock sites, agencies and Wikipedia hang on captions, and credits: taken off; what is seen stays, word for word.
 
 | caption | becomes |
 |---|---|
@@ -29,23 +29,78 @@
 The rows in small letters but for the last of them are of Conceptual Captions, where names are "person" and numbers are
 cut off. When in doubt a label stays: it costs less than a word. A text of which nothing would be left stays whole, for
 `cleaning.checks.boilerplate` to judge.
+
+Credits say who made a picture, in seven languages, and are told from what the picture shows:
+
+| after the caption, or in its place | |
+|---|---|
+| Photo by José Núñez | a credit |
+| © 2010 John Smith | a credit |
+| (c) 2010 John Smith | a credit |
+| (c) Getty Images | a credit |
+| Photo credit: John Smith | a credit |
+| Foto: Max Mustermann/dpa | a credit |
+| Source: Wikimedia Commons | a credit |
+| Photo: Bundesarchiv, Bild 183-1990 | a credit |
+| Foto: Schloss Neuschwanstein | none: only an agency tells it from what is seen, and so with "Foto: Max Mustermann" |
+| (c) Root | none: "(a) Leaf, (b) Stem, (c) Root" |
+| Photo by 田中 | none: where letters have no case, names look like all other words |
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from cleaning.text.credits import AGENCY, CREDIT_OPENING, STOCK_SITE, is_agency_credit, is_credit
+# Patterns that Python's `re` and Arrow's RE2 read alike, to be matched in any case.
+STOCK_SITE: Final = (
+    r"(?:getty images|istock(?:photo)?|shutterstock|adobe stock|alamy|dreamstime(?:\.com)?|depositphotos|123rf|fotolia|"
+    r"bigstock(?:photo)?|can stock photo)"
+)
+# Sites that captions speak of, too: "Social icons: Facebook, Twitter, Flickr".
+KNOWN_SITE: Final = (
+    r"(?:wikimedia commons|flickr|"
+    r"wikipedia(?:, (?:the free encyclopedia|l'enciclopedia libera|la enciclopedia libre|die freie enzyklopädie))?)"
+)
+AGENCY: Final = rf"(?:{STOCK_SITE}|{KNOWN_SITE})"
+_NEWS_AGENCY: Final = (
+    r"(?:dpa|afp|ap(?: photo)?|epa|ansa|efe|lusa|reuters|picture[ -]alliance|imago(?: images)?|bundesarchiv|nasa|"
+    r"(?:the )?library of congress)"
+)
+
+_PHOTO: Final = r"(?:(?:ap )?photos?|photograph(?:s|y|ed)?|foto(?:grafi[ae]|grafía|s)?)"
+# What stands before makers alone; "Picture:" and "Source:" stand before titles as well.
+_CREDIT_WORD: Final = (
+    r"(?:photographer|fotograf|fotògraf|(?:photo )?credits?|crédits?(?: photo)?|crédito(?: d[ea] foto(?:grafía)?)?|"
+    r"bild(?:quelle|nachweis)|courtesy|copyright|cortesia|cortesía)"
+)
+_PICTURE: Final = rf"(?:{_PHOTO}|picture|image|pic|bild|quelle|fuente|fonte|font|source)"
+# Prepositions that say by whom and cannot say of what, as "di", "de" and "von" can.
+_MADE_BY: Final = (
+    r"(?:(?:taken |shot |made )?by|par|por|courtesy of(?: the)?|prise par|scattat[ao] da|realizzat[ao] da|"
+    r"tomada por|tirada por|hecha por|feta per|presa per|aufgenommen von)"
+)
+# "Photo by", "Foto: ©", "Photo courtesy of", "Photo credit:", "© 2010".
+_MAKER_OPENING: Final = (
+    rf"(?:{_PICTURE} ?: ?(?:{_MADE_BY} |(?:©|\(c\)) ?)|{_CREDIT_WORD} ?: ?(?:{_MADE_BY} )?|{_PHOTO} {_MADE_BY} ?:? |"
+    rf"(?:{_PHOTO}|copyright) ?\(c\) ?|(?:(?:{_PHOTO}|copyright) ?)?© ?|(?:photographed by|fotografiert von) )"
+    r"(?:\d{4} ?,? ?)?"
+)
+# What stands before the name anywhere. Of the last two, only the name tells whether it is a credit.
+CREDIT_OPENING: Final = rf"(?:{_MAKER_OPENING}|\(c\) ?\d{{4}} ?,? ?|(?P<picture>{_PICTURE} ?: ?)|(?P<c>\(c\) ?))"
+# What stands before the name where nothing else does.
+WHOLE_CREDIT_OPENING: Final = (
+    rf"(?:{CREDIT_OPENING}|(?:{_PICTURE}|{_CREDIT_WORD}) {_MADE_BY} |(?:courtesy|credit) (?:of|to) (?:the )?)"
+)
 
 # A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
 _JOIN: Final = r"(?: ?- ?| )?"
 _FREE: Final = rf"(?:royalty{_JOIN}free|free|premium|lizenzfreie[srn]?)"
-_PICTURE: Final = (
+_STOCK_PICTURE: Final = (
     r"(?:photos?|photograph(?:s|y)?|pictures?|images?|vectors?|vector art|illustrations?|clip ?arts?|videos?|"
     r"footage(?: video)?|graphics?|icons?)"
 )
 _STOCK: Final = (
-    rf"(?:(?:{_FREE} ){{0,3}}stock{_JOIN}{_PICTURE}|royalty{_JOIN}free(?: {_PICTURE})?|"
+    rf"(?:(?:{_FREE} ){{0,3}}stock{_JOIN}{_STOCK_PICTURE}|royalty{_JOIN}free(?: {_STOCK_PICTURE})?|"
     r"foto(?:s|grafie)? (?:de )?stock|immagin[ei] stock|foto de archivo|imagen(?:es)? de stock|"
     r"(?:photos?|image) libres? de droits|imagen libre de derechos|stock-?(?:fotos?|bild(?:er)?))"
 )
@@ -66,7 +121,7 @@ _SITE_AFTER_COMMA = re.compile(rf" ?[,:] {STOCK_SITE}{_NUMBER}\Z", _ANY_CASE)
 # With nothing before it only what can hardly be part of a sentence.
 _LOOSE_LABEL = re.compile(
     rf" (?:(?:{_FREE} ){{0,3}}stock (?:(?:photo|image|vector|illustration)(?P<plural>s)?|footage(?: video)?)|"
-    rf"royalty - free|royalty{_JOIN}free stock {_PICTURE}){_NUMBER}\Z",
+    rf"royalty - free|royalty{_JOIN}free stock {_STOCK_PICTURE}){_NUMBER}\Z",
     _ANY_CASE,
 )
 _LOOSE_CREDIT = re.compile(r" photo(?:graph)? by person\Z", _ANY_CASE)
@@ -141,27 +196,45 @@ def without_suffixes(text: str) -> str:
     first_letter: int | None = None  # where the first word of what is left begins, once that is asked for
     while True:
         for cut in _cuts(text, max(begin, end - _TAIL_CHARS), end):
-            first_letter = _next_letter(text, begin) if first_letter is None else first_letter
+            if first_letter is None:
+                word = _WORD.search(text, begin)
+                first_letter = word.start() if word else len(text)
             if first_letter < cut:
-                end = _without_loose_ends(text, first_letter, cut)
+                end = cut
+                while end > first_letter and text[end - 1] in _LOOSE_ENDS:
+                    end -= 1
                 break
         else:
-            after_head = _after_head(text, begin, end)
-            if after_head is None:
+            # A label in front, of a text that is something without it.
+            has_head = "stock" in text[begin : begin + _HEAD_CHARS].lower()
+            head = _HEAD.match(text, begin, end) if has_head else None
+            if head is None or not _WORD.search(text, head.end(), end):
                 return text[begin:end]
-            begin, first_letter = after_head, None
+            begin, first_letter = head.end(), None
 
 
 def _cuts(text: str, start: int, end: int) -> Iterator[int]:
-    """Where the last label or credit may begin, as different rules see it."""
+    """Yield where the last label or credit may begin, as different rules see it."""
     tail = text[start:end].lower()
     if _has_one(_LABEL_MARKS, tail):
-        yield from _labelled(text, start, end)
+        if match := _LABEL.search(text, start, end) or _PHOTO_LABEL.search(text, start, end):
+            yield _cut(match)
+        if match := _SITE_AFTER_COMMA.search(text, start, end):
+            before = _words(text, start, match.start())
+            if _SIGNS.isdisjoint(before) and _OPENING.isdisjoint(before[-1:]):
+                yield match.start()
         yield from _loose(text, start, end)
     if _has_one(_CREDIT_MARKS, tail):
-        yield from _credited(text, start, end)
+        match = _CREDIT.search(text, start, end)
+        if match and is_credit(match) and not _is_lettered(match):
+            yield _cut(match)
     if tail.endswith((")", "]")):
-        yield from _bracketed(text, start, end)
+        match = _BRACKETED_CREDIT.search(text, start, end)
+        if match and is_credit(match) and not _is_lettered(match):
+            yield match.start()
+        match = _BRACKETED_AGENCY.search(text, start, end)
+        if match and is_agency_credit(match.group("makers")):
+            yield match.start()
 
 
 def _has_one(marks: Sequence[str], lowered: str) -> bool:
@@ -171,64 +244,20 @@ def _has_one(marks: Sequence[str], lowered: str) -> bool:
     return False
 
 
-def _next_letter(text: str, begin: int) -> int:
-    word = _WORD.search(text, begin)
-    return word.start() if word else len(text)
-
-
-def _without_loose_ends(text: str, begin: int, end: int) -> int:
-    while end > begin and text[end - 1] in _LOOSE_ENDS:
-        end -= 1
-    return end
-
-
-def _after_head(text: str, begin: int, end: int) -> int | None:
-    """Where the text begins without the label in front of it, if it has one and is something without it."""
-    if "stock" not in text[begin : begin + _HEAD_CHARS].lower():
-        return None
-    head = _HEAD.match(text, begin, end)
-    return head.end() if head and _WORD.search(text, head.end(), end) else None
-
-
-def _labelled(text: str, start: int, end: int) -> Iterator[int]:
-    match = _LABEL.search(text, start, end) or _PHOTO_LABEL.search(text, start, end)
-    if match:
-        yield _cut(match)
-    match = _SITE_AFTER_COMMA.search(text, start, end)
-    if match:
-        before = _words(text, start, match.start())
-        if _SIGNS.isdisjoint(before) and _OPENING.isdisjoint(before[-1:]):
-            yield match.start()
-
-
-def _bracketed(text: str, start: int, end: int) -> Iterator[int]:
-    match = _BRACKETED_CREDIT.search(text, start, end)
-    if match and is_credit(match) and not _is_lettered(match):
-        yield match.start()
-    match = _BRACKETED_AGENCY.search(text, start, end)
-    if match and is_agency_credit(match.group("makers")):
-        yield match.start()
-
-
-def _credited(text: str, start: int, end: int) -> Iterator[int]:
-    match = _CREDIT.search(text, start, end)
-    if match and is_credit(match) and not _is_lettered(match):
-        yield _cut(match)
-
-
 def _is_lettered(match: re.Match[str]) -> bool:
-    """Whether a "(c)" is the third of its kind."""
+    """Tell if a "(c)" is the third of its kind."""
     before = max(0, match.start() - _LETTERED_CHARS)
     return "(c)" in match.group().lower() and _LETTERED.search(match.string, before, match.start()) is not None
 
 
 def _loose(text: str, start: int, end: int) -> Iterator[int]:
-    """Where a label begins that nothing sets off, in a text long enough to go without it."""
+    """Yield where a label begins that nothing sets off, in a text long enough to go without it."""
     match = _LOOSE_LABEL.search(text, start, end) or _LOOSE_CREDIT.search(text, start, end)
     if match is None:
         return
     before = _words(text, start, match.start())
-    if len(before) < _FEWEST_WORDS_BEFORE or before[-1] in _BINDING or _speaks_of_trade(before):
+    speaks_of_trade = not _TRADE_VERBS.isdisjoint(before) or len(_TRADE.intersection(before)) >= _FEWEST_TRADE_WORDS
+    if len(before) < _FEWEST_WORDS_BEFORE or before[-1] in _BINDING or speaks_of_trade:
         return
     is_plural = bool(match.groupdict().get("plural"))
     if not (is_plural and not _BINDING_PLURALS.isdisjoint(before[-2:])):
@@ -239,10 +268,57 @@ def _words(text: str, start: int, end: int) -> list[str]:
     return [word.strip(_AROUND_WORDS).casefold() for word in _WORD.findall(text, start, end)]
 
 
-def _speaks_of_trade(words: list[str]) -> bool:
-    return not _TRADE_VERBS.isdisjoint(words) or len(_TRADE.intersection(words)) >= _FEWEST_TRADE_WORDS
-
-
 def _cut(match: re.Match[str]) -> int:
-    """The end of what stays: full stops, question and exclamation marks do, other separators do not."""
+    """Return the end of what stays: full stops, question and exclamation marks do, other separators do not."""
     return match.start() + (match.group()[:1] in (".", "!", "?"))
+
+
+# CC3M writes "person" for every name, and agencies write themselves in small letters.
+_SMALL_NAMES: Final = frozenset(("person", "dpa", "afp", "ap", "epa", "ansa", "efe", "lusa", "me"))
+_PARTICLE_WORDS: Final = """
+and und et e y i de di da do dos das del della dei van von der den ter la le el al bin ibn für pour per for the of via
+"""
+_PARTICLES: Final = frozenset(_PARTICLE_WORDS.split())
+_ARTICLES: Final = frozenset(
+    ("a", "an", "un", "una", "uno", "une", "ein", "eine", "um", "uma", "il", "lo", "gli", "the")
+)
+_MAX_NAME_WORDS = 8
+_NAME_WORD = re.compile(r"[^\s/,|()]+")
+# The number of the picture there: ", Bild 183-1990", ", LC-USZ62-13459".
+_PICTURE_NUMBER: Final = r", (?:(?:bild|image|photo|foto|nr\.?|no\.?) )?#?(?=[\w.-]{0,39}\d)[a-z\d][\w.-]{0,39}"
+_is_agency = re.compile(rf"(?:{AGENCY}|{_NEWS_AGENCY})(?:{_PICTURE_NUMBER})?", re.IGNORECASE).fullmatch
+_BETWEEN_MAKERS = re.compile(r" ?[/|©] ?| via ", re.IGNORECASE)
+
+
+def is_credit(match: re.Match[str]) -> bool:
+    """Tell if what was found by one of the openings above, and a group `name` after it, says who made the picture."""
+    name = match.group("name")
+    if match.group("picture") or match.group("c"):
+        return is_agency_credit(name)
+    return is_name(name)
+
+
+def is_agency_credit(text: str) -> bool:
+    """Tell if a text is an agency, beside names at most: "dpa", "Art Wolfe/Getty Images"; no "Founder of Wikipedia"."""
+    makers = [maker for maker in _BETWEEN_MAKERS.split(text.strip(" .")) if maker]
+    agencies = [maker for maker in makers if _is_agency(maker)]
+    return bool(agencies) and all(maker in agencies or is_name(maker) for maker in makers)
+
+
+def is_name(text: str) -> bool:
+    """Tell if a text reads as the names of people and agencies: up to eight words, each with a capital or known.
+
+    "John Smith/AFP", "dpa" and "person" are; "a cat on a roof", "they run", "犬" and "" are not.
+    """
+    words: list[str] = []
+    for match in _NAME_WORD.finditer(text):
+        words.append(match.group().strip(".-–—&©"))
+        if len(words) > _MAX_NAME_WORDS:
+            return False
+    words = [word for word in words if word]
+    if not words or words[0].casefold() in _ARTICLES:
+        return False
+    named = [word[0].isupper() or word in _SMALL_NAMES or "." in word for word in words]
+    return any(named) and all(
+        own or word in _PARTICLES or word[0].isdigit() for own, word in zip(named, words, strict=True)
+    )

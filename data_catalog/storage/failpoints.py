@@ -47,7 +47,7 @@ REGISTRY = {
     "attempt.after_record": "an attempt has begun, or is noted as ended",
     "work.after_rename": "a step's outputs have been moved out of the way, and their files are there still",
     "work.after_remove": "a step's outputs are gone, those of others may be there still",
-    # data_catalog/storage/manifest.py and flows/build/publish.py: the commit of a snapshot
+    # data_catalog/storage/manifest.py and flows/build/build.py: the commit of a snapshot
     "snapshot.before_files": "no file of a shard is published yet",
     "snapshot.after_link": "one of a snapshot's files is there, others may not be",
     "snapshot.after_files": "all files of a snapshot are in place, its manifest is not written",

@@ -252,14 +252,11 @@ class Engine:
             try:
                 self._take(*self._ended.get())
             except Exception:
-                self._wait_for_others()  # what they write needs the lock that the caller gives back
+                # Whatever becomes of the others: what they write needs the lock that the caller gives back.
+                while any(self._running.values()):
+                    _, lane, _ = self._ended.get()
+                    self._running[lane] -= 1
                 raise
-
-    def _wait_for_others(self) -> None:
-        """Wait until no call runs any more, whatever becomes of it."""
-        while any(self._running.values()):
-            _, lane, _ = self._ended.get()
-            self._running[lane] -= 1
 
     def commits(self, name: str) -> list[Commit]:
         """Return what a step wrote for each shard or test set, or for all of them; nothing where it did not run."""

@@ -1,23 +1,71 @@
-"""The steps that bring images: fetch what the root does not know yet, normalise it, and leave out what is forgotten."""
+"""The steps that bring images, and those that see what became of them: duplicates, merged captions, published files."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cleaning.duplicates.images import (
+    DuplicatesConfig,
+    drops_of,
+    judged_samples,
+    leaking_samples,
+    merged_captions,
+    move_captions,
+    reject_repeated_captions,
+    reject_samples,
+    write_thumbnails,
+)
+from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
+from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.config import FetchConfig, slow_host
 from data_catalog.fetch.outcomes import ASKED_FILE, IMAGES_FILE, IN_ASKED, ORDER_FILE, RAW_FILE
+from data_catalog.fetch.reasons import image_step
 from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.tables import Row, read_groups, write_rows
+from data_catalog.images.tables import read_groups, write_rows
+from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import IMAGES, PENDING
+from data_catalog.settings import plain
+from data_catalog.stages import Drop, Reason, count_rows, pending_rows, texts
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.tombstones import InForce, Matcher, forgotten_image
+from data_catalog.tombstones import FORGOTTEN, InForce, Matcher, forgotten_image, of_samples, without_texts
+from flows.build.captions import test_contents
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
+
+DEDUPLICATE_REASONS = {
+    "test_pixels": Reason(
+        "the image looks like one of a test set of the recipe",
+        settings=("leaks.max_distance", "leaks.max_thumbnail_difference", "leaks.action"),
+    ),
+    "split_leak": Reason(
+        "an image of a split that is held out looks the same",
+        settings=("duplicates.split_guard", "duplicates.max_distance", "duplicates.max_thumbnail_difference"),
+    ),
+    "placeholder_image": Reason(
+        "the host answers many addresses with the same bytes: they stand for images that are gone",
+        settings=("duplicates.placeholder_urls",),
+    ),
+    "duplicate_image": Reason(
+        "another sample, one that is to be preferred, has an image of the same bytes",
+        settings=("duplicates.images", "duplicates.keep"),
+    ),
+    "near_duplicate_image": Reason(
+        "another sample, one that is to be preferred, has an image that looks the same",
+        settings=("duplicates.max_distance", "duplicates.max_thumbnail_difference", "duplicates.keep"),
+    ),
+    "duplicate_caption": Reason(
+        "an earlier caption of the same image says the same", settings=("duplicates.captions",)
+    ),
+}
+MARKS_FILE = "marks.parquet"
+# Settings of duplicates that decide nothing about images, or, the order of sources, are resolved elsewhere.
+_NOT_DECISIVE = ("captions", "merge_captions", "sources")
 
 
 def fetch(
@@ -98,11 +146,119 @@ def forget_images(job: Job, *, in_force: InForce) -> StepFacts:
     is_meant = (Matcher(in_force.tombstones).numbers(table) >= 0).tolist()
     if not any(is_meant):
         return UNCHANGED
-    write_rows(_without(path, is_meant), IMAGES, job.folder / SHARD)
+    rows = (row for group in read_groups(path) for row in group)
+    kept = (forgotten_image(row) if meant else row for row, meant in zip(rows, is_meant, strict=True))
+    write_rows(kept, IMAGES, job.folder / SHARD)
     return {"num_forgotten": sum(is_meant)}
 
 
-def _without(path: Path, is_meant: list[bool]) -> Iterator[Row]:
-    rows = (row for group in read_groups(path) for row in group)
-    for row, meant in zip(rows, is_meant, strict=True):
-        yield forgotten_image(row) if meant else row
+def find_duplicates(
+    job: Job,
+    *,
+    sources: Sequence[str],
+    config: Mapping[str, Any],
+    leaks: LeaksConfig,
+    split: SplitConfig,
+    test_sets: Sequence[str],
+) -> StepFacts:
+    """Decide which samples have the image of a test set, or one that another sample or split has, or none at all.
+
+    Its file `shard.parquet` has `sample_id`, `drop_reason`, `detail`, and `duplicate_of`, the sample that stays in
+    its stead; `marks.parquet` the samples that are marked as images of a test set.
+
+    Args:
+        job: reads `check`, `forget-images` and `test-set`.
+        sources: their names, best first.
+        config: what of section `[duplicates]` decides about images.
+        leaks: section `[leaks]`.
+        split: section `[split]`.
+        test_sets: names of the recipe's.
+    """
+    files = job.shards("forget-images")
+    duplicates = DuplicatesConfig(**{**config, "keep": tuple(config["keep"])})
+    facts = image_facts(
+        files,
+        job.shards("check"),
+        sources=sources,
+        keep=duplicates.keep,
+        stand_in_urls=duplicates.placeholder_urls,
+    )
+    thumbnails = write_thumbnails(files, facts.num_rows, job.folder / "thumbnails")
+    tests = test_contents(job, test_sets)
+    leaking = pixel_leaks(files, facts, thumbnails, tests, leaks) if leaks.by_pixels else {}
+    leaks_found = leaking_samples(facts, leaking)
+    drops = leaks.action == "drop"
+    judged = judged_samples(facts, thumbnails, leaking, drops=drops, config=duplicates, split=split)
+    found = pa.concat_tables([judged, leaks_found]) if drops else judged
+    save_parquet(found.sort_by("sample_id"), job.folder / SHARD)
+    (job.folder / "thumbnails").unlink()
+    save_parquet(leaks_found.slice(0, 0) if drops else leaks_found, job.folder / MARKS_FILE)
+    return {"num_found": found.num_rows, "num_test_images": leaks_found.num_rows}
+
+
+def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
+    """Return the settings of `[duplicates]` that decide about images; the order of sources is resolved elsewhere."""
+    return {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
+
+
+def merge_captions(job: Job) -> StepFacts:
+    """Gather the captions of dropped duplicates that go to another image: rows with `merged_into`, by that.
+
+    Args:
+        job: reads `check` and `find-duplicates`.
+    """
+    merged = merged_captions(job.shards("check"), job.one("find-duplicates").path(SHARD))
+    save_parquet(merged, job.folder / SHARD)
+    return {"num_captions": merged.num_rows}
+
+
+def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
+    """Apply to a shard's captions what became of their images, and drop duplicates; counts for three funnel rows.
+
+    Args:
+        job: reads `check`, `forget-images`, `find-duplicates` and, where captions of duplicates are not dropped with
+            them, `merge-captions`.
+        leaks: section `[leaks]`.
+        drop_repeated_captions: of one image.
+    """
+    before = pq.read_table(job.shard("check"))
+    drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
+    for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
+        if row["drop_reason"]:  # a reason belongs to one step only
+            drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
+    found = job.one("find-duplicates")
+    fetched = reject_samples(before, drops["fetch"], step="fetch")
+    normalised = reject_samples(fetched, drops["normalise"], step="normalise")
+    table = move_captions(normalised, job.shard("merge-captions")) if "merge-captions" in job.inputs else normalised
+    if marks := drops_of(found.path(MARKS_FILE), before):
+        rows = pending_rows(table)
+        verdicts = [marks.get(sample_id) for sample_id in texts(table, "sample_id", rows)]
+        table = drop_or_mark(table, rows, verdicts, leaks, step="deduplicate")
+    table = reject_samples(table, drops_of(found.path(SHARD), before), step="deduplicate")
+    table = reject_repeated_captions(table, step="deduplicate") if drop_repeated_captions else table
+    # The texts of all captions of images that turned out to be forgotten are emptied, whatever dropped them.
+    forgotten = [sample_id for sample_id, drop in drops["normalise"].items() if drop.reason == FORGOTTEN]
+    table = without_texts(table, of_samples(table, forgotten)) if forgotten else table
+    save_parquet(table, job.folder / SHARD)
+    stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
+    return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}
+
+
+def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> StepFacts:
+    """Write one shard's published files; the snapshot gets them when it is committed.
+
+    Args:
+        job: reads `deduplicate`, `forget-images` and, where captions are merged, `merge-captions`.
+        split: section `[split]`.
+        image_rows: rows of the funnel that drop captions whose images were asked for.
+    """
+    merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
+    rows = publish_shard(
+        job.shard("deduplicate"),
+        job.shard("forget-images"),
+        job.folder,
+        config=split,
+        image_rows=image_rows,
+        merged=merged,
+    )
+    return {"rows": rows}

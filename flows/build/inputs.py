@@ -7,7 +7,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from cleaning.checks.taggers import Tagger, find_tagger
+from cleaning.checks.definition import Tagger
+from cleaning.checks.proper_nouns import find_tagger
 from data_catalog.errors import SettingsError
 from data_catalog.fetch.outcomes import Fetching, KnownImages
 from data_catalog.images.workers import ImageWorkers
@@ -20,7 +21,6 @@ from data_catalog.storage.manifest import NamedHash
 from data_catalog.storage.shards import digest
 from data_catalog.tombstones import Tombstones, read_tombstones
 from data_catalog.upstream_hashes import (
-    FileHashes,
     entries_identity,
     file_entries,
     images_digest,
@@ -90,18 +90,18 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     """
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
+    require_readable(recipe)
     for source in recipe.sources:
-        source.check()
-        _require_contact(source, recipe)
-    for test_set in recipe.test_sets:
-        test_set.check()
-    require_split_choice(recipe)
-    require_originals_in_use(recipe)
+        if source.kind.operator is not None and recipe.fetch.contact is None:
+            raise SettingsError(
+                f"sources.{source.name} asks the servers of {source.kind.operator} for its images, which refuse robots "
+                "that do not say whom to write to: give a mail address or a page, --set fetch.contact=you@example.org"
+            )
     tagger = recipe.check.find_tagger(pack)
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
     hashes = open_hashes(root)
-    sources = [_source(settings, hashes) for settings in recipe.sources]
+    sources = [source_of(settings, hashes.sha256) for settings in recipe.sources]
     places = {source.name: source.kind.images(source.config) for source in recipe.sources}
     locations = {name: str(location) for name, location in places.items() if location is not None}
     location_digests = {location: location_digest(location, root, hashes) for location in locations.values()}
@@ -110,6 +110,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     test_images = {name: found for name, found in digests.items() if found is not None}
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
+    pivot = recipe.translate.pivot  # it judges no caption, but names the engine's models
     build_key = digest(
         {
             "settings": what_settings(recipe),
@@ -120,7 +121,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
             "tagger": tagger.name if tagger else None,
             "engine": translator.fingerprint if translator else None,
             "reverse": reverse.fingerprint if reverse else None,
-            "packs": plain(packs | _pivot_pack(recipe, named)),
+            "packs": plain({**packs, **({pivot: language_pack(pivot, named)} if pivot else {})}),
             "versions": dict(versions),
         }
     )
@@ -140,30 +141,21 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     )
 
 
-def _require_contact(source: SourceSettings, recipe: Recipe) -> None:
-    if source.kind.operator is not None and recipe.fetch.contact is None:
-        raise SettingsError(
-            f"sources.{source.name} asks the servers of {source.kind.operator} for its images, which refuse robots "
-            "that do not say whom to write to: give a mail address or a page, --set fetch.contact=you@example.org"
-        )
+def require_readable(recipe: Recipe) -> None:
+    """Refuse a recipe whose upstream files are not there, or whose sources do not go with the rest of it.
 
-
-def require_split_choice(recipe: Recipe) -> None:
-    """Refuse a recipe that does not say what becomes of the splits that its sources state, or keeps what none states.
+    It must say what becomes of the splits that its sources state, and not keep what none states; originals of captions
+    that are themselves to be translated would be read and dropped.
 
     Raises:
-        SettingsError: says which sources, and what to say.
+        SettingsError, InputError: name the source or test set, and what to do.
     """
+    for source in recipe.sources:
+        source.check()
+    for test_set in recipe.test_sets:
+        test_set.check()
     if recipe.split.by in (None, UPSTREAM):
         recipe.split.require_choice([each.name for each in recipe.sources if each.kind.states_splits(each.config)])
-
-
-def require_originals_in_use(recipe: Recipe) -> None:
-    """Refuse originals of captions that are themselves to be translated: they would be read and dropped.
-
-    Raises:
-        SettingsError: names the source.
-    """
     for source in recipe.sources:
         if isinstance(source.config, PairsConfig):
             source.config.require_use(source.name, recipe.target_language)
@@ -179,18 +171,13 @@ def packs_of_captions(
     return {code: known[code] for code in sorted(languages & known.keys())} | {recipe.target_language: target}
 
 
-def _pivot_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> dict[str, LanguagePack]:
-    """Return the pack of the language between, which judges no caption but names the engine's models."""
-    pivot = recipe.translate.pivot
-    return {pivot: language_pack(pivot, named)} if pivot else {}
-
-
-def _source(settings: SourceSettings, hashes: FileHashes) -> Source:
+def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source:
+    """Return a source of a recipe as it is ingested, with its files hashed."""
     files = settings.upstream_files()
     return Source(
         name=settings.name,
         files=files,
-        file_hashes=[hashes.sha256(file) for file in files],
+        file_hashes=[sha256(file) for file in files],
         settings=source_settings(settings),
         origin=partial(settings.kind.origin, settings.config),
         read=lambda: settings.kind.read(settings.config),
@@ -227,8 +214,12 @@ class Tools:
         self.sources: Sequence[Source] = inputs.sources
         self.locations: Mapping[str, str] = inputs.locations
         self.translator, self.reverse = inputs.translator, inputs.reverse
-        self.memory = _memory(root, inputs.translator)
-        self.reverse_memory = _memory(root, inputs.reverse)
+        self.memory, self.reverse_memory = (
+            TranslationMemory(root / "memory", engine.fingerprint) if engine else None
+            for engine in (inputs.translator, inputs.reverse)
+        )
+        for memory in filter(None, (self.memory, self.reverse_memory)):
+            memory.require_whole()
         self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
         self._root, self._fetching = root, fetching
@@ -245,9 +236,8 @@ class Tools:
 
     def seal(self) -> None:
         """Let the memories note what they hold: nothing is translated any more."""
-        for memory in (self.memory, self.reverse_memory):
-            if memory is not None:
-                memory.seal()
+        for memory in filter(None, (self.memory, self.reverse_memory)):
+            memory.seal()
 
     def __reduce__(self) -> tuple[Callable[..., "ToolsElsewhere"], tuple[Any, ...]]:
         return ToolsElsewhere, (self.workers, self._tagging)
@@ -263,11 +253,3 @@ class ToolsElsewhere:
     def tagger(self) -> Tagger | None:
         """Return what tells proper nouns, found by name as in the flow's process."""
         return find_tagger(*self._tagging) if self._tagging else None
-
-
-def _memory(root: Path, engine: Translator | None) -> TranslationMemory | None:
-    if engine is None:
-        return None
-    memory = TranslationMemory(root / "memory", engine.fingerprint)
-    memory.require_whole()
-    return memory

@@ -16,10 +16,9 @@ from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
 from data_catalog.storage.work import StepFacts
 from data_catalog.tombstones import FORGET_REASONS, InForce
-from flows.build import captions, duplicates, images, screen
+from flows.build import captions, images
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs
-from flows.build.publish import publish
 from flows.recipe.recipe import Recipe
 from flows.recipe.sources import TestSetSettings, source_settings
 
@@ -155,7 +154,7 @@ STEPS = (
         meaning="Read a test set and hash its images.",
         scope=PER_TEST_SET,
         settings=_test_set,
-        run=screen.read_test_set,
+        run=captions.read_test_set,
     ),
     Step(
         name="find-repeats",
@@ -168,9 +167,9 @@ STEPS = (
         settings=lambda build: {
             "config": build.recipe.repeats,
             "function_words": sorted(all_function_words(build.inputs.packs)),
-            "threads": screen.Threads(build.recipe.build.workers),
+            "threads": captions.Threads(build.recipe.build.workers),
         },
-        run=screen.find_repeats,
+        run=captions.find_repeats,
     ),
     Step(
         name="screen",
@@ -185,11 +184,11 @@ STEPS = (
             "kinds": {source.name: source.kind.kind for source in build.recipe.sources},
             "test_sets": build.test_set_names,
         },
-        run=screen.screen,
+        run=captions.screen,
         rows={
             "screen": FunnelRow(
                 meaning="looking for test sets and for repeated captions",
-                reasons=screen.SCREEN_REASONS,
+                reasons=captions.SCREEN_REASONS,
                 rules=("leaks", "repeats"),
             )
         },
@@ -292,12 +291,12 @@ STEPS = (
         lane=FLOW,
         settings=lambda build: {
             "sources": build.recipe.source_order,
-            "config": duplicates.decisive_settings(build.recipe.duplicates),
+            "config": images.decisive_settings(build.recipe.duplicates),
             "leaks": build.recipe.leaks,
             "split": build.recipe.split,
             "test_sets": build.test_set_names,
         },
-        run=duplicates.find_duplicates,
+        run=images.find_duplicates,
     ),
     Step(
         name="merge-captions",
@@ -307,7 +306,7 @@ STEPS = (
         after=("check", "find-duplicates"),
         when=lambda build: build.recipe.duplicates.merge_captions,
         lane=FLOW,
-        run=duplicates.merge_captions,
+        run=images.merge_captions,
     ),
     Step(
         name="deduplicate",
@@ -319,7 +318,7 @@ STEPS = (
             "leaks": build.recipe.leaks,
             "drop_repeated_captions": build.recipe.duplicates.captions,
         },
-        run=duplicates.deduplicate,
+        run=images.deduplicate,
         rows={
             "fetch": FunnelRow(
                 meaning="getting the images",
@@ -343,7 +342,7 @@ STEPS = (
             ),
             "deduplicate": FunnelRow(
                 meaning="looking for images and captions that are there already",
-                reasons=duplicates.DEDUPLICATE_REASONS,
+                reasons=images.DEDUPLICATE_REASONS,
                 rules=("duplicates", "leaks", "split"),
                 columns=("merged_into", "leaks"),
             ),
@@ -356,7 +355,7 @@ STEPS = (
         scope=PER_SHARD,
         after=("deduplicate", "forget-images", "merge-captions"),
         settings=lambda build: {"split": build.recipe.split, "image_rows": list(_rows_of("deduplicate"))},
-        run=publish,
+        run=images.publish,
     ),
 )
 

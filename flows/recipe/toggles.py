@@ -1,10 +1,9 @@
 """Filters of a recipe that an ablation switches: which settings there are, by what names, and what a switch changes."""
 
-import dataclasses
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from data_catalog.errors import SettingsError
 from data_catalog.storage.shards import digest
 from flows.recipe.recipe import SECTIONS as RECIPE_SECTIONS
 from flows.recipe.recipe import Recipe, override_values
-from flows.recipe.settings import read_value
+from flows.recipe.settings import read_value, section_fields
 
 SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # stands for whichever of them has the setting
@@ -34,7 +33,7 @@ class Toggle:
 
     @property
     def label(self) -> str:
-        """What is switched, for people: a switch by its path, another setting with both values."""
+        """Return what is switched, for people: a switch by its path, another setting with both values."""
         return " + ".join(
             path if isinstance(now, bool) else f"{path} {_shown(now)}, not {_shown(instead)}"
             for path, (now, instead) in self.settings.items()
@@ -42,7 +41,7 @@ class Toggle:
 
     @property
     def adds(self) -> bool:
-        """Whether the recipe lacks the filter, so that it is the variant that has it."""
+        """Tell if the recipe lacks the filter, so that it is the variant that has it."""
         return all(now is False for now, _ in self.settings.values())
 
     @property
@@ -52,7 +51,7 @@ class Toggle:
 
     @property
     def slug(self) -> str:
-        """The variant's part of a dataset's name."""
+        """Return the variant's part of a dataset's name."""
         parts = [
             path if isinstance(now, bool) else f"{path}-{_shown(instead)}"
             for path, (now, instead) in self.settings.items()
@@ -64,13 +63,13 @@ class Toggle:
 
 
 def switches(recipe: Recipe) -> dict[str, bool]:
-    """Everything that is on or off, by its path."""
+    """Return everything that is on or off, by its path."""
     found = {path: value for path, value in _settings(recipe).items() if isinstance(value, bool)}
     return {path: value for path, value in found.items() if path not in NEVER}
 
 
 def toggle_of(text: str, recipe: Recipe) -> Toggle:
-    """The toggle that a text names: paths, each with `=VALUE` where it is neither on nor off, joined by `+`.
+    """Return the toggle that a text names: paths, each with `=VALUE` where it is neither on nor off, joined by `+`.
 
     Raises:
         SettingsError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
@@ -90,7 +89,7 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
 
 
 def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
-    """All toggles of a command line.
+    """Return all toggles of a command line.
 
     Raises:
         SettingsError: as `toggle_of`, or two of them are the same, or there are none.
@@ -107,12 +106,14 @@ def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
 
 
 def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
-    """A setting's path, its value in the recipe, and the other value."""
+    """Return a setting's path, its value in the recipe, and the other value."""
     name, equals, value = part.partition("=")
     path = _path(name.strip(), recipe)
     now = _settings(recipe)[path]
     if equals:
-        instead = _read(path, value)
+        section, setting = path.split(".")
+        given = override_values([f"{path}={value}"])[section][setting]
+        instead = read_value(typing.get_type_hints(RECIPE_SECTIONS[section])[setting], given, path)
     elif isinstance(now, bool):
         instead = not now
     else:
@@ -139,27 +140,19 @@ def _path(name: str, recipe: Recipe) -> str:
 def _spelt(section: str, name: str) -> list[str]:
     """Return the paths in a section that a name may mean: a setting's own, or that of a check's switch."""
     kind = RECIPE_SECTIONS[section]
-    checks = kind.check_types() if issubclass(kind, Section) else ()
-    switches = [check.switch() for check in checks if name in (check.name, check.switch().removesuffix("_check"))]
-    return list(dict.fromkeys(f"{section}.{each}" for each in (name, *switches)))
+    switches = {check.name: check.switch() for check in kind.check_types()} if issubclass(kind, Section) else {}
+    meant = [switch for check, switch in switches.items() if name in (check, switch.removesuffix("_check"))]
+    return list(dict.fromkeys(f"{section}.{each}" for each in (name, *meant)))
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    return dict(_all_settings(recipe))
-
-
-def _all_settings(recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    for section in SECTIONS:
-        config = getattr(recipe, section)
-        for field in config.settings() if isinstance(config, Section) else dataclasses.fields(config):
-            yield f"{section}.{field.name}", getattr(config, field.name)
-
-
-def _read(path: str, value: str) -> Any:
-    """A value as the setting has it. Raises `SettingsError` where it is of another type."""
-    section, name = path.split(".")
-    given = override_values([f"{path}={value}"])[section][name]
-    return read_value(typing.get_type_hints(RECIPE_SECTIONS[section])[name], given, path)
+    """Return the settings of all sections with filters, by path."""
+    configs = {section: getattr(recipe, section) for section in SECTIONS}
+    return {
+        f"{section}.{field.name}": getattr(config, field.name)
+        for section, config in configs.items()
+        for field in section_fields(type(config)).values()
+    }
 
 
 def _shown(value: Any) -> str:

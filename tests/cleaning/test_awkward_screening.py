@@ -14,7 +14,7 @@ from cleaning.leaks import LeaksConfig
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet, sha256_of
 from data_catalog.storage.work import Commit
-from flows.build.screen import Threads
+from flows.build.captions import Threads
 from flows.recipe.sources import read_test_sets
 
 FUNCTION_WORDS = ("a", "the", "un", "il", "في", "עַל", "पर", "है")

@@ -13,7 +13,7 @@ from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cleaning.text.mojibake import encoding_rewrite, ftfy_settings
+from cleaning.text.mending import encoding_rewrite, ftfy_settings
 
 FIX = encoding_rewrite()
 SETTINGS = ftfy_settings()
@@ -101,7 +101,7 @@ def _alternatives() -> list[list[tuple[object, object]]]:
 
 def _needs_telltale(item: tuple[object, object]) -> bool:
     """Whether the item of a parsed pattern matches telltales and nothing else."""
-    from cleaning.text.mojibake import telltales
+    from cleaning.text.mending import telltales
 
     telltale = re.compile(f"[{telltales()}]").fullmatch
     kind, value = str(item[0]), item[1]

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
-from cleaning.duplicates.captions import cap_captions, cluster_captions, crowded_rows
+from cleaning.duplicates.captions import cap_captions, crowded_rows
+from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.text.scripts import exact_key
 
 FUNCTION_WORDS = ("a", "an", "the", "is", "are", "on", "in", "of", "to", "with", "there", "and")

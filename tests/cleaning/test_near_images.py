@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from cleaning.duplicates import hamming
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.duplicates.near_images import (
     Looks,
     first_alike,
     first_staying,
     leak_matches,
+    near_pairs,
     parse_hashes,
     parse_thumbnails,
     thumbnail_distances,
@@ -156,13 +156,12 @@ def test_all_numbers_of_blocks_find_the_same(max_distance: int, num_equal: int) 
         hashes = hashes ^ (np.uint64(1) << numbers.integers(0, 64, 600).astype(np.uint64))
     hashes = np.unique(hashes)
     near = np.argwhere(np.triu(distances(hashes, hashes) <= max_distance, 1))
-    pairs = np.concatenate(list(hamming.near_distinct(hashes, max_distance, num_equal=num_equal)))
+    pairs = np.concatenate(list(near_pairs(hashes, max_distance=max_distance, num_equal=num_equal)))
     assert as_set(np.array(sorted(np.sort(pairs, axis=1).tolist()))) == {tuple(pair) for pair in near.tolist()}
-    if 64 * num_equal <= 18 * (max_distance + num_equal):  # else a table has too many entries
-        references = hashes[::3]
-        found = hamming.matches_of_distinct(hashes, references, max_distance, num_equal=num_equal)
-        expected = np.argwhere(distances(hashes, references) <= max_distance).tolist()
-        assert sorted(np.concatenate(list(found)).tolist()) == expected
+    references = hashes[::3]
+    found = near_pairs(hashes, references, max_distance=max_distance, num_equal=num_equal)
+    expected = np.argwhere(distances(hashes, references) <= max_distance).tolist()
+    assert sorted(np.concatenate(list(found)).tolist()) == expected
 
 
 def test_large_inputs_find_what_was_planted() -> None:
@@ -185,14 +184,11 @@ def test_large_inputs_find_what_was_planted() -> None:
         }
 
 
+@pytest.mark.parametrize("config", [DuplicatesConfig, LeaksConfig])
 @pytest.mark.parametrize("max_distance", [-1, 17])
-def test_distances_out_of_bounds_are_refused(max_distance: int) -> None:
-    none = np.empty(0, np.uint64)
-    with pytest.raises(SettingsError, match="between 0 and 16"):
-        looks_of(none, max_distance=max_distance)
-    nothing = (none, np.zeros((0, 192), np.uint8))
-    with pytest.raises(SettingsError, match="between 0 and 16"):
-        leak_matches(nothing, nothing, max_distance=max_distance, max_difference=0.2)
+def test_distances_out_of_bounds_are_refused(config: type[DuplicatesConfig | LeaksConfig], max_distance: int) -> None:
+    with pytest.raises(SettingsError, match=r"max_distance must be between 0 and 16"):
+        config(max_distance=max_distance)
 
 
 def test_columns_become_arrays() -> None:

@@ -3,8 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cleaning.checks.proper_nouns import proper_noun_share, tagged_proper_nouns
-from cleaning.checks.taggers import tagged_share
+from cleaning.checks.proper_nouns import proper_noun_share, tagged_proper_nouns, tagged_share
 from flows.recipe.language_packs import load_language_packs
 
 PACKS = load_language_packs()

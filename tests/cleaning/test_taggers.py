@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cleaning.checks.proper_nouns import tagged_proper_nouns
-from cleaning.checks.taggers import Tagger, find_tagger, tagged_share
+from cleaning.checks.definition import Tagger
+from cleaning.checks.proper_nouns import find_tagger, tagged_proper_nouns, tagged_share
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 

@@ -10,12 +10,12 @@ from cleaning.checks import CleanConfig
 from cleaning.text.mending import (
     clean_text,
     collapse_whitespace,
+    encoding_rewrite,
     normalise_unicode,
     remove_markup,
     straighten_apostrophes,
     strip_controls,
 )
-from cleaning.text.mojibake import encoding_rewrite
 from cleaning.text.suffixes import without_suffixes
 from data_catalog.stages import Transform
 

@@ -8,8 +8,9 @@ from cleaning.checks.translation_quality import (
     numbers_invented,
     numbers_lost,
     repeated_ngrams,
-    translation_quality,
+    translation_measure,
 )
+from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_pack
 
 TEXT = st.text(max_size=60)
@@ -160,7 +161,7 @@ def test_numbers_invented(source: str, target: str, invented: list[str]) -> None
 
 def test_a_measure_fills_every_column() -> None:
     sources, targets = ["a black cat sleeps", ""], ["un gatto nero dorme sul divano rosso", ""]
-    columns = translation_quality()(sources, targets)
+    columns = translation_measure(LanguagePack.minimal("it"))(sources, targets)
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(columns, 2)
 
 

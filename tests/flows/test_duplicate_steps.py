@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cleaning.duplicates.images import DuplicatesConfig
+from cleaning.duplicates.images import FOUND, DuplicatesConfig, merged_captions
 from cleaning.leaks import LeaksConfig
 from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
-from flows.build.duplicates import decisive_settings
+from flows.build.images import decisive_settings
 
 
 def empty_shard(schema: pa.Schema, path: Path) -> Path:
@@ -40,3 +40,8 @@ def test_what_becomes_of_captions_decides_nothing_about_images(
 @pytest.mark.parametrize("config", [DuplicatesConfig(images=False), DuplicatesConfig(keep=("captions",))])
 def test_other_settings_do(tmp_path: Path, call_step: Any, config: DuplicatesConfig) -> None:
     assert found_in(tmp_path, call_step, config) != found_in(tmp_path, call_step, DuplicatesConfig())
+
+
+def test_nothing_to_merge_is_an_empty_table(tmp_path: Path) -> None:
+    captions, found = empty_shard(CAPTIONS, tmp_path / "captions.parquet"), empty_shard(FOUND, tmp_path / "found")
+    assert merged_captions([captions], found).equals(CAPTIONS.empty_table())

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.work import Commit, WorkStore
+from flows.build.captions import Threads
 from flows.build.engine import (
     CPU,
     FLOW,
@@ -32,7 +33,6 @@ from flows.build.engine import (
     call_of,
 )
 from flows.build.execution import Future, LocalExecutor
-from flows.build.screen import Threads
 from flows.build.steps import STEPS
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from cleaning.duplicates.captions import cluster_captions
+from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack, all_function_words

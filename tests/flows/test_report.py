@@ -22,8 +22,8 @@ from data_catalog.report.texts import caption, decimal, duration, linked, percen
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
+from flows.build.build import face
 from flows.build.execution import LocalExecutor
-from flows.build.publish import face
 from flows.build.steps import STEPS
 from flows.cli import main
 from flows.jobs import BuildReport, build_dataset

@@ -25,9 +25,9 @@ from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 from data_catalog.storage.shards import digest, save_parquet, sha256_of
 from data_catalog.storage.work import Commit
 from data_catalog.tombstones import InForce, Tombstones, new_tombstone
-from flows.build.duplicates import MARKS_FILE, decisive_settings
+from flows.build.captions import Threads
 from flows.build.engine import SHARD
-from flows.build.screen import Threads
+from flows.build.images import MARKS_FILE, decisive_settings
 from flows.build.steps import STEPS
 from flows.recipe.language_packs import load_language_packs
 from flows.recipe.sources import read_test_sets

@@ -37,10 +37,9 @@ SMALL_BATCHES = (
     "data_catalog.database.sorting.ROWS_PER_BATCH=5",
     "flows.build.captions.STREAM_WINDOW=20",
     "translation.memory.CAPTIONS_PER_QUERY=3",
-    "cleaning.duplicates.captions.CAPTIONS_PER_BATCH=5",
-    "cleaning.duplicates.captions.PAIRS_PER_BATCH=3",
+    "cleaning.duplicates.near_captions.CAPTIONS_PER_BATCH=5",
+    "cleaning.duplicates.near_captions.PAIRS_PER_BATCH=3",
     "cleaning.duplicates.minhash.PLACES_PER_BLOCK=16",
-    "cleaning.duplicates.captions.MAX_BYTES_AT_ONCE=64",
 )
 
 
