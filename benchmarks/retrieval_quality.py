@@ -22,10 +22,10 @@ from recipe import build_scenes
 
 from data_catalog.sample import italian
 from data_catalog.sample.config import FLICKR8K
+from data_catalog.sample.datasets import COMMIT_FILE
 from data_catalog.sample.grammar import templates
 from data_catalog.sample.samples import Sample, plan, url_of
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, Scene
-from data_catalog.sample.upstream import COMMIT_FILE
 from data_catalog.storage.shards import read_json
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles, read_captions, read_rows, row_groups

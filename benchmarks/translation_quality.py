@@ -21,9 +21,9 @@ from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
+from translation.evaluate import corpus_chrf, sentence_chrf
 from translation.guards import prepare
 from translation.packages.package import Package, open_package
-from translation.scores import corpus_chrf, sentence_chrf
 
 SAMPLE = HERE.parent / "flows" / "packages" / "scenes-en_it.argosmodel"
 # Beam size and patience; the last is what stock does.

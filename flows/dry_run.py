@@ -22,7 +22,7 @@ from data_catalog.fetch.outcomes import Fetching, KnownImages, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.plain_text import decided_text
-from data_catalog.sample.upstream import draw_upstream
+from data_catalog.sample.datasets import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what
 from data_catalog.sources.ingest import Source

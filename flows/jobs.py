@@ -17,8 +17,8 @@ from data_catalog.overview import ranked_reasons
 from data_catalog.plain_text import command
 from data_catalog.publish import UPSTREAM
 from data_catalog.report.page import refresh_report, report_path
+from data_catalog.sample.datasets import draw_upstream
 from data_catalog.sample.server import serve
-from data_catalog.sample.upstream import draw_upstream
 from data_catalog.storage.disk_errors import disk_errors, nearest_existing
 from data_catalog.storage.history import append_run
 from data_catalog.storage.integrity import record_folder, write_checksummed

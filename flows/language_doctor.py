@@ -170,7 +170,7 @@ def _engines(language: Language) -> Iterator[Trait]:
 
 
 def _argos(language: Language) -> Trait:
-    from translation.packages.index import read_stored_index
+    from translation.packages.install import read_stored_index
     from translation.packages.package import default_packages_dir, find
 
     code = language.pack.argos or language.pack.code
@@ -280,7 +280,7 @@ def _translated_words(language: Language) -> Iterator[Trait]:
 
 
 def _letters(language: Language) -> Trait:
-    from training.use.fonts import lettering_for
+    from training.use.pictures import lettering_for
 
     texts = language.pack.function_words or language.pack.tens
     if not texts:

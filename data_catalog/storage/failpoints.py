@@ -67,7 +67,7 @@ REGISTRY = {
     # translation/memory.py: a take-down, which no build passes
     "forget.before_memory": "translations of forgotten captions are about to be removed",
     "forget.after_memory": "they are removed, and SQLite's log beside the file may hold them still",
-    # data_catalog/sample/upstream.py: the sample that ships
+    # data_catalog/sample/datasets.py: the sample that ships
     "scenes.after_draw": "the sample is drawn in a folder beside its own, not yet on the disk",
     "scenes.after_sync": "the drawn sample is on the disk, under its temporary name",
     "scenes.after_removal": "an earlier sample has been moved out of the way",

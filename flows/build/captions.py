@@ -38,8 +38,8 @@ from data_catalog.test_sets import TEST_SET_KINDS
 from data_catalog.tombstones import FORGET, InForce, Matcher, forget_rows, of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
+from translation.evaluate import sentence_chrf
 from translation.memory import remembered
-from translation.scores import sentence_chrf
 
 logger = logging.getLogger(__name__)
 

@@ -33,15 +33,12 @@ from flows.cli import (
     catalog,
     export,
     first_steps,
-    forget,
     jobs,
     mt,
     scoreboard,
     services,
     snapshots,
-    sql,
     translate,
-    why,
 )
 from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE
 from training.processes import process_rank
@@ -77,8 +74,8 @@ MEMORY: dict[str, Command] = {
 COMMANDS: dict[str, Sequence[Command]] = {
     "Jobs": (first_steps.init, jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
     "Datasets": (
-        *(catalog.catalog, catalog.report, why.why, sql.sql, catalog.recipes, first_steps.download),
-        *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, forget.forget, export.export),
+        *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),
+        *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
     ),
     "Models": (catalog.models, abilities.search, abilities.classify, abilities.localize, export.export_model),
     "Translation": (translate.translate, mt.scenes_pairs),
@@ -259,7 +256,7 @@ def _run(call: Call) -> int:
             from data_catalog.storage.roots import open_root
 
             # `sql` writes nothing, and does not read through links.
-            open_root(root, writes=call.command is not sql.sql)
+            open_root(root, writes=call.command is not catalog.sql)
         with disk_errors((root or Path()) / "catalog"), reading():
             return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
     except PipelineError as error:

@@ -1,16 +1,18 @@
-"""Commands that say what there is: catalog, models, recipes, report."""
+"""Commands that say what there is and why: catalog, models, recipes, report, why, sql."""
 
+import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.plain_text import command
-from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root
-from flows.cli.output import require_own_file, say, say_json, say_table
+from data_catalog.plain_text import cell_text, command
+from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
+from flows.cli.output import require_own_file, say, say_json, say_table, speaking
 
 # Of each reason: with more, the page would be a list of the dataset.
 MAX_EXAMPLES = 50
@@ -107,3 +109,173 @@ def report(
         snapshot = require_snapshot(root, dataset)
         path = write_report(root, snapshot, out=out, num_examples=examples)
     say(f"Report of {snapshot.dataset} {snapshot.snapshot}: {path}")
+
+
+if TYPE_CHECKING:
+    from data_catalog.storage.manifest import Snapshot
+    from data_catalog.tombstones import Tombstone
+
+# An address may be that of many samples, as that of a picture that stands for missing ones.
+MOST_STORIES = 10
+
+
+def why(
+    identity: Annotated[str, Parameter(name="ID")],
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    dataset: str | None = None,
+    snapshot: Annotated[str | None, Parameter(metavar="ID")] = None,
+    rules: bool = False,
+    json: Json = False,
+) -> None:
+    """Tell why a sample, a caption or an image is in a dataset or not: its story, from the upstream line on.
+
+    Examples:
+      vernaclip why mscoco:391895 --root italy
+      vernaclip why mscoco:391895#770337 --root italy
+      vernaclip why https://upload.wikimedia.org/wikipedia/commons/a/a9/Example.jpg --root italy
+
+    An address is found in any spelling, as upstream has it and as it was after redirects. Exit code 1: nothing is
+    called so there. JSON has all columns and settings.
+
+    Args:
+        identity: A sample_id, a caption_id, an image's URL, or the sha256 of an image's bytes.
+        dataset: Look in this dataset only.
+        snapshot: Look in the snapshot of this id, or start of an id.
+        rules: Tell the settings of every step, not only where it dropped.
+    """
+    from data_catalog.database.story import find_stories, not_there, story_lines, story_values
+    from data_catalog.tombstones import find_tombstone
+
+    snapshots = _snapshots(root, dataset, snapshot)
+    stories = [story for found in snapshots for story in find_stories(found, identity)]
+    tombstone = find_tombstone(root, identity, [story.sample_id for story in stories])
+    if json:
+        names = ("kind", "value", "datasets", "reason", "date")
+        forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
+        say_json({"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]})
+    if not stories and not tombstone:
+        raise InputError(not_there(snapshots, identity))
+    if json:
+        return
+    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(stories))]
+    asked = identity.strip()
+    paragraphs += ("\n".join(story_lines(story, asked=asked, all_rules=rules)) for story in stories[:MOST_STORIES])
+    if len(stories) > MOST_STORIES:
+        paragraphs.append(f"and {len(stories) - MOST_STORIES} more samples (--json has them all)")
+    say("\n\n".join(paragraphs))
+
+
+def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[Snapshot]":
+    """Return where to look: the newest snapshot of every dataset, or those that are asked for."""
+    from data_catalog.storage.manifest import committed_snapshots, require_datasets, require_snapshot
+
+    names = require_datasets(root, dataset)
+    if snapshot is None:
+        return [require_snapshot(root, name) for name in names]
+    known = [found for name in names for found in committed_snapshots(root, name)]
+    chosen = [found for found in known if found.snapshot.startswith(snapshot)]
+    if not chosen:
+        there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known)
+        raise InputError(f"{root} holds no snapshot {cell_text(snapshot)!r}: there are {there}")
+    return chosen
+
+
+def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
+    where = f" in {', '.join(tombstone.datasets)}" if tombstone.datasets else ""
+    date = f", since {tombstone.date}" if tombstone.date else ""
+    reason = f" ({cell_text(tombstone.reason)})" if tombstone.reason else ""
+    text = (
+        f"{cell_text(identity)} is forgotten{where}{date}: a take-down of the {tombstone.kind} "
+        f"{cell_text(tombstone.value)}{reason}. Builds leave it out."
+    )
+    return text if is_there else f"{text}\nNo row of it is there."
+
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from data_catalog.database.answer_files import Batches
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """In which form an answer comes, and where it goes."""
+
+    format: Literal["table", "csv", "json", "parquet"] = "table"
+    """A table, CSV, JSON lines, or Parquet (with --out)."""
+    out: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    """Write CSV, JSON lines or Parquet there."""
+    raw: bool = False
+    """CSV with all texts as they are."""
+    max_rows: Number = 1000
+    """Rows of a table; other forms have all."""
+
+
+_DEFAULTS = AnswerOptions()
+
+
+def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _DEFAULTS) -> None:
+    """Answer an SQL query on the catalog's views, of which `FROM duckdb_views()` says what they hold.
+
+    Examples:
+      vernaclip sql "FROM funnel" --root italy
+      vernaclip sql "SELECT source, count(*) FROM rejects GROUP BY ALL" --root italy --format csv --out rejects.csv
+      vernaclip sql "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal" --root italy
+
+    The connection reads the datasets of this root and nothing else, and writes nothing. In tables, characters that
+    steer a terminal are shown as their codes. In CSV, texts that a spreadsheet would take for formulas (they begin with
+    = + - @, a tab or a carriage return) get an apostrophe in front, and control characters but tabs and line ends
+    become their codes; --raw leaves texts as they are. JSON and Parquet hold everything as it is.
+
+    Args:
+        query: One statement of DuckDB's SQL.
+    """
+    import pyarrow as pa
+
+    from data_catalog.database.answer_files import distinct_names, short_value, write_parquet
+    from data_catalog.database.catalog import answer
+    from data_catalog.storage.shards import write_atomically
+    from flows.ending import interrupted_by_sigterm
+
+    if options.format == "table" and options.out:
+        raise SettingsError("a table is for the terminal: give --format csv, json or parquet with --out")
+    if options.format == "parquet" and not options.out:
+        raise SettingsError("Parquet is for a file: give --out FILE with it")
+    if options.max_rows < 1:
+        raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
+    if options.out:
+        require_own_file(options.out)
+    with interrupted_by_sigterm(), answer(root, query) as (found, rows):
+        names = distinct_names(found.names)
+        schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
+        batches = (batch.rename_columns(names) for batch in rows)
+        if options.format == "table":
+            cells = (row for batch in batches for row in batch.to_pylist())
+            shown = list(islice(cells, options.max_rows))
+            say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
+            if next(cells, None) is not None:
+                say(f"... and more: these are the first {options.max_rows:,} rows (--max-rows N; --format csv has all)")
+        elif options.out is not None and options.format == "parquet":
+            write_atomically(options.out, lambda path: write_parquet(path, schema, batches))
+        else:
+            _write_text(options, schema, batches)
+
+
+def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
+    from data_catalog.database.answer_files import write_csv, write_json_lines
+    from data_catalog.storage.shards import write_atomically
+
+    write = write_csv if options.format == "csv" else write_json_lines
+    if options.out is None:
+        with speaking():
+            write(sys.stdout, schema, batches, raw=options.raw)
+        return
+
+    def to_file(path: Path) -> None:
+        with path.open("w", encoding="utf-8", newline="") as file, speaking():
+            write(file, schema, batches, raw=options.raw)
+
+    write_atomically(options.out, to_file)

@@ -183,8 +183,7 @@ def packages(
         installed: List what is installed; no network is used.
     """
     from data_catalog.downloads.download import DownloadConfig
-    from translation.packages.index import index_rows
-    from translation.packages.install import installed_rows
+    from translation.packages.install import index_rows, installed_rows
 
     rows = installed_rows() if installed else index_rows(DownloadConfig(private_hosts=private_hosts))
     ends = [(row, str(row["pair"]).partition("-")) for row in rows]
@@ -215,7 +214,7 @@ def export_translations(
         file: Where they go.
         force: Replace a file that is there.
     """
-    from translation.memory_files import export_memory
+    from translation.memory import export_memory
 
     found = {each.fingerprint: each for each in _memories(root)}
     if fingerprint not in found:
@@ -242,8 +241,7 @@ def import_translations(file: Annotated[Path, Parameter(name="FILE.parquet")], /
         file: What `export` wrote.
     """
     from data_catalog.storage.lock import writer_lock
-    from translation.memory import TranslationMemory
-    from translation.memory_files import import_memory, read_export
+    from translation.memory import TranslationMemory, import_memory, read_export
 
     read_export(file)  # before any folder is made
     with writer_lock(root):

@@ -16,9 +16,13 @@ from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_
 from translation.config import TranslateConfig
 from translation.engine import Translator, is_paid
 from translation.evaluate import (
+    Comparison,
     Pair,
     Run,
     System,
+    bleu_tokenizer,
+    check_comparable,
+    compare,
     effort_rows,
     largest_differences,
     quality_rows,
@@ -28,7 +32,6 @@ from translation.evaluate import (
 )
 from translation.memory import remembering
 from translation.registry import open_translator
-from translation.scores import Comparison, bleu_tokenizer, check_comparable, compare
 
 SCORES = "scores.json"
 NUM_EXAMPLES = 5

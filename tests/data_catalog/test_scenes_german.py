@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from data_catalog.sample.config import ScenesConfig
+from data_catalog.sample.datasets import draw_upstream
 from data_catalog.sample.grammar import Wording, caption, parallel_pairs, templates
 from data_catalog.sample.scene import BACKGROUNDS, COLOURS, SHAPES, Group, Scene, random_scene
-from data_catalog.sample.upstream import draw_upstream
 from data_catalog.sources.rows import UpstreamRow
 from data_catalog.sources.wit import WitConfig, read_wit
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from data_catalog.errors import SettingsError
 from data_catalog.sample.config import FAULTS, ScenesConfig
+from data_catalog.sample.datasets import GENERATOR_VERSION, draw_upstream
 from data_catalog.sample.grammar import parallel_pairs
 from data_catalog.sample.samples import plan
 from data_catalog.sample.server import serve
-from data_catalog.sample.upstream import GENERATOR_VERSION, draw_upstream
 from data_catalog.sources.conceptual_captions import (
     CC3M,
     ConceptualCaptionsConfig,
@@ -130,7 +130,7 @@ def test_a_second_draw_does_nothing_and_other_settings_replace(tmp_path: Path) -
 DRAW = """
 import sys
 from pathlib import Path
-from data_catalog.sample.upstream import ScenesConfig, draw_upstream
+from data_catalog.sample.datasets import ScenesConfig, draw_upstream
 draw_upstream(ScenesConfig(folder=Path(sys.argv[1]), base_url=sys.argv[2], num_images=3000))
 """
 

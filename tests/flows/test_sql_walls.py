@@ -25,7 +25,7 @@ CHILD = """
 import contextlib, io, json, os, resource, sys
 from pathlib import Path
 import duckdb
-import data_catalog.database.catalog, data_catalog.database.walls, flows.cli.sql
+import data_catalog.database.catalog, data_catalog.database.walls, flows.cli.catalog
 from flows.cli import main
 
 def contents(place):

@@ -22,8 +22,7 @@ from flows.build import captions as caption_steps
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.argos import argos_translator
-from translation.memory import TranslationMemory
-from translation.memory_files import export_memory
+from translation.memory import TranslationMemory, export_memory
 from translation.packages.package import open_package
 
 SCENES_PACKAGE = Path(__file__).resolve().parents[2] / "flows" / "packages" / "scenes-en_it.argosmodel"

@@ -10,7 +10,7 @@ from pathlib import Path
 from trials import Trial, answers, debris, differences, manifest_is_whole, published
 
 from data_catalog.sample.config import ScenesConfig
-from data_catalog.sample.upstream import draw_upstream
+from data_catalog.sample.datasets import draw_upstream
 from data_catalog.storage.failpoints import ERRORS, REGISTRY
 
 KILLED = -9

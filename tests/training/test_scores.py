@@ -8,8 +8,7 @@ import pytest
 from training.config import EvaluateConfig
 from training.scores.evaluation import chosen_captions, retrieval_scores, wording
 from training.scores.score import Scores
-from training.use.fonts import PILLOWS_OWN, Lettering, lettering_for
-from training.use.pictures import Pen, contact_sheet
+from training.use.pictures import PILLOWS_OWN, Lettering, Pen, contact_sheet, lettering_for
 
 CAPTIONS = [
     ["Un cerchio rosso.", "un disco rosso"],

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from translation.evaluate import largest_differences, read_test_pairs, read_translations
-from translation.scores import sentence_chrf
+from translation.evaluate import largest_differences, read_test_pairs, read_translations, sentence_chrf
 
 # All that UTF-8 can hold in one field of one line, without blanks around it, which are no part of a text.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0\t\n\r\ufeff"), max_size=20).map(str.strip)

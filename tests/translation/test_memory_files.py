@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_catalog.errors import DiskError, InputError, SettingsError
-from translation import memory_files
+from translation import memory as memory_files
 from translation.engine import Translation
-from translation.memory import TranslationMemory
-from translation.memory_files import MEMORY_ROWS, Imported, export_memory, import_memory, read_export
+from translation.memory import MEMORY_ROWS, Imported, TranslationMemory, export_memory, import_memory, read_export
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 SCORE = st.none() | st.floats(max_value=0, allow_nan=False, allow_infinity=False)

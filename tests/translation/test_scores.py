@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 
 from data_catalog.errors import InputError
-from translation.scores import compare, corpus_bleu, corpus_chrf, sentence_chrf
+from translation.evaluate import compare, corpus_bleu, corpus_chrf, sentence_chrf
 
 
 def test_scores_of_equal_and_of_unlike_texts() -> None:

@@ -37,9 +37,8 @@ from data_catalog.storage.shards import (
 )
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
-from translation.packages.archive import pack
-from translation.packages.package import read_package
-from translation.scores import corpus_bleu, corpus_chrf
+from translation.evaluate import corpus_bleu, corpus_chrf
+from translation.packages.package import pack, read_package
 from translation.train.config import SIZES, TrainPackageConfig
 from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, TrainState, train_model
 from translation.train.model import TranslationModel, load_vocabulary, pieces_of, save_ctranslate2, train_vocabulary

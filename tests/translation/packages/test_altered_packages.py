@@ -12,7 +12,7 @@ from data_catalog.language_pack import LanguagePack
 from flows.cli import main
 from translation.config import TranslateConfig
 from translation.engines.argos import open_engine
-from translation.packages import archive
+from translation.packages import package as archive
 from translation.packages.package import open_package
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data_catalog.downloads.download import check_url
 from data_catalog.errors import InputError
-from translation.packages.index import IndexEntry, choose, index_url, parse_index, usable_links
+from translation.packages.install import IndexEntry, choose, index_url, parse_index, usable_links
 
 URL = "https://example.org/index.json"
 

@@ -16,7 +16,7 @@ from data_catalog.errors import DiskError, InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.argos import open_engine
-from translation.packages import archive
+from translation.packages import package as archive
 from translation.packages.package import (
     Package,
     PlaceTakenError,

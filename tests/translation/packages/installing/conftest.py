@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_catalog.downloads.download import DownloadConfig
-from translation.packages import archive
+from translation.packages import package as archive
 from translation.packages.install import Installation, install_from_index
 
 SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"

@@ -15,8 +15,7 @@ import pytest
 
 from data_catalog.errors import BusyError, InputError
 from data_catalog.storage.lock import writer_lock
-from translation.packages.index import read_index
-from translation.packages.install import Installation
+from translation.packages.install import Installation, read_index
 from translation.packages.package import DOWNLOADS
 
 Install = Callable[..., Installation]

@@ -16,7 +16,7 @@ from data_catalog.errors import BusyError, InputError, SettingsError
 from data_catalog.storage.lock import writer_lock
 from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
-from translation.packages import archive
+from translation.packages import package as archive
 from translation.packages.install import Installation, install_file, read_source
 from translation.packages.package import DOWNLOADS, RECORD, PlaceTakenError, find, package_sha256, read_package
 
