@@ -26,13 +26,14 @@ from cleaning.languages.identification import detectable_code, language_identifi
 from cleaning.text.scripts import count_words
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.fetch.config import FetchConfig
+from data_catalog.images.formats import is_image_name
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
-from data_catalog.sources.pairs import PairsConfig, check_pairs, is_image_name, read_pairs
+from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
 from data_catalog.sources.tables import Wanted, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
