@@ -54,6 +54,6 @@ def test_names_of_images() -> None:
 @pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
 def test_a_quote_left_open_swallows_no_row_of_any_kind_of_image(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / "p.csv"
-    file.write_text(f'image,text\na{suffix},"un gatto\nb{suffix},un cane\nc{suffix},"una casa"\n')
+    file.write_text(f'image,text\na{suffix},"un gatto\nb{suffix},un cane\nc{suffix},una casa"\n')
     rows = read_pairs(PairsConfig(files=(str(file),), path_column="image", caption_column="text", lang="it"))
     assert [row.path for row in rows if isinstance(row, UpstreamRow)] == [f"b{suffix}", f"c{suffix}"]
