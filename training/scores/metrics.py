@@ -243,7 +243,7 @@ class Metric:
         digits: behind the point, in a table of one model.
         board_digits: likewise, in a scoreboard.
         column: its place in the tables of a scoreboard; None: it is in the JSON alone.
-        is_compared: the scoreboard's table of differences has it, too.
+        is_compared: that column is in the scoreboard's table of differences, too.
     """
 
     name: str

@@ -215,13 +215,14 @@ def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]
     }
     compared = {way: [metric for metric in _columns(way) if metric.is_compared] for way in _TITLES}
     ways = [way for way in compared if any(name.startswith(way) for *_, name in found)]
-    shown = dict.fromkeys((metric.name for way in ways for metric in compared[way]), "")
+    shown = dict.fromkeys((metric.name.replace("_", " ") for way in ways for metric in compared[way]), "")
     choices = dict.fromkeys(key[:3] for key in found)
     for (model, captions, images), way in product(choices, ways):
         cells = {}
         for metric in compared[way]:
             delta, digits = found[model, captions, images, f"{way}_{metric.name}"], metric.board_digits
-            cells[metric.name] = f"{delta.value:+.{digits}f} [{delta.low:+.{digits}f}, {delta.high:+.{digits}f}]"
+            cell = f"{delta.value:+.{digits}f} [{delta.low:+.{digits}f}, {delta.high:+.{digits}f}]"
+            cells[metric.name.replace("_", " ")] = cell
         yield {"model": model, "way": _TITLES[way], "captions": captions, "images": images, **shown, **cells}
 
 
