@@ -15,7 +15,8 @@ from flows.cli.output import say, say_table
 from training.exports.formats import ALL, MODEL_FORMATS
 
 if TYPE_CHECKING:
-    FormatName = ModelFormatName = str
+    FormatName = str
+    ModelFormatName = str
 else:  # what help and completion list, and what is refused, comes from the tables
     FormatName, ModelFormatName = Literal[tuple(FORMATS)], Literal[(*MODEL_FORMATS, ALL)]
 
