@@ -39,7 +39,8 @@ from data_catalog.sources.tables import Wanted, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
-from flows.language_doctor import SOURCE, Language, Trait, examine, find_language
+from flows.doctor import Finding
+from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
 
 MAX_ROWS = 1_000_000  # no more are looked at
@@ -70,7 +71,7 @@ class Started:
 
     files: Sequence[Path]
     found: Sequence[Line]
-    lacking: Sequence[Trait]
+    lacking: Sequence[Finding]
     commands: Sequence[Line]
 
 
@@ -114,7 +115,11 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
     return Started(
         files=[recipe, *([Path(pack_file)] if is_new else [])],
         found=found,
-        lacking=[trait for trait in examine(spoken) if not trait.found and (source or not trait.for_translations)],
+        lacking=[
+            lack
+            for lack in examine(spoken)
+            if lack.severity != "found" and (source or lack.topic not in FOR_TRANSLATIONS)
+        ],
         commands=list(_commands(name, look, spoken.pack.code, source)),
     )
 
