@@ -12,7 +12,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_catalog.ablations import AblationTable, ablations_of
 from data_catalog.errors import SettingsError
 from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
@@ -29,6 +28,7 @@ from data_catalog.exports.place import (
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
 from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
+from data_catalog.report.ablations import AblationTable, ablations_of
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
