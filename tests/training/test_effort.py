@@ -61,6 +61,14 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     assert gpu.startswith("GPU")
 
 
+def test_a_zone_that_does_not_say_what_it_is_misses_nothing(tmp_path: Path) -> None:
+    zone(tmp_path, "0", "package-0", 100)
+    (tmp_path / "intel-rapl:1").mkdir()
+    meter = EnergyMeter(powercap=tmp_path)
+    assert meter.sample() == ({"package-0": 0.0}, ())
+    meter.close()
+
+
 def test_attempts_add_up_and_a_damaged_file_is_named(tmp_path: Path) -> None:
     import torch
 

@@ -182,10 +182,13 @@ class EnergyMeter:
         for zone in sorted(powercap.glob("intel-rapl:*")):
             try:
                 name = (zone / "name").read_text().strip()
-                if not name.startswith("package"):
-                    if name != "dram":
-                        continue
-                    name = f"{name}-{zone.name.split(':')[1]}"
+            except (OSError, ValueError):
+                continue
+            if name == "dram":
+                name = f"{name}-{zone.name.split(':')[1]}"
+            elif not name.startswith("package"):
+                continue
+            try:
                 largest = int((zone / "max_energy_range_uj").read_text())
                 self._counters[name] = _Counter(partial(_number, zone / "energy_uj"), wraps_at=largest)
             except PermissionError:
