@@ -18,8 +18,8 @@ class DatasetFormat:
 
     Args:
         help: what is written and what reads it, in a line.
-        open_sink: opens what takes the pairs, given its folder, samples a tar shard, and which captions a sample has; it
-            imports what it needs.
+        open_sink: opens what takes the pairs, given its folder, samples a tar shard, and which captions a sample has;
+            it imports what it needs.
         loading: Markdown for the card that says how the pairs are read, where the export holds any.
         has_pixels: images may go along; else all are listed by address.
         is_parquet: pairs are Parquet shards, like the lists of links beside them.
