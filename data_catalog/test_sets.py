@@ -18,6 +18,7 @@ from data_catalog.identities import (
     url_identities,
     written_identities,
 )
+from data_catalog.images.formats import is_image_name
 from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import (
     FilesConfig,
@@ -33,7 +34,6 @@ from data_catalog.sources.flickr import read_flickr_captions
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.pairs import is_image_name
 from data_catalog.sources.rows import MalformedRow, Origin, refuse
 from data_catalog.sources.tables import FORMATS, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url

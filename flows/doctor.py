@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
 from pathlib import Path
 from typing import Literal
@@ -34,21 +34,27 @@ BACKPORT = (
     "module from Prefect's server"
 )
 
-Severity = Literal["broken", "warning"]
+Severity = Literal["broken", "warning", "found"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that a doctor found: of an environment what is wrong, of a language also what is there.
 
     Args:
-        severity: "broken" if runs fail because of it, else "warning".
-        text: one sentence: what is wrong and what to do.
+        severity: "broken" if no run or build can succeed, "warning" if less can be had, "found" if nothing is wrong.
+        text: what was found, or is wrong; of an environment also what to do, in the same sentence.
+        cost: what comes of it that a language lacks this.
+        advice: what to do about that, "" if there is nothing to do.
+        topic: name of the check.
         mend: what puts it right, or None where only a person can.
     """
 
     severity: Severity
     text: str
+    cost: str = ""
+    advice: str = ""
+    topic: str = ""
     mend: Callable[[], None] | None = None
 
 
@@ -83,7 +89,7 @@ def diagnose(project: Path, root: Path) -> list[Finding]:
         project: folder in which `vernaclip up` keeps its state.
         root: folder of the catalog, which need not exist yet.
     """
-    found = [*_python(), *_packages(), *_places(root), *_api(project)]
+    found = [replace(each, topic=topic) for topic, check in CHECKS.items() for each in check(project, root)]
     return sorted(found, key=lambda finding: finding.severity)
 
 
@@ -99,7 +105,7 @@ def mend(findings: list[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.mend is None]
 
 
-def _python() -> Iterator[Finding]:
+def _python(_project: Path, _root: Path) -> Iterator[Finding]:
     if sys.version_info < (3, 11):  # noqa: UP036 - pip can be told to ignore what we require
         yield Finding("broken", f"Python is {sys.version.split()[0]}: vernaclip needs 3.11 or newer")
     if sys.prefix == sys.base_prefix:
@@ -126,7 +132,7 @@ def remove_backport() -> None:
         raise DiskError(f"{folder / 'dataclasses.py'} cannot be removed ({error}): remove it by hand") from error
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(_project: Path, _root: Path) -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     for text in requires(DISTRIBUTION) or []:
@@ -164,7 +170,7 @@ def _packages() -> Iterator[Finding]:
         yield Finding("warning", text)
 
 
-def _places(root: Path) -> Iterator[Finding]:
+def _places(_project: Path, root: Path) -> Iterator[Finding]:
     folder = nearest_existing(root)
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
@@ -186,7 +192,7 @@ def _places(root: Path) -> Iterator[Finding]:
         yield Finding("warning", text)
 
 
-def _api(project: Path) -> Iterator[Finding]:
+def _api(project: Path, _root: Path) -> Iterator[Finding]:
     api, url = read_env_block(project), os.environ.get("PREFECT_API_URL")
     if api is not None and not api.is_up():
         text = f"the Prefect server at {api.url}, named in .env, does not answer: `vernaclip up` starts it again"
@@ -198,6 +204,15 @@ def _api(project: Path) -> Iterator[Finding]:
     if not ours and port_is_busy(SERVER_PORT):
         text = f"port {SERVER_PORT} is taken by another program: `vernaclip up` will use the next free one"
         yield Finding("warning", text)
+
+
+# In the order in which findings of one severity are told. Each gets the project's folder and the root.
+CHECKS: dict[str, Callable[[Path, Path], Iterator[Finding]]] = {
+    "Python": _python,
+    "packages": _packages,
+    "places": _places,
+    "Prefect": _api,
+}
 
 
 def port_is_busy(port: int) -> bool:

@@ -4,42 +4,17 @@ Nothing is downloaded, and nothing that is missing is an error but the language 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import command, visible_text
+from flows.doctor import Finding
 from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
 
 ISO_639_LENGTHS = (2, 3)
-
-
-@dataclass(frozen=True, slots=True)
-class Trait:
-    """One thing that a language has here, or lacks.
-
-    Args:
-        topic: what it is about, in a word or two.
-        text: what was found or is missing.
-        cost: what comes of it that it is missing, "" if it is not.
-        advice: what to do about that, "" if there is nothing to do.
-        needed: no build can start without it.
-        for_translations: it matters only where captions are translated.
-    """
-
-    topic: str
-    text: str
-    cost: str = ""
-    advice: str = ""
-    needed: bool = False
-    for_translations: bool = False
-
-    @property
-    def found(self) -> bool:
-        """Tell if it is there: only what is missing costs something."""
-        return not self.cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +42,6 @@ class Language:
     def set_in_pack(self, field: str) -> str:
         """Return the advice to set a field of the pack."""
         return f"set {field} in {f'a copy of {self.file}' if self.ships else self.file} (docs/languages.md)"
-
-    def told(self, topic: str, field: str, found: str, missing: str, cost: str) -> Trait:
-        """Return what a field of the pack says (`found`); or what is `missing`, its cost, and the advice to set it."""
-        if getattr(self.pack, field):
-            return Trait(topic, found)
-        return Trait(topic, missing, cost, self.set_in_pack(field))
 
 
 def find_language(name: str) -> Language:
@@ -104,72 +73,38 @@ SOURCE = "en"  # what most caption sets are written in
 NUM_CLASSES = 1_000  # of ImageNet
 
 
-def examine(language: Language) -> list[Trait]:
+def examine(language: Language) -> list[Finding]:
     """Return everything that a language has and lacks, in the order in which a build comes to it.
 
     Raises:
         PipelineError: what lies on this machine cannot be read.
     """
-    return [
-        _pack(language),
-        *(replace(trait, for_translations=True) for trait in [*_engines(language), _model_codes(language)]),
-        _language_check(language),
-        _proper_nouns(language),
-        *(replace(trait, for_translations=True) for trait in _translated_words(language)),
-        _letters(language),
-        *_recommended(language),
-    ]
+    return [replace(each, topic=topic) for topic, check in CHECKS.items() for each in check(language)]
 
 
-def _pack(language: Language) -> Trait:
+def _pack(language: Language) -> Iterator[Finding]:
     if language.ships:
-        return Trait("language pack", f"{language.file} comes with vernaclip")
-    if language.has_pack:
-        return Trait("language pack", f"{language.file} is a pack; recipes name it as language_pack")
-    code, file = language.pack.code, language.file
-    return Trait(
-        "language pack",
-        f"no pack of {code} comes with vernaclip",
-        f"{code} cannot be a recipe's target_language; captions in it are read, cleaned and translated into other "
-        "languages all the same",
-        f"`vernaclip init NAME --language {code}` writes {file} and a recipe; or write {file}, of which the line "
-        f'code = "{code}" is enough to start with (docs/languages.md), name it in the recipe, '
-        f'language_pack = "{file}", and examine it with `{command("doctor", "--language", file)}`',
-        needed=True,
-    )
-
-
-def _engines(language: Language) -> Iterator[Trait]:
-    """Yield what translates into the language; which languages the engines of packages know is for them to say."""
-    if language.pack.code == SOURCE:
-        yield Trait("translation", "not needed: most captions are English already")
-        return
-    from translation.config import TranslateConfig
-    from translation.engines.apertium import open_engine
-    from translation.engines.plugins import announcements, find_announcement
-
-    yield _argos(language)
-    try:
-        open_engine(TranslateConfig(engine="apertium"), load_language_pack(SOURCE), language.pack, Path())
-    except InputError as error:
-        yield Trait(
-            "Apertium",
-            re.split("[;:]", str(error))[0],
-            "no translation by rules: worse than a good package's, but all that some small languages have",
-            "install the pair from English, if Apertium has one",
-        )
+        yield Finding("found", f"{language.file} comes with vernaclip")
+    elif language.has_pack:
+        yield Finding("found", f"{language.file} is a pack; recipes name it as language_pack")
     else:
-        yield Trait("Apertium", "a mode from English is installed")
-    for name in dict.fromkeys(each.name for each in announcements()):
-        try:
-            found = find_announcement(name)
-        except InputError as error:
-            yield Trait("engine", str(error).partition(":")[0], f"translate.engine = {name} is refused")
-        else:
-            yield Trait("engine", f"{found} is installed")
+        code, file = language.pack.code, language.file
+        yield Finding(
+            "broken",
+            f"no pack of {code} comes with vernaclip",
+            f"{code} cannot be a recipe's target_language; captions in it are read, cleaned and translated into other "
+            "languages all the same",
+            f"`vernaclip init NAME --language {code}` writes {file} and a recipe; or write {file}, of which the line "
+            f'code = "{code}" is enough to start with (docs/languages.md), name it in the recipe, '
+            f'language_pack = "{file}", and examine it with `{command("doctor", "--language", file)}`',
+        )
 
 
-def _argos(language: Language) -> Trait:
+def _translation(language: Language) -> Iterator[Finding]:
+    """Yield whether Argos translates from English, which most captions are in."""
+    if language.pack.code == SOURCE:
+        yield Finding("found", "not needed: most captions are English already")
+        return
     from translation.packages.install import read_stored_index
     from translation.packages.package import default_packages_dir, find
 
@@ -179,7 +114,8 @@ def _argos(language: Language) -> Trait:
     except (InputError, DamagedError):
         pass
     else:
-        return Trait("translation", f"the package {package.pair} {package.package_version} is installed")
+        yield Finding("found", f"the package {package.pair} {package.package_version} is installed")
+        return
     install = f"`vernaclip mt install --from {SOURCE} --to {code}`"
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
@@ -198,38 +134,74 @@ def _argos(language: Language) -> Trait:
             is_offered = (SOURCE, code) in pairs
             advice = install if is_offered else train
             remark = f"Argos' index, as stored here, offers {'one' if is_offered else 'none'}"
-    return Trait(
-        "translation",
+    yield Finding(
+        "warning",
         f"no Argos package from English is installed; {remark}",
         "the default engine cannot translate English captions, and only native ones make a dataset",
         advice,
     )
 
 
-def _model_codes(language: Language) -> Trait:
+def _apertium(language: Language) -> Iterator[Finding]:
+    if language.pack.code == SOURCE:
+        return
+    from translation.config import TranslateConfig
+    from translation.engines.apertium import open_engine
+
+    try:
+        open_engine(TranslateConfig(engine="apertium"), load_language_pack(SOURCE), language.pack, Path())
+    except InputError as error:
+        yield Finding(
+            "warning",
+            re.split("[;:]", str(error))[0],
+            "no translation by rules: worse than a good package's, but all that some small languages have",
+            "install the pair from English, if Apertium has one",
+        )
+    else:
+        yield Finding("found", "a mode from English is installed")
+
+
+def _engines(language: Language) -> Iterator[Finding]:
+    """Yield the engines of packages; which languages they know is for them to say."""
+    if language.pack.code == SOURCE:
+        return
+    from translation.engines.plugins import announcements, find_announcement
+
+    for name in dict.fromkeys(each.name for each in announcements()):
+        try:
+            found = find_announcement(name)
+        except InputError as error:
+            yield Finding("warning", str(error).partition(":")[0], f"translate.engine = {name} is refused")
+        else:
+            yield Finding("found", f"{found} is installed")
+
+
+def _model_codes(language: Language) -> Iterator[Finding]:
     codes = {"iso639_3": language.pack.iso639_3, "flores": language.pack.flores}
     missing = [name for name, code in codes.items() if code is None]
     if not missing:
-        return Trait("codes", ", ".join(f"{name} {code}" for name, code in codes.items()))
+        yield Finding("found", ", ".join(f"{name} {code}" for name, code in codes.items()))
+        return
     names = " and ".join(missing)
-    return Trait(
-        "codes",
+    yield Finding(
+        "warning",
         f"{names} {'is' if len(missing) == 1 else 'are'} not set",
         "NLLB models (flores) and Apertium's modes (iso639_3) may not be found",
         language.set_in_pack(names),
     )
 
 
-def _language_check(language: Language) -> Trait:
+def _language_check(language: Language) -> Iterator[Finding]:
     from cleaning.languages.identification import detectable_code, detectable_languages
 
     code = detectable_code(language.pack, "cascade")
     if code is not None:
         confusions = ", ".join(language.pack.confusions)
         mistaken = f"; it is mistaken for {confusions}" if confusions else ""
-        return Trait("language check", f"fastText and lingua tell {code}{mistaken}")
-    return Trait(
-        "language check",
+        yield Finding("found", f"fastText and lingua tell {code}{mistaken}")
+        return
+    yield Finding(
+        "warning",
         f"no engine tells {language.pack.langdetect or language.pack.code}",
         "captions and translations in other languages stay in, and the columns that tell languages are empty",
         f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(detectable_languages())}; else "
@@ -237,104 +209,135 @@ def _language_check(language: Language) -> Trait:
     )
 
 
-def _proper_nouns(language: Language) -> Trait:
+def _proper_nouns(language: Language) -> Iterator[Finding]:
     from cleaning.checks.proper_nouns import find_tagger
 
     pack = language.pack
-    tagger = find_tagger(pack, "auto")
-    if tagger is not None:
-        return Trait("proper nouns", f"tagged by {tagger.name}")
-    if pack.function_words and not pack.capitalises_nouns:
-        better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
-        return Trait("proper nouns", f"told by capitals, with {len(pack.function_words)} function words{better}")
     cost = "captions that are little but names stay in (the paper drops a tenth of WIT for it)"
     install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy or Stanza"
-    if pack.capitalises_nouns:
-        return Trait("proper nouns", "capitals tell nothing, where every noun has one", cost, install)
-    advice = f"{language.set_in_pack('function_words')}, or {install}"
-    return Trait("proper nouns", "the pack lists no function words", cost, advice)
+    tagger = find_tagger(pack, "auto")
+    if tagger is not None:
+        yield Finding("found", f"tagged by {tagger.name}")
+    elif pack.capitalises_nouns:
+        yield Finding("warning", "capitals tell nothing, where every noun has one", cost, install)
+    elif pack.function_words:
+        better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
+        yield Finding("found", f"told by capitals, with {len(pack.function_words)} function words{better}")
+    else:
+        advice = f"{language.set_in_pack('function_words')}, or {install}"
+        yield Finding("warning", "the pack lists no function words", cost, advice)
 
 
-def _translated_words(language: Language) -> Iterator[Trait]:
+def _copied_words(language: Language) -> Iterator[Finding]:
     from cleaning.checks import CheckConfig
 
     pack, config = language.pack, CheckConfig()
     if pack.code == SOURCE:
-        yield Trait("copied words", "not needed: English is what is translated from")
+        yield Finding("found", "not needed: English is what is translated from")
+    elif pack.shared_words:
+        yield Finding("found", f"{len(pack.shared_words)} words that English shares are known")
     else:
-        yield language.told(
-            "copied words",
-            "shared_words",
-            f"{len(pack.shared_words)} words that English shares are known",
+        yield Finding(
+            "warning",
             "the pack lists no words that English spells alike",
             f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
             f"instead of {config.max_copied_share:.0%}",
+            language.set_in_pack("shared_words"),
         )
-    yield language.told(
-        "numbers in words",
-        "tens",
-        f"known by {', '.join(pack.tens)}",
-        "the pack does not say how 20 to 90 are called",
-        "good translations that spell out such a number are dropped as numbers_lost",
-    )
 
 
-def _letters(language: Language) -> Trait:
+def _letters(language: Language) -> Iterator[Finding]:
     from training.use.pictures import lettering_for
 
     texts = language.pack.function_words or language.pack.tens
     if not texts:
-        return Trait(
-            "letters",
+        yield Finding(
+            "warning",
             "which ones are needed is not known without words of the language",
             "contact sheets may show empty boxes",
             language.set_in_pack("function_words"),
         )
+        return
     lettering = lettering_for(texts)
     lacking = sorted({char for word in texts for char in word if not lettering.has(char)})
     if not lacking:
-        return Trait("letters", "contact sheets can show them")
-    return Trait(
-        "letters",
+        yield Finding("found", "contact sheets can show them")
+        return
+    yield Finding(
+        "warning",
         f"no typeface here has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
         "contact sheets show empty boxes instead",
         "install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
     )
 
 
-def _recommended(language: Language) -> Iterator[Trait]:
-    """Yield what the pack knows for training, scoring and passing on."""
+def _zero_shot(language: Language) -> Iterator[Finding]:
     pack = language.pack
-    yield language.told(
-        "text encoder",
-        "text_encoder",
-        f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder",
-        "the pack recommends none",
-        "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
-    )
     have = f"{len(pack.prompt_templates)} prompt templates and {len(pack.class_names):,} of {NUM_CLASSES:,} class names"
     missing = [] if pack.prompt_templates else ["prompt_templates"]
     missing += [] if len(pack.class_names) == NUM_CLASSES else ["class_names"]
     if missing:
-        yield Trait(
-            "zero-shot",
+        yield Finding(
+            "warning",
             f"the pack has {have} of ImageNet",
             "zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
             language.set_in_pack(" and ".join(missing)),
         )
     else:
-        yield Trait("zero-shot", f"{have}: `vernaclip scoreboard` reads them")
-    yield language.told(
-        "test sets",
+        yield Finding("found", f"{have}: `vernaclip scoreboard` reads them")
+
+
+Check = Callable[[Language], Iterator[Finding]]
+
+
+def _field(name: str, found: Callable[[LanguagePack], str], missing: str, cost: str) -> Check:
+    """Return a check of a field of the pack: what it says where it is set; else what is `missing`, and its cost."""
+
+    def check(language: Language) -> Iterator[Finding]:
+        if getattr(language.pack, name):
+            yield Finding("found", found(language.pack))
+        else:
+            yield Finding("warning", missing, cost, language.set_in_pack(name))
+
+    return check
+
+
+# By topic, in the order in which a build comes to them.
+CHECKS: dict[str, Check] = {
+    "language pack": _pack,
+    "translation": _translation,
+    "Apertium": _apertium,
+    "engine": _engines,
+    "codes": _model_codes,
+    "language check": _language_check,
+    "proper nouns": _proper_nouns,
+    "copied words": _copied_words,
+    "numbers in words": _field(
+        "tens",
+        lambda pack: f"known by {', '.join(pack.tens)}",
+        "the pack does not say how 20 to 90 are called",
+        "good translations that spell out such a number are dropped as numbers_lost",
+    ),
+    "letters": _letters,
+    "text encoder": _field(
+        "text_encoder",
+        lambda pack: f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder",
+        "the pack recommends none",
+        "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
+    ),
+    "zero-shot": _zero_shot,
+    "test sets": _field(
         "test_sets",
-        "; ".join(pack.test_sets),
+        lambda pack: "; ".join(pack.test_sets),
         "the pack names none",
         "a model can be scored on your own held-out images alone, and compared with no published one",
-    )
-    yield language.told(
-        "rights",
+    ),
+    "rights": _field(
         "license_notes",
-        pack.license_notes,
+        lambda pack: pack.license_notes,
         "the pack says nothing of rights",
         "you must look up yourself what sources, test sets and models allow",
-    )
+    ),
+}
+# They matter only where captions are translated.
+FOR_TRANSLATIONS = frozenset({"translation", "Apertium", "engine", "codes", "copied words", "numbers in words"})

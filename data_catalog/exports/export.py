@@ -12,12 +12,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_catalog.ablations import AblationTable, ablations_of
 from data_catalog.errors import SettingsError
-from data_catalog.exports import FORMATS, HUGGINGFACE, URLS, WEBDATASET
 from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
+from data_catalog.exports.formats import FORMATS
 from data_catalog.exports.place import (
     exporting_to,
     is_whole,
@@ -27,16 +26,9 @@ from data_catalog.exports.place import (
     require_nothing_of_others,
 )
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
-from data_catalog.exports.sinks import (
-    CAPTIONS,
-    FIRST,
-    LinkWriter,
-    ParquetSink,
-    TarSink,
-    credits_writer,
-    judged_shards,
-)
+from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
+from data_catalog.report.ablations import AblationTable, ablations_of
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
@@ -49,8 +41,8 @@ class ExportConfig:
     """What is exported, and how.
 
     Args:
-        format: one of `FORMATS`.
-        pixels: which images are exported with their pixels: one of `rights.POLICIES`; none for `URLS`.
+        format: name of one of `FORMATS`.
+        pixels: which images are exported with their pixels: one of `rights.POLICIES`; a format without pixels has none.
         allowed: sources of which the user says that their images may be passed on.
         samples_per_shard: of tar shards.
         captions: of tar shards: one sample an image, with its "first" caption as text, or one for "every" caption.
@@ -146,11 +138,9 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
 
 def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:
     """Write everything but the record into a folder; return what the record says of it."""
-    manifest, pixels = snapshot.manifest, NONE if config.format == URLS else config.pixels
-    policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
-    sink: ParquetSink | TarSink = ParquetSink(folder)
-    if config.format == WEBDATASET:
-        sink = TarSink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
+    manifest, kind = snapshot.manifest, FORMATS[config.format]
+    pixels = config.pixels if kind.has_pixels else NONE
+    policy, sink = policy_of(manifest, pixels, allowed=frozenset(config.allowed)), kind.open_sink(folder, config)
     links, counts, listed = LinkWriter(folder, policy), PairCounts(), PairCounts()
     withheld: Counter[tuple[str, str]] = Counter()
     unlisted: Counter[str] = Counter()
@@ -176,14 +166,14 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
                 progress.advance(len(shard.reasons))
             links.end_split(split)
     written, linked = sink.end(), links.config()
-    entries = sink.entries if isinstance(sink, ParquetSink) else []
-    loading = [LOAD_TARS if config.format == WEBDATASET else LOAD_PAIRS] if written.splits else []
+    entries = sink.entries
+    loading = [kind.loading] if written.splits else []
     loading += [LOAD_LINKS] if linked.splits else []
     parts = CardParts(
         counts=counts,
         listed=listed,
         # `datasets` reads all that a card names with one reader: a list beside tars is none of its configurations.
-        configs=[written] if config.format == WEBDATASET and written.splits else [written, linked],
+        configs=[written, linked] if kind.is_parquet or not written.splits else [written],
         schema=written.schema if entries else None,
         examples=example_captions(folder / entry["path"] for entry in entries),
         loading="\n\n".join(loading) or "It holds no image that may be passed on, and none that has an address.",
@@ -191,7 +181,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
         ablations=ablations,
     )
     texts = {CARD_FILE: card_text(manifest, parts), TERMS_FILE: terms_text(manifest)}
-    if config.format == HUGGINGFACE:
+    if kind.has_croissant:
         texts[CROISSANT_FILE] = croissant_text(manifest, entries, written, published=config.published)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -213,7 +203,8 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
 
 def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str, Any]) -> None:
     """Refuse an export without images, or where pixels are not asked for, without addresses; an earlier one stays."""
-    wants_pixels, listed = config.format != URLS and config.pixels != NONE, sum(counts["listed"].values())
+    has_pixels, listed = FORMATS[config.format].has_pixels, sum(counts["listed"].values())
+    wants_pixels = has_pixels and config.pixels != NONE
     if sum(counts["images"].values()) or (listed and not wants_pixels):
         return
     if not counts["withheld"]:
@@ -222,7 +213,7 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
             f"the dataset has no pairs{marked}: see `vernaclip report {snapshot.dataset}`, mend the recipe, build again"
         )
     elif not wants_pixels:
-        switch = f"--format {HUGGINGFACE}" if config.format == URLS else f"--pixels {LICENSED}"
+        switch = f"--pixels {LICENSED}" if has_pixels else "--format huggingface"
         sources = " ".join(f"--allow {source}" for source in sorted({source for source, _, _ in counts["withheld"]}))
         why = (
             f"none of its images has an address: {switch} exports those with pixels that may be passed on, and with "
@@ -234,28 +225,6 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
         why += f"; --pixels none exports the {listed:,} that have an address as a list" if listed else ""
     raise SettingsError(f"the export of {snapshot.dataset} would hold no image: {why}")
 
-
-LOAD_PAIRS = """```python
-from datasets import load_dataset
-
-pairs = load_dataset("FOLDER", split="train")
-pairs[0]["image"], pairs[0]["captions"]
-```
-
-`croissant.json` describes the same files for `mlcroissant`."""
-
-LOAD_TARS = """```python
-import webdataset
-
-pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).decode("pil")
-```
-
-Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
-`FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and finds how many samples there are in
-`sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
-`caption_4`, which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`.
-
-`datasets.load_dataset("FOLDER")` reads them as well."""
 
 LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, as img2dataset reads them:
 

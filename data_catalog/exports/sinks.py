@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import tarfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,14 +90,33 @@ def sample_key(sample_id: str) -> str:
     return hashlib.sha256(sample_id.encode()).hexdigest()[:24]
 
 
-class ParquetSink:
-    """Pair shards below `data/`: the snapshot's own, linked, where all rows go along; others written anew."""
+class PairSink(ABC):
+    """What takes the pairs of an export, and writes them in its format below a folder.
+
+    `entries` are its pair shards in Parquet, with path, sha256 and bytes: the card takes columns and examples from
+    them, and the metadata describe them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.entries: list[dict[str, Any]] = []
-        self.schema: pa.Schema | None = None
         self._folder = folder
-        self._rows: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()  # by split
+
+    @abstractmethod
+    def add(self, shard: JudgedShard) -> None:
+        """Write those pairs of a shard that go along; all of a split come one after the other."""
+
+    @abstractmethod
+    def end(self) -> DataConfig:
+        """Finish all files; return them by split, and how `datasets` loads them."""
+
+
+class ParquetSink(PairSink):
+    """Pair shards below `data/`: the snapshot's own, linked, where all rows go along; others written anew."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.schema: pa.Schema | None = None
 
     def add(self, shard: JudgedShard) -> None:
         """Link a shard, write the part of it that goes along, or pass it over."""
@@ -135,7 +155,7 @@ _NUMBERED = 5
 _STARTS = {"webp": b"RIFF", "png": b"\x89PNG"}
 
 
-class TarSink:
+class TarSink(PairSink):
     """Tar shards of a fixed number of samples: `train-000000.tar` and so on, and `sizes.json`, which open_clip reads.
 
     Each sample is KEY.jpg (.webp, .png), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
@@ -147,11 +167,10 @@ class TarSink:
     """
 
     def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
+        super().__init__(folder)
         self._sizes: dict[str, int] = {}
-        self._folder = folder
         self._samples_per_shard = samples_per_shard
         self._captions = captions
-        self._rows: Counter[str] = Counter()
         self._suffixes: set[str] = set()
         self._pairs: pa.Schema | None = None
         self._tar: tarfile.TarFile | None = None

@@ -21,11 +21,11 @@ from data_catalog.images.decoding import (
     Pixels,
     converted,
     decode,
-    format_of,
     open_image,
     rejection_of,
     upright,
 )
+from data_catalog.images.formats import format_of
 from data_catalog.settings import require_between
 from data_catalog.storage.failpoints import failpoint
 

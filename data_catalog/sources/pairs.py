@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from data_catalog.errors import SettingsError
+from data_catalog.images.formats import is_image_name
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
 from data_catalog.sources.files import FilesConfig, upstream_files
@@ -14,8 +15,6 @@ from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
 from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
 from data_catalog.sources.urls import is_web_url, url_key
-
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +148,6 @@ def _wanted(config: PairsConfig) -> Wanted:
     return Wanted(
         required=required, image_column=required[0], is_image=is_web_url if config.url_column else is_image_name
     )
-
-
-def is_image_name(text: str) -> bool:
-    """Return whether a text ends like the name of an image file."""
-    return text.lower().endswith(_IMAGE_SUFFIXES)
 
 
 def _row(origin: Origin, entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> JudgedRow:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
-from data_catalog.exports import FORMATS
+from data_catalog.exports.formats import FORMATS
 from data_catalog.storage.history import runs
 from data_catalog.storage.integrity import (
     FOLDER_RECORD,

@@ -1,14 +1,24 @@
 """Commands that write what other people's tools read: export of a dataset, export-model of a trained model."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from data_catalog.errors import SettingsError
+from data_catalog.exports.formats import FORMATS
 from flows.cli.options import DEFAULT_ROOT, DatasetName, Number, Root, Words
 from flows.cli.output import say, say_table
+from training.exports.formats import ALL, MODEL_FORMATS
+
+if TYPE_CHECKING:
+    FormatName = str
+    ModelFormatName = str
+else:  # what help and completion list, and what is refused, comes from the tables
+    FormatName, ModelFormatName = Literal[tuple(FORMATS)], Literal[(*MODEL_FORMATS, ALL)]
 
 Pixels = Annotated[
     Literal["licensed", "noncommercial", "all", "none"],
@@ -19,12 +29,24 @@ Pixels = Annotated[
 ]
 
 
+def _listing(helps: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that puts formats, each with its help, where the docstring of a command says FORMATS."""
+    width = max(map(len, helps))
+    listed = "\n".join(f"  {name:<{width}}  {text}" for name, text in helps.items())
+
+    def with_formats(command: Callable[..., None]) -> Callable[..., None]:
+        command.__doc__ = (inspect.getdoc(command) or "").replace("  FORMATS", listed)
+        return command
+
+    return with_formats
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """Options of an export of a dataset."""
 
-    format: Literal["huggingface", "webdataset", "urls"]
+    format: FormatName
     """What reads it."""
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None
     """Where it goes (default: exports/DATASET/FORMAT in the root)."""
@@ -39,13 +61,12 @@ class ExportOptions:
     """Date of publication for croissant.json, as in 2026-01-31."""
 
 
+@_listing({name: kind.help for name, kind in FORMATS.items()})
 def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions) -> None:
-    """Write a dataset as a folder that other tools read: Hugging Face, WebDataset, or URLs without pixels.
+    """Write a dataset as a folder that other tools read, such as Hugging Face datasets, WebDataset or img2dataset.
 
     formats:
-      huggingface  pair shards with a dataset card: datasets.load_dataset("FOLDER"), and Croissant metadata
-      webdataset   tar shards with sizes.json: for webdataset and open_clip's own trainer
-      urls         addresses, captions and rights in Parquet, no pixels: for img2dataset
+      FORMATS
 
     Pixels go along where the row's license allows it, or the recipe says so of its source ([sources.NAME] license =
     "..." or redistribution = true); other images are listed by address in every format. ATTRIBUTION.csv names each
@@ -90,7 +111,7 @@ class ModelExportOptions:
 
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
     """A trained model's own folder instead; the card then cannot say what it was trained on."""
-    formats: Annotated[tuple[Literal["open_clip", "transformers", "onnx", "all"], ...], Parameter(name="--format")]
+    formats: Annotated[tuple[ModelFormatName, ...], Parameter(name="--format")]
     """May be given several times; several formats go into folders of these names in FOLDER."""
     out: Annotated[Path, Parameter(metavar="FOLDER")]
     """Where it goes."""
@@ -110,6 +131,10 @@ class ModelExportOptions:
     """Name of the dataset on the hub, if you published it: the card then links it."""
 
 
+@_listing(
+    {name: kind.help for name, kind in MODEL_FORMATS.items()}
+    | {ALL: "each of them that has an equivalent of the model's architecture"}
+)
 def export_model(
     dataset: Annotated[str | None, Parameter(name="RECIPE_OR_DATASET")] = None,
     /,
@@ -117,13 +142,10 @@ def export_model(
     root: Root = DEFAULT_ROOT,
     options: ModelExportOptions,
 ) -> None:
-    """Write a trained model as a folder that open_clip, transformers or ONNX Runtime reads, with a model card.
+    """Write a trained model as a folder that open_clip, transformers or others read, with a model card.
 
     formats:
-      open_clip     open_clip's hub layout: open_clip.create_model_and_transforms("local-dir:FOLDER")
-      transformers  VisionTextDualEncoderModel, or CLIPModel where the text tower is open_clip's own; no ResNets
-      onnx          image.onnx and text.onnx, for ONNX Runtime; needs, in a checkout: pip install -e '.[onnx]'
-      all           each of them that has an equivalent of the model's architecture
+      FORMATS
 
     Each is read back by the library that it is for, and must score as the model does, or nothing is written. README.md
     in it is a model card: data, settings, scores, limits, time and energy. docs/export-models.md has more.

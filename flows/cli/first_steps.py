@@ -40,7 +40,7 @@ def init(
         pairs: CSV, TSV, JSON Lines or Parquet with a column of images and one of captions.
         images: Folder, zip or tar of the images that the file names (default: the folder of the file).
     """
-    from flows.cli.services import trait_text
+    from flows.cli.services import finding_text
     from flows.recipe.starting import start
 
     started = start(name, language, pairs=pairs, images=images)
@@ -50,8 +50,8 @@ def init(
         say(visible_text(f"{line.topic:<10}{line.text}"))
     if started.lacking:
         say("\nWhat the language lacks here:\n")
-    for trait in started.lacking:
-        say(trait_text(trait))
+    for finding in started.lacking:
+        say(finding_text(finding))
     say(f"\nWritten: {', '.join(map(str, started.files))}\n\nType next:")
     width = max(len(line.topic) for line in started.commands)
     for line in started.commands:

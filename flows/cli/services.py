@@ -13,7 +13,7 @@ from flows.cli.options import DEFAULT_ROOT, ROOT_VARIABLE, OptionalNumber
 from flows.cli.output import is_quiet, say
 
 if TYPE_CHECKING:
-    from flows.language_doctor import Trait
+    from flows.doctor import Finding
 
 REPORT_WIDTH = 110  # characters
 NO_BREAK = "\xa0"
@@ -64,15 +64,15 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
         from flows.language_doctor import examine, find_language
 
         spoken = find_language(language)
-        traits = examine(spoken)
+        findings = examine(spoken)
         if not is_quiet():
             say(f"{spoken.title}\n")
-        for trait in traits:
-            if not is_quiet() or (trait.needed and not trait.found):
-                say(trait_text(trait))
+        for finding in findings:
+            if finding.severity == "broken" or not is_quiet():
+                say(finding_text(finding))
         if not is_quiet():
-            say(f"\n{sum(trait.found for trait in traits)} of {len(traits)} found")
-        return int(any(trait.needed and not trait.found for trait in traits))
+            say(f"\n{sum(finding.severity == 'found' for finding in findings)} of {len(findings)} found")
+        return int(any(finding.severity == "broken" for finding in findings))
     from flows.doctor import diagnose, mend
 
     findings = diagnose(Path.cwd(), Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT))
@@ -86,14 +86,14 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
     return int(any(finding.severity == "broken" for finding in findings))
 
 
-def trait_text(trait: "Trait") -> str:
+def finding_text(finding: "Finding") -> str:
     """Return what a language has or lacks, with costs and advice, in lines for a terminal.
 
     Commands stay on one line, to be copied.
     """
-    state = "found" if trait.found else "MISSING" if trait.needed else "missing"
-    parts = [(state, trait.topic, trait.text)]
-    parts += [("", label, text) for label, text in (("  costs", trait.cost), ("  to do", trait.advice)) if text]
+    state = {"found": "found", "broken": "MISSING", "warning": "missing"}[finding.severity]
+    parts = [(state, finding.topic, finding.text)]
+    parts += [("", label, text) for label, text in (("  costs", finding.cost), ("  to do", finding.advice)) if text]
     lines = []
     for mark, label, text in parts:
         head = f"{mark:<9}{label:<18}"

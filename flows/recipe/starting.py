@@ -26,19 +26,21 @@ from cleaning.languages.identification import detectable_code, language_identifi
 from cleaning.text.scripts import count_words
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.fetch.config import FetchConfig
+from data_catalog.images.formats import is_image_name
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
 from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
-from data_catalog.sources.pairs import PairsConfig, check_pairs, is_image_name, read_pairs
+from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
 from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
 from data_catalog.sources.tables import Wanted, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
-from flows.language_doctor import SOURCE, Language, Trait, examine, find_language
+from flows.doctor import Finding
+from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
 
 MAX_ROWS = 1_000_000  # no more are looked at
@@ -69,7 +71,7 @@ class Started:
 
     files: Sequence[Path]
     found: Sequence[Line]
-    lacking: Sequence[Trait]
+    lacking: Sequence[Finding]
     commands: Sequence[Line]
 
 
@@ -113,7 +115,11 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
     return Started(
         files=[recipe, *([Path(pack_file)] if is_new else [])],
         found=found,
-        lacking=[trait for trait in examine(spoken) if not trait.found and (source or not trait.for_translations)],
+        lacking=[
+            lack
+            for lack in examine(spoken)
+            if lack.severity != "found" and (source or lack.topic not in FOR_TRANSLATIONS)
+        ],
         commands=list(_commands(name, look, spoken.pack.code, source)),
     )
 

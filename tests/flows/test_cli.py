@@ -42,7 +42,7 @@ COMMANDS = dict(commands())
 
 
 def test_neither_help_nor_wrong_usage_needs_anything_heavy() -> None:
-    wrong = [[], ["fly"], ["mt", "trian"], ["train"], ["search", "a", "--bogus"]]
+    wrong = [[], ["fly"], ["mt", "trian"], ["train"], ["search", "a", "--bogus"], ["export", "a", "--format", "zip"]]
     calls = [["--help"], *([*name.split(), "--help"] for name in COMMANDS), *wrong]
     code = (
         "import contextlib, sys\nfrom flows.cli import main\n"

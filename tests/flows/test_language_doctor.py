@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from flows.language_doctor import Trait, examine, find_language
+from flows.doctor import Finding
+from flows.language_doctor import examine, find_language
 from flows.recipe.language_packs import available_language_packs
 
 INDEX = [
@@ -32,12 +33,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def traits(name: str) -> dict[str, Trait]:
-    return {trait.topic: trait for trait in examine(find_language(name))}
+def findings(name: str) -> dict[str, Finding]:
+    return {finding.topic: finding for finding in examine(find_language(name))}
 
 
 def lacks(name: str) -> set[str]:
-    return {topic for topic, trait in traits(name).items() if not trait.found}
+    return {topic for topic, finding in findings(name).items() if finding.severity != "found"}
 
 
 def install(data: Path, pair: tuple[str, str]) -> None:
@@ -63,10 +64,11 @@ def test_what_packs_that_ship_lack() -> None:
 
 @pytest.mark.parametrize("name", ["de", "el", "it", "sw", "xx"])
 def test_what_is_missing_has_a_cost_and_what_is_there_has_none(name: str) -> None:
-    for trait in traits(name).values():
-        assert trait.text
-        assert bool(trait.cost) is not trait.found
-        assert not (trait.found and trait.advice)
+    for finding in findings(name).values():
+        assert finding.text
+        is_found = finding.severity == "found"
+        assert bool(finding.cost) is not is_found
+        assert not (is_found and finding.advice)
 
 
 def test_a_language_without_a_pack_is_told_how_to_write_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,8 +95,8 @@ def test_a_pack_of_ones_own_is_examined_by_its_file(tmp_path: Path, capsys: pyte
 
 
 def test_a_language_that_no_engine_tells() -> None:
-    check = traits("xx")["language check"]
-    assert not check.found
+    check = findings("xx")["language check"]
+    assert check.severity == "warning"
     assert "other languages stay in" in check.cost
     assert check.advice.startswith("set langdetect in xx.toml (docs/languages.md), if it has another code: ")
     assert ", zh-cn, zh-tw" in check.advice
@@ -102,26 +104,26 @@ def test_a_language_that_no_engine_tells() -> None:
 
 def test_an_installed_package_is_found(data: Path) -> None:
     install(data, ("el", "en"))
-    assert not traits("el")["translation"].found
+    assert findings("el")["translation"].severity == "warning"
     install(data, ("en", "el"))
-    translation = traits("el")["translation"]
-    assert translation == Trait("translation", "the package en-el 1.2 is installed", for_translations=True)
+    translation = findings("el")["translation"]
+    assert translation == Finding("found", "the package en-el 1.2 is installed", topic="translation")
 
 
 def test_the_code_of_a_pack_in_argos_counts(data: Path, tmp_path: Path) -> None:
     install(data, ("en", "zt"))
     file = tmp_path / "zh.toml"
     file.write_text('code = "zh"\nargos = "zt"\nlangdetect = "zh-tw"\n', encoding="utf-8")
-    found = traits(str(file))
-    assert found["translation"].found
+    found = findings(str(file))
+    assert found["translation"].severity == "found"
     assert found["language check"].text.startswith("fastText and lingua tell zh-tw")
 
 
 def test_the_stored_index_decides_the_advice(data: Path) -> None:
-    assert "if `vernaclip mt packages --to el` lists it; else" in traits("el")["translation"].advice
+    assert "if `vernaclip mt packages --to el` lists it; else" in findings("el")["translation"].advice
     (data / "index.json").write_text(json.dumps(INDEX), encoding="utf-8")
-    assert traits("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
-    swahili = traits("sw")["translation"]
+    assert findings("el")["translation"].advice == "`vernaclip mt install --from en --to el`"
+    swahili = findings("sw")["translation"]
     assert swahili.text.endswith("offers none")
     assert swahili.advice.startswith("train one, `vernaclip mt train")
 
@@ -129,7 +131,7 @@ def test_the_stored_index_decides_the_advice(data: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"\xff\x00"])
 def test_a_damaged_index_is_named_and_breaks_nothing(data: Path, content: bytes) -> None:
     (data / "index.json").write_bytes(content)
-    translation = traits("el")["translation"]
+    translation = findings("el")["translation"]
     assert "index.json is damaged: remove it" in translation.text
     assert "`vernaclip mt install --from en --to el`, if" in translation.advice
 
@@ -137,8 +139,8 @@ def test_a_damaged_index_is_named_and_breaks_nothing(data: Path, content: bytes)
 def test_letters_that_no_typeface_has(tmp_path: Path) -> None:
     file = tmp_path / "xx.toml"
     file.write_text('code = "xx"\nfunction_words = ["\U00016f00\U00016f01"]\n', encoding="utf-8")  # Miao
-    letters = traits(str(file))["letters"]
-    assert not letters.found
+    letters = findings(str(file))["letters"]
+    assert letters.severity == "warning"
     assert "\U00016f00" in letters.text
 
 
@@ -187,10 +189,10 @@ def test_engines_of_packages_are_listed(tmp_path: Path, monkeypatch: pytest.Monk
     clashing = tmp_path / "site" / "one-1.0.dist-info" / "entry_points.txt"
     clashing.write_text(clashing.read_text() + "clash = nowhere:open\n")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    found = [trait for trait in examine(find_language("it")) if trait.topic == "engine"]
-    assert [(trait.found, trait.text) for trait in found] == [
-        (False, "an engine 'clash' is announced by one and third"),
-        (True, "the engine 'one' of the package one 1.0 is installed"),
-        (True, "the engine 'other' of the package other 1.0 is installed"),
+    found = [finding for finding in examine(find_language("it")) if finding.topic == "engine"]
+    assert [(finding.severity, finding.text) for finding in found] == [
+        ("warning", "an engine 'clash' is announced by one and third"),
+        ("found", "the engine 'one' of the package one 1.0 is installed"),
+        ("found", "the engine 'other' of the package other 1.0 is installed"),
     ]
-    assert "engine" not in traits("en"), "which needs none"
+    assert "engine" not in findings("en"), "which needs none"

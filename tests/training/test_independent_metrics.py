@@ -11,12 +11,12 @@ from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reci
 
 from data_catalog.errors import InputError
 from training.scores.metrics import (
+    METRIC_OF,
     bootstrap_interval,
     chance_median_rank,
     image_to_text_ranks,
+    median,
     median_draws,
-    median_interval,
-    median_rank,
     recalls,
     reciprocal_ranks,
     share_interval,
@@ -24,6 +24,7 @@ from training.scores.metrics import (
 )
 
 CUTOFFS = (1, 5, 10)
+MEDIAN_RANK = METRIC_OF["text_to_image_median_rank"]
 BEHIND_TIES = 1e-4  # more than the tolerance of ties, less than any other difference on the grid below
 
 
@@ -95,7 +96,7 @@ def test_the_interval_of_clustered_values_is_that_of_their_clusters_means() -> N
 
 def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
     ranks = np.random.default_rng(6).permutation(np.arange(1, 1001))
-    low, high = median_interval(ranks, np.arange(1000), rounds=2000, seed=1, gallery_size=1000)
+    low, high = MEDIAN_RANK.interval(ranks, np.arange(1000), rounds=2000, seed=1, gallery_size=1000)
     half = norm.ppf(0.975) * np.sqrt(1000) / 2  # binomial: as many order statistics to either side
     assert low == pytest.approx(500 - half, abs=4)
     assert high == pytest.approx(500 + half, abs=4)
@@ -128,7 +129,7 @@ def test_few_images_say_nothing() -> None:
     values, clusters = np.r_[np.ones(40), np.zeros(50)], np.repeat(np.arange(9), 10)
     assert share_interval(values, clusters, rounds=50, seed=1) == (0.0, 1.0)
     assert share_interval(values, clusters, rounds=50, seed=1, least=-1.0) == (-1.0, 1.0)
-    assert median_interval(np.arange(1, 91), clusters, rounds=50, seed=1, gallery_size=300) == (1.0, 300.0)
+    assert MEDIAN_RANK.interval(np.arange(1, 91), clusters, rounds=50, seed=1, gallery_size=300) == (1.0, 300.0)
 
 
 def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:
@@ -142,7 +143,7 @@ def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
 def test_the_median_is_reached_by_half_of_the_queries(ranks: list[int]) -> None:
-    found = median_rank(np.array(ranks))
+    found = median(np.array(ranks))
     assert 2 * sum(rank <= found for rank in ranks) >= len(ranks)
     assert 2 * sum(rank < found for rank in ranks) < len(ranks)
 

@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.scores.metrics import (
+    METRICS,
+    Metric,
     bootstrap_interval,
     chance_level,
     image_to_text_ranks,
+    ranks_themselves,
     recalls,
     reciprocal_ranks,
     text_to_image_ranks,
@@ -132,3 +135,46 @@ def test_captions_of_one_image_are_drawn_together() -> None:
     together = bootstrap_interval(values, np.repeat(np.arange(40), 5), rounds=500, seed=0)
     alone = bootstrap_interval(values, np.arange(200), rounds=500, seed=0)
     assert together[1] - together[0] > 1.8 * (alone[1] - alone[0])
+
+
+def mean_chance(*, gallery_size: int, num_right: np.ndarray) -> float:
+    return float(np.mean((gallery_size + 1) / (num_right + 1)))
+
+
+MEAN_RANK = Metric(name="mean_rank", of_query=ranks_themselves, chance=mean_chance, is_rank=True, digits=1)
+
+
+def test_a_metric_that_the_table_does_not_have_needs_nothing_but_its_entry() -> None:
+    rng = np.random.default_rng(4)
+    ranks, clusters = rng.integers(1, 100, 200), np.repeat(np.arange(50), 4)
+    how = {"gallery_size": 100, "rounds": 300, "seed": 1}
+    assert MEAN_RANK.value(ranks) == pytest.approx(ranks.mean())
+    low, high = MEAN_RANK.interval(ranks, clusters, **how)
+    assert 1 < low < ranks.mean() < high < 100
+    value, least, most = MEAN_RANK.difference(ranks, ranks + 5, clusters, **how)
+    assert (value, least, most) == pytest.approx((5, 5, 5))
+    few = clusters % 9
+    assert MEAN_RANK.interval(ranks, few, **how) == (1, 100)
+    assert MEAN_RANK.difference(ranks, ranks, few, **how) == (0, -99, 99)
+    assert MEAN_RANK.chance(gallery_size=9, num_right=np.array([1])) == 5
+
+
+def test_columns_of_a_way_stand_one_after_the_other() -> None:
+    for way in {way for metric in METRICS for way in metric.ways}:
+        places = [metric.column for metric in METRICS if way in metric.ways and metric.column is not None]
+        assert sorted(places) == list(range(1, len(places) + 1))
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_chance_of_each_metric_is_what_random_ranks_give(metric: Metric) -> None:
+    ranks = np.random.default_rng(5).integers(1, 301, 40_000)
+    chance = metric.chance(gallery_size=300, num_right=np.ones(3, dtype=np.int64))
+    assert metric.value(ranks) == pytest.approx(chance, rel=0.2)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_model_does_not_differ_from_itself(metric: Metric) -> None:
+    ranks, clusters = np.random.default_rng(6).integers(1, 9, 100), np.arange(100)
+    value, low, high = metric.difference(ranks, ranks, clusters, gallery_size=9, rounds=50, seed=1)
+    assert value == 0
+    assert low <= 0 <= high

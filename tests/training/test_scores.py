@@ -1,12 +1,14 @@
 """Caption modes, and the scoreboard."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 
 from training.config import EvaluateConfig
 from training.scores.evaluation import chosen_captions, retrieval_scores, wording
+from training.scores.metrics import METRIC_OF
 from training.scores.score import Scores
 from training.use.pictures import PILLOWS_OWN, Lettering, Pen, contact_sheet, lettering_for
 
@@ -60,7 +62,8 @@ def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> Non
     images = np.eye(4)
     board = scores(np.repeat(images, [2, 2, 1, 2], axis=0), images)
     assert {score.value for score in board.scores} == {1.0}
-    assert len(board.scores) == 3 * 14
+    modes, told = ("all", "one", "distinct"), [name for name in METRIC_OF if not name.startswith("zero_shot")]
+    assert {(score.name, score.captions) for score in board.scores} == set(product(told, modes))
     distinct = board.get("text_to_image_MRR@5", "distinct")
     assert (distinct.num_queries, distinct.num_dropped, distinct.gallery_size) == (3, 4, 4)
     # Images 0, 2 and 3 have a caption of their own; image 1 asks nothing.

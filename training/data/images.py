@@ -27,10 +27,6 @@ from training.towers.model import LoadedModel, normalise_pixels
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Features = np.ndarray[Any, np.dtype[np.float32]]
 
-# HEIC is on the list to be named among what cannot be read, since phones write it.
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
-)
 WHITE = (255, 255, 255)  # behind what is transparent, as builds have it
 BATCH_SIZE = 128
 # A large JPEG is decoded at a half, a quarter or an eighth, if its shorter side keeps twice the model's size and this.

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from data_catalog.storage.shards import read_json, save_tensors, write_atomically, write_json
 from training.exports.trained_folder import (
     TEXTS,
+    ModelWriter,
     Probe,
     TrainedFolder,
     quiet_libraries,
@@ -330,3 +331,11 @@ def write_image_processor(trained: TrainedFolder, folder: Path, *, processor: st
         **({"processor_class": processor} if processor else {}),
     }
     write_json(folder / IMAGE_PROCESSOR_FILE, settings)
+
+
+WRITER = ModelWriter(
+    write=write_hugging_face,
+    check=check_hugging_face,
+    how_to_read=how_to_read_hugging_face,
+    why_not=why_no_hugging_face,
+)

@@ -5,7 +5,7 @@ As with a dataset, `export.json`, written last, says what an export was made fro
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,18 +18,10 @@ from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
-from training.exports.hugging_face import (
-    check_hugging_face,
-    how_to_read_hugging_face,
-    why_no_hugging_face,
-    write_hugging_face,
-)
+from training.exports.formats import ALL, MODEL_FORMATS
 from training.exports.model_card import Publication, SeenData, card_data, model_card
-from training.exports.onnx_graphs import check_onnx, how_to_read_onnx, require_onnx, write_onnx
-from training.exports.open_clip_hub import check_open_clip, how_to_read_open_clip, write_open_clip
-from training.exports.trained_folder import Probe, TrainedFolder, make_probe, open_trained
+from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, make_probe, open_trained
 
-ALL = "all"
 VERSION = 2  # raise it when the files for one and the same model and config change
 CARD_FILE = "README.md"
 _HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
@@ -39,37 +31,6 @@ OTHER = "other"  # a license of which the hub has no name
 LIST_FILE = "hub_licenses.txt"  # a list that no package has which we depend on
 _LICENSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _LICENSE_LINK = re.compile(r"LICENSE|LICENSE\.md|https?://[^\s\"'<>]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFormat:
-    """A format that models are exported to.
-
-    Args:
-        write: fills a folder, but for the card; it gets the place where the folder will lie, and its name on the hub.
-        check: reads the folder back and compares; returns the largest difference, or raises DefectError.
-        how_to_read: Markdown that says how the folder is read; it gets the name on the hub.
-        why_not: what of an architecture it has no equivalent for, in words; None if it has all.
-        require: raises InputError where what it needs is not installed.
-    """
-
-    write: Callable[[TrainedFolder, Path, Path, str | None], None]
-    check: Callable[[TrainedFolder, Probe, Path], float]
-    how_to_read: Callable[[TrainedFolder, str | None], str]
-    why_not: Callable[[dict[str, Any]], str | None] = lambda _: None
-    require: Callable[[], None] = lambda: None
-
-
-MODEL_FORMATS = {
-    "open_clip": ModelFormat(write=write_open_clip, check=check_open_clip, how_to_read=how_to_read_open_clip),
-    "transformers": ModelFormat(
-        write=write_hugging_face,
-        check=check_hugging_face,
-        how_to_read=how_to_read_hugging_face,
-        why_not=why_no_hugging_face,
-    ),
-    "onnx": ModelFormat(write=write_onnx, check=check_onnx, how_to_read=how_to_read_onnx, require=require_onnx),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +151,9 @@ def export_model(
     wanted = tuple(MODEL_FORMATS) if ALL in config.formats else tuple(dict.fromkeys(config.formats))
     refused = _refused(trained, wanted, config)
     places = {name: out if len(wanted) == 1 else out / name for name in wanted if name not in refused}
-    for name in places:
-        MODEL_FORMATS[name].require()
+    writers = {name: MODEL_FORMATS[name].writer() for name in places}
+    for writer in writers.values():
+        writer.require()
     places = {name: _place(folder, model, root) for name, folder in places.items()}
     if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
         raise SettingsError(
@@ -204,7 +166,7 @@ def export_model(
         jobs = []
         for name, place in places.items():  # all of them, before work starts
             stack.enter_context(exporting_to(place))
-            how_to_read = MODEL_FORMATS[name].how_to_read(trained, config.hub_name)
+            how_to_read = writers[name].how_to_read(trained, config.hub_name)
             card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
             identity = {
                 "kind": _KIND,
@@ -222,7 +184,7 @@ def export_model(
         probe = make_probe(trained)
         with Progress("export model", total=len(jobs), unit="formats") as progress:
             for job in jobs:
-                record = job.earlier or _write(job, trained, probe, config.hub_name)
+                record = job.earlier or _write(job, writers[job.format], trained, probe, config.hub_name)
                 exports.append(
                     ModelExport(
                         format=job.format,
@@ -238,7 +200,7 @@ def export_model(
 
 def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportConfig) -> dict[str, str]:
     """Return why the architecture has no equivalent in some formats; refuse those that were named."""
-    reasons = {name: kind.why_not(trained.model_config) for name, kind in MODEL_FORMATS.items()}
+    reasons = {name: kind.writer().why_not(trained.model_config) for name, kind in MODEL_FORMATS.items()}
     refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))
@@ -293,12 +255,13 @@ def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) 
     return None
 
 
-def _write(job: _Job, trained: TrainedFolder, probe: Probe, hub_name: str | None) -> Mapping[str, Any]:
+def _write(
+    job: _Job, writer: ModelWriter, trained: TrainedFolder, probe: Probe, hub_name: str | None
+) -> Mapping[str, Any]:
     """Write an export, prove it, and put it in its place; returns its record."""
-    kind = MODEL_FORMATS[job.format]
     with replacing(job.place) as folder:
-        kind.write(trained, folder, job.place, hub_name)
-        difference = kind.check(trained, probe, folder)
+        writer.write(trained, folder, job.place, hub_name)
+        difference = writer.check(trained, probe, folder)
         write_bytes(folder / CARD_FILE, job.card.encode())
         written = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         record = {

@@ -20,6 +20,7 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 from training.exports.hugging_face import CLEANING, write_image_processor, write_tokenizer
 from training.exports.trained_folder import (
     TEXTS,
+    ModelWriter,
     Probe,
     TrainedFolder,
     quiet_libraries,
@@ -168,3 +169,6 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
 def how_to_read_onnx(_trained: TrainedFolder, _hub_name: str | None) -> str:
     """Return Markdown that says how the folder is read."""
     return f"{_LOADING}\n\n{CLEANING}"
+
+
+WRITER = ModelWriter(write=write_onnx, check=check_onnx, how_to_read=how_to_read_onnx, require=require_onnx)

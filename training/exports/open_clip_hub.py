@@ -16,7 +16,14 @@ import torch
 
 from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.hugging_face import prefix_setting
-from training.exports.trained_folder import TEXTS, Probe, TrainedFolder, quiet_libraries, require_same_scores
+from training.exports.trained_folder import (
+    TEXTS,
+    ModelWriter,
+    Probe,
+    TrainedFolder,
+    quiet_libraries,
+    require_same_scores,
+)
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     HUB_WEIGHTS_FILE,
@@ -109,3 +116,6 @@ def how_to_read_open_clip(trained: TrainedFolder, hub_name: str | None) -> str:
     """Return Markdown that says how the folder is read."""
     loading = _LOADING.substitute(name=f"hf-hub:{hub_name}" if hub_name else "local-dir:FOLDER")
     return f"{loading}\n\n{_MOVED}" if trained.has_encoder and not hub_name else loading
+
+
+WRITER = ModelWriter(write=write_open_clip, check=check_open_clip, how_to_read=how_to_read_open_clip)

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +132,25 @@ class Probe:
     ids: torch.Tensor
     image_features: Features
     text_features: Features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWriter:
+    """What writes a model in one format, proves it, and says how it is read.
+
+    Args:
+        write: fills a folder, but for the card; it gets the place where the folder will lie, and its name on the hub.
+        check: reads the folder back and compares; returns the largest difference, or raises DefectError.
+        how_to_read: Markdown that says how the folder is read; it gets the name on the hub.
+        why_not: what of an architecture it has no equivalent for, in words; None if it has all.
+        require: raises InputError where what it needs is not installed.
+    """
+
+    write: Callable[[TrainedFolder, Path, Path, str | None], None]
+    check: Callable[[TrainedFolder, Probe, Path], float]
+    how_to_read: Callable[[TrainedFolder, str | None], str]
+    why_not: Callable[[dict[str, Any]], str | None] = lambda _: None
+    require: Callable[[], None] = lambda: None
 
 
 def make_probe(trained: TrainedFolder) -> Probe:

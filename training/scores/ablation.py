@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.ablations import AblationTable, write_ablation_record
 from data_catalog.charts import COLOURS, SERIES, write_png
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.exports.markdown import bullets, table
+from data_catalog.report.ablations import AblationTable, write_ablation_record
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig
@@ -19,7 +19,7 @@ from training.data.features import image_features, text_features
 from training.data.pairs import Floats, Integers, PairFiles, read_captions, read_rows, row_groups, seen_in_training
 from training.processes import let_threads_sleep
 from training.scores.evaluation import chosen_captions
-from training.scores.metrics import interval_of, mean_draws, per_query
+from training.scores.metrics import METRIC_OF, interval_of, mean_draws
 from training.scores.score import Estimate, retrieval_outcomes
 from training.towers.model import WEIGHTS_FILE, load_model
 
@@ -137,8 +137,8 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
 
 def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
     """Return one metric's value of each query, of one variant's models: shape (seeds, queries)."""
-    way, _, measure = metric.rpartition("_")
-    return np.stack([per_query(each[way], measure) for each in ranks])
+    way = metric.removesuffix(f"_{METRIC_OF[metric].name}")
+    return np.stack([METRIC_OF[metric].of_query(each[way]) for each in ranks])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

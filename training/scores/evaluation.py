@@ -18,7 +18,7 @@ from training.data.pairs import Integers, PairFiles, read_captions, refuse_leaks
 from training.processes import let_threads_sleep
 from training.scores.galleries import BARE_TEMPLATE, PLACEHOLDER, UNSTATED, Gallery, LabelledImages
 from training.scores.metrics import text_to_image_ranks
-from training.scores.score import ZERO_SHOT_MEASURES, Outcome, Score, Scores, retrieval_outcomes, scores_of
+from training.scores.score import Outcome, Score, Scores, retrieval_outcomes, scores_of
 from training.towers.model import load_model
 
 WORDING_MODES = ("all", "one", "distinct")
@@ -182,5 +182,4 @@ def _zero_shot(
                 num_right=np.ones(len(rows), dtype=np.int64),
                 gallery_size=len(classes),
                 num_dropped=len(test_set.images) - len(rows),
-                measures=ZERO_SHOT_MEASURES,
             )

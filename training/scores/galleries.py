@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.images.formats import is_image_name
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sources.image_files import open_images
 from data_catalog.sources.mscoco import origin_by_name
@@ -17,7 +18,7 @@ from data_catalog.sources.origins import HUMAN, MACHINE, MACHINE_TRANSLATION
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
 from data_catalog.test_sets import TestSetKind
-from training.data.images import IMAGE_SUFFIXES, encoded_images
+from training.data.images import encoded_images
 from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_training
 from training.trained_models import TrainedModel
 
@@ -267,7 +268,7 @@ def folders_of_classes(folder: Path) -> dict[str, list[str]]:
     for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         for file in sorted(place.rglob("*")):
             is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
-            if is_there and file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."):
+            if is_there and is_image_name(file.name) and not file.name.startswith("."):
                 found.setdefault(place.name, []).append(file.relative_to(folder).as_posix())
     if not found:
         raise InputError(f"{folder} has no folders with images in them: expected one folder a class")

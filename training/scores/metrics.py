@@ -1,4 +1,4 @@
-"""Metrics as pure functions on feature matrices: ranks, MRR@k, R@k, accuracy, median rank, chance, and intervals.
+"""The table of metrics, and what it is made of: ranks in feature matrices, shares, medians, chance, and intervals.
 
 A rank is 1 + the number of wrong items that are as similar as the right one, or more: ties count against the model, so
 that one whose features have collapsed scores 0 and not 1.
@@ -7,7 +7,9 @@ Intervals are of 95 %, by resampling whole clusters: captions of one image are n
 statistics of the same queries are computed on the same draws, so that differences between two models are paired.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,10 +98,9 @@ def recalls(ranks: Integers, k: int) -> Floats:
     return (ranks <= k).astype(np.float64)
 
 
-def per_query(ranks: Integers, measure: str) -> Floats:
-    """Return what each query contributes to the mean that a measure is: MRR@k, R@k or accuracy@k."""
-    metric, k = measure.split("@")
-    return reciprocal_ranks(ranks, int(k)) if metric == "MRR" else recalls(ranks, int(k))
+def ranks_themselves(ranks: Integers) -> Floats:
+    """The rank of each query as it is."""
+    return ranks.astype(np.float64)
 
 
 def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers) -> float:
@@ -181,21 +182,10 @@ def share_interval(
     return max(least, min(low, 1 - slack)), min(1.0, max(high, least + slack))
 
 
-def median_interval(
-    ranks: Integers, clusters: Integers, *, rounds: int, seed: int, gallery_size: int
-) -> tuple[float, float]:
-    """Return the 95 % interval of a median rank, the lower of two middle values; of too few images it is everything."""
-    if not len(ranks):
-        return (0.0, 0.0)
-    if num_clusters(clusters) < FEW_CLUSTERS:
-        return (1.0, float(gallery_size))
-    return interval_of(median_draws(ranks, clusters, rounds=rounds, seed=seed))
-
-
-def median_draws(ranks: Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
+def median_draws(values: Floats | Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
     """Return the median of each resampling, shape (rounds,); with equal clusters and seed, two models' are paired."""
-    order = np.argsort(ranks, kind="stable")
-    ordered, members = ranks[order], _members(clusters)[order]
+    order = np.argsort(values, kind="stable")
+    ordered, members = values[order], _members(clusters)[order]
     found = []
     for draws in _draws(clusters, rounds=rounds, seed=seed):
         reached = np.cumsum(draws[:, members], axis=1)
@@ -204,9 +194,9 @@ def median_draws(ranks: Integers, clusters: Integers, *, rounds: int, seed: int)
     return medians
 
 
-def median_rank(ranks: Integers) -> float:
-    """Return the lowest rank that half of the queries reach; 0 where there are none."""
-    return float(np.sort(ranks)[(len(ranks) - 1) // 2]) if len(ranks) else 0.0
+def median(values: Floats | Integers) -> float:
+    """Return the middle value, the lower one of two; of ranks, the lowest that half of the queries reach; 0 of none."""
+    return float(np.sort(values)[(len(values) - 1) // 2]) if len(values) else 0.0
 
 
 def num_clusters(clusters: Integers) -> int:
@@ -233,3 +223,113 @@ def _draws(clusters: Integers, *, rounds: int, seed: int) -> Iterator[Floats]:
         some = min(_ROUNDS_AT_A_TIME, rounds - start)
         drawn = generator.integers(0, count, (some, count)) + count * np.arange(some)[:, None]
         yield np.bincount(drawn.ravel(), minlength=some * count).reshape(some, count).astype(np.float64)
+
+
+RETRIEVAL, ZERO_SHOT = ("text_to_image", "image_to_text"), ("zero_shot",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A number that sums up the ranks of queries, and how it is told: all that scores and scoreboards know of it.
+
+    Args:
+        name: behind the way of a score, such as "MRR@5" of "text_to_image_MRR@5".
+        ways: that it is told of, `RETRIEVAL` or `ZERO_SHOT`.
+        of_query: what each query counts, by their ranks; shape (queries,).
+        chance: what random order gives on average, by `gallery_size` and `num_right`, right items of each query.
+        is_median: it is the median of what the queries count, not their mean.
+        is_rank: it lies between 1 and the size of the gallery; others are shares, with the intervals of
+            `share_interval`.
+        digits: behind the point, in a table of one model.
+        board_digits: likewise, in a scoreboard.
+        column: its place in the tables of a scoreboard; None: it is in the JSON alone.
+        is_compared: that column is in the scoreboard's table of differences, too.
+    """
+
+    name: str
+    ways: tuple[str, ...] = RETRIEVAL
+    of_query: Callable[[Integers], Floats]
+    chance: Callable[..., float]
+    is_median: bool = False
+    is_rank: bool = False
+    digits: int = 4
+    board_digits: int = 4
+    column: int | None = None
+    is_compared: bool = False
+
+    def value(self, ranks: Integers) -> float:
+        """Return the number; 0 where there are no queries."""
+        return self._average(self.of_query(ranks))
+
+    def interval(
+        self, ranks: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
+    ) -> tuple[float, float]:
+        """Return the 95 % interval of the number; of fewer than `FEW_CLUSTERS` images it is everything."""
+        values = self.of_query(ranks)
+        if not self.is_rank:
+            return share_interval(values, clusters, rounds=rounds, seed=seed)
+        if not len(values):
+            return (0.0, 0.0)
+        if num_clusters(clusters) < FEW_CLUSTERS:
+            return (1.0, float(gallery_size))
+        return interval_of(self._draws(values, clusters, rounds=rounds, seed=seed))
+
+    def difference(
+        self, first: Integers, other: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
+    ) -> tuple[float, float, float]:
+        """Return by how much the number of `other` lies above that of `first`, and the paired 95 % interval of that.
+
+        Args:
+            first: ranks of one model, shape (queries,).
+            other: of another model, in the same order.
+        """
+        one, two = self.of_query(first), self.of_query(other)
+        deltas = two - one
+        value = self._average(two) - self._average(one) if self.is_median else self._average(deltas)
+        if not self.is_rank:
+            return value, *share_interval(deltas, clusters, rounds=rounds, seed=seed, least=-1.0)
+        if num_clusters(clusters) < FEW_CLUSTERS:
+            return value, 1.0 - gallery_size, gallery_size - 1.0
+        draws = [self._draws(values, clusters, rounds=rounds, seed=seed) for values in (two, one)]
+        return value, *interval_of(draws[0] - draws[1])
+
+    def _average(self, values: Floats) -> float:
+        if self.is_median:
+            return median(values)
+        return float(values.mean()) if len(values) else 0.0
+
+    def _draws(self, values: Floats, clusters: Integers, *, rounds: int, seed: int) -> Floats:
+        draws = median_draws if self.is_median else mean_draws
+        return draws(values, clusters, rounds=rounds, seed=seed)
+
+
+def _within(family: str, k: int, **told: Any) -> Metric:
+    """Return the metric of the first k places: MRR, R, or accuracy, which is R where the gallery is classes."""
+    of_query = partial(reciprocal_ranks if family == "MRR" else recalls, k=k)
+    return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **told)
+
+
+# In the order of `scoreboard.json`; a new one needs a line here, and one in the table of docs/evaluation.md.
+METRICS = (
+    _within("MRR", 1),
+    _within("MRR", 5),
+    _within("MRR", 10, column=4, is_compared=True),
+    _within("R", 1, column=1, is_compared=True),
+    _within("R", 5, column=2),
+    _within("R", 10, column=3, is_compared=True),
+    Metric(
+        name="median_rank",
+        of_query=ranks_themselves,
+        chance=chance_median_rank,
+        is_median=True,
+        is_rank=True,
+        digits=1,
+        board_digits=0,
+        column=5,
+    ),
+    _within("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
+    _within("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),
+    _within("accuracy", 10, ways=ZERO_SHOT, column=3),
+    _within("accuracy", 100, ways=ZERO_SHOT, column=4),
+)
+METRIC_OF = {f"{way}_{metric.name}": metric for metric in METRICS for way in metric.ways}  # by the name of a score

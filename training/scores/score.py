@@ -1,6 +1,6 @@
 """Scores: numbers with their intervals, and what they were measured on; how two models differ; a scoreboard's rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,20 +10,7 @@ from data_catalog.plain_text import plain_table
 from training.config import EvaluateConfig
 from training.data.images import Features
 from training.data.pairs import Integers
-from training.scores.metrics import (
-    FEW_CLUSTERS,
-    chance_level,
-    chance_median_rank,
-    image_to_text_ranks,
-    interval_of,
-    median_draws,
-    median_interval,
-    median_rank,
-    num_clusters,
-    per_query,
-    share_interval,
-    text_to_image_ranks,
-)
+from training.scores.metrics import METRIC_OF, METRICS, image_to_text_ranks, text_to_image_ranks
 
 # Which captions are queries (text to image) and gallery (image to text).
 CAPTION_MODES = {
@@ -40,9 +27,6 @@ IMAGE_CHOICES = {
     "all": "every image",
     "leak-free": "images that are, and look like, none that a model of the table was trained on, as far as is known",
 }
-MEDIAN_RANK = "median_rank"
-RETRIEVAL_MEASURES = ("MRR@1", "MRR@5", "MRR@10", "R@1", "R@5", "R@10", MEDIAN_RANK)
-ZERO_SHOT_MEASURES = ("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +61,9 @@ class Score(Estimate):
     images: str = "all"
 
     def shown(self, value: float) -> str:
-        """Return a value of this score as text: shares with four digits, ranks with one."""
-        return f"{value:.1f}" if self.name.endswith("_rank") else f"{value:.4f}"
+        """Return a value of this score as text, with the digits of its metric; four of one that a file alone names."""
+        metric = METRIC_OF.get(self.name)
+        return f"{value:.{metric.digits if metric else 4}f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +140,6 @@ class Outcome:
         num_right: right items in the gallery for each query, shape (queries,).
         gallery_size: items to choose from.
         num_dropped: queries left out because of `captions` or `images`.
-        measures: what is told of it.
     """
 
     way: str
@@ -166,7 +150,6 @@ class Outcome:
     num_right: Integers
     gallery_size: int
     num_dropped: int
-    measures: Sequence[str] = RETRIEVAL_MEASURES
 
 
 def retrieval_outcomes(
@@ -215,50 +198,44 @@ def retrieval_outcomes(
 
 
 def scores_of(outcome: Outcome, config: EvaluateConfig) -> Iterator[Score]:
-    """Yield every measure of an outcome with its 95 % interval and what chance would give."""
-    ranks, clusters, gallery_size = outcome.ranks, outcome.clusters, outcome.gallery_size
-    for measure in outcome.measures:
-        if measure == MEDIAN_RANK:
-            value = median_rank(ranks)
-            chance = chance_median_rank(gallery_size=gallery_size, num_right=outcome.num_right)
-            low, high = median_interval(
-                ranks, clusters, rounds=config.bootstrap_rounds, seed=config.seed, gallery_size=gallery_size
+    """Yield every metric of an outcome with its 95 % interval and what chance would give."""
+    ranks, gallery_size = outcome.ranks, outcome.gallery_size
+    for metric in METRICS:
+        if outcome.way in metric.ways:
+            low, high = metric.interval(
+                ranks, outcome.clusters, gallery_size=gallery_size, rounds=config.bootstrap_rounds, seed=config.seed
             )
-        else:
-            metric, k = measure.split("@")
-            values = per_query(ranks, measure)
-            value = float(values.mean()) if len(values) else 0.0
-            chance = chance_level(metric, int(k), gallery_size=gallery_size, num_right=outcome.num_right)
-            low, high = share_interval(values, clusters, rounds=config.bootstrap_rounds, seed=config.seed)
-        yield Score(
-            name=f"{outcome.way}_{measure}",
-            captions=outcome.captions,
-            images=outcome.images,
-            value=value,
-            low=low,
-            high=high,
-            chance=chance,
-            gallery_size=gallery_size,
-            num_queries=len(ranks),
-            num_dropped=outcome.num_dropped,
-        )
+            yield Score(
+                name=f"{outcome.way}_{metric.name}",
+                captions=outcome.captions,
+                images=outcome.images,
+                value=metric.value(ranks),
+                low=low,
+                high=high,
+                chance=metric.chance(gallery_size=gallery_size, num_right=outcome.num_right),
+                gallery_size=gallery_size,
+                num_queries=len(ranks),
+                num_dropped=outcome.num_dropped,
+            )
 
 
 def differences_of(first: Outcome, other: Outcome, config: EvaluateConfig) -> Iterator[Difference]:
     """Yield by how much another model's outcome on the same queries lies above the first one's, by paired bootstrap."""
-    how = {"rounds": config.bootstrap_rounds, "seed": config.seed}
-    for measure in first.measures:
-        if measure != MEDIAN_RANK:
-            deltas = per_query(other.ranks, measure) - per_query(first.ranks, measure)
-            value = float(deltas.mean()) if len(deltas) else 0.0
-            low, high = share_interval(deltas, first.clusters, least=-1.0, **how)
-        else:
-            value = median_rank(other.ranks) - median_rank(first.ranks)
-            if num_clusters(first.clusters) < FEW_CLUSTERS:
-                low, high = 1.0 - first.gallery_size, first.gallery_size - 1.0
-            else:
-                draws = [median_draws(each.ranks, each.clusters, **how) for each in (other, first)]
-                low, high = interval_of(draws[0] - draws[1])
-        yield Difference(
-            name=f"{first.way}_{measure}", captions=first.captions, images=first.images, value=value, low=low, high=high
-        )
+    for metric in METRICS:
+        if first.way in metric.ways:
+            value, low, high = metric.difference(
+                first.ranks,
+                other.ranks,
+                first.clusters,
+                gallery_size=first.gallery_size,
+                rounds=config.bootstrap_rounds,
+                seed=config.seed,
+            )
+            yield Difference(
+                name=f"{first.way}_{metric.name}",
+                captions=first.captions,
+                images=first.images,
+                value=value,
+                low=low,
+                high=high,
+            )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from data_catalog.exports.markdown import bullets, one_line, table
 from data_catalog.storage.shards import write_bytes, write_json
 from training.data.features import PACKAGES
 from training.scores.evaluation import LEAK_FREE
+from training.scores.metrics import METRIC_OF, METRICS, Metric
 from training.scores.protocols import Protocol
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Difference, Score
 from training.scores.scoreboard import Entry, Scoreboard, SetFacts
@@ -20,22 +22,9 @@ from training.scores.scoreboard import Entry, Scoreboard, SetFacts
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 CHANCE = "chance"
 _OPENING = re.compile(r"[&<>|`*\\]|(?<!\w)_|_(?!\w)|\](?=\()")
-# One column each: a title, and the measure of which way it shows.
-WAYS: Mapping[str, tuple[str, ...]] = {
-    "text_to_image": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
-    "image_to_text": ("R@1", "R@5", "R@10", "MRR@10", "median_rank"),
-    "zero_shot": ("accuracy@1", "accuracy@5", "accuracy@10", "accuracy@100"),
-}
 # Where fewer captions than this share are shared by images, leaving those out says the same as keeping them.
 _SHARED_WORTH_TELLING = 0.02
 _TITLES = {"text_to_image": "text to image", "image_to_text": "image to text", "zero_shot": "zero-shot classification"}
-_COMPARED = {
-    "text_to_image": ("R@1", "R@10", "MRR@10"),
-    "image_to_text": ("R@1", "R@10", "MRR@10"),
-    "zero_shot": ("accuracy@1", "accuracy@5"),
-}
-
-
 # What a panel of the picture shows of each task.
 _PANELS = {
     "retrieval": ("text_to_image_R@1", "text to image, R@1"),
@@ -69,7 +58,7 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
     found = [Section(title="Models", rows=models)]
     for test_set in board.sets:
         entries = told_entries(board, test_set.name)
-        for way in WAYS:
+        for way in _TITLES:
             rows = list(_score_rows(entries, way))
             if rows:
                 notes = list(_notes(test_set, way, entries))
@@ -133,22 +122,29 @@ def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folde
 def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
     """Yield a row for each choice of captions and images and each model, after one of what chance gives."""
     models = list(dict.fromkeys(entry.model for entry in entries))
+    names = [metric.name for metric in _columns(way)]
     for choice in dict.fromkeys(_choice(entry.score) for entry in entries if entry.score.name.startswith(way)):
         scores = {(entry.model, entry.score.name): entry.score for entry in entries if _choice(entry.score) == choice}
         for model in (None, *models):
-            found = {measure: scores[model or models[0], f"{way}_{measure}"] for measure in WAYS[way]}
-            first = found[WAYS[way][0]]
+            found = {name: scores[model or models[0], f"{way}_{name}"] for name in names}
+            first = found[names[0]]
             yield {
                 "captions": first.captions,
                 "images": first.images,
                 "model": model or CHANCE,
                 **{
-                    measure.replace("_", " "): _short(score, score.chance) if model is None else _estimate(score)
-                    for measure, score in found.items()
+                    name.replace("_", " "): _short(score, score.chance) if model is None else _estimate(score)
+                    for name, score in found.items()
                 },
                 "gallery": f"{first.gallery_size:,}",
                 "queries": f"{first.num_queries:,}",
             }
+
+
+def _columns(way: str) -> list[Metric]:
+    """Return the metrics that the tables of a way show, in their order."""
+    shown = [(metric.column, metric) for metric in METRICS if metric.column is not None and way in metric.ways]
+    return [metric for _, metric in sorted(shown, key=itemgetter(0))]
 
 
 def _choice(found: Score | Difference) -> tuple[str, str]:
@@ -162,7 +158,7 @@ def _estimate(score: Score) -> str:
 
 
 def _short(score: Score, value: float) -> str:
-    return f"{value:.0f}" if score.name.endswith("_rank") else f"{value:.4f}"
+    return f"{value:.{METRIC_OF[score.name].board_digits}f}"
 
 
 def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> Iterator[str]:
@@ -217,14 +213,16 @@ def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]
         for entry in board.differences
         if entry.test_set == test_set and _choice(entry.difference) in told
     }
-    ways = [way for way in _COMPARED if any(name.startswith(way) for *_, name in found)]
-    shown = dict.fromkeys((measure for way in ways for measure in _COMPARED[way]), "")
+    compared = {way: [metric for metric in _columns(way) if metric.is_compared] for way in _TITLES}
+    ways = [way for way in compared if any(name.startswith(way) for *_, name in found)]
+    shown = dict.fromkeys((metric.name.replace("_", " ") for way in ways for metric in compared[way]), "")
     choices = dict.fromkeys(key[:3] for key in found)
     for (model, captions, images), way in product(choices, ways):
         cells = {}
-        for measure in _COMPARED[way]:
-            delta = found[model, captions, images, f"{way}_{measure}"]
-            cells[measure] = f"{delta.value:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}]"
+        for metric in compared[way]:
+            delta, digits = found[model, captions, images, f"{way}_{metric.name}"], metric.board_digits
+            cell = f"{delta.value:+.{digits}f} [{delta.low:+.{digits}f}, {delta.high:+.{digits}f}]"
+            cells[metric.name.replace("_", " ")] = cell
         yield {"model": model, "way": _TITLES[way], "captions": captions, "images": images, **shown, **cells}
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.images.formats import IMAGE_SUFFIXES, is_image_name
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data.features import (
@@ -26,7 +27,7 @@ from training.data.features import (
     stacked,
     text_features,
 )
-from training.data.images import IMAGE_SUFFIXES, Features, encode_files
+from training.data.images import Features, encode_files
 from training.data.pairs import RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, pair_hashes
@@ -274,7 +275,7 @@ def search_folder(
         raise InputError(f"{folder} is no folder")
     files, nameless = _image_files(folder)
     if not files:
-        raise InputError(f"{folder} holds no image files ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{folder} holds no image files ({', '.join(IMAGE_SUFFIXES)})")
     loaded = open_model(model)
     inside = folder / FOLDER_INDEX
     written = inside if inside.exists() else folder
@@ -313,7 +314,7 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in IMAGE_SUFFIXES:
+            if name.startswith(".") or not is_image_name(name):
                 continue
             below = path.relative_to(folder).as_posix()
             if any("\ud800" <= letter <= "\udfff" for letter in below):

@@ -15,8 +15,9 @@ from PIL import Image
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.lock import place_lock
 from training.data.images import decode
+from training.exports.formats import MODEL_FORMATS
 from training.exports.hugging_face import why_no_hugging_face
-from training.exports.model_export import MODEL_FORMATS, ModelExportConfig, export_model
+from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
 
@@ -206,7 +207,7 @@ def test_what_has_no_equivalent_in_transformers_is_named(
 def test_models_that_come_with_us_and_where_they_go() -> None:
     for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
         config = read_model_config(name)
-        assert sum(kind.why_not(config) is None for kind in MODEL_FORMATS.values()) == formats, name
+        assert sum(kind.writer().why_not(config) is None for kind in MODEL_FORMATS.values()) == formats, name
 
 
 def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:

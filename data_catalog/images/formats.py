@@ -1,0 +1,83 @@
+"""The table of image formats: which are read, how their files begin, and how they are called."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFormat:
+    """A format of images, or one that is taken for such.
+
+    Args:
+        name: as reasons tell it; of what is read, Pillow's name of it.
+        starts: how its files begin; a question mark stands for any byte.
+        suffixes: of files that are taken for images by their name, in small letters.
+        is_read: builds, training and search decode it.
+    """
+
+    name: str
+    starts: tuple[bytes, ...]
+    suffixes: tuple[str, ...] = ()
+    is_read: bool = False
+
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# The first one that fits counts; Pillow tries those that are read in this order.
+IMAGE_FORMATS = (
+    # MPO, a JPEG followed by others (stereo cameras), opens as JPEG: its first picture is taken.
+    ImageFormat("JPEG", (b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif"), is_read=True),
+    ImageFormat("PNG", (b"\x89PNG\r\n\x1a\n",), (".png",), is_read=True),
+    ImageFormat("WEBP", (b"RIFF????WEBP",), (".webp",), is_read=True),
+    ImageFormat("RIFF", (b"RIFF",)),
+    ImageFormat("GIF", (b"GIF87a", b"GIF89a"), (".gif",), is_read=True),
+    ImageFormat("BMP", (b"BM",), (".bmp",), is_read=True),
+    # Those with a plus are BigTIFF.
+    ImageFormat("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (".tif", ".tiff"), is_read=True),
+    ImageFormat("AVIF", (b"????ftypavif", b"????ftypavis"), (".avif",), is_read=True),
+    # It has suffixes to be named among what cannot be read, since phones write it.
+    ImageFormat("HEIF", tuple(b"????ftyp" + brand for brand in _HEIF_BRANDS), (".heic", ".heif")),
+    ImageFormat("ISO media", (b"????ftyp",)),
+    ImageFormat("ICO", (b"\0\0\1\0",)),
+    ImageFormat("CUR", (b"\0\0\2\0",)),
+    ImageFormat("ICNS", (b"icns",)),
+    ImageFormat("PSD", (b"8BPS",)),
+    ImageFormat("JPEG 2000", (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ImageFormat("JPEG XL", (b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ImageFormat("XCF", (b"gimp xcf",)),
+    ImageFormat("QOI", (b"qoif",)),
+    ImageFormat("DDS", (b"DDS ",)),
+    ImageFormat("OpenEXR", (b"v/1\1",)),
+    ImageFormat("MNG", (b"\x8aMNG\r\n\x1a\n",)),
+    ImageFormat("DjVu", (b"AT&TFORM",)),
+    ImageFormat("WMF", (b"\xd7\xcd\xc6\x9a",)),
+    ImageFormat("EPS", (b"\xc5\xd0\xd3\xc6",)),
+    ImageFormat("PostScript", (b"%!PS",)),
+    ImageFormat("PDF", (b"%PDF-",)),
+    ImageFormat("Flash", (b"FWS", b"CWS")),
+    ImageFormat("Matroska video", (b"\x1aE\xdf\xa3",)),
+)
+READ_FORMATS = tuple(each.name for each in IMAGE_FORMATS if each.is_read)
+IMAGE_SUFFIXES = tuple(sorted(suffix for each in IMAGE_FORMATS for suffix in each.suffixes))
+_STARTS = [
+    (each.name, re.compile(b"|".join(re.escape(start).replace(rb"\?", b".") for start in each.starts), re.DOTALL))
+    for each in IMAGE_FORMATS
+]
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+def format_of(raw: bytes) -> str | None:
+    """Return the name of the image, video or page format that the bytes claim to be, or None."""
+    for name, starts in _STARTS:
+        if starts.match(raw):
+            return name
+    return "SVG" if b"<svg" in raw[:4096].lower() and not is_html(raw) else None
+
+
+def is_html(raw: bytes) -> bool:
+    """Return whether bytes begin like a web page."""
+    return raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE)
+
+
+def is_image_name(text: str) -> bool:
+    """Return whether a text ends like the name of an image file."""
+    return text.lower().endswith(IMAGE_SUFFIXES)
