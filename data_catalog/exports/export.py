@@ -140,7 +140,8 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
     """Write everything but the record into a folder; return what the record says of it."""
     manifest, kind = snapshot.manifest, FORMATS[config.format]
     pixels = config.pixels if kind.has_pixels else NONE
-    policy, sink = policy_of(manifest, pixels, allowed=frozenset(config.allowed)), kind.open_sink(folder, config)
+    policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
+    sink = kind.open_sink(folder, config.samples_per_shard, config.captions)
     links, counts, listed = LinkWriter(folder, policy), PairCounts(), PairCounts()
     withheld: Counter[tuple[str, str]] = Counter()
     unlisted: Counter[str] = Counter()

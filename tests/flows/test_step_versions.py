@@ -36,7 +36,7 @@ from translation.memory import TranslationMemory
 
 # By step its version and the digest of its rows: a change of the digest alone means that the version must be raised.
 GOLDENS = {
-    "ingest": (5, "54ce6dec5dffc029"),
+    "ingest": (6, "54ce6dec5dffc029"),
     "forget": (2, "86a63a1259defcdd"),
     "clean": (6, "07d0402d9cdd7143"),
     "test-set": (2, "acfc906c52ec017c"),
