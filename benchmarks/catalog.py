@@ -283,8 +283,8 @@ def ids_of(root: Path) -> dict[str, str]:
 def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Every question, as a function of one process."""
     from data_catalog.database.catalog import query
+    from data_catalog.database.overview import overview
     from data_catalog.database.story import find_stories, not_there
-    from data_catalog.overview import overview
     from data_catalog.storage.manifest import current_snapshots
 
     def why(identity: str, is_there: bool) -> None:

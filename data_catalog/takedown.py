@@ -24,7 +24,6 @@ from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
 from data_catalog.exports.place import RECORD_KEYS, WITHOUT_EXPORTS
-from data_catalog.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS
 from data_catalog.sources.ingest import STEP as INGEST
@@ -55,6 +54,7 @@ from data_catalog.storage.manifest import (
     read_snapshot,
     snapshot_folder,
 )
+from data_catalog.storage.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.storage.reading import taking_down
 from data_catalog.storage.roots import KEPT_FEATURES
 from data_catalog.storage.shards import (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_catalog.ablations import FOLDER
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.report.ablations import FOLDER
 from data_catalog.report.page import write_report
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot

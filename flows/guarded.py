@@ -6,7 +6,7 @@ from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.manifest import Manifest, Snapshot, TestSetEntry
-from data_catalog.upstream_hashes import (
+from data_catalog.storage.upstream_hashes import (
     FileHashes,
     entries_identity,
     file_entries,

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.database.catalog import download_counts
+from data_catalog.database.overview import ranked_reasons
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.reasons import Diagnosis, diagnose
-from data_catalog.overview import ranked_reasons
 from data_catalog.plain_text import command
-from data_catalog.publish import UPSTREAM
 from data_catalog.report.page import refresh_report, report_path
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.sample.server import serve
@@ -24,6 +23,7 @@ from data_catalog.storage.history import append_run
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import CURRENT_FILE, Snapshot, require_snapshot
+from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.shards import write_json
 from data_catalog.takedown import clear_work, finish_forgetting
 from flows.build import build as core

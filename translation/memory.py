@@ -331,10 +331,13 @@ class RememberingTranslator:
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """See `Translator.translate`; each missing caption is translated once, and recorded before this returns."""
-        missing = self._memory.missing(captions)
+        known = self._memory.known(captions)
+        missing = list(dict.fromkeys(caption for caption in captions if caption not in known))
         if on_done is not None:
             on_done(len(captions) - len(missing))
-        return _recorded(captions, missing, self._engine, self._memory, on_done, where=str(self._memory.path))
+        for part, found in _recorded(missing, self._engine, self._memory, on_done):
+            known.update(zip(part, found, strict=True))
+        return [known[caption] for caption in captions]
 
 
 def remembering(engine: Translator, memory: Path | None) -> Translator:
@@ -383,29 +386,30 @@ def remembered(
     """
     missing = memory.missing(captions)
     with Progress(title, total=len(missing), unit="captions") as progress:
-        return _recorded(captions, missing, engine, memory, progress.advance, where=where, window=window)
-
-
-def _recorded(
-    captions: Sequence[str],
-    missing: Sequence[str],
-    engine: Translator,
-    memory: TranslationMemory,
-    on_done: Callable[[int], object] | None,
-    *,
-    where: str,
-    window: int = STREAM_WINDOW,
-) -> list[Translation]:
-    """Translate and record what is missing, then return what the memory holds of all captions."""
-    size = min(window, engine.max_chunk_size or window)
-    for start in range(0, len(missing), size):
-        part = missing[start : start + size]
-        memory.record(part, engine.translate(part, on_done))
+        for _ in _recorded(missing, engine, memory, progress.advance, window=window):
+            pass
     known = memory.known(captions)
     lost = next((caption for caption in captions if caption not in known), None)
     if lost is not None:
         raise DamagedError(f"{where}: the translation memory lost {lost!r}: run the same command again")
     return [known[caption] for caption in captions]
+
+
+def _recorded(
+    missing: Sequence[str],
+    engine: Translator,
+    memory: TranslationMemory,
+    on_done: Callable[[int], object] | None,
+    *,
+    window: int = STREAM_WINDOW,
+) -> Iterator[tuple[Sequence[str], list[Translation]]]:
+    """Translate what is missing, window by window, and yield each window once it is recorded."""
+    size = min(window, engine.max_chunk_size or window)
+    for start in range(0, len(missing), size):
+        part = missing[start : start + size]
+        found = engine.translate(part, on_done)
+        memory.record(part, found)
+        yield part, found
 
 
 FILE_VERSION = "1"

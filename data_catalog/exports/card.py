@@ -12,13 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_catalog.ablations import AblationTable
 from data_catalog.exports.counts import PairCounts
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
-from data_catalog.publish import UPSTREAM
+from data_catalog.report.ablations import AblationTable
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, Manifest
+from data_catalog.storage.publish import UPSTREAM
 
 CARD_FILE = "README.md"
 # Splits by our name, and by the one that everybody else uses.

@@ -12,7 +12,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_catalog.ablations import AblationTable, ablations_of
 from data_catalog.errors import SettingsError
 from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
@@ -29,6 +28,7 @@ from data_catalog.exports.place import (
 from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
 from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
+from data_catalog.report.ablations import AblationTable, ablations_of
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
@@ -140,7 +140,8 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
     """Write everything but the record into a folder; return what the record says of it."""
     manifest, kind = snapshot.manifest, FORMATS[config.format]
     pixels = config.pixels if kind.has_pixels else NONE
-    policy, sink = policy_of(manifest, pixels, allowed=frozenset(config.allowed)), kind.open_sink(folder, config)
+    policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
+    sink = kind.open_sink(folder, config.samples_per_shard, config.captions)
     links, counts, listed = LinkWriter(folder, policy), PairCounts(), PairCounts()
     withheld: Counter[tuple[str, str]] = Counter()
     unlisted: Counter[str] = Counter()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from data_catalog.exports.export import ExportConfig
     from data_catalog.exports.sinks import PairSink
 
 
@@ -19,7 +18,8 @@ class DatasetFormat:
 
     Args:
         help: what is written and what reads it, in a line.
-        open_sink: opens what takes the pairs, in a folder; it imports what it needs.
+        open_sink: opens what takes the pairs, given its folder, samples a tar shard, and which captions a sample has;
+            it imports what it needs.
         loading: Markdown for the card that says how the pairs are read, where the export holds any.
         has_pixels: images may go along; else all are listed by address.
         is_parquet: pairs are Parquet shards, like the lists of links beside them.
@@ -27,23 +27,23 @@ class DatasetFormat:
     """
 
     help: str
-    open_sink: Callable[[Path, "ExportConfig"], "PairSink"]
+    open_sink: Callable[[Path, int, str], "PairSink"]
     loading: str = ""
     has_pixels: bool = True
     is_parquet: bool = True
     has_croissant: bool = False
 
 
-def _parquet_shards(folder: Path, _: "ExportConfig") -> "PairSink":
+def _parquet_shards(folder: Path, samples_per_shard: int, captions: str) -> "PairSink":
     from data_catalog.exports.sinks import ParquetSink
 
     return ParquetSink(folder)
 
 
-def _tar_shards(folder: Path, config: "ExportConfig") -> "PairSink":
+def _tar_shards(folder: Path, samples_per_shard: int, captions: str) -> "PairSink":
     from data_catalog.exports.sinks import TarSink
 
-    return TarSink(folder, samples_per_shard=config.samples_per_shard, captions=config.captions)
+    return TarSink(folder, samples_per_shard=samples_per_shard, captions=captions)
 
 
 _LOAD_PAIRS = """```python

@@ -8,10 +8,10 @@ from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.ablations import ablations_of
 from data_catalog.database.connections import questions
 from data_catalog.fetch.reasons import diagnose
 from data_catalog.plain_text import decided_text
+from data_catalog.report.ablations import ablations_of
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
 from data_catalog.storage.manifest import MARKED, SPLITS, FunnelCount, Manifest, Snapshot

@@ -83,9 +83,10 @@ def load_resume_state(
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
             progress = json.loads(file.metadata()[_METADATA_KEY])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        own_key = progress.pop("key")
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{path} is no resume state ({error}): remove it to train from the start") from error
-    if progress.pop("key", "") != key:
+    if own_key != key:
         raise SettingsError(f"{path} belongs to a run with other settings or data: train into another folder")
 
     def below(prefix: str) -> dict[str, "torch.Tensor"]:

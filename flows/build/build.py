@@ -10,7 +10,6 @@ from cleaning.leaks import guarded_by
 from data_catalog.database.catalog import rebuild
 from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable, still_needed
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.schema import NATIVE
 from data_catalog.settings import what
 from data_catalog.stages import Counts
@@ -26,6 +25,7 @@ from data_catalog.storage.manifest import (
     find_snapshot,
     snapshot_names,
 )
+from data_catalog.storage.publish import WriteDocuments, make_current, write_carried, write_snapshot
 from data_catalog.storage.shards import sweep_temporary
 from data_catalog.storage.work import WorkStore
 from data_catalog.tombstones import Matcher
@@ -152,7 +152,7 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
         engine: has run the table.
         root: of the catalog.
         fetching: what the images were fetched by.
-        write_documents: see `data_catalog.publish.write_snapshot`.
+        write_documents: see `data_catalog.storage.publish.write_snapshot`.
 
     Raises:
         DefectError: a law does not hold; nothing is committed.

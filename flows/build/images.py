@@ -28,10 +28,10 @@ from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import read_groups, write_rows
-from data_catalog.publish import SplitConfig, publish_shard
 from data_catalog.schema import IMAGES, PENDING
 from data_catalog.settings import plain
 from data_catalog.stages import Drop, Reason, count_rows, pending_rows, texts
+from data_catalog.storage.publish import SplitConfig, publish_shard
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts
 from data_catalog.tombstones import FORGOTTEN, InForce, Matcher, forgotten_image, of_samples, without_texts

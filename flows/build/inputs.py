@@ -13,20 +13,20 @@ from data_catalog.errors import SettingsError
 from data_catalog.fetch.outcomes import Fetching, KnownImages
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
-from data_catalog.publish import UPSTREAM
 from data_catalog.settings import plain
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.manifest import NamedHash
+from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.shards import digest
-from data_catalog.tombstones import Tombstones, read_tombstones
-from data_catalog.upstream_hashes import (
+from data_catalog.storage.upstream_hashes import (
     entries_identity,
     file_entries,
     images_digest,
     location_digest,
     open_hashes,
 )
+from data_catalog.tombstones import Tombstones, read_tombstones
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import language_pack, load_language_packs, named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings

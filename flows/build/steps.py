@@ -99,7 +99,7 @@ def _forgetting(build: Build) -> Mapping[str, Any]:
 STEPS = (
     Step(
         name="ingest",
-        version=5,
+        version=6,
         meaning="Read the upstream files into shards of caption rows.",
         scope=MAKES_SHARDS,
         lane=FLOW,

@@ -57,7 +57,7 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     Example:
       vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
     """
-    from data_catalog.ablations import FOLDER, RECORD_FILE
+    from data_catalog.report.ablations import FOLDER, RECORD_FILE
     from flows.ablation import AblationConfig, run_ablation, variants_of
     from flows.recipe.recipe import load_recipe
     from flows.recipe.toggles import switches, toggles_of

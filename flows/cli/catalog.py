@@ -26,7 +26,7 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
     """
     from data_catalog.database.catalog import catalog_path
     from data_catalog.database.catalog import rebuild as write_catalog
-    from data_catalog.overview import overview, overview_lines
+    from data_catalog.database.overview import overview, overview_lines
     from data_catalog.storage.lock import writer_lock
     from data_catalog.storage.manifest import require_datasets, require_snapshot
 

@@ -4,6 +4,7 @@ Prefect's own order holds: environment variables, then `.env` of the current fol
 and the user's profile. `vernaclip up` writes its address and auth string into `.env`, between two marks.
 """
 
+import base64
 import logging
 import os
 import re
@@ -146,16 +147,25 @@ def probe(api: Api) -> Answer:
     """Tell if an API answers, refuses our auth string, or is silent (nothing listens, or something else does)."""
     import httpx
 
-    auth = httpx.BasicAuth(*api.auth_string.partition(":")[::2]) if api.auth_string else None
-    headers = {"Authorization": f"Bearer {api.key}"} if api.key and not api.auth_string else {}
+    # The auth string goes as it is: Prefect's server compares the whole of it, which need not have a colon.
+    authorization = None
+    if api.auth_string:
+        authorization = f"Basic {base64.b64encode(api.auth_string.encode()).decode()}"
+    elif api.key:
+        authorization = f"Bearer {api.key}"
     try:
         # Our own machine is asked without a proxy.
         trust_env = urllib.parse.urlsplit(api.url).hostname not in (*LOOPBACK, "::1")
         with httpx.Client(trust_env=trust_env, follow_redirects=True, timeout=PROBE_TIMEOUT_S) as client:
-            if client.get(f"{api.url}/health").status_code != httpx.codes.OK:
-                return "silent"
-            status = client.get(f"{api.url}/admin/version", auth=auth, headers=headers).status_code
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+            # What follows the status is not read: another program's answer may have no end.
+            with client.stream("GET", f"{api.url}/health") as answer:
+                if answer.status_code != httpx.codes.OK:
+                    return "silent"
+            headers = {"Authorization": authorization} if authorization else {}
+            with client.stream("GET", f"{api.url}/admin/version", headers=headers) as answer:
+                status = answer.status_code
+    # The last two are the environment's: certificates that are not there, a proxy of a kind that is not installed.
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError, ImportError):
         return "silent"
     return "refuses" if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN) else "answers"
 

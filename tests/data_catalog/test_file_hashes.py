@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.upstream_hashes import FileHashes
+from data_catalog.storage.upstream_hashes import FileHashes
 
 
 @pytest.fixture

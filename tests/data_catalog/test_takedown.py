@@ -11,10 +11,10 @@ import pytest
 from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError
-from data_catalog.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.schema import CAPTIONS, IMAGES
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.manifest import Snapshot, file_entry
+from data_catalog.storage.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.storage.shards import order_key, save_parquet
 from data_catalog.takedown import files_of, rewrite_files, samples_in, texts_of_forgotten_alone
 from data_catalog.tombstones import (

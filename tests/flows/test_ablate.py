@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.report.ablations import AblationTable, ablations_of, write_ablation_record
 from data_catalog.report.page import report_path, write_report
 from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.ablation import AblationConfig

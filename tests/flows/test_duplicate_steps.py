@@ -8,8 +8,8 @@ import pytest
 
 from cleaning.duplicates.images import FOUND, DuplicatesConfig, merged_captions
 from cleaning.leaks import LeaksConfig
-from data_catalog.publish import SplitConfig
 from data_catalog.schema import CAPTIONS, IMAGES
+from data_catalog.storage.publish import SplitConfig
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
 from flows.build.images import decisive_settings

@@ -5,7 +5,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -142,3 +143,43 @@ def test_another_program_on_the_port_is_no_prefect_server() -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:notaport/api", "nonsense", "file:///etc/api"])
 def test_an_address_that_is_none_is_silent(url: str) -> None:
     assert probe(Api(url=url)) == "silent"
+
+
+def test_an_auth_string_is_sent_as_it_is() -> None:
+    """Prefect's server compares the whole string, which need not have a colon."""
+    with listening(lambda path, sent: 200 if path == "/api/health" or sent == "Basic c2VjcmV0" else 401) as url:
+        assert probe(Api(url=url, auth_string="secret")) == "answers"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SSL_CERT_FILE", "/nowhere/certificates.pem"), ("ALL_PROXY", "socks5://127.0.0.1:9")]
+)
+def test_an_environment_that_reaches_no_server_is_silent(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert probe(Api(url="https://prefect.invalid/api")) == "silent"
+
+
+def test_an_answer_without_an_end_is_not_waited_for() -> None:
+    is_over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                while not is_over.wait(0.1):
+                    self.wfile.write(b"more")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Tests need no log."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(2) as pool:
+        pool.submit(server.serve_forever)
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/api"
+            assert pool.submit(probe, Api(url=url)).result(timeout=10) == "answers"
+        finally:
+            is_over.set()
+            server.shutdown()

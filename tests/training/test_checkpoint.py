@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.resume import load_resume_state, save_resume_state
@@ -69,3 +70,11 @@ def test_a_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
     with pytest.raises(SettingsError, match="belongs to a run with other settings or data"):
         load(path, module, make_optimizer(module, config), key="another")
+
+
+@pytest.mark.parametrize("said", ["[]", '"x"', "3", "null", "{}", "{"])
+def test_a_file_that_is_no_state_is_refused_in_a_sentence(said: str, tmp_path: Path) -> None:
+    config, path, module = TrainConfig(), tmp_path / "state", torch.nn.Linear(2, 3)
+    save_file({"weight": torch.zeros(1)}, path, {"state": said})
+    with pytest.raises(DamagedError, match="is no resume state"):
+        load(path, module, make_optimizer(module, config))

@@ -4,7 +4,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,26 @@ def test_where_a_folder_cannot_be_written_to_the_root_keeps_the_index(
     photos.chmod(0o755)
     (photos / ".vernaclip").write_text("in the way")
     assert search_folder(QUERY, photos, model) == found
+
+
+def test_of_an_index_in_memory_there_is_one_before_the_next(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Any]] = []
+    there: list[int] = []
+    real = search_module.stacked
+
+    def counting(rows: Sequence[Any]) -> Any:
+        there.append(sum(found() is not None for found in made))
+        found = real(rows)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(search_module, "PORTION", 8)
+    monkeypatch.setattr(search_module, "stacked", counting)
+    photos.chmod(0o555)
+    assert search_folder(QUERY, photos, model).num_images == 40
+    assert there == [0, 1, 1, 1, 1]
 
 
 def turned(path: Path, orientation: int) -> None:

@@ -1,5 +1,6 @@
 """An engine behind a memory, and what the memory saves it."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,4 +32,27 @@ def test_memory_keeps_what_was_done_before_the_engine_failed(tmp_path: Path, sho
     remembering.translate(["a", "b"])
     with pytest.raises(TransientError):
         remembering.translate(["b", "c"])
+    assert memory.missing(["a", "b", "c"]) == ["c"]
+
+
+def test_the_memory_is_looked_into_once(tmp_path: Path, shouter: Shouter) -> None:
+    looked: list[set[str]] = []
+
+    class Watched(TranslationMemory):
+        def _look_up(self, captions: Iterable[str], columns: str = "") -> Iterator[tuple[Any, ...]]:
+            looked.append(set(captions))
+            return super()._look_up(looked[-1], *([columns] if columns else []))
+
+    remembering = RememberingTranslator(shouter(), Watched(tmp_path, shouter.fingerprint))
+    for captions in (["a", "b"], ["a", "b", "c"]):
+        assert [found.text for found in remembering.translate(captions)] == [caption.upper() for caption in captions]
+    assert looked == [{"a", "b"}, {"a", "b", "c"}]
+
+
+def test_a_paid_engine_loses_no_more_than_a_chunk(tmp_path: Path, shouter: Shouter) -> None:
+    engine = shouter(fails_at="c")
+    engine.max_chunk_size = 2
+    memory = TranslationMemory(tmp_path, shouter.fingerprint)
+    with pytest.raises(TransientError):
+        RememberingTranslator(engine, memory).translate(["a", "b", "c"])
     assert memory.missing(["a", "b", "c"]) == ["c"]

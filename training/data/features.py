@@ -301,7 +301,7 @@ def read_features(folder: Path) -> KeptFeatures | None:
     try:
         problem = None if _is_as_named(path) else "its sha256 is not the one of its name"
     except OSError as error:
-        problem = error.strerror
+        problem = str(error.strerror)
     if problem is not None:
         logger.warning("%s is damaged (%s): it is made anew", path, problem)
         return None

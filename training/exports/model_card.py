@@ -211,11 +211,12 @@ def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
 
 
 def _score(values: Mapping[str, Any]) -> Score:
-    kinds = dict.fromkeys(("name", "captions"), str) | dict.fromkeys(_NUMBERS, int | float)
+    kinds = dict.fromkeys(("name", "captions", "images"), str) | dict.fromkeys(_NUMBERS, int | float)
+    told = {"images": "all", **values}
     for name, kind in kinds.items():
-        if not isinstance(values[name], kind) or isinstance(values[name], bool):
-            raise TypeError(f"{name} is {values[name]!r}")
-    return Score(**{field.name: values[field.name] for field in fields(Score) if field.name in values})
+        if not isinstance(told[name], kind) or isinstance(told[name], bool):
+            raise TypeError(f"{name} is {told[name]!r}")
+    return Score(**{field.name: told[field.name] for field in fields(Score) if field.name in told})
 
 
 def model_card(
@@ -435,7 +436,8 @@ def limits_section(data: CardData, trained: TrainedFolder) -> str:
 def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     result, settings = trained.result, trained.run["settings"]
     # A short training does not come to the end of the images.
-    shown = min(result.num_samples, result.steps * int(settings["batch_size"]))
+    batch_size = settings.get("batch_size")
+    shown = result.num_samples if batch_size is None else min(result.num_samples, result.steps * int(batch_size))
     some = f"{shown:,}" if shown == result.num_samples else f"at most {shown:,} of {result.num_samples:,}"
     yield (
         f"It has seen {some} images to train on, and knows what these show; the CLIP of 2021 saw 400 million. What "

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.ablations import AblationTable, write_ablation_record
 from data_catalog.charts import COLOURS, SERIES, write_png
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.exports.markdown import bullets, table
+from data_catalog.report.ablations import AblationTable, write_ablation_record
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.config import TrainConfig

@@ -200,14 +200,15 @@ def _kept(
     if kept is not None and is_current(kept):
         return kept
     if place is None:
-        *_, kept = make(None)
-        return kept
-    with writer_lock(place):
-        kept = read_features(place)
-        if kept is None or not is_current(kept):
-            for made in make(kept):
-                keep_features(place, made.features, made.facts)
-                kept = made
+        for made in make(None):
+            kept = made  # in the place of the one before
+    else:
+        with writer_lock(place):
+            kept = read_features(place)
+            if kept is None or not is_current(kept):
+                for made in make(kept):
+                    keep_features(place, made.features, made.facts)
+                    kept = made
     assert kept is not None, "at least one is made"
     return kept
 

@@ -145,7 +145,7 @@ class Pipeline:
     Args:
         script: the mode's shell pipeline, null-flushing, as `apertium-wblank-mode -z` prints it.
         environment: of the programs; a UTF-8 locale is part of it.
-        timeout_s: most seconds that a program may be silent, or take for all the texts.
+        timeout_s: most seconds that programs may take for all the texts, or a tagger for one of them.
     """
 
     script: str
@@ -209,7 +209,7 @@ class Pipeline:
                             f"Apertium {error}" + (f": {error.complaints}" if error.complaints else "")
                         ) from error
                     found.append(answer.decode("utf-8", "replace"))
-                    if tagger.complaints():  # it complains, unbuffered, before it ends its answer
+                    if tagger.has_complained():  # unbuffered, before it ends its answer
                         break
         return found
 

@@ -134,13 +134,13 @@ class Program:
                 raise self._error(_TOO_MANY)
         return lives
 
-    def complaints(self) -> str:
-        """Return the end of what it has written to its standard error so far, as one line."""
+    def has_complained(self) -> bool:
+        """Tell whether it has written anything to its standard error so far, be it nothing but space."""
         for _ in range(_MOST_CHUNKS):
             if not any(key.fd == self._complaints for key, _ in self._selector.select(0.0)):
                 break
             self._read_complaints()
-        return " ".join(self._tail.decode("utf-8", "replace").split())[-_TOLD:]
+        return bool(self._tail)
 
     def _ready(self, deadline: float) -> set[int]:
         """Wait for pipes that can be written to or read; none where the time is over."""
@@ -173,7 +173,9 @@ class Program:
 
     def _error(self, what: str, kind: type[ProgramError] = ProgramError) -> ProgramError:
         """Return the error that says what it did; whoever catches it ends the program."""
-        return kind(what, progress=f"{len(self._answers):,} of {self._num_asked:,}", complaints=self.complaints())
+        self.has_complained()  # which reads what was written last
+        complaints = " ".join(self._tail.decode("utf-8", "replace").split())[-_TOLD:]
+        return kind(what, progress=f"{len(self._answers):,} of {self._num_asked:,}", complaints=complaints)
 
 
 def _close(process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, owner: int) -> None:

@@ -17,7 +17,7 @@ from translation.train.config import TrainPackageConfig
 
 # sentencepiece's own names and ids, which CTranslate2 must know too.
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
-UNKNOWN_ID, START_ID, END_ID = 0, 1, 2
+START_ID, END_ID = 1, 2
 LAYER_NORM_EPSILON = 1e-5
 
 

@@ -18,7 +18,7 @@ from data_catalog.images.workers import ImageWorkers
 from data_catalog.sources.image_files import image_locations, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
 from data_catalog.sources.rows import UpstreamRow
-from data_catalog.upstream_hashes import FileHashes, location_digest
+from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
 FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 700_000, "val/b.jpg": b"other", "val/c è [1].jpg": b"C", "empty.jpg": b""}
 

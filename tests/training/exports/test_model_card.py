@@ -185,6 +185,21 @@ def test_a_license_that_the_hub_has_no_word_for(model: Path) -> None:
     assert "states the license mine-1.0 (https" in text
 
 
+def test_settings_of_another_release_need_no_batch_size(model: Path) -> None:
+    run = json.loads((model / "run.json").read_text())
+    del run["settings"]["batch_size"]
+    (model / "run.json").write_text(json.dumps(run))
+    (model / "files.json").unlink(missing_ok=True)
+    assert "It has seen 152 images to train on" in card(model, seen())
+
+
+@pytest.mark.parametrize("images", [5, None, ["all"]])
+def test_scores_of_images_that_have_no_name_are_no_scores(images: object, model: Path) -> None:
+    write_scores(model, "test", json.loads((model / "result.json").read_text())["model_sha256"], images=images)
+    with pytest.raises(DamagedError, match="is no file of scores"):
+        card(model, None)
+
+
 def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "scoreboard.json"
     board = json.loads(scoreboard(path, open_model_folder(model, "ours").origin).read_text())

@@ -123,14 +123,15 @@ def test_programs_that_hang_are_killed(stage: str, tmp_path: Path) -> None:
 TAGGER = """
 state=clean
 while IFS= read -r -d '' text; do
-  case $text in *new*) echo 'A new ambiguity class was found' >&2; state=spoilt;; esac
+  case $text in *new*) echo '{complaint}' >&2; state=spoilt;; esac
   printf '%s %s\\0' "$state" "$text"
 done
 """
 
 
-def test_a_tagger_is_replaced_once_it_has_complained(tmp_path: Path) -> None:
-    program(tmp_path / "apertium-tagger", TAGGER)
+@pytest.mark.parametrize("complaint", ["A new ambiguity class was found", ""])
+def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, tmp_path: Path) -> None:
+    program(tmp_path / "apertium-tagger", TAGGER.replace("{complaint}", complaint))
     engine = engine_of("cat | apertium-tagger -z -g $2 'x.prob' | cat", path=tmp_path)
     captions = ["old", "new", "older", "newer", "newest", "oldest"]
     assert texts(engine, captions) == [f"{'spoilt' if 'new' in caption else 'clean'} {caption}" for caption in captions]
