@@ -61,12 +61,14 @@ def write_report(
 def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
     """Write the page where there is none of this snapshot, or where a run has something to add to it."""
     path = report_path(root, snapshot.dataset)
-    try:
-        with path.open("rb") as file:
-            is_of_this = _mark(snapshot).encode() in file.read(2000)
-    except FileNotFoundError:
-        is_of_this = False
-    if has_run or not is_of_this:
+    is_due = has_run
+    if not has_run:
+        try:
+            with path.open("rb") as file:
+                is_due = _mark(snapshot).encode() not in file.read(2000)
+        except FileNotFoundError:
+            is_due = True
+    if is_due:
         write_report(root, snapshot)
     return path
 

@@ -162,10 +162,11 @@ def _locked(root: Path, how: int) -> Iterator[None]:
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("waiting for another process that takes down or writes what was read in %s", root)
-            fcntl.flock(descriptor, how)
+            try:
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another process that takes down or writes what was read in %s", root)
+                fcntl.flock(descriptor, how)
         except OSError as error:
             if error.errno not in _LOCKLESS:
                 raise

@@ -135,7 +135,7 @@ def _of_each(folders: Iterable[Path], look: Look) -> Iterator[Check]:
     """Yield what `look` says is to be checked of each of some folders; damage where one cannot be read."""
     for folder in folders:
         try:
-            yield from look(folder)
+            yield from list(look(folder))  # all or nothing
         except FileNotFoundError:
             continue  # it may have been removed a moment ago
         except OSError as error:

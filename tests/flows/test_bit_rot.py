@@ -97,6 +97,22 @@ def damage(root: Path) -> list[Finding]:
     return [finding for finding in verify(root) if finding.kind == "damage"]
 
 
+def test_a_folder_that_cannot_be_read_is_one_finding(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, iterdir = root / "datasets" / "scenes", Path.iterdir
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    for name in ("exports", "models"):
+        shutil.rmtree(root / name, ignore_errors=True)
+    monkeypatch.setattr(Path, "iterdir", refused)
+    [check] = checks(root, dataset="scenes")  # nothing else of it is looked at: why that fails is told once
+    [finding] = check()
+    assert is_about(finding, folder)
+
+
 def test_of_300_flipped_bits_300_are_found(root: Path) -> None:
     assert verify(root) == []
     files = catalog_files(root)

@@ -192,6 +192,18 @@ def test_a_page_is_written_again_only_where_it_is_missing_or_of_another_snapshot
     assert Page(path).text == Page(report_path(built[0], "scenes")).text
 
 
+def test_a_run_writes_the_page_anew_where_the_old_one_cannot_be_read(
+    built: tuple[Path, BuildReport], tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(built[0], root)
+    snapshot, path = require_snapshot(root, "scenes"), report_path(root, "scenes")
+    path.unlink()
+    path.symlink_to(path.name)  # opening it is an error, as of a file without rights to read it
+    refresh_report(root, snapshot, has_run=True)
+    assert snapshot.snapshot in path.read_text(encoding="utf-8")
+
+
 def test_the_command_writes_the_page_where_it_is_asked_to(
     built: tuple[Path, BuildReport], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 """What reads a root hands out nothing that a take-down means: not after one was killed, and not while one goes on."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ from PIL import Image
 from data_catalog.database.catalog import query, rebuild
 from data_catalog.storage.failpoints import REGISTRY
 from data_catalog.storage.manifest import require_snapshot
+from data_catalog.storage.reading import taking_down
 from data_catalog.tombstones import read_tombstones
 from flows.cli import main
 from flows.jobs import BuildReport, train_model
@@ -297,3 +300,17 @@ def test_a_sheet_that_is_being_put_in_place_is_found_by_the_take_down(root: Path
     forget.join()
     assert codes == [0]
     assert not list((root / "searches").glob("*"))
+
+
+def test_a_disk_that_has_no_lock_left_to_wait_for_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(_: int, how: int) -> None:
+        if how & fcntl.LOCK_NB:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("data_catalog.storage.reading.fcntl.flock", flock)
+    with taking_down(tmp_path):
+        pass
+    assert "its disk knows no locks" in caplog.text
