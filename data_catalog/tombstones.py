@@ -109,7 +109,7 @@ class Tombstone:
 
     @property
     def identity(self) -> tuple[str, str, tuple[str, ...]]:
-        """What tombstones that are the same share."""
+        """Return the key that equal tombstones share."""
         return self.kind, self.value, self.datasets
 
     def with_found(

@@ -125,7 +125,7 @@ def check_comparable(num_texts: int, tokenizer: str) -> None:
 
 
 def _estimates(results: Sequence[Any]) -> list[Estimate]:
-    """Of sacrebleu's results of one metric, the first system's in front."""
+    """Return sacrebleu's results of one metric, the first system's in front."""
     baseline, *others = results
     estimates = [Estimate(score=float(baseline.score), interval=float(baseline.ci), difference=None, p_value=None)]
     for found in others:

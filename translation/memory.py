@@ -196,7 +196,7 @@ class TranslationMemory:
                     yield row[0], _translation(row)
 
     def count(self) -> int:
-        """How many captions have a recorded translation."""
+        """Count the captions that have a recorded translation."""
         with self._reading() as connection:
             if connection is None:
                 return 0

@@ -38,7 +38,7 @@ STORAGE_VERSION = "v1.2.0"
 
 
 def catalog_path(root: Path) -> Path:
-    """Where a root's DuckDB file lies."""
+    """Return the path of a root's DuckDB file."""
     return root / CATALOG_FILE
 
 

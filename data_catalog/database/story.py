@@ -202,7 +202,7 @@ def _spellings(snapshot: Snapshot, identity: str) -> Iterator[str]:
 
 
 def _example_id(snapshot: Snapshot) -> str | None:
-    """What the ids of a snapshot look like: the first one; None of a snapshot without rows."""
+    """Return the first id of a snapshot as an example; None if it has no rows."""
     for entry in snapshot.manifest["files"]["captions"]:
         if entry["rows"]:
             ids = read_columns(snapshot.folder / entry["path"], ["sample_id"])

@@ -242,7 +242,7 @@ class Snapshot:
 
 
 def datasets_folder(root: Path) -> Path:
-    """Where a root keeps its datasets."""
+    """Return the folder of a root's datasets."""
     return root / "datasets"
 
 
@@ -255,7 +255,7 @@ def other_format(root: Path, found: object) -> InputError:
 
 
 def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
-    """Where a snapshot's files lie."""
+    """Return the folder of a snapshot."""
     return datasets_folder(root) / dataset / snapshot
 
 
@@ -279,7 +279,7 @@ def point_to(root: Path, dataset: str, snapshot: str) -> None:
 
 
 def current_path(root: Path, dataset: str) -> Path:
-    """Where it is said which snapshot of a dataset is the current one."""
+    """Return the path of the file that names a dataset's current snapshot."""
     return datasets_folder(root) / dataset / CURRENT_FILE
 
 
@@ -335,7 +335,7 @@ def snapshot_names(root: Path, dataset: str) -> list[str]:
 
 
 def is_snapshot_name(name: str) -> bool:
-    """Whether something beside the snapshots of a dataset is called like one of them."""
+    """Tell whether a name beside a dataset's snapshots has the form of a snapshot's."""
     return _SNAPSHOT_NAME.fullmatch(name) is not None
 
 

@@ -58,7 +58,7 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """How a content security policy names an inline script or style."""
+    """Return the source by which a content security policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

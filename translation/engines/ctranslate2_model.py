@@ -205,5 +205,5 @@ class CTranslate2Translator(SentenceTranslator[str]):
 
 
 def _advice(device: str) -> str:
-    """What to do where the error may be about the GPU."""
+    """Return advice for an error that may be about the GPU."""
     return "" if device == "cpu" else "; without a GPU, its driver and CUDA's libraries, set translate.device=cpu"

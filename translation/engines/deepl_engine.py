@@ -197,7 +197,7 @@ def _body_bytes(text: str) -> int:
 
 
 def _refused(error: Any) -> PipelineError:
-    """What a `deepl.DeepLException` means, by the status of DeepL's answer."""
+    """Return our error for a `deepl.DeepLException`, by the status of DeepL's answer."""
     status = error.http_status_code or 0
     if status in (401, 403):
         return SettingsError(f"DeepL refuses the key in the environment variable {KEY_VARIABLE}: mend it")

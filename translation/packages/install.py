@@ -71,7 +71,7 @@ class IndexEntry:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the package has a format that this reader knows."""
+        """Tell whether this reader knows the package's format."""
         return version_key(self.argos_version) < FIRST_UNREADABLE_FORMAT
 
 

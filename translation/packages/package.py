@@ -413,5 +413,5 @@ def _put(folder: Path, home: Path) -> None:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """What sorts versions by age; a part that is no number is older than any that is."""
+    """Return a sort key of versions, oldest first; a part that is no number comes before any number."""
     return tuple(int(part) if part.isdecimal() else -1 for part in version.split("."))
