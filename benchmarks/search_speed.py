@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from harness import Goals, apart, judge, options_of, peak_mb, race, ratio, tell
 
-from training.use.nearest import nearest
+from training.use.search import nearest
 
 K, DIM = 10, 512
 HAS_FAISS = find_spec("faiss") is not None

@@ -4,8 +4,10 @@ A check of a translation binds a threshold to a column of `cleaning.checks.trans
 detail says what was found, and the column stays, so that a query can explain a drop or try another threshold.
 """
 
+import functools
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,13 +21,22 @@ from cleaning.checks.definition import (
     CaptionCheck,
     Captions,
     Judge,
+    Rule,
     Section,
     TextColumns,
     setting,
+    warn_once,
 )
-from cleaning.checks.language import Language
 from cleaning.checks.proper_nouns import ProperNouns
 from cleaning.checks.translation_quality import comparable_letters
+from cleaning.languages.identification import (
+    ENGINES,
+    LanguageVerdict,
+    detectable_code,
+    detectable_languages,
+    language_identifier,
+    wrong_language,
+)
 from cleaning.text.scripts import count_words, exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop
@@ -34,6 +45,7 @@ _MAX_DETAIL = 60  # characters
 _KEYCAP = re.compile(r"[0-9#*]\ufe0f?\u20e3")
 # "hot dog" and "Kim Rhodes" are right in both languages.
 _MIN_COPIED_WORDS = 3
+_OWN_COLUMNS = ("source_lang", "target_lang", "caption")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,6 +363,74 @@ def _as_stored(threshold: float) -> float:
     """Return a threshold as a column of single precision would hold it, so that what equals it does."""
     stored: float = pa.scalar(threshold, pa.float32()).as_py()
     return stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language(
+    CaptionCheck,
+    name="language",
+    reasons={"wrong_language": "the caption is surely in another language than its row says"},
+):
+    """Drop captions that are surely in another language than their row says.
+
+    It fills the columns that tell the language of each caption. The thresholds are the cascade's; langdetect, as sure
+    when wrong as when right, wants 0.1, 0.99 and 20. Where the engine does not know the language, nothing is checked,
+    which is logged.
+    """
+
+    language_check: bool = setting(True)
+    language_engine: str = setting(
+        "cascade", "Engine that tells the language: `cascade`, `fast`, `lingua` or `langdetect`.", among=tuple(ENGINES)
+    )
+    min_language_probability: float = setting(
+        0.1, "Probability of its language, 0 to 1, from which on a caption is kept.", ge=0, le=1
+    )
+    min_other_probability: float = setting(
+        0.5, "Probability of another language, 0 to 1, from which on a caption may be dropped.", ge=0, le=1
+    )
+    min_language_letters: int = setting(15, "Fewest letters of a caption that is checked for its language.", ge=0)
+
+    def rule(self, captions: Captions) -> Rule | None:
+        """Return the check, or None where the engine does not know the language."""
+        pack, columns, engine = captions.pack, captions.columns, self.language_engine
+        code = detectable_code(pack, engine)
+        if code is None:
+            warn_once(f"captions in {pack.code!r} are not checked for their language: {engine} does not know it")
+            return None
+        candidates = {*pack.confusions, *captions.languages}.intersection(detectable_languages())
+        identify = language_identifier(code, candidates=candidates, engine=engine)
+        judge = functools.partial(
+            wrong_language,
+            confusions=pack.confusions,
+            min_probability=self.min_language_probability,
+            min_other_probability=self.min_other_probability,
+            min_letters=self.min_language_letters,
+        )
+
+        def fill(table: pa.Table) -> Mapping[str, Sequence[object]]:
+            verdicts: list[LanguageVerdict | None] = [None] * table.num_rows
+            if captions.source_engine == engine:  # of source captions that are captions as they stand it has told
+                cells = (table.column(name).to_pylist() for name in (*_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
+                for row, (lang, target, caption, source, *known) in enumerate(zip(*cells, strict=True)):
+                    if lang == target and caption == source and known[0] is not None:
+                        verdicts[row] = LanguageVerdict(*known)
+            asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
+            texts = table.column(columns.text).take(pa.array(asked, pa.int64())).to_pylist()
+            for row, verdict in zip(asked, identify(texts), strict=True):
+                verdicts[row] = verdict
+            found = [verdict for verdict in verdicts if verdict is not None]
+            return {
+                columns.language: [verdict.language for verdict in found],
+                columns.probability: [verdict.probability for verdict in found],
+                columns.margin: [verdict.margin for verdict in found],
+            }
+
+        def check(table: pa.Table) -> list[Drop | None]:
+            texts, *found = (table.column(name).to_pylist() for name in (columns.text, *columns.found))
+            return judge([LanguageVerdict(*cells) for cells in zip(*found, strict=True)], texts)
+
+        read = dict.fromkeys((columns.text, *columns.found, *_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
+        return Rule(name=self.name, columns=tuple(read), check=check, fill=fill)
 
 
 @dataclass(frozen=True, kw_only=True)

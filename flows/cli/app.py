@@ -28,14 +28,12 @@ from data_catalog.plain_text import visible_text
 from flows import PACKAGES
 from flows.cli import (
     abilities,
-    ablate,
-    audit,
     catalog,
+    comparisons,
     export,
     first_steps,
     jobs,
     mt,
-    scoreboard,
     services,
     snapshots,
     translate,
@@ -72,7 +70,15 @@ MEMORY: dict[str, Command] = {
 }
 # Commands by the title of their group; a family of them has a name, a line of help, and commands of its own.
 COMMANDS: dict[str, Sequence[Command]] = {
-    "Jobs": (first_steps.init, jobs.run, jobs.build, jobs.train, jobs.evaluate, ablate.ablate, scoreboard.scoreboard),
+    "Jobs": (
+        first_steps.init,
+        jobs.run,
+        jobs.build,
+        jobs.train,
+        jobs.evaluate,
+        comparisons.ablate,
+        comparisons.scoreboard,
+    ),
     "Datasets": (
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
@@ -118,7 +124,7 @@ def _assembled() -> App:
     trained = _family("mt", "Train, evaluate or install translation packages.", PACKAGE_COMMANDS)
     trained.command(_family("memory", "List, export and import what a catalog remembers of its translations.", MEMORY))
     raters = "Have people rate a sample of translations, as the CLIP-Italian paper did."
-    for family in (trained, _family("audit", raters, {"draw": audit.draw, "score": audit.score})):
+    for family in (trained, _family("audit", raters, {"draw": translate.draw, "score": translate.score})):
         family.group = (groups["Translation"],)
         top.command(family)
     top.register_install_completion_command(help="Install completion of commands and options for your shell.")

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from cleaning.duplicates.minhash import BandFiles
+from cleaning.duplicates.near_captions import BandFiles
 from data_catalog.errors import DamagedError, DiskError, PipelineError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import raw_rows

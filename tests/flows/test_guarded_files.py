@@ -12,8 +12,7 @@ from data_catalog.errors import InputError
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
-from flows.guarded import require_guarded
-from flows.jobs import BuildReport, build_dataset
+from flows.jobs import BuildReport, build_dataset, require_guarded
 from flows.recipe.recipe import Recipe, load_recipe, what_settings
 
 ITALIAN, ENGLISH = "Tre barche a vela al tramonto", "Three sailing boats at sunset"

@@ -12,8 +12,7 @@ from data_catalog.database.catalog import query
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.manifest import current_snapshot
 from flows.build.execution import LocalExecutor
-from flows.guarded import require_guarded
-from flows.jobs import BuildReport, build_dataset, train_model
+from flows.jobs import BuildReport, build_dataset, require_guarded, train_model
 from flows.recipe.recipe import load_recipe
 
 Row = tuple[str, str]

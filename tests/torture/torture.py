@@ -39,7 +39,7 @@ SMALL_BATCHES = (
     "translation.memory.CAPTIONS_PER_QUERY=3",
     "cleaning.duplicates.near_captions.CAPTIONS_PER_BATCH=5",
     "cleaning.duplicates.near_captions.PAIRS_PER_BATCH=3",
-    "cleaning.duplicates.minhash.PLACES_PER_BLOCK=16",
+    "cleaning.duplicates.near_captions.PLACES_PER_BLOCK=16",
 )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_catalog.errors import DamagedError, PipelineError
-from training.use.nearest import QUERIES_AT_A_TIME, nearest
+from training.use.search import QUERIES_AT_A_TIME, nearest
 
 Matrix = Any
 

@@ -11,7 +11,7 @@ import pytest
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Limits
 from data_catalog.fetch.config import HostPace
 from data_catalog.fetch.hosts import Hosts
-from data_catalog.fetch.robots import RobotsCache
+from data_catalog.fetch.opener import RobotsCache
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 
 LIMITS = Limits(timeout_s=5.0, deadline_s=5.0, max_bytes=100, max_redirects=2, user_agent="a/1", allow_loopback=True)
