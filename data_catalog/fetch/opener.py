@@ -92,8 +92,7 @@ class RobotsCache:
         return rules
 
     def _rules(self, target: Target, deadline: Deadline, hooks: Hooks) -> RobotsTxt | FetchError:
-        """Return the rules of a host, or its failure. Threads that wait for a request of another thread use its result.
-        """
+        """Return the rules of a host, or its failure; wait for the result if another thread is requesting them."""
         origin = target.origin
         came_at = time.monotonic()
         with self._lock:
@@ -319,7 +318,7 @@ class Opener:
             asked.asking_s += time.monotonic() - started - visit.waited_s
 
     def _in_turn(self, asked: Asked, visit: Visit) -> IO[bytes]:
-        """Request the next of a row's URLs, if its host, and any host that a redirect leads to, has a free slot in time.
+        """Request the next of a row's URLs, if its host, and any host of a redirect, has a free slot in time.
 
         Raises:
             LaterError: a host has none; this does not count as a try.

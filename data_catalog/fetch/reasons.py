@@ -120,9 +120,7 @@ FETCH_REASONS: dict[str, ImageReason] = {
     "placeholder": ImageReason("a placeholder picture for a removed image", "gone"),
     "missing_file": ImageReason("the file is not in the local folder or archive, or it can't be read", "missing"),
     "fetch_lost": ImageReason("img2dataset returned no outcome for the row", "crash", retryable=True),
-    "fetch_crash": ImageReason(
-        "the fetching process died or hung at the row, twice", "crash", retryable=True
-    ),
+    "fetch_crash": ImageReason("the fetching process died or hung at the row, twice", "crash", retryable=True),
 }
 
 NORMALISE_REASONS: dict[str, ImageReason] = {
@@ -148,9 +146,7 @@ NORMALISE_REASONS: dict[str, ImageReason] = {
     "one_colour": ImageReason("all pixels have the same colour", "unsuitable"),
     "truncated": ImageReason("the file ends before the image does", "broken"),
     "decode_error": ImageReason("the decoder reports that the file is broken", "broken"),
-    "forgotten": ImageReason(
-        "the image was taken down, by its bytes, its perceptual hash or its address", "opted_out"
-    ),
+    "forgotten": ImageReason("the image was taken down, by its bytes, its perceptual hash or its address", "opted_out"),
     "decode_crash": ImageReason(
         "the decoding process died, hung or ran out of memory at the image, twice",
         "broken",
@@ -308,8 +304,8 @@ def _blocked(counts: Counter[str], rows: Rows) -> str | None:
         text += f", {count:,} of {counts['blocked']:,} by {worst}"
     return (
         text
-        + ". Refusals other than 429 are final. For the next dataset, set fetch.contact, lower the rate of such hosts in "
-        "fetch.hosts, and check what they allow. Do not pretend to be a browser."
+        + ". Refusals other than 429 are final. For the next dataset, set fetch.contact, lower the rate of such hosts "
+        "in fetch.hosts, and check what they allow. Do not pretend to be a browser."
     )
 
 
