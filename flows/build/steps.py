@@ -126,7 +126,7 @@ STEPS = (
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=_forgetting,
         run=captions.forget_captions,
-        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_REASONS)},
+        rows={"forget": FunnelRow(meaning="applying take-downs", reasons=FORGET_REASONS)},
     ),
     Step(
         name="clean",
