@@ -108,7 +108,7 @@ COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """A dataset with a new snapshot: its snapshots before and after, and the numbers of forgotten samples and captions."""
+    """A dataset that a take-down changed: its snapshots before and after, and how much was forgotten."""
 
     dataset: str
     before: str
@@ -225,7 +225,7 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
 
 
 def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDown:
-    """Rewrite and remove all matching files. Each part checks what exists, so that it can be repeated from the start."""
+    """Rewrite and remove all matching files. Each part checks what exists, so that all can be repeated."""
     done = TakeDown()
     # Translations come first, while the texts of forgotten captions still exist.
     texts = texts_of_forgotten_alone(root, tombstones)
@@ -555,7 +555,7 @@ def _names_any(table: pa.Table, captions: pa.Array) -> bool:
 
 
 def _require_whole(snapshot: Snapshot, entry: FileEntry) -> None:
-    """Raise `DamagedError` if a file is damaged: its rewritten version has a new sha256, which would hide the damage."""
+    """Raise `DamagedError` if a file is damaged: its new version gets a new sha256, which would hide the damage."""
     problem = file_problem(snapshot.folder / entry["path"], entry["sha256"])
     if problem is not None:
         raise DamagedError(

@@ -148,7 +148,7 @@ class Tombstones:
         return replace(self, tombstones=chosen)
 
     def with_more(self, more: Iterable[Tombstone]) -> "Tombstones":
-        """Return these tombstones and others. An existing one keeps its date, and gets the new reason if there is one."""
+        """Return these tombstones and others. An existing one keeps its date, but gets a new reason if one is given."""
         known = {one.identity: one for one in self.tombstones}
         for one in more:
             old = known.get(one.identity)
