@@ -250,7 +250,7 @@ def test_no_process_keeps_a_host_for_itself(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "hosts.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete it"):
+    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"):
         Hosts(tmp_path, {}, ONE)
 
 
