@@ -35,23 +35,23 @@ def name_or_path(default: T) -> T:
     return dataclasses.field(default=default, metadata={**HOW, "path": NAME_OR_FILE})
 
 
-def what(config: Any) -> dict[str, Any]:
+def what_values(config: Any) -> dict[str, Any]:
     """Return the what-settings of a config dataclass as JSON values: all fields except how-settings."""
     return {
-        field.name: plain(getattr(config, field.name))
+        field.name: json_values(getattr(config, field.name))
         for field in dataclasses.fields(config)
         if not field.metadata.get("how")
     }
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """Return a config dataclass, or a value in it, as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: json_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

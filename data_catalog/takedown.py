@@ -78,9 +78,9 @@ from data_catalog.tombstones import (
     Matcher,
     Tombstone,
     Tombstones,
+    belongs_to,
     forget_rows,
-    is_gone,
-    of_samples,
+    is_of_samples,
     read_tombstones,
     without_texts,
     write_tombstones,
@@ -107,7 +107,7 @@ COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
+class RewrittenDataset:
     """A dataset that a take-down changed: its snapshots before and after, and how much was forgotten."""
 
     dataset: str
@@ -118,7 +118,7 @@ class Rewritten:
 
 
 @dataclass(slots=True, kw_only=True)
-class TakeDown:
+class TakeDownResult:
     """The result of a take-down.
 
     Args:
@@ -130,7 +130,7 @@ class TakeDown:
         models: models that were trained on removed snapshots; they are not changed.
     """
 
-    rewritten: list[Rewritten] = field(default_factory=list)
+    rewritten: list[RewrittenDataset] = field(default_factory=list)
     removed: list[tuple[str, str]] = field(default_factory=list)
     gone: dict[str, list[Path]] = field(default_factory=dict)
     log_lines: int = 0
@@ -139,7 +139,7 @@ class TakeDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Concerned:
+class AffectedSample:
     """A sample of a snapshot that matches a tombstone."""
 
     dataset: str
@@ -150,7 +150,7 @@ class Concerned:
     tombstone: Tombstone
 
 
-def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) -> TakeDown:
+def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) -> TakeDownResult:
     """Add tombstones, and remove everything that matches them from a root.
 
     Args:
@@ -165,7 +165,7 @@ def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) 
     with writer_lock(root), taking_down(root):
         sweep_removed(root)
         known = read_tombstones(root)
-        found = with_sightings(root, known.with_more(more))
+        found = with_found_copies(root, known.with_more(more))
         write_tombstones(root, replace(found, is_unfinished=True))
         done = _carry_out(root, found, forget_texts, is_resumed=known.is_unfinished)
         for path in done.gone["report"]:
@@ -190,14 +190,14 @@ def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
     return replace(found, is_unfinished=False)
 
 
-def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
+def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[AffectedSample]:
     """Yield the samples in all snapshots of a root that match new or existing tombstones; write nothing."""
-    found = with_sightings(root, read_tombstones(root).with_more(more))
+    found = with_found_copies(root, read_tombstones(root).with_more(more))
     for snapshot in all_snapshots(root):
         matcher = Matcher(found.of(snapshot.dataset))
         samples = samples_in(files_of(snapshot), matcher)
         for sample_id, (url, count) in sorted(_captions_of(snapshot, samples).items()):
-            yield Concerned(
+            yield AffectedSample(
                 dataset=snapshot.dataset,
                 snapshot=snapshot.snapshot,
                 sample_id=sample_id,
@@ -224,11 +224,11 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     return found
 
 
-def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDown:
+def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDownResult:
     """Rewrite and remove all matching files. Each part checks what exists, so that all can be repeated."""
-    done = TakeDown()
+    done = TakeDownResult()
     # Translations come first, while the texts of forgotten captions still exist.
-    texts = texts_of_forgotten_alone(root, tombstones)
+    texts = texts_only_in_forgotten_rows(root, tombstones)
     done.num_translations = forget_texts(root / "memory", texts) if texts else 0
     for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
         if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
@@ -242,7 +242,7 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
         rebuild(root)
     for snapshot in list(all_snapshots(root)):
         current = current_snapshot_name(root, snapshot.dataset)
-        if snapshot.snapshot != current and is_concerned(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
+        if snapshot.snapshot != current and has_matches(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
             remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
             done.removed.append((snapshot.dataset, snapshot.snapshot))
     touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
@@ -267,7 +267,7 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
     return done
 
 
-def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Rewritten]:
+def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[RewrittenDataset]:
     """Commit a snapshot without the forgotten rows, if the dataset's current one contains any; yield the change.
 
     Raises:
@@ -304,7 +304,7 @@ def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Re
         manifest["documents"] = write_documents(folder, manifest)
         commit_snapshot(root, manifest)
     append_run(root, old.dataset, snapshot=snapshot_id, forget_of=old.snapshot)
-    yield Rewritten(
+    yield RewrittenDataset(
         dataset=old.dataset,
         before=old.snapshot,
         now=snapshot_id,
@@ -359,12 +359,12 @@ def lines_in(files: Iterable[Path], matcher: Matcher) -> list[str]:
     return [sample_id for table in tables for sample_id in matcher.lines(table)]
 
 
-def is_concerned(files: Sequence[Path], matcher: Matcher) -> bool:
+def has_matches(files: Sequence[Path], matcher: Matcher) -> bool:
     """Return whether files contain matching samples or lines."""
     return bool(samples_in(files, matcher) or lines_in(files, matcher))
 
 
-def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
+def with_found_copies(root: Path, tombstones: Tombstones) -> Tombstones:
     """Return tombstones with the bytes and addresses of all their images in a root, and of byte-equal copies.
 
     A copy's address may have other images, with copies of their own, so the search repeats until it finds nothing new.
@@ -392,7 +392,7 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
     found: defaultdict[int, _Known] = defaultdict(lambda: (set(), set(), set()))
     for path in files if samples else ():
         table = _read(path)
-        table = table.filter(of_samples(table, samples))
+        table = table.filter(is_of_samples(table, samples))
         has_url = "url" in table.schema.names
         told = (matcher.by_url(table.column("url").combine_chunks()) >= 0).tolist() if has_url else []
         for number, row in enumerate(table.to_pylist()):
@@ -407,7 +407,7 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
     return found
 
 
-def texts_of_forgotten_alone(root: Path, tombstones: Tombstones) -> set[str]:
+def texts_only_in_forgotten_rows(root: Path, tombstones: Tombstones) -> set[str]:
     """Return the texts of matching rows that no remaining row of the root has.
 
     Call it before anything is rewritten or removed: the texts do not exist afterwards.
@@ -437,7 +437,7 @@ def texts_of_forgotten_alone(root: Path, tombstones: Tombstones) -> set[str]:
 def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[list[str]]:
     """Yield the texts of a file's rows, column by column: of the rows that go with some samples, or of the others."""
     table = _read(path, ("sample_id", "merged_into", *_TEXTS))
-    gone = is_gone(table, samples)
+    gone = belongs_to(table, samples)
     table = table.filter(gone if of_gone else pc.invert(gone))
     for name in set(_TEXTS) & set(table.schema.names):
         yield table.column(name).drop_null().unique().to_pylist()
@@ -497,7 +497,7 @@ def rewrite_files(
     gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=is_theirs)
     captions = gone.column("caption_id").combine_chunks()
     # Samples whose images lose captions, and the rights that a build would publish for them without these captions.
-    moved = gone.filter(of_samples(gone, samples)).column("merged_into").drop_null()
+    moved = gone.filter(is_of_samples(gone, samples)).column("merged_into").drop_null()
     losing = set(moved.to_pylist()).difference(samples)
     rights: Mapping[str, dict[str, str | None]] = {}
     if losing:
@@ -508,10 +508,10 @@ def rewrite_files(
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, pc.is_in(table.column("caption_id"), captions))
-        return without_texts(table, of_samples(table, lines))
+        return without_texts(table, is_of_samples(table, lines))
 
     def images_left(table: pa.Table) -> pa.Table:
-        return table.filter(pc.invert(of_samples(table, samples)))
+        return table.filter(pc.invert(is_of_samples(table, samples)))
 
     changes: dict[str, Callable[[pa.Table], pa.Table]] = {
         "pairs": partial(_pairs_left, gone=captions, rights=rights),
@@ -545,7 +545,7 @@ def _holds_any(snapshot: Snapshot, entry: FileEntry, samples: Collection[str], c
     except DamagedError:
         _require_whole(snapshot, entry)
         raise
-    return bool(pc.any(of_samples(table, samples)).as_py()) or _names_any(table, captions)
+    return bool(pc.any(is_of_samples(table, samples)).as_py()) or _names_any(table, captions)
 
 
 def _names_any(table: pa.Table, captions: pa.Array) -> bool:
@@ -624,10 +624,10 @@ def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
     sweep_temporary([folder, *folder.glob("*/")])
     matcher = Matcher(tombstones.of(folder.name))
     files = work_files(folder)
-    found, ids = [path for path in files if is_concerned([path], matcher)], set[str]()
+    found, ids = [path for path in files if has_matches([path], matcher)], set[str]()
     for path in (path for path in found if "caption_id" in _names(path)):
         table = _read(path, (*COLUMNS, "caption_id"))
-        ids.update(table.column("caption_id").filter(of_samples(table, matcher.samples(table))).to_pylist())
+        ids.update(table.column("caption_id").filter(is_of_samples(table, matcher.samples(table))).to_pylist())
     pairs = [path for path in files if "caption_ids" in _names(path)]
     captions = pa.array(sorted(ids), pa.string())
     doomed = [path for path in pairs if path in found or _names_any(_read(path, ("caption_ids",)), captions)]

@@ -172,14 +172,14 @@ class Tombstones:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InForce:
+class ActiveTombstones:
     """The tombstones of a dataset as a setting of steps. Keys contain only their digest, without reasons and dates."""
 
     tombstones: Tombstones = field(metadata=HOW)
     digest: str | None = None
 
     @classmethod
-    def of(cls, tombstones: Tombstones) -> "InForce":
+    def of(cls, tombstones: Tombstones) -> "ActiveTombstones":
         """Return tombstones with their digest."""
         return cls(tombstones=tombstones, digest=tombstones.digest)
 
@@ -299,8 +299,8 @@ def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tomb
     named = {"url": identity} if is_web_url(identity) else {"sample_id": identity}
     hashed = (one for one in tombstones.tombstones if identity.lower() in one.images)
     found = tombstones.match(**named) or next(hashed, None)
-    of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
-    return found or next((one for one in of_samples if one is not None), None)
+    is_of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
+    return found or next((one for one in is_of_samples if one is not None), None)
 
 
 class Matcher:
@@ -415,15 +415,15 @@ def _take(values: Numbers, places: pa.Array) -> Numbers:
     return found
 
 
-def of_samples(table: pa.Table, samples: Collection[str], column: str = "sample_id") -> pa.Array:
+def is_of_samples(table: pa.Table, samples: Collection[str], column: str = "sample_id") -> pa.Array:
     """Return for each row whether it belongs to some samples."""
     return pc.is_in(table.column(column), pa.array(sorted(samples), pa.string()))
 
 
-def is_gone(table: pa.Table, samples: Collection[str]) -> pa.Array:
+def belongs_to(table: pa.Table, samples: Collection[str]) -> pa.Array:
     """Return for each caption row whether it belongs to some samples, or is published with their images."""
-    own = of_samples(table, samples)
-    return pc.or_(own, of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
+    own = is_of_samples(table, samples)
+    return pc.or_(own, is_of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
 
 
 def without_texts(table: pa.Table, where: pa.Array) -> pa.Table:

@@ -102,7 +102,7 @@ def _usage(text: str, where: str) -> Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
+class OptOutSignals:
     """The opt-out signals of one answer.
 
     Args:
@@ -133,7 +133,7 @@ class Stated:
         return [{"value": each.value, "where": each.where, "draft": each.draft} for each in self.usages] or None
 
 
-def stated(headers: Message, robots: Iterable[Usage] = ()) -> Stated:
+def opt_out_signals(headers: Message, robots: Iterable[Usage] = ()) -> OptOutSignals:
     """Return the opt-out signals in the headers of an answer, together with statements of robots.txt files.
 
     Args:
@@ -149,7 +149,7 @@ def stated(headers: Message, robots: Iterable[Usage] = ()) -> Stated:
     usages = [_usage(", ".join(lines), HEADER)] if lines else []
     # Statements that deny come first, so that the limit on their number does not cut them off.
     distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: -len(usage.denied))
-    return Stated(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
+    return OptOutSignals(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
 
 
 # Directives against indexing, against images in an index, and against training: each forbids use in a dataset.

@@ -112,7 +112,7 @@ class _Rounds:
     def run(self, beat: Callable[[], None]) -> None:
         """Fetch all URLs; call `beat` every few seconds, unless a request hangs."""
         with self._executor:
-            self._start(0, self._share, list(self._opener.asked))
+            self._start(0, self._run_shared, list(self._opener.states))
             while any(not pool.done() for pool, _ in self._pools):
                 wait([pool for pool, _ in self._pools], timeout=_BEAT_S)
                 if not self._opener.is_stuck():
@@ -131,21 +131,21 @@ class _Rounds:
 
         self._pools.append((self._executor.submit(act), num_threads))
 
-    def _share(self, urls: list[str]) -> None:
+    def _run_shared(self, urls: list[str]) -> None:
         """Fetch the URLs of all hosts except those that get a pool of their own."""
         while urls:
             by_group: dict[str, list[str]] = {}
             for url in urls:
-                by_group.setdefault(self._opener.asked[url].group, []).append(url)
+                by_group.setdefault(self._opener.states[url].group, []).append(url)
             total = len(urls)
             for group in sorted(by_group, key=lambda name: -len(by_group[name])):
                 num_threads = self._own_threads(group, len(by_group[group]), total)
                 if num_threads:
                     self._opener.patient.add(group)
-                    self._start(num_threads, self._alone, group, by_group.pop(group), num_threads)
+                    self._start(num_threads, self._run_own, group, by_group.pop(group), num_threads)
             urls = self._round(by_group, self._config.threads)
 
-    def _alone(self, group: str, urls: list[str], num_threads: int) -> None:
+    def _run_own(self, group: str, urls: list[str], num_threads: int) -> None:
         while urls:
             urls = self._round({group: urls}, min(num_threads, self._most_threads(group, len(urls))))
 
@@ -171,23 +171,23 @@ class _Rounds:
 
     def _round(self, by_group: dict[str, list[str]], threads: int) -> list[str]:
         """Fetch all URLs that are due, hosts in turn, and return those that are to be requested later."""
-        asked = self._opener.asked
+        states = self._opener.states
         urls = [url for group in by_group.values() for url in group]
-        soonest = min((asked[url].due for url in urls), default=0.0)
+        soonest = min((states[url].due for url in urls), default=0.0)
         while self._opener.failure is None and (left := soonest - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
         if self._opener.failure is not None:
             raise self._opener.failure
         soon = time.monotonic() + _SOON_S
-        ready = [[url for url in group if asked[url].due <= soon] for group in by_group.values()]
+        ready = [[url for url in group if states[url].due <= soon] for group in by_group.values()]
         turns = [url for _, url in sorted((turn, url) for group in ready for turn, url in enumerate(group))]
         for url in turns:
-            asked[url].due = 0.0
+            states[url].due = 0.0
         if turns:
-            self._download(turns, threads)
-        return [url for url in urls if asked[url].due]
+            self._run_img2dataset(turns, threads)
+        return [url for url in urls if states[url].due]
 
-    def _download(self, urls: list[str], threads: int) -> None:
+    def _run_img2dataset(self, urls: list[str], threads: int) -> None:
         """Fetch some URLs with img2dataset; each one is then reported, or has a later time at which it is due."""
         import pyarrow as pa
         from img2dataset.downloader import Downloader
@@ -199,7 +199,7 @@ class _Rounds:
             writer.write_table(table)
         downloader = Downloader(
             sample_writer_class=lambda *_: self._writer,
-            resizer=_as_it_came,
+            resizer=_without_resizing,
             thread_count=min(threads, len(urls)),
             save_caption=False,
             extract_exif=False,
@@ -222,7 +222,7 @@ class _Rounds:
             raise RuntimeError("img2dataset failed on the shard")
 
 
-def _as_it_came(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
+def _without_resizing(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
     """Return no bytes: this function replaces img2dataset's resizer, so that nothing is decoded here."""
     return b"", None, None, None, None, None
 
@@ -243,18 +243,18 @@ class _Writer:
         Raises:
             OSError: the bytes cannot be written. The opener's `failure` ends the shard: img2dataset only prints errors.
         """
-        row, asked = self._rows[meta["url"]], self._opener.asked[meta["url"]]
-        if asked.due:
+        row, state = self._rows[meta["url"]], self._opener.states[meta["url"]]
+        if state.due:
             self._report({"row": row, "back": True})
             return
-        failure, asked.failure = asked.failure, None  # its traceback refers to everything that was under way
+        failure, state.failure = state.failure, None  # its traceback refers to everything that was under way
         if failure is None and meta["status"] != "success":
             failure = FetchError("fetch_lost", (meta["error_message"] or "")[:200])  # before the opener was called
         try:
             with self._lock:
                 offset = self._bodies.tell()
-                if asked.body is not None:
-                    with asked.body as body:
+                if state.body is not None:
+                    with state.body as body:
                         body.seek(0)
                         failpoint("fetch.before_body")
                         shutil.copyfileobj(body, self._bodies)
@@ -269,16 +269,16 @@ class _Writer:
                 "row": row,
                 "reason": failure.reason if failure else None,
                 "detail": failure.detail if failure else None,
-                "http_status": asked.http_status,
-                "final_url": asked.final_url,
-                "robots_tag": "; ".join(asked.said.robots_tags)[:_LONGEST_TAG] or None,
-                "content_usage": asked.said.content_usage,
+                "http_status": state.http_status,
+                "final_url": state.final_url,
+                "robots_tag": "; ".join(state.signals.robots_tags)[:_LONGEST_TAG] or None,
+                "content_usage": state.signals.content_usage,
                 "offset": offset,
                 "length": length,
-                "tries": asked.tries,
-                "asked_at": asked.asked_at,
-                "asking_s": round(asked.asking_s, 3),
-                "waiting_s": round(max(0.0, time.monotonic() - asked.since - asked.asking_s), 3),
+                "tries": state.tries,
+                "asked_at": state.asked_at,
+                "asking_s": round(state.asking_s, 3),
+                "waiting_s": round(max(0.0, time.monotonic() - state.since - state.asking_s), 3),
             }
         )
 

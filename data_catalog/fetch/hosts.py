@@ -31,7 +31,7 @@ WAIT_S = 10.0
 # to the host's own pool. It is more than the longest Crawl-delay that is applied.
 PATIENCE_S = 90.0
 # If the pause of a host is longer, the thread serves other hosts meanwhile.
-_LONGEST_REST_S = 1.0
+_LONGEST_PAUSE_S = 1.0
 # Factor of intervals. A host counts requests when they arrive, and their travel times differ by up to 50 ms.
 _MARGIN = 1.05
 # Interval in which a thread checks for changes by other processes: a free slot, a waiting process, a pause. Threads of
@@ -59,7 +59,7 @@ class LaterError(Exception):
 
 
 @dataclass(slots=True)
-class _Line:
+class _HostQueue:
     """The queue of this process's threads that wait for a host, and the slots that this process holds on it."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -90,8 +90,8 @@ class Hosts:
         self._default = default
         self._groups: dict[str, str] = {}
         self._delays: dict[str, float] = {}
-        self._lines: dict[str, _Line] = {}
-        self._known: dict[str, tuple[float, Any]] = {}  # cache of `_said`: until when it is valid, and the result
+        self._lines: dict[str, _HostQueue] = {}
+        self._known: dict[str, tuple[float, Any]] = {}  # cache of `_pause_of`: until when it is valid, and the result
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._slots = os.open(folder / SLOTS_FILE, os.O_RDWR | os.O_CREAT, 0o600)
@@ -131,15 +131,15 @@ class Hosts:
         with self._lock:
             self._delays[group] = max(delay_s, self._delays.get(group, 0.0))
 
-    def take_slot(self, group: str, longest_s: float) -> int | None:
+    def acquire_slot(self, group: str, longest_s: float) -> int | None:
         """Wait for a slot on a host, first come, first served.
 
         Returns:
-            The number of the slot, for `give_slot`; None if none is free within `longest_s`.
+            The number of the slot, for `release_slot`; None if none is free within `longest_s`.
         """
         end = time.monotonic() + longest_s
         with self._lock:
-            line = self._lines.setdefault(group, _Line())
+            line = self._lines.setdefault(group, _HostQueue())
         ticket = object()
         with line.changed:
             line.waiting.append(ticket)
@@ -159,7 +159,7 @@ class Hosts:
                     fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, _WAITING))
                 line.changed.notify_all()
 
-    def give_slot(self, group: str, slot: int) -> None:
+    def release_slot(self, group: str, slot: int) -> None:
         """Release a slot, for another process if one waits for the host, else for threads of this process."""
         line = self._lines[group]
         with line.changed:
@@ -172,7 +172,7 @@ class Hosts:
                     line.left[slot] = now + 2 * _POLL_S
             line.changed.notify_all()
 
-    def _others_wait(self, group: str, line: _Line) -> bool:
+    def _others_wait(self, group: str, line: _HostQueue) -> bool:
         """Return whether another process waits for a host."""
         byte = _byte_of(group, _WAITING)
         try:
@@ -199,7 +199,7 @@ class Hosts:
         interval_s = _MARGIN * self.pace_of(group).interval_s
         waited_s = 0.0
         while True:
-            if (rest_s := self._rest_s(group)) > _LONGEST_REST_S:
+            if (rest_s := self._pause_left_s(group)) > _LONGEST_PAUSE_S:
                 raise LaterError(rest_s)
             wait_s = max(0.0, rest_s)
             if sets_rate or interval_s > 0:
@@ -208,7 +208,7 @@ class Hosts:
                 return waited_s
             time.sleep(wait_s)
             waited_s += wait_s
-            if self._rest_s(group) <= 0:  # the host may have been paused meanwhile
+            if self._pause_left_s(group) <= 0:  # the host may have been paused meanwhile
                 return waited_s
 
     def _reserve(self, group: str, interval_s: float, rest_s: float, longest_s: float) -> float:
@@ -233,7 +233,7 @@ class Hosts:
             connection.execute(query, (group, start))
             return float(start - now)
 
-    def rest(self, group: str, failure: FetchError, seconds: float) -> None:
+    def pause(self, group: str, failure: FetchError, seconds: float) -> None:
         """Pause a host for some seconds, a month at most, because of the failure of a row."""
         query = """
             INSERT INTO hosts (name, last, until, noted, reason, detail, status) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6)
@@ -246,22 +246,22 @@ class Hosts:
             self._connection.execute(query, values)
             self._known.pop(group, None)
 
-    def raise_if_resting(self, group: str, longest_s: float) -> None:
+    def raise_if_paused(self, group: str, longest_s: float) -> None:
         """Raise if a host is paused for longer than `longest_s`.
 
         Raises:
             FetchError: it is paused; the reason is that of the failure that paused it.
         """
-        row = self._said(group)
+        row = self._pause_of(group)
         if row is not None and row[0] > time.time() + longest_s:
             raise FetchError(row[1], row[2], http_status=row[3])
 
-    def _rest_s(self, group: str) -> float:
+    def _pause_left_s(self, group: str) -> float:
         """Return the seconds until the pause of a host ends; not positive if it is not paused."""
-        row = self._said(group)
+        row = self._pause_of(group)
         return row[0] - time.time() if row is not None else 0.0
 
-    def _said(self, group: str) -> Any:
+    def _pause_of(self, group: str) -> Any:
         """Return the end of a host's pause, and the reason, detail and status that caused it; None without a pause.
 
         Pauses that were recorded in the future are ignored: the clock was set back.
@@ -305,7 +305,7 @@ class Hosts:
                     f"images: {self._path} can't be used ({error}). Repair the disk, or delete the file"
                 ) from error
 
-    def _free_slot(self, group: str, line: _Line) -> int | None:
+    def _free_slot(self, group: str, line: _HostQueue) -> int | None:
         """Take a slot that is free in this and all other processes; return None if there is none."""
         now = time.monotonic()
         for slot in range(self.pace_of(group).concurrency):
@@ -355,8 +355,8 @@ class Visit:
             return
         self.close()
         started = time.monotonic()
-        slot = self._hosts.take_slot(group, WAIT_S)
-        self._leave_out(time.monotonic() - started)
+        slot = self._hosts.acquire_slot(group, WAIT_S)
+        self._add_wait(time.monotonic() - started)
         if slot is None:
             later = LaterError(0.0)
             later.target = target
@@ -384,17 +384,17 @@ class Visit:
         """Release the slot."""
         if self._held is not None:
             held, self._held = self._held, None
-            self._hosts.give_slot(*held)
+            self._hosts.release_slot(*held)
 
     def _wait(self, target: Target, *, sets_rate: bool) -> None:
         group = self._hosts.group_of(target.host)
         longest_s = PATIENCE_S if self._is_patient or self.has_begun else max(0.0, WAIT_S - self.waited_s)
         try:
-            self._leave_out(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
+            self._add_wait(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
         except LaterError as later:
             later.target = target
             raise
 
-    def _leave_out(self, seconds: float) -> None:
+    def _add_wait(self, seconds: float) -> None:
         self.waited_s += seconds
         self.deadline.extend(seconds)

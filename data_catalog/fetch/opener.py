@@ -18,7 +18,7 @@ from typing import IO
 from data_catalog.errors import PipelineError
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Response
 from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
-from data_catalog.fetch.consent import ROBOTS_TXT, RobotsTxt, Stated, Usage, stated
+from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
 from data_catalog.fetch.hosts import PATIENCE_S, Hosts, LaterError, Visit
 from data_catalog.fetch.reasons import is_retryable
 from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
@@ -193,7 +193,7 @@ def _stem(url: str) -> str:
 
 
 @dataclass(slots=True)
-class Asked:
+class FetchState:
     """The state of a URL that img2dataset does not store: tries and the last answer. One thread uses it at a time."""
 
     urls: deque[str]  # to be requested in order: the thumbnail first, if there is one
@@ -207,7 +207,7 @@ class Asked:
     failure: FetchError | None = None
     http_status: int | None = None
     final_url: str | None = None
-    said: Stated = field(default_factory=Stated)  # opt-out signals of the answer
+    signals: OptOutSignals = field(default_factory=OptOutSignals)  # opt-out signals of the answer
     body: IO[bytes] | None = None  # the caller that takes it must close it
 
 
@@ -237,7 +237,7 @@ class Opener:
         on_begin: Callable[[str], None],
         new_body: Callable[[], IO[bytes]],
     ) -> None:
-        self.asked = {url: Asked(_candidates(url, config), hosts.group_of(parse_url(url).host)) for url in urls}
+        self.states = {url: FetchState(_candidates(url, config), hosts.group_of(parse_url(url).host)) for url in urls}
         self.failure: Exception | None = None
         self.patient: set[str] = set()  # groups of hosts that have threads of their own
         self._config = config
@@ -253,29 +253,29 @@ class Opener:
         self._rng = random.Random()
 
     def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> IO[bytes]:
-        """Fetch a URL. The body is stored in `asked`: img2dataset would hold two bodies per thread in memory.
+        """Fetch a URL. The body is stored in `states`: img2dataset would hold two bodies per thread in memory.
 
         Returns:
             An empty body.
 
         Raises:
             FetchError: it failed and is not retried; img2dataset records the text as the row's error message.
-            LaterError: it is to be requested again, at the time `asked[url].due`.
+            LaterError: it is to be requested again, at the time `states[url].due`.
         """
         url = request.full_url
-        asked = self.asked[url]
+        state = self.states[url]
         if self.failure is not None:
             raise self.failure
         self._under_way[url] = time.monotonic()
-        asked.due, asked.failure = 0.0, None
+        state.due, state.failure = 0.0, None
         try:
             self._on_begin(url)
-            asked.body = self._try(asked)
+            state.body = self._try(state)
         except LaterError as later:
-            asked.due = time.monotonic() + later.wait_s
+            state.due = time.monotonic() + later.wait_s
             raise
         except FetchError as error:
-            asked.failure = error
+            state.failure = error
             raise
         except Exception as error:
             self.failure = self.failure or error  # an error of this machine: the shard has failed
@@ -289,35 +289,35 @@ class Opener:
         stuck_s = self._config.deadline_s + self._config.timeout_s + SLACK_S
         return any(time.monotonic() - started > stuck_s for started in list(self._under_way.values()))
 
-    def _try(self, asked: Asked) -> IO[bytes]:
+    def _try(self, state: FetchState) -> IO[bytes]:
         """Try once to fetch the thumbnail or, if there is none, the original."""
         started = time.monotonic()
-        asked.since = asked.since or started
-        asked.tries += 1
-        visit = Visit(self._hosts, Deadline(self._config.deadline_s), is_patient=asked.group in self.patient)
+        state.since = state.since or started
+        state.tries += 1
+        visit = Visit(self._hosts, Deadline(self._config.deadline_s), is_patient=state.group in self.patient)
         try:
             while True:
-                asked.http_status, asked.final_url, asked.said = None, None, Stated()
+                state.http_status, state.final_url, state.signals = None, None, OptOutSignals()
                 try:
-                    return self._in_turn(asked, visit)
+                    return self._in_turn(state, visit)
                 except FetchError as error:
-                    asked.http_status, asked.final_url = error.http_status, error.url
+                    state.http_status, state.final_url = error.http_status, error.url
                     if isinstance(error, _ClosedError):
                         raise
-                    if len(asked.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
-                        raise self._again(asked, error) from error
-                asked.urls.popleft()  # there is no thumbnail of that width, since the original is smaller
+                    if len(state.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
+                        raise self._again(state, error) from error
+                state.urls.popleft()  # there is no thumbnail of that width, since the original is smaller
         except (FetchError, LaterError, OSError, PipelineError):
             raise
         except Exception as error:
             # The boundary around parsers of answers: an answer that makes one of them fail costs only its row.
-            logger.exception("images: %s", asked.urls[0])
-            raise self._again(asked, FetchError("fetch_lost", type(error).__name__)) from error
+            logger.exception("images: %s", state.urls[0])
+            raise self._again(state, FetchError("fetch_lost", type(error).__name__)) from error
         finally:
             visit.close()
-            asked.asking_s += time.monotonic() - started - visit.waited_s
+            state.asking_s += time.monotonic() - started - visit.waited_s
 
-    def _in_turn(self, asked: Asked, visit: Visit) -> IO[bytes]:
+    def _in_turn(self, state: FetchState, visit: Visit) -> IO[bytes]:
         """Request the next of a row's URLs, if its host, and any host of a redirect, has a free slot in time.
 
         Raises:
@@ -326,23 +326,23 @@ class Opener:
                 redirects were busy too often.
         """
         try:
-            return self._ask(asked, asked.urls[0], visit)
+            return self._ask(state, state.urls[0], visit)
         except LaterError as later:
-            target = later.target or parse_url(asked.urls[0])
+            target = later.target or parse_url(state.urls[0])
             self._raise_if_closed(target)
-            asked.tries -= 1
-            asked.group = self._hosts.group_of(target.host)
-            asked.turned_away += visit.has_begun
-            if asked.turned_away > _MOST_TURNED_AWAY:
+            state.tries -= 1
+            state.group = self._hosts.group_of(target.host)
+            state.turned_away += visit.has_begun
+            if state.turned_away > _MOST_TURNED_AWAY:
                 raise _ClosedError("timeout", "the host may not be asked in time") from later
             raise
 
-    def _ask(self, asked: Asked, url: str, visit: Visit) -> IO[bytes]:
+    def _ask(self, state: FetchState, url: str, visit: Visit) -> IO[bytes]:
         usages: list[Usage] = []
 
         def before_robots(target: Target) -> None:
             visit.wait_for_robots(target)
-            asked.asked_at = asked.asked_at or time.time()
+            state.asked_at = state.asked_at or time.time()
 
         def before_hop(target: Target) -> None:
             self._raise_if_closed(target)
@@ -355,14 +355,14 @@ class Opener:
         def before_connect(target: Target) -> None:
             visit.begin(target)
             self._raise_if_closed(target)  # the host may have been closed during the wait
-            asked.asked_at = asked.asked_at or time.time()
+            state.asked_at = state.asked_at or time.time()
 
         before_hop(parse_url(url))
         hooks = Hooks(before_hop=before_hop, before_connect=before_connect)
         with self._client.get(url, deadline=visit.deadline, hooks=hooks) as response:
-            asked.http_status, asked.final_url = response.status, response.url
-            asked.said = stated(response.headers, usages)
-            refusal = asked.said.refusal(self._config.consent, self._config.robot)
+            state.http_status, state.final_url = response.status, response.url
+            state.signals = opt_out_signals(response.headers, usages)
+            refusal = state.signals.refusal(self._config.consent, self._config.robot)
             if refusal is None and is_placeholder(url, response.url):
                 refusal = "placeholder", response.url[:200]
             if refusal is not None:
@@ -387,34 +387,34 @@ class Opener:
     def _raise_if_closed(self, target: Target) -> None:
         group = self._hosts.group_of(target.host)
         try:
-            self._hosts.raise_if_resting(group, self._config.max_wait_s)
+            self._hosts.raise_if_paused(group, self._config.max_wait_s)
             self._budget.raise_if_spent(group)
             if group in self._given_up:
                 raise self._given_up[group]
-        except FetchError as said:
-            failure = _ClosedError(said.reason, said.detail, http_status=said.http_status)
+        except FetchError as closed:
+            failure = _ClosedError(closed.reason, closed.detail, http_status=closed.http_status)
             failure.url = target.url
             raise failure from None
 
-    def _again(self, asked: Asked, failure: FetchError) -> FetchError | LaterError:
+    def _again(self, state: FetchState, failure: FetchError) -> FetchError | LaterError:
         """Return a `LaterError` if a failed URL is to be retried, else the failure.
 
         A Retry-After pauses all rows of the host.
         """
-        backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (asked.tries - 1))
+        backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (state.tries - 1))
         # The random factor spreads the retries of rows that failed together.
         wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
         asked_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
         if asked_s or failure.http_status == 429:
             # A redirect may have led to another host than the URL's own.
-            group = self._hosts.group_of(parse_url(failure.url or asked.urls[0]).host)
+            group = self._hosts.group_of(parse_url(failure.url or state.urls[0]).host)
             self._refusals[group] += 1
             # The limit is reached if all concurrent rows have used up their tries.
             if self._refusals[group] >= (1 + self._config.retries) * self._hosts.pace_of(group).concurrency:
                 self._given_up[group] = failure
-            self._hosts.rest(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
+            self._hosts.pause(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
         may_pass = is_retryable(failure.reason) and asked_s <= self._config.max_wait_s
-        return LaterError(max(wait_s, asked_s)) if may_pass and asked.tries <= self._config.retries else failure
+        return LaterError(max(wait_s, asked_s)) if may_pass and state.tries <= self._config.retries else failure
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:

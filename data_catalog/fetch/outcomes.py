@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 # Version of the fetch step. It is raised when its output changes; outputs of earlier versions in `work/` are ignored.
 VERSION = 5
 # Files of the fetch step: images that were fetched now; recorded ones as they came; recorded ones that are normalised.
-ASKED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
+FETCHED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
 # It has, for each image of the shard in order, the file that contains it.
 ORDER_FILE = "order.parquet"
-IN_ASKED, IN_RAW, IN_IMAGES = range(3)
+IN_FETCHED, IN_RAW, IN_IMAGES = range(3)
 
 # Pictures that no pair has, and recorded outcomes of images that are not in the snapshot.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
@@ -73,7 +73,7 @@ class Fetching:
     normalise: Mapping[str, Any]
 
 
-class KnownImages:
+class RecordedOutcomes:
     """An index of the recorded outcomes in a root that are valid for a build, by URL."""
 
     def __init__(
@@ -120,7 +120,7 @@ class KnownImages:
         found: list[bool] = self._places(urls).is_valid().to_pylist()
         return found
 
-    def recall(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
+    def write_recorded(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
         """Write the recorded outcomes of some images into `RAW_FILE` and `IMAGES_FILE` of a folder, in their order.
 
         Args:
@@ -217,7 +217,7 @@ class KnownImages:
                 if key["version"] != VERSION or key["settings"]["config"] != self._fetching.fetch:
                     continue
                 is_same = key["settings"]["normalise"] == self._fetching.normalise
-                for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE):
+                for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE):
                     is_raw = name != IMAGES_FILE
                     if name not in commit.files or not (is_raw or is_same):
                         continue
@@ -364,7 +364,7 @@ def _listed(reasons: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(f"'{reason}'" for reason in reasons)
 
 
-def carried(
+def unpublished_outcomes(
     root: Path,
     fetching: Fetching,
     published: Sequence[Path],
@@ -380,13 +380,13 @@ def carried(
         is_meant: returns which rows are taken down: they are left out.
         folder: for temporary files; empty, and removed by the caller.
     """
-    known = KnownImages(root, fetching, snapshots=False, unfinished=[fetching.dataset])
+    known = RecordedOutcomes(root, fetching, snapshots=False, unfinished=[fetching.dataset])
     told = known.urls()
     for path in published:
         table = pq.read_table(path, columns=["canonical_url", "url"])
         there = pc.coalesce(table.column("canonical_url"), table.column("url"))
         told = told.filter(pc.invert(pc.is_in(told.column("url"), there)))
-    known.recall(told.column("url").combine_chunks(), told.column("sample_id").to_pylist(), folder)
+    known.write_recorded(told.column("url").combine_chunks(), told.column("sample_id").to_pylist(), folder)
     for name in (RAW_FILE, IMAGES_FILE):
         if not (folder / name).is_file():
             continue
@@ -407,7 +407,7 @@ def _spare_row(row: Row, *, is_raw: bool) -> Row:
     return found
 
 
-def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
+def needed_fetch_outputs(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
     """Return the fetch outputs of a dataset with an outcome that no snapshot has: later builds need them.
 
     Args:
@@ -416,7 +416,7 @@ def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[
         dataset: its name.
         used: keys of outputs that a snapshot was made from.
     """
-    indexes: dict[str, KnownImages] = {}
+    indexes: dict[str, RecordedOutcomes] = {}
     found = []
     for commit, key in work.commits("fetch"):
         if commit.folder.name in used or key["version"] != VERSION:
@@ -425,8 +425,8 @@ def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[
         fetching = Fetching(dataset=dataset, attempt=0, fetch=settings["config"], normalise=settings["normalise"])
         known_by = digest(settings)
         if known_by not in indexes:
-            indexes[known_by] = KnownImages(root, fetching, unfinished=())
-        names = [name for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
+            indexes[known_by] = RecordedOutcomes(root, fetching, unfinished=())
+        names = [name for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
         columns = [pq.read_table(commit.path(name), columns=["url"]).column("url") for name in names]
         urls = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).drop_null()
         if not all(indexes[known_by].has(urls.combine_chunks())):

@@ -32,7 +32,9 @@ from data_catalog.storage.integrity import write_recorded
 logger = logging.getLogger(__name__)
 
 
-def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, pool: ChildPool) -> dict[int, Outcome]:
+def fetch_from_web(
+    rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, pool: ChildPool
+) -> dict[int, Outcome]:
     """Fetch the rows that have no path; fetch a URL that several rows share once.
 
     Rows that were under way when a child died are fetched at the end, one at a time. A row at which the child dies then

@@ -186,16 +186,16 @@ def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None)
         behind = Image.new("RGBA", image.size, (*matte, 255))
         return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB"), profile
     if profile is not None and image.mode in ("L", "CMYK"):
-        return _to_srgb(image, profile), None
+        return _image_to_srgb(image, profile), None
     return image.convert("RGB"), profile
 
 
-def converted(pixels: Pixels, profile: bytes | None) -> Pixels:
+def to_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
     """Convert RGB pixels from a colour profile to sRGB; return them unchanged without a profile."""
-    return pixels if profile is None else np.asarray(_to_srgb(Image.fromarray(pixels), profile))
+    return pixels if profile is None else np.asarray(_image_to_srgb(Image.fromarray(pixels), profile))
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+def _image_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert mode RGB, L or CMYK to RGB in sRGB; ignore a profile that is broken or of another mode."""
     try:
         transform = _transform(profile, image.mode)

@@ -19,10 +19,10 @@ from data_catalog.errors import SettingsError
 from data_catalog.images.decoding import (
     ImageRejectedError,
     Pixels,
-    converted,
     decode,
     open_image,
     rejection_of,
+    to_srgb,
     upright,
 )
 from data_catalog.images.formats import format_of
@@ -194,11 +194,11 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     plan = plan_of(decoded.size)
     # Resize first, so that later operations have fewer pixels.
     small = resized(decoded.pixels, plan) if plan else decoded.pixels
-    whole = upright(converted(small, decoded.profile), decoded.orientation)
+    whole = upright(to_srgb(small, decoded.profile), decoded.orientation)
     miniature = grey_miniature(whole)
     if is_one_colour(decoded.pixels, miniature):
         raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
-    final = finished(whole, plan) if plan else whole
+    final = cropped_or_padded(whole, plan) if plan else whole
     return NormalisedImage(
         data=encoded(final, config.encode_format, config.encode_quality),
         width=final.shape[1],
@@ -302,7 +302,7 @@ def _weights(num_before: int, num_after: int) -> Any:
     return csr_array(((shares[real] / scale).astype(np.float32), places), shape=(num_after, num_before))
 
 
-def finished(pixels: Pixels, plan: ResizePlan) -> Pixels:
+def cropped_or_padded(pixels: Pixels, plan: ResizePlan) -> Pixels:
     """Crop or pad the resized, upright picture if the mode requires it."""
     gaps = [plan.image_size - length for length in pixels.shape[:2]]
     if plan.mode == "center_crop":

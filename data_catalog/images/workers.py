@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data_catalog.errors import DiskError, InputError
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.shard import download, raw_rows, write_log
+from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
 from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.normalise import PICTURES_FILE, NormaliseConfig
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups, write_rows
@@ -35,7 +35,7 @@ class ImageWorkers:
     came: tries and latencies are only in the log.
 
     When an object is pickled into another process, it becomes that process's workers, with children of its own.
-    `end_workers_here` ends those.
+    `end_process_workers` ends those.
     """
 
     def __init__(self, hosts: Path | None = None) -> None:
@@ -52,7 +52,7 @@ class ImageWorkers:
 
     def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
         # Only the process that fetches needs the state of hosts.
-        return _workers_here, ()
+        return _process_workers, ()
 
     def __enter__(self) -> "ImageWorkers":
         return self
@@ -100,7 +100,7 @@ class ImageWorkers:
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _scratch_beside(out) as folder:
-            outcomes = download(rows, config, folder, self._hosts, self._pool)
+            outcomes = fetch_from_web(rows, config, folder, self._hosts, self._pool)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
                 write_log(rows, outcomes, log)
@@ -161,22 +161,22 @@ def _scratch_beside(out: Path) -> Iterator[Path]:
         raise DiskError(f"images: {out.name} cannot be written ({error}). Repair that and run again") from error
 
 
-_here: list[ImageWorkers] = []
-_here_lock = threading.Lock()
+_workers: list[ImageWorkers] = []
+_workers_lock = threading.Lock()
 
 
-def _workers_here() -> ImageWorkers:
+def _process_workers() -> ImageWorkers:
     """Return this process's workers, which calls from other processes use."""
-    with _here_lock:
-        if not _here:
-            _here.append(ImageWorkers())
-        return _here[0]
+    with _workers_lock:
+        if not _workers:
+            _workers.append(ImageWorkers())
+        return _workers[0]
 
 
-def end_workers_here() -> None:
+def end_process_workers() -> None:
     """End the idle children that calls from other processes have started in this one."""
-    with _here_lock:
-        for workers in _here:
+    with _workers_lock:
+        for workers in _workers:
             workers.end_idle()
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 # Runs an SQL query, with parameters by name, and returns a dict for each row.
-Ask = Callable[..., Rows]
+Query = Callable[..., Rows]
 
 # Number of engines with samples and scores; those with the most captions come first.
 _MAX_ENGINES = 4
@@ -38,7 +38,7 @@ ASKED = """
 """
 
 # Queries whose results the templates show unchanged, by the name that the templates use.
-QUESTIONS = {
+QUERIES = {
     "published": """
         SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
         FROM pairs GROUP BY ALL ORDER BY ALL
@@ -205,7 +205,7 @@ _QUALITY = 60
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _GALLERY_IMAGES = 36
 _GALLERY_GROUPS = 18
-_MAX_TWINS = 4  # of each reason
+_MAX_DUPLICATES = 4  # of each reason
 
 # Images are chosen by a hash of their ids, in turn from each of the largest groups of source and split. Only the chosen
 # pictures are read.
@@ -231,8 +231,8 @@ PICTURES = """
 """
 
 # The detail names the other image: "same as mscoco:18472" or "looks like wit:91262 of val".
-TWINS = f"""
-    SELECT reason, min_by({{'gone': gone, 'stays': stays}}, md5_number_lower(gone), {_MAX_TWINS}) AS twins
+DUPLICATE_EXAMPLES = f"""
+    SELECT reason, min_by({{'gone': gone, 'stays': stays}}, md5_number_lower(gone), {_MAX_DUPLICATES}) AS examples
     FROM (
         SELECT DISTINCT drop_reason AS reason, sample_id AS gone,
                regexp_extract(detail, '^(?:same as|looks like) (\\S+)', 1) AS stays
@@ -242,7 +242,7 @@ TWINS = f"""
     ) WHERE stays <> '' GROUP BY ALL ORDER BY reason
 """
 
-MINIATURES = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
+THUMBNAILS = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:
@@ -255,12 +255,12 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
     """
     with questions(snapshot) as table:
 
-        def ask(sql: str, **parameters: Any) -> Rows:
+        def query(sql: str, **parameters: Any) -> Rows:
             found: Rows = table(sql, **parameters).to_pylist()
             return found
 
-        answers = {name: ask(sql) for name, sql in QUESTIONS.items()}
-        translators, published = _engines(ask, num_examples), answers["published"]
+        answers = {name: query(sql) for name, sql in QUERIES.items()}
+        translators, published = _engines(query, num_examples), answers["published"]
         ours = [row for row in translators if row["translator"] == snapshot.manifest["translator"] != NATIVE]
         makers: Counter[str] = Counter()
         for row in translators:
@@ -273,14 +273,14 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             **_funnel(snapshot.manifest),
             "num_images": sum(row["num_images"] for row in published),
             "split_names": [name for name in (*SPLITS, MARKED) if name in {row["split"] for row in published}],
-            "reasons": _reasons(ask, snapshot, num_examples),
+            "reasons": _reasons(query, snapshot, num_examples),
             "engines": translators,
             "ours": ours,  # captions that were translated by the build
             "makers": dict(makers.most_common()),  # other kept captions, by origin
-            "scores": _scores(ask, translators),
-            "gallery": _pictures(ask, ask(CHOSEN)),
+            "scores": _scores(query, translators),
+            "gallery": _pictures(query, query(CHOSEN)),
             "diagnosis": diagnose(table(ASKED)),
-            "twins": _twins(ask),
+            "duplicate_examples": _duplicate_examples(query),
             "files": _files(snapshot.manifest),
             # Runs that did steps and ended with this snapshot, the latest first.
             "runs": [
@@ -304,10 +304,10 @@ def _funnel(manifest: Manifest) -> dict[str, Any]:
     return {"funnel": funnel, "steps": list(total), "total": rows, "num_read": read, "num_captions": kept}
 
 
-def _reasons(ask: Ask, snapshot: Snapshot, num_examples: int) -> Rows:
+def _reasons(query: Query, snapshot: Snapshot, num_examples: int) -> Rows:
     """Return the drop reasons in the order of the steps, the most frequent of each step first, with examples."""
     groups: dict[tuple[str, str], Rows] = {}
-    for row in ask(REASONS.format(num_examples=max(1, num_examples))):
+    for row in query(REASONS.format(num_examples=max(1, num_examples))):
         groups.setdefault((row["step"], row["drop_reason"]), []).append(row)
     found = []
     for (step, reason), rows in groups.items():
@@ -328,15 +328,15 @@ def _reasons(ask: Ask, snapshot: Snapshot, num_examples: int) -> Rows:
     return sorted(found, key=lambda row: (place.get(row["step"], len(place)), -row["num_rows"], row["reason"]))
 
 
-def _engines(ask: Ask, num_examples: int) -> Rows:
+def _engines(query: Query, num_examples: int) -> Rows:
     """Return counts and scores by translator, with samples; captions that needed no translation are under `native`."""
-    found = ask(ENGINES)
+    found = query(ENGINES)
     sampled = _first([row for row in found if row["has_original"]])
     for row in found:
         asked = {name: row[name] for name in ("translator", "origin", "source_lang")}
         has_samples = num_examples and row["has_original"] and row["translator"] in sampled
         sql = TRANSLATIONS.format(num_examples=num_examples)
-        row["samples"] = ask(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
+        row["samples"] = query(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
     return found
 
 
@@ -344,7 +344,7 @@ def _first(engines: Rows) -> list[str]:
     return list(dict.fromkeys(row["translator"] for row in engines))[:_MAX_ENGINES]
 
 
-def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
+def _scores(query: Query, engines: Rows) -> dict[str, Any] | None:
     """Return numbers of captions by engine and bin of translation scores; None if no engine gives scores.
 
     The lower edge of the first bin is `low`. The few captions with lower scores are in this bin, too.
@@ -354,7 +354,7 @@ def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
         return None
     low, high = min(row["ends"][0] for row in scored), max(row["ends"][1] for row in scored)
     bins = {"low": low, "width": max((high - low) / _SCORE_BINS, _LEAST_BIN)}
-    counts = {name: ask(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
+    counts = {name: query(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
     return {
         **bins,
         "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},
@@ -373,29 +373,29 @@ def _files(manifest: Manifest) -> Rows:
     return [{"what": name, **count} for name, count in counts.items()]
 
 
-def _twins(ask: Ask) -> Rows:
+def _duplicate_examples(query: Query) -> Rows:
     """Return examples of dropped or merged duplicates, each with the image that it duplicates."""
-    rows = [{"reason": row["reason"], **twin} for row in ask(TWINS) for twin in row["twins"]]
+    rows = [{"reason": row["reason"], **example} for row in query(DUPLICATE_EXAMPLES) for example in row["examples"]]
     if not rows:
         return []
     names = sorted({name for row in rows for name in (row["gone"], row["stays"])})
-    shown = {row["sample_id"]: _miniature(row["thumbnail"]) for row in ask(MINIATURES, sample_ids=names)}
-    published = {row["sample_id"]: row["thumbnail"] for row in _pictures(ask, ask(PLACES, sample_ids=names))}
+    shown = {row["sample_id"]: _enlarged_thumbnail(row["thumbnail"]) for row in query(THUMBNAILS, sample_ids=names)}
+    published = {row["sample_id"]: row["thumbnail"] for row in _pictures(query, query(PLACES, sample_ids=names))}
     shown |= {name: picture for name, picture in published.items() if picture is not None}
     return [{**row, **{f"{side}_thumbnail": shown.get(row[side]) for side in ("gone", "stays")}} for row in rows]
 
 
-def _pictures(ask: Ask, places: Rows) -> Rows:
+def _pictures(query: Query, places: Rows) -> Rows:
     """Return pairs with their thumbnails.
 
     Args:
-        ask: runs queries.
+        query: runs queries.
         places: `sample_id` and `filename` of the pairs.
     """
     if not places:
         return []
     files = sorted({row["filename"] for row in places})
-    found = ask(PICTURES, files=files, sample_ids=[row["sample_id"] for row in places])
+    found = query(PICTURES, files=files, sample_ids=[row["sample_id"] for row in places])
     return [{**row, "thumbnail": _thumbnail(row.pop("data"))} for row in found]
 
 
@@ -411,7 +411,7 @@ def _thumbnail(data: bytes | None) -> dict[str, Any] | None:
         return None
 
 
-def _miniature(pixels: bytes | None) -> dict[str, Any] | None:
+def _enlarged_thumbnail(pixels: bytes | None) -> dict[str, Any] | None:
     """Return an enlarged picture of an image's thumbnail of 8 x 8 pixels; None if there is none."""
     from PIL import Image
 

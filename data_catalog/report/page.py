@@ -74,7 +74,7 @@ def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
     if not has_run:
         try:
             with path.open("rb") as file:
-                is_due = _mark(snapshot).encode() not in file.read(2000)
+                is_due = _version_tag(snapshot).encode() not in file.read(2000)
         except FileNotFoundError:
             is_due = True
     if is_due:
@@ -82,7 +82,7 @@ def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
     return path
 
 
-def _mark(snapshot: Snapshot) -> str:
+def _version_tag(snapshot: Snapshot) -> str:
     return f'<meta name="vernaclip-report" content="{snapshot.snapshot} {PAGE_VERSION}">'
 
 
@@ -106,7 +106,7 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
     return environment.get_template("report.html").render(
         **contents,
         manifest=snapshot.manifest,
-        mark=Markup(_mark(snapshot)),  # noqa: S704
+        mark=Markup(_version_tag(snapshot)),  # noqa: S704
         style=style,
         charts=defaultdict(lambda: None, charts),
         language=texts.language_name(snapshot.manifest["target_lang"]),
