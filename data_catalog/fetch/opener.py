@@ -243,7 +243,7 @@ class Opener:
         self._config = config
         self._client = client
         self._hosts = hosts
-        self._robots = None if not config.consent.heeds(ROBOTS_TXT) else RobotsCache(hosts, client, config.robot)
+        self._robots = None if not config.consent.respects(ROBOTS_TXT) else RobotsCache(hosts, client, config.robot)
         self._on_begin = on_begin
         self._new_body = new_body
         self._budget = _Budget(config)
@@ -404,17 +404,17 @@ class Opener:
         backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (state.tries - 1))
         # The random factor spreads the retries of rows that failed together.
         wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
-        asked_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
-        if asked_s or failure.http_status == 429:
+        requested_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
+        if requested_s or failure.http_status == 429:
             # A redirect may have led to another host than the URL's own.
             group = self._hosts.group_of(parse_url(failure.url or state.urls[0]).host)
             self._refusals[group] += 1
-            # The limit is reached if all concurrent rows have used up their tries.
+            # The limit is the number of all tries of as many rows as are requested at once.
             if self._refusals[group] >= (1 + self._config.retries) * self._hosts.pace_of(group).concurrency:
                 self._given_up[group] = failure
-            self._hosts.pause(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
-        may_pass = is_retryable(failure.reason) and asked_s <= self._config.max_wait_s
-        return LaterError(max(wait_s, asked_s)) if may_pass and state.tries <= self._config.retries else failure
+            self._hosts.pause(group, failure, requested_s or min(wait_s, self._config.max_wait_s))
+        may_pass = is_retryable(failure.reason) and requested_s <= self._config.max_wait_s
+        return LaterError(max(wait_s, requested_s)) if may_pass and state.tries <= self._config.retries else failure
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:

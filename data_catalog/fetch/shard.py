@@ -21,7 +21,7 @@ from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.fetch.opener import SLACK_S
-from data_catalog.fetch.urls import FetchError, askable_url, parse_url
+from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
 from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
 from data_catalog.schema import PENDING
@@ -130,7 +130,7 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig,
         pieces = stack.enter_context(PieceReader())
         for position, row in enumerate(rows):
             if row["path"] is None:
-                yield _raw_row(row, outcomes[position], pieces) | {"url": askable_url(row["url"]), "attempt": attempt}
+                yield _raw_row(row, outcomes[position], pieces) | {"url": fetchable_url(row["url"]), "attempt": attempt}
             else:
                 place, images = Path(row["location"] or ""), folders.get(row["location"])
                 yield _raw_row(row, _read_local(row["path"], images, place, config.max_bytes), pieces)

@@ -139,7 +139,7 @@ class Child:
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
-                # -P: a file in the current folder must not stand in for a module
+                # -P: a file in the current folder must not shadow a module
                 [sys.executable, "-P", "-m", "data_catalog.images.children", kind, str(memory_bytes), str(number)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

@@ -50,13 +50,13 @@ QUERIES = {
         FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
     """,
     # Detected languages of source captions and of translations.
-    "found_languages": f"""
-        SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
+    "detected_languages": f"""
+        SELECT side, expected, detected, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
         FROM (
-            SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
+            SELECT 'upstream' AS side, source_lang AS expected, detected_source_lang AS detected, outcome FROM captions
             UNION ALL
             SELECT 'translated', target_lang, detected_lang, outcome FROM captions WHERE {HAS_ORIGINAL}
-        ) WHERE found <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
+        ) WHERE detected <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, expected, detected
     """,
     # Lengths of kept captions; translated ones count before and after translation. Cleaning leaves one blank between
     # words, so the number of words is the number of blanks plus one.
@@ -333,10 +333,10 @@ def _engines(query: Query, num_examples: int) -> Rows:
     found = query(ENGINES)
     sampled = _first([row for row in found if row["has_original"]])
     for row in found:
-        asked = {name: row[name] for name in ("translator", "origin", "source_lang")}
+        group = {name: row[name] for name in ("translator", "origin", "source_lang")}
         has_samples = num_examples and row["has_original"] and row["translator"] in sampled
         sql = TRANSLATIONS.format(num_examples=num_examples)
-        row["samples"] = query(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
+        row["samples"] = query(sql, cuts=row["cuts"] or [], **group) if has_samples else []
     return found
 
 

@@ -348,14 +348,14 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
         say(f"no snapshot in {root} has any of it")
     if done.removed:
         say(f"removed snapshots: {', '.join(f'{dataset} {name}' for dataset, name in done.removed)}")
-    gone = [counted(len(paths), what) for what, paths in done.gone.items() if paths]
+    gone = [counted(len(paths), what) for what, paths in done.removed_files.items() if paths]
     if gone:
         say(f"removed as well: {', '.join(gone)}")
-    if done.gone.get("report"):
+    if done.removed_files.get("report"):
         say("written anew: the report of each dataset that has one")
-    for folder in done.gone.get("export", []):
+    for folder in done.removed_files.get("export", []):
         say(f"an export that is gone: {folder}")
-    if done.gone.get("export"):
+    if done.removed_files.get("export"):
         say("`vernaclip export` writes exports anew, from what there is now")
     if done.log_lines:
         say(f"taken out of fetch logs: {counted(done.log_lines, 'line')}")

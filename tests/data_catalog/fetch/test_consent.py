@@ -55,7 +55,7 @@ def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
         ConsentConfig(ignore=("Robots.txt",))
     assert ", ".join(SIGNALS) == known
     assert ConsentConfig(ignore=("train-ai", "robots.txt", "train-ai")).ignore == ("robots.txt", "train-ai")
-    assert not ConsentConfig(ignore=("robots.txt",)).heeds("robots.txt")
+    assert not ConsentConfig(ignore=("robots.txt",)).respects("robots.txt")
 
 
 @pytest.mark.parametrize(
