@@ -60,7 +60,7 @@ class Translator(Protocol):
 
         Raises:
             SettingsError: the engine cannot work with its settings.
-            InputError: the engine fails, or returns something that is no translation.
+            InputError: the engine fails, or returns something that is not a translation.
             TransientError: the engine does not work now, and may work later.
         """
 

@@ -559,7 +559,7 @@ def _groups(path: Path) -> Iterator[Entries]:
     """Yield the checked rows of a file, some at a time.
 
     Raises:
-        InputError: a score is no log-probability, or the file cannot be read.
+        InputError: a score is not a log-probability, or the file cannot be read.
     """
     with _told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):

@@ -61,7 +61,7 @@ def open_engine(
 
     Raises:
         SettingsError: a language code that the model needs is missing.
-        InputError: it is no converted model, a part is missing or damaged, or it does not translate this pair.
+        InputError: it is not a converted model, a part is missing or damaged, or it does not translate this pair.
     """
     folder = Path(config.model[0]).expanduser()
     _require_converted(folder)
@@ -151,7 +151,7 @@ def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found = [_read_vocabulary(folder, name) for name in names]
         if all(found):
             return found[0], found[-1]
-    raise InputError(f"{folder} lacks the model's vocabulary, such as shared_vocabulary.json: convert the model again")
+    raise InputError(f"{folder} has no vocabulary, such as shared_vocabulary.json: convert the model again")
 
 
 def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
@@ -160,7 +160,7 @@ def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
     if path.is_file():
         tokens = read_json(path)
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise InputError(f"{path} must hold a list of tokens: convert the model again")
+            raise InputError(f"{path} must contain a list of tokens: convert the model again")
         return tuple(tokens)
     path = folder / f"{name}.txt"
     try:
@@ -171,7 +171,7 @@ def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
-    """Tokens that are no text.
+    """Tokens that are not text.
 
     Args:
         before: tokens that the encoder needs before a sentence.

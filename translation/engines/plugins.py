@@ -148,11 +148,11 @@ def open_plugin(
         InputError: the package cannot be imported, refuses, or returns no engine. The message names the package.
         DiskError: the engine's folder cannot be created.
     """
-    mend = f"repair or uninstall {announcement.package}"
-    with fenced(f"{announcement} cannot be imported", mend):
+    remedy = f"repair or uninstall {announcement.package}"
+    with fenced(f"{announcement} cannot be imported", remedy):
         factory = announcement.entry_point.load()
     if not callable(factory):
-        raise InputError(f"{announcement} must be a function, but is {_shown(factory)}: {mend}")
+        raise InputError(f"{announcement} must be a function, but is {_shown(factory)}: {remedy}")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache) / "vernaclip" / "engines" / announcement.name
     try:
@@ -232,7 +232,7 @@ def _translation(answer: object, caption: str) -> Translation:
     """Return one answer as a `Translation`, with white space as single spaces.
 
     Raises:
-        InputError: it is no translation.
+        InputError: it is not a translation.
     """
     text, score = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     if not isinstance(text, str):
@@ -275,8 +275,8 @@ def fenced(what: str, remedy: str, *, may_pass: bool = False) -> Iterator[None]:
 
 def _one_line(error: BaseException) -> str:
     """Return an error's class and message in one line of limited length."""
-    told = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _shown(value: object) -> str:

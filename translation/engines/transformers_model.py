@@ -124,7 +124,7 @@ class Vocabulary:
         tokenizer: tokenizer of `transformers`.
         numbers: ids of the tokens.
         family: a key of `FRAMES`; "" for models of one pair without language tokens.
-        special: ids of the tokens that are no text.
+        special: ids of the tokens that are not text.
         blank: ids of the tokens that are only space.
         alphabet: every character that the tokens can spell; None if some tokens are bytes, or no token contains a
             space.
@@ -340,14 +340,17 @@ class _Network:
         import torch
         from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
-        self._module, told = AutoModelForSeq2SeqLM.from_pretrained(
+        self._module, loading_info = AutoModelForSeq2SeqLM.from_pretrained(
             vocabulary.folder,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
-        for what, names in (("lack", told["missing_keys"]), ("have another shape of", told["mismatched_keys"])):
+        for what, names in (
+            ("lack", loading_info["missing_keys"]),
+            ("have another shape of", loading_info["mismatched_keys"]),
+        ):
             if names:
                 raise InputError(
                     f"its weights do not match its config.json: they {what} {min(map(str, names))}. To fix it: {REMEDY}"
@@ -360,7 +363,7 @@ class _Network:
         forced = None if frame.starts_with_prefix else frame.prefix
         if forced is None and not vocabulary.family:
             forced = self._setting("forced_bos_token_id")
-        # Ids that are no text: special tokens, and ids that only pad the model's matrix.
+        # Ids that are not text: special tokens, and ids that only pad the model's matrix.
         size = int(self._module.config.vocab_size)
         spare = range(max(vocabulary.numbers.values()) + 1, size)
         no_text = {*vocabulary.special, *spare[:_MOST_SPARE]} - {self.end, forced}

@@ -84,7 +84,7 @@ def read_index(url: str, config: DownloadConfig = DEFAULT_CONFIG) -> list[IndexE
     """Return all translation packages that an index offers.
 
     Raises:
-        InputError: the index cannot be downloaded, or is no index. The message says how to install without it.
+        InputError: the index cannot be downloaded, or is not an index. The message says how to install without it.
     """
     try:
         content = fetch_small(url, replace(config, max_bytes=MAX_INDEX_BYTES))
@@ -100,7 +100,7 @@ def read_stored_index() -> list[IndexEntry] | None:
     """Return the index that Argos Translate itself downloaded last, or None if there is none; no network is used.
 
     Raises:
-        InputError: the stored file is no index.
+        InputError: the stored file is not an index.
     """
     path = argos_data_dir() / STORED_INDEX
     try:
@@ -119,7 +119,7 @@ def parse_index(content: bytes, url: str) -> list[IndexEntry]:
     """Return the entries of an index file; unknown fields are ignored, broken entries left out with a warning.
 
     Raises:
-        InputError: it is no JSON list.
+        InputError: it is not a JSON list.
     """
     try:
         records = json.loads(content)
@@ -278,7 +278,7 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
 
     Raises:
         SettingsError: `sha256` is not a sha256.
-        InputError: the file is no usable package, its sha256 differs, or another package is in its folder.
+        InputError: the file is not a usable package, its sha256 differs, or another package is in its folder.
         BusyError: another process is installing.
         DiskError: the disk is full, or cannot be written.
     """

@@ -46,7 +46,7 @@ def check_archive(path: Path) -> str:
     """Return the name of the archive's single top folder after a check of its list of members.
 
     Raises:
-        InputError: it is no zip file, it is too large, or a member could be written outside the target folder.
+        InputError: it is not a zip file, it is too large, or a member could be written outside the target folder.
     """
     with _open(path) as archive:
         return _check_members(path, archive.infolist())
@@ -154,7 +154,7 @@ FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
 # File in a package's folder with the package's source. Argos Translate and the package's digest ignore it.
 RECORD = "vernaclip-source.json"
-# Folder beside the packages' folder, since Argos Translate fails on any folder in there that is no package.
+# Folder beside the packages' folder, since Argos Translate fails on any folder in there that is not a package.
 DOWNLOADS = "vernaclip-downloads"
 # Codes and versions become parts of file names.
 CODE = re.compile(r"[a-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,3}", re.ASCII)
@@ -268,7 +268,7 @@ def install(
         check: raises InputError for a package that must not be installed.
 
     Raises:
-        InputError: the file is no usable package, or one for another pair.
+        InputError: the file is not a usable package, or is one for another pair.
         PlaceTakenError: another package is in its folder.
         DiskError: it cannot be unpacked.
     """
