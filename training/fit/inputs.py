@@ -1,8 +1,9 @@
-"""What goes into the two towers in a phase: images and token ids, or the kept features of a frozen tower.
+"""Provide the inputs of the towers in a training phase: images and token ids, or cached features of a frozen tower.
 
-What is kept is what goes into a tower's projection, or what comes out of a tower that is locked with its projection:
-once for each image or caption, beside the run, until its phase ends. It depends on the settings and the order of epochs
-alone, so a run that goes on computes the same again.
+For a frozen tower, the cache holds the features that go into its trained projection. For a locked tower, whose
+projection is frozen too, it holds the output. Features are computed once for each image or caption, and kept in a
+temporary file beside the run until its phase ends. They depend only on the settings and the order of epochs, so a
+resumed run computes the same ones.
 """
 
 import os
@@ -30,11 +31,11 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PhaseInputs:
-    """The inputs of a phase's batches, and what makes features of them.
+    """The input batches of a phase, and the encoders that turn them into features.
 
-    A tower's features are kept where the tower is frozen, or locked, and the same image or caption always gives the
-    same: where images are augmented they are computed anew. So are those that are larger than the image, as a ResNet
-    has them before its attention pool.
+    A tower's features are cached if the tower is frozen or locked, and if the same image or caption always has the same
+    features. Features of augmented images are computed each time. So are features that need more memory than the image,
+    such as a ResNet's before its attention pool.
     """
 
     def __init__(self, run: Run) -> None:
@@ -62,7 +63,7 @@ class PhaseInputs:
 
     @property
     def encoders(self) -> Encoders:
-        """Return what makes features of what `batches` gives."""
+        """Return the encoders of the inputs that `batches` yields."""
         module = self._run.module
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
@@ -70,7 +71,7 @@ class PhaseInputs:
         )
 
     def prepare(self, epoch: int) -> None:
-        """Compute what is to be kept for an epoch's batches and isn't there yet, for the phase's earlier ones first."""
+        """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first."""
         while self._next_epoch <= epoch:
             for kept in (self._images, self._texts):
                 if kept is not None:
@@ -78,7 +79,7 @@ class PhaseInputs:
             self._next_epoch += 1
 
     def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield what goes into the towers, batch by batch of an epoch but for the first `skip`."""
+        """Yield the tower inputs of an epoch's batches, without the first `skip`."""
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config)
         read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
@@ -92,14 +93,15 @@ class PhaseInputs:
 
 @dataclass(frozen=True, slots=True)
 class FrozenTower:
-    """A tower that stays as it is, and the features that are kept of it.
+    """A frozen tower, and the cache of its features.
 
     Args:
-        name: of what they are features of, plural.
-        part: the tower, and what of it isn't kept.
-        rows: the features.
-        inputs: of the tower, by index.
-        indices: of a batch's inputs.
+        name: what the features describe, as a plural: "images" or "captions".
+        part: the tower, and its projection if that is trained.
+        rows: cache of the features.
+        inputs: returns the tower's inputs by index.
+        indices: returns the indices of a batch's inputs.
+        run: the training run.
     """
 
     name: str
@@ -110,13 +112,13 @@ class FrozenTower:
     run: Run
 
     def fill(self, draws: list[Draw]) -> None:
-        """Compute the features that batches ask for and that aren't kept yet, in the order of their indices."""
+        """Compute the features that batches need and that are not cached yet, in the order of their indices."""
         run = self.run
         wanted = np.concatenate([self.indices(draw) for draw in draws])
         missing, size = self.rows.missing(wanted), run.config.microbatch or run.batch_size
         if not len(missing):
             return
-        with Progress(f"encode {self.name} by the frozen tower", total=len(missing), unit=self.name) as progress:
+        with Progress(f"encode {self.name} with the frozen tower", total=len(missing), unit=self.name) as progress:
             for start in range(0, len(missing), size):
                 indices = missing[start : start + size]
                 with torch.no_grad(), autocast(run.config.precision, run.device):
@@ -125,21 +127,21 @@ class FrozenTower:
                 progress.advance(len(indices))
 
     def read(self, draw: Draw) -> torch.Tensor:
-        """Return the kept features of a batch."""
+        """Return the cached features of a batch."""
         return self.rows.read(self.indices(draw))
 
     @property
     def encode(self) -> Encode:
-        """Return what makes features of the kept ones: the tower's projection, or nothing where that is locked too."""
+        """Return the encoder of cached features: the tower's projection, or the identity if that is locked too."""
         return projected(self.part.tower, self.part.projection) if self.part.projection else lambda features: features
 
 
 class FeatureRows:
-    """A row of features for each index, in a file without a name that is gone with the process.
+    """A cache with one row of features for each index, in an unnamed file that is deleted with the process.
 
     Args:
-        count: how many rows there may be.
-        folder: on whose disk the file is; it takes `count` times the size of a row.
+        count: maximum number of rows.
+        folder: folder whose disk has the file. The file takes `count` times the size of a row.
     """
 
     def __init__(self, count: int, folder: Path) -> None:
@@ -148,12 +150,12 @@ class FeatureRows:
         self._rows: Any = None
 
     def missing(self, indices: Integers) -> Integers:
-        """Return those of some indices that have no row yet, each once, in order."""
+        """Return the indices that have no row yet, each once, in ascending order."""
         found: Integers = np.unique(indices[~self._is_there[indices]])
         return found
 
     def put(self, indices: Integers, rows: torch.Tensor) -> None:
-        """Keep rows.
+        """Write the rows of some indices.
 
         Raises:
             DiskError: the disk is full.
@@ -161,19 +163,19 @@ class FeatureRows:
         if self._rows is None:
             whole = (len(self._is_there), *rows.shape[1:])
             with disk_errors(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
-                # Its blocks are taken now, since nobody could be told later of a full disk.
+                # Allocate all blocks now: writing through a memory map cannot report a full disk.
                 os.posix_fallocate(file.fileno(), 0, max(1, 4 * int(np.prod(whole))))
                 self._rows = np.memmap(file, dtype=np.float32, mode="r+", shape=whole)
         self._rows[indices] = rows.numpy()
         self._is_there[indices] = True
 
     def read(self, indices: Integers) -> torch.Tensor:
-        """Return rows that are there: float32."""
+        """Return the float32 rows of indices that are all present."""
         return torch.from_numpy(self._rows[indices])
 
 
 def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
-    """Return what a tower gives without the part of it that isn't kept."""
+    """Return a tower's output without its trained projection."""
     if not part.projection:
         return part.tower(inputs)
     with without(part.tower, part.projection):
@@ -182,7 +184,7 @@ def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
 
 @contextmanager
 def without(tower: Any, name: str) -> Iterator[None]:
-    """Make a tower give, while inside, what otherwise goes into its projection of that name."""
+    """Replace a tower's projection of that name by the identity while inside."""
     projection = getattr(tower, name)
     setattr(tower, name, nn.Identity() if isinstance(projection, nn.Module) else None)
     try:
@@ -192,7 +194,7 @@ def without(tower: Any, name: str) -> Iterator[None]:
 
 
 def projected(tower: Any, name: str) -> Encode:
-    """Return what makes, of the features that go into a tower's projection of that name, those that come out."""
+    """Return a function that applies a tower's projection of that name to features."""
 
     def project(features: torch.Tensor) -> torch.Tensor:
         projection = getattr(tower, name)
