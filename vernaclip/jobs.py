@@ -134,8 +134,7 @@ def translate(
 
 @contextmanager
 def _job(root: Place) -> Iterator[tuple[Path, LocalExecutor]]:
-    """Open a root as the command line does, and yield it with an executor that runs steps in threads of this process.
-    """
+    """Open a root for writing, and yield it with an executor that runs steps in threads of this process."""
     place = Path(root)
     open_root(place, writes=True)
     with disk_errors(place / "catalog"), reading(), LocalExecutor() as executor:
