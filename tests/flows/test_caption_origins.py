@@ -188,7 +188,7 @@ def test_cards_count_what_machines_and_people_translated(root: Path) -> None:
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
     assert "`origins`" in card
     model = data_section(seen_data(require_snapshot(root, "origini")))
-    assert f"Of 9 captions to train on, {told}" in model
+    assert f"Of 9 training captions, {told}" in model
 
 
 def test_croissant_has_the_column(root: Path) -> None:

@@ -83,8 +83,8 @@ def test_training_is_the_same_as_without_keeping(
     caplog.set_level(logging.INFO)
     config = replace(config, lock_image=lock_image)
     train(square_files, config, tmp_path / "kept")
-    assert "encode images by the frozen tower: 144 of 144" in caplog.text
-    assert "encode captions by the frozen tower" in caplog.text
+    assert "encode images with the frozen tower: 144 of 144" in caplog.text
+    assert "encode captions with the frozen tower" in caplog.text
     monkeypatch.setattr("training.fit.inputs.kept_parts", lambda *_, **__: (None, None))
     train(square_files, config, tmp_path / "anew")
     kept, anew = (
@@ -120,7 +120,7 @@ def test_augmented_images_are_computed_anew_and_their_captions_are_not(
 ) -> None:
     caplog.set_level(logging.INFO)
     train(square_files, replace(config, augment=("crop",), frozen_epochs=1, epochs=1), tmp_path / "run")
-    assert "encode captions by the frozen tower" in caplog.text
+    assert "encode captions with the frozen tower" in caplog.text
     assert "encode images" not in caplog.text
 
 

@@ -119,7 +119,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(
 ) -> None:
     """Before they look for each other."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match=r"train\.batch_size 15 can't be shared by 2 processes"):
+    with pytest.raises(SettingsError, match=r"train\.batch_size 15 cannot be divided among 2 processes"):
         train(square_files, replace(config, batch_size=15), tmp_path / "run")
 
 
@@ -129,7 +129,7 @@ def test_processes_that_do_not_train_the_same_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setattr("training.processes.of_first", lambda _: "of the first")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SettingsError, match="process 1 has another key than the first: start all"):
+    with pytest.raises(SettingsError, match="process 1 has a different key than the first process"):
         refuse_another("key", "mine")
 
 
@@ -142,7 +142,7 @@ def test_processes_that_torchrun_did_not_start_are_told(monkeypatch: pytest.Monk
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(SettingsError, match=r"WORLD_SIZE is 2, .* start them by torchrun"),
+        pytest.raises(SettingsError, match=r"WORLD_SIZE is 2, .* Start them with torchrun"),
         process_group(torch.device("cpu")),
     ):
         pass
@@ -155,7 +155,7 @@ def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.Mo
     for name in ("init_process_group", "destroy_process_group"):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda *_: None)
     with (
-        pytest.raises(PipelineError, match="another of the processes that train together has ended"),
+        pytest.raises(PipelineError, match="another training process ended"),
         process_group(torch.device("cpu")),
     ):
         raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
