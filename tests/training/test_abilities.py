@@ -146,7 +146,7 @@ def test_texts_that_are_the_same_to_the_model_share_nothing_unseen(
     flag: Path, make_model: Callable[..., Path], labels: list[str], both: str, why: str
 ) -> None:
     with pytest.raises(
-        SettingsError, match="would split one probability between them. Give only one of the two"
+        SettingsError, match=r"would split one probability between them\. Give only one of the two"
     ) as caught:
         classify(flag, labels, make_model(seed=3))
     assert both in str(caught.value)
