@@ -29,7 +29,7 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def processes_here() -> int:
+def local_process_count() -> int:
     """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -71,20 +71,20 @@ def process_group(device: "torch.device") -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def refuse_another(what: str, value: object) -> None:
+def require_same_in_all(what: str, value: object) -> None:
     """Raise if this process has a different value than the first one, since each would then train another model.
 
     Raises:
         SettingsError: the value differs.
     """
-    if of_first(value) != value:
+    if broadcast(value) != value:
         raise SettingsError(
             f"process {process_rank()} has a different {what} than the first process. Start all processes with the "
             "same settings and files, and with a folder that all of them can access"
         )
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait until all processes have reached this point."""
     if process_count() > 1:
         import torch.distributed as dist
@@ -92,7 +92,7 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def of_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the first process's value in all processes."""
     if process_count() == 1:
         return value
@@ -103,7 +103,7 @@ def of_first(value: T) -> T:
     return values[0]
 
 
-def gathered(features: "torch.Tensor") -> "torch.Tensor":
+def gather_features(features: "torch.Tensor") -> "torch.Tensor":
     """Return the features of the whole batch, in its order. Gradients flow only to those of this process."""
     if process_count() == 1:
         return features
@@ -116,7 +116,7 @@ def gathered(features: "torch.Tensor") -> "torch.Tensor":
     return torch.cat(parts)
 
 
-def add_up_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
+def sum_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
     """Replace the gradients in each process by their sum over all processes."""
     if process_count() == 1:
         return
@@ -133,7 +133,7 @@ def add_up_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
         gradient.copy_(whole.view_as(gradient))
 
 
-def share_statistics(module: Any) -> None:
+def broadcast_buffers(module: Any) -> None:
     """Copy the first process's buffers, such as batch statistics, to all processes."""
     if process_count() == 1:
         return
@@ -171,7 +171,7 @@ def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") 
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // processes_here())
+    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // local_process_count())
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     # Filling memory only costs time, since no code here reads uninitialised memory.

@@ -26,7 +26,7 @@ def prefer_own_packages() -> None:
         sys.path.append(str(_HOME))
         folders.append(str(_HOME))
     own = folders.index(str(_HOME))
-    others = {folder for folder in folders[:own] if _holds_a_name_of_ours(folder)}
+    others = {folder for folder in folders[:own] if _hides_our_packages(folder)}
     sys.path.sort(key=lambda entry: os.path.realpath(entry) in others)
     given = os.environ.get("PYTHONPATH", "")
     kept = [entry for entry in given.split(os.pathsep) if os.path.realpath(entry) not in others]
@@ -34,7 +34,7 @@ def prefer_own_packages() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
 
 
-def _holds_a_name_of_ours(folder: str) -> bool:
+def _hides_our_packages(folder: str) -> bool:
     return any(Path(folder, name).is_dir() or Path(folder, f"{name}.py").is_file() for name in _PACKAGES)
 
 

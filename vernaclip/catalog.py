@@ -32,7 +32,7 @@ class Catalog:
     def __init__(self, root: str | PathLike[str]) -> None:
         self.root = Path(root)
 
-    def sql(self, question: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+    def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
         """Run one SQL statement and return all result rows as an Arrow table.
 
         >>> import vernaclip
@@ -42,7 +42,7 @@ class Catalog:
         True
 
         Args:
-            question: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
+            statement: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
             parameters: values for the placeholders `$name` in the statement.
 
         Raises:
@@ -51,10 +51,12 @@ class Catalog:
         """
         open_root(self.root, writes=False)
         with reading():
-            return query(self.root, question, parameters)
+            return query(self.root, statement, parameters)
 
     @contextmanager
-    def batches(self, question: str, parameters: Mapping[str, Any] | None = None) -> Iterator[Iterator[pa.RecordBatch]]:
+    def batches(
+        self, statement: str, parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
         """Run one SQL statement and yield an iterator over its result, in record batches of 10,000 rows.
 
         Use this where the result may not fit in memory.
@@ -65,12 +67,12 @@ class Catalog:
         True
 
         Args:
-            question: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
+            statement: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
             parameters: values for the placeholders `$name` in the statement.
 
         Raises:
             PipelineError: as for `sql`, and also during iteration if DuckDB cannot continue.
         """
         open_root(self.root, writes=False)
-        with reading(), answer(self.root, question, parameters) as (_, found):
+        with reading(), answer(self.root, statement, parameters) as (_, found):
             yield found

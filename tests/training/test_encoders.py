@@ -70,7 +70,7 @@ def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path]
     assert hub.origin == f"transformers {dual_encoder}, tensors {hub.tensors_sha256[:12]}"  # type: ignore[index]
     assert open_transformers(str(dual_encoder), "y").origin == hub.origin
     asked = rewording(hub, list, "asked")
-    assert (asked.tensors_sha256, asked.origin) == (hub.tensors_sha256, f"{hub.origin}, asked in translation")
+    assert (asked.tensors_sha256, asked.origin) == (hub.tensors_sha256, f"{hub.origin}, texts translated")
 
 
 def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from data_catalog.errors import PipelineError, SettingsError
 from training.config import TrainConfig
-from training.data.batches import epoch_draws, open_train_split
+from training.data.batches import epoch_batches, open_train_split
 from training.data.pairs import PairFiles
 from training.fit.loop import train
-from training.processes import process_group, process_rank, refuse_another
+from training.processes import process_group, process_rank, require_same_in_all
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -102,14 +102,14 @@ def test_processes_see_every_sample_once_an_epoch(
         for rank in range(count):
             monkeypatch.setenv("WORLD_SIZE", str(count))
             monkeypatch.setenv("RANK", str(rank))
-            for batch, draw in zip(batches, epoch_draws(split, config, epoch=epoch, batch_size=8), strict=True):
+            for batch, draw in zip(batches, epoch_batches(split, config, epoch=epoch, batch_size=8), strict=True):
                 assert len(draw.samples) == 8 // count
                 batch += draw.samples.tolist()
                 seen += draw.samples.tolist()
         assert sorted(seen) == list(range(152))
         monkeypatch.delenv("WORLD_SIZE")
         monkeypatch.delenv("RANK")
-        alone = [draw.samples.tolist() for draw in epoch_draws(split, config, epoch=epoch, batch_size=8)]
+        alone = [draw.samples.tolist() for draw in epoch_batches(split, config, epoch=epoch, batch_size=8)]
         assert batches == alone
     split.images.close()
 
@@ -125,12 +125,12 @@ def test_a_batch_that_processes_cannot_share_is_refused(
 
 def test_processes_that_do_not_train_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would take its own learning rate to the gradients of all, and the first one's model be kept."""
-    refuse_another("key", "mine")
-    monkeypatch.setattr("training.processes.of_first", lambda _: "of the first")
+    require_same_in_all("key", "mine")
+    monkeypatch.setattr("training.processes.broadcast", lambda _: "of the first")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SettingsError, match="process 1 has a different key than the first process"):
-        refuse_another("key", "mine")
+        require_same_in_all("key", "mine")
 
 
 def test_processes_that_torchrun_did_not_start_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,12 +166,12 @@ def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.Mo
 def test_each_process_has_dropout_of_its_own() -> None:
     import torch
 
-    from training.fit.run import draw_otherwise
+    from training.fit.run import seed_process
 
     drawn = []
     with torch.random.fork_rng(devices=[]):
         for rank, step in ((1, 0), (2, 0), (1, 7), (1, 0)):
-            draw_otherwise(3, rank, step)
+            seed_process(3, rank, step)
             drawn.append(torch.rand(()).item())
     assert len(set(drawn)) == 3
     assert drawn[0] == drawn[3]

@@ -17,9 +17,9 @@ from training.config import EvaluateConfig
 from training.data.features import Encoder
 from training.scores.galleries import (
     Gallery,
-    Guard,
     LabelledImages,
-    Seen,
+    LeakCheck,
+    TrainingMatch,
     labelled_images,
     pairs_gallery,
     read_names,
@@ -27,7 +27,7 @@ from training.scores.galleries import (
 )
 from training.scores.protocols import CLIP_ITALIAN
 from training.scores.score import Score
-from training.scores.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
+from training.scores.scoreboard import ModelToScore, Scoreboard, refuse_seen, score_models
 from training.scores.scoreboard_files import markdown, sections, write_scoreboard_plot
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
@@ -51,7 +51,7 @@ def read(name: str) -> bytes:
     return png(name.partition("-")[0])
 
 
-def knower(name: str, words: Sequence[str] = WORDS) -> Contestant:
+def knower(name: str, words: Sequence[str] = WORDS) -> ModelToScore:
     """A model that takes the colour of an image, and the place of a caption's word in `words`."""
 
     def encode_pixels(pixels: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ def knower(name: str, words: Sequence[str] = WORDS) -> Contestant:
     encoder = Encoder(
         name=name, origin="a table of colours", prepare=prepare, encode_pixels=encode_pixels, encode_texts=encode_texts
     )
-    return Contestant(name=name, open=lambda: encoder)
+    return ModelToScore(name=name, open=lambda: encoder)
 
 
 GALLERY = Gallery(
@@ -124,11 +124,11 @@ def test_differences_are_paired_by_query() -> None:
     assert found["text_to_image_median_rank", "all"].value > 0
 
 
-def guard(*places: int, alike: Sequence[int] = ()) -> Guard:
+def guard(*places: int, alike: Sequence[int] = ()) -> LeakCheck:
     """A guard that is sure of some places, and suspects others."""
-    sure = {place: Seen(why=f"the same bytes as wit:{place}", is_sure=True) for place in places}
-    suspects = {place: Seen(why=f"looks like wit:{place}", is_sure=False) for place in alike}
-    return Guard(seen=suspects | sure, ways=("identity", "bytes", "looks"))
+    sure = {place: TrainingMatch(why=f"the same bytes as wit:{place}", is_sure=True) for place in places}
+    suspects = {place: TrainingMatch(why=f"looks like wit:{place}", is_sure=False) for place in alike}
+    return LeakCheck(seen=suspects | sure, ways=("identity", "bytes", "looks"))
 
 
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
@@ -200,7 +200,7 @@ def test_a_gallery_that_is_no_larger_than_k_is_chance(num_images: int) -> None:
 
 
 def test_a_model_that_was_compared_with_nothing_is_not_called_clean() -> None:
-    board = score_models([knower("ours")], [replace(GALLERY, guards={"ours": Guard(seen={}, ways=())})], CONFIG)
+    board = score_models([knower("ours")], [replace(GALLERY, guards={"ours": LeakCheck(seen={}, ways=())})], CONFIG)
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
     assert "it is not known if ours was trained on any of the images: nothing was compared" in told.notes
 

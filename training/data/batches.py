@@ -58,7 +58,7 @@ class TrainSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
+class BatchPlan:
     """The samples of one batch, or this process's slice of it.
 
     Args:
@@ -90,9 +90,9 @@ def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: 
     return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), starts=starts, images=reader)
 
 
-def epoch_draws(
+def epoch_batches(
     split: TrainSplit, config: TrainConfig, *, epoch: int, batch_size: int, skip: int = 0
-) -> Iterator[Draw]:
+) -> Iterator[BatchPlan]:
     """Yield the batches of an epoch without the first `skip`. Each process gets its own slice of every batch."""
     sizes = [group.num_rows for group in split.groups]
     windows = epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
@@ -104,7 +104,7 @@ def epoch_draws(
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
         places = whole[first : first + share]
         samples = split.starts[places[:, 0]] + places[:, 1]
-        yield Draw(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
+        yield BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
 
 
 def places_of(split: TrainSplit, samples: Integers) -> Places:
@@ -113,21 +113,21 @@ def places_of(split: TrainSplit, samples: Integers) -> Places:
     return np.stack([groups, samples - split.starts[groups]], axis=1)
 
 
-def image_inputs(split: TrainSplit, config: TrainConfig) -> Callable[[Draw], torch.Tensor]:
+def image_inputs(split: TrainSplit, config: TrainConfig) -> Callable[[BatchPlan], torch.Tensor]:
     """Return a function that reads a batch's augmented and normalised images, floats (images, 3, size, size)."""
 
-    def read(draw: Draw) -> torch.Tensor:
-        pixels = torch.from_numpy(split.images.read(draw.places))
-        names, drawn = config.augmentations, {"seed": config.seed, "step": draw.step, "first": draw.first}
+    def read(plan: BatchPlan) -> torch.Tensor:
+        pixels = torch.from_numpy(split.images.read(plan.places))
+        names, drawn = config.augmentations, {"seed": config.seed, "step": plan.step, "first": plan.first}
         images = normalise_pixels(changed_images(pixels, names, split.images.pool, **drawn))
         return random_crops(images, **drawn) if "crop" in names else images
 
     return read
 
 
-def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[Draw], torch.Tensor]:
+def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[BatchPlan], torch.Tensor]:
     """Return a function that tokenizes a batch's captions, giving ids of shape (images, length)."""
-    return lambda draw: tokenizer(split.captions.texts(draw.captions))
+    return lambda plan: tokenizer(split.captions.texts(plan.captions))
 
 
 def held_out_batches(

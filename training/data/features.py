@@ -1,7 +1,7 @@
 """Compute unit features of images and texts as float32 matrices, and cache them on disk.
 
 There are two caches. A `FeatureStore` has one row for each image and text that a model has encoded, by the sha256 of
-their bytes. A feature index (`keep_features`, `read_features`) is one matrix with a JSON record that describes its
+their bytes. A feature index (`write_index`, `read_index`) is one matrix with a JSON record that describes its
 rows.
 """
 
@@ -113,7 +113,7 @@ class Encoder:
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
     """Return the same model with texts that are changed first, such as queries translated into the model's language."""
-    return replace(encoder, name=name, origin=f"{encoder.origin}, asked in translation", reword=reword)
+    return replace(encoder, name=name, origin=f"{encoder.origin}, texts translated", reword=reword)
 
 
 class FeatureStore:
@@ -275,7 +275,7 @@ def _files_of(place: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFeatures:
+class FeatureIndex:
     """A feature index.
 
     Args:
@@ -287,7 +287,7 @@ class KeptFeatures:
     facts: dict[str, Any]
 
 
-def read_features(folder: Path) -> KeptFeatures | None:
+def read_index(folder: Path) -> FeatureIndex | None:
     """Read a feature index and check its sha256. Return None if it is missing, outdated, or damaged (then log it)."""
     record = folder / RECORD_FILE
     if not record.is_file():
@@ -307,10 +307,10 @@ def read_features(folder: Path) -> KeptFeatures | None:
     if problem is not None:
         logger.warning("%s is damaged (%s): it is created again", path, problem)
         return None
-    return KeptFeatures(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
+    return FeatureIndex(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
 
 
-def keep_features(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
+def write_index(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
     """Write a feature index in place of the earlier one. The caller must hold the folder's writer lock.
 
     Raises:

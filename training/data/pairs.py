@@ -123,7 +123,7 @@ def seen_in_training(images: Sequence[Path], trained_on: Sequence[Path]) -> dict
     return found
 
 
-def refuse_a_lone_image(files: PairFiles) -> None:
+def require_several_validation_images(files: PairFiles) -> None:
     """Raise if the validation split has exactly one image.
 
     Raises:
@@ -136,22 +136,22 @@ def refuse_a_lone_image(files: PairFiles) -> None:
         )
 
 
-def split_to_score(files: PairFiles, asked: str) -> str:
+def split_to_score(files: PairFiles, requested: str) -> str:
     """Return the split to score: the requested one, or test if it has images, otherwise val.
 
     Args:
         files: pair shards by split.
-        asked: name of the requested split, or "".
+        requested: name of the requested split, or "".
 
     Raises:
         SettingsError: the split has no images.
     """
-    for split in [asked] if asked else ["test", "val"]:
+    for split in [requested] if requested else ["test", "val"]:
         if any(group.num_rows for group in row_groups(files.of(split))):
             return split
-    none = f"the {asked} split has no images" if asked else "neither the test nor the val split has images"
+    none = f"the {requested} split has no images" if requested else "neither the test nor the val split has images"
     raise SettingsError(
-        f"{none}, so there is nothing to score. Set split.{asked or 'val'} higher and build again, or choose "
+        f"{none}, so there is nothing to score. Set split.{requested or 'val'} higher and build again, or choose "
         'another split with evaluate.split. If split.by is "upstream", shares draw only from images without a '
         'stated split: state a split for more images, or set split.by to "hash"'
     )

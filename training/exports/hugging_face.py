@@ -95,7 +95,7 @@ _NO_BIAS = """This format does not contain the bias of {:.4f} that the model add
 rankings and softmax probabilities are not affected. Sigmoid probabilities are."""
 
 
-def why_no_hugging_face(model_config: dict[str, Any]) -> str | None:
+def why_not_transformers(model_config: dict[str, Any]) -> str | None:
     """Return why an architecture has no equivalent in transformers, or None if it has one."""
     vision, text = model_config["vision_cfg"], model_config["text_cfg"]
     if "timm_model_name" in vision:
@@ -120,7 +120,7 @@ def why_no_hugging_face(model_config: dict[str, Any]) -> str | None:
 
 def write_hugging_face(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:
     """Write config.json, model.safetensors, the tokenizer and the image processor."""
-    with quiet_libraries(), _without_bars():
+    with quiet_libraries(), _hidden_progress_bars():
         model = _dual_encoder(trained) if trained.has_encoder else _clip(trained)
         ours = trained.loaded.module
         vision = _named_for_transformers(ours.visual.state_dict(), _VISION_NAMES)
@@ -226,7 +226,7 @@ def _inner(tower: Any, name: str) -> Any:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def _hidden_progress_bars() -> Iterator[None]:
     """Hide the progress bars of transformers while inside."""
     were_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -243,7 +243,7 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     Raises:
         DefectError: its token ids or scores differ.
     """
-    with quiet_libraries(), _without_bars(), torch.no_grad():
+    with quiet_libraries(), _hidden_progress_bars(), torch.no_grad():
         model = getattr(transformers, _class_name(trained)).from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         told = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
@@ -339,5 +339,5 @@ WRITER = ModelWriter(
     write=write_hugging_face,
     check=check_hugging_face,
     how_to_read=how_to_read_hugging_face,
-    why_not=why_no_hugging_face,
+    why_not=why_not_transformers,
 )

@@ -70,7 +70,7 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenData:
+class TrainingData:
     """The snapshot that a model was trained on.
 
     Args:
@@ -122,7 +122,7 @@ class CardData:
         attempts: attempts of the training run.
     """
 
-    seen: SeenData | None
+    seen: TrainingData | None
     scores: tuple[SetScores, ...]
     attempts: tuple[Attempt, ...]
 
@@ -131,13 +131,15 @@ class CardData:
         return (found for found in self.scores if found.of_these_weights)
 
 
-def seen_data(snapshot: Snapshot) -> SeenData:
+def training_data(snapshot: Snapshot) -> TrainingData:
     """Count the pairs of a snapshot, without reading images."""
     counts = {split: count_pairs(snapshot.pair_files(split)) for split in SPLITS}
-    return SeenData(manifest=snapshot.manifest, splits=counts)
+    return TrainingData(manifest=snapshot.manifest, splits=counts)
 
 
-def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str, scoreboards: Sequence[Path] = ()) -> CardData:
+def card_data(
+    folder: Path, seen: TrainingData | None, *, model_sha256: str, scoreboards: Sequence[Path] = ()
+) -> CardData:
     """Read the scores and attempts in a model folder, and its scores in scoreboards.
 
     Args:
@@ -280,7 +282,7 @@ def _head(publication: Publication, library: str, data: CardData) -> str:
     ).to_yaml()
 
 
-def _results(scores: SetScores, seen: SeenData | None, hub_name: str | None) -> Iterator[EvalResult]:
+def _results(scores: SetScores, seen: TrainingData | None, hub_name: str | None) -> Iterator[EvalResult]:
     """Yield the hub's list of scores: those over all captions, on leak-free images if there are such scores."""
     if scores.is_flattered:
         return
@@ -356,7 +358,7 @@ def _architecture(trained: TrainedFolder) -> str:
     return table(["part", "what"], rows)
 
 
-def data_section(seen: SeenData | None, hub_name: str | None = None) -> str:
+def data_section(seen: TrainingData | None, hub_name: str | None = None) -> str:
     """Return Markdown on the training data: dataset, snapshot, pairs by source and split, source terms, translation.
 
     Args:

@@ -19,7 +19,7 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.formats import ALL, MODEL_FORMATS
-from training.exports.model_card import Publication, SeenData, card_data, model_card
+from training.exports.model_card import Publication, TrainingData, card_data, model_card
 from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, make_probe, open_trained
 
 VERSION = 2  # raise it when the files for the same model and config change
@@ -127,7 +127,7 @@ class ModelExportReport:
 
 
 def export_model(
-    model: Path, config: ModelExportConfig, out: Path, *, seen: SeenData | None, root: Path
+    model: Path, config: ModelExportConfig, out: Path, *, seen: TrainingData | None, root: Path
 ) -> ModelExportReport:
     """Export a trained model. Keep exports that are up to date.
 

@@ -23,7 +23,7 @@ import torch
 
 from data_catalog.errors import DamagedError
 from data_catalog.storage.shards import read_json, write_json
-from training.processes import process_count, processes_here
+from training.processes import local_process_count, process_count
 
 POWERCAP = Path("/sys/class/powercap")
 # The largest packages use about 500 W, and the smallest counters hold 65 kJ.
@@ -78,7 +78,7 @@ class EffortLog:
         self._hardware = [_processor()]
         gpus = []
         if device.type == "cuda":  # each process of this machine has one GPU
-            gpus = list(range(processes_here())) if processes_here() > 1 else [device.index or 0]
+            gpus = list(range(local_process_count())) if local_process_count() > 1 else [device.index or 0]
         self._hardware += [torch.cuda.get_device_name(number) for number in gpus]
         self._meter = EnergyMeter([str(torch.cuda.get_device_properties(number).uuid) for number in gpus])
 

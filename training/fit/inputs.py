@@ -20,10 +20,10 @@ from torch import nn
 
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
-from training.data.batches import Draw, epoch_draws, image_inputs, places_of, text_inputs
+from training.data.batches import BatchPlan, epoch_batches, image_inputs, places_of, text_inputs
 from training.data.pairs import Integers
 from training.fit.losses import Encoders, autocast, encode_images
-from training.fit.optimisation import Kept, kept_parts
+from training.fit.optimisation import FrozenPart, frozen_parts
 from training.fit.run import Run
 from training.towers.model import normalise_pixels
 
@@ -41,7 +41,7 @@ class PhaseInputs:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._next_epoch = run.state.phase_epoch
-        image_part, text_part = kept_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
+        image_part, text_part = frozen_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
         if image_part is not None and not run.config.augmentations and _is_small(image_part, run):
@@ -50,7 +50,7 @@ class PhaseInputs:
                 return normalise_pixels(torch.from_numpy(run.split.images.read(places_of(run.split, samples))))
 
             rows = FeatureRows(len(run.split.captions), run.out)
-            self._images = FrozenTower("images", image_part, rows, pixels, lambda draw: draw.samples, run)
+            self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
         if text_part is not None:
             captions = run.split.captions
 
@@ -59,7 +59,7 @@ class PhaseInputs:
                 return found
 
             rows = FeatureRows(len(captions.flat), run.out)
-            self._texts = FrozenTower("captions", text_part, rows, tokens, lambda draw: draw.captions, run)
+            self._texts = FrozenTower("captions", text_part, rows, tokens, lambda plan: plan.captions, run)
 
     @property
     def encoders(self) -> Encoders:
@@ -75,7 +75,7 @@ class PhaseInputs:
         while self._next_epoch <= epoch:
             for kept in (self._images, self._texts):
                 if kept is not None:
-                    kept.fill(list(self._draws(self._next_epoch)))
+                    kept.fill(list(self._plans(self._next_epoch)))
             self._next_epoch += 1
 
     def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -83,12 +83,12 @@ class PhaseInputs:
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config)
         read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
-        for draw in self._draws(epoch, skip):
-            yield read_images(draw), read_texts(draw)
+        for plan in self._plans(epoch, skip):
+            yield read_images(plan), read_texts(plan)
 
-    def _draws(self, epoch: int, skip: int = 0) -> Iterator[Draw]:
+    def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run
-        return epoch_draws(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip)
+        return epoch_batches(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +105,16 @@ class FrozenTower:
     """
 
     name: str
-    part: Kept
+    part: FrozenPart
     rows: "FeatureRows"
     inputs: Callable[[Integers], torch.Tensor]
-    indices: Callable[[Draw], Integers]
+    indices: Callable[[BatchPlan], Integers]
     run: Run
 
-    def fill(self, draws: list[Draw]) -> None:
+    def fill(self, plans: list[BatchPlan]) -> None:
         """Compute the features that batches need and that are not cached yet, in the order of their indices."""
         run = self.run
-        wanted = np.concatenate([self.indices(draw) for draw in draws])
+        wanted = np.concatenate([self.indices(plan) for plan in plans])
         missing, size = self.rows.missing(wanted), run.config.microbatch or run.batch_size
         if not len(missing):
             return
@@ -126,9 +126,9 @@ class FrozenTower:
                 self.rows.put(indices, features.float().cpu())
                 progress.advance(len(indices))
 
-    def read(self, draw: Draw) -> torch.Tensor:
+    def read(self, plan: BatchPlan) -> torch.Tensor:
         """Return the cached features of a batch."""
-        return self.rows.read(self.indices(draw))
+        return self.rows.read(self.indices(plan))
 
     @property
     def encode(self) -> Encode:
@@ -174,7 +174,7 @@ class FeatureRows:
         return torch.from_numpy(self._rows[indices])
 
 
-def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
+def backbone_features(part: FrozenPart, inputs: torch.Tensor) -> Any:
     """Return a tower's output without its trained projection."""
     if not part.projection:
         return part.tower(inputs)
@@ -204,7 +204,7 @@ def projected(tower: Any, name: str) -> Encode:
     return project
 
 
-def _is_small(part: Kept, run: Run) -> bool:
+def _is_small(part: FrozenPart, run: Run) -> bool:
     with torch.no_grad():
         features = backbone_features(part, torch.zeros((1, 3, run.image_size, run.image_size), device=run.device))
     return bool(features.numel() * 4 <= run.image_size * run.image_size * 3)

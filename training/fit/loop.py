@@ -24,7 +24,7 @@ from data_catalog.progress import Progress
 from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
 from training.config import TrainConfig
 from training.data.batches import Prefetched, held_out_batches
-from training.data.pairs import PairFiles, refuse_a_lone_image, refuse_leaks
+from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, Features, backward, contrastive_loss, unit_features_in_pieces
 from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
@@ -42,13 +42,13 @@ from training.fit.run import (
     start_run,
 )
 from training.processes import (
+    barrier,
+    broadcast,
+    broadcast_buffers,
     deterministic_torch,
-    of_first,
     process_group,
     process_rank,
-    refuse_another,
-    share_statistics,
-    wait_for_all,
+    require_same_in_all,
 )
 from training.scores.metrics import text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
@@ -111,10 +111,10 @@ def train(
     refuse_uneven_shares(config)
     device = chosen_device(config.device)
     with process_group(device):
-        refuse_another("key (settings, weights to start from, or data)", key)
+        require_same_in_all("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
             claim_folder(out, key, config)
-        wait_for_all()
+        barrier()
         if (out / RESULT_FILE).is_file():
             if not (out / WEIGHTS_FILE).is_file():
                 raise DamagedError(
@@ -122,17 +122,17 @@ def train(
                 )
             logger.info("%s is already trained", out)
             if process_rank() == 0:
-                _forget_state(out)
+                _remove_resume_state(out)
             return TrainResult(**read_json(out / RESULT_FILE))
         refuse_leaks(files)
-        refuse_a_lone_image(files)
+        require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
             run = start_run(
                 files, config, out, key=key, model_config=model_config, num_threads=num_threads, device=device
             )
             try:
-                refuse_another("resume state", (run.state.epoch, run.state.step))
-                _go(run)
+                require_same_in_all("resume state", (run.state.epoch, run.state.step))
+                _run_phases(run)
             finally:
                 close_run(run)
         if process_rank() == 0:
@@ -147,16 +147,16 @@ def train(
                 best_val_loss=run.state.best_val_loss,
             )
             write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
-            _forget_state(out)
-        wait_for_all()
+            _remove_resume_state(out)
+        barrier()
         return TrainResult(**read_json(out / RESULT_FILE))
 
 
-def _forget_state(out: Path) -> None:
+def _remove_resume_state(out: Path) -> None:
     shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
 
 
-def _go(run: Run) -> None:
+def _run_phases(run: Run) -> None:
     """Run the remaining phases: the one with frozen towers, then the one in which all weights train."""
     config, state, steps = run.config, run.state, run.config.steps
     if state.is_frozen:
@@ -286,8 +286,8 @@ def validate(run: Run) -> Validation | None:
 def _end_epoch(run: Run, pace: str) -> None:
     """Validate, save the weights if they are the best, and write metrics and the resume state."""
     state = run.state
-    share_statistics(run.module)
-    val = of_first(validate(run))
+    broadcast_buffers(run.module)
+    val = broadcast(validate(run))
     if val is not None and not math.isfinite(val.loss):
         raise _diverged(run, state.step, f"the validation loss is {val.loss}")
     state.stale_epochs += 1
@@ -317,7 +317,7 @@ def _end_epoch(run: Run, pace: str) -> None:
         save_run(run)
     held_out = f", validation loss {val.loss:.3f}, R@1 of {val.gallery:,} {val.recall:.3f}" if val else ""
     logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
-    wait_for_all()
+    barrier()
 
 
 def _write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:

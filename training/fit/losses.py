@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
-from training.processes import add_up_gradients, gathered
+from training.processes import gather_features, sum_gradients
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 Features = tuple[torch.Tensor, torch.Tensor]
@@ -110,13 +110,13 @@ def backward(
     """
     if not config.microbatch or config.microbatch >= len(images):
         features = unit_features(encoders, images, texts, precision=config.precision)
-        found = contrastive_loss(module, *map(gathered, features), loss=config.loss)
+        found = contrastive_loss(module, *map(gather_features, features), loss=config.loss)
         if math.isfinite(found.item()):
             found.backward()  # type: ignore[no-untyped-call]
     else:
         found = _backward_in_pieces(module, encoders, images, texts, config)
     # The logit scale and bias are left out: their gradients already cover the whole batch in each process.
-    add_up_gradients([*module.visual.parameters(), *module.text.parameters()])
+    sum_gradients([*module.visual.parameters(), *module.text.parameters()])
     return found
 
 
@@ -130,7 +130,7 @@ def _backward_in_pieces(
             generators.append(generator_states(images.device))  # to repeat the same dropout in the second pass
             features.append(unit_features(encoders, images[piece], texts[piece], precision=config.precision))
     whole = [torch.cat(parts).requires_grad_() for parts in zip(*features, strict=True)]
-    found = contrastive_loss(module, *map(gathered, whole), loss=config.loss)
+    found = contrastive_loss(module, *map(gather_features, whole), loss=config.loss)
     if not math.isfinite(found.item()):
         return found
     found.backward()  # type: ignore[no-untyped-call]

@@ -60,7 +60,7 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class FrozenPart:
     """A tower that is frozen during a phase.
 
     Args:
@@ -72,14 +72,14 @@ class Kept:
     projection: str
 
 
-def kept_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[Kept | None, Kept | None]:
+def frozen_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[FrozenPart | None, FrozenPart | None]:
     """Return the image and the text tower, each with its trained projection, or None if a tower is not frozen."""
-    kept: list[Kept | None] = []
+    kept: list[FrozenPart | None] = []
     for tower, _, attributes in _towers(module):
         found = [name for name in attributes if getattr(tower, name, None) is not None]
-        kept.append(Kept(tower, found[0]) if frozen and len(found) == 1 else None)
+        kept.append(FrozenPart(tower, found[0]) if frozen and len(found) == 1 else None)
     image, text = kept
-    return Kept(module.visual, "") if lock_image else image, text
+    return FrozenPart(module.visual, "") if lock_image else image, text
 
 
 def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:

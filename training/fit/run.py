@@ -209,7 +209,7 @@ def start_run(
     )
     state = resumed or RunState(is_frozen=config.frozen_epochs > 0)
     if process_rank() > 0:
-        draw_otherwise(config.seed, process_rank(), state.step)
+        seed_process(config.seed, process_rank(), state.step)
     return Run(
         config=config,
         files=files,
@@ -261,7 +261,7 @@ def chosen_device(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
-def draw_otherwise(seed: int, rank: int, step: int) -> None:
+def seed_process(seed: int, rank: int, step: int) -> None:
     """Seed torch's generators for one of several processes, so that each draws different dropout.
 
     Args:

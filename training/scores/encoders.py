@@ -17,9 +17,9 @@ from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
 from training.data.images import squashed
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
-from training.towers.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
+from training.towers.model_files import TRIAL_TEXTS, join_file_names, one_line, require_readable_files, translate_errors
 from training.towers.pretrained import WEIGHT_FILES
-from training.towers.tokenizer import TOKENIZER_FILE, refuse_endless, try_tokenizer
+from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
 
 if TYPE_CHECKING:
     import torch
@@ -93,9 +93,9 @@ def open_open_clip(source: str, name: str) -> Encoder:
     known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     what = f"open_clip={source}"
     if Path(source).is_dir():
-        require_whole(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
+        require_readable_files(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
     encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of a Hugging Face encoder
-    with loading(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
+    with translate_loading_errors(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
@@ -103,10 +103,10 @@ def open_open_clip(source: str, name: str) -> Encoder:
             require_pretrained=True,
             force_quick_gelu=bool(known.get("quick_gelu")),  # the activation that the weights were trained with
         )
-    with loading(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
-        try_tokenizer(Path(source) / TOKENIZER_FILE)
+    with translate_loading_errors(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
+        try_in_child_process(Path(source) / TOKENIZER_FILE)
         tokenizer = open_clip.get_tokenizer(model_name)
-        _refuse_endless(getattr(tokenizer, "tokenizer", None), what)
+        _refuse_unbounded_growth(getattr(tokenizer, "tokenizer", None), what)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
     found = Encoder(
@@ -118,7 +118,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
     )
-    return _tried(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
+    return _require_encoding(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
 
 
 def open_transformers(source: str, name: str) -> Encoder:
@@ -134,17 +134,17 @@ def open_transformers(source: str, name: str) -> Encoder:
 
     what, is_folder = f"transformers={source}", Path(source).is_dir()
     if is_folder:
-        require_whole(Path(source), _CONFIGS, first="config.json")
-    with loading(what, source, ("config.json", *WEIGHT_FILES)):
+        require_readable_files(Path(source), _CONFIGS, first="config.json")
+    with translate_loading_errors(what, source, ("config.json", *WEIGHT_FILES)):
         module, told = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
-    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
-        try_tokenizer(Path(source) / TOKENIZER_FILE)
+    with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        try_in_child_process(Path(source) / TOKENIZER_FILE)
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        _refuse_endless(getattr(processor, "tokenizer", None), what)
+        _refuse_unbounded_growth(getattr(processor, "tokenizer", None), what)
     # Refuse missing weights, and also unused ones, which mean that the config belongs to another model.
-    where = names_of(Path(source), WEIGHT_FILES) if is_folder else what
+    where = join_file_names(Path(source), WEIGHT_FILES) if is_folder else what
     if told["missing_keys"]:
         lacking = min(told["missing_keys"])
         raise InputError(f"{where} lacks weights that its config.json needs, such as {lacking}: {OTHERS_REMEDY}")
@@ -159,7 +159,7 @@ def open_transformers(source: str, name: str) -> Encoder:
         raise InputError(f"{what} is a {type(module).__name__}, which does not have two towers")
     # Newer releases keep weights in the half precision of the file, which gives many equal features.
     module.float().eval()
-    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+    with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
         prepare = _image_preparation(processor, what)
         tokenize = _tokenization(module.config, processor.tokenizer)
 
@@ -178,14 +178,14 @@ def open_transformers(source: str, name: str) -> Encoder:
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
     )
-    return _tried(found, what, source, ("config.json",))
+    return _require_encoding(found, what, source, ("config.json",))
 
 
-def _refuse_endless(tokenizer: Any, what: str) -> None:
+def _refuse_unbounded_growth(tokenizer: Any, what: str) -> None:
     """Apply the growth limit to a tokenizer of transformers. Its pure Python tokenizers have no such steps."""
     found = getattr(tokenizer, "backend_tokenizer", None)
     if found is not None:
-        refuse_endless(found, f"{TOKENIZER_FILE} of {what}")
+        refuse_unbounded_growth(found, f"{TOKENIZER_FILE} of {what}")
 
 
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], torch.Tensor]":
@@ -216,16 +216,16 @@ def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]
     return lambda texts: tokenizer(list(texts), padding=True, **how)
 
 
-def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
+def _require_encoding(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
     """Return the encoder after it has encoded an image and texts, which reveals other wrong values in its config."""
     import torch
 
-    with loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
+    with translate_loading_errors(what, source, (*names, *_PROCESSORS)), torch.no_grad():
         image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
-    with loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
-        texts = encoder.encode_texts(ANY_TEXTS)
+    with translate_loading_errors(what, source, (*names, *_TOKENIZER)), torch.no_grad():
+        texts = encoder.encode_texts(TRIAL_TEXTS)
     shapes = [tuple(image.shape), tuple(texts.shape)]
-    if shapes != [(1, image.shape[-1]), (len(ANY_TEXTS), image.shape[-1])]:
+    if shapes != [(1, image.shape[-1]), (len(TRIAL_TEXTS), image.shape[-1])]:
         raise InputError(
             f"{what} returns features of shape {shapes[0]} for an image and {shapes[1]} for two texts: it does not map "
             "both into one space with one vector each"
@@ -254,7 +254,7 @@ OPENERS: dict[str, Callable[[str, str], Encoder]] = {
 
 
 @contextmanager
-def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
+def translate_loading_errors(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
     """Translate exceptions of loading a model's files into an error that names them.
 
     Args:
@@ -266,7 +266,7 @@ def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
         InputError: the files are damaged, would run code, or cannot be fetched.
     """
     if Path(source).is_dir():
-        opened = opening(names_of(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
+        opened = translate_errors(join_file_names(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
     else:
         opened = _fetching(what)
     with opened:

@@ -33,7 +33,7 @@ _PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class TrainingMatch:
     """An image of a set that a model was trained on, or that looks like one of its training images.
 
     Args:
@@ -46,7 +46,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
+class LeakCheck:
     """The result of comparing a set with a model's training images.
 
     Args:
@@ -54,7 +54,7 @@ class Guard:
         ways: what was compared, such as "identity". Empty if nothing was compared.
     """
 
-    seen: Mapping[int, Seen]
+    seen: Mapping[int, TrainingMatch]
     ways: tuple[str, ...]
 
 
@@ -95,7 +95,7 @@ class ImageSet:
     name: str
     images: Sequence[str]
     read: Callable[[str], bytes]
-    guards: Mapping[str, Guard] = field(default_factory=dict)
+    guards: Mapping[str, LeakCheck] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     of_catalog: bool = False
@@ -207,8 +207,10 @@ def held_out_gallery(
         is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
         splits = ("train",) if is_own_val else ("train", "val")
         trained_on = [path for each in splits for path in model.snapshot.pair_files(each)]
-        seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
-        guards[model_name] = Guard(seen=seen, ways=("sample id", "bytes"))
+        seen = {
+            place: TrainingMatch(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()
+        }
+        guards[model_name] = LeakCheck(seen=seen, ways=("sample id", "bytes"))
     gallery = pairs_gallery(name, images)
     notes = (VALIDATED,) if split == "val" and own is not None else ()
     return replace(gallery, guards=guards, notes=(*gallery.notes, *notes))

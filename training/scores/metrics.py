@@ -316,20 +316,20 @@ class Metric:
         return draws(values, clusters, rounds=rounds, seed=seed)
 
 
-def _within(family: str, k: int, **told: Any) -> Metric:
+def _cutoff_metric(family: str, k: int, **options: Any) -> Metric:
     """Return the metric with a cutoff at rank k: MRR, R, or accuracy, which is R in a gallery of classes."""
     of_query = partial(reciprocal_ranks if family == "MRR" else recalls, k=k)
-    return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **told)
+    return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **options)
 
 
 # In the order of `scoreboard.json`. A new metric needs a line here, and one in the table of docs/scores.md.
 METRICS = (
-    _within("MRR", 1),
-    _within("MRR", 5),
-    _within("MRR", 10, column=4, is_compared=True),
-    _within("R", 1, column=1, is_compared=True),
-    _within("R", 5, column=2),
-    _within("R", 10, column=3, is_compared=True),
+    _cutoff_metric("MRR", 1),
+    _cutoff_metric("MRR", 5),
+    _cutoff_metric("MRR", 10, column=4, is_compared=True),
+    _cutoff_metric("R", 1, column=1, is_compared=True),
+    _cutoff_metric("R", 5, column=2),
+    _cutoff_metric("R", 10, column=3, is_compared=True),
     Metric(
         name="median_rank",
         of_query=ranks_themselves,
@@ -340,9 +340,9 @@ METRICS = (
         board_digits=0,
         column=5,
     ),
-    _within("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
-    _within("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),
-    _within("accuracy", 10, ways=ZERO_SHOT, column=3),
-    _within("accuracy", 100, ways=ZERO_SHOT, column=4),
+    _cutoff_metric("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
+    _cutoff_metric("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),
+    _cutoff_metric("accuracy", 10, ways=ZERO_SHOT, column=3),
+    _cutoff_metric("accuracy", 100, ways=ZERO_SHOT, column=4),
 )
 METRIC_OF = {f"{way}_{metric.name}": metric for metric in METRICS for way in metric.ways}  # by the name of a score

@@ -20,7 +20,7 @@ _NAMED_LEAKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
+class ModelToScore:
     """A model to be scored.
 
     Args:
@@ -128,7 +128,7 @@ class Scoreboard:
         return asdict(self)
 
 
-def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Contestant]) -> None:
+def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[ModelToScore]) -> None:
     """Raise if a model was trained on an image of a test set, as far as is known.
 
     Raises:
@@ -148,11 +148,11 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
 
 
 def score_models(
-    models: Sequence[Contestant],
+    models: Sequence[ModelToScore],
     sets: Sequence[Gallery | LabelledImages],
     config: EvaluateConfig,
     *,
-    kept: Path | None = None,
+    cache: Path | None = None,
 ) -> Scoreboard:
     """Score every model on every test set, and compare the others with the first model.
 
@@ -162,7 +162,7 @@ def score_models(
         models: the models; the first one is the reference.
         sets: the test sets.
         config: settings of scoring.
-        kept: folder of the feature cache. None caches in memory only.
+        cache: folder of the feature cache. None caches in memory only.
 
     Raises:
         InputError: a model cannot be loaded, its features are not finite, or no image of a set can be read.
@@ -172,7 +172,7 @@ def score_models(
     there: dict[str, dict[int, bytes]] = {}
     for model in models:
         encoder = model.open()
-        store = FeatureStore(encoder, kept)
+        store = FeatureStore(encoder, cache)
         facts.append(
             ModelFacts(
                 name=model.name,
@@ -232,13 +232,13 @@ def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> Se
         compared={model: guard.ways for model, guard in test_set.guards.items()},
         leaked=leaked,
         alike=alike,
-        notes=(*test_set.notes, *_copies_note(test_set, there)),
+        notes=(*test_set.notes, *_duplicates_note(test_set, there)),
         files=test_set.files,
         language=test_set.language,
     )
 
 
-def _copies_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
+def _duplicates_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
     """Return a note on images of a set that have the same bytes; for labelled images, only if their classes differ.
 
     No model can distinguish equal images, so they lower its scores.

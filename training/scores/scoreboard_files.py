@@ -58,7 +58,7 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
     models = [{"model": model.name, "weights": model.origin, "trained on": model.trained_on} for model in board.models]
     found = [Section(title="Models", rows=models)]
     for test_set in board.sets:
-        entries = told_entries(board, test_set.name)
+        entries = shown_entries(board, test_set.name)
         for way in _TITLES:
             rows = list(_score_rows(entries, way))
             if rows:
@@ -73,7 +73,7 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
     return [*found, _legend(board)]
 
 
-def told_entries(board: Scoreboard, test_set: str) -> list[Entry]:
+def shown_entries(board: Scoreboard, test_set: str) -> list[Entry]:
     """Return a set's scores without mode "one", and without mode "distinct" if it selects nearly all captions."""
     entries = [entry for entry in board.entries if entry.test_set == test_set]
     counts = {
@@ -91,16 +91,16 @@ def markdown(found: Sequence[Section]) -> str:
     """Return the sections as a Markdown document."""
     parts = ["# Scoreboard"]
     for section in found:
-        parts.append(f"## {_inert(section.title)}")
+        parts.append(f"## {_escaped(section.title)}")
         if section.rows:
-            cells = [[_inert(text) for text in row.values()] for row in section.rows]
+            cells = [[_escaped(text) for text in row.values()] for row in section.rows]
             parts.append(table(list(section.rows[0]), cells))
         if section.notes:
-            parts.append(bullets(_inert(note) for note in section.notes))
+            parts.append(bullets(_escaped(note) for note in section.notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _inert(text: str) -> str:
+def _escaped(text: str) -> str:
     """Escape a text for Markdown, since it may quote a name from a file that contains tags or links."""
     return _OPENING.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), one_line(text))
 
@@ -230,7 +230,7 @@ def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]
 
 
 def _legend(board: Scoreboard) -> Section:
-    told = [entry for test_set in board.sets for entry in told_entries(board, test_set.name)]
+    told = [entry for test_set in board.sets for entry in shown_entries(board, test_set.name)]
     captions = dict.fromkeys(entry.score.captions for entry in told)
     images = dict.fromkeys(entry.score.images for entry in board.entries)
     notes = [
@@ -249,7 +249,7 @@ def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
     panels: list[tuple[str, list[Entry]]] = []
     for test_set in board.sets:
         name, title = _PANELS[test_set.task]
-        found = [entry for entry in told_entries(board, test_set.name) if entry.score.name == name]
+        found = [entry for entry in shown_entries(board, test_set.name) if entry.score.name == name]
         # The first model is on top, and models are grouped by the choice of captions and images.
         choices = dict.fromkeys(_choice(entry.score) for entry in found)
         rows = [entry for choice in choices for entry in found if _choice(entry.score) == choice]

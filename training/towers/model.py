@@ -15,16 +15,16 @@ from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import read_json, sha256_of, write_json
 from training.processes import let_threads_sleep
 from training.towers.model_files import (
-    ANY_TEXTS,
     REMEDY,
+    TRIAL_TEXTS,
+    join_file_names,
     load_weights,
-    names_of,
     one_line,
-    opening,
     read_object,
     read_open_clip_config,
     require_few_layers,
     require_file,
+    translate_errors,
 )
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SavedTokenizer, load_tokenizer
 
@@ -171,16 +171,16 @@ def load_model(folder: Path) -> LoadedModel:
         require_few_layers(folder / ENCODER_CONFIG_FILE, read_object(folder / ENCODER_CONFIG_FILE))
     for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
         read_object(folder / name)
-    with opening(names_of(folder, deciding)):
+    with translate_errors(join_file_names(folder, deciding)):
         module = _make(model_config, folder)
     load_weights(module, weights_path)
-    with opening(names_of(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+    with translate_errors(join_file_names(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
         text = module.text
         known = text.config.vocab_size if has_encoder else text.vocab_size
         length = model_config["text_cfg"]["context_length"]
         tokenizer = load_tokenizer(folder, context_length=length, vocab_size=known)
-        tokenizer.too_long(ANY_TEXTS)
-        tokenizer(ANY_TEXTS)
+        tokenizer.too_long(TRIAL_TEXTS)
+        tokenizer(TRIAL_TEXTS)
     found = LoadedModel(
         module=module.eval(),
         tokenizer=tokenizer,
@@ -189,11 +189,11 @@ def load_model(folder: Path) -> LoadedModel:
     )
     side = found.image_size
     with torch.no_grad():  # run the model once, which detects other wrong values in the configs
-        with opening(names_of(folder, [OPEN_CLIP_CONFIG_FILE])):
+        with translate_errors(join_file_names(folder, [OPEN_CLIP_CONFIG_FILE])):
             dim = module.encode_image(torch.zeros(1, 3, side, side)).shape[-1]
-        with opening(names_of(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
-            texts = module.encode_text(tokenizer(ANY_TEXTS))
-    if texts.shape != (len(ANY_TEXTS), dim):
+        with translate_errors(join_file_names(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+            texts = module.encode_text(tokenizer(TRIAL_TEXTS))
+    if texts.shape != (len(TRIAL_TEXTS), dim):
         raise DamagedError(f"{config_path} gives image and text features of different sizes")
     return found
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REMEDY = "restore the folder from an intact copy, remove it and train again, or use another model"
 # Texts to try a model with: their lengths differ, so that one is padded, and one has a rare character.
-ANY_TEXTS = ("a", "a \N{SNOWMAN} a")
+TRIAL_TEXTS = ("a", "a \N{SNOWMAN} a")
 _DECIDING = "the model that open_clip_config.json (and config.json, if there is one) describes"
 _MOST_LAYERS = 1000  # a config with more layers is damaged, and would keep a library busy for hours
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -93,7 +93,7 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
+def require_readable_files(folder: Path, names: Iterable[str], *, first: str) -> None:
     """Check that the existing files of a third-party model folder can be read, without interpreting their content.
 
     Args:
@@ -138,7 +138,7 @@ def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
             raise DamagedError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
 
 
-def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
+def describe_mismatch(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
     """Describe up to three missing, unexpected and mismatched tensors each, or return "" if all match."""
     missing, left = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     told = [f"{named_tensors(missing)} {'are' if len(missing) > 1 else 'is'} missing"] if missing else []
@@ -162,7 +162,7 @@ def named_tensors(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def opening(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> Iterator[None]:
+def translate_errors(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> Iterator[None]:
     """Translate exceptions of libraries that read damaged files into an error that names the files.
 
     This is the boundary around open_clip, transformers and tokenizers. They trust a config, so a wrong value in it may
@@ -191,7 +191,7 @@ def one_line(error: BaseException) -> str:
     return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
 
 
-def names_of(folder: Path, names: Iterable[str]) -> str:
+def join_file_names(folder: Path, names: Iterable[str]) -> str:
     """Join names of files of a folder, as "FOLDER/a.json, or b.json beside it".
 
     Weights are listed only if they exist. Other files are always listed, since the error may be that one is missing.
@@ -220,7 +220,7 @@ def load_weights(module: Any, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
-    problem = misfits(module.state_dict(), tensors)
+    problem = describe_mismatch(module.state_dict(), tensors)
     if problem:
         raise DamagedError(f"{path} does not match {_DECIDING}: {problem}: {REMEDY}")
     module.load_state_dict(tensors, strict=True)

@@ -17,7 +17,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model_files import misfits, named_tensors, one_line
+from training.towers.model_files import describe_mismatch, named_tensors, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
         for name, value in module.visual.state_dict().items()
         if name in found or not name.endswith(".num_batches_tracked")
     }
-    if told := misfits(wanted, found):
+    if told := describe_mismatch(wanted, found):
         raise InputError(f"{path} does not match the model's image tower: {told}")
     module.visual.load_state_dict(found, strict=True)
     logger.info("image tower: %s", path)

@@ -29,7 +29,7 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.images.children import cap_memory
 from data_catalog.storage.failpoints import kill_with_parent
 from data_catalog.storage.shards import read_json, sha256_of, write_atomically, write_bytes, write_json
-from training.towers.model_files import ANY_TEXTS, REMEDY
+from training.towers.model_files import REMEDY, TRIAL_TEXTS
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
     """
     from transformers import AutoTokenizer
 
-    try_tokenizer(Path(source) / TOKENIZER_FILE)
+    try_in_child_process(Path(source) / TOKENIZER_FILE)
     try:
         found = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -123,7 +123,7 @@ def copy_tokenizer(source: str, folder: Path) -> None:
         raise InputError(
             f"the tokenizer {source} has no tokenizer.json: create it with transformers' convert_slow_tokenizer"
         )
-    refuse_endless(found.backend_tokenizer, f"{TOKENIZER_FILE} of the tokenizer {source}")
+    refuse_unbounded_growth(found.backend_tokenizer, f"{TOKENIZER_FILE} of the tokenizer {source}")
     with TemporaryDirectory(prefix="vernaclip-") as written:
         found.save_pretrained(written)
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
@@ -193,13 +193,13 @@ def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None 
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
-        try_tokenizer(path)
+        try_in_child_process(path)
     found = HFTokenizer(str(folder), context_length=context_length)
-    refuse_endless(found.tokenizer.backend_tokenizer, str(path))
+    refuse_unbounded_growth(found.tokenizer.backend_tokenizer, str(path))
     return SavedTokenizer(found, vocab_size)
 
 
-def refuse_endless(tokenizer: Any, source: str) -> None:
+def refuse_unbounded_growth(tokenizer: Any, source: str) -> None:
     """Raise if a tokenizer's steps may make a text much longer.
 
     The limit is computed from the steps and not measured, because a trial may miss the letter that grows.
@@ -247,7 +247,7 @@ def _growth(step: dict[str, Any]) -> int:
     return _GROWTH.get(kind, 1)
 
 
-def try_tokenizer(path: Path) -> None:
+def try_in_child_process(path: Path) -> None:
     """Open a `tokenizer.json` in a child process with limited memory and time, before this process opens it.
 
     A damaged file passes, since opening it in this process raises the proper error.
@@ -290,8 +290,8 @@ def main(path: str) -> int:
     cap_memory(MEMORY_BYTES)
     try:
         tokenizer = Tokenizer.from_file(path)
-        refuse_endless(tokenizer, path)
-        tokenizer.encode_batch(list(ANY_TEXTS))
+        refuse_unbounded_growth(tokenizer, path)
+        tokenizer.encode_batch(list(TRIAL_TEXTS))
     except InputError as error:
         sys.stdout.write(str(error))
         return _REFUSED

@@ -93,7 +93,7 @@ def classify(
     texts = [template.replace(PLACEHOLDER, label) for label in labels]
     loaded = open_model(model)
     too_long = set(loaded.tokenizer.too_long(texts))
-    _require_told_apart(loaded, labels, texts, too_long)
+    _require_distinct_texts(loaded, labels, texts, too_long)
     pixels = squashed(read_picture(image, loaded.image_size).image, loaded.image_size)
     cosines = text_features(loaded, texts).astype(np.float64) @ picture_features(loaded, np.stack([pixels]))[0]
     if not np.isfinite(cosines).all():
@@ -127,7 +127,7 @@ def classify(
     )
 
 
-def _require_told_apart(
+def _require_distinct_texts(
     model: LoadedModel, labels: Sequence[str], texts: Sequence[str], too_long: Collection[str]
 ) -> None:
     """Raise if two texts have the same tokens, because they would split one probability.

@@ -43,7 +43,7 @@ _IN_NO_FONT = "\U0010ffff"  # a font draws its symbol for missing letters in pla
 
 
 @dataclass(frozen=True, slots=True)
-class Lettering:
+class Typefaces:
     """The typefaces of a sheet: the main one, by file name, and others for letters that it lacks."""
 
     names: tuple[str, ...]
@@ -75,7 +75,7 @@ class Lettering:
             yield part, _font(name, size)
 
 
-def lettering_for(texts: Iterable[str]) -> Lettering:
+def choose_typefaces(texts: Iterable[str]) -> Typefaces:
     """Return the typefaces for all texts of a sheet. Equal letters give equal typefaces on the same machine.
 
     The main typeface is the first one that lacks the fewest letters. Others follow in order of how many of the
@@ -91,7 +91,7 @@ def lettering_for(texts: Iterable[str]) -> Lettering:
             break
         chosen.append(best)
         letters = left[best]
-    return Lettering(tuple(chosen))
+    return Typefaces(tuple(chosen))
 
 
 def _goes_with_others(character: str) -> bool:
@@ -139,7 +139,7 @@ class Pen:
     """A drawing tool for text."""
 
     draw: ImageDraw.ImageDraw
-    lettering: Lettering
+    lettering: Typefaces
 
     def write(
         self, x: int, y: int, text: str, size: int, *, grey: bool = False, anchor: Literal["la", "ra", "lm"] = "la"
@@ -190,7 +190,7 @@ class Pen:
         return fits
 
 
-def contained(image: Image.Image, width: int, height: int) -> Image.Image:
+def fit_in_box(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scale an image to fit in a box, with its proportions and with sides of at least one pixel."""
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -221,7 +221,7 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
     width = 2 * _MARGIN + columns * _CARD_WIDTH + (columns - 1) * _GAP
     height = _MARGIN + _TITLE_HEIGHT + rows * (_CARD_HEIGHT + _GAP) - _GAP + _MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
-    pen = Pen(ImageDraw.Draw(sheet), lettering_for([title, *map(_text, hits)]))
+    pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([title, *map(_text, hits)]))
     pen.write(_MARGIN, _MARGIN - 6, pen.fitted(title, 30, width - 2 * _MARGIN), 30)
     line = f"the {len(hits)} images most similar to the text, by cosine" if hits else "no images"
     pen.write(_MARGIN, _MARGIN + 36, line, 16, grey=True)
@@ -240,7 +240,7 @@ def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> N
     else:
         with Image.open(io.BytesIO(hit.image)) as opened:
             whole = opened.convert("RGB")
-    thumbnail = contained(whole, THUMBNAIL, THUMBNAIL)
+    thumbnail = fit_in_box(whole, THUMBNAIL, THUMBNAIL)
     x = left + _PADDING + (THUMBNAIL - thumbnail.width) // 2
     y = top + _PADDING + (THUMBNAIL - thumbnail.height) // 2
     sheet.paste(thumbnail, (x, y))
@@ -273,11 +273,11 @@ def bars(found: Classification, out: Path) -> None:
         InputError: the image can no longer be read.
     """
     choices = found.choices[:MOST_BARS]
-    image = contained(read_picture(found.image, _BARS_SIDE).image, _BARS_SIDE, _BARS_SIDE)
+    image = fit_in_box(read_picture(found.image, _BARS_SIDE).image, _BARS_SIDE, _BARS_SIDE)
     width = 2 * _MARGIN + _BARS_SIDE + _BARS_GAP + _BAR_WIDTH + _SHARE_WIDTH
     height = 2 * _MARGIN + max(_BARS_SIDE, _HEAD + _ROW * len(choices))
     sheet = Image.new("RGB", (width, height), PAPER)
-    pen = Pen(ImageDraw.Draw(sheet), lettering_for([found.image.name, *(choice.text for choice in choices)]))
+    pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([found.image.name, *(choice.text for choice in choices)]))
     x, y = _MARGIN + (_BARS_SIDE - image.width) // 2, (height - image.height) // 2
     sheet.paste(image, (x, y))
     pen.draw.rectangle((x, y, x + image.width - 1, y + image.height - 1), outline=BORDER)
@@ -316,11 +316,11 @@ def heat_map(found: Localization, out: Path) -> None:
     Raises:
         InputError: the image can no longer be read.
     """
-    image = contained(read_picture(found.image, _MAP_SIDE).image, _MAP_SIDE, _MAP_SIDE)
+    image = fit_in_box(read_picture(found.image, _MAP_SIDE).image, _MAP_SIDE, _MAP_SIDE)
     box, tall = max(image.width, _NARROWEST), max(image.height, _SHORTEST)
     width = 2 * (_MARGIN + box + _GAP) + _SCALE_WIDTH + _NUMBER_WIDTH
     sheet = Image.new("RGB", (width, 2 * _MARGIN + _TITLE_HEIGHT + tall), PAPER)
-    pen = Pen(ImageDraw.Draw(sheet), lettering_for([found.text]))
+    pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([found.text]))
     pen.write(_MARGIN, _MARGIN - 6, pen.fitted(found.text, 28, width - 2 * _MARGIN), 28)
     line = f"cosine {found.cosine:.3f}; {METHODS[found.method]}"
     if not found.changes:
@@ -329,7 +329,7 @@ def heat_map(found: Localization, out: Path) -> None:
         line = f"cosine {found.cosine:.3f}; no part of the image fits the text better than the rest"
     pen.write(_MARGIN, _MARGIN + 36, pen.fitted(line, 15, width - 2 * _MARGIN), 15, grey=True)
     top = _MARGIN + _TITLE_HEIGHT
-    for number, panel in enumerate((image, _heated(image, found))):
+    for number, panel in enumerate((image, _heat_overlay(image, found))):
         left = _MARGIN + number * (box + _GAP) + (box - panel.width) // 2
         sheet.paste(panel, (left, top))
         pen.draw.rectangle((left, top, left + panel.width - 1, top + panel.height - 1), outline=BORDER)
@@ -337,18 +337,18 @@ def heat_map(found: Localization, out: Path) -> None:
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
-def _heated(image: Image.Image, found: Localization) -> Image.Image:
+def _heat_overlay(image: Image.Image, found: Localization) -> Image.Image:
     """Return the image in light grey, so that its colours do not look like heat, with the heat map over it."""
     cells = Image.fromarray(np.clip(np.array(found.heat, dtype=np.float32), 0, None))
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float64)
     share = np.clip(heat / found.hottest, 0, 1) if found.hottest else np.zeros_like(heat)
     grey = 0.55 * np.asarray(image.convert("L"), dtype=np.float64) + 0.45 * 255
-    return Image.fromarray(_over(grey[..., None], share))
+    return Image.fromarray(_blend_heat(grey[..., None], share))
 
 
 def _draw_scale(sheet: Image.Image, pen: Pen, hottest: float, place: tuple[int, int, int]) -> None:
     left, top, height = place
-    column = _over(np.full((height, 1, 1), 255.0), np.linspace(1, 0, height)[:, None])
+    column = _blend_heat(np.full((height, 1, 1), 255.0), np.linspace(1, 0, height)[:, None])
     sheet.paste(Image.fromarray(np.repeat(column, _SCALE_WIDTH, axis=1)), (left, top))
     pen.draw.rectangle((left, top, left + _SCALE_WIDTH - 1, top + height - 1), outline=BORDER)
     for part in (0.0, 0.5, 1.0) if hottest else (0.0,):
@@ -356,7 +356,7 @@ def _draw_scale(sheet: Image.Image, pen: Pen, hottest: float, place: tuple[int, 
         pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * hottest:.3g}", 14, grey=True, anchor="lm")
 
 
-def _over(below: Colours, share: Colours) -> Any:
+def _blend_heat(below: Colours, share: Colours) -> Any:
     """Blend the heat colours over a background: the hotter, the more opaque. Returns uint8 RGB."""
     from matplotlib import colormaps  # imported here, because sheets and bars do not need it
 

@@ -24,12 +24,12 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data.features import (
     INDEX_VERSION,
-    KeptFeatures,
+    FeatureIndex,
     image_features,
-    keep_features,
-    read_features,
+    read_index,
     stacked,
     text_features,
+    write_index,
 )
 from training.data.images import Features, encode_files
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
@@ -150,9 +150,9 @@ logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"  # in the model's folder
 FOLDER_INDEX = ".vernaclip"  # in the searched folder
-ELSEWHERE = "folder-indexes"  # in a root, for folders that are not writable
+ROOT_INDEXES = "folder-indexes"  # in a root, for folders that are not writable
 PORTION, MOST_PORTIONS = 8192, 10  # files per write of the index, and the maximum number of writes
-_TOLD = ("split", "url", "page_url", "license", "attribution")  # columns of a pair shard that a hit contains
+_SAMPLE_COLUMNS = ("split", "url", "page_url", "license", "attribution")  # columns of a pair shard that a hit contains
 _NOT_IN_JSON = ("image", "name", "path")
 _NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
@@ -249,15 +249,15 @@ def search(
     _check_query(query, k)
     loaded = open_model(model)
 
-    def computed(_: KeptFeatures | None) -> Iterator[KeptFeatures]:
+    def computed(_: FeatureIndex | None) -> Iterator[FeatureIndex]:
         # Cache the sizes of row groups too, so that only the shards with hits are opened.
         sizes = [[group.num_rows for group in row_groups([path])] for path in files]
-        yield KeptFeatures(image_features(loaded, files), {"row_groups": sizes})
+        yield FeatureIndex(image_features(loaded, files), {"row_groups": sizes})
 
     place = None
     if isinstance(model, Path):
         place = model / INDEX_FOLDER / digest([INDEX_VERSION, loaded.sha256, [sha256(path) for path in files]])[:12]
-    kept = _kept(place, lambda _: True, computed)
+    kept = _cached_index(place, lambda _: True, computed)
     if not len(kept.features):
         raise InputError("there are no images to search: build the dataset first")
     groups = [
@@ -313,11 +313,11 @@ def _check_query(query: str, k: int) -> None:
         raise SettingsError(f"k must be positive, got {k}")
 
 
-def _kept(
+def _cached_index(
     place: Path | None,
-    is_current: Callable[[KeptFeatures], bool],
-    make: Callable[[KeptFeatures | None], Iterator[KeptFeatures]],
-) -> KeptFeatures:
+    is_current: Callable[[FeatureIndex], bool],
+    make: Callable[[FeatureIndex | None], Iterator[FeatureIndex]],
+) -> FeatureIndex:
     """Return the cached index if it is current. Otherwise create a new one from it, and cache that.
 
     Args:
@@ -325,7 +325,7 @@ def _kept(
         is_current: returns whether an index is up to date.
         make: yields ever more complete indexes from the cached one, if any. Each is written.
     """
-    kept = read_features(place) if place is not None else None
+    kept = read_index(place) if place is not None else None
     if kept is not None and is_current(kept):
         return kept
     if place is None:
@@ -333,10 +333,10 @@ def _kept(
             kept = made  # replaces the one before, to free its memory
     else:
         with writer_lock(place):
-            kept = read_features(place)
+            kept = read_index(place)
             if kept is None or not is_current(kept):
                 for made in make(kept):
-                    keep_features(place, made.features, made.facts)
+                    write_index(place, made.features, made.facts)
                     kept = made
     assert kept is not None, "make yields at least one index"
     return kept
@@ -348,7 +348,7 @@ def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
     hits: dict[int, Hit] = {}
     places = sorted((int(index), rank) for rank, index in enumerate(found.indices[0].tolist(), start=1))
     for number, ranked in groupby(places, key=lambda place: int(np.searchsorted(ends, place[0], side="right"))):
-        table = read_rows(groups[number], ("sample_id", "captions", "image", *_TOLD))
+        table = read_rows(groups[number], ("sample_id", "captions", "image", *_SAMPLE_COLUMNS))
         start = int(ends[number]) - groups[number].num_rows
         for index, rank in ranked:
             row = table.slice(index - start, 1).to_pylist()[0]
@@ -358,7 +358,7 @@ def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
                 name=row["sample_id"],
                 image=row["image"]["bytes"],
                 captions=tuple(row["captions"]),
-                **{name: row[name] for name in _TOLD},
+                **{name: row[name] for name in _SAMPLE_COLUMNS},
             )
     return tuple(hits[rank] for rank in sorted(hits))
 
@@ -418,15 +418,15 @@ def search_folder(
     if written.stat().st_mode & 0o222 and os.access(written, os.W_OK | os.X_OK):
         place = inside / loaded.sha256[:12]
     elif root is not None:
-        place = root / ELSEWHERE / digest([str(folder.resolve()), loaded.sha256])[:12]
+        place = root / ROOT_INDEXES / digest([str(folder.resolve()), loaded.sha256])[:12]
 
-    def is_current(kept: KeptFeatures) -> bool:
+    def is_current(kept: FeatureIndex) -> bool:
         good = {tuple(file) for file in kept.facts["files"]}
         broken = {(name, *told[:-1]) for name, told in kept.facts["broken"].items()}
         seen = {file.content if file.content in good else tuple(file) for file in files}
         return kept.facts["model"] == loaded.sha256 and good | broken == seen
 
-    kept = _kept(place, is_current, lambda kept: _renewed(loaded, folder, files, kept))
+    kept = _cached_index(place, is_current, lambda kept: _updated_indexes(loaded, folder, files, kept))
     names = [name for name, *_ in kept.facts["files"]]
     unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(kept.facts["broken"].items())))
     if not names:
@@ -462,9 +462,9 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
     return sorted(files), sorted(nameless)
 
 
-def _renewed(
-    model: LoadedModel, folder: Path, files: Sequence[_File], kept: KeptFeatures | None
-) -> Iterator[KeptFeatures]:
+def _updated_indexes(
+    model: LoadedModel, folder: Path, files: Sequence[_File], kept: FeatureIndex | None
+) -> Iterator[FeatureIndex]:
     """Yield updated indexes: cached rows of unchanged files, and new rows for more and more of the other files.
 
     Rows that an interrupted search has written are kept. Files that could not be read are tried again.
@@ -484,4 +484,4 @@ def _renewed(
         logger.info("%s: read %d of %d files, the others are in the index", folder, len(portion), len(files))
         good = [file.content for file in files if file.content in rows]
         facts = {"model": model.sha256, "files": [list(file) for file in good], "broken": broken}
-        yield KeptFeatures(stacked([rows[file] for file in good]), facts)
+        yield FeatureIndex(stacked([rows[file] for file in good]), facts)

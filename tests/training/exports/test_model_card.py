@@ -14,7 +14,7 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
 from training.exports.model_card import (
     Publication,
-    SeenData,
+    TrainingData,
     card_data,
     cost_section,
     duration,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
 
 
-def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> SeenData:
+def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> TrainingData:
     """Three images to train on, one of them with two captions; one caption is translated."""
     train = PairCounts()
     train.images["photos", "train"] = 3
@@ -48,7 +48,7 @@ def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> SeenDat
         "test_sets": {"xtd10": {}},
         **more,
     }
-    return SeenData(manifest=manifest, splits={"train": train, "val": PairCounts(), "test": PairCounts()})
+    return TrainingData(manifest=manifest, splits={"train": train, "val": PairCounts(), "test": PairCounts()})
 
 
 def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
@@ -60,7 +60,7 @@ def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
 
 
 def card(
-    folder: Path, told: SeenData | None, *, name: str = "small", scoreboards: Sequence[Path] = (), **more: Any
+    folder: Path, told: TrainingData | None, *, name: str = "small", scoreboards: Sequence[Path] = (), **more: Any
 ) -> str:
     trained = open_trained(folder)
     data = card_data(folder, told, model_sha256=trained.loaded.sha256, scoreboards=scoreboards)

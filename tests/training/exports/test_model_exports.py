@@ -16,7 +16,7 @@ from data_catalog.errors import BusyError, InputError, PipelineError, SettingsEr
 from data_catalog.storage.lock import place_lock
 from training.data.images import decode
 from training.exports.formats import MODEL_FORMATS
-from training.exports.hugging_face import why_no_hugging_face
+from training.exports.hugging_face import why_not_transformers
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
@@ -200,7 +200,7 @@ def test_what_has_no_equivalent_in_transformers_is_named(
 ) -> None:
     config = read_model_config("italian")
     config[table] = {**config[table], **setting}
-    found = why_no_hugging_face(config)
+    found = why_not_transformers(config)
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 
