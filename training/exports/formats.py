@@ -49,11 +49,11 @@ MODEL_FORMATS = {
         writer=_open_clip,
     ),
     "transformers": ModelFormat(
-        help="VisionTextDualEncoderModel, or CLIPModel where the text tower is open_clip's own; no ResNets",
+        help="VisionTextDualEncoderModel, or CLIPModel if the text tower is open_clip's own; no ResNets",
         writer=_transformers,
     ),
     "onnx": ModelFormat(
-        help="image.onnx and text.onnx, for ONNX Runtime; needs, in a checkout: pip install -e '.[onnx]'",
+        help="image.onnx and text.onnx, for ONNX Runtime; in a checkout, first run: pip install -e '.[onnx]'",
         writer=_onnx,
     ),
 }

@@ -27,8 +27,8 @@ _NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of 
 _NO_RECORD = (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 _EXACT = (
-    "This export was compared with the trained model when it was written: token ids are the same, and features and "
-    "cosines agree to 1e-4 on the same pixels and texts."
+    "This export was compared with the trained model when it was written. On the same pixels and texts, features and "
+    "cosines agree to 1e-4."
 )
 _SCORES = """Splits are held-out images of the training dataset. Other test sets are listed by name.
 Intervals are 95 % bootstrap intervals. Scores on galleries of other sizes or images are not comparable."""
@@ -466,7 +466,7 @@ def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
         if not data.seen.manifest["test_sets"]:
             others = [found for found in data.scored() if found.scores and not found.is_split]
             later = (
-                "the test sets below were compared with the training images when they were scored, others may overlap"
+                "the scored test sets were compared with the training images, others may contain some of them"
                 if others and all(found.is_compared for found in others)
                 else "its test sets may contain training images"
             )

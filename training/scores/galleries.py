@@ -203,7 +203,7 @@ def held_out_gallery(
     """
     images, guards = snapshot.pair_files(split), {}
     for model_name, model in trained.items():
-        # A val split chose the kept epoch, so it counts as trained on. For the model's own snapshot a note says so.
+        # A val split chose the kept epoch, so it counts as trained on. For its own snapshot a note says so instead.
         is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
         splits = ("train",) if is_own_val else ("train", "val")
         trained_on = [path for each in splits for path in model.snapshot.pair_files(each)]

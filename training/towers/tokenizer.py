@@ -97,7 +97,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int) -
         "eos_token": END,
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
-        "add_prefix_space": True,  # as in tokenizer.json, which transformers 4 ignores if this is missing
+        "add_prefix_space": True,  # as in tokenizer.json; transformers 4 uses this value
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, settings)
 
