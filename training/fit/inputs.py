@@ -73,9 +73,9 @@ class PhaseInputs:
     def prepare(self, epoch: int) -> None:
         """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first."""
         while self._next_epoch <= epoch:
-            for kept in (self._images, self._texts):
-                if kept is not None:
-                    kept.fill(list(self._plans(self._next_epoch)))
+            for tower in (self._images, self._texts):
+                if tower is not None:
+                    tower.fill(list(self._plans(self._next_epoch)))
             self._next_epoch += 1
 
     def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

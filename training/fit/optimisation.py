@@ -74,11 +74,11 @@ class FrozenPart:
 
 def frozen_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[FrozenPart | None, FrozenPart | None]:
     """Return the image and the text tower, each with its trained projection, or None if a tower is not frozen."""
-    kept: list[FrozenPart | None] = []
+    parts: list[FrozenPart | None] = []
     for tower, _, attributes in _towers(module):
         found = [name for name in attributes if getattr(tower, name, None) is not None]
-        kept.append(FrozenPart(tower, found[0]) if frozen and len(found) == 1 else None)
-    image, text = kept
+        parts.append(FrozenPart(tower, found[0]) if frozen and len(found) == 1 else None)
+    image, text = parts
     return FrozenPart(module.visual, "") if lock_image else image, text
 
 

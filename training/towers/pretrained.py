@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 # Names of weights files in a folder, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 _ENCODER_ELSEWHERE = (
-    "it is not a folder and cannot be fetched from the hub. Copy it to a folder on a machine with network access, and "
-    "set train.text_encoder to the folder"
+    "it is not a folder, and the hub does not have it or cannot be reached. Copy it to a folder on a machine with "
+    "network access, and set train.text_encoder to the folder"
 )
 # Prefixes of head weights from an encoder's pretraining. All other weights must be used.
 _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")

@@ -257,16 +257,16 @@ def search(
     place = None
     if isinstance(model, Path):
         place = model / INDEX_FOLDER / digest([INDEX_VERSION, loaded.sha256, [sha256(path) for path in files]])[:12]
-    kept = _cached_index(place, lambda _: True, computed)
-    if not len(kept.features):
+    cached = _cached_index(place, lambda _: True, computed)
+    if not len(cached.features):
         raise InputError("there are no images to search: build the dataset first")
     groups = [
         RowGroup(path, number, num_rows)
-        for path, sizes in zip(files, kept.facts["row_groups"], strict=True)
+        for path, sizes in zip(files, cached.facts["row_groups"], strict=True)
         for number, num_rows in enumerate(sizes)
     ]
-    hits = _hits(groups, nearest(kept.features, query_features(loaded, query), k))
-    return SearchResult(query=query, hits=hits, num_images=len(kept.features), model_sha256=loaded.sha256)
+    hits = _hits(groups, nearest(cached.features, query_features(loaded, query), k))
+    return SearchResult(query=query, hits=hits, num_images=len(cached.features), model_sha256=loaded.sha256)
 
 
 def search_dataset(
@@ -325,21 +325,21 @@ def _cached_index(
         is_current: returns whether an index is up to date.
         make: yields ever more complete indexes from the cached one, if any. Each is written.
     """
-    kept = read_index(place) if place is not None else None
-    if kept is not None and is_current(kept):
-        return kept
+    cached = read_index(place) if place is not None else None
+    if cached is not None and is_current(cached):
+        return cached
     if place is None:
         for made in make(None):
-            kept = made  # replaces the one before, to free its memory
+            cached = made  # replaces the one before, to free its memory
     else:
         with writer_lock(place):
-            kept = read_index(place)
-            if kept is None or not is_current(kept):
-                for made in make(kept):
+            cached = read_index(place)
+            if cached is None or not is_current(cached):
+                for made in make(cached):
                     write_index(place, made.features, made.facts)
-                    kept = made
-    assert kept is not None, "make yields at least one index"
-    return kept
+                    cached = made
+    assert cached is not None, "make yields at least one index"
+    return cached
 
 
 def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
@@ -420,18 +420,18 @@ def search_folder(
     elif root is not None:
         place = root / ROOT_INDEXES / digest([str(folder.resolve()), loaded.sha256])[:12]
 
-    def is_current(kept: FeatureIndex) -> bool:
-        good = {tuple(file) for file in kept.facts["files"]}
-        broken = {(name, *told[:-1]) for name, told in kept.facts["broken"].items()}
+    def is_current(cached: FeatureIndex) -> bool:
+        good = {tuple(file) for file in cached.facts["files"]}
+        broken = {(name, *told[:-1]) for name, told in cached.facts["broken"].items()}
         seen = {file.content if file.content in good else tuple(file) for file in files}
-        return kept.facts["model"] == loaded.sha256 and good | broken == seen
+        return cached.facts["model"] == loaded.sha256 and good | broken == seen
 
-    kept = _cached_index(place, is_current, lambda kept: _updated_indexes(loaded, folder, files, kept))
-    names = [name for name, *_ in kept.facts["files"]]
-    unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(kept.facts["broken"].items())))
+    cached = _cached_index(place, is_current, lambda cached: _updated_indexes(loaded, folder, files, cached))
+    names = [name for name, *_ in cached.facts["files"]]
+    unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(cached.facts["broken"].items())))
     if not names:
         raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
-    found = nearest(kept.features, query_features(loaded, query), k)
+    found = nearest(cached.features, query_features(loaded, query), k)
     hits = tuple(
         Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])
         for rank, (index, cosine) in enumerate(zip(found.indices[0], found.cosines[0], strict=True), start=1)
@@ -463,16 +463,16 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
 
 
 def _updated_indexes(
-    model: LoadedModel, folder: Path, files: Sequence[_File], kept: FeatureIndex | None
+    model: LoadedModel, folder: Path, files: Sequence[_File], cached: FeatureIndex | None
 ) -> Iterator[FeatureIndex]:
     """Yield updated indexes: cached rows of unchanged files, and new rows for more and more of the other files.
 
     Rows that an interrupted search has written are kept. Files that could not be read are tried again.
     """
     rows: dict[tuple[Any, ...], Features] = {}
-    if kept is not None and kept.facts["model"] == model.sha256:
-        names = (tuple(file) for file in kept.facts["files"])
-        rows = dict(zip(names, np.asarray(kept.features), strict=True))
+    if cached is not None and cached.facts["model"] == model.sha256:
+        names = (tuple(file) for file in cached.facts["files"])
+        rows = dict(zip(names, np.asarray(cached.features), strict=True))
     fresh = [file for file in files if file.content not in rows]
     broken: dict[str, list[Any]] = {}
     step = max(PORTION, len(files) // MOST_PORTIONS)
