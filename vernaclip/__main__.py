@@ -19,7 +19,7 @@ def main() -> int:
 def prefer_own_packages() -> None:
     """Move folders that hide our packages, such as a user's own folder `training`, to the end of the import path.
 
-    `PYTHONPATH` gets the same order, because child processes read it before all other entries.
+    They are removed from `PYTHONPATH`, which child processes would search first.
     """
     folders = [os.path.realpath(entry) for entry in sys.path]
     if str(_HOME) not in folders:
