@@ -182,8 +182,8 @@ class FeatureStore:
 
         words = self.encoder.reword(texts) if self.encoder.reword else texts
         digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
-        told = zip(digests, words, strict=True)
-        fresh = list({one: word for one, word in told if one not in self._known}.items())
+        items = zip(digests, words, strict=True)
+        fresh = list({one: word for one, word in items if one not in self._known}.items())
         with Progress(f"encode texts with {self.encoder.name}", total=len(fresh), unit="texts") as progress:
             for start in range(0, len(fresh), batch_size):
                 some = fresh[start : start + batch_size]
@@ -258,8 +258,8 @@ def fingerprint(encoder: Encoder) -> str:
         ]
     features = [hashlib.sha256(each.float().contiguous().numpy().tobytes()).hexdigest() for each in made]
     releases = {name: version(name) for name in PACKAGES}
-    told = [STORE_VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features]
-    return digest(told)[:16]
+    identity = [STORE_VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features]
+    return digest(identity)[:16]
 
 
 @contextmanager

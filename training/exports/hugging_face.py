@@ -157,11 +157,11 @@ def _dual_encoder(trained: TrainedFolder) -> Any:
 
 def _clip(trained: TrainedFolder) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained.folder)
-    told = {**_TEXT_DEFAULTS, **trained.text_config}
+    settings = {**_TEXT_DEFAULTS, **trained.text_config}
     text_settings = {
-        **_tower_settings(trained, told, heads=told["heads"]),
-        "vocab_size": told["vocab_size"],
-        "max_position_embeddings": told["context_length"],
+        **_tower_settings(trained, settings, heads=settings["heads"]),
+        "vocab_size": settings["vocab_size"],
+        "max_position_embeddings": settings["context_length"],
         # The end token has the highest id, by which open_clip pools. transformers pools by the end token's id.
         **{name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
     }
@@ -184,19 +184,19 @@ def _common_settings(trained: TrainedFolder) -> dict[str, Any]:
 
 def _vision_settings(trained: TrainedFolder) -> dict[str, Any]:
     """Return the arguments of a `CLIPVisionConfig`."""
-    told = {**_VISION_DEFAULTS, **trained.model_config["vision_cfg"]}
+    settings = {**_VISION_DEFAULTS, **trained.model_config["vision_cfg"]}
     return {
-        **_tower_settings(trained, told, heads=told["width"] // told["head_width"]),
-        "image_size": told["image_size"],
-        "patch_size": told["patch_size"],
+        **_tower_settings(trained, settings, heads=settings["width"] // settings["head_width"]),
+        "image_size": settings["image_size"],
+        "patch_size": settings["patch_size"],
     }
 
 
-def _tower_settings(trained: TrainedFolder, told: Mapping[str, Any], *, heads: int) -> dict[str, Any]:
+def _tower_settings(trained: TrainedFolder, settings: Mapping[str, Any], *, heads: int) -> dict[str, Any]:
     return {
-        "hidden_size": told["width"],
-        "intermediate_size": int(told["width"] * told["mlp_ratio"]),
-        "num_hidden_layers": told["layers"],
+        "hidden_size": settings["width"],
+        "intermediate_size": int(settings["width"] * settings["mlp_ratio"]),
+        "num_hidden_layers": settings["layers"],
         "num_attention_heads": heads,
         "hidden_act": "quick_gelu" if trained.model_config.get("quick_gelu") else "gelu",
         "layer_norm_eps": 1e-5,
@@ -246,9 +246,9 @@ def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> fl
     with quiet_libraries(), _hidden_progress_bars(), torch.no_grad():
         model = getattr(transformers, _class_name(trained)).from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        told = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
-        found = model(pixel_values=probe.pixels, **told)
-    require_same_ids(probe, told["input_ids"].tolist(), "the export to transformers")
+        tokens = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
+        found = model(pixel_values=probe.pixels, **tokens)
+    require_same_ids(probe, tokens["input_ids"].tolist(), "the export to transformers")
     images, texts = found.image_embeds.numpy(), found.text_embeds.numpy()
     return require_same_scores(probe, images, texts, "the export to transformers")
 

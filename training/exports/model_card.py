@@ -200,10 +200,12 @@ def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
             "scores over all images are too high"
         )
     language = None
-    if (told := facts.get("language")) is not None:
+    if (recorded := facts.get("language")) is not None:
         # Prefer the language that most texts look like, then the stated one, then that of the models.
-        shares: Mapping[str, float] = told["looks_like"]
-        language = next((code for code, share in shares.items() if share > 1 / 2), told["stated"] or told["asked"])
+        shares: Mapping[str, float] = recorded["looks_like"]
+        language = next(
+            (code for code, share in shares.items() if share > 1 / 2), recorded["stated"] or recorded["asked"]
+        )
         if not isinstance(language, str):
             raise TypeError(f"language is {language!r}")
     return SetScores(
@@ -220,11 +222,11 @@ def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
 
 def _score(values: Mapping[str, Any]) -> Score:
     kinds = dict.fromkeys(("name", "captions", "images"), str) | dict.fromkeys(_NUMBERS, int | float)
-    told = {"images": "all", **values}
+    score = {"images": "all", **values}
     for name, kind in kinds.items():
-        if not isinstance(told[name], kind) or isinstance(told[name], bool):
-            raise TypeError(f"{name} is {told[name]!r}")
-    return Score(**{field.name: told[field.name] for field in fields(Score) if field.name in told})
+        if not isinstance(score[name], kind) or isinstance(score[name], bool):
+            raise TypeError(f"{name} is {score[name]!r}")
+    return Score(**{field.name: score[field.name] for field in fields(Score) if field.name in score})
 
 
 def model_card(
@@ -389,18 +391,18 @@ def data_section(seen: TrainingData | None, hub_name: str | None = None) -> str:
 
 def _licenses(train: PairCounts) -> str:
     """Return a sentence on the licenses of single training images, as far as rows state them."""
-    told = {"forbid commercial use": 0, "forbid changed copies": 0, "have an unknown license": 0, "state none": 0}
+    counts = {"forbid commercial use": 0, "forbid changed copies": 0, "have an unknown license": 0, "state none": 0}
     for (_, text), count in train.licenses.items():
         license = read_license(text)
         if not (text and text.strip()):
-            told["state none"] += count
+            counts["state none"] += count
         elif license is None:
-            told["have an unknown license"] += count
+            counts["have an unknown license"] += count
         elif license.passing_on == NONCOMMERCIAL:
-            told["forbid commercial use"] += count
+            counts["forbid commercial use"] += count
         elif license.passing_on == FORBIDDEN:
-            told["forbid changed copies"] += count
-    parts = [f"{count:,} {what}" for what, count in told.items() if count]
+            counts["forbid changed copies"] += count
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
     found = f"{', '.join(parts)}; the others are free" if parts else "all are free according to their licenses"
     total = sum(train.licenses.values())
     return f"Of {total:,} training images, {found}. Whether image licenses apply to a model is a legal question."
@@ -409,12 +411,12 @@ def _licenses(train: PairCounts) -> str:
 def _training(trained: TrainedFolder) -> str:
     result = trained.result
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.4f}"
-    told = (
+    summary = (
         f"Images: {result.num_samples:,}. Epochs: {result.epochs}, of which {result.frozen_epochs} with frozen towers. "
         f"Steps: {result.steps:,}. The weights are those of epoch {result.best_epoch}{loss}. Settings that decided "
         "the result:"
     )
-    return f"{told}\n\n{fenced_json(trained.run['settings'])}"
+    return f"{summary}\n\n{fenced_json(trained.run['settings'])}"
 
 
 def _set_scores(scores: SetScores) -> str:

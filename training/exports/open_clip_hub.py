@@ -77,8 +77,8 @@ def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name:
     """
     for name, source in ((HUB_WEIGHTS_FILE, WEIGHTS_FILE), (TOKENIZER_FILE, TOKENIZER_FILE)):
         write_atomically(folder / name, partial(shutil.copyfile, trained.folder / source))
-    told = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
-    write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **told})
+    tokenizer_config = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
+    write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **tokenizer_config})
     # Paths of the training machine are private.
     name = hub_name or str(place)
     model_config = deepcopy(trained.model_config)

@@ -108,9 +108,9 @@ def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
             f"Set split.{split} above 0, or build a larger dataset"
         )
     captions = [list(rows[place]["captions"]) for place in kept]
-    told = [(text, number) for number, texts in enumerate(captions) for text in texts]
+    pairs = [(text, number) for number, texts in enumerate(captions) for text in texts]
     chosen = chosen_captions(captions, CAPTIONS)
-    queries = [query for query, is_chosen in zip(told, chosen, strict=True) if is_chosen]
+    queries = [query for query, is_chosen in zip(pairs, chosen, strict=True) if is_chosen]
     if not queries:
         raise InputError(f"every caption of the {split} split belongs to several images: build a larger dataset")
     return Gallery(
@@ -136,8 +136,8 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
         outcomes = retrieval_outcomes(images, texts, np.array(gallery.owners, dtype=np.int64), captions=CAPTIONS)
         write_checksummed(path, {outcome.way: outcome.ranks.tolist() for outcome in outcomes})
         logger.info("scored %s on %d images", model_dir, len(gallery.kept))
-    told = read_checksummed(path, remedy="remove it, and the model is scored again")
-    return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
+    cached = read_checksummed(path, remedy="remove it, and the model is scored again")
+    return {way: np.array(ranks, dtype=np.int64) for way, ranks in cached.items()}
 
 
 def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
@@ -322,9 +322,9 @@ def compare(
         }
         said = SAME if is_same else UNKNOWN
         compared.append(Compared(**asdict(each), differences=differences, p_value=1.0, verdict=said))
-    asked = [number for number, each in enumerate(compared) if each.verdict != SAME]
-    corrected = holm([compared[number].differences[PRIMARY].p_value for number in asked])
-    for number, p_value in zip(asked, corrected, strict=True):
+    tested = [number for number, each in enumerate(compared) if each.verdict != SAME]
+    corrected = holm([compared[number].differences[PRIMARY].p_value for number in tested])
+    for number, p_value in zip(tested, corrected, strict=True):
         found = compared[number].differences[PRIMARY]
         said = verdict(found, p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
         compared[number] = replace(compared[number], p_value=p_value, verdict=said)

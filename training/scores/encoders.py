@@ -70,8 +70,8 @@ def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
     """Return name and sha256 of the configs and tokenizers in a model's folder. Return none for a model of a hub."""
     if not folder.is_dir():
         return ()
-    told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
-    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in told if file.is_file())
+    files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files if file.is_file())
 
 
 def open_open_clip(source: str, name: str) -> Encoder:
@@ -136,7 +136,7 @@ def open_transformers(source: str, name: str) -> Encoder:
     if is_folder:
         require_readable_files(Path(source), _CONFIGS, first="config.json")
     with translate_loading_errors(what, source, ("config.json", *WEIGHT_FILES)):
-        module, told = AutoModel.from_pretrained(
+        module, info = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
     with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
@@ -145,10 +145,10 @@ def open_transformers(source: str, name: str) -> Encoder:
         _refuse_unbounded_growth(getattr(processor, "tokenizer", None), what)
     # Refuse missing weights, and also unused ones, which mean that the config belongs to another model.
     where = join_file_names(Path(source), WEIGHT_FILES) if is_folder else what
-    if told["missing_keys"]:
-        lacking = min(told["missing_keys"])
+    if info["missing_keys"]:
+        lacking = min(info["missing_keys"])
         raise InputError(f"{where} lacks weights that its config.json needs, such as {lacking}: {OTHERS_REMEDY}")
-    left = [name for name in told["unexpected_keys"] if not _NOT_READ.search(name)]
+    left = [name for name in info["unexpected_keys"] if not _NOT_READ.search(name)]
     if left:
         raise InputError(
             f"{where} has weights that do not exist in the model of its config.json, such as {min(left)!r}: "

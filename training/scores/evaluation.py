@@ -75,8 +75,8 @@ def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
     if mode == "one":
         return [index == 0 for group in captions for index in range(len(group))]
     if mode == "distinct":
-        told = [{wording(text) for text in group} for group in captions]
-        owners = Counter(words for group in told for words in group)
+        worded = [{wording(text) for text in group} for group in captions]
+        owners = Counter(words for group in worded for words in group)
         return [owners[wording(text)] == 1 for group in captions for text in group]
     return [True for group in captions for _ in group]
 

@@ -217,8 +217,8 @@ def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> Se
     for model, guard in test_set.guards.items():
         leaked[model], alike[model] = {}, {}
         for place in sorted(there.keys() & guard.seen.keys()):
-            told = leaked if guard.seen[place].is_sure else alike
-            told[model][test_set.images[place]] = guard.seen[place].why
+            matches = leaked if guard.seen[place].is_sure else alike
+            matches[model][test_set.images[place]] = guard.seen[place].why
     if isinstance(test_set, Gallery):
         task, num_texts = "retrieval", sum(owner in there for owner in test_set.owners)
     else:

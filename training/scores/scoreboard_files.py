@@ -115,8 +115,8 @@ def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folde
     """
     found = sections(board, protocols)
     made_with = {name: version(name) for name in PACKAGES}
-    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json()}
-    write_json(folder / JSON_FILE, {**told, "protocols": {name: asdict(used) for name, used in protocols.items()}})
+    content = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json()}
+    write_json(folder / JSON_FILE, {**content, "protocols": {name: asdict(used) for name, used in protocols.items()}})
     write_bytes(folder / MARKDOWN_FILE, markdown(found).encode())
     write_scoreboard_plot(board, folder / PLOT_FILE)
     return found
@@ -183,7 +183,7 @@ def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> Iterator[s
         if alike:
             name, why = next(iter(alike.items()))
             yield f"{len(alike):,} look like training images of {model}, and may be others ({name}: {why})"
-    has_seen = any(names for told in (test_set.leaked, test_set.alike) for names in told.values())
+    has_seen = any(names for matches in (test_set.leaked, test_set.alike) for names in matches.values())
     if has_seen and not any(entry.score.images == LEAK_FREE for entry in entries):
         yield f"no {kind} remains without these, so there are no leak-free scores"
     yield from test_set.notes
@@ -210,11 +210,11 @@ def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Pr
     return Section(title=title, rows=rows, notes=[protocol.source])
 
 
-def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
+def _difference_rows(board: Scoreboard, test_set: str, choices_shown: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
     found = {
         (entry.model, *_choice(entry.difference), entry.difference.name): entry.difference
         for entry in board.differences
-        if entry.test_set == test_set and _choice(entry.difference) in told
+        if entry.test_set == test_set and _choice(entry.difference) in choices_shown
     }
     compared = {way: [metric for metric in _columns(way) if metric.is_compared] for way in _TITLES}
     ways = [way for way in compared if any(name.startswith(way) for *_, name in found)]
@@ -230,8 +230,8 @@ def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]
 
 
 def _legend(board: Scoreboard) -> Section:
-    told = [entry for test_set in board.sets for entry in shown_entries(board, test_set.name)]
-    captions = dict.fromkeys(entry.score.captions for entry in told)
+    entries = [entry for test_set in board.sets for entry in shown_entries(board, test_set.name)]
+    captions = dict.fromkeys(entry.score.captions for entry in entries)
     images = dict.fromkeys(entry.score.images for entry in board.entries)
     notes = [
         "[low, high]: 95 % interval by resampling images with all their captions, never narrower than so few images "

@@ -42,8 +42,8 @@ def require_file(path: Path) -> None:
         kind = "a folder" if path.is_dir() else "a broken link" if path.is_symlink() else None
     except OSError as error:
         raise DamagedError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
-    told = f"is {kind} instead of a file of the model" if kind else "is missing"
-    raise DamagedError(f"{path} {told}: {REMEDY}")
+    problem = f"is {kind} instead of a file of the model" if kind else "is missing"
+    raise DamagedError(f"{path} {problem}: {REMEDY}")
 
 
 def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
 def describe_mismatch(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
     """Describe up to three missing, unexpected and mismatched tensors each, or return "" if all match."""
     missing, left = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    told = [f"{named_tensors(missing)} {'are' if len(missing) > 1 else 'is'} missing"] if missing else []
-    told += [f"{named_tensors(left)} {'are' if len(left) > 1 else 'is'} unexpected"] if left else []
+    problems = [f"{named_tensors(missing)} {'are' if len(missing) > 1 else 'is'} missing"] if missing else []
+    problems += [f"{named_tensors(left)} {'are' if len(left) > 1 else 'is'} unexpected"] if left else []
     both = [(name, found[name], wanted[name]) for name in sorted(wanted.keys() & found.keys())]
     other = [
         f"{name!r} is of shape {tuple(a.shape)}, not {tuple(b.shape)}"
@@ -152,7 +152,7 @@ def describe_mismatch(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str,
         if a.shape != b.shape or a.is_floating_point() != b.is_floating_point()
     ]
     more = [f"and {len(other) - _NAMED:,} more of another shape or kind"] if len(other) > _NAMED else []
-    return "; ".join([*told, *other[:_NAMED], *more])
+    return "; ".join([*problems, *other[:_NAMED], *more])
 
 
 def named_tensors(names: Sequence[str]) -> str:
@@ -187,8 +187,8 @@ def translate_errors(files: str, *, remedy: str = REMEDY, kind: type[PipelineErr
 
 def one_line(error: BaseException) -> str:
     """Return an error's message in one line of limited length."""
-    told = " ".join(str(error).split()) or type(error).__name__
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
 
 
 def join_file_names(folder: Path, names: Iterable[str]) -> str:

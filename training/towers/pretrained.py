@@ -102,8 +102,8 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
         for name, value in module.visual.state_dict().items()
         if name in found or not name.endswith(".num_batches_tracked")
     }
-    if told := describe_mismatch(wanted, found):
-        raise InputError(f"{path} does not match the model's image tower: {told}")
+    if mismatch := describe_mismatch(wanted, found):
+        raise InputError(f"{path} does not match the model's image tower: {mismatch}")
     module.visual.load_state_dict(found, strict=True)
     logger.info("image tower: %s", path)
 
@@ -120,19 +120,19 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
     with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE), _reading(f"the text encoder {source}"):
-        encoder, told = AutoModel.from_pretrained(source, **how, **pooling)
-    mismatched = sorted(found[0] for found in told["mismatched_keys"])
+        encoder, info = AutoModel.from_pretrained(source, **how, **pooling)
+    mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
         raise InputError(
             f"the text encoder {source} has weights whose shape differs from its config.json: "
             f"{named_tensors(mismatched)}"
         )
-    missing = sorted(told["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if missing:
         raise InputError(
             f"the text encoder {source} lacks weights that its architecture needs: {named_tensors(missing)}"
         )
-    left = sorted(name for name in told["unexpected_keys"] if not name.startswith(_HEADS))
+    left = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
     if left:
         raise InputError(f"the text encoder {source} has weights unknown to its architecture: {named_tensors(left)}")
     module.text.transformer.load_state_dict(encoder.state_dict(), strict=True)

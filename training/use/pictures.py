@@ -284,15 +284,15 @@ def bars(found: Classification, out: Path) -> None:
     left = _MARGIN + _BARS_SIDE + _BARS_GAP
     top = max(_MARGIN, (height - _HEAD - _ROW * len(choices)) // 2)
     pen.write(left, top, pen.fitted(found.image.name, 22, _BAR_WIDTH + _SHARE_WIDTH), 22)
-    told = "probability of each text on its own"
+    caption = "probability of each text on its own"
     if found.method == SOFTMAX:
         is_part = len(found.choices) > MOST_BARS
-        told = (
+        caption = (
             f"the {MOST_BARS} most likely of {len(found.choices)} texts"
             if is_part
             else "probabilities among these texts"
         )
-    pen.write(left, top + 30, told, 15, grey=True)
+    pen.write(left, top + 30, caption, 15, grey=True)
     for number, choice in enumerate(choices):
         above = top + _HEAD + number * _ROW
         pen.write(left, above, pen.fitted(choice.text, 17, _BAR_WIDTH + _SHARE_WIDTH), 17)

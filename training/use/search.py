@@ -422,13 +422,16 @@ def search_folder(
 
     def is_current(cached: FeatureIndex) -> bool:
         good = {tuple(file) for file in cached.facts["files"]}
-        broken = {(name, *told[:-1]) for name, told in cached.facts["broken"].items()}
+        broken = {(name, *entry[:-1]) for name, entry in cached.facts["broken"].items()}
         seen = {file.content if file.content in good else tuple(file) for file in files}
         return cached.facts["model"] == loaded.sha256 and good | broken == seen
 
     cached = _cached_index(place, is_current, lambda cached: _updated_indexes(loaded, folder, files, cached))
     names = [name for name, *_ in cached.facts["files"]]
-    unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(cached.facts["broken"].items())))
+    unreadable = (
+        *nameless,
+        *((folder / name, str(entry[-1])) for name, entry in sorted(cached.facts["broken"].items())),
+    )
     if not names:
         raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
     found = nearest(cached.features, query_features(loaded, query), k)
