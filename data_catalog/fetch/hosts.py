@@ -188,7 +188,8 @@ class Hosts:
         Args:
             group: the host's.
             longest_s: the longest wait.
-            sets_rate: reserve a time even if the host has no rate: the answer, a robots.txt, may set one.
+            sets_rate: reserve a time even if the host has no rate: the answer, a robots.txt, may set one, and this
+                request then counts as the last one.
 
         Returns:
             Seconds that the wait took.
