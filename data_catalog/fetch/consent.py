@@ -33,7 +33,7 @@ LABELS: Mapping[str, str] = MappingProxyType({"train-ai": f"Content-Usage has tr
 # All signals, which are respected unless `ConsentConfig.ignore` names them, with their meanings.
 SIGNALS: Mapping[str, str] = MappingProxyType(
     {
-        ROBOTS_TXT: "the host's robots.txt forbids to fetch the file (RFC 9309); if ignored, robots.txt is not fetched",
+        ROBOTS_TXT: "the host's robots.txt forbids fetching the file (RFC 9309); if ignored, robots.txt is not fetched",
         ROBOTS_TAG: "X-Robots-Tag has noai, noimageai, noindex, noimageindex, noml or none, for all robots or for ours",
         TDM_RESERVATION: "TDM-Reservation is 1 (W3C's TDM Reservation Protocol)",
         **LABELS,
@@ -59,7 +59,9 @@ class ConsentConfig:
         """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""
         for name in self.ignore:
             if name not in SIGNALS:
-                raise SettingsError(f"consent.ignore has no signal {name!r}. The signals are {', '.join(SIGNALS)}")
+                raise SettingsError(
+                    f"consent.ignore names an unknown signal {name!r}. The signals are {', '.join(SIGNALS)}"
+                )
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
     def respects(self, signal: str) -> bool:

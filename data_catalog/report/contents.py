@@ -331,7 +331,7 @@ def _reasons(query: Query, snapshot: Snapshot, num_examples: int) -> Rows:
 def _engines(query: Query, num_examples: int) -> Rows:
     """Return counts and scores by translator, with samples; captions that needed no translation are under `native`."""
     found = query(ENGINES)
-    sampled = _first([row for row in found if row["has_original"]])
+    sampled = _top_engines([row for row in found if row["has_original"]])
     for row in found:
         group = {name: row[name] for name in ("translator", "origin", "source_lang")}
         has_samples = num_examples and row["has_original"] and row["translator"] in sampled
@@ -340,7 +340,7 @@ def _engines(query: Query, num_examples: int) -> Rows:
     return found
 
 
-def _first(engines: Rows) -> list[str]:
+def _top_engines(engines: Rows) -> list[str]:
     return list(dict.fromkeys(row["translator"] for row in engines))[:_MAX_ENGINES]
 
 
@@ -354,7 +354,7 @@ def _scores(query: Query, engines: Rows) -> dict[str, Any] | None:
         return None
     low, high = min(row["ends"][0] for row in scored), max(row["ends"][1] for row in scored)
     bins = {"low": low, "width": max((high - low) / _SCORE_BINS, _LEAST_BIN)}
-    counts = {name: query(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
+    counts = {name: query(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _top_engines(scored)}
     return {
         **bins,
         "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},
