@@ -262,10 +262,10 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         answers = {name: query(sql) for name, sql in QUERIES.items()}
         translators, published = _engines(query, num_examples), answers["published"]
         ours = [row for row in translators if row["translator"] == snapshot.manifest["translator"] != NATIVE]
-        makers: Counter[str] = Counter()
+        other_origins: Counter[str] = Counter()
         for row in translators:
             if row not in ours:
-                makers[ORIGINS[row["origin"]]] += row["num_kept"]
+                other_origins[ORIGINS[row["origin"]]] += row["num_kept"]
         return {
             **answers,
             "sides": answers["sides"][0],
@@ -276,7 +276,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "reasons": _reasons(query, snapshot, num_examples),
             "engines": translators,
             "ours": ours,  # captions that were translated by the build
-            "makers": dict(makers.most_common()),  # other kept captions, by origin
+            "other_origins": dict(other_origins.most_common()),  # other kept captions, by origin
             "scores": _scores(query, translators),
             "gallery": _pictures(query, query(CHOSEN)),
             "diagnosis": diagnose(table(ASKED)),
