@@ -1,6 +1,6 @@
-"""Test sets: upstream files that are read for the identities and captions of their images, by the readers of sources.
+"""Test sets: upstream files, read for the identities and captions of their images.
 
-A kind of test set is a config dataclass, which reads its files: `TEST_SET_KINDS` has them by name.
+Each kind of test set is a config dataclass that reads its files; `TEST_SET_KINDS` lists them by name.
 """
 
 import logging
@@ -48,10 +48,10 @@ class TestImage:
     """One image of a test set.
 
     Args:
-        name: its file name, or its URL where it has none: by this its pixels are found in the set's `images`.
-        identities: all that it is known by, as `identities.canonical_identities` spells them; may be empty.
-        captions: as the files have them, in their order and as often; in whatever languages the files are.
-        caption_files: the file that each caption stands in.
+        name: file name of the image, or its URL if it has none; the key to its pixels in the set's `images`.
+        identities: all identities of the image, as `identities.canonical_identities` returns them; may be empty.
+        captions: captions in file order, repeated ones included, in any language.
+        caption_files: the file of each caption.
     """
 
     name: str
@@ -61,7 +61,7 @@ class TestImage:
 
 
 class Sighting(NamedTuple):
-    """What one row says of one image; all rows of a `name` are one image."""
+    """One row about one image; all rows with the same `name` are about the same image."""
 
     name: str
     identities: frozenset[str]
@@ -73,7 +73,7 @@ TestSetRow = Sighting | MalformedRow
 
 
 class GatheredImages(NamedTuple):
-    """The images of a test set in the order of their files, and the rows that could not be read."""
+    """The images of a test set in file order, and the malformed rows."""
 
     images: tuple[TestImage, ...]
     malformed: tuple[MalformedRow, ...]
@@ -82,14 +82,15 @@ class GatheredImages(NamedTuple):
 def sightings(
     origin: Origin, name: str, identities: frozenset[str], captions: Iterable[object]
 ) -> Iterator[TestSetRow]:
-    """Yield what one record is worth: its image, whose pixels and identities count even where a caption is broken.
+    """Yield the rows of one record: one for the image, then one for each caption.
+
+    The image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
 
     Args:
-        origin: where the record stands.
-        name: of the image, by which records are of the same one; a record without one, or with one that no file can
-            have, is malformed as a whole.
-        identities: of the image.
-        captions: of the record, any number; one that is no text, blank or not storable is a malformed row of its own.
+        origin: location of the record.
+        name: name of the image; a record without a name, or with one that cannot be a file name, is malformed.
+        identities: identities of the image.
+        captions: captions of the record; each one that is not a text, blank or not storable becomes a malformed row.
     """
     if trouble := text_trouble(name):
         yield refuse(origin, *trouble)
@@ -108,7 +109,11 @@ def sightings(
 
 
 def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
-    """Put the rows of each image together."""
+    """Group rows by image.
+
+    Raises:
+        InputError: the rows do not fit the memory of readers.
+    """
     found: dict[str, tuple[set[str], list[str], list[str]]] = {}
     malformed: list[MalformedRow] = []
     held = Held("a test set")
@@ -132,61 +137,65 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetConfig(FilesConfig):
-    """Files of a test set, and where its images are."""
+    """Files of a test set, and the location of its images."""
 
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here, named as the files name them. Without it
-    the set guards by identity and caption only."""
+    """Folder, zip or tar of the images, or a glob of them, with the names that the files use. Without it the leak guard
+    compares identities and captions only."""
     num_images: int = how(0)
-    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
+    """Number of images that the set must have; a build with another number is refused before it starts. 0 accepts any
+    number."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what each row says of an image. Raises `InputError` where a file as a whole is damaged."""
+        """Yield all rows of the files. Raises `InputError` if a file as a whole is damaged."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
-    """One family of test sets: what a recipe calls it, and the settings that read it."""
+    """One kind of test set: its name in a recipe, and the config that reads it."""
 
     kind: str
     config_type: type[TestSetConfig]
 
     def check(self, config: TestSetConfig) -> None:
-        """Read the set and let go of it: what passes here can be read.
+        """Check that the set can be read, by reading it.
 
         Raises:
-            InputError: files are missing, empty, damaged, of another kind or not as many images as the settings say,
-                or `images` cannot be opened.
+            InputError: files are missing, empty, damaged or of another kind, the number of images is not as set, or
+                `images` cannot be opened.
         """
         if config.images is not None:
             check_images(config.images)
         self.load(config)
 
     def upstream_files(self, config: TestSetConfig) -> list[Path]:
-        """Return the files that rows are read from, sorted, without images."""
+        """Return the files that rows are read from, sorted; images are not among them."""
         return upstream_files(config)
 
     def load(self, config: TestSetConfig) -> GatheredImages:
-        """Return all images of the set, and the rows that could not be read.
+        """Return all images of the set, and the malformed rows.
 
         Raises:
-            InputError: as `check` does; a set is all of it or nothing.
+            InputError: as `check` does; a set is never read in part.
         """
         gathered = gather(config.rows())
         names = ", ".join(config.files)
         if not gathered.images:
             first = f" ({_described(gathered.malformed[0])})" if gathered.malformed else ""
-            raise InputError(f"the {self.kind} test set has no image in {names}{first}: name its files")
+            raise InputError(f"the {self.kind} test set has no image in {names}{first}: correct its files setting")
         if config.num_images and len(gathered.images) != config.num_images:
             counts = (
-                f"{len(gathered.images)} images, not {config.num_images}, with {len(gathered.malformed)} broken rows"
+                f"{len(gathered.images)} images instead of {config.num_images}, and {len(gathered.malformed)} "
+                "malformed rows"
             )
-            raise InputError(f"the {self.kind} test set has {counts}, in {names}: get whole files, or set num_images")
+            raise InputError(
+                f"the {self.kind} test set has {counts}, in {names}: get the complete files, or set num_images"
+            )
         return gathered
 
     def image_names(self, config: TestSetConfig) -> frozenset[str]:
-        """Return the names by which the pixels of its images are found, however many images there should be.
+        """Return the names of its images in `images`; `num_images` is not checked.
 
         Raises:
             InputError: files are missing, empty or damaged.
@@ -194,7 +203,7 @@ class TestSetKind:
         return frozenset(image.name for image in gather(config.rows()).images)
 
     def read(self, config: TestSetConfig) -> Iterator[TestImage]:
-        """Yield the images in the order of the files, after a warning for each row that could not be read.
+        """Yield the images in file order, after a warning for each malformed row (at most 20), and their number.
 
         Raises:
             InputError: as `load` does, before the first image.
@@ -204,7 +213,7 @@ class TestSetKind:
             logger.warning("%s test set: %s", self.kind, _described(row))
         if malformed:
             logger.warning(
-                "%s test set: %d rows could not be read, %d images could", self.kind, len(malformed), len(images)
+                "%s test set: %d rows are malformed; %d images were read", self.kind, len(malformed), len(images)
             )
         yield from images
 
@@ -216,21 +225,21 @@ def _described(row: MalformedRow) -> str:
 # --- COCO, Karpathy -------------------------------------------------------------------------------------------------
 
 _COCO = "a COCO captions JSON ('images' with 'id' and 'file_name', 'annotations' with 'caption')"
-# `url` is what MSCOCO-IT and the first files of 2014 call `flickr_url`.
+# MSCOCO-IT and the first files of 2014 have `flickr_url` under the name `url`.
 _URL_FIELDS = ("coco_url", "flickr_url", "url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoTestConfig(TestSetConfig):
-    """Files that hold the test set: all of their images, which `file_name` names, are test images."""
+    """COCO captions files; all images in them are test images, by their `file_name`."""
 
     WANTED: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of JSON files, plain or gzipped. One without `annotations` has images without captions."""
+    """Paths or globs of JSON files, plain or gzipped. A file without `annotations` has images without captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each image, then each caption."""
+        """Yield a row for each image of the files, then a row for each caption."""
         for path in upstream_files(self):
             document = open_json(path, expected=_COCO)
             if not isinstance(document, dict) or not (images := records_of(document.get("images"))):
@@ -264,7 +273,7 @@ def _coco_image(
     held.add(name, *identities)
     if known.setdefault(image_id, (name, identities))[0] != name:
         raise InputError(
-            f"{origin.upstream_file} has several images with the id {image_id}: correct it or download it again"
+            f"{origin.upstream_file} has several images with the id {image_id}: correct the file or download it again"
         )
     yield from sightings(origin, name, identities, [])
 
@@ -275,34 +284,35 @@ _SPLITS = ("test", "val", "train")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KarpathyTestConfig(TestSetConfig):
-    """Files of Karpathy's splits, and the splits that are test images."""
+    """Files of Karpathy's splits, and the splits whose images are test images."""
 
     WANTED: ClassVar = _KARPATHY
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
     splits: tuple[str, ...] = ("test",)
-    """Splits of Karpathy's JSON that are test images: "test", "val" and "train". MSCOCO's "restval" is of "train"."""
+    """Splits of Karpathy's JSON whose images are test images: "test", "val" and "train". MSCOCO's "restval" is part of
+    "train"."""
 
     def __post_init__(self) -> None:
-        """Refuse a test set without files or splits, or with splits that Karpathy has not."""
+        """Raise `SettingsError` for no files, no splits or unknown splits."""
         FilesConfig.__post_init__(self)
         if not self.splits or not set(self.splits) <= set(_SPLITS):
             raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each image of the splits."""
+        """Yield the rows of each image in the splits."""
         for path in upstream_files(self):
             yield from _split_rows(path, self.splits)
 
 
 def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
-    """Yield what one file of Karpathy's says of each image of the splits.
+    """Yield the rows of each image of one of Karpathy's files that is in the splits.
 
-    MSCOCO's images have its id; those of the other two are named by their numbers on Flickr.
+    MSCOCO's images have a COCO id; those of the two Flickr datasets are named by their numbers on Flickr.
 
     Raises:
-        InputError: the file is damaged, no file of Karpathy's, or has no image in one of the splits.
+        InputError: the file is damaged, not one of Karpathy's, or has no image in one of the splits.
     """
     document = open_json(path, expected=_KARPATHY)
     found: set[str | None] = set()
@@ -328,7 +338,7 @@ _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrTestConfig(KarpathyTestConfig):
-    """Files that tell the test images and their captions."""
+    """Files that list the test images, and files of captions."""
 
     WANTED: ClassVar = f"at least one file: {_FLICKR}"
 
@@ -337,10 +347,10 @@ class FlickrTestConfig(KarpathyTestConfig):
     captions files the images of the lists have no captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each test image.
+        """Yield the rows of each test image.
 
-        Which file is which is told by its first line: a name or number by itself (Flickr_8k.testImages.txt, the
-        test.txt of Flickr30k Entities) starts a list, "{" Karpathy's JSON; all others are captions.
+        The first line of a file decides what it is: a name or number alone starts a list (Flickr_8k.testImages.txt, the
+        test.txt of Flickr30k Entities), "{" starts Karpathy's JSON, and anything else starts captions.
         """
         documents: list[Path] = []
         lists: list[Path] = []
@@ -352,7 +362,7 @@ class FlickrTestConfig(KarpathyTestConfig):
             kind.append(path)
         if captions and not lists:
             names = ", ".join(map(str, captions))
-            raise InputError(f"files has captions ({names}) and nothing that tells the test images: add their list")
+            raise InputError(f"files has captions ({names}) but no list of the test images: add the list")
         for path in documents:
             yield from _split_rows(path, self.splits)
         yield from _listed_photos(lists, captions)
@@ -387,7 +397,7 @@ def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> Iterator[Test
 
 
 def _photo(name: str) -> str:
-    """Return the number of a photo, by which lists and captions are joined; a name without one as it is."""
+    """Return the photo's identity, the key that joins lists and captions; without a number in it, the name itself."""
     return min(photo_identities(name), default=name)
 
 
@@ -400,24 +410,24 @@ _URL_COLUMNS = ("OriginalURL", "OriginalLandingURL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossmodalConfig(TestSetConfig):
-    """Files of Crossmodal-3600, languages, and where the images are, which are named `<key>.jpg`."""
+    """Files of Crossmodal-3600, languages, and the location of the images, which are named `<key>.jpg`."""
 
     WANTED: ClassVar = "Crossmodal-3600's captions.jsonl"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped, of captions.jsonl, and perhaps of the CSV of attributions (columns ImageID,
+    """Paths or globs, plain or gzipped, of captions.jsonl, and optionally of the CSV of attributions (columns ImageID,
     OriginalURL, OriginalLandingURL)."""
     languages: tuple[str, ...] = ()
-    """Codes of the languages that are read, as the file has them ("it", "quz"). Left out of a recipe, it is the target
-    language; an empty list takes all."""
+    """Codes of the languages to read, as in the file ("it", "quz"). By default the recipe's target language; an empty
+    list reads all."""
     num_images: int = how(3600)
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each image.
+        """Yield the rows of each image.
 
         A line of captions.jsonl is `{"image/key": "000411001ff7dd4f", "image/locale": "bn", "bn": {"caption": [...],
         "caption/tokenized": [...]}, "it": {...}, ...}` (Thapliyal et al., Crossmodal-3600, 2022). The table of
-        attributions that comes with the images, in the form of Open Images, tells where on Flickr they are.
+        attributions comes with the images, in the format of Open Images, and has their URLs on Flickr.
         """
         paths = upstream_files(self)
         tables = [path for path in paths if path.name.lower().removesuffix(".gz").endswith(".csv")]
@@ -429,7 +439,9 @@ class CrossmodalConfig(TestSetConfig):
         for path in captions:
             yield from _crossmodal_captions(path, self.languages, seen, languages)
         if missing := sorted({*self.languages} - languages):
-            raise InputError(f"no image has captions in {', '.join(missing)}: found are {', '.join(sorted(languages))}")
+            raise InputError(
+                f"no image has captions in {', '.join(missing)}: the files have {', '.join(sorted(languages))}"
+            )
         for path in tables:
             yield from _crossmodal_addresses(path, seen)
 
@@ -449,7 +461,7 @@ def _crossmodal_captions(
         seen.add(key)
         chosen: list[object] = []
         for language, value in entry.values.items():
-            # Whatever field is an object with a list called "caption" has the captions of a language.
+            # A field whose value is an object with a "caption" list has the captions of one language.
             found = value.get("caption") if isinstance(value, dict) else None
             if found is not None:
                 languages.add(language)
@@ -459,7 +471,7 @@ def _crossmodal_captions(
 
 
 def _crossmodal_addresses(path: Path, seen: set[str]) -> Iterator[TestSetRow]:
-    """Yield Flickr's addresses of images that have captions; the table may have others."""
+    """Yield the Flickr URLs of images that have captions; other rows of the table are skipped."""
     columns = Wanted(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
     check_table(path, columns)
     for entry in read_table(path, columns):
@@ -487,22 +499,22 @@ _RENAMED_LANGS = {"jp": "ja"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xtd10Config(TestSetConfig):
-    """Lists of XTD10, and where the images are."""
+    """Lists of XTD10, and the location of the images."""
 
     WANTED: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of the one list of image names, and of lists of captions."""
+    """Paths or globs of exactly one list of image names, and of lists of captions."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes of the lists that are read. Left out of a recipe, it is the target language; an empty list takes
-    all."""
+    """ISO 639-1 codes of the lists to read. By default the recipe's target language; an empty list reads all."""
     num_images: int = how(1000)
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the lists say of each image: names of 1,000 images of MSCOCO, captions in each language by line.
+        """Yield the rows of each image.
 
-        Source: Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020). The lists of STAIR (Japanese)
-        and MIC (German, French) that come with it have the same form.
+        The lists name 1,000 images of MSCOCO; line n of each list of captions describes the image in line n. Source:
+        Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020). The lists of STAIR (Japanese) and MIC
+        (German, French) that come with it have the same format.
         """
         names_path, captions_paths = self._lists()
         names = _aligned_lines(names_path)
@@ -510,7 +522,7 @@ class Xtd10Config(TestSetConfig):
             yield from _xtd10_row(names_path, line, line, [])
         for path in captions_paths:
             captions = _aligned_lines(path)
-            # The last lines may be blank, and a last blank line may be no line at all.
+            # Captions at the end may be blank, and a final blank line may be missing.
             if not any(line.text for line in captions[len(names) :]):
                 captions = captions[: len(names)]
             if len(captions) != len(names):
@@ -520,7 +532,11 @@ class Xtd10Config(TestSetConfig):
                 yield from _xtd10_row(path, name, caption, [caption.text])
 
     def _lists(self) -> tuple[Path, list[Path]]:
-        """Return the list of names, and those of captions in the languages wanted."""
+        """Return the list of names, and the lists of captions in the chosen languages.
+
+        Raises:
+            InputError: a file is neither, there is not exactly one list of names, or a language has no list.
+        """
         names: list[Path] = []
         captions: dict[Path, str] = {}
         for path in upstream_files(self):
@@ -534,13 +550,13 @@ class Xtd10Config(TestSetConfig):
         if len(names) != 1:
             raise InputError(f"files has {len(names)} lists of image names: expected one, {_XTD10}")
         if missing := ", ".join(sorted({*self.languages} - {*captions.values()})):
-            raise InputError(f"files has no list of captions in {missing}: add it, or leave it out of languages")
+            raise InputError(f"files has no list of captions in {missing}: add the list, or change languages")
         wanted = self.languages or tuple(captions.values())
         return names[0], [path for path, language in captions.items() if language in wanted]
 
 
 def _aligned_lines(path: Path) -> list[Line]:
-    """Return the lines by which lists are aligned: all but blank ones at the end of a list of names."""
+    """Return the lines of a list, without blank lines at the end of a list of names; lists are aligned by line."""
     lines, held = [], Held(path)
     for line in read_lines(path):
         held.add(line.text)
@@ -562,38 +578,38 @@ def _xtd10_row(path: Path, name: Line, line: Line, captions: list[str]) -> Itera
         yield refuse(origin, *line.trouble)
 
 
-# --- Anybody's own --------------------------------------------------------------------------------------------------
+# --- The user's own -------------------------------------------------------------------------------------------------
 
 _SCHEMES = ("coco:", "flickr:", "wikimedia:", "openimages:", "url:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsTestConfig(TestSetConfig):
-    """Tables of your own test set, and what their columns are called; at least one column tells the image."""
+    """Tables of your own test set, and the names of their columns; at least one column identifies the image."""
 
     WANTED: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The name's suffix tells the format."""
+    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
     path_column: str | None = None
-    """Column of the images' names inside `images`."""
+    """Column of the images' names in `images`."""
     url_column: str | None = None
     """Column of the images' URLs."""
     identity_column: str | None = None
-    """Column of identities such as "coco:391895", parted by spaces."""
+    """Column of identities such as "coco:391895", separated by spaces."""
     caption_column: str | None = None
-    """Column of the captions; of JSON Lines also of lists of them."""
+    """Column of the captions; in JSON Lines it may contain lists of captions."""
 
     def __post_init__(self) -> None:
-        """Refuse what names no files or no image."""
+        """Raise `SettingsError` for no files, or no column that identifies the images."""
         FilesConfig.__post_init__(self)
         if not (self.path_column or self.url_column or self.identity_column):
-            raise SettingsError("one of path_column, url_column and identity_column must be set, to tell the images")
+            raise SettingsError("set at least one of path_column, url_column and identity_column to identify the images")
         if self.images and not self.path_column:
-            raise SettingsError("images goes with path_column, which says what the images are called")
+            raise SettingsError("images needs path_column, the column of the images' names")
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the tables say of each image."""
+        """Yield the rows of each image in the tables."""
         image_columns = [name for name in (self.path_column, self.url_column, self.identity_column) if name]
         wanted = Wanted(
             required=[*image_columns, *([self.caption_column] if self.caption_column else [])],
@@ -631,15 +647,15 @@ _LIST = "a list of file names, URLs or identities such as coco:391895, one a lin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListTestConfig(TestSetConfig):
-    """Lists that hold the test images."""
+    """Lists of test images."""
 
     WANTED: ClassVar = f"at least one file: {_LIST}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of text files, plain or gzipped: a file name, a URL or an identity in each line."""
+    """Paths or globs of text files, plain or gzipped, with one file name, URL or identity per line."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield the images of the lists."""
+        """Yield a row for each image of the lists."""
         for path in upstream_files(self):
             check_text_file(path, expected=_LIST)
             for line in read_lines(path):

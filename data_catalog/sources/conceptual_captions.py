@@ -1,4 +1,4 @@
-"""Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV files without header or quoting."""
+"""Reader of Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV without header or quotes."""
 
 import re
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class ConceptualCaptionsConfig(FilesConfig):
 
 
 class Columns(NamedTuple):
-    """Which of the two columns is which."""
+    """Indices of the caption and URL columns of one variant."""
 
     kind: str
     caption: int
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 
     @property
     def layout(self) -> str:
-        """Say it in words."""
+        """Return the column order as text, for messages."""
         return "caption<TAB>url" if self.url else "url<TAB>caption"
 
 
@@ -50,7 +50,7 @@ CC12M = Columns("cc12m", caption=1, url=0)
 
 
 def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> None:
-    """Raise InputError unless every file is readable to its end and its first rows have these columns."""
+    """Raise `InputError` unless every file is readable to its end and its first rows have these columns."""
     expected = f"a {columns.kind} TSV ({columns.layout}, no header)"
     other = CC12M if columns is CC3M else CC3M
     for path in upstream_files(config):
@@ -61,18 +61,20 @@ def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns
         rows = [cells for line in lines if len(cells := line.text.split("\t")) == 2]
         if not rows:
             found = f"line {lines[0].number}: {excerpt(lines[0].text)[:200]}"
-            raise InputError(f"{path} has no two columns ({found}): expected {expected}")
+            raise InputError(f"{path} does not have two columns ({found}): expected {expected}")
         in_place, swapped = (
             sum(is_web_url(cells[place].strip()) for cells in rows) for place in (columns.url, other.url)
         )
         if swapped > in_place:
-            raise InputError(f"{path} is {other.layout}: that is {other.kind}; expected {expected}")
+            raise InputError(
+                f"{path} has the columns {other.layout}: set kind to {other.kind}, or give {expected} instead"
+            )
         if not in_place:
-            raise InputError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
+            raise InputError(f"{path} has no URL in the URL column of its first {len(rows)} rows: expected {expected}")
 
 
 def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> Iterator[JudgedRow]:
-    """Yield what becomes of every line."""
+    """Yield one row for each line."""
     for path in upstream_files(config):
         found = _SPLIT_IN_NAME.search(path.name)
         split = found[1].lower() if found else None
