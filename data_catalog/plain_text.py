@@ -1,4 +1,4 @@
-"""Plain text for people: aligned tables for a terminal, and text that is safe in terminals, spreadsheets and Markdown."""
+"""Text output for people: aligned tables, and text that is safe in terminals, spreadsheets and Markdown."""
 
 import re
 import shlex

@@ -604,7 +604,7 @@ class PairsTestConfig(TestSetConfig):
         """Raise `SettingsError` for no files, or no column that identifies the images."""
         FilesConfig.__post_init__(self)
         if not (self.path_column or self.url_column or self.identity_column):
-            raise SettingsError("set at least one of path_column, url_column and identity_column to identify the images")
+            raise SettingsError("set at least one of path_column, url_column and identity_column, to find the images")
         if self.images and not self.path_column:
             raise SettingsError("images needs path_column, the column of the images' names")
 

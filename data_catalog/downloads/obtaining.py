@@ -1,4 +1,7 @@
-"""Get what a registry lists: download it, verify it, unpack it, put it in place and record it; or leave it as it is."""
+"""Annotation files of a registry: download, verify, unpack, put in place and record them.
+
+Files that are already in the data folder are never overwritten.
+"""
 
 import contextlib
 import dataclasses
@@ -36,30 +39,34 @@ from data_catalog.storage.shards import (
 
 RECORD = "downloads.json"
 FORMAT = 1
-DOWNLOADS = ".downloads"  # beside the files: what is on its way; in the folder of all data also the writer's lock
-MAX_UNKNOWN_BYTES = 16 * 2**30  # of a file whose size nobody says
+DOWNLOADS = ".downloads"  # folder next to the files for unfinished downloads; in the data folder also for the lock
+MAX_UNKNOWN_BYTES = 16 * 2**30  # limit of a file whose size is not published
 MAX_MEMBERS = 100_000
-MAX_MEMBER_BYTES = 4 * 2**30  # the largest captions file that we know has 92 MB
+MAX_MEMBER_BYTES = 4 * 2**30  # the largest known captions file has 92 MB
 DEFAULT_CONFIG = DownloadConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedFile:
-    """What the record of a folder says of a file in it."""
+    """The entry of one file in the record of a folder."""
 
-    source: str  # its name in the registry
-    url: str  # of it, or of the archive that it is a member of; "" for a file that a person put there
+    source: str  # name of the source in the registry
+    url: str  # URL of the file or of its archive; "" for a file that a person put there
     num_bytes: int
-    sha256: str  # of the file as it was when it came
-    archive_sha256: str  # of the archive that it is a member of, "" for none
-    verified_by: str  # algorithm of the published checksum that it, or its archive, was compared with; "" for none
-    license: str  # its name
-    license_accepted: bool  # by name, here; a person who filled in a form did so there
-    recorded_at: str  # date and time of day, UTC, ISO 8601
+    sha256: str  # sha256 of the file when it was recorded
+    archive_sha256: str  # sha256 of its archive, "" for none
+    verified_by: str  # algorithm of the published checksum that the file or its archive matched; "" for none
+    license: str  # name of the license
+    license_accepted: bool  # accepted by name here; a person may also have accepted it in upstream's form
+    recorded_at: str  # date and time, UTC, ISO 8601
 
 
 def read_record(folder: Path) -> dict[str, RecordedFile]:
-    """Return what a folder's record says, by path with slashes; {} where there is none. Raises `DamagedError`."""
+    """Return the record of a folder, by path with slashes; {} if there is none.
+
+    Raises:
+        DamagedError: the record cannot be read.
+    """
     path = folder / RECORD
     kinds = {"num_bytes": int, "license_accepted": bool}
     try:
@@ -71,11 +78,13 @@ def read_record(folder: Path) -> dict[str, RecordedFile]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedError(f"{path} is damaged ({error}): move it away, and the files are compared anew") from error
+        raise DamagedError(
+            f"{path} is damaged ({error}): move it away and run the command again, which compares the files again"
+        ) from error
 
 
 class State(Enum):
-    """What is at the place of a file; the values are what people read."""
+    """State of a file in the data folder; the values are shown to users."""
 
     MISSING = "no"
     RECORDED = "yes"
@@ -84,7 +93,7 @@ class State(Enum):
 
 
 def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> State:
-    """Return what is at one path of a registry, by existence and size."""
+    """Return the state of one path of a registry, by existence and size."""
     place = folder / path
     if not place.is_file():
         return State.MISSING
@@ -94,12 +103,12 @@ def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> Sta
 
 
 def partial_of(file: UpstreamFile, folder: Path) -> PartialFile:
-    """Return what has come of a file, and where the rest will go: on the disk where the file will be."""
+    """Return the partial download of a file, on the same disk as its destination."""
     return PartialFile((folder / file.paths[0]).parent / DOWNLOADS / f"{digest(file.url)[:16]}.part", file.url)
 
 
 def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, RecordedFile]) -> Iterator[dict[str, object]]:
-    """Yield a row for each path of a source: how large the download is, how it is checked, what is in the folder."""
+    """Yield a table row for each path of a source: size of the download, checksum, and state in the folder."""
     for file in source.files:
         num_bytes = file.expected.num_bytes
         size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
@@ -116,17 +125,17 @@ def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, Recorde
 
 
 def files_there(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
-    """Return the files that are in the folder, whoever put them there."""
+    """Return the files that exist in the folder, from any origin."""
     return [folder / path for file in files for path in file.paths if (folder / path).is_file()]
 
 
 def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Path) -> None:
-    """Let the kind of source that will read files look at them, wherever they are, as it does before a build.
+    """Check files, anywhere on the disk, with the check that their kind of source runs before a build.
 
-    A kind that wants local images looks at the folder or zip `images` too.
+    A kind with local images also checks the folder or zip `images`.
 
     Raises:
-        InputError: the files are not what the kind reads, or the images are not there.
+        InputError: the kind cannot read the files, or the images are missing.
     """
     kind = SOURCE_KINDS[source.kind]
     settings: dict[str, Any] = {"files": tuple(str(file.absolute()) for file in files)}
@@ -140,57 +149,57 @@ def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Pat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What is to be had, and where."""
+    """A source to download, and its destination."""
 
     source: UpstreamSource
-    folder: Path  # of all data; the paths of the files are below it
+    folder: Path  # the data folder; the paths of the files are below it
     license_accepted: bool  # by its name
-    config: DownloadConfig = DEFAULT_CONFIG  # its `max_bytes` gives way to the size that the registry knows
+    config: DownloadConfig = DEFAULT_CONFIG  # a size in the registry replaces its `max_bytes`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Obtained:
-    """What became of one path."""
+    """Result for one path."""
 
-    path: str  # below the folder of all data
-    came: bool  # False if it was there already
-    download: RecordedFile | None  # None for a file that came by other means and cannot be compared
+    path: str  # below the data folder
+    came: bool  # False if the file was there before
+    download: RecordedFile | None  # None for a file that the user put there and that has no checksum to compare with
 
 
 def obtaining(folder: Path) -> AbstractContextManager[object]:
-    """Hold the right to write below the folder of all data. Raises `BusyError` where another process holds it."""
+    """Lock the data folder for writing. Raises `BusyError` if another process holds the lock."""
     return writer_lock(folder / DOWNLOADS)
 
 
 def is_pending(file: UpstreamFile, order: Order) -> bool:
-    """Tell whether something of the file is to be downloaded. Raises `DamagedError` where a file has changed since."""
+    """Return whether a file has to be downloaded. Raises `DamagedError` if it changed since its download."""
     return bool(file.url and _missing(file, order))
 
 
 def require_space(files: Sequence[UpstreamFile], order: Order) -> None:
-    """Raise DiskError unless the disk has room for what is pending, as far as its size is known."""
+    """Raise `DiskError` unless the disk has space for all pending files of known size."""
     pending = [file for file in files if is_pending(file, order)]
     needed = sum((file.expected.num_bytes or 0) - partial_of(file, order.folder).num_bytes for file in pending)
     free = shutil.disk_usage(nearest_existing(order.folder)).free
     if needed > free:
         raise DiskError(
-            f"{order.source.name} needs {needed:,} more bytes, and the disk of {order.folder} has {free:,}: free "
-            "space, name another folder by --to, or fewer files by --only"
+            f"{order.source.name} needs {needed:,} more bytes, but the disk of {order.folder} has {free:,} free: free "
+            "space, choose another folder with --to, or fewer files with --only"
         )
 
 
 def obtain(file: UpstreamFile, order: Order) -> list[Obtained]:
-    """Get one file of the order's source; call it inside `obtaining`.
+    """Download one file of the order's source; call it inside `obtaining`.
 
-    What is there already is never written over: a file of the published checksum is recorded, another one is an
-    error, and one that nothing can be compared with is left as it is.
+    An existing file is never overwritten. If it has the published checksum it is recorded, with another checksum it is
+    an error, and without a published checksum it is left unrecorded.
 
     Raises:
-        InputError: the file cannot be had (see `download`), is not what its source reads, or another one is in its
-            place.
-        DamagedError: the file has changed since it came.
-        DiskError: the disk is full, or fails.
-        TransientError: it could not be had now; the next call goes on where this one stopped.
+        InputError: the file cannot be downloaded (see `download`), its source cannot read it, or another file has its
+            path.
+        DamagedError: the file changed since its download.
+        DiskError: the disk is full, or cannot be written.
+        TransientError: all tries failed; the next call resumes.
     """
     missing = _missing(file, order)
     if missing:
@@ -202,7 +211,7 @@ def obtain(file: UpstreamFile, order: Order) -> list[Obtained]:
 
 
 def record_by_hand(file: UpstreamFile, order: Order) -> None:
-    """Record a file that a person put, or replaced, in its place; call it inside `obtaining`, after a check of it."""
+    """Record a file that a person added or replaced; call it inside `obtaining`, after a check of the file."""
     _compare_unrecorded(file, order)
     record = read_record(order.folder)
     new = [path for path in file.paths if state_of(path, order.folder, record) is not State.RECORDED]
@@ -215,14 +224,14 @@ def _missing(file: UpstreamFile, order: Order) -> list[str]:
     for path, state in states.items():
         if state is State.CHANGED:
             raise DamagedError(
-                f"{order.folder / path} is not as it came, it had {record[path].num_bytes:,} bytes: move it away, and "
-                "it is downloaded again"
+                f"{order.folder / path} has changed since its download, when it had {record[path].num_bytes:,} bytes: "
+                "move it away and run the command again, which downloads it again"
             )
     return [path for path, state in states.items() if state is State.MISSING]
 
 
 def _compare_unrecorded(file: UpstreamFile, order: Order) -> None:
-    """Record a file that came by other means, if it is the published one."""
+    """Record a file from another origin if it has the published checksum. Raises `InputError` if it has another."""
     path = file.paths[0]
     if file.is_archive or not file.expected.algorithm or path in read_record(order.folder):
         return
@@ -230,14 +239,14 @@ def _compare_unrecorded(file: UpstreamFile, order: Order) -> None:
     try:
         file.expected.require_checksum(place, named=str(place))
     except InputError as error:
-        raise InputError(f"{error}: it is another file than the published one; move it away") from error
+        raise InputError(f"{error}: it is not the published file; move it away and run the command again") from error
     _record(file, {path: place}, order)
 
 
 def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) -> None:
-    """Download, check, record, then move: after a crash in between, files are missing, and what has come is there."""
+    """Download, check, record, then move the missing files; a crash in between loses no downloaded bytes."""
     if not file.url:
-        raise InputError(f"{order.folder / missing[0]} is not there, and no program can get it: {file.by_hand}")
+        raise InputError(f"{order.folder / missing[0]} is missing, and no program can download it: {file.by_hand}")
     partial = partial_of(file, order.folder)
     on_its_way = partial.path.parent
     on_its_way.mkdir(parents=True, exist_ok=True)
@@ -249,7 +258,7 @@ def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) ->
             staged = _staged(file, missing, partial.path, Path(staging), order)
         except InputError:
             if not file.expected.algorithm:
-                partial.remove()  # else it is the published one, and would come again as it is
+                partial.remove()  # with a checksum it is the published file, and a new download would be the same
             raise
         for source in staged.values():
             sync(source)
@@ -260,33 +269,40 @@ def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) ->
             source.replace(place)
             sync(place.parent)
     partial.remove()
-    with contextlib.suppress(OSError):  # more is on its way, or it holds the lock
+    with contextlib.suppress(OSError):  # it contains other downloads, or the lock
         on_its_way.rmdir()
 
 
 def _staged(file: UpstreamFile, missing: Sequence[str], came: Path, staging: Path, order: Order) -> dict[str, Path]:
-    """Return where the bytes of each missing path are, unpacked and readable, until they are put in place."""
+    """Return the temporary file of each missing path, unpacked and checked, before it is moved into place."""
     staged = {file.paths[0]: came}
     if file.is_archive:
         staged = {path: staging / PurePosixPath(path).name for path in missing}
         try:
             _unpack_members(came, [place.name for place in staged.values()], staging)
         except InputError as error:
-            raise InputError(f"{file.url} gave an archive that cannot be used: {error}") from error
+            raise InputError(f"the archive from {file.url} cannot be used: {error}") from error
     if not file.expected.algorithm:
-        # What reads the file can tell it from a page that says sorry. Images are a matter of their own: a person puts
-        # them there, before or after. Any folder stands for them.
+        # The source's check distinguishes the file from an error page. Images are not checked here, since a person
+        # may add them later; any folder is passed in their place.
         try:
             check_readable(order.source, list(staged.values()), images=came.parent)
         except InputError as error:
             raise InputError(
-                f"what {file.url} gave is not what {order.source.name} reads, and is removed: {error}"
+                f"the download of {file.url} is not a file that {order.source.name} reads, and is removed: {error}"
             ) from error
     return staged
 
 
 def _record(file: UpstreamFile, places: Mapping[str, Path], order: Order, archive_sha256: str = "") -> None:
-    """Record where paths of a file are now, in place of what the record says of them. Hold the folder's lock."""
+    """Write the entries of a file's paths to the record; call it inside `obtaining`.
+
+    Args:
+        file: the file.
+        places: where the bytes of each path are now.
+        order: source and data folder.
+        archive_sha256: sha256 of the archive, "" for none.
+    """
     expected = file.expected
     known = expected.hexdigest if expected.algorithm == "sha256" and not file.is_archive else ""
     record = read_record(order.folder)
@@ -313,17 +329,17 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes] | None]
 
 
-# What the readers and their decompressors say of bytes that are none of theirs; bz2 says OSError.
+# Exceptions of the archive readers and decompressors for damaged data; bz2 raises OSError.
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError)
 
 
 def _unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
-    """Write the members called `names`, in whatever folders of the archive, to files of these names in `folder`.
+    """Unpack the members with these names, in any folder of the archive, to files of the same names in `folder`.
 
     Raises:
-        InputError: it is no zip or tar file, or damaged; a member is missing, there twice, too large, a link,
-            encrypted or under a name that leaves the archive.
-        DiskError: the disk is full, or fails.
+        InputError: the file is damaged, or not a zip or tar; a member is missing, repeated, too large, a link or
+            encrypted, or its path leaves the archive.
+        DiskError: the disk is full, or cannot be written.
     """
     found: dict[str, list[_Member]] = {name: [] for name in names}
     try:
@@ -334,17 +350,17 @@ def _unpack_members(archive: Path, names: Sequence[str], folder: Path) -> None:
                 found.get(member.name.rsplit("/", 1)[-1], []).append(member)
             for name, called in found.items():
                 if len(called) != 1:
-                    raise InputError(f"{archive} has {len(called) or 'no'} members called {name}: one is needed")
+                    raise InputError(f"{archive} has {len(called) or 'no'} members called {name}: expected one")
                 _unpack(archive, called[0], folder / name)
     except _DAMAGE as error:
         if isinstance(error, OSError):
             raise_if_disk_fails(error, folder / names[0])
-        raise InputError(f"{archive} is damaged or no archive ({error})") from error
+        raise InputError(f"{archive} is damaged, or not an archive ({error})") from error
 
 
 @contextmanager
 def _members(path: Path) -> Iterator[Iterator[_Member]]:
-    """Open an archive, and give its members, folders aside."""
+    """Open an archive, and yield its members without folders."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
             yield (
@@ -369,13 +385,13 @@ def _members(path: Path) -> Iterator[Iterator[_Member]]:
 def _unpack(archive: Path, member: _Member, place: Path) -> None:
     name = member.name
     if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-        raise InputError(f"{archive} holds the unsafe name {name!r}: it is no archive to be trusted")
+        raise InputError(f"{archive} contains the unsafe path {name!r}: do not trust this archive")
     if not member.is_file:
-        raise InputError(f"{archive} holds {name!r}, which is a link or a device")
+        raise InputError(f"{archive} contains {name!r}, which is a link or a device")
     if member.num_bytes > MAX_MEMBER_BYTES:
-        raise InputError(f"{archive} holds {name!r} of {member.num_bytes:,} bytes, more than {MAX_MEMBER_BYTES:,}")
+        raise InputError(f"{archive} contains {name!r} of {member.num_bytes:,} bytes, more than {MAX_MEMBER_BYTES:,}")
     packed = member.open()
     assert packed is not None  # a regular file has bytes
-    # Both readers stop at the announced size, and zipfile then compares the checksum: no header can fill the disk.
+    # Both readers stop at the announced size, so a false header cannot fill the disk; zipfile also compares checksums.
     with packed, place.open("xb") as file:
         shutil.copyfileobj(packed, file, 2**20)

@@ -1,4 +1,4 @@
-"""Reader of Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV without header or quotes."""
+"""Reader of Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV, no header, no quotes."""
 
 import re
 from collections.abc import Iterator

@@ -241,4 +241,4 @@ class Held:
         """
         self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
         if self._num_bytes > MAX_HELD_BYTES:
-            raise InputError(f"{self._name} has too many records for the 1 GB of memory that a reader may use: split it")
+            raise InputError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

@@ -73,7 +73,7 @@ def check_flickr(config: FlickrConfig) -> None:
         if reader is _read_karpathy:
             check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
         elif reader is _read_captions and next(_read_captions(path), None) is None:
-            raise InputError(f"{path} has a header and no rows: expected {_EXPECTED}")
+            raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
 
 
 def read_flickr(config: FlickrConfig) -> Iterator[JudgedRow]:

@@ -68,8 +68,8 @@ class Place:
             if self.local or isinstance(error, FileNotFoundError | UnicodeError):
                 raise
             raise TransientError(
-                f"images: {self} cannot be read now ({type(error).__name__}: {error}). Check the store, the network and "
-                "the credentials, then run the same command again"
+                f"images: {self} cannot be read now ({type(error).__name__}: {error}). Check the store, the network "
+                "and the credentials, then run the same command again"
             ) from error
 
     def info(self) -> dict[str, Any] | None:
@@ -295,8 +295,8 @@ class _Tar(ImageFiles):
     """Images in an uncompressed tar, found as `_Names` finds them.
 
     The last one of members with equal names counts. A hard or symbolic link to a regular file of the tar is followed;
-    a link to a link, or to a file outside the tar, does not exist. The tar is opened again for each read, to detect that
-    it changed since it was indexed.
+    a link to a link, or to a file outside the tar, does not exist. The tar is opened again for each read, to detect
+    that it changed since it was indexed.
     """
 
     def __init__(self, place: Place) -> None:
@@ -477,8 +477,8 @@ def _place(location: str) -> Place:
     scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
     if scheme not in _EXTRAS:
         raise SettingsError(
-            f"images names {location}, which is neither a path nor an s3:// or gs:// URL. Images on the web are fetched "
-            "only from the URLs in a source's files"
+            f"images names {location}, which is neither a path nor an s3:// or gs:// URL. Images on the web are "
+            "fetched only from the URLs in a source's files"
         )
     if scheme == "file":
         return Place(fsspec.filesystem("file"), str(Path(rest).expanduser().absolute()))

@@ -1,8 +1,8 @@
-"""MSCOCO captions: the JSON of 2014 and 2017, MSCOCO-IT's Italian captions in the same shape, and Karpathy's splits.
+"""Reader of MSCOCO captions: the JSON of 2014 and 2017, MSCOCO-IT (same format, in Italian) and Karpathy's splits.
 
-Images of MSCOCO have licenses of their own, by a table in the JSON; the license of the row is that of its image.
-Karpathy's `dataset_*.json` (Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015) is of Flickr8k and Flickr30k,
-too: images with their sentences and a split. MSCOCO's "restval" images are training images.
+Each image of MSCOCO has its own license, from a table in the JSON; a row has the license of its image. Karpathy's
+`dataset_*.json` (Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015) also exists for Flickr8k and Flickr30k.
+It contains images with their sentences and a split. MSCOCO's "restval" images are training images.
 """
 
 import re
@@ -32,29 +32,29 @@ _BARE_NAME = re.compile(r"\d{12}\.jpg")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MscocoConfig(FilesConfig):
-    """Captions files of MSCOCO, and where the images are."""
+    """Captions files of MSCOCO, and the location of the images."""
 
     WANTED: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, which holds them by `file_name`. Left out, they come by
-    URL."""
+    """Folder, zip or tar of the images, or a glob of them, with the names in `file_name`. By default images are fetched
+    by URL."""
     origin: str | None = None
-    """Makers of the captions, where it is not as the kind of source says: "native", "human_translation",
-    "machine_translation" or "machine_translation_corrected". Of MSCOCO-IT the names of the files say it."""
+    """Origin of the captions: "native", "human_translation", "machine_translation" or "machine_translation_corrected".
+    By default the kind of source decides; for MSCOCO-IT, the names of the files."""
     translator: str | None = None
-    """Name of who translated the captions, or of what did."""
+    """Name of the person, service or program that translated the captions."""
 
     def __post_init__(self) -> None:
-        """Refuse a source without files, and contradictions."""
+        """Raise `SettingsError` for no files, or for settings that contradict each other."""
         FilesConfig.__post_init__(self)
         _ = mscoco_origin(self)
 
 
 class _Image(NamedTuple):
-    """What the rows of one image share."""
+    """Fields that all rows of one image share."""
 
     url: str | None
     path: str | None
@@ -76,7 +76,7 @@ class KarpathyCaption(NamedTuple):
 
 
 def check_karpathy(path: Path, document: object, *, expected: str) -> Mapping[str, object]:
-    """Return the document; raise InputError unless some image of it has a file name and sentences."""
+    """Return the document. Raises `InputError` unless an image in it has a file name and sentences."""
     images = records_of(document.get("images")) if isinstance(document, dict) else None
     if not isinstance(document, dict) or not images:
         raise InputError(f"{path} is {describe(document)} and lists no images: expected {expected}")
@@ -87,7 +87,7 @@ def check_karpathy(path: Path, document: object, *, expected: str) -> Mapping[st
 
 
 def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaption]:
-    """Yield every sentence; an image without sentences yields one caption without text, so that it is accounted for."""
+    """Yield every sentence; an image without sentences yields one caption without text, so that it is counted."""
     number = 0
     for image in records_of(document.get("images")) or ():
         split = text_field(image, "split")
@@ -105,7 +105,7 @@ def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaptio
 
 
 def check_mscoco(config: MscocoConfig) -> None:
-    """Raise InputError unless every file is whole and of a known shape, and `images`, if given, can be opened."""
+    """Raise `InputError` unless every file is complete and of a known format, and `images`, if set, can be opened."""
     if config.images is not None:
         check_images(config.images)
     for path in upstream_files(config):
@@ -113,27 +113,27 @@ def check_mscoco(config: MscocoConfig) -> None:
 
 
 def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
-    """Return who made captions of MSCOCO: the people who wrote them, unless the settings say otherwise.
+    """Return the origin of MSCOCO captions: native, unless the settings state another.
 
     Raises:
-        SettingsError: the settings contradict themselves.
+        SettingsError: origin and translator contradict each other.
     """
     return CaptionOrigin(origin=config.origin or NATIVE, translator=config.translator)
 
 
 def mscoco_it_origin(config: MscocoConfig, upstream_file: str) -> CaptionOrigin:
-    """Return who made captions of MSCOCO-IT, by the settings, else by the name of the file."""
+    """Return the origin of MSCOCO-IT captions, by the settings, else by the name of the file."""
     return mscoco_origin(config) if config.origin else origin_by_name(upstream_file)
 
 
 def origin_by_name(upstream_file: str) -> CaptionOrigin:
-    """Return what MSCOCO-IT's README says: all was translated with Bing, and people corrected the validated files."""
+    """Return the origin of a file by MSCOCO-IT's README: translated with Bing; people corrected "_validated" files."""
     is_corrected = "_validated" in Path(upstream_file).name
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
 def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
-    """Yield what becomes of every annotation, whose captions are in `lang`."""
+    """Yield one row for each annotation; captions are in `lang`."""
     names, local = _Names(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
@@ -177,14 +177,14 @@ def _load(path: Path) -> Mapping[str, object]:
 
 
 class _Names:
-    """What the image of each id is called, in whatever file: two pictures with one id must not become one sample."""
+    """File name of the image of each id, across files: two pictures with one id must not become one sample."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._held = Held("the source's files together")
 
     def agree(self, image_id: str, name: str | None) -> bool:
-        """Tell if an image is called as the first of its id was; the spellings of 2014 and 2017 are one name."""
+        """Return whether a name equals the first name of its id; the formats of 2014 and 2017 count as equal."""
         found = _NUMBERED_NAME.fullmatch(name or "")
         name = found[1] if found else name or ""
         if image_id not in self._names:
@@ -208,13 +208,15 @@ def _read_annotations(
 
 
 def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
-    """Return the words of each license by its id; one without id is no image's."""
+    """Return the text of each license by id; a license without id applies to no image."""
     licenses: dict[str, str | None] = {}
     held = Held(path)
     for entry in records_of(document.get("licenses")) or ():
         license_id = id_field(entry, "id")
         if license_id in licenses:
-            raise InputError(f"{path} has several licenses with the id {license_id}: correct it or download it again")
+            raise InputError(
+                f"{path} has several licenses with the id {license_id}: correct the file or download it again"
+            )
         if license_id is not None:
             name, url = text_field(entry, "name"), text_field(entry, "url")
             licenses[license_id] = f"{name} ({url})" if name and url else name or url
@@ -254,7 +256,7 @@ def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str |
 
 
 def _place(name: str | None, coco_url: str | None, json_name: str) -> tuple[str, str] | None:
-    """Return split and year of an image, by the first that tells: its file name, its URL, the name of the JSON file."""
+    """Return split and year of an image, from the first that has them: file name, URL, name of the JSON file."""
     for text in (name, coco_url, json_name):
         if text and (found := _SPLIT_AND_YEAR.search(text)):
             return found.group(1), found.group(2)
@@ -262,7 +264,7 @@ def _place(name: str | None, coco_url: str | None, json_name: str) -> tuple[str,
 
 
 def _image_url(name: str | None, place: tuple[str, str] | None) -> str | None:
-    """Return the URL that MSCOCO's own naming gives a file name."""
+    """Return the URL of a file name on MSCOCO's server, or None for other names."""
     if name and (found := _LEGACY_NAME.fullmatch(name)):
         return f"{_IMAGE_HOST}/{found.group(1)}{found.group(2)}/{name}"
     if name and place and _BARE_NAME.fullmatch(name):

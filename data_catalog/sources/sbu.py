@@ -1,4 +1,4 @@
-"""SBU Captioned Photos: one JSON of parallel lists, or a list of URLs and a list of captions, line by line.
+"""Reader of SBU Captioned Photos: a JSON of parallel lists, or a file of URLs and a file of captions, line by line.
 
 Source: Ordonez, Kulkarni and Berg, Im2Text (2011). The images are on Flickr, each under its owner's terms.
 """
@@ -28,12 +28,12 @@ class SbuConfig(FilesConfig):
     WANTED: ClassVar = "SBU's JSON, or its list of URLs and its list of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped: JSON files, or exactly one list of URLs and one list of captions, in any
+    """Paths or globs, plain or gzipped: JSON files, or exactly one file of URLs and one file of captions, in any
     order."""
 
 
 def check_sbu(config: SbuConfig) -> None:
-    """Raise InputError unless the files are whole, of a known shape, and their lists equally long."""
+    """Raise `InputError` unless the files are complete, of a known format, and their lists have equal lengths."""
     paths = upstream_files(config)
     for path in paths:
         check_text_file(path, expected=_EXPECTED)
@@ -43,13 +43,13 @@ def check_sbu(config: SbuConfig) -> None:
         return
     urls, captions = _text_files(paths)
     (num_urls, last_url), (num_captions, last_caption) = _count_lines(urls), _count_lines(captions)
-    if num_urls != num_captions and last_url != last_caption:  # a blank line at the end is no misalignment
+    if num_urls != num_captions and last_url != last_caption:  # a blank line at the end does not misalign the lists
         counts = f"{urls} has {num_urls} lines and {captions} has {num_captions}"
-        raise InputError(f"{counts}: expected one caption a URL; download both again")
+        raise InputError(f"{counts}: expected one caption per URL; download both again")
 
 
 def read_sbu(config: SbuConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every photo (English)."""
+    """Yield one row for each photo; captions are in English."""
     paths = upstream_files(config)
     if _are_json(paths):
         for path in paths:
@@ -77,7 +77,7 @@ def _text_files(paths: list[Path]) -> tuple[Path, Path]:
 
 
 def _count_lines(path: Path) -> tuple[int, int]:
-    """Return how many lines a file has, and the number of its last line that is not blank."""
+    """Return the number of lines of a file, and the number of its last line that is not blank."""
     number = last = 0
     for line in read_lines(path):
         number = line.number
@@ -108,7 +108,7 @@ def _row(origin: Origin, url: str, caption: str, user: object) -> JudgedRow:
 
 
 def _load_lists(path: Path) -> tuple[JsonList, JsonList, JsonList | list[None]]:
-    """Return URLs, captions and users."""
+    """Return the lists of URLs, captions and users. Raises `InputError` for a file of another format."""
     document = open_json(path, expected=_EXPECTED_JSON)
     if not isinstance(document, dict):
         raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")

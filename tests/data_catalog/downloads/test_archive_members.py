@@ -88,15 +88,15 @@ def test_a_member_that_is_missing_comes_again_and_the_others_stay(
             "2 members called captions_val2014",
         ),
         (zip_of({"other.json": b"1"}), "no members called captions_val2014"),
-        (zip_of({"../../captions_val2014.json": b"1"}), "holds the unsafe name"),
-        (zip_of({"/etc/captions_val2014.json": b"1"}), "holds the unsafe name"),
-        (tar_of({"../captions_val2014.json": b"1"}), "holds the unsafe name"),
+        (zip_of({"../../captions_val2014.json": b"1"}), "contains the unsafe path"),
+        (zip_of({"/etc/captions_val2014.json": b"1"}), "contains the unsafe path"),
+        (tar_of({"../captions_val2014.json": b"1"}), "contains the unsafe path"),
         (zip_of({"captions_val2014.json": b"/etc/passwd"}, stat.S_IFLNK | 0o777), "which is a link or a device"),
         (tar_of({"captions_val2014.json": b""}, tarfile.SYMTYPE), "which is a link or a device"),
         (tar_of({"captions_val2014.json": b""}, tarfile.LNKTYPE), "which is a link or a device"),
-        (zip_of({"captions_val2014.json": b"1" * 99})[:-30], "is damaged or no archive"),
-        (b"<html>sorry</html>", "is damaged or no archive"),
-        (tar_of({"captions_val2014.json": bytes(range(256)) * 99})[:-90], "is damaged or no archive"),
+        (zip_of({"captions_val2014.json": b"1" * 99})[:-30], "is damaged, or not an archive"),
+        (b"<html>sorry</html>", "is damaged, or not an archive"),
+        (tar_of({"captions_val2014.json": bytes(range(256)) * 99})[:-90], "is damaged, or not an archive"),
     ],
 )
 def test_archives_that_cannot_be_trusted_leave_nothing_behind(
@@ -121,7 +121,7 @@ def test_without_a_checksum_the_members_must_be_readable(
 ) -> None:
     unknown = entry(zip_of({"captions_train2014.json": b"{}"}), TRAIN)
     del unknown["sha256"]
-    with pytest.raises(InputError, match="is not what some reads"):
+    with pytest.raises(InputError, match="is not a file that some reads"):
         get(source(unknown, kind="mscoco"))
     unknown = entry(zip_of({"captions_train2014.json": CAPTIONS}), TRAIN)
     del unknown["sha256"]

@@ -32,11 +32,11 @@ def shipped() -> dict[str, UpstreamSource]:
         ({"file": "a.tsv"}, "either url or by_hand"),
         (FILE | {"by_hand": "ask"}, "either url or by_hand"),
         (FILE | {"members": ["a"]}, "either file or members"),
-        (FILE | {"file": "../b.tsv"}, "is no path inside"),
-        (FILE | {"file": "/b.tsv"}, "is no path inside"),
-        (FILE | {"file": "a//b.tsv"}, "is no path inside"),
-        (FILE | {"file": "a\\b.tsv"}, "is no path inside"),
-        (FILE | {"file": "a/.hidden"}, "is no path inside"),
+        (FILE | {"file": "../b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "/b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "a//b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "a\\b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "a/.hidden"}, "is not a path inside"),
         (FILE | {"file": 3}, "needs file, one line of text"),
         (FILE | {"size": 3}, "unknown key size"),
         (FILE | {"num_bytes": 0}, "num_bytes must be a whole number"),
@@ -44,10 +44,10 @@ def shipped() -> dict[str, UpstreamSource]:
         (FILE | {"sha256": SHA256[1:]}, "is no sha256: give its 64 hexadecimal digits"),
         (FILE | {"md5": "g" * 32}, "is no md5: give its 32 hexadecimal digits"),
         (FILE | {"sha256": SHA256, "md5": "0" * 32}, "has both sha256 and md5"),
-        (FILE | {"url": "ftp://example.org/b"}, "is not asked: only https"),
-        (FILE | {"url": "file:///etc/passwd", "sha256": SHA256}, "is no URL to download from"),
-        (FILE | {"url": "file://localhost/etc/passwd", "sha256": SHA256}, "is not asked: only https"),
-        (FILE | {"url": "https://me:secret@example.org/b"}, "holds a user name or a password"),
+        (FILE | {"url": "ftp://example.org/b"}, "is not requested: only https"),
+        (FILE | {"url": "file:///etc/passwd", "sha256": SHA256}, "is not a URL to download from"),
+        (FILE | {"url": "file://localhost/etc/passwd", "sha256": SHA256}, "is not requested: only https"),
+        (FILE | {"url": "https://me:secret@example.org/b"}, "contains a user name or a password"),
         ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same last part"),
         ({"members": [], "url": FILE["url"]}, "members must be a list of paths"),
         ("b.tsv", "must be a table"),
@@ -63,7 +63,7 @@ def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
         source(FILE, FILE)
     with pytest.raises(SettingsError, match="registry: some has no files"):
         source()
-    with pytest.raises(SettingsError, match="the kind 'laion' is none of wit, mscoco"):
+    with pytest.raises(SettingsError, match="kind must be one of wit, mscoco, .*, got 'laion'"):
         source(FILE, kind="laion")
     with pytest.raises(SettingsError, match="needs license, one line of text"):
         source(FILE, license="")

@@ -91,7 +91,7 @@ def named(upstream: Any, host: str, path: str = "/p") -> str:
 def test_private_addresses_are_refused_named_or_by_redirect(
     upstream: Any, entry: dict[str, Any], get: Get, url: str, where: str
 ) -> None:
-    message = rf"is not asked: \S+ is at {where}, which is not on the public internet.*--private-host"
+    message = rf"is not requested: \S+ is at {where}, which is not on the public internet.*--private-host"
     with pytest.raises(SettingsError, match=message) as refused:
         get(entry | {"url": url})
     assert "\n" not in str(refused.value)
@@ -106,7 +106,7 @@ def test_private_addresses_are_refused_named_or_by_redirect(
 def test_a_name_that_leads_here_is_refused_before_anything_is_asked(
     upstream: Any, entry: dict[str, Any], get: Get
 ) -> None:
-    with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not asked: port"):
+    with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not requested: port"):
         get(entry | {"url": named(upstream, "mirror.example")})
     assert upstream.requests == []
 
@@ -119,14 +119,14 @@ def test_no_redirect_leads_to_another_server_of_this_machine(
         other.settimeout(0)
         url = f"http://{place}:{other.getsockname()[1]}/p"
         upstream.faults["/p"] = [upstream.status(302, Location=url)]
-        with pytest.raises(InputError, match=r"is on this machine, and .* may not lead there"):
+        with pytest.raises(InputError, match=r"is on this machine, and .* may not redirect to it"):
             get(entry)
         with pytest.raises(BlockingIOError):
             other.accept()
 
 
 def test_other_ports_of_the_internet_are_refused(entry: dict[str, Any], get: Get) -> None:
-    with pytest.raises(SettingsError, match=r"is not asked: port 22 is neither 80 nor 443.*--private-host"):
+    with pytest.raises(SettingsError, match=r"is not requested: port 22 is neither 80 nor 443.*--private-host"):
         get(entry | {"url": "https://93.184.216.34:22/p"})
 
 
@@ -136,7 +136,7 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
     upstream.faults["/p"] = [upstream.cut(100_000, captions)]
     mirror = entry | {"url": named(upstream, "mirror.example")}
     allowed = replace(CONFIG, private_hosts=("Mirror.Example",))
-    with pytest.raises(TransientError, match=r"broke off after 100,000 of"):
+    with pytest.raises(TransientError, match=r"was interrupted after 100,000 of"):
         get(mirror, allowed)
     assert get(mirror, allowed)[0].came
     assert (folder / PLACE).read_bytes() == captions
@@ -147,7 +147,7 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
 
 @pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
 def test_what_is_no_host_is_refused_as_one(name: str, entry: dict[str, Any], get: Get) -> None:
-    with pytest.raises(SettingsError, match="--private-host takes the name or the address of a host, got"):
+    with pytest.raises(SettingsError, match="--private-host needs the name or the address of a host, got"):
         get(entry, replace(CONFIG, private_hosts=(name,)))
 
 

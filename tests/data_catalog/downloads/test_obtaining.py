@@ -93,7 +93,7 @@ def test_another_size_is_refused_before_it_comes(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = captions + b"one more\thttps://example.org/more.jpg\n"
-    with pytest.raises(InputError, match=r"has [\d,]+ bytes and not [\d,]+: another file is there now"):
+    with pytest.raises(InputError, match=r"has [\d,]+ bytes, expected [\d,]+: upstream has changed the file"):
         get(source(entry))
     assert tree(folder) == []
 
@@ -118,7 +118,7 @@ def test_plain_http_is_asked_where_a_sha256_vouches(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", upstream.url(""))  # which is asked for the whole URL
     upstream.faults[url] = [upstream.status(302, Location="http://elsewhere.example/p")]
-    with pytest.raises(InputError, match=r"http://elsewhere\.example/p is not asked: only https"):
+    with pytest.raises(InputError, match=r"http://elsewhere\.example/p is not requested: only https"):
         get(source(entry | {"url": url}))
     assert get(source(entry | {"url": url}))[0].came
     assert [path for path, _ in upstream.requests] == [url, url]
@@ -126,7 +126,7 @@ def test_plain_http_is_asked_where_a_sha256_vouches(
 
 @pytest.mark.parametrize("checksum", [{}, {"md5": "0" * 32}, {"git_blob": "0" * 40}])
 def test_plain_http_is_refused_without_a_sha256(source: MakeSource, checksum: dict[str, str]) -> None:
-    with pytest.raises(SettingsError, match=r"http://example\.org/p is not asked: only https"):
+    with pytest.raises(SettingsError, match=r"http://example\.org/p is not requested: only https"):
         source({"file": PLACE, "url": "http://example.org/p", **checksum})
 
 
@@ -152,7 +152,7 @@ def test_without_a_checksum_a_page_that_says_sorry_is_no_file(
 ) -> None:
     upstream.files["/p"] = b"<!DOCTYPE html><title>Sign in to this network</title>"
     unknown = source({"file": PLACE, "url": upstream.url("/p")})
-    with pytest.raises(InputError, match=r"is not what some reads, and is removed: .*expected a cc3m TSV"):
+    with pytest.raises(InputError, match=r"is not a file that some reads, and is removed: .*expected a cc3m TSV"):
         get(unknown)
     assert tree(folder) == []
     upstream.files["/p"] = captions
@@ -166,7 +166,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
     place = folder / PLACE
     place.parent.mkdir(parents=True)
     place.write_bytes(b"mine")
-    with pytest.raises(InputError, match="it is another file than the published one; move it away"):
+    with pytest.raises(InputError, match="it is not the published file; move it away"):
         get(source(entry))
     unknown = source({"file": PLACE, "url": upstream.url("/p")})
     assert [(each.came, each.download) for each in get(unknown)] == [(False, None)]
@@ -175,7 +175,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
     (obtained,) = get(source(entry))
     assert (obtained.came, obtained.download.sha256) == (False, sha256(captions))
     place.write_bytes(b"changed")
-    with pytest.raises(DamagedError, match="is not as it came"):
+    with pytest.raises(DamagedError, match="has changed since its download"):
         get(source(entry))
     assert upstream.requests == []
 
@@ -183,7 +183,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
 def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
     huge = source(entry | {"num_bytes": 10**18})
     order = Order(source=huge, folder=folder, license_accepted=True)
-    with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, and the disk of"):
+    with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, but the disk of"):
         require_space(huge.files, order)
     assert not folder.exists()
 

@@ -76,8 +76,8 @@ def test_a_bad_line_costs_itself(tmp_path: Path, line: bytes, reason: str) -> No
     [
         ("cc3m", f"{URL}\ta caption\n", "that is cc12m"),
         ("cc12m", f"a caption\t{URL}\n", "that is cc3m"),
-        ("cc3m", "a\tb\nc\td\n", "no URL where one belongs"),
-        ("cc3m", f"{URL}\n", "no two columns"),
+        ("cc3m", "a\tb\nc\td\n", "no URL in the URL column"),
+        ("cc3m", f"{URL}\n", "does not have two columns"),
         ("cc3m", "\n\n", "only blank lines"),
         ("cc12m", "", "is empty"),
         ("cc12m", gzip.compress(f"{URL}\ta\n".encode() * 999)[:-5], "truncated gzip"),

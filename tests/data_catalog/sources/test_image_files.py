@@ -111,7 +111,7 @@ def test_a_folder_knows_exact_names_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off", bytes(10_240), b"\xff\xd8\xff picture"])
 def test_no_archive_is_a_config_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "images.zip").write_bytes(content)
-    with pytest.raises(InputError, match="no folder, no tar and no whole zip"):
+    with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
         open_images(str(tmp_path / "images.zip"))
     with pytest.raises(InputError, match="does not exist"):
         open_images(str(tmp_path / "images"))
@@ -119,7 +119,7 @@ def test_no_archive_is_a_config_error(tmp_path: Path, content: bytes) -> None:
 
 def test_a_pipe_is_a_config_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images.zip")
-    with pytest.raises(InputError, match="no folder and no file"):
+    with pytest.raises(InputError, match="neither a folder nor a file"):
         open_images(str(tmp_path / "images.zip"))
 
 
@@ -218,7 +218,7 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locatio
 def test_a_glob_is_checked_as_a_whole(tmp_path: Path) -> None:
     location = several(tmp_path)
     (tmp_path / "c" / "images-3.zip").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"images-3\.zip, which is no folder, no tar and no whole zip"):
+    with pytest.raises(InputError, match=r"images-3\.zip, which is not a folder, a tar or a complete zip"):
         open_images(location)
     with pytest.raises(InputError, match="matches no folder, zip or tar"):
         open_images(str(tmp_path / "none*"))

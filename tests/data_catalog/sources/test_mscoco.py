@@ -148,8 +148,8 @@ def test_a_number_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("repeat", "found"),
     [
-        (lambda text: text[:-1] + ', "annotations": []}', "'annotations' stands twice in the outermost object"),
-        (lambda text: '{"images": [], ' + text[1:], "'images' stands twice in the outermost object"),
+        (lambda text: text[:-1] + ', "annotations": []}', "'annotations' is repeated in the outermost object"),
+        (lambda text: '{"images": [], ' + text[1:], "'images' is repeated in the outermost object"),
         (lambda text: text.replace('"id": 770337', '"id": 1, "id": 770337'), "'id' stands twice in one object"),
         (lambda text: text.replace('"caption":', '"caption": "A dog.", "caption":'), "'caption' stands twice"),
         (lambda text: text.replace('"license": 3', '"license": 3, "license": 4'), "'license' stands twice"),

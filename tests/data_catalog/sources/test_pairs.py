@@ -213,12 +213,12 @@ def test_files_of_several_folders_need_images(tmp_path: Path) -> None:
         ("p.csv.gz", gzip.compress(b"image,text\nx,y\n" * 999)[:-5], "truncated gzip"),
         ("p.jsonl", b'{"url": "x"}\n', "no text column image, text: its text columns are url"),
         ("p.jsonl", b"not json\n", r"columns are \(none\)"),
-        ("p.parquet", b"PAR1 cut off", "no whole Parquet"),
-        ("p.parquet", b"", "no whole Parquet"),
+        ("p.parquet", b"PAR1 cut off", "not a complete Parquet"),
+        ("p.parquet", b"", "not a complete Parquet"),
         ("p.parquet", encode([{"image": 1, "text": "x"}], ".parquet"), "no text column image"),
-        ("p.parquet", encode([{"image": "x", "text": "y"}], ".parquet")[:-20], "no whole Parquet"),
-        ("p.xlsx", b"x", "no known format"),
-        ("p.parquet.gz", b"x", "no known format"),
+        ("p.parquet", encode([{"image": "x", "text": "y"}], ".parquet")[:-20], "not a complete Parquet"),
+        ("p.xlsx", b"x", "unknown suffix"),
+        ("p.parquet.gz", b"x", "unknown suffix"),
     ],
 )
 def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> None:
@@ -235,7 +235,7 @@ def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> N
         ({"path_column": "p"}, "exactly one of url_column and path_column"),
         ({"url_column": None}, "exactly one of url_column and path_column"),
         ({"lang": None}, "lang or lang_column"),
-        ({"images": "folder"}, "images goes with path_column"),
+        ({"images": "folder"}, "images needs path_column"),
     ],
 )
 def test_settings_that_make_no_sense(options: dict[str, Any], found: str) -> None:

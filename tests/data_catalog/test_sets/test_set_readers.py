@@ -197,7 +197,7 @@ def test_a_broken_name_in_xtd10_moves_no_caption(tmp_path: Path) -> None:
         ("129945.jpg", ("tre",)),
     ]
     assert reasons(found) == [(2, "image_missing")]
-    assert "2 images, not 3, with 1 broken rows" in refusal(
+    assert "2 images instead of 3, and 1 malformed rows" in refusal(
         tmp_path, "xtd10", {"n.txt": names, "test_1kcaptions_it.txt": "uno\ndue\ntre"}, num_images=3
     )
 
@@ -206,7 +206,7 @@ def test_xtd10_files_that_do_not_go_together(tmp_path: Path) -> None:
     captions = {"test_1kcaptions_it.txt": "uno\ndue"}
     names = {"test_image_names.txt": NAMES}
     assert "2 captions in" in refusal(tmp_path, "xtd10", {**names, **captions}, num_images=3)
-    assert "3 images, not 1000" in refusal(tmp_path, "xtd10", names)
+    assert "3 images instead of 1000" in refusal(tmp_path, "xtd10", names)
     longer = {"test_1kcaptions_it.txt": "uno\ndue\ntre\nquattro"}
     assert "4 captions in" in refusal(tmp_path, "xtd10", {**names, **longer}, num_images=3)
     assert "0 lists of image names" in refusal(tmp_path, "xtd10", captions)
@@ -328,8 +328,8 @@ def test_a_list_by_itself_guards_images(tmp_path: Path) -> None:
 
 def test_captions_of_all_flickr_images_are_no_test_set(tmp_path: Path) -> None:
     message = refusal(tmp_path, "flickr30k", {"results_20130124.token": "1016887272.jpg#0\tSeveral climbers\n"})
-    assert "nothing that tells the test images" in message
-    assert "2 images, not 1000" in refusal(tmp_path, "flickr30k", {"test.txt": "1\n2"}, num_images=1000)
+    assert "but no list of the test images" in message
+    assert "2 images instead of 1000" in refusal(tmp_path, "flickr30k", {"test.txt": "1\n2"}, num_images=1000)
     assert "is empty" in refusal(tmp_path, "flickr30k", {"test.txt": ""})
     assert "is not Flickr captions" in refusal(tmp_path, "flickr30k", {"test.txt": "1", "more.txt": "something else"})
 
@@ -387,8 +387,8 @@ def test_crossmodal(tmp_path: Path) -> None:
 
 def test_crossmodal_files_that_cannot_be(tmp_path: Path) -> None:
     line = crossmodal("000411001ff7dd4f", it={"caption": ["Un fiume"]})
-    assert "1 images, not 3600" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl": line})
-    assert "no image has captions in de: found are it" in refusal(
+    assert "1 images instead of 3600" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl": line})
+    assert "no image has captions in de: the files have it" in refusal(
         tmp_path, "crossmodal3600", {"captions.jsonl": line}, languages=("de",), num_images=1
     )
     assert "no text column image/key" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl": '{"a": 1}'})
@@ -460,9 +460,9 @@ def test_settings_that_name_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not exist"):
             kind.check(kind.config_type(files=(str(tmp_path / "none"),), **settings))
         assert test_sets.TEST_SET_KINDS[kind.kind] is kind
-    assert "to tell the images" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, caption_column="text")
+    assert "to find the images" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, caption_column="text")
     assert "no text column file" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, path_column="file")
-    assert "images goes with path_column" in refusal(tmp_path, "pairs", {"a.csv": "u\na"}, url_column="u", images="x")
+    assert "images needs path_column" in refusal(tmp_path, "pairs", {"a.csv": "u\na"}, url_column="u", images="x")
 
 
 def test_a_list_of_nothing_but_broken_rows_says_the_first(tmp_path: Path) -> None:
@@ -488,5 +488,5 @@ def test_reading_warns_of_broken_rows_and_counts_them(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         assert len(list(kind.read(config))) == 1
     assert "line or record 2: malformed_row" in caplog.messages[0]
-    assert caplog.messages[-1] == "list test set: 30 rows could not be read, 1 images could"
+    assert caplog.messages[-1] == "list test set: 30 rows are malformed; 1 images were read"
     assert len(caplog.messages) == 21
