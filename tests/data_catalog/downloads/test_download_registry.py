@@ -63,7 +63,7 @@ def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
         source(FILE, FILE)
     with pytest.raises(SettingsError, match="registry: some has no files"):
         source()
-    with pytest.raises(SettingsError, match="kind must be one of wit, mscoco, .*, got 'laion'"):
+    with pytest.raises(SettingsError, match=r"kind must be one of wit, mscoco, .*, got 'laion'"):
         source(FILE, kind="laion")
     with pytest.raises(SettingsError, match="needs license, one line of text"):
         source(FILE, license="")
