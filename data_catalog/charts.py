@@ -73,8 +73,8 @@ def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float,
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         file = io.StringIO()
-        unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
     # Remove what only a standalone file needs, and use the page's fonts and colours.
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]

@@ -48,6 +48,6 @@ class DefectError(PipelineError):
 KINDS = (SettingsError, InputError, DamagedError, BusyError, DiskError, TransientError, DefectError)
 
 
-def extra_to_install(extra: str) -> str:
+def install_hint(extra: str) -> str:
     """Return how to install an extra of vernaclip, from a checkout: no package of that name is published."""
     return f"run `pip install -e '.[{extra}]'` in the checkout of vernaclip"

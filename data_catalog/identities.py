@@ -210,7 +210,7 @@ def url_identities(url: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def written_identities(text: str) -> frozenset[str] | None:
+def parse_identities(text: str) -> frozenset[str] | None:
     """Parse identities separated by white space, and normalise their spelling; None if one has an unknown form."""
     found = set()
     for written in text.split():

@@ -108,7 +108,7 @@ def require_language(code: str, where: str) -> str:
         raise SettingsError(f"{where} {code} is not a language code: {error}") from error
 
 
-def in_pack_of(pack: LanguagePack) -> str:
+def language_pack_hint(pack: LanguagePack) -> str:
     """Return where to set a language's codes, for messages such as "set iso639_3 in the language pack ..."."""
     file = f"{pack.code}.toml"
     return (

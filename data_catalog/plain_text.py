@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 _MARKDOWN = re.compile(r"[<>&\\\[\]()|`]")
 
 # Unicode categories of characters that a terminal may interpret instead of showing them.
-_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 # Characters that start a formula in spreadsheets, including full-width forms.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _JOINERS = "\u200c\u200d"
@@ -51,7 +51,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def decided_text(settings: Mapping[str, object]) -> str:
+def deciding_settings_text(settings: Mapping[str, object]) -> str:
     """Return the settings that decide a drop reason, such as `clean.min_words = 3`; lists and tables by name only."""
     return ", ".join(
         path if value is None or isinstance(value, list | Mapping) else f"{path} = {cell_text(value)}"
@@ -74,7 +74,7 @@ def visible_text(text: str) -> str:
 
 
 def _visible(char: str) -> str:
-    if unicodedata.category(char) not in _STEERING or char in _JOINERS:
+    if unicodedata.category(char) not in _CONTROL_CATEGORIES or char in _JOINERS:
         return char
     return char.encode("unicode_escape").decode("ascii")
 
@@ -86,8 +86,8 @@ def spreadsheet_text(text: str) -> str:
     ends.
     """
     if not text.isprintable():
-        steering = {char for char in text if char not in "\t\r\n" and unicodedata.category(char) in ("Cc", "Cs")}
-        text = "".join(_visible(char) if char in steering else char for char in text)
+        controls = {char for char in text if char not in "\t\r\n" and unicodedata.category(char) in ("Cc", "Cs")}
+        text = "".join(_visible(char) if char in controls else char for char in text)
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
 
 
@@ -97,7 +97,7 @@ def escaped_json(text: str) -> str:
 
 
 def _json_escape(char: str) -> str:
-    if unicodedata.category(char) not in _STEERING:
+    if unicodedata.category(char) not in _CONTROL_CATEGORIES:
         return char
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))

@@ -14,16 +14,16 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.identities import (
     canonical_identities,
     name_identities,
+    parse_identities,
     photo_identities,
     url_identities,
-    written_identities,
 )
 from data_catalog.images.formats import is_image_name
 from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import (
     FilesConfig,
-    Held,
     Line,
+    MemoryBudget,
     check_text_file,
     first_text,
     read_lines,
@@ -34,8 +34,8 @@ from data_catalog.sources.flickr import read_flickr_captions
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import MalformedRow, Origin, refuse
-from data_catalog.sources.tables import FORMATS, Wanted, check_table, read_table
+from data_catalog.sources.rows import Location, MalformedRow, malformed_row
+from data_catalog.sources.tables import FORMATS, ColumnSpec, check_table, read_table
 from data_catalog.sources.urls import is_web_url
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _LOGGED_ROWS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestImage:
-    """One image of a test set.
+    """An image of a test set.
 
     Args:
         name: file name of the image, or its URL if it has none; the key to its pixels in the set's `images`.
@@ -60,8 +60,8 @@ class TestImage:
     caption_files: tuple[str, ...] = ()
 
 
-class Sighting(NamedTuple):
-    """One row about one image; all rows with the same `name` are about the same image."""
+class ImageRow(NamedTuple):
+    """A row about an image; all rows with the same `name` are about the same image."""
 
     name: str
     identities: frozenset[str]
@@ -69,46 +69,46 @@ class Sighting(NamedTuple):
     upstream_file: str = ""
 
 
-TestSetRow = Sighting | MalformedRow
+TestSetRow = ImageRow | MalformedRow
 
 
-class GatheredImages(NamedTuple):
+class TestSetImages(NamedTuple):
     """The images of a test set in file order, and the malformed rows."""
 
     images: tuple[TestImage, ...]
     malformed: tuple[MalformedRow, ...]
 
 
-def sightings(
-    origin: Origin, name: str, identities: frozenset[str], captions: Iterable[object]
+def image_rows(
+    location: Location, name: str, identities: frozenset[str], captions: Iterable[object]
 ) -> Iterator[TestSetRow]:
     """Yield the rows of one record: one for the image, then one for each caption.
 
     The image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
 
     Args:
-        origin: location of the record.
+        location: location of the record.
         name: name of the image; a record without a name, or with one that cannot be a file name, is malformed.
         identities: identities of the image.
         captions: captions of the record; each one that is not a text, blank or not storable becomes a malformed row.
     """
     if trouble := text_trouble(name):
-        yield refuse(origin, *trouble)
+        yield malformed_row(location, *trouble)
         return
     if not name.strip():
-        yield refuse(origin, "image_missing", "no image is named")
+        yield malformed_row(location, "image_missing", "no image is named")
         return
-    yield Sighting(name, identities)
+    yield ImageRow(name, identities)
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
-            yield refuse(origin, "caption_missing", f"no caption: {caption!r}")
+            yield malformed_row(location, "caption_missing", f"no caption: {caption!r}")
         elif trouble := text_trouble(caption):
-            yield refuse(origin, *trouble)
+            yield malformed_row(location, *trouble)
         else:
-            yield Sighting(name, identities, caption, origin.upstream_file)
+            yield ImageRow(name, identities, caption, location.upstream_file)
 
 
-def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
+def group_by_image(rows: Iterable[TestSetRow]) -> TestSetImages:
     """Group rows by image.
 
     Raises:
@@ -116,13 +116,13 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
     """
     found: dict[str, tuple[set[str], list[str], list[str]]] = {}
     malformed: list[MalformedRow] = []
-    held = Held("a test set")
+    budget = MemoryBudget("a test set")
     for row in rows:
         if isinstance(row, MalformedRow):
-            held.add(row.detail, row.raw)
+            budget.add(row.detail, row.raw)
             malformed.append(row)
             continue
-        held.add(row.name, row.caption, *(() if row.name in found else row.identities))
+        budget.add(row.name, row.caption, *(() if row.name in found else row.identities))
         identities, captions, files = found.setdefault(row.name, (set(), [], []))
         identities |= row.identities
         if row.caption is not None:
@@ -132,7 +132,7 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
         TestImage(name=name, identities=frozenset(identities), captions=tuple(captions), caption_files=tuple(files))
         for name, (identities, captions, files) in found.items()
     )
-    return GatheredImages(tuple(images), tuple(malformed))
+    return TestSetImages(tuple(images), tuple(malformed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ class TestSetConfig(FilesConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
-    """One kind of test set: its name in a recipe, and the config that reads it."""
+    """A kind of test set: its name in a recipe, and the config that reads it."""
 
     kind: str
     config_type: type[TestSetConfig]
@@ -173,26 +173,25 @@ class TestSetKind:
         """Return the files that rows are read from, sorted; images are not among them."""
         return upstream_files(config)
 
-    def load(self, config: TestSetConfig) -> GatheredImages:
+    def load(self, config: TestSetConfig) -> TestSetImages:
         """Return all images of the set, and the malformed rows.
 
         Raises:
             InputError: as `check` does; a set is never read in part.
         """
-        gathered = gather(config.rows())
+        found = group_by_image(config.rows())
         names = ", ".join(config.files)
-        if not gathered.images:
-            first = f" ({_described(gathered.malformed[0])})" if gathered.malformed else ""
+        if not found.images:
+            first = f" ({_described(found.malformed[0])})" if found.malformed else ""
             raise InputError(f"the {self.kind} test set has no image in {names}{first}: correct its files setting")
-        if config.num_images and len(gathered.images) != config.num_images:
+        if config.num_images and len(found.images) != config.num_images:
             counts = (
-                f"{len(gathered.images)} images instead of {config.num_images}, and {len(gathered.malformed)} "
-                "malformed rows"
+                f"{len(found.images)} images instead of {config.num_images}, and {len(found.malformed)} malformed rows"
             )
             raise InputError(
                 f"the {self.kind} test set has {counts}, in {names}: get the complete files, or set num_images"
             )
-        return gathered
+        return found
 
     def image_names(self, config: TestSetConfig) -> frozenset[str]:
         """Return the names of its images in `images`; `num_images` is not checked.
@@ -200,7 +199,7 @@ class TestSetKind:
         Raises:
             InputError: files are missing, empty or damaged.
         """
-        return frozenset(image.name for image in gather(config.rows()).images)
+        return frozenset(image.name for image in group_by_image(config.rows()).images)
 
     def read(self, config: TestSetConfig) -> Iterator[TestImage]:
         """Yield the images in file order, after a warning for each malformed row (at most 20), and their number.
@@ -233,7 +232,7 @@ _URL_FIELDS = ("coco_url", "flickr_url", "url")
 class CocoTestConfig(TestSetConfig):
     """COCO captions files; all images in them are test images, by their `file_name`."""
 
-    WANTED: ClassVar = "at least one COCO captions JSON"
+    EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped. A file without `annotations` has images without captions."""
@@ -248,34 +247,34 @@ class CocoTestConfig(TestSetConfig):
             if annotations is None or (annotations and not any("caption" in one for one in annotations)):
                 raise InputError(f"{path} has annotations without captions: expected {_COCO}")
             known: dict[str, tuple[str, frozenset[str]]] = {}
-            held = Held(path)
+            budget = MemoryBudget(path)
             for number, image in enumerate(images, start=1):
-                yield from _coco_image(Origin(str(path), number, repr(image)), image, known, held)
+                yield from _coco_image(Location(str(path), number, repr(image)), image, known, budget)
             for number, annotation in enumerate(annotations, start=1):
-                origin, image_id = Origin(str(path), number, repr(annotation)), id_field(annotation, "image_id")
+                location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
                 if image_id is None:
-                    yield refuse(origin, "image_missing", missing_id(annotation, "image_id"))
+                    yield malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
                 elif image_id not in known:
-                    yield refuse(origin, "image_missing", f"no image has the id {image_id}")
+                    yield malformed_row(location, "image_missing", f"no image has the id {image_id}")
                 else:
-                    yield from sightings(origin, *known[image_id], [annotation.get("caption")])
+                    yield from image_rows(location, *known[image_id], [annotation.get("caption")])
 
 
 def _coco_image(
-    origin: Origin, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]], held: Held
+    location: Location, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]], budget: MemoryBudget
 ) -> Iterator[TestSetRow]:
     image_id, name = id_field(image, "id"), text_field(image, "file_name")
     if image_id is None or name is None:
-        yield refuse(origin, "image_missing", "an image without id or file_name")
+        yield malformed_row(location, "image_missing", "an image without id or file_name")
         return
     urls = (text_field(image, field) for field in _URL_FIELDS)
     identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
-    held.add(name, *identities)
+    budget.add(name, *identities)
     if known.setdefault(image_id, (name, identities))[0] != name:
         raise InputError(
-            f"{origin.upstream_file} has several images with the id {image_id}: correct the file or download it again"
+            f"{location.upstream_file} has several images with the id {image_id}: correct the file or download it again"
         )
-    yield from sightings(origin, name, identities, [])
+    yield from image_rows(location, name, identities, [])
 
 
 _KARPATHY = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json"
@@ -286,7 +285,7 @@ _SPLITS = ("test", "val", "train")
 class KarpathyTestConfig(TestSetConfig):
     """Files of Karpathy's splits, and the splits whose images are test images."""
 
-    WANTED: ClassVar = _KARPATHY
+    EXPECTED_FILES: ClassVar = _KARPATHY
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
@@ -323,8 +322,8 @@ def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
                 identities = photo_identities(caption.filename)
             else:
                 identities = name_identities(caption.filename) | {f"coco:{caption.coco_id}"}
-            origin = Origin(str(path), caption.number, caption.raw)
-            yield from sightings(origin, caption.filename, identities, [caption.text])
+            location = Location(str(path), caption.number, caption.raw)
+            yield from image_rows(location, caption.filename, identities, [caption.text])
     if missing := sorted(set(splits) - found):
         has = ", ".join(sorted(split for split in found if split)) or "none"
         raise InputError(f"{path} has no image of the split {', '.join(missing)}: it has {has}")
@@ -340,7 +339,7 @@ _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 class FlickrTestConfig(KarpathyTestConfig):
     """Files that list the test images, and files of captions."""
 
-    WANTED: ClassVar = f"at least one file: {_FLICKR}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {_FLICKR}"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped, of lists of test images and captions files, or of Karpathy's JSON. Without
@@ -369,31 +368,33 @@ class FlickrTestConfig(KarpathyTestConfig):
 
 
 def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> Iterator[TestSetRow]:
-    listed: dict[str, tuple[Origin, str]] = {}
+    listed: dict[str, tuple[Location, str]] = {}
     for path in lists:
         for line in read_lines(path):
-            origin, name = Origin(str(path), line.number, line.text), line.text.strip()
+            location, name = Location(str(path), line.number, line.text), line.text.strip()
             if _LISTED.fullmatch(name):
-                listed.setdefault(_photo(name), (origin, name))
+                listed.setdefault(_photo(name), (location, name))
             elif name:
-                yield refuse(origin, *(line.trouble or ("image_missing", f"no name or number of a photo: {name}")))
+                yield malformed_row(
+                    location, *(line.trouble or ("image_missing", f"no name or number of a photo: {name}"))
+                )
     named = dict.fromkeys(listed, "")
-    rows, held = [], Held("the captions")
+    rows, budget = [], MemoryBudget("the captions")
     for row in read_flickr_captions(captions) if captions else ():
         if isinstance(row, MalformedRow):
             yield row
         elif (photo := _photo(row.path or "")) in listed:
             named[photo] = named[photo] or row.path or ""
-            held.add(row.caption, row.path)
+            budget.add(row.caption, row.path)
             rows.append((photo, row))
-    for photo, (origin, name) in listed.items():
+    for photo, (location, name) in listed.items():
         if captions and not named[photo]:
-            yield refuse(origin, "caption_missing", f"no captions of {name}")
+            yield malformed_row(location, "caption_missing", f"no captions of {name}")
         named[photo] = named[photo] or (name if "." in name else f"{name}.jpg")
-        yield from sightings(origin, named[photo], photo_identities(name), [])
+        yield from image_rows(location, named[photo], photo_identities(name), [])
     for photo, row in rows:
-        origin = Origin(row.upstream_file, row.upstream_line)
-        yield from sightings(origin, named[photo], photo_identities(named[photo]), [row.caption])
+        location = Location(row.upstream_file, row.upstream_line)
+        yield from image_rows(location, named[photo], photo_identities(named[photo]), [row.caption])
 
 
 def _photo(name: str) -> str:
@@ -412,7 +413,7 @@ _URL_COLUMNS = ("OriginalURL", "OriginalLandingURL")
 class CrossmodalConfig(TestSetConfig):
     """Files of Crossmodal-3600, languages, and the location of the images, which are named `<key>.jpg`."""
 
-    WANTED: ClassVar = "Crossmodal-3600's captions.jsonl"
+    EXPECTED_FILES: ClassVar = "Crossmodal-3600's captions.jsonl"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped, of captions.jsonl, and optionally of the CSV of attributions (columns ImageID,
@@ -449,13 +450,15 @@ class CrossmodalConfig(TestSetConfig):
 def _crossmodal_captions(
     path: Path, wanted: tuple[str, ...], seen: set[str], languages: set[str]
 ) -> Iterator[TestSetRow]:
-    columns = Wanted(required=[_KEY_FIELD], image_column=_KEY_FIELD, is_image=_is_key)
+    columns = ColumnSpec(required=[_KEY_FIELD], image_column=_KEY_FIELD, is_image=_is_key)
     check_table(path, columns)
     for entry in read_table(path, columns):
-        origin = Origin(str(path), entry.line, entry.raw)
+        location = Location(str(path), entry.line, entry.raw)
         key = entry.values.get(_KEY_FIELD)
         if entry.trouble or not isinstance(key, str) or not _is_key(key):
-            yield refuse(origin, *(entry.trouble or ("image_missing", f"no key of 16 hexadecimal digits: {key!r}")))
+            yield malformed_row(
+                location, *(entry.trouble or ("image_missing", f"no key of 16 hexadecimal digits: {key!r}"))
+            )
             continue
         key = key.lower()
         seen.add(key)
@@ -467,24 +470,24 @@ def _crossmodal_captions(
                 languages.add(language)
                 if not wanted or language in wanted:
                     chosen += found if isinstance(found, list) else [found]
-        yield from sightings(origin, f"{key}.jpg", frozenset({f"openimages:{key}"}), chosen)
+        yield from image_rows(location, f"{key}.jpg", frozenset({f"openimages:{key}"}), chosen)
 
 
 def _crossmodal_addresses(path: Path, seen: set[str]) -> Iterator[TestSetRow]:
     """Yield the Flickr URLs of images that have captions; other rows of the table are skipped."""
-    columns = Wanted(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
+    columns = ColumnSpec(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
     check_table(path, columns)
     for entry in read_table(path, columns):
-        origin = Origin(str(path), entry.line, entry.raw)
+        location = Location(str(path), entry.line, entry.raw)
         key = str(entry.values.get("ImageID")).strip().lower()
         if entry.trouble:
-            yield refuse(origin, *entry.trouble)
+            yield malformed_row(location, *entry.trouble)
         elif key in seen:
             url, page = (str(entry.values.get(column) or "").strip() or None for column in _URL_COLUMNS)
             identities = canonical_identities(
                 source_kind="crossmodal3600", sample_id=key, url=url, path=None, page_url=page
             )
-            yield from sightings(origin, f"{key}.jpg", identities | {f"openimages:{key}"}, [])
+            yield from image_rows(location, f"{key}.jpg", identities | {f"openimages:{key}"}, [])
 
 
 def _is_key(text: str) -> bool:
@@ -501,7 +504,7 @@ _RENAMED_LANGS = {"jp": "ja"}
 class Xtd10Config(TestSetConfig):
     """Lists of XTD10, and the location of the images."""
 
-    WANTED: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
+    EXPECTED_FILES: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of exactly one list of image names, and of lists of captions."""
@@ -557,9 +560,9 @@ class Xtd10Config(TestSetConfig):
 
 def _aligned_lines(path: Path) -> list[Line]:
     """Return the lines of a list, without blank lines at the end of a list of names; lists are aligned by line."""
-    lines, held = [], Held(path)
+    lines, budget = [], MemoryBudget(path)
     for line in read_lines(path):
-        held.add(line.text)
+        budget.add(line.text)
         lines.append(line)
     while lines and not lines[-1].text.strip() and not _CAPTIONS_NAME.fullmatch(path.name):
         lines.pop()
@@ -567,15 +570,15 @@ def _aligned_lines(path: Path) -> list[Line]:
 
 
 def _xtd10_row(path: Path, name: Line, line: Line, captions: list[str]) -> Iterator[TestSetRow]:
-    origin = Origin(str(path), line.number, line.text)
+    location = Location(str(path), line.number, line.text)
     image = name.text.strip()
     if name.trouble or not _IMAGE_NAME.fullmatch(image):
         if line is name:  # reported once, not again with each language
-            yield refuse(origin, *(name.trouble or ("image_missing", f"no name of an image: {image}")))
+            yield malformed_row(location, *(name.trouble or ("image_missing", f"no name of an image: {image}")))
         return
-    yield from sightings(origin, image, name_identities(image), captions if not line.trouble else [])
+    yield from image_rows(location, image, name_identities(image), captions if not line.trouble else [])
     if line.trouble:
-        yield refuse(origin, *line.trouble)
+        yield malformed_row(location, *line.trouble)
 
 
 # --- The user's own -------------------------------------------------------------------------------------------------
@@ -587,7 +590,7 @@ _SCHEMES = ("coco:", "flickr:", "wikimedia:", "openimages:", "url:")
 class PairsTestConfig(TestSetConfig):
     """Tables of your own test set, and the names of their columns; at least one column identifies the image."""
 
-    WANTED: ClassVar = f"at least one file: {FORMATS}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
@@ -611,7 +614,7 @@ class PairsTestConfig(TestSetConfig):
     def rows(self) -> Iterator[TestSetRow]:
         """Yield the rows of each image in the tables."""
         image_columns = [name for name in (self.path_column, self.url_column, self.identity_column) if name]
-        wanted = Wanted(
+        wanted = ColumnSpec(
             required=[*image_columns, *([self.caption_column] if self.caption_column else [])],
             image_column=image_columns[0],
             is_image=lambda text: text.startswith(_SCHEMES) or is_web_url(text) or is_image_name(text),
@@ -619,27 +622,27 @@ class PairsTestConfig(TestSetConfig):
         for path in upstream_files(self):
             check_table(path, wanted)
             for entry in read_table(path, wanted):
-                origin = Origin(str(path), entry.line, entry.raw)
+                location = Location(str(path), entry.line, entry.raw)
                 if entry.trouble:
-                    yield refuse(origin, *entry.trouble)
+                    yield malformed_row(location, *entry.trouble)
                 else:
-                    yield from self._row(origin, entry.values)
+                    yield from self._row(location, entry.values)
 
-    def _row(self, origin: Origin, values: Mapping[str, object]) -> Iterator[TestSetRow]:
+    def _row(self, location: Location, values: Mapping[str, object]) -> Iterator[TestSetRow]:
         columns = (self.path_column, self.url_column, self.identity_column)
         found = (values.get(column) if column else None for column in columns)
         name, url, written = (value.strip() if isinstance(value, str) else "" for value in found)
-        identities = written_identities(written)
+        identities = parse_identities(written)
         if identities is None:
-            yield refuse(origin, "malformed_row", f"no identities: {written}; expected such as coco:391895")
+            yield malformed_row(location, "malformed_row", f"no identities: {written}; expected such as coco:391895")
             return
         if url and not is_web_url(url):
-            yield refuse(origin, "image_missing", f"not an http or https URL: {url}")
+            yield malformed_row(location, "image_missing", f"not an http or https URL: {url}")
             return
         identities |= (name_identities(name) if name else frozenset()) | (url_identities(url) if url else frozenset())
         caption = values.get(self.caption_column) if self.caption_column else []
         captions = caption if isinstance(caption, list) else [caption]
-        yield from sightings(origin, name or url or written, identities, captions)
+        yield from image_rows(location, name or url or written, identities, captions)
 
 
 _LIST = "a list of file names, URLs or identities such as coco:391895, one a line"
@@ -649,7 +652,7 @@ _LIST = "a list of file names, URLs or identities such as coco:391895, one a lin
 class ListTestConfig(TestSetConfig):
     """Lists of test images."""
 
-    WANTED: ClassVar = f"at least one file: {_LIST}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {_LIST}"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of text files, plain or gzipped, with one file name, URL or identity per line."""
@@ -659,17 +662,19 @@ class ListTestConfig(TestSetConfig):
         for path in upstream_files(self):
             check_text_file(path, expected=_LIST)
             for line in read_lines(path):
-                origin, text = Origin(str(path), line.number, line.text), line.text.strip()
+                location, text = Location(str(path), line.number, line.text), line.text.strip()
                 if line.trouble:
-                    yield refuse(origin, *line.trouble)
+                    yield malformed_row(location, *line.trouble)
                 elif text.startswith(_SCHEMES):
-                    if (identities := written_identities(text)) is None:
-                        yield refuse(origin, "malformed_row", f"no identities: {text}; expected such as coco:391895")
+                    if (identities := parse_identities(text)) is None:
+                        yield malformed_row(
+                            location, "malformed_row", f"no identities: {text}; expected such as coco:391895"
+                        )
                     else:
-                        yield from sightings(origin, text, identities, [])
+                        yield from image_rows(location, text, identities, [])
                 elif text:
                     named = url_identities(text) if is_web_url(text) else name_identities(text)
-                    yield from sightings(origin, text, named, [])
+                    yield from image_rows(location, text, named, [])
 
 
 TEST_SET_KINDS: dict[str, TestSetKind] = {

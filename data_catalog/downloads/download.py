@@ -203,9 +203,9 @@ def fetch_small(url: str, config: DownloadConfig) -> bytes:
 
     def fetch() -> bytes:
         with _open(url, config, {}, answers=(200,)) as response:
-            return b"".join(_pieces(response, url, config))
+            return b"".join(_chunks(response, url, config))
 
-    return _with_tries(fetch, config)
+    return _with_retries(fetch, config)
 
 
 def download(
@@ -253,7 +253,7 @@ def download(
             label = f"download {urlsplit(partial.url).path.rsplit('/', 1)[-1]}"
             bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
             with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
-                for piece in _pieces(response, partial.url, config, come=partial.num_bytes):
+                for piece in _chunks(response, partial.url, config, num_bytes=partial.num_bytes):
                     file.write(piece)
                     progress.advance(len(piece))
         total = partial.total or expected.num_bytes
@@ -261,7 +261,7 @@ def download(
             raise TransientError(f"{partial.url} was interrupted after {partial.num_bytes:,} of {total:,} bytes")
         return True
 
-    if not partial.is_whole and not _with_tries(fetch, config):
+    if not partial.is_whole and not _with_retries(fetch, config):
         return False
     try:
         if expected.num_bytes not in (None, partial.num_bytes):
@@ -276,7 +276,7 @@ def download(
     return True
 
 
-def _with_tries(act: Callable[[], Result], config: DownloadConfig) -> Result:
+def _with_retries(act: Callable[[], Result], config: DownloadConfig) -> Result:
     for number in range(config.num_tries - 1):
         try:
             return act()
@@ -289,31 +289,31 @@ def _with_tries(act: Callable[[], Result], config: DownloadConfig) -> Result:
     return act()
 
 
-def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0) -> Iterator[bytes]:
+def _chunks(response: Response, url: str, config: DownloadConfig, num_bytes: int = 0) -> Iterator[bytes]:
     """Yield the body of a response in chunks.
 
     Args:
         response: the response.
         url: URL of the file, for messages.
         config: its `max_bytes` limits the size of the file.
-        come: number of bytes that earlier responses sent.
+        num_bytes: number of bytes that earlier responses sent.
 
     Raises:
         InputError: the file is too large.
         TransientError: the connection broke.
     """
-    total = come + (response.length or 0)
+    total = num_bytes + (response.length or 0)
     too_large = InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
     if total > config.max_bytes:
         raise too_large
     try:
         for piece in response.pieces():
-            come += len(piece)
-            if come > config.max_bytes:
+            num_bytes += len(piece)
+            if num_bytes > config.max_bytes:
                 raise too_large
             yield piece
     except FetchError as error:
-        why = f"after {come:,} of {total:,} bytes" if error.__cause__ is None else f"({_words(error)})"
+        why = f"after {num_bytes:,} of {total:,} bytes" if error.__cause__ is None else f"({_error_text(error)})"
         raise TransientError(f"{url} was interrupted {why}") from error
 
 
@@ -342,19 +342,19 @@ def _open(
             response = client.get(place, headers=headers, answers=(*answers, *REDIRECTS))
         except FetchError as error:
             error.url = error.url or place
-            raise _failure_of(url, error) from error
+            raise _request_error(url, error) from error
         except ValueError as error:  # a header that cannot be sent, from a malformed version
             raise InputError(f"{url} cannot be reached ({error})") from error
         if response.status not in REDIRECTS:
             return response
         response.close()
-        referrer, place, status = place, _led_to(place, response.headers.get("Location")), response.status
+        referrer, place, status = place, _redirect_target(place, response.headers.get("Location")), response.status
         if not place:
             break
-    raise _refused(url, status)
+    raise _status_error(url, status)
 
 
-def _led_to(place: str, location: str | None) -> str:
+def _redirect_target(place: str, location: str | None) -> str:
     """Return the target of a redirect, or "" if it has no host. Raises `InputError` for a malformed one."""
     try:
         url = urljoin(place, quote(location, safe=string.punctuation, encoding="latin-1")) if location else ""
@@ -402,10 +402,10 @@ def _host_name(text: str) -> str:
         raise SettingsError(f"--private-host needs the name or the address of a host, got {text!r}") from error
 
 
-def _failure_of(url: str, error: FetchError) -> PipelineError:
+def _request_error(url: str, error: FetchError) -> PipelineError:
     """Return the exception for a failed request of `url`, or of `error.url`, to which it redirected."""
     if error.http_status is not None:
-        return _refused(url, error.http_status)
+        return _status_error(url, error.http_status)
     if error.reason == "bad_url":
         return (SettingsError if error.url == url else InputError)(
             f"{error.url!r} is not a URL to download from ({error.detail})"
@@ -421,16 +421,16 @@ def _failure_of(url: str, error: FetchError) -> PipelineError:
             f"{error.url} is not requested: {why}. If you trust this mirror, allow it with --private-host {host}"
         )
     is_final = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    return (InputError if is_final else TransientError)(f"{url} cannot be reached ({_words(error)})")
+    return (InputError if is_final else TransientError)(f"{url} cannot be reached ({_error_text(error)})")
 
 
-def _refused(url: str, status: int) -> PipelineError:
+def _status_error(url: str, status: int) -> PipelineError:
     is_busy = status == TOO_MANY_REQUESTS or status >= 500
     hint = {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, "")
     return (TransientError if is_busy else InputError)(f"{url} answers HTTP {status}{hint}")
 
 
-def _words(error: FetchError) -> str:
+def _error_text(error: FetchError) -> str:
     """Return the system's message for an error, or else the error's own detail."""
     cause = error.__cause__
     return str(cause) or type(cause).__name__ if cause is not None else str(error.detail or error.reason)

@@ -18,7 +18,7 @@ _FILE_KEYS = ("file", "members", "url", "num_bytes", "by_hand", *ALGORITHMS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamFile:
-    """One file that upstream offers.
+    """A file that upstream offers.
 
     Args:
         paths: destinations below the data folder, with slashes; of an archive, the destinations of its members, each
@@ -46,7 +46,7 @@ class UpstreamSource:
     images: str  # folder below the data folder that a person fills with images, "" if images are fetched by URL
     files: tuple[UpstreamFile, ...]
 
-    def files_like(self, pattern: str | None) -> list[UpstreamFile]:
+    def files_matching(self, pattern: str | None) -> list[UpstreamFile]:
         """Return the files with a path, or a last part of a path, that matches a glob pattern; None matches all.
 
         Raises:

@@ -362,19 +362,19 @@ def draw_upstream(config: ScenesConfig) -> bool:
     folder, settings = config.folder, _settings(config)
     key = digest(settings)
     # The folder is made here and then renamed; it is next to `folder`, so on the same disk.
-    workshop = folder.parent / f".tmp-{folder.name}"
-    if _committed_key(folder) == key and not workshop.exists():
+    staging = folder.parent / f".tmp-{folder.name}"
+    if _committed_key(folder) == key and not staging.exists():
         logger.info("scenes: %s is complete, nothing to draw", folder)
         return False
     if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():
         raise SettingsError(f"scenes.folder {folder} contains something that is not a sample: name another folder")
-    with writer_lock(workshop):
+    with writer_lock(staging):
         to_draw = _committed_key(folder) != key  # another process may have drawn it while this one waited
         if to_draw:
-            with disk_errors(folder), _new_folder(folder, workshop) as fresh:
+            with disk_errors(folder), _new_folder(folder, staging) as fresh:
                 _draw(config, fresh)
                 write_json(fresh / COMMIT_FILE, {"key": key, "settings": settings})
-        shutil.rmtree(workshop)
+        shutil.rmtree(staging)
     return to_draw
 
 
@@ -399,9 +399,9 @@ def _committed_key(folder: Path) -> str | None:
 
 
 @contextmanager
-def _new_folder(folder: Path, workshop: Path) -> Iterator[Path]:
+def _new_folder(folder: Path, staging: Path) -> Iterator[Path]:
     """Yield an empty folder; when the block ends without an exception, it replaces `folder`."""
-    fresh, old = workshop / "new", workshop / "old"
+    fresh, old = staging / "new", staging / "old"
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)

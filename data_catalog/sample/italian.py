@@ -49,7 +49,7 @@ _RELATIONS = {
     "between": ("tra", "tra"),
 }
 _FURTHER = {"above": "più in basso", "below": "più in alto", "left": "più a destra", "right": "più a sinistra"}
-_MELTED = {"a": "al", "di": "del"}
+_CONTRACTIONS = {"a": "al", "di": "del"}
 _TEMPLATES = {
     "plain": "{core}",
     "background": "{core} su sfondo {background}",
@@ -100,7 +100,7 @@ def render(scene: Scene, template: str, synonym: int) -> str:
     elif relation:
         behind = _RELATIONS[relation][synonym]
         words["relative_to"] = f"{behind} {' e '.join(phrases[1:])}"
-        words["relative_to_the"] = _melt(behind, " e ".join(_definite(group) for group in scene.groups[1:]))
+        words["relative_to_the"] = _contract(behind, " e ".join(_definite(group) for group in scene.groups[1:]))
         words["core"] = f"{phrases[0]} {words['relative_to']}"
     return _TEMPLATES[template].format(**words)
 
@@ -110,10 +110,10 @@ def agree(adjective: str, gender: str, *, plural: bool) -> str:
     return _ADJECTIVES[adjective][2 * plural + (gender == "f")]
 
 
-def _melt(words: str, definite: str) -> str:
+def _contract(words: str, definite: str) -> str:
     """Join words and a definite noun phrase: a + il -> al, di + l'anello -> dell'anello, a + le -> alle."""
     start, _, preposition = words.rpartition(" ")
-    root = _MELTED.get(preposition)  # "al" or "del"
+    root = _CONTRACTIONS.get(preposition)  # "al" or "del"
     if root is None:
         return f"{words} {definite}"
     for article, ending in (("il ", " "), ("lo ", "lo "), ("la ", "la "), ("l'", "l'"), ("le ", "le ")):

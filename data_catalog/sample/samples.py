@@ -21,7 +21,7 @@ _ACCENTED_NAME_SHARE = 0.05  # share of WIT's file names with an accent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image of one dataset.
+    """An image of one of the datasets.
 
     Args:
         seed: seed of the whole sample.

@@ -178,7 +178,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedShape:
-    """One shape: centre and diameter in pixels, tilt in degrees, colour as (red, green, blue)."""
+    """A shape in a picture: centre and diameter in pixels, tilt in degrees, colour as (red, green, blue)."""
 
     shape: str
     x: float

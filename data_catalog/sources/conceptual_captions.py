@@ -16,7 +16,7 @@ from data_catalog.sources.files import (
     read_lines,
     upstream_files,
 )
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
 from data_catalog.sources.urls import is_web_url, url_key
 
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
@@ -26,7 +26,7 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 class ConceptualCaptionsConfig(FilesConfig):
     """Files of Conceptual Captions."""
 
-    WANTED: ClassVar = "at least one Conceptual Captions TSV"
+    EXPECTED_FILES: ClassVar = "at least one Conceptual Captions TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of TSV files, plain or gzipped."""
@@ -84,12 +84,12 @@ def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns)
 
 
 def _row(upstream_file: str, line: Line, columns: Columns, split: str | None) -> JudgedRow:
-    origin = Origin(upstream_file, line.number, line.text)
+    location = Location(upstream_file, line.number, line.text)
     if line.trouble:
-        return refuse(origin, *line.trouble)
+        return malformed_row(location, *line.trouble)
     cells = line.text.split("\t")
     if len(cells) != 2:
-        return refuse(origin, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
+        return malformed_row(location, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
     url = cells[columns.url].strip()
     caption = cells[columns.caption]
-    return admit(origin, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split))
+    return validate_row(location, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split))

@@ -19,7 +19,7 @@ StartsRow = Callable[[list[str]], bool]
 
 
 class Record(NamedTuple):
-    """One record: its first line number, its cells (none if they could not be parsed), its text, and its trouble."""
+    """A record: its first line number, its cells (none if they could not be parsed), its text, and its trouble."""
 
     line: int
     cells: list[str]

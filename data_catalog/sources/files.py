@@ -23,7 +23,7 @@ MAX_EXCERPT_CHARS = 500
 # Far more than any caption, URL or credit; ingest keeps thousands of rows in memory.
 MAX_TEXT_CHARS = 250_000
 # Readers must fit in 1 GB of memory; this is the share of the records that they keep.
-MAX_HELD_BYTES = 400 * 2**20
+MEMORY_BUDGET_BYTES = 400 * 2**20
 _RECORD_BYTES = 400
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -45,7 +45,7 @@ _DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 class FilesConfig:
     """Base of the settings of sources and test sets, which are read from upstream files."""
 
-    WANTED: ClassVar[str]  # description of the files, for the message
+    EXPECTED_FILES: ClassVar[str]  # description of the files, for the message
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of the files."""
@@ -53,7 +53,7 @@ class FilesConfig:
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files."""
         if not self.files:
-            raise SettingsError(f"files must name {self.WANTED}")
+            raise SettingsError(f"files must name {self.EXPECTED_FILES}")
 
 
 class Trouble(NamedTuple):
@@ -64,7 +64,7 @@ class Trouble(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One physical line: its text without the end, the end ("", LF or CRLF), and any trouble with its bytes.
+    """A physical line: its text without the end, the end ("", LF or CRLF), and any trouble with its bytes.
 
     Bytes that are not UTF-8 become lone surrogates in `text` (surrogateescape), so that the line can still be split.
     """
@@ -111,7 +111,7 @@ def open_bytes(path: Path) -> BufferedReader | gzip.GzipFile:
 
 
 @contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
+def gzip_errors(path: Path) -> Iterator[None]:
     """Turn gzip's exceptions for a damaged file into an `InputError` that names the file."""
     try:
         yield
@@ -132,7 +132,7 @@ def check_text_file(path: Path, *, expected: str) -> None:
         InputError: names the file, what was expected and what was found.
     """
     try:
-        with naming_damage(path), open_bytes(path) as file:
+        with gzip_errors(path), open_bytes(path) as file:
             head = file.read(8)
             while isinstance(file, gzip.GzipFile) and file.read(2**20):  # the checksum is at the end
                 continue
@@ -150,7 +150,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
     A leading byte order mark is skipped. A line longer than `MAX_LINE_BYTES` is cut and has a trouble.
     """
-    with naming_damage(path), open_bytes(path) as file:
+    with gzip_errors(path), open_bytes(path) as file:
         yield from lines_of(file)
 
 
@@ -222,8 +222,8 @@ def excerpt(text: str) -> str:
     return _UNSTORABLE.sub(escape, text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
 
 
-class Held:
-    """Count of the bytes that a reader keeps in memory; more than `MAX_HELD_BYTES` are refused.
+class MemoryBudget:
+    """Count of the bytes that a reader keeps in memory; more than `MEMORY_BUDGET_BYTES` are refused.
 
     Args:
         name: what is read, for the message.
@@ -240,5 +240,5 @@ class Held:
             InputError: the limit is exceeded.
         """
         self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
-        if self._num_bytes > MAX_HELD_BYTES:
+        if self._num_bytes > MEMORY_BUDGET_BYTES:
             raise InputError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

@@ -29,7 +29,15 @@ from data_catalog.sources.files import (
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, UpstreamRow, admit, refuse, usual_split
+from data_catalog.sources.rows import (
+    Candidate,
+    JudgedRow,
+    Location,
+    UpstreamRow,
+    malformed_row,
+    normalised_split,
+    validate_row,
+)
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
 # One name in Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
@@ -49,7 +57,7 @@ _LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 class FlickrConfig(FilesConfig):
     """Captions files of Flickr8k or Flickr30k, and the location of their images."""
 
-    WANTED: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
+    EXPECTED_FILES: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are read from the same folder."""
@@ -115,7 +123,7 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
                 split, other = found.setdefault(_stem(name), (listed[1], path))
                 if split != listed[1]:
                     raise InputError(f"{name} is in {other} and in {path}: remove it from one of them")
-    return {photo: usual_split(split) for photo, (split, _) in found.items()}
+    return {photo: normalised_split(split) for photo, (split, _) in found.items()}
 
 
 def _reader_for(path: Path) -> Callable[[Path], Iterator[JudgedRow]]:
@@ -156,21 +164,21 @@ def _behind_header(path: Path) -> Iterator[Line]:
 
 
 def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) -> JudgedRow:
-    origin = Origin(str(path), line.number, line.text)
+    location = Location(str(path), line.number, line.text)
     if line.trouble:
-        return refuse(origin, *line.trouble)
+        return malformed_row(location, *line.trouble)
     if found is None:
-        return refuse(origin, "malformed_row", f"not {layout}")
-    return _flickr_row(origin, found["name"].strip(), str(int(found["index"])), found["caption"])
+        return malformed_row(location, "malformed_row", f"not {layout}")
+    return _flickr_row(location, found["name"].strip(), str(int(found["index"])), found["caption"])
 
 
 def _flickr_row(
-    origin: Origin, name: str, caption_key: str | None, caption: str | None, split: str | None = None
+    location: Location, name: str, caption_key: str | None, caption: str | None, split: str | None = None
 ) -> JudgedRow:
     found = Candidate(
         sample_key=_stem(name), caption_key=caption_key, path=name, caption=caption, lang="en", split=split
     )
-    return admit(origin, found)
+    return validate_row(location, found)
 
 
 def _stem(name: str) -> str:
@@ -189,23 +197,23 @@ def _read_captions(path: Path) -> Iterator[JudgedRow]:
 
     previous, index = "", 0
     for record in read_records(_behind_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
-        origin, trouble = Origin(str(path), record.line, record.text), record.trouble
+        location, trouble = Location(str(path), record.line, record.text), record.trouble
         name, caption = record.cells or ("", "")
         is_plain = "," in record.text and '"' not in record.text
         if not record.cells and is_plain and trouble and trouble.reason == "malformed_row":
             name, _, caption = record.text.partition(",")
             trouble = None
         if trouble:
-            yield refuse(origin, *trouble)
+            yield malformed_row(location, *trouble)
             continue
         name = name.strip()
         index = index + 1 if name == previous else 0
         previous = name
-        yield _flickr_row(origin, name, str(index), caption)
+        yield _flickr_row(location, name, str(index), caption)
 
 
 def _read_karpathy(path: Path) -> Iterator[JudgedRow]:
     document = check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
     for caption in karpathy_captions(document):
-        origin = Origin(str(path), caption.number, caption.raw)
-        yield _flickr_row(origin, caption.filename, caption.caption_id, caption.text, caption.split)
+        location = Location(str(path), caption.number, caption.raw)
+        yield _flickr_row(location, caption.filename, caption.caption_id, caption.text, caption.split)

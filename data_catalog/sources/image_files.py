@@ -21,7 +21,7 @@ import fsspec
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
-from data_catalog.errors import InputError, SettingsError, TransientError, extra_to_install
+from data_catalog.errors import InputError, SettingsError, TransientError, install_hint
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
@@ -45,7 +45,7 @@ class Stamp(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StorePath:
     """A file or folder in a file system of fsspec: this machine's disks, or an object store."""
 
     system: AbstractFileSystem
@@ -60,7 +60,7 @@ class Place:
         return Path(self.path) if "file" in self.system.protocol else None
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
+    def store_errors(self) -> Iterator[None]:
         """Turn an error of a store, except a missing file, into a `TransientError`: no image is at fault."""
         try:
             yield
@@ -77,7 +77,7 @@ class Place:
         if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
             return None
         try:
-            with self.asking():
+            with self.store_errors():
                 return dict(self.system.info(self.path))
         except (OSError, ValueError):  # also for a name that is too long, or of another encoding
             return None
@@ -93,16 +93,16 @@ class Place:
         """Open a file; with `size`, a store is not queried for the size."""
         if self.local:  # fsspec would seek to the end first; errors of a failing disk must come from the read
             return _File(self, self.local.open("rb", buffering=0))
-        with self.asking():
+        with self.store_errors():
             return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
 
-    def files(self) -> "Iterator[tuple[str, Place, Stamp]]":
+    def files(self) -> "Iterator[tuple[str, StorePath, Stamp]]":
         """Yield the files in a folder and its subfolders, or the file itself: relative name, place, stamp; sorted."""
-        with self.asking():
+        with self.store_errors():
             info = self.system.info(self.path)
             found = {self.path: info} if info["type"] == "file" else self.system.find(self.path, detail=True)
         for path in sorted(found):
-            yield path.removeprefix(self.path), Place(self.system, path), _stamp(found[path])
+            yield path.removeprefix(self.path), StorePath(self.system, path), _stamp(found[path])
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
@@ -116,7 +116,7 @@ class _File(io.BufferedReader):
     allowed = range(-1, sys.maxsize)
     refusal = ""
 
-    def __init__(self, place: Place, file: Any) -> None:
+    def __init__(self, place: StorePath, file: Any) -> None:
         super().__init__(file)
         self._place = place
 
@@ -124,7 +124,7 @@ class _File(io.BufferedReader):
         """Read bytes. Raises `ValueError` for a size outside `allowed`, which only a damaged archive asks for."""
         if size is not None and size not in self.allowed:
             raise ValueError(self.refusal.format(size))
-        with self._place.asking():
+        with self._place.store_errors():
             return super().read(size)
 
     def __del__(self) -> None:
@@ -211,7 +211,7 @@ class _Zip(ImageFiles):
     UTF-8.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StorePath) -> None:
         self._place = place
         self._lock = Lock()
         self._file = place.open()
@@ -299,7 +299,7 @@ class _Tar(ImageFiles):
     that it changed since it was indexed.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StorePath) -> None:
         self._place = place
         self._stamp = place.stamp()
         self._names = _indexed(place, self._stamp)
@@ -326,7 +326,7 @@ class _Tar(ImageFiles):
 
 
 @lru_cache(maxsize=_MAX_INDEXES)
-def _indexed(place: Place, stamp: Stamp) -> _Names[_Member]:
+def _indexed(place: StorePath, stamp: Stamp) -> _Names[_Member]:
     """Return the index of a tar; cached, since each shard opens its images again and indexing reads all headers."""
     with place.open(stamp.size) as file:
         file.allowed = range(_MAX_HEADER_BYTES + 1)
@@ -379,7 +379,7 @@ def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
 class _Folder(ImageFiles):
     """Images in a folder, by exact relative name; symbolic links are followed, also to places outside."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: StorePath) -> None:
         self._folder = folder
 
     def read(self, name: str) -> bytes:
@@ -395,11 +395,11 @@ class _Folder(ImageFiles):
     def size(self, name: str) -> int:
         return self._place(name).stamp().size
 
-    def _place(self, name: str) -> Place:
-        return Place(self._folder.system, f"{self._folder.path.rstrip('/')}/{_wanted_name(name)}")
+    def _place(self, name: str) -> StorePath:
+        return StorePath(self._folder.system, f"{self._folder.path.rstrip('/')}/{_wanted_name(name)}")
 
 
-class _Several(ImageFiles):
+class _Combined(ImageFiles):
     """Several folders and archives as one; a name that is in more than one of them is not found."""
 
     def __init__(self, opened: Sequence[ImageFiles]) -> None:
@@ -437,7 +437,7 @@ def open_images(location: str) -> ImageFiles:
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(_open(place))) for place in image_locations(location)]
         stack.pop_all()
-    return opened[0] if len(opened) == 1 else _Several(opened)
+    return opened[0] if len(opened) == 1 else _Combined(opened)
 
 
 def check_images(location: str) -> None:
@@ -445,7 +445,7 @@ def check_images(location: str) -> None:
     open_images(location).close()
 
 
-def image_locations(location: str) -> list[Place]:
+def image_locations(location: str) -> list[StorePath]:
     """Return the folders and archives of a setting `images`: its path or URL, or the matches of its glob, sorted.
 
     Raises:
@@ -465,14 +465,14 @@ def image_locations(location: str) -> list[Place]:
         matches = glob.glob(str(Path(location.removeprefix("file://")).expanduser()), recursive=True)  # noqa: PTH207  Path.glob takes no absolute one
         found = sorted({Path(match).resolve(): str(Path(match).absolute()) for match in sorted(matches)}.values())
     else:
-        with place.asking():
+        with place.store_errors():
             found = sorted(place.system.glob(place.path))
     if not found:
         raise InputError(f"images has the pattern {place}, which matches no folder, zip or tar: correct it")
-    return [Place(place.system, path) for path in found]
+    return [StorePath(place.system, path) for path in found]
 
 
-def _place(location: str) -> Place:
+def _place(location: str) -> StorePath:
     url = _URL.match(location)
     scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
     if scheme not in _EXTRAS:
@@ -481,15 +481,15 @@ def _place(location: str) -> Place:
             "fetched only from the URLs in a source's files"
         )
     if scheme == "file":
-        return Place(fsspec.filesystem("file"), str(Path(rest).expanduser().absolute()))
+        return StorePath(fsspec.filesystem("file"), str(Path(rest).expanduser().absolute()))
     try:
         # Without a cache of listings, so that a later build in this process sees changes.
         system = fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
         raise InputError(
-            f"images names {location}, which needs an extra of vernaclip: {extra_to_install(_EXTRAS[scheme])}"
+            f"images names {location}, which needs an extra of vernaclip: {install_hint(_EXTRAS[scheme])}"
         ) from error
-    return Place(system, strip_protocol(f"{scheme}://{rest}"))
+    return StorePath(system, strip_protocol(f"{scheme}://{rest}"))
 
 
 _COMPRESSED = {
@@ -501,7 +501,7 @@ _COMPRESSED = {
 }
 
 
-def _open(place: Place) -> ImageFiles:
+def _open(place: StorePath) -> ImageFiles:
     kind = (place.info() or {}).get("type")
     if kind == "directory":
         return _Folder(place)

@@ -21,7 +21,7 @@ from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import (
     ALL_ROWS,
     BEYOND_LIMIT,
-    Drawn,
+    DrawnSamples,
     JudgedRow,
     MalformedRow,
     RowLimit,
@@ -48,7 +48,7 @@ STAGED = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One source of a recipe.
+    """A source of a recipe.
 
     Args:
         name: value of the column `source`, and prefix of ids.
@@ -68,7 +68,7 @@ class Source:
     origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
     limit: RowLimit = ALL_ROWS
 
-    def draw(self) -> Drawn | None:
+    def draw(self) -> DrawnSamples | None:
         """Read all rows and draw the samples within the limit; without a limit return None and read nothing.
 
         Raises:
@@ -79,13 +79,13 @@ class Source:
         base = _common_folder(self.files)
         selected = (row for row in self.read() if not isinstance(row, UnselectedRow))
         drawn = self.limit.draw(_sample_id(row, self.name, base) for row in selected)
-        told = f"sources.{self.name}.limit = {self.limit.limit}"
+        setting = f"sources.{self.name}.limit = {self.limit.limit}"
         if drawn.num_rows and not drawn.num_drawn:
-            raise SettingsError(f"{told} is less than the captions of one image: set a larger limit")
-        logger.info("%s: %s of %s rows are read", told, f"{drawn.num_drawn:,}", f"{drawn.num_rows:,}")
+            raise SettingsError(f"{setting} is less than the captions of one image: set a larger limit")
+        logger.info("%s: %s of %s rows are read", setting, f"{drawn.num_drawn:,}", f"{drawn.num_rows:,}")
         return drawn
 
-    def rows(self, drawn: Drawn | None) -> Iterator[SourceRow]:
+    def rows(self, drawn: DrawnSamples | None) -> Iterator[SourceRow]:
         """Yield the rows; with a limit, rows of samples that were not drawn are unselected."""
         base = _common_folder(self.files)
         for row in self.read():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from data_catalog.errors import InputError
-from data_catalog.sources.files import check_text_file, naming_damage, open_bytes
+from data_catalog.sources.files import check_text_file, gzip_errors, open_bytes
 
 # Limit of one record; the largest known ones have some thousands. Parsed, a character takes up to 50 bytes.
 MAX_VALUE_CHARS = 2 * 2**20
@@ -187,7 +187,7 @@ def _pass_over(text: _Text) -> int | None:
 @contextmanager
 def _opened(path: Path, expected: str) -> Iterator[_Text]:
     """Open a document; turn errors of the parser into an `InputError` that names the file."""
-    with naming_damage(path), open_bytes(path) as file:
+    with gzip_errors(path), open_bytes(path) as file:
         text = _Text(cast("BinaryIO", file))
         try:
             yield text

@@ -15,8 +15,8 @@ from data_catalog.sources.files import FilesConfig, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe
 from data_catalog.sources.origins import CaptionOrigin
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
-from data_catalog.sources.tables import FORMATS, Entry, Wanted, check_table, read_table
+from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
+from data_catalog.sources.tables import FORMATS, ColumnSpec, Entry, check_table, read_table
 from data_catalog.sources.urls import is_web_url, url_key
 
 
@@ -24,7 +24,7 @@ from data_catalog.sources.urls import is_web_url, url_key
 class PairsConfig(FilesConfig):
     """Tables of your own pairs, and the names of their columns."""
 
-    WANTED: ClassVar = f"at least one file: {FORMATS}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
@@ -111,7 +111,7 @@ def read_pairs(config: PairsConfig) -> Iterator[JudgedRow]:
     wanted, columns = _wanted(config), _columns(config)
     for path in upstream_files(config):
         for entry in read_table(path, wanted):
-            yield _row(Origin(str(path), entry.line, entry.raw), entry, config, columns)
+            yield _row(Location(str(path), entry.line, entry.raw), entry, config, columns)
 
 
 def pairs_images(config: PairsConfig) -> str | None:
@@ -146,21 +146,21 @@ def _columns(config: PairsConfig) -> dict[str, str]:
     return {name: column for name, column in columns.items() if column}
 
 
-def _wanted(config: PairsConfig) -> Wanted:
+def _wanted(config: PairsConfig) -> ColumnSpec:
     required = list(_columns(config).values())
-    return Wanted(
+    return ColumnSpec(
         required=required, image_column=required[0], is_image=is_web_url if config.url_column else is_image_name
     )
 
 
-def _row(origin: Origin, entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> JudgedRow:
+def _row(location: Location, entry: Entry, config: PairsConfig, columns: Mapping[str, str]) -> JudgedRow:
     if entry.trouble:
-        return refuse(origin, *entry.trouble)
+        return malformed_row(location, *entry.trouble)
     texts: dict[str, str | None] = {}
     for name, column in columns.items():
         value = entry.values.get(column)
         if value is not None and not isinstance(value, str):
-            return refuse(origin, "malformed_row", f"{column} is {describe(value)} instead of a text")
+            return malformed_row(location, "malformed_row", f"{column} is {describe(value)} instead of a text")
         texts[name] = value
     url, lang = texts.get("url"), texts.pop("lang", None)
     found = Candidate(
@@ -169,7 +169,7 @@ def _row(origin: Origin, entry: Entry, config: PairsConfig, columns: Mapping[str
         original_lang=config.source_lang,
         **texts,
     )
-    return admit(origin, found)
+    return validate_row(location, found)
 
 
 def pairs_origin(config: PairsConfig, upstream_file: str = "") -> CaptionOrigin:

@@ -13,7 +13,7 @@ from data_catalog.sources.rows import SourceRow, UpstreamRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
-    """One kind of source: its settings, and the functions that check and read its files.
+    """A kind of source: its settings, and the functions that check and read its files.
 
     Args:
         kind: its name.

@@ -14,7 +14,7 @@ from data_catalog.storage.shards import order_key
 
 @dataclass(slots=True, kw_only=True)  # not frozen, which would be slower for millions of rows
 class Candidate:
-    """The fields of a record about a caption and its image, before `admit` validates them.
+    """The fields of a record about a caption and its image, before `validate_row` validates them.
 
     Args:
         sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
@@ -25,7 +25,7 @@ class Candidate:
         lang: ISO 639-1 code that upstream states, or the documented language of the dataset.
         original: the text that the caption translates, if upstream has both.
         original_lang: ISO 639-1 code of `original`.
-        split: split of the image that upstream states; in an `UpstreamRow` normalised by `usual_split`.
+        split: split of the image that upstream states; in an `UpstreamRow` normalised by `normalised_split`.
     """
 
     sample_key: str
@@ -101,12 +101,12 @@ _SPLIT_NAMES = {
 }
 
 
-def usual_split(name: str) -> str | None:
+def normalised_split(name: str) -> str | None:
     """Normalise the name of a split: train, val or test, None for white space; unknown names are unchanged."""
     return _SPLIT_NAMES.get(name.strip().lower(), name.strip() or None)
 
 
-class Origin(NamedTuple):
+class Location(NamedTuple):
     """Location of a record: the file as opened, the 1-based line or record number, and the record's text."""
 
     upstream_file: str
@@ -114,18 +114,18 @@ class Origin(NamedTuple):
     raw: str = ""
 
 
-def refuse(origin: Origin, reason: str, detail: str) -> MalformedRow:
+def malformed_row(location: Location, reason: str, detail: str) -> MalformedRow:
     """Return a malformed row for a record; `reason` is a key of `MALFORMED_REASONS`."""
     return MalformedRow(
-        upstream_file=origin.upstream_file,
-        upstream_line=origin.upstream_line,
+        upstream_file=location.upstream_file,
+        upstream_line=location.upstream_line,
         reason=reason,
         detail=excerpt(detail),
-        raw=excerpt(origin.raw) if origin.raw else None,
+        raw=excerpt(location.raw) if location.raw else None,
     )
 
 
-def admit(origin: Origin, found: Candidate) -> JudgedRow:
+def validate_row(location: Location, found: Candidate) -> JudgedRow:
     """Validate a record; return an upstream row, or a malformed row with the reason.
 
     A URL must be http or https, and a caption must not be blank. White space around `url` is removed, empty optional
@@ -137,20 +137,22 @@ def admit(origin: Origin, found: Candidate) -> JudgedRow:
         if not text:
             continue
         if len(text) > MAX_TEXT_CHARS:
-            return refuse(origin, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}")
+            return malformed_row(
+                location, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}"
+            )
         if trouble := text_trouble(text):
-            return refuse(origin, *trouble)
+            return malformed_row(location, *trouble)
     if url and not is_web_url(url):
-        return refuse(origin, "image_missing", f"not an http or https URL: {url}")
+        return malformed_row(location, "image_missing", f"not an http or https URL: {url}")
     if not url and not (found.path and found.path.strip()):
-        return refuse(origin, "image_missing", "neither URL nor path")
+        return malformed_row(location, "image_missing", "neither URL nor path")
     if caption is None or not caption.strip():
-        return refuse(origin, "caption_missing", "no caption" if caption is None else "an empty caption")
+        return malformed_row(location, "caption_missing", "no caption" if caption is None else "an empty caption")
     if not lang:
-        return refuse(origin, "lang_missing", "no language")
+        return malformed_row(location, "lang_missing", "no language")
     return UpstreamRow(
-        upstream_file=origin.upstream_file,
-        upstream_line=origin.upstream_line,
+        upstream_file=location.upstream_file,
+        upstream_line=location.upstream_line,
         sample_key=found.sample_key,
         caption_key=found.caption_key,
         url=url if found.url else None,
@@ -159,7 +161,7 @@ def admit(origin: Origin, found: Candidate) -> JudgedRow:
         lang=lang,
         original=found.original if found.original and found.original.strip() else None,
         original_lang=found.original_lang,
-        split=usual_split(found.split or ""),
+        split=normalised_split(found.split or ""),
         license=found.license or None,
         attribution=found.attribution or None,
         page_url=found.page_url or None,
@@ -193,35 +195,35 @@ class RowLimit:
         """Return the settings for keys and manifest; empty if all rows are read."""
         return {"limit": self.limit, "limit_seed": self.limit_seed} if self.limit else {}
 
-    def place(self, sample_id: str) -> int:
+    def rank(self, sample_id: str) -> int:
         """Return the rank of a sample, a 64-bit hash: samples are drawn in the order of their ranks."""
         return int(order_key(f"{self.limit_seed}\0{sample_id}"), 16)
 
-    def draw(self, sample_ids: Iterable[str]) -> "Drawn":
+    def draw(self, sample_ids: Iterable[str]) -> "DrawnSamples":
         """Draw samples, given the sample id of every row; keeps at most `limit` numbers in memory."""
         counts: dict[int, int] = {}
         last_first: list[int] = []
         end, num_rows, num_drawn = 16**16, 0, 0
         for sample_id in sample_ids:
             num_rows += 1
-            place = self.place(sample_id)
-            if place >= end:
+            rank = self.rank(sample_id)
+            if rank >= end:
                 continue
-            if place not in counts:
-                heappush(last_first, -place)
-            counts[place] = counts.get(place, 0) + 1
+            if rank not in counts:
+                heappush(last_first, -rank)
+            counts[rank] = counts.get(rank, 0) + 1
             num_drawn += 1
             while num_drawn > self.limit:  # counts only grow, so a sample that is too much now stays too much
                 end = -heappop(last_first)
                 num_drawn -= counts.pop(end)
-        return Drawn(limit=self, end=end, num_rows=num_rows, num_drawn=num_drawn)
+        return DrawnSamples(limit=self, end=end, num_rows=num_rows, num_drawn=num_drawn)
 
 
 ALL_ROWS = RowLimit()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class DrawnSamples:
     """The samples that a limit draws, those with a rank below `end`; and the numbers of rows read and drawn."""
 
     limit: RowLimit
@@ -231,4 +233,4 @@ class Drawn:
 
     def __contains__(self, sample_id: str) -> bool:
         """Return whether a sample is drawn."""
-        return self.limit.place(sample_id) < self.end
+        return self.limit.rank(sample_id) < self.end

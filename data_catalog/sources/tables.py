@@ -51,19 +51,19 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
             # A truncated stream raises nothing here: the child's exit status says why.
             with suppress(pa.ArrowInvalid), pa.ipc.open_stream(child.stdout) as stream:
                 yield from stream
-            told = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
+            message = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
             status = child.wait()
         finally:
             child.kill()
     if status == _UNREADABLE:
-        raise InputError(f"{path} is not a complete Parquet file ({told})")
+        raise InputError(f"{path} is not a complete Parquet file ({message})")
     if status == _OUT_OF_MEMORY or status < 0:
         raise InputError(
             f"{path} cannot be decompressed within 1 GB of memory: write it again with smaller values, pages and row "
             "groups"
         )
     if status:
-        raise DefectError(f"{path} could not be read ({told[-500:]}). This is a defect: report it")
+        raise DefectError(f"{path} could not be read ({message[-500:]}). This is a defect: report it")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -117,7 +117,7 @@ FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
 
 
 class Entry(NamedTuple):
-    """One record: 1-based line (record number in Parquet), values by column, text, and trouble."""
+    """A record: 1-based line (record number in Parquet), values by column, text, and trouble."""
 
     line: int
     values: Mapping[str, object]
@@ -126,7 +126,7 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ColumnSpec:
     """Columns to read, and how to recognise the start of a row in a CSV or TSV file.
 
     Args:
@@ -152,7 +152,7 @@ def text_columns(path: Path, expected: str = "a line of column names") -> list[s
     return _COLUMNS[suffix](path)
 
 
-def check_table(path: Path, wanted: Wanted) -> None:
+def check_table(path: Path, wanted: ColumnSpec) -> None:
     """Raise `InputError` unless a file is complete, of the format that its name states, with the columns and a row."""
     columns = text_columns(path, "the columns " + ", ".join(wanted.required))
     missing = [name for name in wanted.required if name not in columns]
@@ -167,7 +167,7 @@ def check_table(path: Path, wanted: Wanted) -> None:
         raise InputError(f"{path} has columns but no rows: add rows, or remove the file from the setting")
 
 
-def read_table(path: Path, wanted: Wanted) -> Iterator[Entry]:
+def read_table(path: Path, wanted: ColumnSpec) -> Iterator[Entry]:
     """Yield every record of a file; a malformed one has a trouble and no values."""
     suffix = _suffix(path)
     if suffix in _DELIMITERS:
@@ -190,7 +190,7 @@ def _header(lines: Iterator[Line], delimiter: str) -> list[str]:
     return [cell.strip() for cell in complete_cells(first, delimiter=delimiter)]
 
 
-def _read_delimited(path: Path, delimiter: str, wanted: Wanted) -> Iterator[Entry]:
+def _read_delimited(path: Path, delimiter: str, wanted: ColumnSpec) -> Iterator[Entry]:
     lines = read_lines(path)
     columns = _header(lines, delimiter)
     place = columns.index(wanted.image_column)
@@ -226,7 +226,7 @@ def _json_lines_columns(path: Path) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
+def _read_parquet(path: Path, wanted: ColumnSpec) -> Iterator[Entry]:
     number = 0
     for batch in read_texts(path, list(dict.fromkeys(wanted.required))):
         for values in _batch_values(batch):

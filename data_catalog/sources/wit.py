@@ -14,7 +14,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import FilesConfig, Line, check_text_file, read_lines, text_trouble, upstream_files
-from data_catalog.sources.rows import Candidate, Origin, SourceRow, UnselectedRow, admit, refuse
+from data_catalog.sources.rows import Candidate, Location, SourceRow, UnselectedRow, malformed_row, validate_row
 from data_catalog.sources.urls import canonical_url, is_web_url, url_key
 
 _EXPECTED = "a WIT TSV with its header line"
@@ -31,7 +31,7 @@ _RENAMED_LANGS = {"iw": "he", "in": "id", "ji": "yi"}
 class WitConfig(FilesConfig):
     """Files of WIT, and the rows to select."""
 
-    WANTED: ClassVar = "at least one WIT TSV"
+    EXPECTED_FILES: ClassVar = "at least one WIT TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of TSV files, plain or gzipped."""
@@ -121,14 +121,14 @@ def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layou
 
 
 def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozenset[str]) -> Iterator[SourceRow]:
-    origin = Origin(upstream_file, record.line, record.text)
+    location = Location(upstream_file, record.line, record.text)
     cells = record.cells
     language = _modern(cells[layout.language]) if cells else ""
     if cells and language not in languages and not text_trouble(language):
         yield UnselectedRow(reason="language")
         return
     if record.trouble:
-        yield refuse(origin, *record.trouble)
+        yield malformed_row(location, *record.trouble)
         return
     captions = {kind: cells[place] for kind, place in layout.captions.items() if cells[place].strip()}
     if not captions:
@@ -136,7 +136,7 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
         return
     url = cells[layout.image_url]
     if not is_web_url(url.strip()):
-        yield refuse(origin, "image_missing", f"image_url is not a URL: {url}")
+        yield malformed_row(location, "image_missing", f"image_url is not a URL: {url}")
         return
     page_url = cells[layout.page_url].strip() if layout.page_url is not None else ""
     section = cells[layout.section] if layout.section is not None else ""
@@ -152,7 +152,7 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
             lang=language,
             page_url=page_url,
         )
-        yield admit(origin, found)
+        yield validate_row(location, found)
 
 
 def _modern(language: str) -> str:

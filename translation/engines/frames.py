@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # How families write languages: ">>ita<<", "__it__", "ita_Latn"; unconverted ones also "it_IT", "<2it>".
@@ -87,7 +87,7 @@ def _target_token(model: ModelFacts, target: LanguagePack) -> tuple[str, ...]:
     if known and model.tokenizer_config.get("target_lang") not in _codes(target):
         raise InputError(
             f"{model.folder} has no token for {target.code} ({', '.join(_codes(target))}), it has "
-            f"{_listed(known)}: name another model, or set iso639_3 {in_pack_of(target)}"
+            f"{_listed(known)}: name another model, or set iso639_3 {language_pack_hint(target)}"
         )
     return ()
 
@@ -99,7 +99,7 @@ def _require_languages(model: ModelFacts, source: LanguagePack, target: Language
         if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
             raise InputError(
                 f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed: name "
-                f"another model, or, if that is the same language, set iso639_3 {in_pack_of(pack)}"
+                f"another model, or, if that is the same language, set iso639_3 {language_pack_hint(pack)}"
             )
 
 
@@ -117,7 +117,7 @@ def _nllb_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -
         if pack.flores is None:
             raise SettingsError(
                 f"{model.folder} is an NLLB model, and no FLORES code of {pack.code} is known: set flores, such as "
-                f'flores = "ita_Latn", {in_pack_of(pack)}'
+                f'flores = "ita_Latn", {language_pack_hint(pack)}'
             )
         return _known(model, [pack.flores], pack)
 
@@ -149,7 +149,7 @@ def _t5_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> 
         if not pack.name:
             raise SettingsError(
                 f"{model.folder} is a T5 model, which is asked by the English names of languages, and that of "
-                f'{pack.code} is not known: set name, such as name = "Italian", {in_pack_of(pack)}'
+                f'{pack.code} is not known: set name, such as name = "Italian", {language_pack_hint(pack)}'
             )
     return Frame(prompt=f"translate {source.name} to {target.name}:", after=model.end)
 
@@ -167,7 +167,7 @@ def _known(model: ModelFacts, tokens: list[str], pack: LanguagePack) -> str:
     known = sorted(filter(LANGUAGES[model.family].fullmatch, vocabulary))
     raise InputError(
         f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}: name another "
-        f"model, or correct the codes {in_pack_of(pack)}; none at all: convert or copy it again"
+        f"model, or correct the codes {language_pack_hint(pack)}; none at all: convert or copy it again"
     )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from data_catalog.downloads.annotation_files import DownloadJob, FileResult, download_file, download_lock
 from data_catalog.downloads.download import DownloadConfig
-from data_catalog.downloads.obtaining import Obtained, Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource, parse_registry
 
 CONFIG = DownloadConfig(timeout_s=5.0, num_tries=3, backoff_s=0.0)
@@ -122,12 +122,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def get(folder: Path) -> Callable[[UpstreamSource], list[Obtained]]:
+def get(folder: Path) -> Callable[[UpstreamSource], list[FileResult]]:
     """Gets all files of a source, impatiently."""
 
-    def act(source: UpstreamSource) -> list[Obtained]:
-        order = Order(source=source, folder=folder, license_accepted=True, config=CONFIG)
-        with obtaining(folder):
-            return [each for file in source.files for each in obtain(file, order)]
+    def act(source: UpstreamSource) -> list[FileResult]:
+        job = DownloadJob(source=source, folder=folder, license_accepted=True, config=CONFIG)
+        with download_lock(folder):
+            return [each for file in source.files for each in download_file(file, job)]
 
     return act

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads import obtaining
+from data_catalog.downloads import annotation_files
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import InputError
 
@@ -59,10 +59,10 @@ def test_only_the_members_that_are_needed_are_unpacked(
 ) -> None:
     other = {f"annotations/{name}": b"other" for name in ("instances_val2014.json", "._captions_val2014.json")}
     archive = pack({"annotations/captions_train2014.json": CAPTIONS, "captions_val2014.json": b"val", **other})
-    obtained = get(source(entry(archive, TRAIN, VAL), kind="mscoco"))
-    assert [(each.path, each.came) for each in obtained] == [(TRAIN, True), (VAL, True)]
+    result = get(source(entry(archive, TRAIN, VAL), kind="mscoco"))
+    assert [(each.path, each.is_new) for each in result] == [(TRAIN, True), (VAL, True)]
     assert ((folder / TRAIN).read_bytes(), (folder / VAL).read_bytes()) == (CAPTIONS, b"val")
-    download = obtained[0].download
+    download = result[0].download
     assert (download.sha256, download.num_bytes) == (hashlib.sha256(CAPTIONS).hexdigest(), len(CAPTIONS))
     assert (download.archive_sha256, download.verified_by) == (hashlib.sha256(archive).hexdigest(), "sha256")
     files = [path.name for path in folder.rglob("*") if path.is_file()]
@@ -76,7 +76,7 @@ def test_a_member_that_is_missing_comes_again_and_the_others_stay(
     get(known)
     (folder / VAL).unlink()
     (folder / TRAIN).write_bytes(b"TRAIN")  # of the same size: only a check tells
-    assert [each.came for each in get(known)] == [False, True]
+    assert [each.is_new for each in get(known)] == [False, True]
     assert ((folder / TRAIN).read_bytes(), (folder / VAL).read_bytes()) == (b"TRAIN", b"val")
 
 
@@ -111,7 +111,7 @@ def test_archives_that_cannot_be_trusted_leave_nothing_behind(
 def test_a_member_within_the_archive_that_is_too_large_is_refused(
     source: MakeSource, entry: Any, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(obtaining, "MAX_MEMBER_BYTES", 1_000)
+    monkeypatch.setattr(annotation_files, "MAX_MEMBER_BYTES", 1_000)
     with pytest.raises(InputError, match="of 1,001 bytes, more than 1,000"):
         get(source(entry(zip_of({"captions_val2014.json": bytes(1_001)}), VAL)))
 
@@ -125,7 +125,7 @@ def test_without_a_checksum_the_members_must_be_readable(
         get(source(unknown, kind="mscoco"))
     unknown = entry(zip_of({"captions_train2014.json": CAPTIONS}), TRAIN)
     del unknown["sha256"]
-    assert get(source(unknown, kind="mscoco"))[0].came
+    assert get(source(unknown, kind="mscoco"))[0].is_new
 
 
 def test_an_archive_that_came_whole_is_not_asked_for_again(
@@ -138,4 +138,4 @@ def test_an_archive_that_came_whole_is_not_asked_for_again(
         with pytest.raises(InputError, match="has no members called captions_val2014"):
             get(source(known))
         assert len(upstream.requests) == num_requests
-    assert get(source(entry(archive, TRAIN)))[0].came
+    assert get(source(entry(archive, TRAIN)))[0].is_new

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import trustme
 
+from data_catalog.downloads.annotation_files import DownloadJob, download_file, download_lock
 from data_catalog.downloads.download import DownloadConfig, fetch_small
-from data_catalog.downloads.obtaining import Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 
@@ -62,8 +62,10 @@ def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
 def get(source: Callable[..., UpstreamSource], folder: Path) -> Get:
     def act(entry: dict[str, Any], config: DownloadConfig = CONFIG) -> Any:
         found = source(entry)
-        with obtaining(folder):
-            return obtain(found.files[0], Order(source=found, folder=folder, license_accepted=True, config=config))
+        with download_lock(folder):
+            return download_file(
+                found.files[0], DownloadJob(source=found, folder=folder, license_accepted=True, config=config)
+            )
 
     return act
 
@@ -138,7 +140,7 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
     allowed = replace(CONFIG, private_hosts=("Mirror.Example",))
     with pytest.raises(TransientError, match=r"was interrupted after 100,000 of"):
         get(mirror, allowed)
-    assert get(mirror, allowed)[0].came
+    assert get(mirror, allowed)[0].is_new
     assert (folder / PLACE).read_bytes() == captions
     assert upstream.headers_of("/p")[1]["Range"] == "bytes=100000-"
     assert upstream.headers_of("/p")[0]["Host"] == named(upstream, "mirror.example", "").removeprefix("http://")
@@ -182,12 +184,12 @@ def test_a_proxy_gets_its_login_and_no_host_that_it_is_not_for(
 ) -> None:
     upstream.files["http://upstream.example/p"] = captions
     monkeypatch.setenv("http_proxy", upstream.url("").replace("//", "//me:p%40ss@"))
-    assert get(entry | {"url": "http://upstream.example/p"})[0].came
+    assert get(entry | {"url": "http://upstream.example/p"})[0].is_new
     assert upstream.headers_of("http://upstream.example/p")[0]["Proxy-Authorization"] == LOGIN
     mirror = named(upstream, "mirror.example")
     monkeypatch.setenv("no_proxy", mirror.removeprefix("http://").removesuffix("/p"))  # a host and its port
     (folder / PLACE).unlink()
-    assert get(entry | {"url": mirror}, replace(CONFIG, private_hosts=("mirror.example",)))[0].came
+    assert get(entry | {"url": mirror}, replace(CONFIG, private_hosts=("mirror.example",)))[0].is_new
     assert "Proxy-Authorization" not in upstream.headers_of("/p")[0]
 
 
@@ -230,7 +232,7 @@ def test_https_is_tunnelled_through_a_proxy(
         with pytest.raises(InputError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
             get(entry | {"url": "https://upstream.example/p"})
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert get(entry | {"url": "https://upstream.example/p"})[0].came
+        assert get(entry | {"url": "https://upstream.example/p"})[0].is_new
         with pytest.raises(TransientError, match=r"closed.*cannot be reached.*Tunnel connection failed: 403"):
             get(entry | {"url": "https://closed.example/p", "file": "cc3m/other.tsv"})
         assert proxy.asked[1:] == [("upstream.example:443", LOGIN), ("closed.example:443", LOGIN)]  # type: ignore[attr-defined]

@@ -159,7 +159,7 @@ def test_more_records_than_a_reader_may_hold_are_refused(
 ) -> None:
     (tmp_path / name).write_text(text)
     files = (str(tmp_path / name),)
-    monkeypatch.setattr(source_files, "MAX_HELD_BYTES", 2**16)
+    monkeypatch.setattr(source_files, "MEMORY_BUDGET_BYTES", 2**16)
     kinds: dict[str, Any] = {**TEST_SET_KINDS, **SOURCE_KINDS}
     config = kinds[kind].config_type(files=files)
     act = TEST_SET_KINDS[kind].load if kind in TEST_SET_KINDS else lambda config: list(SOURCE_KINDS[kind].read(config))

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from data_catalog.identities import (
     canonical_identities,
     name_identities,
+    parse_identities,
     photo_identities,
     url_identities,
-    written_identities,
 )
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.urls import canonical_url
@@ -242,15 +242,15 @@ def test_names_of_flickr_sets() -> None:
 
 
 def test_identities_that_people_write() -> None:
-    assert written_identities("coco:000391895 flickr:7") == {"coco:391895", "flickr:7"}
-    assert written_identities("wikimedia:duomo_di_Milano.jpg") == {"wikimedia:Duomo_di_Milano.jpg"}
-    assert written_identities("wikimedia:wikipedia/en/logo.png") == {"wikimedia:wikipedia/en/Logo.png"}
-    assert written_identities("url:HTTPS://Example.org/%61.jpg") == written_identities("url:example.org/a.jpg")
-    assert written_identities("url:example.org/a.jpg") == url_identities("http://example.org/a.jpg")
-    assert written_identities("") == set()
-    assert written_identities("coco:abc") is None
-    assert written_identities("flickr:1 mine:2") is None
-    assert written_identities("wikimedia:\ud800.jpg") is None  # half a character
+    assert parse_identities("coco:000391895 flickr:7") == {"coco:391895", "flickr:7"}
+    assert parse_identities("wikimedia:duomo_di_Milano.jpg") == {"wikimedia:Duomo_di_Milano.jpg"}
+    assert parse_identities("wikimedia:wikipedia/en/logo.png") == {"wikimedia:wikipedia/en/Logo.png"}
+    assert parse_identities("url:HTTPS://Example.org/%61.jpg") == parse_identities("url:example.org/a.jpg")
+    assert parse_identities("url:example.org/a.jpg") == url_identities("http://example.org/a.jpg")
+    assert parse_identities("") == set()
+    assert parse_identities("coco:abc") is None
+    assert parse_identities("flickr:1 mine:2") is None
+    assert parse_identities("wikimedia:\ud800.jpg") is None  # half a character
 
 
 @given(

@@ -25,7 +25,7 @@ def write(folder: Path, contents: dict[str, str | bytes | Any]) -> tuple[str, ..
     return tuple(str(folder / name) for name in contents)
 
 
-def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> test_sets.GatheredImages:
+def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> test_sets.TestSetImages:
     """Check a set of files as a build does before it starts, then read it."""
     test_set = test_sets.TEST_SET_KINDS[kind]
     config = test_set.config_type(files=write(folder, contents), **options)
@@ -34,11 +34,11 @@ def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> t
     return test_set.load(config)
 
 
-def brief(gathered: test_sets.GatheredImages) -> list[tuple[str, set[str], tuple[str, ...]]]:
+def brief(gathered: test_sets.TestSetImages) -> list[tuple[str, set[str], tuple[str, ...]]]:
     return [(image.name, set(image.identities), image.captions) for image in gathered.images]
 
 
-def reasons(gathered: test_sets.GatheredImages) -> list[tuple[int, str]]:
+def reasons(gathered: test_sets.TestSetImages) -> list[tuple[int, str]]:
     return [(row.upstream_line, row.reason) for row in gathered.malformed]
 
 

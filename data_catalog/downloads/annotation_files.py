@@ -88,8 +88,8 @@ class State(Enum):
 
     MISSING = "no"
     RECORDED = "yes"
-    UNRECORDED = "yes, by other means"
-    CHANGED = "changed since it came"
+    UNRECORDED = "yes, not recorded"
+    CHANGED = "changed since its download"
 
 
 def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> State:
@@ -102,7 +102,7 @@ def state_of(path: str, folder: Path, record: Mapping[str, RecordedFile]) -> Sta
     return State.RECORDED if place.stat().st_size == record[path].num_bytes else State.CHANGED
 
 
-def partial_of(file: UpstreamFile, folder: Path) -> PartialFile:
+def partial_download(file: UpstreamFile, folder: Path) -> PartialFile:
     """Return the partial download of a file, on the same disk as its destination."""
     return PartialFile((folder / file.paths[0]).parent / DOWNLOADS / f"{digest(file.url)[:16]}.part", file.url)
 
@@ -112,7 +112,7 @@ def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, Recorde
     for file in source.files:
         num_bytes = file.expected.num_bytes
         size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
-        come = partial_of(file, folder).num_bytes if file.url else 0
+        come = partial_download(file, folder).num_bytes if file.url else 0
         for path in file.paths:
             state = state_of(path, folder, record)
             yield {
@@ -124,7 +124,7 @@ def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, Recorde
             }
 
 
-def files_there(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
+def existing_files(files: Sequence[UpstreamFile], folder: Path) -> list[Path]:
     """Return the files that exist in the folder, from any origin."""
     return [folder / path for file in files for path in file.paths if (folder / path).is_file()]
 
@@ -148,7 +148,7 @@ def check_readable(source: UpstreamSource, files: Sequence[Path], *, images: Pat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class DownloadJob:
     """A source to download, and its destination."""
 
     source: UpstreamSource
@@ -158,38 +158,38 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Obtained:
+class FileResult:
     """Result for one path."""
 
     path: str  # below the data folder
-    came: bool  # False if the file was there before
+    is_new: bool  # False if the file was there before
     download: RecordedFile | None  # None for a file that the user put there and that has no checksum to compare with
 
 
-def obtaining(folder: Path) -> AbstractContextManager[object]:
+def download_lock(folder: Path) -> AbstractContextManager[object]:
     """Lock the data folder for writing. Raises `BusyError` if another process holds the lock."""
     return writer_lock(folder / DOWNLOADS)
 
 
-def is_pending(file: UpstreamFile, order: Order) -> bool:
+def is_pending(file: UpstreamFile, job: DownloadJob) -> bool:
     """Return whether a file has to be downloaded. Raises `DamagedError` if it changed since its download."""
-    return bool(file.url and _missing(file, order))
+    return bool(file.url and _missing(file, job))
 
 
-def require_space(files: Sequence[UpstreamFile], order: Order) -> None:
+def require_space(files: Sequence[UpstreamFile], job: DownloadJob) -> None:
     """Raise `DiskError` unless the disk has space for all pending files of known size."""
-    pending = [file for file in files if is_pending(file, order)]
-    needed = sum((file.expected.num_bytes or 0) - partial_of(file, order.folder).num_bytes for file in pending)
-    free = shutil.disk_usage(nearest_existing(order.folder)).free
+    pending = [file for file in files if is_pending(file, job)]
+    needed = sum((file.expected.num_bytes or 0) - partial_download(file, job.folder).num_bytes for file in pending)
+    free = shutil.disk_usage(nearest_existing(job.folder)).free
     if needed > free:
         raise DiskError(
-            f"{order.source.name} needs {needed:,} more bytes, but the disk of {order.folder} has {free:,} free: free "
+            f"{job.source.name} needs {needed:,} more bytes, but the disk of {job.folder} has {free:,} free: free "
             "space, choose another folder with --to, or fewer files with --only"
         )
 
 
-def obtain(file: UpstreamFile, order: Order) -> list[Obtained]:
-    """Download one file of the order's source; call it inside `obtaining`.
+def download_file(file: UpstreamFile, job: DownloadJob) -> list[FileResult]:
+    """Download one file of the job's source; call it inside `download_lock`.
 
     An existing file is never overwritten. If it has the published checksum it is recorded, with another checksum it is
     an error, and without a published checksum it is left unrecorded.
@@ -201,125 +201,127 @@ def obtain(file: UpstreamFile, order: Order) -> list[Obtained]:
         DiskError: the disk is full, or cannot be written.
         TransientError: all tries failed; the next call resumes.
     """
-    missing = _missing(file, order)
+    missing = _missing(file, job)
     if missing:
-        _obtain_missing(file, missing, order)
+        _download_missing(file, missing, job)
     else:
-        _compare_unrecorded(file, order)
-    record = read_record(order.folder)
-    return [Obtained(path=path, came=path in missing, download=record.get(path)) for path in file.paths]
+        _compare_unrecorded(file, job)
+    record = read_record(job.folder)
+    return [FileResult(path=path, is_new=path in missing, download=record.get(path)) for path in file.paths]
 
 
-def record_by_hand(file: UpstreamFile, order: Order) -> None:
-    """Record a file that a person added or replaced; call it inside `obtaining`, after a check of the file."""
-    _compare_unrecorded(file, order)
-    record = read_record(order.folder)
-    new = [path for path in file.paths if state_of(path, order.folder, record) is not State.RECORDED]
-    _record(file, {path: order.folder / path for path in new}, order)
+def record_by_hand(file: UpstreamFile, job: DownloadJob) -> None:
+    """Record a file that a person added or replaced; call it inside `download_lock`, after a check of the file."""
+    _compare_unrecorded(file, job)
+    record = read_record(job.folder)
+    new = [path for path in file.paths if state_of(path, job.folder, record) is not State.RECORDED]
+    _record(file, {path: job.folder / path for path in new}, job)
 
 
-def _missing(file: UpstreamFile, order: Order) -> list[str]:
-    record = read_record(order.folder)
-    states = {path: state_of(path, order.folder, record) for path in file.paths}
+def _missing(file: UpstreamFile, job: DownloadJob) -> list[str]:
+    record = read_record(job.folder)
+    states = {path: state_of(path, job.folder, record) for path in file.paths}
     for path, state in states.items():
         if state is State.CHANGED:
             raise DamagedError(
-                f"{order.folder / path} has changed since its download, when it had {record[path].num_bytes:,} bytes: "
+                f"{job.folder / path} has changed since its download, when it had {record[path].num_bytes:,} bytes: "
                 "move it away and run the command again, which downloads it again"
             )
     return [path for path, state in states.items() if state is State.MISSING]
 
 
-def _compare_unrecorded(file: UpstreamFile, order: Order) -> None:
+def _compare_unrecorded(file: UpstreamFile, job: DownloadJob) -> None:
     """Record a file from another origin if it has the published checksum. Raises `InputError` if it has another."""
     path = file.paths[0]
-    if file.is_archive or not file.expected.algorithm or path in read_record(order.folder):
+    if file.is_archive or not file.expected.algorithm or path in read_record(job.folder):
         return
-    place = order.folder / path
+    place = job.folder / path
     try:
         file.expected.require_checksum(place, named=str(place))
     except InputError as error:
         raise InputError(f"{error}: it is not the published file; move it away and run the command again") from error
-    _record(file, {path: place}, order)
+    _record(file, {path: place}, job)
 
 
-def _obtain_missing(file: UpstreamFile, missing: Sequence[str], order: Order) -> None:
+def _download_missing(file: UpstreamFile, missing: Sequence[str], job: DownloadJob) -> None:
     """Download, check, record, then move the missing files; a crash in between loses no downloaded bytes."""
     if not file.url:
-        raise InputError(f"{order.folder / missing[0]} is missing, and no program can download it: {file.by_hand}")
-    partial = partial_of(file, order.folder)
-    on_its_way = partial.path.parent
-    on_its_way.mkdir(parents=True, exist_ok=True)
-    sweep_temporary([on_its_way])
-    config = replace(order.config, max_bytes=file.expected.num_bytes or MAX_UNKNOWN_BYTES)
+        raise InputError(f"{job.folder / missing[0]} is missing, and no program can download it: {file.by_hand}")
+    partial = partial_download(file, job.folder)
+    downloads = partial.path.parent
+    downloads.mkdir(parents=True, exist_ok=True)
+    sweep_temporary([downloads])
+    config = replace(job.config, max_bytes=file.expected.num_bytes or MAX_UNKNOWN_BYTES)
     download(partial, config, expected=file.expected)
-    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=on_its_way, ignore_cleanup_errors=True) as staging:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=downloads, ignore_cleanup_errors=True) as staging:
         try:
-            staged = _staged(file, missing, partial.path, Path(staging), order)
+            staged = _staged(file, missing, partial.path, Path(staging), job)
         except InputError:
             if not file.expected.algorithm:
                 partial.remove()  # with a checksum it is the published file, and a new download would be the same
             raise
         for source in staged.values():
             sync(source)
-        _record(file, staged, order, archive_sha256=sha256_of(partial.path) if file.is_archive else "")
+        _record(file, staged, job, archive_sha256=sha256_of(partial.path) if file.is_archive else "")
         for path, source in staged.items():
-            place = order.folder / path
+            place = job.folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
             source.replace(place)
             sync(place.parent)
     partial.remove()
     with contextlib.suppress(OSError):  # it contains other downloads, or the lock
-        on_its_way.rmdir()
+        downloads.rmdir()
 
 
-def _staged(file: UpstreamFile, missing: Sequence[str], came: Path, staging: Path, order: Order) -> dict[str, Path]:
+def _staged(
+    file: UpstreamFile, missing: Sequence[str], downloaded: Path, staging: Path, job: DownloadJob
+) -> dict[str, Path]:
     """Return the temporary file of each missing path, unpacked and checked, before it is moved into place."""
-    staged = {file.paths[0]: came}
+    staged = {file.paths[0]: downloaded}
     if file.is_archive:
         staged = {path: staging / PurePosixPath(path).name for path in missing}
         try:
-            _unpack_members(came, [place.name for place in staged.values()], staging)
+            _unpack_members(downloaded, [place.name for place in staged.values()], staging)
         except InputError as error:
             raise InputError(f"the archive from {file.url} cannot be used: {error}") from error
     if not file.expected.algorithm:
         # The source's check distinguishes the file from an error page. Images are not checked here, since a person
         # may add them later; any folder is passed in their place.
         try:
-            check_readable(order.source, list(staged.values()), images=came.parent)
+            check_readable(job.source, list(staged.values()), images=downloaded.parent)
         except InputError as error:
             raise InputError(
-                f"the download of {file.url} is not a file that {order.source.name} reads, and is removed: {error}"
+                f"the download of {file.url} is not a file that {job.source.name} reads, and is removed: {error}"
             ) from error
     return staged
 
 
-def _record(file: UpstreamFile, places: Mapping[str, Path], order: Order, archive_sha256: str = "") -> None:
-    """Write the entries of a file's paths to the record; call it inside `obtaining`.
+def _record(file: UpstreamFile, places: Mapping[str, Path], job: DownloadJob, archive_sha256: str = "") -> None:
+    """Write the entries of a file's paths to the record; call it inside `download_lock`.
 
     Args:
         file: the file.
         places: where the bytes of each path are now.
-        order: source and data folder.
+        job: source and data folder.
         archive_sha256: sha256 of the archive, "" for none.
     """
     expected = file.expected
     known = expected.hexdigest if expected.algorithm == "sha256" and not file.is_archive else ""
-    record = read_record(order.folder)
+    record = read_record(job.folder)
     for path, place in places.items():
         record[path] = RecordedFile(
-            source=order.source.name,
+            source=job.source.name,
             url=file.url,
             num_bytes=place.stat().st_size,
             sha256=known or sha256_of(place),
             archive_sha256=archive_sha256,
             verified_by=expected.algorithm,
-            license=order.source.license,
-            license_accepted=order.license_accepted,
+            license=job.source.license,
+            license_accepted=job.license_accepted,
             recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     files = {path: asdict(entry) for path, entry in record.items()}
-    write_json(order.folder / RECORD, {"format": FORMAT, "files": files})
+    write_json(job.folder / RECORD, {"format": FORMAT, "files": files})
 
 
 class _Member(NamedTuple):

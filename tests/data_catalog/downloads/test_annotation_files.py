@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads.obtaining import Order, read_record, require_space
+from data_catalog.downloads.annotation_files import DownloadJob, read_record, require_space
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 
@@ -41,17 +41,17 @@ def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
 def test_a_file_comes_is_verified_and_recorded(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
-    (obtained,) = get(source(entry))
+    (result,) = get(source(entry))
     assert (folder / PLACE).read_bytes() == captions
-    assert (obtained.path, obtained.came) == (PLACE, True)
+    assert (result.path, result.is_new) == (PLACE, True)
     record = read_record(folder)[PLACE]
-    assert obtained.download == record
+    assert result.download == record
     assert (record.url, record.sha256, record.num_bytes) == (upstream.url("/p"), sha256(captions), len(captions))
     assert (record.license, record.license_accepted, record.verified_by) == ("Some License 1.0", True, "sha256")
     assert record.recorded_at.endswith("+00:00")
     assert tree(folder) == [PLACE, "downloads.json"]
     (again,) = get(source(entry))
-    assert (again.came, again.download) == (False, record)
+    assert (again.is_new, again.download) == (False, record)
     assert len(upstream.requests) == 1
 
 
@@ -62,7 +62,7 @@ def test_a_cut_download_goes_on_in_the_next_run(
     with pytest.raises(TransientError, match="answers HTTP 503"):
         get(source(entry))
     assert not (folder / PLACE).exists()
-    assert get(source(entry))[0].came
+    assert get(source(entry))[0].is_new
     assert (folder / PLACE).read_bytes() == captions
     assert upstream.headers_of("/p")[3]["Range"] == "bytes=100000-"
 
@@ -85,7 +85,7 @@ def test_another_file_is_removed_so_that_the_next_run_starts_anew(
         get(source(entry))
     assert tree(folder) == []
     upstream.files["/p"] = captions
-    assert get(source(entry))[0].came
+    assert get(source(entry))[0].is_new
     assert "Range" not in upstream.headers_of("/p")[1]
 
 
@@ -120,7 +120,7 @@ def test_plain_http_is_asked_where_a_sha256_vouches(
     upstream.faults[url] = [upstream.status(302, Location="http://elsewhere.example/p")]
     with pytest.raises(InputError, match=r"http://elsewhere\.example/p is not requested: only https"):
         get(source(entry | {"url": url}))
-    assert get(source(entry | {"url": url}))[0].came
+    assert get(source(entry | {"url": url}))[0].is_new
     assert [path for path, _ in upstream.requests] == [url, url]
 
 
@@ -139,8 +139,8 @@ def test_other_checksums_are_compared(
     published = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()[0]
     upstream.files["/p"] = captions
     known = {"file": PLACE, "url": upstream.url("/p"), algorithm: published}
-    (obtained,) = get(source(known))
-    assert (obtained.download.verified_by, obtained.download.sha256) == (algorithm, sha256(captions))
+    (result,) = get(source(known))
+    assert (result.download.verified_by, result.download.sha256) == (algorithm, sha256(captions))
     (folder / PLACE).unlink()
     upstream.files["/p"] = captions[:-1] + b" "
     with pytest.raises(InputError, match=f"the {algorithm} of what .* gave is"):
@@ -156,8 +156,8 @@ def test_without_a_checksum_a_page_that_says_sorry_is_no_file(
         get(unknown)
     assert tree(folder) == []
     upstream.files["/p"] = captions
-    (obtained,) = get(unknown)
-    assert (obtained.download.verified_by, obtained.download.sha256) == ("", sha256(captions))
+    (result,) = get(unknown)
+    assert (result.download.verified_by, result.download.sha256) == ("", sha256(captions))
 
 
 def test_what_came_by_other_means_is_compared_or_kept(
@@ -169,11 +169,11 @@ def test_what_came_by_other_means_is_compared_or_kept(
     with pytest.raises(InputError, match="it is not the published file; move it away"):
         get(source(entry))
     unknown = source({"file": PLACE, "url": upstream.url("/p")})
-    assert [(each.came, each.download) for each in get(unknown)] == [(False, None)]
+    assert [(each.is_new, each.download) for each in get(unknown)] == [(False, None)]
     assert place.read_bytes() == b"mine"
     place.write_bytes(captions)
-    (obtained,) = get(source(entry))
-    assert (obtained.came, obtained.download.sha256) == (False, sha256(captions))
+    (result,) = get(source(entry))
+    assert (result.is_new, result.download.sha256) == (False, sha256(captions))
     place.write_bytes(b"changed")
     with pytest.raises(DamagedError, match="has changed since its download"):
         get(source(entry))
@@ -182,9 +182,9 @@ def test_what_came_by_other_means_is_compared_or_kept(
 
 def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
     huge = source(entry | {"num_bytes": 10**18})
-    order = Order(source=huge, folder=folder, license_accepted=True)
+    job = DownloadJob(source=huge, folder=folder, license_accepted=True)
     with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, but the disk of"):
-        require_space(huge.files, order)
+        require_space(huge.files, job)
     assert not folder.exists()
 
 
@@ -198,7 +198,7 @@ def test_what_comes_before_the_answer_is_not_taken_for_it(
         handler.serve(captions)
 
     upstream.faults["/p"] = [hint]
-    assert get(source(entry))[0].came
+    assert get(source(entry))[0].is_new
     assert (folder / PLACE).read_bytes() == captions
 
 
