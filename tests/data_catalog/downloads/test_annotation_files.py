@@ -1,4 +1,4 @@
-"""Files of a registry from an upstream on loopback: resumed, verified, recorded; or refused, and nothing is left."""
+"""Downloads of registry files from a loopback server: resumed, verified, recorded, or refused without leftovers."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ def sha256(data: bytes) -> str:
 
 
 def tree(folder: Path) -> list[str]:
-    """Files below a folder, the lock aside."""
+    """Return the files below a folder, without the lock."""
     return sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -33,12 +33,12 @@ def tree(folder: Path) -> list[str]:
 
 @pytest.fixture
 def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
-    """A file of the registry whose size and sha256 are published."""
+    """Return an entry of the registry with size and sha256."""
     upstream.files["/p"] = captions
     return {"file": PLACE, "url": upstream.url("/p"), "num_bytes": len(captions), "sha256": sha256(captions)}
 
 
-def test_a_file_comes_is_verified_and_recorded(
+def test_a_file_is_downloaded_verified_and_recorded(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     (result,) = get(source(entry))
@@ -55,7 +55,7 @@ def test_a_file_comes_is_verified_and_recorded(
     assert len(upstream.requests) == 1
 
 
-def test_a_cut_download_goes_on_in_the_next_run(
+def test_an_interrupted_download_resumes_in_the_next_run(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.faults["/p"] = [upstream.cut(100_000, captions), upstream.status(503), upstream.status(503)]
@@ -67,7 +67,7 @@ def test_a_cut_download_goes_on_in_the_next_run(
     assert upstream.headers_of("/p")[3]["Range"] == "bytes=100000-"
 
 
-def test_a_file_that_upstream_changes_in_between_is_not_joined(
+def test_parts_of_different_versions_are_not_joined(
     upstream: Any, source: MakeSource, captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = captions
@@ -77,7 +77,7 @@ def test_a_file_that_upstream_changes_in_between_is_not_joined(
     assert "Range" in upstream.headers_of("/p")[1]
 
 
-def test_another_file_is_removed_so_that_the_next_run_starts_anew(
+def test_a_file_with_another_checksum_is_removed(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = b"x" * len(captions)
@@ -89,7 +89,7 @@ def test_another_file_is_removed_so_that_the_next_run_starts_anew(
     assert "Range" not in upstream.headers_of("/p")[1]
 
 
-def test_another_size_is_refused_before_it_comes(
+def test_another_announced_size_is_refused_before_the_download(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = captions + b"one more\thttps://example.org/more.jpg\n"
@@ -98,7 +98,7 @@ def test_another_size_is_refused_before_it_comes(
     assert tree(folder) == []
 
 
-def test_a_damaged_record_is_told_and_nothing_is_asked(
+def test_a_damaged_record_is_reported_and_nothing_is_requested(
     upstream: Any, source: MakeSource, entry: dict[str, Any], folder: Path, get: Get
 ) -> None:
     folder.mkdir()
@@ -109,7 +109,7 @@ def test_a_damaged_record_is_told_and_nothing_is_asked(
     assert upstream.requests == []
 
 
-def test_plain_http_is_asked_where_a_sha256_vouches(
+def test_plain_http_is_allowed_with_a_sha256(
     upstream: Any, source: MakeSource, entry: dict[str, Any], folder: Path, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = "http://upstream.example/p"
@@ -131,7 +131,7 @@ def test_plain_http_is_refused_without_a_sha256(source: MakeSource, checksum: di
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "git_blob"])
-def test_other_checksums_are_compared(
+def test_md5_and_git_blob_checksums_are_compared(
     upstream: Any, source: MakeSource, captions: bytes, folder: Path, get: Get, tmp_path: Path, algorithm: str
 ) -> None:
     (tmp_path / "p").write_bytes(captions)
@@ -147,7 +147,7 @@ def test_other_checksums_are_compared(
         get(source(known))
 
 
-def test_without_a_checksum_a_page_that_says_sorry_is_no_file(
+def test_without_a_checksum_an_error_page_is_rejected(
     upstream: Any, source: MakeSource, captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = b"<!DOCTYPE html><title>Sign in to this network</title>"
@@ -160,7 +160,7 @@ def test_without_a_checksum_a_page_that_says_sorry_is_no_file(
     assert (result.download.verified_by, result.download.sha256) == ("", sha256(captions))
 
 
-def test_what_came_by_other_means_is_compared_or_kept(
+def test_existing_files_are_compared_and_never_overwritten(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     place = folder / PLACE
@@ -180,7 +180,7 @@ def test_what_came_by_other_means_is_compared_or_kept(
     assert upstream.requests == []
 
 
-def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
+def test_a_full_disk_is_reported_before_the_download(source: MakeSource, entry: dict[str, Any], folder: Path) -> None:
     huge = source(entry | {"num_bytes": 10**18})
     job = DownloadJob(source=huge, folder=folder, license_accepted=True)
     with pytest.raises(DiskError, match=r"needs 1,000,000,000,000,000,000 more bytes, but the disk of"):
@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_before_work_starts(source: MakeSource, entry: dict[
     assert not folder.exists()
 
 
-def test_what_comes_before_the_answer_is_not_taken_for_it(
+def test_interim_responses_are_skipped(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     hints = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\n\r\n"
@@ -202,7 +202,9 @@ def test_what_comes_before_the_answer_is_not_taken_for_it(
     assert (folder / PLACE).read_bytes() == captions
 
 
-def test_a_flood_of_hints_ends(upstream: Any, source: MakeSource, entry: dict[str, Any], get: Get) -> None:
+def test_endless_interim_responses_are_refused(
+    upstream: Any, source: MakeSource, entry: dict[str, Any], get: Get
+) -> None:
     def flood(handler: Any) -> None:
         with contextlib.suppress(OSError):  # the client has had enough
             for _ in range(100_000):

@@ -1,4 +1,4 @@
-"""Members of archives that upstream serves: those that are needed, from zip and tar, and none that is unsafe."""
+"""Archives: only the needed members of zips and tars are unpacked, and unsafe ones are refused."""
 
 import hashlib
 import io
@@ -44,7 +44,7 @@ def tar_of(contents: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
 
 @pytest.fixture
 def entry(upstream: Any) -> Callable[..., dict[str, Any]]:
-    """Serves an archive; returns it as a registry has it."""
+    """Return a function that serves an archive and returns its entry of the registry."""
 
     def act(archive: bytes, *paths: str) -> dict[str, Any]:
         upstream.files["/a"] = archive
@@ -69,9 +69,7 @@ def test_only_the_members_that_are_needed_are_unpacked(
     assert sorted(files) == [".writer-lock", "captions_train2014.json", "captions_val2014.json", "downloads.json"]
 
 
-def test_a_member_that_is_missing_comes_again_and_the_others_stay(
-    source: MakeSource, entry: Any, folder: Path, get: Get
-) -> None:
+def test_only_missing_members_are_downloaded_again(source: MakeSource, entry: Any, folder: Path, get: Get) -> None:
     known = source(entry(zip_of({"captions_train2014.json": b"train", "captions_val2014.json": b"val"}), TRAIN, VAL))
     get(known)
     (folder / VAL).unlink()
@@ -128,7 +126,7 @@ def test_without_a_checksum_the_members_must_be_readable(
     assert get(source(unknown, kind="mscoco"))[0].is_new
 
 
-def test_an_archive_that_came_whole_is_not_asked_for_again(
+def test_a_complete_archive_is_not_requested_again(
     upstream: Any, source: MakeSource, entry: Any, folder: Path, get: Get
 ) -> None:
     archive = zip_of({"captions_train2014.json": CAPTIONS})

@@ -1,4 +1,4 @@
-"""A download asks the public internet, this machine where the user names it, and private hosts that the user allows."""
+"""Downloads use the public internet, this machine if the user names it, and private hosts that the user allows."""
 
 import base64
 import contextlib
@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
-    """A file whose sha256 is published, so that http is good enough."""
+    """Return an entry with a sha256, so that http is allowed."""
     upstream.files["/p"] = captions
     return {"file": PLACE, "url": upstream.url("/p"), "sha256": hashlib.sha256(captions).hexdigest()}
 
@@ -71,7 +71,7 @@ def get(source: Callable[..., UpstreamSource], folder: Path) -> Get:
 
 
 def named(upstream: Any, host: str, path: str = "/p") -> str:
-    """A URL of the upstream by another name."""
+    """Return a URL of the upstream server under another host name."""
     return upstream.url(path).replace("127.0.0.1", host)  # type: ignore[no-any-return]
 
 
@@ -105,9 +105,7 @@ def test_private_addresses_are_refused_named_or_by_redirect(
         fetch_small(upstream.url("/p"), CONFIG)
 
 
-def test_a_name_that_leads_here_is_refused_before_anything_is_asked(
-    upstream: Any, entry: dict[str, Any], get: Get
-) -> None:
+def test_a_name_that_resolves_to_this_machine_is_refused(upstream: Any, entry: dict[str, Any], get: Get) -> None:
     with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not requested: port"):
         get(entry | {"url": named(upstream, "mirror.example")})
     assert upstream.requests == []
@@ -132,7 +130,7 @@ def test_other_ports_of_the_internet_are_refused(entry: dict[str, Any], get: Get
         get(entry | {"url": "https://93.184.216.34:22/p"})
 
 
-def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
+def test_an_allowed_private_host_is_requested_and_resumed(
     upstream: Any, entry: dict[str, Any], captions: bytes, folder: Path, get: Get, asked: list[str]
 ) -> None:
     upstream.faults["/p"] = [upstream.cut(100_000, captions)]
@@ -148,12 +146,14 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
 
 
 @pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
-def test_what_is_no_host_is_refused_as_one(name: str, entry: dict[str, Any], get: Get) -> None:
+def test_an_invalid_private_host_is_refused(name: str, entry: dict[str, Any], get: Get) -> None:
     with pytest.raises(SettingsError, match="--private-host needs the name or the address of a host, got"):
         get(entry, replace(CONFIG, private_hosts=(name,)))
 
 
-def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry: dict[str, Any], get: Get) -> None:
+def test_an_allowed_host_may_not_redirect_to_another_private_host(
+    upstream: Any, entry: dict[str, Any], get: Get
+) -> None:
     allowed = replace(CONFIG, private_hosts=("mirror.example",))
     for url, message in {
         "https://intranet.example/p": "is not on the public internet",
@@ -165,7 +165,7 @@ def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry
     assert len(upstream.requests) == 2
 
 
-def test_a_proxy_is_asked_for_no_address_that_is_private(
+def test_private_addresses_are_not_requested_through_a_proxy(
     upstream: Any, entry: dict[str, Any], get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy"):
@@ -179,7 +179,7 @@ def test_a_proxy_is_asked_for_no_address_that_is_private(
 LOGIN = "Basic " + base64.b64encode(b"me:p@ss").decode()
 
 
-def test_a_proxy_gets_its_login_and_no_host_that_it_is_not_for(
+def test_a_proxy_gets_its_login_and_no_proxy_is_respected(
     upstream: Any, entry: dict[str, Any], captions: bytes, get: Get, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream.files["http://upstream.example/p"] = captions

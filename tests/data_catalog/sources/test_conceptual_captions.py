@@ -61,7 +61,7 @@ def test_split_by_file_name(tmp_path: Path, name: str, split: str | None) -> Non
         (b"caff\xe8\thttps://host.example/a.jpg", "bad_encoding"),
     ],
 )
-def test_a_bad_line_costs_itself(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_a_malformed_line_affects_no_other(tmp_path: Path, line: bytes, reason: str) -> None:
     good = f'"quotes are "text\u2028\x85\t {URL} \n'.encode()
     before, bad, after = read(tmp_path, "cc3m", good + line + b"\n" + good)
     assert isinstance(bad, MalformedRow)

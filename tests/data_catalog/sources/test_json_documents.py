@@ -50,7 +50,7 @@ def test_lists_are_as_when_read_whole(
         assert lists(path) == {name: value if isinstance(value, list) else None for name, value in whole.items()}
 
 
-def test_a_list_knows_its_length_and_can_be_gone_through_again(tmp_path: Path) -> None:
+def test_a_list_has_a_length_and_can_be_iterated_again(tmp_path: Path) -> None:
     path = write(tmp_path, gzip.compress(b'\xef\xbb\xbf {"b": [1, 2,\n 3], "a": {"b": [4]}, "c": []} '))
     document = open_json(path, expected="a COCO JSON")
     assert isinstance(document, dict)
@@ -60,7 +60,7 @@ def test_a_list_knows_its_length_and_can_be_gone_through_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("content", "found"), [(b"[1, 2]", [1, 2]), (b' "text" ', "text"), (b"12", 12)])
-def test_what_is_no_object_comes_as_it_is(tmp_path: Path, content: bytes, found: Any) -> None:
+def test_other_documents_are_returned_as_they_are(tmp_path: Path, content: bytes, found: Any) -> None:
     assert open_json(write(tmp_path, content), expected="a COCO JSON") == found
 
 
@@ -96,13 +96,13 @@ def test_what_is_no_object_comes_as_it_is(tmp_path: Path, content: bytes, found:
         (b'{"images": {"a": [' + b"1," * 5_000_000 + b"1]}}", "a value has more than 2,097,152 characters"),
     ],
 )
-def test_a_broken_document_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
+def test_a_broken_document_is_an_input_error(tmp_path: Path, content: bytes, found: str) -> None:
     with pytest.raises(InputError, match=found) as caught:
         open_json(write(tmp_path, content), expected="a COCO JSON")
     assert "captions.json" in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
-def test_numbers_of_thousands_of_digits_end_nothing(tmp_path: Path) -> None:
+def test_numbers_of_thousands_of_digits_do_not_fail(tmp_path: Path) -> None:
     found = lists(write(tmp_path, b'{"ids": [' + b"9" * 5000 + b", -" + b"9" * 5000 + b", 1]}"))
     assert found == {"ids": [float("inf"), float("-inf"), 1]}
