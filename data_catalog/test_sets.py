@@ -90,7 +90,7 @@ def image_rows(
         location: location of the record.
         name: name of the image; a record without a name, or with one that cannot be a file name, is malformed.
         identities: identities of the image.
-        captions: captions of the record; each one that is not a text, blank or not storable becomes a malformed row.
+        captions: captions of the record; each one that is blank, not a text or not storable becomes a malformed row.
     """
     if trouble := text_trouble(name):
         yield malformed_row(location, *trouble)
@@ -530,7 +530,7 @@ class Xtd10Config(TestSetConfig):
                 captions = captions[: len(names)]
             if len(captions) != len(names):
                 counts = f"{len(captions)} captions in {path}, {len(names)} images in {names_path}"
-                raise InputError(f"{counts}: expected one caption an image; download both again")
+                raise InputError(f"{counts}: expected one caption per image; download both again")
             for name, caption in zip(names, captions, strict=True):
                 yield from _xtd10_row(path, name, caption, [caption.text])
 

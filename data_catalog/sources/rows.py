@@ -84,12 +84,12 @@ SourceRow = JudgedRow | UnselectedRow
 
 MALFORMED_REASONS = {
     "malformed_row": Reason("the row could not be parsed: wrong number of fields, a missing field or a broken quote"),
-    "bad_encoding": Reason("the row holds bytes that are not UTF-8, or a NUL"),
+    "bad_encoding": Reason("the row contains bytes that are not UTF-8, or a NUL"),
     "caption_missing": Reason("the row has no caption"),
     "image_missing": Reason("the row names no image (no URL, no path, or an id that no image has)"),
     "lang_missing": Reason("the row has no language, and the recipe gives none", settings=("sources.*.lang",)),
     "unknown_split": Reason(
-        "upstream states a split of the image that is neither train, val nor test, and is to be kept",
+        "upstream states a split that is not train, val or test, and the recipe keeps upstream's splits",
         settings=("split.by",),
     ),
 }

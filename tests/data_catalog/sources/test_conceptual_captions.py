@@ -74,8 +74,8 @@ def test_a_malformed_line_affects_no_other(tmp_path: Path, line: bytes, reason: 
 @pytest.mark.parametrize(
     ("kind", "content", "found"),
     [
-        ("cc3m", f"{URL}\ta caption\n", "that is cc12m"),
-        ("cc12m", f"a caption\t{URL}\n", "that is cc3m"),
+        ("cc3m", f"{URL}\ta caption\n", "set kind to cc12m"),
+        ("cc12m", f"a caption\t{URL}\n", "set kind to cc3m"),
         ("cc3m", "a\tb\nc\td\n", "no URL in the URL column"),
         ("cc3m", f"{URL}\n", "does not have two columns"),
         ("cc3m", "\n\n", "only blank lines"),
