@@ -87,7 +87,7 @@ class LanguagePack:
 
 
 def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """Return the function words of all languages without the negations, in which near-duplicates may differ."""
+    """Return the words in which near-duplicates may differ: function words of all languages, except negations."""
     words = {word for pack in packs.values() for word in pack.function_words}
     return frozenset(words.difference(*(pack.negations for pack in packs.values())))
 

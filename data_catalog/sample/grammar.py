@@ -164,9 +164,9 @@ def _english(scene: Scene, template: str, synonym: int) -> str:
     if relation == "list":
         words["core"] = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
     elif relation:
-        behind = _RELATIONS[relation][synonym]
-        words["relative_to"] = f"{behind} {' and '.join(phrases[1:])}"
-        words["relative_to_the"] = f"{behind} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
+        prefix = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{prefix} {' and '.join(phrases[1:])}"
+        words["relative_to_the"] = f"{prefix} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
         words["core"] = f"{phrases[0]} {words['relative_to']}"
     return _TEMPLATES[template].format(**words)
 

@@ -98,9 +98,9 @@ def render(scene: Scene, template: str, synonym: int) -> str:
     if relation == "list":
         words["core"] = f"{phrases[0]}, {phrases[1]} e {phrases[2]}"
     elif relation:
-        behind = _RELATIONS[relation][synonym]
-        words["relative_to"] = f"{behind} {' e '.join(phrases[1:])}"
-        words["relative_to_the"] = _contract(behind, " e ".join(_definite(group) for group in scene.groups[1:]))
+        prefix = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{prefix} {' e '.join(phrases[1:])}"
+        words["relative_to_the"] = _contract(prefix, " e ".join(_definite(group) for group in scene.groups[1:]))
         words["core"] = f"{phrases[0]} {words['relative_to']}"
     return _TEMPLATES[template].format(**words)
 

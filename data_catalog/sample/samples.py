@@ -61,7 +61,7 @@ def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = N
     sources = [SOURCES[bisect_right(ends, (index + 0.5) / num_images)] for index in range(num_images)]
     faults: dict[int, str] = {}
     for source in SOURCES:
-        faults.update(_assign(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
+        faults.update(_assign_faults(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
     are_png = [rng.random() < _PNG_SHARE for _ in range(num_images)]
     formats = [
         "PNG" if are_png[i] and sources[i] in (WIT, CC3M) and i not in faults else "JPEG" for i in range(num_images)
@@ -77,16 +77,18 @@ def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = N
     return samples
 
 
-def _assign(source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None) -> dict[int, str]:
+def _assign_faults(
+    source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None
+) -> dict[int, str]:
     """Return the fault of each faulty image of a source; at most half of its images have one."""
-    waiting = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
+    remaining = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
     assigned: dict[int, str] = {}
     for kind, fault in FAULTS.items():
         if source in fault.sources:
             rate = (rates or {}).get(kind, fault.rate)
             count = max(1, round(rate * len(indices))) if rate else 0
-            victims, waiting = waiting[:count], waiting[count:]
-            assigned.update(dict.fromkeys(victims, kind))
+            chosen, remaining = remaining[:count], remaining[count:]
+            assigned.update(dict.fromkeys(chosen, kind))
     return assigned
 
 

@@ -148,13 +148,13 @@ def _read_tokens(path: Path) -> Iterator[JudgedRow]:
 
 
 def _read_results(path: Path) -> Iterator[JudgedRow]:
-    for line in _behind_header(path):
+    for line in _after_header(path):
         if line.text:
             found = _RESULT.fullmatch(line.text) or _RESULT_UNDELIMITED.fullmatch(line.text)
             yield _line_row(path, line, found, "image_name| comment_number| comment")
 
 
-def _behind_header(path: Path) -> Iterator[Line]:
+def _after_header(path: Path) -> Iterator[Line]:
     """Return the lines after the header, which is the first line that is not blank."""
     lines = read_lines(path)
     for line in lines:
@@ -196,7 +196,7 @@ def _read_captions(path: Path) -> Iterator[JudgedRow]:
         return len(cells) == 2 and cells[0].lower().endswith((".jpg", ".jpeg", ".png"))
 
     previous, index = "", 0
-    for record in read_records(_behind_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
+    for record in read_records(_after_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
         location, trouble = Location(str(path), record.line, record.text), record.trouble
         name, caption = record.cells or ("", "")
         is_plain = "," in record.text and '"' not in record.text

@@ -51,7 +51,7 @@ def parse_json(text: str) -> object:
     return _DECODER.decode(text)
 
 
-class _Text:
+class _JsonReader:
     """A parser of a file's JSON text, value by value, that keeps only the unparsed part in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -67,11 +67,11 @@ class _Text:
                 value, end = _DECODER.raw_decode(self._text, self._place)
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
-                if not is_cut or not self._more():
+                if not is_cut or not self._read_more():
                     raise
             else:
-                behind = self._text[end : end + 1]
-                if (behind and behind not in _OF_NUMBERS) or not self._more():  # a number may continue
+                following = self._text[end : end + 1]
+                if (following and following not in _OF_NUMBERS) or not self._read_more():  # a number may continue
                     self._place = end
                     return cast("object", value)
 
@@ -94,7 +94,7 @@ class _Text:
         while True:
             found = _SPACE.match(self._text, self._place)
             self._place = found.end() if found else self._place
-            if self._place < len(self._text) or not self._more():
+            if self._place < len(self._text) or not self._read_more():
                 return self._text[self._place : self._place + 1]
 
     def take(self, expected: str) -> None:
@@ -104,7 +104,7 @@ class _Text:
             raise json.JSONDecodeError(what, self._text, self._place)
         self._place += len(expected)
 
-    def _more(self) -> bool:
+    def _read_more(self) -> bool:
         """Read more text and drop what is parsed. Return False at the end of the file."""
         pending = len(self._text) - self._place
         if pending > MAX_VALUE_CHARS:
@@ -125,12 +125,12 @@ class JsonList:
         return self._num_items
 
     def __iter__(self) -> Iterator[object]:
-        with _opened(self._path, self._expected) as text:
-            for name in _names(text):
+        with _open_reader(self._path, self._expected) as reader:
+            for name in _names(reader):
                 if name == self._name:
-                    yield from (text.value() for _ in text.items("[]"))
+                    yield from (reader.value() for _ in reader.items("[]"))
                     return
-                _pass_over(text)
+                _skip_value(reader)
 
 
 def open_json(path: Path, *, expected: str) -> object:
@@ -144,53 +144,53 @@ def open_json(path: Path, *, expected: str) -> object:
             value too large for the memory of readers; the message says what was expected.
     """
     check_text_file(path, expected=expected)
-    with _opened(path, expected) as text:
-        if text.peek() != "{":
-            document = text.value()
-            text.take("")
+    with _open_reader(path, expected) as reader:
+        if reader.peek() != "{":
+            document = reader.value()
+            reader.take("")
             return document
         counts: dict[str, int | None] = {}
-        for name in _names(text):
+        for name in _names(reader):
             if name in counts:
                 raise ValueError(f"{name[:_MAX_NAME_CHARS]!r} is repeated in the outermost object")
             if len(counts) == _MAX_NAMES:
                 raise ValueError(f"the outermost object has more than {_MAX_NAMES:,} names")
-            counts[name[:_MAX_NAME_CHARS]] = _pass_over(text)
-        text.take("")
+            counts[name[:_MAX_NAME_CHARS]] = _skip_value(reader)
+        reader.take("")
     return {name: None if num is None else JsonList(path, name, num, expected) for name, num in counts.items()}
 
 
-def _names(text: _Text) -> Iterator[str]:
+def _names(reader: _JsonReader) -> Iterator[str]:
     """Yield the names of the outermost object; the caller parses each value before the next step."""
-    for _ in text.items("{}"):
-        name = text.value()
+    for _ in reader.items("{}"):
+        name = reader.value()
         if not isinstance(name, str):
             raise ValueError("a name in the outermost object is not a text")
-        text.take(":")
+        reader.take(":")
         yield name
 
 
-def _pass_over(text: _Text) -> int | None:
+def _skip_value(reader: _JsonReader) -> int | None:
     """Skip a value; return the number of its items if it is a list, else None."""
-    if text.peek() == "[":
+    if reader.peek() == "[":
         num_items = 0
-        for _ in text.items("[]"):
-            text.value()
+        for _ in reader.items("[]"):
+            reader.value()
             num_items += 1
             if num_items > _MAX_ITEMS:
                 raise ValueError(f"a list has more than {_MAX_ITEMS:,} items")
         return num_items
-    text.value()
+    reader.value()
     return None
 
 
 @contextmanager
-def _opened(path: Path, expected: str) -> Iterator[_Text]:
+def _open_reader(path: Path, expected: str) -> Iterator[_JsonReader]:
     """Open a document; turn errors of the parser into an `InputError` that names the file."""
     with gzip_errors(path), open_bytes(path) as file:
-        text = _Text(cast("BinaryIO", file))
+        reader = _JsonReader(cast("BinaryIO", file))
         try:
-            yield text
+            yield reader
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8: expected {expected}") from error
         except json.JSONDecodeError as error:
