@@ -1,7 +1,7 @@
 # make demo    the whole job on the sample that ships: build, train, evaluate (five to ten minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, tests
-# make docs    the pages of docs/ that are written from the code: recipes, cleaning, architecture, catalog
+# make docs    the pages of docs/ that are written from the code: recipes, translation, captions, images, architecture, catalog
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
@@ -52,6 +52,7 @@ docs: $(READY)
 	$(BIN)/python tests/flows/test_recipe_docs.py
 	$(BIN)/python tests/flows/test_architecture_docs.py
 	$(BIN)/python tests/cleaning/test_cleaning_docs.py
+	$(BIN)/python tests/data_catalog/images/test_image_docs.py
 	$(BIN)/python tests/data_catalog/test_catalog_docs.py
 
 real: $(READY)
