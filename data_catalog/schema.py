@@ -68,7 +68,7 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "upstream_line": "its line there, from 1, or the number of its record in JSON and Parquet",
     "outcome": "kept or rejected",
     "step": "the step that rejected the row; null: it is kept",
-    "drop_reason": "why, one word of a closed list (docs/cleaning.md, docs/images.md)",
+    "drop_reason": "why, one word of a closed list (docs/captions.md, docs/images.md)",
     "detail": "what in particular, such as the number that was lost or the image that it repeats",
 }
 

@@ -309,7 +309,7 @@ def _within(family: str, k: int, **told: Any) -> Metric:
     return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **told)
 
 
-# In the order of `scoreboard.json`; a new one needs a line here, and one in the table of docs/evaluation.md.
+# In the order of `scoreboard.json`; a new one needs a line here, and one in the table of docs/scores.md.
 METRICS = (
     _within("MRR", 1),
     _within("MRR", 5),

@@ -1,4 +1,4 @@
-"""Translation engines of other people's packages, found by entry points; docs/engines.md makes one.
+"""Translation engines of other people's packages, found by entry points; docs/translation.md makes one.
 
 A package announces a factory in the entry point group `vernaclip.engines`. Names are read from the metadata of what is
 installed: a package is imported when its engine is asked for, and not before.
@@ -134,7 +134,7 @@ def find_announcement(name: str) -> Announcement | None:
     if not found and name not in ENGINES:
         raise SettingsError(
             f"translate.engine must be one of {', '.join(engine_names())}, got {name!r}; a package adds another by the "
-            f"entry point group {GROUP} (docs/engines.md)"
+            f"entry point group {GROUP} (docs/translation.md)"
         )
     return found[0] if found else None
 
