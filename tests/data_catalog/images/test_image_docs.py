@@ -29,7 +29,8 @@ def rewritten(page: str) -> str:
     for step, reasons in steps.items():
         for name, reason in reasons.items():
             retried = "yes" if getattr(reason, "retryable", False) else ""
-            lines.append(f"|`{name}`|{step}|{retried}|{reason.meaning}|")
+            meaning = reason.meaning.removeprefix(f"HTTP {name.removeprefix('http_')}: ")
+            lines.append(f"|`{name}`|{step}|{retried}|{meaning}|")
     before, _, rest = page.partition(BEGIN)
     return before + "\n".join([*lines, "", END]) + rest.partition(END)[2]
 
