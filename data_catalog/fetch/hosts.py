@@ -284,7 +284,7 @@ class Hosts:
             row = self._connection.execute(query, (origin, time.time() - max_age_s)).fetchone()
         return None if row is None else str(row[0])
 
-    def keep_robots(self, origin: str, body: str) -> None:
+    def store_robots(self, origin: str, body: str) -> None:
         """Store the robots.txt of an origin, for other processes and later runs."""
         with self._usable():
             self._connection.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", (origin, time.time(), body))

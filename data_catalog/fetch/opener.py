@@ -119,7 +119,7 @@ class RobotsCache:
                 body = self._request_file(target, deadline, hooks)
             except FetchError as error:
                 return self._cache(target.origin, *_unreachable(error), size=_LEAST_TEXT)
-            self._hosts.keep_robots(target.origin, body)
+            self._hosts.store_robots(target.origin, body)
         rules = RobotsTxt(body, self._robot)
         return self._cache(target.origin, rules, MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
 
