@@ -198,7 +198,7 @@ class Snapshot:
         return ""
 
     def decided_by(self, step: str, reason: str) -> dict[str, Any]:
-        """Return the settings, by path, that decide a drop reason of a step; None as the value of one that is not recorded."""
+        """Return the settings, by path, that decide a drop reason of a step; the value of an unrecorded one is None."""
         # The step of a take-down has no `decided_by`.
         found = [
             entry.get("decided_by", {}).get(reason, []) for entry in self.manifest["steps"] if entry["step"] == step

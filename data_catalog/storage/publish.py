@@ -268,7 +268,7 @@ def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any
 
 
 def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
-    """Return one published row, without its rights, from an image and its kept captions; the sample's own come first."""
+    """Return one published row, without its rights, from an image and its kept captions, the sample's own first."""
     first = rows[0]
     return {
         "sample_id": first["sample_id"],

@@ -41,7 +41,7 @@ def sha256_of(path: Path) -> str:
 
 
 def digest(value: Any) -> str:
-    """Return the hexadecimal sha256 of the canonical JSON of `value`; equal values have equal digests on every machine."""
+    """Return the hexadecimal sha256 of the canonical JSON of `value`, which is the same on every machine."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -243,7 +243,7 @@ def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: di
 
 
 def order_key(identity: str) -> str:
-    """Return a sample's position in the shuffled order of a dataset: the first 16 hexadecimal digits of its id's sha1."""
+    """Return a sample's place in the shuffled order of a dataset: the first 16 hexadecimal digits of its id's sha1."""
     return hashlib.sha1(identity.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:16]
 
 

@@ -215,7 +215,7 @@ def _folder_checks(record: Path, remedy: str, other: Callable[[Path], Finding] |
 
 
 def _recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> Iterator[Finding]:
-    """Report on a file that has a record; a missing file is damage if it `is_needed`, a file without a record always is."""
+    """Report on a file that has a record; a missing file is damage if it `is_needed`, a missing record always is."""
     record, problem = record_path(path), record_problem(path)
     if problem is not None:
         yield _damage(path, f"{path} is damaged ({problem}): {remedy}")
