@@ -250,7 +250,7 @@ def answer(
 
 
 def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
-    """Return the result of DuckDB's work in another thread, so that Ctrl-C interrupts it: DuckDB itself ignores Ctrl-C."""
+    """Return the result of DuckDB's work in another thread, and interrupt it on Ctrl-C, which DuckDB itself ignores."""
     try:
         return thread.submit(ask).result()
     except KeyboardInterrupt:

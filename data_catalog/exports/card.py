@@ -40,7 +40,7 @@ class SplitFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """A configuration of `datasets`: files by split (by our names), and the schema of their rows if `datasets` needs it."""
+    """A configuration of `datasets`: files by split (by our names), and the schema of their rows if it is needed."""
 
     name: str
     splits: Mapping[str, SplitFiles] = field(default_factory=dict)
@@ -270,7 +270,7 @@ _UPSTREAM = {
 
 
 def upstream_paper(manifest: Manifest, source: str) -> str | None:
-    """Return the paper of a source's dataset; None if the recipe states the license, since it only uses the file format."""
+    """Return the paper of a source's dataset; None if the recipe states its license: then only the format is upstream's."""
     if "license" in manifest["sources"][source].get("rights", {}):
         return None
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])

@@ -84,7 +84,7 @@ class PairCounts:
         return self.of_origin(MACHINE_TRANSLATION, CORRECTED)
 
     def makers(self) -> str:
-        """Return the numbers of machine and human translations, as the end of a sentence "machine translation made ..."."""
+        """Return the numbers of machine and human translations, to follow "machine translation made" in a sentence."""
         num_captions, by_machine = sum(self.origins.values()), self.machine_translated()
         corrected, by_people = map(self.of_origin, (CORRECTED, HUMAN_TRANSLATION))
         share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"

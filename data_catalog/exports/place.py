@@ -1,4 +1,4 @@
-"""The folder of an export: checks whether it may be replaced, and replaces it so that readers always find a complete one."""
+"""The folder of an export: checks that it may be replaced, and a replacement that readers never see half-done."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ def record_of(place: Path) -> dict[str, Any] | None:
 
 
 def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
-    """Return whether all files of an export exist with their recorded sizes; `vernaclip verify` checks their contents."""
+    """Return whether all files of an export have their recorded sizes; `vernaclip verify` checks their contents."""
     sizes: Mapping[str, int] = record["bytes"]
     return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
 

@@ -112,9 +112,9 @@ def _by_name(name: str) -> License | None:
 
 
 def _creative_commons(name: str) -> License | None:
-    """Return the license of "cc by sa", "creative commons attribution share alike", "attribution noncommercial license".
+    """Return the license of "cc by sa" or "creative commons attribution share alike", or None.
 
-    The last form is Flickr's.
+    It also reads Flickr's "attribution noncommercial license".
     """
     spelled = name.removeprefix("creative commons ").removeprefix("cc ")
     if spelled == name and not name.endswith(" license"):  # "Attribution" alone may be any license that asks for credit

@@ -112,7 +112,7 @@ class PairSink(ABC):
 
 
 class ParquetSink(PairSink):
-    """Writer of pair shards below `data/`: links the snapshot's shards if all their rows are exported, else writes new ones."""
+    """Writer of pair shards below `data/`: links to the snapshot's shards if all rows are exported, else new files."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -156,7 +156,7 @@ _STARTS = {"webp": b"RIFF", "png": b"\x89PNG"}
 
 
 class TarSink(PairSink):
-    """Writer of tar shards of a fixed number of samples: `train-000000.tar` etc., and `sizes.json`, which open_clip reads.
+    """Writer of tar shards with a fixed number of samples (`train-000000.tar` etc.) and of open_clip's `sizes.json`.
 
     Each sample is KEY.jpg (.webp, .png), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
 
@@ -231,7 +231,7 @@ class TarSink(PairSink):
 
 
 def _split_files(folder: Path, pattern: str, rows: Mapping[str, int]) -> dict[str, SplitFiles]:
-    """Return the files of each split that has rows; `pattern` is a glob below `folder` with a place for the split's name."""
+    """Return the files of each split that has rows, by a glob below `folder` with a placeholder for the split."""
     found = {split: sum(path.stat().st_size for path in folder.glob(pattern.format(split))) for split in rows}
     return {
         split: SplitFiles(pattern=pattern.format(split), rows=rows[split], num_bytes=size)
