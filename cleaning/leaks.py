@@ -113,8 +113,8 @@ def caption_key(text: str) -> str:
     spacing or decoration match, in scripts with and without spaces. They are removed between digits, too, where a point
     may separate decimals, hours or days. So "1.5 m" and "15 m" have one key: that may cost a caption, while a missed
     copy would invalidate the score. Accents stay ("pesca" is not "pescà"), except in Greek, which omits them in
-    capitals. The points of Hebrew and the vowel signs of Arabic are removed. "Ｃａｆé!" and "cafe\u0301" have one key. It
-    may be empty.
+    capitals. The points of Hebrew and the vowel signs of Arabic are removed. "Ｃａｆé!" and "cafe\u0301" have one key.
+    A key may be empty.
     """
     if text.isascii():
         return text.lower().translate(_ASCII_TABLE)
@@ -421,7 +421,7 @@ class SeenImages:
         return found
 
     def _alike(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
-        """Yield positions of views that are similar to a seen image, with its sample id; sure matches are of whole views."""
+        """Yield positions of views that are similar to a seen image, with its sample id; sure matches need whole views."""
         places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
         if not places or not self._looks.num_rows:
             return
