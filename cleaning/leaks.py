@@ -421,7 +421,7 @@ class SeenImages:
         return found
 
     def _alike(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
-        """Yield positions of views that are similar to a seen image, with its sample id; sure matches need whole views."""
+        """Yield positions of views similar to a seen image, with its sample id; sure matches need whole views."""
         places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
         if not places or not self._looks.num_rows:
             return

@@ -270,7 +270,7 @@ _UPSTREAM = {
 
 
 def upstream_paper(manifest: Manifest, source: str) -> str | None:
-    """Return the paper of a source's dataset; None if the recipe states its license, and only the format is upstream's."""
+    """Return the paper of a source's dataset; None if the recipe states its license, as for an own dataset."""
     if "license" in manifest["sources"][source].get("rights", {}):
         return None
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])

@@ -313,4 +313,4 @@ def test_a_disk_that_has_no_lock_left_to_wait_for_is_told_of(
     monkeypatch.setattr("data_catalog.storage.reading.fcntl.flock", flock)
     with taking_down(tmp_path):
         pass
-    assert "its disk knows no locks" in caplog.text
+    assert "its disk does not support locks" in caplog.text

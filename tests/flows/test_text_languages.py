@@ -137,8 +137,8 @@ def test_texts_in_another_language(
         language, notes = judged(texts, asked)
     assert next(iter(language.looks_like)) == other
     assert language.looks_like[other] > 0.7
-    assert f"look like another language than {asked} ({other} " in notes[0]
-    assert notes[0].endswith(f"these are hardly scores in {asked}")
+    assert f"seem to be in another language than {asked} ({other} " in notes[0]
+    assert notes[0].endswith(f"The scores say little about {asked}")
     assert notes[0] in caplog.text
 
 
