@@ -225,7 +225,7 @@ def _load_spacy(model: str, version: str) -> SpacyTagger:
         raise InputError(f"spaCy's model {model} {version} cannot be loaded: {error}") from error
     if not {"morphologizer", "tagger"} & set(nlp.pipe_names):
         parts = ", ".join(nlp.pipe_names) or "nothing"
-        raise InputError(f"spaCy's model {model} {version} tags no proper nouns: its components are {parts}")
+        raise InputError(f"spaCy's model {model} {version} tags no proper nouns: its pipeline has {parts}")
     nlp.max_length = sys.maxsize  # the limit is for parsers and entity recognisers
     return SpacyTagger(nlp, f"spacy:{model} {version}")
 

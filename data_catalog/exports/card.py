@@ -270,7 +270,10 @@ _UPSTREAM = {
 
 
 def upstream_paper(manifest: Manifest, source: str) -> str | None:
-    """Return the paper of a source's dataset; None if the recipe states its license, as for an own dataset."""
+    """Return the paper of a source's dataset; None if the recipe states a license.
+
+    Such a source has its own images in the file format of that dataset.
+    """
     if "license" in manifest["sources"][source].get("rights", {}):
         return None
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])

@@ -116,7 +116,7 @@ def test_a_place_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path) -> No
     with place_lock(tmp_path / "a/b/out"):
         (tmp_path / "a/mine").write_text("mine")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]
-    with pytest.raises(DiskError, match="mine cannot be a folder to write to"), place_lock(tmp_path / "a/mine/out"):
+    with pytest.raises(DiskError, match="mine is not a writable folder"), place_lock(tmp_path / "a/mine/out"):
         pass
 
 

@@ -314,7 +314,7 @@ def test_a_model_that_is_not_there_is_told_and_one_without_a_record_as_well(root
     shutil.rmtree(model)
     [lost] = damage(root)
     assert is_about(lost, model.parent / "current.json")
-    assert "names the model 0123456789ab, which is not there" in lost.text
+    assert "names the model 0123456789ab, which does not exist" in lost.text
 
 
 def test_tombstones_that_are_lost_are_told_where_a_dataset_was_made_under_some(root: Path) -> None:
@@ -324,7 +324,7 @@ def test_tombstones_that_are_lost_are_told_where_a_dataset_was_made_under_some(r
     commit_snapshot(root, {**current.manifest, "tombstones": {"digest": "0" * 64}})
     [lost] = damage(root)
     assert is_about(lost, root / "forgotten.json")
-    assert "is missing, and scenes was made under what it held: restore it from a copy" in lost.text
+    assert "is missing, and scenes was built with it: restore it from a copy" in lost.text
 
 
 def test_a_single_dataset_or_snapshot_can_be_looked_at(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

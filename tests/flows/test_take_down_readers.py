@@ -28,7 +28,7 @@ from translation.memory import TranslationMemory
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-MEANWHILE = "was taken down meanwhile"
+MEANWHILE = "was taken down while it was read"
 
 
 @pytest.fixture(scope="module")

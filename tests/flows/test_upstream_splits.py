@@ -257,7 +257,7 @@ def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_sta
 ) -> None:
     save(tmp_path / "photos", "0.jpg", 0)
     recipe = recipe_of(tmp_path, source(tmp_path))
-    wanted = r'^source photos states splits: say \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
+    wanted = r'^source photos states splits: set \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
     with pytest.raises(SettingsError, match=wanted):
         build(tmp_path, source(tmp_path))
     with pytest.raises(SettingsError, match=wanted):

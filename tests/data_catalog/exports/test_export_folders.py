@@ -321,7 +321,7 @@ def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: 
     assert yaml.safe_load(head)["language"] == ["it", "en"]
     assert yaml.safe_load(head)["multilinguality"] == ["translation"]
     for text in (
-        "No image with its pixels.\n\nListed by address, without pixels.",
+        "There are no images with pixels.\n\nImages listed by address, without pixels.",
         "| photos | 12 / 24 | 1 / 2 | 1 / 2 |",
         "| all | 12 / 24 | 2 / 4 | 1 / 2 |",
         "Of 30 captions, machine translation made 15 (50.0%).",
