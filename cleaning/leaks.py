@@ -29,10 +29,10 @@ from cleaning.duplicates.near_images import (
     leak_matches,
     parse_hashes,
     parse_thumbnails,
-    require_likeness,
+    require_similarity_limits,
 )
 from cleaning.text.scripts import count_words, fold_case
-from data_catalog.database.connections import questions
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.errors import SettingsError
 from data_catalog.identities import canonical_identities
@@ -87,10 +87,10 @@ class LeaksConfig:
             raise SettingsError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
         if self.min_caption_words < 1:
             raise SettingsError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
-        require_likeness("leaks", self.max_distance, self.max_thumbnail_difference)
+        require_similarity_limits("leaks", self.max_distance, self.max_thumbnail_difference)
 
 
-class _Kept(dict[int, int | None]):
+class _KeptCharacters(dict[int, int | None]):
     """Table for `str.translate` that keeps letters, digits and marks, and classifies each character only once.
 
     A regular expression would have to list all 2,000 combining marks, such as vowel signs, which is slow.
@@ -103,7 +103,7 @@ class _Kept(dict[int, int | None]):
         return self[code]
 
 
-_KEPT = _Kept(dict.fromkeys(_UNWRITTEN))
+_KEPT = _KeptCharacters(dict.fromkeys(_UNWRITTEN))
 
 
 def caption_key(text: str) -> str:
@@ -207,11 +207,11 @@ def write_test_set(
         "num_images": len(found),
         "num_identities": len(identities),
         "num_captions": len(captions),
-        "num_hashed": len(_seen(folder / PIXELS_FILE).column("name").unique()),
+        "num_hashed": len(_decoded_views(folder / PIXELS_FILE).column("name").unique()),
     }
 
 
-def _seen(path: Path) -> pa.Table:
+def _decoded_views(path: Path) -> pa.Table:
     """Return the views of a test set's images that could be decoded; empty if its images are not available."""
     table = pq.read_table(path)
     return table.filter(pc.is_null(table.column("drop_reason")))
@@ -307,7 +307,7 @@ def pixel_leaks(
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}
     for test in tests:
-        views = _seen(test.commit.path(PIXELS_FILE))
+        views = _decoded_views(test.commit.path(PIXELS_FILE))
         names = views.column("name").to_pylist()
         names_by_sha256 = dict(zip(views.column("sha256").to_pylist(), names, strict=True))
         same = samples_of_bytes(files, pa.array(list(names_by_sha256), pa.string()))
@@ -383,7 +383,7 @@ class SeenImages:
         """Return the sample id of each identity."""
         kinds = {name: entry["kind"] for name, entry in self._snapshot.manifest["settings"]["sources"].items()}
         known: dict[str, str] = {}
-        with questions(self._snapshot) as ask:
+        with snapshot_queries(self._snapshot) as ask:
             for batch in ask(PLACES).to_batches(max_chunksize=10_000):
                 for row in batch.to_pylist():
                     staying, source = row.pop("staying"), row.pop("source")
@@ -392,7 +392,7 @@ class SeenImages:
 
     @cached_property
     def _looks(self) -> pa.Table:
-        with questions(self._snapshot) as ask:
+        with snapshot_queries(self._snapshot) as ask:
             return ask(LOOKS)
 
     def _by_pixels(self, names: Sequence[str], read: Callable[[str], bytes]) -> dict[int, tuple[str, bool]]:
@@ -415,12 +415,12 @@ class SeenImages:
                 places += [place] * len(looks)
                 progress.advance(1)
         for is_sure in (True, False):
-            for view, sample_id in self._alike(views, is_sure=is_sure):
+            for view, sample_id in self._similar(views, is_sure=is_sure):
                 what = "the same picture as" if is_sure else "looks like"
                 found.setdefault(places[view], (f"{what} {sample_id}", is_sure))
         return found
 
-    def _alike(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
+    def _similar(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
         """Yield positions of views similar to a seen image, with its sample id; sure matches need whole views."""
         places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
         if not places or not self._looks.num_rows:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cleaning.duplicates.near_captions import Likeness, cluster_captions
+from cleaning.duplicates.near_captions import CaptionSimilarity, cluster_captions
 from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop, pending_rows, reject, texts
@@ -179,7 +179,7 @@ def drop_repeats(
         function_words: see `near_captions.cluster_captions`.
         step: name of the step for the rejections.
     """
-    likeness = Likeness(config.min_similarity, function_words)
+    similarity = CaptionSimilarity(config.min_similarity, function_words)
     rows = pending_rows(table)
     staying: dict[tuple[str, int], list[str]] = defaultdict(list)
     verdicts: list[Drop | None] = []
@@ -188,10 +188,10 @@ def drop_repeats(
     ):
         said = staying[sample_id, labels[row]["cluster"]]
         key = exact_key(caption)
-        alike = (other for other in said if exact_key(other) == key or likeness.alike(exact_key(other), key))
-        like = next(alike, None) if config.near_captions else None
-        if like is not None:
-            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:_MAX_DETAIL]))
+        similar = (other for other in said if exact_key(other) == key or similarity.are_similar(exact_key(other), key))
+        first = next(similar, None) if config.near_captions else None
+        if first is not None:
+            verdicts.append(Drop("near_duplicate_caption", f"like: {first}"[:_MAX_DETAIL]))
         elif config.common_captions and labels[row]["is_beyond_cap"]:
             verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
         else:

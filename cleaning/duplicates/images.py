@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from cleaning.duplicates.captions import duplicate_captions
 from cleaning.duplicates.near_images import (
     Hashes,
-    Looks,
+    ImageSimilarity,
     Rows,
     Thumbnails,
-    first_alike,
-    first_staying,
+    first_kept,
+    first_similar,
     parse_thumbnails,
-    require_likeness,
+    require_similarity_limits,
 )
 from cleaning.text.scripts import exact_key
 from data_catalog.database.sorting import thumbnails_in_order
@@ -88,7 +88,7 @@ class DuplicatesConfig:
     the check off."""
 
     def __post_init__(self) -> None:
-        require_likeness("duplicates", self.max_distance, self.max_thumbnail_difference)
+        require_similarity_limits("duplicates", self.max_distance, self.max_thumbnail_difference)
         if self.placeholder_urls < 0 or self.placeholder_urls == 1:
             raise SettingsError(f"duplicates.placeholder_urls must be 0, or at least 2, got {self.placeholder_urls}")
         for name in self.keep:
@@ -158,7 +158,7 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
     """
     verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
     account = np.arange(len(images.hashes))
-    looks = Looks(
+    looks = ImageSimilarity(
         hashes=images.hashes,
         thumbnails=images.thumbnails,
         max_distance=config.max_distance,
@@ -196,16 +196,16 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
     verdicts[stand_ins], account[stand_ins] = Verdict.PLACEHOLDER, first_of_bytes(stand_ins)
     if config.near_images:
         others = np.flatnonzero(staying())
-        found = first_alike(looks, others, stand_ins[account[stand_ins] == stand_ins])
+        found = first_similar(looks, others, stand_ins[account[stand_ins] == stand_ins])
         alike = found >= 0
         verdicts[others[alike]], account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
         rows = ordered(staying())
-        drop(rows, first_staying(looks, rows))
+        drop(rows, first_kept(looks, rows))
         return verdicts, account
     if config.split_guard:
         for level in np.unique(images.split)[::-1]:
             rows = ordered(staying() & (images.split == level))
-            drop(rows, first_alike(looks, rows, ordered(staying() & (images.split > level))))
+            drop(rows, first_similar(looks, rows, ordered(staying() & (images.split > level))))
     if config.images:
         rows = ordered(staying())
         drop(rows, first_of_bytes(rows))

@@ -268,19 +268,19 @@ def cluster_captions(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as name, (Path(name) / "keys").open("x+b") as file:
         store = CaptionStore(file, read())
-        likeness = Likeness(similarity, function_words)
-        forest = LikeForest(len(store))
+        comparison = CaptionSimilarity(similarity, function_words)
+        forest = SimilarityForest(len(store))
         batches = (
-            [likeness.content(key) for key in store.keys(numbers)]
+            [comparison.content(key) for key in store.keys(numbers)]
             for numbers in np.split(np.arange(len(store)), range(CAPTIONS_PER_BATCH, len(store), CAPTIONS_PER_BATCH))
         )
         for left, right in BandFiles(Path(name), batches, threads=threads).pairs():
             for start in range(0, len(left), PAIRS_PER_BATCH):
                 end = start + PAIRS_PER_BATCH
                 pairs = forest.unconnected(left[start:end], right[start:end])
-                alike = likeness.alike_pairs(store.keys(pairs[0]), store.keys(pairs[1]), threads=threads)
-                forest.connect(pairs[:, alike])
-        leaders = first_like_captions(forest, store, likeness.alike)
+                is_similar = comparison.similar_pairs(store.keys(pairs[0]), store.keys(pairs[1]), threads=threads)
+                forest.connect(pairs[:, is_similar])
+        leaders = cluster_leaders(forest, store, comparison.are_similar)
         return store.first_rows[leaders[store.number_of_row]]
 
 
@@ -328,7 +328,7 @@ class CaptionStore:
         return [found[place] for place in places.tolist()]
 
 
-class LikeForest:
+class SimilarityForest:
     """Spanning forest of similar captions: only as many pairs as are needed to connect them.
 
     Memory: 8 bytes a caption, 16 a pair.
@@ -383,7 +383,7 @@ class LikeForest:
             yield nodes[start:stop], [lower[begins[at] : ends[at]] for at in range(start, stop)]
 
 
-def first_like_captions(forest: LikeForest, store: CaptionStore, alike: Callable[[str, str], bool]) -> Rows:
+def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: Callable[[str, str], bool]) -> Rows:
     """Return for each caption the lowest similar one among those that are the first of a cluster."""
     leaders = np.arange(forest.num_captions)
     for members, neighbours in forest.components():
@@ -392,14 +392,14 @@ def first_like_captions(forest: LikeForest, store: CaptionStore, alike: Callable
         for member, lower in zip(members.tolist(), neighbours, strict=True):
             near = set(lower.tolist())
             tried = sorted({*firsts[:MAX_LEADERS], *leaders[lower].tolist()})
-            like = (first for first in tried if first in near or alike(texts[first], texts[member]))
-            leaders[member] = found = next(like, member)
+            similar = (first for first in tried if first in near or are_similar(texts[first], texts[member]))
+            leaders[member] = found = next(similar, member)
             if found == member:
                 firsts.append(member)
     return leaders
 
 
-class Likeness:
+class CaptionSimilarity:
     """Similarity of captions, given as `exact_key`s; see `cluster_captions` for the arguments."""
 
     def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:
@@ -412,15 +412,15 @@ class Likeness:
             return key
         return " ".join(word for word in key.split() if word not in self._function_words) or key
 
-    def alike(self, left: str, right: str) -> bool:
+    def are_similar(self, left: str, right: str) -> bool:
         """Return whether two captions are near-duplicates."""
         score = fuzz.ratio(left, right)
         if score < self._cutoff:
             score = fuzz.token_sort_ratio(left, right)
-        return score >= self._cutoff and not self._says_another_thing(left, right)
+        return score >= self._cutoff and not self._differ_in_content(left, right)
 
-    def alike_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> NDArray[np.bool_]:
-        """Return for each pair whether it is `alike`; shape (pairs,)."""
+    def similar_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> NDArray[np.bool_]:
+        """Return for each pair whether it is similar; shape (pairs,)."""
         cutoff = self._cutoff
         scores = process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads)
         near: NDArray[np.bool_] = scores >= cutoff
@@ -430,10 +430,10 @@ class Likeness:
             moved, others, scorer=fuzz.token_sort_ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads
         )
         for at in np.flatnonzero(near).tolist():
-            near[at] = not self._says_another_thing(left[at], right[at])
+            near[at] = not self._differ_in_content(left[at], right[at])
         return near
 
-    def _says_another_thing(self, left: str, right: str) -> bool:
+    def _differ_in_content(self, left: str, right: str) -> bool:
         if figures_of(left) != figures_of(right):
             return True
         return self._function_words is not None and not self._same_content(left, right)
@@ -446,8 +446,8 @@ class Likeness:
         mine, others = self._content_of(all_mine), self._content_of(all_others)
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
             return True
-        alias = _likes(others, all_mine)
-        if alias is None or _likes(mine, all_others) is None:
+        alias = _similar_words(others, all_mine)
+        if alias is None or _similar_words(mine, all_others) is None:
             return False
         others = self._content_of(alias.get(word, word) for word in others)
         # The words of the shorter one are in the order of the longer one, except for one; of two words none may move.
@@ -459,15 +459,15 @@ class Likeness:
         return [word for word in words if word not in (self._function_words or ())]
 
 
-def _likes(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
+def _similar_words(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
     """Return for each word that is not among the others the first similar one of them; None if a word has none."""
-    likes: dict[str, str] = {}
+    found: dict[str, str] = {}
     for word in set(words).difference(others):
-        like = next((other for other in others if _same_word(word, other)), None)
-        if like is None:
+        similar = next((other for other in others if _same_word(word, other)), None)
+        if similar is None:
             return None
-        likes[word] = like
-    return likes
+        found[word] = similar
+    return found
 
 
 def _are_exchanged(key: str, words: Sequence[str], others: Sequence[str]) -> bool:

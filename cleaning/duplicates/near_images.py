@@ -29,7 +29,7 @@ _BITS = 64
 # Bits are permuted with this stride before they are cut into blocks: neighbouring bits of a pHash correlate, so that
 # blocks of neighbours separate few images. It is odd, hence a permutation; measured on photographs, clip art and drawn
 # scenes.
-_DEALT = np.arange(_BITS) * 19 % _BITS
+_BIT_ORDER = np.arange(_BITS) * 19 % _BITS
 _CHUNK = 1 << 17  # rows at once, so that they fit a processor's cache
 _MAX_KEY_BITS = 24  # a table has an entry for each possible key
 _ROW_BITS = 63 - _MAX_KEY_BITS
@@ -55,7 +55,7 @@ _PAIRS_AT_ONCE = 1 << 7
 _MORE_PAIRS = 1 << 17
 
 
-def require_likeness(section: str, max_distance: int, max_difference: float) -> None:
+def require_similarity_limits(section: str, max_distance: int, max_difference: float) -> None:
     """Check the limits of similarity of a section of a recipe.
 
     Raises:
@@ -68,7 +68,7 @@ def require_likeness(section: str, max_distance: int, max_difference: float) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looks:
+class ImageSimilarity:
     """Hashes and thumbnails of images, with the limits of similarity.
 
     Args:
@@ -83,13 +83,13 @@ class Looks:
     max_distance: int
     max_difference: float
 
-    def are_alike(self, pairs: Rows) -> NDArray[np.bool_]:
+    def are_similar(self, pairs: Rows) -> NDArray[np.bool_]:
         """Return for each pair of rows whether their thumbnails are similar."""
         alike: NDArray[np.bool_] = thumbnail_distances(self.thumbnails, self.thumbnails, pairs) <= self.max_difference
         return alike
 
 
-def first_staying(looks: Looks, rows: Rows) -> Rows:
+def first_kept(looks: ImageSimilarity, rows: Rows) -> Rows:
     """Return for each row the first kept row that it is similar to: itself, if it is similar to none before it.
 
     Kept rows are not similar to each other, and each dropped row is directly similar to a kept one.
@@ -101,12 +101,12 @@ def first_staying(looks: Looks, rows: Rows) -> Rows:
     near = _unless_too_many(near_pairs(looks.hashes[rows], max_distance=looks.max_distance), len(rows))
     if near is None:
         one, other = np.array_split(rows, 2)
-        found = first_staying(looks, one)
-        later = first_alike(looks, other, one[found == one])
+        found = first_kept(looks, one)
+        later = first_similar(looks, other, one[found == one])
         left = later < 0
-        later[left] = first_staying(looks, other[left])
+        later[left] = first_kept(looks, other[left])
         return np.concatenate([found, later])
-    pairs = np.sort(near[looks.are_alike(rows[near])], axis=1)
+    pairs = np.sort(near[looks.are_similar(rows[near])], axis=1)
     # Pairs as single numbers sort faster.
     lower, upper = np.divmod(np.sort(pairs[:, 0] * len(rows) + pairs[:, 1]), max(len(rows), 1))
     first = np.arange(len(rows))
@@ -118,17 +118,17 @@ def first_staying(looks: Looks, rows: Rows) -> Rows:
     return rows[first]
 
 
-def first_alike(looks: Looks, rows: Rows, references: Rows) -> Rows:
+def first_similar(looks: ImageSimilarity, rows: Rows, references: Rows) -> Rows:
     """Return for each row the first of the reference rows that it is similar to; -1 if there is none."""
     pairs = near_pairs(looks.hashes[rows], looks.hashes[references], max_distance=looks.max_distance)
     near = _unless_too_many(pairs, len(rows) + len(references))
     if near is None:
         one, other = np.array_split(references, 2)
-        found = first_alike(looks, rows, one)
+        found = first_similar(looks, rows, one)
         left = found < 0
-        found[left] = first_alike(looks, rows[left], other)
+        found[left] = first_similar(looks, rows[left], other)
         return found
-    alike = near[looks.are_alike(np.column_stack([rows[near[:, 0]], references[near[:, 1]]]))]
+    alike = near[looks.are_similar(np.column_stack([rows[near[:, 0]], references[near[:, 1]]]))]
     first = np.full(len(rows), len(references))
     np.minimum.at(first, alike[:, 0], alike[:, 1])
     first_of_all: Rows = np.append(references, -1)[first]
@@ -237,12 +237,12 @@ def near_pairs(
         max_distance: most bits that differ.
         num_equal: number of blocks that must be equal; None: the fastest, estimated on a sample.
     """
-    mine = _dealt(hashes)
-    theirs = mine if references is None else _dealt(references)
+    mine = _permuted(hashes)
+    theirs = mine if references is None else _permuted(references)
     if not len(mine) or not len(theirs):
         return
     if num_equal is None:
-        num_equal = _quickest(mine, theirs, max_distance)
+        num_equal = _fastest_num_equal(mine, theirs, max_distance)
     for table in _tables(max_distance, num_equal):
         keys = table.keys(theirs)
         ends = np.cumsum(np.bincount(keys, minlength=1 << table.key_bits))
@@ -270,17 +270,17 @@ def near_pairs(
                 other = other + 1
 
 
-def _dealt(hashes: Hashes) -> Hashes:
+def _permuted(hashes: Hashes) -> Hashes:
     """Return the hashes with their bits permuted, which leaves distances unchanged."""
     found = np.empty(len(hashes), np.uint64)
     for start in range(0, len(hashes), _CHUNK):
         part = np.ascontiguousarray(hashes[start : start + _CHUNK])
         bits = np.unpackbits(part.view(np.uint8)).reshape(-1, _BITS)
-        found[start : start + _CHUNK] = np.packbits(bits[:, _DEALT]).view(np.uint64)
+        found[start : start + _CHUNK] = np.packbits(bits[:, _BIT_ORDER]).view(np.uint64)
     return found
 
 
-def _quickest(mine: Hashes, theirs: Hashes, max_distance: int) -> int:
+def _fastest_num_equal(mine: Hashes, theirs: Hashes, max_distance: int) -> int:
     """Return the fastest number of equal blocks, estimated on a sample, since real hashes are not random."""
     samples = [some[:: max(1, len(some) // _SAMPLE)] for some in (mine, theirs)]
     num_pairs = len(mine) * len(theirs) / (2 if mine is theirs else 1)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.database.sandbox import require_read_only_query, restrict_thread
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
-from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
 from data_catalog.storage.disk_errors import disk_errors
@@ -199,12 +199,12 @@ def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> 
         DamagedError: the catalog cannot be read.
         SettingsError: DuckDB refuses the query.
     """
-    with answer(root, sql, parameters) as (schema, batches):
+    with stream_query(root, sql, parameters) as (schema, batches):
         return pa.Table.from_batches(batches, schema)
 
 
 @contextmanager
-def answer(
+def stream_query(
     root: Path, sql: str, parameters: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """Yield the schema of a query's result and its rows in batches, for results that are larger than the memory.
@@ -232,7 +232,7 @@ def answer(
             _connection(thread, root, Path(scratch)) as connection,
         ):
             wait = partial(_wait, connection, thread)
-            wait(lambda: refuse_all_but_one_question(connection, sql))
+            wait(lambda: require_read_only_query(connection, sql))
             reader = wait(lambda: connection.sql(sql, params=parameters).arrow(_ROWS_PER_BATCH))
             yield reader.schema, _batches(reader, wait)
     except duckdb.IOException as error:

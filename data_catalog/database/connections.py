@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY_LIMIT = "2GB"
-Ask = Callable[..., pa.Table]
+RunQuery = Callable[..., pa.Table]
 
 
 def connect_spilling(folder: Path) -> "DuckDBPyConnection":
@@ -68,7 +68,7 @@ def create_view(
 
 
 @contextmanager
-def questions(snapshot: Snapshot) -> Iterator[Ask]:
+def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
     """Open a function that runs SQL on one snapshot, with parameters by name, and returns a table.
 
     The views `captions`, `pairs` and `image_outcomes` have the snapshot's rows with their `filename`. They read the

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.sources.urls import canonical_url, is_web_url
 from data_catalog.storage.manifest import FileEntry, file_entry
-from data_catalog.storage.shards import damage_told, write_named_atomically
+from data_catalog.storage.shards import parquet_errors, write_named_atomically
 
 LOOKUP_KIND = "lookup"
 LOOKUP = pa.schema([pa.field("key", pa.int64(), nullable=False), pa.field("shard", pa.int32(), nullable=False)])
@@ -74,7 +74,7 @@ def shards_with(path: Path, texts: Sequence[str]) -> list[int]:
     """
     keys = {lookup_key(text) for text in texts}
     found: set[int] = set()
-    with damage_told(path), pq.ParquetFile(path) as file:
+    with parquet_errors(path), pq.ParquetFile(path) as file:
         for number in range(file.num_row_groups):
             bounds = file.metadata.row_group(number).column(0).statistics
             if bounds is not None and any(bounds.min <= key <= bounds.max for key in keys):

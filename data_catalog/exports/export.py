@@ -16,16 +16,16 @@ from data_catalog.errors import SettingsError
 from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
-from data_catalog.exports.formats import FORMATS
-from data_catalog.exports.place import (
-    exporting_to,
+from data_catalog.exports.export_folder import (
+    export_lock,
     is_whole,
-    place_of,
     record_of,
-    replacing,
-    require_nothing_of_others,
+    replace_folder,
+    require_no_foreign_files,
+    resolve_export_folder,
 )
-from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
+from data_catalog.exports.formats import FORMATS
+from data_catalog.exports.rights import LICENSED, NONE, POLICIES, inclusion_advice, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
 from data_catalog.report.ablations import AblationTable, ablations_of
@@ -110,8 +110,8 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
         raise SettingsError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
-    place = place_of(folder, root=snapshot.folder.parents[2])
-    with exporting_to(place):
+    place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
+    with export_lock(place):
         ablations = ablations_of(snapshot)
         wanted = {
             "dataset": snapshot.dataset,
@@ -128,8 +128,8 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
             _refuse_empty(snapshot, config, record["counts"])
             return ExportReport(folder=folder, up_to_date=True, **record["counts"])
         if record is not None:
-            require_nothing_of_others(place, record)
-        with replacing(place) as temporary:
+            require_no_foreign_files(place, record)
+        with replace_folder(place) as temporary:
             filled = _fill(snapshot, config, temporary, ablations)
             _refuse_empty(snapshot, config, filled["counts"])
             write_checksummed(temporary / EXPORT_RECORD, {**wanted, **filled})
@@ -157,7 +157,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
                 links.add(shard)
                 add_credits(shard)
                 counted = shard.rows.select(list(COUNTED_COLUMNS))
-                counts.add(counted.filter(shard.goes_along))
+                counts.add(counted.filter(shard.is_exported))
                 listed.add(counted.filter(shard.is_listed))
                 sources, is_listed = shard.rows.column("source").to_pylist(), shard.is_listed.to_pylist()
                 for source, reason, has_address in zip(sources, shard.reasons, is_listed, strict=True):
@@ -224,7 +224,7 @@ def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str,
     else:
         source, reason, count = max(counts["withheld"], key=itemgetter(2))
         why = f"{count:,} of {source} {'is' if count == 1 else 'are'} withheld, since {reason}. "
-        why += switch_for(reason, source)
+        why += inclusion_advice(reason, source)
         why += f". --pixels none exports a list of the {listed:,} that have an address" if listed else ""
     raise SettingsError(f"the export of {snapshot.dataset} would have no image: {why}")
 

@@ -131,7 +131,7 @@ LICENSED, WITH_NONCOMMERCIAL, ALL, NONE = "licensed", "noncommercial", "all", "n
 POLICIES = (LICENSED, WITH_NONCOMMERCIAL, ALL, NONE)
 
 # Reasons to withhold the pixels of a row.
-NOT_ASKED = "the export was made without pixels"
+WITHOUT_PIXELS = "the export was made without pixels"
 SOURCE_FORBIDS = "the recipe forbids passing on the source's images"
 NO_LICENSE = "no license is stated"
 UNKNOWN_LICENSE = "the license is not recognised"
@@ -171,10 +171,10 @@ class Policy:
 
     def license(self, row: Mapping[str, Any]) -> str | None:
         """Return the text of the license that applies to a row's image: its own, or the recipe's for the source."""
-        own: str | None = row["license"] if _says_something(row["license"]) else None
+        own: str | None = row["license"] if _has_text(row["license"]) else None
         return own or self._rights(row).license
 
-    def why_not(self, row: Mapping[str, Any]) -> str | None:
+    def withheld_reason(self, row: Mapping[str, Any]) -> str | None:
         """Return the reason to withhold the pixels of a row; None if they may be exported.
 
         Args:
@@ -182,7 +182,7 @@ class Policy:
         """
         rights = self._rights(row)
         if self.pixels == NONE:
-            return NOT_ASKED
+            return WITHOUT_PIXELS
         if rights.redistribution is False:
             return SOURCE_FORBIDS
         if self.pixels == ALL or rights.redistribution or row["source"] in self.allowed:
@@ -197,15 +197,15 @@ class Policy:
         if license.passing_on == NONCOMMERCIAL and self.pixels != WITH_NONCOMMERCIAL:
             return TRADE_FORBIDDEN
         # A license that the recipe states for a whole source credits the source by its name.
-        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
-        credited = names_somebody or not _says_something(row["license"])
+        names_somebody = _has_text(row["attribution"]) or _has_text(row["page_url"])
+        credited = names_somebody or not _has_text(row["license"])
         return NO_CREDIT if license.credit and not credited else None
 
     def _rights(self, row: Mapping[str, Any]) -> SourceRights:
         return self.sources.get(row["source"], _NOTHING_SAID)
 
 
-def switch_for(reason: str, source: str) -> str:
+def inclusion_advice(reason: str, source: str) -> str:
     """Return advice on how to include images that are withheld for a reason."""
     if reason == SOURCE_FORBIDS:
         return (
@@ -217,7 +217,7 @@ def switch_for(reason: str, source: str) -> str:
     return f"--allow {source} includes them: use it if you have the right to pass them on"
 
 
-def _says_something(text: str | None) -> bool:
+def _has_text(text: str | None) -> bool:
     """Return whether a cell has more than blanks."""
     return bool(text and text.strip())
 

@@ -44,7 +44,7 @@ class JudgedShard:
     reasons: Sequence[str | None]
 
     @property
-    def goes_along(self) -> pa.Array:
+    def is_exported(self) -> pa.Array:
         """Return for each row whether its pixels are exported."""
         return pa.array([reason is None for reason in self.reasons], pa.bool_())
 
@@ -56,11 +56,11 @@ class JudgedShard:
 
     def pair_groups(self) -> Iterator[pa.Table]:
         """Yield the pairs whose pixels are exported, pixels included, one row group at a time."""
-        goes_along, start = self.goes_along, 0
+        is_exported, start = self.is_exported, 0
         with pq.ParquetFile(self.path) as source:
             for number in range(source.num_row_groups):
                 rows = source.metadata.row_group(number).num_rows
-                chosen = goes_along.slice(start, rows)
+                chosen = is_exported.slice(start, rows)
                 start += rows
                 if chosen.true_count:
                     yield source.read_row_group(number).filter(chosen)
@@ -82,7 +82,7 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
         rows = pq.read_table(path, columns=names)
         asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
-        yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.why_not(row) for row in asked])
+        yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.withheld_reason(row) for row in asked])
 
 
 def sample_key(sample_id: str) -> str:
@@ -120,7 +120,7 @@ class ParquetSink(PairSink):
 
     def add(self, shard: JudgedShard) -> None:
         """Link a shard, write the exported part of it, or skip it if no row is exported."""
-        rows = shard.goes_along.true_count
+        rows = shard.is_exported.true_count
         if not rows:
             return
         split = shard.entry["split"]

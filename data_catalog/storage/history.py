@@ -44,7 +44,7 @@ from data_catalog.storage.manifest import (
     snapshot_names,
 )
 from data_catalog.storage.roots import require_root
-from data_catalog.storage.shards import append_line, sweep_temporary, take_away
+from data_catalog.storage.shards import append_line, rename_for_removal, sweep_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
     if not folder.is_dir():
         return 0
     freed = freed_bytes(folder)
-    shutil.rmtree(take_away(folder))
+    shutil.rmtree(rename_for_removal(folder))
     logger.debug("removed snapshot %s of %s", snapshot, dataset)
     return freed
 
@@ -235,7 +235,7 @@ class Removable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class NeededSnapshot:
     """An old snapshot that is kept, and the reason."""
 
     dataset: str
@@ -257,7 +257,7 @@ class Pruned:
 
     removed: tuple[Removable, ...]
     freed: int
-    kept: tuple[Kept, ...]
+    kept: tuple[NeededSnapshot, ...]
     exports: tuple[Path, ...]
     num_urls: int
 
@@ -265,7 +265,7 @@ class Pruned:
 def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Pruned:
     """Remove the old snapshots of one dataset, or of all datasets, and unfinished ones that killed builds left.
 
-    The current snapshot, the newest `keep` snapshots and all that `needs` yields are kept.
+    The current snapshot, the newest `keep` snapshots and all that `needed_snapshots` yields are kept.
 
     Raises:
         SettingsError: `keep` is less than 1.
@@ -282,12 +282,12 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
         if dataset is not None and dataset not in there:
             raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
         names = there if dataset is None else [dataset]
-        kept = [need for name in names for need in needs(root, name)]
+        kept = [need for name in names for need in needed_snapshots(root, name)]
         needed = {(need.dataset, need.snapshot) for need in kept}
         found = [
             each
             for name in names
-            for each in _old(root, name, keep=keep)
+            for each in _removable(root, name, keep=keep)
             if (each.dataset, each.snapshot) not in needed
         ]
         gone = {(each.dataset, each.snapshot) for each in found}
@@ -311,7 +311,7 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
     return pruned
 
 
-def needs(root: Path, dataset: str) -> Iterator[Kept]:
+def needed_snapshots(root: Path, dataset: str) -> Iterator[NeededSnapshot]:
     """Yield the snapshots that are needed whatever their age; a snapshot may come twice.
 
     Raises:
@@ -319,14 +319,16 @@ def needs(root: Path, dataset: str) -> Iterator[Kept]:
     """
     model = model_pointer(root, dataset)
     if model:
-        yield Kept(dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it")
+        yield NeededSnapshot(
+            dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it"
+        )
     training = holder_of(root / MODELS / dataset)
     if training is not None:
         for name in snapshot_names(root, dataset):
-            yield Kept(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
+            yield NeededSnapshot(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
 
 
-def _old(root: Path, dataset: str, *, keep: int) -> list[Removable]:
+def _removable(root: Path, dataset: str, *, keep: int) -> list[Removable]:
     """Return the unfinished snapshots of a dataset, then, oldest first, all committed ones but the newest `keep`.
 
     The current snapshot, if there is one, counts towards `keep`. Call it with the writer's lock held.

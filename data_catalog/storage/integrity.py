@@ -121,7 +121,7 @@ def record_path(path: Path) -> Path:
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
     """Remove a file's record while the caller replaces or changes the file, then write it again."""
-    take_record_away(path)
+    remove_record(path)
     yield
     write_record(path)
 
@@ -132,7 +132,7 @@ def write_recorded(path: Path, write: Callable[[Path], None]) -> str:
         return write_atomically(path, write)
 
 
-def take_record_away(path: Path) -> None:
+def remove_record(path: Path) -> None:
     """Remove the record of a file that is about to change, and sync the removal to the disk."""
     record = record_path(path)
     if record.exists():

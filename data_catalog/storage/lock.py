@@ -37,7 +37,7 @@ def writer_lock(root: Path) -> Iterator[None]:
     file = _lock(root, root / LOCK_FILE, is_beside=False)
     assert file is not None
     with file:
-        _sign(file, root / LOCK_FILE)
+        _write_holder(file, root / LOCK_FILE)
         try:
             yield
         except BaseException:
@@ -78,7 +78,7 @@ def place_lock(place: Path) -> Iterator[None]:
             return
         with file:
             try:
-                _sign(file, path)
+                _write_holder(file, path)
                 yield
             finally:
                 path.unlink(missing_ok=True)
@@ -101,12 +101,12 @@ def _lock(place: Path, path: Path, *, is_beside: bool) -> TextIO | None:
                 except PermissionError:
                     if not is_beside or not path.exists():
                         raise
-                    _require_left_behind(place, path)
+                    _remove_stale_lock(place, path)
                     continue
                 if not _is_taken(file):
-                    raise _held(place, path)
+                    raise _busy(place, path)
                 # The last holder may have removed this file, so that another process locks a new one of that name.
-                if _is_there(file, path):
+                if _is_same_file(file, path):
                     stack.pop_all()
                     return file
         except OSError as error:
@@ -130,13 +130,13 @@ def _open(path: Path) -> TextIO:
     return open(descriptor, "a+", encoding="utf-8")  # noqa: PTH123  opening by path would follow a link
 
 
-def _require_left_behind(place: Path, path: Path) -> None:
+def _remove_stale_lock(place: Path, path: Path) -> None:
     """Remove another user's lock file that no process holds; refuse one that is held or cannot be removed."""
     try:
         with path.open(encoding="utf-8") as file:
             if not _is_taken(file):
-                raise _held(place, path)
-            if _is_there(file, path):
+                raise _busy(place, path)
+            if _is_same_file(file, path):
                 path.unlink()
     except FileNotFoundError:
         return
@@ -147,14 +147,14 @@ def _require_left_behind(place: Path, path: Path) -> None:
         ) from error
 
 
-def _is_there(file: TextIO, path: Path) -> bool:
+def _is_same_file(file: TextIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _sign(file: TextIO, path: Path) -> None:
+def _write_holder(file: TextIO, path: Path) -> None:
     # The command in one line, without options: those of `forget` may name what a take-down removes.
     words = dropwhile(_is_option, sys.argv[1:])
     typed = " ".join([Path(sys.argv[0]).name, *takewhile(lambda word: not _is_option(word), words)])
@@ -168,7 +168,7 @@ def _is_option(word: str) -> bool:
     return word.startswith("-")
 
 
-def _held(place: Path, path: Path) -> BusyError:
+def _busy(place: Path, path: Path) -> BusyError:
     return BusyError(f"{place} is being written by {_holder(path)}: wait until it ends, or stop it")
 
 

@@ -1,7 +1,7 @@
 """Coordination of readers with take-downs: no output contains data of a snapshot that was taken down meanwhile.
 
 A reader registers the snapshots that it opens (`open_to_readers`), and moves each output to its final path within
-`putting_in_place`. That waits for a take-down in progress, and raises an error if a take-down has removed one of the
+`block_takedowns`. That waits for a take-down in progress, and raises an error if a take-down has removed one of the
 registered snapshots. So an output either exists before the take-down, which then finds it, or is never written.
 A root with an unfinished take-down cannot be opened.
 """
@@ -44,7 +44,7 @@ def reading() -> Iterator[None]:
     try:
         yield
     except Exception:
-        _require_there()
+        _require_present()
         raise
     finally:
         _opened = before
@@ -62,13 +62,13 @@ def open_to_readers(root: Path, folders: Iterable[Path]) -> None:
     state = _state(root)
     _require_finished(root)
     if _opened is not None:
-        _require_there()
+        _require_present()
         for folder in folders:
             _opened.setdefault(folder.resolve(), (root, state))
 
 
 @contextmanager
-def putting_in_place() -> Iterator[None]:
+def block_takedowns() -> Iterator[None]:
     """Block take-downs while an output that may contain data of an opened snapshot is moved to its final path.
 
     Raises:
@@ -77,7 +77,7 @@ def putting_in_place() -> Iterator[None]:
     with ExitStack() as stack:
         for root in {root for root, _ in (_opened or {}).values()}:
             stack.enter_context(_locked(root, fcntl.LOCK_SH))
-        _require_there()
+        _require_present()
         yield
 
 
@@ -102,9 +102,9 @@ class OpenSnapshot:
         self._root, self._folder = root.resolve(), folder.resolve()
         self._state = _state(self._root)
         _require_finished(self._root)
-        self.require_there()
+        self.require_present()
 
-    def require_there(self) -> None:
+    def require_present(self) -> None:
         """Raise an error if the snapshot was taken down, or a take-down of its root is unfinished.
 
         Raises:
@@ -121,7 +121,7 @@ class OpenSnapshot:
         self._state = state
 
 
-def _require_there() -> None:
+def _require_present() -> None:
     for folder, (root, state) in list((_opened or {}).items()):
         if _state(root) != state:
             _require_finished(root)

@@ -14,7 +14,7 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX
 # DuckDB reads these as patterns, as the start of settings or as a slash, and would read the files of another root.
 _NOT_FOR_DUCKDB = "*?[\\"
 # Folder of feature stores: features of test sets' images and texts by the sha256 of their bytes, a folder a model.
-KEPT_FEATURES = "kept-features"
+FEATURE_STORES = "kept-features"
 # Names that commands write, replace or remove in a root. The folders of exports and of feature stores may be links to
 # another disk: files there are removed by their name and record.
 _WRITTEN = (
@@ -75,7 +75,7 @@ def open_root(root: Path, *, writes: bool) -> None:
 def _links(root: Path) -> Iterator[Path]:
     """Yield the links in the folders that commands write to; in the folder of feature stores, only one level deep."""
     for entry in _entries(root):
-        if entry.name == KEPT_FEATURES:
+        if entry.name == FEATURE_STORES:
             yield from (Path(kept.path) for kept in _entries(entry.path) if kept.is_symlink())
         elif entry.name in _WRITTEN or entry.name.startswith(TEMPORARY_PREFIX):
             yield from _links_in(entry)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.reading import putting_in_place
+from data_catalog.storage.reading import block_takedowns
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def _write_new(shown_path: Path, write: Callable[[Path], object], place: Callabl
             failpoint("atomic.after_fsync", shown_path)
             found = sha256_of(temporary)
             path = place(found)
-            with putting_in_place():
+            with block_takedowns():
                 temporary.replace(path)
                 failpoint("atomic.after_rename", shown_path)
                 sync(path.parent)
@@ -180,7 +180,7 @@ def save_parquet(table: pa.Table, path: Path) -> None:
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def parquet_errors(path: Path) -> Iterator[None]:
     """Raise a `DamagedError` if a Parquet file that is read is damaged or missing.
 
     Raises:
@@ -200,7 +200,7 @@ def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
     Raises:
         DamagedError: the file is damaged or missing.
     """
-    with damage_told(path), pq.ParquetFile(path) as file:
+    with parquet_errors(path), pq.ParquetFile(path) as file:
         return file.read(columns=None if names is None else list(names))
 
 
@@ -210,7 +210,7 @@ def column_names(path: Path) -> list[str]:
     Raises:
         DamagedError: the file is damaged or missing.
     """
-    with damage_told(path):
+    with parquet_errors(path):
         names: list[str] = pq.read_schema(path).names
         return names
 
@@ -271,7 +271,7 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
                 leftover.unlink(missing_ok=True)
 
 
-def take_away(folder: Path) -> Path:
+def rename_for_removal(folder: Path) -> Path:
     """Rename a folder to a temporary name, so that readers lose it at once; the next sweep removes the remains."""
     doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
     if doomed.exists():  # an earlier removal was killed

@@ -182,7 +182,7 @@ def _refused(path: Path, error: PipelineError) -> list[Finding]:
     return [] if isinstance(error.__cause__, FileNotFoundError) else [_damage(path, str(error))]
 
 
-def _vouched_checks(
+def _record_checks(
     record: Path, read: Callable[[], Mapping[str, str]], remedy: str, other: Callable[[Path], Finding] | None = None
 ) -> Iterator[Check]:
     """Check a record and every file that it lists; with `other`, report the files of its folder that are not listed."""
@@ -193,25 +193,25 @@ def _vouched_checks(
         return
     yield _found()  # the record itself is whole
     for name, sha256 in files.items():
-        yield partial(_vouched, record, name, sha256, remedy)
+        yield partial(_listed_file, record, name, sha256, remedy)
     if other is not None:
-        yield partial(_others, record, set(files), other)
+        yield partial(_unlisted_files, record, set(files), other)
 
 
-def _vouched(record: Path, name: str, sha256: str, remedy: str) -> Iterator[Finding]:
+def _listed_file(record: Path, name: str, sha256: str, remedy: str) -> Iterator[Finding]:
     problem = file_problem(record.parent / name, sha256)
     if problem is not None and record.exists():  # the whole folder may have been removed a moment ago
         yield _damage(record.parent / name, f"{problem}: {remedy}")
 
 
-def _others(record: Path, listed: set[str], other: Callable[[Path], Finding]) -> list[Finding]:
+def _unlisted_files(record: Path, listed: set[str], other: Callable[[Path], Finding]) -> list[Finding]:
     folder = record.parent  # os.walk raises no error if it is removed meanwhile
     there = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return [other(path) for path in there if path != record and path.relative_to(folder).as_posix() not in listed]
 
 
 def _folder_checks(record: Path, remedy: str, other: Callable[[Path], Finding] | None = None) -> Iterator[Check]:
-    return _vouched_checks(record, partial(read_record, record, remedy=remedy), remedy, other)
+    return _record_checks(record, partial(read_record, record, remedy=remedy), remedy, other)
 
 
 def _recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> Iterator[Finding]:
@@ -328,7 +328,7 @@ def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
         return Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files, and nothing reads it")
 
     if path.is_file():
-        yield from _vouched_checks(path, read, RESTORE_FILE, stray)
+        yield from _record_checks(path, read, RESTORE_FILE, stray)
     else:
         yield partial(_unfinished, root, folder)
 

@@ -22,10 +22,10 @@ from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     digest,
     make_folder,
+    rename_for_removal,
     sha256_of,
     sweep_temporary,
     sync,
-    take_away,
 )
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class WorkStore:
         doomed = [step for step in steps if step not in staying]
         doomed += [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
         for folder in doomed:
-            away = take_away(folder)
+            away = rename_for_removal(folder)
             failpoint("work.after_rename", folder)
             shutil.rmtree(away, ignore_errors=True)
             failpoint("work.after_remove", folder)
@@ -205,7 +205,7 @@ class WorkStore:
                 is_whole = path.is_file() and sha256_of(path) == sha256
             if not is_whole:
                 if path.parent.is_dir():
-                    shutil.rmtree(take_away(path.parent), ignore_errors=True)
+                    shutil.rmtree(rename_for_removal(path.parent), ignore_errors=True)
                 raise DamagedError(
                     f"{path} was damaged and is removed with its folder: run the same command again, which rebuilds it"
                 )
@@ -230,7 +230,7 @@ class WorkStore:
             if self.find(key) is None:
                 if not folder.is_dir():
                     raise
-                doomed = take_away(folder)  # it is damaged
+                doomed = rename_for_removal(folder)  # it is damaged
                 temporary.rename(folder)
                 shutil.rmtree(doomed, ignore_errors=True)
         failpoint("commit.after_rename", temporary)

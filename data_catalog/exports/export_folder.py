@@ -13,7 +13,7 @@ from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import place_lock
 from data_catalog.storage.manifest import EXPORT_RECORD
-from data_catalog.storage.reading import putting_in_place
+from data_catalog.storage.reading import block_takedowns
 from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
 # Keys that every record of an export has; a file of that name without them is not ours.
@@ -25,7 +25,7 @@ _EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
 _ELSEWHERE = "name another folder with --out"
 
 
-def place_of(folder: Path, root: Path) -> Path:
+def resolve_export_folder(folder: Path, root: Path) -> Path:
     """Return the resolved path of an export's folder.
 
     Raises:
@@ -62,7 +62,7 @@ def _beside(place: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def exporting_to(place: Path) -> Iterator[None]:
+def export_lock(place: Path) -> Iterator[None]:
     """Hold the lock of an export's folder; put back an export that a killed process had moved away.
 
     Raises:
@@ -110,7 +110,7 @@ def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
     return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
 
 
-def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
+def require_no_foreign_files(place: Path, record: Mapping[str, Any]) -> None:
     """Refuse to replace an export with an added file or an edited document.
 
     Raises:
@@ -130,10 +130,10 @@ def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def replacing(place: Path) -> Iterator[Path]:
+def replace_folder(place: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, then sync it to the disk and swap it in.
 
-    Call it within `exporting_to`. A process that is killed between the two renames leaves no export; `exporting_to`
+    Call it within `export_lock`. A process that is killed between the two renames leaves no export; `export_lock`
     then puts the old one back.
 
     Raises:
@@ -151,7 +151,7 @@ def replacing(place: Path) -> Iterator[Path]:
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
             sync(temporary)
-            with putting_in_place():
+            with block_takedowns():
                 if place.exists():
                     place.rename(old)
                 temporary.rename(place)

@@ -34,7 +34,7 @@ _WIDTH = 116
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class SampleRecord:
     """Record of one sample in a snapshot.
 
     Args:
@@ -59,7 +59,7 @@ class Story:
     requests: list[Row]
 
 
-def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
+def find_sample_records(snapshot: Snapshot, identity: str) -> list[SampleRecord]:
     """Return the records of the samples that match an id, an address or a hash; empty if none matches.
 
     Args:
@@ -67,7 +67,7 @@ def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
         identity: a `sample_id`, a `caption_id`, an image's address in any spelling, before or after redirects, or
             the sha256 of its original bytes.
     """
-    return [_story(snapshot, shard, sample_id) for shard, sample_id in find_samples(snapshot, identity)]
+    return [_sample_record(snapshot, shard, sample_id) for shard, sample_id in find_samples(snapshot, identity)]
 
 
 def find_samples(snapshot: Snapshot, identity: str) -> list[tuple[int, str]]:
@@ -113,7 +113,7 @@ def _matches(snapshot: Snapshot, shard: int, identity: str, address: str | None)
                     yield sample_id
 
 
-def _story(snapshot: Snapshot, shard: int, sample_id: str) -> Story:
+def _sample_record(snapshot: Snapshot, shard: int, sample_id: str) -> SampleRecord:
     captions = _rows(snapshot, "captions", shard, sample_id)
     images = _rows(snapshot, "images", shard, sample_id)
     pairs: dict[str, Row] = {}
@@ -125,7 +125,7 @@ def _story(snapshot: Snapshot, shard: int, sample_id: str) -> Story:
     published = pairs[sample_id]["caption_ids"] if sample_id in pairs else []
     logs = (snapshot.folder.parent / FETCH_LOGS).glob(f"{shard:05d}-*.parquet")
     in_order = sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return Story(
+    return SampleRecord(
         snapshot=snapshot,
         sample_id=sample_id,
         shard=shard,
@@ -152,7 +152,7 @@ def _rows_of(table: pa.Table, sample_id: str) -> list[Row]:
     return rows
 
 
-def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
+def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
     """Return one sentence for an id that matches nothing, with similar ids or an example."""
     places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
     shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
@@ -209,62 +209,62 @@ def _example_id(snapshot: Snapshot) -> str | None:
     return None
 
 
-def story_lines(story: Story, *, asked: str, all_rules: bool = False) -> Iterator[str]:
+def record_lines(record: SampleRecord, *, asked: str, all_rules: bool = False) -> Iterator[str]:
     """Yield a sample's record as lines of plain text, safe for a terminal.
 
     Args:
-        story: the record.
+        record: the record.
         asked: the id that the user gave: the caption of that id comes first.
         all_rules: show the settings of every step, and not only of those that rejected something.
     """
-    snapshot = story.snapshot
-    yield f"{cell_text(story.sample_id)}  in dataset {snapshot.dataset}, snapshot {snapshot.snapshot}"
-    source = story.captions[0]["source"]
-    kept = sum(row["outcome"] == KEPT for row in story.captions)
+    snapshot = record.snapshot
+    yield f"{cell_text(record.sample_id)}  in dataset {snapshot.dataset}, snapshot {snapshot.snapshot}"
+    source = record.captions[0]["source"]
+    kept = sum(row["outcome"] == KEPT for row in record.captions)
     license = snapshot.manifest["sources"][source]["license"]
-    captions = f"{len(story.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
+    captions = f"{len(record.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
     yield from _facts("  ", {"source": source, "license of the source": license, "captions": captions})
-    for row in sorted(story.captions, key=lambda row: row["caption_id"] != asked):
+    for row in sorted(record.captions, key=lambda row: row["caption_id"] != asked):
         yield ""
-        yield from _caption(story, row, all_rules=all_rules)
+        yield from _caption(record, row, all_rules=all_rules)
     yield ""
-    yield from _image(story, all_rules=all_rules)
+    yield from _image(record, all_rules=all_rules)
 
 
-def _caption(story: Story, row: Mapping[str, Any], *, all_rules: bool) -> Iterator[str]:
+def _caption(record: SampleRecord, row: Mapping[str, Any], *, all_rules: bool) -> Iterator[str]:
     kept = row["outcome"] == KEPT
     yield f"caption {cell_text(row['caption_id'])}: {'kept' if kept else 'rejected by ' + cell_text(row['step'])}"
-    columns = story.snapshot.columns()
-    for number, step in enumerate(_passed(story, row), start=1):
+    columns = record.snapshot.columns()
+    for number, step in enumerate(_passed(record, row), start=1):
         rejects = step == row["step"]
-        yield f"  {number} {step}: {_verdict(story, row) if rejects else 'passed'}"
+        yield f"  {number} {step}: {_verdict(record, row) if rejects else 'passed'}"
         yield from _facts("      ", {name: row.get(name) for name in columns.get(step, ())})
         if rejects:
-            yield from _facts("      ", {"meaning": _meaning(story, row), "detail": row["detail"]})
+            yield from _facts("      ", {"meaning": _meaning(record, row), "detail": row["detail"]})
         if rejects or all_rules:
-            yield from _rules("      ", story, step, row)
-    yield f"  = {_end(story, row)}"
+            yield from _rules("      ", record, step, row)
+    yield f"  = {_end(record, row)}"
 
 
-def _passed(story: Story, row: Mapping[str, Any]) -> list[str]:
+def _passed(record: SampleRecord, row: Mapping[str, Any]) -> list[str]:
     """Return the steps that a row reached; all steps if it is kept."""
-    steps = story.snapshot.steps
+    steps = record.snapshot.steps
     if row["step"] is None:
         return steps
     # A step that is missing in the funnel is shown nevertheless.
     return [*steps[: steps.index(row["step"])], row["step"]] if row["step"] in steps else [row["step"]]
 
 
-def _verdict(story: Story, row: Mapping[str, Any]) -> str:
-    settings = decided_text(story.snapshot.decided_by(row["step"], row["drop_reason"]))
+def _verdict(record: SampleRecord, row: Mapping[str, Any]) -> str:
+    settings = decided_text(record.snapshot.decided_by(row["step"], row["drop_reason"]))
     return f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
 
 
-def _end(story: Story, row: Mapping[str, Any]) -> str:
+def _end(record: SampleRecord, row: Mapping[str, Any]) -> str:
     """Return the final state of a caption and its file."""
     if row["outcome"] != KEPT:
         return f"not published; the row is in {row[FILE]}"
-    pair = story.pairs.get(row["merged_into"] or story.sample_id)
+    pair = record.pairs.get(row["merged_into"] or record.sample_id)
     if pair is None:
         return f"kept; the row is in {row[FILE]}"
     of_other = f" with the image of {cell_text(row['merged_into'])}" if row["merged_into"] else ""
@@ -272,20 +272,20 @@ def _end(story: Story, row: Mapping[str, Any]) -> str:
     return f"published{of_other}: split {pair['split']}{marked}, in {pair[FILE]}; the row is in {row[FILE]}"
 
 
-def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
-    image, first = story.image, story.captions[0]
+def _image(record: SampleRecord, *, all_rules: bool) -> Iterator[str]:
+    image, first = record.image, record.captions[0]
     if image is None:
         yield "image: never requested, since no caption reached that step"
         yield from _facts("  ", {"url": first["url"], "path": first["path"]})
         return
-    yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(story)}"
-    for step, names in story.snapshot.columns("image_columns").items():
+    yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(record)}"
+    for step, names in record.snapshot.columns("image_columns").items():
         if step == "normalise" and image["step"] == "fetch":
             return
         rejects = image["step"] == step
-        yield f"  {step}: {_verdict(story, image) if rejects else 'good'}"
+        yield f"  {step}: {_verdict(record, image) if rejects else 'good'}"
         yield from _facts("      ", {name: image.get(name) for name in names})
-        for row in story.requests if step == "fetch" else ():
+        for row in record.requests if step == "fetch" else ():
             seconds = f"{row['asking_s'] or 0:.1f} s in requests and {row['waiting_s'] or 0:.1f} s between them"
             tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
             began = f"first at {row['asked_at']:%Y-%m-%d %H:%M:%S} UTC, " if row["asked_at"] else ""
@@ -294,30 +294,30 @@ def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
         if rejects:
             is_final = not is_retryable(image["drop_reason"])
             again = "no, this is final" if is_final else "yes: vernaclip build RECIPE --retry-failed"
-            meaning = _meaning(story, image)
+            meaning = _meaning(record, image)
             yield from _facts("      ", {"meaning": meaning, "detail": image["detail"], "can be tried again": again})
         if rejects or all_rules:
-            yield from _rules("      ", story, step, first)
-    if story.guests:
-        yield from _facts("  ", {"captions of others": story.guests})
+            yield from _rules("      ", record, step, first)
+    if record.guests:
+        yield from _facts("  ", {"captions of others": record.guests})
 
 
-def _image_end(story: Story) -> str:
+def _image_end(record: SampleRecord) -> str:
     """Return the final state of a sample's image."""
-    image, pair = story.image, story.pairs.get(story.sample_id)
+    image, pair = record.image, record.pairs.get(record.sample_id)
     if image is not None and image["step"]:
         return f"lost by {cell_text(image['step'])}"
     if pair is not None:
         return f"published, split {pair['split']}, {pair['width']} x {pair['height']} pixels, in {pair[FILE]}"
-    merged = sorted({row["merged_into"] for row in story.captions if row["merged_into"]})
+    merged = sorted({row["merged_into"] for row in record.captions if row["merged_into"]})
     if merged:
         return f"good, and not published: its captions are with {', '.join(map(cell_text, merged))}"
     return "good, and not published: no caption is left"
 
 
-def _rules(indent: str, story: Story, step: str, row: Mapping[str, Any]) -> Iterator[str]:
+def _rules(indent: str, record: SampleRecord, step: str, row: Mapping[str, Any]) -> Iterator[str]:
     """Yield the settings that a step applied."""
-    for section, values in story.snapshot.rules(step).items():
+    for section, values in record.snapshot.rules(step).items():
         if section == "sources":
             values = values.get(row["source"], {})
         settings = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
@@ -360,31 +360,31 @@ def _value(value: object) -> str:
     return cell_text(value)
 
 
-def story_values(story: Story) -> dict[str, Any]:
+def record_values(record: SampleRecord) -> dict[str, Any]:
     """Return a sample's record as JSON values: all that the text shows, and every column."""
-    snapshot, source = story.snapshot, story.captions[0]["source"]
+    snapshot, source = record.snapshot, record.captions[0]["source"]
     facts = snapshot.manifest["sources"][source]
 
     def explained(row: Row) -> dict[str, Any]:
         reason = row["drop_reason"]
         settings = snapshot.decided_by(row["step"], reason) if reason else {}
-        return {**row, "meaning": _meaning(story, row), "decided_by": settings}
+        return {**row, "meaning": _meaning(record, row), "decided_by": settings}
 
     return {
         "dataset": snapshot.dataset,
         "snapshot": snapshot.snapshot,
-        "sample_id": story.sample_id,
+        "sample_id": record.sample_id,
         "source": {"name": source, **{name: value for name, value in facts.items() if name != "rights"}},
         "steps": [
             {"step": step, "meaning": snapshot.meaning(step), "rules": snapshot.rules(step)} for step in snapshot.steps
         ],
-        "captions": [explained(row) for row in story.captions],
-        "image": None if story.image is None else explained(story.image),
-        "requests": story.requests,
-        "pairs": list(story.pairs.values()),
-        "captions_of_others": story.guests,
+        "captions": [explained(row) for row in record.captions],
+        "image": None if record.image is None else explained(record.image),
+        "requests": record.requests,
+        "pairs": list(record.pairs.values()),
+        "captions_of_others": record.guests,
     }
 
 
-def _meaning(story: Story, row: Mapping[str, Any]) -> str | None:
-    return story.snapshot.meaning(row["step"], row["drop_reason"]) if row["drop_reason"] else None
+def _meaning(record: SampleRecord, row: Mapping[str, Any]) -> str | None:
+    return record.snapshot.meaning(row["step"], row["drop_reason"]) if row["drop_reason"] else None

@@ -43,7 +43,7 @@ _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 
 
-def refuse_all_but_one_question(connection: Any, sql: str) -> None:
+def require_read_only_query(connection: Any, sql: str) -> None:
     """Check that a text is one query that only reads, at any depth: DuckDB 2 accepts a COPY inside of a WITH.
 
     Raises:
@@ -58,7 +58,7 @@ def refuse_all_but_one_question(connection: Any, sql: str) -> None:
     asked = connection.execute("SELECT system.main.json_serialize_sql(?)", [_EXPLAIN.sub("", sql)])
     [[text]] = asked.fetchall()
     try:
-        tree = json.loads(text, object_hook=_refuse_what_may_write)
+        tree = json.loads(text, object_hook=_refuse_writes)
     except RecursionError as error:
         raise SettingsError("DuckDB refuses the query: it is nested too deeply") from error
     if tree.get("error_type") == "parser":
@@ -67,7 +67,7 @@ def refuse_all_but_one_question(connection: Any, sql: str) -> None:
         raise SettingsError(f"DuckDB refuses the query: {_ONE_QUESTION}")
 
 
-def _refuse_what_may_write(part: dict[str, Any]) -> dict[str, Any]:
+def _refuse_writes(part: dict[str, Any]) -> dict[str, Any]:
     kind = str(part.get("type"))
     if ("cte_map" in part or kind.endswith("_NODE")) and kind not in _QUESTIONS:
         raise SettingsError(f"DuckDB refuses the query: a part of it does more than read ({kind})")
