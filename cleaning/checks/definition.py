@@ -116,7 +116,7 @@ class Captions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One check, bound to captions.
+    """A check that is bound to captions.
 
     Args:
         name: name of the check.

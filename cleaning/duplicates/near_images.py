@@ -180,7 +180,7 @@ def leak_matches(
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One choice of blocks of bits that hashes must agree in.
+    """Choice of blocks of bits that hashes must agree in.
 
     Args:
         key: (lowest bit, number of bits) of each chosen block, as far as they fit into a key.

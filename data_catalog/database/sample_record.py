@@ -156,7 +156,7 @@ def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
     """Return one sentence for an id that matches nothing, with similar ids or an example."""
     places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
     shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
-    text = f"{places} contains no '{cell_text(shown)}'"
+    text = f"there is no '{cell_text(shown)}' in {places}"
     found = (sample_id for snapshot in snapshots for sample_id in _near(snapshot, identity.strip()))
     near = list(dict.fromkeys(found))[:MOST_HINTS]
     if near:
@@ -165,7 +165,7 @@ def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
     looks = f" (a sample_id looks like {cell_text(examples[0])})" if examples else ""
     sources = [source for found in snapshots for source in found.manifest["sources"].values()]
     unselected = sum(sum(source["unselected"].values()) for source in sources)
-    counted = f". {unselected:,} upstream rows were not selected and cannot be found" if unselected else ""
+    counted = f". {unselected:,} upstream rows were not selected: they are only counted" if unselected else ""
     return f"{text}: give a sample_id, a caption_id, an image's URL or the sha256 of its bytes{looks}{counted}"
 
 

@@ -29,7 +29,7 @@ PIXEL_COLUMNS = ("image", "original")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedShard:
-    """One shard of pairs, with a verdict on the pixels of each row.
+    """Shard of pairs with a verdict on the pixels of each row.
 
     Args:
         path: path of the shard, whose sha256 was checked.

@@ -16,7 +16,7 @@ from data_catalog.storage.manifest import Snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """One kind of rows that is compared, and its columns.
+    """Kind of rows that is compared, and its columns.
 
     Args:
         kind: kind of files in a manifest.
@@ -74,7 +74,7 @@ _NO_SETTINGS = {"files", "funnel", "drop_reasons", "documents", "dataset", "snap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One row of a change: its id, and by column the value before and after.
+    """Row of a change: its id, and by column the value before and after.
 
     Columns of a changed row are those that differ; columns of an added or removed row are those that are not null.
     """
@@ -121,7 +121,7 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """All differences between two snapshots.
+    """Differences between two snapshots.
 
     Args:
         before: the first snapshot.

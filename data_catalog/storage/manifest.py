@@ -85,7 +85,7 @@ class CaptionCounts(TypedDict):
 
 
 class StepEntry(TypedDict):
-    """One row of the funnel: its meaning, the sections of the recipe that it applies, and the columns that it fills.
+    """Row of the funnel: its meaning, the sections of the recipe that it applies, and the columns that it fills.
 
     `reasons` has a sentence for each drop reason; `decided_by` has the settings that decide a reason, where there are
     any.
@@ -261,7 +261,7 @@ def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
 
 
 def commit_snapshot(root: Path, manifest: Manifest, *, is_current: bool = True) -> Snapshot:
-    """Write the manifest, which commits the snapshot, then make it the dataset's current one unless told not to."""
+    """Write the manifest, which commits the snapshot, then make it the dataset's current one if `is_current`."""
     dataset, snapshot = manifest["dataset"], manifest["snapshot"]
     folder = snapshot_folder(root, dataset, snapshot)
     failpoint("snapshot.before_manifest", folder / MANIFEST_FILE)

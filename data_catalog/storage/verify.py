@@ -59,7 +59,7 @@ DOCUMENTS = {
 REBUILD = "`vernaclip catalog --rebuild` writes it again"
 FORGET_MEMORY = (
     "run a build that translates, which writes a missing record. If it stays damaged, remove it: its captions are then "
-    "translated again, in other batches and perhaps with slightly other scores"
+    "translated again, in other batches and perhaps with other scores"
 )
 FORGET_ATTEMPT = "remove it, and attempts at failed images are counted from the snapshots"
 FORGET_LOG = "remove it and its record: it only logs how images were fetched, and nothing needs it"
@@ -306,15 +306,15 @@ def _run_log(path: Path, *, root: Path, is_needed: bool) -> list[Finding]:
         return [_damage(path, f"{path} cannot be read: {error.strerror}")]
     last = lines.pop()
     problems = [line_problem(line) for line in lines] + (["it has no end"] if last else [])
-    again = "it only logs when builds ran, and nothing needs it; the next build writes a new record"
+    again = "It only logs when builds ran, nothing needs it, and the next build writes a new record"
     damaged = [
         _damage(
-            path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it; {again}"
+            path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it. {again}"
         )
         for number, problem in enumerate(problems, start=1)
         if problem is not None
     ]
-    return damaged or list(_recorded(path, f"restore it from a copy; {again}", root=root, is_needed=is_needed))
+    return damaged or list(_recorded(path, f"restore it from a copy. {again}", root=root, is_needed=is_needed))
 
 
 def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
