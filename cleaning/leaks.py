@@ -356,7 +356,7 @@ class SeenImages:
     def __init__(self, snapshot: Snapshot, leaks: LeaksConfig) -> None:
         self._snapshot, self._leaks = snapshot, leaks
 
-    def among(
+    def find(
         self, names: Sequence[str], identities: Sequence[Collection[str]], read: Callable[[str], bytes]
     ) -> tuple[dict[int, tuple[str, bool]], tuple[str, ...]]:
         """Return the images of a test set that are among the seen images.

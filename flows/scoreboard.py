@@ -378,7 +378,7 @@ def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSe
     """Return the set, with what each model that was trained here has seen of it."""
     test_set, guards = found.test_set, {}
     for name, images in trained_on.items():
-        seen, ways = images.among(test_set.images, found.identities, test_set.read)
+        seen, ways = images.find(test_set.images, found.identities, test_set.read)
         told = {place: TrainingMatch(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
         guards[name] = LeakCheck(seen=told, ways=ways)
     return replace(found, test_set=replace(test_set, guards=guards))

@@ -187,15 +187,15 @@ def _views_of(snapshot: Snapshot) -> Iterator[Any]:
 
 
 def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-    """Answer a query on a root's catalog, on a connection that can read its datasets and nothing else.
+    """Return the result of a query on a root's catalog; the connection can read the root's datasets and nothing else.
 
     Args:
-        root: of the catalog.
-        sql: one question.
-        parameters: values of what the question names as `$name`.
+        root: root of the catalog.
+        sql: one read-only query.
+        parameters: values of the query's parameters, which it names as `$name`.
 
     Raises:
-        InputError: there is no catalog.
+        InputError: the root has no catalog.
         DamagedError: the catalog cannot be read.
         SettingsError: DuckDB refuses the query.
     """

@@ -45,7 +45,7 @@ class SampleRecord:
         image: outcome of its image, schema `OUTCOMES`; None: it was never requested.
         pairs: published rows by `sample_id`, without pixels and with their `FILE`: the sample's own, and those that its
             captions are merged into.
-        guests: ids of other samples' captions that are published with its image.
+        captions_of_others: ids of other samples' captions that are published with its image.
         requests: rows of the fetch log (schema `FETCH_LOG`), if the log still exists.
     """
 
@@ -55,7 +55,7 @@ class SampleRecord:
     captions: list[Row]
     image: Row | None
     pairs: dict[str, Row]
-    guests: list[str]
+    captions_of_others: list[str]
     requests: list[Row]
 
 
@@ -132,7 +132,7 @@ def _sample_record(snapshot: Snapshot, shard: int, sample_id: str) -> SampleReco
         captions=captions,
         image=images[0] if images else None,
         pairs=pairs,
-        guests=[name for name in published if name not in own],
+        captions_of_others=[name for name in published if name not in own],
         requests=[row for path in in_order for row in _rows_of(read_columns(path, None), sample_id)],
     )
 
@@ -209,12 +209,12 @@ def _example_id(snapshot: Snapshot) -> str | None:
     return None
 
 
-def record_lines(record: SampleRecord, *, asked: str, all_rules: bool = False) -> Iterator[str]:
+def record_lines(record: SampleRecord, *, identity: str, all_rules: bool = False) -> Iterator[str]:
     """Yield a sample's record as lines of plain text, safe for a terminal.
 
     Args:
         record: the record.
-        asked: the id that the user gave: the caption of that id comes first.
+        identity: the id that the user gave; the caption of that id comes first.
         all_rules: show the settings of every step, and not only of those that rejected something.
     """
     snapshot = record.snapshot
@@ -224,7 +224,7 @@ def record_lines(record: SampleRecord, *, asked: str, all_rules: bool = False) -
     license = snapshot.manifest["sources"][source]["license"]
     captions = f"{len(record.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
     yield from _facts("  ", {"source": source, "license of the source": license, "captions": captions})
-    for row in sorted(record.captions, key=lambda row: row["caption_id"] != asked):
+    for row in sorted(record.captions, key=lambda row: row["caption_id"] != identity):
         yield ""
         yield from _caption(record, row, all_rules=all_rules)
     yield ""
@@ -298,8 +298,8 @@ def _image(record: SampleRecord, *, all_rules: bool) -> Iterator[str]:
             yield from _facts("      ", {"meaning": meaning, "detail": image["detail"], "can be tried again": again})
         if rejects or all_rules:
             yield from _rules("      ", record, step, first)
-    if record.guests:
-        yield from _facts("  ", {"captions of others": record.guests})
+    if record.captions_of_others:
+        yield from _facts("  ", {"captions of others": record.captions_of_others})
 
 
 def _image_end(record: SampleRecord) -> str:
@@ -382,7 +382,7 @@ def record_values(record: SampleRecord) -> dict[str, Any]:
         "image": None if record.image is None else explained(record.image),
         "requests": record.requests,
         "pairs": list(record.pairs.values()),
-        "captions_of_others": record.guests,
+        "captions_of_others": record.captions_of_others,
     }
 
 

@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from data_catalog.tombstones import Tombstone
 
 # An address may be that of many samples, as that of a picture that stands for missing ones.
-MOST_STORIES = 10
+MOST_RECORDS = 10
 
 
 def why(
@@ -149,21 +149,21 @@ def why(
     from data_catalog.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
-    stories = [story for found in snapshots for story in find_sample_records(found, identity)]
-    tombstone = find_tombstone(root, identity, [story.sample_id for story in stories])
+    records = [record for found in snapshots for record in find_sample_records(found, identity)]
+    tombstone = find_tombstone(root, identity, [record.sample_id for record in records])
     if json:
         names = ("kind", "value", "datasets", "reason", "date")
         forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
-        say_json({"id": identity, "forgotten": forgotten, "stories": [record_values(story) for story in stories]})
-    if not stories and not tombstone:
+        say_json({"id": identity, "forgotten": forgotten, "stories": [record_values(record) for record in records]})
+    if not records and not tombstone:
         raise InputError(not_found_text(snapshots, identity))
     if json:
         return
-    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(stories))]
-    asked = identity.strip()
-    paragraphs += ("\n".join(record_lines(story, asked=asked, all_rules=rules)) for story in stories[:MOST_STORIES])
-    if len(stories) > MOST_STORIES:
-        paragraphs.append(f"and {len(stories) - MOST_STORIES} more samples (--json has them all)")
+    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(records))]
+    identity = identity.strip()
+    paragraphs += ("\n".join(record_lines(each, identity=identity, all_rules=rules)) for each in records[:MOST_RECORDS])
+    if len(records) > MOST_RECORDS:
+        paragraphs.append(f"and {len(records) - MOST_RECORDS} more samples (--json has them all)")
     say("\n\n".join(paragraphs))
 
 

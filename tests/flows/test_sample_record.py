@@ -58,7 +58,7 @@ def story(folder: Path) -> SampleRecord:
         ],
         image=image,
         pairs={},
-        guests=[],
+        captions_of_others=[],
         requests=[
             {"tries": 2, "asking_s": 0.3, "waiting_s": 1.0, "drop_reason": "content_usage"}
             | {"asked_at": datetime(2026, 11, 27, 20, 0, 1, tzinfo=UTC)},
@@ -68,7 +68,7 @@ def story(folder: Path) -> SampleRecord:
 
 
 def test_a_story_tells_what_was_said_where_and_when_it_was_asked(tmp_path: Path) -> None:
-    lines = [line.strip() for line in record_lines(story(tmp_path), asked="web:1")]
+    lines = [line.strip() for line in record_lines(story(tmp_path), identity="web:1")]
     text = " ".join(lines)
     assert (
         "content_usage: train-ai=n (robots.txt, draft-a-01, draft-b-02), search=y (header, draft-a-01, draft-" in text
@@ -99,7 +99,7 @@ def test_a_reason_names_the_settings_that_decide_it_and_their_values(tmp_path: P
     settings = ["consent.ignore", "fetch.timeout_s", "fetch.consent"]
     told.snapshot.manifest["steps"][0]["decided_by"] = {"content_usage": settings}
     decided = "content_usage (consent.ignore, fetch.timeout_s = 10, fetch.consent)"
-    assert f"  fetch: REJECTED, {decided}" in list(record_lines(told, asked="web:1"))
+    assert f"  fetch: REJECTED, {decided}" in list(record_lines(told, identity="web:1"))
     values = record_values(told)
     named: dict[str, Any] = {"consent.ignore": None, "fetch.timeout_s": 10.0, "fetch.consent": {"ignore": []}}
     assert values["image"]["decided_by"] == values["captions"][0]["decided_by"] == named
