@@ -54,7 +54,7 @@ class Length(
     CaptionCheck,
     name="length",
     reasons={
-        "caption_empty": "the caption is empty after cleaning",
+        "caption_empty": "the caption is empty",
         "caption_too_short": "the caption has too few words or characters",
         "caption_too_long": "the caption has too many words or characters",
     },
@@ -181,10 +181,10 @@ class CopiedWords(
 
     copied_words_check: bool = setting(True)
     max_copied_share: float = setting(
-        0.15, "Largest share of copied words, 0 to 1, where the pack lists `shared_words`.", ge=0, le=1
+        0.15, "Largest share of copied words, 0 to 1, if the pack lists `shared_words`.", ge=0, le=1
     )
     max_copied_share_unlisted: float = setting(
-        0.4, "Largest share of copied words, 0 to 1, where the pack lists none.", ge=0, le=1
+        0.4, "Largest share of copied words, 0 to 1, if the pack lists none.", ge=0, le=1
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -324,7 +324,7 @@ class Score(
     reasons={"low_translation_score": "the engine's score of the translation is too low"},
     reads=("translation_score",),
 ):
-    """Drop translations with a low score of the engine.
+    """Drop translations that the engine scored low.
 
     Scores have a different scale for each model, and predict quality (`benchmarks/translation_quality.py`). For a small
     English-German package's 1,014 validation captions, chrF is 61.6 in all; the 1.5 % below -1.0 have 32, and none of
@@ -349,7 +349,7 @@ class Score(
 class RoundTrip(
     TranslationCheck,
     name="round_trip",
-    reasons={"low_round_trip": "the round trip, translated back, differs too much from the source"},
+    reasons={"low_round_trip": "the round trip (translated back) differs too much from the source"},
     reads=("round_trip_chrf",),
 ):
     """Drop translations whose round trip differs too much from the source, if `translate.round_trip` measures it.
