@@ -341,7 +341,7 @@ def boilerplate_rule(text: str, rules: Sequence[str] = BOILERPLATE_RULES) -> str
 class Boilerplate(
     CaptionCheck,
     name="boilerplate",
-    reasons={"caption_boilerplate": "the text is not a caption: it is, for example, a file name, an address or a number"},
+    reasons={"caption_boilerplate": "the text is not a caption but, for example, a file name, an address or a number"},
     has_rules=True,
 ):
     """Drop texts that are not captions, such as file names, addresses, dates and credits."""
