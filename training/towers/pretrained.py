@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 # Names of weights files in a folder, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 _ENCODER_ELSEWHERE = (
-    "it is not a folder, and the hub does not have it or cannot be reached. Copy it to a folder on a machine with "
-    "network access, and set train.text_encoder to the folder"
+    "train.text_encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
+    "encoder into a folder, and name the folder"
 )
 # Prefixes of head weights from an encoder's pretraining. All other weights must be used.
 _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
@@ -155,11 +155,11 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _fetching(what: str, remedy: str) -> Iterator[None]:
-    """Translate errors of fetching something from a hub into an error with a remedy."""
+    """Translate errors of loading something from a hub or folder into an error with a remedy."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise InputError(f"{what} cannot be fetched ({one_line(error)}): {remedy}") from error
+        raise InputError(f"{what} cannot be loaded ({one_line(error)}): {remedy}") from error
 
 
 def _weights_file(path: Path) -> Path:
