@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Names of weights files in a folder, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
-_ENCODER_ELSEWHERE = (
+_ENCODER_REMEDY = (
     "train.text_encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
     "encoder into a folder, and name the folder"
 )
@@ -119,7 +119,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     source = model_config["text_cfg"]["hf_model_name"]
     pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
-    with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE), _reading(f"the text encoder {source}"):
+    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY), _reading(f"the text encoder {source}"):
         encoder, info = AutoModel.from_pretrained(source, **how, **pooling)
     mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
@@ -148,7 +148,7 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     from transformers import AutoConfig
 
     source = model_config["text_cfg"]["hf_model_name"]
-    with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE):
+    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY):
         found = AutoConfig.from_pretrained(source)
     write_json(folder / ENCODER_CONFIG_FILE, found.to_dict())
 
