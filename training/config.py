@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what_values
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of the augmentations in `training.data.augment`: "crop", then the others in the order in which they apply.
@@ -147,7 +147,7 @@ class TrainConfig:
 
     def what(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights, for the key of a run."""
-        settings = what(self)
+        settings = what_values(self)
         # The key includes the content of the model config, so its path does not matter.
         settings["model"] = Path(self.model).name
         if not self.steps:
