@@ -12,10 +12,10 @@ _COMMON = ("dataset", "snapshot")
 
 def view_table() -> str:
     """Return the table of views; DuckDB itself explains each column, by comments."""
-    lines = ["| view | rows | columns |", "|---|---|---|"]
+    lines = ["|view|rows|columns|", "|---|---|---|"]
     for view, text in VIEWS.items():
         names = ", ".join(f"`{name}`" for name in COLUMNS[view] if name not in _COMMON)
-        lines.append(f"| `{view}` | {text} | {'those of `captions`' if view == 'rejects' else names} |")
+        lines.append(f"|`{view}`|{text}|{'those of `captions`' if view == 'rejects' else names}|")
     return "\n".join(["", *lines, "", ""])
 
 
