@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what_values
 
 DEVICES = ("auto", "cpu", "cuda")
 # What `training.data.augment` does to images, by name: "crop", and the others in its order.
@@ -146,7 +146,7 @@ class TrainConfig:
 
     def what(self) -> dict[str, Any]:
         """Return the settings that decide what the model becomes; a run by epochs has the key that it always had."""
-        settings = what(self)
+        settings = what_values(self)
         settings["model"] = Path(self.model).name  # what the file holds is hashed beside, wherever it is
         if not self.steps:
             del settings["steps"]

@@ -103,4 +103,4 @@ def test_training_needs_no_engine(
         assert main([job, *options]) == 1
         assert said in capsys.readouterr().err
     assert main(["build", *options[:3], "--dry-run"]) == 1
-    assert "got 'glossary'; a package adds another by the entry point group" in capsys.readouterr().err
+    assert "got 'glossary'. A package can add an engine in the entry point group" in capsys.readouterr().err

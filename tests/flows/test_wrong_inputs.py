@@ -146,7 +146,7 @@ WRONG = {
         "translate.engine=babelfish", SettingsError, r"translate\.engine must be one of argos, .*got 'babelfish'"
     ),
     "no model": setting("translate.engine=ctranslate2", SettingsError, r"translate\.model is missing"),
-    "a setting of another engine": setting("translate.model=x", SettingsError, "the engine 'argos' would ignore it"),
+    "a setting of another engine": setting("translate.model=x", SettingsError, "the engine 'argos' does not use it"),
     "no package file": Wrong(("mt", "install", "{here}/no.argosmodel"), InputError, r"no\.argosmodel"),
     "a package that is none": Wrong(
         ("mt", "install", "{here}/a.argosmodel"), InputError, r"a\.argosmodel", file("a.argosmodel", "no")

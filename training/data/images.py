@@ -18,7 +18,7 @@ from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
-from data_catalog.images.decoding import ImageRejectedError, converted, open_image, rejection_of, upright
+from data_catalog.images.decoding import ImageRejectedError, open_image, rejection_of, to_srgb, upright
 from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.progress import Progress
 from training.data.pairs import Places, RowGroup, read_rows
@@ -243,6 +243,6 @@ def _picture_of(raw: bytes, image_size: int) -> Picture:
     shortest = max(2 * image_size, _SHORTER_SIDE)
     parts = (part for part in (8, 4, 2) if image_size and min(opened.size) // part >= shortest)
     found = decode_pixels(raw, opened, WHITE, fraction=next(parts, 1), profiles=True)
-    pixels = upright(converted(found.pixels, found.profile), found.orientation)
+    pixels = upright(to_srgb(found.pixels, found.profile), found.orientation)
     width, height = found.upright_size
     return Picture(Image.fromarray(pixels), width, height)

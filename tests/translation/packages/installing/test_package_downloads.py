@@ -113,7 +113,7 @@ def test_the_next_link_is_tried(server: Any, install: Install, caplog: pytest.Lo
     assert install().source.url == server.url("/p")
     assert [path for path, _ in server.requests] == ["/index.json", *paths]
     assert "/gone answers HTTP 404" in caplog.text
-    assert "is no Argos package, which is a zip file" in caplog.text
+    assert "is not an Argos package, which is a zip file" in caplog.text
     assert "is damaged or cannot be unpacked (Error -3 while decompressing data" in caplog.text
     assert "http://example.org/p is not asked: only https" in caplog.text
 
