@@ -156,7 +156,7 @@ WRONG = {
         BUILD, SettingsError, "no language pack 'tlh'", recipe('target_language = "en"', 'target_language = "tlh"')
     ),
     "a language that is no code": Wrong(
-        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English names no language"
+        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English is not a language code"
     ),
     "a pack of another language": setting("language_pack=it", SettingsError, "is of it, but target_language is en"),
     "a pack that is no TOML": Wrong(
@@ -176,7 +176,7 @@ WRONG = {
     "nothing trained": Wrong(
         ("evaluate", "scenes", "--root", "{built}", "--executor", "local"),
         InputError,
-        "holds no model of 'scenes': run `vernaclip train",
+        "contains no model of 'scenes': run `vernaclip train",
     ),
     "no such dataset": Wrong(("report", "tlh", "--root", "{built}"), InputError, "has no dataset 'tlh': run"),
     "no such sample": Wrong(("why", "mscoco:0", "--root", "{built}"), InputError, "mscoco:0"),
