@@ -135,10 +135,10 @@ class TestSetConfig(FilesConfig):
     """Files of a test set, and where its images are."""
 
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here, named as the files name them. Without it
-    the set guards by identity and caption only."""
+    """Folder, zip or tar of the images, or a glob of them, named as in the files. Without it the set guards by identity
+    and caption only."""
     num_images: int = how(0)
-    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
+    """Number of images that the set must have, else the build is refused. 0 allows any number."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield what each row says of an image. Raises `InputError` where a file as a whole is damaged."""
