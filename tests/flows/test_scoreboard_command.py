@@ -300,7 +300,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
     ("words", "error"),
     [
         (["scoreboard"], "--language is missing"),
-        (["scoreboard", "--language", "IT"], "--language IT names no language"),
+        (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
         ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),
