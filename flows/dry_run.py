@@ -21,7 +21,7 @@ from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.plain_text import decided_text
+from data_catalog.plain_text import deciding_settings_text
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what_values
@@ -285,7 +285,7 @@ def write_page(run: DryRun, path: Path, *, name: str) -> None:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["decided"] = decided_text
+    environment.filters["decided"] = deciding_settings_text
     template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
     meanings = {reason: said.meaning for reasons in _REASONS.values() for reason, said in reasons.items()}
     sources = [

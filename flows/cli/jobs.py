@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, command, counted, decided_text
+from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
@@ -29,7 +29,7 @@ class BuildOptions:
     overrides: Overrides = ()
     """Override a setting of the recipe; may be given often."""
     executor: Literal["prefect", "local", "dask"] = "prefect"
-    """Through Prefect, or the same steps in threads without it, or through Prefect on Dask (docs/clusters.md)."""
+    """Through Prefect, or the same steps in threads without it, or through Prefect on Dask (docs/operations.md)."""
     dask_address: Annotated[str | None, Parameter(metavar="ADDRESS")] = None
     """With --executor dask: the scheduler, as tcp://10.0.0.5:8786 (default: the recipe's, else processes here)."""
 
@@ -195,9 +195,9 @@ def with_executor(name: str, job: Job) -> Any:
     if job.executor != "dask" and job.dask_address is not None:
         raise SettingsError("--dask-address: only with --executor dask")
     if job.executor == "dask" and find_spec("prefect_dask") is None:
-        from data_catalog.errors import extra_to_install
+        from data_catalog.errors import install_hint
 
-        raise InputError(f"--executor dask needs the extra: {extra_to_install('dask')}")
+        raise InputError(f"--executor dask needs the extra: {install_hint('dask')}")
     if process_count() > 1 and (name != "train" or job.executor != "local"):
         raise SettingsError("several processes can only train, without Prefect: vernaclip train --executor local")
     more = {"retry_failed": job.retry_failed} if name == "build" else {}
@@ -278,7 +278,7 @@ def _tell_dry_run(found: "DryRun", name: str) -> None:
         said += f"; {beyond:,} are beyond its limit" if beyond else ""
         say(f"\n{source}: {counted(num_rows, 'row')} looked at{said}")
         for rule in (rule for rule in found.dropped if rule.source == source):
-            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")
+            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, deciding_settings_text(rule.decided_by)]))})")
             for caption, detail in rule.examples:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
     asked, known = found.num_images

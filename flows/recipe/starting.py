@@ -34,8 +34,8 @@ from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
-from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
-from data_catalog.sources.tables import Wanted, read_table, text_columns
+from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
+from data_catalog.sources.tables import ColumnSpec, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
@@ -156,7 +156,7 @@ _FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
     ),
     "split_column": (
         frozenset(("split", "subset", "partition", "set", "fold")),
-        lambda text: usual_split(text) in SPLITS,
+        lambda text: normalised_split(text) in SPLITS,
     ),
     "license_column": (frozenset(("license", "licence", "rights")), bool),
     "attribution_column": (frozenset(("attribution", "author", "photographer", "credit", "creator", "artist")), bool),
@@ -259,7 +259,7 @@ def _samples(path: Path) -> dict[str, list[str]]:
             f"{path} has {counted(len(columns), 'column')} of text ({', '.join(columns)}), and pairs need one of "
             "images and one of captions: the columns of a .csv are parted by commas, those of a .tsv by tabs"
         )
-    wanted = Wanted(required=columns, image_column=columns[0], is_image=lambda text: False)
+    wanted = ColumnSpec(required=columns, image_column=columns[0], is_image=lambda text: False)
     entries = list(islice(read_table(path, wanted), _ROWS_FOR_COLUMNS))
     if not entries:
         raise InputError(f"{path} has columns and no rows")
@@ -500,7 +500,7 @@ def _commands(name: str, look: _Look | None, code: str, source: str | None) -> I
         yield Line('vernaclip download mscoco --accept "CC BY 4.0"', "captions in English")
         yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more of them")
     if source:
-        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: what translates (docs/engines.md)")
+        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: what translates (docs/translation.md)")
     yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "what the rules would drop, with examples")
     yield Line(f"vernaclip run {name}.toml{contact}", "dataset, model, scores; interrupted, it goes on where it was")
     yield Line(f"vernaclip report {name}", "the dataset's page, for a browser")

@@ -300,10 +300,10 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
     ("words", "error"),
     [
         (["scoreboard"], "--language is missing"),
-        (["scoreboard", "--language", "IT"], "--language IT names no language"),
+        (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
-        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
-        ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),
+        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is not a folder"),
+        ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is not a folder"),
         ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
         ([*IN_ITALIAN, "--model", "x"], "name the model by one of folder=..."),
         ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "a name comes first"),

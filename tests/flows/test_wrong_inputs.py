@@ -156,7 +156,7 @@ WRONG = {
         BUILD, SettingsError, "no language pack 'tlh'", recipe('target_language = "en"', 'target_language = "tlh"')
     ),
     "a language that is no code": Wrong(
-        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English names no language"
+        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English is not a language code"
     ),
     "a pack of another language": setting("language_pack=it", SettingsError, "is of it, but target_language is en"),
     "a pack that is no TOML": Wrong(
