@@ -120,7 +120,7 @@ def _translation(language: Language) -> Iterator[Finding]:
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
         "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl or command "
-        "(docs/engines.md)"
+        "(docs/translation.md)"
     )
     advice = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"
     remark = "Argos' index is not stored here, so that nothing is known of what it offers"

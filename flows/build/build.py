@@ -88,7 +88,7 @@ def build(
     work = WorkStore(root / "work" / recipe.name)
     work.sweep()
     folder = datasets_folder(root) / recipe.name
-    sweep_temporary([root / "packages", root / "work", folder, folder / FETCH_LOGS])
+    sweep_temporary([root / "packages", root / "memory", root / "work", folder, folder / FETCH_LOGS])
     sweep_temporary([root], files_only=True)
     inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
     attempt = attempt_of(root, recipe.name)

@@ -62,7 +62,7 @@ def search(
         split: Only the images of one split of the dataset.
         top: How many images.
     """
-    from data_catalog.database.answer_files import short_value
+    from data_catalog.database.result_files import short_value
     from training.use.pictures import contact_sheet
     from training.use.search import search_dataset, search_folder
 
@@ -128,7 +128,7 @@ def classify(
         classes: More texts, one a line.
         template: What is made of each text, such as "una foto di {c}".
     """
-    from data_catalog.database.answer_files import short_value
+    from data_catalog.database.result_files import short_value
     from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
     from training.use.pictures import bars

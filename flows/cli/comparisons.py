@@ -158,7 +158,7 @@ def scoreboard(
       with settings of a translation engine, such as package=it_en.argosmodel or engine=argos, texts are translated
       into English before the model is asked
 
-    test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/test-sets.md), with images=DIR;
+    test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/scores.md), with images=DIR;
       captions_by=human|machine         who made the captions, where the files do not say
       captions_in=LANG                  their language, where that is not the one that is scored
       translate=true                    translate them from that language with the recipe's engine; or

@@ -148,7 +148,7 @@ def export_model(
       FORMATS
 
     Each is read back by the library that it is for, and must score as the model does, or nothing is written. README.md
-    in it is a model card: data, settings, scores, limits, time and energy. docs/export-models.md has more.
+    in it is a model card: data, settings, scores, limits, time and energy. docs/use.md has more.
 
     Examples:
       vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip

@@ -29,7 +29,7 @@ class BuildOptions:
     overrides: Overrides = ()
     """Override a setting of the recipe; may be given often."""
     executor: Literal["prefect", "local", "dask"] = "prefect"
-    """Through Prefect, or the same steps in threads without it, or through Prefect on Dask (docs/clusters.md)."""
+    """Through Prefect, or the same steps in threads without it, or through Prefect on Dask (docs/operations.md)."""
     dask_address: Annotated[str | None, Parameter(metavar="ADDRESS")] = None
     """With --executor dask: the scheduler, as tcp://10.0.0.5:8786 (default: the recipe's, else processes here)."""
 

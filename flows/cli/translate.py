@@ -42,7 +42,7 @@ class EngineOptions:
     """Options of the engine."""
 
     engine: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """argos (default), ctranslate2, transformers, deepl, apertium, command, or one of a package (docs/engines.md)."""
+    """argos (default), ctranslate2, transformers, deepl, apertium, command, or a package's (docs/translation.md)."""
     package: Annotated[Words, Parameter(metavar="FILE")] = ()
     """argos: .argosmodel file or folder (default: the installed one)."""
     model: Annotated[Words, Parameter(metavar="DIR")] = ()

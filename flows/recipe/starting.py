@@ -500,7 +500,7 @@ def _commands(name: str, look: _Look | None, code: str, source: str | None) -> I
         yield Line('vernaclip download mscoco --accept "CC BY 4.0"', "captions in English")
         yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more of them")
     if source:
-        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: what translates (docs/engines.md)")
+        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: what translates (docs/translation.md)")
     yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "what the rules would drop, with examples")
     yield Line(f"vernaclip run {name}.toml{contact}", "dataset, model, scores; interrupted, it goes on where it was")
     yield Line(f"vernaclip report {name}", "the dataset's page, for a browser")

@@ -150,7 +150,7 @@ def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.Capture
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert main(["verify", "--root", str(root)]) == 1
     path.write_bytes(content)
-    assert f"damage: {path} is not what was written" in capsys.readouterr().out
+    assert f"damage: {path} is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["effort.json", "result.json", "files.json", "metrics.jsonl"])
@@ -319,7 +319,7 @@ def test_a_text_is_found_in_an_image(
         (["search", "uno", "--model", "m"], "--model goes with --images"),
         (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "give one of the two"),
         (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split is of a dataset"),
-        (["search", "uno", "--images", "gone"], "gone is no folder"),
+        (["search", "uno", "--images", "gone"], "gone is not a folder"),
         (["search", "uno", "--out", "PHOTOS"], "names the folder"),
         (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is no folder"),
         (["search", "uno", "--top", "0"], "--top must be at least 1"),
