@@ -25,7 +25,7 @@ from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
-from flows.ending import ended_by_signals
+from flows.signals import exit_on_signals
 from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
@@ -190,5 +190,5 @@ def _executor(
         )
     else:
         executor = PrefectExecutor(artifacts=artifacts)
-    with reading(), ended_by_signals(), executor, watched(watch):
+    with reading(), exit_on_signals(), executor, watched(watch):
         yield executor
