@@ -1,4 +1,4 @@
-"""Ablation of a recipe: build its dataset with and without each filter, train models with equal steps, compare scores."""
+"""Ablation of a recipe: build its dataset with and without each filter, train models alike, compare their scores."""
 
 import logging
 from collections.abc import Callable, Sequence

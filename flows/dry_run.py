@@ -62,7 +62,7 @@ class Dropped:
     """The rows of a source that one rule would drop or mark.
 
     Args:
-        rule: drop reason, followed by the name of the rule if the reason has several; after "marked: " if the rows stay.
+        rule: drop reason, with the name of the rule if the reason has several; after "marked: " if the rows stay.
         num_rows: number of rows.
         decided_by: values of the settings that decide the reason, by path.
         examples: some of their captions, as upstream has them, each with its detail.

@@ -131,8 +131,8 @@ def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablati
     if not steps:
         epochs = recipe.train.frozen_epochs + recipe.train.epochs
         say(
-            f"{models} models, each trained for the steps of {epochs} epochs of {variants[0].recipe.name}, which is not "
-            "built yet."
+            f"{models} models, each trained for as many steps as {epochs} epochs of {variants[0].recipe.name}, "
+            "which is not built yet."
         )
         return
     samples = models * steps * recipe.train.batch_size

@@ -25,11 +25,11 @@ from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
-from flows.signals import exit_on_signals
 from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import schema
+from flows.signals import exit_on_signals
 
 P = ParamSpec("P")
 

@@ -22,7 +22,7 @@ from data_catalog.report.texts import caption, decimal, duration, linked, percen
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
-from flows.build.build import face
+from flows.build.build import step_entries
 from flows.build.execution import LocalExecutor
 from flows.build.steps import STEPS
 from flows.cli import main
@@ -344,7 +344,7 @@ def _snapshot(
         "translator": "native",
         "sources": {source: {"files": [], "license": None, "unselected": {}} for source in sources},
         "test_sets": {},
-        "steps": face([step for step in STEPS if step.name != "forget"]),
+        "steps": step_entries([step for step in STEPS if step.name != "forget"]),
         "funnel": funnel,
         "files": files,
     }

@@ -12,8 +12,8 @@ from prefect import flow
 from data_catalog.errors import InputError, TransientError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
-from flows.signals import exit_on_signals
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
+from flows.signals import exit_on_signals
 
 tries: dict[str, int] = {}
 running: set[int] = set()
