@@ -79,7 +79,7 @@ def fetch(
     """Get the image of every sample that still has a caption: from the root if its outcome is known, else fetch it.
 
     The output files are `asked.parquet` (fetched now) and `raw.parquet` (known raw bytes), both schema `RAW_IMAGES`;
-    `images.parquet` (schema `IMAGES`, known normalised images); and `order.parquet`, which names the file of each image.
+    `images.parquet` (schema `IMAGES`, known normalised images); and `order.parquet`, with the file of each image.
 
     Args:
         job: reads `check`.

@@ -94,8 +94,8 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     for source in recipe.sources:
         if source.kind.operator is not None and recipe.fetch.contact is None:
             raise SettingsError(
-                f"sources.{source.name} fetches images from {source.kind.operator}, which refuses robots without contact "
-                "details: set a mail address or a web page, --set fetch.contact=you@example.org"
+                f"sources.{source.name} fetches images from {source.kind.operator}, which refuses robots without "
+                "contact details: set a mail address or a web page, --set fetch.contact=you@example.org"
             )
     tagger = recipe.check.find_tagger(pack)
     translator = open_engine(recipe, root)

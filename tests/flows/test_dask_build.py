@@ -23,7 +23,7 @@ from data_catalog.storage.shards import read_json, sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset
-from flows.orchestration.dask_executor import DaskExecutor, House, enter, versions
+from flows.orchestration.dask_executor import DaskExecutor, FlowEnvironment, enter, versions
 from flows.recipe.recipe import load_recipe
 
 # In the environment of everything that is started here: what is left of it can be found.
@@ -269,24 +269,24 @@ def test_a_step_that_kills_its_workers_is_given_up_in_a_sentence_and_others_go_o
     assert after == 9
 
 
-def house(place: Path, **changes: Any) -> House:
+def environment(place: Path, **changes: Any) -> FlowEnvironment:
     write_json(place / "mark", {})
-    return House(**{"folder": place, "mark": place / "mark", "versions": versions(), **changes})
+    return FlowEnvironment(**{"folder": place, "mark": place / "mark", "versions": versions(), **changes})
 
 
 def test_a_worker_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    enter(house(tmp_path))
+    enter(environment(tmp_path))
     with pytest.raises(InputError, match=r"does not see .*/elsewhere as the flow does"):
-        enter(house(tmp_path, mark=tmp_path / "elsewhere" / "mark"))
+        enter(environment(tmp_path, mark=tmp_path / "elsewhere" / "mark"))
     with pytest.raises(InputError, match=r"does not see .*/gone as the flow does"):
-        enter(house(tmp_path, mark=write(tmp_path / "new"), folder=tmp_path / "gone", versions=None))
+        enter(environment(tmp_path, mark=write(tmp_path / "new"), folder=tmp_path / "gone", versions=None))
     other = {**versions(), "pyarrow": "1.0"}
     with pytest.raises(InputError, match=r"has pyarrow [\d.]+, the flow 1\.0: install the same"):
-        enter(house(tmp_path, mark=write(tmp_path / "third"), versions=other))
+        enter(environment(tmp_path, mark=write(tmp_path / "third"), versions=other))
     lacking = {name: version for name, version in versions().items() if name != "Python"}
     with pytest.raises(InputError, match="the flow not at all"):
-        enter(house(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
+        enter(environment(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
 
 
 def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +294,8 @@ def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    houses = [house(folder, versions=None) for folder in folders]
-    for each in (*houses, *houses):
+    environments = [environment(folder, versions=None) for folder in folders]
+    for each in (*environments, *environments):
         enter(each)
         assert Path.cwd() == each.folder
 
