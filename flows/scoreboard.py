@@ -202,7 +202,10 @@ class SetReader:
             captions=[text for text, _ in translated],
             owners=[owner for _, owner in translated],
             made_by=[MACHINE] * len(translated),
-            notes=(f"all captions are machine translations {by}{lost}; original captions: {about_originals}", *others),
+            notes=(
+                f"all captions are translated by a machine {by}{lost}; original captions: {about_originals}",
+                *others,
+            ),
         )
 
 

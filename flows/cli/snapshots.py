@@ -180,7 +180,9 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
     for need in found.kept:
         say(f"kept: {need.dataset} {need.snapshot}: {need.reason}")
     for folder in found.exports:
-        say(f"note: {folder} was exported from a snapshot that {done}; the export is complete without it")
+        say(
+            f"note: {folder} was exported from a snapshot that {'would be' if dry_run else 'is'} removed; it is complete"
+        )
     if found.num_urls:
         lost = "would be lost" if dry_run else "are lost"
         say(f"note: the fetch outcomes of {found.num_urls:,} image URLs {lost}: later builds fetch these images again")

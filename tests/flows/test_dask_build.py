@@ -265,7 +265,9 @@ def test_steps_end_on_a_cluster_as_in_threads(project: Project) -> None:
 @pytest.mark.slow
 def test_a_step_that_kills_its_workers_is_given_up_in_a_sentence_and_others_go_on(project: Project) -> None:
     (error, after), _ = drive(project, "deadly")
-    assert error.startswith("InputError: deadly 00007: several Dask workers died over it, perhaps for lack of memory")
+    assert error.startswith(
+        "InputError: deadly 00007: several Dask workers died during this step, perhaps of too little memory"
+    )
     assert after == 9
 
 
@@ -282,10 +284,10 @@ def test_a_worker_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, monke
     with pytest.raises(InputError, match=r"does not see .*/gone as the flow does"):
         enter(environment(tmp_path, mark=write(tmp_path / "new"), folder=tmp_path / "gone", versions=None))
     other = {**versions(), "pyarrow": "1.0"}
-    with pytest.raises(InputError, match=r"has pyarrow [\d.]+, the flow 1\.0: install the same"):
+    with pytest.raises(InputError, match=r"has pyarrow [\d.]+, but the flow has 1\.0, so .*: install the same"):
         enter(environment(tmp_path, mark=write(tmp_path / "third"), versions=other))
     lacking = {name: version for name, version in versions().items() if name != "Python"}
-    with pytest.raises(InputError, match="the flow not at all"):
+    with pytest.raises(InputError, match=r"the flow has \(none\)"):
         enter(environment(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
 
 
@@ -316,7 +318,7 @@ def test_an_address_where_no_scheduler_answers_is_refused_soon(tmp_path: Path) -
 
 def test_an_address_is_for_dask_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "scenes", "--executor", "local", "--dask-address", "tcp://127.0.0.1:1"]) == 1
-    assert capsys.readouterr().err == "vernaclip: --dask-address: only with --executor dask\n"
+    assert capsys.readouterr().err == "vernaclip: --dask-address can be used only with --executor dask\n"
 
 
 def test_without_the_extra_a_sentence_says_what_to_install(

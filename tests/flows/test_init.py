@@ -87,8 +87,8 @@ def test_own_pairs_become_a_recipe_that_builds(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "12 rows: 12 captions of 12 images" in out
     assert "12 of 12 are in photos" in out
-    assert "of 12, 12 may be Ukrainian (uk); 2 of 12 are a single word" in out
-    assert "captions that are little but names stay in" in out
+    assert "of 12 captions, 12 may be Ukrainian (uk); 2 of 12 are a single word" in out
+    assert "captions that consist mostly of names are not dropped" in out
     assert "mt install" not in out, "native captions need no translation"
     assert load_language_pack("uk.toml").name == "Ukrainian"
     made = load_recipe("garden.toml", root=Path("catalog"))
@@ -115,12 +115,12 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
     "the language tells captions from originals": (
         [("english", lambda n: f"A red cat sleeps on the old sofa {n}"), ("file", name), ("ukrainian", caption)],
         {"path_column": "file", "caption_column": "ukrainian", "lang": "uk"},
-        'in doubt: column "english" may hold captions, too',
+        'doubtful: column "english" may also contain captions',
     ),
     "the name tells captions from other texts": (
         [("img", name), ("alt", caption), ("caption", caption)],
         {"path_column": "img", "caption_column": "caption"},
-        'column "alt" may hold captions, too',
+        'column "alt" may also contain captions',
     ),
     "facts beside captions": (
         [
@@ -145,17 +145,17 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
     "a column of other languages' names is left alone": (
         [("image", name), ("caption", caption), ("language", lambda n: "Ukrainian")],
         {"lang_column": None, "lang": "uk"},
-        '"language" has no code uk',
+        '"language" never contains uk',
     ),
     "files that are there go before others": (
         [("thumbnail", lambda n: f"small/{n}.png"), ("original", name), ("caption", caption)],
         {"path_column": "original"},
-        'column "thumbnail" may name images, too',
+        'column "thumbnail" may also name images',
     ),
     "captions that are surely in another language are translated": (
         [("image", name), ("caption", lambda n: f"A brown dog runs along the beach beside {n} children")],
         {"caption_column": "caption", "lang": "en"},
-        "may be Ukrainian (uk), 12 surely are in another language: en 12",
+        "may be Ukrainian (uk), 12 are certainly in another language: en 12",
     ),
 }
 
@@ -183,7 +183,7 @@ def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
 @pytest.mark.parametrize("code", ["ua", "ru"])
 def test_captions_that_read_like_another_language_are_in_doubt(code: str) -> None:
     started = start("mine", code, pairs=own(), images="photos")
-    assert f'column "caption" reads like uk: is --language {code} right?' in texts(started)
+    assert f'column "caption" seems to be in uk: is --language {code} right?' in texts(started)
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
@@ -207,7 +207,7 @@ def test_what_is_missing_or_unfit_is_counted_before_a_build() -> None:
     Image.new("RGB", (20, 20), "red").save("photos/1.png")
     table("mine.csv", ("image", name), ("caption", lambda n: "" if n == 2 else caption(n)))
     told = texts(start("mine", "uk", pairs="mine.csv", images="photos"))
-    assert "12 rows: 11 captions of 11 images; 1 are no pairs, and will be rejected: caption_missing 1" in told
+    assert "12 rows: 11 captions of 11 images; 1 are not pairs and will be rejected: caption_missing 1" in told
     assert "10 of 11 are in photos" in told
     assert "missing: 0.png" in told
     assert "a build will drop too_small 1" in told
@@ -277,11 +277,11 @@ def no_folder() -> Iterator[str]:
 
 
 WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] = {
-    "no name": (SettingsError, lambda: ["a/b"], "name must be letters, digits, - and _"),
-    "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml is there already, and is not overwritten"),
+    "no name": (SettingsError, lambda: ["a/b"], "name must consist of letters, digits, - and _"),
+    "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml exists and is not overwritten"),
     "no code": (SettingsError, lambda: ["x", "--language", "ukrainian"], "takes an ISO 639 code such as el"),
-    "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian is called uk here"),
-    "images of nothing": (SettingsError, lambda: ["x", "--images", "photos"], "--images goes with --pairs"),
+    "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian has the code uk here"),
+    "images of nothing": (SettingsError, lambda: ["x", "--images", "photos"], "--images needs --pairs"),
     "no file": (InputError, lambda: ["x", "--pairs", "no.csv"], "--pairs: files names no.csv, which does not exist"),
     "another format": (
         InputError,
@@ -289,7 +289,7 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
         "captions.txt has a name of no known format",
     ),
     "an empty file": (InputError, lambda: ["x", *pairs_of(b"")], "captions.csv is empty"),
-    "columns and no rows": (InputError, lambda: ["x", *pairs_of(b"image,caption\n")], "has columns and no rows"),
+    "columns and no rows": (InputError, lambda: ["x", *pairs_of(b"image,caption\n")], "has columns but no rows"),
     "semicolons": (
         InputError,
         lambda: ["x", *pairs_of("image;caption\n0.png;Кіт спить\n".encode())],
@@ -298,7 +298,7 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
     "another encoding": (
         InputError,
         lambda: ["x", *pairs_of("image,caption\n0.png,Кіт спить\n".encode("cp1251"))],
-        "captions.csv is not UTF-8 (the first such line is 2): save it anew as UTF-8, or convert it",
+        "captions.csv is not UTF-8 (first invalid line: 2): save it as UTF-8, or convert it",
     ),
     "another encoding of names": (
         InputError,
@@ -309,23 +309,23 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
     "no captions": (
         InputError,
         lambda: ["x", "--pairs", table("c.csv", ("image", name), ("width", str)), "--images", "photos"],
-        'has no column of captions: beside "image", none of its columns (width)',
+        'has no column of captions: apart from "image", none of its columns (width)',
     ),
     "no images": (
         InputError,
         lambda: ["x", "--pairs", table("c.csv", ("n", str), ("caption", caption)), "--images", "photos"],
-        "has no column of images: none of n, caption holds names of files",
+        "has no column of images: none of n, caption contains file names",
     ),
     "no folder": (InputError, lambda: ["x", *no_folder()], "--images: images names"),
     "another folder": (
         InputError,
         lambda: ["x", "--pairs", own(), "--images", "data"],
-        "--images: none of 12 images, such as 0.png, is in data: give the folder",
+        "--images: none of 12 images, such as 0.png, is in data: use --images DIR",
     ),
     "a folder too deep": (
         InputError,
         lambda: ["x", *elsewhere(), "--images", "photos"],
-        'is in photos: names in column "image" begin one folder above: --images .',
+        'is in photos: names in column "image" start one folder higher: use --images .',
     ),
     "images for addresses": (
         SettingsError,
@@ -334,17 +334,17 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
             *("--pairs", table("c.csv", ("url", lambda n: f"https://example.org/{n}"), ("caption", caption))),
             *("--images", "photos"),
         ],
-        'the column "url" holds addresses of the web: leave it out',
+        'the column "url" contains URLs: leave --images out',
     ),
     "a recipe where a pack should be": (
         SettingsError,
         lambda: ["x", "--language", "sq"],
-        "sq.toml is there already, and is no language pack of sq",
+        "sq.toml exists and is not a language pack for sq",
     ),
     "a pack of another language": (
         SettingsError,
         lambda: ["x", "--language", "sw"],
-        "sw.toml is there already, a language pack of sv",
+        "sw.toml exists and is a language pack for sv",
     ),
 }
 
