@@ -173,16 +173,14 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
     from data_catalog.storage.history import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
-    done = "would be removed" if dry_run else "removed"
+    done, fate = ("would be removed",) * 2 if dry_run else ("removed", "is removed")
     for each in found.removed:
         what = "" if each.is_finished else " (unfinished snapshot of a killed build)"
         say(f"{done}: {each.dataset} {each.snapshot}{what}")
     for need in found.kept:
         say(f"kept: {need.dataset} {need.snapshot}: {need.reason}")
     for folder in found.exports:
-        say(
-            f"note: {folder} was exported from a snapshot that {'would be' if dry_run else 'is'} removed; it is complete"
-        )
+        say(f"note: {folder} was exported from a snapshot that {fate}; the export stays usable")
     if found.num_urls:
         lost = "would be lost" if dry_run else "are lost"
         say(f"note: the fetch outcomes of {found.num_urls:,} image URLs {lost}: later builds fetch these images again")

@@ -205,8 +205,8 @@ def _run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
 def _local_cluster(num_processes: int) -> DaskTaskRunner:
     """Return a new cluster on this machine, which listens on loopback and ends with this process.
 
-    Connections need its TLS key. Its workers have no memory limit, since Dask would pause a worker whose memory does not
-    shrink, and the build would wait for ever. Memory is limited in the processes that decode images.
+    Connections need its TLS key. Its workers have no memory limit, since Dask would pause a worker whose memory does
+    not shrink, and the build would wait for ever. Memory is limited in the processes that decode images.
     """
     local = {
         "host": "127.0.0.1",
