@@ -1,7 +1,8 @@
 # make demo    the whole job on the sample that ships: build, train, evaluate (five to ten minutes)
 # make test    the test suite
-# make check   what CI runs: style, types, import directions, tests
-# make docs    the pages of docs/ that are written from the code: recipes, cleaning, architecture, catalog
+# make check   what CI runs: style, types, import directions, the site, tests
+# make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
+# make site    the documentation as a site in site/; fails on broken links
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
 # make torture builds killed at 200 random moments and at every failpoint, full and failing disks (20 minutes)
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OLDEST_DUCKDB := $(VENV)/duckdb-1.4
 
-.PHONY: demo test check lint docs real bench torture crash-matrix setup clean
+.PHONY: demo test check lint docs site real bench torture crash-matrix setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,14 +46,18 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test
+check: lint site test
 
 # Tests compare these pages with the code; run as programs, they write them.
 docs: $(READY)
 	$(BIN)/python tests/flows/test_recipe_docs.py
 	$(BIN)/python tests/flows/test_architecture_docs.py
 	$(BIN)/python tests/cleaning/test_cleaning_docs.py
+	$(BIN)/python tests/data_catalog/images/test_image_docs.py
 	$(BIN)/python tests/data_catalog/test_catalog_docs.py
+
+site: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
 
 real: $(READY)
 	$(BIN)/pytest -m "real_data or slow" --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
@@ -67,4 +72,4 @@ crash-matrix: $(READY)
 	$(BIN)/pytest -m slow tests/flows/test_crash_matrix.py tests/flows/test_dask_build.py tests/flows/test_services.py
 
 clean:
-	rm -rf $(VENV) demo-catalog
+	rm -rf $(VENV) demo-catalog site

@@ -1,1 +1,1 @@
-"""Captions in one language to captions in another, offline, with scores."""
+"""Machine translation of captions, offline, with a score for each translation."""

@@ -1,4 +1,4 @@
-"""What every translation engine offers to the steps, whatever is inside it."""
+"""The interface of every translation engine, and helpers that all engines share."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-# Captions of a stream that are looked at together: enough that their batches are full, few enough to be held.
+# Captions of a stream that are translated together: enough to fill batches, few enough to hold in memory.
 STREAM_WINDOW = 20_000
 
 
@@ -15,11 +15,12 @@ class Translation:
     """One caption in the target language.
 
     Args:
-        text: the translation, "" where there was nothing to translate.
-        score: mean log-probability per target token, end token included (natural logarithm, at most 0); None where
-            the engine tells none, or where nothing was left to a model.
-        truncated: decoding hit its length limit; the text is cut off.
-        repetitive: the text repeats itself back to back more than its source does, at the second try as well.
+        text: the translation, "" if there was nothing to translate.
+        score: mean log-probability per target token, end token included (natural logarithm, at most 0). None if the
+            engine returns no scores, or if no part of the caption went to a model.
+        truncated: decoding reached its length limit; the text is cut off.
+        repetitive: the text repeats a block of tokens back to back more often than its source does. The second try
+            did so as well.
     """
 
     text: str
@@ -29,33 +30,38 @@ class Translation:
 
 
 class Translator(Protocol):
-    """An engine for one pair of languages; the same captions give the same translations, in any order."""
+    """An engine for one pair of languages.
+
+    The same captions give the same translations, in any order.
+    """
 
     @property
     def fingerprint(self) -> str:
-        """Names the engine and everything that decides its output, such as "argos:en-it:1f3a5c7d9b0e"."""
+        """Return the name of the engine with a hash of all that decides its output, as "argos:en-it:1f3a5c7d9b0e"."""
 
     @property
     def from_code(self) -> str:
-        """ISO 639-1 code of the language it reads."""
+        """Return the ISO 639-1 code of the language that the engine reads."""
 
     @property
     def to_code(self) -> str:
-        """ISO 639-1 code of the language it writes."""
+        """Return the ISO 639-1 code of the language that the engine writes."""
 
     @property
     def max_chunk_size(self) -> int | None:
-        """Most captions that may be lost, and so be paid for twice, at a crash; None: as many as one likes."""
+        """Return the most captions that a crash may lose, and so that may be paid for twice; None for no limit."""
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """One translation per caption, in the same order.
+        """Return one translation per caption, in the same order.
 
-        `on_done` is told, now and then, how many more captions are done.
+        Args:
+            captions: texts in the language that the engine reads.
+            on_done: is called from time to time with the number of captions done since its last call.
 
         Raises:
-            SettingsError: the engine cannot work as it is set up.
-            InputError: it refuses to work, or answers what is no translation.
-            TransientError: it cannot work just now.
+            SettingsError: the engine cannot work with its settings.
+            InputError: the engine fails, or returns something that is not a translation.
+            TransientError: the engine does not work now, and may work later.
         """
 
 
@@ -66,7 +72,10 @@ def translate_stream(
     *,
     window: int = STREAM_WINDOW,
 ) -> Iterator[Translation]:
-    """One translation per caption of a stream of any length, in the same order, holding one window of captions."""
+    """Yield one translation per caption of a stream of any length, in the same order.
+
+    At most one window of captions is held in memory.
+    """
     remaining = iter(captions)
     size = min(window, translator.max_chunk_size or window)
     while part := list(islice(remaining, size)):
@@ -80,13 +89,15 @@ def translate_distinct(
     *,
     size: int,
 ) -> list[Translation]:
-    """Return one translation per caption, of which equal ones are asked for once; blank ones stay empty, unasked.
+    """Return one translation per caption; each distinct caption is translated once.
+
+    Blank captions are not sent to the engine. Their translation is empty.
 
     Args:
-        captions: with repeats.
-        translate: asks the engine for at most `size` distinct captions.
-        on_done: is told how many more captions are done.
-        size: most captions that are asked for together.
+        captions: may contain repeats.
+        translate: translates a list of at most `size` distinct captions.
+        on_done: is called with the number of captions done since its last call.
+        size: most captions of one call of `translate`.
     """
     report, counts = on_done or (lambda _: None), Counter(captions)
     asked = [caption for caption in counts if caption.strip()]
@@ -100,5 +111,5 @@ def translate_distinct(
 
 
 def is_paid(engine: Translator) -> bool:
-    """Tell if what an engine translates is lost money if the run stops before it is kept."""
+    """Return whether an engine charges for translations, so that those not yet recorded are lost money at a crash."""
     return engine.max_chunk_size is not None

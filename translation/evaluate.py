@@ -1,6 +1,6 @@
-"""Score translation systems side by side on parallel captions: files, runs with the clock, both as tables and JSON.
+"""Evaluate translation systems on parallel captions: read files, run engines with timing, compute scores and tables.
 
-BLEU and chrF are as sacrebleu computes them (Papineni et al., 2002; Popović, 2015; Post, 2018).
+BLEU and chrF are computed by sacrebleu (Papineni et al., 2002; Popović, 2015; Post, 2018).
 """
 
 import os
@@ -14,26 +14,26 @@ from typing import Any
 
 from data_catalog.errors import InputError
 from data_catalog.progress import Progress
-from data_catalog.settings import plain
+from data_catalog.settings import json_values
 from data_catalog.sources.files import Line, check_text_file, read_lines
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, is_paid, translate_stream
 
 DEFAULT_TOKENIZER = "13a"
-# How BLEU finds words where spaces do not tell. sacrebleu's own choice for Japanese and Korean needs MeCab and its
-# dictionaries: it is there for the asking, so that no score depends on what happens to be installed.
+# BLEU's tokenizers for languages without spaces between words. sacrebleu's own choice for Japanese and Korean needs
+# MeCab and its dictionaries. It is used on request only, so that no score depends on installed software.
 TOKENIZER_OF = {"zh": "zh", **dict.fromkeys(("ja", "ko", "th", "lo", "km", "my"), "char")}
 NUM_RESAMPLES = 1_000
-# sacrebleu holds all resamples of a system at once: of chrF 72 bytes a pair in each, which makes 1.4 GB.
+# sacrebleu keeps all resamples of a system in memory: chrF takes 72 bytes a pair in each, 1.4 GB in all.
 MAX_COMPARED = 20_000
 
 
 def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str], to_code: str) -> float:
-    """BLEU of a corpus, 0 to 100, one reference each; its words are found as `bleu_tokenizer` says.
+    """Return the BLEU of a corpus, 0 to 100, with one reference each; `bleu_tokenizer` chooses the tokenizer.
 
     Args:
         hypotheses: the translations, one or more.
-        references: what they should be, in the same order.
+        references: the expected translations, in the same order.
         to_code: ISO 639-1 code of their language.
     """
     _require_pairs(hypotheses, references)
@@ -42,33 +42,33 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str], to_code: s
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The same in chrF: how many character n-grams the texts share, 0 to 100, spaces left out."""
+    """Return the chrF of a corpus, 0 to 100: the overlap of character n-grams, without spaces."""
     _require_pairs(hypotheses, references)
     score: float = _chrf().corpus_score(hypotheses, [references]).score
     return score
 
 
 def sentence_chrf(hypothesis: str, reference: str) -> float:
-    """The chrF of one text, 0 to 100."""
+    """Return the chrF of one text, 0 to 100."""
     score: float = _chrf().sentence_score(hypothesis, [reference]).score
     return score
 
 
 def bleu_tokenizer(to_code: str) -> str:
-    """Name of sacrebleu's tokenizer that BLEU of a language is taken with."""
+    """Return the name of sacrebleu's tokenizer for the BLEU of a language."""
     return TOKENIZER_OF.get(to_code, DEFAULT_TOKENIZER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A score, how sure it is, and how far it is from the first system's.
+    """A score with its confidence interval and its difference from the first system's score.
 
     Args:
         score: 0 to 100.
-        interval: half the width of its 95 % interval, by bootstrap.
-        difference: the score less the first system's; None for that one.
-        p_value: how often chance alone would make a difference of this size, by paired bootstrap; None for the first
-            system, and where there is no difference.
+        interval: half the width of the 95 % confidence interval, by bootstrap.
+        difference: the score minus the first system's; None for the first system.
+        p_value: probability of a difference of this size by chance, by paired bootstrap; None for the first system, and
+            if there is no difference.
     """
 
     score: float
@@ -79,7 +79,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """BLEU and chrF of every system, by its name, and sacrebleu's signatures, which say how they were computed."""
+    """BLEU and chrF of every system by its name, and sacrebleu's signatures, which state how they were computed."""
 
     bleu: dict[str, Estimate]
     chrf: dict[str, Estimate]
@@ -87,12 +87,12 @@ class Comparison:
 
 
 def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, tokenizer: str) -> Comparison:
-    """Score systems on the same texts, and compare each with the first, by the same 1,000 seeded resamples.
+    """Score systems on the same texts, and compare each with the first, on the same 1,000 seeded resamples.
 
     Args:
-        systems: translations by the name of a system, one or more systems.
-        references: what each translation should be, in the same order.
-        tokenizer: of BLEU, by its name in sacrebleu.
+        systems: translations by system name, one or more systems.
+        references: the expected translations, in the same order.
+        tokenizer: name of BLEU's tokenizer in sacrebleu.
 
     Raises:
         InputError: see `check_comparable`.
@@ -112,25 +112,25 @@ def compare(systems: Mapping[str, Sequence[str]], references: Sequence[str], *, 
 
 
 def check_comparable(num_texts: int, tokenizer: str) -> None:
-    """Find out whether `compare` will work before there is anything to compare.
+    """Check that `compare` can work, before anything is translated.
 
     Raises:
-        InputError: more texts than `MAX_COMPARED`, or the tokenizer is not installed.
+        InputError: there are more texts than `MAX_COMPARED`, or the tokenizer is not installed.
     """
     if num_texts > MAX_COMPARED:
         raise InputError(
-            f"{num_texts:,} pairs are more than the bootstrap can hold in memory: give {MAX_COMPARED:,} at most"
+            f"{num_texts:,} pairs are too many for the memory of the bootstrap: give at most {MAX_COMPARED:,}"
         )
     _bleu(tokenizer)
 
 
 def _estimates(results: Sequence[Any]) -> list[Estimate]:
-    """Return sacrebleu's results of one metric, the first system's in front."""
+    """Return sacrebleu's results of one metric, the first system's first."""
     baseline, *others = results
     estimates = [Estimate(score=float(baseline.score), interval=float(baseline.ci), difference=None, p_value=None)]
     for found in others:
         difference = float(found.score - baseline.score)
-        # Of equal systems sacrebleu says that their difference, nothing, is significant.
+        # For equal systems sacrebleu reports a significant difference of 0.
         p_value = float(found.p_value) if difference else None
         estimates.append(
             Estimate(score=float(found.score), interval=float(found.ci), difference=difference, p_value=p_value)
@@ -139,7 +139,11 @@ def _estimates(results: Sequence[Any]) -> list[Estimate]:
 
 
 def _require_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    """Sacrebleu would leave out what is too many of one of them."""
+    """Check that there is one reference for each hypothesis; sacrebleu would silently ignore the surplus.
+
+    Raises:
+        ValueError: the numbers differ, or are 0.
+    """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} translations cannot be scored against {len(references)} references")
 
@@ -155,11 +159,12 @@ def _bleu(tokenizer: str) -> Any:
     from sacrebleu.metrics import BLEU
 
     try:
-        # Its warning of texts that look tokenized, which captions may, tells how to call Python.
+        # `force` disables a warning about texts that look tokenized, as captions may.
         return BLEU(tokenize=tokenizer, force=True)
     except RuntimeError as error:
         raise InputError(
-            f"BLEU's tokenizer {tokenizer} is missing: pip install 'sacrebleu[{tokenizer[:2]}]', or choose another"
+            f"BLEU's tokenizer {tokenizer} is not installed: run pip install 'sacrebleu[{tokenizer[:2]}]', or choose "
+            "another one"
         ) from error
 
 
@@ -171,15 +176,15 @@ Pair = tuple[str, str]
 
 
 def read_test_pairs(path: Path) -> list[Pair]:
-    """Return pairs of (source, reference), one a line, as `mt train` reads them; plain or gzipped.
+    """Return pairs of (source, reference) from a plain or gzipped file, one in each line, in the format of `mt train`.
 
-    None is left out: scores of different pairs cannot be compared.
+    No pair is left out, because scores of different pairs cannot be compared.
 
     Raises:
-        InputError: the file is missing, is no text, or has lines that are no pair, which are named.
+        InputError: the file is missing, is not text, or has lines that are not pairs. The message names these lines.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file: give {EXPECTED}")
+        raise InputError(f"{path} is not a file: give {EXPECTED}")
     check_text_file(path, expected=EXPECTED)
     pairs, faults = [], []
     for line in read_lines(path):
@@ -192,49 +197,49 @@ def read_test_pairs(path: Path) -> list[Pair]:
     if faults:
         more = f"; and {len(faults) - MAX_NAMED_LINES:,} more" if len(faults) > MAX_NAMED_LINES else ""
         named = "; ".join(faults[:MAX_NAMED_LINES])
-        raise InputError(f"{path} has lines that are no pair; correct or remove them: {named}{more}")
+        raise InputError(f"{path} has lines that are not pairs. Correct or remove them: {named}{more}")
     return pairs
 
 
 def _fault(line: Line, fields: Sequence[str]) -> str:
-    """Return why a line is no pair, or "" if it is one."""
+    """Return the reason why a line is not a pair, or "" if it is one."""
     if line.trouble is not None:
         return line.trouble.detail
     if fields == [""]:
         return "it is blank"
     if len(fields) != 2:
-        return f"{len(fields)} fields instead of a source, one tab and a reference"
+        return f"it has {len(fields)} fields instead of a source, one tab and a reference"
     return "" if all(fields) else f"the {'reference' if fields[0] else 'source'} is empty"
 
 
 def read_translations(path: Path, *, num_lines: int) -> list[Translation]:
-    """Return translations from a file, plain or gzipped, one a line; a blank line is an empty one.
+    """Return translations from a plain or gzipped file, one in each line; a blank line is an empty translation.
 
     Args:
-        path: of UTF-8 text.
-        num_lines: how many there must be.
+        path: a file of UTF-8 text.
+        num_lines: number of lines that it must have.
 
     Raises:
-        InputError: the file is missing or is no text, or a line holds more than a text, or there are more or fewer.
+        InputError: the file is missing, is not text, has another number of lines, or a line contains a tab.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file: give a file of translations, one a line")
+        raise InputError(f"{path} is not a file: give a file of translations, one a line")
     check_text_file(path, expected="translations, one a line")
     texts = []
     for line in read_lines(path):
         if line.trouble is not None:
-            raise InputError(f"{path}, line {line.number}: {line.trouble.detail}; correct that line")
+            raise InputError(f"{path}, line {line.number}: {line.trouble.detail}. Correct that line")
         if "\t" in line.text:
-            raise InputError(f"{path}, line {line.number}: it has a tab: leave nothing but the translation in a line")
+            raise InputError(f"{path}, line {line.number} contains a tab: a line must contain only the translation")
         texts.append(line.text.strip())
     if len(texts) != num_lines:
-        raise InputError(f"{path} has {len(texts):,} lines for {num_lines:,} pairs: give one translation a line")
+        raise InputError(f"{path} has {len(texts):,} lines, but there are {num_lines:,} pairs: give one line for each")
     return [Translation(text=text) for text in texts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """A system that `--system` names: an engine's settings, or a file of translations."""
+    """A system that `--system` names: the settings of an engine, or a file of translations."""
 
     name: str
     engine: TranslateConfig | None = None
@@ -243,13 +248,13 @@ class System:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How long translating took, without loading.
+    """The time of a translation, without the loading of the model.
 
     Args:
-        seconds: by the clock.
-        cpu_seconds: of all threads and child processes.
-        captions_per_second: by the clock.
-        words_per_second: by the clock, of the source, as white space separates them.
+        seconds: wall-clock time.
+        cpu_seconds: CPU time of all threads and child processes, in seconds.
+        captions_per_second: captions in a second of wall-clock time.
+        words_per_second: source words in a second of wall-clock time, separated by white space.
     """
 
     seconds: float
@@ -260,7 +265,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Translations that a system made of the sources; no speed where it was not measured, no fingerprint of a file."""
+    """A system's translations of the sources, with speed if it was measured and fingerprint if it is an engine."""
 
     system: System
     translations: list[Translation]
@@ -274,14 +279,14 @@ class Run:
 
     @property
     def num_flagged(self) -> int | None:
-        """Translations that the engine itself calls cut off or looping; None of a file, which tells nothing."""
+        """Return how many translations the engine marks as truncated or repetitive; None for a file."""
         if self.system.engine is None:
             return None
         return sum(found.truncated or found.repetitive for found in self.translations)
 
     @property
     def mean_score(self) -> float | None:
-        """Mean log-probability a token, over captions; None where the engine tells none."""
+        """Return the mean over captions of the log-probability per token; None if the engine returns no scores."""
         scores = [found.score for found in self.translations if found.score is not None]
         return mean(scores) if scores else None
 
@@ -290,13 +295,13 @@ def run_systems(systems: Sequence[System], engines: Mapping[str, Translator], so
     """Return every system's translations of the sources, in order; files are read before any engine translates.
 
     Args:
-        systems: to be compared.
-        engines: those that are engines, open, by their name.
+        systems: the systems to compare.
+        engines: the open engines, by system name.
         sources: captions.
 
     Raises:
         InputError: a file cannot be used.
-        TransientError: an engine cannot work just now.
+        TransientError: an engine does not work now, and may work later.
     """
     ready = {
         system.name: Run(system=system, translations=read_translations(system.output, num_lines=len(sources)))
@@ -307,7 +312,7 @@ def run_systems(systems: Sequence[System], engines: Mapping[str, Translator], so
 
 
 def _translated(system: System, engine: Translator, sources: Sequence[str]) -> Run:
-    """Translate with an engine, and measure that once a few were translated already; a paid one is not measured."""
+    """Translate with an engine, and measure the speed after a warm-up; a paid engine is not measured."""
     speed = None
     with Progress(f"translate with {system.name}", total=len(sources), unit="captions") as progress:
         if not is_paid(engine):
@@ -318,7 +323,7 @@ def _translated(system: System, engine: Translator, sources: Sequence[str]) -> R
     if not is_paid(engine):
         speed = Speed(
             seconds=seconds,
-            # The first four: of this process, and of its children that have ended.
+            # The first four values: CPU times of this process and of its ended children.
             cpu_seconds=sum(ended[:4]) - sum(times[:4]),
             captions_per_second=len(sources) / seconds,
             words_per_second=sum(len(source.split()) for source in sources) / seconds,
@@ -327,7 +332,7 @@ def _translated(system: System, engine: Translator, sources: Sequence[str]) -> R
 
 
 def quality_rows(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, object]]:
-    """Return a row a system: BLEU and chrF, each with half of its 95 % interval, and beside the first system's."""
+    """Return one row for each system: BLEU and chrF with half their 95 % intervals, and differences from the first."""
 
     def score(estimate: Estimate) -> str:
         return f"{estimate.score:6.2f} ± {estimate.interval:.2f}"
@@ -349,7 +354,7 @@ def quality_rows(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, 
 
 
 def effort_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """Return a row a system: its speed, what it flags and how sure it is; None where that is not known."""
+    """Return one row for each system: speed, flagged translations and mean score; None for an unknown value."""
     return [
         {
             "system": run.system.name,
@@ -364,11 +369,11 @@ def effort_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
 
 
 def run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
-    """Return all that is known of a run, as JSON values."""
+    """Return all facts of a run as JSON values."""
     system = run.system
     return {
         "name": system.name,
-        "settings": None if system.engine is None else plain(system.engine),
+        "settings": None if system.engine is None else json_values(system.engine),
         "output": None if system.output is None else str(system.output),
         "fingerprint": run.fingerprint,
         "bleu": asdict(comparison.bleu[system.name]),
@@ -381,7 +386,7 @@ def run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disagreement:
-    """A caption that two systems translate with unlike success: its place, from 0, and the chrF of both."""
+    """A caption with different chrF in two systems: its index from 0, and the chrF of both."""
 
     place: int
     first_chrf: float
@@ -391,7 +396,7 @@ class Disagreement:
 def largest_differences(
     first: Sequence[str], second: Sequence[str], references: Sequence[str], *, most: int
 ) -> list[Disagreement]:
-    """Return where the chrF of two systems' captions differs most, largest difference first; none where it is equal."""
+    """Return the captions whose chrF differs most between two systems, largest first; equal ones are left out."""
     scored = [
         Disagreement(place=place, first_chrf=sentence_chrf(one, reference), second_chrf=sentence_chrf(other, reference))
         for place, (one, other, reference) in enumerate(zip(first, second, references, strict=True))

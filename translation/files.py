@@ -1,7 +1,7 @@
-"""Captions in a file, a pipe or a terminal, and where their translations go: lines, CSV, TSV and Parquet, as streams.
+"""Translate captions of files, pipes or a terminal as streams: lines, CSV, TSV and Parquet.
 
-Text stays byte for byte: a row is written as it was read, with the new cells behind it, so that quotes, line ends
-within them and the other columns cannot change. Parquet's other columns keep their types, values and metadata.
+Text stays byte for byte: a row is written as it was read, with new cells after it, so that quotes, line ends in cells
+and other columns do not change. Other columns of Parquet keep their types, values and metadata.
 """
 
 import gzip
@@ -22,24 +22,23 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import BOM, Line, Trouble, lines_of, naming_damage, open_bytes
+from data_catalog.sources.files import BOM, Line, Trouble, gzip_errors, lines_of, open_bytes
 from data_catalog.storage.shards import ROWS_PER_GROUP, write_atomically
 from translation.engine import STREAM_WINDOW, Translation, Translator, translate_stream
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 FORMATS = ("lines", *DELIMITERS, "parquet")
-# Formats whose lines are no captions: to translate them as such would spoil them in silence.
+# Formats whose lines are not captions. Translated as lines, they would silently be spoiled.
 _UNREAD = (".json", ".jsonl", ".ndjson")
-# What a cell cannot hold without quotes around it. In TSV a quote is mere text unless a cell begins with it.
+# Content that needs quotes around a cell. In TSV a quote is plain text unless a cell begins with it.
 _NEEDS_QUOTES = {",": re.compile('[",\r\n]'), "\t": re.compile('^"|[\t\r\n]')}
 
 PARQUET_CAPTIONS_PER_READ = 20_000
-# Of each Parquet column: without it, and by default, a whole row group is read ahead, which may be the whole file.
+# Read buffer of each Parquet column. The default reads a whole row group ahead, which may be the whole file.
 BUFFER_BYTES = 2**18
-# Parquet rows are copied in pieces of at most about so many bytes, and never across two row groups: images make large
-# rows.
+# Parquet rows are copied in pieces of about this size, and never across two row groups, because images make large rows.
 BYTES_PER_COPY = 16 * 2**20
-# Of the new columns of Parquet, as `Columns.added` names them.
+# Types of the new Parquet columns, in the order of `Columns.added`.
 _TYPES = (pa.string(), pa.float32(), pa.bool_(), pa.bool_())
 
 BinaryFile = io.BufferedReader | gzip.GzipFile
@@ -49,7 +48,7 @@ Values = tuple[str | float | bool | None, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which column of a table is read, and what the new ones beside it are called and hold.
+    """The column of captions in a table, and the names and values of the new columns.
 
     Args:
         read: the column of captions.
@@ -69,41 +68,41 @@ class Columns:
         return (self.write, *(f"{self.write}_{name}" for name in quality))
 
     def values(self, translation: Translation) -> Values:
-        """Return what the new columns hold for one caption."""
+        """Return the values of the new columns for one caption."""
         quality = (translation.score, translation.truncated, translation.repetitive)
         return (translation.text, *(quality if self.scores else ()))
 
     def place_among(self, existing: Sequence[str], table: str) -> int:
-        """Return the place of the column of captions in a table.
+        """Return the index of the column of captions in a table.
 
         Args:
             existing: names of the table's columns.
-            table: what errors call it.
+            table: name of the table in errors.
 
         Raises:
-            SettingsError: it is not there, or a new column would be a second one of its name.
-            InputError: it is there more than once.
+            SettingsError: the column is not there, or a new column's name is taken.
+            InputError: the column is there more than once.
         """
         if self.read not in existing:
-            raise SettingsError(f"{table} has no column {self.read!r}: name one of {', '.join(existing)} (--column)")
+            raise SettingsError(f"{table} has no column {self.read!r}: choose one of {', '.join(existing)} (--column)")
         if existing.count(self.read) > 1:
             raise InputError(f"{table} has the column {self.read!r} more than once: rename all but one")
         for name in self.added:
             if name in existing:
-                raise SettingsError(f"{table} has a column {name!r} already: choose another name (--write-column)")
+                raise SettingsError(f"{table} already has a column {name!r}: choose another name (--write-column)")
         return existing.index(self.read)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionFiles:
-    """What is translated, and where the result goes.
+    """The input and the output of a translation.
 
     Args:
-        source: a file or a pipe; None: standard input.
-        target: a file, which appears whole or not at all; None: standard output.
-        format: one of `FORMATS`, of both. Lines, CSV and TSV are read plain or gzipped, and written gzipped if the
+        source: a file or a pipe; None for standard input.
+        target: a file, which appears complete or not at all; None for standard output.
+        format: one of `FORMATS`, for both. Lines, CSV and TSV are read plain or gzipped, and written gzipped if the
             target's name ends in ".gz".
-        columns: of CSV, TSV and Parquet; of lines, only whether scores are written.
+        columns: columns of CSV, TSV and Parquet; for lines, only `scores` is used.
         overwrite: replace the target if it exists.
     """
 
@@ -114,43 +113,47 @@ class CaptionFiles:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be read or must not be written.
+        """Check that the input can be read and the output may be written.
 
         Raises:
-            SettingsError: a pipe of Parquet; the output exists, is the input, or has a name of another format.
+            SettingsError: a pipe is used for Parquet; or the output exists, is the input, or has a name of another
+                format.
             InputError: the input is missing.
         """
         source, target = self.source, self.target
         if source is not None and (source.is_dir() or not source.exists()):
-            raise InputError(f"there is no file {source} to translate")
+            raise InputError(f"{source} is not a file that can be translated")
         if self.format == "parquet" and (target is None or source is None or not source.is_file()):
-            raise SettingsError("Parquet is read from a file and written to one: name INPUT and --out")
+            raise SettingsError("Parquet cannot be piped: give INPUT and --out as files")
         if target is None:
             return
         if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-            raise SettingsError(f"{target} cannot be written: {target.parent} must be a folder that may be written to")
+            raise SettingsError(f"{target} cannot be written: {target.parent} must be a writable folder")
         if target.exists():
             if source is not None and target.samefile(source):
                 raise SettingsError(f"{target} is the input: name another file (--out)")
             if not target.is_file():
                 raise SettingsError(
-                    f"{target} is no file: name another one (--out), or leave it out for standard output"
+                    f"{target} is not a file: name another one (--out), or leave --out away for standard output"
                 )
             if not self.overwrite:
                 raise SettingsError(f"{target} exists: name another file (--out), or replace it with --force")
         if _suffix(target) and (named := format_of(target)) not in (self.format, "lines"):
-            raise SettingsError(f"{target} is named as {named}, but the output is of the input's format, {self.format}")
+            raise SettingsError(
+                f"{target} has the suffix of {named}, but the output has the format of the input, {self.format}: "
+                "choose another name (--out)"
+            )
 
 
 def format_of(path: Path) -> str:
-    """Return the format that a file's name tells: by ".csv", ".tsv" or ".parquet", and lines for all others.
+    """Return the format of a file by its suffix: ".csv", ".tsv" or ".parquet", and lines for all others.
 
     Raises:
-        InputError: the name is of JSON.
+        InputError: it is a suffix of JSON.
     """
     suffix = _suffix(path)
     if suffix in _UNREAD:
-        raise InputError(f"{path}: JSON is not translated; make it CSV or Parquet, or lines of text")
+        raise InputError(f"{path}: JSON cannot be translated. Convert it to CSV, Parquet, or lines of text")
     return suffix[1:] if suffix[1:] in FORMATS else "lines"
 
 
@@ -159,9 +162,9 @@ def _suffix(path: Path) -> str:
 
 
 def count_rows(files: CaptionFiles) -> int | None:
-    """Return how many rows there are to translate; None for a pipe, which can be read once only.
+    """Return the number of rows to translate; None for a pipe, which can be read only once.
 
-    A file of text is read to its end, so that a broken row stops the command before any work, not after hours.
+    A text file is read to its end, so that a broken row stops the command before any work, not after hours.
 
     Raises:
         SettingsError: a column is missing.
@@ -185,16 +188,19 @@ def translate_files(
     *,
     window: int = STREAM_WINDOW,
 ) -> None:
-    """Translate everything, in the order given, holding `window` rows.
+    """Translate all rows in the order of the input, with at most `window` rows in memory.
 
     Args:
-        on_done: is told, now and then, how many more rows are done.
+        files: the input and the output.
+        translator: the engine.
+        on_done: is called from time to time with the number of rows done since its last call.
+        window: most rows that are translated together.
 
     Raises:
         SettingsError: a column is missing.
         InputError: a row cannot be read.
         DiskError: the disk is full.
-        PipelineError: as the engine does.
+        PipelineError: see `Translator.translate`.
     """
     stream = partial(translate_stream, translator, on_done=on_done, window=window)
 
@@ -217,7 +223,7 @@ def translate_files(
 
 
 class Row(NamedTuple):
-    """One caption, the text of the whole row without its line end, and the line end ("", LF or CRLF)."""
+    """One caption, the text of its whole row without the line end, and the line end ("", LF or CRLF)."""
 
     caption: str
     raw: str
@@ -225,13 +231,13 @@ class Row(NamedTuple):
 
 
 class TextTable(NamedTuple):
-    """An open text with one caption a row.
+    """An open text with one caption in each row.
 
     Args:
-        head: what is written before the rows.
-        rows: all rows, once; it raises InputError at a row that cannot be read, with its line number.
-        written: gives a translated row, line end included.
-        blank: ends of the blank lines behind the rows, once all have been read.
+        head: text before the rows.
+        rows: all rows, once; raises InputError with the line number at a row that cannot be read.
+        written: returns a translated row, line end included.
+        blank: the blank lines after the rows, once all have been read.
     """
 
     head: str
@@ -241,10 +247,10 @@ class TextTable(NamedTuple):
 
 
 def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
-    """Write every row of a table with its translation, in order; held in memory is what `stream` looks ahead.
+    """Write each row of a table with its translation, in order; only the rows that `stream` reads ahead are in memory.
 
     Raises:
-        PipelineError: as the table or the engine does.
+        PipelineError: see the table's `rows` and `Translator.translate`.
     """
     out.write(table.head)
     rows, ahead = tee(table.rows)
@@ -254,8 +260,7 @@ def translate_rows(table: TextTable, out: TextIO, stream: Stream) -> None:
 
 
 def _translate_text(files: CaptionFiles, out: BinaryIO | gzip.GzipFile, stream: Stream) -> None:
-    # Whoever reads along in a pipe gets every line as soon as it is translated: lines come by windows of the stream,
-    # when one is full and at the end of the input.
+    # A reader of the pipe gets each line as soon as it is translated: after each full window, and at the end of input.
     text = io.TextIOWrapper(out, encoding="utf-8", newline="", line_buffering=files.target is None)
     try:
         with _text_table(files) as table:
@@ -276,7 +281,7 @@ def _text_table(files: CaptionFiles) -> Iterator[TextTable]:
         file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
     except PermissionError as error:
         raise InputError(f"{files.source} cannot be read: permission denied") from error
-    with naming_damage(files.source), file:
+    with gzip_errors(files.source), file:
         yield _opened_table(files, file, str(files.source))
 
 
@@ -284,10 +289,11 @@ def _opened_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable
     """Return the rows of an open file.
 
     Args:
+        files: the input and the output.
         file: at its start.
-        name: what errors call it.
+        name: name of the file in errors.
     """
-    # U+FEFF if the file begins with one, which spreadsheets need; nothing is consumed.
+    # Spreadsheets need the byte order mark, so it is kept. `peek` consumes nothing.
     mark = "\ufeff" if file.peek(len(BOM)).startswith(BOM) else ""
     if files.format == "lines":
         return _lines(lines_of(file), name, mark, scores=files.columns.scores)
@@ -295,10 +301,13 @@ def _opened_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable
 
 
 def _lines(lines: Iterator[Line], name: str, mark: str, *, scores: bool) -> TextTable:
-    """Return one caption a line, each translated into one line; only LF and CRLF end a line.
+    """Return a table with one caption in each line, which is translated into one line; only LF and CRLF end a line.
 
     Args:
-        scores: put each score and a tab before the translation; nothing before the tab where there is none.
+        lines: the lines of the file.
+        name: name of the file in errors.
+        mark: byte order mark, or "".
+        scores: write the score and a tab before each translation; only the tab if there is no score.
     """
 
     def rows() -> Iterator[Row]:
@@ -314,11 +323,11 @@ def _lines(lines: Iterator[Line], name: str, mark: str, *, scores: bool) -> Text
 
 
 def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, columns: Columns) -> TextTable:
-    """Return the rows of CSV or TSV with a header; blank lines are no rows, and stay where they are.
+    """Return the rows of CSV or TSV with a header; blank lines are not rows, and stay at their place.
 
     Raises:
-        SettingsError: a header without the column, or with one of the new ones.
-        InputError: no header.
+        SettingsError: the header does not have the column, or already has a new one.
+        InputError: there is no header.
     """
     used: list[Line] = []
 
@@ -332,7 +341,7 @@ def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, c
 
     header = next((line for line in noted() if line.text), None)
     if header is None:
-        raise InputError(f"{name} is empty: expected a first line with the names of its columns")
+        raise InputError(f"{name} is empty: the first line must contain the names of its columns")
     _refuse(name, header.number, header.trouble)
     existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
     place, end_of_line = columns.place_among(existing, name), header.end or "\n"
@@ -343,7 +352,7 @@ def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, c
         records = read_records(noted(), delimiter=delimiter, num_cells=len(existing), starts_row=lambda cells: False)
         for record in records:
             _refuse(name, record.line, record.trouble)
-            # No line is read ahead of a sound record: these are its own, and blank ones before it.
+            # Records are not read ahead: `used` contains this record's lines and the blank lines before it.
             end = used[-1].end
             raw = "".join(line.text + line.end for line in used).removesuffix(end)
             used.clear()
@@ -358,7 +367,7 @@ def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, c
 
 def _refuse(name: str, number: int, trouble: Trouble | None) -> None:
     if trouble is not None:
-        raise InputError(f"{name}, line {number}: {trouble.detail}; correct that line and run the same command again")
+        raise InputError(f"{name}, line {number}: {trouble.detail}. Correct that line and run the same command again")
 
 
 def _cell(value: str | float | bool | None) -> str:
@@ -377,11 +386,11 @@ def _quoted(cell: str, delimiter: str) -> str:
 
 
 def _translate_parquet(path: Path, out: Path, stream: Stream, columns: Columns) -> None:
-    """Write a file anew with translations beside its captions, row group by row group; null stays null.
+    """Write a file again with translations next to its captions, row group by row group; null stays null.
 
     Raises:
         InputError: a caption is not UTF-8.
-        PipelineError: as the engine does.
+        PipelineError: see `Translator.translate`.
     """
     schema = _parquet_schema(path, columns)
     translations = stream(caption or "" for caption in _parquet_captions(path, columns.read))
@@ -411,8 +420,8 @@ def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
     """Return the schema of a file with the new columns.
 
     Raises:
-        SettingsError: the column of captions is not there or holds no text, or a new one is there already.
-        InputError: this is no whole Parquet file.
+        SettingsError: the column of captions is missing or not of text, or a new column is already there.
+        InputError: it is not a complete Parquet file.
     """
     with _open_parquet(path) as file:
         schema = file.schema_arrow
@@ -420,7 +429,7 @@ def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values)):
         raise SettingsError(
-            f"{path}: the column {columns.read!r} holds {kind} instead of text: name another (--column)"
+            f"{path}: the column {columns.read!r} has the type {kind}, not text: choose another one (--column)"
         )
     for name, added in zip(columns.added, _TYPES, strict=False):
         schema = schema.append(pa.field(name, added))
@@ -428,7 +437,7 @@ def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
 
 
 def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
-    """Yield the captions alone, far ahead of the rows that hold them."""
+    """Yield the captions alone, far ahead of their rows."""
     with _open_parquet(path) as file:
         done = 0
         for batch in file.iter_batches(batch_size=PARQUET_CAPTIONS_PER_READ, columns=[column]):
@@ -436,7 +445,7 @@ def _parquet_captions(path: Path, column: str) -> Iterator[str | None]:
                 captions = batch.column(0).to_pylist()
             except UnicodeDecodeError as error:
                 rows = f"rows {done + 1:,} to {done + batch.num_rows:,}"
-                raise InputError(f"{path}, {rows}: the column {column!r} holds text that is not UTF-8") from error
+                raise InputError(f"{path}, {rows}: the column {column!r} contains text that is not UTF-8") from error
             done += batch.num_rows
             yield from captions
 
@@ -447,4 +456,4 @@ def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES) as file:
             yield file
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no whole Parquet file ({error})") from error
+        raise InputError(f"{path} is not a complete Parquet file ({error})") from error

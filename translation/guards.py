@@ -1,4 +1,4 @@
-"""What is done to a caption before it is translated and to a translation before it is believed."""
+"""Prepare a caption for translation, restore its untranslated parts afterwards, and detect repetition."""
 
 import itertools
 import re
@@ -6,19 +6,19 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MIN_SHOUTED_WORDS = 2  # a single word in capitals is more likely a name: "NASA"
+MIN_SHOUTED_WORDS = 2  # one word in capitals is probably a name: "NASA"
 MAX_BLOCK_TOKENS = 12
 MIN_COPIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A caption as the model is to see it.
+    """A caption that is prepared for the model.
 
     Args:
-        sentences: texts that go to the model, in order; none where there is nothing to translate.
-        around: what stands before, between and after them as it is; one more than there are sentences.
-        shouted: the translation is to be put in capitals.
+        sentences: texts for the model, in order; none if there is nothing to translate.
+        around: texts before, between and after the sentences that stay as they are; one more than there are sentences.
+        shouted: the translation must be put in capitals.
     """
 
     sentences: tuple[str, ...]
@@ -27,15 +27,16 @@ class Prepared:
 
 
 def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: str = "") -> Prepared:
-    """The parts of a caption that a model can translate, sentence by sentence, and what must stay as it is.
+    """Split a caption into sentences that a model can translate and parts that must stay as they are.
 
-    Line breaks become spaces (Argos Translate would take them for paragraphs), and so do underscores outside of
-    addresses, which it turns into spaces afterwards anyway. Addresses, emoji, tags at either end, words in letters or
-    digits that the model cannot spell and mere punctuation are kept: a model would lose them or make something up. A
-    caption in capitals is translated in lower case: models know few capitals.
+    Line breaks become spaces (Argos Translate would treat them as paragraphs), and so do underscores outside of
+    addresses, which Argos Translate turns into spaces afterwards. Not translated are addresses, emoji, tags at either
+    end, words in letters or digits that the model cannot spell, and punctuation alone: a model would lose them or
+    invent text. A caption in capitals is translated in lower case, because models know few capitals.
 
     Args:
-        alphabet: every character that the model can spell; None: all.
+        caption: text in the source language.
+        alphabet: every character that the model can spell; None for all.
         language: ISO 639-1 code of the caption's language, for its rules of lower case and its question mark.
     """
     pieces = _pieces(" ".join(" ".join(caption.splitlines()).split()), alphabet)
@@ -56,9 +57,11 @@ def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: s
 
 
 def restore(translations: Sequence[str], prepared: Prepared, *, language: str = "") -> str:
-    """The translation as it is published.
+    """Return the full translation of a caption, with its untranslated parts.
 
     Args:
+        translations: translations of `prepared.sentences`, in order.
+        prepared: the prepared caption.
         language: ISO 639-1 code of the translation's language, for its rules of capitals and spaces.
     """
     texts = [upper_case(text, language) if prepared.shouted else text for text in translations]
@@ -66,7 +69,7 @@ def restore(translations: Sequence[str], prepared: Prepared, *, language: str = 
     for number, text in enumerate(texts):
         after = prepared.around[number + 1]
         last = number + 1 == len(texts)
-        # Scripts that write no space between sentences may be translated into one that does.
+        # The source's script may have no space between sentences, where the target's has one.
         parts += [text, after if after or last or _IDEOGRAPHIC.match(text[-1:]) else " "]
     return " ".join("".join(parts).split())
 
@@ -82,7 +85,7 @@ _TAG = re.compile(r"[^\w\s]*[#@]\w+[^\w\s]*")
 
 
 def _pieces(text: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
-    """The text in pieces, each with whether it is kept as it is; neighbours of a kind are one piece."""
+    """Return the text in pieces, each with a flag that it stays as it is; neighbours with the same flag are joined."""
     words = re.findall(r"\S+|\s+", text)
     tags = _tags_at_the_ends(words)
     pieces: list[tuple[str, bool]] = []
@@ -97,7 +100,7 @@ def _pieces(text: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]
 
 
 def _tags_at_the_ends(words: Sequence[str]) -> set[int]:
-    """Which words are tags ("#sunset", "@anna") of a run at either end; within a sentence they are its words."""
+    """Return the positions of tags ("#sunset", "@anna") in a run at either end; tags in a sentence are its words."""
     found: set[int] = set()
     for order in (range(len(words)), range(len(words) - 1, -1, -1)):
         run = itertools.takewhile(lambda number: words[number].isspace() or _TAG.fullmatch(words[number]), order)
@@ -106,12 +109,15 @@ def _tags_at_the_ends(words: Sequence[str]) -> set[int]:
 
 
 def _parts_of_word(word: str, alphabet: frozenset[str] | None) -> list[tuple[str, bool]]:
-    """A word, or white space, in parts that are kept or not; punctuation goes with what is kept beside it."""
+    """Return a word, or white space, in parts with a flag that they stay as they are.
+
+    Punctuation next to a part that stays also stays.
+    """
     address = _ADDRESS.search(word)
     if address:
         before = word[: address.start()]
         return [*([(before, not _is_spoken(before))] if before else []), (word[address.start() :], True)]
-    # Every second part is what the pattern found.
+    # Every second part is a match of the pattern.
     parts = [(part, number % 2 == 1) for number, part in enumerate(_EMOJI.split(word)) if part]
     parts = [(part, kept or _is_foreign(part, alphabet)) for part, kept in parts]
     keeping = any(kept for _, kept in parts)
@@ -131,7 +137,7 @@ _EMOJI = re.compile(f"((?:[0-9#*]\ufe0f?\u20e3|[{_PICTOGRAPHS}][\u200d\ufe0e\ufe
 
 
 def _is_foreign(word: str, alphabet: frozenset[str] | None) -> bool:
-    """Whether a word has letters or digits and the model can spell none of them, in no case and no width."""
+    """Return whether a word has letters or digits, and the model can spell none of them in any case or width."""
     if alphabet is None:
         return False
     spoken = [char for char in word if char.isalnum()]
@@ -139,12 +145,18 @@ def _is_foreign(word: str, alphabet: frozenset[str] | None) -> bool:
 
 
 def _forms(char: str) -> str:
-    """A character and what tokenizers make of it: lower and upper case, compatibility form, base without marks."""
+    """Return a character with the forms that tokenizers make of it: lower case, upper case, compatibility form.
+
+    The compatibility decomposition also separates the base letter from its marks.
+    """
     return char + char.lower() + char.upper() + unicodedata.normalize("NFKD", char)
 
 
 def _sentence_end(stops: str) -> re.Pattern[str]:
-    """A full stop or the like, closing quotes or brackets, space, and what can begin another sentence."""
+    """Return a pattern for the end of a sentence.
+
+    It matches a full stop or similar, closing quotes or brackets, space, and a possible start of another sentence.
+    """
     return re.compile(
         rf"(?<=[{stops}])[\"'”’»)\]]*\s+(?=[\"'“‘«(\[¿¡]*(?:\d|[^\W\d_]))"
         r"|(?<=[。！？])[」』”’）]*\s*(?=[^。！？」』”’）\s])"
@@ -153,9 +165,9 @@ def _sentence_end(stops: str) -> re.Pattern[str]:
 
 _STOPS = ".!?…।۔؟"
 _SENTENCE_END = _sentence_end(_STOPS)
-# Greek asks with what is a semicolon elsewhere: "Τι κάνει; Περπατά."
+# The Greek question mark is a semicolon: "Τι κάνει; Περπατά."
 _SENTENCE_END_OF = {"el": _sentence_end(_STOPS + ";\u037e")}
-# "Mr. Smith", "St. Peter", "vs. Milan", "am 24. Dezember", "Αγ. Νικόλαος": such a full stop ends nothing.
+# A full stop after these does not end a sentence: "Mr. Smith", "vs. Milan", "am 24. Dezember", "Αγ. Νικόλαος".
 _SHORTENED = re.compile(
     r"mr|mrs|ms|dr|prof|st|ste|mt|ft|jr|sr|vs|nos?|nr|figs?|ca|approx|dept|est|univ|gen|col|lt|capt|sgt|cpl|pvt|maj|rev|"
     r"msgr|fr|hon|gov|sen|rep|pres|sig|ave|blvd|rd|inc|ltd|co|corp|bros|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|"
@@ -165,7 +177,7 @@ _SHORTENED = re.compile(
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    """The sentences of a text, with the spaces between them: in all, the text."""
+    """Return the sentences of a text with the spaces between them; joined, they are the text."""
     parts: list[str] = []
     start = 0
     for end in _SENTENCE_END_OF.get(language, _SENTENCE_END).finditer(text):
@@ -176,7 +188,7 @@ def _sentences(text: str, language: str) -> list[str]:
 
 
 def _ends_sentence(sentence: str, following: str) -> bool:
-    """Whether what looks like the end of a sentence is one: not after "St.", "J." or "U.S.", not before lower case."""
+    """Return whether a possible end of a sentence is one: not after "St.", "J." or "U.S.", nor before lower case."""
     if not _is_spoken(sentence) or following.lstrip("\"'“‘«([¿¡")[:1].islower():
         return False
     if not sentence.endswith("."):
@@ -186,13 +198,13 @@ def _ends_sentence(sentence: str, following: str) -> bool:
 
 
 def is_shouted(text: str) -> bool:
-    """Whether a text of several words is written in capitals throughout; a word without case is not in capitals."""
+    """Return whether a text of several words is all in capitals; a word without case is not in capitals."""
     words = [word for word in text.split() if sum(map(str.isalpha, word)) > 1]
     return len(words) >= MIN_SHOUTED_WORDS and text.isupper() and all(map(str.isupper, words))
 
 
 def copies(tokens: Sequence[object]) -> int:
-    """How many times in a row the most repeated block of tokens stands back to back: 1 where nothing is repeated."""
+    """Return how often the most repeated block of tokens occurs back to back: 1 if no block is repeated."""
     most = 1
     for width in range(1, min(MAX_BLOCK_TOKENS, len(tokens) // 2) + 1):
         equal = 0  # length of the current stretch in which each token equals the one `width` before it
@@ -203,21 +215,22 @@ def copies(tokens: Sequence[object]) -> int:
 
 
 def is_repetitive(source: Sequence[object], target: Sequence[object]) -> bool:
-    """Whether a translation loops: it repeats a block at least three times, and more often than its source does."""
+    """Return whether a translation repeats a block at least three times in a row, and more often than its source."""
     found = copies(target)
     return found >= MIN_COPIES and found > copies(source)
 
 
 _DOTTED_AND_DOTLESS = ("tr", "az")
-# Unicode has capitals for Georgian, which few fonts have and nobody writes in running text.
+# Unicode has capitals for Georgian, but few fonts contain them, and running text does not use them.
 _WITHOUT_CAPITALS = ("ka",)
 
 
 def lower_case(text: str, language: str) -> str:
-    """A text in small letters; Greek gets no accents back, which its capitals lack.
+    """Return a text in lower case; accents that Greek capitals do not have are not restored.
 
     Args:
-        language: ISO 639-1 code, or "" for Unicode's own rules.
+        text: any text.
+        language: ISO 639-1 code, or "" for Unicode's default rules.
     """
     if language in _DOTTED_AND_DOTLESS:
         text = text.replace("I", "ı").replace("İ", "i")
@@ -225,10 +238,11 @@ def lower_case(text: str, language: str) -> str:
 
 
 def upper_case(text: str, language: str) -> str:
-    """A text in capitals, where the language has any.
+    """Return a text in capitals, or unchanged for a language without capitals.
 
     Args:
-        language: ISO 639-1 code, or "" for Unicode's own rules.
+        text: any text.
+        language: ISO 639-1 code, or "" for Unicode's default rules.
     """
     if language in _WITHOUT_CAPITALS:
         return text
@@ -237,9 +251,9 @@ def upper_case(text: str, language: str) -> str:
     return (text.replace("i", "İ") if language in _DOTTED_AND_DOTLESS else text).upper()
 
 
-# In decomposed text. An accent also tells that two vowels are no diphthong: without it, a dialytika must ("ρολόι").
+# For decomposed text. An accent also shows that two vowels are not a diphthong; without it, a dialytika must ("ρολόι").
 _HIATUS = re.compile("([αεηιουω]\u0301[ιυ])(?![\u0300-\u0345])", re.IGNORECASE)
-# Accents and breathings; the word "ή", which is "or", keeps its accent beside "η", which is "the".
+# Accents and breathings. The word "ή" ("or") keeps its accent, to differ from "η" ("the").
 _LOST_IN_CAPITALS = re.compile(
     "(?<![\\w\u0300-\u0345])(?P<kept>η\u0301)(?![\\w\u0300-\u0345])"
     "|(?<=[\u0370-\u03ff\u0308])[\u0300\u0301\u0313\u0314\u0342]+",
@@ -248,7 +262,7 @@ _LOST_IN_CAPITALS = re.compile(
 
 
 def _greek_capitals(text: str) -> str:
-    """Capitals as Greek writes them, without accents, by the rules of Unicode's CLDR (its transform el-Upper)."""
+    """Return Greek capitals, without accents, by the rules of Unicode's CLDR (its transform el-Upper)."""
     decomposed = _HIATUS.sub("\\1\u0308", unicodedata.normalize("NFD", text))
     bare = _LOST_IN_CAPITALS.sub(lambda found: found["kept"] or "", decomposed)
     return unicodedata.normalize("NFC", bare.upper())

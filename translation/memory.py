@@ -1,9 +1,9 @@
-"""Translations as recorded facts: what an engine once said of a caption is never asked again.
+"""The translation memory: a cache on disk, so that no caption is translated twice by the same engine.
 
-One SQLite file per engine fingerprint, `<folder>/<fingerprint>.sqlite`. A recorded window is one transaction: a process
-that is killed leaves all of it or nothing. One process writes at a time, any number may read meanwhile.
+There is one SQLite file for each engine fingerprint, `<folder>/<fingerprint>.sqlite`. Each window is recorded in one
+transaction: after a kill, it is there completely or not at all. One process writes at a time, any number may read.
 
-A memory is handed on as one Parquet file, and merged from one into the memory of another root.
+A memory can be exported as one Parquet file, which can be merged into the memory of another root.
 """
 
 import math
@@ -36,8 +36,8 @@ FORMAT_VERSION = 1
 BUSY_TIMEOUT_S = 60.0
 CAPTIONS_PER_QUERY = 1_000
 
-# Rows lie in the order of recording and are found by a short hash; the caption itself decides. An index of the captions
-# would have most of its pages rewritten by every window: recording a million took three times as long.
+# Rows are in the order of recording. A lookup goes by a short hash, then compares the caption. With an index of the
+# captions, each window would rewrite most of the index's pages: recording a million captions took three times as long.
 _TABLES = (
     "CREATE TABLE meta (fingerprint TEXT NOT NULL)",
     """CREATE TABLE translations (
@@ -61,36 +61,36 @@ _INSERT_UNLESS_THERE = f"""
 
 
 class TranslationMemory:
-    """All recorded translations of one engine, on disk; may be used by several threads.
+    """All recorded translations of one engine, on disk; several threads may use it.
 
     Args:
-        folder: holds the memories of all engines.
-        fingerprint: of the engine, see `Translator.fingerprint`.
+        folder: contains the memories of all engines.
+        fingerprint: fingerprint of the engine, see `Translator.fingerprint`.
 
     Raises:
-        DamagedError: the engine's file is damaged, or another engine's; so do all methods.
-        DiskError: the folder's place is taken by a file, or the engine's file cannot be opened; so do all methods.
-        TransientError: another process keeps the file locked; so do all methods.
+        DamagedError: the engine's file is damaged, or is another engine's. All methods raise it as well.
+        DiskError: the folder's path is a file, or the engine's file cannot be opened. All methods raise it as well.
+        TransientError: another process keeps the file locked. All methods raise it as well.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.path = folder / (re.sub(r"[^\w.+-]", "-", fingerprint) + FILE_SUFFIX)
-        self._log = self.path.with_name(f"{self.path.name}-wal")  # what SQLite has not merged yet
+        self._log = self.path.with_name(f"{self.path.name}-wal")  # SQLite's write-ahead log
         self._writing = threading.Lock()
         there = nearest_existing(folder)
-        if not there.is_dir():  # said now, not after an hour of translating
+        if not there.is_dir():  # fails now, not after an hour of translation
             raise DiskError(
-                f"{folder} cannot be the folder of the translation memories: {there} is a file, move it away"
+                f"{folder} cannot be the folder of the translation memories, because {there} is a file: move it away"
             )
         with self._reading():
             pass
 
     def known(self, captions: Iterable[str]) -> dict[str, Translation]:
-        """Return the recorded translations of those of the captions that have one.
+        """Return the recorded translations of these captions, by caption; captions without one are left out.
 
         Raises:
-            UnicodeEncodeError: a caption holds a lone surrogate; so do the other methods.
+            UnicodeEncodeError: a caption contains a lone surrogate. The other methods raise it as well.
         """
         return {row[0]: _translation(row) for row in self._look_up(captions)}
 
@@ -101,7 +101,7 @@ class TranslationMemory:
         return [caption for caption in distinct if caption not in known]
 
     def record(self, captions: Sequence[str], translations: Sequence[Translation]) -> None:
-        """Record a window of captions for good, all of it or nothing; captions that have a translation already keep it.
+        """Record a window of captions in one transaction; captions that already have a translation keep it.
 
         Raises:
             DiskError: the disk is full.
@@ -110,7 +110,7 @@ class TranslationMemory:
             (crc32(caption.encode()), caption, found.text, found.score, found.truncated, found.repetitive)
             for caption, found in zip(captions, translations, strict=True)
         ]
-        rows.sort(key=itemgetter(0))  # in the order of the index, whose pages are then visited once
+        rows.sort(key=itemgetter(0))  # in the order of the index, so that each of its pages is visited once
         if not rows:
             return
         try:
@@ -140,10 +140,10 @@ class TranslationMemory:
             failpoint("memory.after_commit", self.path)
 
     def forget(self, captions: Iterable[str]) -> int:
-        """Remove the translations of some captions for good, all of them or none; return how many there were.
+        """Remove the translations of some captions in one transaction; return how many there were.
 
         Raises:
-            TransientError: another process goes on reading the file, and with it what was removed: call it again.
+            TransientError: another process is reading the file, and may still read the removed text. Call it again.
         """
         there = [row[0] for row in self._look_up(captions, "source_caption")]
         if not there:
@@ -151,7 +151,7 @@ class TranslationMemory:
         was_sealed = is_recorded(self.path)
         with disk_errors(self.path), self._writing, open_memory(self.path) as connection:
             take_record_away(self.path)
-            connection.execute("PRAGMA secure_delete = ON")  # no page keeps the bytes of what is gone
+            connection.execute("PRAGMA secure_delete = ON")  # overwrites the removed bytes
             failpoint("forget.before_memory", self.path)
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -159,16 +159,16 @@ class TranslationMemory:
                 connection.executemany("DELETE FROM translations WHERE caption_hash = ? AND source_caption = ?", rows)
             failpoint("forget.after_memory", self.path)
             if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                raise TransientError(f"the translation memory {self.path} is read by another process: end that first")
+                raise TransientError(f"another process is reading the translation memory {self.path}: end it first")
         if was_sealed:
             self.seal()
         return len(there)
 
     def seal(self) -> None:
-        """Write down the file's sha256 beside it, by which damage shows; the next window to be recorded takes it away.
+        """Write the file's sha256 beside it, so that damage can be detected; the next recorded window removes it.
 
-        Nothing is done where it is written down, where the file is being read (by this process, or another one that
-        keeps a log beside the file), or where nothing has been recorded.
+        Nothing happens if the sha256 is already there, if the file is being read (by this process, or another one that
+        keeps a log beside the file), or if nothing has been recorded.
         """
         if is_recorded(self.path) or not self.path.exists():
             return
@@ -179,7 +179,7 @@ class TranslationMemory:
                 write_record(self.path)
 
     def require_whole(self) -> None:
-        """Make sure that the file is what was sealed, if it was.
+        """Check the file against its sha256, if it was sealed.
 
         Raises:
             DamagedError: it is damaged.
@@ -189,7 +189,7 @@ class TranslationMemory:
             raise _damaged(self.path, problem)
 
     def rows(self) -> Iterator[tuple[str, Translation]]:
-        """All captions with their translations as they are now, sorted by the captions' code points; a stream."""
+        """Yield all captions with their present translations, sorted by the captions' code points."""
         with self._reading() as connection:
             if connection is not None:
                 for row in connection.execute(f"SELECT {_COLUMNS} FROM translations ORDER BY source_caption"):
@@ -203,12 +203,12 @@ class TranslationMemory:
             return int(connection.execute("SELECT count(*) FROM translations").fetchone()[0])
 
     def num_bytes(self) -> int:
-        """Size on disk, with what a killed process left to be merged."""
+        """Return the size on disk in bytes, with the log that a killed process left."""
         files = (self.path, self._log)
         return sum(file.stat().st_size for file in files if file.exists())
 
     def _look_up(self, captions: Iterable[str], columns: str = _COLUMNS) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of those of the captions that have one, in the order of the index."""
+        """Yield the recorded rows of these captions, in the order of the index."""
         with self._reading() as connection:
             if connection is None:
                 return
@@ -221,7 +221,7 @@ class TranslationMemory:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A connection, or None where nothing has been recorded yet."""
+        """Yield a connection, or None if nothing has been recorded yet."""
         if not self.path.exists():
             yield None
             return
@@ -232,13 +232,13 @@ class TranslationMemory:
         found = _fingerprint(connection, self.path)
         if found not in (None, self.fingerprint):
             raise DamagedError(
-                f"{self.path} holds the translations of {found}, not of {self.fingerprint}: move it away"
+                f"{self.path} contains the translations of {found}, not of {self.fingerprint}: move it away"
             )
         return found is not None
 
 
 def memories(folder: Path) -> list[TranslationMemory]:
-    """The memories in a folder, sorted by file name; those in which nothing was recorded yet are left out.
+    """Return the memories in a folder, sorted by file name; those without a recorded translation are left out.
 
     Raises:
         DamagedError: one is damaged.
@@ -253,25 +253,25 @@ def memories(folder: Path) -> list[TranslationMemory]:
 
 
 def forget_texts(folder: Path, texts: Collection[str]) -> int:
-    """Take what is of or into some texts out of all memories in a folder; return how many translations those were."""
+    """Remove translations from or into some texts from all memories in a folder; return how many there were."""
     return sum(memory.forget(texts) for memory in memories(folder))
 
 
 def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
-    """Whose translations a file holds, or None if it is new and empty."""
+    """Return the fingerprint of the engine whose translations a file contains, or None for a new and empty file."""
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
         return None
     if version != FORMAT_VERSION:
         raise DamagedError(
-            f"{path} is no translation memory of format {FORMAT_VERSION}: move it away, and its captions are translated"
-            " again"
+            f"{path} is not a translation memory of format {FORMAT_VERSION}: move it away, and its captions are "
+            "translated again"
         )
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
 def _doubtful(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
-    """Those of the sorted hashes that come twice, or that some recorded caption has: whether its own, is to be seen."""
+    """Return the sorted hashes that occur twice or that a recorded caption has; their captions must be compared."""
     found = {first for first, second in pairwise(hashes) if first == second}
     for start in range(0, len(hashes), CAPTIONS_PER_QUERY):
         batch = hashes[start : start + CAPTIONS_PER_QUERY]
@@ -291,7 +291,7 @@ def _translation(row: Sequence[Any]) -> Translation:
 
 @contextmanager
 def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open a connection for one use: none is shared by threads, inherited by children or left open.
+    """Open a connection for one use: it is not shared by threads, inherited by children or left open.
 
     Raises:
         DamagedError: the file is damaged.
@@ -303,7 +303,7 @@ def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as connection:
             yield connection
     except sqlite3.DatabaseError as error:
-        # Without the particulars; a text that is no UTF-8 is found by Python, and has no code.
+        # The primary code. Text that is not UTF-8 is detected by Python, and its error has no code.
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             raise_if_disk_fails(error, path)
@@ -316,13 +316,13 @@ def open_memory(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connect
 
 def _damaged(path: Path, problem: object) -> DamagedError:
     return DamagedError(
-        f"the translation memory {path} is damaged ({problem}): remove it, and its captions are translated again; "
-        "beside an unfinished build remove work/plan as well"
+        f"the translation memory {path} is damaged ({problem}). Remove it, and its captions are translated again. "
+        "If a build is unfinished, remove its folder work/plan as well"
     )
 
 
 class RememberingTranslator:
-    """A `translation.engine.Translator` over another: the memory answers first, and records what the engine says."""
+    """A `translation.engine.Translator` with a memory: recorded translations are reused, new ones are recorded."""
 
     def __init__(self, engine: Translator, memory: TranslationMemory) -> None:
         self.fingerprint, self.max_chunk_size = engine.fingerprint, engine.max_chunk_size
@@ -330,7 +330,10 @@ class RememberingTranslator:
         self._engine, self._memory = engine, memory
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`; each missing caption is translated once, and recorded before this returns."""
+        """Return one translation per caption; see `Translator.translate`.
+
+        Each missing caption is translated once, and recorded before this returns.
+        """
         known = self._memory.known(captions)
         missing = list(dict.fromkeys(caption for caption in captions if caption not in known))
         if on_done is not None:
@@ -341,16 +344,16 @@ class RememberingTranslator:
 
 
 def remembering(engine: Translator, memory: Path | None) -> Translator:
-    """Return the engine, asked only for what the folder `memory` does not hold; without one, the engine itself.
+    """Return the engine with the memory in the folder `memory`, or the engine itself if `memory` is None.
 
     Raises:
-        SettingsError: a paid engine without a memory.
-        DiskError: a folder that cannot be written to.
+        SettingsError: the engine is paid and there is no memory.
+        DiskError: the folder cannot be written.
     """
     if memory is None and is_paid(engine):
         name = engine.fingerprint.partition(":")[0]
         raise SettingsError(
-            f"what {name} translates is paid for, and lost if the run stops: give --memory DIR, which keeps it"
+            f"translations of {name} cost money and are lost if the run stops: give --memory DIR to keep them"
         )
     if memory is None:
         return engine
@@ -367,18 +370,18 @@ def remembered(
     where: str,
     window: int = STREAM_WINDOW,
 ) -> list[Translation]:
-    """Return the translation of each caption, from the memory, after it has recorded what it lacked.
+    """Return the translation of each caption from the memory, after the missing ones have been translated and recorded.
 
-    The distinct captions that it lacks are translated window by window from the front, each recorded at once: a killed
-    run goes on with the windows that were left.
+    The distinct missing captions are translated window by window, in order, and each window is recorded at once. After
+    a kill, only the remaining windows are translated.
 
     Args:
-        captions: with repeats.
-        engine: whose memory it is.
-        memory: of translations.
-        title: what the progress bar says.
-        where: the captions are from, as an error says it.
-        window: most captions of one; fewer where the engine may lose no more at a crash.
+        captions: may contain repeats.
+        engine: the engine of the memory.
+        memory: the translation memory.
+        title: title of the progress bar.
+        where: source of the captions, for error messages.
+        window: most captions of a window; fewer if the engine limits what a crash may lose.
 
     Raises:
         InputError: the engine cannot work.
@@ -391,7 +394,7 @@ def remembered(
     known = memory.known(captions)
     lost = next((caption for caption in captions if caption not in known), None)
     if lost is not None:
-        raise DamagedError(f"{where}: the translation memory lost {lost!r}: run the same command again")
+        raise DamagedError(f"{where}: the translation memory lost {lost!r}. Run the same command again")
     return [known[caption] for caption in captions]
 
 
@@ -403,7 +406,7 @@ def _recorded(
     *,
     window: int = STREAM_WINDOW,
 ) -> Iterator[tuple[Sequence[str], list[Translation]]]:
-    """Translate what is missing, window by window, and yield each window once it is recorded."""
+    """Translate the missing captions window by window, and yield each window after it has been recorded."""
     size = min(window, engine.max_chunk_size or window)
     for start in range(0, len(missing), size):
         part = missing[start : start + size]
@@ -414,8 +417,8 @@ def _recorded(
 
 FILE_VERSION = "1"
 VERSION_KEY, FINGERPRINT_KEY = b"vernaclip.translation_memory", b"vernaclip.fingerprint"
-ROWS_PER_GROUP = 20_000  # held at a time, whatever the size of the file
-# "argos:en-it:0123456789ab"; it becomes a file's name, which has 255 bytes at most.
+ROWS_PER_GROUP = 20_000  # in memory at a time
+# A fingerprint such as "argos:en-it:0123456789ab" becomes the name of a file, which has at most 255 bytes.
 _FINGERPRINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,199}")
 
 MEMORY_ROWS = pa.schema(
@@ -433,13 +436,13 @@ Entries = Sequence[tuple[str, Translation]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What became of an imported file's captions.
+    """Numbers of the captions of an imported file.
 
     Args:
-        fingerprint: of the engine whose memory they went to.
-        new: had no translation.
-        known: had the very same translation.
-        different: had, and keep, another text, score or flag.
+        fingerprint: fingerprint of the engine whose memory they were merged into.
+        new: captions that had no translation.
+        known: captions that had the same translation.
+        different: captions that had another text, score or flag, and keep it.
     """
 
     fingerprint: str
@@ -449,29 +452,29 @@ class Imported:
 
 
 def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = False) -> int:
-    """Write a memory to a Parquet file, sorted by source caption: equal memories give equal bytes.
+    """Write a memory to a Parquet file, sorted by source caption; equal memories give equal bytes.
 
     Args:
         memory: the memory.
-        path: the file; folders above it are made.
-        overwrite: whether a file that is there may be replaced.
+        path: the file; its parent folders are created.
+        overwrite: replace an existing file.
 
     Returns:
         The number of rows.
 
     Raises:
-        SettingsError: the file is there already.
+        SettingsError: the file exists, or the path is a folder.
         DamagedError: the memory is damaged.
         DiskError: the file cannot be written, or the disk is full.
     """
     if path.is_dir():
         raise SettingsError(f"{path} is a folder: give the path of the file to write")
     if path.exists() and not overwrite:
-        raise SettingsError(f"{path} exists already: give another path, or say --force to replace it")
+        raise SettingsError(f"{path} already exists: give another path, or --force to replace it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
+        raise DiskError(f"the folder {path.parent} cannot be created: {error.strerror}") from error
     metadata = {VERSION_KEY: FILE_VERSION, FINGERPRINT_KEY: memory.fingerprint}
     num_rows = 0
 
@@ -495,10 +498,10 @@ def export_memory(memory: TranslationMemory, path: Path, *, overwrite: bool = Fa
 
 
 def read_export(path: Path) -> str:
-    """Check an exported file from the first row to the last, and return the fingerprint of its engine.
+    """Check all rows of an exported file, and return the fingerprint of its engine.
 
     Raises:
-        InputError: the file is missing, damaged, or no exported memory.
+        InputError: the file is missing, damaged, or not an exported memory.
     """
     fingerprint = _exported_fingerprint(path)
     for _ in _groups(path):
@@ -507,12 +510,13 @@ def read_export(path: Path) -> str:
 
 
 def import_memory(path: Path, folder: Path) -> Imported:
-    """Merge a file that `read_export` found good into the memories in `folder`; known captions keep what they have.
+    """Merge a file that `read_export` has checked into the memories in `folder`.
 
-    Call it with the writer's lock of the root held. If it is interrupted, call it again.
+    Captions that already have a translation keep it. The caller must hold the root's writer lock. If the call is
+    interrupted, repeat it.
 
     Raises:
-        InputError: the file is damaged now.
+        InputError: the file has been damaged since.
         DiskError: the folder cannot be written.
     """
     memory = TranslationMemory(folder, _exported_fingerprint(path))
@@ -533,26 +537,30 @@ def import_memory(path: Path, folder: Path) -> Imported:
 
 
 def _exported_fingerprint(path: Path) -> str:
-    """Whose translations an exported file holds."""
+    """Return the fingerprint of the engine whose translations an exported file contains."""
     with _told(path):
         schema = pq.read_schema(path)
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
-        raise InputError(f"{path} is no exported translation memory: write one with `vernaclip mt memory export`")
+        raise InputError(f"{path} is not an exported translation memory: write one with `vernaclip mt memory export`")
     version = metadata.get(VERSION_KEY, b"")
     if version != FILE_VERSION.encode():
         raise InputError(
-            f"{path} is an exported memory of version {version.decode(errors='replace')!r}, this vernaclip reads "
-            f"{FILE_VERSION!r}"
+            f"{path} is an exported memory of version {version.decode(errors='replace')!r}, but this version of "
+            f"vernaclip reads only {FILE_VERSION!r}"
         )
     fingerprint = str(metadata[FINGERPRINT_KEY].decode(errors="replace"))
     if not _FINGERPRINT.fullmatch(fingerprint):
-        raise InputError(f"{path} names no engine, but {fingerprint[:80]!r}: have it exported again")
+        raise InputError(f"{path} has the invalid engine fingerprint {fingerprint[:80]!r}: export it again")
     return fingerprint
 
 
 def _groups(path: Path) -> Iterator[Entries]:
-    """The rows of a file, some at a time; each is checked."""
+    """Yield the checked rows of a file, some at a time.
+
+    Raises:
+        InputError: a score is not a log-probability, or the file cannot be read.
+    """
     with _told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             captions, *columns = (column.to_pylist() for column in batch.columns)
@@ -563,17 +571,17 @@ def _groups(path: Path) -> Iterator[Entries]:
             for each in found:
                 if each.score is not None and not (math.isfinite(each.score) and each.score <= 0):
                     raise InputError(
-                        f"{path} holds the score {each.score}, which is no log probability: export it again"
+                        f"{path} contains the score {each.score}, which is not a log-probability: export it again"
                     )
             yield list(zip(captions, found, strict=True))
 
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Name the Parquet file that cannot be read."""
+    """Turn the errors of reading a Parquet file into an InputError that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is missing, damaged or no Parquet file: {error}") from error
+        raise InputError(f"{path} is missing, damaged or not a Parquet file: {error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} holds a text that is not UTF-8 ({error}): export it again") from error
+        raise InputError(f"{path} contains text that is not UTF-8 ({error}). Export it again") from error

@@ -1,4 +1,4 @@
-"""Which engine translates: picked by name, one a pair of languages, with a pivot where the settings say so."""
+"""Open the engine of a recipe: one for each pair of languages, chained through a pivot if the recipe has one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from translation.engines.plugins import find_announcement, open_plugin
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 
-# Ours, in the order of `config.ENGINES`; packages add theirs by entry points.
+# Built-in engines, in the order of `config.ENGINES`. Installed packages add others by entry points.
 OPENERS: dict[str, Opener] = {
     "argos": argos.open_engine,
     "ctranslate2": converted.open_engine,
@@ -28,22 +28,24 @@ OPENERS: dict[str, Opener] = {
 
 
 def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, cache_dir: Path) -> Translator:
-    """The engine from the route's first language to its last; models are loaded at the first translation.
+    """Open the engine from the route's first language to its last; models are loaded at the first translation.
 
     Args:
-        route: packs of the source language, of the pivot's if `config.pivot` names one, and of the target language.
-        cache_dir: where packed models are unpacked; it may be removed at any time between runs.
+        config: settings of the translate step.
+        route: language packs of the source language, of the pivot if `config.pivot` names one, and of the target.
+        cache_dir: folder in which packages are unpacked. It may be removed at any time between runs.
 
     Raises:
-        SettingsError: no such engine; no key; a route that goes elsewhere than by way of the pivot.
-        InputError: no model, a damaged one, or one for another pair; no command; a package whose engine does not work.
-        DamagedError: a package that is not as it was installed or unpacked.
+        SettingsError: there is no such engine, its key is missing, or the route does not go through the pivot.
+        InputError: the model is missing, damaged or for another pair; the command is missing; or the engine of an
+            installed package does not work.
+        DamagedError: a package has changed since it was installed or unpacked.
     """
     codes = [pack.code for pack in route]
     between = [config.pivot] if config.pivot else []
     if codes[1:-1] != between or len(codes) < 2:
         shown = " - ".join(codes)
-        raise SettingsError(f"the route {shown} does not fit translate.pivot, which is {config.pivot!r}")
+        raise SettingsError(f"the route {shown} does not match translate.pivot, which is {config.pivot!r}")
     announcement = find_announcement(config.engine)
     opener = OPENERS[config.engine] if announcement is None else partial(open_plugin, announcement)
     legs = [
@@ -67,7 +69,7 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
 
 
 def reverse(config: TranslateConfig) -> TranslateConfig:
-    """The settings of the way back."""
+    """Return the settings of the engine for the opposite direction, which a round trip uses."""
     return replace(
         config,
         package=config.reverse_package,
@@ -79,16 +81,21 @@ def reverse(config: TranslateConfig) -> TranslateConfig:
 
 
 class PivotTranslator:
-    """A `translation.engine.Translator` from what the first engine reads to what the second one writes.
+    """A `translation.engine.Translator` that chains two engines through a pivot language.
 
-    A score is the worse of the two engines' scores, None where one of them tells none.
+    The score of a translation is the lower of the two engines' scores, or None if either has none.
     """
 
     def __init__(self, first: Translator, second: Translator) -> None:
-        """Raises DefectError where the second does not read what the first one writes."""
+        """Join two engines.
+
+        Raises:
+            DefectError: the second engine does not read the language that the first one writes.
+        """
         if first.to_code != second.from_code:
             raise DefectError(
-                f"no pivot: {first.fingerprint} writes {first.to_code}, {second.fingerprint} reads {second.from_code}"
+                f"engines do not chain: {first.fingerprint} writes {first.to_code}, but {second.fingerprint} reads "
+                f"{second.from_code}"
             )
         self.from_code, self.to_code = first.from_code, second.to_code
         engines = digest([first.fingerprint, second.fingerprint])[:12]
@@ -98,7 +105,10 @@ class PivotTranslator:
         self._first, self._second = first, second
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`; a caption counts as done when both engines have done it."""
+        """Return one translation per caption; see `Translator.translate`.
+
+        A caption counts as done when both engines have translated it.
+        """
         halfway = self._first.translate(captions)
         final = self._second.translate([translation.text for translation in halfway], on_done)
         return [

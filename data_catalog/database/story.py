@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from data_catalog.database.lookup import LOOKUP_KIND, shards_with
 from data_catalog.fetch.reasons import is_retryable
-from data_catalog.plain_text import cell_text, decided_text
+from data_catalog.plain_text import cell_text, deciding_settings_text
 from data_catalog.schema import KEPT, PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
 from data_catalog.storage.manifest import FETCH_LOGS, MARKED, Snapshot
@@ -257,7 +257,7 @@ def _passed(story: Story, row: Mapping[str, Any]) -> list[str]:
 
 
 def _verdict(story: Story, row: Mapping[str, Any]) -> str:
-    settings = decided_text(story.snapshot.decided_by(row["step"], row["drop_reason"]))
+    settings = deciding_settings_text(story.snapshot.decided_by(row["step"], row["drop_reason"]))
     return f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
 
 

@@ -70,7 +70,7 @@ _FUNNEL = {
 _DROP_REASONS = {
     "source": CAPTION_COLUMNS["source"],
     "step": "the step that rejected the rows",
-    "drop_reason": "why, one word of a closed list (docs/cleaning.md, docs/images.md)",
+    "drop_reason": "why, one word of a closed list (docs/captions.md, docs/images.md)",
     "dropped": "how many rows",
 }
 

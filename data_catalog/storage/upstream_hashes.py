@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import BusyError, DamagedError, DiskError, InputError
-from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
+from data_catalog.sources.image_files import ImageFiles, Stamp, StorePath, image_locations, open_images
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import NamedHash
@@ -144,7 +144,7 @@ def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
     return digests[0] if len(digests) == 1 else digest(digests)
 
 
-def _place_digest(place: Place, root: Path, hashes: FileHashes) -> str:
+def _place_digest(place: StorePath, root: Path, hashes: FileHashes) -> str:
     """Hash a folder, zip or tar of images; a root inside the folder is no part of it.
 
     Of what an object store has, names, sizes and the versions that it states are hashed, since to read all of it would
@@ -159,7 +159,7 @@ def _place_digest(place: Place, root: Path, hashes: FileHashes) -> str:
     return hashes.folder_digest(path, without=root / "datasets" if path.is_relative_to(root.absolute()) else root)
 
 
-def _sampled(file: Place, stamp: Stamp) -> str:
+def _sampled(file: StorePath, stamp: Stamp) -> str:
     """Hash the first and last 32 KiB of a file of which the store states no version."""
     with file.open(stamp.size) as opened:
         sampled = opened.read(_SAMPLED_BYTES)

@@ -162,7 +162,7 @@ def scoreboard(
       further settings of a translation engine, such as package=it_en.argosmodel or engine=argos, mean that texts are
       translated to English before the model encodes them
 
-    --test-set NAME and either kind=KIND with its settings as in [test_sets.NAME] of a recipe (docs/test-sets.md), and:
+    --test-set NAME and either kind=KIND with its settings as in [test_sets.NAME] of a recipe (docs/scores.md), and:
       images=DIR                        the images
       captions_by=human|machine         who wrote the captions, if the files do not say it
       captions_in=LANG                  their language, if it is not the scored language

@@ -13,7 +13,7 @@ from flows.cli.options import PrivateHosts
 from flows.cli.output import is_quiet, say, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.downloads.obtaining import Obtained, Order
+    from data_catalog.downloads.annotation_files import DownloadJob, FileResult
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
 
@@ -100,7 +100,7 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     if source is None:
         if options.check or options.accept or options.only:
             raise SettingsError("--accept, --only and --check need a source: `vernaclip download` lists their names")
-        from data_catalog.downloads.obtaining import file_rows, read_record
+        from data_catalog.downloads.annotation_files import file_rows, read_record
 
         record = read_record(options.to)
         say_table([row for each in registry.values() for row in file_rows(each, options.to, record)])
@@ -111,7 +111,7 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
     found = registry.get(source)
     if found is None:
         raise SettingsError(f"unknown source {source!r}: use one of {', '.join(registry)}")
-    files = found.files_like(options.only)
+    files = found.files_matching(options.only)
     if options.check:
         _check(found, files, options.to)
     else:
@@ -128,83 +128,89 @@ def _say_terms(source: "UpstreamSource") -> None:
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
     """Download missing files if their license is accepted, then check the files that a person must fetch by hand."""
+    from data_catalog.downloads.annotation_files import (
+        DownloadJob,
+        download_file,
+        download_lock,
+        is_pending,
+        require_space,
+    )
     from data_catalog.downloads.download import DownloadConfig
-    from data_catalog.downloads.obtaining import Order, is_pending, obtain, obtaining, require_space
 
     accepted = _folded(options.accept or "") == _folded(source.license)
     config = DownloadConfig(private_hosts=tuple(options.private_hosts))
-    order = Order(source=source, folder=options.to, license_accepted=accepted, config=config)
+    job = DownloadJob(source=source, folder=options.to, license_accepted=accepted, config=config)
     if options.accept and not accepted:
         raise SettingsError(
             f"the license of {source.name} is not called {options.accept!r}: read it, then use "
             f'--accept "{source.license}"'
         )
-    if not accepted and any(is_pending(file, order) for file in files):
+    if not accepted and any(is_pending(file, job) for file in files):
         _say_terms(source)
         raise SettingsError(
             f'the license of {source.name} is not accepted, so nothing is downloaded: add --accept "{source.license}"'
         )
-    require_space(files, order)
+    require_space(files, job)
     if with_url := [file for file in files if file.url]:
-        with obtaining(order.folder):
+        with download_lock(job.folder):
             for file in with_url:
                 try:
-                    found = obtain(file, order)
+                    found = download_file(file, job)
                 except TransientError as error:
                     raise TransientError(f"{error}: run the same command again to resume the download") from error
                 for each in found:
-                    _say_obtained(each, order)
+                    _say_result(each, job)
     if by_hand := [file for file in files if not file.url]:
-        _by_hand(source, by_hand, order)
+        _by_hand(source, by_hand, job)
 
 
 def _folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _say_obtained(obtained: "Obtained", order: "Order") -> None:
-    path, entry = order.folder / obtained.path, obtained.download
+def _say_result(result: "FileResult", job: "DownloadJob") -> None:
+    path, entry = job.folder / result.path, result.download
     if entry is None:
         say(f"kept {path}: not downloaded by this command, and no checksum is published to verify it")
         return
     verified = f"matches the published {entry.verified_by}" if entry.verified_by else "no checksum is published"
     of_archive = " of its archive" if entry.archive_sha256 and entry.verified_by else ""
-    say(f"{'downloaded' if obtained.came else 'present'} {path}: {entry.num_bytes:,} bytes, {verified}{of_archive}")
+    say(f"{'downloaded' if result.is_new else 'present'} {path}: {entry.num_bytes:,} bytes, {verified}{of_archive}")
     say(f"  sha256 {entry.sha256}")
 
 
-def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "Order") -> None:
+def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "DownloadJob") -> None:
     """Check and record the files that a person fetched by hand; if some are missing, print where to get them.
 
     Raises:
         InputError: a file is missing.
     """
-    from data_catalog.downloads.obtaining import check_readable, files_there, obtaining, record_by_hand
+    from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_by_hand
 
-    places = [(path, file) for file in files for path in file.paths if not (order.folder / path).is_file()]
+    places = [(path, file) for file in files for path in file.paths if not (job.folder / path).is_file()]
     if places:
         _say_terms(source)
         for path, file in places:
-            say(f"  to do    {order.folder / path}: {file.by_hand}")
+            say(f"  to do    {job.folder / path}: {file.by_hand}")
         if source.images:
-            say(f"  to do    {order.folder / source.images}: the images, in a folder or a zip of this name")
+            say(f"  to do    {job.folder / source.images}: the images, in a folder or a zip of this name")
         raise InputError(
             f"{places[0][0]} of {source.name} must be fetched by hand: fetch it, then run the same command again"
         )
-    there = files_there(files, order.folder)
-    check_readable(source, there, images=order.folder / source.images)
-    with obtaining(order.folder):
+    there = existing_files(files, job.folder)
+    check_readable(source, there, images=job.folder / source.images)
+    with download_lock(job.folder):
         for file in files:
-            record_by_hand(file, order)
+            record_by_hand(file, job)
     say(f"present, and readable as {source.kind}: {', '.join(map(str, there))}")
 
 
 def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Path) -> None:
     """Compare present files with their recorded checksums, and read each with the reader of its source."""
-    from data_catalog.downloads.obtaining import check_readable, files_there, read_record
+    from data_catalog.downloads.annotation_files import check_readable, existing_files, read_record
     from data_catalog.storage.shards import sha256_of
 
-    record, there = read_record(folder), files_there(files, folder)
+    record, there = read_record(folder), existing_files(files, folder)
     if not there:
         raise InputError(f"{folder} has none of these files of {source.name}: download them first")
     for path in there:

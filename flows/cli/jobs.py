@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, command, counted, decided_text
+from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
@@ -195,9 +195,9 @@ def with_executor(name: str, job: Job) -> Any:
     if job.executor != "dask" and job.dask_address is not None:
         raise SettingsError("--dask-address can be used only with --executor dask")
     if job.executor == "dask" and find_spec("prefect_dask") is None:
-        from data_catalog.errors import extra_to_install
+        from data_catalog.errors import install_hint
 
-        raise InputError(f"--executor dask needs an extra: {extra_to_install('dask')}")
+        raise InputError(f"--executor dask needs an extra: {install_hint('dask')}")
     if process_count() > 1 and (name != "train" or job.executor != "local"):
         raise SettingsError(
             "several processes can only train, and without Prefect: use `vernaclip train --executor local`"
@@ -280,7 +280,7 @@ def _print_dry_run(found: "DryRun", name: str) -> None:
         remarks += f"; {beyond:,} are beyond its limit" if beyond else ""
         say(f"\n{source}: {counted(num_rows, 'row')} checked{remarks}")
         for rule in (rule for rule in found.dropped if rule.source == source):
-            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")
+            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, deciding_settings_text(rule.decided_by)]))})")
             for caption, detail in rule.examples:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
     asked, known = found.num_images

@@ -42,7 +42,7 @@ class EngineOptions:
     """Options of the engine."""
 
     engine: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """argos (default), ctranslate2, transformers, deepl, apertium, command, or a plug-in's engine (docs/engines.md)."""
+    """argos (default), ctranslate2, transformers, deepl, apertium, command, or a plug-in's (docs/translation.md)."""
     package: Annotated[Words, Parameter(metavar="FILE")] = ()
     """For argos: .argosmodel file or folder (default: the installed package)."""
     model: Annotated[Words, Parameter(metavar="DIR")] = ()

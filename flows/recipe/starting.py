@@ -34,8 +34,8 @@ from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
-from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
-from data_catalog.sources.tables import Wanted, read_table, text_columns
+from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
+from data_catalog.sources.tables import ColumnSpec, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
@@ -156,7 +156,7 @@ _FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
     ),
     "split_column": (
         frozenset(("split", "subset", "partition", "set", "fold")),
-        lambda text: usual_split(text) in SPLITS,
+        lambda text: normalised_split(text) in SPLITS,
     ),
     "license_column": (frozenset(("license", "licence", "rights")), bool),
     "attribution_column": (frozenset(("attribution", "author", "photographer", "credit", "creator", "artist")), bool),
@@ -264,7 +264,7 @@ def _samples(path: Path) -> dict[str, list[str]]:
             f"{path} has {counted(len(columns), 'column')} of text ({', '.join(columns)}), but pairs need one of "
             "images and one of captions: columns are separated by commas in .csv files, by tabs in .tsv files"
         )
-    wanted = Wanted(required=columns, image_column=columns[0], is_image=lambda text: False)
+    wanted = ColumnSpec(required=columns, image_column=columns[0], is_image=lambda text: False)
     entries = list(islice(read_table(path, wanted), _ROWS_FOR_COLUMNS))
     if not entries:
         raise InputError(f"{path} has columns but no rows")
@@ -524,7 +524,7 @@ def _commands(name: str, look: _PairsAnalysis | None, code: str, source: str | N
         yield Line('vernaclip download mscoco --accept "CC BY 4.0"', "captions in English")
         yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more captions in English")
     if source:
-        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: install an engine (docs/engines.md)")
+        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: install an engine (docs/translation.md)")
     yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "see what the rules would drop, with examples")
     yield Line(f"vernaclip run {name}.toml{contact}", "make dataset, model and scores; run it again to resume")
     yield Line(f"vernaclip report {name}", "write the dataset's report, a page for browsers")

@@ -74,7 +74,7 @@ def files(tmp_path: Path) -> list[str]:
 
 def test_the_numbers_stand_beside_the_papers(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, *files)
-    assert f"audit {ID}: 50 rows, of which 50 are rated, by 3 raters; ratings missing: 1" in out
+    assert f"audit {ID}: 50 rows, 50 of them rated by 3 raters; missing ratings: 1" in out
     # (10 * 1 + 39 * 4 + 10/3) / 50 and, the first ten weighing three each, (30 * 1 + 39 * 4 + 10/3) / 70.
     assert re.search(r"mean rating, 1 to 4 +3\.39 \(3\.\d\d to 3\.\d\d\) +3\.78\n", out)
     assert re.search(r"estimate for the dataset +2\.70 \(2\.\d\d to 3\.\d\d\)\n", out)
@@ -113,12 +113,12 @@ def test_one_rater_and_too_few_bad_rows_are_told(tmp_path: Path, capsys: pytest.
     write_audit(tmp_path, [-1.0, -0.5, -0.4, None])
     one = write_ratings(tmp_path, "Ann", [1, 4, 3, None])
     out = printed(capsys, one)
-    assert "4 rows, of which 3 are rated, by 1 rater; ratings missing: 1" in out
-    assert "no AC1: agreement is between raters: give the ratings of at least two" in out
+    assert "4 rows, 3 of them rated by 1 rater; missing ratings: 1" in out
+    assert "no AC1: agreement needs at least two raters: give the ratings of another one" in out
     assert "only 1 bad rows, 10 are needed" in out
     assert "[check]" not in out
     two = write_ratings(tmp_path, "Bo", [None, None, None, 2])
-    assert "no AC1: agreement needs two items or more that two raters have both rated, and there are 0" in printed(
+    assert "no AC1: agreement needs at least two items with the ratings of two raters, but there are 0" in printed(
         capsys, one, two
     )
 
@@ -127,7 +127,7 @@ def test_an_audit_without_quality_columns_is_scored(tmp_path: Path, capsys: pyte
     write_audit(tmp_path, [None])
     out = printed(capsys, write_ratings(tmp_path, "Ann", [4]), write_ratings(tmp_path, "Bo", [4]))
     assert "mean rating, 1 to 4                    4.00                  3.78" in out
-    assert "the audit has no quality columns with numbers: no threshold can be fitted" in out
+    assert "the audit has no quality columns with numbers, so no threshold can be fitted" in out
     assert "lowest ratings" not in out
 
 
@@ -138,20 +138,20 @@ def test_the_audit_is_looked_for_beside_the_first_ratings(
     (tmp_path / "audit.csv").rename(moved)
     assert main(["audit", "score", *files]) == 1
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'audit.csv'} is no file: put the audit's CSV beside {files[0]}, or" in error
+    assert f"{tmp_path / 'audit.csv'} is not a file: put the audit's CSV beside {files[0]}, or" in error
     assert main(["audit", "score", *files, "--audit", str(tmp_path / "gone.csv")]) == 1
-    assert f"{tmp_path / 'gone.csv'} is no file: expected an audit's CSV" in capsys.readouterr().err
+    assert f"{tmp_path / 'gone.csv'} is not a file: expected an audit's CSV" in capsys.readouterr().err
     assert "3 raters" in printed(capsys, *files, "--audit", str(moved))
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--bad-below", "1", "--bad-below 1 is no rating above 1 and up to 4"),
-        ("--bad-below", "nan", "--bad-below nan is no rating"),
-        ("--max-good-dropped", "1", "--max-good-dropped 1 is no share of 0 or more and below 1"),
-        ("--max-good-dropped", "-0.1", "--max-good-dropped -0.1 is no share"),
-        ("--worst", "-1", "--worst -1 is negative"),
+        ("--bad-below", "1", "--bad-below must be above 1 and at most 4, got 1"),
+        ("--bad-below", "nan", "--bad-below must be above 1 and at most 4, got nan"),
+        ("--max-good-dropped", "1", "--max-good-dropped must be at least 0 and below 1, got 1"),
+        ("--max-good-dropped", "-0.1", "--max-good-dropped must be at least 0 and below 1, got -0.1"),
+        ("--worst", "-1", "--worst must not be negative, got -1"),
     ],
 )
 def test_options_out_of_bounds(

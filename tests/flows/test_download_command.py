@@ -118,7 +118,7 @@ def test_a_private_host_is_asked_only_where_the_user_allows_it(
     monkeypatch.delenv("http_proxy", raising=False)
     command = ["download", "cc", "--accept", LICENSE, "--only", "train*", *arguments]
     assert main(command) == 1
-    assert "allow it by --private-host mirror.example" in capsys.readouterr().err
+    assert "allow it with --private-host mirror.example" in capsys.readouterr().err
     assert not (folder / "cc" / "train.tsv").exists()
     assert main([*command, "--private-host", "mirror.example"]) == 0
     assert (folder / "cc" / "train.tsv").read_bytes() == CAPTIONS

@@ -196,7 +196,7 @@ def test_engines_of_packages_are_listed(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     found = [finding for finding in examine(find_language("it")) if finding.topic == "engine"]
     assert [(finding.severity, finding.text) for finding in found] == [
-        ("warning", "an engine 'clash' is announced by one and third"),
+        ("warning", "the engine 'clash' is in several packages, one and third"),
         ("found", "the engine 'one' of the package one 1.0 is installed"),
         ("found", "the engine 'other' of the package other 1.0 is installed"),
     ]

@@ -59,7 +59,7 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
         (b"code = 'eu'\nnegations = ['ez']\n", "negations must be among function_words, got 'ez'"),
         (b"code = 'eu'\nshared_words = ['bar']\n", "four letters or more"),
         (b"code = 'eu'\nshared_words = ['Hotel']\n", "lower-case words"),
-        (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "hold {c} once"),
+        (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "contain {c} once"),
         (None, "cannot read the language pack"),
     ],
 )

@@ -72,7 +72,7 @@ def test_an_export_replaces_a_file_only_with_force(
     file.write_text("mine")
     command = ["mt", "memory", "export", ENGINE, str(file), "--root", str(root)]
     assert main(command) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert file.read_text() == "mine"
     assert main([*command, "--force"]) == 0
 
@@ -81,7 +81,7 @@ def test_importing_what_is_no_memory_makes_no_root(tmp_path: Path, capsys: pytes
     (tmp_path / "text.parquet").write_text("a,b")
     for name in ("text.parquet", "nowhere.parquet"):
         assert main(["mt", "memory", "import", str(tmp_path / name), "--root", str(tmp_path / "new")]) == 1
-        assert f"{name} is missing, damaged or no Parquet file" in capsys.readouterr().err
+        assert f"{name} is missing, damaged or not a Parquet file" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

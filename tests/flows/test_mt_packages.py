@@ -121,7 +121,7 @@ def test_a_private_index_is_asked_only_where_the_user_allows_it(
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"https://mirror.example:{server.server_address[1]}")
         assert main(command) == 1
-        assert "allow it by --private-host mirror.example" in capsys.readouterr().err
+        assert "allow it with --private-host mirror.example" in capsys.readouterr().err
         assert main([*command, "--private-host", "mirror.example"]) == 1
         assert "SSL" in capsys.readouterr().err
         server.shutdown()

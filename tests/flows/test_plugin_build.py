@@ -1,4 +1,4 @@
-"""The package of docs/engines.md, installed by pip into a folder, translates a dataset from end to end."""
+"""The package of docs/translation.md, installed by pip into a folder, translates a dataset from end to end."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from flows.cli import main
 from translation.memory import TranslationMemory
 
 HOME = Path(__file__).parents[2]
-DOCS = (HOME / "docs" / "engines.md").read_text(encoding="utf-8")
+DOCS = (HOME / "docs" / "translation.md").read_text(encoding="utf-8")
 WORDS = {"a": "un", "dog": "cane", "sleeps": "dorme", "near": "vicino", "the": "al", "red": "rosso", "table": "tavolo"}
 RECIPE = """
 target_language = "it"
@@ -103,4 +103,4 @@ def test_training_needs_no_engine(
         assert main([job, *options]) == 1
         assert said in capsys.readouterr().err
     assert main(["build", *options[:3], "--dry-run"]) == 1
-    assert "got 'glossary'; a package adds another by the entry point group" in capsys.readouterr().err
+    assert "got 'glossary'. A package can add an engine in the entry point group" in capsys.readouterr().err

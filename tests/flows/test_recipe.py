@@ -98,7 +98,7 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["train.steps=0x" + "f" * 9000], r"train\.steps is a number of 36000 bits"),
         (["fetch.contact=" + "[" * 20_000], r"fetch\.contact must be"),
         (["data=caf\udce9"], r"data is 'caf\\udce9', which is not valid UTF-8"),
-        (["target_language="], r"target_language  names no language"),
+        (["target_language="], r"target_language  is not a language code"),
         (["fetch.hosts=example.org"], r"fetch\.hosts must be a table"),
     ],
 )

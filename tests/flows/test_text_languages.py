@@ -367,7 +367,7 @@ def test_captions_are_not_translated_where_nothing_is(
         ('captions_by = "bot"', r"test_sets\.karpathy: captions_by must be human or machine, got 'bot'"),
         ("captions_by = 3", r"test_sets\.karpathy\.captions_by must be"),
         ('captions_by = ["human"]', r"test_sets\.karpathy\.captions_by must be"),
-        ('captions_in = "Italian"', r"captions_in Italian names no language"),
+        ('captions_in = "Italian"', r"captions_in Italian is not a language code"),
         ("captions_in = true", r"test_sets\.karpathy\.captions_in must be"),
         ('captions_bye = "human"', r"unknown key test_sets\.karpathy\.captions_bye: .*captions_by, captions_in"),
     ],

@@ -146,7 +146,7 @@ WRONG = {
         "translate.engine=babelfish", SettingsError, r"translate\.engine must be one of argos, .*got 'babelfish'"
     ),
     "no model": setting("translate.engine=ctranslate2", SettingsError, r"translate\.model is missing"),
-    "a setting of another engine": setting("translate.model=x", SettingsError, "the engine 'argos' would ignore it"),
+    "a setting of another engine": setting("translate.model=x", SettingsError, "the engine 'argos' does not use it"),
     "no package file": Wrong(("mt", "install", "{here}/no.argosmodel"), InputError, r"no\.argosmodel"),
     "a package that is none": Wrong(
         ("mt", "install", "{here}/a.argosmodel"), InputError, r"a\.argosmodel", file("a.argosmodel", "no")
@@ -156,7 +156,7 @@ WRONG = {
         BUILD, SettingsError, "no language pack 'tlh'", recipe('target_language = "en"', 'target_language = "tlh"')
     ),
     "a language that is no code": Wrong(
-        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English names no language"
+        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English is not a language code"
     ),
     "a pack of another language": setting("language_pack=it", SettingsError, "is of it, but target_language is en"),
     "a pack that is no TOML": Wrong(
@@ -176,7 +176,7 @@ WRONG = {
     "nothing trained": Wrong(
         ("evaluate", "scenes", "--root", "{built}", "--executor", "local"),
         InputError,
-        "holds no model of 'scenes': run `vernaclip train",
+        "contains no model of 'scenes': run `vernaclip train",
     ),
     "no such dataset": Wrong(("report", "tlh", "--root", "{built}"), InputError, "has no dataset 'tlh': run"),
     "no such sample": Wrong(("why", "mscoco:0", "--root", "{built}"), InputError, "mscoco:0"),

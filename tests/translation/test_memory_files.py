@@ -93,10 +93,13 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
     metadata = table.schema.metadata
     newer = metadata | {b"vernaclip.translation_memory": b"2"}
     tables = [
-        (table.replace_schema_metadata(None), "no exported translation memory"),
-        (table.drop_columns(["score"]).replace_schema_metadata(metadata), "no exported translation memory"),
-        (pa.table({"a": [1]}).replace_schema_metadata(metadata), "no exported translation memory"),
-        (table.replace_schema_metadata(newer), "exported memory of version '2', this vernaclip reads '1'"),
+        (table.replace_schema_metadata(None), "not an exported translation memory"),
+        (table.drop_columns(["score"]).replace_schema_metadata(metadata), "not an exported translation memory"),
+        (pa.table({"a": [1]}).replace_schema_metadata(metadata), "not an exported translation memory"),
+        (
+            table.replace_schema_metadata(newer),
+            "exported memory of version '2', but this version of vernaclip reads only '1'",
+        ),
     ]
     files = []
     for number, (wrong, said_of_it) in enumerate(tables):
@@ -104,11 +107,11 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
         pq.write_table(wrong, files[-1][0])
     for value in (b"", b"\xff\xfe", b"argos:en-it:\n", b"../a", b"a" * 201, "argos:italià".encode()):
         changed = metadata | {b"vernaclip.fingerprint": value}
-        files.append((folder / f"wrong-{len(files)}.parquet", "names no engine, but "))
+        files.append((folder / f"wrong-{len(files)}.parquet", "has the invalid engine fingerprint "))
         pq.write_table(table.replace_schema_metadata(changed), files[-1][0])
     for score in (float("nan"), float("inf"), float("-inf"), 0.5):
         scores = table.set_column(2, table.schema.field("score"), pa.array([score]))
-        files.append((folder / f"score{score}.parquet", "which is no log probability"))
+        files.append((folder / f"score{score}.parquet", "which is not a log-probability"))
         pq.write_table(scores, files[-1][0])
     for number, name in enumerate(("source_caption", "caption")):
         column = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
@@ -119,7 +122,7 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
     rotten[40] ^= 0xFF
     (folder / "rotten.parquet").write_bytes(rotten)
     unreadable = [folder / f"{name}.parquet" for name in ("nowhere", "text", "rotten")]
-    return files + [(file, "missing, damaged or no Parquet file: ") for file in unreadable]
+    return files + [(file, "missing, damaged or not a Parquet file: ") for file in unreadable]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, capsys: pytes
         (b"\n" * 1007, "line 5: it is blank; and 1,002 more"),
         ("a dog\tun cane\n".encode("utf-16"), "val.tsv is UTF-16: convert it to UTF-8"),
         (b"\x1f\x8b\x08\x00", "val.tsv is a truncated gzip file"),
-        (b"a dog\tun cane\n" * 20_001, "20,001 pairs are more than the bootstrap can hold in memory"),
+        (b"a dog\tun cane\n" * 20_001, "20,001 pairs are too many for the memory of the bootstrap"),
     ],
 )
 def test_pairs_must_be_whole(content: bytes, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,9 +172,9 @@ def test_pairs_must_be_whole(content: bytes, message: str, capsys: pytest.Captur
     ("content", "message"),
     [
         (b"", "theirs.txt is empty: expected translations, one a line"),
-        (b"a\nb\nc\n", "theirs.txt has 3 lines for 4 pairs: give one translation a line"),
+        (b"a\nb\nc\n", "theirs.txt has 3 lines, but there are 4 pairs: give one line for each"),
         (b"a\nb\nc\nd\n\n", "theirs.txt has 5 lines for 4 pairs"),
-        (b"a\nb\n-0.5\tc\nd\n", "theirs.txt, line 3: it has a tab: leave nothing but the translation in a line"),
+        (b"a\nb\n-0.5\tc\nd\n", "theirs.txt, line 3 contains a tab: a line must contain only the translation"),
         (b"a\nb\nc\n\xff\n", "theirs.txt, line 4: byte 0xff at offset 0 of the line is not UTF-8"),
     ],
 )
@@ -199,13 +199,13 @@ def test_translations_must_be_one_a_line(content: bytes, message: str, capsys: p
         ([["none", "package="]], (), "--system none: package= has no value"),
         ([[*MINE, "val.tsv"]], (), "val.tsv is not KEY=VALUE, such as package=FILE. PAIRS.tsv goes before"),
         ([[*FILE, "beam_size=1"]], (), "--system theirs: output=FILE takes no other settings"),
-        ([["none", "output=none.txt"]], (), "none.txt is no file: give a file of translations"),
+        ([["none", "output=none.txt"]], (), "none.txt is not a file: give a file of translations"),
         ([[*MINE, "beam_sise=1"]], (), "--system mine: unknown key translate.beam_sise"),
         ([[*MINE, "round_trip=true"]], (), "--system mine: translate.round_trip can be set in recipes only"),
         ([[*MINE, "pivot=ca"]], (), "--system mine: translate.package must name 2"),
         ([["none", "package=none.argosmodel"]], (), "--system none: "),
         ([FILE], ("--language-pack", "eo.toml"), "--language-pack is for eo, but the translation is en - it"),
-        ([FILE], ("--to", "IT"), "--to IT names no language"),
+        ([FILE], ("--to", "IT"), "--to IT is not a language code"),
         ([MINE], ("--out", "theirs.txt"), "--out theirs.txt is no folder and cannot be made one"),
         ([FILE, ["theirs2", *MINE[1:]]], ("--out", "old"), "old/theirs2.txt exists: choose another --out, or"),
         (
@@ -230,7 +230,7 @@ def test_what_is_wrong_is_said_before_anything_is_done(
 
 def test_pairs_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(MINE, pairs="none.tsv") == 1
-    assert "none.tsv is no file: give UTF-8 lines of source<TAB>reference" in capsys.readouterr().err
+    assert "none.tsv is not a file: give UTF-8 lines of source<TAB>reference" in capsys.readouterr().err
 
 
 def test_a_system_must_be_named() -> None:

@@ -55,7 +55,7 @@ def test_a_setting_is_used_or_refused(engine: str, name: str) -> None:
     if name in TAKEN[engine]:
         assert getattr(TranslateConfig(**settings), name) == settings[name]
         return
-    with pytest.raises(SettingsError, match=rf"translate\.{name} is for .*'{engine}' would ignore it: leave it out"):
+    with pytest.raises(SettingsError, match=rf"translate\.{name} is only for .*'{engine}' does not use it\. Remove it"):
         TranslateConfig(**settings)
 
 
@@ -97,7 +97,8 @@ def test_settings_of_a_package_are_a_table_of_plain_values(tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["", "Bing", "a:b", "../x", "x" * 41])
 def test_what_no_engine_can_be_called(name: str) -> None:
     with pytest.raises(
-        SettingsError, match=r"translate\.engine must be one of argos, .*, or an engine of a package, got"
+        SettingsError,
+        match=r"translate\.engine must be one of argos, .*, or the name of an engine of an installed package, got",
     ):
         TranslateConfig(engine=name)
 
@@ -106,7 +107,7 @@ def test_an_engine_over_a_recipe_that_sets_a_beam(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('target_language = "it"\n[sources.wit]\nfiles = ["x"]\n[translate]\nbeam_size = 4\n')
     overrides = ["translate.engine=apertium"]
-    with pytest.raises(SettingsError, match=r"leave it out, or --set translate\.beam_size=2$"):
+    with pytest.raises(SettingsError, match=r"Remove it, or give --set translate\.beam_size=2$"):
         load_recipe(str(file), root=tmp_path, overrides=overrides)
     recipe = load_recipe(str(file), root=tmp_path, overrides=[*overrides, "translate.beam_size=2"])
     assert recipe.translate == TranslateConfig(engine="apertium")
@@ -121,7 +122,7 @@ def test_recipes_that_ship_load(name: str, tmp_path: Path) -> None:
     "settings", [{"reverse_package": ("x",)}, {"engine": "ctranslate2", "model": ("y",), "reverse_model": ("x",)}]
 )
 def test_a_model_for_a_way_back_that_is_not_gone(settings: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=r"translate\.reverse_\w+ is for the way back, .*round_trip = true"):
+    with pytest.raises(SettingsError, match=r"translate\.reverse_\w+ is for a round trip, .*round_trip = true"):
         TranslateConfig(**settings)
     assert reverse(TranslateConfig(**settings, round_trip=True)).round_trip is False
 

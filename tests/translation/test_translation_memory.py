@@ -85,7 +85,7 @@ def test_engines_do_not_share_translations(tmp_path: Path) -> None:
 
 def test_engines_whose_files_have_one_name_are_told_apart(tmp_path: Path) -> None:
     TranslationMemory(tmp_path, "a:b").record(["c"], [said("d")])
-    with pytest.raises(DamagedError, match=r"a-b\.sqlite holds the translations of a:b, not of a/b: move it away"):
+    with pytest.raises(DamagedError, match=r"a-b\.sqlite contains the translations of a:b, not of a/b: move it away"):
         TranslationMemory(tmp_path, "a/b")
 
 
@@ -132,7 +132,7 @@ def test_what_is_forgotten_is_not_left_to_a_reader(tmp_path: Path, monkeypatch: 
     with closing(sqlite3.connect(memory.path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM translations").fetchall()
-        with pytest.raises(TransientError, match="read by another process"):
+        with pytest.raises(TransientError, match="another process is reading"):
             memory.forget(["a"])
 
 
@@ -268,7 +268,7 @@ def test_a_damaged_header_is_found_before_work_starts(tmp_path: Path) -> None:
 def test_other_databases_are_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "x.sqlite")) as other:
         other.execute("CREATE TABLE t (a)")
-    with pytest.raises(DamagedError, match="is no translation memory of format 1: move it away"):
+    with pytest.raises(DamagedError, match="is not a translation memory of format 1: move it away"):
         TranslationMemory(tmp_path, "x")
 
 

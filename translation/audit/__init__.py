@@ -1,1 +1,1 @@
-"""The audit of the paper: a sample of translations, a form on which people rate them, and what their ratings say."""
+"""The audit of translations, as in the paper: a sample, a form for its raters, and a report of their ratings."""

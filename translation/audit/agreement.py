@@ -1,7 +1,7 @@
-"""How far raters agree beyond chance: Gwet's AC1, or AC2 where near misses count, with its 95 % interval.
+"""Agreement of raters beyond chance: Gwet's AC1, or AC2 if near misses count, with its 95 % confidence interval.
 
-Formulas: K. L. Gwet, Handbook of Inter-Rater Reliability, 4th edition, 2014, chapters 2 and 5, as his R package irrCAC
-computes them; ratings may be missing. The variance is that of other items for the same raters.
+Formulas: K. L. Gwet, Handbook of Inter-Rater Reliability, 4th edition, 2014, chapters 2 and 5, as in his R package
+irrCAC. Ratings may be missing. The variance is for other items rated by the same raters.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Gwet's coefficient; 1 is perfect agreement, 0 what chance gives.
+    """Gwet's coefficient: 1 is perfect agreement, 0 is the agreement by chance.
 
     Args:
         coefficient: (observed - by_chance) / (1 - by_chance).
-        standard_error: of the coefficient.
-        interval: its lowest and highest value at 95 % confidence, by Student's t, never above 1.
-        observed: weighted share of pairs of raters who agree, averaged over the items that two or more rated.
-        by_chance: weighted share who would agree by chance.
-        num_items: items with a rating; those with one rating tell how common each category is, and no more.
-        num_shared_items: items with two ratings or more.
+        standard_error: standard error of the coefficient.
+        interval: lowest and highest value at 95 % confidence, by Student's t, never above 1.
+        observed: weighted share of pairs of raters who agree, averaged over the items with two or more ratings.
+        by_chance: weighted share of pairs who would agree by chance.
+        num_items: items with a rating. Items with one rating only count for the frequency of each category.
+        num_shared_items: items with two or more ratings.
     """
 
     coefficient: float
@@ -42,9 +42,9 @@ class Agreement:
 
 
 def ordinal_weights(num_categories: int) -> Floats:
-    """Weights for categories in order, shape (categories, categories): 1 on the diagonal, 0 for the two ends.
+    """Return weights for categories in order, shape (categories, categories): 1 on the diagonal, 0 for the two ends.
 
-    Between them the weight falls with the number of pairs of categories that two ratings span.
+    Between them, the weight falls with the number of pairs of categories that two ratings span.
     """
     places = np.arange(num_categories)
     spanned = np.abs(places[:, None] - places[None, :]) + 1
@@ -54,19 +54,19 @@ def ordinal_weights(num_categories: int) -> Floats:
 
 
 def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Sequence[int], weights: Floats) -> Agreement:
-    """Gwet's coefficient of ratings by any number of raters.
+    """Return Gwet's coefficient of ratings by any number of raters.
 
     Args:
-        ratings: one row an item, one cell a rater, None where a rating is missing; shape (items, raters).
-        categories: the whole scale, in its order, at least two, used or not.
-        weights: how far each pair of categories agrees, 0 to 1, symmetric; shape (categories, categories).
+        ratings: one row for each item, one cell for each rater, None for a missing rating; shape (items, raters).
+        categories: the whole scale in its order, at least two categories, used or not.
+        weights: agreement of each pair of categories, 0 to 1, symmetric; shape (categories, categories).
 
     Raises:
-        InputError: fewer than two raters, or fewer than two items that two of them rated.
+        InputError: there are fewer than two raters, or fewer than two items with two ratings.
     """
     if any(len(row) < 2 for row in ratings):
-        raise InputError("agreement is between raters: give the ratings of at least two")
-    # How many raters gave each item each category, shape (items, categories).
+        raise InputError("agreement needs at least two raters: give the ratings of another one")
+    # Number of raters for each item and category, shape (items, categories).
     counts = np.array([[row.count(category) for category in categories] for row in ratings], float)
     counts = counts.reshape(len(ratings), len(categories))
     counts = counts[counts.sum(axis=1) > 0]
@@ -74,11 +74,11 @@ def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Seque
     shared = num_ratings >= 2
     if shared.sum() < 2:
         raise InputError(
-            f"agreement needs two items or more that two raters have both rated, and there are {shared.sum()}: "
+            f"agreement needs at least two items with the ratings of two raters, but there are {shared.sum()}: "
             "have more items rated"
         )
-    # What each item adds to the share of pairs who agree, and to that of those who would by chance; the means of both
-    # are these shares.
+    # Each item's term of the share of pairs who agree, and of the share who would by chance. The means of the terms are
+    # these shares.
     agreeing = (counts * (counts @ weights - 1)).sum(axis=1)
     pairs = np.where(shared, num_ratings * (num_ratings - 1), 1)
     observed_by_item = np.where(shared, agreeing / pairs, 0) * num_items / shared.sum()
@@ -87,7 +87,7 @@ def gwet_agreement(ratings: Sequence[Sequence[int | None]], *, categories: Seque
     by_chance_by_item = scale * (counts @ (1 - share_of_category)) / num_ratings
     observed, by_chance = float(observed_by_item.mean()), float(by_chance_by_item.mean())
     coefficient = (observed - by_chance) / (1 - by_chance)
-    # What each item adds to the coefficient; their spread is its error.
+    # Each item's term of the coefficient. The spread of the terms gives the standard error.
     by_item = (observed_by_item - by_chance * shared * num_items / shared.sum()) / (1 - by_chance)
     by_item -= 2 * (1 - coefficient) * (by_chance_by_item - by_chance) / (1 - by_chance)
     standard_error = float(np.sqrt(((by_item - coefficient) ** 2).sum() / (num_items * (num_items - 1))))

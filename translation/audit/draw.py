@@ -1,9 +1,9 @@
 """A stratified sample of a dataset's translations, for people to rate.
 
-What is drawn are distinct pairs of source and translation that a build kept. A stratum is a source's pairs with a
-warning in their quality columns, or a third of its other pairs by translation score; each is drawn from in proportion
-to its size. A drawn pair carries as its weight how many pairs it stands for, so that weighted means are estimates for
-all of them.
+The sample contains distinct pairs of source and translation from captions that a build kept. A stratum consists of a
+source's pairs with a warning in their quality columns, or of a third of its other pairs by translation score. The
+sample size of a stratum is proportional to its size. The weight of a sampled pair is the number of pairs that it
+represents, so that weighted means estimate the means of all pairs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from data_catalog.sources.origins import HAS_ORIGINAL
 from data_catalog.storage.manifest import require_snapshot
 from data_catalog.storage.shards import digest
 
-# The columns of a caption row that tell something of its translation, by their names in the schema.
+# Columns of the captions table that describe the quality of a translation.
 QUALITY_COLUMNS = (
     "translation_score",
     "translation_truncated",
@@ -36,8 +36,8 @@ AUDIT_COLUMNS = (
     *("num_captions", "caption_id", "translator", *QUALITY_COLUMNS),
 )
 
-# Hashes decide who is drawn and in which order pairs are shown, so that neither depends on the order of rows or files.
-# Of each stratum come its first pairs in drawing order, as many as the whole sample could take.
+# Hashes decide which pairs are drawn and in which order they are shown, so that neither depends on the order of rows or
+# files. The query returns the first pairs of each stratum in drawing order, at most as many as the whole sample.
 _CANDIDATES = f"""
     WITH pairs AS (
         SELECT clean_caption AS source_text, caption AS text, source_lang, target_lang, source, caption_id, translator,
@@ -75,7 +75,7 @@ _CANDIDATES = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stratum:
-    """How many distinct pairs a stratum has, and how many of them were drawn."""
+    """A stratum: the number of its distinct pairs, and the number drawn from it."""
 
     name: str
     num_pairs: int
@@ -87,10 +87,10 @@ class Audit:
     """A sample to be rated.
 
     Args:
-        audit_id: digest of the rows: other rows, weights or order, another id.
-        dataset: where it was drawn.
-        rows: one a pair, in the order in which raters see them, with `AUDIT_COLUMNS`.
-        strata: all of them, by name, those without a row included.
+        audit_id: digest of the rows; it changes with rows, weights and order.
+        dataset: the dataset of the sample.
+        rows: one row for each pair, in the order in which raters see them, with `AUDIT_COLUMNS`.
+        strata: all strata by name, those without a row included.
     """
 
     audit_id: str
@@ -100,19 +100,26 @@ class Audit:
 
 
 def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
-    """Draw `num_rows` distinct pairs, or all where there are fewer, from a dataset's current snapshot.
+    """Draw `num_rows` distinct pairs, or all if there are fewer, from a dataset's current snapshot.
+
+    Args:
+        root: folder of the catalog.
+        dataset: name of the dataset.
+        num_rows: size of the sample.
+        seed: seed of the draw; equal seeds draw the same pairs.
 
     Raises:
         SettingsError: `num_rows` is not positive.
         InputError: there is no such dataset, or it has no translated captions.
     """
     if num_rows < 1:
-        raise SettingsError(f"an audit of {num_rows} rows rates nothing: give --n 1 or more")
+        raise SettingsError(f"an audit needs at least one row, got --n {num_rows}: give --n 1 or more")
     require_snapshot(root, dataset)
     candidates = query(root, _CANDIDATES, {"dataset": dataset, "seed": str(seed), "num_rows": num_rows}).to_pylist()
     if not candidates:
         raise InputError(
-            f"dataset {dataset!r} of {root} has no translated captions that were kept, with originals: none to audit"
+            f"dataset {dataset!r} of {root} has no kept captions with a translation and its original: there is nothing "
+            "to audit"
         )
     sizes = {row["stratum"]: row["stratum_size"] for row in candidates}
     names = sorted(sizes)
@@ -134,15 +141,15 @@ def draw_audit(root: Path, dataset: str, *, num_rows: int, seed: int) -> Audit:
 
 
 def row_id(source_text: str, text: str) -> str:
-    """A pair's identity in an audit; it begins with a letter, since spreadsheets round what looks like a number."""
+    """Return a pair's id in an audit; it starts with a letter, because spreadsheets round number-like ids."""
     return "r" + digest([source_text, text])[:12]
 
 
 def allocate(sizes: Sequence[int], num_rows: int) -> list[int]:
-    """How many rows to draw from strata of these sizes: in proportion to them, by largest remainder.
+    """Return how many rows to draw from strata of these sizes: in proportion to them, by largest remainder.
 
-    Each stratum that is not empty gets at least one row, if there are enough rows for that; all rows are drawn where
-    there are fewer than asked for. Of equal remainders, the earlier stratum's counts.
+    Each stratum that is not empty gets at least one row, if there are enough rows for that. All rows are drawn if there
+    are fewer than `num_rows`. Among equal remainders, the earlier stratum gets the row.
     """
     if num_rows >= sum(sizes):
         return list(sizes)
@@ -160,7 +167,7 @@ def allocate(sizes: Sequence[int], num_rows: int) -> list[int]:
 
 
 def _too_small(sizes: Sequence[int], places: Sequence[int], num_rows: int) -> set[int]:
-    """Strata whose proportional share is below one row, and those that fall below it once the former got theirs."""
+    """Return the strata whose proportional share is below one row, also after the smallest ones have got their row."""
     total = sum(sizes[place] for place in places)
     small = {place for place in places if sizes[place] * num_rows < total}
     if not small:

@@ -1,12 +1,12 @@
-"""What raters get and give: the form on which they rate an audit's pairs, and the CSV files around it.
+"""The HTML form on which raters rate an audit's pairs, and the CSV files of an audit.
 
-The form is one HTML file that needs no network and runs nothing but its script. Raters see texts only: no score, no
-stratum, no weight. Texts of the dataset stand in a block of JSON in which no character can end the block, and the
-page's policy lets the browser run this one script and load nothing at all.
+The form is one HTML file that needs no network and runs only its own script. Raters see texts only: no score, no
+stratum, no weight. The dataset's texts are in a block of JSON in which no character can end the block. The page's
+content security policy allows this one script, and loads nothing.
 
-CSV files hold exact texts that no spreadsheet takes for formulas. A text that begins with `=`, `+`, `-`, `@`, a tab, a
-line end or an apostrophe is written with an apostrophe in front, and read without it: every text comes back as it was.
-Numbers stay numbers. The form writes by the same rule.
+CSV files contain exact texts that spreadsheets do not treat as formulas. A text that begins with `=`, `+`, `-`, `@`, a
+tab, a line end or an apostrophe is written with an apostrophe in front, which is removed on reading: every text is read
+as it was written. Numbers stay numbers. The form's script writes by the same rule.
 """
 
 import base64
@@ -22,16 +22,16 @@ from importlib.resources import files
 from translation.audit.draw import Audit
 
 AUDIT_FILE, FORM_FILE = "audit.csv", "audit.html"
-# What the rating form saves, one row a pair; `rating` is 1 to 4, or empty.
+# Columns of the CSV that the form saves, one row for each pair; `rating` is 1 to 4, or empty.
 RATING_COLUMNS = ("audit_id", "row_id", "rating", "comment", "rater")
 
-# What makes a spreadsheet compute, in full width as well, and our own mark.
+# Starts of a spreadsheet formula, also in full width, and our own mark.
 RISKY_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
 _SHOWN = ("row_id", "source_text", "text", "source_lang", "target_lang")
 
 
 def render_form(audit: Audit) -> str:
-    """The form of an audit, as the text of one HTML file in UTF-8."""
+    """Return the form of an audit, as the text of one HTML file in UTF-8."""
     style, script = _part("form.css"), _part("form.js")
     data = {
         "audit_id": audit.audit_id,
@@ -47,7 +47,7 @@ def render_form(audit: Audit) -> str:
         "DATASET": html.escape(audit.dataset),
         "STYLE": style,
         "SCRIPT": script,
-        # Nothing in it means something to HTML: `</script>` and `<!--` are written as escapes.
+        # Characters with a meaning in HTML are escaped, so that `</script>` and `<!--` cannot occur.
         "DATA": re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text),
     }
     return re.sub("@@([A-Z]+)@@", lambda match: parts[match[1]], _part("form.html"))
@@ -58,22 +58,22 @@ def _part(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """Return the source by which a content security policy allows an inline script or style."""
+    """Return the source expression of a content security policy that allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def safe_cell(text: str) -> str:
-    """A text as a cell that a spreadsheet shows and does not compute."""
+    """Return a text as a cell that a spreadsheet shows and does not compute."""
     return f"'{text}" if text.startswith(RISKY_STARTS) else text
 
 
 def plain_cell(cell: str) -> str:
-    """The text that `safe_cell` made a cell of."""
+    """Return the text from which `safe_cell` made a cell."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(RISKY_STARTS) else cell
 
 
 def sheet_text(columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> str:
-    """A CSV file's text, with CRLF as the format has it: None is empty, booleans and lists are JSON."""
+    """Return the text of a CSV file with CRLF line ends: None is an empty cell, booleans and lists are JSON."""
 
     def cell(value: object) -> object:
         if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""What raters filled in, read beside the audit that they rated, and what that says of its rows.
+"""Read the CSV of an audit and the CSV files of its raters, and compute mean ratings.
 
-Whatever does not fit is an error with its line.
+Invalid content raises an error with its file and line.
 """
 
 import math
@@ -20,7 +20,7 @@ from translation.audit.form import RATING_COLUMNS, plain_cell
 # 1: the meaning is lost; 2: the idea is there, but something is wrong; 3: good, with flaws; 4: good.
 GRADES = (1, 2, 3, 4)
 
-# The quality columns of an audit that hold numbers; an audit of other texts may lack some, or all.
+# Quality columns of an audit that contain numbers. An audit of other texts may have only some or none of them.
 NUMBER_COLUMNS = (
     "translation_score",
     "round_trip_chrf",
@@ -38,17 +38,17 @@ _ROUNDS, _SEED = 2_000, 1  # of the bootstrap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRow:
-    """One pair of texts that was rated.
+    """A pair of texts with its ratings.
 
     Args:
-        row_id: its identity within the audit.
-        source_text: what was translated.
+        row_id: id in the audit.
+        source_text: the original text.
         text: the translation.
-        source: dataset that the caption is from.
-        weight: how many pairs of the dataset it stands for.
-        quality: its `NUMBER_COLUMNS`, of those that the audit has; None where nothing was measured.
-        grades: by rater, in the order of the raters; those who did not rate it are left out.
-        comments: by rater.
+        source: source of the caption.
+        weight: number of pairs of the dataset that it represents.
+        quality: values of the `NUMBER_COLUMNS` that the audit has; None for an empty cell.
+        grades: grades by rater, in the order of the raters; raters who did not rate the row are left out.
+        comments: comments by rater.
     """
 
     row_id: str
@@ -62,12 +62,12 @@ class AuditRow:
 
     @property
     def mean(self) -> float:
-        """Mean grade, 1 to 4, of a row that was rated."""
+        """Return the mean grade, 1 to 4, of a rated row."""
         return sum(self.grades.values()) / len(self.grades)
 
     @property
     def spread(self) -> int:
-        """Highest less lowest grade."""
+        """Return the highest grade minus the lowest."""
         return max(self.grades.values()) - min(self.grades.values())
 
 
@@ -81,12 +81,12 @@ class AuditSheet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatingSheet:
-    """What one rater said.
+    """The ratings of one rater.
 
     Args:
         rater: the name.
-        grades: one of `GRADES` by row_id; rows that were not rated are left out.
-        comments: by row_id; rows without one are left out.
+        grades: grades (`GRADES`) by row_id; rows that were not rated are left out.
+        comments: comments by row_id; rows without one are left out.
     """
 
     rater: str
@@ -96,7 +96,7 @@ class RatingSheet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeanRating:
-    """A mean of rows' mean grades, and its 95 % interval; None for fewer than two rows."""
+    """A mean of rows' mean grades, and its 95 % confidence interval; None for fewer than two rows."""
 
     value: float
     interval: tuple[float, float] | None
@@ -110,10 +110,10 @@ class _Row(NamedTuple):
 
 
 def read_audit(path: Path) -> AuditSheet:
-    """Read what `vernaclip audit draw` wrote.
+    """Read the CSV that `vernaclip audit draw` wrote.
 
     Raises:
-        InputError: the file is missing, no CSV of an audit, empty, or holds a row twice or a number that is none.
+        InputError: the file is missing, empty, not the CSV of an audit, or contains a row twice or an invalid number.
     """
     rows = _read_sheet(path, _AUDIT_COLUMNS, what="an audit's CSV")
     audit_id = _only_one(rows, "audit_id", path)
@@ -122,11 +122,11 @@ def read_audit(path: Path) -> AuditSheet:
 
 
 def read_ratings(paths: Sequence[Path], audit: AuditSheet) -> list[RatingSheet]:
-    """Read what the rating form saved, one file a rater; a row that a file lacks was not rated.
+    """Read the CSV files that the form saved, one for each rater; a row that a file does not contain was not rated.
 
     Raises:
-        InputError: a file is missing, no CSV of ratings, of another audit, without a rating, or by the same rater as
-            another; or a row is unknown, stands twice, or has a rating other than 1, 2, 3, 4 or nothing.
+        InputError: a file is missing, not a CSV of ratings, of another audit, without a rating, or by the same rater as
+            another; or a row is unknown, occurs twice, or has a rating other than 1, 2, 3, 4 or nothing.
     """
     known = {row.row_id for row in audit.rows}
     sheets: dict[str, tuple[Path, RatingSheet]] = {}
@@ -135,7 +135,8 @@ def read_ratings(paths: Sequence[Path], audit: AuditSheet) -> list[RatingSheet]:
         name = sheet.rater.casefold()
         if name in sheets:
             raise InputError(
-                f"{sheets[name][0]} and {path} are both by {sheet.rater!r}: give one file a rater, or correct the name"
+                f"{sheets[name][0]} and {path} are both by {sheet.rater!r}: give one file for each rater, or correct "
+                "the name"
             )
         sheets[name] = (path, sheet)
     return [sheet for _, sheet in sheets.values()]
@@ -145,7 +146,7 @@ def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
     rows = _read_sheet(path, RATING_COLUMNS, what="ratings as the form saves them")
     found = _only_one(rows, "audit_id", path)
     if found != audit_id:
-        raise InputError(f"{path} rates audit {found}, and this is audit {audit_id}: give the files of one audit")
+        raise InputError(f"{path} rates audit {found}, but this is audit {audit_id}: give the files of one audit")
     rater = _only_one(rows, "rater", path)
     places = _places(rows)
     for row_id, row in places.items():
@@ -155,13 +156,11 @@ def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
     for row_id, row in places.items():
         rating = row.cells["rating"].strip()
         if rating and rating not in _GRADES:
-            raise InputError(
-                f"{row.where}: the rating {rating!r} is none of 1, 2, 3 and 4: correct it or leave it empty"
-            )
+            raise InputError(f"{row.where}: the rating {rating!r} is not 1, 2, 3 or 4: correct it or leave it empty")
         if rating:
             grades[row_id] = _GRADES[rating]
     if not grades:
-        raise InputError(f"{path} has no rating yet: leave it out, or have it filled in")
+        raise InputError(f"{path} contains no ratings: leave the file out, or have it filled in")
     comments = {row_id: comment for row_id, row in places.items() if (comment := row.cells["comment"].strip())}
     return RatingSheet(rater=rater, grades=grades, comments=comments)
 
@@ -170,7 +169,7 @@ def _audit_row(row: _Row) -> AuditRow:
     cells = row.cells
     weight = _number(row, "weight")
     if weight is None or weight <= 0:
-        raise InputError(f"{row.where}: the weight {cells['weight']!r} is not above 0: undo the change to that row")
+        raise InputError(f"{row.where}: the weight {cells['weight']!r} must be above 0: undo the change to that row")
     return AuditRow(
         row_id=cells["row_id"].strip(),
         source_text=cells["source_text"],
@@ -182,7 +181,7 @@ def _audit_row(row: _Row) -> AuditRow:
 
 
 def _number(row: _Row, column: str) -> float | None:
-    """The number in a cell, None where it is empty."""
+    """Return the number in a cell, or None for an empty cell."""
     cell = row.cells[column].strip()
     if not cell:
         return None
@@ -191,15 +190,15 @@ def _number(row: _Row, column: str) -> float | None:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{row.where}: {column} is {cell!r}, which is no number: undo the change to that row")
+        raise InputError(f"{row.where}: {column} is {cell!r}, which is not a number: undo the change to that row")
     return number
 
 
 def _places(rows: Sequence[_Row]) -> dict[str, _Row]:
-    """Rows by their row_id, in order.
+    """Return the rows by their row_id, in order.
 
     Raises:
-        InputError: one has none, or two have the same.
+        InputError: a row_id is empty, or occurs twice.
     """
     places: dict[str, _Row] = {}
     for row in rows:
@@ -207,33 +206,33 @@ def _places(rows: Sequence[_Row]) -> dict[str, _Row]:
         if not row_id:
             raise InputError(f"{row.where}: the row_id is empty: undo the change to that row")
         if row_id in places:
-            raise InputError(f"{row.where}: row {row_id!r} stands there already, at {places[row_id].where}: keep one")
+            raise InputError(f"{row.where}: row {row_id!r} occurs twice, first at {places[row_id].where}: keep one")
         places[row_id] = row
     return places
 
 
 def _only_one(rows: Sequence[_Row], column: str, path: Path) -> str:
-    """The value that a column has in all rows.
+    """Return the value that a column has in all rows.
 
     Raises:
-        InputError: it is empty, or not the same everywhere.
+        InputError: it is empty, or differs between rows.
     """
     values = list(dict.fromkeys(row.cells[column].strip() for row in rows))
     if len(values) > 1:
-        raise InputError(f"{path} has more than one {column}: {', '.join(map(repr, values[:3]))}; give one file each")
+        raise InputError(f"{path} has more than one {column}: {', '.join(map(repr, values[:3]))}. Give one file each")
     if not values[0]:
-        raise InputError(f"{path} has no {column}: write one into that column")
+        raise InputError(f"{path} has no {column}: fill in that column")
     return values[0]
 
 
 def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]:
-    """All records of a CSV file, delimited by comma, semicolon or tab; rows of empty cells are none.
+    """Return all records of a CSV file, delimited by comma, semicolon or tab; rows of empty cells are left out.
 
     Raises:
-        InputError: the file is missing, empty, no UTF-8, broken, or lacks a column.
+        InputError: the file is missing, empty, not UTF-8, malformed, or has no column of a required name.
     """
     if not path.is_file():
-        raise InputError(f"{path} is no file: expected {what}")
+        raise InputError(f"{path} is not a file: expected {what}")
     check_text_file(path, expected=what)
     lines = read_lines(path)
     header = next((line.text for line in lines if line.text), "")
@@ -249,18 +248,18 @@ def _read_sheet(path: Path, required: Sequence[str], *, what: str) -> list[_Row]
     for record in read_records(lines, delimiter=delimiter, num_cells=len(columns), starts_row=lambda cells: False):
         if record.trouble:
             raise InputError(
-                f"{path}, line {record.line}: {record.trouble.detail}: save the sheet as CSV in UTF-8 again"
+                f"{path}, line {record.line}: {record.trouble.detail}. Save the sheet as CSV in UTF-8 again"
             )
         if any(cell.strip() for cell in record.cells):
             cells = dict(zip(columns, map(plain_cell, record.cells), strict=True))
             rows.append(_Row(f"{path}, line {record.line}", cells))
     if not rows:
-        raise InputError(f"{path} has columns and no rows: expected {what}")
+        raise InputError(f"{path} has no rows: expected {what}")
     return rows
 
 
 def rated_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[AuditRow]:
-    """Rows with at least one rating, in the audit's order."""
+    """Return the rows with at least one rating, in the audit's order."""
     rows = [
         replace(
             row,
@@ -273,14 +272,14 @@ def rated_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[AuditRo
 
 
 def mean_rating(rows: Sequence[AuditRow], *, weighted: bool = False) -> MeanRating:
-    """Mean over rows, each by the mean of its grades, whoever rated it.
+    """Return the mean over rows of each row's mean grade.
 
-    The interval is a bootstrap's percentiles: rows are drawn anew with what they weigh, strata are not kept apart, and
-    raters are taken as they are. It is too short where few rows are bad, and without length where all rows are equal.
+    The interval is a percentile bootstrap: rows are resampled with their weights, strata are not kept apart, and the
+    raters are fixed. It is too short if few rows are bad, and has length 0 if all rows are equal.
 
     Args:
         rows: at least one.
-        weighted: let each row count for the pairs that it stands for: an estimate for the whole dataset.
+        weighted: weight each row by the number of pairs that it represents, to estimate the mean of the whole dataset.
     """
     means = np.array([row.mean for row in rows])
     weights = np.array([row.weight if weighted else 1.0 for row in rows])
@@ -297,12 +296,12 @@ def mean_rating(rows: Sequence[AuditRow], *, weighted: bool = False) -> MeanRati
 
 
 def worst_rows(rows: Sequence[AuditRow], num_rows: int) -> list[AuditRow]:
-    """The rows with the lowest mean, the most disputed first among equals; none that all found good."""
+    """Return the rows with the lowest mean, the most disputed first among equals; perfect rows are left out."""
     flawed = [row for row in rows if row.mean < GRADES[-1]]
     return sorted(flawed, key=lambda row: (row.mean, -row.spread))[:num_rows]
 
 
 def disputed_rows(rows: Sequence[AuditRow], num_rows: int) -> list[AuditRow]:
-    """The rows whose grades lie furthest apart, by two grades or more, the lowest mean first among equals."""
+    """Return the rows whose grades differ by two or more, largest difference first, then lowest mean."""
     disputed = [row for row in rows if row.spread >= 2]
     return sorted(disputed, key=lambda row: (-row.spread, row.mean))[:num_rows]

@@ -1,4 +1,4 @@
-"""What raters say of a sample, as text: beside the paper's numbers, with the thresholds that follow for a recipe."""
+"""The report of an audit, as text: its numbers next to the paper's, and thresholds that it suggests for a recipe."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,28 +31,28 @@ PAPER = "the paper: 3 raters, 100 captions that DeepL translated into Italian (B
 def audit_report(
     ratings: Sequence[Path], sheet: Path | None, *, bad_below: float, max_good_dropped: float, worst: int
 ) -> Iterator[str]:
-    """Yield means, agreement, grades, what quality columns tell, proposed thresholds, and the worst rows, as lines.
+    """Yield the report's lines: means, agreement, grades, quality columns, proposed thresholds, and the worst rows.
 
     Args:
-        ratings: what the form saved, one file a rater.
-        sheet: the audit; None: beside the first ratings.
-        bad_below: a lower mean rating is bad.
-        max_good_dropped: share of the other rows that a threshold may cost.
-        worst: how many rows are listed.
+        ratings: CSV files that the form saved, one for each rater.
+        sheet: CSV file of the audit; None for the one beside the first ratings.
+        bad_below: a row is bad if its mean rating is lower.
+        max_good_dropped: share of the other rows that a threshold may drop.
+        worst: number of rows that are listed.
 
     Raises:
-        SettingsError: an option is out of bounds.
-        PipelineError: a file is missing or not what it should be; see `read_audit` and `read_ratings`.
+        SettingsError: an option is out of range.
+        PipelineError: a file is missing or invalid; see `read_audit` and `read_ratings`.
     """
     if not GRADES[0] < bad_below <= GRADES[-1]:
-        raise SettingsError(f"--bad-below {bad_below:g} is no rating above 1 and up to 4: 3 is the default")
+        raise SettingsError(f"--bad-below must be above 1 and at most 4, got {bad_below:g}: the default is 3")
     if not 0 <= max_good_dropped < 1:
-        raise SettingsError(f"--max-good-dropped {max_good_dropped:g} is no share of 0 or more and below 1")
+        raise SettingsError(f"--max-good-dropped must be at least 0 and below 1, got {max_good_dropped:g}")
     if worst < 0:
-        raise SettingsError(f"--worst {worst} is negative: 0 lists no rows")
+        raise SettingsError(f"--worst must not be negative, got {worst}: 0 lists no rows")
     path = sheet or ratings[0].parent / AUDIT_FILE
     if sheet is None and not path.is_file():
-        raise InputError(f"{path} is no file: put the audit's CSV beside {ratings[0]}, or name it with --audit")
+        raise InputError(f"{path} is not a file: put the audit's CSV beside {ratings[0]}, or name it with --audit")
     audit = read_audit(path)
     sheets = read_ratings(ratings, audit)
     rows = rated_rows(audit, sheets)
@@ -73,20 +73,20 @@ def audit_report(
 def _means(audit: AuditSheet, sheets: Sequence[RatingSheet], rows: Sequence[AuditRow]) -> Iterator[str]:
     num_missing = sum(len(audit.rows) - len(sheet.grades) for sheet in sheets)
     yield (
-        f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, of which {len(rows):,} are rated, by "
-        f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; ratings missing: {num_missing:,}\n"
+        f"audit {cell_text(audit.audit_id)}: {len(audit.rows):,} rows, {len(rows):,} of them rated by "
+        f"{len(sheets)} {'rater' if len(sheets) == 1 else 'raters'}; missing ratings: {num_missing:,}\n"
     )
     coefficient = "-"
     try:
         table = [[row.grades.get(sheet.rater) for sheet in sheets] for row in rows]
         found = gwet_agreement(table, categories=GRADES, weights=ordinal_weights(len(GRADES)))
-    except InputError as error:  # a mean is worth telling without it
+    except InputError as error:  # the mean is still reported
         note = f"no AC1: {error}"
     else:
         coefficient = _with_interval(found.coefficient, found.interval, digits=3)
         note = (
-            f"pairs of raters agree to {found.observed:.1%}, near misses in part; {found.by_chance:.1%} would be "
-            f"chance; {found.num_shared_items:,} rows have two ratings or more"
+            f"{found.observed:.1%} of the pairs of raters agree (near misses count in part); {found.by_chance:.1%} "
+            f"would agree by chance; {found.num_shared_items:,} rows have two or more ratings"
         )
     cells = [
         ("mean rating, 1 to 4", _mean(mean_rating(rows)), f"{PAPER_MEAN}"),
@@ -126,31 +126,31 @@ def _grade_rows(audit: AuditSheet, sheets: Sequence[RatingSheet]) -> list[dict[s
 def _columns(rows: Sequence[AuditRow], bad_below: float, max_good_dropped: float) -> Iterator[str]:
     verdicts = judge_columns(rows, bad_below=bad_below, max_good_dropped=max_good_dropped)
     if not verdicts:
-        yield "\nthe audit has no quality columns with numbers: no threshold can be fitted"
+        yield "\nthe audit has no quality columns with numbers, so no threshold can be fitted"
         return
     num_bad = sum(row.mean < bad_below for row in rows)
-    yield f"\nhow well quality columns tell the {num_bad:,} bad rows (mean rating below {bad_below:g}) from the others"
+    yield f"\nhow well quality columns separate {num_bad:,} bad rows (mean rating below {bad_below:g}) from the others"
     yield plain_table([_verdict(verdict) for verdict in verdicts])
-    yield "AUC: 1 tells all bad rows, 0.5 is chance; rates are those of rows left out of the fit; 95 % intervals"
+    yield "AUC: 1 separates all bad rows, 0.5 is chance level; rates are for rows left out of the fit; 95 % intervals"
     settings = recipe_lines(verdicts)
     if settings:
-        price = f"each dropping at most {max_good_dropped:.0%} of the others where it was fitted"
+        price = f"each drops at most {max_good_dropped:.0%} of the other rows that it was fitted on"
         yield from (f"\nthresholds for a recipe, {price}", *settings)
     bands = {column: rating_bands(rows, column) for column in NUMBER_COLUMNS}
     table: list[dict[str, object]] = [
         {
             "column": column,
-            "from": f"{band.lowest:.6g}",  # margins are mostly close to 1
+            "from": f"{band.lowest:.6g}",  # most margins are close to 1
             "to": f"{band.highest:.6g}",
             "rows": band.num_rows,
             "mean rating": band.mean,
         }
         for column, found in bands.items()
-        if len(found) > 1  # one band is the mean of all
+        if len(found) > 1  # one band would repeat the mean of all rows
         for band in found
     ]
     if table:
-        yield from ("\nmean rating by quarters of each column that varies", plain_table(table))
+        yield from ("\nmean rating by quarters of each column's values", plain_table(table))
 
 
 def _verdict(verdict: Verdict) -> dict[str, object]:
@@ -162,7 +162,7 @@ def _verdict(verdict: Verdict) -> dict[str, object]:
         "drop": f"{'below' if low else 'above'} {found.threshold:.12g}" if found else "low" if low else "high",
         "bad kept": _rate(found.bad_kept) if found else "-",
         "others dropped": _rate(found.good_dropped) if found else "-",
-        "remark": verdict.reason or ("" if verdict.criterion.settings else "no check of a recipe reads it"),
+        "remark": verdict.reason or ("" if verdict.criterion.settings else "no check uses this column"),
     }
 
 

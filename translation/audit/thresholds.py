@@ -1,7 +1,7 @@
-"""Which quality columns tell badly rated translations from others, and where a check's threshold should lie.
+"""Find the quality columns that separate badly rated translations from others, and propose thresholds for checks.
 
-A threshold is proposed only where the data carry it, and its error rates are those of rows that had no say in it: each
-row is judged by the threshold that all others give (leave-one-out).
+A threshold is proposed only if the ratings support it. Its error rates come from leave-one-out: each row is judged by
+the threshold that is fitted on all other rows.
 """
 
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ from translation.audit.ratings import AuditRow
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-# Fewer bad rows than this fit any threshold: leave-one-out itself would tell nothing.
+# With fewer bad rows any threshold fits, and leave-one-out means nothing.
 MIN_BAD_ROWS = 10
 NUM_BANDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Criterion:
-    """One direction in which a quality column may tell bad rows, and the settings of a recipe that act on it.
+    """A quality column with the direction of bad values, and the recipe settings that use it.
 
     Args:
         column: name in `translation.audit.ratings.NUMBER_COLUMNS`.
-        bad_is_low: whether low values are taken for bad ones, or high ones.
-        settings: keys of the recipe's section `check` that take the threshold; none where no check reads the column.
-        also: further keys, without which the check would spare rows beyond the threshold.
-        bound: what the settings may not go beyond: the most for low bad values, the least for high ones.
+        bad_is_low: low values are bad, otherwise high ones.
+        settings: keys of the recipe's section `check` that take the threshold; empty if no check uses the column.
+        also: further keys without which the check would not drop all rows beyond the threshold.
+        bound: limit of the settings: the maximum if low values are bad, else the minimum.
     """
 
     column: str
@@ -60,7 +60,7 @@ CRITERIA = (
         also=(("longer_slack_letters", 0),),
         bound=1,
     ),
-    # Which of the two a run reads depends on its language pack.
+    # The language pack decides which of the two settings a run uses.
     Criterion(
         column="copied_share", bad_is_low=False, settings=("max_copied_share", "max_copied_share_unlisted"), bound=0
     ),
@@ -71,7 +71,7 @@ CRITERIA = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """A share of rows, with Wilson's 95 % interval."""
+    """A share of rows, with Wilson's 95 % confidence interval."""
 
     count: int
     num_rows: int
@@ -80,12 +80,12 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """A threshold, and how it does on rows that had no say in it.
+    """A threshold with its error rates on rows that it was not fitted on.
 
     Args:
-        threshold: rows beyond it would be dropped: below, if low values are bad, else above.
-        bad_kept: of the bad rows.
-        good_dropped: of the good rows.
+        threshold: rows beyond it would be dropped: below it if low values are bad, else above it.
+        bad_kept: share of the bad rows that would be kept.
+        good_dropped: share of the good rows that would be dropped.
     """
 
     threshold: float
@@ -95,17 +95,17 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """How well a criterion tells bad rows from good ones.
+    """The result for a criterion: how well it separates bad rows from good ones.
 
     Args:
         criterion: the column and its direction.
-        num_rows: rated rows that have a value.
-        num_bad: how many of them are bad.
-        auc: area under the ROC curve: how often, of a bad and a good row, the bad one has the worse value, ties half;
-            None without a bad row or without a good one.
-        auc_interval: its 95 % interval.
-        proposal: None where the data carry no threshold.
-        reason: why there is none, else "".
+        num_rows: rated rows with a value.
+        num_bad: number of bad rows among them.
+        auc: area under the ROC curve: the probability that, of a bad and a good row, the bad one has the worse value;
+            ties count half. None without bad rows or without good ones.
+        auc_interval: its 95 % confidence interval.
+        proposal: None if the ratings support no threshold.
+        reason: why there is no proposal, else "".
     """
 
     criterion: Criterion
@@ -119,7 +119,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """Rows whose value in a column lies in a range, both ends included, and their mean rating."""
+    """Rows whose value in a column is in a range, both ends included, and their mean rating."""
 
     lowest: float
     highest: float
@@ -128,13 +128,13 @@ class Band:
 
 
 def judge_columns(rows: Sequence[AuditRow], *, bad_below: float, max_good_dropped: float) -> list[Verdict]:
-    """Judge every criterion whose column the audit has, rows weighing the same.
+    """Judge every criterion whose column is in the audit; all rows have the same weight.
 
     Args:
         rows: rated rows.
         bad_below: a row is bad if its mean rating is lower, 1 to 4.
-        max_good_dropped: the share of good rows, 0 to 1, that a threshold may cost at most where it was fitted; of
-            those that cost no more, the one that drops most bad rows is proposed.
+        max_good_dropped: largest share of good rows, 0 to 1, that a threshold may drop of the rows that it is fitted
+            on. Among the thresholds within it, the one that drops the most bad rows is proposed.
     """
     return [
         _verdict(criterion, rows, bad_below, max_good_dropped)
@@ -144,7 +144,7 @@ def judge_columns(rows: Sequence[AuditRow], *, bad_below: float, max_good_droppe
 
 
 def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """The section `check` of a recipe with all proposed thresholds that a check reads; [] without any."""
+    """Return the section `check` of a recipe with all proposed thresholds that a check uses; [] if there are none."""
     settings: dict[str, float] = {}
     for verdict in verdicts:
         if verdict.proposal:
@@ -154,7 +154,7 @@ def recipe_lines(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def rating_bands(rows: Sequence[AuditRow], column: str) -> list[Band]:
-    """Mean ratings by quarters of a column's values; equal values share a band, so there may be fewer than four."""
+    """Return mean ratings by quarters of a column's values; equal values share a band, so some may be missing."""
     measured = [(value, row.mean) for row in rows if (value := row.quality.get(column)) is not None]
     if not measured:
         return []
@@ -180,17 +180,17 @@ def _verdict(criterion: Criterion, rows: Sequence[AuditRow], bad_below: float, m
     auc = auc_interval = proposal = None
     if num_bad and num_good:
         auc = float(mannwhitneyu(values[~bad], values[bad], method="asymptotic").statistic) / (num_bad * num_good)
-        # Newcombe's score interval (Statistics in Medicine 25, 2006, 559-573, method 5), sound up to the ends 0 and 1.
+        # Newcombe's score interval (Statistics in Medicine 25, 2006, 559-573, method 5), valid up to the ends 0 and 1.
         auc_interval = _lowest_area(auc, num_bad, num_good), 1 - _lowest_area(1 - auc, num_bad, num_good)
     if num_bad < MIN_BAD_ROWS:
         reason = f"only {num_bad} bad rows, {MIN_BAD_ROWS} are needed"
     elif num_good < MIN_BAD_ROWS:
         reason = f"only {num_good} good rows, {MIN_BAD_ROWS} are needed"
     elif auc_interval is None or auc_interval[0] <= 0.5:
-        reason = "may tell no more than chance"
+        reason = "may be no better than chance"
     else:
         proposal = _proposal(values, bad, criterion, max_good_dropped)
-        reason = "" if proposal else "no threshold drops a bad row at that price"
+        reason = "" if proposal else "no threshold drops a bad row within --max-good-dropped"
     return Verdict(
         criterion=criterion,
         num_rows=len(measured),
@@ -203,7 +203,7 @@ def _verdict(criterion: Criterion, rows: Sequence[AuditRow], bad_below: float, m
 
 
 def _lowest_area(auc: float, num_bad: int, num_good: int) -> float:
-    """The area from which `auc` is as far up as 95 % confidence allows, with Hanley and McNeil's variance there."""
+    """Return the lower end of the 95 % confidence interval of `auc`, with Hanley and McNeil's variance at that end."""
     if auc == 0:
         return 0.0
     quantile = ndtri((1 + CONFIDENCE) / 2)
@@ -214,12 +214,12 @@ def _lowest_area(auc: float, num_bad: int, num_good: int) -> float:
         variance = area * (1 - area) * spread / (num_bad * num_good)
         return float((area - auc) ** 2 - quantile**2 * variance)
 
-    # Positive at 0, negative at `auc`; an `auc` of 1 is a root itself, and not the one looked for.
+    # Positive at 0, negative at `auc`. An `auc` of 1 is itself a root, but not the one that is needed.
     return float(brentq(excess, 0.0, min(auc, 1 - 1e-9)))
 
 
 def _proposal(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: float) -> Proposal | None:
-    """The threshold of all rows, and each row judged by that of all others; low values are bad."""
+    """Return the threshold fitted on all rows, with leave-one-out error rates; low values are bad."""
     threshold = _fit(values, bad, criterion, max_good_dropped)
     if threshold is None:
         return None
@@ -236,7 +236,7 @@ def _proposal(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped
 
 
 def _fit(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: float) -> float | None:
-    """The threshold below which most bad rows lie, for the price allowed; low values are bad, None if it drops none."""
+    """Return the threshold that drops the most bad rows within the limit for good rows, or None; low values are bad."""
     levels = np.unique(values)
     bound = np.inf if criterion.bound is None else criterion.bound if criterion.bad_is_low else -criterion.bound
     kept, dropped = levels[1:], levels[:-1]  # neighbours: a threshold lies between them
@@ -246,9 +246,9 @@ def _fit(values: Floats, bad: Flags, criterion: Criterion, max_good_dropped: flo
     gain = np.where(num_good <= max_good_dropped * (~bad).sum() + 1e-9, num_bad, 0)
     if not gain.any():
         return None
-    best = int(gain.argmax())  # the lowest of equals, which drops fewest good rows
+    best = int(gain.argmax())  # the lowest among equals, which drops the fewest good rows
     low, high = float(dropped[best]), float(kept[best])
-    # As few digits of the upper one as are still above the lower one.
+    # The fewest digits of the upper value that are still above the lower one.
     shorter = (float(f"{high:.{digits}g}") for digits in range(1, 17))
     return min(next((found for found in shorter if low < found <= high), high), float(bound))
 

@@ -1,1 +1,1 @@
-"""The engines: what each needs to be opened, and how it translates."""
+"""The built-in engines, and the interface for engines of installed packages."""

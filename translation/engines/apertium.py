@@ -1,13 +1,13 @@
-"""Apertium's rule-based engine, driven through the programs of an installed mode such as "eng-cat".
+"""Apertium's rule-based engine, run through the programs of an installed mode such as "eng-cat".
 
-Many languages that no trained model serves have one, often by way of a related language: English to Italian goes
-through Catalan, with `translate.pivot`.
+Many languages without a trained model have one, often through a related language: English to Italian goes through
+Catalan, with `translate.pivot`.
 
-The programs run over many texts at once, in such a way that none changes another's translation. Texts are separated by
-NUL, at which each program flushes and starts afresh. One program does not: the hidden Markov tagger, on a word with a
-set of tags that it was not trained on, overwrites what it takes unknown words for, to the end of its life
-(`find_similar_ambiguity_class` assigns through a reference), which changes the translation of one text in forty from
-Catalan. It complains about such words, so it is asked text by text and replaced whenever it has complained.
+The programs process many texts at once, but no text changes the translation of another. Texts are separated by NUL, at
+which each program flushes its output and resets its state. One program keeps state: the hidden Markov tagger. For a
+word with a set of tags that it was not trained on, it overwrites its class of unknown words until it ends
+(`find_similar_ambiguity_class` assigns through a reference). This changes one translation in forty from Catalan. The
+tagger writes a warning about such words. So it gets one text at a time, and is restarted after each warning.
 """
 
 import os
@@ -23,22 +23,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
 from translation.engines.processes import Program, ProgramError, kill_group
 from translation.guards import prepare, restore
 
-# Raised whenever the same programs and data give another text.
+# Increase it when a change of this module gives another text for the same programs and data.
 ENGINE_VERSION = 2
-# Captions that go through the programs together, which take half a second to start; progress is told after each part.
+# Captions that go through the programs together. The programs take half a second to start; progress is reported after
+# each part.
 PART_SIZE = 500
-# Longest sentence; the programs' time grows with the square of it.
+# Longest sentence. The programs' time grows with the square of its length.
 MAX_CHARACTERS = 5000
-# Of a few hundred texts, each within a second on an idle CPU; or of one text, to the tagger.
+# Limit for a part of several hundred texts, or for one text of the tagger; usual is a second on an idle CPU.
 TIMEOUT_S = 600.0
-# Generators are told with `$1` not to mark the words that they do not know with an asterisk.
+# Value of `$1` in the mode's script: generators do not mark unknown words with an asterisk.
 NO_MARKS = "-n"
 _PROBE_TIMEOUT_S = 60.0
 
@@ -46,10 +47,10 @@ _PROBE_TIMEOUT_S = 60.0
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "ApertiumTranslator":
-    """Return the engine over the installed mode for these languages; nothing is cached.
+    """Return the engine for the installed mode of these languages; nothing is cached.
 
-    Its fingerprint holds what decides translations: versions, contents of programs and data files, options. Libraries
-    that programs load are not among it.
+    The fingerprint covers versions, contents of programs and data files, and options. It does not cover libraries that
+    the programs load.
 
     Raises:
         InputError: Apertium is not installed, or has no such mode.
@@ -57,13 +58,13 @@ def open_engine(
     command = shutil.which("apertium")
     if command is None:
         raise InputError(
-            "the command `apertium` was not found: install Debian's packages apertium and, for each pair of languages, "
-            "one such as apertium-eng-cat"
+            "the command `apertium` was not found: install Debian's package apertium, and for each pair of languages a "
+            "package such as apertium-eng-cat"
         )
-    # Where the command itself looks for its modes.
+    # The command looks for modes in the same folder.
     data = os.environ.get("APERTIUM_DATADIR") or Path(command).resolve().parents[1] / "share" / "apertium"
     mode_file = _mode_file(Path(data) / "modes", source, target)
-    # The programs see their own kind first, text in UTF-8, and no variable that changes translations.
+    # Programs of the same installation come first; text is UTF-8; no variable changes translations.
     path = f"{Path(command).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     kept = {name: value for name, value in os.environ.items() if name != "AP_SETVAR"}
     environment = kept | {"LC_ALL": "C.UTF-8", "PATH": path}
@@ -72,7 +73,7 @@ def open_engine(
     what = {
         "engine": ENGINE_VERSION,
         "apertium": _printed([command, "-V"], environment),
-        # Files are known by name and content, so that it does not matter where they are.
+        # Files are identified by name and content; their folder does not matter.
         "programs": [
             (Path(word).name, _sha256(Path(word))) if Path(word).is_absolute() else word for word in shlex.split(script)
         ],
@@ -89,7 +90,7 @@ def open_engine(
 
 
 class ApertiumTranslator:
-    """A `translation.engine.Translator` over the programs of a mode; it tells no scores."""
+    """A `translation.engine.Translator` over the programs of a mode; it returns no scores."""
 
     max_chunk_size = None
 
@@ -102,10 +103,10 @@ class ApertiumTranslator:
         self._num_workers = num_workers or len(os.sched_getaffinity(0))
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`; equal captions are translated once.
+        """Return one translation per caption; see `Translator.translate`. Equal captions are translated once.
 
         Raises:
-            InputError: a program failed or hung, or texts are missing.
+            InputError: a program failed or did not end, or texts are missing.
         """
         counts = Counter(captions)
         distinct = list(counts)
@@ -143,9 +144,9 @@ class Pipeline:
     """The programs of a mode.
 
     Args:
-        script: the mode's shell pipeline, null-flushing, as `apertium-wblank-mode -z` prints it.
-        environment: of the programs; a UTF-8 locale is part of it.
-        timeout_s: most seconds that programs may take for all the texts, or a tagger for one of them.
+        script: the mode's shell pipeline with null flushing, as `apertium-wblank-mode -z` prints it.
+        environment: environment of the programs, with a UTF-8 locale.
+        timeout_s: most seconds that the programs may take for all texts, or a tagger for one text.
     """
 
     script: str
@@ -153,12 +154,12 @@ class Pipeline:
     timeout_s: float = TIMEOUT_S
 
     def run(self, texts: Sequence[str]) -> list[str]:
-        """Return what comes out for each text, in order; texts are in Apertium's stream format, ended by a blank.
+        """Return the output for each text, in order; texts are in Apertium's stream format and end with a superblank.
 
         Raises:
-            InputError: a program failed, hung, or did not give one text for each.
+            InputError: a program failed, did not end, or did not give one text for each.
         """
-        parts: list[str] = []  # what can share a shell, and what must run by itself
+        parts: list[str] = []  # stages that share a shell, and taggers, which run alone
         for stage in _stages(self.script):
             if parts and not is_stateful(stage) and not is_stateful(parts[-1]):
                 parts[-1] += f" | {stage}"
@@ -170,7 +171,7 @@ class Pipeline:
         return found
 
     def _piped(self, stages: str, texts: list[str]) -> list[str]:
-        """The texts through programs that share one shell."""
+        """Run the texts through programs that share one shell."""
         data = "".join(f"{text}\0" for text in texts).encode("utf-8", "replace")
         with subprocess.Popen(
             ["bash", "-c", f"set -o pipefail; {stages}", "apertium", NO_MARKS],
@@ -189,13 +190,13 @@ class Pipeline:
         if process.returncode:
             raise _failure(f"ended with code {process.returncode}", errors)
         found = output.decode("utf-8", "replace").split("\0")
-        # Programs that do not flush at NUL hand on a NUL too many at the end.
+        # Programs that do not flush at NUL write one NUL too many at the end.
         if len(found) <= len(texts) or any(found[len(texts) :]):
             raise _failure(f"gave {len(found) - 1} texts for {len(texts)}", errors)
         return found[: len(texts)]
 
     def _tagged(self, stage: str, texts: list[str]) -> list[str]:
-        """The texts through a tagger each of which is as it was at its start."""
+        """Run each text through a tagger in its initial state."""
         program, *arguments = shlex.split(stage)
         command = [program, "-d", *(argument for argument in arguments if not argument.startswith("$"))]
         found: list[str] = []
@@ -209,13 +210,13 @@ class Pipeline:
                             f"Apertium {error}" + (f": {error.complaints}" if error.complaints else "")
                         ) from error
                     found.append(answer.decode("utf-8", "replace"))
-                    if tagger.has_complained():  # unbuffered, before it ends its answer
+                    if tagger.has_complained():  # standard error is unbuffered and written before the answer ends
                         break
         return found
 
 
 def is_stateful(stages: str) -> bool:
-    """Whether a stage is the hidden Markov tagger; the one with `-x` (perceptron) keeps nothing."""
+    """Return whether a stage is the hidden Markov tagger; the perceptron tagger (`-x`) keeps no state."""
     program, *arguments = shlex.split(stages)
     short = "".join(argument for argument in arguments if re.fullmatch(r"-\w+", argument))
     return program.endswith("apertium-tagger") and "x" not in short and "--perceptron" not in arguments
@@ -230,34 +231,34 @@ def _failure(what: str, errors: bytes) -> InputError:
     return InputError(f"Apertium {what}" + (f": {last}" if last else ""))
 
 
-# In Apertium's stream format these have a meaning, unless escaped.
+# Characters with a meaning in Apertium's stream format, unless escaped.
 _SPECIAL = re.compile(r"[\\\[\]{}^$/@<>]|~")
 _ESCAPED = re.compile(r"\\(.)|\[(~)\]", re.DOTALL)
-# Each sentence is ended by a full stop of ours, since without one the last words may be lost: "enjoying the day" comes
-# out as "che godono il". It stands apart, so that it cannot become part of "U.S".
+# A full stop is added to each sentence. Without one the last words may be lost: "enjoying the day" becomes "che godono
+# il". A space before it keeps it from joining "U.S".
 _FULL_STOP = " ."
-# What ends a text, or the input, for the programs: NUL and the non-character U+FFFF.
+# Characters that end a text, or the input, for the programs: NUL and the non-character U+FFFF.
 _ENDS = str.maketrans("\0\uffff", "  ")
 
 
 def to_stream(sentence: str, number: int) -> str:
-    """A sentence in Apertium's stream format, signed with its number: in brackets, which programs leave alone.
+    """Return a sentence in Apertium's stream format, with its number in brackets at the end.
 
-    A tilde is put in brackets as well: programs would drop it.
+    Programs do not change text in brackets. A tilde is put in brackets as well, because programs would drop it.
     """
     escaped = _SPECIAL.sub(lambda char: "[~]" if char[0] == "~" else f"\\{char[0]}", sentence)
     return f"{escaped}{_FULL_STOP}{_signature(number)}"
 
 
 def from_stream(record: str, number: int) -> str:
-    """The translation of `to_stream(sentence, number)`, as text.
+    """Return the translation of `to_stream(sentence, number)`, as text.
 
     Raises:
-        InputError: it is not that sentence's.
+        InputError: it has another number.
     """
     signature = _signature(number)
     if record.count(signature) != 1:
-        raise InputError(f"Apertium mixed up its texts: the {number + 1}th came back as {record!r}")
+        raise InputError(f"Apertium mixed up its texts: text {number + 1} came back as {record!r}")
     text = record.replace(signature, "").removesuffix(_FULL_STOP)
     return _ESCAPED.sub(lambda found: found[1] or found[2], text)
 
@@ -267,7 +268,10 @@ def _signature(number: int) -> str:
 
 
 def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path:
-    """The file of the mode for these languages: by their ISO 639-3 codes, or, in old packages, ISO 639-1."""
+    """Return the file of the mode for these languages.
+
+    It is named by their ISO 639-3 codes or, in old packages, by their ISO 639-1 codes.
+    """
     starts = list(dict.fromkeys([source.iso639_3 or source.code, source.code]))
     names = [f"{starts[0]}-{target.iso639_3 or target.code}", f"{source.code}-{target.code}"]
     for name in names:
@@ -276,12 +280,12 @@ def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path
             return path
     installed = sorted(path.stem for path in folder.glob("*.mode"))
     fitting = [name for name in installed if name.split("-")[0] in starts]
-    have = f"from {source.code} there are {', '.join(fitting)}" if fitting else f"from {source.code} there is none"
+    have = f"installed from {source.code}: {', '.join(fitting) or 'none'}"
     nameless = [pack for pack in (source, target) if pack.iso639_3 is None]
-    first = "".join(f"set iso639_3 {in_pack_of(pack)}, " for pack in nameless)
+    first = "".join(f"set iso639_3 {language_pack_hint(pack)}, " for pack in nameless)
     raise InputError(
-        f"Apertium has no mode {names[0]}; {have}: {first}install its package, such as Debian's apertium-{names[0]}, "
-        "or name a language between the two as translate.pivot"
+        f"Apertium has no mode {names[0]} ({have}): {first}install its package, such as Debian's apertium-{names[0]}, "
+        "or set a language between the two as translate.pivot"
     )
 
 
@@ -291,23 +295,23 @@ def _printed(command: Sequence[str], environment: dict[str, str]) -> str:
             command, env=environment, capture_output=True, check=True, timeout=_PROBE_TIMEOUT_S, text=True
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(f"Apertium does not work: `{' '.join(command)}` failed ({error}); install it anew") from error
+        raise InputError(f"Apertium does not work: `{' '.join(command)}` failed ({error}). Reinstall it") from error
     return done.stdout.strip()
 
 
 def _program_files(script: str, environment: dict[str, str]) -> dict[str, Path]:
-    """Where the programs of a script are, by their names without folders.
+    """Return the paths of a script's programs by name; a pair's package need not depend on all programs of its modes.
 
     Raises:
-        InputError: one is missing: not every package of a pair depends on all the programs that its modes call.
+        InputError: a program is missing.
     """
     names = [shlex.split(stage)[0] for stage in _stages(script)]
     found = {name: shutil.which(name, path=environment["PATH"]) for name in names}
     missing = sorted(name for name, file in found.items() if file is None)
     if missing:
         raise InputError(
-            f"Apertium lacks the program {', '.join(missing)}: install what has it, such as Debian's packages cg3, "
-            "apertium-lex-tools, apertium-separable or apertium-anaphora"
+            f"Apertium needs the program {', '.join(missing)}: install the package that contains it, such as Debian's "
+            "cg3, apertium-lex-tools, apertium-separable or apertium-anaphora"
         )
     return {Path(name).name: Path(file) for name, file in found.items() if file is not None}
 
@@ -316,4 +320,4 @@ def _sha256(file: Path) -> str:
     try:
         return sha256_of(file)
     except OSError as error:
-        raise InputError(f"Apertium does not work: {error.filename} cannot be read; install it anew") from error
+        raise InputError(f"Apertium does not work: {error.filename} cannot be read. Reinstall it") from error

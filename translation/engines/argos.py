@@ -1,8 +1,8 @@
-"""Argos packages driven by CTranslate2 directly, with Argos Translate's own tokenizers and decoding.
+"""Argos packages run directly by CTranslate2, with Argos Translate's own tokenizers and decoding.
 
-What differs from `argostranslate.translate.apply_packaged_translation`: captions share batches, the sentence splitter
-(which would be downloaded) is ours, and there are guards. The only module that loads `argostranslate`, of which it
-takes the tokenizers; they are free of side effects.
+Differences from `argostranslate.translate.apply_packaged_translation`: captions share batches, the sentence splitter
+(which would be downloaded) is our own, and output is checked. This is the only module that loads `argostranslate`. It
+uses the tokenizers only, which have no side effects.
 """
 
 from pathlib import Path
@@ -15,17 +15,17 @@ from translation.engines.ctranslate2_model import CTranslate2Translator, Model
 from translation.engines.sentences import Tokens
 from translation.packages.package import Package, default_packages_dir, find, open_package, require_pair
 
-# As Argos Translate sets it.
+# The value of Argos Translate.
 LENGTH_PENALTY = 0.2
 
 
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> CTranslate2Translator:
-    """The engine over the package that the settings name, or the newest installed one that fits.
+    """Return the engine over the package that the settings name, or the newest installed package for these languages.
 
     Raises:
-        InputError: no package, a damaged one, or one for another pair.
+        InputError: there is no package, it is damaged, or it is for another pair.
     """
     from_code, to_code = source.argos or source.code, target.argos or target.code
     if not config.package:
@@ -40,7 +40,7 @@ def open_engine(
 def argos_translator(
     package: Package, config: TranslateConfig, *, from_code: str | None = None, to_code: str | None = None
 ) -> CTranslate2Translator:
-    """The engine over an opened package; the codes of its languages are the package's own unless given."""
+    """Return the engine over an opened package; the language codes default to the package's own."""
     model = Model(
         engine="argos",
         folder=package.folder / "model",
@@ -61,30 +61,30 @@ class ArgosTokenizer:
 
         path = package.tokenizer_path
         self._tokenizer: Any
-        self.alphabet: frozenset[str] | None = None  # of a BPE model, which lists its merges only, nothing is known
+        self.alphabet: frozenset[str] | None = None  # unknown for a BPE model, which contains only its merges
         try:
             if path.name == "bpe.model":
                 self._tokenizer = BPETokenizer(path, package.from_code, package.to_code)
             else:
                 self._tokenizer = SentencePieceTokenizer(path)
                 self.alphabet = _alphabet(path)
-            self._tokenizer.encode("a")  # which loads it
-        except (RuntimeError, ValueError, OSError, SystemExit) as error:  # the latter of a BPE model
-            raise InputError(f"{path} cannot be loaded ({error}): install the package again") from error
+            self._tokenizer.encode("a")  # the first call loads the model
+        except (RuntimeError, ValueError, OSError, SystemExit) as error:  # a BPE model raises SystemExit
+            raise InputError(f"{path} cannot be loaded ({error}). Install the package again") from error
 
     def encode(self, text: str) -> Tokens:
-        """Pieces, without special tokens: Argos packages want none."""
+        """Return the pieces of a text, without special tokens: Argos packages need none."""
         pieces: Tokens = self._tokenizer.encode(text)
         return pieces
 
     def decode(self, tokens: Tokens) -> str:
-        """Pieces as text."""
+        """Return the text of pieces."""
         text: str = self._tokenizer.decode(tokens)
         return text.removeprefix(" ")
 
 
 def _alphabet(path: Path) -> frozenset[str] | None:
-    """Characters of a sentencepiece vocabulary; None where it spells in bytes."""
+    """Return the characters of a sentencepiece vocabulary, or None if it has pieces for bytes."""
     import sentencepiece
 
     vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(path))

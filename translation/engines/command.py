@@ -1,7 +1,7 @@
-"""A program of the user's as an engine: one caption a line on its standard input, one translation a line comes back.
+"""A program of the user as an engine: it reads one caption a line and writes one translation a line.
 
-The program runs as long as the engine does, without a shell. What it cannot be trusted with is checked: it is killed
-when it hangs, started once more when it dies, and its lines are counted.
+The program runs as long as the engine, without a shell. It is killed if it hangs and restarted once if it ends, and the
+number of its lines is checked.
 """
 
 import shlex
@@ -18,10 +18,10 @@ from translation.engine import Translation, translate_distinct
 from translation.engines.plugins import text_problem
 from translation.engines.processes import EndedError, HungError, Program, ProgramError
 
-# Raised whenever we hand a program other lines than before, or take its lines otherwise.
+# Increase it when lines to a program, or their reading, change.
 ENGINE_VERSION = 1
 LINES_PER_BATCH = 100
-# What a program writes beyond its lines is waited for, before any of them is believed.
+# Time to wait for lines beyond the expected ones before the answers are accepted.
 GRACE_S = 0.05
 _SHOWN = 60
 
@@ -38,8 +38,8 @@ def open_engine(
     program = shutil.which(str(Path(words[0]).expanduser()))
     if program is None:
         parts = words[0].split()
-        hint = f'; arguments are words of their own: ["{parts[0]}", ...]' if len(parts) > 1 else ""
-        raise InputError(f"translate.command: there is no program {words[0]!r} that can be run{hint}")
+        hint = f'. Give arguments as separate strings: ["{parts[0]}", ...]' if len(parts) > 1 else ""
+        raise InputError(f"translate.command: there is no executable program {words[0]!r}{hint}")
     what = {
         "engine": ENGINE_VERSION,
         "program": _with_content(program),
@@ -56,10 +56,10 @@ def open_engine(
 
 
 class CommandTranslator:
-    """A `translation.engine.Translator` that asks a program; it tells no scores.
+    """A `translation.engine.Translator` over a program; it returns no scores.
 
-    White space of a caption, line breaks among it, and NULs become single spaces; captions of which nothing is left are
-    not sent, and equal ones once.
+    White space in a caption, line breaks included, and NULs become single spaces. Captions that are then empty are not
+    sent, and equal ones are sent once.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class CommandTranslator:
         self._program: Program | None = None
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`.
+        """Return one translation per caption; see `Translator.translate`.
 
         Raises:
-            InputError: the program cannot be started, hangs, dies twice, or does not write one line of UTF-8 for each
+            InputError: the program cannot be started, hangs, ends twice, or does not write one line of UTF-8 for each
                 caption.
         """
         lines = [as_line(caption) for caption in captions]
         try:
             found = translate_distinct(lines, self._answers, on_done, size=LINES_PER_BATCH)
             self._settle(GRACE_S)
-        except BaseException as error:  # Ctrl-C too: nobody knows which line it would answer next
+        except BaseException as error:  # Ctrl-C included: answers would no longer match lines
             self._end()
             if isinstance(error, ProgramError):
                 raise InputError(self._said(error)) from error
@@ -89,7 +89,7 @@ class CommandTranslator:
         return found
 
     def _answers(self, batch: list[str]) -> list[Translation]:
-        """Return what the program says of some lines; one that dies over them is started once more."""
+        """Return the program's translations of some lines; it is restarted once if it ends before it has answered."""
         self._settle(0.0)
         try:
             answers = self._running().answers(batch)
@@ -112,7 +112,7 @@ class CommandTranslator:
         return self._program
 
     def _settle(self, seconds: float) -> None:
-        """Make sure that a running program has nothing more to say; forget one that has ended."""
+        """Check that a running program writes nothing more; close one that has ended."""
         if self._program is not None and not self._program.is_silent(seconds):
             self._end()
 
@@ -122,35 +122,39 @@ class CommandTranslator:
             self._program = None
 
     def _said(self, error: ProgramError) -> str:
-        """Say what the program did, with the end of what it complained of."""
+        """Return a message about the program's failure, with the end of its standard error."""
         name = shlex.join([Path(self._command[0]).name, *self._command[1:]])[:_SHOWN]
         what = f"{error} after {error.progress} lines" if isinstance(error, EndedError) else str(error)
         if isinstance(error, HungError):
             what = (
-                f"was killed, since it gave {error.progress} lines within {self._timeout_s:g} s (translate.timeout_s); "
-                "a program must flush each line that it writes"
+                f"was killed because it gave {error.progress} lines within {self._timeout_s:g} s "
+                "(translate.timeout_s); a program must flush each line that it writes"
             )
         return f"the command {name} {what}" + (f": {error.complaints}" if error.complaints else "")
 
 
 def as_line(caption: str) -> str:
-    """Return a caption as a program gets it: white space, line breaks among it, and NULs become single spaces."""
+    """Return a caption as a line for a program: white space, line breaks included, and NULs become single spaces."""
     return " ".join(caption.replace("\0", " ").split())
 
 
 def _text(answer: bytes, line: str) -> str:
-    """Return a line of a program as text, its white space as single spaces. Raises InputError where it is none."""
+    """Return a line of a program as text, with white space as single spaces.
+
+    Raises:
+        InputError: it is not UTF-8, or cannot be stored.
+    """
     try:
         text = answer.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"the command's translation of {line[:_SHOWN]!r} is no UTF-8: {answer[:_SHOWN]!r}") from error
+        raise InputError(f"the command's translation of {line[:_SHOWN]!r} is not UTF-8: {answer[:_SHOWN]!r}") from error
     if problem := text_problem(text):
-        raise InputError(f"the command's translation of {line[:_SHOWN]!r} holds {problem}: {text[:_SHOWN]!r}")
+        raise InputError(f"the command's translation of {line[:_SHOWN]!r} contains {problem}: {text[:_SHOWN]!r}")
     return " ".join(text.split())
 
 
 def _with_content(word: str) -> Any:
-    """Return a word of a command; that of a file by name and content, so that it does not matter where it is."""
+    """Return a word of a command; a file's word becomes its name and sha256, so that its folder does not matter."""
     path = Path(word).expanduser()
     try:
         return [path.name, sha256_of(path)] if path.is_file() else word

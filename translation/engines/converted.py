@@ -1,11 +1,11 @@
-"""Converted OPUS-MT, M2M-100, NLLB and OpenNMT models with their tokenizers, driven by CTranslate2.
+"""Converted OPUS-MT, M2M-100, NLLB and OpenNMT models with their tokenizers, run by CTranslate2.
 
-A folder holds what `ct2-transformers-converter` (or another of CTranslate2's converters) writes, and beside it the
-tokenizer's files from the original model. Tokenizers are read straight from these files: their tokens are those of the
-classes in `transformers`, which is not asked, since it takes seconds to import, and its fifth version reads an NLLB
-sentencepiece model without its languages, so that any source language becomes "<unk>". Three differences are meant. A
-word that the vocabulary lacks stays itself instead of "<unk>", so that `replace_unknowns` can copy it. The name of a
-special token in a caption ("</s>") is text, and ends nothing. The spaces of a translation are the model's own.
+A folder contains the output of `ct2-transformers-converter` (or another converter of CTranslate2) and the tokenizer's
+files from the original model. Tokenizers are read directly from these files, and give the tokens of the classes in
+`transformers`. That library is not used: it takes seconds to import, and its version 5 reads an NLLB sentencepiece
+model without its languages, so that any source language becomes "<unk>". Three differences are intended. A word that is
+not in the vocabulary stays itself instead of "<unk>", so that `replace_unknowns` can copy it. The name of a special
+token in a caption ("</s>") is text, and ends nothing. The spaces of a translation are the model's own.
 """
 
 import os
@@ -25,7 +25,7 @@ from translation.engines.ctranslate2_model import CTranslate2Translator, Model
 from translation.engines.frames import FRAMES, LANGUAGES, TOKENIZER_CONFIG, ModelFacts, read_json, read_object
 from translation.engines.sentences import Tokens
 
-# Tokenizer files by family of models: alternatives, the preferred one first.
+# Tokenizer files by model family: alternatives, the preferred one first.
 TOKENIZERS = {
     "opus": (("source.spm", "target.spm"), ("sentencepiece.model",)),
     "m2m": (("sentencepiece.bpe.model",),),
@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
     "source.spm", "target.spm", "sentencepiece.model", "sentencepiece.bpe.model", "vocab.json", "tokenizer.json",
     TOKENIZER_CONFIG, "special_tokens_map.json",
 )  # fmt: skip
-# Tokenizer classes by family; the generic ones tell nothing, and the vocabulary decides.
+# Model families by tokenizer class. For a generic class, the vocabulary decides.
 FAMILIES = {
     "MarianTokenizer": "opus",
     "M2M100Tokenizer": "m2m",
@@ -44,13 +44,13 @@ FAMILIES = {
 }
 GENERIC_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 DEFAULT_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # CTranslate2's
-PLACEHOLDER = re.compile(r"madeupword\d+")  # fills up the vocabulary of M2M-100
-# The layout since CTranslate2 3.0, as `ctranslate2.specs.ModelSpec` writes it: version, name and revision of the
-# specification, then each variable as name, dimensions, type, size in bytes and the bytes, then pairs of names for the
-# same variable.
+PLACEHOLDER = re.compile(r"madeupword\d+")  # pads the vocabulary of M2M-100
+# Version of the file layout since CTranslate2 3.0, as `ctranslate2.specs.ModelSpec` writes it: version, name and
+# revision of the specification; each variable as name, dimensions, type, size in bytes and the bytes; pairs of names
+# for the same variable.
 LAYOUT = 6
 POSITIONS = "position_encodings/encodings"
-SPACE = "▁"  # how sentencepiece writes it
+SPACE = "▁"  # sentencepiece's character for a space
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -60,8 +60,8 @@ def open_engine(
     """Return the engine over the folder that `config.model` names; nothing is written to `cache_dir`.
 
     Raises:
-        SettingsError: a code of a language, which the model needs, is not known.
-        InputError: it is no converted model, a part of it is missing or damaged, or it knows another pair.
+        SettingsError: a language code that the model needs is missing.
+        InputError: it is not a converted model, a part is missing or damaged, or it does not translate this pair.
     """
     folder = Path(config.model[0]).expanduser()
     _require_converted(folder)
@@ -69,8 +69,8 @@ def open_engine(
     tokenizer_config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     source_vocabulary, target_vocabulary = _read_vocabularies(folder)
     if tokenizer_config.get("separate_vocabs") and source_vocabulary == target_vocabulary:
-        # CTranslate2's converter keeps the source's and would write the translation in its words.
-        raise InputError(f"{folder} lost the vocabulary of its target when it was converted: name another model")
+        # CTranslate2's converter keeps only the source's vocabulary. Translations would be written in its pieces.
+        raise InputError(f"{folder} lost its target vocabulary when it was converted: name another model")
     family = _family(folder, tokenizer_config, target_vocabulary)
     tokenizer_files = _tokenizer_files(folder, family)
     named = {name: str(model_config.get(name) or default) for name, default in DEFAULT_TOKENS.items()}
@@ -81,7 +81,7 @@ def open_engine(
         source_vocabulary=source_vocabulary,
         target_vocabulary=target_vocabulary,
         end=() if model_config.get("add_source_eos") else (named["eos_token"],),
-        starts_with_end=model_config.get("decoder_start_token") == named["eos_token"],  # as Marian's does
+        starts_with_end=model_config.get("decoder_start_token") == named["eos_token"],  # true for Marian
     )
     frame = FRAMES[family](facts, source, target)
     is_language = LANGUAGES[family].fullmatch
@@ -114,14 +114,14 @@ def open_engine(
 
 def _require_converted(folder: Path) -> None:
     if not folder.is_dir():
-        raise InputError(f"translate.model: {folder} is no folder: name the folder of a converted model")
+        raise InputError(f"translate.model: {folder} is not a folder. Name the folder of a converted model")
     if not (folder / "model.bin").is_file():
         if any(any(folder.glob(name)) for name in ("pytorch_model*", "model*.safetensors", "tf_model*")):
             files = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
             command = f"ct2-transformers-converter --model {folder} --output_dir {folder}-ct2"
             command = " ".join([command, "--copy_files", *files]) if files else command
-            raise InputError(f"{folder} is not converted yet: run `{command}` and name {folder}-ct2")
-        raise InputError(f"{folder} has no model.bin: name the folder that a converter of CTranslate2 wrote")
+            raise InputError(f"{folder} is not converted: run `{command}` and name {folder}-ct2")
+        raise InputError(f"{folder} has no model.bin: name a folder that a converter of CTranslate2 wrote")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} has no config.json: convert the model with CTranslate2 3.0 or later")
 
@@ -131,7 +131,7 @@ def _family(folder: Path, tokenizer_config: Mapping[str, Any], vocabulary: Colle
     if str(name) in FAMILIES:
         return FAMILIES[str(name)]
     if name not in GENERIC_CLASSES:
-        raise InputError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models can be used")
+        raise InputError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models work")
     for family in ("nllb", "m2m"):
         if any(map(LANGUAGES[family].fullmatch, vocabulary)):
             return family
@@ -151,32 +151,32 @@ def _read_vocabularies(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         found = [_read_vocabulary(folder, name) for name in names]
         if all(found):
             return found[0], found[-1]
-    raise InputError(f"{folder} lacks the model's vocabulary, such as shared_vocabulary.json: convert the model again")
+    raise InputError(f"{folder} has no vocabulary, such as shared_vocabulary.json: convert the model again")
 
 
 def _read_vocabulary(folder: Path, name: str) -> tuple[str, ...]:
-    """Tokens by number; none where there is no such file."""
+    """Return the tokens in the order of their ids; none if there is no such file."""
     path = folder / f"{name}.json"
     if path.is_file():
         tokens = read_json(path)
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-            raise InputError(f"{path} must hold a list of tokens: convert the model again")
+            raise InputError(f"{path} must contain a list of tokens: convert the model again")
         return tuple(tokens)
     path = folder / f"{name}.txt"
     try:
         return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")) if path.is_file() else ()
     except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): convert the model again") from error
+        raise InputError(f"{path} is damaged ({error}). Convert the model again") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialTokens:
-    """Tokens that are no text.
+    """Tokens that are not text.
 
     Args:
-        before: what the encoder wants in front of a sentence.
-        after: what it wants after it.
-        unknown: stands for what the vocabulary lacks.
+        before: tokens that the encoder needs before a sentence.
+        after: tokens that it needs after the sentence.
+        unknown: the token for words that are not in the vocabulary.
         all: these, and every other one that the model might write.
     """
 
@@ -186,20 +186,20 @@ class SpecialTokens:
     all: frozenset[str]
 
     def framed(self, pieces: Iterable[str]) -> Tokens:
-        """The tokens of a sentence, special ones added; a piece that is named like a special one is unknown.
+        """Return the tokens of a sentence, special ones added; a piece named as a special token becomes unknown.
 
-        There are none where nothing but spaces is left of a sentence: a model would make something up.
+        The result is empty for a sentence of spaces only, for which a model would invent text.
         """
         text = [self.unknown if piece in self.all else piece for piece in pieces]
         return [*self.before, *text, *self.after] if any(piece.strip(SPACE) for piece in text) else []
 
     def removed(self, tokens: Tokens) -> Tokens:
-        """What is text."""
+        """Return the tokens that are text."""
         return [token for token in tokens if token not in self.all]
 
 
 class SentencePieceTokenizer:
-    """Sentencepiece models, one for the language that is read and one for the other; they may be the same."""
+    """Sentencepiece models, one for the source language and one for the target; they may be the same."""
 
     def __init__(self, source: Path, target: Path, special: SpecialTokens, vocabulary: Collection[str]) -> None:
         self._source, self._target, self._special = _sentencepiece(source), _sentencepiece(target), special
@@ -207,13 +207,13 @@ class SentencePieceTokenizer:
         self.alphabet = _alphabet(pieces, vocabulary, special)
 
     def encode(self, text: str) -> Tokens:
-        """Pieces between the model's special tokens."""
+        """Return the pieces of a text between the model's special tokens."""
         return self._special.framed(self._source.encode(text, out_type=str))
 
     def decode(self, tokens: Tokens) -> str:
-        """Pieces as text."""
+        """Return the text of pieces."""
         text: str = self._target.decode_pieces(self._special.removed(tokens))
-        # Pieces that only the source's model knows are left as they are: names that are copied, most of all.
+        # Pieces that only the source's model knows, mostly copied names, keep their space characters.
         return text.replace(SPACE, " ")
 
 
@@ -222,13 +222,13 @@ class JsonTokenizer:
 
     def __init__(self, path: Path, special: SpecialTokens, vocabulary: Collection[str]) -> None:
         self._tokenizer, self._special = _tokenizers(path), special
-        # Without this "</s>" in a caption would end it, and "fra_Latn" would change its language.
+        # Otherwise "</s>" in a caption would end it, and "fra_Latn" would change its language.
         self._tokenizer.encode_special_tokens = True
         pieces = self._tokenizer.get_vocab(with_added_tokens=False)
         self.alphabet = _alphabet(pieces, vocabulary, special)
 
     def encode(self, text: str) -> Tokens:
-        """Pieces between the model's special tokens."""
+        """Return the pieces of a text between the model's special tokens."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return self._special.framed(
             text[start:end] if token == self._special.unknown else token
@@ -236,13 +236,13 @@ class JsonTokenizer:
         )
 
     def decode(self, tokens: Tokens) -> str:
-        """Pieces as text."""
+        """Return the text of pieces."""
         text: str = self._tokenizer.decoder.decode(self._special.removed(tokens))
         return text
 
 
 def _alphabet(pieces: Iterable[str], vocabulary: Collection[str], special: SpecialTokens) -> frozenset[str] | None:
-    """Characters that the tokenizer's pieces spell, as far as the model knows these."""
+    """Return the characters of the pieces that both the tokenizer and the model know; None if some pieces are bytes."""
     known = (set(pieces) & set(vocabulary)) - special.all
     if any(map(_BYTE.fullmatch, known)):
         return None
@@ -255,7 +255,7 @@ def _sentencepiece(path: Path) -> Any:
     try:
         return SentencePieceProcessor(model_file=str(path))
     except RuntimeError as error:
-        raise InputError(f"{path} is no whole sentencepiece model: copy it from the original again") from error
+        raise InputError(f"{path} is not a complete sentencepiece model: copy it from the original again") from error
 
 
 def _tokenizers(path: Path) -> Any:
@@ -264,36 +264,36 @@ def _tokenizers(path: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path} is damaged ({error}): copy it from the original again") from error
+        raise InputError(f"{path} is damaged ({error}). Copy it from the original again") from error
     if tokenizer.decoder is None:
         raise InputError(f"{path} has no decoder: copy it from the original again")
-    # A file that was saved in the middle of a training has both, and captions would be cut or filled up.
+    # A file that was saved during a training has both: captions would be truncated or padded.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def max_positions(path: Path) -> int | None:
-    """Longest sequence, in tokens, that a model's position encodings are stored for; None: they are computed.
+    """Return the longest sequence, in tokens, of a model's stored position encodings; None if they are computed.
 
-    CTranslate2 stops with an error at the first token beyond, and knows of no setting that tells it to cut.
+    CTranslate2 raises an error at the first token beyond it, and has no setting that truncates.
 
     Raises:
-        InputError: the file is cut off, or no model of CTranslate2 3.0 or later.
+        InputError: the file is truncated, or no model of CTranslate2 3.0 or later.
     """
     try:
         with path.open("rb") as file:
             lengths = [shape[0] for name, shape in _variables(file) if name.endswith(POSITIONS)]
     except (EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged, or no CTranslate2 model: convert or copy it again") from error
+        raise InputError(f"{path} is damaged, or not a CTranslate2 model: convert or copy it again") from error
     return min(lengths, default=None)
 
 
 def _variables(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes, as they come."""
+    """Yield the name and shape of each variable, in the order of the file."""
     (layout,) = _read(file, "<I")
     if layout != LAYOUT:
-        raise InputError(f"{file.name} has layout {layout}, {LAYOUT} is needed: convert the model with CTranslate2 4")
+        raise InputError(f"{file.name} has layout {layout}, not {LAYOUT}: convert the model with CTranslate2 4")
     _read_text(file)
     _, num_variables = _read(file, "<II")
     for _ in range(num_variables):

@@ -1,6 +1,7 @@
-"""A CTranslate2 model as a `translation.engine.Translator`: captions in batches, offline, with scores and guards.
+"""A CTranslate2 model as a `translation.engine.Translator`: captions in batches, offline, with scores and checks.
 
-The only module that loads `ctranslate2` to translate. Sentences share length-sorted batches within a budget of tokens.
+This is the only module that loads `ctranslate2` to translate. Sentences are sorted by length into batches with a budget
+of tokens.
 """
 
 import os
@@ -25,40 +26,40 @@ from translation.engines.sentences import (
 )
 from translation.guards import is_repetitive
 
-# Raised whenever the same model and settings give another text or score.
+# Increase it when a change of this module gives another text or score for the same model and settings.
 ENGINE_VERSION = 4
-# Batches that wait for each worker: the workers never idle, and a chunk of any size holds few results at a time.
+# Batches that wait for each worker: enough that workers never idle, few enough that few results are in memory.
 QUEUED_BATCHES_PER_WORKER = 4
 
 
 class Tokenizer(Protocol):
-    """How texts become tokens of the model's vocabulary, and back."""
+    """A converter between texts and tokens of the model's vocabulary."""
 
     def encode(self, text: str) -> Tokens:
-        """Tokens as the model's encoder wants them, special ones included."""
+        """Return the tokens of a text for the model's encoder, special ones included."""
 
     def decode(self, tokens: Tokens) -> str:
-        """The text of a translation's tokens, special ones left out."""
+        """Return the text of a translation's tokens, without special ones."""
 
     @property
     def alphabet(self) -> frozenset[str] | None:
-        """Every character that the vocabulary can spell, or None if it can spell all."""
+        """Return every character that the vocabulary can spell, or None if it can spell all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What is translated with.
+    """A CTranslate2 model and the facts that its use needs.
 
     Args:
-        engine: name of the engine, the fingerprint's first part.
-        folder: of the CTranslate2 model.
-        sha256: of everything that decides its translations, tokenizer included.
+        engine: name of the engine, the first part of the fingerprint.
+        folder: folder of the CTranslate2 model.
+        sha256: digest of everything that decides its translations, tokenizer included.
         from_code: ISO 639-1 code of the language it reads.
         to_code: ISO 639-1 code of the language it writes.
-        target_prefix: token that models of many languages want in front of the translation, often "".
-        length_penalty: scores are divided by the length to this power when hypotheses are compared.
-        max_positions: tokens, prefix included, beyond which the model cannot read or write; CTranslate2 would stop with
-            an error. Most models compute their positions and have no such limit.
+        target_prefix: token that multilingual models need in front of the translation, often "".
+        length_penalty: when hypotheses are compared, their scores are divided by the length to this power.
+        max_positions: tokens, prefix included, beyond which the model cannot read or write; CTranslate2 would raise an
+            error. Most models compute their positions and have no such limit.
     """
 
     engine: str
@@ -102,13 +103,13 @@ class CTranslate2Translator(SentenceTranslator[str]):
         self._loaded: Any = None
 
     def encode(self, sentence: str) -> Tokens:
-        """See `SentenceTranslator.encode`."""
+        """Return the tokens of a sentence; see `SentenceTranslator.encode`."""
         return self._tokenizer.encode(sentence)
 
     def decode(
         self, tokens: Mapping[str, Tokens], report: Callable[[list[str]], object], *, no_repeat_ngram_size: int = 0
     ) -> dict[str, Decoded]:
-        """See `SentenceTranslator.decode`; some batches are under way at once."""
+        """Translate distinct sentences, several batches at once; see `SentenceTranslator.decode`."""
         options = {"no_repeat_ngram_size": no_repeat_ngram_size} if no_repeat_ngram_size else {}
         found: dict[str, Decoded] = {}
         queued: deque[tuple[list[str], list[Any]]] = deque()
@@ -119,7 +120,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
                 results = [future.result() for future in futures]
             except (RuntimeError, ValueError) as error:
                 raise InputError(
-                    f"CTranslate2 cannot translate with {self.model.folder}: {error}; a smaller "
+                    f"CTranslate2 cannot translate with {self.model.folder}: {error}. A smaller "
                     f"translate.max_batch_tokens needs less memory{_advice(self.device)}"
                 ) from error
             for text, result in zip(batch, results, strict=True):
@@ -135,10 +136,10 @@ class CTranslate2Translator(SentenceTranslator[str]):
         return found
 
     def try_out(self) -> None:
-        """Load the model and let it translate a token.
+        """Load the model and translate one token with it.
 
         Raises:
-            InputError: it cannot.
+            InputError: it does not work.
         """
         self.decode({"a": ["a"]}, lambda _: None)
 
@@ -162,7 +163,7 @@ class CTranslate2Translator(SentenceTranslator[str]):
     def _judge(self, source: Tokens, result: Any) -> Decoded:
         target: Tokens = result.hypotheses[0]
         ended = len(target) < self._max_target_tokens(len(source))
-        # CTranslate2 counts the end token, if it came, and the prefix, but adds no probability for the latter.
+        # CTranslate2 counts the prefix, and the end token if there is one, but adds no probability for the prefix.
         num_counted = len(target) + ended
         log_probability = result.scores[0] * num_counted**self.model.length_penalty
         if self.model.target_prefix and target[:1] == [self.model.target_prefix]:
@@ -205,5 +206,5 @@ class CTranslate2Translator(SentenceTranslator[str]):
 
 
 def _advice(device: str) -> str:
-    """Return advice for an error that may be about the GPU."""
-    return "" if device == "cpu" else "; without a GPU, its driver and CUDA's libraries, set translate.device=cpu"
+    """Return advice for an error that may have its cause in the GPU."""
+    return "" if device == "cpu" else ". Without a GPU, its driver and CUDA's libraries, set translate.device=cpu"

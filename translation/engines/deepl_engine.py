@@ -1,7 +1,7 @@
-"""DeepL's service as a `translation.engine.Translator`, through its official client; what is sent costs money.
+"""DeepL's web service as a `translation.engine.Translator`, through its official client; it costs money.
 
-The only module that loads `deepl`. The key is in the environment variable DEEPL_AUTH_KEY and nowhere else;
-DEEPL_SERVER_URL names another server than DeepL's own.
+This is the only module that loads `deepl`. The key is read from the environment variable DEEPL_AUTH_KEY only. The
+environment variable DEEPL_SERVER_URL names another server than DeepL's own.
 """
 
 import json
@@ -13,65 +13,68 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, extra_to_install
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, install_hint
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever we ask DeepL in another way than before, options and languages aside.
+# Increase it when requests to DeepL change, apart from options and languages.
 ENGINE_VERSION = 1
 KEY_VARIABLE, SERVER_VARIABLE = "DEEPL_AUTH_KEY", "DEEPL_SERVER_URL"
 
-# What DeepL documents of /v2/translate: at most 50 texts, and 128 KiB, a request.
+# DeepL's documented limits of /v2/translate: 50 texts and 128 KiB for each request.
 MAX_REQUEST_TEXTS = 50
 MAX_REQUEST_BYTES = 128 * 1024
 ROOM_FOR_OPTIONS_BYTES = 1024
 
-# The client's retries of 429, 5xx and lost connections. Its own time limit is 10 s, but a request that is given up may
-# be paid for all the same, and so once more by each retry: 60 s.
+# The client retries 429, 5xx and lost connections. Its own time limit is 10 s, but DeepL may charge for a request that
+# timed out, and again for each retry, so the limit is 60 s.
 MAX_RETRIES = 5
 TIMEOUT_S = 60.0
 
-# A caption may be several sentences, but a line break within it ends none. Formatting is preserved, or phrases would
-# come back with a capital and a full stop. Markup and formality are left alone.
+# A caption may have several sentences, but a line break does not end one. Without preserved formatting, phrases would
+# get a capital and a full stop. Markup and formality keep DeepL's defaults.
 OPTIONS = {"split_sentences": "nonewlines", "preserve_formatting": True, "model_type": "quality_optimized"}
 
-# Where DeepL's code for a target is not the upper-cased ISO 639-1 code. "EN" and "PT" it takes as sources only: most
-# caption sets are American, and "PT" meant European Portuguese until DeepL wanted a variant. The `deepl` of a language
-# pack picks another one.
+# Targets whose DeepL code is not the upper-cased ISO 639-1 code. DeepL takes "EN" and "PT" as sources only. Most
+# caption sets are American, and "PT" meant European Portuguese before DeepL required a variant. `deepl` in a language
+# pack sets another code.
 TARGETS = {"en": "EN-US", "pt": "PT-PT", "zh": "ZH-HANS", "no": "NB"}
 SOURCES_ONLY = frozenset({"EN", "PT"})
 
-STRANGE_REPLY = f"the server does not answer as DeepL does, check {SERVER_VARIABLE} and your proxy"
+STRANGE_REPLY = f"the server's reply is not DeepL's: check {SERVER_VARIABLE} and your proxy"
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def open_engine(config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path) -> "DeepLEngine":
-    """The engine for a pair of languages; no request is made before the first translation.
+    """Return the engine for a pair of languages; no request is made before the first translation.
 
     Args:
-        cache_dir: not used, nothing is unpacked.
+        config: settings of the translate step.
+        source: the language that the engine reads.
+        target: the language that it writes.
+        cache_dir: not used, because nothing is unpacked.
 
     Raises:
-        SettingsError: the client knows not both languages, there is no key, or the server that is named would be sent
-            the key in the clear.
+        SettingsError: the client does not know both languages, there is no key, or the named server would receive the
+            key without encryption.
         InputError: the client is not installed.
     """
     try:
         import deepl
     except ImportError as error:
-        raise InputError(f"the engine 'deepl' needs DeepL's client: {extra_to_install('deepl')}") from error
+        raise InputError(f"the engine 'deepl' needs DeepL's client: {install_hint('deepl')}") from error
     source_code, target_code = deepl_code(source).partition("-")[0], deepl_code(target)
     known = {value.upper() for name, value in vars(deepl.Language).items() if name.isupper()}
     for pack, code, possible in ((source, source_code, known), (target, target_code, known - SOURCES_ONLY)):
         if code not in possible:
             raise SettingsError(
-                f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl`, to "
-                f"DeepL's code, {in_pack_of(pack)}, or take another engine"
+                f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl` to "
+                f"DeepL's code {language_pack_hint(pack)}, or use another engine"
             )
     deepl.http_client.max_network_retries = MAX_RETRIES
     deepl.http_client.min_connection_timeout = TIMEOUT_S
@@ -81,30 +84,31 @@ def open_engine(config: TranslateConfig, source: LanguagePack, target: LanguageP
 
 
 def deepl_code(pack: LanguagePack) -> str:
-    """DeepL's code of the language as a target, such as "IT" or "EN-US"; without its variant it is that of a source."""
+    """Return DeepL's code of the language as a target, such as "IT" or "EN-US"; a source's code has no variant."""
     return (pack.deepl or TARGETS.get(pack.code, pack.code)).upper()
 
 
 class DeepLEngine:
-    """A `translation.engine.Translator` that asks DeepL; it tells no scores.
+    """A `translation.engine.Translator` that uses DeepL; it returns no scores.
 
-    DeepL changes its models as it likes: the same caption may be translated otherwise next month, under the same
-    fingerprint. The translation memory keeps what it said first, and builds are repeatable as long as that is kept.
+    DeepL may change its models at any time: the same caption may get another translation next month, under the same
+    fingerprint. The translation memory keeps the first one, and builds are repeatable as long as the memory is kept.
 
-    A chunk is one request of 50 captions, so that whatever stops a run between two chunks, a spent quota included,
-    loses nothing that was paid for. Only long captions need several requests a chunk; if a later one fails, the results
-    of those before are held for the next try with this object.
+    A chunk is one request of 50 captions. So no paid translation is lost when a run stops between two chunks, for
+    example because the quota is used up. Only long captions need several requests a chunk; if a later one fails, this
+    object keeps the results of the earlier ones for the next try.
 
     Args:
         client: a `deepl.DeepLClient`.
-        languages: `source_lang` and `target_lang` as DeepL calls them.
-        max_characters: most characters that may be sent in the life of this object.
+        languages: `source_lang` and `target_lang` with DeepL's codes.
+        max_characters: most characters that this object may send.
         from_code: ISO 639-1 code of the language it reads.
         to_code: ISO 639-1 code of the language it writes.
 
     Attributes:
-        num_characters: sent so far and to be paid, in Unicode code points, as DeepL counts. A request that DeepL
-            answered with an error costs nothing; one without an answer counts, it may have been served.
+        num_characters: characters sent so far and to be paid, in Unicode code points, as DeepL counts. A request that
+            DeepL answered with an error costs nothing. A request without an answer counts, because it may have been
+            served.
     """
 
     max_chunk_size = MAX_REQUEST_TEXTS
@@ -120,12 +124,14 @@ class DeepLEngine:
         self._held: dict[str, str] = {}
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`; equal captions are sent once, and what DeepL cannot take not at all.
+        """Return one translation per caption; see `Translator.translate`.
+
+        Equal captions are sent once. Captions that DeepL cannot translate are not sent.
 
         Raises:
-            SettingsError: the captions would pass `max_characters` (then none is sent), or the key is refused.
+            SettingsError: the captions would exceed `max_characters` (then none is sent), or the key is refused.
             InputError: the account's characters are used up, the request is refused, or too large for the server, or
-                the server does not answer as DeepL does.
+                the server's reply is not DeepL's.
             TransientError: DeepL is overloaded or cannot be reached, after the client's retries.
         """
         report = on_done or (lambda _: None)
@@ -135,8 +141,8 @@ class DeepLEngine:
         if self.num_characters + needed > self.max_characters:
             raise SettingsError(
                 f"{self.num_characters:,} characters were sent to DeepL, the next {len(to_send)} captions need "
-                f"{needed:,}, and translate.max_characters is {self.max_characters:,}: raise it and run again; what "
-                "was translated is kept"
+                f"{needed:,}, and translate.max_characters is {self.max_characters:,}. Increase it and run again; "
+                "finished translations are kept"
             )
         report(len(captions) - sum(counts[caption] for caption in to_send))
         for texts in request_batches(to_send):
@@ -156,21 +162,21 @@ class DeepLEngine:
             self.num_characters += num_characters
             if error.should_retry:
                 raise TransientError(f"DeepL does not answer: {error}") from error
-            raise InputError(f"DeepL cannot be asked, check {SERVER_VARIABLE} and your proxy: {error}") from error
+            raise InputError(f"DeepL cannot be reached, check {SERVER_VARIABLE} and your proxy: {error}") from error
         except deepl.DeepLException as error:
             raise _refused(error) from error
-        except (AttributeError, TypeError, ValueError) as error:  # the client trusts the form of replies
+        except (AttributeError, TypeError, ValueError) as error:  # the client does not check replies
             self.num_characters += num_characters
-            raise InputError(f"{STRANGE_REPLY}: {error}") from error
+            raise InputError(f"{STRANGE_REPLY} ({error})") from error
         self.num_characters += max(num_characters, sum(result.billed_characters for result in results))
         translated = [result.text for result in results]
         if len(translated) != len(texts) or not all(isinstance(text, str) for text in translated):
-            raise InputError(f"{STRANGE_REPLY}: {len(texts)} texts asked, {len(translated)} in the reply")
+            raise InputError(f"{STRANGE_REPLY} ({len(texts)} texts were sent, {len(translated)} are in the reply)")
         return translated
 
 
 def request_batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in their order, cut into requests that DeepL takes; each text must fit one."""
+    """Yield the texts in their order, in batches that fit DeepL's requests; each text must fit one."""
     batch: list[str] = []
     num_bytes = 0
     for text in texts:
@@ -186,13 +192,13 @@ def request_batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _can_be_sent(caption: str) -> bool:
     if _body_bytes(caption) > MAX_REQUEST_BYTES - ROOM_FOR_OPTIONS_BYTES:
-        logger.warning("left untranslated: %d characters are too many for DeepL: %.60r...", len(caption), caption)
+        logger.warning("caption not translated, %d characters are too many for DeepL: %.60r...", len(caption), caption)
         return False
     return bool(caption.strip())
 
 
 def _body_bytes(text: str) -> int:
-    # As the client writes it: JSON in ASCII, where a Chinese character takes six bytes and an emoji twelve.
+    # The client writes JSON in ASCII: a Chinese character takes six bytes, an emoji twelve.
     return len(json.dumps(text)) + len(", ")
 
 
@@ -200,14 +206,14 @@ def _refused(error: Any) -> PipelineError:
     """Return our error for a `deepl.DeepLException`, by the status of DeepL's answer."""
     status = error.http_status_code or 0
     if status in (401, 403):
-        return SettingsError(f"DeepL refuses the key in the environment variable {KEY_VARIABLE}: mend it")
+        return SettingsError(f"DeepL refuses the key in the environment variable {KEY_VARIABLE}: correct it")
     if status == 456:
         return InputError(
-            "the characters of your DeepL account are used up: raise its limit or run again in its next period; what "
-            "was translated is kept"
+            "the characters of your DeepL account are used up: raise its limit, or run again in its next period. "
+            "Finished translations are kept"
         )
     if status == 429 or status >= 500:
-        return TransientError(f"DeepL cannot translate just now (status {status}): {error}")
+        return TransientError(f"DeepL cannot translate at present (status {status}): {error}")
     if status == 413:
         return InputError(f"DeepL finds a request too large: {error}")
     return InputError(f"DeepL refuses the request: {error}")
@@ -218,13 +224,16 @@ def _auth_key() -> str:
     if not key:
         raise SettingsError(f"the engine 'deepl' needs a key: set the environment variable {KEY_VARIABLE}")
     if not (key.isascii() and key.isprintable() and " " not in key):
-        # It would not fit an HTTP header, and the errors of the client quote headers.
-        raise SettingsError(f"the environment variable {KEY_VARIABLE} holds no key of DeepL: mend it")
+        # It is not valid in an HTTP header, and the client's errors quote headers.
+        raise SettingsError(f"the environment variable {KEY_VARIABLE} does not contain a DeepL key: correct it")
     return key
 
 
 def _server_url() -> str | None:
-    """Another server than DeepL's own, or None; the client picks that by the kind of the key."""
+    """Return the URL of another server than DeepL's own, or None.
+
+    The client chooses one of DeepL's servers by the type of the key.
+    """
     url = os.environ.get(SERVER_VARIABLE, "").strip()
     if not url:
         return None

@@ -1,7 +1,7 @@
-"""What models want around a sentence and in front of its translation, so that they know the languages.
+"""Special tokens around a sentence and before its translation, which give a model the languages.
 
-It follows from a model's configuration and vocabulary: its end token, the language that is read, the one that is asked
-for. Converted models and those of `transformers` want the same.
+They follow from a model's configuration and vocabulary: its end token, its source language, its target language.
+Converted models and those of `transformers` need the same tokens.
 """
 
 import json
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
-# How families write languages: ">>ita<<", "__it__", "ita_Latn"; unconverted ones also "it_IT", "<2it>".
+# Language tokens by model family: ">>ita<<", "__it__", "ita_Latn"; unconverted families also have "it_IT" and "<2it>".
 LANGUAGES = {
     "opus": re.compile(r">>\w+<<"),
     "m2m": re.compile(r"__[a-z]{2,3}__"),
@@ -27,15 +27,15 @@ LANGUAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is to be known of a model.
+    """The facts about a model that decide its special tokens.
 
     Args:
-        folder: where it is, for messages.
+        folder: folder of the model, for messages.
         family: a key of `FRAMES`.
-        tokenizer_config: Hugging Face's, empty where there is none.
+        tokenizer_config: tokenizer configuration of Hugging Face, empty if there is none.
         source_vocabulary: tokens of the encoder.
         target_vocabulary: tokens of the decoder.
-        end: what ends a sentence; nothing where the library adds that.
+        end: tokens that end a sentence; empty if the library adds them.
         starts_with_end: the decoder starts with the end token.
     """
 
@@ -50,13 +50,13 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What stands around a sentence, and in front of its translation.
+    """The tokens around a sentence and before its translation.
 
     Args:
         before: tokens before the sentence.
         after: tokens after it.
         target_prefix: token that the translation begins with, often "".
-        prompt: text in front of the sentence, that the tokenizer reads with it, often "".
+        prompt: text before the sentence that the tokenizer reads with it, often "".
         starts_with_prefix: the decoder starts with the prefix, instead of writing it.
     """
 
@@ -68,9 +68,9 @@ class Frame:
 
 
 def _opus_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
-    """Marian wants an end token, after OpenNMT's sentences there is none; of several targets one is asked for.
+    """Return the tokens of an OPUS model: an end token for Marian only, and the target language if there are several.
 
-    Marian's decoder starts with the end token as well, by which one tells them apart where tokenizers do not.
+    Marian's decoder also starts with the end token, which distinguishes it from OpenNMT if the tokenizers do not.
     """
     wanted = _target_token(model, target)
     _require_languages(model, source, None if wanted else target)
@@ -78,28 +78,32 @@ def _opus_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -
 
 
 def _target_token(model: ModelFacts, target: LanguagePack) -> tuple[str, ...]:
-    """The token that asks a model of many languages for this one; none where the model writes one language only."""
+    """Return the token that selects the target language in a multilingual model; none for a model of one target."""
     known = list(filter(LANGUAGES["opus"].fullmatch, model.source_vocabulary))
     for code in _codes(target):
         if f">>{code}<<" in known:
             return (f">>{code}<<",)
-    # Models of one target may have such tokens in their vocabulary, too.
+    # The vocabulary of a model of one target may contain such tokens as well.
     if known and model.tokenizer_config.get("target_lang") not in _codes(target):
         raise InputError(
             f"{model.folder} has no token for {target.code} ({', '.join(_codes(target))}), it has "
-            f"{_listed(known)}: name another model, or set iso639_3 {in_pack_of(target)}"
+            f"{_listed(known)}. Name another model, or set iso639_3 {language_pack_hint(target)}"
         )
     return ()
 
 
 def _require_languages(model: ModelFacts, source: LanguagePack, target: LanguagePack | None) -> None:
-    """Raise InputError where the tokenizer's configuration names others; a group, such as "roa", may be read."""
+    """Check the languages in the tokenizer's configuration; a source group such as "roa" is accepted.
+
+    Raises:
+        InputError: it names other languages.
+    """
     for name, pack, lengths in (("source_lang", source, (2,)), ("target_lang", target, (2, 3))):
         given = model.tokenizer_config.get(name)
         if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
             raise InputError(
-                f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed: name "
-                f"another model, or, if that is the same language, set iso639_3 {in_pack_of(pack)}"
+                f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed. Name "
+                f"another model, or, if that is the same language, set iso639_3 {language_pack_hint(pack)}"
             )
 
 
@@ -111,13 +115,13 @@ def _m2m_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) ->
 
 
 def _nllb_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
-    """The source's language stands in front; behind the end where the tokenizer is of the years before 2023."""
+    """Return the tokens of an NLLB model: the source language first, or after the end for a tokenizer before 2023."""
 
     def token(pack: LanguagePack) -> str:
         if pack.flores is None:
             raise SettingsError(
-                f"{model.folder} is an NLLB model, and no FLORES code of {pack.code} is known: set flores, such as "
-                f'flores = "ita_Latn", {in_pack_of(pack)}'
+                f"{model.folder} is an NLLB model, and the FLORES code of {pack.code} is not known: set flores, such "
+                f'as flores = "ita_Latn", {language_pack_hint(pack)}'
             )
         return _known(model, [pack.flores], pack)
 
@@ -128,7 +132,10 @@ def _nllb_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -
 
 
 def _mbart_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
-    """mBART-50 has the source's language in front; mBART has it behind, and its decoder starts with the target's."""
+    """Return the tokens of an mBART model.
+
+    mBART-50 has the source language first. mBART has it last, and its decoder starts with the target language.
+    """
 
     def token(pack: LanguagePack) -> str:
         is_language = LANGUAGES["mbart"].fullmatch
@@ -142,20 +149,20 @@ def _mbart_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) 
 
 
 def _t5_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
-    """T5 is asked in English; MADLAD-400, which is one, by a token such as "<2it>"."""
+    """Return the prompt of a T5 model: an English sentence, or for MADLAD-400 a token such as "<2it>"."""
     if any(map(LANGUAGES["t5"].fullmatch, model.source_vocabulary)):
         return Frame(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=model.end)
     for pack in (source, target):
         if not pack.name:
             raise SettingsError(
-                f"{model.folder} is a T5 model, which is asked by the English names of languages, and that of "
-                f'{pack.code} is not known: set name, such as name = "Italian", {in_pack_of(pack)}'
+                f"{model.folder} is a T5 model, whose prompt has the English names of languages, and the name of "
+                f'{pack.code} is not known: set name, such as name = "Italian", {language_pack_hint(pack)}'
             )
     return Frame(prompt=f"translate {source.name} to {target.name}:", after=model.end)
 
 
 def _known(model: ModelFacts, tokens: list[str], pack: LanguagePack) -> str:
-    """The first of these that the model has.
+    """Return the first of these tokens that the model has.
 
     Raises:
         InputError: it has none.
@@ -166,8 +173,8 @@ def _known(model: ModelFacts, tokens: list[str], pack: LanguagePack) -> str:
             return token
     known = sorted(filter(LANGUAGES[model.family].fullmatch, vocabulary))
     raise InputError(
-        f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}: name another "
-        f"model, or correct the codes {in_pack_of(pack)}; none at all: convert or copy it again"
+        f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}. Name another "
+        f"model, or correct the codes {language_pack_hint(pack)}. If it has none, convert or copy it again"
     )
 
 
@@ -177,7 +184,7 @@ def _listed(tokens: list[str]) -> str:
 
 
 def _codes(pack: LanguagePack) -> list[str]:
-    """A language's codes as models write them, the preferred one first: "it", "ita", "ita_Latn"."""
+    """Return a language's codes as models write them, the preferred one first: "it", "ita", "ita_Latn"."""
     flores = pack.flores or ""
     return [code for code in dict.fromkeys((pack.code, pack.iso639_3, flores[:3], flores)) if code]
 
@@ -192,16 +199,24 @@ FRAMES: dict[str, Callable[[ModelFacts, LanguagePack, LanguagePack], Frame]] = {
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a file. Raises InputError where it holds none."""
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: the file is damaged or contains no object.
+    """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object: convert or copy it again")
+        raise InputError(f"{path} must contain a JSON object: convert or copy it again")
     return value
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON of a file. Raises InputError where it is damaged."""
+    """Return the JSON value in a file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): convert or copy it again") from error
+        raise InputError(f"{path} is damaged ({error}). Convert or copy it again") from error

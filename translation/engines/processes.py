@@ -1,4 +1,4 @@
-"""Programs that an engine asks: child processes that are watched, and ended with all that they started."""
+"""Child processes of engines, with time limits; they are killed together with all processes that they started."""
 
 import os
 import selectors
@@ -10,21 +10,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 MAX_ANSWER_BYTES = 1_000_000
-_END_S = 1.0  # between the last that a program writes and its end
+_END_S = 1.0  # between a program's last output and its exit
 _CHUNK_BYTES = 65_536
 _LAST_LOOK_S = 0.1
-_TAIL_BYTES, _TOLD = 2_000, 300  # of its complaints: kept, and told
+_TAIL_BYTES, _SHOWN = 2_000, 300  # of its standard error: bytes that are kept, and characters in an error message
 _MOST_CHUNKS = 16
 _TOO_MANY = "wrote more lines than it had captions"
 
 
 class ProgramError(Exception):
-    """A program wrote what it was not asked for.
+    """A program wrote something that it should not.
 
     Args:
-        what: it did.
-        progress: answers that it gave, and those that it was asked for.
-        complaints: the end of what it wrote to its standard error, as one line.
+        what: the program's action.
+        progress: number of answers that it gave, of those expected.
+        complaints: the end of its standard error, as one line.
     """
 
     def __init__(self, what: str, *, progress: str, complaints: str) -> None:
@@ -33,7 +33,7 @@ class ProgramError(Exception):
 
 
 class EndedError(ProgramError):
-    """A program ended before it had given all its answers."""
+    """A program ended before it gave all its answers."""
 
 
 class HungError(ProgramError):
@@ -44,10 +44,10 @@ class Program:
     """A running program that reads texts and writes one answer for each, both ended by the same byte.
 
     Args:
-        command: the program and its arguments; no shell reads them.
-        end: what ends a text and an answer.
-        timeout_s: most seconds for the answers to one call.
-        environment: of the program; None: ours.
+        command: the program and its arguments; no shell is used.
+        end: the byte that ends a text and an answer.
+        timeout_s: most seconds for the answers of one call.
+        environment: environment of the program; None for our own.
 
     Raises:
         OSError: it cannot be started.
@@ -84,12 +84,12 @@ class Program:
         self._num_asked = 0
 
     def answers(self, texts: Sequence[str]) -> list[bytes]:
-        """Return what it writes for some texts.
+        """Send some texts to the program and return its answers.
 
         Raises:
-            EndedError: it ended before it had given them all.
+            EndedError: it ended before it gave all answers.
             HungError: it did not give them in time.
-            ProgramError: it wrote more, or too much at once.
+            ProgramError: it wrote too many lines, or too long a line.
         """
         self._answers, self._partial, self._num_asked = [], bytearray(), len(texts)
         unsent = memoryview(b"".join(text.encode("utf-8", "replace") + self._separator for text in texts))
@@ -104,12 +104,12 @@ class Program:
                     unsent = unsent[os.write(self._input, unsent) :]
                 except BlockingIOError:
                     pass
-                except BrokenPipeError:  # it takes nothing any more, and may yet answer
+                except BrokenPipeError:  # the program has closed its input, but may still answer
                     unsent = unsent[len(unsent) :]
                 if not unsent:
                     self._selector.unregister(self._input)
             if not self._read(ready):
-                code: int | None = None  # of one that closed its output, and lives
+                code: int | None = None  # stays None for a program that closed its output and runs on
                 with suppress(subprocess.TimeoutExpired):
                     code = self._process.wait(_END_S)
                 raise self._error(f"ended with code {code}", EndedError)
@@ -120,10 +120,10 @@ class Program:
         return self._answers
 
     def is_silent(self, seconds: float) -> bool:
-        """Tell whether the program lives and writes nothing for some time.
+        """Return whether the program is still running and writes nothing for some seconds.
 
         Raises:
-            ProgramError: it writes.
+            ProgramError: it writes something.
         """
         self._answers, self._partial = [], bytearray()
         deadline = time.monotonic() + seconds
@@ -135,7 +135,7 @@ class Program:
         return lives
 
     def has_complained(self) -> bool:
-        """Tell whether it has written anything to its standard error so far, be it nothing but space."""
+        """Return whether the program has written anything to its standard error, white space included."""
         for _ in range(_MOST_CHUNKS):
             if not any(key.fd == self._complaints for key, _ in self._selector.select(0.0)):
                 break
@@ -143,13 +143,13 @@ class Program:
         return bool(self._tail)
 
     def _ready(self, deadline: float) -> set[int]:
-        """Wait for pipes that can be written to or read; none where the time is over."""
+        """Wait for pipes that can be read or written; return none after the deadline."""
         left = deadline - time.monotonic()
-        # At the deadline one more look; behind it none, or a program that never stops writing would never end.
+        # Pipes are checked once more at the deadline, and not after it: a program that always writes must end.
         return {key.fd for key, _ in self._selector.select(max(0.0, left))} if left > -_LAST_LOOK_S else set()
 
     def _read(self, ready: set[int]) -> bool:
-        """Take what it has written; False at the end of its output."""
+        """Read the program's output; return False at its end."""
         if self._complaints in ready:
             self._read_complaints()
         if self._output not in ready:
@@ -165,21 +165,21 @@ class Program:
         return bool(data)
 
     def _read_complaints(self) -> None:
-        """Keep the end of what it complains of; it may close that pipe and go on."""
+        """Read standard error and keep its end; the program may close that pipe and run on."""
         data = os.read(self._complaints, _CHUNK_BYTES)
         if not data:
             self._selector.unregister(self._complaints)
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
     def _error(self, what: str, kind: type[ProgramError] = ProgramError) -> ProgramError:
-        """Return the error that says what it did; whoever catches it ends the program."""
-        self.has_complained()  # which reads what was written last
-        complaints = " ".join(self._tail.decode("utf-8", "replace").split())[-_TOLD:]
+        """Return the error for the program's action; the caller must end the program."""
+        self.has_complained()  # reads the rest of standard error
+        complaints = " ".join(self._tail.decode("utf-8", "replace").split())[-_SHOWN:]
         return kind(what, progress=f"{len(self._answers):,} of {self._num_asked:,}", complaints=complaints)
 
 
 def _close(process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, owner: int) -> None:
-    """End a program and all that it started, unless this is a fork of the process that it answers."""
+    """End a program and all processes that it started, unless this process is a fork of the program's parent."""
     selector.close()
     if os.getpid() != owner:
         return
@@ -191,6 +191,9 @@ def _close(process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector,
 
 
 def kill_group(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a program with all that it started; call it no later than right after the process was waited for."""
+    """Kill a program and all processes that it started.
+
+    Call it at the latest directly after the program was waited for.
+    """
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Captions through a model that translates sentences: batches, guards, a second try where a translation loops.
+"""Captions through a model that translates sentences: batches, checks, a second try for translations that repeat.
 
-What CTranslate2's models and those of `transformers` have in common. Each caption goes to the model sentence by
-sentence, prepared by `translation.guards`.
+CTranslate2's models and those of `transformers` share this module. Each caption goes to the model sentence by sentence,
+prepared by `translation.guards`.
 """
 
 import logging
@@ -17,18 +17,18 @@ from translation.guards import Prepared, prepare, restore
 logger = logging.getLogger(__name__)
 
 SECOND_TRY_NGRAM = 3
-# Longest translation in tokens: three times the source and ten more, where the source's length is rounded up to a
+# Longest translation in tokens: three times the source's length and ten more. The source's length is rounded up to a
 # multiple of eight, so that the limit depends on the caption alone, not on its neighbours in the batch.
 LIMIT_FACTOR, LIMIT_EXTRA, LENGTH_STEP = 3, 10, 8
-MAX_SOURCE_TOKENS = 1024  # CTranslate2's own default: it reads no further
+MAX_SOURCE_TOKENS = 1024  # CTranslate2's default; it ignores later tokens
 
-Token = TypeVar("Token")  # a piece, or its number
+Token = TypeVar("Token")  # a piece, or its id
 Tokens = list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """One sentence as the model has it: the sum of its tokens' log-probabilities, and how many they are."""
+    """One translated sentence, with the sum of its tokens' log-probabilities and the number of its tokens."""
 
     text: str
     log_probability: float
@@ -37,17 +37,17 @@ class Decoded:
     repetitive: bool
 
 
-# Of a sentence in which the tokenizer finds nothing, such as one zero-width character.
+# Result of a sentence without tokens, such as one zero-width character.
 _NOTHING = Decoded(text="", log_probability=0.0, num_tokens=0, truncated=False, repetitive=False)
 
 
 class SentenceTranslator(ABC, Generic[Token]):
-    """A `translation.engine.Translator` over a model of sentences.
+    """A `translation.engine.Translator` over a model that translates sentences.
 
     Attributes:
-        fingerprint: see `Translator`, as for the others.
-        from_code: of the language that it reads.
-        to_code: of the language that it writes.
+        fingerprint: see `Translator`.
+        from_code: ISO 639-1 code of the language it reads.
+        to_code: ISO 639-1 code of the language it writes.
         alphabet: every character that the vocabulary can spell, or None if it can spell all.
     """
 
@@ -59,7 +59,7 @@ class SentenceTranslator(ABC, Generic[Token]):
 
     @abstractmethod
     def encode(self, sentence: str) -> list[Token]:
-        """Return the tokens as the model's encoder wants them, special ones included; none where there is no text."""
+        """Return the tokens of a sentence for the model's encoder, special ones included; none for no text."""
 
     @abstractmethod
     def decode(
@@ -68,13 +68,16 @@ class SentenceTranslator(ABC, Generic[Token]):
         """Translate distinct sentences, batch by batch.
 
         Args:
-            tokens: of each sentence, at least one.
-            report: is told the sentences of a batch when they are done.
-            no_repeat_ngram_size: tokens that no translation may repeat in a row; 0: it may repeat itself.
+            tokens: tokens of each sentence, at least one.
+            report: is called with the sentences of each finished batch.
+            no_repeat_ngram_size: length in tokens of sequences that a translation may contain only once; 0 for no
+                limit.
         """
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
-        """See `Translator.translate`; equal captions, and equal sentences of different captions, are translated once.
+        """Return one translation per caption; see `Translator.translate`.
+
+        Equal captions, and equal sentences of different captions, are translated once.
 
         Raises:
             InputError: the model cannot be loaded.
@@ -83,7 +86,7 @@ class SentenceTranslator(ABC, Generic[Token]):
             caption: prepare(caption, self.alphabet, language=self.from_code) for caption in dict.fromkeys(captions)
         }
         counts, report = Counter(captions), on_done or (lambda _: None)
-        # A caption is counted as done with the last of its sentences to be asked for; the longest come first.
+        # A caption counts as done with its shortest sentence, because the longest sentences are translated first.
         waiting: Counter[str] = Counter()
         for caption, item in prepared.items():
             if item.sentences:
@@ -114,22 +117,22 @@ class SentenceTranslator(ABC, Generic[Token]):
     def _decode_twice(
         self, tokens: Mapping[str, list[Token]], report: Callable[[list[str]], object]
     ) -> dict[str, Decoded]:
-        """Translate sentences; those that loop or never end get a second try that may not repeat itself."""
+        """Translate sentences, and try again, without repetition, those that repeat themselves or never end."""
         first = self.decode(tokens, report)
         doubtful = {text: tokens[text] for text, found in first.items() if found.truncated or found.repetitive}
         if not doubtful:
             return first
         second = self.decode(doubtful, lambda _: None, no_repeat_ngram_size=SECOND_TRY_NGRAM)
         mended = sum(not (found.truncated or found.repetitive) for found in second.values())
-        logger.info("%d translations looped, %d of them no more at the second try", len(doubtful), mended)
-        # What still loops does so less; only a text that ends is not given up for one that does not.
+        logger.info("%d translations repeated themselves or did not end; a second try mended %d", len(doubtful), mended)
+        # The second try repeats itself less, so it is used, except if only the first one ends.
         return first | {text: found for text, found in second.items() if first[text].truncated or not found.truncated}
 
 
 def token_batches(tokens: Mapping[str, Sequence[object]], max_batch_tokens: int) -> Iterator[list[str]]:
-    """Groups of texts of like length, longest first, whose padded size stays within the budget (one text at least).
+    """Yield batches of texts of similar length, longest first, within a budget of padded tokens (one text at least).
 
-    All texts of a group have the same `decoding_limit`; the grouping depends on the set of texts, not on their order.
+    All texts of a batch have the same `decoding_limit`. Batches depend on the set of texts, not on their order.
     """
     ordered = sorted(tokens, key=lambda text: (-len(tokens[text]), text))
     batch: list[str] = []
@@ -145,6 +148,6 @@ def token_batches(tokens: Mapping[str, Sequence[object]], max_batch_tokens: int)
 
 
 def decoding_limit(num_source_tokens: int) -> int:
-    """Most target tokens for a source of that many tokens."""
+    """Return the most target tokens for a source of `num_source_tokens` tokens."""
     rounded = -(-min(num_source_tokens, MAX_SOURCE_TOKENS) // LENGTH_STEP) * LENGTH_STEP
     return LIMIT_FACTOR * rounded + LIMIT_EXTRA

@@ -1,7 +1,7 @@
 """Any sequence-to-sequence model of Hugging Face as an engine: MarianMT, M2M-100, NLLB, mBART, T5 and others.
 
-The only module that loads `transformers` to translate. A model folder is anybody's: weights are read from safetensors
-and nothing else, and no code of a folder runs.
+This is the only module that loads `transformers` to translate. A model folder is not trusted: weights are read from
+safetensors only, and no code of the folder runs.
 """
 
 import logging
@@ -31,31 +31,31 @@ from translation.guards import is_repetitive
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever the same model and settings give another text or score.
+# Increase it when a change of this module gives another text or score for the same model and settings.
 ENGINE_VERSION = 1
-REMEDY = "copy it again from where it is whole, or name another model"
+REMEDY = "copy it again from a complete original, or name another model"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
-# What decides translations, in the folder itself; never a pickle, never code.
+# Suffixes of files that decide translations, in the folder itself; never a pickle, never code.
 _DECIDING = (".json", ".safetensors", ".spm", ".model", ".txt", ".bpe")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_MOST_LAYERS = 1_000  # a config with more is damaged, and the library would be making them for hours
-# Probabilities of the whole vocabulary that are held at once while translations are scored: 64 MB.
+_MOST_LAYERS = 1_000  # a config with more is damaged, and the library would create them for hours
+# Probabilities that are in memory at once while translations are scored: 64 MB.
 _SCORED_AT_ONCE = 16_000_000
 _T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _PLACEHOLDER = re.compile(r"madeupword\d+|<extra_id_\d+>")
-_BLANK = "▁Ġ \n\t"  # how vocabularies write spaces
-_MOST_SPARE = 4_096  # numbers behind the vocabulary, which fill up a matrix
+_BLANK = "▁Ġ \n\t"  # characters with which vocabularies write spaces
+_MOST_SPARE = 4_096  # ids above the vocabulary, which pad a matrix
 
 
 def open_engine(
     config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "TransformersTranslator":
-    """Return the engine over the model that `config.model` names; one of the hub is fetched to the hub's own cache.
+    """Return the engine over the model that `config.model` names; a model of the hub is downloaded to the hub's cache.
 
     Raises:
-        SettingsError: a code of a language, which the model needs, is not known.
-        InputError: there is no such model, it is damaged, has no safetensors, or knows another pair.
+        SettingsError: a language code that the model needs is missing.
+        InputError: there is no such model, it is damaged, has no safetensors, or does not translate this pair.
     """
     (name,) = config.model
     folder = _model_folder(name)
@@ -67,48 +67,48 @@ def open_engine(
 
 
 def _model_folder(name: str) -> Path:
-    """Return the folder of a model: its own, or where the hub's files are kept, fetched if need be."""
+    """Return the folder of a model: a local folder, or the hub's cache, downloaded if necessary."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(name):
-        raise InputError(f"translate.model: {name} is no folder, and no name of a model")
+        raise InputError(f"translate.model: {name} is not a folder and not the name of a model")
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
     patterns = [f"*{suffix}" for suffix in _DECIDING]
-    remedy = "where there is no network, name a folder that it was copied to"
-    with fenced(f"translate.model: {name} is no folder, and cannot be had from the hub", remedy):
+    remedy = "without a network, name a folder with a copy of the model"
+    with fenced(f"translate.model: {name} is not a folder, and cannot be downloaded from the hub", remedy):
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
         )
 
 
 def _require_whole(folder: Path, name: str) -> None:
-    """Refuse what can be refused before a library reads it."""
+    """Refuse an incomplete or unsafe folder before a library reads it."""
     if not (folder / "config.json").is_file():
         raise InputError(f"translate.model: {name} has no config.json: {REMEDY}")
     if not (folder / _WEIGHTS).is_file() and not (folder / _INDEX).is_file():
         raise InputError(
-            f"translate.model: {name} has no weights in safetensors, and pickles may run code: name a revision that "
-            "has some, such as NAME@refs/pr/1 (a pull request on the hub often adds them), or another model"
+            f"translate.model: {name} has no weights in safetensors, and pickles may run code. Name a revision with "
+            "safetensors, such as NAME@refs/pr/1 (a pull request on the hub often adds them), or another model"
         )
-    if (folder / "adapter_config.json").exists():  # the library would open the model that it names, whichever
-        raise InputError(f"translate.model: {name} is an adapter of another model: name one that they were merged into")
+    if (folder / "adapter_config.json").exists():  # the library would open any model that it names
+        raise InputError(f"translate.model: {name} is an adapter of another model: name a model with merged weights")
     _require_harmless(read_object(folder / "config.json"), folder / "config.json")
     parts = read_object(folder / _INDEX).get("weight_map") if (folder / _INDEX).is_file() else {}
     if not isinstance(parts, dict) or not all(
         re.fullmatch(r"[\w.-]+\.safetensors", str(part)) for part in parts.values()
     ):
-        raise InputError(f"{folder / _INDEX} names weights that are no safetensors beside it: {REMEDY}")
+        raise InputError(f"{folder / _INDEX} names weights that are not safetensors files in its folder: {REMEDY}")
 
 
 def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
-    """Refuse a config.json that has code fetched, or more layers made than any model has."""
+    """Refuse a config.json that downloads code, names other weights, or has more layers than any model."""
     for name, value in settings.items():
-        if "_implementation" in name and value not in (None, "eager", "sdpa"):  # others may be fetched from the hub
-            raise InputError(f"{path} asks for code that may not be here ({name} = {value!r}): take that line out")
-        if name == "transformers_weights" and value is not None:  # other weights than those that were looked at
+        if "_implementation" in name and value not in (None, "eager", "sdpa"):  # others may be downloaded from the hub
+            raise InputError(f"{path} asks for code that is not part of it ({name} = {value!r}): remove that line")
+        if name == "transformers_weights" and value is not None:  # weights that were not checked
             raise InputError(f"{path} names other weights ({name} = {value!r}) than {_WEIGHTS}: {REMEDY}")
         if isinstance(value, Mapping):
             _require_harmless(value, path)
@@ -117,16 +117,17 @@ def _require_harmless(settings: Mapping[str, Any], path: Path) -> None:
 
 
 class Vocabulary:
-    """A model's tokenizer, and what is known of its tokens.
+    """A model's tokenizer with facts about its tokens.
 
     Attributes:
-        folder: of the model.
-        tokenizer: of `transformers`.
-        numbers: of the tokens.
-        family: a key of `FRAMES`; "" for models of one pair that say nothing of languages.
-        special: numbers of the tokens that are no text.
-        blank: numbers of the tokens that are nothing but space.
-        alphabet: every character that the tokens spell; None where some are bytes, or no token shows a space.
+        folder: folder of the model.
+        tokenizer: tokenizer of `transformers`.
+        numbers: ids of the tokens.
+        family: a key of `FRAMES`; "" for models of one pair without language tokens.
+        special: ids of the tokens that are not text.
+        blank: ids of the tokens that are only space.
+        alphabet: every character that the tokens can spell; None if some tokens are bytes, or no token contains a
+            space.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,7 +137,7 @@ class Vocabulary:
         here = {"trust_remote_code": False, "local_files_only": True}
         model_type = AutoConfig.from_pretrained(folder, **here).model_type
         if model_type not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-            raise InputError(f"a model of the kind {model_type} reads no text to write another: name another model")
+            raise InputError(f"a model of type {model_type} does not translate text: name another model")
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, **here)
         for name in ("eos_token_id", "unk_token_id"):
             if not isinstance(getattr(tokenizer, name), int):
@@ -157,20 +158,20 @@ class Vocabulary:
             self.alphabet = frozenset("".join(spelling))
 
     def pieces(self, text: str) -> list[int]:
-        """Return the numbers of a text's tokens, no special ones added."""
+        """Return the ids of a text's tokens, without special ones."""
         found: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NumberFrame:
-    """What stands around a sentence, in numbers of tokens.
+    """The tokens around a sentence, as ids.
 
     Args:
-        before: in front of it.
-        after: behind it.
-        prefix: what the translation begins with, if anything.
-        starts_with_prefix: the decoder starts with that, instead of writing it.
+        before: ids before the sentence.
+        after: ids after the sentence.
+        prefix: first id of the translation, or None.
+        starts_with_prefix: the decoder starts with the prefix, instead of writing it.
     """
 
     before: tuple[int, ...]
@@ -180,10 +181,10 @@ class _NumberFrame:
 
 
 def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -> _NumberFrame:
-    """Return what the model wants around a sentence, so that it knows the languages.
+    """Return the tokens that the model needs around a sentence to know the languages.
 
     Raises:
-        InputError: it does not know them.
+        InputError: the model does not know the languages.
     """
     folder, numbers = vocabulary.folder, vocabulary.numbers
     if vocabulary.family:
@@ -204,24 +205,24 @@ def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -
             starts_with_prefix=frame.starts_with_prefix,
         )
     logger.warning(
-        "nothing in %s says which languages it translates: %s to %s is taken for granted",
+        "%s does not state its languages; it is assumed to translate %s to %s",
         folder,
         source.code,
         target.code,
     )
-    # What the tokenizer itself puts around a text.
+    # The tokens that the tokenizer itself puts around a text.
     bare = vocabulary.pieces("a")
     framed = list(vocabulary.tokenizer("a").input_ids)
     for start in range(len(framed) - len(bare) + 1):
         if bare and framed[start : start + len(bare)] == bare:
             return _NumberFrame(before=tuple(framed[:start]), after=tuple(framed[start + len(bare) :]))
-    raise InputError("its tokenizer reads a text otherwise with special tokens than without: name another model")
+    raise InputError("its tokenizer splits a text differently with special tokens: name another model")
 
 
 class TransformersTranslator(SentenceTranslator[int]):
     """A `translation.engine.Translator` over a model of `transformers`; it is loaded at the first translation.
 
-    A score is the model's own of the text that it wrote, without what keeps special tokens out of it.
+    A score is the model's own for the text that it wrote. The suppression of special tokens does not change it.
     """
 
     def __init__(
@@ -250,7 +251,10 @@ class TransformersTranslator(SentenceTranslator[int]):
         self.fingerprint = f"transformers:{from_code}-{to_code}:{digest(what)[:12]}"
 
     def encode(self, sentence: str) -> list[int]:
-        """See `SentenceTranslator.encode`; the name of a special token in a caption is an unknown word."""
+        """Return the ids of a sentence; see `SentenceTranslator.encode`.
+
+        The name of a special token in a caption becomes an unknown word.
+        """
         unknown, special = self._vocabulary.tokenizer.unk_token_id, self._vocabulary.special
         text = [unknown if number in special else number for number in self._vocabulary.pieces(sentence)]
         is_text = any(number not in self._vocabulary.blank for number in text)
@@ -259,12 +263,12 @@ class TransformersTranslator(SentenceTranslator[int]):
     def decode(
         self, tokens: Mapping[str, list[int]], report: Callable[[list[str]], object], *, no_repeat_ngram_size: int = 0
     ) -> dict[str, Decoded]:
-        """See `SentenceTranslator.decode`."""
+        """Translate distinct sentences; see `SentenceTranslator.decode`."""
         found: dict[str, Decoded] = {}
         for batch in token_batches(tokens, self._max_batch_tokens):
             with fenced(
                 f"the model in {self._vocabulary.folder} cannot translate",
-                "a smaller translate.max_batch_tokens needs less memory; else name another model",
+                "a smaller translate.max_batch_tokens needs less memory; otherwise name another model",
             ):
                 found |= self._decoded({text: tokens[text] for text in batch}, no_repeat_ngram_size)
             report(batch)
@@ -276,12 +280,12 @@ class TransformersTranslator(SentenceTranslator[int]):
         model, num_after = self._model, len(self._frame.after)
         most = min(MAX_SOURCE_TOKENS, model.most_positions)
         longest = min(decoding_limit(max(map(len, batch.values()))), model.most_positions - 1)
-        # As much as the model can read of a sentence, with what stands around it.
+        # A sentence that is too long for the model is cut; the special tokens stay.
         rows = [
             numbers if len(numbers) <= most else numbers[: most - num_after] + numbers[len(numbers) - num_after :]
             for numbers in batch.values()
         ]
-        # Tokens in front of a translation that are not the model's choice.
+        # Tokens at the start of a translation that the model did not choose.
         num_given = 1 + (self._frame.prefix is not None and not self._frame.starts_with_prefix)
         with torch.inference_mode():
             inputs = self._padded(rows)
@@ -325,8 +329,8 @@ class _Network:
     """The loaded model.
 
     Attributes:
-        end: number of the token that ends a text.
-        padding: number of the one that fills up a batch.
+        end: id of the token that ends a text.
+        padding: id of the token that pads a batch.
         most_positions: tokens beyond which the model cannot read or write.
     """
 
@@ -336,17 +340,20 @@ class _Network:
         import torch
         from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
-        self._module, told = AutoModelForSeq2SeqLM.from_pretrained(
+        self._module, loading_info = AutoModelForSeq2SeqLM.from_pretrained(
             vocabulary.folder,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
-        for what, names in (("lacks", told["missing_keys"]), ("has in another shape", told["mismatched_keys"])):
+        for what, names in (
+            ("lack", loading_info["missing_keys"]),
+            ("have another shape of", loading_info["mismatched_keys"]),
+        ):
             if names:
                 raise InputError(
-                    f"its weights do not fit its config.json, which {what} {min(map(str, names))}: {REMEDY}"
+                    f"its weights do not match its config.json: they {what} {min(map(str, names))}. To fix it: {REMEDY}"
                 )
         self._module = self._module.to(device=device, dtype=getattr(torch, compute_type)).eval()
         self.end = int(vocabulary.tokenizer.eos_token_id)
@@ -356,7 +363,7 @@ class _Network:
         forced = None if frame.starts_with_prefix else frame.prefix
         if forced is None and not vocabulary.family:
             forced = self._setting("forced_bos_token_id")
-        # What is no text: special tokens, and numbers that only fill up the model's matrix.
+        # Ids that are not text: special tokens, and ids that only pad the model's matrix.
         size = int(self._module.config.vocab_size)
         spare = range(max(vocabulary.numbers.values()) + 1, size)
         no_text = {*vocabulary.special, *spare[:_MOST_SPARE]} - {self.end, forced}
@@ -371,16 +378,16 @@ class _Network:
             "pad_token_id": self.padding,
             "suppress_tokens": never_written,
         }
-        # What a folder says of decoding would be mixed into ours: sampling, penalties, lengths.
+        # Otherwise the folder's decoding options (sampling, penalties, lengths) would be merged into ours.
         self._module.generation_config = GenerationConfig()
 
     def _setting(self, name: str) -> Any:
-        """Return what the folder says of decoding, which stands in one of two files."""
+        """Return a decoding setting of the folder, from its generation config or else its model config."""
         found = getattr(self._module.generation_config, name, None)
         return getattr(self._module.config, name, None) if found is None else found
 
     def generate(self, inputs: Mapping[str, Any], longest: int, no_repeat_ngram_size: int) -> Any:
-        """Return the numbers that the model writes, a row a sentence, the decoder's start in front."""
+        """Return the ids that the model writes, one row a sentence, with the decoder's start id first."""
         from transformers import GenerationConfig
 
         config = GenerationConfig(
@@ -389,10 +396,10 @@ class _Network:
         return self._module.generate(**inputs, generation_config=config)
 
     def scores(self, inputs: Mapping[str, Any], written: Any, num_given: int) -> list[float]:
-        """Return the sum of the log-probabilities of each row, without what was given, to the end token.
+        """Return the sum of each row's log-probabilities up to the end token, without the tokens that were given.
 
-        The rows are read once more, some at a time: while they are written, the probabilities of all hypotheses and
-        steps would have to be held.
+        The rows go through the model again, some at a time. To score them during generation, the probabilities of all
+        hypotheses and steps would have to be in memory.
         """
         size = int(self._module.config.vocab_size)
         step = max(1, _SCORED_AT_ONCE // (size * written.shape[1]))
@@ -405,15 +412,19 @@ class _Network:
             chosen = logits.float().log_softmax(-1).gather(-1, rows[:, 1:, None])[..., 0]
             ends = (rows[:, 1:] == self.end).int()
             ends[:, : num_given - 1] = 0
-            counts = (ends.cumsum(-1) - ends) == 0  # to the first end, which counts
+            counts = (ends.cumsum(-1) - ends) == 0  # up to and including the first end token
             counts[:, : num_given - 1] = False
             totals += chosen.masked_fill(~counts, 0.0).sum(-1).tolist()
         return totals
 
 
 def _first_number(*found: object) -> int:
-    """Return the first that is a number. Raises InputError where none is."""
+    """Return the first value that is an id.
+
+    Raises:
+        InputError: there is none.
+    """
     for number in found:
         if type(number) is int and number >= 0:
             return number
-    raise InputError(f"neither its config.json nor its generation_config.json says how a translation starts: {REMEDY}")
+    raise InputError(f"neither its config.json nor its generation_config.json has a start token: {REMEDY}")

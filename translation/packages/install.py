@@ -1,7 +1,7 @@
-"""Install a package, from a file or from the Argos index, with a record in its folder of where it came from.
+"""Install a package from a file or from the Argos index, with a record of its source in its folder.
 
-The index's format is Argos Translate's own (`argostranslate.package.AvailablePackage`): one JSON list of objects, in
-which `links` are places of the same file. It names no checksums and no sizes.
+The index's format is Argos Translate's own (`argostranslate.package.AvailablePackage`): a JSON list of objects, whose
+`links` are addresses of the same file. It contains no checksums and no sizes.
 """
 
 import json
@@ -36,7 +36,7 @@ DEFAULT_INDEX = "https://raw.githubusercontent.com/argosopentech/argospm-index/m
 STORED_INDEX = "index.json"  # in Argos Translate's own folder
 MAX_INDEX_BYTES = 16 * 2**20  # the real one has 33 kB
 MAX_LINKS = 20
-FIRST_UNREADABLE_FORMAT = (2,)  # `argos_version`, the format, of packages that this reader does not know
+FIRST_UNREADABLE_FORMAT = (2,)  # first `argos_version`, a package's format, that this reader does not know
 PATTERNS = {
     "from_code": CODE,
     "to_code": CODE,
@@ -53,9 +53,9 @@ class IndexEntry:
     Args:
         from_code: ISO 639 code of the language it reads.
         to_code: ISO 639 code of the language it writes.
-        package_version: of the package.
-        argos_version: of its format, "" if the index does not say.
-        links: where the file lies; all places hold the same.
+        package_version: version of the package.
+        argos_version: version of its format, "" if the index does not state it.
+        links: addresses of the file; all serve the same file.
     """
 
     from_code: str
@@ -66,41 +66,41 @@ class IndexEntry:
 
     @property
     def pair(self) -> str:
-        """Languages, as "en-it"."""
+        """Return the languages, as "en-it"."""
         return f"{self.from_code}-{self.to_code}"
 
     @property
     def is_readable(self) -> bool:
-        """Tell whether this reader knows the package's format."""
+        """Return whether this reader knows the package's format."""
         return version_key(self.argos_version) < FIRST_UNREADABLE_FORMAT
 
 
 def index_url() -> str:
-    """The index's address, from Argos Translate's own environment variable where it is set."""
+    """Return the index's URL, from Argos Translate's own environment variable if it is set."""
     return (os.environ.get("ARGOS_PACKAGE_INDEX") or DEFAULT_INDEX).rstrip("/") + "/index.json"
 
 
 def read_index(url: str, config: DownloadConfig = DEFAULT_CONFIG) -> list[IndexEntry]:
-    """Everything that an index offers to translate with.
+    """Return all translation packages that an index offers.
 
     Raises:
-        InputError: it cannot be had, or is no index; the text says how to do without.
+        InputError: the index cannot be downloaded, or is not an index. The message says how to install without it.
     """
     try:
         content = fetch_small(url, replace(config, max_bytes=MAX_INDEX_BYTES))
     except (SettingsError, InputError, TransientError) as error:
         raise InputError(
-            f"the index of Argos packages cannot be had: {error}; with no network, get the .argosmodel file on another "
-            f"machine, from a link in {url}, and install it here with `vernaclip mt install FILE`"
+            f"the index of Argos packages cannot be downloaded: {error}. Without a network, download the .argosmodel "
+            f"file on another machine, from a link in {url}, and install it here with `vernaclip mt install FILE`"
         ) from error
     return parse_index(content, url)
 
 
 def read_stored_index() -> list[IndexEntry] | None:
-    """The index as Argos Translate itself fetched it last, without asking the network; None where it never did.
+    """Return the index that Argos Translate itself downloaded last, or None if there is none; no network is used.
 
     Raises:
-        InputError: the stored file is no index.
+        InputError: the stored file is not an index.
     """
     path = argos_data_dir() / STORED_INDEX
     try:
@@ -116,17 +116,17 @@ def read_stored_index() -> list[IndexEntry] | None:
 
 
 def parse_index(content: bytes, url: str) -> list[IndexEntry]:
-    """The entries of an index file; unknown fields are ignored, broken entries left out with a warning.
+    """Return the entries of an index file; unknown fields are ignored, broken entries left out with a warning.
 
     Raises:
-        InputError: it is no JSON list.
+        InputError: it is not a JSON list.
     """
     try:
         records = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{url} is no index of packages ({error}): correct ARGOS_PACKAGE_INDEX") from error
+        raise InputError(f"{url} is not an index of packages ({error}): correct ARGOS_PACKAGE_INDEX") from error
     if not isinstance(records, list):
-        raise InputError(f"{url} is no index of packages, which is a JSON list: correct ARGOS_PACKAGE_INDEX")
+        raise InputError(f"{url} is not an index of packages, which is a JSON list: correct ARGOS_PACKAGE_INDEX")
     entries: list[IndexEntry] = []
     faults: list[str] = []
     for number, record in enumerate(records, start=1):
@@ -143,9 +143,9 @@ def parse_index(content: bytes, url: str) -> list[IndexEntry]:
 
 
 def _entry(record: Any) -> IndexEntry | str:
-    """Return an entry, or what is wrong with it."""
+    """Return an entry, or the problem of its record."""
     if not isinstance(record, dict):
-        return "is no object"
+        return "is not an object"
     record = {**record, "argos_version": record.get("argos_version") or ""}
     for name, pattern in PATTERNS.items():
         if not isinstance(record.get(name), str) or not pattern.fullmatch(record[name]):
@@ -158,10 +158,10 @@ def _entry(record: Any) -> IndexEntry | str:
 
 
 def choose(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> IndexEntry:
-    """The newest entry for a pair of languages that can be read; a way through a third language is never taken.
+    """Return the newest readable entry for a pair of languages; two packages through a third language are never chosen.
 
     Raises:
-        InputError: there is none; the text names what there is instead.
+        InputError: there is none. The message names the alternatives.
     """
     fitting = [entry for entry in entries if (entry.from_code, entry.to_code) == (from_code, to_code)]
     readable = [entry for entry in fitting if entry.is_readable]
@@ -169,8 +169,8 @@ def choose(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> Index
         return max(readable, key=lambda entry: (version_key(entry.package_version), version_key(entry.argos_version)))
     if fitting:
         raise InputError(
-            f"the index offers {from_code}-{to_code} only in the format of Argos {fitting[0].argos_version}, too new "
-            "for this vernaclip: look for a newer one"
+            f"the index offers {from_code}-{to_code} only in the format of Argos {fitting[0].argos_version}, which is "
+            "too new for this version of vernaclip: look for a newer version"
         )
     raise InputError(_instead_of(entries, from_code, to_code))
 
@@ -182,34 +182,34 @@ def _instead_of(entries: Sequence[IndexEntry], from_code: str, to_code: str) -> 
     if pivots:
         pivot = "en" if "en" in pivots else pivots[0]
         return (
-            f"{missing}, only {from_code}-{pivot} and {pivot}-{to_code}: if a translation of a translation is good "
+            f"{missing}, only {from_code}-{pivot} and {pivot}-{to_code}. If a translation of a translation is good "
             f"enough, install both with `vernaclip mt install --from {from_code} --to {pivot}` and `vernaclip mt "
             f'install --from {pivot} --to {to_code}`, and set translate.pivot = "{pivot}"'
         )
     targets = sorted(target for source, target in offered if source == from_code)
-    instead = f"from {from_code} it offers only {', '.join(targets)}" if targets else f"nothing from {from_code} at all"
-    return f"{missing}; {instead}: see `vernaclip mt packages`, or train a package with `vernaclip mt train`"
+    instead = f"from {from_code} it offers only {', '.join(targets)}" if targets else f"it offers none from {from_code}"
+    return f"{missing}; {instead}. See `vernaclip mt packages`, or train a package with `vernaclip mt train`"
 
 
 def usable_links(links: Iterable[str], index: str) -> list[str]:
-    """The links that may be asked, see `check_url`; others, such as ipfs: ones, are left out."""
+    """Return the links that may be downloaded (see `check_url`); others, such as ipfs: links, are left out."""
     usable = []
     for link in links:
         try:
             check_url(link, referrer=index)
         except InputError as error:
             level = logging.DEBUG if link.startswith("ipfs:") else logging.WARNING
-            logger.log(level, "left out: %s", error)
+            logger.log(level, "link left out: %s", error)
         else:
             usable.append(link)
     return usable
 
 
 def index_rows(config: DownloadConfig) -> list[dict[str, object]]:
-    """Return a row for each package of the index that can be read here, with the installed versions of its pair.
+    """Return one row for each readable package of the index, with the installed versions of its pair.
 
     Raises:
-        InputError: the index cannot be had.
+        InputError: the index cannot be downloaded.
     """
     index = index_url()
     versions: dict[str, list[str]] = {}
@@ -234,15 +234,15 @@ SHA256_START = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageSource:
-    """What is known of the file that a package was installed from.
+    """The file that a package was installed from.
 
     Args:
-        file_sha256: of the `.argosmodel` file.
-        file_bytes: its size.
-        package_sha256: the package's own digest, see `package_sha256`, "" before it is known.
-        url: where it was downloaded from, "" for a local file.
-        index: URL of the index that names `url`, "" for none.
-        etag: the server's name for that version of the file, "" for none.
+        file_sha256: sha256 of the `.argosmodel` file.
+        file_bytes: size of the file, in bytes.
+        package_sha256: the package's own digest, see `package_sha256`; "" before it is known.
+        url: address of the download, "" for a local file.
+        index: URL of the index that contains `url`, "" for none.
+        etag: the server's ETag of that version of the file, "" for none.
     """
 
     file_sha256: str
@@ -259,8 +259,8 @@ class Installation:
 
     Args:
         package: the package.
-        source: what its folder records of where it came from.
-        changed: False if it was there already.
+        source: the record of its source, from its folder.
+        changed: False if it was installed before.
     """
 
     package: packages.Package
@@ -274,13 +274,13 @@ def install_file(path: Path, packages_dir: Path, *, sha256: str = "") -> Install
     Args:
         path: the file.
         packages_dir: the folder of installed packages.
-        sha256: that the file must have, in hexadecimal; "" for any.
+        sha256: sha256 that the file must have, in hexadecimal; "" for any.
 
     Raises:
-        SettingsError: `sha256` is none.
-        InputError: the file is no good package, its sha256 is another, or another package has its place.
-        BusyError: another process installs.
-        DiskError: the disk is full, or refuses to be written.
+        SettingsError: `sha256` is not a sha256.
+        InputError: the file is not a usable package, its sha256 differs, or another package is in its folder.
+        BusyError: another process is installing.
+        DiskError: the disk is full, or cannot be written.
     """
     expected = _sha256_of_text(sha256)
     check_archive(path)
@@ -294,21 +294,21 @@ def install_from_index(
 ) -> Installation:
     """Install the newest package of the Argos index that translates one language to another.
 
-    A package that is installed already is downloaded again only if the server does not say that its file is the same.
+    An installed package is downloaded again only if the server's file has changed or may have changed.
 
     Args:
         from_code: ISO 639 code of the language it reads.
         to_code: ISO 639 code of the language it writes.
-        packages_dir: the folder of installed packages; unfinished downloads lie beside it, and are gone on with.
-        sha256: that the file must have, in hexadecimal; "" for any.
-        config: what the download may cost.
+        packages_dir: the folder of installed packages. Unfinished downloads are in a folder beside it, and are resumed.
+        sha256: sha256 that the file must have, in hexadecimal; "" for any.
+        config: limits of the download.
 
     Raises:
-        SettingsError: `sha256` is none.
-        InputError: the index cannot be had or offers no such package, no link gives a good one, or another package
-            has its place.
-        BusyError: another process installs.
-        DiskError: the disk is full, or refuses to be written.
+        SettingsError: `sha256` is not a sha256.
+        InputError: the index cannot be downloaded or offers no such package, no link gives a usable one, or another
+            package is in its folder.
+        BusyError: another process is installing.
+        DiskError: the disk is full, or cannot be written.
     """
     expected = _sha256_of_text(sha256)
     index = index_url()
@@ -319,20 +319,20 @@ def install_from_index(
             try:
                 return _install_link(link, entry, packages_dir, index=index, sha256=expected, config=config)
             except packages.PlaceTakenError:
-                raise  # by whatever link it comes
+                raise  # another link would give the same package
             except (InputError, SettingsError, TransientError) as error:
                 faults.append(str(error) if link in str(error) else f"{link}: {error}")
                 logger.warning("%s is not installed from %s: %s", what, link, error)
     reasons = "; ".join(faults) or f"https is needed, and the index has {', '.join(map(repr, entry.links))}"
     raise InputError(
-        f"no link of the index gives {what} ({reasons}): run the same command again later, or get the file on another "
-        "machine and install it here with `vernaclip mt install FILE`"
+        f"no link of the index gives {what} ({reasons}). Run the same command again later, or download the file on "
+        "another machine and install it here with `vernaclip mt install FILE`"
     )
 
 
 @contextmanager
 def _installing(packages_dir: Path) -> Iterator[None]:
-    """One installation at a time, which first removes what killed ones left."""
+    """Hold the lock of installations, and remove the files that killed installations left."""
     folder = packages_dir.parent / packages.DOWNLOADS
     with writer_lock(folder):
         sweep_temporary([folder])
@@ -345,7 +345,7 @@ def _install_link(
     known = _installed_from(link, packages_dir)
     partial = PartialFile(packages_dir.parent / packages.DOWNLOADS / f"{digest(link)[:16]}.argosmodel", link)
     if not download(partial, config, referrer=index, known_etag=known.source.etag if known else ""):
-        assert known is not None  # only its version need not come
+        assert known is not None  # a download is skipped only for an ETag that is known
         if sha256 not in ("", known.source.file_sha256):
             raise InputError(f"the sha256 of the installed file is {known.source.file_sha256}, not {sha256}")
         return known
@@ -354,8 +354,8 @@ def _install_link(
         found = _require_sha256(partial.path, sha256)
         if known is not None and known.source.file_sha256 != found:
             logger.warning(
-                "ATTENTION: the file at %s is not the one that was installed from there: its sha256 was %s and is %s "
-                "now; find out why before you replace the package in %s",
+                "ATTENTION: the file at %s has changed since it was installed: its sha256 was %s and is %s now. Find "
+                "out why before you replace the package in %s",
                 partial.url,
                 known.source.file_sha256,
                 found,
@@ -372,7 +372,10 @@ def _install_link(
 def _install(
     path: Path, packages_dir: Path, source: PackageSource, *, pair: tuple[str, str] | None = None
 ) -> Installation:
-    """Install a checked file; a record that is there already stays, unless only the new one names a URL."""
+    """Install a checked file.
+
+    An existing record is replaced only if it has no URL and the new one has.
+    """
     home = packages_dir / check_archive(path)
     changed = not home.exists()
     package = packages.read_package(
@@ -391,11 +394,11 @@ def _require_loadable(path: Path, package: packages.Package) -> None:
     try:
         argos_translator(package, TranslateConfig(device="cpu")).try_out()
     except InputError as error:
-        raise InputError(f"{path} holds no package that can be used: {error}") from error
+        raise InputError(f"{path} contains no usable package: {error}") from error
 
 
 def _installed_from(url: str, packages_dir: Path) -> Installation | None:
-    """The package that was installed from a URL, if it is there and as it was."""
+    """Return the unchanged package that was installed from a URL, or None."""
     for path in sorted(packages_dir.glob(f"*/{packages.RECORD}")):
         source = read_source(path.parent)
         if source is None or source.url != url:
@@ -403,7 +406,7 @@ def _installed_from(url: str, packages_dir: Path) -> Installation | None:
         try:
             package = packages.read_package(path.parent)
         except InputError as error:
-            logger.warning("not used: %s", error)
+            logger.warning("package not used: %s", error)
             continue
         if package.sha256 == source.package_sha256:
             return Installation(package=package, source=source, changed=False)
@@ -411,7 +414,7 @@ def _installed_from(url: str, packages_dir: Path) -> Installation | None:
 
 
 def read_source(folder: Path) -> PackageSource | None:
-    """The record in a package's folder; None where there is none, or none that can be read."""
+    """Return the record in a package's folder, or None if there is none or it cannot be read."""
     path = folder / packages.RECORD
     try:
         if not path.exists():
@@ -422,34 +425,38 @@ def read_source(folder: Path) -> PackageSource | None:
             raise TypeError("a value has the wrong type")
         return source
     except (DamagedError, TypeError) as error:
-        logger.warning("%s is ignored, since it cannot be read: %s", path, error)
+        logger.warning("%s is ignored because it cannot be read: %s", path, error)
         return None
 
 
 def write_source(folder: Path, source: PackageSource) -> None:
-    """Put the record into a package's folder."""
+    """Write the record of a package's source into its folder."""
     write_checksummed(folder / packages.RECORD, asdict(source))
 
 
 def _sha256_of_text(text: str) -> str:
-    """Return a sha256 in lower case. Raises SettingsError where it is not 64 hexadecimal digits, or "" for none."""
+    """Return a sha256 in lower case, or "" for no text.
+
+    Raises:
+        SettingsError: it is not 64 hexadecimal digits.
+    """
     return Expected(algorithm="sha256", hexdigest=text.strip().lower()).hexdigest if text else ""
 
 
 def _require_sha256(path: Path, expected: str) -> str:
-    """The sha256 of a file, which must be `expected` unless that is "".
+    """Return the sha256 of a file after a check that it is `expected`; "" expects any.
 
     Raises:
         InputError: it is another.
     """
     found = sha256_of(path)
     if expected and found != expected:
-        raise InputError(f"the sha256 of the file is {found}, not {expected}: it is not installed")
+        raise InputError(f"the sha256 of the file is {found}, not {expected}: the file is not installed")
     return found
 
 
 def installed_rows() -> list[dict[str, object]]:
-    """Return a row for each installed package; no network is used."""
+    """Return one row for each installed package; no network is used."""
     rows: list[dict[str, object]] = []
     for package in sorted(packages.installed(packages.default_packages_dir()), key=lambda package: package.pair):
         source = read_source(package.folder)

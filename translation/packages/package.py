@@ -1,10 +1,11 @@
-"""Argos Translate packages: reading, checking, installing and finding them, offline and without side effects.
+"""Argos Translate packages: read, check, install and find them, offline and without side effects.
 
 The format is Argos Translate's own (`argostranslate.package`): a folder with `metadata.json`, a CTranslate2 model in
-`model/` and a tokenizer, `sentencepiece.model` or `bpe.model`. Its own reader is not used, since importing it creates
-folders in the user's home, its installer overwrites other packages, and one broken folder makes its list fail.
+`model/` and a tokenizer, `sentencepiece.model` or `bpe.model`. Argos Translate's own reader is not used: importing it
+creates folders in the user's home, its installer overwrites other packages, and one broken folder makes its list fail.
 
-Archives (`.argosmodel`) are zip files from strangers, checked before a byte is written; our own are byte-stable.
+Archives (`.argosmodel`) are zip files from strangers. They are checked before anything is written. The archives that
+this module writes have the same bytes for the same content.
 """
 
 import hashlib
@@ -32,30 +33,30 @@ from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, syn
 MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 1024**3  # unpacked; the largest published package has about 300 MB
 MAX_RATIO = 200  # unpacked to packed, for members of 1 MB and more: weights hardly compress
-MAX_NAME_BYTES = 255  # of a file or folder, on every file system that we know
+MAX_NAME_BYTES = 255  # limit of common file systems for the name of a file or folder
 RATIO_FLOOR_BYTES = 1024**2
 COPY_BYTES = 1024**2
-# What zipfile and its decompressors say of bytes that are none of theirs; bz2 says OSError.
+# Errors that zipfile and its decompressors raise for damaged data; bz2 raises OSError.
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError, OSError)
-# The earliest date that a zip can hold: the same content makes the same file.
+# The earliest date that a zip can store. It is fixed so that the same content makes the same file.
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def check_archive(path: Path) -> str:
-    """Name of the archive's one top folder, if its list of members is harmless.
+    """Return the name of the archive's single top folder after a check of its list of members.
 
     Raises:
-        InputError: no zip file, too large, or a member that could land outside its own folder.
+        InputError: it is not a zip file, it is too large, or a member could be written outside the target folder.
     """
     with _open(path) as archive:
         return _check_members(path, archive.infolist())
 
 
 def extract(path: Path, folder: Path) -> Path:
-    """Unpack a checked archive below `folder`, with a record of its files; returns the package's own folder.
+    """Unpack a checked archive below `folder`, with a record of its files; return the package's own folder.
 
     Raises:
-        InputError: as `check_archive`, or a member that is damaged or cannot be written.
+        InputError: see `check_archive`; or a member is damaged or cannot be written.
         DiskError: the disk is full.
     """
     with _open(path) as archive:
@@ -66,7 +67,7 @@ def extract(path: Path, folder: Path) -> Path:
             for member in members:
                 file, sha256 = folder / member.filename, hashlib.sha256()
                 file.parent.mkdir(parents=True, exist_ok=True)
-                # zipfile stops at the announced size, then compares the checksum: a lying header cannot fill the disk.
+                # zipfile stops at the announced size, then compares the checksum: a false header cannot fill the disk.
                 with archive.open(member) as packed, file.open("wb") as unpacked:
                     while chunk := packed.read(COPY_BYTES):
                         unpacked.write(chunk)
@@ -75,7 +76,7 @@ def extract(path: Path, folder: Path) -> Path:
         except DAMAGE as error:
             if isinstance(error, OSError):
                 raise_if_disk_fails(error, folder)
-            raise InputError(f"{path} is damaged or cannot be unpacked ({error}): get the package again") from error
+            raise InputError(f"{path} is damaged or cannot be unpacked ({error}). Get the package again") from error
     write_checksummed(folder / FOLDER_RECORD, {"files": found})
     return folder / top
 
@@ -94,22 +95,22 @@ def pack(folder: Path, path: Path, *, top: str) -> None:
 
 def _open(path: Path) -> zipfile.ZipFile:
     if not path.is_file():
-        raise InputError(f"{path} is no file: give the path of an .argosmodel package")
+        raise InputError(f"{path} is not a file: give the path of an .argosmodel package")
     try:
         return zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise InputError(f"{path} is no Argos package, which is a zip file ({error}): get it again") from error
+        raise InputError(f"{path} is not an Argos package, which is a zip file ({error}). Get it again") from error
 
 
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> str:
     fault = _fault(members)
     if fault:
-        raise InputError(f"{path} {fault}: it is no Argos package to be trusted")
+        raise InputError(f"{path} {fault}: it is not a safe Argos package")
     return members[0].filename.split("/")[0]
 
 
 def _fault(members: list[zipfile.ZipInfo]) -> str:
-    """Say what is wrong with a list of members, "" where nothing is."""
+    """Return the problem of a list of members, or "" if there is none."""
     if len(members) > MAX_MEMBERS:
         return f"has {len(members):,} members, more than {MAX_MEMBERS:,}"
     total = sum(member.file_size for member in members)
@@ -119,31 +120,31 @@ def _fault(members: list[zipfile.ZipInfo]) -> str:
         if fault := _fault_of_member(member):
             return fault
     if len({member.filename for member in members}) != len(members):
-        return "holds the same member twice"
+        return "contains the same member twice"
     files = {PurePosixPath(member.filename) for member in members if not member.is_dir()}
     folders = {PurePosixPath(member.filename) for member in members if member.is_dir()}
     folders.update(parent for file in files | folders for parent in file.parents)
     if both := sorted(map(str, files & folders)):
-        return f"holds {both[0]!r} as a file and as a folder"
+        return f"contains {both[0]!r} as a file and as a folder"
     num_tops = len({member.filename.split("/")[0] for member in members})
-    return "" if num_tops == 1 else f"must hold one top folder, has {num_tops}"
+    return "" if num_tops == 1 else f"must contain one top folder, but has {num_tops}"
 
 
 def _fault_of_member(member: zipfile.ZipInfo) -> str:
     name, mode = member.filename, member.external_attr >> 16
     parts = name.removesuffix("/").split("/")
     if "\\" in name or ":" in name or any(part in ("", ".", "..") for part in parts):
-        return f"holds the unsafe name {name!r}"
+        return f"contains the unsafe name {name!r}"
     if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
-        return f"holds a name of more than {MAX_NAME_BYTES} bytes, {name[:40]!r}..."
+        return f"contains a name of more than {MAX_NAME_BYTES} bytes, {name[:40]!r}..."
     if len(parts) == 1 and not member.is_dir():
-        return f"holds {name!r} outside of a folder"
+        return f"contains {name!r} outside of a folder"
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return f"holds {name!r}, which is a link or a device"
+        return f"contains {name!r}, which is a link or a device"
     if member.flag_bits & 0x1:
-        return f"holds {name!r}, which is encrypted"
+        return f"contains {name!r}, which is encrypted"
     if member.file_size > RATIO_FLOOR_BYTES and member.file_size > MAX_RATIO * max(1, member.compress_size):
-        return f"holds {name!r}, which unpacks to more than {MAX_RATIO} times its size"
+        return f"contains {name!r}, which unpacks to more than {MAX_RATIO} times its size"
     return ""
 
 
@@ -151,9 +152,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_LAYOUT_WITH_CONFIG = 6
 TOKENIZERS = ("sentencepiece.model", "bpe.model")
-# In a package's folder, where it came from; ignored by Argos Translate and by the package's digest.
+# File in a package's folder with the package's source. Argos Translate and the package's digest ignore it.
 RECORD = "vernaclip-source.json"
-# Beside the packages' folder: Argos Translate fails on any folder in there that is no package.
+# Folder beside the packages' folder, since Argos Translate fails on any folder in there that is not a package.
 DOWNLOADS = "vernaclip-downloads"
 # Codes and versions become parts of file names.
 CODE = re.compile(r"[a-z]{2,3}([_-][A-Za-z0-9]{1,8}){0,3}", re.ASCII)
@@ -162,19 +163,21 @@ REQUIRED_TEXTS = {"from_code": CODE, "to_code": CODE, "package_version": VERSION
 
 
 class PlaceTakenError(InputError):
-    """Another package is installed in the folder that this one names."""
+    """The folder of a new package already contains another package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A package whose parts are all there.
+    """A package with all its parts.
 
     Args:
-        folder: where `metadata.json` lies.
+        folder: contains `metadata.json`.
         from_code: ISO 639 code of the language it reads.
         to_code: ISO 639 code of the language it writes.
-        target_prefix: token that models of many languages want in front of the translation, often "".
-        sha256: of everything that decides its translations, see `package_sha256`.
+        package_version: version of the package.
+        argos_version: version of Argos Translate that the package was made for.
+        target_prefix: token that multilingual models need in front of the translation, often "".
+        sha256: digest of everything that decides its translations, see `package_sha256`.
     """
 
     folder: Path
@@ -187,33 +190,35 @@ class Package:
 
     @property
     def pair(self) -> str:
-        """Languages, as "en-it"."""
+        """Return the languages, as "en-it"."""
         return f"{self.from_code}-{self.to_code}"
 
     @property
     def tokenizer_path(self) -> Path:
-        """The tokenizer's file; Argos prefers sentencepiece where a package has both."""
+        """Return the tokenizer's file. A package with both kinds uses sentencepiece, as in Argos Translate."""
         return next(self.folder / name for name in TOKENIZERS if (self.folder / name).is_file())
 
 
 def default_packages_dir() -> Path:
-    """The folder where Argos Translate itself looks for installed packages, from its own environment variables."""
+    """Return the folder in which Argos Translate installs packages; its environment variables decide."""
     configured = os.environ.get("ARGOS_PACKAGES_DIR")
     return Path(configured) if configured else argos_data_dir() / "packages"
 
 
 def argos_data_dir() -> Path:
-    """The folder where Argos Translate itself keeps what it has fetched."""
+    """Return the folder in which Argos Translate stores its downloads."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data) / "argos-translate"
 
 
 def open_package(path: Path, cache_dir: Path) -> Package:
-    """The package at `path`: an installed folder, or an `.argosmodel` file, which is unpacked below `cache_dir` once.
+    """Open the package at `path`: an installed folder, or an `.argosmodel` file.
+
+    A file is unpacked below `cache_dir` once.
 
     Raises:
-        InputError: it is neither, or not whole.
-        DamagedError: it is not as it was installed or unpacked.
+        InputError: it is neither, or it is incomplete.
+        DamagedError: it has changed since it was installed or unpacked.
         DiskError: it cannot be unpacked below `cache_dir`.
     """
     from data_catalog.storage.verify import unpacked_checks
@@ -233,11 +238,14 @@ def open_package(path: Path, cache_dir: Path) -> Package:
 
 
 def _as_installed(package: Package) -> Package:
-    """Refuse a package that is not what we installed; nobody vouches for what Argos Translate itself did."""
+    """Return the package, after a check that it has not changed since we installed it.
+
+    Packages that Argos Translate installed have no record and are not checked.
+    """
     folder, remedy = package.folder, f"remove the folder {package.folder}, and install the package again"
     record = folder / RECORD
     if record.exists() and read_checksummed(record, remedy=remedy).get("package_sha256") not in ("", package.sha256):
-        raise DamagedError(f"{folder} is not what was installed, as {RECORD} in it says: {remedy}")
+        raise DamagedError(f"{folder} has changed since it was installed, by its record {RECORD}: {remedy}")
     return package
 
 
@@ -248,20 +256,20 @@ def install(
     pair: tuple[str, str] | None = None,
     check: Callable[[Package], object] = lambda _: None,
 ) -> Path:
-    """Install an `.argosmodel` file for Argos Translate and for us; returns the package's folder.
+    """Install an `.argosmodel` file for Argos Translate and for us; return the package's folder.
 
-    Installing the same package again changes nothing. Call it with the lock of the folder `DOWNLOADS` held, in which
-    the file is unpacked.
+    Installing the same package again changes nothing. The file is unpacked in the folder `DOWNLOADS`; the caller must
+    hold that folder's lock.
 
     Args:
         path: the file.
         packages_dir: the folder of installed packages.
         pair: languages that it must translate, from and to; None for any.
-        check: raises InputError for a package that shall not be put in its place.
+        check: raises InputError for a package that must not be installed.
 
     Raises:
-        InputError: the file is no good package, or one for another pair.
-        PlaceTakenError: another package has its place.
+        InputError: the file is not a usable package, or is one for another pair.
+        PlaceTakenError: another package is in its folder.
         DiskError: it cannot be unpacked.
     """
     home = packages_dir / check_archive(path)
@@ -271,24 +279,22 @@ def install(
         if not home.exists():
             check(package)
             packages_dir.mkdir(parents=True, exist_ok=True)
-            claimed = package.folder / RECORD  # what came inside the archive is a stranger's word
+            claimed = package.folder / RECORD  # a record inside the archive is not ours and not trusted
             if claimed.is_dir():
                 shutil.rmtree(claimed)
             claimed.unlink(missing_ok=True)
             _put(package.folder, home)
         elif package_sha256(home) != package.sha256:
-            raise PlaceTakenError(
-                f"{home} holds another package: remove that folder first if this one shall replace it"
-            )
+            raise PlaceTakenError(f"{home} contains another package: to replace it, remove that folder first")
     return home
 
 
 def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
-    """The newest installed package for a pair of languages.
+    """Return the newest installed package for a pair of languages.
 
     Raises:
         InputError: there is none.
-        DamagedError: it is not what was installed.
+        DamagedError: it has changed since it was installed.
     """
     fitting = [
         package for package in installed(packages_dir) if (package.from_code, package.to_code) == (from_code, to_code)
@@ -303,7 +309,7 @@ def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
 
 
 def installed(packages_dir: Path) -> list[Package]:
-    """All good packages in a folder, by name; others are left out with a warning."""
+    """Return all usable packages in a folder, by name; others are left out with a warning."""
     if not packages_dir.is_dir():
         return []
     packages = []
@@ -311,7 +317,7 @@ def installed(packages_dir: Path) -> list[Package]:
         try:
             packages.append(read_package(folder))
         except InputError as error:
-            logger.warning("not used: %s", error)
+            logger.warning("package not used: %s", error)
     return packages
 
 
@@ -320,12 +326,12 @@ def require_pair(package: Package, from_code: str, to_code: str, *, named: Path)
     if (package.from_code, package.to_code) != (from_code, to_code):
         raise InputError(
             f"the package in {named} translates {package.from_code} to {package.to_code}, "
-            f"but {from_code} to {to_code} is needed: name another package"
+            f"but {from_code} to {to_code} is needed. Name another package"
         )
 
 
 def read_package(folder: Path) -> Package:
-    """Check an unpacked package and read its metadata.
+    """Read the metadata of an unpacked package and check that all its parts are there.
 
     Raises:
         InputError: a part is missing, or the metadata cannot be used.
@@ -335,15 +341,15 @@ def read_package(folder: Path) -> Package:
     parts = ["model/model.bin", "model/config.json"]
     if model.is_file():
         with model.open("rb") as file:
-            # The file starts with the version of its layout; those from before CTranslate2 3 (Argos's en-it) have no
-            # config.
+            # The file starts with the version of its layout. Models from before CTranslate2 3 (Argos's en-it) have no
+            # config.json.
             if int.from_bytes(file.read(4), "little") < FIRST_LAYOUT_WITH_CONFIG:
                 parts = parts[:1]
     missing = [name for name in parts if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in TOKENIZERS):
         missing.append(" or ".join(TOKENIZERS))
     if missing:
-        raise InputError(f"{folder} is no whole Argos package, it lacks {', '.join(missing)}: install it again")
+        raise InputError(f"{folder} is an incomplete Argos package, {', '.join(missing)} is missing: install it again")
     return Package(
         folder=folder,
         from_code=metadata["from_code"],
@@ -356,7 +362,7 @@ def read_package(folder: Path) -> Package:
 
 
 def package_sha256(folder: Path) -> str:
-    """Digest of the files that decide a package's translations: metadata, tokenizer, model.
+    """Return the digest of the files that decide a package's translations: metadata, tokenizer, model.
 
     It is the same for the same package under any name and in any folder, unlike the sha256 of its zip file.
     """
@@ -369,22 +375,22 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{folder} is no Argos package, it has no metadata.json: remove that folder") from error
+        raise InputError(f"{folder} is not an Argos package, it has no metadata.json: remove that folder") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged ({error}): install the package again") from error
+        raise InputError(f"{path} is damaged ({error}). Install the package again") from error
     if not isinstance(metadata, dict):
-        raise InputError(f"{path} must hold a JSON object: install the package again")
+        raise InputError(f"{path} must contain a JSON object: install the package again")
     for name, pattern in REQUIRED_TEXTS.items():
         if not isinstance(metadata.get(name), str) or not pattern.fullmatch(metadata[name]):
-            raise InputError(f"{path} has no usable {name}: it is no package that translates")
+            raise InputError(f"{path} has no usable {name}: it is not a translation package")
     if not isinstance(metadata.get("target_prefix", ""), str):
-        raise InputError(f"{path}: target_prefix must be a text")
+        raise InputError(f"{path}: target_prefix must be a string")
     return metadata
 
 
 @contextmanager
 def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
-    """The checked package, unpacked to a temporary folder below `parent`."""
+    """Yield the checked package, unpacked to a temporary folder below `parent`."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=parent, ignore_cleanup_errors=True) as temporary:
@@ -393,7 +399,7 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
             try:
                 package = read_package(folder)
             except InputError as error:
-                raise InputError(f"{path} holds no package that can be used: {error}") from error
+                raise InputError(f"{path} contains no usable package: {error}") from error
             yield package
     except OSError as error:
         raise_if_disk_fails(error, parent / path.name)
@@ -401,7 +407,7 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
 
 
 def _put(folder: Path, home: Path) -> None:
-    """Move a whole folder into place; whoever comes second finds the same content there."""
+    """Move a complete folder into place. If another process was faster, its folder has the same content and stays."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
     try:
@@ -413,5 +419,5 @@ def _put(folder: Path, home: Path) -> None:
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """Return a sort key of versions, oldest first; a part that is no number comes before any number."""
+    """Return a sort key of versions, oldest first; a part that is not a number sorts before any number."""
     return tuple(int(part) if part.isdecimal() else -1 for part in version.split("."))

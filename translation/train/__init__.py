@@ -1,1 +1,1 @@
-"""From a file of parallel captions to an Argos package: a compact Transformer for a language that no package serves."""
+"""Training of a compact Transformer on parallel captions, packed for Argos, for languages without a package."""

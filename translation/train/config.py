@@ -1,4 +1,4 @@
-"""Settings of `vernaclip mt train`, and presets of them."""
+"""Settings of `vernaclip mt train`, and their presets."""
 
 import math
 import re
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from data_catalog.errors import SettingsError
 
 PRECISIONS = ("fp32", "bf16")
-# Settings that the weights of a training fix.
+# Settings that cannot change when a training continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
-_SEEDS = range(-(2**63), 2**64)  # that torch takes
+_SEEDS = range(-(2**63), 2**64)  # range of torch
 
-# Beside each preset: what it is for. `tiny` is the defaults below.
+# Each preset has a comment about its use. `tiny` has the defaults below.
 PRESETS: dict[str, dict[str, int | float | str]] = {
-    # A few thousand templates or a small world, minutes on one core.
+    # Several thousand captions from templates or a small domain; minutes on one core.
     "tiny": {},
-    # Tens of thousands of captions, an hour or two on two cores; settings measured on Multi30k (docs/translation.md).
+    # Tens of thousands of captions; one or two hours on two cores. Settings measured on Multi30k (docs/translation.md).
     "small": {
         "vocabulary_size": 8000,
         "embed_dim": 192,
@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, int | float | str]] = {
         "batch_tokens": 2048,
         "lr": 2e-3,
     },
-    # Hundreds of thousands of pairs and more: the Transformer of Vaswani et al. (2017). Training uses no GPU, so days.
+    # Hundreds of thousands of pairs and more: the Transformer of Vaswani et al. (2017). Days, as training uses no GPU.
     "base": {
         "vocabulary_size": 32000,
         "embed_dim": 512,
@@ -48,10 +48,10 @@ PRESETS: dict[str, dict[str, int | float | str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainPackageConfig:
-    """Settings of training a package; the defaults suit captions of a small world and two cores."""
+    """Settings of the training of a package; the defaults suit captions of a small domain and two cores."""
 
     vocabulary_size: int = 1000
-    """Most pieces of the joint vocabulary."""
+    """Most pieces of the vocabulary, which both languages share."""
     embed_dim: int = 128
     """Width of the model: a multiple of twice `num_heads`."""
     num_heads: int = 4
@@ -63,7 +63,7 @@ class TrainPackageConfig:
     num_decoder_layers: int = 2
     """Layers of the decoder. Fewer translate faster."""
     dropout: float = 0.1
-    """Share of activations that training drops, from 0 to below 1."""
+    """Share of activations that training sets to 0, from 0 to below 1."""
     label_smoothing: float = 0.1
     """Share of each target token's probability that is spread over all others, from 0 to below 1."""
     num_steps: int = 2000
@@ -71,35 +71,39 @@ class TrainPackageConfig:
     warmup_steps: int = 200
     """Steps until the learning rate is at its peak."""
     batch_tokens: int = 2048
-    """Padded positions of a batch: rows times the widest row."""
+    """Padded positions of a batch: rows times the longest row."""
     lr: float = 2e-3
-    """Learning rate at its peak, after `warmup_steps`. It falls to nothing over half a cosine by `num_steps`."""
+    """Learning rate at its peak, after `warmup_steps`. It falls to 0 along half a cosine until `num_steps`."""
     weight_decay: float = 0.01
     """Weight decay."""
     average_decay: float = 0.99
-    """Share of the averaged weights that stays at a step, from 0 to below 1. The averaged weights are what is scored
-    and packed; 0 takes the weights as they are."""
+    """Decay of the moving average of the weights at each step, from 0 to below 1. The averaged weights are scored and
+    packed; 0 uses the weights without averaging."""
     num_held_out: int = 1000
-    """Pairs that are kept for validation, where no file of them is given."""
+    """Pairs that are held out for validation, if no file of held-out pairs is given."""
     validate_every_steps: int = 200
-    """Steps between two validations: the held-out pairs are translated, and a state to resume from is written."""
+    """Steps between two validations. A validation translates the held-out pairs and writes a state to resume from."""
     early_stop: int = 10
-    """Validations in a row without a better chrF after which training ends. 0 never ends it."""
+    """Validations in a row without a better chrF after which training ends. 0 disables it."""
     precision: str = "fp32"
-    """Precision: "fp32", or "bf16" for autocast, which is faster where the processor has bfloat16 instructions."""
+    """Precision: "fp32", or "bf16" for autocast, which is faster on processors with bfloat16 instructions."""
     check_languages: bool = True
-    """Drop pairs that are clearly in other languages, where the languages can be told."""
+    """Drop pairs that are clearly in other languages, if these languages can be identified."""
     seed: int = 1
     """Seed of initial weights, order and dropout."""
     package_version: str = "1.0"
-    """Version of the package: letters and digits with . + - between."""
+    """Version of the package: letters and digits, with . + - between them."""
     license: str = "not stated"
-    """License that the package's card states, such as an SPDX identifier."""
+    """License on the package's card, such as an SPDX identifier."""
     threads: int = 1
-    """Threads of torch. The order of its sums, and so the package's bytes, depend on it. 0 takes torch's own number."""
+    """Threads of torch. The order of sums depends on it, and so do the package's bytes. 0 uses torch's own number."""
 
     def __post_init__(self) -> None:
-        """Raise SettingsError for values that cannot work."""
+        """Check the values.
+
+        Raises:
+            SettingsError: a value cannot work.
+        """
         for name in (*SIZES, "num_steps", "batch_tokens", "lr", "num_held_out", "validate_every_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"mt_train.{name} must be finite and positive, got {getattr(self, name)}")
@@ -119,5 +123,6 @@ class TrainPackageConfig:
             raise SettingsError(f"mt_train.seed must be at least -2^63 and below 2^64, got {self.seed}")
         if not _VERSION.fullmatch(self.package_version):
             raise SettingsError(
-                f"mt_train.package_version must be letters and digits with . + - between, got {self.package_version!r}"
+                "mt_train.package_version must be letters and digits, with . + - between them, got "
+                f"{self.package_version!r}"
             )

@@ -1,6 +1,6 @@
-"""The training loop: warm-up then cosine, averaged weights, a validation every so often and a state to resume from.
+"""The training loop: warm-up then cosine, averaged weights, validations at intervals and a state to resume from.
 
-Order and batches are functions of the seed and the epoch, so the resume state holds none.
+The order of pairs and the batches follow from the seed and the epoch, so the resume state contains none of them.
 """
 
 import logging
@@ -37,15 +37,18 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One validation.
+    """The scores of one validation.
 
     Args:
-        seconds: of training and validating until here, over all resumes.
-        cpu_seconds: the same, of processor time over all threads.
-        train_loss: mean over the steps since the last point, smoothing included, in nats per token.
-        held_out_loss: of the averaged weights, without smoothing, in nats per token.
-        bleu: sacreBLEU's, of the held-out pairs translated greedily by the averaged weights as they would be packed.
-        chrf: the same, chrF.
+        step: number of updates.
+        epoch: number of finished epochs.
+        seconds: time of training and validation up to here, over all resumes.
+        cpu_seconds: CPU time of the same, over all threads.
+        train_loss: mean over the steps since the last point, label smoothing included, in nats per token.
+        held_out_loss: loss of the averaged weights, without label smoothing, in nats per token.
+        bleu: sacreBLEU's BLEU of the held-out pairs, translated greedily by the averaged weights as they would be
+            packed.
+        chrf: sacreBLEU's chrF of the same translations.
     """
 
     step: int
@@ -60,14 +63,15 @@ class CurvePoint:
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """How far a training is.
+    """The progress of a training.
 
     Args:
         step: updates done.
         epoch: epochs finished.
-        batch: batches done of the epoch under way.
-        seconds: of training and validating, over all resumes.
-        cpu_seconds: the same, of processor time over all threads.
+        batch: batches done in the current epoch.
+        seconds: time of training and validation, over all resumes.
+        cpu_seconds: CPU time of the same, over all threads.
+        curve: one point for each validation.
     """
 
     step: int = 0
@@ -79,7 +83,7 @@ class TrainState:
 
     @property
     def best(self) -> CurvePoint:
-        """Return the validation with the highest chrF, the first of equals."""
+        """Return the validation with the highest chrF, the first one among equals."""
         return max(self.curve, key=lambda point: point.chrf)
 
     def stale_validations(self) -> int:
@@ -106,28 +110,29 @@ def train_model(
     score: Callable[[TranslationModel], HeldOutScores],
     report: Callable[[TrainState, Sequence[str]], None],
 ) -> TrainState:
-    """Train `model` in place until `num_steps` of its settings, or until chrF has long ceased to rise.
+    """Train `model` in place until `num_steps`, or until chrF has not risen for `early_stop` validations.
 
-    A killed training goes on from its last validation and ends with the same weights, bit for bit.
+    After a kill, training resumes from its last validation and ends with the same weights, bit for bit.
 
     Args:
+        model: the network, with the settings of the training.
         training: pairs of source and target token ids, without start and end tokens.
-        held_out: the same, never trained on.
-        folder: keeps the state to resume from, and the weights of the best validation.
-        key: what the training is made of.
-        score: translates the held-out pairs with a network, as it would be packed.
-        report: is told the state and the translations after each validation.
+        held_out: pairs in the same form, never trained on.
+        folder: stores the state to resume from, and the weights of the best validation.
+        key: hash of all that decides the training.
+        score: translates the held-out pairs with a network, as it would be packed, and scores them.
+        report: is called with the state and the translations after each validation.
 
     Returns:
-        The curve; the weights of its best point are in `WEIGHTS_FILE` of the folder.
+        The final state; the weights of its best point are in `WEIGHTS_FILE` of the folder.
 
     Raises:
-        SettingsError: the loss has ceased to be a number.
+        SettingsError: the loss is no longer a finite number.
     """
     config = model.config
 
     def averaging(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
-        # A short memory at first, or the untrained weights would stay in the average for long.
+        # The decay is small at first, otherwise the untrained weights would stay in the average for long.
         kept = min(config.average_decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
         return torch.lerp(averaged, current, 1 - kept)
 
@@ -146,7 +151,7 @@ def train_model(
         progress_of=_state_of,
     )
     if resumed:
-        logger.info("going on after step %d of %d", resumed.step, config.num_steps)
+        logger.info("resuming after step %d of %d", resumed.step, config.num_steps)
     state = resumed or TrainState()
     wall, cpu = time.monotonic(), time.process_time()
     num_threads = torch.get_num_threads()
@@ -162,8 +167,8 @@ def train_model(
             losses.append(train_step(model, to_batch(batches[state.batch]), optimizer, config))
             if not math.isfinite(losses[-1]):
                 raise SettingsError(
-                    f"training has diverged, the loss of step {state.step + 1} is no number: remove {folder} and train "
-                    "anew with a lower lr or more warmup_steps"
+                    f"training has diverged, the loss of step {state.step + 1} is not a finite number. Remove {folder} "
+                    "and train again with a lower lr or more warmup_steps"
                 )
             average.update_parameters(model)
             state.step, state.batch = state.step + 1, state.batch + 1
@@ -172,7 +177,7 @@ def train_model(
             if state.step % config.validate_every_steps and state.step < config.num_steps:
                 continue
             scores = score(averaged)
-            # CTranslate2 has set OpenMP's threads for itself, and the order of torch's sums depends on them.
+            # CTranslate2 has changed the number of OpenMP's threads, on which the order of torch's sums depends.
             torch.set_num_threads(num_threads)
             held_out_loss = validation_loss(averaged, held_out, config.batch_tokens)
             state.seconds += time.monotonic() - wall
@@ -195,7 +200,7 @@ def train_model(
                 *(state.step, state.seconds, train_loss, held_out_loss, scores.bleu, scores.chrf),
             )
             losses.clear()
-            # The best weights first: a kill between the two repeats the validation and writes the same again.
+            # The best weights come first: after a kill between the two, the validation runs again and writes the same.
             if state.stale_validations() == 0:
                 save_tensors(averaged.state_dict(), folder / WEIGHTS_FILE, {"format": "pt"})
             save_resume_state(
@@ -217,7 +222,7 @@ def _state_of(progress: dict[str, Any]) -> TrainState:
 def train_step(
     model: TranslationModel, batch: Batch, optimizer: torch.optim.Optimizer, config: TrainPackageConfig
 ) -> float:
-    """Make one update; return the loss per token, smoothing included."""
+    """Make one update; return the loss per token, label smoothing included, in nats."""
     model.train()
     source, source_lengths, target, labels = batch
     real = labels != IGNORED
@@ -232,7 +237,7 @@ def train_step(
 
 
 def validation_loss(model: TranslationModel, pairs: Sequence[TokenPair], batch_tokens: int) -> float:
-    """Return the mean cross-entropy per target token, in nats, without smoothing and dropout."""
+    """Return the mean cross-entropy per target token, in nats, without label smoothing and dropout."""
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
@@ -246,7 +251,7 @@ def validation_loss(model: TranslationModel, pairs: Sequence[TokenPair], batch_t
 
 
 def lr_factor(step: int, config: TrainPackageConfig) -> float:
-    """Return the share of the peak rate at a step (from 0): linear warm-up, then half a cosine down to zero."""
+    """Return the learning rate at a step (from 0) as a share of the peak: linear warm-up, then half a cosine to 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
@@ -254,9 +259,10 @@ def lr_factor(step: int, config: TrainPackageConfig) -> float:
 
 
 class _SmoothedCrossEntropy(torch.autograd.Function):
-    """torch's own takes four passes over (tokens, vocabulary) and as many buffers; this one keeps a single buffer.
+    """Cross-entropy with label smoothing in a single buffer.
 
-    Most of a small model's time goes there.
+    torch's own takes four passes over (tokens, vocabulary) and as many buffers. Most of a small model's time is spent
+    there.
     """
 
     @staticmethod
@@ -266,7 +272,7 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
         log_sums = scores.logsumexp(dim=1)
         of_labels = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
         loss = log_sums - (1 - label_smoothing) * of_labels - label_smoothing * scores.mean(dim=1)
-        # The gradient: probabilities less the smoothed target, over the number of rows.
+        # The gradient: probabilities minus the smoothed target, divided by the number of rows.
         gradient = scores.sub_(log_sums.unsqueeze(1)).exp_() if scores is not logits else scores.softmax(dim=1)
         gradient.sub_(label_smoothing / pieces)
         gradient[torch.arange(rows), labels] -= 1 - label_smoothing
@@ -280,21 +286,22 @@ class _SmoothedCrossEntropy(torch.autograd.Function):
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Return the mean over rows of the cross-entropy; the target has `1 - label_smoothing` on the label, rest spread.
+    """Return the mean cross-entropy over rows; the label has `1 - label_smoothing`, the rest is spread over all pieces.
 
-    Equal to `torch.nn.functional.cross_entropy(logits, labels, label_smoothing=...)`.
+    It equals `torch.nn.functional.cross_entropy(logits, labels, label_smoothing=...)`.
 
     Args:
         logits: (rows, pieces), float32 or bfloat16.
         labels: (rows), ids.
+        label_smoothing: share of the probability that is spread, from 0 to below 1.
     """
     return _SmoothedCrossEntropy.apply(logits, labels, label_smoothing)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def epoch_batches(pairs: Sequence[TokenPair], batch_tokens: int, *, seed: int, epoch: int) -> list[list[TokenPair]]:
-    """Return the batches of one epoch: pairs of like length together, batches in random order."""
+    """Return the batches of one epoch: pairs of similar length together, batches in random order."""
     rng = random.Random(f"{seed} {epoch}")
-    # A random key within equal widths, so that an epoch's batches differ from the last one's.
+    # Equal widths are shuffled, so that batches differ between epochs.
     ordered = sorted(((_width(pair), rng.random(), pair) for pair in pairs), key=lambda item: item[:2])
     groups = list(grouped([pair for _, _, pair in ordered], batch_tokens))
     rng.shuffle(groups)
@@ -302,7 +309,7 @@ def epoch_batches(pairs: Sequence[TokenPair], batch_tokens: int, *, seed: int, e
 
 
 def grouped(pairs: Sequence[TokenPair], batch_tokens: int) -> Iterator[list[TokenPair]]:
-    """Yield consecutive groups of a padded size (rows times widest row) within `batch_tokens`, of one pair at least."""
+    """Yield consecutive groups whose padded size (rows times longest row) is within `batch_tokens`, or of one pair."""
     group: list[TokenPair] = []
     for pair in pairs:
         widest = max([_width(pair), *(_width(other) for other in group[-1:])])
@@ -315,7 +322,7 @@ def grouped(pairs: Sequence[TokenPair], batch_tokens: int) -> Iterator[list[Toke
 
 
 def to_batch(pairs: Sequence[TokenPair]) -> Batch:
-    """Return source ids, source lengths, target ids behind the start token, and labels that end in the end token."""
+    """Return source ids, source lengths, target ids after the start token, and labels that end with the end token."""
     source = _padded([source for source, _ in pairs], 0)
     source_lengths = torch.tensor([len(source) for source, _ in pairs])
     target = _padded([[START_ID, *target] for _, target in pairs], 0)
@@ -324,7 +331,7 @@ def to_batch(pairs: Sequence[TokenPair]) -> Batch:
 
 
 def _width(pair: TokenPair) -> int:
-    """Return the positions that a pair takes in a batch."""
+    """Return the number of positions that a pair takes in a batch."""
     return max(len(pair[0]), len(pair[1]) + 1)
 
 

@@ -1,4 +1,4 @@
-"""A compact pre-norm Transformer, whose every operation has its twin in CTranslate2, and its vocabulary."""
+"""A compact pre-norm Transformer, whose operations all exist in CTranslate2, and its vocabulary."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data_catalog.errors import SettingsError
 from translation.train.config import TrainPackageConfig
 
-# sentencepiece's own names and ids, which CTranslate2 must know too.
+# Names and ids of sentencepiece, which CTranslate2 must know as well.
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 START_ID, END_ID = 1, 2
 LAYER_NORM_EPSILON = 1e-5
@@ -25,8 +25,9 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
     """Train one unigram model of at most `size` pieces for both languages; equal texts give an equal file.
 
     Args:
-        texts: of which each distinct one counts once.
-        path: where the model goes.
+        texts: texts of both languages; each distinct text counts once.
+        path: file for the model.
+        size: most pieces.
 
     Raises:
         SettingsError: `size` is smaller than the texts' alphabet.
@@ -38,15 +39,15 @@ def train_vocabulary(texts: Iterable[str], path: Path, *, size: int) -> None:
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
-            hard_vocab_limit=False,  # a small corpus has fewer pieces than asked for
+            hard_vocab_limit=False,  # a small corpus may have fewer pieces than `size`
             character_coverage=1.0,
-            num_threads=1,  # sums of more threads come in any order
+            num_threads=1,  # the order of sums over several threads is random
             minloglevel=2,
         )
     except RuntimeError as error:
         raise SettingsError(
-            f"vocabulary_size {size} does not fit the parallel captions, which need a piece a character at least: "
-            f"raise it (sentencepiece says: {error})"
+            f"vocabulary_size {size} is too small for the parallel captions, which need at least one piece for each "
+            f"character: increase it (sentencepiece's message: {error})"
         ) from error
     path.write_bytes(model.getvalue())
 
@@ -62,7 +63,7 @@ def pieces_of(vocabulary: Any) -> list[str]:
 
 
 def sinusoids(length: int, embed_dim: int) -> Tensor:
-    """Position encodings (length, embed_dim), as CTranslate2 computes them: positions from 1, sines then cosines."""
+    """Return position encodings (length, embed_dim) as in CTranslate2: positions from 1, sines then cosines."""
     half = embed_dim // 2
     timescales = torch.exp(torch.arange(half) * (-math.log(10000.0) / (half - 1)))
     angles = torch.arange(1, length + 1).unsqueeze(1) * timescales
@@ -70,19 +71,19 @@ def sinusoids(length: int, embed_dim: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its own layer norm, fused the way CTranslate2 stores it."""
+    """Multi-head attention with its own layer norm, with the fused weights that CTranslate2 stores."""
 
     def __init__(self, config: TrainPackageConfig, *, over_memory: bool) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.layer_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPSILON)
         self.query: nn.Linear | None = nn.Linear(config.embed_dim, config.embed_dim) if over_memory else None
-        # Self-attention: queries, keys and values; over a memory: its keys and values.
+        # Queries, keys and values in self-attention; keys and values in attention over a memory.
         self.fused = nn.Linear(config.embed_dim, config.embed_dim * (2 if over_memory else 3))
         self.output = nn.Linear(config.embed_dim, config.embed_dim)
 
     def forward(self, states: Tensor, mask: Tensor | None, memory: Tensor | None = None) -> Tensor:
-        """Attend from `states` (batch, length, dim); True in `mask` marks what may be seen, None means causal."""
+        """Attend from `states` (batch, length, dim); True in `mask` marks visible positions, None means causal."""
         normed = self.layer_norm(states)
         if self.query is None:
             queries, keys, values = self.fused(normed).chunk(3, dim=-1)
@@ -100,7 +101,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with a ReLU between, after a layer norm."""
+    """Two linear layers with a ReLU between them, after a layer norm."""
 
     def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
@@ -109,12 +110,12 @@ class FeedForward(nn.Module):
         self.outer = nn.Linear(config.ffn_dim, config.embed_dim)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(batch, length, dim) to the same shape."""
+        """Map states (batch, length, dim) to the same shape."""
         return self.outer(F.relu(self.inner(self.layer_norm(states))))  # type: ignore[no-any-return]
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward, each with a residual."""
+    """Self-attention, then feed-forward, each with a residual connection."""
 
     def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
@@ -123,13 +124,13 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(batch, length, dim) to the same shape."""
+        """Map states (batch, length, dim) to the same shape."""
         states = states + self.dropout(self.self_attention(states, mask))
         return states + self.dropout(self.ffn(states))  # type: ignore[no-any-return]
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, attention over the source, feed-forward, each with a residual."""
+    """Causal self-attention, attention over the source, then feed-forward, each with a residual connection."""
 
     def __init__(self, config: TrainPackageConfig) -> None:
         super().__init__()
@@ -139,17 +140,17 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """(batch, length, dim) to the same shape; `memory` is the encoder's output."""
+        """Map states (batch, length, dim) to the same shape; `memory` is the encoder's output."""
         states = states + self.dropout(self.self_attention(states, None))
         states = states + self.dropout(self.attention(states, mask, memory))
         return states + self.dropout(self.ffn(states))  # type: ignore[no-any-return]
 
 
 class TranslationModel(nn.Module):
-    """Encoder and decoder over one shared table of embeddings, which is the output projection as well.
+    """Encoder and decoder with one shared embedding table, which is also the output projection.
 
     Args:
-        config: whose `vocabulary_size` is that of the vocabulary that was made.
+        config: settings, with the size of the actual vocabulary as `vocabulary_size`.
     """
 
     def __init__(self, config: TrainPackageConfig) -> None:
@@ -166,40 +167,40 @@ class TranslationModel(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Return the number of weights, shared ones once."""
+        """Return the number of weights, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
-        """Logits (batch, target length, vocabulary) of the tokens that follow each target token.
+        """Return logits (batch, target length, vocabulary) of the token after each target token.
 
         Args:
-            source: token ids (batch, source length), padded at the end with anything.
-            source_lengths: how many tokens of each row are real (batch).
+            source: token ids (batch, source length), padded at the end with any ids.
+            source_lengths: number of real tokens in each row (batch).
             target: token ids (batch, target length), starting with the start token.
         """
         return self.logits(self.states(source, source_lengths, target))
 
     def states(self, source: Tensor, source_lengths: Tensor, target: Tensor) -> Tensor:
-        """What `logits` projects (batch, target length, dim); the arguments are those of `forward`."""
+        """Return the decoder output (batch, target length, dim) that `logits` projects; see `forward` for arguments."""
         mask = visible(source_lengths, source.shape[1])
         return self.decode(self.encode(source, mask), mask, target)
 
     def encode(self, source: Tensor, mask: Tensor) -> Tensor:
-        """Encoder output (batch, source length, dim)."""
+        """Return the encoder output (batch, source length, dim)."""
         states = self._embed(source)
         for layer in self.encoder:
             states = layer(states, mask)
         return self.encoder_norm(states)  # type: ignore[no-any-return]
 
     def decode(self, memory: Tensor, mask: Tensor, target: Tensor) -> Tensor:
-        """Decoder output (batch, target length, dim)."""
+        """Return the decoder output (batch, target length, dim)."""
         states = self._embed(target)
         for layer in self.decoder:
             states = layer(states, memory, mask)
         return self.decoder_norm(states)  # type: ignore[no-any-return]
 
     def logits(self, states: Tensor) -> Tensor:
-        """Scores of each piece (..., vocabulary) from decoder output (..., dim)."""
+        """Return the scores of each piece (..., vocabulary) for decoder output (..., dim)."""
         return F.linear(states, self.embedding.weight, self.output_bias)
 
     def _embed(self, ids: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class TranslationModel(nn.Module):
 
 
 def visible(lengths: Tensor, width: int) -> Tensor:
-    """Attention mask (batch, 1, 1, width): True where a row has a real token."""
+    """Return the attention mask (batch, 1, 1, width): True where a row has a real token."""
     return (torch.arange(width) < lengths.unsqueeze(1))[:, None, None, :]
 
 
@@ -216,7 +217,9 @@ def save_ctranslate2(model: TranslationModel, pieces: list[str], folder: Path, *
     """Write `model` as a CTranslate2 model to `folder`, which must exist.
 
     Args:
+        model: the network.
         pieces: the vocabulary, in the order of the embedding's rows.
+        folder: folder for the model.
         quantization: "int8" stores a quarter of the bytes; None keeps float32.
     """
     layers = (model.config.num_encoder_layers, model.config.num_decoder_layers)
@@ -264,5 +267,5 @@ def _fill_norm(spec: Any, norm: nn.LayerNorm) -> None:
 
 
 def _array(parameter: Tensor) -> Any:
-    # A copy: CTranslate2 quantizes in place, and the network may be trained further.
+    # CTranslate2 quantizes in place, and the network may be trained further, so it gets a copy.
     return parameter.detach().numpy().copy()

@@ -1,4 +1,4 @@
-"""Parallel captions from TSV files: what is used, what is dropped and why, what is held out."""
+"""Read parallel captions from TSV files: drop unusable lines with a reason, and hold out pairs for validation."""
 
 import logging
 import re
@@ -20,38 +20,39 @@ logger = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 400
 MAX_LENGTH_RATIO = 3.0
-SHORT_CHARACTERS = 20  # the ratio of lengths says nothing about shorter texts
+SHORT_CHARACTERS = 20  # the ratio of lengths means nothing for shorter texts
 MIN_COPIED_WORDS = 3  # names of one or two words are often the same in both languages
 MAX_EXAMPLES = 3
-# Sentencepiece takes the first for its mark of a space and leaves the second out, which stands for a lost character.
+# Sentencepiece uses the first as its space and drops the second, the replacement character.
 UNSEEN = "\u2581\ufffd"
 DROP_REASONS = {
-    "bad_encoding": "the line is not UTF-8, or holds a NUL",
-    "wrong_fields": "the line has not exactly two fields, source and target, with a tab between",
-    "empty": "one of the two texts is empty, or has nothing in it that can be seen",
+    "bad_encoding": "the line is not UTF-8, or contains a NUL",
+    "wrong_fields": "the line does not have exactly two fields, source and target, with a tab between them",
+    "empty": "one of the two texts is empty or has no visible characters",
     "too_long": f"one of the two texts has more than {MAX_CHARACTERS} characters",
     "untranslated": f"source and target are the same text, of {MIN_COPIED_WORDS} words or more",
-    "length_ratio": f"one text is more than {MAX_LENGTH_RATIO:g} times as long as usual in its file beside the other",
-    "misaligned": "around the line, lengths of sources and targets do not correlate: the columns are out of step",
+    "length_ratio": f"beside the other text, one is more than {MAX_LENGTH_RATIO:g} times as long as usual in its file",
+    "misaligned": "near this line, lengths of sources and targets do not correlate: the columns are misaligned",
     "duplicate": "the same source with the same target occurred before",
-    "wrong_language": "the source or the target is surely in another language than it should be",
-    "held_out": "the source is one of the held-out ones, but for case and punctuation",
+    "wrong_language": "the source or the target is clearly in another language",
+    "held_out": "the source is one of the held-out sources, apart from case and punctuation",
 }
 
-# Stretches out of step. Captions (English, German, French, Italian) in step have 0.6 to 0.97 in every window, class
-# names 0.43 and more; out of step they have -0.4 to 0.3, and up to 0.45 where long and short ones alternate.
+# Misaligned ranges. Correlations of aligned captions (English, German, French, Italian) are 0.6 to 0.97 in every
+# window, of class names 0.43 and more. Misaligned ones have -0.4 to 0.3, or up to 0.45 if long and short texts
+# alternate.
 WINDOW = 200
 WINDOW_STEP = 25
 MIN_CORRELATION = 0.35
-MIN_SHARE = 0.5  # of the usual correlation of the file's windows: about what a window has that is out of step by half
-MIN_DEVIATION = 0.1  # of the log of lengths; where all texts are about as long, lengths say nothing
+MIN_SHARE = 0.5  # of the median correlation of the file's windows; a half-misaligned window has about this
+MIN_DEVIATION = 0.1  # of the log of lengths; lengths mean nothing if all texts are about equally long
 
 # Texts in another language.
 SAMPLE = 1000
 COMMON_SHARE = 0.005
 MIN_COMMON = 0.4
 MAX_WRONG = 0.9
-# Words; in scripts without spaces, single characters.
+# Words; single characters in scripts without spaces.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
@@ -61,7 +62,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class PairLine:
-    """Where a pair comes from, and its texts; of a dropped one their beginnings."""
+    """A pair with the file and line that it comes from; a dropped line has only the beginnings of its texts."""
 
     path: Path
     number: int
@@ -70,17 +71,20 @@ class PairLine:
 
     @property
     def pair(self) -> Pair:
-        """Source and target."""
+        """Return source and target."""
         return self.source, self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelCaptions:
-    """Distinct pairs of (source, target) in the order of a hash of the source, and lines dropped by reason.
+    """Distinct pairs of (source, target) in the order of a hash of the source, and the dropped lines by reason.
 
     Args:
-        dropped: number of lines by reason, see `DROP_REASONS`; with what is kept, they make all lines of the files.
-        examples: the first few lines dropped for each reason.
+        training: pairs to train on.
+        held_out: pairs for validation.
+        dropped: number of lines by reason, see `DROP_REASONS`; with the kept lines, they add up to all lines of the
+            files.
+        examples: the first few lines that were dropped for each reason.
     """
 
     training: list[Pair]
@@ -91,12 +95,14 @@ class ParallelCaptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What is trained on.
+    """The data of a training.
 
     Args:
-        pairs_sha256: of each file of pairs, in their order.
-        held_out_sha256: of the file of held-out pairs, if one was given.
-        continued: key of the training whose weights are the start, if any.
+        from_code: ISO 639 code of the source language.
+        to_code: ISO 639 code of the target language.
+        pairs_sha256: sha256 of each file of pairs, in their order.
+        held_out_sha256: sha256 of the file of held-out pairs, or None if none was given.
+        continued: key of the training whose weights are the start, or None.
     """
 
     from_code: str
@@ -136,24 +142,24 @@ def read_pairs(
     source_check: Check | None = None,
     target_check: Check | None = None,
 ) -> ParallelCaptions:
-    """Read `source<TAB>target` lines of plain or gzipped UTF-8 files; drop and count what is no use for training.
+    """Read `source<TAB>target` lines of plain or gzipped UTF-8 files; drop and count lines that cannot be trained on.
 
-    The `num_held_out` pairs with the smallest hash are for validation. They change as lines are added; to add lines to
-    what a model has been trained on, give the pairs that were held out then. Texts that differ in case and final
-    punctuation only fall on the same side. A source may have several translations.
+    The `num_held_out` pairs with the smallest hash are for validation. They change when lines are added. To continue a
+    training with more lines, give its held-out pairs. Texts that differ only in case and final punctuation are on the
+    same side. A source may have several translations.
 
-    For pairs of a validation file, read it with `num_held_out=0` and give its `training` as `held_out`.
+    To get pairs from a validation file, read it with `num_held_out=0` and give its `training` as `held_out`.
 
     Args:
         paths: one file, or several in any order.
         num_held_out: pairs held out of the files; 0 for none; not used with `held_out`.
-        held_out: pairs that are held out instead, as they are.
-        source_check: drops sources in another language (cleaning's `caption_language`); None: not checked.
-        target_check: the same of targets.
+        held_out: pairs that are held out instead, unchanged.
+        source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
+        target_check: the check of targets.
 
     Raises:
-        InputError: a file is missing, empty, damaged or no text; nearly all of a column is in another language; or
-            there are fewer than 10 usable pairs for each one held out, or none.
+        InputError: a file is missing, empty, damaged or not text; nearly all of a column is in another language; or
+            there are fewer than 10 usable pairs for each held-out one, or none.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     drops = _Drops()
@@ -175,12 +181,12 @@ def read_pairs(
     if not lines:
         raise InputError(f"{found}: give UTF-8 lines of source<TAB>target")
     if len(lines) < 10 * own:
-        raise InputError(f"{found}, too few to hold {own:,} out: give 10 times as many, or lower num_held_out")
+        raise InputError(f"{found}, too few to hold out {own:,}: give 10 times as many pairs, or lower num_held_out")
     validation = list(held_out) or [line.pair for line in lines[:own]]
     seen = {_plain(source) for source, _ in validation}
     training = drops.part(lines[own:], (_plain(line.source) in seen for line in lines[own:]), "held_out")
     if not training:
-        raise InputError(f"no pair is left to train on, for all sources of {names} are held out: give others")
+        raise InputError(f"no pair is left to train on, because all sources of {names} are held out: give other pairs")
     return ParallelCaptions(
         training=[line.pair for line in training],
         held_out=validation,
@@ -190,9 +196,9 @@ def read_pairs(
 
 
 def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
-    """Return the lines of a file that are good by themselves and in step with each other."""
+    """Return the lines of a file that are usable and aligned."""
     if not path.is_file():
-        raise InputError(f"{path} is no file: give a UTF-8 file of source<TAB>target lines")
+        raise InputError(f"{path} is not a file: give a UTF-8 file of source<TAB>target lines")
     check_text_file(path, expected="UTF-8 lines of source<TAB>target")
     lines = []
     for raw in read_lines(path):
@@ -206,7 +212,7 @@ def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
     misaligned = [False] * len(lines)
     for found in out_of_step([len(line.source) for line in lines], [len(line.target) for line in lines]):
         logger.warning(
-            "%s: lines %d to %d are out of step (lengths of sources and targets do not correlate) and are dropped",
+            "%s: lines %d to %d are misaligned (lengths of sources and targets do not correlate) and are dropped",
             *(path, lines[found.start].number, lines[found.stop - 1].number),
         )
         misaligned[found.start : found.stop] = [True] * len(found)
@@ -214,7 +220,7 @@ def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
 
 
 def _fault(line: Line, fields: list[str]) -> str:
-    """Return why a line is dropped for what is in it, or "" if it is good."""
+    """Return the reason to drop a line for its content, or ""."""
     if line.trouble:
         return "bad_encoding" if line.trouble.reason == "bad_encoding" else "too_long"
     if len(fields) != 2:
@@ -230,20 +236,20 @@ def _fault(line: Line, fields: list[str]) -> str:
 
 
 def _visible(text: str) -> bool:
-    """Tell if there is more than white space, controls and such: of nothing else sentencepiece makes no piece."""
+    """Return whether a text has a visible character; for others, sentencepiece makes no pieces."""
     return any(character.isprintable() and not character.isspace() and character not in UNSEEN for character in text)
 
 
 def _plain(text: str) -> str:
-    """Return a text without what captions vary in freely: case, spaces before punctuation, a final stop."""
+    """Return a text for comparison: without case, spaces before commas and final punctuation."""
     return text.casefold().replace(" ,", ",").rstrip(" .!")
 
 
 def _unlike_in_length(lines: list[PairLine]) -> list[bool]:
-    """Tell of each line if one text is much too long beside the other.
+    """Return for each line whether one text is much too long relative to the other.
 
-    Chinese needs a third of the characters of English, so lengths are compared at the usual ratio of the file, in
-    characters of the language that needs more of them.
+    Chinese needs a third of the characters of English. So lengths are compared at the median ratio of the file, in
+    characters of the language that needs more.
     """
     if not lines:
         return []
@@ -256,24 +262,24 @@ def _unlike_in_length(lines: list[PairLine]) -> list[bool]:
 
 
 def out_of_step(source_lengths: Sequence[int], target_lengths: Sequence[int]) -> list[range]:
-    """Return ranges of pairs, in the order of the file, whose lengths have nothing to do with each other.
+    """Return ranges of pairs, in the order of the file, whose lengths do not correlate.
 
-    A long text has a long translation (Gale and Church, 1993), so in every `WINDOW` of consecutive pairs the logs of
-    lengths correlate, unless a lost line has put one side out of step. Fewer than `WINDOW` pairs are not judged, and a
-    stretch shorter than half of that goes unseen; about half a window of good pairs at either end goes with a stretch.
+    A long text has a long translation (Gale and Church, 1993). So in every `WINDOW` of consecutive pairs the logs of
+    lengths correlate, unless a lost line has shifted one side. Fewer than `WINDOW` pairs are not judged. A range
+    shorter than half a window is not found. About half a window of good pairs at either end is included in a range.
 
     Args:
         source_lengths: characters of each source, at least 1.
-        target_lengths: of each target.
+        target_lengths: characters of each target, at least 1.
 
     Returns:
-        Ranges of indices, ascending and apart.
+        Ranges of indices, ascending and disjoint.
     """
     num_pairs = len(source_lengths)
     if num_pairs < WINDOW:
         return []
     starts = np.unique(np.append(np.arange(0, num_pairs - WINDOW + 1, WINDOW_STEP), num_pairs - WINDOW))
-    # Centred first: sums of windows are differences of long sums.
+    # Values are centred, because sums of windows are differences of long sums.
     logs = [np.log(np.asarray(lengths, float)) for lengths in (source_lengths, target_lengths)]
     source, target = (values - values.mean() for values in logs)
 
@@ -299,17 +305,18 @@ def out_of_step(source_lengths: Sequence[int], target_lengths: Sequence[int]) ->
 
 
 def wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[bool]:
-    """Tell of each text if the check drops it, asking it only about texts that look unlike the rest.
+    """Return for each text whether the check drops it; only texts that look different from the rest are checked.
 
-    A check takes about 1.3 ms a text, too long for millions. So it judges the first `SAMPLE` texts, and of the others
-    only those of whose words fewer than `MIN_COMMON` are common in what it passed of the sample: about 1 % of captions
-    in the right language, 99.8 % of those in another. Then 580,000 captions take 22 s, not 12 minutes. A column of
-    widely mixed texts, or of a language that the check hardly passes, costs the full price.
+    A check takes about 1.3 ms a text, too long for millions. It judges the first `SAMPLE` texts. Of the others, it
+    judges only those with fewer than `MIN_COMMON` of their words among the words that are common in the accepted part
+    of the sample: about 1 % of captions in the right language, 99.8 % of those in another. Then 580,000 captions take
+    22 s, not 12 minutes. A column of very mixed texts, or of a language that the check rarely accepts, takes the full
+    time.
 
     Args:
-        texts: in an order that has nothing to do with their language.
-        check: that of a text's language; it drops only what is surely in another.
-        column: what the texts are, for the message.
+        texts: in an order that is independent of their language.
+        check: language check; it drops only texts that are clearly in another language.
+        column: name of the column, for the message.
 
     Raises:
         InputError: nearly all of the sample is in another language.
@@ -319,15 +326,15 @@ def wrong_language(texts: Sequence[str], check: Check, *, column: str) -> list[b
     details = Counter(verdict.detail for verdict in verdicts if verdict is not None)
     if details.total() > MAX_WRONG * len(sample):
         raise InputError(
-            f"{details.total():,} of {len(sample):,} {column} texts are in another language than they should be "
-            f"({details.most_common(1)[0][0]}): swap the columns, or correct the codes of the languages"
+            f"{details.total():,} of {len(sample):,} {column} texts are in another language "
+            f"({details.most_common(1)[0][0]}): swap the columns, or correct the language codes"
         )
     passed: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     for text, verdict in zip(sample, verdicts, strict=True):
         (passed if verdict is None else dropped).update(_words(text))
     least = COMMON_SHARE * (len(sample) - details.total())
-    # What few wrong texts slip through the check must not teach it their words.
+    # Words of the few wrong texts that pass the check must not count as common.
     common = {word for word, count in passed.items() if count >= least and count > dropped[word]}
 
     wrong = [False] * len(texts)

@@ -1,4 +1,4 @@
-"""What a training tells people: a page about how far it is, and the card inside the finished package."""
+"""The report page of a training, and the card in the finished package."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,21 +19,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT_FILE = "report.html"
-NUM_SAMPLES = 10  # held-out pairs that the page shows
+NUM_SAMPLES = 10  # held-out pairs on the page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """What training a package gave.
+    """The results of training a package.
 
     Args:
-        dropped: lines of the TSV that were not used, by reason (`translation.train.pairs.DROP_REASONS`).
-        num_steps: updates done, fewer than asked for where chrF had ceased to rise.
-        best_step: the update after which the weights in the package were best, by chrF on the held-out pairs.
+        num_training: pairs that were trained on.
+        num_held_out: pairs that were held out.
+        dropped: lines of the TSV files that were not used, by reason (`translation.train.pairs.DROP_REASONS`).
+        num_parameters: weights of the network.
+        vocabulary_size: pieces of the vocabulary.
+        num_steps: updates done, fewer than `num_steps` of the settings if chrF stopped rising.
+        best_step: the update with the best weights, by chrF on the held-out pairs; these are in the package.
         held_out_loss: cross-entropy per target token in nats, before quantization.
-        exact_match: share of the held-out pairs that the finished package translates word for word as given.
-        bleu: sacreBLEU's, of the finished package on the held-out pairs, in [0, 100].
-        chrf: the same, chrF.
+        exact_match: share of the held-out pairs whose translation by the finished package equals the reference.
+        bleu: sacreBLEU's BLEU of the finished package on the held-out pairs, 0 to 100.
+        chrf: sacreBLEU's chrF of the same translations, 0 to 100.
     """
 
     num_training: int
@@ -51,11 +55,14 @@ class TrainReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """What a training is of.
+    """A training: its folder, data and settings.
 
     Args:
-        folder: keeps the training.
-        metadata: of the package, as Argos Translate has it.
+        folder: folder of the training.
+        data: pairs to train on, held-out pairs and dropped lines.
+        sources: files of the pairs, and languages.
+        config: settings.
+        metadata: metadata of the package, in the format of Argos Translate.
     """
 
     folder: Path
@@ -73,14 +80,15 @@ def write_report(
     num_parameters: int,
     report: TrainReport | None = None,
 ) -> None:
-    """Write the page into the training's folder: one HTML file without scripts that loads nothing.
+    """Write the page into the training's folder: one HTML file without scripts or external resources.
 
     Args:
-        state: with no validation yet, with some, or with all.
-        texts: translations of the held-out sources by the latest weights while training is under way, then by the
-            package; none before the first validation.
-        num_parameters: of the network.
-        report: of the finished package; None while training is under way.
+        training: the training.
+        state: its progress, with no, some or all validations.
+        texts: translations of the held-out sources by the latest weights during training, by the package afterwards;
+            empty before the first validation.
+        num_parameters: weights of the network.
+        report: results of the finished package; None during training.
 
     Raises:
         DiskError: the disk is full.
@@ -89,16 +97,16 @@ def write_report(
     if report is None:
         status = f"after step {state.step:,} of {num_steps:,}"
     elif state.step < num_steps:
-        status = f"finished after {state.step:,} of {num_steps:,} steps, for chrF had ceased to rise"
+        status = f"finished after {state.step:,} of {num_steps:,} steps, because chrF stopped rising"
     else:
         status = f"finished after {state.step:,} steps"
-    # The lines of the files of pairs also gave the held-out pairs, where nothing else did.
+    # The held-out pairs are lines of the files of pairs, unless they come from elsewhere.
     num_held_out = 0 if sources.held_out_sha256 or sources.continued else len(data.held_out)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     template = environment.from_string((files("translation.train") / "report.html").read_text(encoding="utf-8"))
     style = (files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8")
     page = template.render(
-        package_name=training.folder.stem,  # it is named after the package
+        package_name=training.folder.stem,  # the folder has the package's name
         metadata=training.metadata,
         sources=sources,
         data=data,
@@ -111,7 +119,7 @@ def write_report(
         num_lines=len(data.training) + num_held_out + sum(data.dropped.values()),
         samples=list(zip(data.held_out[:NUM_SAMPLES], texts, strict=False)),
         reasons=DROP_REASONS,
-        # Ours, not the dataset's: style and charts are markup.
+        # Style and charts are our own markup, not text of the dataset.
         style=Markup(style),  # noqa: S704
         charts=[Markup(chart) for chart in _charts(state)] if state.curve else [],  # noqa: S704
     )
@@ -119,7 +127,7 @@ def write_report(
 
 
 def _charts(state: TrainState) -> tuple[str, str]:
-    """Return scores over minutes, and losses over steps, as one `svg` element each."""
+    """Return the chart of scores over minutes and the chart of losses over steps, each as an `svg` element."""
     curve, best = state.curve, state.best
 
     def chart(
@@ -160,7 +168,7 @@ def _charts(state: TrainState) -> tuple[str, str]:
 
 
 def write_card(path: Path, training: Training, report: TrainReport) -> None:
-    """Write the package's README; it has no date, so that the same training gives the same file."""
+    """Write the package's README, without a date, so that the same training gives the same file."""
     metadata, sources = training.metadata, training.sources
     dropped = ", ".join(f"{name} {count:,}" for name, count in report.dropped.items()) or "none"
     digests = ", ".join(f"`{digest}`" for digest in sources.pairs_sha256)
@@ -168,18 +176,18 @@ def write_card(path: Path, training: Training, report: TrainReport) -> None:
     listed = "\n".join(f"- `{name}`: {value}" for name, value in asdict(training.config).items())
     card = f"""# {metadata["from_name"]} to {metadata["to_name"]}, version {metadata["package_version"]}
 
-A compact Transformer for captions, trained by `vernaclip mt train` and packed for Argos Translate. It knows the words
-of its training pairs and no others. License: {metadata["license"]}.{start}
+A compact Transformer for captions, trained by `vernaclip mt train` and packed for Argos Translate. It knows only the
+words of its training pairs. License: {metadata["license"]}.{start}
 
 | | |
 |---|---|
 | parameters | {report.num_parameters:,}, stored as int8 |
 | vocabulary | {report.vocabulary_size:,} sentencepiece pieces, shared by both languages |
 | trained on | {report.num_training:,} distinct pairs; sha256 of the TSV: {digests} |
-| updates | {report.num_steps:,}; the weights are those after {report.best_step:,}, averaged, best by chrF |
+| updates | {report.num_steps:,}; the package has the averaged weights after {report.best_step:,}, best by chrF |
 | lines dropped | {dropped} |
 | held out | {report.num_held_out:,} pairs, never trained on |
-| translated word for word as given | {report.exact_match:.1%} of the held-out pairs, by this package |
+| translated exactly as the reference | {report.exact_match:.1%} of the held-out pairs, by this package |
 | BLEU, chrF | {report.bleu:.2f}, {report.chrf:.2f} on the held-out pairs, by this package (sacreBLEU) |
 | loss | {report.held_out_loss:.4f} nats per token on the held-out pairs, before quantization |
 

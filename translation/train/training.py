@@ -1,6 +1,6 @@
-"""Train a translation package: a TSV of parallel captions in, an `.argosmodel` that Argos Translate reads out.
+"""Train a translation package: read a TSV of parallel captions, write an `.argosmodel` that Argos Translate reads.
 
-A folder beside the package keeps the training: to resume it, to look at it, and to continue from it.
+The training's folder is beside the package. It serves to resume the training, to inspect it, and to continue from it.
 """
 
 import hashlib
@@ -48,18 +48,18 @@ from translation.train.report import Training, TrainReport, write_card, write_re
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".argosmodel"
-ARGOS_VERSION = "1.9"  # oldest Argos Translate that we support
+ARGOS_VERSION = "1.9"  # oldest supported version of Argos Translate
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 RUN_FILE = "run.json"
 VOCABULARY_FILE = "sentencepiece.model"
 HELD_OUT_FILE = "held_out.tsv"
 QUANTIZATION = "int8"
-# Never on a GPU, even where there is one: scores choose the weights, and stand in the card.
+# Always on the CPU, because scores choose the weights and are on the card.
 DECODING = TranslateConfig(device="cpu")
 GREEDY = TranslateConfig(beam_size=1, device="cpu")
 
 _LIBRARIES = ("torch", "sentencepiece", "ctranslate2", "sacrebleu")
-_VERSION = 1  # of the training code: raise it when equal settings would no longer give equal weights
+_VERSION = 1  # increase it when a change of the code gives other weights for equal settings
 
 
 def train_package(
@@ -76,26 +76,27 @@ def train_package(
 ) -> TrainReport:
     """Train a compact Transformer on parallel captions and write it to `out`, with its sha256 in a file beside it.
 
-    A folder beside `out` (`training_folder`) keeps the training: a killed one goes on from its last validation, and
-    ends with the same package, byte for byte, as one that was not killed. Equal pairs, settings, library versions and
-    number of threads give an equal file.
+    The training's folder (`training_folder`) is beside `out`. After a kill, training resumes from its last validation,
+    and ends with the same package, byte for byte. Equal pairs, settings, library versions and number of threads give an
+    equal file.
 
     Args:
-        pairs: UTF-8 TSV files, `source<TAB>target` a line, no header; bad lines are dropped and counted.
+        pairs: UTF-8 TSV files, `source<TAB>target` in each line, no header; unusable lines are dropped and counted.
         from_code: ISO 639 code of the first column.
         to_code: ISO 639 code of the second column.
         out: the package's file; its name must end in `.argosmodel`.
-        held_out: pairs for validation, in a file like `pairs`; without it some of `pairs` are kept for that.
-        continued: an earlier package, whose training folder is beside it: training starts from its weights and keeps
-            its vocabulary, sizes and held-out pairs.
-        source_check: drops sources in another language (cleaning's `caption_language`); None: not checked.
-        target_check: the same of targets.
+        config: settings of the training.
+        held_out: pairs for validation, in a file of the same format as `pairs`; None to hold out some of `pairs`.
+        continued: an earlier package with its training folder beside it. Training starts from its weights and keeps its
+            vocabulary, sizes and held-out pairs.
+        source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
+        target_check: the check of targets.
 
     Raises:
         SettingsError: the codes or the name cannot be used, or training has diverged.
-        InputError: the pairs cannot be used, nor what is continued.
-        DamagedError: the training's own folder is damaged.
-        BusyError: another process trains there.
+        InputError: the pairs or the package to continue from cannot be used.
+        DamagedError: the training's folder is damaged.
+        BusyError: another process trains in this folder.
     """
     _check_arguments(from_code, to_code, out)
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
@@ -103,17 +104,17 @@ def train_package(
     kept_out: list[Pair] = []
     if continued:
         if continued.resolve() == out.resolve():
-            raise SettingsError(f"{out} is the package to continue from: give another name with --out")
+            raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
         if held_out:
             raise SettingsError(
-                f"{held_out}: what continues from {continued} is scored on the pairs held out then, since it may have "
-                "been trained on any others: leave out --held-out"
+                f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
+                "pairs, because it may have trained on any others. Remove --held-out"
             )
         earlier = open_earlier(continued, from_code=from_code, to_code=to_code)
         config, kept_out = replace(config, **earlier.sizes), earlier.held_out  # type: ignore[arg-type]
     elif held_out:
         validation = read_pairs(held_out, num_held_out=0, source_check=source_check, target_check=target_check)
-        logger.info("dropped of %s: %s", held_out, validation.dropped)
+        logger.info("lines of %s dropped: %s", held_out, validation.dropped)
         kept_out = validation.training
     data = read_pairs(
         pairs,
@@ -150,7 +151,7 @@ def train_package(
 def _check_arguments(from_code: str, to_code: str, out: Path) -> None:
     for code in (from_code, to_code):
         if not LANGUAGE_CODE.fullmatch(code):
-            raise SettingsError(f"{code!r} is no ISO 639 code: give two or three lower-case letters, such as it")
+            raise SettingsError(f"{code!r} is not an ISO 639 code: give two or three lower-case letters, such as it")
     if from_code == to_code:
         raise SettingsError(f"the package would translate {from_code} to itself: give two different languages")
     if out.suffix != SUFFIX:
@@ -175,24 +176,26 @@ class Earlier:
 
 
 def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
-    """Return the training of an earlier package.
+    """Open the training of an earlier package.
 
     Args:
         package: the `.argosmodel` that the training wrote.
+        from_code: ISO 639 code that its first column must have.
+        to_code: ISO 639 code that its second column must have.
 
     Raises:
-        InputError: it is not there, unfinished perhaps; or its folder is gone, or of other languages.
+        InputError: the package is missing or unfinished, or its folder is missing or for other languages.
         DamagedError: its folder is damaged.
     """
     if not package.is_file():
-        raise InputError(f"{package} cannot be continued, for it is no file: give a package whose training has ended")
+        raise InputError(f"{package} cannot be continued, it is not a file: give a package whose training has ended")
     folder = training_folder(package)
     files = [folder / name for name in (RUN_FILE, WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE)]
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise InputError(
-            f"{package} cannot be continued: {folder}, which `mt train` writes beside a package, lacks "
-            f"{', '.join(missing)}"
+            f"{package} cannot be continued: its training's folder {folder}, which `mt train` writes, does not "
+            f"contain {', '.join(missing)}"
         )
     key, (own_from, own_to), sizes = _read_run(folder / RUN_FILE)
     if (own_from, own_to) != (from_code, to_code):
@@ -201,43 +204,47 @@ def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
 
 
 def _read_run(path: Path) -> tuple[str, tuple[str, str], dict[str, int]]:
-    """Return a training's key, its languages and the sizes of its network."""
+    """Return a training's key, its languages and the sizes of its network.
+
+    Raises:
+        DamagedError: the record is damaged.
+    """
     try:
         run = read_json(path)
         languages = run["sources"]["from_code"], run["sources"]["to_code"]
         return run["key"], languages, {name: run["config"][name] for name in SIZES}
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(
-            f"{path} is no record of a training ({error}): remove {path.parent} to train anew"
+            f"{path} is not the record of a training ({error}): remove {path.parent} to train again"
         ) from error
 
 
 def save_held_out(folder: Path, held_out: list[Pair]) -> None:
-    """Keep the held-out pairs, so that what continues from this training holds them out as well."""
+    """Write the held-out pairs, so that a training that continues from this one holds them out as well."""
     content = "".join(f"{source}\t{target}\n" for source, target in held_out).encode()
     write_bytes(folder / HELD_OUT_FILE, content)
 
 
 def read_held_out(folder: Path) -> list[Pair]:
-    """Return the held-out pairs as they were given to `save_held_out`.
+    """Return the held-out pairs that `save_held_out` wrote.
 
     Raises:
         DamagedError: the file is damaged.
     """
     path = folder / HELD_OUT_FILE
     try:
-        # Of bytes: a text file would take carriage returns, which texts may hold, for ends of lines.
+        # Bytes are read, because in text mode a carriage return in a text would end its line.
         lines = path.read_bytes().decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DamagedError(f"{path} cannot be read ({error}): get the folder of that training again") from error
+        raise DamagedError(f"{path} cannot be read ({error}). Restore that training's folder from a copy") from error
     pairs = [line.split("\t") for line in lines[:-1]]
     if not pairs or lines[-1] or any(len(fields) != 2 for fields in pairs):
-        raise DamagedError(f"{path} is damaged, and without it nobody knows what was held out: get the folder again")
+        raise DamagedError(f"{path} is damaged, and the held-out pairs are lost: restore the folder from a copy")
     return [(source, target) for source, target in pairs]
 
 
 def _train(training: Training, earlier: Earlier | None) -> tuple[TranslationModel, TrainState]:
-    """Train, or go on, to the end; return the network with the weights of its best validation, and the curve."""
+    """Train, or resume, to the end; return the network with the weights of its best validation, and the final state."""
     key = _begin(training)
     save_held_out(training.folder, training.data.held_out)
     vocabulary_file = training.folder / VOCABULARY_FILE
@@ -272,14 +279,14 @@ def _train(training: Training, earlier: Earlier | None) -> tuple[TranslationMode
 
 
 def _begin(training: Training) -> str:
-    """Write what the training is made of, or see that it is what is there already; return its key.
+    """Write the record of the training, or check that the folder already contains it; return the training's key.
 
-    Equal keys give equal packages. The pairs are in it as well as their files: what is dropped hangs on the language
-    checks. Another training that has come to no state yet is replaced: settings that turn out not to work can be
-    corrected.
+    Equal keys give equal packages. The key covers the pairs as well as their files, because language checks decide
+    which pairs are dropped. Another training that has not written a state yet is replaced, so that settings that do not
+    work can be corrected.
 
     Raises:
-        SettingsError: the folder holds another training.
+        SettingsError: the folder contains another training.
     """
     pairs = {"training": training.data.training, "held_out": training.data.held_out}
     texts = {name: "".join(f"{source}\t{target}\n" for source, target in found) for name, found in pairs.items()}
@@ -298,17 +305,19 @@ def _begin(training: Training) -> str:
         return key
     if (training.folder / STATE_FILE).is_file():
         raise SettingsError(
-            f"{training.folder} holds a training with other settings, pairs or libraries: remove it to train anew, or "
-            "give another --out"
+            f"{training.folder} contains a training with other settings, pairs or libraries: remove it to train again, "
+            "or give another --out"
         )
-    (training.folder / VOCABULARY_FILE).unlink(missing_ok=True)  # of the other one, and before the record of this one
+    (training.folder / VOCABULARY_FILE).unlink(
+        missing_ok=True
+    )  # the other training's; removed before this one's record is written
     write_json(path, {"key": key, **made_of})
     return key
 
 
 @contextmanager
 def _unpacked(training: Training, model: TranslationModel) -> Iterator[Path]:
-    """Yield a package's folder with this network, as it will be packed, for as long as it is needed."""
+    """Yield a temporary package folder with this network, as it will be packed."""
     with (
         disk_errors(training.folder / "package"),
         tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=training.folder, ignore_cleanup_errors=True) as name,
@@ -323,7 +332,7 @@ def _unpacked(training: Training, model: TranslationModel) -> Iterator[Path]:
 
 
 def _score(training: Training, package: Path, decoding: TranslateConfig) -> HeldOutScores:
-    """Translate the held-out sources with a package's folder, and score that."""
+    """Translate the held-out sources with a package's folder, and score the translations."""
     sources, references = ([pair[side] for pair in training.data.held_out] for side in (0, 1))
     texts = [found.text for found in argos_translator(read_package(package), decoding).translate(sources)]
     bleu = corpus_bleu(texts, references, training.sources.to_code)
@@ -331,7 +340,7 @@ def _score(training: Training, package: Path, decoding: TranslateConfig) -> Held
 
 
 def _pack(training: Training, model: TranslationModel, state: TrainState, out: Path) -> TrainReport:
-    """Measure the package as it will be used, and write it."""
+    """Score the finished package and write it."""
     with _unpacked(training, model) as package:
         scores = _score(training, package, DECODING)
         exact = sum(text == target for text, (_, target) in zip(scores.texts, training.data.held_out, strict=True))
@@ -358,12 +367,12 @@ def _pack(training: Training, model: TranslationModel, state: TrainState, out: P
 
 
 def _load_weights(model: TranslationModel, path: Path) -> None:
-    """Put weights back, strictly.
+    """Load weights into the network, strictly.
 
     Raises:
-        DamagedError: the file is missing, broken, or of another network.
+        DamagedError: the file is missing, damaged, or of another network.
     """
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise DamagedError(f"{path} does not hold this network's weights: {error}") from error
+        raise DamagedError(f"{path} does not contain this network's weights: {error}") from error

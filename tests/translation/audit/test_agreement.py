@@ -184,10 +184,10 @@ def test_utter_disagreement_is_negative() -> None:
 @pytest.mark.parametrize(
     ("ratings", "message"),
     [
-        ([[1], [2]], "give the ratings of at least two"),
-        ([], "and there are 0"),
-        ([[1, 1]], "and there are 1"),
-        ([[1, None], [None, 2], [3, 3]], "and there are 1"),
+        ([[1], [2]], "give the ratings of another one"),
+        ([], "but there are 0"),
+        ([[1, 1]], "but there are 1"),
+        ([[1, None], [None, 2], [3, 3]], "but there are 1"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error(ratings: Ratings, message: str) -> None:

@@ -166,7 +166,7 @@ def test_only_translations_that_were_kept_are_drawn(build: Callable[..., Path]) 
 def test_nothing_to_audit_is_an_error(build: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     root = build([caption(1, translator=NATIVE, source_lang="it")])
     for options, message in (
-        (["captions"], "has no translated captions that were kept"),
+        (["captions"], "has no kept captions with a translation"),
         (["other"], "has no dataset 'other'"),
         (["captions", "--n", "0"], "give --n 1 or more"),
     ):
@@ -182,7 +182,7 @@ def test_a_name_cannot_speak_sql(build: Callable[..., Path]) -> None:
     copytree(root / "datasets" / "captions", root / "datasets" / name)
     for path in (root / "datasets" / name).glob("*/manifest.json"):
         write_checksummed(path, {**read_checksummed(path, remedy=""), "dataset": name})
-    with pytest.raises(InputError, match="has no translated captions"):  # it is not in the catalog's views
+    with pytest.raises(InputError, match="has no kept captions with a translation"):  # it is not in the catalog's views
         draw_audit(root, name, num_rows=5, seed=1)
 
 

@@ -73,7 +73,7 @@ def test_what_spreadsheets_save_is_read(change: Callable[[str], str], audit: Aud
         (HEADER.replace("comment,", "") + f"{ID},r0,4,Ann\n", "has no column comment: expected ratings"),
         (HEADER.replace("comment", "rating") + f"{ID},r0,4,4,Ann\n", "has no column comment"),
         ("rating," + HEADER + f"4,{ID},r0,4,,Ann\n", "the column rating more than once"),
-        (f"{HEADER}{ID},r0,3.5,,Ann\n", r"line 2: the rating '3.5' is none of 1, 2, 3 and 4"),
+        (f"{HEADER}{ID},r0,3.5,,Ann\n", r"line 2: the rating '3.5' is not 1, 2, 3 or 4"),
         (f"{HEADER}{ID},r0,4,,Ann\n{ID},r1,5,,Ann\n", r"line 3: the rating '5'"),
         (f"{HEADER}{ID},r0,0,,Ann\n", "the rating '0'"),
         (f"{HEADER}{ID},r0,good,,Ann\n", "the rating 'good'"),
@@ -81,13 +81,13 @@ def test_what_spreadsheets_save_is_read(change: Callable[[str], str], audit: Aud
         (f"{HEADER}{ID},r9,4,,Ann\n", "line 2: the audit has no row 'r9'"),
         (f"{HEADER}{ID},1E+11,4,,Ann\n", r"the audit has no row '1E\+11'"),
         (f"{HEADER}{ID},,4,,Ann\n", "line 2: the row_id is empty"),
-        (f"{HEADER}{ID},r0,4,,Ann\n{ID},r0,4,,Ann\n", "line 3: row 'r0' stands there already, at .*line 2"),
-        (f"{HEADER}ffff,r0,4,,Ann\n", f"rates audit ffff, and this is audit {ID}"),
+        (f"{HEADER}{ID},r0,4,,Ann\n{ID},r0,4,,Ann\n", "line 3: row 'r0' occurs twice, first at .*line 2"),
+        (f"{HEADER}ffff,r0,4,,Ann\n", f"rates audit ffff, but this is audit {ID}"),
         (f"{HEADER}{ID},r0,4,,Ann\nffff,r1,4,,Ann\n", "more than one audit_id"),
-        (f"{HEADER}{ID},r0,4,,Ann\n{ID},r1,4,,Bo\n", "more than one rater: 'Ann', 'Bo'; give one file each"),
+        (f"{HEADER}{ID},r0,4,,Ann\n{ID},r1,4,,Bo\n", "more than one rater: 'Ann', 'Bo'. Give one file each"),
         (f"{HEADER}{ID},r0,4,,\n", "has no rater"),
-        (f"{HEADER}{ID},r0,,nothing yet,Ann\n", "has no rating yet"),
-        (f"{HEADER}{ID},r0,4,Ann\n", "line 2: .*save the sheet as CSV in UTF-8 again"),
+        (f"{HEADER}{ID},r0,,nothing yet,Ann\n", "contains no ratings"),
+        (f"{HEADER}{ID},r0,4,Ann\n", "line 2: .*Save the sheet as CSV in UTF-8 again"),
         (f'{HEADER}{ID},r0,4,"never closed,Ann\n', "line 2: "),
         (f"{HEADER}{ID},r0,4,perch\u00e9,Ann\n".encode("latin-1"), "line 2: byte 0xe9 .* is not UTF-8"),
         (f"{HEADER}{ID},r0,4,a\0b,Ann\n", "line 2: a NUL"),
@@ -113,19 +113,19 @@ def test_two_files_by_one_rater_are_refused(
 
 @pytest.mark.parametrize("name", ["nowhere.csv", ""])
 def test_a_path_that_is_no_file_is_named(name: str, audit: AuditSheet, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no file: expected ratings"):
+    with pytest.raises(InputError, match="is not a file: expected ratings"):
         read_ratings([tmp_path / name], audit)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"weight": [1, 0, 1]}, "line 3: the weight '0' is not above 0"),
-        ({"weight": [1, "", 1]}, "line 3: the weight '' is not above 0"),
-        ({"weight": ["1,5", 1, 1]}, "line 2: weight is '1,5', which is no number"),
-        ({"weight": ["1e999", 1, 1]}, "weight is '1e999', which is no number"),
-        ({"translation_score": [-0.1, "nan", -0.2]}, "line 3: translation_score is 'nan', which is no number"),
-        ({"row_id": ["a", "b", "a"]}, "line 4: row 'a' stands there already"),
+        ({"weight": [1, 0, 1]}, "line 3: the weight '0' must be above 0"),
+        ({"weight": [1, "", 1]}, "line 3: the weight '' must be above 0"),
+        ({"weight": ["1,5", 1, 1]}, "line 2: weight is '1,5', which is not a number"),
+        ({"weight": ["1e999", 1, 1]}, "weight is '1e999', which is not a number"),
+        ({"translation_score": [-0.1, "nan", -0.2]}, "line 3: translation_score is 'nan', which is not a number"),
+        ({"row_id": ["a", "b", "a"]}, "line 4: row 'a' occurs twice"),
         ({"audit_id": ["a", "b", "a"]}, "more than one audit_id"),
     ],
 )
@@ -158,7 +158,7 @@ def test_any_sheet_comes_back(rows: list[tuple[str, str]], tmp_path_factory: pyt
     (folder / "ratings.csv").write_bytes(sheet.encode())
     audit = read_audit(folder / "audit.csv")
     if not any(grade for grade, _ in rows):
-        with pytest.raises(InputError, match="has no rating yet"):
+        with pytest.raises(InputError, match="contains no ratings"):
             read_ratings([folder / "ratings.csv"], audit)
         return
     (found,) = read_ratings([folder / "ratings.csv"], audit)

@@ -52,11 +52,11 @@ def test_few_bad_rows_and_chance_get_none() -> None:
     assert found.reason == "only 9 good rows, 10 are needed"
     generator = np.random.default_rng(3)
     (found,) = verdicts(scored(generator.normal(size=30).tolist(), generator.normal(size=70).tolist()))
-    assert found.reason == "may tell no more than chance"
+    assert found.reason == "may be no better than chance"
     (found,) = verdicts(scored([-1.0] * 20, [-1.0] * 20))
-    assert (found.auc, found.reason) == (0.5, "may tell no more than chance")
+    assert (found.auc, found.reason) == (0.5, "may be no better than chance")
     (found,) = verdicts(scored([-1.5, -0.5] * 20, [-2.0] + [-0.5] * 79), max_good_dropped=0.0)
-    assert found.reason == "no threshold drops a bad row at that price"
+    assert found.reason == "no threshold drops a bad row within --max-good-dropped"
     (found,) = verdicts(scored([], [-1.0] * 20))
     assert (found.auc, found.auc_interval, found.reason) == (None, None, "only 0 bad rows, 10 are needed")
     assert verdicts([]) == []
@@ -178,7 +178,7 @@ def test_the_recipe_is_never_beyond_what_settings_allow() -> None:
     )
     found = verdicts(low_is_good)
     assert recipe_lines(found) == []
-    assert "no threshold drops a bad row at that price" in [verdict.reason for verdict in found]
+    assert "no threshold drops a bad row within --max-good-dropped" in [verdict.reason for verdict in found]
     straddling = scored(
         [0.9 + place / 1000 for place in range(40)], [2.0 + place for place in range(40)], "length_ratio"
     )

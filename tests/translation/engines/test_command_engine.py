@@ -108,8 +108,8 @@ def test_a_program_that_never_reads(engine: Engine) -> None:
         ("print(line); print(line)", "wrote more lines than it had captions"),
         ("sys.stdout.write(line + '\\n' + 'x')", "wrote more lines than it had captions"),
         ("print(line)\n    if number == 2: time.sleep(0.01); print('late')", "wrote more lines"),
-        ("sys.stdout.buffer.write(b'\\xff\\n')", "translation of 'a' is no UTF-8: b'\\xff'"),
-        ("print('x\\0y')", "translation of 'a' holds a NUL: 'x\\x00y'"),
+        ("sys.stdout.buffer.write(b'\\xff\\n')", "translation of 'a' is not UTF-8: b'\\xff'"),
+        ("print('x\\0y')", "translation of 'a' contains a NUL character: 'x\\x00y'"),
         ("sys.stdout.write('x' * 3_000_000)", "wrote a line of more than 1,000,000 bytes"),
         ("[print('y') for _ in iter(int, 1)]", "wrote more lines than it had captions"),
         ("[sys.stdout.write('x' * 60_000) for _ in iter(int, 1)]", "wrote a line of more than 1,000,000 bytes"),
@@ -140,7 +140,7 @@ def test_lines_before_the_captions(engine: Engine) -> None:
 def test_a_program_that_hangs_is_killed(body: str, given: str, engine: Engine) -> None:
     started = time.monotonic()
     told = refusal(engine(LOOP + body, timeout_s=2.0))
-    assert f"was killed, since it gave {given} lines within 2 s (translate.timeout_s); a program must flush" in told
+    assert f"was killed because it gave {given} lines within 2 s (translate.timeout_s); a program must flush" in told
     assert time.monotonic() - started < 30
 
 
@@ -218,14 +218,14 @@ def test_the_way_back_knows_its_languages(tmp_path: Path) -> None:
         ({}, "translate.command is missing: give the program"),
         ({"command": ("",)}, "translate.command is missing: give the program"),
         ({"command": ("cat", "a\0b")}, "translate.command is missing: give the program"),
-        ({"command": ("no-such-program",)}, "there is no program 'no-such-program' that can be run"),
-        ({"command": ("./no-such",)}, "there is no program './no-such' that can be run"),
-        ({"command": ("sed -u s/a/b/",)}, 'arguments are words of their own: ["sed", ...]'),
+        ({"command": ("no-such-program",)}, "there is no executable program 'no-such-program'"),
+        ({"command": ("./no-such",)}, "there is no executable program './no-such'"),
+        ({"command": ("sed -u s/a/b/",)}, 'Give arguments as separate strings: ["sed", ...]'),
         ({"command": ("cat",), "timeout_s": 0.0}, "translate.timeout_s must be positive, got 0.0"),
         ({"command": ("cat",), "timeout_s": float("nan")}, "translate.timeout_s must be positive, got nan"),
         ({"command": ("cat",), "max_chunk_size": -1}, "translate.max_chunk_size must not be negative, got -1"),
-        ({"command": ("cat",), "round_trip": True}, "translate.round_trip asks the command for more than one pair"),
-        ({"command": ("cat",), "pivot": "de"}, "translate.pivot asks the command for more than one pair"),
+        ({"command": ("cat",), "round_trip": True}, "translate.round_trip needs the command for more than one pair"),
+        ({"command": ("cat",), "pivot": "de"}, "translate.pivot needs the command for more than one pair"),
     ],
 )
 def test_what_is_wrong_is_said_before_work(settings: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_was_paid_for_before_a_stop_is_kept(deepl_server: Any, tmp_path: Pa
 
     if stop == "quota":
         deepl_server.character_limit = total // 2
-    with pytest.raises(PipelineError, match=r"what was translated is kept$"):
+    with pytest.raises(PipelineError, match=r"finished translations are kept$"):
         run(total // 2 if stop == "cap" else total)
     assert memory.count() == 100
     deepl_server.character_limit = total
@@ -184,7 +184,7 @@ def test_results_of_a_chunk_that_failed_half_way_are_not_paid_for_twice(deepl_se
         (404, InputError, "trouble 404"),
         (413, InputError, "trouble 413"),
         (429, TransientError, "status 429"),
-        (456, InputError, "used up.*what was translated is kept"),
+        (456, InputError, "used up.*Finished translations are kept"),
         (500, TransientError, "status 500"),
         (503, TransientError, "status 503"),
         (504, TransientError, "status 504"),
@@ -264,5 +264,5 @@ def test_a_strange_reply_is_an_error_never_a_misaligned_translation(
     deepl_server: Any, distort: Callable[[Any], Any]
 ) -> None:
     deepl_server.distort = distort
-    with pytest.raises(InputError, match="does not answer as DeepL does, check DEEPL_SERVER_URL"):
+    with pytest.raises(InputError, match="the server's reply is not DeepL's: check DEEPL_SERVER_URL"):
         engine().translate(["a dog", "a cat"])

@@ -42,7 +42,7 @@ def test_no_key_is_an_error_that_names_the_variable(
 @pytest.mark.parametrize("key", ["s3cret\r\nX-Header: s3cret", "s3cret s3cret", "s3crêt", "s3cret\x7f"])
 def test_what_cannot_be_a_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("DEEPL_AUTH_KEY", key)
-    with pytest.raises(SettingsError, match="DEEPL_AUTH_KEY holds no key") as raised:
+    with pytest.raises(SettingsError, match="DEEPL_AUTH_KEY does not contain a DeepL key") as raised:
         opened()
     assert "s3cr" not in "".join(traceback.format_exception(raised.value))
 

@@ -125,7 +125,7 @@ def test_engines_that_do_not_meet() -> None:
     [("ca", [EN, IT]), ("ca", [EN, IT, CA]), ("", [EN, CA, IT]), ("ca", [EN, CA, CA, IT]), ("", [EN])],
 )
 def test_a_route_that_does_not_fit_the_pivot(pivot: str, route: list[LanguagePack], tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"the route en.* does not fit translate\.pivot"):
+    with pytest.raises(SettingsError, match=r"the route en.* does not match translate\.pivot"):
         open_translator(TranslateConfig(engine="apertium", pivot=pivot), route, cache_dir=tmp_path)
 
 

@@ -16,7 +16,7 @@ from translation.engines.plugins import CAPTIONS_PER_CALL, announcements, engine
 from translation.registry import OPENERS, open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
-DOCS = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "translation.md").read_text(encoding="utf-8")
 EXAMPLE = re.findall(r"```python\n# vernaclip_glossary\.py\n(.*?)```", DOCS, re.DOTALL)[0]
 
 # An engine that works, which tests take apart by replacing what is between the marks.
@@ -88,7 +88,7 @@ def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) ->
     assert opened("glossary", file=str(tmp_path / "words.tsv")).fingerprint != engine.fingerprint
     with pytest.raises(InputError, match=r"'glossary' of the package vernaclip-glossary 1\.5 cannot be opened \(Value"):
         opened("glossary", DE, file=str(tmp_path / "words.tsv"))
-    with pytest.raises(InputError, match=r"cannot be opened \(KeyError: 'file'\): mend translate\.settings or"):
+    with pytest.raises(InputError, match=r"cannot be opened \(KeyError: 'file'\): correct translate\.settings or"):
         opened("glossary")
 
 
@@ -148,16 +148,16 @@ def test_another_package_is_another_engine(install: Install, monkeypatch: pytest
 TRANSLATE = "        self.asked.append(captions)\n        return [caption.upper() for caption in captions]\n"
 BROKEN_AT_OPENING = {
     "import no_such_module": r"cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\)",
-    "raise SystemExit('bye')": r"cannot be imported \(SystemExit: bye\): mend or uninstall mine-engine",
+    "raise SystemExit('bye')": r"cannot be imported \(SystemExit: bye\): repair or uninstall mine-engine",
     "def other(): pass": r"cannot be imported \(AttributeError: module 'mine_engine' has no attribute 'open_engine'\)",
-    "open_engine = 3": r"is no function that opens it, but 3: mend or uninstall mine-engine",
+    "open_engine = 3": r"must be a function, but is 3: repair or uninstall mine-engine",
     "def open_engine(): pass": r"cannot be opened \(TypeError: open_engine\(\) takes 0 positional arguments",
-    "def open_engine(r): return None": r"cannot be opened: its fingerprint must be a text that is not empty, got None",
-    "class E: fingerprint = 7\ndef open_engine(r): return E()": r"fingerprint must be a text that is not empty, got 7",
+    "def open_engine(r): return None": r"cannot be opened: its fingerprint must be a non-empty string, got None",
+    "class E: fingerprint = 7\ndef open_engine(r): return E()": r"fingerprint must be a non-empty string, got 7",
     "class E: fingerprint = 'x'\ndef open_engine(r): return E()": r"its factory returned a E, which has no method",
     "class E:\n    fingerprint, max_chunk_size = 'x', 0\ndef open_engine(r): return E()": r"size must be a pos",
     "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))\n"
-    "def open_engine(r): return E()": r"its fingerprint changes from one look to the next",
+    "def open_engine(r): return E()": r"its fingerprint changes between two reads",
     "def open_engine(r): exit()": r"cannot be opened \(SystemExit",
 }
 
@@ -176,16 +176,16 @@ BROKEN_AT_WORK = {
     "return 'ab'": "it returned 'ab', not a list",
     "return (c for c in captions)": "it returned a generator, not a list",
     "return None": "it returned None, not a list",
-    "return [b'x', b'y']": "it returned b'x' for the caption 'a', not a text",
-    "return [('x', -1, 2), 'y']": "it returned ('x', -1, 2) for the caption 'a', not a text",
+    "return [b'x', b'y']": "it returned b'x' for the caption 'a', not a string",
+    "return [('x', -1, 2), 'y']": "it returned ('x', -1, 2) for the caption 'a', not a string",
     "return [('x', 0.5), 'y']": "its score of 'a' is 0.5, not a number of at most 0, or None",
     "return [('x', float('nan')), 'y']": "its score of 'a' is nan",
     "return [('x', True), 'y']": "its score of 'a' is True",
-    r"return ['x\0', 'y']": "its translation of 'a' holds a NUL",
+    r"return ['x\0', 'y']": "its translation of 'a' contains a NUL character",
     r"return ['x', '\ud800']": "its translation of 'b' holds half of a surrogate pair",
     "self.fingerprint = '2'; return captions": "its fingerprint changed while it translated",
     "captions.clear(); return captions": "it returned 0 translations of 2 captions",
-    "raise ValueError('two\\nlines')": "(ValueError: two lines): mend mine-engine; what was translated is kept",
+    "raise ValueError('two\\nlines')": "(ValueError: two lines): repair mine-engine; finished translations are kept",
     "exit(3)": "(SystemExit: 3)",
 }
 
@@ -200,7 +200,7 @@ def test_an_engine_that_does_not_translate(body: str, install: Install) -> None:
 
 def test_a_connection_may_come_back(install: Install) -> None:
     install(GOOD.replace(TRANSLATE, "        raise ConnectionResetError('gone')\n"))
-    assert "failed (ConnectionResetError: gone): it may work at another time" in refusal(TransientError)
+    assert "failed (ConnectionResetError: gone). It may work later" in refusal(TransientError)
 
 
 def test_errors_of_ours_keep_their_class(install: Install) -> None:
@@ -223,17 +223,17 @@ def test_a_class_of_a_package_s_own_counts_as_the_one_of_ours_that_it_is(install
 def test_nobody_announces_it() -> None:
     told = refusal(SettingsError, "argoss")
     assert told.startswith(
-        f"translate.engine must be one of {', '.join(ENGINES)}, got 'argoss'; a package adds another"
+        f"translate.engine must be one of {', '.join(ENGINES)}, got 'argoss'. A package can add an engine"
     )
 
 
 def test_names_that_are_taken(install: Install) -> None:
     install("raise RuntimeError('imported')", package="first")
     install("raise RuntimeError('imported')", package="second")
-    assert refusal(InputError) == "an engine 'mine' is announced by first and second: uninstall all but one"
+    assert refusal(InputError) == "the engine 'mine' is in several packages, first and second: uninstall all but one"
     install("raise RuntimeError('imported')", name="argos", package="third")
     assert refusal(InputError, "argos").startswith(
-        "the package third announces an engine 'argos', which is one of ours"
+        "the package third has an engine 'argos', which is the name of a built-in engine"
     )
 
 
@@ -247,7 +247,7 @@ def test_metadata_may_be_anything(
     (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
     assert [each.name for each in announcements()] == ["orphan"]
     assert "the engines of the package shapeless are unknown" in caplog.text
-    assert "the package misnamed announces an engine 'Über Engine', which is no fit name" in caplog.text
+    assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text
     assert opened("orphan").translate(["a"])[0].text == "A"
 
 

@@ -118,13 +118,13 @@ def test_files_that_must_not_be_written(tmp_path: Path) -> None:
     for target, message in [
         (source, "is the input"),
         (link, "is the input"),
-        (tmp_path / "none" / "out.txt", "must be a folder"),
-        (source / "out.txt", "must be a folder"),
+        (tmp_path / "none" / "out.txt", "must be a writable folder"),
+        (source / "out.txt", "must be a writable folder"),
         (tmp_path, "is no file"),
         (Path("/dev/null"), "is no file"),
-        (tmp_path / "out.csv", "is named as csv"),
-        (tmp_path / "out.parquet", "is named as parquet"),
-        (tmp_path / "out.json", "JSON is not translated"),
+        (tmp_path / "out.csv", "has the suffix of csv"),
+        (tmp_path / "out.parquet", "has the suffix of parquet"),
+        (tmp_path / "out.json", "JSON cannot be translated"),
     ]:
         with pytest.raises(PipelineError, match=message):
             files(target)
@@ -135,13 +135,13 @@ def test_files_that_must_not_be_written(tmp_path: Path) -> None:
 
 def test_input_that_cannot_be_read(tmp_path: Path) -> None:
     for source, kind, message in [
-        (tmp_path / "none.txt", "lines", "there is no file"),
-        (tmp_path, "lines", "there is no file"),
-        (None, "parquet", "Parquet is read from a file"),
+        (tmp_path / "none.txt", "lines", "is not a file that can be translated"),
+        (tmp_path, "lines", "is not a file that can be translated"),
+        (None, "parquet", "Parquet cannot be piped"),
     ]:
         with pytest.raises(PipelineError, match=message):
             CaptionFiles(source=source, target=tmp_path / "out", format=kind, columns=COLUMNS)
-    with pytest.raises(InputError, match="JSON is not translated"):
+    with pytest.raises(InputError, match="JSON cannot be translated"):
         format_of(Path("captions.jsonl.gz"))
     assert [format_of(Path(name)) for name in ("a.TSV.gz", "a.parquet", "val.en.gz", "a")] == [
         "tsv",

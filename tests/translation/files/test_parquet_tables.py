@@ -99,8 +99,8 @@ def test_parquet_from_pandas_reads_back_in_pandas(tmp_path: Path, translated: Tr
     ("table", "message"),
     [
         ({"text": ["a"]}, "has no column 'caption': name one of text"),
-        ({"caption": [["a"]]}, "holds list<.*> instead of text"),
-        ({"caption": [1]}, "holds int64 instead of text"),
+        ({"caption": [["a"]]}, "has the type list<.*>, not text"),
+        ({"caption": [1]}, "has the type int64, not text"),
         ({"caption": ["a"], "caption_it": ["b"]}, "has a column 'caption_it' already"),
     ],
 )
@@ -115,5 +115,5 @@ def test_parquet_without_the_column_is_refused(
 def test_parquet_text_that_is_not_utf8_is_refused(tmp_path: Path, translated: Translated) -> None:
     captions = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
     pq.write_table(pa.table({"caption": captions}), tmp_path / "in.parquet")
-    with pytest.raises(InputError, match="rows 1 to 2: the column 'caption' holds text that is not UTF-8"):
+    with pytest.raises(InputError, match="rows 1 to 2: the column 'caption' contains text that is not UTF-8"):
         translated(tmp_path / "in.parquet")

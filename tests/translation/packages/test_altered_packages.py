@@ -109,7 +109,7 @@ def test_what_cannot_be_loaded_is_not_installed(
     archive.pack(folder, tmp_path / "bad.argosmodel", top=folder.name)
     assert main(["mt", "install", str(tmp_path / "bad.argosmodel")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"vernaclip: {tmp_path / 'bad.argosmodel'} holds no package that can be used: ")
+    assert error.startswith(f"vernaclip: {tmp_path / 'bad.argosmodel'} contains no usable package: ")
     assert message.replace("\\", "") in error
     assert error.count("\n") == 1
     assert not (tmp_path / "argos" / "packages").exists()

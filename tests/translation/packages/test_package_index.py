@@ -88,7 +88,7 @@ def test_a_broken_entry_is_left_out_and_named(broken: object, caplog: pytest.Log
     [b"", b"{}", b"null", b"[", b"<!DOCTYPE html><title>Welcome</title>", b"\xff\xfe\x00", b"[" * 100_000, b'"a"'],
 )
 def test_what_is_no_index_is_a_config_error(content: bytes) -> None:
-    with pytest.raises(InputError, match=r"example\.org/index\.json is no index of packages"):
+    with pytest.raises(InputError, match=r"example\.org/index\.json is not an index of packages"):
         parse_index(content, URL)
 
 

@@ -72,7 +72,7 @@ def test_install_is_repeatable_and_overwrites_nothing(tmp_path: Path) -> None:
     home = install(path, packages)
     assert install(path, packages) == home
     other = packed(tmp_path, package_version="2.0")
-    with pytest.raises(PlaceTakenError, match="holds another package: remove that folder first"):
+    with pytest.raises(PlaceTakenError, match="contains another package: to replace it, remove that folder first"):
         install(other, packages)
     assert read_package(home).package_version == "1.0"
     assert [entry.name for entry in packages.iterdir()] == ["en_it"]
@@ -88,7 +88,7 @@ def test_find_takes_the_newest_of_the_pair(tmp_path: Path, caplog: pytest.LogCap
         write_package(tmp_path / name, **metadata)
     (tmp_path / "stray").mkdir()
     assert find("en", "it", tmp_path).folder == tmp_path / "b"
-    assert "stray is no Argos package, it has no metadata.json" in caplog.text
+    assert "stray is not an Argos package, it has no metadata.json" in caplog.text
     with pytest.raises(InputError, match="no Argos package translates it to en"):
         find("it", "en", tmp_path)
     assert installed(tmp_path / "absent") == []
@@ -154,8 +154,8 @@ def _member(name: str, data: bytes = b"x", mode: int = 0) -> tuple[zipfile.ZipIn
         ([_member("C:/evil")], "unsafe name"),
         ([_member("evil")], "outside of a folder"),
         ([_member("p/link", b"/etc/passwd", stat.S_IFLNK | 0o777)], "link or a device"),
-        ([_member("p/a"), _member("q/a")], "one top folder, has 2"),
-        ([], "one top folder, has 0"),
+        ([_member("p/a"), _member("q/a")], "one top folder, but has 2"),
+        ([], "one top folder, but has 0"),
         ([_member("p/a/x"), _member("p/a")], "'p/a' as a file and as a folder"),
         ([_member("p/a/", b""), _member("p/a")], "'p/a' as a file and as a folder"),
         ([_member(f"p/{'n' * 256}")], "name of more than 255 bytes"),
@@ -213,7 +213,7 @@ def test_a_corrupt_block_is_a_config_error(tmp_path: Path, method: int) -> None:
     data = bytearray(path.read_bytes())
     data[50:70] = b"\xff" * 20  # behind the member's header
     path.write_bytes(data)
-    with pytest.raises(InputError, match="get the package again"):
+    with pytest.raises(InputError, match="Get the package again"):
         install(path, tmp_path / "packages")
 
 
@@ -239,7 +239,7 @@ def test_a_folder_in_the_place_of_a_file_is_a_config_error(tmp_path: Path) -> No
     path = tmp_path / "p.argosmodel"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("p/metadata.json/a", "1")
-    with pytest.raises(InputError, match=rf"{path} holds no package that can be used: .* has no metadata"):
+    with pytest.raises(InputError, match=rf"{path} contains no usable package: .* has no metadata"):
         install(path, tmp_path / "packages")
 
 

@@ -114,7 +114,7 @@ def test_other_settings_do_not_go_on_from_there(tiny_tsv: Path, tmp_path: Path) 
     out = tmp_path / "en_it.argosmodel"
     train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=replace(QUICK, num_steps=6))
     packed = out.read_bytes()
-    with pytest.raises(SettingsError, match=r"en_it\.argosmodel\.training holds a training with other settings"):
+    with pytest.raises(SettingsError, match=r"en_it\.argosmodel\.training contains a training with other settings"):
         train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=QUICK)
     assert out.read_bytes() == packed
 
@@ -166,8 +166,8 @@ def test_what_cannot_be_continued_is_told(tiny_argosmodel: Path, tiny_tsv: Path,
 
     assert "translates en to it, not en to de" in fault(to_code="de")
     assert "give another name with --out" in fault(out=tiny_argosmodel)
-    assert "leave out --held-out" in fault(held_out=tiny_tsv)
+    assert "Remove --held-out" in fault(held_out=tiny_tsv)
     stray = tmp_path / "stray.argosmodel"
     stray.write_bytes(tiny_argosmodel.read_bytes())
-    assert "stray.argosmodel.training, which `mt train` writes beside a package, lacks" in fault(continued=stray)
+    assert "stray.argosmodel.training, which `mt train` writes, does not contain" in fault(continued=stray)
     assert not out.exists()

@@ -167,8 +167,8 @@ def test_the_package_says_what_it_is(tiny_argosmodel: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"from_code": "EN"}, "'EN' is no ISO 639 code"),
-        ({"to_code": "../x"}, "is no ISO 639 code"),
+        ({"from_code": "EN"}, "'EN' is not an ISO 639 code"),
+        ({"to_code": "../x"}, "is not an ISO 639 code"),
         ({"to_code": "en"}, "translate en to itself"),
         ({"out": Path("model.zip")}, r"must end in \.argosmodel, got model\.zip"),
         ({"config": replace(QUICK, vocabulary_size=20)}, "vocabulary_size 20 does not fit"),

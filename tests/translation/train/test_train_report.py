@@ -169,7 +169,7 @@ def test_a_page_before_the_first_validation(tmp_path: Path) -> None:
     assert page.count("svg") == 0
     assert "after step 0 of 4,400" in page.words
     assert "have not been translated yet" in page.words
-    assert "give the same command again" in page.words
+    assert "run the same command again" in page.words
 
 
 def test_a_page_with_one_validation_of_a_loss_that_is_no_number(tmp_path: Path) -> None:
@@ -183,14 +183,14 @@ def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> No
     assert "version 1.0: finished after 4,400 steps." in page.words
     numbers = ["BLEU", "39.1", "chrF", "63.5", "Parameters", "4,806,144", "Minutes", "55.0", "CPU minutes", "110.0"]
     assert page.cells[:10] == numbers
-    assert "12.3% of which it translates word for word" in page.words
-    assert "give the same command again" not in page.words
+    assert "12.3% of which it translates exactly as the reference" in page.words
+    assert "run the same command again" not in page.words
     assert "--from en --to de --continue en_de.argosmodel --out" in page.words
 
 
 def test_a_training_that_stopped_early_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path, state_of([point(800, chrf=60.0)]), report=replace(REPORT, num_steps=800))
-    assert "finished after 800 of 4,400 steps, for chrF had ceased to rise" in page.words
+    assert "finished after 800 of 4,400 steps, because chrF stopped rising" in page.words
 
 
 def test_equal_trainings_give_equal_pages_and_a_later_one_replaces_an_earlier(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ const STORAGE_KEY = `vernaclip-audit-${audit.audit_id}`;
 const GRADES = ["1", "2", "3", "4"];
 
 const state = emptyState();
-let keepsState = true; // whether this browser keeps data for the page
-let savedAll = true; // whether the last CSV holds everything
+let keepsState = true; // this browser stores data for the page
+let savedAll = true; // the last CSV contains all ratings and comments
 
 function emptyState() {
   return { rater: "", position: 0, ratings: {}, comments: {} };
@@ -19,7 +19,7 @@ function at(id) {
   return document.getElementById(id);
 }
 
-// ---- what is rated --------------------------------------------------------------------------------------------------
+// ---- ratings --------------------------------------------------------------------------------------------------------
 
 function row() {
   return audit.rows[state.position];
@@ -64,7 +64,7 @@ function clearRating() {
   draw();
 }
 
-// ---- where we are ---------------------------------------------------------------------------------------------------
+// ---- navigation -----------------------------------------------------------------------------------------------------
 
 function goTo(position) {
   state.position = position;
@@ -79,13 +79,13 @@ function move(step) {
   else say(`This is the ${step < 0 ? "first" : "last"} pair.`);
 }
 
-/** Go to the next pair without a rating: after the last pair, from the first. */
+/** Go to the next pair without a rating; after the last pair, start from the first. */
 function moveToUnrated() {
   const steps = audit.rows.map((_, index) => (state.position + index + 1) % audit.rows.length);
   goTo(steps.find((position) => !ratingOf(audit.rows[position].row_id)) ?? state.position);
 }
 
-// ---- what is kept in this browser -----------------------------------------------------------------------------------
+// ---- storage in this browser ----------------------------------------------------------------------------------------
 
 function keep() {
   try {
@@ -97,7 +97,7 @@ function keep() {
   drawStorage();
 }
 
-/** Take up what this browser kept, if anything: only what fits this audit. */
+/** Restore the state that this browser stored, as far as it belongs to this audit. */
 function recall() {
   try {
     const found = JSON.parse(localStorage.getItem(STORAGE_KEY) ?? "null");
@@ -120,17 +120,17 @@ function adopt(found) {
 }
 
 function forget() {
-  if (!confirm(`Forget ${countRated()} ratings and all comments? A saved CSV brings them back.`)) return;
+  if (!confirm(`Delete ${countRated()} ratings and all comments? A saved CSV can restore them.`)) return;
   Object.assign(state, emptyState());
   changed();
   at("keys").close();
-  say("All ratings here are forgotten.");
+  say("All ratings here are deleted.");
   draw();
 }
 
 // ---- CSV ------------------------------------------------------------------------------------------------------------
 
-/** Whether a spreadsheet would compute a cell, or it begins with our own mark against that. */
+/** Return whether a spreadsheet would compute a cell, or the cell begins with our mark against that. */
 function isRisky(text) {
   return audit.risky_starts.some((start) => text.startsWith(start));
 }
@@ -155,7 +155,7 @@ function save() {
   const name = state.rater.trim();
   if (!name) {
     at("rater").focus();
-    showProblem("Give your name first: the file is saved under it.");
+    showProblem("Enter your name first: it is part of the file's name.");
     return;
   }
   const fileName = `ratings-${name.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}._-]+/gu, "-").replace(/^[.-]+|[.-]+$/g, "") || "rater"}.csv`;
@@ -166,10 +166,10 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   savedAll = true;
   const missing = audit.rows.length - countRated();
-  say(`Saved ${fileName}${missing ? `; ${missing} pairs are without a rating` : ": hand it in"}.`);
+  say(`Saved ${fileName}${missing ? `; ${missing} pairs have no rating` : ": hand it in"}.`);
 }
 
-/** Records of a CSV text (RFC 4180; LF ends a line as well); spreadsheets save it with semicolons or tabs, too. */
+/** Return the records of a CSV text (RFC 4180, with LF as a line end); semicolons and tabs of spreadsheets work, too. */
 function parseCsv(text) {
   const delimiter = [";", "\t"].find((each) => text.split("\n", 1)[0].includes(each)) ?? ",";
   const records = [];
@@ -188,7 +188,7 @@ function parseCsv(text) {
   return records.filter((each) => each.join("") !== "");
 }
 
-/** The state that a saved CSV tells; an Error with a reason where it is not one of this audit. */
+/** Return the state in a saved CSV; throw an Error with a reason if it does not belong to this audit. */
 function stateOfCsv(text) {
   const [header, ...records] = parseCsv(text.replace(/^\uFEFF/, ""));
   if (header?.join() !== audit.columns.join()) throw new Error(`its first line is not ${audit.columns.join()}`);
@@ -208,7 +208,7 @@ function stateOfCsv(text) {
   return found;
 }
 
-/** How many pairs have a rating or a comment here that a loaded state would change. */
+/** Return the number of pairs with a rating or a comment here that a loaded state would change. */
 function countChanged(found) {
   const differs = (here, there) => here !== undefined && here !== there;
   return audit.rows.filter(({ row_id }) => differs(state.ratings[row_id], found.ratings[row_id])
@@ -221,11 +221,11 @@ async function load(file) {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
     const found = stateOfCsv(text);
     const lost = countChanged(found);
-    if (lost && !confirm(`The file has other ratings or comments for ${lost} pairs than this page. Take the file's?`)) return;
+    if (lost && !confirm(`The file has other ratings or comments for ${lost} pairs than this page. Replace them?`)) return;
     Object.assign(state, found);
     keep();
     savedAll = true;
-    say(`Loaded ${countRated()} ratings of ${state.rater}.`);
+    say(`Loaded ${countRated()} ratings by ${state.rater}.`);
     draw();
   } catch (error) {
     const reason = error instanceof TypeError ? "it is not UTF-8" : error.message;
@@ -233,7 +233,7 @@ async function load(file) {
   }
 }
 
-// ---- what is shown --------------------------------------------------------------------------------------------------
+// ---- display --------------------------------------------------------------------------------------------------------
 
 function languageName(code) {
   try {
@@ -259,13 +259,13 @@ function draw() {
   drawStorage();
 }
 
-/** Unchanged text is left alone: screen readers read what changes. */
+/** Set a text only if it changes, because screen readers read every change. */
 function drawText(id, language, text) {
   at(id).lang = language;
   if (at(id).textContent !== text) at(id).textContent = text;
 }
 
-/** Where the focus is on a grade, it goes to the one that is picked: arrow keys start from there. */
+/** Check the radio button of a rating. If a grade has the focus, move it there, because arrow keys start from it. */
 function drawRating(rating) {
   for (const radio of document.getElementsByName("rating")) {
     radio.checked = radio.value === rating;
@@ -281,9 +281,9 @@ function drawMap() {
 }
 
 function drawStorage() {
-  at("kept").textContent = keepsState ? "Kept in this browser" : "";
+  at("kept").textContent = keepsState ? "Stored in this browser" : "";
   at("storage").hidden = keepsState;
-  const warning = "This browser does not keep what you enter: save the CSV before you close or reload this page.";
+  const warning = "This browser does not store your ratings: save the CSV before you close or reload this page.";
   if (!keepsState && !at("storage").textContent) at("storage").textContent = warning;
 }
 
@@ -355,7 +355,7 @@ const KEYS = {
   "?": toggleKeys,
   ...Object.fromEntries(GRADES.map((grade) => [grade, () => rateAndMoveOn(grade)])),
 };
-const MAY_REPEAT = new Set(["ArrowRight", "ArrowLeft", "j", "k"]); // a key held down must not rate on and on
+const MAY_REPEAT = new Set(["ArrowRight", "ArrowLeft", "j", "k"]); // other keys act once when held down
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
@@ -368,7 +368,7 @@ function onKey(event) {
   if (!event.repeat || MAY_REPEAT.has(event.key)) KEYS[event.key]();
 }
 
-/** A pointer that picks a grade moves on, as a digit does; the space bar and arrow keys in the group only pick. */
+/** Rate by pointer and go to the next pair, as digits do; the space bar and arrow keys only rate. */
 function onGrade(grade, byPointer) {
   if (byPointer) rateAndMoveOn(grade);
   else {
@@ -386,7 +386,7 @@ function start() {
     at("map").append(mark);
   });
   for (const radio of document.getElementsByName("rating")) {
-    let byPointer = false; // a click comes before the change that it makes; those of keys count no clicks
+    let byPointer = false; // the click event comes before the change event; for keys its detail is 0
     radio.addEventListener("click", (event) => { byPointer = event.detail > 0; });
     radio.addEventListener("change", () => onGrade(radio.value, byPointer));
   }

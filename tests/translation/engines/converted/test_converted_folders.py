@@ -40,11 +40,11 @@ def edit(path: Path, **changes: Any) -> None:
 def test_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "nowhere", tmp_path / "file"):
-        assert f"{path} is no folder: name the folder of a converted model" in refusal(path)
+        assert f"{path} is not a folder. Name the folder of a converted model" in refusal(path)
 
 
 def test_no_model(tmp_path: Path) -> None:
-    assert "has no model.bin: name the folder that a converter of CTranslate2 wrote" in refusal(tmp_path)
+    assert "has no model.bin: name a folder that a converter of CTranslate2 wrote" in refusal(tmp_path)
 
 
 def test_a_model_of_transformers_is_told_how_to_be_converted(opus: Any, nllb: Any, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_model_of_transformers_is_told_how_to_be_converted(opus: Any, nllb: An
     ("name", "lost", "message"),
     [
         ("opus", "config.json", "has no config.json: convert the model with CTranslate2 3.0 or later"),
-        ("opus", "shared_vocabulary.json", "lacks the model's vocabulary, such as shared_vocabulary.json: convert"),
+        ("opus", "shared_vocabulary.json", "has no vocabulary, such as shared_vocabulary.json: convert"),
         ("opus", "source.spm", "has no tokenizer: copy source.spm and target.spm, or sentencepiece.model from the"),
         ("opus", "target.spm", "has no tokenizer: copy source.spm and target.spm, or sentencepiece.model from the"),
         ("m2m", "sentencepiece.bpe.model", "has no tokenizer: copy sentencepiece.bpe.model from the original model"),
@@ -87,16 +87,16 @@ def test_without_a_tokenizer_config_the_vocabulary_tells(name: str, request: Any
     ("file", "content", "message"),
     [
         ("config.json", "{", "config.json is damaged"),
-        ("config.json", "[]", "config.json must hold a JSON object"),
+        ("config.json", "[]", "config.json must contain a JSON object"),
         ("tokenizer_config.json", '{"a": ', "tokenizer_config.json is damaged"),
-        ("tokenizer_config.json", "null", "tokenizer_config.json must hold a JSON object"),
+        ("tokenizer_config.json", "null", "tokenizer_config.json must contain a JSON object"),
         ("shared_vocabulary.json", '{"a": 1}', "shared_vocabulary.json must hold a list of tokens"),
         ("shared_vocabulary.json", "[1, 2]", "shared_vocabulary.json must hold a list of tokens"),
         ("shared_vocabulary.json", '["a', "shared_vocabulary.json is damaged"),
         ("tokenizer.json", "{}", "tokenizer.json is damaged"),
         ("tokenizer.json", '{"version": "1.0"', "tokenizer.json is damaged"),
-        ("model.bin", "", "model.bin is damaged, or no CTranslate2 model: convert or copy it again"),
-        ("model.bin", "abcdefgh", "model.bin has layout 1684234849, 6 is needed: convert the model with CTranslate2 4"),
+        ("model.bin", "", "model.bin is damaged, or not a CTranslate2 model: convert or copy it again"),
+        ("model.bin", "abcdefgh", "model.bin has layout 1684234849, not 6: convert the model with CTranslate2 4"),
     ],
 )
 def test_damage_is_named(file: str, content: str, message: str, nllb: Any, copy_of: Any) -> None:
@@ -108,7 +108,7 @@ def test_damage_is_named(file: str, content: str, message: str, nllb: Any, copy_
 def test_damaged_text_and_sentencepiece_are_named(opus: Any, copy_of: Any) -> None:
     folder = copy_of(opus.folder)
     (folder / "source.spm").write_bytes(b"\x00" * 50)
-    assert "source.spm is no whole sentencepiece model: copy it from the original again" in refusal(folder)
+    assert "source.spm is not a complete sentencepiece model: copy it from the original again" in refusal(folder)
     (folder / "shared_vocabulary.json").unlink()
     (folder / "shared_vocabulary.txt").write_bytes(b"a\n\xff\xfe\n")
     assert "shared_vocabulary.txt is damaged" in refusal(folder)
@@ -121,25 +121,25 @@ def test_other_tokenizers_are_refused(opus: Any, copy_of: Any) -> None:
     edit(folder / "tokenizer_config.json", tokenizer_class=["MarianTokenizer", None])
     assert "only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models" in refusal(folder)
     edit(folder / "tokenizer_config.json", tokenizer_class="MarianTokenizer", separate_vocabs=True)
-    assert "lost the vocabulary of its target when it was converted" in refusal(folder)
+    assert "lost its target vocabulary when it was converted" in refusal(folder)
 
 
 @pytest.mark.parametrize(
     ("name", "source", "target", "message"),
     [
-        ("opus", ENGLISH, GERMAN, "has target_lang = 'it' in tokenizer_config.json, but de is needed: name another"),
-        ("opus", GERMAN, ITALIAN, "has source_lang = 'en' in tokenizer_config.json, but de is needed: name another"),
+        ("opus", ENGLISH, GERMAN, "has target_lang = 'it' in tokenizer_config.json, but de is needed. Name another"),
+        ("opus", GERMAN, ITALIAN, "has source_lang = 'en' in tokenizer_config.json, but de is needed. Name another"),
         ("opus_of_many", ENGLISH, GERMAN, "has no token for de (de, deu, deu_Latn), it has >>fra<<, >>ita<<: name"),
         ("opus_of_many", ENGLISH, MINIMAL, "or set iso639_3 in the language pack it.toml"),
         ("m2m", ENGLISH, JAVANESE, "has no token for jw (__jw__), it has __af__, __am__, __ar__"),
         ("m2m", JAVANESE, ITALIAN, "or correct the codes in the language pack jw.toml"),
         ("nllb", ENGLISH, GERMAN, "has no token for de (deu_Latn), it has eng_Latn, fra_Latn, ita_Latn: name another"),
-        ("nllb", ENGLISH, MINIMAL, "is an NLLB model, and no FLORES code of it is known: set flores, such as"),
+        ("nllb", ENGLISH, MINIMAL, "is an NLLB model, and the FLORES code of it is not known: set flores, such as"),
         (
             "nllb",
             LanguagePack.minimal("en"),
             ITALIAN,
-            'language_packs = ["en.toml"] in the recipe, --language-pack en.toml',
+            'language_packs = ["en.toml"], or with --language-pack en.toml',
         ),
     ],
 )

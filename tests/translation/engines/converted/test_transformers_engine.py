@@ -213,7 +213,9 @@ def test_t5_is_asked_in_english(tmp_path: Path) -> None:
     asked = ["▁translate", "▁English", "▁to", "▁Italian", ":", "▁two", "▁dogs", "</s>"]
     assert tokens(engine, "two dogs") == asked
     assert len(engine.translate(["two dogs"])) == 1
-    assert "the English names of languages, and that of fr is not known: set name" in refusal(tmp_path / "t5", FRENCH)
+    assert "the English names of languages, and the name of fr is not known: set name" in refusal(
+        tmp_path / "t5", FRENCH
+    )
 
 
 def test_madlad_is_asked_by_a_token(tmp_path: Path) -> None:
@@ -275,7 +277,7 @@ def test_a_model_that_says_nothing_of_languages(tmp_path: Path, caplog: pytest.L
     torch.manual_seed(1)
     BartForConditionalGeneration(BartConfig(vocab_size=len(numbers), **shape, **heads)).save_pretrained(tmp_path)
     engine = opened(tmp_path)
-    assert "says which languages it translates: en to it is taken for granted" in caplog.text
+    assert "does not state its languages; it is assumed to translate en to it" in caplog.text
     assert tokens(engine, "two dogs") == ["<s>", "▁two", "▁dogs", "</s>"]
     assert len(engine.translate(["two dogs", "a"])) == 2
 
@@ -331,22 +333,22 @@ def of_other_weights(folder: Path) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "pickles": (without_safetensors, "has no weights in safetensors, and pickles may run code: name a revision that"),
-    "an index of pickles": (with_an_index_of_pickles, "names weights that are no safetensors beside it"),
+    "pickles": (without_safetensors, "has no weights in safetensors, and pickles may run code. Name a revision with"),
+    "an index of pickles": (with_an_index_of_pickles, "names weights that are not safetensors files in its folder"),
     "other weights": (
         with_other_weights,
         "names other weights (transformers_weights = 'adapter_model.bin') than model.s",
     ),
     "code": (with_code, "cannot be opened (ValueError:"),
-    "a kernel": (changed("config.json", attn_implementation="evil/kernel"), "asks for code that may not be here"),
+    "a kernel": (changed("config.json", attn_implementation="evil/kernel"), "asks for code that is not part of it"),
     "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter of another model"),
     "layers": (changed("config.json", encoder_layers=10**9), "is damaged: no model has encoder_layers = 1000000000"),
     "width": (changed("config.json", d_model=10**6), "cannot be loaded ("),
-    "another kind": (changed("config.json", model_type="bert"), "a model of the kind bert reads no text to write"),
+    "another kind": (changed("config.json", model_type="bert"), "a model of type bert does not translate text"),
     "no kind": (changed("config.json", model_type="no-such"), "cannot be opened (ValueError:"),
     "lost weights": (
         of_other_weights,
-        "its weights do not fit its config.json, which lacks model.decoder.layers.0.fc1.",
+        "its weights do not match its config.json: they lack model.decoder.layers.0.fc1.",
     ),
     "cut weights": (cut("model.safetensors"), "cannot be loaded (SafetensorError"),
     "cut config": (cut("config.json"), "config.json is damaged"),
@@ -402,6 +404,9 @@ def test_names_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opus:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
     told = refusal("some/model")
-    assert "some/model is no folder, and cannot be had from the hub (OSError: no network here): where there is" in told
+    assert (
+        "some/model is not a folder, and cannot be downloaded from the hub (OSError: no network here): without a"
+        in told
+    )
     for name in ("./no-such", "/no/such", "a/b/c", "a b"):
-        assert f"translate.model: {name} is no folder, and no name of a model" in refusal(name)
+        assert f"translate.model: {name} is not a folder and not the name of a model" in refusal(name)

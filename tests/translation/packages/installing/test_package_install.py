@@ -86,10 +86,10 @@ def test_a_file_that_was_replaced_under_its_url_is_told_loudly(
     server.files["/p"] = repacked("same", files={"README.md": "the same model, packed again"}).read_bytes()
     before = tree(packages_dir)
     assert install().source == first.source
-    assert f"ATTENTION: the file at {server.url('/p')} is not the one that was installed from there" in caplog.text
+    assert f"ATTENTION: the file at {server.url('/p')} has changed since it was installed" in caplog.text
     server.files["/p"] = repacked("other", package_version="7.0").read_bytes()
     caplog.clear()
-    with pytest.raises(PlaceTakenError, match="holds another package: remove that folder first"):
+    with pytest.raises(PlaceTakenError, match="contains another package: to replace it, remove that folder first"):
         install()
     assert "ATTENTION" in caplog.text
     assert tree(packages_dir) == before
@@ -97,7 +97,7 @@ def test_a_file_that_was_replaced_under_its_url_is_told_loudly(
 
 def test_a_damaged_installation_is_not_taken_for_the_server_s_version(server: Any, install: Install) -> None:
     (install().package.folder / "model" / "model.bin").write_bytes(b"rotten")
-    with pytest.raises(PlaceTakenError, match="holds another package"):
+    with pytest.raises(PlaceTakenError, match="contains another package"):
         install()
     assert "If-None-Match" not in server.headers_of("/p")[1]
 
@@ -181,10 +181,10 @@ def test_what_is_no_sha256_is_refused_before_any_work(
 
 def test_a_wrong_sha256_installs_nothing(server: Any, install: Install, packages_dir: Path) -> None:
     with pytest.raises(
-        InputError, match=f"the sha256 of the file is {server.sha256}, not {'0' * 64}: it is not installed"
+        InputError, match=f"the sha256 of the file is {server.sha256}, not {'0' * 64}: the file is not installed"
     ):
         install(sha256="0" * 64)
-    with pytest.raises(InputError, match="it is not installed"):
+    with pytest.raises(InputError, match="the file is not installed"):
         install_file(SCENES, packages_dir, sha256="0" * 64)
     assert not packages_dir.exists()
 
