@@ -156,22 +156,35 @@ def scoreboard(
     r"""Score several models side by side on test sets: your own, others', and an English one with translated queries.
 
     --model NAME and one of:
-      folder=DIR                        a model that vernaclip trained
-      open_clip=MODEL/PRETRAINED|DIR    a model of open_clip, such as ViT-B-32/openai, or a folder in its hub layout
-      transformers=NAME|DIR             a dual encoder of Hugging Face, such as VisionTextDualEncoder
-      further settings of a translation engine, such as package=it_en.argosmodel or engine=argos, mean that texts are
-      translated to English before the model encodes them
+      folder=DIR                      model that vernaclip trained
+      open_clip=MODEL/PRETRAINED|DIR  model of open_clip, as ViT-B-32/openai,
+                                      or a folder in its hub layout
+      transformers=NAME|DIR           dual encoder of Hugging Face, such as
+                                      VisionTextDualEncoder
 
-    --test-set NAME and either kind=KIND with its settings as in [test_sets.NAME] of a recipe (docs/scores.md), and:
-      images=DIR                        the images
-      captions_by=human|machine         who wrote the captions, if the files do not say it
-      captions_in=LANG                  their language, if it is not the scored language
-      translate=true                    translate them from that language with the engine of the recipe
-    or kind=folders for classification, and:
-      images=DIR                        one folder of images for each class, as in ImageNet
-      class_names=FILE.json             a list in the order of the sorted folders, or names by folder (default: from
-                                        the language pack); class_names_key=NAME if the file contains several
-      templates=FILE.json|bare          templates, likewise; the bare template, {c}, is always scored
+    Further settings of a translation engine, such as package=it_en.argosmodel or engine=argos, translate the texts to
+    English before the model encodes them.
+
+    --test-set NAME, kind=KIND, its settings as in [test_sets.NAME], and:
+      images=DIR                      the images
+      captions_by=human|machine       origin of the captions, if the files
+                                      do not state it
+      captions_in=LANG                their language, if it is not the one
+                                      that is scored
+      translate=true                  translate them from that language
+                                      with the engine of the recipe
+
+    --test-set NAME, kind=folders (classification), and:
+      images=DIR                      one folder of images for each class,
+                                      as in ImageNet
+      class_names=FILE.json           names by folder, or a list in the
+                                      order of the sorted folders
+                                      (default: from the language pack)
+      class_names_key=NAME            part of the file, if it has several
+      templates=FILE.json|bare        likewise; the bare template, {c}, is
+                                      always scored
+
+    docs/scores.md describes the kinds of test sets.
 
     Examples:
       vernaclip scoreboard scenes --root demo-catalog
