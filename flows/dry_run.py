@@ -45,11 +45,11 @@ from translation.engines.plugins import find_announcement
 _POOL_FACTOR = 10  # a sample of N rows is drawn from the first 10 N rows of a source
 _MARKED = "marked: "
 # The steps up to `check`, which judge captions and fetch no images.
-_JUDGING = STEPS[: [step.name for step in STEPS].index("check") + 1]
+_CAPTION_STEPS = STEPS[: [step.name for step in STEPS].index("check") + 1]
 _REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 _ORDER = list(_REASONS)
 # Reasons of checks that consist of several rules; the detail names the rule.
-_NAMED = {
+_REASONS_WITH_RULES = {
     reason
     for check in (*CleanConfig.check_types(), *CheckConfig.check_types())
     if check.has_rules
@@ -156,7 +156,9 @@ def dry_run(
             log_folder=Path(folder),
         )
         with LocalExecutor() as executor:
-            engine = Engine(_JUDGING, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools)
+            engine = Engine(
+                _CAPTION_STEPS, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools
+            )
             engine.run()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
@@ -233,7 +235,7 @@ def _summary(
         unjudged.update([row["source"]] if is_unjudged else [])
         if row["outcome"] == REJECTED and not is_unjudged:
             reason = row["drop_reason"]
-            rule = f"{reason}: {row['detail']}" if reason in _NAMED else reason
+            rule = f"{reason}: {row['detail']}" if reason in _REASONS_WITH_RULES else reason
             found.setdefault((row["source"], row["step"], rule), []).append(row)
         else:
             for step, rule, detail in _marks(row, num_screened):

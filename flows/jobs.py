@@ -168,7 +168,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             num_retryable=report.downloads.num_retryable,
             seconds_by_step=dict(built.seconds_by_step),
         )
-        current = require_snapshot(root, recipe.name, recipe=recipe.called)
+        current = require_snapshot(root, recipe.name, recipe=recipe.reference)
         refresh_report(root, current, has_run=report.num_steps > 0)
     text = f"Captions of {recipe.name} that each step read, kept and dropped."
     if images := report.downloads.rows():
@@ -221,7 +221,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    snapshot = require_snapshot(root, recipe.name, recipe=recipe.called)
+    snapshot = require_snapshot(root, recipe.name, recipe=recipe.reference)
     require_guarded(snapshot, recipe)
     problems = snapshot.verify()
     if problems:
@@ -248,7 +248,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     Raises:
         InputError: there is no trained model, or no image is held out.
     """
-    model = current_model(root, recipe.name, recipe=recipe.called)
+    model = current_model(root, recipe.name, recipe=recipe.reference)
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())
@@ -292,7 +292,7 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
 
 def require_scorable(recipe: Recipe, root: Path) -> None:
     """Refuse to train a model that is to be scored, if its dataset holds out no images."""
-    split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.called)), recipe.evaluate.split)
+    split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.reference)), recipe.evaluate.split)
 
 
 logger = logging.getLogger(__name__)

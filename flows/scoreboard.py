@@ -409,7 +409,7 @@ def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, Trained
     Return None, with a warning, if no image is held out.
     """
     own = trained.get(recipe.name)
-    snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.called)
+    snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.reference)
     try:
         split = split_to_score(pair_files(snapshot), split)
     except SettingsError as error:

@@ -93,12 +93,12 @@ def build(
     inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
     attempt = attempt_of(root, recipe.name)
     found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
-    if retry_failed and (attempt.is_under_way or _may_end_better(found, root, recipe.name)):
+    if retry_failed and (attempt.is_under_way or _has_retryable_images(found, root, recipe.name)):
         attempt = begin_attempt(root, recipe.name)
         found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
     if found is not None:
         make_current(root, found)
-        _end(root, recipe.name, work, used=[])  # the build may have been killed before its clean-up
+        _finish(root, recipe.name, work, used=[])  # the build may have been killed before its clean-up
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
     fetching = Fetching(
         dataset=recipe.name,
@@ -119,14 +119,14 @@ def build(
         workers.prepare(  # workers load their libraries while captions are cleaned and translated
             recipe.normalise,
             fetching=0 if all_local else recipe.build.fetch_workers,
-            normalising=0 if executor.submits_elsewhere else recipe.build.workers,
+            normalising=0 if executor.runs_remotely else recipe.build.workers,
         )
         build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
         tools.seal()
     snapshot = commit(engine, root, fetching, write_documents=write_documents)
-    _end(root, recipe.name, work, used=[output.folder.name for output in engine.commits("fetch")])
+    _finish(root, recipe.name, work, used=[output.folder.name for output in engine.commits("fetch")])
     slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
     return Built(
         snapshot=snapshot,
@@ -136,7 +136,7 @@ def build(
     )
 
 
-def _end(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> None:
+def _finish(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> None:
     """Rebuild the catalog, and remove step outputs that the snapshot makes unnecessary.
 
     Args:
@@ -150,7 +150,7 @@ def _end(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> N
     end_attempt(root, dataset)
 
 
-def _may_end_better(found: Snapshot | None, root: Path, dataset: str) -> bool:
+def _has_retryable_images(found: Snapshot | None, root: Path, dataset: str) -> bool:
     """Return True if a retry has failed images to fetch, of this build or of an earlier one."""
     return bool(snapshot_names(root, dataset)) if found is None else num_retryable(found) > 0
 
@@ -171,14 +171,14 @@ def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: W
     matcher = Matcher(engine.build.inputs.tombstones)
     return write_snapshot(
         root,
-        _facts(engine),
+        _manifest_facts(engine),
         engine.commits("publish"),
         carry=partial(write_carried, root, fetching, is_gone=lambda rows: (matcher.numbers(rows) >= 0).tolist()),
         write_documents=write_documents,
     )
 
 
-def _facts(engine: Engine) -> BuildFacts:
+def _manifest_facts(engine: Engine) -> BuildFacts:
     """Return the entries of a manifest that describe the build, apart from its files."""
     build, inputs, recipe = engine.build, engine.build.inputs, engine.build.recipe
     counts = engine.commits("ingest")[0].facts["sources"]

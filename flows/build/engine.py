@@ -46,16 +46,16 @@ class Lane:
         name: name of the lane; lanes with equal names and values are the same.
         width: number of calls that run at the same time; None: `build.workers`.
         in_order: run the calls of one step in the order of the shards.
-        elsewhere: an executor may run the calls in another process, also on another machine.
+        remote: an executor may run the calls in another process, also on another machine.
     """
 
     name: str
     width: int | None = 1
     in_order: bool = False
-    elsewhere: bool = False
+    remote: bool = False
 
 
-CPU = Lane("cpu", width=None, elsewhere=True)
+CPU = Lane("cpu", width=None, remote=True)
 FLOW = Lane("flow")  # for steps over all shards, which need much memory and many threads
 MODEL = Lane("model", in_order=True)
 
@@ -322,8 +322,8 @@ class Engine:
     def _submit(self) -> None:
         """Submit ready calls as far as their lanes have room, earliest shards first."""
         for lane, ready in self._ready.items():
-            elsewhere = self.executor.most_elsewhere if lane.elsewhere else None
-            width = lane.width or elsewhere or self.build.workers
+            max_remote = self.executor.max_remote_calls if lane.remote else None
+            width = lane.width or max_remote or self.build.workers
             while ready and self._running[lane] < width:
                 item, step = ready[0]
                 if lane.in_order and item > self._next[step]:
@@ -343,7 +343,7 @@ class Engine:
         number = node.item if step.scope is PER_SHARD else None
         settings = step.settings(self.build, *of)
         call = call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
-        future = self.executor.submit(f"{step.name}{label}", call, elsewhere=lane.elsewhere)
+        future = self.executor.submit(f"{step.name}{label}", call, remote=lane.remote)
         future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
 
     def _inputs(self, node: _Node) -> dict[str, Commit | tuple[Commit, ...]]:

@@ -38,20 +38,20 @@ class Executor(Protocol):
     """A protocol for running calls and showing their progress. A flow uses it only from its own thread.
 
     Attributes:
-        submits_elsewhere: calls that allow it run in other processes, not in threads of this one.
-        most_elsewhere: number of calls that may run there at the same time; None: `build.workers`.
+        runs_remotely: calls that allow it run in other processes, not in threads of this one.
+        max_remote_calls: number of calls that may run there at the same time; None: `build.workers`.
     """
 
-    submits_elsewhere: bool
-    most_elsewhere: int | None
+    runs_remotely: bool
+    max_remote_calls: int | None
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
         """Start a call in another thread, and retry it only after a `TransientError`.
 
         Args:
             name: name of the step, a blank and the shard, such as "fetch 00003", or only the step, "find-duplicates".
             call: the function to call.
-            elsewhere: the call can be pickled, and may run in another process, also on another machine.
+            remote: the call can be pickled, and may run in another process, also on another machine.
         """
 
     def run(self, name: str, call: Callable[[], T]) -> T:
@@ -77,8 +77,8 @@ class LocalExecutor:
     not wait, as the process is about to end.
     """
 
-    submits_elsewhere = False
-    most_elsewhere: int | None = None
+    runs_remotely = False
+    max_remote_calls: int | None = None
 
     def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="step")
@@ -93,7 +93,7 @@ class LocalExecutor:
         is_interrupted = kind is not None and not issubclass(kind, Exception)
         self._pool.shutdown(wait=not is_interrupted, cancel_futures=kind is not None)
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
         """Start a call in a thread immediately."""
         return self._pool.submit(_with_retries, name, call, self._retry_delays_s)
 

@@ -27,11 +27,11 @@ from cyclopts import (
 from data_catalog.plain_text import visible_text
 from flows import PACKAGES
 from flows.cli import (
-    abilities,
     catalog,
     comparisons,
     export,
     first_steps,
+    inference,
     jobs,
     mt,
     services,
@@ -83,7 +83,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
     ),
-    "Models": (catalog.models, abilities.search, abilities.classify, abilities.localize, export.export_model),
+    "Models": (catalog.models, inference.search, inference.classify, inference.localize, export.export_model),
     "Translation": (translate.translate, mt.scenes_pairs),
     "Environment": (services.up, services.down, services.doctor),
 }

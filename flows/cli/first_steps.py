@@ -41,9 +41,9 @@ def init(
         images: Folder, zip or tar with the images that the file names (default: the folder of the file).
     """
     from flows.cli.services import finding_text
-    from flows.recipe.starting import start
+    from flows.recipe.first_recipe import write_first_recipe
 
-    started = start(name, language, pairs=pairs, images=images)
+    started = write_first_recipe(name, language, pairs=pairs, images=images)
     if is_quiet():
         return
     for line in started.found:

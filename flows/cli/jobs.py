@@ -217,7 +217,7 @@ def with_executor(name: str, job: Job) -> Any:
     # Fail before the slow start of Prefect, not after it.
     loaded = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     if name != "build":
-        require_snapshot(job.root, loaded.name, recipe=loaded.called)
+        require_snapshot(job.root, loaded.name, recipe=loaded.reference)
     overrides = list(job.overrides)
     if job.dask_address is not None:
         overrides.append(f'build.dask_address="{job.dask_address}"')

@@ -126,7 +126,7 @@ class DaskExecutor(PrefectExecutor):
         InputError: no scheduler answers at `address`.
     """
 
-    submits_elsewhere = True
+    runs_remotely = True
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class DaskExecutor(PrefectExecutor):
         artifacts: FlowArtifacts | None = None,
     ) -> None:
         super().__init__(retry_delays_s=retry_delays_s, artifacts=artifacts)
-        self.most_elsewhere = _MOST_WAITING if address else None
+        self.max_remote_calls = _MOST_WAITING if address else None
         self._address = address
         self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
@@ -171,19 +171,19 @@ class DaskExecutor(PrefectExecutor):
         self._exits.close()
         super().__exit__(kind, error, trace)
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
-        """Start a call on the cluster if `elsewhere` allows it; a task in a thread of the flow waits for its result."""
-        if not elsewhere:
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
+        """Start a call on the cluster if it may run remotely; a task in a thread of the flow waits for its result."""
+        if not remote:
             return super().submit(name, call)
         if self._environment is None:  # the first step is submitted with the writer's lock held
             write_json(self._mark, {})
             found = versions() if self._address else None  # local processes always have the same versions
             self._environment = FlowEnvironment(folder=Path.cwd(), mark=self._mark, versions=found)
-        remote = partial(_run_remotely, self._environment, call)
+        remote_call = partial(_run_remotely, self._environment, call)
 
         def wait() -> T:
             try:
-                result: T = self._cluster.client.submit(remote, pure=False).result()  # type: ignore[no-untyped-call]
+                result: T = self._cluster.client.submit(remote_call, pure=False).result()  # type: ignore[no-untyped-call]
             except KilledWorker as error:
                 raise InputError(
                     f"{name}: several Dask workers died during this step, perhaps of too little memory: give them more "

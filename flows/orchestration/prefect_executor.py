@@ -151,8 +151,8 @@ class PrefectExecutor:
         artifacts: progress artifact and tables of the flow run.
     """
 
-    submits_elsewhere = False
-    most_elsewhere: int | None = None
+    runs_remotely = False
+    max_remote_calls: int | None = None
 
     def __init__(
         self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, artifacts: FlowArtifacts | None = None
@@ -175,7 +175,7 @@ class PrefectExecutor:
             self._runner.__exit__(kind, error, trace)
         self._artifacts.__exit__(kind, error, trace)
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
         """Start a call as a task with the name of its step; its task run is called `name`."""
         return self._runner.submit(self._task(name, call), parameters={})
 

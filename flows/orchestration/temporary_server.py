@@ -121,7 +121,7 @@ def start(folder: Path) -> Api:
             free.bind((HOST, 0))
             port = free.getsockname()[1]
         api = Api(url=f"http://{HOST}:{port}/api", auth_string=new_auth_string())
-        server, pipe = _started(api, folder)
+        server, pipe = _start_process(api, folder)
         if daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
             atexit.register(_end, server, pipe)
             return api
@@ -132,7 +132,7 @@ def start(folder: Path) -> Api:
     )
 
 
-def _started(api: Api, folder: Path) -> tuple[Daemon, int]:
+def _start_process(api: Api, folder: Path) -> tuple[Daemon, int]:
     """Start a server with a database of its own; return the server, and the pipe whose closing ends it.
 
     The database is kept for the next temporary server, since Prefect needs most of its start-up time to create one.

@@ -90,7 +90,7 @@ class Dataset:
 class Recipe(Dataset):
     """A complete and validated recipe: the settings of `Dataset`, and one field for each section."""
 
-    called: str = ""
+    reference: str = ""
     """Name or file by which the user named the recipe; used in hints."""
     sources: tuple[SourceSettings, ...]
     test_sets: tuple[TestSetSettings, ...] = ()
@@ -110,7 +110,7 @@ class Recipe(Dataset):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a name that names no folder, an order of sources that are none, and test sets in a third language."""
+        """Check the name, the order of the sources, and the languages of test sets that are translated."""
         if not self.name.replace("-", "").replace("_", "").isalnum():
             raise SettingsError(f"name must consist of letters, digits, - and _ (it names a folder), got {self.name!r}")
         _ = self.source_order
@@ -195,11 +195,11 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
     except OSError as error:
         raise InputError(f"cannot read the recipe {file}: {error.strerror}") from error
     if is_file(recipe):
-        values = _beside(values, file.parent.absolute())
+        values = _resolve_paths(values, file.parent.absolute())
     _merge(values, override_values(overrides), ())
     places = {"root": str(root), "recipe": str(file.parent)}
     places["data"] = str(_substitute(values.get("data", DATA), places))
-    return _recipe(_substitute(values, places), called=recipe, default_name=file.stem)
+    return _recipe(_substitute(values, places), reference=recipe, default_name=file.stem)
 
 
 def recipe_names() -> list[str]:
@@ -302,35 +302,35 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
     return [_substitute(item, places) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _resolve_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the values of a recipe file with relative paths resolved against its folder."""
-    found: dict[str, Any] = _absolute({"data": DATA, **values}, Dataset, folder)
+    found: dict[str, Any] = _resolve_table({"data": DATA, **values}, Dataset, folder)
     for name, kind in SECTIONS.items():
         if name in found:
-            found[name] = _absolute(found[name], kind, folder)
+            found[name] = _resolve_table(found[name], kind, folder)
     for section, kinds in (("sources", SOURCE_KINDS), ("test_sets", TEST_SET_KINDS)):
         for name, table in dict(found.get(section) or {}).items() if isinstance(found.get(section), Mapping) else ():
             kind = table.get("kind", name) if isinstance(table, Mapping) else None
             if isinstance(kind, str) and kind in kinds:
-                found[section] = {**found[section], name: _absolute(table, kinds[kind].config_type, folder)}
+                found[section] = {**found[section], name: _resolve_table(table, kinds[kind].config_type, folder)}
     return found
 
 
-def _absolute(table: Any, config_type: type, folder: Path) -> Any:
+def _resolve_table(table: Any, config_type: type, folder: Path) -> Any:
     """Return the table of a section with relative paths resolved against a folder."""
     if not isinstance(table, Mapping):
         return table
     fields = section_fields(config_type)
     return {
-        name: _placed(value, fields[name].metadata.get("path"), folder) if name in fields else value
+        name: _resolve_path(value, fields[name].metadata.get("path"), folder) if name in fields else value
         for name, value in table.items()
     }
 
 
-def _placed(value: Any, mark: str | None, folder: Path) -> Any:
+def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
     """Return a path, or a list of paths, resolved against a folder; leave names alone that are not files there."""
     if isinstance(value, list):
-        return [_placed(item, mark, folder) for item in value]
+        return [_resolve_path(item, mark, folder) for item in value]
     if not isinstance(value, str) or not value or mark is None or value.startswith(("{", "~")) or "://" in value:
         return value
     is_there = (folder / value).exists()
@@ -340,7 +340,7 @@ def _placed(value: Any, mark: str | None, folder: Path) -> Any:
     return str((folder if is_there else Path(escape(str(folder)))) / value) if has_magic(value) else str(folder / value)
 
 
-def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe:
+def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Recipe:
     """Return the validated recipe of nested tables.
 
     Raises:
@@ -360,7 +360,7 @@ def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
     return Recipe(
         **{**asdict(dataset), "name": dataset.name or default_name},
-        called=called,
+        reference=reference,
         sources=read_sources(values.get("sources", {}), dataset.target_language),
         test_sets=read_test_sets(values.get("test_sets", {}), dataset.target_language),
         **sections,

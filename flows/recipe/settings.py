@@ -46,7 +46,7 @@ _WANTED = {
 }
 
 
-def read(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[str] = ()) -> T:
+def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection[str] = ()) -> T:
     """Return a table of values as an instance of a config dataclass.
 
     Types are strict: a string is never converted to a number. A single item may stand for a list of one, and an empty
@@ -56,7 +56,7 @@ def read(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[
         config_type: config dataclass whose attribute docstrings describe its fields.
         values: the table, of JSON values.
         path: path of the table in the recipe, such as "normalise".
-        elsewhere: other keys that the table may have, to be listed in an error.
+        other_keys: other keys that the table may have, to be listed in an error.
 
     Raises:
         SettingsError: a key is unknown or missing, a type is wrong, or the dataclass refuses a value.
@@ -66,7 +66,7 @@ def read(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[
     known = section_fields(config_type)
     for name in values:
         if name not in known:
-            raise unknown_key(f"{path}.{name}", path, {*known, *elsewhere})
+            raise unknown_key(f"{path}.{name}", path, {*known, *other_keys})
     result: T = read_value(config_type, values, path)
     return result
 
@@ -77,11 +77,11 @@ def read_value(kind: Any, value: Any, path: str) -> Any:
     Raises:
         SettingsError: the value has another type, or is refused.
     """
-    text = json.dumps(_in_shape(kind, value, path))
+    text = json.dumps(_shaped(kind, value, path))
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        raise _sentence(error, kind, path) from error
+        raise _settings_error(error, kind, path) from error
 
 
 def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
@@ -157,7 +157,7 @@ def _dataclasses_of(kind: Any) -> Iterator[type]:
         yield from _dataclasses_of(argument)
 
 
-def _in_shape(kind: Any, value: Any, path: str) -> Any:
+def _shaped(kind: Any, value: Any, path: str) -> Any:
     """Return a JSON value in the shape of its type: a single item as a list of one, an empty string as None if allowed.
 
     Raises:
@@ -166,16 +166,16 @@ def _in_shape(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         some = next(option for option in arguments if option is not type(None))
-        return None if value is None or value == "" else _in_shape(some, value, path)
+        return None if value is None or value == "" else _shaped(some, value, path)
     if isinstance(value, list | tuple):
-        return [_in_shape(Any, item, path) for item in value]
+        return [_shaped(Any, item, path) for item in value]
     if origin is tuple:
-        return [_in_shape(Any, value, path)]
+        return [_shaped(Any, value, path)]
     if isinstance(value, Mapping):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         of_items = arguments[1] if origin is not None and len(arguments) > 1 else Any
         return {
-            name: _in_shape(hints.get(name, of_items), item, f"{path}.{name}".removeprefix("."))
+            name: _shaped(hints.get(name, of_items), item, f"{path}.{name}".removeprefix("."))
             for name, item in value.items()
         }
     if isinstance(value, os.PathLike):
@@ -196,7 +196,7 @@ def _type_at(kind: Any, place: Iterable[int | str]) -> Any:
     return kind
 
 
-def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
+def _settings_error(error: ValidationError, kind: Any, path: str) -> SettingsError:
     """Return the first validation error as a `SettingsError` with its path and the expected value."""
     first = error.errors()[0]
     place = ".".join(filter(None, [path, *(part for part in first["loc"] if isinstance(part, str))]))

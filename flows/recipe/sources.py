@@ -55,7 +55,7 @@ class _TableSettings(Generic[Kind]):
         Raises:
             PipelineError: they cannot; the message names the table.
         """
-        with _naming(f"{self.SECTION}.{self.name}"):
+        with _prefixed_errors(f"{self.SECTION}.{self.name}"):
             self.kind.check(self.config)
 
     def upstream_files(self) -> list[Path]:
@@ -64,7 +64,7 @@ class _TableSettings(Generic[Kind]):
         Raises:
             PipelineError: see `check`.
         """
-        with _naming(f"{self.SECTION}.{self.name}"):
+        with _prefixed_errors(f"{self.SECTION}.{self.name}"):
             return self.kind.upstream_files(self.config)
 
 
@@ -118,7 +118,7 @@ def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
 
 
 @contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _prefixed_errors(path: str) -> Iterator[None]:
     """Add to an error the table of the recipe that causes it, and how to switch the table off."""
     try:
         yield
@@ -187,4 +187,4 @@ def _read_tables(
         config_type = kinds[kind].config_type
         if "languages" in section_fields(config_type):
             settings.setdefault("languages", [target])
-        yield name, kinds[kind], read(config_type, settings, path, elsewhere=may_state), stated
+        yield name, kinds[kind], read(config_type, settings, path, other_keys=may_state), stated

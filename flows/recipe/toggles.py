@@ -17,7 +17,9 @@ from flows.recipe.settings import read_value, section_fields
 SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
 ANY_SECTION = "cleaning"  # in a filter's path, means whichever section has the setting
 # Without the split guard, models would be trained on the images that they are scored on.
-NEVER = {"duplicates.split_guard": "it keeps images of the test split out of training, which all scores rely on"}
+NOT_SWITCHABLE = {
+    "duplicates.split_guard": "it keeps images of the test split out of training, which all scores rely on"
+}
 _MAX_SLUG = 60
 
 
@@ -65,7 +67,7 @@ class Toggle:
 def switches(recipe: Recipe) -> dict[str, bool]:
     """Return the values of all filters that are on or off, by path."""
     found = {path: value for path, value in _settings(recipe).items() if isinstance(value, bool)}
-    return {path: value for path, value in found.items() if path not in NEVER}
+    return {path: value for path, value in found.items() if path not in NOT_SWITCHABLE}
 
 
 def toggle_of(text: str, recipe: Recipe) -> Toggle:
@@ -135,8 +137,8 @@ def _path(name: str, recipe: Recipe) -> str:
         raise SettingsError(f"there is no filter {name!r}: use one of {', '.join(switches(recipe))}")
     if len(found) > 1:
         raise SettingsError(f"{name!r} may be {' or '.join(found)}: use one, or switch all with {'+'.join(found)}")
-    if found[0] in NEVER:
-        raise SettingsError(f"{found[0]} cannot be switched: {NEVER[found[0]]}")
+    if found[0] in NOT_SWITCHABLE:
+        raise SettingsError(f"{found[0]} cannot be switched: {NOT_SWITCHABLE[found[0]]}")
     return found[0]
 
 

@@ -68,7 +68,7 @@ def orderly(executor):
         folder = Path.cwd() / "tries"
         folder.mkdir()
         def there(name, call, *arguments):
-            return executor.submit(name, partial(call, *arguments), elsewhere=True)
+            return executor.submit(name, partial(call, *arguments), remote=True)
         squares = [there(f"square {number:05d}", steps.square, number) for number in range(3)]
         done = []
         squares[0].add_done_callback(done.append)
@@ -77,14 +77,14 @@ def orderly(executor):
             "flaky": there("flaky", steps.flaky, folder).result() != os.getpid(),
             "broken": error_of(there("broken", steps.broken)),
             "here": executor.run("here", os.getpid) == os.getpid(),
-            "not elsewhere": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
+            "not remote": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
             "called": done == squares[:1],
         }
 
 def deadly(executor):
         return [
-            error_of(executor.submit("deadly 00007", steps.deadly, elsewhere=True)),
-            executor.submit("square 00003", partial(steps.square, 3), elsewhere=True).result(),
+            error_of(executor.submit("deadly 00007", steps.deadly, remote=True)),
+            executor.submit("square 00003", partial(steps.square, 3), remote=True).result(),
         ]
 
 def main(name):
@@ -256,7 +256,7 @@ def test_steps_end_on_a_cluster_as_in_threads(project: Project) -> None:
         "flaky": True,
         "broken": "InputError: broken",
         "here": True,
-        "not elsewhere": True,
+        "not remote": True,
         "called": True,
     }
     assert told.count("squaring 2") == 1

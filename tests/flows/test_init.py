@@ -17,9 +17,9 @@ from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset
+from flows.recipe.first_recipe import FirstRecipe, write_first_recipe
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe
-from flows.recipe.starting import Started, start
 
 NUM_IMAGES = 12
 CAPTIONS = (
@@ -67,17 +67,17 @@ def own(path: str = "captions.csv") -> str:
     return table(path, ("image", name), ("caption", caption))
 
 
-def recipe(started: Started) -> Recipe:
+def recipe(started: FirstRecipe) -> Recipe:
     return load_recipe(str(started.files[0]), root=Path("catalog"))
 
 
-def source(started: Started) -> PairsConfig:
+def source(started: FirstRecipe) -> PairsConfig:
     config = recipe(started).sources[0].config
     assert isinstance(config, PairsConfig)
     return config
 
 
-def texts(started: Started) -> str:
+def texts(started: FirstRecipe) -> str:
     return "\n".join(f"{line.topic}: {line.text}" for line in started.found)
 
 
@@ -105,7 +105,10 @@ def test_what_is_to_be_typed_next_is_understood() -> None:
     from flows.cli.app import parse
 
     own()
-    for started in (start("a", "uk", pairs="captions.csv", images="photos"), start("b", "uk")):
+    for started in (
+        write_first_recipe("a", "uk", pairs="captions.csv", images="photos"),
+        write_first_recipe("b", "uk"),
+    ):
         for command in started.commands:
             assert parse(shlex.split(command.topic)[1:]).is_command
 
@@ -163,7 +166,7 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
 @pytest.mark.parametrize("case", COLUMNS)
 def test_columns_are_told_by_what_they_hold(case: str) -> None:
     columns, expected, told = COLUMNS[case]
-    started = start("mine", "uk", pairs=table("mine.csv", *columns), images="photos")
+    started = write_first_recipe("mine", "uk", pairs=table("mine.csv", *columns), images="photos")
     found = source(started)
     assert {column: getattr(found, column) for column in expected} == expected
     assert told in texts(started)
@@ -175,14 +178,14 @@ def test_columns_are_told_by_what_they_hold(case: str) -> None:
 
 def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
     table("web.csv", ("url", lambda n: f"https://photos.example.org/{n}.jpg"), ("caption", caption))
-    started = start("web", "uk", pairs="web.csv")
+    started = write_first_recipe("web", "uk", pairs="web.csv")
     assert (source(started).url_column, source(started).images) == ("url", None)
     assert "1 host (photos.example.org 12)" in texts(started)
 
 
 @pytest.mark.parametrize("code", ["ua", "ru"])
 def test_captions_that_read_like_another_language_are_in_doubt(code: str) -> None:
-    started = start("mine", code, pairs=own(), images="photos")
+    started = write_first_recipe("mine", code, pairs=own(), images="photos")
     assert f'column "caption" seems to be in uk: is --language {code} right?' in texts(started)
 
 
@@ -197,7 +200,7 @@ def test_every_format_of_pairs_is_looked_at(suffix: str) -> None:
     else:
         lines = ["image\tcaption", *("\t".join(row.values()) for row in rows)]
         path.write_text("\n".join(lines), encoding="utf-8")
-    started = start("mine", "uk", pairs=str(path), images="photos")
+    started = write_first_recipe("mine", "uk", pairs=str(path), images="photos")
     assert "12 rows: 12 captions of 12 images" in texts(started)
     assert source(started).caption_column == "caption"
 
@@ -206,7 +209,7 @@ def test_what_is_missing_or_unfit_is_counted_before_a_build() -> None:
     Path("photos/0.png").unlink()
     Image.new("RGB", (20, 20), "red").save("photos/1.png")
     table("mine.csv", ("image", name), ("caption", lambda n: "" if n == 2 else caption(n)))
-    told = texts(start("mine", "uk", pairs="mine.csv", images="photos"))
+    told = texts(write_first_recipe("mine", "uk", pairs="mine.csv", images="photos"))
     assert "12 rows: 11 captions of 11 images; 1 are not pairs and will be rejected: caption_missing 1" in told
     assert "10 of 11 are in photos" in told
     assert "missing: 0.png" in told
@@ -229,14 +232,14 @@ def test_settings_suit_the_number_of_images(num_images: int, train: dict[str, in
         ("caption", lambda n: f"Чорний собака біжить по снігу {n}"),
         num_rows=num_images,
     )
-    made = recipe(start("mine", "uk", pairs="mine.csv"))
+    made = recipe(write_first_recipe("mine", "uk", pairs="mine.csv"))
     assert {setting: getattr(made.train, setting) for setting in train} == train
     assert (made.split.val, made.split.test) == split
     assert made.clean.min_words == made.check.min_words == 2
 
 
 def test_without_pairs_public_sources_are_translated() -> None:
-    started = start("public", "uk")
+    started = write_first_recipe("public", "uk")
     made = recipe(started)
     assert [each.name for each in made.sources] == ["wit", "mscoco", "cc3m"]
     assert made.sources[0].config.languages == ("uk",)
@@ -247,16 +250,16 @@ def test_without_pairs_public_sources_are_translated() -> None:
 
 
 def test_a_pack_that_ships_or_is_there_is_used() -> None:
-    assert recipe(start("one", "it")).language_pack is None
+    assert recipe(write_first_recipe("one", "it")).language_pack is None
     assert not Path("it.toml").exists()
     Path("uk.toml").write_text('code = "uk"\nfunction_words = ["на", "у"]\n', encoding="utf-8")
-    started = start("two", "uk")
+    started = write_first_recipe("two", "uk")
     assert started.files == [Path("two.toml")]
     assert "proper nouns" not in {trait.topic for trait in started.lacking}
 
 
 def test_a_dataset_with_the_name_of_its_language_has_its_pack_beside_it() -> None:
-    started = start("sw", "sw")
+    started = write_first_recipe("sw", "sw")
     assert started.files == [Path("sw.toml"), Path("sw-language.toml")]
     assert load_language_pack("sw-language.toml").code == "sw"
     assert recipe(started).target_language == "sw"
@@ -368,4 +371,6 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     with pytest.raises(kind):
-        start(arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images"))
+        write_first_recipe(
+            arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images")
+        )

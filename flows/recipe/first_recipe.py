@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class FirstRecipe:
     """Result of `vernaclip init`.
 
     Args:
@@ -75,7 +75,7 @@ class Started:
     commands: Sequence[Line]
 
 
-def start(name: str, language: str, *, pairs: str | None = None, images: str | None = None) -> Started:
+def write_first_recipe(name: str, language: str, *, pairs: str | None = None, images: str | None = None) -> FirstRecipe:
     """Write a recipe `NAME.toml` into the working folder, and a language pack if none is built in and none exists.
 
     Args:
@@ -112,7 +112,7 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
         spoken = find_language(pack_file)
         found.append(Line("language", f"no built-in pack for {spoken.title}: {pack_file} is a small one to extend"))
     write_bytes(recipe, text)
-    return Started(
+    return FirstRecipe(
         files=[recipe, *([Path(pack_file)] if is_new else [])],
         found=found,
         lacking=[
@@ -217,7 +217,7 @@ class _PairsAnalysis:
 
 
 @contextmanager
-def _option(name: str) -> Iterator[None]:
+def _prefixed_errors(name: str) -> Iterator[None]:
     """Add to an error the name of the option that causes it."""
     try:
         yield
@@ -228,20 +228,20 @@ def _option(name: str) -> Iterator[None]:
 def _analyse(pairs: str, images: str | None, pack: LanguagePack) -> _PairsAnalysis:
     """Read the files of pairs, find the role of each column, then check the images."""
     probe = PairsConfig(files=(pairs,), caption_column="?", path_column="?", images=images, lang=pack.code)
-    with _option("--pairs"):
+    with _prefixed_errors("--pairs"):
         file = upstream_files(probe)[0]
         samples = _samples(file)
     where = images or str(file.parent)
-    with _option("--images"):
+    with _prefixed_errors("--images"):
         opened = open_images(where)
     with closing(opened):
         config, doubts = _columns(samples, probe, pack, opened)
         look = _PairsAnalysis(config=config, where=where, doubts=doubts)
-        with _option("--pairs"):
+        with _prefixed_errors("--pairs"):
             check_pairs(config)
             _read_rows(look)
         if config.path_column:
-            with _option("--images"):
+            with _prefixed_errors("--images"):
                 _find_images(look, opened)
             _try_images(look)
     _find_languages(look, pack)
