@@ -53,7 +53,8 @@ class Build:
         return self.recipe.build.workers
 
 
-def _reading(build: Build) -> Mapping[str, Any]:
+def _ingest_settings(build: Build) -> Mapping[str, Any]:
+    """Return the settings of `ingest`."""
     recipe = build.recipe
     return {
         "sources": {source.name: source_settings(source) for source in recipe.sources},
@@ -65,10 +66,12 @@ def _reading(build: Build) -> Mapping[str, Any]:
 
 
 def _ingest(job: Job, *, sources: object, files: object, **settings: Any) -> StepFacts:
+    """Ingest the sources of the build; `sources` and `files` are only part of the key."""
     return ingest(job.folder, job.tools.sources, **settings)
 
 
-def _test_set(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
+def _test_set_settings(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
+    """Return the settings of `test-set` for a test set."""
     return {
         "name": test_set.name,
         "kind": test_set.kind.kind,
@@ -79,7 +82,8 @@ def _test_set(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
     }
 
 
-def _checking(build: Build) -> Mapping[str, Any]:
+def _check_settings(build: Build) -> Mapping[str, Any]:
+    """Return the settings of `check`."""
     recipe, tagger = build.recipe, build.inputs.tagger
     return {
         "config": recipe.check,
@@ -92,7 +96,8 @@ def _checking(build: Build) -> Mapping[str, Any]:
     }
 
 
-def _forgetting(build: Build) -> Mapping[str, Any]:
+def _forget_settings(build: Build) -> Mapping[str, Any]:
+    """Return the settings of `forget` and `forget-images`."""
     return {"in_force": ActiveTombstones.of(build.inputs.tombstones)}
 
 
@@ -103,7 +108,7 @@ STEPS = (
         meaning="Read the upstream files into shards of caption rows.",
         scope=MAKES_SHARDS,
         lane=FLOW,
-        settings=_reading,
+        settings=_ingest_settings,
         run=_ingest,
         rows={
             "ingest": FunnelRow(
@@ -124,7 +129,7 @@ STEPS = (
         scope=PER_SHARD,
         after=("ingest",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
-        settings=_forgetting,
+        settings=_forget_settings,
         run=captions.forget_captions,
         rows={"forget": FunnelRow(meaning="applying take-downs", reasons=FORGET_REASONS)},
     ),
@@ -153,7 +158,7 @@ STEPS = (
         version=2,
         meaning="Read a test set and hash its images.",
         scope=PER_TEST_SET,
-        settings=_test_set,
+        settings=_test_set_settings,
         run=captions.read_test_set,
     ),
     Step(
@@ -234,7 +239,7 @@ STEPS = (
         meaning="Check captions in the target language, and compare translations with their source captions.",
         scope=PER_SHARD,
         after=("round-trip", "test-set"),
-        settings=_checking,
+        settings=_check_settings,
         run=captions.check,
         rows={
             "check": FunnelRow(
@@ -279,7 +284,7 @@ STEPS = (
         scope=PER_SHARD,
         after=("normalise",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
-        settings=_forgetting,
+        settings=_forget_settings,
         run=images.forget_images,
     ),
     Step(
@@ -361,4 +366,5 @@ STEPS = (
 
 
 def _rows_of(name: str) -> Mapping[str, FunnelRow]:
+    """Return the funnel rows of a step."""
     return next(step.rows for step in STEPS if step.name == name)

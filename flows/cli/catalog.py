@@ -187,6 +187,7 @@ def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[S
 
 
 def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
+    """Return the paragraph of `why` about a forgotten image."""
     where = f" in {', '.join(tombstone.datasets)}" if tombstone.datasets else ""
     date = f", since {tombstone.date}" if tombstone.date else ""
     reason = f" ({cell_text(tombstone.reason)})" if tombstone.reason else ""
@@ -269,6 +270,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
 
 
 def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
+    """Write an answer as CSV or JSON Lines to the file of `--out`, or to standard output."""
     from data_catalog.database.answer_files import write_csv, write_json_lines
     from data_catalog.storage.shards import write_atomically
 

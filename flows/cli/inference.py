@@ -155,6 +155,11 @@ def classify(
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the non-empty lines of the file of `--classes`.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

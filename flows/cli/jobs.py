@@ -271,6 +271,7 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
 
 
 def _print_dry_run(found: "DryRun", name: str) -> None:
+    """Print the result of a dry run, with examples."""
     say(f"\nRows that the rules of {name} would drop\n")
     say_table(found.rows())
     for source, num_rows in found.num_rows.items():
@@ -299,6 +300,7 @@ def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
 
 
 def _print_build(report: "BuildReport", job: Job) -> None:
+    """Print the funnel, the drop reasons and the outcomes of images of a build."""
     from textwrap import fill
 
     dataset, downloads = report.snapshot.dataset, report.downloads

@@ -224,6 +224,7 @@ def export_translations(
 
 
 def _memories(root: Path) -> "list[TranslationMemory]":
+    """Return the translation memories of a root."""
     from data_catalog.storage.reading import open_to_readers
     from data_catalog.storage.roots import require_root
     from translation.memory import memories

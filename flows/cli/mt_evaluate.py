@@ -150,6 +150,7 @@ def _opened(
 
 
 def _show(runs: Sequence[Run], comparison: Comparison, pairs: Sequence[Pair]) -> None:
+    """Print the scores and speeds of all systems, and the captions on which the first two differ most."""
     say(f"{len(pairs):,} pairs, {len(os.sched_getaffinity(0))} CPUs")
     say()
     say_table(quality_rows(runs, comparison))

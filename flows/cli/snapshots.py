@@ -189,6 +189,7 @@ def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Num
 
 
 def _print(rows: Sequence[Row], form: Form) -> None:
+    """Print rows as a table, as CSV, or as one JSON object on each line."""
     if form == "table":
         say_table(rows)
     elif form == "json":

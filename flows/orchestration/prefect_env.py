@@ -213,6 +213,7 @@ def remove_env_block(project: Path) -> None:
 
 
 def _replace_env_block(project: Path, block: str) -> None:
+    """Replace our lines in the project's `.env`; remove the file if it becomes empty."""
     rest = _ENV_BLOCK.sub("", _env_text(project))
     if rest and not rest.endswith("\n"):
         rest += "\n"

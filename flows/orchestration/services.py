@@ -272,6 +272,11 @@ def _daemon(project: Path, name: str) -> Daemon:
 
 @contextmanager
 def _one_at_a_time(project: Path) -> Iterator[None]:
+    """Hold the lock of `up` and `down` in a project.
+
+    Raises:
+        BusyError: another process holds it.
+    """
     with (state_folder(project) / "up.lock").open("a", encoding="ascii") as lock:
         if not daemons.try_lock(lock.fileno()):
             raise BusyError(f"another `vernaclip up` or `down` is running in {project}: wait until it ends")

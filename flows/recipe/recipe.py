@@ -268,6 +268,7 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
 
 
 def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a value in nested tables with the keys of `place`."""
     for name in reversed(place):
         value = {name: value}
     nested: dict[str, Any] = value

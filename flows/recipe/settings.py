@@ -149,6 +149,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _dataclasses_of(kind: Any) -> Iterator[type]:
+    """Yield the dataclasses in a type, including those of their fields."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         yield kind
         for hint in typing.get_type_hints(kind).values():
