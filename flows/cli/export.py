@@ -148,7 +148,7 @@ def export_model(
       FORMATS
 
     Each export is loaded with its library, and must give the same scores as the model; otherwise nothing is written.
-    Its README.md is a model card with data, settings, scores, limits, time and energy. See docs/export-models.md.
+    Its README.md is a model card with data, settings, scores, limits, time and energy. See docs/use.md.
 
     Examples:
       vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip

@@ -29,7 +29,7 @@ class BuildOptions:
     overrides: Overrides = ()
     """Override a setting of the recipe. Repeatable."""
     executor: Literal["prefect", "local", "dask"] = "prefect"
-    """Run the steps through Prefect, in threads without Prefect (local), or on a Dask cluster (docs/clusters.md)."""
+    """Run the steps through Prefect, in threads without Prefect (local), or on a Dask cluster (docs/operations.md)."""
     dask_address: Annotated[str | None, Parameter(metavar="ADDRESS")] = None
     """Scheduler for --executor dask, such as tcp://10.0.0.5:8786 (default: the recipe's, else local processes)."""
 

@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "no such text encoder": (
         lambda folder: [changed_model(folder, lambda config: config["text_cfg"].update(hf_model_name=str(folder)))],
-        "cannot be had",
+        "cannot be loaded",
     ),
     "a batch in pieces": (
         lambda _: ["train.model=compact", "train.microbatch=2"],

@@ -168,16 +168,16 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "serve": (),
     "translate": ("engine", "beam_size"),
     "duplicates": ("keep", "merge_captions"),
-    "train": ("image_weights", "text_encoder", "epochs", "lr", "precision"),
-    "sources.wit": ("files", "languages", "caption_kinds"),
+    "train": ("epochs", "lr"),
+    "sources.wit": ("files", "languages"),
     "sources.mscoco": ("files", "images"),
-    "sources.pairs": ("files", "path_column", "images", "caption_column", "lang", "license_column", "split_column"),
+    "sources.pairs": ("files", "path_column", "caption_column", "lang"),
     "test_sets.pairs": ("files", "path_column", "caption_column", "images"),
-    "clean": ("order", "boilerplate_rules", "max_words"),
+    "clean": ("order", "max_words"),
     "check": ("order", "max_proper_noun_share"),
     "leaks": ("action", "min_caption_words"),
     "repeats": ("min_similarity", "max_images_per_caption"),
-    "normalise": ("image_size", "resize_mode", "encode_format", "encode_quality"),
+    "normalise": ("image_size", "resize_mode"),
 }
 
 # Tables of the example blocks of sources and test sets: their names, by path. A name that is no kind needs `kind`.
@@ -186,7 +186,6 @@ NAMED: Mapping[str, str] = {
     "sources.mscoco": "coco",
     "sources.pairs": "mine",
     "test_sets.xtd10": "xtd10",
-    "test_sets.karpathy": "karpathy",
     "test_sets.pairs": "shop",
 }
 

@@ -325,7 +325,7 @@ def test_a_text_is_found_in_an_image(
         (["search", "uno", "--model", "m"], "--model can be used only with --images"),
         (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "use one of the two"),
         (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split belongs to a dataset"),
-        (["search", "uno", "--images", "gone"], "gone is no folder"),
+        (["search", "uno", "--images", "gone"], "gone is not a folder"),
         (["search", "uno", "--out", "PHOTOS"], "names the folder"),
         (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is not a folder"),
         (["search", "uno", "--top", "0"], "--top must be at least 1"),

@@ -219,7 +219,7 @@ def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:
             require_same_scores(probe, wrong, texts if wrong.shape == images.shape else texts[:, :-1], "it")
     ids = probe.ids.tolist()
     require_same_ids(probe, ids, "it")
-    with pytest.raises(PipelineError, match="its tokenizer reads 'una' otherwise"):
+    with pytest.raises(PipelineError, match="its tokenizer encodes 'una' differently"):
         require_same_ids(probe, [[*ids[0][:-1], 9], *ids[1:]], "it")
 
 
@@ -254,7 +254,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
         ("a recorded file changed", r"tokenizer\.json is not what was written"),
         ("no JSON", r"run\.json is damaged"),
         ("another result", r"result\.json is damaged"),
-        ("no scores", r"scores-test\.json is no file of scores .* evaluate the model again"),
+        ("no scores", r"scores-test\.json is not a file of scores .* evaluate the model again"),
         ("no effort", r"effort\.json is damaged"),
         ("a result of words", r"result\.json is damaged \(steps is 'two'\)"),
         ("settings that are none", r"run\.json is damaged \(its key or settings are missing"),
