@@ -230,7 +230,7 @@ def test_training_refuses_what_was_not_guarded(tmp_path: Path, build: Build, pla
 def test_a_test_set_that_cannot_be_read_is_an_error_before_work_starts(
     tmp_path: Path, build: Build, planted: list[Row]
 ) -> None:
-    with pytest.raises(InputError, match="columns and no rows"):
+    with pytest.raises(InputError, match="columns but no rows"):
         build(planted, more=held_out(tmp_path, [], images=True))
     with pytest.raises(SettingsError, match=r"test_sets\.held\.kind is 'nothing'"):
         build(planted, more=held_out(tmp_path, HELD, images=True).replace('"pairs"', '"nothing"'))
