@@ -284,16 +284,16 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Every question, as a function of one process."""
     from data_catalog.database.catalog import query
     from data_catalog.database.overview import overview
-    from data_catalog.database.story import find_stories, not_there
+    from data_catalog.database.sample_record import find_sample_records, not_found_text
     from data_catalog.storage.manifest import current_snapshots
 
     def why(identity: str, is_there: bool) -> None:
         snapshots = list(current_snapshots(root))
-        found = [story for snapshot in snapshots for story in find_stories(snapshot, identity)]
+        found = [story for snapshot in snapshots for story in find_sample_records(snapshot, identity)]
         assert len(found) == is_there, (identity, len(found))
         assert all(len(story.captions) == 2 for story in found)
         if not found:
-            not_there(snapshots, identity)
+            not_found_text(snapshots, identity)
 
     asked: dict[str, Callable[[], object]] = {"overview": lambda: overview(root, list(current_snapshots(root)))}
     for name, identity in ids_of(root).items():

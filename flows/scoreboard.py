@@ -19,7 +19,7 @@ from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
-from data_catalog.storage.roots import KEPT_FEATURES
+from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.cli.options import ScoreboardOptions
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
@@ -346,10 +346,10 @@ def make_scoreboard(
     if not options.report_anyway:
         refuse_seen(sets, contestants)
     # Features are cached in the root, where other scoreboards find them, or beside the results if it is not writable.
-    kept = root / KEPT_FEATURES
+    kept = root / FEATURE_STORES
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     if not os.access(kept if kept.exists() else root, os.W_OK | os.X_OK):
-        kept = out / KEPT_FEATURES
+        kept = out / FEATURE_STORES
     board = score_models(contestants, sets, evaluate, cache=kept)
     protocols = {each.test_set.name: each.protocol for each in found if each.protocol is not None}
     return out, write_scoreboard(board, protocols, out)
@@ -385,7 +385,7 @@ def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSe
     """Return the set with the images that each model of this root was trained on."""
     test_set, guards = found.test_set, {}
     for name, images in trained_on.items():
-        seen, ways = images.among(test_set.images, found.identities, test_set.read)
+        seen, ways = images.find(test_set.images, found.identities, test_set.read)
         found_seen = {place: TrainingMatch(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
         guards[name] = LeakCheck(seen=found_seen, ways=ways)
     return replace(found, test_set=replace(test_set, guards=guards))

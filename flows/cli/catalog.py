@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     from data_catalog.storage.manifest import Snapshot
     from data_catalog.tombstones import Tombstone
 
-MOST_STORIES = 10  # one URL may belong to many samples, such as that of a placeholder image
+MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
 
 def why(
@@ -145,25 +145,25 @@ def why(
         snapshot: Look in this snapshot only: its id, or the start of its id.
         rules: Show the settings of every step, not only of the steps that dropped a row.
     """
-    from data_catalog.database.story import find_stories, not_there, story_lines, story_values
+    from data_catalog.database.sample_record import find_sample_records, not_found_text, record_lines, record_values
     from data_catalog.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
-    stories = [story for found in snapshots for story in find_stories(found, identity)]
-    tombstone = find_tombstone(root, identity, [story.sample_id for story in stories])
+    records = [record for found in snapshots for record in find_sample_records(found, identity)]
+    tombstone = find_tombstone(root, identity, [record.sample_id for record in records])
     if json:
         names = ("kind", "value", "datasets", "reason", "date")
         forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
-        say_json({"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]})
-    if not stories and not tombstone:
-        raise InputError(not_there(snapshots, identity))
+        say_json({"id": identity, "forgotten": forgotten, "stories": [record_values(record) for record in records]})
+    if not records and not tombstone:
+        raise InputError(not_found_text(snapshots, identity))
     if json:
         return
-    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(stories))]
-    asked = identity.strip()
-    paragraphs += ("\n".join(story_lines(story, asked=asked, all_rules=rules)) for story in stories[:MOST_STORIES])
-    if len(stories) > MOST_STORIES:
-        paragraphs.append(f"and {len(stories) - MOST_STORIES} more samples (--json has them all)")
+    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(records))]
+    identity = identity.strip()
+    paragraphs += ("\n".join(record_lines(each, identity=identity, all_rules=rules)) for each in records[:MOST_RECORDS])
+    if len(records) > MOST_RECORDS:
+        paragraphs.append(f"and {len(records) - MOST_RECORDS} more samples (--json has them all)")
     say("\n\n".join(paragraphs))
 
 
@@ -201,7 +201,7 @@ def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_catalog.database.answer_files import Batches
+    from data_catalog.database.result_files import Batches
 
 
 @Parameter(name="*")
@@ -240,8 +240,8 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
     """
     import pyarrow as pa
 
-    from data_catalog.database.answer_files import distinct_names, short_value, write_parquet
-    from data_catalog.database.catalog import answer
+    from data_catalog.database.catalog import stream_query
+    from data_catalog.database.result_files import distinct_names, short_value, write_parquet
     from data_catalog.storage.shards import write_atomically
     from flows.signals import interrupted_by_sigterm
 
@@ -253,7 +253,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
         raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
     if options.out:
         require_own_file(options.out)
-    with interrupted_by_sigterm(), answer(root, query) as (found, rows):
+    with interrupted_by_sigterm(), stream_query(root, query) as (found, rows):
         names = distinct_names(found.names)
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
         batches = (batch.rename_columns(names) for batch in rows)
@@ -271,7 +271,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
 
 def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
     """Write an answer as CSV or JSON Lines to the file of `--out`, or to standard output."""
-    from data_catalog.database.answer_files import write_csv, write_json_lines
+    from data_catalog.database.result_files import write_csv, write_json_lines
     from data_catalog.storage.shards import write_atomically
 
     write = write_csv if options.format == "csv" else write_json_lines

@@ -62,7 +62,7 @@ def search(
         split: Search only this split of the dataset.
         top: Number of images to find.
     """
-    from data_catalog.database.answer_files import short_value
+    from data_catalog.database.result_files import short_value
     from training.use.pictures import contact_sheet
     from training.use.search import search_dataset, search_folder
 
@@ -128,7 +128,7 @@ def classify(
         classes: File with more texts, one on each line.
         template: Sentence in which each text replaces {c}, such as "una foto di {c}".
     """
-    from data_catalog.database.answer_files import short_value
+    from data_catalog.database.result_files import short_value
     from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
     from training.use.pictures import bars

@@ -89,7 +89,8 @@ def test_the_page_escapes_what_captions_hold(tmp_path: Path, dry_run: Dry) -> No
     text = page.read_text("utf-8")
     assert "&lt;b&gt;Ein kleiner Hund" in text
     assert "<b>Ein" not in text
-    assert "the caption is surely in another language than its row says (<code>clean.language_engine = cascade," in text
+    reason = "the caption is almost certainly in another language than its row states"
+    assert f"{reason} (<code>clean.language_engine = cascade," in text
 
 
 def test_translating_needs_an_engine(dry_run: Dry) -> None:

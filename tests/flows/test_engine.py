@@ -369,7 +369,7 @@ def test_what_an_earlier_run_wrote_and_is_damaged_is_noticed_before_it_is_read(t
     damaged = whole.engine.commits("first")[1].only_file
     damaged.write_bytes(b"")
     changed, journal = Toys(words={"last": "new"}), Journal()
-    with pytest.raises(DamagedError, match=r"is not what was written, and is gone .*: run the same command again"):
+    with pytest.raises(DamagedError, match=r"was damaged and is removed .*: run the same command again"):
         run(table, tmp_path, changed, journal=journal)
     assert "last 00001" not in journal.begun("last")
     again = run(table, tmp_path, changed)

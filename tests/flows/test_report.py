@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.database.connections import questions
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.report.contents import gather
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import caption, decimal, duration, linked, percent, plain, size, text
@@ -250,7 +250,7 @@ def test_a_damaged_file_is_named(
 
 
 def test_what_does_not_fit_the_memory_is_written_nowhere_near_and_removed(built: tuple[Path, BuildReport]) -> None:
-    with questions(built[1].snapshot) as ask:
+    with snapshot_queries(built[1].snapshot) as ask:
         place = Path(ask("SELECT current_setting('temp_directory') AS place").to_pylist()[0]["place"])
         assert place.is_dir()
         assert not place.is_relative_to(Path.cwd())

@@ -28,7 +28,7 @@ from translation.memory import TranslationMemory
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-MEANWHILE = "was taken down meanwhile"
+MEANWHILE = "was taken down while it was read"
 
 
 @pytest.fixture(scope="module")
@@ -313,4 +313,4 @@ def test_a_disk_that_has_no_lock_left_to_wait_for_is_told_of(
     monkeypatch.setattr("data_catalog.storage.reading.fcntl.flock", flock)
     with taking_down(tmp_path):
         pass
-    assert "its disk knows no locks" in caplog.text
+    assert "its disk does not support locks" in caplog.text

@@ -137,8 +137,8 @@ def test_texts_in_another_language(
         language, notes = judged(texts, asked)
     assert next(iter(language.looks_like)) == other
     assert language.looks_like[other] > 0.7
-    assert f"look like another language than {asked} ({other} " in notes[0]
-    assert notes[0].endswith(f"these are hardly scores in {asked}")
+    assert f"seem to be in another language than {asked} ({other} " in notes[0]
+    assert notes[0].endswith(f"The scores say little about {asked}")
     assert notes[0] in caplog.text
 
 
@@ -168,8 +168,8 @@ def test_a_set_that_is_mixed_is_told_and_not_called_another_language(caplog: pyt
         language, (note,) = judged([*mixed, *ITALIAN * 200], "it")
     assert language.looks_like.keys() == {"en"}
     assert 0.35 < language.looks_like["en"] < 0.45
-    assert "% look like another language than it (en " in note
-    assert "hardly" not in note
+    assert "seem to be in another language than it (en " in note
+    assert "say little" not in note
     assert not caplog.text
 
 
@@ -177,13 +177,13 @@ def test_a_set_that_is_mixed_is_told_and_not_called_another_language(caplog: pyt
 def test_too_little_to_tell(texts: Sequence[str]) -> None:
     language, notes = judged(texts, "it")
     assert (language.looks_like, language.num_judged) == ({}, 0)
-    assert notes == ["whether the captions are in it cannot be told: they have too few letters"]
+    assert notes == ["the language of the captions was not checked: they have too few letters"]
 
 
 def test_a_language_that_no_identifier_knows() -> None:
     found = with_language(gallery(ITALIAN), "xx", LanguagePack.minimal("xx"))
     assert found.language == TextLanguage(asked="xx", stated=None, looks_like={}, num_judged=None)
-    assert found.notes[1:] == ("whether the captions are in xx is not known: no identifier of languages knows it",)
+    assert found.notes[1:] == ("the language of the captions was not checked: no engine knows xx",)
 
 
 def test_a_language_that_is_stated() -> None:
@@ -192,7 +192,7 @@ def test_a_language_that_is_stated() -> None:
     assert notes == ["the captions are stated to be in en, not in it"]
     language, notes = judged(SPANISH, "it", "en")
     assert notes[0] == "the captions are stated to be in en, not in it"
-    assert "look like another language than en (es 100 %)" in notes[1]
+    assert "seem to be in another language than en (es 100 %)" in notes[1]
     assert judged(ITALIAN, "it", "it")[1] == []
 
 
@@ -202,7 +202,7 @@ def test_class_names_in_another_language() -> None:
         "it",
         language_pack("it"),
     )
-    assert "class names that were looked at, 100 % look like another language than it (en 100 %)" in found.notes[0]
+    assert "checked class names seem to be in another language than it (en 100 %)" in found.notes[0]
 
 
 def test_the_same_sample_each_time() -> None:
@@ -213,8 +213,8 @@ def test_the_same_sample_each_time() -> None:
 
 def test_the_command_tells_of_captions_in_another_language(score: Score, tmp_path: Path) -> None:
     out, board = score("it", *karpathy_set(tmp_path, ENGLISH))
-    assert "look like another language than it (en 100 %): these are hardly scores in it" in out
-    assert "hardly scores in it" in (tmp_path / "out" / "scoreboard.md").read_text()
+    assert "seem to be in another language than it (en 100 %). The scores say little about it" in out
+    assert "The scores say little about it" in (tmp_path / "out" / "scoreboard.md").read_text()
     (facts,) = board["sets"]
     assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {"en": 1.0}, "num_judged": 5}
     out, _ = score("it", *karpathy_set(tmp_path, ITALIAN))

@@ -146,10 +146,10 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
         (["--to", "IT"], "--to IT is not a language code: code must be lower-case"),
         (["--to", "pt-BR"], "--to pt-BR is not a language code"),
         (["--pivot", "CA", "--package", str(PACKAGE)], "translate.pivot CA is not a language code"),
-        (["--memory", "old.txt"], "--memory old.txt is no folder and cannot be made one: File exists"),
+        (["--memory", "old.txt"], "--memory old.txt cannot be made a folder: File exists"),
         (
             ["--memory", "old.txt/memory"],
-            "--memory old.txt/memory is no folder and cannot be made one: Not a directory",
+            "--memory old.txt/memory cannot be made a folder: Not a directory",
         ),
         (["--to", "de"], "translates en to it, but en to de is needed"),
         (["--column", "caption"], "the format lines has no columns"),

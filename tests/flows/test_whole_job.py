@@ -150,7 +150,7 @@ def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.Capture
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert main(["verify", "--root", str(root)]) == 1
     path.write_bytes(content)
-    assert f"damage: {path} is not what was written" in capsys.readouterr().out
+    assert f"damage: {path} is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["effort.json", "result.json", "files.json", "metrics.jsonl"])

@@ -206,7 +206,7 @@ def test_translations_must_be_one_a_line(content: bytes, message: str, capsys: p
         ([["none", "package=none.argosmodel"]], (), "--system none: "),
         ([FILE], ("--language-pack", "eo.toml"), "--language-pack is for eo, but the translation is en - it"),
         ([FILE], ("--to", "IT"), "--to IT is not a language code"),
-        ([MINE], ("--out", "theirs.txt"), "--out theirs.txt is no folder and cannot be made one"),
+        ([MINE], ("--out", "theirs.txt"), "--out theirs.txt cannot be made a folder"),
         ([FILE, ["theirs2", *MINE[1:]]], ("--out", "old"), "old/theirs2.txt exists: choose another --out, or"),
         (
             [["x", "output=old/theirs2.txt"], ["theirs2", *MINE[1:]]],
