@@ -57,7 +57,7 @@ docs: $(READY)
 	$(BIN)/python tests/data_catalog/test_catalog_docs.py
 
 site: $(READY)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 real: $(READY)
 	$(BIN)/pytest -m "real_data or slow" --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.database.connections import questions
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.fetch.reasons import diagnose
 from data_catalog.plain_text import deciding_settings_text
 from data_catalog.report.ablations import ablations_of
@@ -253,7 +253,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         runs: lines of the dataset's run log.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
     """
-    with questions(snapshot) as table:
+    with snapshot_queries(snapshot) as table:
 
         def query(sql: str, **parameters: Any) -> Rows:
             found: Rows = table(sql, **parameters).to_pylist()

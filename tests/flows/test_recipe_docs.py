@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cleaning.checks.definition import Section
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
@@ -168,16 +169,16 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "serve": (),
     "translate": ("engine", "beam_size"),
     "duplicates": ("keep", "merge_captions"),
-    "train": ("image_weights", "text_encoder", "epochs", "lr", "precision"),
-    "sources.wit": ("files", "languages", "caption_kinds"),
+    "train": ("epochs", "lr"),
+    "sources.wit": ("files", "languages"),
     "sources.mscoco": ("files", "images"),
-    "sources.pairs": ("files", "path_column", "images", "caption_column", "lang", "license_column", "split_column"),
+    "sources.pairs": ("files", "path_column", "caption_column", "lang"),
     "test_sets.pairs": ("files", "path_column", "caption_column", "images"),
-    "clean": ("order", "boilerplate_rules", "max_words"),
+    "clean": ("order", "max_words"),
     "check": ("order", "max_proper_noun_share"),
     "leaks": ("action", "min_caption_words"),
     "repeats": ("min_similarity", "max_images_per_caption"),
-    "normalise": ("image_size", "resize_mode", "encode_format", "encode_quality"),
+    "normalise": ("image_size", "resize_mode"),
 }
 
 # Tables of the example blocks of sources and test sets: their names, by path. A name that is no kind needs `kind`.
@@ -186,7 +187,6 @@ NAMED: Mapping[str, str] = {
     "sources.mscoco": "coco",
     "sources.pairs": "mine",
     "test_sets.xtd10": "xtd10",
-    "test_sets.karpathy": "karpathy",
     "test_sets.pairs": "shop",
 }
 
@@ -315,11 +315,16 @@ def settings_of_recipes() -> list[str]:
     lines: list[str] = []
     clean = set(cells(SECTIONS["clean"]))
     for heading, kind, path in sections():
-        shown = [row for row in cells(kind) if path != "check" or row not in clean]
+        switches = {f"`{check.switch()}`" for check in kind.check_types()} if issubclass(kind, Section) else set()
+        same = [row[0] for row in cells(kind) if path == "check" and row in clean and row[0] not in switches]
+        shown = [row for row in cells(kind) if row[0] not in switches and row[0] not in same]
         lines += ["", f"### {heading}", "", *table(("setting", "type", "default", "meaning"), shown)]
-        if path == "check":
-            same = ", ".join(row[0] for row in cells(kind) if row in clean)
-            lines += ["", f"With the meanings and defaults of `[clean]`: {same}."]
+        if switches:
+            assert all(row[2] == "`true`" for row in cells(kind) if row[0] in switches)
+            names = ", ".join(row[0] for row in cells(kind) if row[0] in switches)
+            lines += ["", f"Switches of [checks](captions.md#checks-of-{path}), `true` by default: {names}."]
+        if same:
+            lines += ["", f"As in `[clean]`: {', '.join(same)}."]
         lines += example_block((kind, path))
     for section in COMMON:
         lines += ["", f"### `[{section}.NAME]`", ""]

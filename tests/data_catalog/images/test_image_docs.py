@@ -1,5 +1,6 @@
 """Reasons for which images are dropped in docs/images.md, generated from the code; run this file to write them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,10 +28,17 @@ def rewritten(page: str) -> str:
         "deduplicate": DUPLICATES,
     }
     for step, reasons in steps.items():
+        http: dict[str, list[str]] = {}  # reasons that are an HTTP status and nothing else, by whether they are retried
         for name, reason in reasons.items():
             retried = "yes" if getattr(reason, "retryable", False) else ""
-            meaning = reason.meaning.removeprefix(f"HTTP {name.removeprefix('http_')}: ")
-            lines.append(f"|`{name}`|{step}|{retried}|{meaning}|")
+            if re.fullmatch(r"http_\d{3}", name):
+                http.setdefault(retried, []).append(name)
+            else:
+                lines.append(f"|`{name}`|{step}|{retried}|{reason.meaning}|")
+        for retried, names in http.items():
+            lines.append(
+                f"|{', '.join(f'`{name}`' for name in names)}|{step}|{retried}|the answer has this HTTP status|"
+            )
     before, _, rest = page.partition(BEGIN)
     return before + "\n".join([*lines, "", END]) + rest.partition(END)[2]
 
