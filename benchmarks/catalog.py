@@ -68,7 +68,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
     from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
     from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
-    from flows.build.build import face
+    from flows.build.build import step_entries
     from flows.build.steps import STEPS
 
     snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]
@@ -98,7 +98,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         "translator": "argos-en_it-1.0",
         "sources": sources,
         "test_sets": {},
-        "steps": face([step for step in STEPS if step.name != "forget"]),
+        "steps": step_entries([step for step in STEPS if step.name != "forget"]),
         "funnel": [],
         "files": files,
     }

@@ -194,7 +194,7 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path, capsys: pytest.Captu
     listed = dict(line.split() for line in capsys.readouterr().out.splitlines()[2:])
     assert (listed["check.proper_noun_check"], listed["repeats.near_captions"]) == ("on", "off")
     assert main([*command, "--toggle", "cleaning.language"]) == 1
-    assert "name one, or all at once as clean.language_check+check.language_check" in capsys.readouterr().err
+    assert "use one, or switch all with clean.language_check+check.language_check" in capsys.readouterr().err
     assert main([*command, "--toggle", "proper_nouns", "--seeds", "0"]) == 1
     assert "--seeds must be at least 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

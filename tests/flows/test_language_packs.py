@@ -50,7 +50,7 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'code = "eu"\nfunction_word = []\n', "unknown key eu.toml.function_word"),
-        (b"code = 7\n", "eu.toml.code must be a text"),
+        (b"code = 7\n", "eu.toml.code must be a string"),
         (b"name = 'x'\n", "eu.toml.code is missing"),
         (b"code = \n", "is not TOML"),
         (b"code = '\xff'\n", "is not TOML"),

@@ -60,7 +60,7 @@ def test_install_tells_what_it_did_and_the_doctor_is_content(
 ) -> None:
     folder = packages_dir / "translate-en_it-1_0"
     sha256 = hashlib.sha256(SCENES.read_bytes()).hexdigest()
-    for news in ("installed en-it 1.0 in", "unchanged, it was installed already: en-it 1.0 in"):
+    for news in ("installed en-it 1.0 in", "already installed: en-it 1.0 in"):
         assert main(["mt", "install", "--from", "en", "--to", "it", "--sha256", sha256]) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{news} {folder}",

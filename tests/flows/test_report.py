@@ -22,7 +22,7 @@ from data_catalog.report.texts import caption, decimal, duration, linked, percen
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
-from flows.build.build import face
+from flows.build.build import step_entries
 from flows.build.execution import LocalExecutor
 from flows.build.steps import STEPS
 from flows.cli import main
@@ -142,7 +142,7 @@ def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, Bui
     counts_of_reasons = "SELECT step, drop_reason, sum(dropped)::INT AS n FROM drop_reasons GROUP BY ALL"
     for row in query(root, counts_of_reasons).to_pylist():
         assert f"{row['step']} {row['drop_reason']} {row['n']:,} " in page.text
-    assert "an earlier caption of the same image says the same in nearly the same letters (repeats." in page.text
+    assert "an earlier caption of the same image is nearly the same text (repeats." in page.text
     assert page.text.count("repeats.min_similarity = 0.85") == 2, "in the table, and above the examples"
 
 
@@ -221,8 +221,8 @@ def test_the_command_writes_the_page_where_it_is_asked_to(
         (["scenes", "--examples", "-1"], "--examples must be from 0 to 50"),
         (["scenes", "--examples", "51"], "--examples must be from 0 to 50"),
         (["scenes", "--out", "."], "--out names the folder ."),
-        (["scenes", "--out", "/dev/null"], "--out: /dev/null is no file of its own"),
-        (["scenes", "--out", "/dev/stdout"], "--out: /dev/stdout is no file of its own"),
+        (["scenes", "--out", "/dev/null"], "--out: /dev/null is a link, a pipe or a device"),
+        (["scenes", "--out", "/dev/stdout"], "--out: /dev/stdout is a link, a pipe or a device"),
         (["nothing"], "has no dataset 'nothing'"),
     ],
 )
@@ -344,7 +344,7 @@ def _snapshot(
         "translator": "native",
         "sources": {source: {"files": [], "license": None, "unselected": {}} for source in sources},
         "test_sets": {},
-        "steps": face([step for step in STEPS if step.name != "forget"]),
+        "steps": step_entries([step for step in STEPS if step.name != "forget"]),
         "funnel": funnel,
         "files": files,
     }

@@ -66,7 +66,7 @@ def test_a_rejected_caption_is_told_from_its_line_to_its_reason(built: Built, ca
     assert f"      upstream_line: {row['upstream_line']}" in own
     assert [line.split(":")[0].split()[1] for line in own if line[2:3].isdigit()] == ["ingest", "clean", "screen"]
     assert "  3 screen: REJECTED, near_duplicate_caption (repeats.min_similarity = 0.85)" in own
-    assert any("an earlier caption of the same image says the same" in line for line in own)
+    assert any("an earlier caption of the same image is nearly the same text" in line for line in own)
     assert any(line.startswith("      rules of repeats: ") and "min_similarity = 0.85" in line for line in own)
     assert own[-1].startswith("  = not published; the row is in captions/captions-")
     story = stories(root, row["caption_id"], capsys)[0]
@@ -227,7 +227,7 @@ def test_what_is_forgotten_is_said_with_a_row_and_without(built: Built, capsys: 
     text = told(root, "https://www.gone.example/a.jpg", capsys)
     assert "is forgotten, since 2026-11-01: a take-down of the domain gone.example" in text
     assert "\x1b" not in text
-    assert "No row of it is there." in text
+    assert "No rows of it are in this root." in text
     text = told(root, sample, capsys)
     assert text.startswith(f"{sample} is forgotten: a take-down of the sample")
     assert "\ncaption " in text
