@@ -393,9 +393,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--shards", type=int, default=SHARDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument(
-        "--scratch", type=Path, help="folder with 0.3 KB free for each row (default: temporary)"
-    )
+    parser.add_argument("--scratch", type=Path, help="folder with 0.3 KB free for each row (default: temporary)")
     parser.add_argument("--root", type=Path, help="write the catalog there and keep it, or use the one there")
     options = parser.parse_args()
     rows, shards = (QUICK_ROWS, QUICK_SHARDS) if options.quick else (options.rows, options.shards)

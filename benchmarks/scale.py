@@ -181,9 +181,7 @@ def main() -> int:
     parser = options_with_data(__doc__)
     parser.add_argument("--rows", type=int, default=ROWS, help="caption rows of the large run")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="number of runs of each size")
-    parser.add_argument(
-        "--scratch", type=Path, help="folder with 1 KB free for each row (default: temporary)"
-    )
+    parser.add_argument("--scratch", type=Path, help="folder with 1 KB free for each row (default: temporary)")
     options = parser.parse_args()
     real = real_captions(options.data)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:

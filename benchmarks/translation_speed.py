@@ -138,7 +138,7 @@ def main() -> int:
     rounds, num_ours, num_stock = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     captions = read_captions(num_ours)
     few = captions[:: max(1, len(captions) // num_stock)][:num_stock]
-    guards.MIN_COPIES = 10**9
+    guards.MIN_REPEATS = 10**9
     with tempfile.TemporaryDirectory() as folder:
         os.environ["HOME"] = folder  # the import of Argos Translate creates folders in it
         package, ways = published_size(captions, Path(folder) / "package"), {}

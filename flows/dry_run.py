@@ -40,7 +40,7 @@ from flows.recipe.language_packs import named_language_packs, target_language_pa
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 from translation.engine import Translator
-from translation.engines.plugins import find_announcement
+from translation.engines.plugins import find_plugin
 
 # A sample is drawn from so many times as many rows, the first of the files.
 _POOL_FACTOR = 10
@@ -138,7 +138,7 @@ def dry_run(
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
     require_readable(recipe)
-    find_announcement(recipe.translate.engine)
+    find_plugin(recipe.translate.engine)
     fetching = Fetching(
         dataset=recipe.name,
         attempt=attempt_of(root, recipe.name).number,
