@@ -308,9 +308,8 @@ def _begin(training: Training) -> str:
             f"{training.folder} contains a training with other settings, pairs or libraries: remove it to train again, "
             "or give another --out"
         )
-    (training.folder / VOCABULARY_FILE).unlink(
-        missing_ok=True
-    )  # the other training's; removed before this one's record is written
+    # The vocabulary of the other training must be removed before the record of this one is written.
+    (training.folder / VOCABULARY_FILE).unlink(missing_ok=True)
     write_json(path, {"key": key, **made_of})
     return key
 
