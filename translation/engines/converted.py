@@ -52,9 +52,9 @@ FAMILIES = {
 GENERIC_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 DEFAULT_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # CTranslate2's
 PLACEHOLDER = re.compile(r"madeupword\d+")  # pads the vocabulary of M2M-100
-# Version of the file layout since CTranslate2 3.0 (`ctranslate2.specs.ModelSpec`). A file contains: this version; name
-# and revision of the specification; each variable as name, dimensions, type, size in bytes and the bytes; pairs of names
-# of the same variable.
+# Version of the file layout since CTranslate2 3.0 (`ctranslate2.specs.ModelSpec`). A file contains this version; name
+# and revision of the specification; each variable as name, dimensions, type, size in bytes and the bytes; and
+# pairs of names of the same variable.
 LAYOUT = 6
 POSITIONS = "position_encodings/encodings"
 SPACE = "▁"  # sentencepiece's character for a space
