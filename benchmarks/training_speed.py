@@ -66,7 +66,7 @@ BESIDE = (
 QUICK = (FP32, THEIR_FP32, VIT_FP32, VIT_BF16, FROZEN)
 Runs = dict[str, list["RunResult"]]
 _OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
-_OUR_WAITING = re.compile(r"([\d.]+) ?% of the time waiting for data")
+_OUR_WAITING = re.compile(r"([\d.]+) ?% of the time spent waiting for data")
 _THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \(")
 
 

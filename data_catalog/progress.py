@@ -19,7 +19,7 @@ _watchers: list[Watcher] = []
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """While inside, tell `watcher` of all progress with a known total: label, units done, total."""
+    """Call `watcher` with all progress inside the context that has a known total: label, units done, total."""
     _watchers.append(watcher)
     try:
         yield
@@ -28,13 +28,13 @@ def watched(watcher: Watcher) -> Iterator[None]:
 
 
 class Progress:
-    """Counts units of work done; use it as a context manager and call `advance`.
+    """A counter of finished units of work. Use it as a context manager and call `advance`.
 
     Args:
-        label: what is being done, such as "translate".
-        total: how many units there are, or None if nobody knows.
+        label: name of the work, such as "translate".
+        total: number of units, or None if it is unknown.
         unit: name of a unit, plural.
-        initial: units that an earlier run did; they count as done, but not for the rate.
+        initial: units that an earlier run finished; they count as done, but not for the rate.
     """
 
     def __init__(self, label: str, *, total: int | None, unit: str, initial: int = 0) -> None:
@@ -44,7 +44,7 @@ class Progress:
         self._started = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
-        # A command line that was asked for results alone has set the level of our package.
+        # A command with --quiet has raised the log level of the package.
         is_quiet = logging.getLogger("data_catalog").level >= logging.WARNING
         if sys.stderr.isatty() and not is_quiet:
             from tqdm import tqdm
@@ -54,7 +54,7 @@ class Progress:
         return self
 
     def advance(self, count: int = 1, **postfix: float | str) -> None:
-        """Count `count` more units as done; `postfix` values are shown beside them."""
+        """Count `count` more units as done, and show the `postfix` values beside the counter."""
         self.done += count
         if self.total is not None:
             for watcher in _watchers:

@@ -1,4 +1,4 @@
-"""Settings: config dataclasses as plain values, and fields that decide how a run goes but not what it makes."""
+"""Settings: what-settings and how-settings of config dataclasses, conversion to JSON values, and range checks."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -10,53 +10,53 @@ from data_catalog.errors import SettingsError
 
 T = TypeVar("T")
 
-# Metadata of a field that decides how a run goes, not what it makes: it is in no key and no manifest.
+# Metadata of a how-setting: it decides how a run goes, not its output, and is in no key and no manifest.
 HOW: Mapping[str, bool] = MappingProxyType({"how": True})
 
 
 def how(default: T) -> T:
-    """Return a dataclass field with a default that decides how a run goes; one without takes `field(metadata=HOW)`."""
+    """Return a dataclass field for a how-setting with a default. Without a default, use `field(metadata=HOW)`."""
     return dataclasses.field(default=default, metadata=HOW)
 
 
-# Metadata of a field that says where something is: relative paths in a recipe file are relative to its folder. One that
-# may also be a name, as of a package, is a path if there is such a file; of a model config, if it ends in .json.
+# Metadata of a field that holds a path. Relative paths in a recipe are relative to the recipe's folder. A value that
+# may also be a name, such as a package's, is a path if that file exists; a model config is a path if it ends in .json.
 FILE, NAME_OR_FILE, NAME_OR_JSON = "file", "name or file", "name or .json file"
 PATH: Mapping[str, object] = MappingProxyType({**HOW, "path": FILE})
 
 
 def path_setting(default: T) -> T:
-    """Return a `how` field with a default that says where a file or a folder is, or several."""
+    """Return a dataclass field for a how-setting that holds one or more paths, with a default."""
     return dataclasses.field(default=default, metadata=PATH)
 
 
 def name_or_path(default: T) -> T:
-    """Return a `how` field with a default that is a path, or the name of something that is had elsewhere."""
+    """Return a dataclass field for a how-setting that holds a path or a name, with a default."""
     return dataclasses.field(default=default, metadata={**HOW, "path": NAME_OR_FILE})
 
 
-def what(config: Any) -> dict[str, Any]:
-    """Return the settings of a config dataclass that decide what comes out, as JSON values: all but `how` fields."""
+def what_values(config: Any) -> dict[str, Any]:
+    """Return the what-settings of a config dataclass as JSON values: all fields except how-settings."""
     return {
-        field.name: plain(getattr(config, field.name))
+        field.name: json_values(getattr(config, field.name))
         for field in dataclasses.fields(config)
         if not field.metadata.get("how")
     }
 
 
-def plain(value: Any) -> Any:
-    """Return a config dataclass, or a value in one, as JSON values."""
+def json_values(value: Any) -> Any:
+    """Return a config dataclass, or a value in it, as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: json_values(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: json_values(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [json_values(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
 def values_at(paths: Iterable[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of settings by path, such as `clean.min_words`; None for what is not among the settings."""
+    """Return the values of settings by path, such as `clean.min_words`; None for a path that does not exist."""
     found: dict[str, Any] = {}
     for path in paths:
         value: Any = settings
@@ -73,7 +73,7 @@ def require_between(name: str, value: float, low: float, high: float) -> None:
 
 
 def require_bounds(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    """Raise SettingsError unless a setting is within the bounds of its field; NaN is within none."""
+    """Raise `SettingsError` unless a setting is within the bounds of its field. NaN is never within bounds."""
     ge, gt, le = (bounds.get(name) for name in ("ge", "gt", "le"))
     is_within = (ge is None or value >= ge) and (gt is None or value > gt) and (le is None or value <= le)
     if not is_within:

@@ -1,8 +1,8 @@
-"""The shapes of a stage, and how they are applied: pure functions over the columns of Arrow tables.
+"""Types of stages, and functions that apply them. A stage is a pure function over columns of an Arrow table.
 
-A `Transform` rewrites a column of texts and keeps every row. A `Check` answers, per text, None (keep) or a `Drop`; a
-`ColumnCheck` does, per row, from columns that are filled already; a `Measure` fills columns from pairs of texts.
-Stages know neither shards nor files; options are bound by a function that returns the stage.
+A `Transform` rewrites a column of texts and keeps every row. A `Check` returns for each text None (keep) or a `Drop`. A
+`ColumnCheck` returns the same for each row, from columns that are filled already. A `Measure` fills columns from pairs
+of texts. Stages know nothing of shards and files. A function that takes the options returns the stage.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ from data_catalog.schema import PENDING, REJECTED
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What a step may drop a row for.
+    """A drop reason of a step.
 
     Args:
-        meaning: in a sentence.
-        settings: those that decide it, by path in a recipe, such as `clean.min_words`; none: no setting does.
+        meaning: what it means, in one sentence.
+        settings: paths of the settings that decide it, such as `clean.min_words`; empty if none does.
     """
 
     meaning: str
@@ -31,14 +31,14 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Why a row is dropped: a reason from the step's closed set, and what was found, in a few words."""
+    """The verdict that drops a row: a reason from the step's closed set, and what was found, in a few words."""
 
     reason: str
     detail: str | None = None
 
 
 class Counts(TypedDict):
-    """Caption rows that a step read, let pass and rejected."""
+    """Numbers of caption rows that a step read, kept and dropped."""
 
     read: int
     kept: int
@@ -52,7 +52,7 @@ Measure = Callable[[Sequence[str], Sequence[str]], Mapping[str, Sequence[object]
 
 
 def apply_transform(table: pa.Table, transform: Transform, *, read: str, write: str) -> pa.Table:
-    """Set column `write` to the transform of column `read` in every pending row; other rows stay as they are."""
+    """Set column `write` to the transform of column `read` in every pending row; leave other rows unchanged."""
     rows = pending_rows(table)
     return set_values(table, write, rows, transform(texts(table, read, rows)))
 
@@ -60,7 +60,15 @@ def apply_transform(table: pa.Table, transform: Transform, *, read: str, write: 
 def apply_measure(
     table: pa.Table, measure: Measure, *, source: str, target: str, where: pa.Array | None = None
 ) -> pa.Table:
-    """Fill the columns that the measure names in every pending row, from the texts of two columns."""
+    """Fill the columns of a measure in every pending row, from the texts of two columns.
+
+    Args:
+        table: caption rows.
+        measure: returns the values of one or more columns.
+        source: first column of texts.
+        target: second column of texts.
+        where: only rows in which it is true; None: all.
+    """
     rows = pending_rows(table, where)
     for name, values in measure(texts(table, source, rows), texts(table, target, rows)).items():
         table = set_values(table, name, rows, values)
@@ -68,7 +76,14 @@ def apply_measure(
 
 
 def reject(table: pa.Table, rows: Sequence[int], verdicts: Sequence[Drop | None], *, step: str) -> pa.Table:
-    """Mark as rejected by `step` those of `rows` (indices) that have a verdict."""
+    """Reject the rows that have a verdict.
+
+    Args:
+        table: caption rows.
+        rows: indices of the rows that were checked.
+        verdicts: one for each of `rows`; None keeps the row.
+        step: that rejects them.
+    """
     drops = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict is not None]
     if not drops:
         return table
@@ -84,7 +99,7 @@ def reject(table: pa.Table, rows: Sequence[int], verdicts: Sequence[Drop | None]
 
 
 def pending_rows(table: pa.Table, where: pa.Array | None = None) -> list[int]:
-    """Indices of the rows that no step has rejected yet, and where `where`, if given, is true."""
+    """Return indices of the rows that no step has rejected yet, and in which `where`, if given, is true."""
     pending = pc.equal(table.column("outcome"), PENDING)
     if where is not None:
         pending = pc.and_(pending, pc.fill_null(where, False))
@@ -93,16 +108,16 @@ def pending_rows(table: pa.Table, where: pa.Array | None = None) -> list[int]:
 
 
 def texts(table: pa.Table, column: str, rows: Sequence[int]) -> list[str]:
-    """Values of a text column at the given rows."""
+    """Return values of a text column at the given rows."""
     found: list[str] = table.column(column).take(pa.array(rows, pa.int64())).to_pylist()
     return found
 
 
 def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequence[object]) -> pa.Table:
-    """A table with `values` at the given rows (distinct ones) of `column` and everything else unchanged.
+    """Return a table with `values` in `column` at the given rows, which are distinct; the rest is unchanged.
 
     Raises:
-        ValueError: there is not one value a row.
+        ValueError: the numbers of values and rows differ.
     """
     if len(rows) != len(values):
         raise ValueError(f"{len(values)} values for {len(rows)} rows")
@@ -110,7 +125,7 @@ def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequen
     field = table.schema.field(where)
     old = table.column(where)
     news = pa.array(values, field.type)
-    # Each cell is taken from the old ones or, behind them, from the new ones.
+    # Cells are taken from the old values followed by the new ones.
     places = np.arange(len(old))
     places[rows] = len(old) + np.arange(len(news))
     cells = pa.chunked_array([*old.chunks, news], field.type).take(pa.array(places))
@@ -118,7 +133,7 @@ def set_values(table: pa.Table, column: str, rows: Sequence[int], values: Sequen
 
 
 def count_rows(before: pa.Table, after: pa.Table) -> dict[str, Counts]:
-    """Count, by source, the pending rows that a step read, kept and dropped: on its input and its output apart."""
+    """Count by source the pending rows that a step read, kept and dropped, from its input and its output."""
     read, kept = _by_source(before, pending=True), _by_source(after, pending=True)
     rejected, rejected_before = _by_source(after, pending=False), _by_source(before, pending=False)
     return {

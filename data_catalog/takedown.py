@@ -1,7 +1,7 @@
-"""Take-down: tombstones are put in force, then all below a root that holds what they mean is rewritten or removed.
+"""Take-down: write tombstones, then rewrite or remove every file below a root that contains matching rows or images.
 
-A tombstone comes first, so that whatever is killed afterwards, the next `forget` or build ends what was begun. A
-snapshot loses rows, and gets a manifest that says so: what its steps dropped is counted on the rows that it has then.
+Tombstones are written first. If the process is killed afterwards, the next `forget` or build completes the take-down.
+A snapshot loses rows, and a new snapshot with a new manifest takes its place. Its funnel is counted on its own rows.
 """
 
 import logging
@@ -78,9 +78,9 @@ from data_catalog.tombstones import (
     Matcher,
     Tombstone,
     Tombstones,
+    belongs_to,
     forget_rows,
-    is_gone,
-    of_samples,
+    is_of_samples,
     read_tombstones,
     without_texts,
     write_tombstones,
@@ -88,27 +88,27 @@ from data_catalog.tombstones import (
 
 logger = logging.getLogger(__name__)
 
-# Takes out of the translation memories in a folder what is of or into some texts; returns how many these were.
+# Removes translations of or into some texts from the translation memories in a folder; returns their number.
 ForgetTexts = Callable[[Path, Collection[str]], int]
 
-# Contact sheets.
+# Folder of contact sheets.
 SEARCHES = "searches"
-# In a model's folder: features of all images that were searched.
+# Folder in a model's folder with the features of all searched images.
 INDEX_FOLDER = "index"
-# What a killed export, or a killed removal of one, leaves.
+# Prefixes of the folders that a killed export, or a killed removal of one, leaves behind.
 _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
-_FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model, whose folder of features is called so
-# Of caption rows: what a translation memory may have been asked.
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model: the name of its folder in the feature store
+# Text columns of caption rows that a translation memory may contain.
 _TEXTS = ("source_caption", "clean_caption", "caption")
-# Of parallel lists, in a pair: one item a caption.
+# Parallel lists of a pair: one item per caption.
 _LISTS = ("caption_ids", "captions", "source_captions", "source_langs", "translators", "origins", "scores")
-# What a table may have of these is looked at.
+# Columns that are compared with tombstones, as far as a table has them.
 COLUMNS = ("sample_id", "url", "page_url", "final_url", "sha256", "phash", "step", "drop_reason")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
-    """A dataset that had something of what is forgotten: its snapshot before and now, and how much was forgotten."""
+class RewrittenDataset:
+    """A dataset that a take-down changed: its snapshots before and after, and how much was forgotten."""
 
     dataset: str
     before: str
@@ -118,19 +118,19 @@ class Rewritten:
 
 
 @dataclass(slots=True, kw_only=True)
-class TakeDown:
-    """What a take-down came to.
+class TakeDownResult:
+    """The result of a take-down.
 
     Args:
         rewritten: datasets with a new snapshot.
-        removed: dataset and id of the snapshots that are gone.
-        gone: what else is gone, by what it is.
-        log_lines: how many lines were taken out of fetch logs.
-        num_translations: how many were taken out of translation memories.
-        models: that were trained on snapshots that are gone: they are not changed.
+        removed: dataset and id of the removed snapshots.
+        gone: other removed files and folders, by kind.
+        log_lines: number of lines removed from fetch logs.
+        num_translations: number of translations removed from translation memories.
+        models: models that were trained on removed snapshots; they are not changed.
     """
 
-    rewritten: list[Rewritten] = field(default_factory=list)
+    rewritten: list[RewrittenDataset] = field(default_factory=list)
     removed: list[tuple[str, str]] = field(default_factory=list)
     gone: dict[str, list[Path]] = field(default_factory=dict)
     log_lines: int = 0
@@ -139,8 +139,8 @@ class TakeDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Concerned:
-    """A sample of a snapshot that a tombstone means."""
+class AffectedSample:
+    """A sample of a snapshot that matches a tombstone."""
 
     dataset: str
     snapshot: str
@@ -150,12 +150,12 @@ class Concerned:
     tombstone: Tombstone
 
 
-def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) -> TakeDown:
-    """Put tombstones in force and remove all that they mean from a root.
+def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) -> TakeDownResult:
+    """Add tombstones, and remove everything that matches them from a root.
 
     Args:
         root: of the catalog.
-        more: tombstones beside those in force.
+        more: tombstones to be added.
         forget_texts: clears the translation memories.
 
     Raises:
@@ -165,7 +165,7 @@ def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) 
     with writer_lock(root), taking_down(root):
         sweep_removed(root)
         known = read_tombstones(root)
-        found = with_sightings(root, known.with_more(more))
+        found = with_found_copies(root, known.with_more(more))
         write_tombstones(root, replace(found, is_unfinished=True))
         done = _carry_out(root, found, forget_texts, is_resumed=known.is_unfinished)
         for path in done.gone["report"]:
@@ -176,28 +176,28 @@ def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) 
 
 
 def finish_forgetting(root: Path, *, forget_texts: ForgetTexts) -> Tombstones:
-    """End a take-down that was killed, if there is one; call it with the writer's lock held.
+    """Complete a take-down that was killed, if there is one. Call it with the writer's lock held.
 
     Returns:
-        The tombstones that are in force.
+        The tombstones of the root.
     """
     found = read_tombstones(root)
     if found.is_unfinished:
-        logger.info("forget: ending a take-down that was begun")
+        logger.info("forget: completing an unfinished take-down")
         with taking_down(root):
             sweep_removed(root)
             _carry_out(root, found, forget_texts, is_resumed=True)
     return replace(found, is_unfinished=False)
 
 
-def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
-    """Yield what tombstones, those in force included, mean in any snapshot of a root; nothing is written."""
-    found = with_sightings(root, read_tombstones(root).with_more(more))
+def affected_samples(root: Path, more: Sequence[Tombstone]) -> Iterator[AffectedSample]:
+    """Yield the samples in all snapshots of a root that match new or existing tombstones; write nothing."""
+    found = with_found_copies(root, read_tombstones(root).with_more(more))
     for snapshot in all_snapshots(root):
         matcher = Matcher(found.of(snapshot.dataset))
         samples = samples_in(files_of(snapshot), matcher)
         for sample_id, (url, count) in sorted(_captions_of(snapshot, samples).items()):
-            yield Concerned(
+            yield AffectedSample(
                 dataset=snapshot.dataset,
                 snapshot=snapshot.snapshot,
                 sample_id=sample_id,
@@ -208,7 +208,7 @@ def concerned(root: Path, more: Sequence[Tombstone]) -> Iterator[Concerned]:
 
 
 def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tuple[str | None, int]]:
-    """Return the address of each of some samples, and how many captions go with it, those of others included."""
+    """Return the URL of each sample, and the number of captions that go with it, those merged into it included."""
     found: dict[str, tuple[str | None, int]] = {}
     if not samples:
         return found
@@ -224,15 +224,15 @@ def _captions_of(snapshot: Snapshot, samples: Mapping[str, int]) -> dict[str, tu
     return found
 
 
-def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDown:
-    """Rewrite and remove; each part looks at what is there, so that it can be done again from the start."""
-    done = TakeDown()
-    # First, while it is known what they say: translations of and into what only forgotten captions say.
-    texts = texts_of_forgotten_alone(root, tombstones)
+def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *, is_resumed: bool) -> TakeDownResult:
+    """Rewrite and remove all matching files. Each part checks what exists, so that all can be repeated."""
+    done = TakeDownResult()
+    # Translations come first, while the texts of forgotten captions still exist.
+    texts = texts_only_in_forgotten_rows(root, tombstones)
     done.num_translations = forget_texts(root / "memory", texts) if texts else 0
     for folder in sorted(path for path in datasets_folder(root).glob("*/*") if is_snapshot_name(path.name)):
         if folder.is_dir() and read_snapshot(root, folder.parent.name, folder.name) is None:
-            # Of a killed build, which publishes again, or of a killed forget.
+            # Left by a killed build, which publishes again, or by a killed take-down.
             remove_snapshot(root, folder.parent.name, folder.name)
     for dataset in dataset_names(root):
         snapshot = current_snapshot(root, dataset)
@@ -242,12 +242,12 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
         rebuild(root)
     for snapshot in list(all_snapshots(root)):
         current = current_snapshot_name(root, snapshot.dataset)
-        if snapshot.snapshot != current and is_concerned(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
+        if snapshot.snapshot != current and has_matches(files_of(snapshot), Matcher(tombstones.of(snapshot.dataset))):
             remove_snapshot(root, snapshot.dataset, snapshot.snapshot)
             done.removed.append((snapshot.dataset, snapshot.snapshot))
     touched = {one.dataset for one in done.rewritten} | {dataset for dataset, _ in done.removed}
     sweep_temporary([root / "work"])
-    # Nobody can tell what contact sheets show.
+    # The images in contact sheets are not recorded, so all sheets are removed.
     sheets = sorted((root / SEARCHES).rglob("*")) if touched or is_resumed else []
     reports = [
         datasets_folder(root) / name / REPORT_FILE for name in dataset_names(root) if is_resumed or name in touched
@@ -267,8 +267,8 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
     return done
 
 
-def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Rewritten]:
-    """Give a dataset a current snapshot without what is forgotten, if the one it has holds any of it.
+def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[RewrittenDataset]:
+    """Commit a snapshot without the forgotten rows, if the dataset's current one contains any; yield the change.
 
     Raises:
         DefectError: a conservation law does not hold; nothing is committed.
@@ -300,11 +300,11 @@ def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Re
         manifest["funnel"], manifest["drop_reasons"] = counted["funnel"], counted["drop_reasons"]
         broken = broken_laws(new)
         if broken:
-            raise DefectError(f"the snapshot is not committed, since it breaks: {'; '.join(broken)}")
+            raise DefectError(f"the snapshot is not committed, since it breaks conservation laws: {'; '.join(broken)}")
         manifest["documents"] = write_documents(folder, manifest)
         commit_snapshot(root, manifest)
     append_run(root, old.dataset, snapshot=snapshot_id, forget_of=old.snapshot)
-    yield Rewritten(
+    yield RewrittenDataset(
         dataset=old.dataset,
         before=old.snapshot,
         now=snapshot_id,
@@ -313,7 +313,7 @@ def _take_down(root: Path, old: Snapshot, tombstones: Tombstones) -> Iterator[Re
     )
 
 
-# What holds something of what is meant.
+# Files and rows that match.
 
 
 def all_snapshots(root: Path) -> Iterator[Snapshot]:
@@ -327,25 +327,25 @@ def all_snapshots(root: Path) -> Iterator[Snapshot]:
 
 
 def files_of(snapshot: Snapshot) -> list[Path]:
-    """Return the files of a snapshot that tell samples."""
+    """Return the files of a snapshot that have a `sample_id` column."""
     files = snapshot.manifest["files"]
     return [snapshot.folder / entry["path"] for kind in sorted(KINDS) for entry in files[kind]]
 
 
 def work_folders(root: Path) -> list[Path]:
-    """Return the folders of step outputs, each called as the dataset that they are of."""
+    """Return the folders of step outputs, one per dataset and with its name."""
     return sorted(path for path in (root / "work").glob("*/") if not path.name.startswith("."))
 
 
 def work_files(folder: Path) -> list[Path]:
-    """Return the step outputs of a dataset that have a row a sample, committed ones alone."""
+    """Return the committed step outputs of a dataset that have a `sample_id` column."""
     paths = sorted(folder.rglob("*.parquet"))
     found = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [path for path in found if "sample_id" in _names(path)]
 
 
 def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
-    """Return the samples in some Parquet files that are meant, with the number of a tombstone each."""
+    """Return the samples in Parquet files that match, each with the number of its tombstone."""
     found: dict[str, int] = {}
     for path in files:
         found |= {name: number for name, number in matcher.samples(_read(path)).items() if name not in found}
@@ -353,21 +353,21 @@ def samples_in(files: Iterable[Path], matcher: Matcher) -> dict[str, int]:
 
 
 def lines_in(files: Iterable[Path], matcher: Matcher) -> list[str]:
-    """Return the `sample_id` of unread lines in some files of caption rows that name what is meant."""
+    """Return the `sample_id` of lines that ingest could not read and that name a matching host or address."""
     names = ["sample_id", "step", *LINE_COLUMNS]
     tables = (_read(path, names) for path in files if set(names) <= set(_names(path)))
     return [sample_id for table in tables for sample_id in matcher.lines(table)]
 
 
-def is_concerned(files: Sequence[Path], matcher: Matcher) -> bool:
-    """Return True if files hold anything of what is meant."""
+def has_matches(files: Sequence[Path], matcher: Matcher) -> bool:
+    """Return whether files contain matching samples or lines."""
     return bool(samples_in(files, matcher) or lines_in(files, matcher))
 
 
-def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
-    """Return tombstones that know the bytes and addresses of all their images in a root, and of byte-equal copies.
+def with_found_copies(root: Path, tombstones: Tombstones) -> Tombstones:
+    """Return tombstones with the bytes and addresses of all their images in a root, and of byte-equal copies.
 
-    Copies may be copied again at other addresses, so it is looked until nothing new is found.
+    A copy's address may have other images, with copies of their own, so the search repeats until it finds nothing new.
     """
     while True:
         grown = tombstones
@@ -381,23 +381,23 @@ def with_sightings(root: Path, tombstones: Tombstones) -> Tombstones:
         tombstones = grown
 
 
-# What a tombstone's images are known by: sha256 of good images as they came, keys of addresses that the tombstone
-# itself does not tell (see `address_key`), and the samples that have no address.
+# Identities of a tombstone's images: sha256 of good images as they came, keys of addresses that the tombstone's value
+# does not cover (see `address_key`), and samples without an address.
 _Known = tuple[set[str], set[str], set[str]]
 
 
 def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
-    """Return by what the samples in some files that are meant are known, by the number of their tombstone."""
+    """Return the identities of the matching samples in files, by the number of their tombstone."""
     samples = samples_in(files, matcher)
     found: defaultdict[int, _Known] = defaultdict(lambda: (set(), set(), set()))
     for path in files if samples else ():
         table = _read(path)
-        table = table.filter(of_samples(table, samples))
+        table = table.filter(is_of_samples(table, samples))
         has_url = "url" in table.schema.names
         told = (matcher.by_url(table.column("url").combine_chunks()) >= 0).tolist() if has_url else []
         for number, row in enumerate(table.to_pylist()):
             images, addresses, local = found[samples[row["sample_id"]]]
-            # Of files that are no good images the bytes say nothing: one web page stands for many that are gone.
+            # The bytes of a rejected file identify no image: a host sends the same web page for many missing images.
             if row.get("sha256") is not None and row.get("drop_reason") is None:
                 images.add(row["sha256"])
             if has_url and row["url"] is None:
@@ -407,10 +407,10 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
     return found
 
 
-def texts_of_forgotten_alone(root: Path, tombstones: Tombstones) -> set[str]:
-    """Return the texts of rows that are meant which no row that stays below a root has.
+def texts_only_in_forgotten_rows(root: Path, tombstones: Tombstones) -> set[str]:
+    """Return the texts of matching rows that no remaining row of the root has.
 
-    Call it before anything is rewritten or removed: afterwards nobody knows these texts.
+    Call it before anything is rewritten or removed: the texts do not exist afterwards.
     """
     gone: set[str] = set()
     staying: list[tuple[Path, Collection[str]]] = []
@@ -435,16 +435,16 @@ def texts_of_forgotten_alone(root: Path, tombstones: Tombstones) -> set[str]:
 
 
 def _texts(path: Path, samples: Collection[str], *, of_gone: bool) -> Iterator[list[str]]:
-    """Yield the texts of a file's rows that are forgotten with some samples, or of the others, column by column."""
+    """Yield the texts of a file's rows, column by column: of the rows that go with some samples, or of the others."""
     table = _read(path, ("sample_id", "merged_into", *_TEXTS))
-    gone = is_gone(table, samples)
+    gone = belongs_to(table, samples)
     table = table.filter(gone if of_gone else pc.invert(gone))
     for name in set(_TEXTS) & set(table.schema.names):
         yield table.column(name).drop_null().unique().to_pylist()
 
 
 def _read(path: Path, columns: Sequence[str] = COLUMNS) -> pa.Table:
-    """Return some columns, by default those that tell whether a row is meant, of those that the file has."""
+    """Read those of `columns` that a file has; by default the columns that are compared with tombstones."""
     try:
         return read_columns(path, columns)
     except DamagedError as error:
@@ -461,26 +461,31 @@ def _names(path: Path) -> list[str]:
 def _damaged(path: Path) -> DamagedError:
     in_snapshot = path.parent.name in ("captions", "images", "pairs")
     return DamagedError(
-        f"{path} is missing or damaged, so that nobody knows whether it holds what is to be forgotten: remove the "
+        f"{path} is missing or damaged, so it is unknown whether it contains anything to be forgotten. Remove the "
         f"folder {path.parents[1] if in_snapshot else path.parent} and run the same command again"
     )
 
 
-# A snapshot without some samples.
+# Rewriting of a snapshot.
 
 
 def rewrite_files(
     snapshot: Snapshot, folder: Path, samples: Collection[str], lines: Collection[str] = ()
 ) -> dict[str, list[FileEntry]]:
-    """Write the files of a snapshot without some samples into `folder`; return the manifest's lines for them, by kind.
+    """Write the files of a snapshot without some samples into `folder`; return their manifest entries by kind.
 
-    Caption rows of these samples, and those of others that were published with their images, stay as rejected rows
-    without texts. Pairs lose these captions and stay where they are, with the rights that the rows that stay give them;
-    one without captions goes. Rows of `lines` stay as they are, but for their texts. Files that hold nothing of it are
-    shared with the snapshot as it was.
+    Caption rows of these samples, and rows that were published with their images, stay as rejected rows without texts.
+    Pairs lose these captions and get the rights of their remaining rows; a pair without captions is removed. Rows of
+    `lines` lose their texts only. Files without any of these rows are hard links to the old ones.
+
+    Args:
+        snapshot: as it is.
+        folder: of the new snapshot.
+        samples: to be forgotten.
+        lines: `sample_id` of lines that ingest could not read, to be forgotten.
 
     Raises:
-        DamagedError: a file that is to be read is not what was written.
+        DamagedError: a file that is read is missing or damaged.
     """
     old = snapshot.manifest["files"]
     for entry in (*old["captions"], *old["images"]):
@@ -491,8 +496,8 @@ def rewrite_files(
     is_theirs = _among("sample_id", samples) | _among("merged_into", samples)
     gone = rows.to_table(["sample_id", "caption_id", "merged_into"], filter=is_theirs)
     captions = gone.column("caption_id").combine_chunks()
-    # Samples whose images lose captions, with what a build would publish as their rights without these.
-    moved = gone.filter(of_samples(gone, samples)).column("merged_into").drop_null()
+    # Samples whose images lose captions, and the rights that a build would publish for them without these captions.
+    moved = gone.filter(is_of_samples(gone, samples)).column("merged_into").drop_null()
     losing = set(moved.to_pylist()).difference(samples)
     rights: Mapping[str, dict[str, str | None]] = {}
     if losing:
@@ -503,10 +508,10 @@ def rewrite_files(
 
     def captions_left(table: pa.Table) -> pa.Table:
         table = forget_rows(table, pc.is_in(table.column("caption_id"), captions))
-        return without_texts(table, of_samples(table, lines))
+        return without_texts(table, is_of_samples(table, lines))
 
     def images_left(table: pa.Table) -> pa.Table:
-        return table.filter(pc.invert(of_samples(table, samples)))
+        return table.filter(pc.invert(is_of_samples(table, samples)))
 
     changes: dict[str, Callable[[pa.Table], pa.Table]] = {
         "pairs": partial(_pairs_left, gone=captions, rights=rights),
@@ -534,13 +539,13 @@ def _among(column: str, samples: Collection[str]) -> pc.Expression:
 
 
 def _holds_any(snapshot: Snapshot, entry: FileEntry, samples: Collection[str], captions: pa.Array) -> bool:
-    """Tell if a file has rows of some samples, or any of some captions, its own or in the lists of a pair."""
+    """Return whether a file has rows of some samples, or any of some captions, as rows or in the lists of pairs."""
     try:
         table = _read(snapshot.folder / entry["path"], ("sample_id", "caption_id", "caption_ids"))
     except DamagedError:
         _require_whole(snapshot, entry)
         raise
-    return bool(pc.any(of_samples(table, samples)).as_py()) or _names_any(table, captions)
+    return bool(pc.any(is_of_samples(table, samples)).as_py()) or _names_any(table, captions)
 
 
 def _names_any(table: pa.Table, captions: pa.Array) -> bool:
@@ -550,19 +555,19 @@ def _names_any(table: pa.Table, captions: pa.Array) -> bool:
 
 
 def _require_whole(snapshot: Snapshot, entry: FileEntry) -> None:
-    """Refuse to read a damaged file: what is written anew has a new sha256, which would hide any damage."""
+    """Raise `DamagedError` if a file is damaged: its new version gets a new sha256, which would hide the damage."""
     problem = file_problem(snapshot.folder / entry["path"], entry["sha256"])
     if problem is not None:
         raise DamagedError(
-            f"{problem}: restore it from a copy, or remove the folder {snapshot.folder}; then run the same command "
-            "again, since the take-down is in force but not ended"
+            f"{problem}. Restore the file from a copy, or remove the folder {snapshot.folder}. Then run the same "
+            "command again: the tombstones are written, but the take-down is not complete"
         )
 
 
 def _rewritten(
     path: Path, entry: FileEntry, folder: Path, change: Callable[[pa.Table], pa.Table], *, has_pixels: bool
 ) -> Iterator[FileEntry]:
-    """Write what takes the place of a file, and yield the manifest's line for it; none if no pixels are left in it."""
+    """Write the new version of a file, and yield its manifest entry; yield none if it has no images left."""
 
     def write(target: Path) -> None:
         if not has_pixels:
@@ -574,7 +579,7 @@ def _rewritten(
                 if left.num_rows:
                     writer.write_table(left)
 
-    stem = path.name.rpartition("-")[0]  # the name is as it was, but for the start of the sha256
+    stem = path.name.rpartition("-")[0]  # the name stays, except the start of the sha256
     place = (folder / entry["path"]).parent
     written = write_named_atomically(place, lambda found: f"{stem}-{found[:12]}.parquet", write)
     rows = pq.read_metadata(written).num_rows
@@ -585,7 +590,7 @@ def _rewritten(
 
 
 def _pairs_left(table: pa.Table, *, gone: pa.Array, rights: Mapping[str, dict[str, str | None]]) -> pa.Table:
-    """Filter the parallel lists of pairs and mend their rights, then leave out the pairs that have no captions left."""
+    """Remove captions from the parallel lists of pairs, replace their rights, and remove pairs without captions."""
     ids = table.column("caption_ids").combine_chunks()
     stays = pc.invert(pc.is_in(ids.flatten(), gone))
     counts = np.bincount(pc.list_parent_indices(ids).filter(stays).to_numpy(), minlength=table.num_rows)
@@ -602,27 +607,27 @@ def _pairs_left(table: pa.Table, *, gone: pa.Array, rights: Mapping[str, dict[st
     return table.filter(pa.array(counts > 0))
 
 
-# What else of a root holds what is meant.
+# Other files of a root.
 
 
 def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
-    """Remove the step outputs of a dataset that hold images or rows that the dataset's tombstones mean.
+    """Remove the step outputs of a dataset that contain matching images or rows; return their folders.
 
-    A build that was under way makes them again, without. A pair says it only by the ids of captions that were merged
-    into it, and only the other files tell whose these are: files of pairs go first, so that whoever goes on after a
-    kill still finds all. Call it with the writer's lock held.
+    An unfinished build makes them again, without the forgotten rows. A pair may contain captions that were merged into
+    it, and only the other files tell which samples these captions belong to. So files of pairs are removed first: after
+    a kill, a second run still finds all. Call it with the writer's lock held.
 
     Args:
-        folder: the dataset's in `work/`.
-        tombstones: those in force, of whichever datasets.
+        folder: the dataset's folder in `work/`.
+        tombstones: of the root, for all datasets.
     """
     sweep_temporary([folder, *folder.glob("*/")])
     matcher = Matcher(tombstones.of(folder.name))
     files = work_files(folder)
-    found, ids = [path for path in files if is_concerned([path], matcher)], set[str]()
+    found, ids = [path for path in files if has_matches([path], matcher)], set[str]()
     for path in (path for path in found if "caption_id" in _names(path)):
         table = _read(path, (*COLUMNS, "caption_id"))
-        ids.update(table.column("caption_id").filter(of_samples(table, matcher.samples(table))).to_pylist())
+        ids.update(table.column("caption_id").filter(is_of_samples(table, matcher.samples(table))).to_pylist())
     pairs = [path for path in files if "caption_ids" in _names(path)]
     captions = pa.array(sorted(ids), pa.string())
     doomed = [path for path in pairs if path in found or _names_any(_read(path, ("caption_ids",)), captions)]
@@ -631,7 +636,7 @@ def clear_work(folder: Path, tombstones: Tombstones) -> list[Path]:
 
 
 def clear_log(folder: Path, matcher: Matcher) -> int:
-    """Take the lines of what is meant out of a dataset's fetch log; return how many those were.
+    """Remove matching lines from a dataset's fetch log; return their number.
 
     Call it with the writer's lock held.
     """
@@ -647,16 +652,16 @@ def clear_log(folder: Path, matcher: Matcher) -> int:
 
 
 def clear_exports(root: Path) -> list[Path]:
-    """Remove exports of snapshots that are not there any more: nobody can tell what these held.
+    """Remove exports of snapshots that no longer exist, since their contents can't be compared; return their folders.
 
-    They are looked for in the whole root; where exports go by default those without a record go as well, and links are
-    followed: behind one only what has a record goes, since the rest of that disk is somebody's.
+    The whole root is searched. In the default place of exports, exports without a record are removed too. Links there
+    are followed, but on another disk only exports with a record are removed: other folders may belong to somebody else.
     """
     return _remove_folders(sorted(folder for folder in _exports(root, root) if not _stays(root, folder)))
 
 
 def _exports(root: Path, top: Path) -> Iterator[Path]:
-    """Yield folders of exports below `top`, on another disk too where `exports/` or a folder in it is a link to one."""
+    """Yield the folders of exports below `top`, and behind `exports/` or folders in it that link to another disk."""
     for place, folders, files in os.walk(top):
         folder = Path(place)
         folders[:] = sorted(set(folders) - (WITHOUT_EXPORTS if folder == root else set()))
@@ -686,33 +691,33 @@ def _stays(root: Path, folder: Path) -> bool:
         return True
     is_elsewhere = not folder.resolve().is_relative_to(root.resolve())
     if is_elsewhere:
-        logger.warning("%s has no record of an export, so it stays: if it is one of ours, remove it yourself", folder)
+        logger.warning("%s has no record of an export, so it is not removed. If it is one, remove it yourself", folder)
     return is_elsewhere
 
 
 def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
-    """Remove what `vernaclip search` keeps of the images of some datasets; it looks at them anew."""
+    """Remove the search indexes of some datasets; `vernaclip search` makes them again. Return their folders."""
     models = [model for name in datasets for model in sorted((root / "models" / name).glob("*")) if model.is_dir()]
-    for model in models:  # of a removal that was killed
+    for model in models:  # left by a killed removal
         shutil.rmtree(model / f"{TEMPORARY_PREFIX}removed-{INDEX_FOLDER}", ignore_errors=True)
     return _remove_folders(model / INDEX_FOLDER for model in models if (model / INDEX_FOLDER).is_dir())
 
 
 def clear_features(root: Path) -> list[Path]:
-    """Remove what `vernaclip scoreboard` keeps of test sets, one folder a model; it encodes them anew.
+    """Remove the scoreboard's cached features, one folder per model; it computes them again. Return the folders.
 
-    Where the folder of these is a link to a larger disk, the link stays, and so does what else may lie there.
+    If the parent folder is a link to another disk, the link and all other files there stay.
     """
     folder = root / KEPT_FEATURES
     if not folder.is_dir():
         return []
-    for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # a removal was
+    for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # left by a killed removal
         shutil.rmtree(killed, ignore_errors=True)
     return _remove_folders(sorted(path for path in folder.iterdir() if _FINGERPRINT.fullmatch(path.name)))
 
 
 def clear_files(paths: Iterable[Path]) -> list[Path]:
-    """Remove files, those that are there; return which those were."""
+    """Remove the files that exist; return them."""
     found = [path for path in paths if path.is_file()]
     for path in found:
         take_record_away(path)
@@ -722,7 +727,7 @@ def clear_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _remove_folders(folders: Iterable[Path]) -> list[Path]:
-    """Remove folders in their order, each in one move for its readers; return them."""
+    """Remove folders in order; return them. Each is renamed first, so that readers see it whole or not at all."""
     found = list(folders)
     for folder in [path.resolve() for path in found]:
         shutil.rmtree(take_away(folder))
@@ -730,14 +735,14 @@ def _remove_folders(folders: Iterable[Path]) -> list[Path]:
 
 
 def models_of(root: Path, removed: Iterable[tuple[str, str]]) -> list[Path]:
-    """Return the models that were trained on snapshots that are removed, as far as they say so."""
+    """Return the models that were trained on removed snapshots, according to their records."""
     gone = set(removed)
     found = []
     for pointer in sorted((root / MODELS).glob(f"*/{CURRENT_FILE}")):
         try:
             record = model_pointer(root, pointer.parent.name)
         except DamagedError as error:
-            logger.warning("%s", error)  # what is to be forgotten goes all the same
+            logger.warning("%s", error)  # a damaged record does not stop the take-down
             continue
         if (pointer.parent.name, record.get("snapshot")) in gone:
             found.append(pointer.parent / str(record.get("model")))

@@ -1,8 +1,8 @@
-"""Tombstones: what must never again be in a dataset of a root, whatever is built there; kept in `forgotten.json`.
+"""Tombstones: markers of removed images, which no later build may use again; stored in `forgotten.json` of a root.
 
-A tombstone says which images are meant, and what was found of them: hashes of their bytes and of their addresses, by
-which copies are known. It holds no bytes, no captions and no addresses but those that were asked for. A `Matcher` finds
-the rows of tables that are meant; of a caption row that is, nothing stays but `STAYING`.
+A tombstone contains what the user named (a URL, domain, sample or perceptual hash), and hashes of the bytes and
+addresses of the images that matched, by which copies are recognised. It contains no bytes, no captions and no other
+addresses. A `Matcher` finds the matching rows of tables. A matching caption row keeps only the columns in `STAYING`.
 """
 
 import re
@@ -38,32 +38,32 @@ from data_catalog.storage.shards import digest
 
 FORMAT = 1
 KINDS = ("url", "domain", "sample", "phash")
-# The step that drops rows which a tombstone concerns, and the reason that they, and images without a row, are given.
+# The step that rejects rows that match a tombstone, and the drop reason of these rows and of images without a row.
 FORGET, FORGOTTEN = "forget", "forgotten"
-FORGET_REASONS = {FORGOTTEN: Reason("a take-down asks for the image to be forgotten")}
-# What a manifest says of the step, see `steps` there.
+FORGET_REASONS = {FORGOTTEN: Reason("the image was taken down")}
+# The step's entry in a manifest, see `steps` there.
 FORGET_STEP: StepEntry = {
     "step": FORGET,
-    "meaning": "obeying take-downs",
+    "meaning": "applying take-downs",
     "rules": [],
     "reasons": {name: reason.meaning for name, reason in FORGET_REASONS.items()},
     "columns": [],
     "image_columns": [],
 }
-# Of 64 bits. Pictures that have nothing to do with each other differ in about 32, now and then in fewer than 20.
+# In bits of 64. Unrelated pictures differ in about 32 bits, rarely in fewer than 20.
 MAX_DISTANCE = 12
 
-_REMEDY = "without it what was forgotten would come back, so put a copy of it in its place"
+_REMEDY = "restore it from a copy; without it, removed images would come back"
 _PHASH = re.compile(r"[0-9a-f]{16}")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 _SCHEME = re.compile("^https?://")
-# As `plain_url` has it.
+# The characters that `plain_url` removes.
 _LEFT_OUT = r"^[\x00-\x20\x{85}\pZ]+|[\x00-\x20\x{85}\pZ]+$|[\t\n\r]+"
 _HOST = r"^[A-Za-z][A-Za-z0-9+.-]*:[/\\]*(?P<host>[^/?#\\]*)"
 
-# What there is of a line that ingest could not read.
+# Columns with the text of a line that ingest could not read.
 LINE_COLUMNS = ("source_caption", "detail")
-# Of a forgotten caption row; texts, addresses, rights, and whatever was measured of them, go.
+# Columns that a forgotten caption row keeps. Texts, addresses, rights and measures are removed.
 STAYING = (
     "sample_id",
     "caption_id",
@@ -77,24 +77,24 @@ STAYING = (
     "step",
     "drop_reason",
 )
-# Per row, the number of a tombstone, or -1.
+# For each row, the number of a tombstone, or -1.
 Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstone:
-    """One thing to be forgotten; `new_tombstone` checks its value.
+    """A removed image, or group of images. `new_tombstone` checks its value.
 
     Args:
         kind: one of `KINDS`.
-        value: a URL, a host name, a `sample_id` or a perceptual hash, in its one spelling.
+        value: a URL, a host name, a `sample_id` or a perceptual hash, in canonical spelling.
         distance: bits by which a perceptual hash may differ.
-        datasets: names of those that are meant; empty: all.
-        reason: in the words of whoever forgot it.
-        date: of the day it was written.
-        images: sha256 of the bytes, as they came, of images that were found.
-        addresses: of images that were found, and that the value itself does not tell (see `address_key`).
-        samples: `sample_id` of images that were found and that have no address: local ones.
+        datasets: names of the datasets that it applies to; empty: all.
+        reason: as the user gave it.
+        date: of the day on which it was written.
+        images: sha256 of the bytes, before normalisation, of images that were found.
+        addresses: keys of addresses of images that were found and that the value does not cover (see `address_key`).
+        samples: `sample_id` of local images that were found.
     """
 
     kind: str
@@ -115,7 +115,7 @@ class Tombstone:
     def with_found(
         self, images: Iterable[str] = (), addresses: Iterable[str] = (), samples: Iterable[str] = ()
     ) -> "Tombstone":
-        """The tombstone, with more images, addresses and samples."""
+        """Return the tombstone with more images, addresses and samples."""
         return replace(
             self,
             images=tuple(sorted({*self.images, *images})),
@@ -126,11 +126,11 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tombstones:
-    """All tombstones of a root, or those of one dataset; in the order in which they were written.
+    """All tombstones of a root, or of one dataset, in the order in which they were written.
 
     Args:
-        tombstones: without repeats.
-        is_unfinished: a take-down was begun, and what it concerns may still be there in part.
+        tombstones: distinct ones.
+        is_unfinished: a take-down was begun and not completed, so that matching files may still exist.
     """
 
     tombstones: tuple[Tombstone, ...] = ()
@@ -138,17 +138,17 @@ class Tombstones:
 
     @property
     def digest(self) -> str | None:
-        """What the dropped rows depend on: not dates, reasons and the order; None where there are no tombstones."""
+        """Return a hash of all that decides which rows are dropped: not of dates, reasons and order. None if empty."""
         decisive = [[*one.identity, one.distance, one.images, one.addresses, one.samples] for one in self.tombstones]
         return digest(sorted(digest(one) for one in decisive)) if decisive else None
 
     def of(self, dataset: str) -> "Tombstones":
-        """Those that concern a dataset."""
+        """Return the tombstones that apply to a dataset."""
         chosen = tuple(one for one in self.tombstones if not one.datasets or dataset in one.datasets)
         return replace(self, tombstones=chosen)
 
     def with_more(self, more: Iterable[Tombstone]) -> "Tombstones":
-        """These and others; of one that is there already the reason is the newer one, and the date the older."""
+        """Return these tombstones and others. An existing one keeps its date, but gets a new reason if one is given."""
         known = {one.identity: one for one in self.tombstones}
         for one in more:
             old = known.get(one.identity)
@@ -159,7 +159,7 @@ class Tombstones:
         return replace(self, tombstones=tuple(known.values()))
 
     def match(self, *, sample_id: str | None = None, url: str | None = None) -> Tombstone | None:
-        """The first tombstone that means a sample, or an image at an address: for answers about single ones."""
+        """Return the first tombstone that matches a single sample, or an image at an address; None if none does."""
         key, host = (address_key(url), host_of(url)) if url else (None, None)
         for one in self.tombstones:
             if sample_id is not None and (sample_id in one.samples or (one.kind, one.value) == ("sample", sample_id)):
@@ -172,14 +172,14 @@ class Tombstones:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InForce:
-    """The tombstones of a dataset; in keys they are their digest, which reasons and dates do not change."""
+class ActiveTombstones:
+    """The tombstones of a dataset as a setting of steps. Keys contain only their digest, without reasons and dates."""
 
     tombstones: Tombstones = field(metadata=HOW)
     digest: str | None = None
 
     @classmethod
-    def of(cls, tombstones: Tombstones) -> "InForce":
+    def of(cls, tombstones: Tombstones) -> "ActiveTombstones":
         """Return tombstones with their digest."""
         return cls(tombstones=tombstones, digest=tombstones.digest)
 
@@ -193,15 +193,15 @@ def new_tombstone(
     reason: str | None = None,
     date: str | None = None,
 ) -> Tombstone:
-    """A tombstone with its value in its one spelling.
+    """Return a tombstone with its value in canonical spelling.
 
     Raises:
-        SettingsError: the value is none of its kind.
+        SettingsError: the value is not valid for its kind, or the distance is out of range.
     """
     if not 0 <= distance <= MAX_DISTANCE:
         raise SettingsError(
-            f"--distance must be between 0 and {MAX_DISTANCE}, got {distance}: hashes that differ more are of pictures "
-            "that have nothing in common"
+            f"--distance must be between 0 and {MAX_DISTANCE}, got {distance}. Hashes that differ by more bits belong "
+            "to unrelated pictures"
         )
     return Tombstone(
         kind=kind,
@@ -214,27 +214,35 @@ def new_tombstone(
 
 
 def _spelling(kind: str, value: str) -> str:
-    """Return the one spelling of a value, or refuse one that is none of its kind."""
+    """Return the canonical spelling of a value.
+
+    Raises:
+        SettingsError: the value is not valid for its kind.
+    """
     found = value.strip()
     if kind == "domain":
         return _domain(value)
     if kind == "url":
         if not is_web_url(found) or host_of(value) is None:
-            raise SettingsError(f"--url {value!r} is no address: it starts with http:// or https:// and names a host")
+            raise SettingsError(f"--url {value!r} is not a URL: it must start with http:// or https:// and name a host")
         return canonical_url(value)
     if kind == "sample":
         if not all(found.partition(":")):
             raise SettingsError(
-                f"--sample {value!r} is no sample: its name has the form SOURCE:ID, as in mscoco:391895"
+                f"--sample {value!r} is not a sample: its id must have the form SOURCE:ID, such as mscoco:391895"
             )
         return found
     if not _PHASH.fullmatch(found.lower()):
-        raise SettingsError(f"--phash {value!r} is no perceptual hash: it has 16 hexadecimal digits")
+        raise SettingsError(f"--phash {value!r} is not a perceptual hash: it must have 16 hexadecimal digits")
     return found.lower()
 
 
 def _domain(value: str) -> str:
-    """Host names are compared in lower case and in ASCII; `*.` in front says what is meant anyway."""
+    """Return a host name in lower case and ASCII, without a leading `*.`, since a domain includes all its hosts.
+
+    Raises:
+        SettingsError: it is not a host name, or it is a public suffix.
+    """
     from publicsuffixlist import PublicSuffixList
 
     name = value.strip().removeprefix("*.")
@@ -242,28 +250,31 @@ def _domain(value: str) -> str:
     odd = set("/:@?#") & set(name.removeprefix("[").removesuffix("]")) - ({":"} if "[" in name else set())
     is_name = host is not None and ":" not in host
     if host is None or odd or (is_name and not all(_LABEL.fullmatch(label) for label in host.split("."))):
-        raise SettingsError(f"--domain {value!r} is no host name: give it alone, as in --domain example.org")
+        raise SettingsError(f"--domain {value!r} is not a host name: give only the name, such as example.org")
     is_number = domains_of(host) == [host] and "." in host
     if is_name and not is_number and host != "localhost" and PublicSuffixList(accept_unknown=False).is_public(host):
         raise SettingsError(
-            f"--domain {value!r} would forget every host whose name ends in it: name one, as example.org"
+            f"--domain {value!r} would remove the images of every host under it: name a single domain, such as "
+            "example.org"
         )
     return host
 
 
 def read_tombstones(root: Path) -> Tombstones:
-    """The tombstones of a root; none where nothing was ever forgotten.
+    """Return the tombstones of a root; none if nothing was ever taken down.
 
     Raises:
         DamagedError: their file is damaged.
-        InputError: it is of a later version.
+        InputError: their file has another format.
     """
     path = root / TOMBSTONES_FILE
     if not path.is_file():
         return Tombstones()
     content = read_checksummed(path, remedy=_REMEDY)
     if content.get("format") != FORMAT:
-        raise InputError(f"{path} has format {content.get('format')}, this version reads {FORMAT}: use a newer one")
+        raise InputError(
+            f"{path} has format {content.get('format')}, but this version reads {FORMAT}. Use a newer version"
+        )
     try:
         found = []
         for one in content["tombstones"]:
@@ -271,29 +282,29 @@ def read_tombstones(root: Path) -> Tombstones:
             found.append(Tombstone(**{**one, **lists}))
         return Tombstones(tombstones=tuple(found), is_unfinished=bool(content["unfinished"]))
     except (KeyError, TypeError) as error:
-        raise DamagedError(f"{path} is damaged (it holds no tombstones): {_REMEDY}") from error
+        raise DamagedError(f"{path} is damaged (it contains no tombstones): {_REMEDY}") from error
 
 
 def write_tombstones(root: Path, tombstones: Tombstones) -> None:
-    """Put tombstones in force; in place in one step."""
+    """Write the tombstones of a root, in one atomic step."""
     found = [asdict(one) for one in tombstones.tombstones]
     content = {"format": FORMAT, "unfinished": tombstones.is_unfinished, "tombstones": found}
     write_checksummed(root / TOMBSTONES_FILE, content)
 
 
 def find_tombstone(root: Path, identity: str, sample_ids: Iterable[str]) -> Tombstone | None:
-    """Return the take-down that means an id, an address or a hash, or one of the samples that it leads to."""
+    """Return the tombstone that matches an id, an address or a hash, or one of the samples that it refers to."""
     tombstones = read_tombstones(root)
     identity = identity.strip()
     named = {"url": identity} if is_web_url(identity) else {"sample_id": identity}
     hashed = (one for one in tombstones.tombstones if identity.lower() in one.images)
     found = tombstones.match(**named) or next(hashed, None)
-    of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
-    return found or next((one for one in of_samples if one is not None), None)
+    is_of_samples = (tombstones.match(sample_id=sample_id) for sample_id in sample_ids)
+    return found or next((one for one in is_of_samples if one is not None), None)
 
 
 class Matcher:
-    """Tombstones, ready to be compared with tables."""
+    """A lookup of tombstones, for comparison with tables."""
 
     def __init__(self, tombstones: Tombstones) -> None:
         self.tombstones = tombstones
@@ -311,9 +322,9 @@ class Matcher:
         self._address_hosts = {key.partition("-")[0] for key in self._addresses}
 
     def numbers(self, table: pa.Table) -> Numbers:
-        """Return for each row the number of a tombstone that means it by its sample, addresses, bytes or look, else -1.
+        """Return for each row the number of a tombstone that matches its sample, addresses, bytes or hash, else -1.
 
-        Rows that were forgotten before, and rows that ingest could not read, are meant by none.
+        Rows that are already forgotten, and rows that ingest could not read, never match.
         """
         found: Numbers = np.full(table.num_rows, -1, np.int64)
         if not self.tombstones.tombstones or not table.num_rows:
@@ -328,14 +339,14 @@ class Matcher:
         return found
 
     def samples(self, table: pa.Table) -> dict[str, int]:
-        """Return the samples of a table that are meant, with the number of a tombstone each."""
+        """Return the samples of a table that match, each with the number of its tombstone."""
         numbers = self.numbers(table)
         rows = np.flatnonzero(numbers >= 0)
         names = table.column("sample_id").take(pa.array(rows)).to_pylist()
         return dict(zip(reversed(names), reversed(numbers[rows].tolist()), strict=True))
 
     def lines(self, table: pa.Table) -> list[str]:
-        """Return the `sample_id` of lines that ingest could not read and that name a meant host or address."""
+        """Return the `sample_id` of lines that ingest could not read and that name a matching host or address."""
         names = [name for host in self._domains for name in sorted({host, readable_host(host)})]
         names += [_SCHEME.sub("", one.value) for one in self.tombstones.tombstones if one.kind == "url"]
         if not names:
@@ -351,7 +362,7 @@ class Matcher:
         return lines
 
     def by_url(self, column: pa.Array) -> Numbers:
-        """Match by the host of each URL and, where one of its addresses is meant, by the whole URL."""
+        """Match by the host of each URL and, if the host has addresses in tombstones, by the whole URL."""
         plain = pc.replace_substring_regex(column, _LEFT_OUT, "")
         hosts = pc.struct_field(pc.extract_regex(plain, _HOST), "host").dictionary_encode()
         names = [host_of(f"http://{name}/") or "" for name in hosts.dictionary.to_pylist()]
@@ -366,7 +377,7 @@ class Matcher:
         return domains
 
     def by_sample(self, column: pa.Array) -> Numbers:
-        """Match by name."""
+        """Match by `sample_id`."""
         return _by_text(column, self._samples)
 
     def by_bytes(self, column: pa.Array) -> Numbers:
@@ -399,24 +410,24 @@ def _by_text(column: pa.Array, numbers: Mapping[str, int]) -> Numbers:
 
 
 def _take(values: Numbers, places: pa.Array) -> Numbers:
-    """Return the values at some places, -1 where a place is null."""
+    """Return the values at some places; -1 for a null place."""
     found: Numbers = np.append(values, -1)[pc.fill_null(places, len(values)).to_numpy()]
     return found
 
 
-def of_samples(table: pa.Table, samples: Collection[str], column: str = "sample_id") -> pa.Array:
-    """Tell of each row whether it is of some samples."""
+def is_of_samples(table: pa.Table, samples: Collection[str], column: str = "sample_id") -> pa.Array:
+    """Return for each row whether it belongs to some samples."""
     return pc.is_in(table.column(column), pa.array(sorted(samples), pa.string()))
 
 
-def is_gone(table: pa.Table, samples: Collection[str]) -> pa.Array:
-    """Tell of each caption row whether it goes with some samples: it is theirs, or published with their images."""
-    own = of_samples(table, samples)
-    return pc.or_(own, of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
+def belongs_to(table: pa.Table, samples: Collection[str]) -> pa.Array:
+    """Return for each caption row whether it belongs to some samples, or is published with their images."""
+    own = is_of_samples(table, samples)
+    return pc.or_(own, is_of_samples(table, samples, "merged_into")) if "merged_into" in table.schema.names else own
 
 
 def without_texts(table: pa.Table, where: pa.Array) -> pa.Table:
-    """Return caption rows of which those `where` it is true have nothing but `STAYING`."""
+    """Return caption rows; in those for which `where` is true, set all columns to null except `STAYING`."""
     for index, column in enumerate(table.schema):
         if column.name not in STAYING:
             nothing = pa.nulls(table.num_rows, column.type)
@@ -425,7 +436,7 @@ def without_texts(table: pa.Table, where: pa.Array) -> pa.Table:
 
 
 def forget_rows(table: pa.Table, where: pa.Array) -> pa.Table:
-    """Return caption rows of which those `where` it is true are rejected as forgotten, and have no texts."""
+    """Return caption rows; reject those for which `where` is true as forgotten, and remove their texts."""
     table = without_texts(table, where)
     for name, value in (("outcome", REJECTED), ("step", FORGET), ("drop_reason", FORGOTTEN)):
         index = table.schema.get_field_index(name)
@@ -434,5 +445,5 @@ def forget_rows(table: pa.Table, where: pa.Array) -> pa.Table:
 
 
 def forgotten_image(row: Row) -> Row:
-    """Return what is left of a row of the schema `IMAGES`."""
+    """Return a row of the schema `IMAGES` without its image and properties, rejected as forgotten."""
     return {**dict.fromkeys(row), "sample_id": row["sample_id"], "drop_reason": FORGOTTEN}

@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
-from data_catalog.fetch.outcomes import Fetching, KnownImages, attempt_of
+from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.plain_text import decided_text
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
-from data_catalog.settings import values_at, what
+from data_catalog.settings import values_at, what_values
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.rows import ALL_ROWS, BEYOND_LIMIT, SourceRow, UnselectedRow
 from data_catalog.storage.shards import write_bytes
@@ -142,8 +142,8 @@ def dry_run(
     fetching = Fetching(
         dataset=recipe.name,
         attempt=attempt_of(root, recipe.name).number,
-        fetch=what(recipe.fetch),
-        normalise=what(recipe.normalise),
+        fetch=what_values(recipe.fetch),
+        normalise=what_values(recipe.normalise),
     )
     with tempfile.TemporaryDirectory(prefix="vernaclip-dry-run-") as folder, ImageWorkers() as workers:
         translator = open_engine(recipe, root) if translate else None
@@ -168,7 +168,7 @@ def dry_run(
     if not translate:
         stays = pc.or_(stays, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
     urls = {askable_url(url) for url in table.filter(stays).column("url").to_pylist()} - {None}
-    known = KnownImages(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
+    known = RecordedOutcomes(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
     dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
     num_rows_of = Counter(table.column("source").to_pylist())
     return DryRun(

@@ -35,16 +35,16 @@ from training.scores.encoders import OPENERS, check_source
 from training.scores.galleries import (
     FOLDER_SETTINGS,
     Gallery,
-    Guard,
     LabelledImages,
-    Seen,
+    LeakCheck,
     TextLanguage,
+    TrainingMatch,
     captioned_gallery,
     held_out_gallery,
     named_images,
 )
 from training.scores.protocols import PROTOCOLS, Protocol, protocol_sets
-from training.scores.scoreboard import UNKNOWN, Contestant, refuse_seen, score_models
+from training.scores.scoreboard import UNKNOWN, ModelToScore, refuse_seen, score_models
 from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
 from training.trained_models import TrainedModel, model_of_folder, newest_model, pair_files
 from translation.config import TranslateConfig
@@ -347,7 +347,7 @@ def make_scoreboard(
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     if not os.access(kept if kept.exists() else root, os.W_OK | os.X_OK):
         kept = out / KEPT_FEATURES
-    board = score_models(contestants, sets, evaluate, kept=kept)
+    board = score_models(contestants, sets, evaluate, cache=kept)
     protocols = {each.test_set.name: each.protocol for each in found if each.protocol is not None}
     return out, write_scoreboard(board, protocols, out)
 
@@ -379,8 +379,8 @@ def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSe
     test_set, guards = found.test_set, {}
     for name, images in trained_on.items():
         seen, ways = images.among(test_set.images, found.identities, test_set.read)
-        told = {place: Seen(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
-        guards[name] = Guard(seen=told, ways=ways)
+        told = {place: TrainingMatch(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
+        guards[name] = LeakCheck(seen=told, ways=ways)
     return replace(found, test_set=replace(test_set, guards=guards))
 
 
@@ -464,7 +464,7 @@ def _contestant(
     packs: Mapping[str, LanguagePack],
     cache_dir: Path,
     trained: TrainedModel | None = None,
-) -> Contestant:
+) -> ModelToScore:
     """Return a named model, which is loaded when it is scored; what translates its texts is opened here.
 
     Args:
@@ -480,7 +480,7 @@ def _contestant(
     opener = OPENERS[model.kind]
     known = f"{trained.snapshot.dataset} {trained.snapshot.snapshot}" if trained is not None else UNKNOWN
     if model.translate is None:
-        return Contestant(name=model.name, open=lambda: opener(model.source, model.name), trained_on=known)
+        return ModelToScore(name=model.name, open=lambda: opener(model.source, model.name), trained_on=known)
     if language == ENGLISH:
         raise SettingsError(
             f"the texts that {model.name} is asked are in English already: give the model by --model, without settings "
@@ -498,7 +498,7 @@ def _contestant(
     def opened() -> Encoder:
         return rewording(opener(model.source, model.name), reword, model.name)
 
-    return Contestant(name=model.name, open=opened, trained_on=known)
+    return ModelToScore(name=model.name, open=opened, trained_on=known)
 
 
 def _require_different(names: Sequence[str], option: str) -> None:

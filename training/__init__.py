@@ -1,1 +1,1 @@
-"""From pair shards to a compact CLIP and its scores."""
+"""Training of a compact CLIP from pair shards, and its scores."""

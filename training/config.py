@@ -1,4 +1,4 @@
-"""Settings of training and evaluation; the flows read them from a recipe's `[train]` and `[evaluate]`."""
+"""Settings of training and evaluation, which recipes have in `[train]` and `[evaluate]`."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what_values
 
 DEVICES = ("auto", "cpu", "cuda")
-# What `training.data.augment` does to images, by name: "crop", and the others in its order.
+# Names of the augmentations in `training.data.augment`: "crop", then the others in the order in which they apply.
 AUGMENTATIONS = (
     *("crop", "hue", "brightness", "contrast", "flip"),
     *("affine", "tilt", "perspective", "autocontrast", "equalize"),
 )
 AUGMENTATION_SETS = {
-    # Under these what a caption says stays true: no colour, count, side or size that it may name becomes another.
+    # These keep captions true: they change no colour, count, side or size that a caption may name.
     "caption_safe": ("crop", "brightness", "contrast", "tilt"),
-    # CLIP-Italian's, with its numbers, but for its crop: images come squashed to a square here, and are cropped little.
+    # CLIP-Italian's augmentations with its values, except its crop: here images are squashed to a square and cropped
+    # little.
     "paper": ("crop", "hue", "flip", "affine", "perspective", "autocontrast", "equalize"),
 }
 SPLITS = ("train", "val", "test")
@@ -32,83 +33,83 @@ CHOICES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """Settings of training: model, phases, optimizer, data."""
+    """Settings of training: model, phases, optimizer, data and hardware."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
     """Name of a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), or path of a JSON
-    file of that form."""
-    # Where weights are is in no key: what they are is, beside the settings.
+    file in the same format."""
+    # The paths are not part of a run's key. The content or hub name of the weights is.
     image_weights: str = name_or_path("")
-    """File or folder of weights that the image tower starts from. Empty takes those of open_clip that the model config
-    names, or random ones."""
+    """File or folder with initial weights for the image tower. Empty takes the open_clip weights that the model config
+    names, or random weights."""
     text_encoder: str = name_or_path("")
-    """Folder, or name on the Hugging Face hub, of the text encoder. Empty takes the model config's."""
+    """Text encoder: a folder, or a name on the Hugging Face hub. Empty takes the one of the model config."""
     lock_image: bool = False
-    """Keep the image tower as it is all along, projection included, as LiT does (https://arxiv.org/abs/2111.07991).
-    Good for a strong tower, few data, or little time."""
+    """Freeze the image tower during the whole run, projection included, as LiT does (https://arxiv.org/abs/2111.07991).
+    Useful with a strong tower, little data, or little time."""
     epochs: int = 10
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
-    """Most passes before `epochs`, in which both towers are frozen and only their projections into the common space are
-    trained. The phase ends sooner once the validation loss stops improving, and the run goes on from the best weights.
-    0 leaves it out."""
+    """Maximum number of passes before `epochs` in which both towers are frozen and only their projections are trained.
+    This phase ends early when the validation loss stops improving, and training continues from its best weights. 0
+    skips the phase."""
     steps: int = 0
-    """Optimizer steps of the run in the place of epochs, whatever the number of images: exactly so many, the last
-    weights are kept, and `patience` counts for nothing. Frozen epochs get their share of them. 0 goes by epochs."""
+    """Number of optimizer steps of the whole run, used instead of epochs. The last weights are kept, and `patience` is
+    ignored. Frozen epochs get their share of the steps. 0 trains by epochs."""
     patience: int = 0
-    """Epochs without a better validation loss after which either phase ends. 0 goes through all of them, but for the
-    frozen ones, which then end at the first."""
+    """Epochs without a better validation loss after which a phase ends. 0 runs all epochs, except that frozen epochs
+    end after the first one without improvement."""
     batch_size: int = 128
-    """Images a step, at least 2; 128 in the paper. A last, smaller batch of an epoch is left out."""
+    """Images per step, at least 2; 128 in the paper. An incomplete last batch of an epoch is dropped."""
     microbatch: int = 0
-    """Images that go through the towers at a time, where memory is short. The loss is of the whole batch all the same,
-    and a step takes a third longer. 0 takes the batch at once."""
+    """Images that go through the towers at a time, to save memory. The loss still covers the whole batch, and a step
+    takes about a third longer. 0 processes the whole batch at once."""
     optimizer: str = "adamw"
-    """Optimizer: "adamw", or "adabelief", which is the paper's."""
+    """Optimizer: "adamw", or "adabelief" as in the paper."""
     lr: float = 1e-3
-    """Learning rate at its peak. In each phase a cosine takes it down to 0."""
+    """Peak learning rate. In each phase it falls to 0 along a cosine."""
     weight_decay: float = 0.1
-    """Weight decay, of weights with two dimensions or more."""
+    """Weight decay, for weights with two or more dimensions."""
     warmup_steps: int = 50
-    """Steps of each phase until the learning rate is at its peak. 0 goes by `warmup_ratio`."""
+    """Steps of each phase in which the learning rate rises to its peak. 0 uses `warmup_ratio`."""
     warmup_ratio: float = 0.0
-    """Share of each phase's steps until the learning rate is at its peak, 0 to 1. It counts where `warmup_steps` is
+    """Share of each phase's steps in which the learning rate rises to its peak, 0 to 1. Used only if `warmup_steps` is
     0."""
     max_grad_norm: float = 1.0
-    """Norm to which all gradients together are clipped. 0 leaves them as they are."""
+    """Maximum norm of all gradients together. Larger gradients are clipped. 0 disables clipping."""
     agc: float = 0.0
-    """Adaptive gradient clipping: most that a gradient may be, in norms of the weights of its unit. 0 switches it off;
-    0.01 in the paper."""
+    """Adaptive gradient clipping: maximum norm of a gradient, relative to the norm of its unit's weights; 0.01 in the
+    paper. 0 disables it."""
     loss: str = "clip"
-    """Loss: "clip" has each image find its caption among all of the batch, and each caption its image; "siglip" asks of
-    each image and caption whether they belong together."""
+    """Loss: "clip" matches each image with its caption, and each caption with its image, among all of the batch;
+    "siglip" decides for each image and caption whether they match."""
     logit_scale: float = 0.0
-    """Factor of similarities, fixed, 1 to 100; 20 in the paper. 0 has it learned."""
+    """Fixed factor of similarities, 1 to 100; 20 in the paper. 0 makes it a trained parameter."""
     captions: str = "random"
-    """Caption of each image that an epoch takes: a "random" one, or always the "first"."""
+    """Caption of each image that an epoch uses: a "random" one, or always the "first"."""
     seed: int = 0
-    """Seed of initial weights, order, captions and augmentation."""
+    """Seed of initial weights, order, captions and augmentations."""
     precision: str = "fp32"
-    """Precision of the towers: "fp32", or "bf16" for autocast, which is faster where the processor has bfloat16
+    """Precision of the towers: "fp32", or "bf16" for autocast, which is faster on processors with bfloat16
     instructions."""
     augment: tuple[str, ...] = ("crop",)
-    """Augmentations of images, drawn at random: "crop" (to 90-100 % of the area), "hue", "brightness", "contrast",
-    "flip", "affine", "tilt", "perspective", "autocontrast", "equalize"; "caption_safe" and "paper" stand for several.
-    Flips make left right, and hues change colours that captions name."""
+    """Random augmentations of images: "crop" (to 90-100 % of the area), "hue", "brightness", "contrast", "flip",
+    "affine", "tilt", "perspective", "autocontrast", "equalize". "caption_safe" and "paper" are sets of several. Flips
+    swap left and right, and hue shifts change colours that captions may name."""
     vocab_size: int = 2048
-    """Most tokens that the tokenizer may learn, at least 300."""
+    """Maximum vocabulary size of a trained tokenizer, at least 300."""
     shuffle_window: int = 20_000
-    """Samples that are shuffled together, at least one row group. It bounds the memory beside the cache."""
+    """Samples that are shuffled together, at least one row group. It limits the memory used besides the cache."""
     device: str = how("auto")
-    """Device that trains: "cpu", "cuda", or "auto" for a GPU where there is one. On a GPU sums come in no fixed order,
-    so that a run that goes on there may differ in its last digits."""
+    """Training device: "cpu", "cuda", or "auto" for a GPU if there is one. A GPU adds numbers in no fixed order, so a
+    run resumed on a GPU may differ in the last digits."""
     num_threads: int = how(0)
-    """Threads of the processor. 0 takes all that there are."""
+    """CPU threads. 0 uses all available."""
     cache_max_bytes: int = how(2 << 30)
-    """Bytes of memory for decoded images. They are kept if all fit, else decoded in each epoch. The default is 2
-    GiB."""
+    """Maximum memory for decoded images, in bytes. If all images fit they are decoded once, otherwise in each epoch.
+    The default is 2 GiB."""
     checkpoint_every_steps: int = how(200)
-    """Steps between the states that a killed run goes on from."""
+    """Steps between two resume states. An interrupted run continues from the last one."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
@@ -119,8 +120,8 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"train.{name} must not be negative, got {getattr(self, name)}")
         for name, least, why in (
-            ("batch_size", 2, "each image is told from others"),
-            ("vocab_size", 300, "256 bytes and a few words"),
+            ("batch_size", 2, "an image needs others to compare with"),
+            ("vocab_size", 300, "256 bytes and some words"),
         ):
             if getattr(self, name) < least:
                 raise SettingsError(f"train.{name} must be at least {least} ({why}), got {getattr(self, name)}")
@@ -128,47 +129,48 @@ class TrainConfig:
             raise SettingsError(f"train.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if self.logit_scale != 0 and not 1 <= self.logit_scale <= 100:
             raise SettingsError(
-                f"train.logit_scale must be 0, for a learned one, or from 1 to 100, got {self.logit_scale}"
+                f"train.logit_scale must be 0 (a trained scale) or from 1 to 100, got {self.logit_scale}"
             )
         unknown = sorted(self.augmentations - set(AUGMENTATIONS))
         if unknown:
             known = ", ".join((*AUGMENTATIONS, *AUGMENTATION_SETS))
-            raise SettingsError(f"train.augment must name some of {known}, got {unknown[0]!r}")
+            raise SettingsError(f"train.augment has an unknown augmentation {unknown[0]!r}: use {known}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise SettingsError(f"train.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
     @property
     def augmentations(self) -> frozenset[str]:
-        """Return the names of single augmentations."""
+        """Return the names of the single augmentations, with sets replaced by their members."""
         sets = (AUGMENTATION_SETS.get(name, (name,)) for name in self.augment)
         return frozenset(name for names in sets for name in names)
 
     def what(self) -> dict[str, Any]:
-        """Return the settings that decide what the model becomes; a run by epochs has the key that it always had."""
-        settings = what(self)
-        settings["model"] = Path(self.model).name  # what the file holds is hashed beside, wherever it is
+        """Return the settings that decide the trained weights, for the key of a run."""
+        settings = what_values(self)
+        # The key includes the content of the model config, so its path does not matter.
+        settings["model"] = Path(self.model).name
         if not self.steps:
             del settings["steps"]
         return settings
 
     @property
     def frozen_steps(self) -> int:
-        """Return those of `steps` with frozen towers: the share that the frozen epochs have of all."""
+        """Return the number of `steps` with frozen towers: the share of the frozen epochs among all epochs."""
         return round(self.steps * self.frozen_epochs / (self.frozen_epochs + self.epochs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
-    """Settings of scoring: gallery, intervals."""
+    """Settings of scoring: gallery and confidence intervals."""
 
     split: str = ""
-    """Split whose images are the gallery: "train", "val" or "test". Empty takes "test" where it has images, else
+    """Split whose images are the gallery: "train", "val" or "test". Empty takes "test" if it has images, otherwise
     "val"."""
     batch_size: int = 128
     """Images or captions that are encoded at a time."""
     bootstrap_rounds: int = 1000
-    """Resamplings of the gallery's images, for the 95 % intervals."""
+    """Bootstrap resamplings of the gallery's images, for the 95 % confidence intervals."""
     seed: int = 0
     """Seed of the resampling."""
 

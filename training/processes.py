@@ -1,8 +1,8 @@
-"""Processes that train: what each does for the others over torch.distributed, and torch's settings in each of them.
+"""Distributed training over torch.distributed, and settings of torch in each process.
 
-Where `torchrun` started several, each has the whole model and its slice of every batch. Features are gathered, so that
-each image is told from those of all processes, and gradients are added up: what comes out is what one process would
-make of the whole batch.
+`torchrun` starts the processes. Each has the whole model and a slice of every batch. Features are gathered, so that
+each image is compared with the captions of all processes, and gradients are summed. The result is that of one process
+with the whole batch.
 """
 
 import os
@@ -20,30 +20,30 @@ T = TypeVar("T")
 
 
 def process_rank() -> int:
-    """Return the number of this process, from 0, which writes; a lone one is 0, whatever a cluster left in RANK."""
+    """Return the rank of this process. Only rank 0 writes files. Without torchrun it is 0, even if RANK is set."""
     return int(os.environ.get("RANK", "0")) if process_count() > 1 else 0
 
 
 def process_count() -> int:
-    """Return how many processes train together."""
+    """Return the number of processes that train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def processes_here() -> int:
-    """Return how many of them share this machine."""
+def local_process_count() -> int:
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager
 def process_group(device: "torch.device") -> Iterator[None]:
-    """Connect the processes that `torchrun` started, if it did; they part at the end.
+    """Connect the processes that `torchrun` started, and disconnect them at the end. Do nothing with one process.
 
     Args:
-        device: of this process.
+        device: device of this process.
 
     Raises:
-        SettingsError: `torchrun` did not start them, though WORLD_SIZE says that there are several.
-        InputError: another process ended, or is out of reach.
+        SettingsError: WORLD_SIZE names several processes, but they were not started by `torchrun`.
+        InputError: another process ended or cannot be reached.
     """
     if process_count() == 1:
         yield
@@ -51,49 +51,49 @@ def process_group(device: "torch.device") -> Iterator[None]:
     import torch.distributed as dist
 
     try:
-        # Numbers and objects go by gloo; tensors go by what their device has.
+        # Objects and CPU tensors use gloo, GPU tensors use nccl.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except ValueError as error:
         raise SettingsError(
-            f"WORLD_SIZE is {process_count()}, and the processes cannot find each other ({error}): start them by "
-            "torchrun, or unset WORLD_SIZE to train by one"
+            f"WORLD_SIZE is {process_count()}, but the processes cannot connect ({error}). Start them with torchrun, "
+            "or unset WORLD_SIZE to train with one process"
         ) from error
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise InputError(
-                "another of the processes that train together has ended, or is out of reach: see what it said, then "
-                "start all again, which go on from the last resume state"
+                "another training process ended or cannot be reached. Read its output, then start all processes again: "
+                "they continue from the last resume state"
             ) from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def refuse_another(what: str, value: object) -> None:
-    """Make sure that all processes have the same; each would train a model of its own, and nobody would notice.
+def require_same_in_all(what: str, value: object) -> None:
+    """Raise if this process has a different value than the first one, since each would then train another model.
 
     Raises:
-        SettingsError: this one has another value than the first.
+        SettingsError: the value differs.
     """
-    if of_first(value) != value:
+    if broadcast(value) != value:
         raise SettingsError(
-            f"process {process_rank()} has another {what} than the first: start all with the same settings and files, "
-            "and a folder that all of them see"
+            f"process {process_rank()} has a different {what} than the first process. Start all processes with the "
+            "same settings and files, and with a folder that all of them can access"
         )
 
 
-def wait_for_all() -> None:
-    """Go on once all processes have come here."""
+def barrier() -> None:
+    """Wait until all processes have reached this point."""
     if process_count() > 1:
         import torch.distributed as dist
 
         dist.barrier()
 
 
-def of_first(value: T) -> T:
-    """Return in all processes what the first has as this value."""
+def broadcast(value: T) -> T:
+    """Return the first process's value in all processes."""
     if process_count() == 1:
         return value
     import torch.distributed as dist
@@ -103,8 +103,8 @@ def of_first(value: T) -> T:
     return values[0]
 
 
-def gathered(features: "torch.Tensor") -> "torch.Tensor":
-    """Return the features of the whole batch, in its order; only those of this process carry a gradient."""
+def gather_features(features: "torch.Tensor") -> "torch.Tensor":
+    """Return the features of the whole batch, in its order. Gradients flow only to those of this process."""
     if process_count() == 1:
         return features
     import torch
@@ -116,8 +116,8 @@ def gathered(features: "torch.Tensor") -> "torch.Tensor":
     return torch.cat(parts)
 
 
-def add_up_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
-    """Give each process the sum of all processes' gradients."""
+def sum_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
+    """Replace the gradients in each process by their sum over all processes."""
     if process_count() == 1:
         return
     import torch
@@ -133,8 +133,8 @@ def add_up_gradients(parameters: "Iterable[torch.nn.Parameter]") -> None:
         gradient.copy_(whole.view_as(gradient))
 
 
-def share_statistics(module: Any) -> None:
-    """Give all processes the first one's buffers: batch statistics, which each has of its own images."""
+def broadcast_buffers(module: Any) -> None:
+    """Copy the first process's buffers, such as batch statistics, to all processes."""
     if process_count() == 1:
         return
     import torch.distributed as dist
@@ -144,11 +144,11 @@ def share_statistics(module: Any) -> None:
 
 
 def let_threads_sleep() -> None:
-    """Make OpenMP's threads sleep while they wait, where torch is not loaded yet; what the user set stays.
+    """Make OpenMP threads sleep instead of spin while they wait, unless the user set OMP_WAIT_POLICY.
 
-    By default they spin: on a busy machine a step then takes several times as long (4.4 s against 1.1 s, seen with two
-    threads on two cores that others used too), while an idle machine shows no difference. OpenMP reads the setting
-    once, when torch is loaded.
+    Spinning makes a step several times slower on a busy machine (4.4 s against 1.1 s, measured with two threads on two
+    cores that other programs used too). On an idle machine there is no difference. OpenMP reads the setting once, when
+    torch is loaded, so this has no effect afterwards.
     """
     if "torch" not in sys.modules:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -156,11 +156,11 @@ def let_threads_sleep() -> None:
 
 @contextmanager
 def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") -> Iterator[int]:
-    """Deterministic algorithms, a number of threads, a seeded generator; the caller's settings come back afterwards.
+    """Set deterministic algorithms, the thread count and the seed, and restore the earlier state on exit.
 
     Args:
-        device: that the work is done on; a GPU's own algorithms are left as they are, since many have no other.
-        num_threads: 0 takes all processors that the process may use, or its part of them where several train together.
+        device: device of the work. GPU algorithms are not changed, since many have no deterministic version.
+        num_threads: 0 takes all available CPUs, divided among the training processes on this machine.
 
     Yields:
         The number of threads.
@@ -171,10 +171,10 @@ def deterministic_torch(*, seed: int, num_threads: int, device: "torch.device") 
 
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     fill = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // processes_here())
+    num_threads = num_threads or max(1, len(os.sched_getaffinity(0)) // local_process_count())
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    # Only slows down: nothing here reads memory that was not written.
+    # Filling memory only costs time, since no code here reads uninitialised memory.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):

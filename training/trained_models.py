@@ -1,4 +1,4 @@
-"""Trained models of a root: found by their dataset, listed; each dataset's newest is the one that commands take."""
+"""Find and list the trained models of a root. Commands use each dataset's newest model."""
 
 import logging
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ from training.towers.model import WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
 
-# What a run leaves beside its weights: what it was made of, what it came to, what it cost.
+# Files of a run beside its weights: its settings, its result, its time and energy, its scores.
 RUN_FILE = "run.json"
 RESULT_FILE = "result.json"
 EFFORT_FILE = "effort.json"
 SCORES_FILE = "scores-{split}.json"
-# The score by which models are listed: its name, caption mode and images.
+# Name, caption mode and image choice of the score by which models are listed.
 HEADLINE = ("text_to_image_R@5", "distinct", "all")
 
 
 def pair_files(snapshot: Snapshot) -> PairFiles:
-    """Return a snapshot's pair shards by split."""
+    """Return the pair shards of a snapshot by split."""
     return PairFiles(**{split: snapshot.pair_files(split) for split in ("train", "val", "test")})
 
 
 def pair_hashes(snapshot: Snapshot) -> dict[Path, str]:
-    """Return the sha256 of every pair shard of a snapshot, as its manifest has them."""
+    """Return the sha256 of every pair shard of a snapshot, from its manifest."""
     return {snapshot.folder / entry["path"]: str(entry["sha256"]) for entry in snapshot.manifest["files"]["pairs"]}
 
 
@@ -47,50 +47,54 @@ def current_model(root: Path, dataset: str | None, *, recipe: str = "RECIPE") ->
     """Return the newest trained model of a dataset.
 
     Args:
-        root: of the catalog.
-        dataset: its name; None: of the one dataset that has a model.
-        recipe: what was typed to name the recipe, where one was: for the error.
+        root: folder of the catalog.
+        dataset: name of the dataset. None takes the only dataset that has a model.
+        recipe: recipe as the user typed it, for the command in the error message.
 
     Raises:
-        InputError: none was trained.
+        InputError: no model was trained.
         SettingsError: no dataset is named, and several have models.
-        DamagedError: the snapshot that it saw is gone.
+        DamagedError: the pointer to the model is damaged, or the snapshot that it was trained on is missing.
     """
     if dataset is None:
         names = sorted(pointer.parent.name for pointer in (root / MODELS).glob(f"*/{CURRENT_FILE}"))
         if not names:
-            raise InputError(f"{root} holds no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
+            raise InputError(
+                f"{root} contains no trained model: run `{command('run', 'RECIPE', '--root', root)}` first"
+            )
         if len(names) > 1:
-            raise SettingsError(f"{root} holds models of {', '.join(names)}: say which with --dataset")
+            raise SettingsError(f"{root} contains models of {', '.join(names)}: choose one with --dataset")
         dataset = names[0]
     pointer = root / MODELS / dataset / CURRENT_FILE
     if not pointer.is_file():
         raise InputError(
-            f"{root} holds no model of {dataset!r}: run `{command('train', recipe, '--root', root)}` first"
+            f"{root} contains no model of {dataset!r}: run `{command('train', recipe, '--root', root)}` first"
         )
     found = model_pointer(root, dataset)
     if not all(isinstance(found.get(name), str) for name in ("model", "snapshot")):
         raise DamagedError(f"{pointer} is damaged (it names no model or no snapshot): remove it and {TRAIN_AGAIN}")
     snapshot = read_snapshot(root, dataset, found["snapshot"])
     if snapshot is None:
-        raise DamagedError(f"the snapshot {found['snapshot']} that the model of {dataset!r} saw is gone: train again")
+        raise DamagedError(
+            f"the model of {dataset!r} was trained on snapshot {found['snapshot']}, which is missing: train again"
+        )
     return TrainedModel(folder=pointer.parent / found["model"], snapshot=snapshot)
 
 
 def newest_model(root: Path, dataset: str) -> TrainedModel | None:
-    """Return the newest trained model of a dataset; None where none was trained."""
+    """Return the newest trained model of a dataset, or None if there is none."""
     return current_model(root, dataset) if (root / MODELS / dataset / CURRENT_FILE).is_file() else None
 
 
 def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
-    """Return the newest model of a dataset that a folder is, or has the weights of; None where it is not known.
+    """Return the newest model that a folder is or has the weights of, or None if there is no such model.
 
     Args:
-        folder: in any root, or anywhere.
-        root: whose newest models it may be a copy or an export of.
+        folder: a model folder of any root, or an export or copy in any place.
+        root: catalog whose newest models are compared with the folder's weights.
 
     Raises:
-        DamagedError: it is a newest model, and is damaged, or its snapshot is gone.
+        DamagedError: the folder is a newest model, and it is damaged or its snapshot is missing.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -104,7 +108,7 @@ def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
         try:
             own = current_model(root, pointer.parent.name)
         except PipelineError as error:
-            logger.warning("whether %s is a copy of a model of %s is not known: %s", folder, pointer.parent.name, error)
+            logger.warning("cannot check if %s is a copy of a model of %s: %s", folder, pointer.parent.name, error)
             continue
         weights = own.folder / WEIGHTS_FILE
         size = weights.stat().st_size if weights.is_file() else None
@@ -116,17 +120,17 @@ def model_of_folder(folder: Path, root: Path) -> TrainedModel | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModel:
-    """A trained model as `vernaclip models` lists it.
+    """A trained model in the list of `vernaclip models`.
 
     Args:
-        dataset: whose model it is.
-        folder: where it lies.
-        is_current: the newest of its dataset, which commands take.
-        snapshot: that it was trained on; known of the newest model alone.
+        dataset: name of the dataset that it was trained on.
+        folder: the model folder.
+        is_current: it is the newest model of its dataset, which commands use.
+        snapshot: id of the snapshot that it was trained on. None for models that are not current.
         config: name of its model config.
         trained: date and time at which its training ended.
-        split: of which the best score is; None where the model was not scored.
-        score: recall at 5 of that split, texts to images, among distinct captions.
+        split: split of the best score. None if the model was not scored.
+        score: text-to-image recall at 5 on that split, among distinct captions.
     """
 
     dataset: str
@@ -140,10 +144,10 @@ class ListedModel:
 
 
 def list_models(root: Path) -> list[ListedModel]:
-    """Return the models below a root whose training has ended, by dataset, the newest last.
+    """Return the finished models of a root by dataset, the newest last.
 
     Raises:
-        DamagedError: a record of one of them is damaged.
+        DamagedError: a file of one of them is damaged.
     """
     found = [
         _listed(result.parent, model_pointer(root, result.parts[-3]))
@@ -165,7 +169,7 @@ def _listed(folder: Path, pointer: Mapping[str, Any]) -> ListedModel:
     if effort.is_file():
         last = _record(effort)["attempts"][-1]
         ended = datetime.fromisoformat(last["started"]) + timedelta(seconds=last["seconds"])
-    else:  # the file that the run wrote last
+    else:  # use the time of the file that a run writes last
         ended = datetime.fromtimestamp((folder / RESULT_FILE).stat().st_mtime, UTC)
     return ListedModel(
         dataset=folder.parent.name,

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_catalog.errors import InputError
 from data_catalog.progress import Progress
-from data_catalog.settings import plain
+from data_catalog.settings import json_values
 from data_catalog.sources.files import Line, check_text_file, read_lines
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, is_paid, translate_stream
@@ -373,7 +373,7 @@ def run_json(run: Run, comparison: Comparison) -> dict[str, Any]:
     system = run.system
     return {
         "name": system.name,
-        "settings": None if system.engine is None else plain(system.engine),
+        "settings": None if system.engine is None else json_values(system.engine),
         "output": None if system.output is None else str(system.output),
         "fingerprint": run.fingerprint,
         "bleu": asdict(comparison.bleu[system.name]),

@@ -1,12 +1,12 @@
-"""The public Python API: open a dataset or a trained model, build, train, translate, score.
+"""Build datasets, train and score models, translate captions, and open the results from Python.
 
-Importing this package loads nothing heavy: each name loads what it needs when it is first used.
+Importing this package is fast: each name loads its own dependencies on first use.
 
 >>> import vernaclip
 >>> pairs = vernaclip.open_dataset("catalog", "scenes", "train")
 >>> image, captions = pairs[0]
 
-What can be mended is raised as a `PipelineError`, whose text says in one sentence what to do.
+Expected failures raise a `PipelineError`. Its message says what is wrong and how to fix it.
 """
 
 from importlib import import_module
@@ -50,10 +50,10 @@ _MODULES = {
     "translate": "vernaclip.jobs",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for one of ours
+if not TYPE_CHECKING:  # type checkers would assume that `__getattr__` provides every name
 
     def __getattr__(name: str) -> object:
-        """Load a public name from its module (https://peps.python.org/pep-0562)."""
+        """Load a public name from its module on first use (https://peps.python.org/pep-0562)."""
         if name == "__version__":
             from importlib.metadata import version
 

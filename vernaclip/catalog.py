@@ -1,4 +1,4 @@
-"""SQL questions to a catalog's DuckDB views, behind the walls of `vernaclip sql`."""
+"""Run read-only SQL on a catalog's DuckDB views, with the same restrictions as `vernaclip sql`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from data_catalog.storage.roots import open_root
 
 
 class Catalog:
-    """The DuckDB views of a root, to be asked; `FROM duckdb_views()` lists them.
+    """The DuckDB views of a catalog, for SQL queries. `FROM duckdb_views()` lists the views.
 
-    Each question has a connection of its own, which reads the newest snapshots and nothing else, writes nothing and
-    cannot change its settings. Text of others is safe to ask. For anything more, query `PairDataset.arrow()` by a
-    connection of your own.
+    Each query runs on its own connection. It reads the newest snapshots and no other files, writes nothing, and cannot
+    change DuckDB's settings, so SQL from untrusted users is safe to run. To do more, query `PairDataset.arrow()` on a
+    DuckDB connection of your own.
 
     >>> import vernaclip
     >>> catalog = vernaclip.Catalog("catalog")
@@ -32,8 +32,8 @@ class Catalog:
     def __init__(self, root: str | PathLike[str]) -> None:
         self.root = Path(root)
 
-    def sql(self, question: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-        """Return the answer to one question, whole.
+    def sql(self, statement: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
+        """Run one SQL statement and return all result rows as an Arrow table.
 
         >>> import vernaclip
         >>> catalog = vernaclip.Catalog("catalog")
@@ -42,29 +42,37 @@ class Catalog:
         True
 
         Args:
-            question: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE.
-            parameters: values of what the question names as `$name`.
+            statement: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
+            parameters: values for the placeholders `$name` in the statement.
 
         Raises:
-            InputError: there is no catalog.
-            SettingsError: DuckDB refuses the question.
+            InputError: the folder contains no catalog.
+            SettingsError: DuckDB rejects the statement.
         """
         open_root(self.root, writes=False)
         with reading():
-            return query(self.root, question, parameters)
+            return query(self.root, statement, parameters)
 
     @contextmanager
-    def batches(self, question: str, parameters: Mapping[str, Any] | None = None) -> Iterator[Iterator[pa.RecordBatch]]:
-        """Give an answer that may be larger than the memory, by batches of 10,000 rows.
+    def batches(
+        self, statement: str, parameters: Mapping[str, Any] | None = None
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Run one SQL statement and yield an iterator over its result, in record batches of 10,000 rows.
+
+        Use this where the result may not fit in memory.
 
         >>> import vernaclip
         >>> with vernaclip.Catalog("catalog").batches("SELECT caption FROM captions") as batches:
         ...     sum(batch.num_rows for batch in batches) > 0
         True
 
+        Args:
+            statement: one SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE statement.
+            parameters: values for the placeholders `$name` in the statement.
+
         Raises:
-            PipelineError: see `sql`; also on the way, where DuckDB cannot go on.
+            PipelineError: as for `sql`, and also during iteration if DuckDB cannot continue.
         """
         open_root(self.root, writes=False)
-        with reading(), answer(self.root, question, parameters) as (_, found):
+        with reading(), answer(self.root, statement, parameters) as (_, found):
             yield found

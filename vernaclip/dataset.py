@@ -1,4 +1,4 @@
-"""A committed dataset as a torch `Dataset`: an image and its captions an item, read when they are asked for."""
+"""Read a published dataset as a torch `Dataset` of images with their captions."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -22,29 +22,29 @@ from data_catalog.storage.roots import open_root
 from training.data.pairs import read_rows, row_groups
 from vernaclip.catalog import Catalog
 
-# A row group has at most 100 images and 16 MiB.
+# A row group holds at most 100 images and 16 MiB.
 _MOST_CACHED = 4
 _ITEM = ("image", "captions")
 _FACTS = tuple(name for name in PAIRS.names if name not in ("image", "original"))
 
 
 class Pair(NamedTuple):
-    """One image with all its captions; unpacks as `image, captions`."""
+    """An image with all its captions. It unpacks as `image, captions`."""
 
     image: Image.Image
     captions: list[str]
 
 
 class PairDataset(Dataset[Pair]):
-    """The pairs of one snapshot, in the order of its files; `open_dataset` makes it.
+    """The pairs of one snapshot, in the order of its files. Create it with `open_dataset`.
 
-    Row groups are read when an item of them is asked for, and the last few are kept. Worker processes of a
-    `DataLoader` get the names of files, not their content; they may also be forked.
+    Items are read from disk on access, one row group at a time, and the last few row groups are cached. `DataLoader`
+    workers may be forked or spawned: they receive file names, not file contents.
 
     Args:
-        root: of the catalog.
-        snapshot: a committed one, which stays the same while newer ones are built.
-        splits: whose pairs these are.
+        root: folder of the catalog.
+        snapshot: the snapshot to read. It does not change while newer ones are built.
+        splits: names of the splits to read.
     """
 
     def __init__(self, root: Path, snapshot: Snapshot, splits: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class PairDataset(Dataset[Pair]):
             ) from error
 
     def __getitems__(self, indices: Sequence[int]) -> list[Pair]:
-        """Return the items of a batch, as a `DataLoader` asks for them; each row group is read once."""
+        """Return the items of a batch for a `DataLoader`. Each row group is read only once."""
         found = {index: self[index] for index in sorted(set(indices))}
         return [found[index] for index in indices]
 
@@ -77,14 +77,14 @@ class PairDataset(Dataset[Pair]):
         return (self[index] for index in range(len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what can be read again, so that workers start soon."""
+        """Leave the cache out of the pickled state, so that worker processes start quickly."""
         return {**self.__dict__, "_cache": {}}
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.snapshot}, {'+'.join(self.splits)}: {len(self):,} pairs>"
 
     def metadata(self, index: int) -> dict[str, Any]:
-        """Return what else is known of a pair: all columns of `pairs` but the images, which are not read.
+        """Return the facts about a pair: all columns of `pairs` except the images, which are not read.
 
         >>> import vernaclip
         >>> facts = vernaclip.open_dataset("catalog", "scenes", "val").metadata(0)
@@ -94,9 +94,9 @@ class PairDataset(Dataset[Pair]):
         return self._row(index, _FACTS)
 
     def arrow(self) -> pyarrow.dataset.Dataset:
-        """Return the pairs as an Arrow dataset, which reads what it is asked for, batch by batch.
+        """Return the pairs as an Arrow dataset, which reads only the requested columns and rows, batch by batch.
 
-        DuckDB, Polars and pandas take it as it is.
+        DuckDB, Polars and pandas can read it directly.
 
         >>> import duckdb, vernaclip
         >>> pairs = vernaclip.open_dataset("catalog", "scenes").arrow()
@@ -106,7 +106,7 @@ class PairDataset(Dataset[Pair]):
         True
 
         Raises:
-            DamagedError: the snapshot was taken down. A handle that you have is not called back.
+            DamagedError: a take-down removed the snapshot. An Arrow dataset returned earlier is not invalidated.
         """
         self._open.require_there()
         if not self._paths:
@@ -116,7 +116,7 @@ class PairDataset(Dataset[Pair]):
         return pyarrow.dataset.dataset([str(path) for path in self._paths], schema=PAIRS, format=parquet)
 
     def duckdb(self) -> Catalog:
-        """Return the DuckDB views of the root, locked as `vernaclip sql` has them: over the newest snapshots.
+        """Return the catalog's DuckDB views, for SQL on the newest snapshots with the restrictions of `vernaclip sql`.
 
         >>> import vernaclip
         >>> catalog = vernaclip.open_dataset("catalog", "scenes").duckdb()
@@ -126,11 +126,11 @@ class PairDataset(Dataset[Pair]):
         return Catalog(self.root)
 
     def _row(self, index: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Return one row as plain values.
+        """Return one row as plain Python values.
 
         Raises:
-            IndexError: there are fewer pairs.
-            DamagedError: the snapshot was taken down since it was opened.
+            IndexError: the index is out of range.
+            DamagedError: a take-down removed the snapshot after it was opened.
             DamagedError: a shard cannot be read.
         """
         place = index + len(self) if index < 0 else index
@@ -149,9 +149,9 @@ class PairDataset(Dataset[Pair]):
             try:
                 table = read_rows(group, columns)
             except (DamagedError, OSError, pa.ArrowInvalid) as error:
-                self._open.require_there()  # a take-down may be why
+                self._open.require_there()  # raise the clearer error if a take-down removed the file
                 raise DamagedError(f"{group.path} cannot be read ({error}): run `vernaclip verify`") from error
-        # Put back last: the dict's order is the order of use.
+        # Insert last, so that the dict's order is the order of last use.
         self._cache[number, columns] = table
         while len(self._cache) > _MOST_CACHED:
             del self._cache[next(iter(self._cache))]
@@ -161,7 +161,7 @@ class PairDataset(Dataset[Pair]):
 def open_dataset(
     root: str | PathLike[str], name: str, split: str | None = None, *, snapshot: str | None = None
 ) -> PairDataset:
-    """Open a dataset of a catalog, to index it, to train on it, or to ask questions of it.
+    """Open a dataset of a catalog for indexing, training or SQL.
 
     >>> import vernaclip
     >>> pairs = vernaclip.open_dataset("catalog", "scenes", "train")
@@ -169,7 +169,7 @@ def open_dataset(
     >>> image.mode, type(captions[0])
     ('RGB', <class 'str'>)
 
-    Batches are yours to make, since captions are lists:
+    Captions are lists of different lengths, so a `DataLoader` needs a `collate_fn`:
 
     >>> from torch.utils.data import DataLoader
     >>> loader = DataLoader(pairs, batch_size=8, shuffle=True, collate_fn=list)
@@ -178,10 +178,10 @@ def open_dataset(
 
     Args:
         root: folder of the catalog.
-        name: of the dataset, as `vernaclip catalog` lists it.
-        split: train, val or test; or "marked", for pairs that hold something of a test set and were kept apart. None
-            takes the first three.
-        snapshot: an id, its first letters, or "previous"; None takes the current one.
+        name: name of the dataset, as `vernaclip catalog` lists it.
+        split: "train", "val" or "test"; or "marked", for pairs that match a test set and were set aside. None opens
+            train, val and test together.
+        snapshot: id of a snapshot, its first characters, or "previous". None opens the current snapshot.
 
     Raises:
         SettingsError: there is no such dataset, snapshot or split.

@@ -1,4 +1,4 @@
-"""The jobs of the command line as functions: build, train, score, translate."""
+"""Run the jobs of the command line as functions: build, train, score and translate."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ Settings = Mapping[str, Any]
 
 
 def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry_failed: bool = False) -> BuildReport:
-    """Build the dataset of a recipe, or find that it is there; a killed build goes on when it is called again.
+    """Build the dataset of a recipe, and resume an interrupted build. Return at once if it is up to date.
 
     >>> import vernaclip
     >>> report = vernaclip.build("scenes.toml", "catalog")
@@ -31,14 +31,14 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
     (True, 'ingest')
 
     Args:
-        recipe: name of one that comes with vernaclip, or a TOML file.
+        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
         root: folder of the catalog.
-        settings: that differ from the recipe's, as {"build.workers": 4} or {"build": {"workers": 4}}.
-        retry_failed: ask once more for the images that failed for reasons that may pass.
+        settings: settings that replace those of the recipe, as {"build.workers": 4} or {"build": {"workers": 4}}.
+        retry_failed: fetch images again whose earlier failure may have been temporary.
 
     Raises:
-        PipelineError: of the class that says who must act: settings or upstream files are wrong, another process writes
-            below the root, a disk is full, or nothing was kept.
+        PipelineError: settings or upstream files are wrong, another process writes to the catalog, the disk is full, or
+            no pair was kept. The subclass says who must act.
     """
     with _job(root) as (place, executor):
         return jobs.build(
@@ -51,19 +51,19 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
 
 
 def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> TrainReport:
-    """Train a recipe's model on the dataset that was built, go on with a killed run, or find that it is done.
+    """Train a model on a recipe's built dataset, and resume an interrupted run. Return at once if it is finished.
 
     >>> import vernaclip
     >>> report = vernaclip.train("scenes.toml", "catalog", settings={"train.steps": 3})
     >>> model = vernaclip.open_model(report.folder)
 
     Args:
-        recipe: name of one that comes with vernaclip, or a TOML file.
+        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
         root: folder of the catalog.
-        settings: that differ from the recipe's; docs/training.md lists those of `train`.
+        settings: settings that replace those of the recipe. docs/recipes.md lists those of `train`.
 
     Raises:
-        InputError: nothing was built, or the dataset was not guarded against a test set.
+        InputError: the dataset was not built, or was not guarded against a test set.
         DamagedError: the dataset is damaged.
     """
     with _job(root) as (place, executor):
@@ -71,7 +71,7 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
 
 
 def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> EvaluateReport:
-    """Score the newest model of a recipe's dataset on the images that were held out.
+    """Score the newest model of a recipe's dataset on held-out images.
 
     >>> import vernaclip
     >>> scores = vernaclip.score("scenes.toml", "catalog").scores
@@ -80,12 +80,12 @@ def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> Ev
     True
 
     Args:
-        recipe: name of one that comes with vernaclip, or a TOML file.
+        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
         root: folder of the catalog.
-        settings: that differ from the recipe's, as {"evaluate.split": "val"}.
+        settings: settings that replace those of the recipe, as {"evaluate.split": "val"}.
 
     Raises:
-        InputError: nothing was trained or held out.
+        InputError: no model was trained, or no images were held out.
     """
     with _job(root) as (place, executor):
         return jobs.evaluate(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
@@ -100,9 +100,9 @@ def translate(
     language_packs: Sequence[Place] = (),
     memory: Place | None = None,
 ) -> list[Translation]:
-    """Return a translation of each caption, in order, with its score and what is wrong with it.
+    """Translate captions, and return their translations in the same order, each with its score and its faults.
 
-    The engine is opened for each call, which takes about a second: give it many captions at once.
+    Each call opens the engine, which takes about a second. Pass many captions at once.
 
     >>> import vernaclip
     >>> engine = {"package": "scenes-en_it.argosmodel"}
@@ -110,18 +110,19 @@ def translate(
     ['due stelle rosse']
 
     Args:
-        captions: any number.
-        source: language code, such as "en".
-        target: likewise.
-        settings: of a recipe's `[translate]`, as {"engine": "ctranslate2", "model": "opus-mt-en-it"}. Without any,
-            the newest Argos package that is installed translates.
-        language_packs: TOML files of languages that vernaclip does not know.
-        memory: folder that records translations, and is never asked twice; paid engines want one.
+        captions: texts to translate.
+        source: language code of the captions, such as "en".
+        target: language code of the translations.
+        settings: settings as in a recipe's `[translate]`, such as {"engine": "ctranslate2", "model": "opus-mt-en-it"}.
+            By default the newest installed Argos package translates.
+        language_packs: TOML files of languages that vernaclip does not include.
+        memory: folder of a translation memory. Captions found in it are not translated again, which saves money with
+            paid engines.
 
     Raises:
         SettingsError: there is no such language, or a setting is wrong.
         InputError: there is no such package.
-        TransientError: the engine cannot work just now.
+        TransientError: the engine is temporarily unavailable.
     """
     config = one_way_config(setting_values(settings or {}))
     codes = route_codes(source, config, target)
@@ -133,7 +134,7 @@ def translate(
 
 @contextmanager
 def _job(root: Place) -> Iterator[tuple[Path, LocalExecutor]]:
-    """Open a root as the command line does, and what does steps in threads of this process."""
+    """Open a root for writing, and yield it with an executor that runs steps in threads of this process."""
     place = Path(root)
     open_root(place, writes=True)
     with disk_errors(place / "catalog"), reading(), LocalExecutor() as executor:

@@ -1,4 +1,4 @@
-"""A trained model that encodes images and texts into one space."""
+"""Encode images and texts into one feature space with a trained model."""
 
 import logging
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class Model:
-    """A model ready to encode; `open_model` makes it.
+    """A trained model, ready to encode images and texts. Create it with `open_model`.
 
-    Features are numpy arrays of float32, a row an item, each of length 1: the product of two rows is their cosine.
+    Features are float32 arrays with one row an item. Each row has length 1, so the dot product of two rows is their
+    cosine similarity.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -30,16 +31,16 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Return the side of the squares that images are made, in pixels."""
+        """Return the side of the square that images are resized to, in pixels."""
         return self._loaded.image_size
 
     @property
     def sha256(self) -> str:
-        """Return the hash of the weights."""
+        """Return the sha256 of the weights."""
         return self._loaded.sha256
 
     def encode_images(self, images: Sequence[Picture]) -> Features:
-        """Return features of images, shape (images, dim): Pillow's, or paths of files of any common format.
+        """Encode images, and return their features, shape (images, dim).
 
         >>> import vernaclip
         >>> from PIL import Image
@@ -47,8 +48,11 @@ class Model:
         >>> model.encode_images([Image.new("RGB", (64, 64), "red"), "photo.jpg"]).shape[0]
         2
 
+        Args:
+            images: Pillow images, or paths of image files in any common format.
+
         Raises:
-            InputError: a file is not there, or is no image that can be read; or a Pillow image does not decode.
+            InputError: a file is missing or cannot be read as an image, or a Pillow image does not decode.
         """
         files = dict.fromkeys(Path(image) for image in images if not isinstance(image, Image.Image))
         rows, reasons = encode_files(self._loaded, list(files))
@@ -64,29 +68,38 @@ class Model:
         return stacked([next(rest) if isinstance(image, Image.Image) else rows[Path(image)] for image in images])
 
     def encode_texts(self, texts: Sequence[str]) -> Features:
-        """Return features of texts, shape (texts, dim); the log names texts of which the model does not read the end.
+        """Encode texts, and return their features, shape (texts, dim).
+
+        Texts longer than the model's context are cut off, and the log names them.
 
         >>> import vernaclip
         >>> vernaclip.open_model("model").encode_texts(["a red circle", "two blue stars"]).shape[0]
         2
+
+        Args:
+            texts: texts in the model's language.
 
         Raises:
             SettingsError: a text is empty.
         """
         require_texts(texts)
         for text in self._loaded.tokenizer.too_long(texts) if texts else ():
-            logger.warning("the model does not read the end of the text %r", text)
+            logger.warning("text is longer than the model's context, so its end is cut off: %r", text)
         return text_features(self._loaded, texts)
 
     def similarity(self, images: Sequence[Picture], texts: Sequence[str]) -> Features:
-        """Return the cosine of every image and every text, shape (images, texts).
+        """Return the cosine similarity of every image with every text, shape (images, texts).
 
         >>> import vernaclip
         >>> vernaclip.open_model("model").similarity(["photo.jpg"], ["a red circle", "two blue stars"]).shape
         (1, 2)
 
+        Args:
+            images: Pillow images, or paths of image files in any common format.
+            texts: texts in the model's language.
+
         Raises:
-            PipelineError: see `encode_images` and `encode_texts`.
+            PipelineError: as for `encode_images` and `encode_texts`.
         """
         if not images or not texts:
             return np.zeros((len(images), len(texts)), dtype=np.float32)
@@ -95,7 +108,7 @@ class Model:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return an opened image as it is seen: turned as its EXIF says, in RGB, on white where it is transparent."""
+    """Return an opened image as RGB, turned upright by its EXIF orientation, on white where it is transparent."""
     try:
         turned = ImageOps.exif_transpose(image)
     except OSError as error:
@@ -107,16 +120,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def open_model(folder: str | PathLike[str]) -> Model:
-    """Open a trained model: what `train` made, or an export in open_clip's layout.
+    """Open a trained model: a model folder that `train` wrote, or an export in open_clip's layout.
 
     >>> import vernaclip
     >>> model = vernaclip.open_model("model")
     >>> cosines = model.similarity(["photo.jpg"], ["a red circle", "two blue stars"])
 
     Args:
-        folder: such as `ROOT/models/DATASET/ID`, which `train` prints and returns.
+        folder: the model folder, such as `ROOT/models/DATASET/ID`, which `train` prints and returns.
 
     Raises:
-        InputError: the folder holds no such model, or one that prepares images in another way.
+        InputError: the folder contains no model, or a model with different image preprocessing.
     """
     return Model(load_model(Path(folder)))

@@ -1,1 +1,1 @@
-"""Asking the web for images: guarded connections, manners, outcomes, and what is known already."""
+"""Fetching of images from the web: guarded connections, limits of hosts, opt-outs, and recorded outcomes."""

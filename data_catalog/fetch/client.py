@@ -1,7 +1,7 @@
-"""The one HTTP client: GET from the public web within caps and a deadline, or a failure with a reason.
+"""The HTTP client: GET requests to the public web within limits and a deadline, or a failure with a drop reason.
 
-Everything is checked again at each redirect: scheme, user name, port, and every address of the host. The connection
-goes to an address that was checked, never to a second look-up of the name.
+Scheme, user name, port and every address of the host are checked again at each redirect. The connection uses an address
+that was checked: the name is not resolved a second time.
 """
 
 import base64
@@ -41,32 +41,36 @@ from data_catalog.fetch.urls import (
 
 PIECE_BYTES = 65536
 REDIRECTS = (301, 302, 303, 307, 308)
-# 203 comes from proxies that changed the answer, such as those that shrink images.
+# Proxies that change an answer, for example shrink an image, send 203.
 WITH_BODY = (200, 203)
-# All that may come before the body, interim answers included; browsers stop at about as much.
+# Limit of everything before the body, interim answers included. Browsers have a similar limit.
 MAX_HEAD_BYTES = 256 * 1024
-MAX_INTERIM_ANSWERS = 32  # of other statuses than 100, which `http.client` skips by itself
+MAX_INTERIM_ANSWERS = 32  # of statuses other than 100, which `http.client` skips itself
 _LONGEST_DETAIL = 100
-# Servers that choose a format by this header choose one that we read.
+# Servers that choose a format by this header then choose one that we can read.
 _ACCEPT_IMAGES = "image/jpeg,image/png,image/webp,image/gif,image/*;q=0.8,*/*;q=0.5"
 
 
 class Deadline:
-    """A moment of the monotonic clock by which everything must be done."""
+    """A deadline of a request, by the monotonic clock."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     def extend(self, seconds: float) -> None:
-        """Leave out time that was spent on waiting for one's turn."""
+        """Extend the deadline by time that was spent on waiting for a turn."""
         self._end += seconds
 
     def left(self) -> float:
-        """Return the seconds left, not below zero."""
+        """Return the seconds left, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
     def wait_s(self, limit: float) -> float:
-        """Return how long the next wait may take. Raises `TimeoutError` when no time is left."""
+        """Return the seconds that the next wait may take, at most `limit`.
+
+        Raises:
+            TimeoutError: no time is left.
+        """
         left = self.left()
         if left <= 0:
             raise TimeoutError
@@ -75,18 +79,18 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request may cost and where it may go.
+    """Limits of a request, and the headers that it sends.
 
     Args:
-        timeout_s: one connect, or one wait for the next bytes.
-        deadline_s: everything, redirects and body included.
+        timeout_s: seconds for one connect, or one wait for the next bytes.
+        deadline_s: seconds for everything, redirects and body included.
         max_bytes: of a body.
-        max_redirects: followed for one URL.
-        user_agent: as sent.
+        max_redirects: that are followed for one URL.
+        user_agent: the User-Agent header.
         accept: the Accept header.
-        allow_loopback: this machine may be asked, on any port.
-        ports: that may be asked.
-        proxies: by scheme, as `urllib.request.getproxies` gives them; none by default.
+        allow_loopback: allow requests to this machine, on any port.
+        ports: that requests may use.
+        proxies: by scheme, as `urllib.request.getproxies` returns them; none by default.
     """
 
     timeout_s: float
@@ -106,11 +110,11 @@ def _nothing(target: Target) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What is done on the way of a request; each may wait, or raise whatever is to end the request.
+    """Callbacks of a request. Each may wait, or raise an error that ends the request.
 
     Args:
-        before_hop: called with the target of each redirect before anything is known of its host.
-        before_connect: called with each target, the first included, when all that is left to do is to connect to it.
+        before_hop: called with the target of each redirect before its host is looked up.
+        before_connect: called with each target, the first included, right before the connection is made.
     """
 
     before_hop: Callable[[Target], None] = _nothing
@@ -121,7 +125,7 @@ _NO_HOOKS = Hooks()
 
 
 class GuardedClient:
-    """Makes guarded requests; safe to use from several threads."""
+    """A client that makes guarded requests; safe to use from several threads."""
 
     def __init__(self, limits: Limits, *, resolver: Resolver = resolve) -> None:
         self.limits = limits
@@ -137,17 +141,17 @@ class GuardedClient:
         deadline: Deadline | None = None,
         hooks: Hooks = _NO_HOOKS,
     ) -> "Response":
-        """GET a URL, following redirects.
+        """Send a GET request for a URL, and follow redirects.
 
         Args:
-            url: an IRI, too.
-            headers: more of them.
-            answers: statuses that are no failure; a redirect that is one of them is not followed.
-            deadline: by when the body must have been read; None: `Limits.deadline_s` from now.
-            hooks: what else is done on the way.
+            url: a URL or an IRI.
+            headers: additional headers.
+            answers: statuses that count as success; a redirect whose status is one of them is not followed.
+            deadline: for reading the whole body; None: `Limits.deadline_s` from now.
+            hooks: callbacks of the request.
 
         Raises:
-            FetchError: there is no such answer; the reason says why, `url` where it happened.
+            FetchError: the request failed. The error has the reason, and the URL at which it failed.
         """
         target = parse_url(url)
         deadline = deadline or Deadline(self.limits.deadline_s)
@@ -165,7 +169,11 @@ class GuardedClient:
             raise FetchError("redirects", f"more than {self.limits.max_redirects}")
 
     def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
-        """Return the addresses that may be connected to for a target. Raises `FetchError`."""
+        """Return the checked addresses of a target.
+
+        Raises:
+            FetchError: an address may not be connected to; see `checked_addresses`.
+        """
         limits = self.limits
         return checked_addresses(target, allow_loopback=limits.allow_loopback, resolver=resolver, ports=limits.ports)
 
@@ -194,7 +202,7 @@ class GuardedClient:
         return response
 
     def _proxy_of(self, target: Target) -> "_Proxy | None":
-        """Return the proxy for a target; this machine is asked without one."""
+        """Return the proxy for a target, or None; requests to this machine use none."""
         proxies = dict(self.limits.proxies)
         url, place = proxies.get(target.scheme), urlsplit(target.url).netloc
         bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]
@@ -203,7 +211,7 @@ class GuardedClient:
         return _Proxy.at(url)
 
     def _proxy_addresses(self, proxy: "_Proxy", target: Target, look_up: Resolver) -> Sequence[str]:
-        """Return the proxy's addresses: it looks names up by itself, so only a target that is an address is checked."""
+        """Return the proxy's addresses. The proxy resolves names itself, so only numeric targets are checked here."""
         try:
             self.addresses(target, _numeric)
         except FetchError as error:
@@ -217,7 +225,7 @@ class GuardedClient:
 
 @dataclass(frozen=True, slots=True)
 class _Proxy:
-    """Holds the place of a proxy, and the headers that it wants."""
+    """The address of a proxy, and the headers that it requires."""
 
     host: str
     port: int
@@ -225,7 +233,11 @@ class _Proxy:
 
     @classmethod
     def at(cls, url: str) -> "_Proxy":
-        """Return the proxy that a URL, or "host:port", names, with the login in it. Raises `FetchError`."""
+        """Return the proxy for a URL or "host:port", which may contain a login.
+
+        Raises:
+            FetchError: `connect`: it is no URL.
+        """
         try:
             parts = urlsplit(url if "//" in url else f"//{url}")
             host, port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 80)
@@ -239,7 +251,7 @@ class _Proxy:
 
 
 def is_this_machine(host: str) -> bool:
-    """Tell whether a host, by its name alone, is this machine; 0.0.0.0 connects to it as well."""
+    """Return whether a host is this machine, by its name or address alone; 0.0.0.0 connects to it, too."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -249,18 +261,22 @@ def is_this_machine(host: str) -> bool:
 
 
 def _numeric(host: str, port: int) -> list[str]:
-    """Return the address that a host is, without asking anybody. Raises `OSError` for a name."""
+    """Return the address of a numeric host, without a look-up.
+
+    Raises:
+        OSError: the host is a name.
+    """
     return [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)]
 
 
-# The system's resolver gives up sooner.
+# The system's resolver gives up before this time.
 _LONGEST_LOOK_UP_S = 120.0
 
 
 def _in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
-    """Return a resolver that raises `OSError` at the deadline: the system's own cannot be given a time-out.
+    """Return a resolver that raises `TimeoutError` at the deadline: the system's resolver has no time-out.
 
-    A look-up that hangs goes on in a thread of its own, which ends with the process.
+    A look-up that hangs continues in a thread of its own, which ends with the process.
     """
 
     def look_up(host: str, port: int) -> Sequence[str]:
@@ -272,7 +288,7 @@ def _in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
         def ask() -> None:
             try:
                 answer.set_result(resolver(host, port))
-            except BaseException as error:  # noqa: BLE001  it is raised again where the answer is awaited
+            except BaseException as error:  # noqa: BLE001  `answer.result` raises it
                 answer.set_exception(error)
 
         threading.Thread(target=ask, daemon=True).start()
@@ -283,7 +299,7 @@ def _in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
 
 @contextmanager
 def _placed(target: Target) -> Iterator[None]:
-    """Note at which URL a failure happened."""
+    """Set the URL of a `FetchError` that is raised inside the context."""
     try:
         yield
     except FetchError as error:
@@ -292,13 +308,13 @@ def _placed(target: Target) -> Iterator[None]:
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """An answer after those that come before it: `http.client` takes a 102 or a 103 for the last word."""
+    """The final answer, after interim ones: `http.client` alone would return a 102 or 103 as the answer."""
 
     def begin(self) -> None:
-        """Read heads up to one that is no interim answer (RFC 9110, 15.2); nobody asked for a 101.
+        """Read heads until one is no interim answer (RFC 9110, 15.2). A 101, which was not requested, is final.
 
         Raises:
-            http.client.HTTPException: too many come before it, or it is not HTTP.
+            http.client.HTTPException: there are too many interim answers, or the answer is not HTTP.
         """
         for _ in range(MAX_INTERIM_ANSWERS + 1):
             super().begin()
@@ -309,7 +325,7 @@ class _FinalResponse(http.client.HTTPResponse):
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to addresses that were checked, in the name of the host that they were checked for."""
+    """A connection to the checked addresses of a host."""
 
     response_class = _FinalResponse
 
@@ -326,42 +342,42 @@ class _Connection(http.client.HTTPConnection):
         self._stream: _TimedStream | None = None
 
     def go_through(self, proxy: _Proxy) -> None:
-        """Connect to a proxy, which tunnels https and is asked for the whole URL of http."""
+        """Connect to a proxy instead: through a tunnel for https, with requests for the whole URL for http."""
         if self._tls is not None:
             self.set_tunnel(*self._server, headers=proxy.headers)
         self._server = (proxy.host, proxy.port)
 
     def connect(self) -> None:
-        """Connect to the first address that answers, and shake hands in the host's name."""
+        """Connect to the first address that answers; for https, do the TLS handshake with the host's name."""
         raw = self._connected()
         if self._tls is None:
             self._speak(raw)
             return
         try:
             if self._tunnel_host:  # type: ignore[attr-defined]
-                self._speak(raw.dup())  # `http.client` closes what it read the proxy's answer from
+                self._speak(raw.dup())  # `http.client` closes the socket from which it reads the proxy's answer
                 self._tunnel()  # type: ignore[attr-defined]
             raw.settimeout(self._deadline.wait_s(self._wait_s))
-            # Certificates do not have the dot that may end a name.
+            # A name may end with a dot; names in certificates do not.
             self._speak(self._tls.wrap_socket(raw, server_hostname=self.host.rstrip(".")))
         except BaseException:
             raw.close()
             raise
 
     def head_is_over(self) -> None:
-        """Go on to the body, which has a cap of its own."""
+        """End the limit of the head: the body has a limit of its own."""
         assert self._stream is not None
         self._stream.head_bytes = None
 
     def give_up(self) -> None:
-        """Close the socket, which `close` leaves to the response that still reads from it."""
+        """Close the socket. `close` alone leaves it open for a response that still reads from it."""
         self.close()
         if self._stream is not None:
             self._stream.close()
 
     def _speak(self, raw: socket.socket) -> None:
         stream = self._stream = _TimedStream(raw, self._deadline, self._wait_s)
-        # As much of a socket as `http.client` uses.
+        # The methods of a socket that `http.client` uses.
         self.sock: Any = SimpleNamespace(
             sendall=stream.sendall, makefile=lambda mode: io.BufferedReader(stream, PIECE_BYTES), close=lambda: None
         )
@@ -377,7 +393,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _TimedStream(io.RawIOBase):
-    """A socket of which no single wait is longer than the time-out and the deadline allow; its head has a cap."""
+    """A socket stream whose waits end at the time-out or the deadline, and whose head has a size limit."""
 
     def __init__(self, raw: socket.socket, deadline: Deadline, timeout: float) -> None:
         self._raw = raw
@@ -389,12 +405,16 @@ class _TimedStream(io.RawIOBase):
         return True
 
     def sendall(self, data: bytes) -> None:
-        """Send bytes, as a socket does."""
+        """Send all bytes."""
         self._raw.settimeout(self._deadline.wait_s(self._wait_s))
         self._raw.sendall(data)
 
     def readinto(self, buffer: Any) -> int:
-        """Read what comes next, as a raw stream does. Raises `LineTooLong` where the head has no end."""
+        """Read the next bytes into a buffer.
+
+        Raises:
+            http.client.LineTooLong: the head is longer than its limit.
+        """
         self._raw.settimeout(self._deadline.wait_s(self._wait_s))
         count = self._raw.recv_into(buffer)
         if self.head_bytes is not None:
@@ -411,10 +431,10 @@ class _TimedStream(io.RawIOBase):
 
 
 class Response:
-    """An answer with a body, which is read within the byte cap and the deadline.
+    """An answer with a body, which is read within the size limit and the deadline.
 
     Raises:
-        FetchError: the reason of a status that is none of `answers`.
+        FetchError: the status is none of `answers`.
     """
 
     def __init__(
@@ -423,7 +443,7 @@ class Response:
         self.headers: Message = response.headers
         self.status = response.status
         self.url = url
-        self.length = response.length  # announced; None where nobody says
+        self.length = response.length  # as announced; None if it is not
         self._response = response
         self._max_bytes = max_bytes
         if self.status not in answers:
@@ -439,7 +459,7 @@ class Response:
         self.close()
 
     def close(self) -> None:
-        """Leave the rest of the body unread."""
+        """Close the connection; the rest of the body stays unread."""
         self._response.close()
 
     def copy_to(self, sink: IO[bytes]) -> None:
@@ -461,7 +481,11 @@ class Response:
             raise self._failure("empty_body")
 
     def read_start(self, num_bytes: int) -> bytes:
-        """Return the first bytes of the body, at most so many. Raises `FetchError`: `truncated_body`, `timeout`."""
+        """Return the first bytes of the body, at most `num_bytes`.
+
+        Raises:
+            FetchError: `truncated_body`, `timeout`.
+        """
         body = b""
         for piece in self.pieces():
             body += piece
@@ -470,10 +494,10 @@ class Response:
         return body[:num_bytes]
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body piece by piece, as long as the caller wants it.
+        """Yield the body piece by piece.
 
         Raises:
-            FetchError: `truncated_body` (an empty body that announced bytes included), `timeout`.
+            FetchError: `truncated_body` (also for an empty body whose length was announced), `timeout`.
         """
         count = 0
         while piece := self._next_piece():
@@ -484,7 +508,7 @@ class Response:
 
     def _next_piece(self) -> bytes:
         try:
-            # Not `read`, which takes a chunk of size -1 for all that ever comes.
+            # Not `read`, which reads without end after a chunk of size -1.
             return self._response.read1(PIECE_BYTES)
         except TimeoutError as error:
             raise self._failure("timeout", "not all of the body in time") from error
@@ -499,7 +523,7 @@ class Response:
 
 
 def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
-    """Return what a failed connection or a missing answer is called, in words that do not vary from run to run."""
+    """Return the drop reason for a failed connection or a missing answer, with a detail that is equal in all runs."""
     if isinstance(error, TimeoutError):
         return FetchError("timeout", "no answer in time")
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
@@ -513,13 +537,13 @@ def failure_of(error: OSError | http.client.HTTPException) -> FetchError:
 
 
 def retry_after_s(header: str | None, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for, by number or by date; None if it makes no sense."""
+    """Return the seconds that a Retry-After header asks for, as a number or a date; None if it is invalid."""
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
     try:
         asked: datetime = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):  # of zones and years beyond all measure
+    except (ValueError, OverflowError):  # zones and years out of range
         return None
     asked = asked if asked.tzinfo else asked.replace(tzinfo=UTC)
     wait_s: float = (asked - (now or datetime.now(UTC))).total_seconds()

@@ -1,4 +1,4 @@
-"""How images are fetched: the settings of `[fetch]`, with what each of them may be."""
+"""Settings of `[fetch]`: limits, hosts, retries and identification, with their checks."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -19,25 +19,25 @@ MAX_REQUESTS_PER_S = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPace:
-    """How fast a host, or a domain with all hosts below it, is asked; see `HostLimits`."""
+    """The limits in force for a host, or for a domain with all its hosts; see `HostLimits`."""
 
     concurrency: int = 8
     requests_per_s: float = 20.0
 
     @property
     def interval_s(self) -> float:
-        """Return the seconds between the beginnings of two requests."""
+        """Return the seconds between the starts of two requests; 0 without a limit."""
         return 1 / self.requests_per_s if self.requests_per_s else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostLimits:
-    """Limits of one host, or of a domain with all hosts below it; what is left out stays as it is."""
+    """Limits that a recipe sets for a host, or for a domain with all its hosts; None leaves the default."""
 
     concurrency: int | None = None
-    """Requests to the host that are under way at once."""
+    """Maximum number of concurrent requests to the host."""
     requests_per_s: float | None = None
-    """Requests to the host that begin in each second, evenly spaced, redirects and robots.txt included. 0 sets no
+    """Maximum number of requests to the host per second, evenly spaced, redirects and robots.txt included. 0 means no
     limit."""
 
     def __post_init__(self) -> None:
@@ -48,14 +48,14 @@ class HostLimits:
             require_between("fetch.hosts.*.requests_per_s", self.requests_per_s, 0, MAX_REQUESTS_PER_S)
 
     def over(self, pace: HostPace) -> HostPace:
-        """Return a pace with the fields that are given here."""
+        """Return a pace with the limits that are set here replaced."""
         return HostPace(
             concurrency=pace.concurrency if self.concurrency is None else self.concurrency,
             requests_per_s=pace.requests_per_s if self.requests_per_s is None else self.requests_per_s,
         )
 
 
-# What operators ask for: Wikimedia's robot policy for media allows two connections and 25 Mbit/s.
+# Limits that operators ask for. Wikimedia's robot policy for media allows two connections and 25 Mbit/s.
 KNOWN_HOSTS: Mapping[str, HostPace] = {
     "upload.wikimedia.org": HostPace(concurrency=2, requests_per_s=10),
     "thumb.wikimedia.org": HostPace(concurrency=2, requests_per_s=10),
@@ -65,9 +65,9 @@ KNOWN_HOSTS: Mapping[str, HostPace] = {
 
 
 def group_of(host: str, named: Mapping[str, HostPace]) -> str:
-    """Return the longest name among `named` that is the host or a domain above it, else the host itself.
+    """Return the longest name in `named` that is the host or a domain above it, else the host itself.
 
-    A limit that is named for a domain holds for all its hosts together.
+    The limit of a domain holds for all its hosts together.
     """
     host = host.lower().rstrip(".")
     labels = host.split(".")
@@ -77,57 +77,57 @@ def group_of(host: str, named: Mapping[str, HostPace]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchConfig:
-    """Settings of fetching images: hosts, limits, pace, and who is asking."""
+    """Settings of fetching images: limits, hosts, retries, and the identification of the client."""
 
     timeout_s: float = how(10.0)
-    """Seconds that one connection, and one wait for the next bytes, may take."""
+    """Seconds that one connection, or one wait for the next bytes, may take."""
     deadline_s: float = how(60.0)
-    """Seconds that one try may take in all: robots.txt, redirects and body."""
+    """Seconds that one try may take in total: robots.txt, redirects and body."""
     max_bytes: int = 32 * 1024 * 1024
-    """Bytes of the largest image file that is taken; larger ones are rejected. It holds for local files too. The
-    default is 32 MiB."""
+    """Maximum bytes of an image file, from the web or local. Larger images are rejected. The default is 32 MiB."""
     max_host_bytes: int = 16 * 1024**3
-    """Bytes that one shard may take from one host, or from a domain named in `hosts`, what is thrown away included.
-    When they are spent, what is under way comes to its end, nothing more is asked, and the rows that are left end as
-    `byte_budget`; which ones depends on the order in which they came. The default is 16 GiB."""
+    """Maximum bytes that one shard may receive from one host, or from a domain named in `hosts`, rejected images
+    included. When the limit is reached, running requests finish, no new ones start, and the remaining rows are rejected
+    as `byte_budget`. Which rows these are depends on the order of the answers. The default is 16 GiB."""
     max_shard_bytes: int = 32 * 1024**3
-    """Bytes that one shard may take from all hosts, counted in the same way. The default is 32 GiB."""
+    """Maximum bytes that one shard may receive from all hosts, counted in the same way. The default is 32 GiB."""
     max_redirects: int = 5
-    """Redirects that are followed for one image."""
+    """Maximum number of redirects that are followed for one image."""
     retries: int = how(2)
-    """Further tries, within the build, after a failure that may pass. `--retry-failed` tries again later."""
+    """Retries within the build after a temporary failure. `--retry-failed` tries again in a later build."""
     backoff_s: float = how(1.0)
-    """Seconds before the first further try. The wait doubles for each next one, with some chance in it."""
+    """Seconds before the first retry. The wait doubles for each further retry, and varies at random."""
     max_wait_s: float = how(300.0)
-    """Longest wait in seconds that a server may ask for with Retry-After. A host that asks for more is given up until
-    its time is over."""
+    """Maximum wait in seconds that a server may ask for with Retry-After. A host that asks for a longer wait gets no
+    requests until that time is over."""
     threads: int = how(32)
-    """Images of one shard that are fetched at once. A host that has more images than its limits let these threads fetch
-    gets threads of its own beside them, as many as its `concurrency`; all such hosts together get at most as many
-    again."""
+    """Images of one shard that are fetched at once. A host with more images than these threads can fetch within its
+    limits gets additional threads of its own, at most its `concurrency`. All such hosts together get at most as many
+    additional threads as this number."""
     host_concurrency: int = how(8)
-    """Requests to one host that are under way at once, by all shards together."""
+    """Maximum number of concurrent requests to one host, from all shards together."""
     host_requests_per_s: float = how(20.0)
-    """Requests to one host that begin in each second, by all shards together: evenly spaced, with 5 % to spare so that
-    no second sees more, redirects and robots.txt included. 0 sets no limit."""
+    """Maximum number of requests to one host per second, from all shards together, redirects and robots.txt included.
+    Requests are evenly spaced, with a margin of 5 %. 0 means no limit."""
     hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
-    """Other limits for hosts, or for domains with all their hosts together, by name. What is left out is as vernaclip
-    has it for that host (Wikimedia, Flickr and COCO come with limits), else as for every host."""
+    """Limits of single hosts, or of domains with all their hosts together, by name. A limit that is not set here is
+    vernaclip's own for that host (Wikimedia, Flickr and COCO have some), else the one of all hosts."""
     ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
-    """Ports that may be asked."""
+    """Ports that requests may use."""
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
-    """Name of the program in requests. Its first word, up to the slash, is the name that robots.txt and X-Robots-Tag
-    may address."""
+    """User-Agent header of requests. Its first word, up to the slash, is the name of the robot in robots.txt and
+    X-Robots-Tag."""
     contact: str | None = how(None)
-    """URL or mail address that operators of servers may write to. Some hosts refuse clients without one, and sources on
-    Wikimedia or Flickr are not asked without it."""
+    """URL or mail address at which operators of servers can reach you, sent in the User-Agent header. Some hosts refuse
+    clients without one. Sources on Wikimedia or Flickr require it."""
     allow_loopback: bool = False
-    """Fetch from this machine too, on any port, as samples and tests do. Other private addresses stay refused."""
+    """Allow requests to this machine, on any port, as samples and tests need. Other private addresses stay
+    forbidden."""
     consent: ConsentConfig = field(default_factory=ConsentConfig)
-    """Section `[consent]`: what is heeded of what servers say about use."""
+    """Section `[consent]`: opt-out signals of servers that are respected."""
     wikimedia_width: int = 500
-    """Width in pixels of the thumbnails that are taken in the place of Wikimedia's originals, one of those that it
-    serves. 0 takes originals."""
+    """Width in pixels of the thumbnails that are fetched instead of Wikimedia's originals. It must be a width that
+    Wikimedia serves. 0 fetches originals."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""
@@ -135,7 +135,7 @@ class FetchConfig:
             require_between(f"fetch.{name}", getattr(self, name), low, high)
         for host in self.hosts:
             if not host or host != host.lower().strip(". ") or set(host) & set("/:@*"):
-                raise SettingsError(f"fetch.hosts names {host!r}: a host or domain such as example.org is wanted")
+                raise SettingsError(f"fetch.hosts names {host!r}, but needs a host or domain such as example.org")
         check_width(self.wikimedia_width)
         for port in self.ports:
             require_between("fetch.ports", port, 1, 65535)
@@ -147,7 +147,7 @@ class FetchConfig:
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> "FetchConfig":
-        """Return the settings that `to_values` gave."""
+        """Return the settings from values that `to_values` returned."""
         hosts = {name: HostLimits(**limits) for name, limits in values["hosts"].items()}
         consent = ConsentConfig(ignore=tuple(values["consent"]["ignore"]))
         return cls(**{**values, "hosts": hosts, "ports": tuple(values["ports"]), "consent": consent})
@@ -163,17 +163,17 @@ class FetchConfig:
 
     @property
     def named_limits(self) -> Mapping[str, HostPace]:
-        """Return limits by host or domain: those that operators ask for, and the recipe's, which take precedence."""
+        """Return the limits by host or domain: `KNOWN_HOSTS` and the recipe's, which take precedence."""
         known = {name: KNOWN_HOSTS.get(group_of(name, KNOWN_HOSTS), self.default_limits) for name in self.hosts}
         return {**KNOWN_HOSTS, **{name: limits.over(known[name]) for name, limits in self.hosts.items()}}
 
     @property
     def default_limits(self) -> HostPace:
-        """Return the limits of every host that is not named."""
+        """Return the limits of hosts that are not in `named_limits`."""
         return HostPace(concurrency=self.host_concurrency, requests_per_s=self.host_requests_per_s)
 
     def limits(self) -> Limits:
-        """Return the part of the settings that the HTTP client keeps."""
+        """Return the limits for the HTTP client."""
         return Limits(
             timeout_s=self.timeout_s,
             deadline_s=self.deadline_s,
@@ -202,13 +202,13 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 
 
 def slow_host(urls: Collection[str], config: FetchConfig) -> str | None:
-    """Return the host, or group of them, that at least half of a shard's URLs are on, if it is slow; None without one.
+    """Return the slow host, or group of hosts, that at least half of a shard's URLs are on; None if there is none.
 
-    A host is slow here if its limits are tighter than what one shard would ask of it.
+    A host is slow if it has a request rate, or if its concurrency is less than the number of threads.
     """
     named, hosts = config.named_limits, Counter[str]()
     for url in urls:
-        with suppress(ValueError):  # it is no URL
+        with suppress(ValueError):  # it is not a URL
             if host := urlsplit(url).hostname:
                 hosts[group_of(host, named)] += 1
     if not hosts:

@@ -1,6 +1,6 @@
-"""Read what servers say about the use of their files: robots.txt, X-Robots-Tag, TDM-Reservation, Content-Usage.
+"""Opt-out signals of servers: robots.txt, X-Robots-Tag, TDM-Reservation and Content-Usage.
 
-All of it is pure: text in, answers out. Who asks for a robots.txt, and how long it is remembered, is decided elsewhere.
+Everything here is pure parsing. `opener.py` fetches and caches the robots.txt files.
 """
 
 import re
@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from data_catalog.errors import SettingsError
 
-# The drafts of the IETF's working group AIPREF that this module follows, both of 19 August 2026: how a statement of
-# preference is attached to a file, and which words it is made of. Read their newest versions before changing a label.
+# The drafts of the IETF's working group AIPREF that this module implements, both of 19 August 2026: how a statement of
+# preference is attached to a file, and its vocabulary. Read their newest versions before you change a label.
 ATTACH_DRAFT = "draft-ietf-aipref-attach-05"
 VOCAB_DRAFT = "draft-ietf-aipref-vocab-07"
 DRAFTS = f"{ATTACH_DRAFT}, {VOCAB_DRAFT}"
@@ -24,23 +24,23 @@ ROBOTS_TAG = "x-robots-tag"
 TDM_RESERVATION = "tdm-reservation"
 HEADER = "header"
 
-# Labels of the vocabulary that forbid us, if their value is "n". The categories of the newest draft do not overlap: no
-# other label implies one of these. (Up to vocab-04 there were broader ones: tdm, all, bots.) "search" is not ours.
-# The draft means models that generate content. A model such as CLIP only tells images apart, but is a part of many
-# that generate, and who says "n" to training rarely knows the difference. So we take the broader meaning.
+# Labels of the vocabulary that forbid our use if their value is "n". The categories of the newest draft do not overlap,
+# so no other label implies one of these. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
+# concern us. The draft is about models that generate content. CLIP does not, but is a part of many models that do, and
+# an operator who says "n" to training rarely makes the distinction. So the broader meaning is applied.
 LABELS: Mapping[str, str] = MappingProxyType({"train-ai": f"Content-Usage says train-ai=n ({VOCAB_DRAFT})"})
 
-# All signals that are heeded unless `ConsentConfig.ignore` names them, and what each says.
+# All signals, which are respected unless `ConsentConfig.ignore` names them, with their meanings.
 SIGNALS: Mapping[str, str] = MappingProxyType(
     {
-        ROBOTS_TXT: "the host's robots.txt forbids to ask for the file (RFC 9309); ignored, it is not asked for at all",
-        ROBOTS_TAG: "X-Robots-Tag says noai, noimageai, noindex, noimageindex, noml or none, to all robots or to us",
+        ROBOTS_TXT: "the host's robots.txt forbids to fetch the file (RFC 9309); if ignored, robots.txt is not fetched",
+        ROBOTS_TAG: "X-Robots-Tag has noai, noimageai, noindex, noimageindex, noml or none, for all robots or for ours",
         TDM_RESERVATION: "TDM-Reservation is 1 (W3C's TDM Reservation Protocol)",
         **LABELS,
     }
 )
 
-# What is longer is not parsed, and says nothing: a server may send megabytes of headers.
+# Longer statements are ignored: a server may send megabytes of headers.
 _LONGEST_STATEMENT = 64 * 1024
 _LONGEST_RECORD = 1000
 _MOST_RECORDS = 10
@@ -49,33 +49,33 @@ _LONGEST_DETAIL = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsentConfig:
-    """Signals of servers about the use of their files, and which of them are heeded."""
+    """Settings of opt-out signals: all of them are respected unless they are named here."""
 
     ignore: tuple[str, ...] = ()
-    """Signals that are not heeded, at your responsibility: "robots.txt", "x-robots-tag", "tdm-reservation", or
+    """Signals that are ignored, at your own responsibility: "robots.txt", "x-robots-tag", "tdm-reservation", or
     "train-ai", which is a label of Content-Usage."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""
         for name in self.ignore:
             if name not in SIGNALS:
-                raise SettingsError(f"consent.ignore names no signal {name!r}: there are {', '.join(SIGNALS)}")
+                raise SettingsError(f"consent.ignore has no signal {name!r}. The signals are {', '.join(SIGNALS)}")
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
     def heeds(self, signal: str) -> bool:
-        """Tell if a signal, such as `ROBOTS_TXT`, counts."""
+        """Return whether a signal, such as `ROBOTS_TXT`, is respected."""
         return signal not in self.ignore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """One statement of preference.
+    """One Content-Usage statement.
 
     Args:
-        value: as the server wrote it, at most 1000 characters.
+        value: as sent by the server, at most 1000 characters.
         where: `HEADER` or `ROBOTS_TXT`.
-        denied: the `LABELS` that it says "n" to.
-        draft: by which it was read.
+        denied: the `LABELS` whose value is "n".
+        draft: that was used to parse it.
     """
 
     value: str
@@ -85,7 +85,7 @@ class Usage:
 
 
 def _usage(text: str, where: str) -> Usage:
-    """Return a statement with the labels that it says "n" to; none if it can't be parsed, as the draft demands."""
+    """Return a statement with the labels that it denies; none if it can't be parsed, as the draft requires."""
     from http_sf import StructuredFieldError, Token, parse
 
     denied = []
@@ -95,29 +95,29 @@ def _usage(text: str, where: str) -> Usage:
             assert isinstance(dictionary, dict)
             for name in LABELS:
                 member = dictionary.get(name)
-                value = member[0] if isinstance(member, tuple) else None  # behind it are parameters: they mean nothing
-                if isinstance(value, Token) and str(value) == "n":  # a string in quotation marks says nothing
+                value = member[0] if isinstance(member, tuple) else None  # the rest are parameters, without a meaning
+                if isinstance(value, Token) and str(value) == "n":  # a quoted string has no meaning
                     denied.append(name)
     return Usage(value=text[:_LONGEST_RECORD], where=where, denied=tuple(denied))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
-    """What came with one answer.
+class OptOutSignals:
+    """The opt-out signals of one answer.
 
     Args:
-        robots_tags: the values of all X-Robots-Tag headers, then what TDM-Reservation says, each as
+        robots_tags: the values of all X-Robots-Tag headers, then those of TDM-Reservation, each as
             "tdm-reservation: VALUE".
-        usages: statements of preference, those that deny first.
+        usages: Content-Usage statements; those that deny a label come first.
     """
 
     robots_tags: tuple[str, ...] = ()
     usages: tuple[Usage, ...] = ()
 
     def refusal(self, config: ConsentConfig, robot: str) -> tuple[str, str] | None:
-        """Return why the file may not be used, as reason and detail; None if nothing forbids it.
+        """Return the drop reason and detail if a signal forbids the use of the file, else None.
 
-        The most restrictive statement wins: whoever says "n" is heeded, whatever others say.
+        The most restrictive statement wins: one "n" is enough.
         """
         signals = {signal for tag in self.robots_tags for signal in _signals_of(tag.lower(), robot.lower())}
         if any(map(config.heeds, signals)):
@@ -129,43 +129,44 @@ class Stated:
 
     @property
     def content_usage(self) -> list[dict[str, str]] | None:
-        """Return the statements as the column `content_usage` has them; None if there are none."""
+        """Return the value of the column `content_usage`; None if there are no statements."""
         return [{"value": each.value, "where": each.where, "draft": each.draft} for each in self.usages] or None
 
 
-def stated(headers: Message, robots: Iterable[Usage] = ()) -> Stated:
-    """Return what the headers of an answer say, and the robots.txt of its host.
+def opt_out_signals(headers: Message, robots: Iterable[Usage] = ()) -> OptOutSignals:
+    """Return the opt-out signals in the headers of an answer, together with statements of robots.txt files.
 
     Args:
         headers: of the answer.
-        robots: `RobotsTxt.content_usage` of each path that was asked for on the way to the answer.
+        robots: `RobotsTxt.content_usage` of each path that was requested, redirects included.
     """
     tags = [str(value) for value in headers.get_all("X-Robots-Tag", [])]
     reserved = ",".join(map(str, headers.get_all("TDM-Reservation", []))).split(",")
     tags += [f"{TDM_RESERVATION}: {value.strip()}" for value in reserved if value.strip()]
-    # Old servers fold long lines. An empty one among several would make all of them unreadable.
+    # Old servers fold long lines. An empty line among several would make all of them invalid.
     unfolded = (re.sub(r"[\r\n]+[ \t]*", " ", str(value)) for value in headers.get_all("Content-Usage", []))
     lines = [text for line in unfolded if (text := line.strip(" \t"))]
     usages = [_usage(", ".join(lines), HEADER)] if lines else []
-    # What denies comes first, so that a server that says a thousand things is still heard.
+    # Statements that deny come first, so that the limit on their number does not cut them off.
     distinct = sorted(dict.fromkeys([*usages, *robots]), key=lambda usage: -len(usage.denied))
-    return Stated(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
+    return OptOutSignals(robots_tags=tuple(tags), usages=tuple(distinct[:_MOST_RECORDS]))
 
 
-# Against indexing, against images in an index, and against use for training: what each means for a dataset is the same.
+# Directives against indexing, against images in an index, and against training: each forbids use in a dataset.
 FORBIDDING = frozenset({"noai", "noimageai", "noindex", "noimageindex", "noml", "none"})
-# Directives that hold a colon themselves, so that what stands before it is no robot's name.
+# Directives that contain a colon themselves, so that the word before it is no robot's name.
 _WITH_VALUE = frozenset(
     {"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview", TDM_RESERVATION, *FORBIDDING}
 )
-# "none" is one of the values. Looking behind keeps it linear: "max-max-max-..." is one word.
+# Removed before the search, since "none" is one of its values. The look-behind keeps the search linear: "max-max-..."
+# is one word.
 _PREVIEW = re.compile(r"(?<![a-z-])max-[a-z-]+\s*:\s*\S+")
 
 
 def _signals_of(tag: str, robot: str) -> set[str]:
-    """Return the signals, `ROBOTS_TAG` and `TDM_RESERVATION`, that forbid the use for all robots or for that one.
+    """Return the signals, `ROBOTS_TAG` and `TDM_RESERVATION`, that forbid the use for all robots or for `robot`.
 
-    Directives are separated by commas, semicolons or blanks; a robot's name holds up to the next one.
+    Directives are separated by commas, semicolons or blanks. The name of a robot holds until the next name.
     """
     found = set()
     is_addressed = True
@@ -182,10 +183,10 @@ def _signals_of(tag: str, robot: str) -> set[str]:
 
 
 class RobotsTxt:
-    """A parsed robots.txt, as one robot reads it: RFC 9309, with the rule Content-Usage of the draft `ATTACH_DRAFT`.
+    """The rules of a robots.txt for one robot: RFC 9309, and the Content-Usage rule of `ATTACH_DRAFT`.
 
     Args:
-        body: the file's text, already cut to the length that is read.
+        body: the file's text, cut to the length that is read.
         robot: our name.
     """
 
@@ -193,28 +194,28 @@ class RobotsTxt:
         from protego import Protego
 
         lines = _own_lines(body, robot.lower())
-        # One group for all robots: a file that names thousands of them before thousands of rules, which takes each
-        # rule for each robot, would otherwise fill the memory.
+        # Only our own group is parsed. Protego stores each rule for each robot: a file with thousands of both would
+        # fill the memory.
         self._rules = Protego.parse("\n".join(["User-agent: *", *lines]))
         self._usages = _usage_rules(lines)
 
     def allows(self, url: str) -> bool:
-        """Tell if the URL may be asked for."""
+        """Return whether the URL may be fetched."""
         return self._rules.can_fetch(url, "*")
 
     @property
     def crawl_delay(self) -> float:
-        """Return the seconds between two requests that the file asks for; 0 if it asks for none."""
+        """Return the Crawl-delay in seconds; 0 if there is none."""
         return self._rules.crawl_delay("*") or 0.0
 
     def content_usage(self, path: str) -> tuple[Usage, ...]:
-        """Return the statements of preference about a path.
+        """Return the Content-Usage statements for a path.
 
-        They are those of the rule with the longest matching pattern. Rules with patterns of the same length count
-        all: the draft applies each by itself, and the most restrictive wins.
+        They come from the rule with the longest matching pattern. All rules with patterns of that length count: the
+        draft applies each of them, and the most restrictive wins.
 
         Args:
-            path: with the query, as it is asked for.
+            path: with the query, as it is requested.
         """
         if not self._usages:
             return ()
@@ -230,8 +231,8 @@ class RobotsTxt:
         return tuple(found)
 
 
-# A comment ends a line, and is gone before these are asked. Protego reads all these spellings, so we do.
-_WORDS = r"(?!\S)([^:]*(?::\S.*)?)$"  # what may follow a key that has no colon
+# Protego accepts all these spellings, so we do, too. Comments are removed before.
+_WORDS = r"(?!\S)([^:]*(?::\S.*)?)$"  # the rest of a line whose key has no colon
 _AGENT_LINE = re.compile(rf"user[- ]?agent\s*:(.*)|(?:user-?agent|user\s+agent){_WORDS}", re.DOTALL)
 _SITE_LINE = re.compile(rf"(?:sitemaps?|site-map|host)(?:\s*:|{_WORDS})", re.DOTALL)
 _BARE_RULE = re.compile(
@@ -241,11 +242,11 @@ _BARE_RULE = re.compile(
 
 
 def _own_lines(body: str, robot: str) -> list[str]:
-    """Return the rules of a robot's groups, or of those for all robots if none names it; without comments."""
+    """Return the lines of a robot's groups, or of the groups for all robots if none names it; without comments."""
     groups: dict[str, list[str]] = {}
-    names: set[str] = set()  # whom the group is for, as far as they may be us
-    is_heading = True  # a name that follows names belongs to the same group
-    # `splitlines` also splits at characters that RFC 9309 does not name, such as form feed. Protego does, too.
+    names: set[str] = set()  # the names of the current group that match the robot
+    is_heading = True  # a name that follows another name belongs to the same group
+    # `splitlines` also splits at characters that RFC 9309 does not name, such as form feed, as Protego does.
     for whole in body.splitlines():
         line = whole.partition("#")[0].strip()
         lower = line.lower()
@@ -254,11 +255,11 @@ def _own_lines(body: str, robot: str) -> list[str]:
             names = names if is_heading else set()
             is_heading = True
             name = (agent[1] or agent[2] or "").strip()
-            name = name if name == "*" else name.replace("*", "")  # wildcards mean something where they stand alone
+            name = name if name == "*" else name.replace("*", "")  # a wildcard only has a meaning alone
             if _match_score(name, robot):
                 names.add(name)
                 groups.setdefault(name, [])
-        # A line that belongs to a group, known or not, ends the list of those whom the group is for.
+        # Any line that belongs to a group, known or not, ends the names of the group.
         elif _SITE_LINE.match(lower) is None and (":" in lower or _BARE_RULE.match(lower) is not None):
             is_heading = False
             for name in names:
@@ -267,7 +268,7 @@ def _own_lines(body: str, robot: str) -> list[str]:
 
 
 def _match_score(name: str, robot: str) -> int:
-    """Return how well a name in a robots.txt fits a robot: 0, not at all; 1, as all do; else the name's length."""
+    """Return a score of how specifically a name matches a robot: 0, no match; 1, the wildcard; else its length."""
     if name == "*":
         return 1
     is_part = name in robot and re.search(rf"(?<![\w-]){re.escape(name)}", robot) is not None
@@ -278,25 +279,25 @@ _USAGE_RULE = re.compile(r"content-usage[ \t]*:[ \t]*(?:(/[^ \t]*)[ \t]*)?(.*)",
 
 
 def _usage_rules(lines: Iterable[str]) -> dict["_Pattern", list[Usage]]:
-    """Return the rules Content-Usage of a group, longest pattern first."""
+    """Return the Content-Usage rules of a group, longest pattern first."""
     rules: dict[_Pattern, list[Usage]] = {}
     for line in lines:
         found = _USAGE_RULE.fullmatch(line)
         if found is None:
             continue
         usages = rules.setdefault(_pattern(found[1] or ""), [])
-        if found[2]:  # a pattern without a statement takes back what a shorter one says
+        if found[2]:  # a pattern without a statement cancels those of shorter patterns
             usages.append(_usage(found[2], ROBOTS_TXT))
     return dict(sorted(rules.items(), key=lambda rule: -rule[0].length))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pattern:
-    """A path pattern by RFC 9309: a prefix, in which "*" stands for any characters; "$" behind it ends the path.
+    """A path pattern of RFC 9309: a prefix in which "*" matches any characters, and a final "$" the end of the path.
 
     Args:
-        parts: what stands between the wildcards, in normal form.
-        is_whole: the path ends where the pattern does.
+        parts: the texts between the wildcards, in normal form.
+        is_whole: the pattern must match the path up to its end.
         length: of the pattern in normal form.
     """
 
@@ -305,7 +306,7 @@ class _Pattern:
     length: int
 
     def matches(self, path: str) -> bool:
-        """Tell if a path in normal form matches. No regular expression: a hostile one takes for ever."""
+        """Return whether a path in normal form matches. A regular expression could take exponential time."""
         first, *others = self.parts
         if not path.startswith(first):
             return False
@@ -330,14 +331,14 @@ def _pattern(text: str) -> _Pattern:
 
 
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
-# An escape of these is something else than the character: a separator, a wildcard, the begin of an escape.
+# Characters whose escapes have another meaning than they: a separator, a wildcard, the start of an escape.
 _SPECIAL = b"/*%"
 _SAFE_IN_PATH = "/%"
 _SAFE_IN_PATTERN = "/%*"
 
 
 def _normal(path: str, safe: str) -> str:
-    """Return a path with one spelling of its percent-encoding, so that spellings of the same path compare equal."""
+    """Return a path in canonical percent-encoding, so that all spellings of a path compare equal."""
     return quote(_ESCAPE.sub(_octet, path.encode("utf-8", "surrogatepass")), safe=safe)
 
 

@@ -1,6 +1,6 @@
-"""img2dataset downloads a shard: one row a distinct URL, in rounds, with our opener under it.
+"""Fetching of a shard with img2dataset: one row per distinct URL, in rounds, through the guarded opener.
 
-Runs in a child process (`images/children.py`), one shard at a time; this is the only module that imports img2dataset.
+It runs in a child process (`images/children.py`), one shard at a time. Only this module imports img2dataset.
 """
 
 import json
@@ -30,20 +30,20 @@ from data_catalog.storage.failpoints import failpoint
 
 REQUESTS_FILE = "requests.jsonl"
 BODIES_FILE = "bodies.bin"
-# What is larger lies on the disk while it comes: two bodies for each thread may be held at once.
+# Larger bodies are spooled to the disk, since two bodies per thread may be open at once.
 _BODY_IN_MEMORY = 1024 * 1024
 # Headers may be megabytes long.
 _LONGEST_TAG = 1000
 _BEAT_S = 5.0
-# What is due so soon is asked with what is due now.
+# URLs that are due within this time join the round that starts now.
 _SOON_S = 0.25
 
 Report = Callable[[dict[str, Any]], None]
 
 
 def load_engine() -> None:
-    """Import img2dataset's downloader alone: the package by itself would load its whole program, a second of it."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # threads that would only be started
+    """Import only img2dataset's downloader: importing the whole package takes a second longer."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # more threads would be started and not used
     if "img2dataset" not in sys.modules and (spec := find_spec("img2dataset")):
         package = sys.modules["img2dataset"] = ModuleType("img2dataset")
         package.__spec__, package.__path__ = spec, list(spec.submodule_search_locations or ())
@@ -53,19 +53,23 @@ def load_engine() -> None:
 def fetch_urls(folder: Path, hosts_folder: Path, config: FetchConfig, report: Report) -> None:
     """Fetch the URLs in `folder/requests.jsonl` (lines `[row, url]`) and append their bytes to `folder/bodies.bin`.
 
-    Calls `report`, from several threads: with {"row"} for each row that is asked; with {"row", "back"} when it will be
-    asked again; with one dict for each finished row, in no particular order, after its bytes are in the file (row,
-    reason (None: bytes came), detail, http_status, final_url, robots_tag, content_usage, offset, length, tries,
-    asked_at, asking_s, waiting_s); and with {} every few seconds, unless a request hangs.
+    Call `report`, from several threads, with these dicts:
+
+    - {"row"}: a row is requested;
+    - {"row", "back"}: it will be requested again;
+    - one dict for each finished row, in no particular order, after its bytes are in the file: row, reason (None: bytes
+      came), detail, http_status, final_url, robots_tag, content_usage, offset, length, tries, asked_at, asking_s,
+      waiting_s;
+    - {}: every few seconds, unless a request hangs.
 
     Args:
         folder: of this job.
         hosts_folder: shared by all processes of the build, see `Hosts`.
-        config: limits and manners.
-        report: see above.
+        config: settings of `[fetch]`.
+        report: receives the dicts.
 
     Raises:
-        RuntimeError, OSError, PipelineError: img2dataset gave up on the shard, or a file could not be written.
+        RuntimeError, OSError, PipelineError: img2dataset failed on the shard, or a file could not be written.
     """
     lines = (folder / REQUESTS_FILE).read_text(encoding="utf-8").splitlines()
     rows = {url: row for row, url in map(json.loads, lines)}
@@ -85,14 +89,14 @@ def fetch_urls(folder: Path, hosts_folder: Path, config: FetchConfig, report: Re
         try:
             _Rounds(folder, config, hosts, opener, _Writer(bodies, rows, opener, report)).run(lambda: report({}))
         finally:
-            urllib.request.install_opener(None)  # it holds all that is known of the shard
+            urllib.request.install_opener(None)  # the opener holds the state of the whole shard
 
 
 class _Rounds:
-    """Calls img2dataset until no URL is to be asked later.
+    """Rounds of img2dataset calls, until no URL waits to be requested.
 
-    Hosts take turns. A host whose URLs would keep too many threads waiting has a pool of its own, with as many threads
-    as it allows and rounds of its own: it holds up nobody.
+    Hosts take turns. A host whose URLs would keep too many threads waiting gets a pool of its own, with as many threads
+    as its limits allow and with rounds of its own, so that it does not delay other hosts.
     """
 
     def __init__(self, folder: Path, config: FetchConfig, hosts: Hosts, opener: Opener, writer: "_Writer") -> None:
@@ -102,13 +106,13 @@ class _Rounds:
         self._opener = opener
         self._writer = writer
         self._numbers = count()
-        self._pools: list[tuple[Future[None], int]] = []  # and how many threads each has beside those of `threads`
+        self._pools: list[tuple[Future[None], int]] = []  # with the number of threads that each has beside `threads`
         self._executor = ThreadPoolExecutor(config.threads + 1)
 
     def run(self, beat: Callable[[], None]) -> None:
-        """Ask for all URLs; calls `beat` every few seconds, unless a request hangs."""
+        """Fetch all URLs; call `beat` every few seconds, unless a request hangs."""
         with self._executor:
-            self._start(0, self._share, list(self._opener.asked))
+            self._start(0, self._run_shared, list(self._opener.states))
             while any(not pool.done() for pool, _ in self._pools):
                 wait([pool for pool, _ in self._pools], timeout=_BEAT_S)
                 if not self._opener.is_stuck():
@@ -117,7 +121,7 @@ class _Rounds:
             raise self._opener.failure
 
     def _start(self, num_threads: int, rounds: Callable[..., None], *arguments: Any) -> None:
-        """Do rounds in a thread; a failure ends those of all others."""
+        """Run rounds in a thread; a failure ends the rounds of all threads."""
 
         def act() -> None:
             try:
@@ -127,30 +131,30 @@ class _Rounds:
 
         self._pools.append((self._executor.submit(act), num_threads))
 
-    def _share(self, urls: list[str]) -> None:
-        """Ask for the URLs of all hosts, but for those of hosts that get a pool of their own."""
+    def _run_shared(self, urls: list[str]) -> None:
+        """Fetch the URLs of all hosts except those that get a pool of their own."""
         while urls:
             by_group: dict[str, list[str]] = {}
             for url in urls:
-                by_group.setdefault(self._opener.asked[url].group, []).append(url)
+                by_group.setdefault(self._opener.states[url].group, []).append(url)
             total = len(urls)
             for group in sorted(by_group, key=lambda name: -len(by_group[name])):
                 num_threads = self._own_threads(group, len(by_group[group]), total)
                 if num_threads:
                     self._opener.patient.add(group)
-                    self._start(num_threads, self._alone, group, by_group.pop(group), num_threads)
+                    self._start(num_threads, self._run_own, group, by_group.pop(group), num_threads)
             urls = self._round(by_group, self._config.threads)
 
-    def _alone(self, group: str, urls: list[str], num_threads: int) -> None:
+    def _run_own(self, group: str, urls: list[str], num_threads: int) -> None:
         while urls:
             urls = self._round({group: urls}, min(num_threads, self._most_threads(group, len(urls))))
 
     def _own_threads(self, group: str, num_urls: int, total: int) -> int:
-        """Return how many threads a host gets for itself, 0 if its URLs go with the others'.
+        """Return the number of threads of a host's own pool, 0 if its URLs go into the shared one.
 
-        They go with the others' if its rate lets them all be asked within the time that a thread waits for a host,
-        and if its share of all threads is no more than may ask it at once. All pools together have at most as many
-        threads again as `threads`.
+        They go into the shared pool if the host's rate permits all of them within the time that a thread waits for a
+        host, and if the host's share of the threads is within its concurrency. All own pools together have at most
+        `threads` threads.
         """
         pace, threads = self._hosts.pace_of(group), self._config.threads
         is_quick = num_urls * pace.interval_s <= WAIT_S
@@ -160,31 +164,31 @@ class _Rounds:
         return own if threads > 1 and has_room and not (is_quick and is_wide) else 0
 
     def _most_threads(self, group: str, num_urls: int) -> int:
-        """Return how many threads a host keeps busy without one of them waiting for too long."""
+        """Return the largest number of threads that a host keeps busy without one of them waiting too long."""
         pace = self._hosts.pace_of(group)
         in_time = max(1, int(WAIT_S / pace.interval_s)) if pace.interval_s else num_urls
         return min(pace.concurrency, num_urls, in_time)
 
     def _round(self, by_group: dict[str, list[str]], threads: int) -> list[str]:
-        """Ask for all URLs whose time has come, hosts in turn, and return those that are still to be asked."""
-        asked = self._opener.asked
+        """Fetch all URLs that are due, hosts in turn, and return those that are to be requested later."""
+        states = self._opener.states
         urls = [url for group in by_group.values() for url in group]
-        soonest = min((asked[url].due for url in urls), default=0.0)
+        soonest = min((states[url].due for url in urls), default=0.0)
         while self._opener.failure is None and (left := soonest - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
         if self._opener.failure is not None:
             raise self._opener.failure
         soon = time.monotonic() + _SOON_S
-        ready = [[url for url in group if asked[url].due <= soon] for group in by_group.values()]
+        ready = [[url for url in group if states[url].due <= soon] for group in by_group.values()]
         turns = [url for _, url in sorted((turn, url) for group in ready for turn, url in enumerate(group))]
         for url in turns:
-            asked[url].due = 0.0
+            states[url].due = 0.0
         if turns:
-            self._download(turns, threads)
-        return [url for url in urls if asked[url].due]
+            self._run_img2dataset(turns, threads)
+        return [url for url in urls if states[url].due]
 
-    def _download(self, urls: list[str], threads: int) -> None:
-        """Let img2dataset download some URLs; each is reported, or has a moment at which it is due."""
+    def _run_img2dataset(self, urls: list[str], threads: int) -> None:
+        """Fetch some URLs with img2dataset; each one is then reported, or has a later time at which it is due."""
         import pyarrow as pa
         from img2dataset.downloader import Downloader
 
@@ -195,7 +199,7 @@ class _Rounds:
             writer.write_table(table)
         downloader = Downloader(
             sample_writer_class=lambda *_: self._writer,
-            resizer=_as_it_came,
+            resizer=_without_resizing,
             thread_count=min(threads, len(urls)),
             save_caption=False,
             extract_exif=False,
@@ -207,7 +211,7 @@ class _Rounds:
             compute_hash=None,
             verify_hash_type=None,
             encode_format="raw",
-            retries=0,  # it would ask again at once, whatever the answer
+            retries=0,  # img2dataset would retry at once, after any answer
             user_agent_token=None,
             disallowed_header_directives=None,
         )
@@ -215,16 +219,16 @@ class _Rounds:
         if self._opener.failure is not None:
             raise self._opener.failure
         if not finished:
-            raise RuntimeError("img2dataset gave up on the shard")
+            raise RuntimeError("img2dataset failed on the shard")
 
 
-def _as_it_came(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
-    """Stand in for img2dataset's resizer: nothing is decoded here."""
+def _without_resizing(stream: BinaryIO, bbox: None) -> tuple[bytes, None, None, None, None, None]:
+    """Return no bytes: this function replaces img2dataset's resizer, so that nothing is decoded here."""
     return b"", None, None, None, None, None
 
 
 class _Writer:
-    """Follows img2dataset's protocol of writers, for all pools: bytes into a file, then the outcome to the parent."""
+    """A sample writer for img2dataset, shared by all pools: it writes bytes to a file, then reports the outcome."""
 
     def __init__(self, bodies: BinaryIO, rows: Mapping[str, int], opener: Opener, report: Report) -> None:
         self._bodies = bodies
@@ -234,23 +238,23 @@ class _Writer:
         self._lock = threading.Lock()
 
     def write(self, img: bytes | None, key: str, caption: None, meta: dict[str, Any]) -> None:
-        """Take down a URL with img2dataset's status and error message, and what the opener keeps of it.
+        """Record a URL's outcome, from img2dataset's status and error message and from the opener's state.
 
         Raises:
-            OSError: the bytes cannot be written. It ends the shard: img2dataset would only print it.
+            OSError: the bytes cannot be written. The opener's `failure` ends the shard: img2dataset only prints errors.
         """
-        row, asked = self._rows[meta["url"]], self._opener.asked[meta["url"]]
-        if asked.due:
+        row, state = self._rows[meta["url"]], self._opener.states[meta["url"]]
+        if state.due:
             self._report({"row": row, "back": True})
             return
-        failure, asked.failure = asked.failure, None  # its traceback holds all that was under way
+        failure, state.failure = state.failure, None  # its traceback refers to everything that was under way
         if failure is None and meta["status"] != "success":
             failure = FetchError("fetch_lost", (meta["error_message"] or "")[:200])  # before the opener was called
         try:
             with self._lock:
                 offset = self._bodies.tell()
-                if asked.body is not None:
-                    with asked.body as body:
+                if state.body is not None:
+                    with state.body as body:
                         body.seek(0)
                         failpoint("fetch.before_body")
                         shutil.copyfileobj(body, self._bodies)
@@ -265,18 +269,18 @@ class _Writer:
                 "row": row,
                 "reason": failure.reason if failure else None,
                 "detail": failure.detail if failure else None,
-                "http_status": asked.http_status,
-                "final_url": asked.final_url,
-                "robots_tag": "; ".join(asked.said.robots_tags)[:_LONGEST_TAG] or None,
-                "content_usage": asked.said.content_usage,
+                "http_status": state.http_status,
+                "final_url": state.final_url,
+                "robots_tag": "; ".join(state.signals.robots_tags)[:_LONGEST_TAG] or None,
+                "content_usage": state.signals.content_usage,
                 "offset": offset,
                 "length": length,
-                "tries": asked.tries,
-                "asked_at": asked.asked_at,
-                "asking_s": round(asked.asking_s, 3),
-                "waiting_s": round(max(0.0, time.monotonic() - asked.since - asked.asking_s), 3),
+                "tries": state.tries,
+                "asked_at": state.asked_at,
+                "asking_s": round(state.asking_s, 3),
+                "waiting_s": round(max(0.0, time.monotonic() - state.since - state.asking_s), 3),
             }
         )
 
     def close(self) -> None:
-        """Do nothing: img2dataset calls it after each round, and the file is closed by its owner."""
+        """Do nothing: img2dataset calls this after each round, and `fetch_urls` closes the file."""

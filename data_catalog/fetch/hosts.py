@@ -1,7 +1,7 @@
-"""Limits by host, kept by all processes of a build: how many ask at once, when the next may begin, who wants to rest.
+"""Limits by host, shared by all processes of a build: concurrent requests, request rates, and pauses.
 
-A slot on a host is a byte of one file that a process has locked: what a killed process held is free at once, since no
-lock outlives its process. When a host was last asked, and until when it wants to be left alone, stands in SQLite.
+A slot on a host is a byte of a file that a process has locked. The slots of a killed process are free at once, since a
+lock ends with its process. SQLite has the time of each host's last request, and the end of its pause.
 """
 
 import fcntl
@@ -25,21 +25,21 @@ from data_catalog.fetch.urls import FetchError, Target
 from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 HOSTS_FILE, SLOTS_FILE = "hosts.sqlite", "slots"
-# A thread waits so long for a slot on a host, or for its moment; then the URL is asked later.
+# Longest wait of a thread for a slot on a host, or for the time of its request. After it the URL is requested later.
 WAIT_S = 10.0
-# For its moment, if something has been asked that would have to be asked again, or if the thread is the host's own;
-# more than the longest Crawl-delay that is heeded.
+# Longest wait for the time of a request if a request was made that would have to be repeated, or if the thread belongs
+# to the host's own pool. It is more than the longest Crawl-delay that is applied.
 PATIENCE_S = 90.0
-# Where a host wants to be left alone for longer, the thread can ask others meanwhile.
-_LONGEST_REST_S = 1.0
-# Intervals are so much longer: a host counts requests when they come, and some are 50 ms longer on the way than others.
+# If the pause of a host is longer, the thread serves other hosts meanwhile.
+_LONGEST_PAUSE_S = 1.0
+# Factor of intervals. A host counts requests when they arrive, and their travel times differ by up to 50 ms.
 _MARGIN = 1.05
-# How often a thread looks whether another process has given up a slot, waits for one, or was told that a host wants to
-# be left alone; one's own threads are told at once.
+# Interval in which a thread checks for changes by other processes: a free slot, a waiting process, a pause. Threads of
+# its own process notify it at once.
 _POLL_S = 0.05
-# A server that says a year means its operator's slip, or never; somebody may ask it again after a month.
+# Longest pause. Longer values of Retry-After, such as a year, are usually mistakes.
 _A_MONTH_S = 30 * 24 * 3600.0
-# Bytes of the file of locks that are no slots: held while tables are made; by a process that waits for a host.
+# Bytes of the lock file that are no slots: one is locked while tables are made, one by a process that waits for a host.
 _MAKING_TABLES = 2**62
 _WAITING = 255
 _TABLES = (
@@ -50,37 +50,38 @@ _TABLES = (
 
 
 class LaterError(Exception):
-    """A URL is to be asked later, after `wait_s` seconds, since a host cannot be asked now: nothing of it is lost."""
+    """A URL that is to be requested after `wait_s` seconds, since its host has no free slot or is paused."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__("later")
         self.wait_s = wait_s
-        self.target: Target | None = None  # what is waited for, where a visit was turned away
+        self.target: Target | None = None  # whose host was busy; set by `Visit`
 
 
 @dataclass(slots=True)
-class _Line:
-    """The threads of this process that want a host, in the order in which they came, and the slots that it holds."""
+class _HostQueue:
+    """The queue of this process's threads that wait for a host, and the slots that this process holds on it."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     waiting: deque[object] = field(default_factory=deque)
     taken: set[int] = field(default_factory=set)
-    left: dict[int, float] = field(default_factory=dict)  # slots that other processes may have first, until when
-    looked_at: float = 0.0  # when it was looked for other processes that wait
+    left: dict[int, float] = field(default_factory=dict)  # slots left to other processes, until that time
+    looked_at: float = 0.0  # time of the last check for waiting processes
 
 
 class Hosts:
-    """The limits of all hosts, as one process keeps them together with all others that share a folder.
+    """The limits of all hosts, shared with other processes through a folder.
 
-    Safe to use from several threads. Moments are of the clock on the wall, the only one that outlives a restart.
+    It is safe to use from several threads. Times are of the system clock, since the monotonic clock does not survive a
+    restart.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         named: limits by host or domain.
         default: limits of every other host.
 
     Raises:
-        DamagedError, DiskError: here and in every method: the folder cannot be used.
+        DamagedError, DiskError: the folder cannot be used. Every method may raise them.
     """
 
     def __init__(self, folder: Path, named: Mapping[str, HostPace], default: HostPace) -> None:
@@ -89,33 +90,33 @@ class Hosts:
         self._default = default
         self._groups: dict[str, str] = {}
         self._delays: dict[str, float] = {}
-        self._lines: dict[str, _Line] = {}
-        self._known: dict[str, tuple[float, Any]] = {}  # what `_said` found, and until when it may be taken for true
+        self._lines: dict[str, _HostQueue] = {}
+        self._known: dict[str, tuple[float, Any]] = {}  # cache of `_pause_of`: until when it is valid, and the result
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._slots = os.open(folder / SLOTS_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         with self._usable():
             self._connection = sqlite3.connect(self._path, timeout=60.0, isolation_level=None, check_same_thread=False)
-            fcntl.lockf(self._slots, fcntl.LOCK_EX, 1, _MAKING_TABLES)  # SQLite waits for nobody at a change to WAL
-            # What is lost where the machine, and not only the process, stops is not missed.
+            fcntl.lockf(self._slots, fcntl.LOCK_EX, 1, _MAKING_TABLES)  # SQLite does not wait when it changes to WAL
+            # Without syncs, a crash of the whole machine may lose entries; they are not needed.
             for statement in ("PRAGMA synchronous = OFF", "PRAGMA journal_mode = WAL", *_TABLES):
                 self._connection.execute(statement)
             fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _MAKING_TABLES)
 
     def close(self) -> None:
-        """Give all slots back."""
+        """Close the database and release all slots."""
         with self._lock:
             self._connection.close()
             os.close(self._slots)
 
     def group_of(self, host: str) -> str:
-        """Return the group whose limits hold for a host."""
+        """Return the group that a host belongs to, whose hosts share their limits."""
         if host not in self._groups:
             self._groups[host] = group_of(host, self._named)
         return self._groups[host]
 
     def pace_of(self, group: str) -> HostPace:
-        """Return the limits of a group; a robots.txt may have made them stricter."""
+        """Return the limits of a group, with the Crawl-delay of its robots.txt if that is stricter."""
         limits = self._named.get(group, self._default)
         delay_s = self._delays.get(group, 0.0)
         if delay_s <= limits.interval_s:
@@ -123,22 +124,22 @@ class Hosts:
         return HostPace(concurrency=limits.concurrency, requests_per_s=min(MAX_REQUESTS_PER_S, 1 / delay_s))
 
     def slow_down(self, group: str, delay_s: float) -> None:
-        """Keep at least so many seconds between two requests, as a Crawl-delay asks.
+        """Set the minimum seconds between two requests, from a Crawl-delay.
 
-        Other processes, and later shards, come to know it before their first request as this one did: `RobotsCache`.
+        Other processes and later shards read it from robots.txt themselves, before their first request (`RobotsCache`).
         """
         with self._lock:
             self._delays[group] = max(delay_s, self._delays.get(group, 0.0))
 
-    def take_slot(self, group: str, longest_s: float) -> int | None:
-        """Wait for the right to be one of those that ask a host, first come, first served.
+    def acquire_slot(self, group: str, longest_s: float) -> int | None:
+        """Wait for a slot on a host, first come, first served.
 
         Returns:
-            The number of the slot, for `give_slot`; None if that takes longer than `longest_s`.
+            The number of the slot, for `release_slot`; None if none is free within `longest_s`.
         """
         end = time.monotonic() + longest_s
         with self._lock:
-            line = self._lines.setdefault(group, _Line())
+            line = self._lines.setdefault(group, _HostQueue())
         ticket = object()
         with line.changed:
             line.waiting.append(ticket)
@@ -158,8 +159,8 @@ class Hosts:
                     fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, _WAITING))
                 line.changed.notify_all()
 
-    def give_slot(self, group: str, slot: int) -> None:
-        """Let others ask the host: threads of this process, unless another process waits for it."""
+    def release_slot(self, group: str, slot: int) -> None:
+        """Release a slot, for another process if one waits for the host, else for threads of this process."""
         line = self._lines[group]
         with line.changed:
             fcntl.lockf(self._slots, fcntl.LOCK_UN, 1, _byte_of(group, slot))
@@ -171,8 +172,8 @@ class Hosts:
                     line.left[slot] = now + 2 * _POLL_S
             line.changed.notify_all()
 
-    def _others_wait(self, group: str, line: _Line) -> bool:
-        """Tell whether another process waits for a host."""
+    def _others_wait(self, group: str, line: _HostQueue) -> bool:
+        """Return whether another process waits for a host."""
         byte = _byte_of(group, _WAITING)
         try:
             fcntl.lockf(self._slots, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
@@ -182,23 +183,23 @@ class Hosts:
         return False
 
     def wait_to_begin(self, group: str, longest_s: float, *, sets_rate: bool = False) -> float:
-        """Wait for the moment of a request to a host one has a slot on; to be called right before the request.
+        """Wait until a request to a host may begin. Call it right before the request, with a slot on the host.
 
         Args:
             group: the host's.
-            longest_s: nothing is reserved if it takes longer, or if the host wants to be left alone for a while.
-            sets_rate: its answer may give a rate to a host that has none, and then counts as a request before.
+            longest_s: the longest wait.
+            sets_rate: reserve a time even if the host has no rate: the answer, a robots.txt, may set one.
 
         Returns:
-            Seconds that it took.
+            Seconds that the wait took.
 
         Raises:
-            LaterError: it would take longer.
+            LaterError: the wait would be longer, or the host is paused. Nothing is reserved.
         """
         interval_s = _MARGIN * self.pace_of(group).interval_s
         waited_s = 0.0
         while True:
-            if (rest_s := self._rest_s(group)) > _LONGEST_REST_S:
+            if (rest_s := self._pause_left_s(group)) > _LONGEST_PAUSE_S:
                 raise LaterError(rest_s)
             wait_s = max(0.0, rest_s)
             if sets_rate or interval_s > 0:
@@ -207,18 +208,22 @@ class Hosts:
                 return waited_s
             time.sleep(wait_s)
             waited_s += wait_s
-            if self._rest_s(group) <= 0:  # others may have been told to wait meanwhile
+            if self._pause_left_s(group) <= 0:  # the host may have been paused meanwhile
                 return waited_s
 
     def _reserve(self, group: str, interval_s: float, rest_s: float, longest_s: float) -> float:
-        """Return the seconds until the next moment that is an interval after the last request, and after a rest."""
+        """Reserve the next time that is an interval after the last request and after a pause; return the seconds to it.
+
+        Raises:
+            LaterError: it is more than `longest_s` away.
+        """
         with self._usable(), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             now = time.time()
             row = connection.execute("SELECT last FROM hosts WHERE name = ?", (group,)).fetchone()
             last = row[0] if row else 0.0
             if last > now + PATIENCE_S + interval_s:
-                last = 0.0  # the clock was set back: nobody reserves that long before
+                last = 0.0  # the clock was set back: no reservation is that far ahead
             start = max(now + rest_s, last + interval_s)
             if start - now > longest_s:
                 raise LaterError(start - now)
@@ -228,8 +233,8 @@ class Hosts:
             connection.execute(query, (group, start))
             return float(start - now)
 
-    def rest(self, group: str, failure: FetchError, seconds: float) -> None:
-        """Let nobody ask a host for some time, a month at most: it said so, in the failure of a row."""
+    def pause(self, group: str, failure: FetchError, seconds: float) -> None:
+        """Pause a host for some seconds, a month at most, because of the failure of a row."""
         query = """
             INSERT INTO hosts (name, last, until, noted, reason, detail, status) VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6)
             ON CONFLICT (name) DO UPDATE SET until = ?2, noted = ?3, reason = ?4, detail = ?5, status = ?6
@@ -241,25 +246,25 @@ class Hosts:
             self._connection.execute(query, values)
             self._known.pop(group, None)
 
-    def raise_if_resting(self, group: str, longest_s: float) -> None:
-        """Raise what a host said that wants to be left alone for longer than `longest_s`, as a failure of one more row.
+    def raise_if_paused(self, group: str, longest_s: float) -> None:
+        """Raise if a host is paused for longer than `longest_s`.
 
         Raises:
-            FetchError: it does.
+            FetchError: it is paused; the reason is that of the failure that paused it.
         """
-        row = self._said(group)
+        row = self._pause_of(group)
         if row is not None and row[0] > time.time() + longest_s:
             raise FetchError(row[1], row[2], http_status=row[3])
 
-    def _rest_s(self, group: str) -> float:
-        """Return for how many more seconds a host wants to be left alone."""
-        row = self._said(group)
+    def _pause_left_s(self, group: str) -> float:
+        """Return the seconds until the pause of a host ends; not positive if it is not paused."""
+        row = self._pause_of(group)
         return row[0] - time.time() if row is not None else 0.0
 
-    def _said(self, group: str) -> Any:
-        """Return until when a host wants to be left alone, and what it said; None if it does not.
+    def _pause_of(self, group: str) -> Any:
+        """Return the end of a host's pause, and the reason, detail and status that caused it; None without a pause.
 
-        What was noted in the future was noted before the clock was set back.
+        Pauses that were recorded in the future are ignored: the clock was set back.
         """
         now = time.monotonic()
         known_until, row = self._known.get(group, (0.0, None))
@@ -272,31 +277,36 @@ class Hosts:
         return row
 
     def robots(self, origin: str, max_age_s: float) -> str | None:
-        """Return the robots.txt of an origin that came not longer ago than `max_age_s`, or None."""
+        """Return the stored robots.txt of an origin; None if there is none, or it is older than `max_age_s`."""
         query = "SELECT body FROM robots WHERE origin = ? AND time > ?"
         with self._usable():
             row = self._connection.execute(query, (origin, time.time() - max_age_s)).fetchone()
         return None if row is None else str(row[0])
 
     def keep_robots(self, origin: str, body: str) -> None:
-        """Remember the robots.txt of an origin, for other processes and later runs."""
+        """Store the robots.txt of an origin, for other processes and later runs."""
         with self._usable():
             self._connection.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", (origin, time.time(), body))
 
     @contextmanager
     def _usable(self) -> Iterator[None]:
-        """Use the database alone among this process's threads; its own locks keep processes apart."""
+        """Lock the database for one thread of this process; SQLite's own locks separate processes.
+
+        Raises:
+            DiskError: the disk is full, or fails.
+            DamagedError: the database cannot be used.
+        """
         with self._lock:
             try:
                 yield
             except sqlite3.Error as error:
                 raise_if_disk_fails(error, self._path)
                 raise DamagedError(
-                    f"images: {self._path} can't be used ({error}); mend the disk, or delete it"
+                    f"images: {self._path} can't be used ({error}). Repair the disk, or delete the file"
                 ) from error
 
-    def _free_slot(self, group: str, line: _Line) -> int | None:
-        """Take a slot that neither a thread of this process nor another process has."""
+    def _free_slot(self, group: str, line: _HostQueue) -> int | None:
+        """Take a slot that is free in this and all other processes; return None if there is none."""
         now = time.monotonic()
         for slot in range(self.pace_of(group).concurrency):
             if slot not in line.taken and line.left.get(slot, 0.0) <= now:
@@ -311,42 +321,42 @@ class Hosts:
 
 @lru_cache(maxsize=4096)
 def _byte_of(group: str, slot: int) -> int:
-    """Return the byte that stands for a slot; locks may lie behind the end of a file, so that it stays empty."""
+    """Return the offset of the byte that represents a slot. The file stays empty: locks may be beyond its end."""
     return int.from_bytes(blake2b(group.encode(), digest_size=6).digest()) * 256 + slot
 
 
 class Visit:
-    """Tracks one try of a URL: the slot that it holds, on one host at a time, and how long it has waited.
+    """One try of a URL: the slot that it holds, on one host at a time, and the seconds that it has waited.
 
-    Time that it waits for its turn is not taken off its deadline. To be closed when the try ends.
+    Waits for a turn extend the deadline. Close it when the try ends.
 
     Args:
-        hosts: keeps the limits.
+        hosts: the limits of hosts.
         deadline: of the try.
-        is_patient: no other host's URL waits for the thread.
+        is_patient: the thread serves only this host, so that it can wait longer.
     """
 
     def __init__(self, hosts: Hosts, deadline: Deadline, *, is_patient: bool = False) -> None:
         self.waited_s = 0.0
         self.deadline = deadline
-        self.has_begun = False  # the image has been asked for
+        self.has_begun = False  # a request for the image was made
         self._hosts = hosts
         self._is_patient = is_patient
         self._held: tuple[str, int] | None = None
 
     def go_to(self, target: Target) -> None:
-        """Have a slot on the target's group, and on no other: none is held while another is waited for.
+        """Take a slot on the target's group. Release any other slot first, so that none is held during the wait.
 
         Raises:
-            LaterError: there is none in time.
+            LaterError: no slot is free in time.
         """
         group = self._hosts.group_of(target.host)
         if self._held is not None and self._held[0] == group:
             return
         self.close()
         started = time.monotonic()
-        slot = self._hosts.take_slot(group, WAIT_S)
-        self._leave_out(time.monotonic() - started)
+        slot = self._hosts.acquire_slot(group, WAIT_S)
+        self._add_wait(time.monotonic() - started)
         if slot is None:
             later = LaterError(0.0)
             later.target = target
@@ -354,33 +364,37 @@ class Visit:
         self._held = group, slot
 
     def wait_for_robots(self, target: Target) -> None:
-        """Wait for the moment of a request for a robots.txt; to be called right before that. Raises as `begin`."""
+        """Wait until a request for a robots.txt may begin. Call it right before the request.
+
+        Raises:
+            LaterError: the wait would be too long.
+        """
         self._wait(target, sets_rate=True)
 
     def begin(self, target: Target) -> None:
-        """Wait for the moment of a request for the image; to be called right before it is made.
+        """Wait until a request for the image may begin. Call it right before the request.
 
         Raises:
-            LaterError: it does not come in time.
+            LaterError: the wait would be too long.
         """
         self._wait(target, sets_rate=False)
         self.has_begun = True
 
     def close(self) -> None:
-        """Give up the slot."""
+        """Release the slot."""
         if self._held is not None:
             held, self._held = self._held, None
-            self._hosts.give_slot(*held)
+            self._hosts.release_slot(*held)
 
     def _wait(self, target: Target, *, sets_rate: bool) -> None:
         group = self._hosts.group_of(target.host)
         longest_s = PATIENCE_S if self._is_patient or self.has_begun else max(0.0, WAIT_S - self.waited_s)
         try:
-            self._leave_out(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
+            self._add_wait(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
         except LaterError as later:
             later.target = target
             raise
 
-    def _leave_out(self, seconds: float) -> None:
+    def _add_wait(self, seconds: float) -> None:
         self.waited_s += seconds
         self.deadline.extend(seconds)

@@ -1,6 +1,6 @@
-"""Open URLs for img2dataset's threads: ask robots.txt, read what the answer means, and ask again where it may help.
+"""The opener for img2dataset's threads: it checks robots.txt, evaluates the answer, and schedules retries.
 
-The robots.txt of every host is fetched once, by RFC 9309, and remembered for a day.
+The robots.txt of every host is fetched once (RFC 9309) and cached for a day.
 """
 
 import io
@@ -18,27 +18,27 @@ from typing import IO
 from data_catalog.errors import PipelineError
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Response
 from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
-from data_catalog.fetch.consent import ROBOTS_TXT, RobotsTxt, Stated, Usage, stated
+from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
 from data_catalog.fetch.hosts import PATIENCE_S, Hosts, LaterError, Visit
 from data_catalog.fetch.reasons import is_retryable
 from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
 
 MAX_AGE_S = 24 * 3600.0
-# RFC 9309 asks for at least 500 KiB to be read; what comes behind is ignored.
+# RFC 9309 requires at least 500 KiB to be read. The rest of a file is ignored.
 MAX_BYTES = 512 * 1024
 _FAILURE_AGE_S = 60.0
-# Rules take some thirty times the memory of their text.
+# Parsed rules take about thirty times the memory of their text.
 _TEXT_IN_MEMORY = 4 * 1024 * 1024
-# What a host's rules take at least, however short.
+# Smallest size that a host's rules are counted with, in bytes of text.
 _LEAST_TEXT = 500
-# A host that cannot be reached says nothing about robots: its own failure is the truth about the image, too.
+# Failures to reach a host. They become the reason of its images, instead of `robots_unreachable`.
 _HOST_FAILURES = frozenset({"dns", "connect", "tls", "timeout", "private_address", "port"})
 _SLOWEST_DELAY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a host said; times are of the monotonic clock."""
+    """A cached robots.txt or failure of a host; times are of the monotonic clock."""
 
     rules: RobotsTxt | FetchError
     came_at: float
@@ -47,11 +47,11 @@ class _Answer:
 
 
 class RobotsCache:
-    """The rules of all hosts that are asked, kept with their limits, which several processes and runs share.
+    """A cache of the rules of all hosts. The files are stored with the limits of hosts, for all processes and runs.
 
     Args:
-        hosts: keeps the files.
-        client: for the requests.
+        hosts: stores the files.
+        client: makes the requests.
         robot: our name in robots.txt files.
     """
 
@@ -65,23 +65,23 @@ class RobotsCache:
         self._lock = threading.Lock()
 
     def check(self, target: Target, deadline: Deadline, hooks: Hooks) -> RobotsTxt:
-        """Make sure that a URL may be asked for, and that its host is asked no faster than it wants.
+        """Check that robots.txt allows a URL, and apply its Crawl-delay to the host. Return the rules.
 
         Args:
             target: the URL.
-            deadline: by when a robots.txt that is not known yet must have come.
+            deadline: for fetching a robots.txt that is not in the cache.
             hooks: of the requests for it.
 
         Raises:
-            FetchError: `robots_txt` (it may not), `robots_unreachable` (the file cannot be had, though the host is
-                there), or why the host cannot be reached at all.
+            FetchError: `robots_txt` (the URL is forbidden), `robots_unreachable` (the host can be reached, but the file
+                can't be fetched), or the reason why the host can't be reached.
             DamagedError, DiskError: the file of hosts cannot be used.
         """
         rules = self._rules(target, deadline, hooks)
         if isinstance(rules, RobotsTxt) and not rules.allows(target.url):
             rules = FetchError("robots_txt")
         if isinstance(rules, FetchError):
-            # Many rows meet the same failure of a host: each gets one of its own.
+            # A cached failure is raised for many rows: each gets an error of its own.
             error = FetchError(
                 rules.reason, rules.detail, http_status=rules.http_status, retry_after_s=rules.retry_after_s
             )
@@ -92,7 +92,7 @@ class RobotsCache:
         return rules
 
     def _rules(self, target: Target, deadline: Deadline, hooks: Hooks) -> RobotsTxt | FetchError:
-        """Return the rules of a host. Those who come while it is asked take the answer, be it that there is none."""
+        """Return the rules of a host, or its failure; wait for the result if another thread is requesting them."""
         origin = target.origin
         came_at = time.monotonic()
         with self._lock:
@@ -124,7 +124,7 @@ class RobotsCache:
         return self._remember(target.origin, rules, MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
 
     def _asked(self, target: Target, deadline: Deadline, hooks: Hooks) -> str:
-        """Return the file's text; that of an empty file, which forbids nothing, where the host has none."""
+        """Return the file's text; "", which forbids nothing, if the host has no such file."""
         place = replace(target, path="/robots.txt")
         try:
             with self._client.get(place.url, deadline=deadline, hooks=hooks) as response:
@@ -146,16 +146,16 @@ class RobotsCache:
             while self._size > _TEXT_IN_MEMORY and len(self._known) > 1:
                 oldest, answer = self._known.popitem(last=False)
                 self._size -= answer.size
-                # Who waits for this lock asks the file or the host by himself, which is as good.
+                # A thread that waits for this lock then reads the stored file, or requests it, itself.
                 self._locks.pop(oldest, None)
         return rules
 
 
 def _unreachable(error: FetchError) -> tuple[FetchError, float]:
-    """Return what it means that the file could not be had, and for how many seconds that is remembered."""
+    """Return the failure for a robots.txt that can't be fetched, and for how many seconds it is cached."""
     if error.reason in _HOST_FAILURES:
         return error, 0.0
-    # A host that says for how long it wants to be left alone is: nobody comes as far as its robots.txt meanwhile.
+    # A host with a Retry-After is paused, so that its robots.txt is not requested meanwhile.
     age_s = _FAILURE_AGE_S if error.retry_after_s is None else 0.0
     failure = FetchError(
         "robots_unreachable", str(error), http_status=error.http_status, retry_after_s=error.retry_after_s
@@ -165,12 +165,12 @@ def _unreachable(error: FetchError) -> tuple[FetchError, float]:
 
 logger = logging.getLogger(__name__)
 
-# Beyond its deadline, for its turns on hosts and for a slow resolver, a request is taken to hang.
+# A request hangs if it takes this much longer than its deadline, which leaves time for waits and a slow resolver.
 SLACK_S = 3 * PATIENCE_S
 # A redirect may lead to a host that is always busy.
 _MOST_TURNED_AWAY = 20
 
-# Names that hosts give to such files. Only a redirect is judged by them: a caption's own image may well be called so.
+# Names of placeholder files. Only targets of redirects are compared: a caption's own image may have such a name.
 _NAMES = re.compile(
     r"(?:photo|image|img|picture|media|file)[-_]?(?:is[-_])?"
     r"(?:unavailable|not[-_]?(?:available|found)|missing|removed|deleted|coming[-_]?soon)"
@@ -181,49 +181,49 @@ _NAMES = re.compile(
 
 
 def is_placeholder(url: str, final_url: str) -> bool:
-    """Tell whether asking for `url` led to a file whose name says that it stands for a missing one."""
+    """Return whether a request for `url` was redirected to a file with the name of a placeholder."""
     stem = _stem(final_url)
     return stem != _stem(url) and _NAMES.search(stem) is not None
 
 
 def _stem(url: str) -> str:
-    """Return the file's name: the same before and after a redirect that only goes to HTTPS or to another host."""
+    """Return the file's name without suffix, which is equal after a redirect to HTTPS or to another host."""
     name = url.partition("?")[0].rpartition("/")[2]
     return name.rpartition(".")[0] or name
 
 
 @dataclass(slots=True)
-class Asked:
-    """Keeps what img2dataset has no place for: how often a URL was asked, what came; of one thread at a time."""
+class FetchState:
+    """The state of a URL that img2dataset does not store: tries and the last answer. One thread uses it at a time."""
 
-    urls: deque[str]  # what is still to be asked: a thumbnail first, where there is one
+    urls: deque[str]  # to be requested in order: the thumbnail first, if there is one
     group: str  # of the host that it waits for: its own, or one that a redirect led to
-    due: float = 0.0  # to be asked again from that moment of the monotonic clock on; 0: new, or done for good
+    due: float = 0.0  # time of the next request, by the monotonic clock; 0: new or finished
     tries: int = 0
-    turned_away: int = 0  # by a host that a redirect led to; no try is counted for it
-    since: float = 0.0  # when it was begun, by the monotonic clock
-    asked_at: float | None = None  # when a host was first asked for it, by the clock on the wall
-    asking_s: float = 0.0  # in all tries, waits between and in them left out
+    turned_away: int = 0  # waits for a host that a redirect led to; they do not count as tries
+    since: float = 0.0  # start of the first try, by the monotonic clock
+    asked_at: float | None = None  # time of the first request, in seconds since 1970
+    asking_s: float = 0.0  # seconds in all tries, without waits
     failure: FetchError | None = None
     http_status: int | None = None
     final_url: str | None = None
-    said: Stated = field(default_factory=Stated)  # about use
-    body: IO[bytes] | None = None  # to be closed by whoever takes it
+    signals: OptOutSignals = field(default_factory=OptOutSignals)  # opt-out signals of the answer
+    body: IO[bytes] | None = None  # the caller that takes it must close it
 
 
 class _ClosedError(FetchError):
-    """A host is asked no more: nothing is tried again."""
+    """A failure of a host that gets no more requests, so that nothing is retried."""
 
 
 class Opener:
-    """Stands in for the opener of `urllib.request`, for the URLs of one shard; safe to use from several threads.
+    """A replacement for the opener of `urllib.request`, for the URLs of one shard; safe to use from several threads.
 
     Args:
         urls: canonical and distinct.
-        config: limits and manners.
+        config: settings of `[fetch]`.
         client: makes the requests.
-        hosts: keeps the limits of hosts.
-        on_begin: called with a URL when it is asked.
+        hosts: the limits of hosts.
+        on_begin: called with a URL when a try begins.
         new_body: makes a file for one body; many are open at once, and some are large.
     """
 
@@ -237,7 +237,7 @@ class Opener:
         on_begin: Callable[[str], None],
         new_body: Callable[[], IO[bytes]],
     ) -> None:
-        self.asked = {url: Asked(_candidates(url, config), hosts.group_of(parse_url(url).host)) for url in urls}
+        self.states = {url: FetchState(_candidates(url, config), hosts.group_of(parse_url(url).host)) for url in urls}
         self.failure: Exception | None = None
         self.patient: set[str] = set()  # groups of hosts that have threads of their own
         self._config = config
@@ -247,101 +247,102 @@ class Opener:
         self._on_begin = on_begin
         self._new_body = new_body
         self._budget = _Budget(config)
-        self._refusals: Counter[str] = Counter()  # of each group, since it last sent an image
-        self._given_up: dict[str, FetchError] = {}  # groups that refused too often, and what they said last
+        self._refusals: Counter[str] = Counter()  # by group, since it last sent an image
+        self._given_up: dict[str, FetchError] = {}  # groups that refused too often, with their last failure
         self._under_way: dict[str, float] = {}
         self._rng = random.Random()
 
     def open(self, request: urllib.request.Request, data: None = None, timeout: float | None = None) -> IO[bytes]:
-        """Ask for a URL. The body stays in `asked`: img2dataset would hold it in memory, two for each thread.
+        """Fetch a URL. The body is stored in `states`: img2dataset would hold two bodies per thread in memory.
 
         Returns:
             An empty body.
 
         Raises:
-            FetchError: it failed for good; img2dataset takes down the text as the row's error message.
-            LaterError: it is to be asked again, from `asked[url].due` on.
+            FetchError: it failed and is not retried; img2dataset records the text as the row's error message.
+            LaterError: it is to be requested again, at the time `states[url].due`.
         """
         url = request.full_url
-        asked = self.asked[url]
+        state = self.states[url]
         if self.failure is not None:
             raise self.failure
         self._under_way[url] = time.monotonic()
-        asked.due, asked.failure = 0.0, None
+        state.due, state.failure = 0.0, None
         try:
             self._on_begin(url)
-            asked.body = self._try(asked)
+            state.body = self._try(state)
         except LaterError as later:
-            asked.due = time.monotonic() + later.wait_s
+            state.due = time.monotonic() + later.wait_s
             raise
         except FetchError as error:
-            asked.failure = error
+            state.failure = error
             raise
         except Exception as error:
-            self.failure = self.failure or error  # trouble of this machine: the shard has failed
+            self.failure = self.failure or error  # an error of this machine: the shard has failed
             raise
         finally:
             del self._under_way[url]
         return io.BytesIO()
 
     def is_stuck(self) -> bool:
-        """Tell whether a request takes longer than any may."""
+        """Return whether a request takes longer than its deadline and all waits allow."""
         stuck_s = self._config.deadline_s + self._config.timeout_s + SLACK_S
         return any(time.monotonic() - started > stuck_s for started in list(self._under_way.values()))
 
-    def _try(self, asked: Asked) -> IO[bytes]:
-        """Ask once, for the thumbnail or, where there is none, for the original."""
+    def _try(self, state: FetchState) -> IO[bytes]:
+        """Try once to fetch the thumbnail or, if there is none, the original."""
         started = time.monotonic()
-        asked.since = asked.since or started
-        asked.tries += 1
-        visit = Visit(self._hosts, Deadline(self._config.deadline_s), is_patient=asked.group in self.patient)
+        state.since = state.since or started
+        state.tries += 1
+        visit = Visit(self._hosts, Deadline(self._config.deadline_s), is_patient=state.group in self.patient)
         try:
             while True:
-                asked.http_status, asked.final_url, asked.said = None, None, Stated()
+                state.http_status, state.final_url, state.signals = None, None, OptOutSignals()
                 try:
-                    return self._in_turn(asked, visit)
+                    return self._in_turn(state, visit)
                 except FetchError as error:
-                    asked.http_status, asked.final_url = error.http_status, error.url
+                    state.http_status, state.final_url = error.http_status, error.url
                     if isinstance(error, _ClosedError):
                         raise
-                    if len(asked.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
-                        raise self._again(asked, error) from error
-                asked.urls.popleft()  # no thumbnail of that width: the original is smaller
+                    if len(state.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
+                        raise self._again(state, error) from error
+                state.urls.popleft()  # there is no thumbnail of that width, since the original is smaller
         except (FetchError, LaterError, OSError, PipelineError):
             raise
         except Exception as error:
-            # The one boundary around parsers of what strangers send: an answer that trips one of them costs one row.
-            logger.exception("images: %s", asked.urls[0])
-            raise self._again(asked, FetchError("fetch_lost", type(error).__name__)) from error
+            # The boundary around parsers of answers: an answer that makes one of them fail costs only its row.
+            logger.exception("images: %s", state.urls[0])
+            raise self._again(state, FetchError("fetch_lost", type(error).__name__)) from error
         finally:
             visit.close()
-            asked.asking_s += time.monotonic() - started - visit.waited_s
+            state.asking_s += time.monotonic() - started - visit.waited_s
 
-    def _in_turn(self, asked: Asked, visit: Visit) -> IO[bytes]:
-        """Ask for the next of a row's URLs, if the host can be asked now: its own, or one that a redirect leads to.
+    def _in_turn(self, state: FetchState, visit: Visit) -> IO[bytes]:
+        """Request the next of a row's URLs, if its host, and any host of a redirect, has a free slot in time.
 
         Raises:
-            LaterError: it cannot; no try is counted for it.
-            FetchError: it failed. It is closed, where it said so meanwhile, or was busy too often behind a redirect.
+            LaterError: a host has none; this does not count as a try.
+            FetchError: the request failed. It is a `_ClosedError` if the host refuses more requests, or if hosts behind
+                redirects were busy too often.
         """
         try:
-            return self._ask(asked, asked.urls[0], visit)
+            return self._ask(state, state.urls[0], visit)
         except LaterError as later:
-            target = later.target or parse_url(asked.urls[0])
+            target = later.target or parse_url(state.urls[0])
             self._raise_if_closed(target)
-            asked.tries -= 1
-            asked.group = self._hosts.group_of(target.host)
-            asked.turned_away += visit.has_begun
-            if asked.turned_away > _MOST_TURNED_AWAY:
+            state.tries -= 1
+            state.group = self._hosts.group_of(target.host)
+            state.turned_away += visit.has_begun
+            if state.turned_away > _MOST_TURNED_AWAY:
                 raise _ClosedError("timeout", "the host may not be asked in time") from later
             raise
 
-    def _ask(self, asked: Asked, url: str, visit: Visit) -> IO[bytes]:
+    def _ask(self, state: FetchState, url: str, visit: Visit) -> IO[bytes]:
         usages: list[Usage] = []
 
         def before_robots(target: Target) -> None:
             visit.wait_for_robots(target)
-            asked.asked_at = asked.asked_at or time.time()
+            state.asked_at = state.asked_at or time.time()
 
         def before_hop(target: Target) -> None:
             self._raise_if_closed(target)
@@ -349,19 +350,19 @@ class Opener:
             if self._robots is not None:
                 of_robots = Hooks(before_hop=visit.go_to, before_connect=before_robots)
                 usages.extend(self._robots.check(target, visit.deadline, of_robots).content_usage(target.path))
-                visit.go_to(target)  # a robots.txt that lies elsewhere has led away
+                visit.go_to(target)  # a redirect of robots.txt may have moved the slot to another host
 
         def before_connect(target: Target) -> None:
             visit.begin(target)
-            self._raise_if_closed(target)  # it may have said so while we waited
-            asked.asked_at = asked.asked_at or time.time()
+            self._raise_if_closed(target)  # the host may have been closed during the wait
+            state.asked_at = state.asked_at or time.time()
 
         before_hop(parse_url(url))
         hooks = Hooks(before_hop=before_hop, before_connect=before_connect)
         with self._client.get(url, deadline=visit.deadline, hooks=hooks) as response:
-            asked.http_status, asked.final_url = response.status, response.url
-            asked.said = stated(response.headers, usages)
-            refusal = asked.said.refusal(self._config.consent, self._config.robot)
+            state.http_status, state.final_url = response.status, response.url
+            state.signals = opt_out_signals(response.headers, usages)
+            refusal = state.signals.refusal(self._config.consent, self._config.robot)
             if refusal is None and is_placeholder(url, response.url):
                 refusal = "placeholder", response.url[:200]
             if refusal is not None:
@@ -386,34 +387,34 @@ class Opener:
     def _raise_if_closed(self, target: Target) -> None:
         group = self._hosts.group_of(target.host)
         try:
-            self._hosts.raise_if_resting(group, self._config.max_wait_s)
+            self._hosts.raise_if_paused(group, self._config.max_wait_s)
             self._budget.raise_if_spent(group)
             if group in self._given_up:
                 raise self._given_up[group]
-        except FetchError as said:
-            failure = _ClosedError(said.reason, said.detail, http_status=said.http_status)
+        except FetchError as closed:
+            failure = _ClosedError(closed.reason, closed.detail, http_status=closed.http_status)
             failure.url = target.url
             raise failure from None
 
-    def _again(self, asked: Asked, failure: FetchError) -> FetchError | LaterError:
-        """Return that a failed URL is to be asked again, or the failure if it is not.
+    def _again(self, state: FetchState, failure: FetchError) -> FetchError | LaterError:
+        """Return a `LaterError` if a failed URL is to be retried, else the failure.
 
-        A host that asks for time gets it from all its rows.
+        A Retry-After pauses all rows of the host.
         """
-        backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (asked.tries - 1))
-        # Chance keeps rows that failed together from coming back together.
+        backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (state.tries - 1))
+        # The random factor spreads the retries of rows that failed together.
         wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
         asked_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
         if asked_s or failure.http_status == 429:
             # A redirect may have led to another host than the URL's own.
-            group = self._hosts.group_of(parse_url(failure.url or asked.urls[0]).host)
+            group = self._hosts.group_of(parse_url(failure.url or state.urls[0]).host)
             self._refusals[group] += 1
-            # As many in a row as if all that are asked at once had come to the end of their tries.
+            # The limit is reached if all concurrent rows have used up their tries.
             if self._refusals[group] >= (1 + self._config.retries) * self._hosts.pace_of(group).concurrency:
                 self._given_up[group] = failure
-            self._hosts.rest(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
+            self._hosts.pause(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
         may_pass = is_retryable(failure.reason) and asked_s <= self._config.max_wait_s
-        return LaterError(max(wait_s, asked_s)) if may_pass and asked.tries <= self._config.retries else failure
+        return LaterError(max(wait_s, asked_s)) if may_pass and state.tries <= self._config.retries else failure
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:
@@ -422,7 +423,7 @@ def _candidates(url: str, config: FetchConfig) -> deque[str]:
 
 
 class _Budget:
-    """Counts the bytes that come for a shard's images, by group of hosts and in all."""
+    """A counter of the bytes that a shard's images have taken, by group of hosts and in total."""
 
     def __init__(self, config: FetchConfig) -> None:
         self._config = config
@@ -430,12 +431,12 @@ class _Budget:
         self._spent: Counter[str] = Counter()
 
     def spend(self, group: str, num_bytes: int) -> None:
-        """Count bytes that came, whatever becomes of them."""
+        """Count received bytes, also of images that are rejected later."""
         with self._lock:
             self._spent[group] += num_bytes
 
     def raise_if_spent(self, group: str) -> None:
-        """Raise `FetchError` if nothing more may be asked of a host."""
+        """Raise `FetchError` if the byte limit of a host, or of the shard, is reached."""
         with self._lock:
             of_host, of_all = self._spent[group], self._spent.total()
         if of_host >= self._config.max_host_bytes:

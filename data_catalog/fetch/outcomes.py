@@ -1,8 +1,8 @@
-"""What a root knows of images on the web: each URL's outcome, recorded once, and looked up before anything is asked.
+"""Recorded outcomes of URLs: each is recorded once, and looked up before a request is made.
 
-The facts stay where builds leave them: in `images/` of the snapshots that are there (the pictures in `pairs/`, or, of
-images that no pair has, in `images/spare-*`), and in the outputs of the fetch step of builds that are not finished.
-A picture beats a failure, then the later attempt counts.
+Outcomes stay in the files that builds write: in `images/` of the existing snapshots, and in the fetch outputs of
+unfinished builds. The pictures are in `pairs/`, or in `images/spare-*` if no pair has them. A picture takes precedence
+over a failure, then the later attempt over the earlier one.
 """
 
 import logging
@@ -30,18 +30,18 @@ from data_catalog.storage.work import WorkStore
 
 logger = logging.getLogger(__name__)
 
-# Of the fetch step, raised when what it writes changes: what an earlier one left in `work/` counts for nothing then.
+# Version of the fetch step. It is raised when its output changes; outputs of earlier versions in `work/` are ignored.
 VERSION = 5
-# Files of the fetch step: what was asked for now, then what was known, as it came and as it was normalised.
-ASKED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
-# Which of these each image of the shard is in, in order.
+# Files of the fetch step: images that were fetched now; recorded ones as they came; recorded ones that are normalised.
+FETCHED_FILE, RAW_FILE, IMAGES_FILE = "asked.parquet", "raw.parquet", "images.parquet"
+# It has, for each image of the shard in order, the file that contains it.
 ORDER_FILE = "order.parquet"
-IN_ASKED, IN_RAW, IN_IMAGES = range(3)
+IN_FETCHED, IN_RAW, IN_IMAGES = range(3)
 
-# Pictures that no pair has, and what a build knew of images that its snapshot does not ask for.
+# Pictures that no pair has, and recorded outcomes of images that are not in the snapshot.
 SPARE = pa.schema([*OUTCOMES, IMAGES.field("bytes"), IMAGES.field("original")])
 
-# Where what is known of a URL stands: by the URL's hash, the number of a file and the row in it.
+# Locations of recorded outcomes: by the URL's hash, the number of a file and the row in it.
 _FACTS = pa.schema(
     {
         "key": pa.uint64(),
@@ -58,11 +58,11 @@ _RETRYABLE = sorted(name for name, reason in FETCH_REASONS.items() if reason.ret
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetching:
-    """What decides whether a recorded outcome holds for a build.
+    """The part of a build that decides whether a recorded outcome is valid for it.
 
     Args:
         dataset: that is built.
-        attempt: its number; failures that may pass hold if they are of this attempt.
+        attempt: its number; retryable failures are only valid if they are from this attempt.
         fetch: what-settings of section `[fetch]`.
         normalise: what-settings of section `[normalise]`.
     """
@@ -73,19 +73,19 @@ class Fetching:
     normalise: Mapping[str, Any]
 
 
-class KnownImages:
-    """The outcomes of a root that hold for a build, by URL."""
+class RecordedOutcomes:
+    """An index of the recorded outcomes in a root that are valid for a build, by URL."""
 
     def __init__(
         self, root: Path, fetching: Fetching, *, snapshots: bool = True, unfinished: Sequence[str] | None = None
     ) -> None:
-        """Look through the snapshots and unfinished builds of a root.
+        """Index the snapshots and unfinished builds of a root.
 
         Args:
             root: of the catalog.
-            fetching: decides which outcomes hold.
-            snapshots: look through those of all datasets.
-            unfinished: datasets whose unfinished builds are looked through; None: all.
+            fetching: decides which outcomes are valid.
+            snapshots: index the snapshots of all datasets.
+            unfinished: datasets whose unfinished builds are indexed; None: all.
 
         Raises:
             DamagedError: a snapshot's file of outcomes is damaged.
@@ -98,7 +98,7 @@ class KnownImages:
                 if snapshot.manifest["settings"]["fetch"] == fetching.fetch:
                     found += self._of_snapshot(snapshot)
         found += self._unfinished(unfinished)
-        # Between equal facts the place decides, so that a resumed build takes the same one.
+        # Equal outcomes are ordered by file and row, so that a resumed build uses the same one.
         order = {"key": "ascending", "good": "descending", "attempt": "descending", "file": "ascending"}
         facts = pa.concat_tables(found).sort_by([*order.items(), ("row", "ascending")])
         keys = facts.column("key").to_numpy()
@@ -108,7 +108,7 @@ class KnownImages:
         self._keys = keys[is_first]
 
     def urls(self) -> pa.Table:
-        """Return the canonical `url` and the `sample_id` of every fact, in the order of files and rows."""
+        """Return the canonical `url` and the `sample_id` of every outcome, in the order of files and rows."""
         tables = [pa.schema({"url": pa.string(), "sample_id": pa.string()}).empty_table()]
         for file in self._facts.group_by("file").aggregate([("row", "list")]).sort_by("file").to_pylist():
             table = pq.read_table(self._files[file["file"]].path, columns=["url", "sample_id"])
@@ -116,25 +116,25 @@ class KnownImages:
         return pa.concat_tables(tables)
 
     def has(self, urls: pa.Array) -> list[bool]:
-        """Tell which canonical URLs have an outcome that holds."""
+        """Return for each canonical URL whether it has a valid outcome."""
         found: list[bool] = self._places(urls).is_valid().to_pylist()
         return found
 
-    def recall(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
-        """Write what is known of some images into a folder, in their order: `RAW_FILE` and `IMAGES_FILE`.
+    def write_recorded(self, urls: pa.Array, sample_ids: Sequence[str], folder: Path) -> list[int | None]:
+        """Write the recorded outcomes of some images into `RAW_FILE` and `IMAGES_FILE` of a folder, in their order.
 
         Args:
-            urls: canonical ones; null: nothing is known.
+            urls: canonical URLs; null has no outcome.
             sample_ids: of the images.
             folder: of the fetch step; only files that have a row are written.
 
         Returns:
-            For each image, `IN_RAW`, `IN_IMAGES`, or None: nothing is known.
+            For each image, `IN_RAW`, `IN_IMAGES`, or None if it has no recorded outcome.
 
         Raises:
             DamagedError: a snapshot's file is damaged.
         """
-        facts = self._facts.take(self._places(urls)).to_pylist()  # all of it is None where nothing is known
+        facts = self._facts.take(self._places(urls)).to_pylist()  # all values are None for images without an outcome
         by_file: defaultdict[int, list[int]] = defaultdict(list)
         for position, fact in enumerate(facts):
             if fact["file"] is not None:
@@ -163,7 +163,7 @@ class KnownImages:
         return where
 
     def _places(self, urls: pa.Array) -> pa.Array:
-        """Return the place of each URL in `_facts`; null where it has none."""
+        """Return the row of each URL in `_facts`, or null."""
         import duckdb
 
         if not len(self._keys):
@@ -208,7 +208,7 @@ class KnownImages:
             yield self._facts_of(query, spare, own=own)
 
     def _unfinished(self, datasets: Sequence[str] | None) -> Iterator[pa.Table]:
-        """Look through the fetch outputs of builds that are not finished."""
+        """Yield the outcomes in the fetch outputs of unfinished builds, schema `_FACTS`."""
         for folder in sorted((self._root / "work").glob("*/fetch")):
             if datasets is not None and folder.parent.name not in datasets:
                 continue
@@ -217,13 +217,13 @@ class KnownImages:
                 if key["version"] != VERSION or key["settings"]["config"] != self._fetching.fetch:
                     continue
                 is_same = key["settings"]["normalise"] == self._fetching.normalise
-                for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE):
+                for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE):
                     is_raw = name != IMAGES_FILE
                     if name not in commit.files or not (is_raw or is_same):
                         continue
                     file = _File(commit.path(name), commit.files[name], is_same=is_same, is_raw=is_raw)
                     if not file.is_whole():
-                        logger.warning("%s is not what was written: its images are asked for again", file.path)
+                        logger.warning("%s is damaged. Its images are fetched again", file.path)
                         continue
                     failed_by = f"CASE WHEN drop_reason IN ({_listed(FETCH_REASONS)}) THEN 'fetch' ELSE 'normalise' END"
                     step = "'fetch'" if is_raw else failed_by
@@ -235,7 +235,7 @@ class KnownImages:
                     yield self._facts_of(query, [file], own=own)
 
     def _holds(self, own: bool, *, is_same: bool) -> str:
-        """Return SQL that is true of failures that hold."""
+        """Return an SQL condition for failures that are valid for the build."""
         attempt = self._fetching.attempt
         is_new = f"attempt >= {attempt}" if own else str(attempt == 0).lower()
         fetched = f"step = 'fetch' AND (drop_reason NOT IN ({_listed(_RETRYABLE)}) OR {is_new})"
@@ -245,7 +245,14 @@ class KnownImages:
     def _facts_of(
         self, query: str, files: "Sequence[_File]", pictures: "Sequence[_File]" = (), *, own: bool
     ) -> pa.Table:
-        """Return what a query finds in files, schema `_FACTS`; the pictures are in the same ones if none are given."""
+        """Return the outcomes that a query selects from files, schema `_FACTS`.
+
+        Args:
+            query: in SQL.
+            files: that contain the outcomes.
+            pictures: files that contain the pictures; empty: the same files.
+            own: the files belong to the dataset that is built, so that their attempts count.
+        """
         import duckdb
 
         first, places = len(self._files), [*files, *pictures]
@@ -260,7 +267,7 @@ class KnownImages:
         except duckdb.Error as error:
             for file in places:
                 file.require_whole()
-            raise DamagedError(f"{files[0].path.parent} cannot be read ({error}): see `vernaclip verify`") from error
+            raise DamagedError(f"{files[0].path.parent} cannot be read ({error}). Run `vernaclip verify`") from error
         paths = pa.array([str(file.path) for file in places])
         for name in ("file", "picture_file"):
             numbers = pc.add(pc.index_in(found.column(name), value_set=paths), first)
@@ -268,7 +275,7 @@ class KnownImages:
         return found.cast(_FACTS)
 
     def _spill(self, facts: Mapping[int, Row], scratch: Path) -> Mapping[int, dict[str, Piece]]:
-        """Copy the bytes of pictures into one file, by file and row, so that each row group is read once."""
+        """Copy the bytes of pictures into one file, ordered by file and row, so that each row group is read once."""
         pieces: defaultdict[int, dict[str, Piece]] = defaultdict(dict)
         by_file: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for position, fact in facts.items():
@@ -283,7 +290,7 @@ class KnownImages:
         return pieces
 
     def _as_written(self, fact: Row, row: Row, pieces: Mapping[str, Piece], sample_id: str) -> tuple[int, Row]:
-        """Return which file of the step a fact goes to, and its row there, with pieces for bytes."""
+        """Return the number of the step's file that an outcome goes to, and its row there, with pieces for bytes."""
         shared = {"sample_id": sample_id, "attempt": fact["attempt"]}
         file = self._files[fact["file"]]
         if row["drop_reason"] is None:
@@ -298,7 +305,15 @@ class KnownImages:
 
 @dataclass(slots=True)
 class _File:
-    """A file that has facts, whether its pictures are of the build's normalisation, and whether none is normalised."""
+    """A file that contains outcomes.
+
+    Args:
+        path: of the file.
+        sha256: of its bytes, as recorded.
+        is_same: its pictures were normalised with the build's settings.
+        is_raw: its pictures are not normalised.
+        looked_at: its bytes were checked and match.
+    """
 
     path: Path
     sha256: str
@@ -313,13 +328,13 @@ class _File:
     def require_whole(self) -> None:
         if not self.is_whole():
             raise DamagedError(
-                f"{self.path} is missing or damaged, so that nothing can be built on it: see `vernaclip verify`; "
-                f"without the folder {self.path.parents[1]} its images are asked for again"
+                f"{self.path} is missing or damaged, so a build can't reuse its images. Run `vernaclip verify`. If you "
+                f"remove the folder {self.path.parents[1]}, its images are fetched again"
             )
 
 
 def _bytes_of(path: Path, places: Sequence[tuple[int, int]]) -> Iterator[tuple[int, str, bytes]]:
-    """Yield position, column and bytes of some rows of a file, given by row number and position, sorted."""
+    """Yield position, column and bytes of some rows of a file; `places` are sorted pairs of row number and position."""
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         columns = [name for name in ("image", "bytes", "original") if name in names]
@@ -349,29 +364,29 @@ def _listed(reasons: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(f"'{reason}'" for reason in reasons)
 
 
-def carried(
+def unpublished_outcomes(
     root: Path,
     fetching: Fetching,
     published: Sequence[Path],
     is_meant: Callable[[pa.Table], Sequence[bool]],
     folder: Path,
 ) -> Iterator[Row]:
-    """Yield rows of the schema `SPARE`: what unfinished builds of a dataset know, and a snapshot does not.
+    """Yield outcomes that unfinished builds of a dataset have recorded and a snapshot has not, schema `SPARE`.
 
     Args:
         root: of the catalog.
-        fetching: what the snapshot was built by; what was fetched otherwise is no fact of it.
+        fetching: settings of the snapshot's build; outcomes of other settings are left out.
         published: the snapshot's files of outcomes.
-        is_meant: tells which rows a take-down means: they are left out.
-        folder: for what is read on the way; empty, and removed by the caller.
+        is_meant: returns which rows are taken down: they are left out.
+        folder: for temporary files; empty, and removed by the caller.
     """
-    known = KnownImages(root, fetching, snapshots=False, unfinished=[fetching.dataset])
+    known = RecordedOutcomes(root, fetching, snapshots=False, unfinished=[fetching.dataset])
     told = known.urls()
     for path in published:
         table = pq.read_table(path, columns=["canonical_url", "url"])
         there = pc.coalesce(table.column("canonical_url"), table.column("url"))
         told = told.filter(pc.invert(pc.is_in(told.column("url"), there)))
-    known.recall(told.column("url").combine_chunks(), told.column("sample_id").to_pylist(), folder)
+    known.write_recorded(told.column("url").combine_chunks(), told.column("sample_id").to_pylist(), folder)
     for name in (RAW_FILE, IMAGES_FILE):
         if not (folder / name).is_file():
             continue
@@ -392,16 +407,16 @@ def _spare_row(row: Row, *, is_raw: bool) -> Row:
     return found
 
 
-def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
-    """Return the fetch outputs of a dataset that know an image which no snapshot knows: those of builds to come.
+def needed_fetch_outputs(root: Path, work: WorkStore, dataset: str, *, used: Collection[str] = ()) -> list[Path]:
+    """Return the fetch outputs of a dataset with an outcome that no snapshot has: later builds need them.
 
     Args:
         root: of the catalog.
         work: step outputs of the dataset.
         dataset: its name.
-        used: keys of outputs that a snapshot was made of.
+        used: keys of outputs that a snapshot was made from.
     """
-    indexes: dict[str, KnownImages] = {}
+    indexes: dict[str, RecordedOutcomes] = {}
     found = []
     for commit, key in work.commits("fetch"):
         if commit.folder.name in used or key["version"] != VERSION:
@@ -410,8 +425,8 @@ def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[
         fetching = Fetching(dataset=dataset, attempt=0, fetch=settings["config"], normalise=settings["normalise"])
         known_by = digest(settings)
         if known_by not in indexes:
-            indexes[known_by] = KnownImages(root, fetching, unfinished=())
-        names = [name for name in (ASKED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
+            indexes[known_by] = RecordedOutcomes(root, fetching, unfinished=())
+        names = [name for name in (FETCHED_FILE, RAW_FILE, IMAGES_FILE) if name in commit.files]
         columns = [pq.read_table(commit.path(name), columns=["url"]).column("url") for name in names]
         urls = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).drop_null()
         if not all(indexes[known_by].has(urls.combine_chunks())):
@@ -420,16 +435,16 @@ def still_needed(root: Path, work: WorkStore, dataset: str, *, used: Collection[
 
 
 def attempts_path(root: Path, dataset: str) -> Path:
-    """Return where a root keeps the number of a dataset's attempt."""
+    """Return the path of the record of a dataset's attempt."""
     return root / "memory" / f"attempt-{dataset}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """How often images of a dataset that failed were asked for once more.
+    """The attempt of a dataset: each one requests failed images again.
 
     Args:
-        number: 0 until they are.
+        number: 0 for the first build.
         is_under_way: the attempt was begun, and no build has ended since.
     """
 
@@ -444,17 +459,17 @@ def attempt_of(root: Path, dataset: str) -> Attempt:
         DamagedError: its record is damaged.
     """
     path = attempts_path(root, dataset)
-    remedy = "remove it, and attempts are counted from the snapshots"
+    remedy = "remove it; attempts are then counted from the snapshots"
     recorded = Attempt(**read_checksummed(path, remedy=remedy)) if path.is_file() else Attempt()
     last = max((int(snapshot.manifest["attempt"]) for snapshot in committed_snapshots(root, dataset)), default=0)
     return recorded if recorded.number >= last else Attempt(number=last)
 
 
 def begin_attempt(root: Path, dataset: str) -> Attempt:
-    """Record that images which failed are to be asked for once more; one that did not end goes on under its number.
+    """Begin an attempt, and record it. An attempt that has not ended continues with its number.
 
     Raises:
-        DamagedError: as `attempt_of` does.
+        DamagedError: the record of the attempt is damaged.
     """
     attempt = attempt_of(root, dataset)
     if not attempt.is_under_way:
@@ -464,7 +479,7 @@ def begin_attempt(root: Path, dataset: str) -> Attempt:
 
 
 def end_attempt(root: Path, dataset: str) -> None:
-    """Record that a build has ended: the next attempt is another one, which asks again."""
+    """Record that a build has ended, so that the next attempt gets a new number and requests failed images again."""
     attempt = attempt_of(root, dataset)
     if attempt.is_under_way:
         _record(root, dataset, replace(attempt, is_under_way=False))
@@ -477,7 +492,7 @@ def _record(root: Path, dataset: str, attempt: Attempt) -> None:
 
 
 def num_retryable(snapshot: Snapshot) -> int:
-    """Count the images of a snapshot that are missing for reasons that may have passed.
+    """Count the images of a snapshot that are missing for a retryable reason.
 
     Raises:
         DamagedError: the snapshot is damaged.

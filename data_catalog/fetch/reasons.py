@@ -1,6 +1,6 @@
-"""Why an image could not be had or is not wanted: the closed set of reasons, and what they say of a whole dataset.
+"""Drop reasons of images, and the diagnosis of a dataset's images by cause.
 
-A reason is *retryable* if a later try may end better; all others are final, and never tried again.
+A reason is *retryable* if a later try may succeed. All others are final: such an image is never requested again.
 """
 
 from collections import Counter, defaultdict
@@ -14,29 +14,34 @@ from data_catalog.stages import Reason
 
 HTTP_MEANINGS = {
     400: "the server does not understand the request",
-    401: "the server wants a login",
-    402: "the server wants to be paid",
-    403: "the server refuses",
-    404: "there is no such file any more",
-    405: "the server does not answer GET there",
+    401: "the server requires a login",
+    402: "the server requires payment",
+    403: "the server refuses access",
+    404: "the file does not exist any more",
+    405: "the server does not allow GET requests for the URL",
     406: "the server has no format that we accept",
     408: "the server waited too long for the request",
-    410: "the file is gone for good",
+    410: "the file was removed permanently",
     423: "the file is locked",
-    425: "the server asks to come back later",
-    429: "too many requests, also after waiting as long as the server asked",
+    425: "the server asks for a later request",
+    429: "too many requests, even after the wait that the server asked for",
     451: "withheld for legal reasons",
-    500: "the server has an error",
-    502: "the server behind the server does not answer properly",
-    503: "the server is overloaded or closed, also after waiting as long as it asked",
-    504: "the server behind the server does not answer",
+    500: "internal error of the server",
+    502: "the server got an invalid answer from the server behind it",
+    503: "the server is overloaded or closed, even after the wait that it asked for",
+    504: "the server got no answer from the server behind it",
 }
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReason(Reason):
-    """Besides: the cause that the diagnosis counts it under, and whether a later try may end better."""
+    """A drop reason of images.
+
+    Args:
+        cause: a key of `CAUSES`, under which the diagnosis counts the reason.
+        retryable: a later try may succeed.
+    """
 
     cause: str
     retryable: bool = False
@@ -49,9 +54,9 @@ def _http_cause(status: int) -> str:
 
 
 FETCH_REASONS: dict[str, ImageReason] = {
-    "bad_url": ImageReason("no URL, or one without a usable host", "url"),
-    "scheme": ImageReason("a URL of another scheme than http and https", "url"),
-    "userinfo": ImageReason("a URL with a user name or password in it", "url"),
+    "bad_url": ImageReason("no URL, or one without a valid host", "url"),
+    "scheme": ImageReason("a URL with a scheme other than http and https", "url"),
+    "userinfo": ImageReason("a URL that contains a user name or password", "url"),
     "port": ImageReason(
         "a port other than 80 and 443, on a host that is not this machine",
         "url",
@@ -63,10 +68,10 @@ FETCH_REASONS: dict[str, ImageReason] = {
         settings=("fetch.allow_loopback",),
     ),
     "dns": ImageReason("the host has no address", "dns", retryable=True),
-    "connect": ImageReason("no connection, or one that was closed before any answer", "network", retryable=True),
-    "tls": ImageReason("the server's certificate or its TLS is not valid", "server"),
+    "connect": ImageReason("no connection, or it was closed before any answer", "network", retryable=True),
+    "tls": ImageReason("the server's certificate or TLS handshake is invalid", "server"),
     "timeout": ImageReason(
-        "no answer, or not all of it, in time",
+        "no answer, or not the whole answer, in time",
         "network",
         retryable=True,
         settings=("fetch.timeout_s", "fetch.deadline_s"),
@@ -81,73 +86,69 @@ FETCH_REASONS: dict[str, ImageReason] = {
         )
         for status, meaning in HTTP_MEANINGS.items()
     },
-    "http_2xx": ImageReason("another answer of success, but without an image, such as HTTP 204", "server"),
-    "http_3xx": ImageReason("a redirect that leads nowhere, or another answer between 300 and 399", "server"),
-    "http_4xx": ImageReason("another answer between 400 and 499", "blocked"),
-    "http_5xx": ImageReason("another answer between 500 and 599, such as a proxy's own", "server", retryable=True),
-    "http_other": ImageReason("an answer outside 200 to 599", "server"),
+    "http_2xx": ImageReason("another status of success, but without an image, such as HTTP 204", "server"),
+    "http_3xx": ImageReason("a redirect without a target, or another status from 300 to 399", "server"),
+    "http_4xx": ImageReason("another status from 400 to 499", "blocked"),
+    "http_5xx": ImageReason("another status from 500 to 599, such as one of a proxy", "server", retryable=True),
+    "http_other": ImageReason("a status outside 200 to 599", "server"),
     "redirects": ImageReason("too many redirects", "server", settings=("fetch.max_redirects",)),
     "robots_tag": ImageReason(
         "the X-Robots-Tag or TDM-Reservation of the answer forbids the use", "opted_out", settings=("consent.ignore",)
     ),
     "content_usage": ImageReason(
-        "the Content-Usage of the answer or of robots.txt says no to training",
+        "the Content-Usage of the answer or of robots.txt forbids training",
         "opted_out",
         settings=("consent.ignore",),
     ),
     "robots_txt": ImageReason(
-        "the host's robots.txt forbids us to ask for the file", "opted_out", settings=("consent.ignore",)
+        "the host's robots.txt forbids us to fetch the file", "opted_out", settings=("consent.ignore",)
     ),
     "robots_unreachable": ImageReason(
-        "the host's robots.txt can't be had, which counts as forbidden",
+        "the host's robots.txt can't be fetched, which counts as forbidden",
         "server",
         retryable=True,
         settings=("consent.ignore",),
     ),
-    "too_large": ImageReason("more bytes than the cap", "unsuitable", settings=("fetch.max_bytes",)),
+    "too_large": ImageReason("more bytes than the limit", "unsuitable", settings=("fetch.max_bytes",)),
     "byte_budget": ImageReason(
-        "the host, or all hosts together, had sent as much for the shard as they may",
+        "the byte limit of the host, or of the shard, was reached before",
         "unsuitable",
         settings=("fetch.max_host_bytes", "fetch.max_shard_bytes"),
     ),
-    "empty_body": ImageReason("an answer, or a local file, without a single byte", "server"),
-    "truncated_body": ImageReason("the connection broke off before the announced end", "network", retryable=True),
-    "placeholder": ImageReason("a picture that stands for one that is gone", "gone"),
-    "missing_file": ImageReason("the local folder or archive has no such file, or it can't be read", "missing"),
+    "empty_body": ImageReason("an empty answer or an empty local file", "server"),
+    "truncated_body": ImageReason("the connection ended before the announced length", "network", retryable=True),
+    "placeholder": ImageReason("a placeholder picture for a removed image", "gone"),
+    "missing_file": ImageReason("the file is not in the local folder or archive, or it can't be read", "missing"),
     "fetch_lost": ImageReason("img2dataset returned no outcome for the row", "crash", retryable=True),
-    "fetch_crash": ImageReason(
-        "the fetching process died or hung, twice, before the row was done", "crash", retryable=True
-    ),
+    "fetch_crash": ImageReason("the fetching process died or hung at the row, twice", "crash", retryable=True),
 }
 
 NORMALISE_REASONS: dict[str, ImageReason] = {
-    "not_an_image": ImageReason("the bytes are no image: a web page, text, noise", "not_an_image"),
-    "format_not_allowed": ImageReason(
-        "an image of a format, or of a kind of pixels, that is not on the list", "unsuitable"
-    ),
+    "not_an_image": ImageReason("the file is no image, but a web page, text or unknown bytes", "not_an_image"),
+    "format_not_allowed": ImageReason("the format or the pixel mode of the image is not supported", "unsuitable"),
     "too_many_pixels": ImageReason(
-        "the header announces more pixels than the cap; nothing was decoded",
+        "the header announces more pixels than the limit, so the image was not decoded",
         "unsuitable",
         settings=("normalise.max_pixels",),
     ),
     "too_many_scans": ImageReason(
-        "a JPEG of more than 100 scans, each over all pixels; nothing was decoded", "unsuitable"
+        "a JPEG with more than 100 scans, each over all pixels, so it was not decoded", "unsuitable"
     ),
     "too_small": ImageReason(
         "the shorter side has fewer pixels than the minimum", "unsuitable", settings=("normalise.min_image_size",)
     ),
     "aspect": ImageReason(
-        "the longer side is too many times the shorter one", "unsuitable", settings=("normalise.max_aspect_ratio",)
+        "the ratio of the longer to the shorter side is above the maximum",
+        "unsuitable",
+        settings=("normalise.max_aspect_ratio",),
     ),
     "animated": ImageReason("more than one frame or page", "unsuitable", settings=("normalise.animated",)),
-    "one_colour": ImageReason("every pixel has the same colour", "unsuitable"),
+    "one_colour": ImageReason("all pixels have the same colour", "unsuitable"),
     "truncated": ImageReason("the file ends before the image does", "broken"),
-    "decode_error": ImageReason("the decoder says that the file is broken", "broken"),
-    "forgotten": ImageReason(
-        "the image was to be forgotten: by its bytes, its look or where it was found", "opted_out"
-    ),
+    "decode_error": ImageReason("the decoder reports that the file is broken", "broken"),
+    "forgotten": ImageReason("the image was taken down, by its bytes, its perceptual hash or its address", "opted_out"),
     "decode_crash": ImageReason(
-        "the decoder died, hung or ran out of memory, twice, in its own process",
+        "the decoding process died, hung or ran out of memory at the image, twice",
         "broken",
         settings=("normalise.timeout_s", "normalise.memory_bytes"),
     ),
@@ -155,40 +156,40 @@ NORMALISE_REASONS: dict[str, ImageReason] = {
 
 
 def http_reason(status: int) -> str:
-    """Return the reason of an answer that brings no image."""
+    """Return the drop reason for the HTTP status of an answer without an image."""
     if status in HTTP_MEANINGS:
         return f"http_{status}"
     return f"http_{status // 100}xx" if 200 <= status < 600 else "http_other"
 
 
 def image_step(reason: str) -> str:
-    """Return the step that loses images for a reason: "fetch" or "normalise"."""
+    """Return the step that rejects images for a reason: "fetch" or "normalise"."""
     return "fetch" if reason in FETCH_REASONS else "normalise"
 
 
 def is_retryable(reason: str | None) -> bool:
-    """Tell whether a later try may end better; None stands for success."""
+    """Return whether a later try may succeed; False for None, which means success."""
     return reason in FETCH_REASONS and FETCH_REASONS[reason].retryable
 
 
-# Shares of all images from which a cause is worth a sentence, and is out of the ordinary.
+# Shares of all images above which a cause gets a finding, or counts as unusual.
 _NOTABLE = 0.01
 _UNUSUAL = 0.15
 _FEW_IMAGES = 20
 
 CAUSES = {
     "came": "good images",
-    "gone": "gone (404, 410, stand-ins)",
+    "gone": "gone (404, 410, placeholders)",
     "blocked": "refused (401, 403, 429, ...)",
     "opted_out": "opted out (robots.txt, X-Robots-Tag, Content-Usage)",
     "dns": "host without an address",
-    "network": "no connection, or not in time",
-    "server": "server in trouble (5xx, TLS, not HTTP)",
+    "network": "no connection, or time-out",
+    "server": "server error (5xx, TLS, not HTTP)",
     "not_an_image": "no image (web page, text)",
     "broken": "broken image",
-    "unsuitable": "too small, too large, of a wrong kind",
-    "url": "URL that may not be asked",
-    "missing": "local file that is missing",
+    "unsuitable": "too small, too large, or not supported",
+    "url": "invalid or forbidden URL",
+    "missing": "missing local file",
     "crash": "lost by a crash",
     "other": "another reason",
 }
@@ -196,12 +197,12 @@ CAUSES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Counts of images by cause, and what they mean.
+    """Counts of images by cause, and findings.
 
     Args:
-        counts: number of images by the names in `CAUSES`.
-        findings: one sentence each, most important first: what is out of the ordinary, and what to do.
-        num_retryable: images that another try may bring.
+        counts: number of images by key of `CAUSES`.
+        findings: texts on what is unusual and what to do, most important first.
+        num_retryable: images that a later try may bring.
     """
 
     counts: Mapping[str, int]
@@ -209,12 +210,12 @@ class Diagnosis:
     num_retryable: int
 
     def shares(self) -> dict[str, float]:
-        """Return the share of all images by cause, four digits."""
+        """Return the share of all images by cause, rounded to four digits."""
         total = sum(self.counts.values())
         return {cause: round(count / total, 4) for cause, count in self.counts.items()} if total else {}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the counts as a table of what, images and share, in a fixed order; without what did not occur."""
+        """Return the counts as rows of what, images and share, in a fixed order; causes without images are left out."""
         shares = self.shares()
         return [
             {"what": text, "images": self.counts[cause], "share": f"{shares[cause]:.1%}"}
@@ -224,10 +225,10 @@ class Diagnosis:
 
 
 def diagnose(downloads: pa.Table) -> Diagnosis:
-    """Judge what became of images.
+    """Diagnose the outcomes of a dataset's images.
 
     Args:
-        downloads: columns host, drop_reason (null: good) and num_images, as `catalog.download_counts` gives them.
+        downloads: columns host, drop_reason (null: good) and num_images, as `catalog.download_counts` returns them.
     """
     rows = downloads.select(["host", "drop_reason", "num_images"]).to_pylist()
     counts: Counter[str] = Counter()
@@ -239,13 +240,13 @@ def diagnose(downloads: pa.Table) -> Diagnosis:
     findings = [finding for judge in _JUDGES if (finding := judge(counts, rows)) is not None]
     if retryable and counts.total():
         findings.append(
-            f"{retryable:,} of the missing images may come at another try: build again, later, with --retry-failed."
+            f"{retryable:,} of the missing images may come at a later try. Build again later with --retry-failed."
         )
     return Diagnosis(counts=dict(counts), findings=tuple(findings), num_retryable=retryable)
 
 
 def cause_of(reason: str | None) -> str:
-    """Return the cause that a reason is counted under: "came" for None, "other" for one that is not known."""
+    """Return the cause of a reason: "came" for None, "other" for an unknown reason."""
     if reason is None:
         return "came"
     known = FETCH_REASONS.get(reason) or NORMALISE_REASONS.get(reason)
@@ -259,13 +260,16 @@ def _offline(counts: Counter[str], rows: Rows) -> str | None:
     if counts.total() < _FEW_IMAGES or counts["dns"] + counts["network"] < counts.total():
         return None
     return (
-        f"Not one of {counts.total():,} images could be reached: this machine seems to have no way to the web. "
-        "Once it has, build again with --retry-failed."
+        f"None of {counts.total():,} images could be reached. This machine seems to have no connection to the web. "
+        "Build again with --retry-failed when it has one."
     )
 
 
 def _resolver(counts: Counter[str], rows: Rows) -> str | None:
-    """A host that answers one request and has no address for the next has a resolver that cannot keep up."""
+    """Return a finding on hosts without an address.
+
+    If a host answers one request and has no address for another, the resolver is overloaded.
+    """
     if _share(counts, "dns") < _NOTABLE or counts["dns"] + counts["network"] == counts.total():
         return None
     causes: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -274,17 +278,19 @@ def _resolver(counts: Counter[str], rows: Rows) -> str | None:
     flaky = sum(found["dns"] for found in causes.values() if found["dns"] and found.total() > found["dns"])
     if flaky >= 0.1 * counts["dns"]:
         return (
-            f"DNS trouble: {_percent(counts, 'dns')} of the images failed for want of an address, {flaky:,} of them on "
-            "hosts that had one at other times. The resolver does not keep up: run a caching one on this machine, such "
-            "as unbound or systemd-resolved, or lower fetch.threads and build.fetch_workers; then --retry-failed."
+            f"DNS trouble: {_percent(counts, 'dns')} of the images failed because their host had no address, {flaky:,} "
+            "of them on hosts that had one at other times. The resolver is overloaded. Run a caching resolver on this "
+            "machine, such as unbound or systemd-resolved, or lower fetch.threads and build.fetch_workers. Then build "
+            "again with --retry-failed."
         )
     if _share(counts, "dns") >= _UNUSUAL:
         return (
-            f"{_percent(counts, 'dns')} of the images are on hosts without an address. That many domains seldom die: "
-            "ask another resolver for some of them before you believe it, then --retry-failed."
+            f"{_percent(counts, 'dns')} of the images are on hosts without an address. That is unusually many. Look up "
+            "some of them with another resolver. If they have addresses, build again with --retry-failed."
         )
     return (
-        f"{_percent(counts, 'dns')} of the images are on domains that have died: that is usual for old lists of links."
+        f"{_percent(counts, 'dns')} of the images are on domains that no longer exist. That is usual for old lists of "
+        "links."
     )
 
 
@@ -298,8 +304,8 @@ def _blocked(counts: Counter[str], rows: Rows) -> str | None:
         text += f", {count:,} of {counts['blocked']:,} by {worst}"
     return (
         text
-        + ". Refusals other than 429 are final: for the next dataset name yourself with fetch.contact, ask such hosts "
-        "more slowly (fetch.hosts), and see what they allow; pretending to be a browser is no remedy."
+        + ". Refusals other than 429 are final. For the next dataset, set fetch.contact, lower the rate of such hosts "
+        "in fetch.hosts, and check what they allow. Do not pretend to be a browser."
     )
 
 
@@ -307,20 +313,21 @@ def _network(counts: Counter[str], rows: Rows) -> str | None:
     if _share(counts, "network") < _UNUSUAL or counts["dns"] + counts["network"] == counts.total():
         return None
     return (
-        f"{_percent(counts, 'network')} of the images failed on the way (no connection, or too slow). The line may be "
-        "full: lower fetch.threads or build.fetch_workers, or raise fetch.timeout_s; then --retry-failed."
+        f"{_percent(counts, 'network')} of the images had no connection or were too slow. The network may be "
+        "overloaded. Lower fetch.threads or build.fetch_workers, or raise fetch.timeout_s. Then build again with "
+        "--retry-failed."
     )
 
 
 def _gone(counts: Counter[str], rows: Rows) -> str | None:
     if _share(counts, "gone") < _NOTABLE:
         return None
-    text = f"Link rot: {_percent(counts, 'gone')} of the images are gone for good; nothing brings them back."
+    text = f"Link rot: {_percent(counts, 'gone')} of the images no longer exist. Another try does not help."
     lost, came = _hosts_of("gone", rows), _hosts_of("came", rows)
     moved = [(host, count) for host, count in lost.most_common() if count >= _FEW_IMAGES and not came[host]]
     if moved:
         host, count = moved[0]
-        text += f" All {count:,} of {host} are: look at one by hand, since that host, or its addresses, may have moved."
+        text += f" All {count:,} images of {host} are missing. Open one in a browser: its addresses may have changed."
     return text
 
 
@@ -328,8 +335,8 @@ def _opted_out(counts: Counter[str], rows: Rows) -> str | None:
     if _share(counts, "opted_out") < _NOTABLE:
         return None
     return (
-        f"{_percent(counts, 'opted_out')} of the images belong to hosts that do not want them in a dataset "
-        "(robots.txt, X-Robots-Tag, Content-Usage): that is respected."
+        f"{_percent(counts, 'opted_out')} of the images are on hosts that opted out of datasets (robots.txt, "
+        "X-Robots-Tag, Content-Usage). They were not used."
     )
 
 
@@ -337,7 +344,7 @@ def _servers(counts: Counter[str], rows: Rows) -> str | None:
     if _share(counts, "server") < _UNUSUAL:
         return None
     (worst, count), *_ = _hosts_of("server", rows).most_common(1)
-    return f"{_percent(counts, 'server')} of the images met servers in trouble, {count:,} of them {worst}."
+    return f"{_percent(counts, 'server')} of the images failed by errors of servers, {count:,} of them on {worst}."
 
 
 _Judge = Callable[[Counter[str], Rows], str | None]

@@ -1,4 +1,4 @@
-"""Fetch the images of a shard, from the web by a child that may die, or from local files: one outcome a request."""
+"""Fetching of a shard's images, from the web in a child process or from local files: one outcome per row."""
 
 import hashlib
 import json
@@ -32,24 +32,26 @@ from data_catalog.storage.integrity import write_recorded
 logger = logging.getLogger(__name__)
 
 
-def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, pool: ChildPool) -> dict[int, Outcome]:
-    """Fetch the rows that have no path; a URL that several rows have is asked for once.
+def fetch_from_web(
+    rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, pool: ChildPool
+) -> dict[int, Outcome]:
+    """Fetch the rows that have no path; fetch a URL that several rows share once.
 
-    Rows that were under way when the child died are set aside and fetched at the end, one at a time. A row at which the
-    child dies then gets one more try, since it may have been killed for other reasons; then it is given up.
+    Rows that were under way when a child died are fetched at the end, one at a time. A row at which the child dies then
+    gets one more try, since the child may have been killed for another reason. After that it is rejected.
 
     Args:
         rows: with `url` and `path`.
-        config: limits and manners.
+        config: settings of `[fetch]`.
         folder: for the bytes.
         hosts: folder that all children of a build share, see `Hosts`.
-        pool: lends the children.
+        pool: of child processes.
 
     Returns:
-        An outcome for each of the rows, by position in `rows`.
+        An outcome for each row without a path, by position in `rows`.
 
     Raises:
-        InputError: the child dies before it comes as far as a row.
+        InputError: children die before they reach a row.
     """
     outcomes: dict[int, Outcome] = {}
     by_url: dict[str, list[int]] = {}
@@ -66,7 +68,7 @@ def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, po
     for url in fetch(fetch(suspects, alone), alone):
         found[url] = failed("fetch_crash")
     for url, positions in by_url.items():
-        outcome = found.get(url, failed("fetch_lost"))  # rows in = rows out, whatever img2dataset says
+        outcome = found.get(url, failed("fetch_lost"))  # rows in = rows out, even if img2dataset loses a row
         outcomes.update(dict.fromkeys(positions, outcome))
     return outcomes
 
@@ -74,9 +76,9 @@ def download(rows: list[Row], config: FetchConfig, folder: Path, hosts: Path, po
 def _fetch_all(
     waiting: list[str], config: FetchConfig, *, folder: Path, hosts: Path, pool: ChildPool, outcomes: dict[str, Outcome]
 ) -> list[str]:
-    """Fetch URLs with as many children as it takes; return those during which a child died.
+    """Fetch URLs, with a new child after each one that dies; return the URLs that were under way when a child died.
 
-    Each child gets one job; whatever it finishes is in `outcomes`, even if it dies.
+    Each child gets one job. The URLs that it finishes are in `outcomes`, even if it dies.
     """
     suspects: list[str] = []
     idle_deaths = 0
@@ -86,7 +88,7 @@ def _fetch_all(
         lines = [json.dumps([row, url]) + "\n" for row, url in enumerate(waiting)]
         (place / REQUESTS_FILE).write_text("".join(lines), encoding="utf-8")
         job = {"folder": str(place), "hosts": str(hosts), "config": config.to_values()}
-        begun: dict[str, bool] = {}  # False for URLs that wait to be asked again
+        begun: dict[str, bool] = {}  # False for URLs that wait to be requested again
         reasons: Counter[str] = Counter()
         try:
             with pool.lend("fetch") as child:
@@ -107,7 +109,7 @@ def _fetch_all(
             logger.warning("images: the fetching process ended (%s) at %s", error, here)
             idle_deaths = 0 if here or len(waiting) < num_before else idle_deaths + 1
             if idle_deaths == MAX_IDLE_DEATHS:
-                raise InputError(f"images: the fetching process does not come as far as a row: {error}") from error
+                raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
             suspects += here
             waiting = [url for url in waiting if not begun.get(url)]
         else:
@@ -117,7 +119,7 @@ def _fetch_all(
 
 
 def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig, *, attempt: int = 0) -> Iterator[Row]:
-    """Yield rows of the schema `RAW_IMAGES`, in the order asked; local files are read here.
+    """Yield rows of the schema `RAW_IMAGES` in the order of `rows`, and read local files.
 
     Raises:
         PipelineError: a disk fails to read a local file.
@@ -161,7 +163,7 @@ def _read_local(name: str, images: ImageFiles | None, place: Path, max_bytes: in
     except FileNotFoundError:
         return failed("missing_file")
     except OSError as error:
-        raise_if_disk_fails(error, place / name)  # no row is to blame for it
+        raise_if_disk_fails(error, place / name)  # the cause is the disk, not the row
         return failed("missing_file", f"unreadable ({type(error).__name__})")
     return {**failed(None), "bytes": body} if body else failed("empty_body")
 
@@ -173,7 +175,7 @@ FETCH_LOG = pa.schema(
         pa.field("drop_reason", pa.string()),  # null: bytes came
         pa.field("http_status", pa.int32()),
         pa.field("tries", pa.int32()),
-        pa.field("asked_at", pa.timestamp("ms", tz="UTC")),  # the first time; null where nothing was asked
+        pa.field("asked_at", pa.timestamp("ms", tz="UTC")),  # time of the first request; null if there was none
         pa.field("asking_s", pa.float32()),  # seconds in requests, all tries together
         pa.field("waiting_s", pa.float32()),  # seconds between tries
     ]
@@ -181,7 +183,7 @@ FETCH_LOG = pa.schema(
 
 
 def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) -> None:
-    """Write one row for each of `rows` that was asked of the web, in their order; replaces what is there."""
+    """Write one row for each of `rows` that was fetched from the web, in order; replace an existing file."""
     lines = []
     for position, outcome in sorted(outcomes.items()):
         asked_at = outcome.get("asked_at")
@@ -202,7 +204,7 @@ def write_log(rows: Sequence[Row], outcomes: Mapping[int, Outcome], path: Path) 
 
 
 def image_requests(table: pa.Table, locations: Mapping[str, str]) -> pa.Table:
-    """Return one row a sample that has a pending caption: `sample_id, url, path, location`, in shard order."""
+    """Return one row for each sample with a pending caption: `sample_id, url, path, location`, in shard order."""
     rows = table.filter(pc.equal(table.column("outcome"), PENDING)).select(["sample_id", "source", "url", "path"])
     samples: dict[str, dict[str, Any]] = {}
     for row in rows.to_pylist():

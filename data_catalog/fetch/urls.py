@@ -1,6 +1,6 @@
-"""Where may be asked: URLs as people write them, turned into ASCII URLs, and the addresses of their hosts.
+"""URLs and addresses: parsing of URLs into canonical ASCII form, checks of host addresses, and Wikimedia thumbnails.
 
-Of addresses those of the public internet may be connected to, and loopback where that is asked for.
+Only addresses of the public internet may be connected to, and loopback if the settings allow it.
 """
 
 import ipaddress
@@ -19,10 +19,10 @@ Resolver = Callable[[str, int], Sequence[str]]
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Servers take a request line of about as much; longer ones come from redirects that grow, and from broken files.
+# Servers accept request lines of about this length. Longer ones come from growing redirects and from broken files.
 LONGEST_PATH = 8000
 
-# RFC 3986: what may stand in a path, and in a query, without being escaped. "%" is dealt with by `_escape`.
+# Characters that need no escape in a path and in a query (RFC 3986). `_escape` treats "%" separately.
 _PATH_SAFE = "/:@!$&'()*+,;=~-._%"
 _QUERY_SAFE = _PATH_SAFE + "?"
 _BARE_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -30,11 +30,11 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class FetchError(PipelineError):
-    """An image could not be had: `reason` is a key of `reasons.FETCH_REASONS`, `detail` says what was found.
+    """A failure to fetch an image, with its drop reason.
 
     Args:
-        reason: from the closed set.
-        detail: the same text for the same cause, whatever the run; None where the reason says it all.
+        reason: a key of `reasons.FETCH_REASONS`.
+        detail: what was found; equal in all runs for equal causes. None if the reason says everything.
         http_status: of the answer, if there was one.
         retry_after_s: seconds that the server asks to wait.
     """
@@ -52,12 +52,12 @@ class FetchError(PipelineError):
         self.detail = detail
         self.http_status = http_status
         self.retry_after_s = retry_after_s
-        self.url: str | None = None  # of the last request, set by whoever made it
+        self.url: str | None = None  # of the last request, set by the code that made it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A URL taken apart: ASCII throughout, escaped, without userinfo and fragment."""
+    """The parts of a URL: ASCII only, escaped, without userinfo and fragment."""
 
     scheme: str
     host: str  # a name in IDNA form, or an address without brackets
@@ -66,28 +66,28 @@ class Target:
 
     @property
     def origin(self) -> str:
-        """Return scheme, host and, where it is not the usual one, port: what a robots.txt is for."""
+        """Return scheme, host and, if it is not the default, port: a robots.txt holds for an origin."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
 
     @property
     def url(self) -> str:
-        """Return the URL in one canonical spelling."""
+        """Return the URL in canonical spelling."""
         return self.origin + self.path
 
 
 def askable_url(url: str | None) -> str | None:
-    """Return the one spelling under which a URL is asked for, and its outcome known; None where it cannot be asked."""
+    """Return the canonical spelling, under which a URL is requested and its outcome recorded; None if it is invalid."""
     try:
         return None if url is None else parse_url(url).url
     except FetchError:
         return None
 
 
-@lru_cache(maxsize=4096)  # each URL is taken apart several times on its way
+@lru_cache(maxsize=4096)  # each URL is parsed several times during its fetch
 def parse_url(url: str | None) -> Target:
-    """Take a URL or IRI apart; spaces and non-ASCII characters are escaped, the host is put into IDNA form.
+    """Parse a URL or IRI. Spaces and non-ASCII characters are escaped; the host is converted to IDNA form.
 
     Raises:
         FetchError: `bad_url` (empty, no scheme, no usable host or port, too long), `scheme`, `userinfo`.
@@ -116,7 +116,7 @@ def parse_url(url: str | None) -> Target:
 
 
 def redirect_target(target: Target, location: str) -> Target:
-    """Return where a redirect from `target` leads; `location` is the header as `http.client` gives it (Latin-1)."""
+    """Return the target of a redirect from `target`; `location` is the header as `http.client` decodes it (Latin-1)."""
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")
     try:
@@ -126,7 +126,7 @@ def redirect_target(target: Target, location: str) -> Target:
 
 
 def _escape(text: str, safe: str) -> str:
-    """Escape what may not stand in a URL; what is escaped already stays, a stray "%" becomes "%25"."""
+    """Escape characters that a URL may not contain. Existing escapes stay; a stray "%" becomes "%25"."""
     return quote(_BARE_PERCENT.sub("%25", text), safe=safe, errors="replace")
 
 
@@ -145,7 +145,7 @@ def _ascii_host(host: str | None) -> str:
 
 
 def _ipv6_host(host: str) -> str:
-    """Return the one spelling of an address; a zone, which means something on one machine only, is refused."""
+    """Return the canonical spelling of an address; refuse a zone, which only has a meaning on one machine."""
     try:
         address = ipaddress.IPv6Address(host)
     except ValueError as error:
@@ -157,26 +157,26 @@ def _ipv6_host(host: str) -> str:
 
 USUAL_PORTS = frozenset({80, 443})
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv4-only hosts look from networks that have IPv6 only
-# Not all versions of Python know them for what they are: 6to4 relays, the dummy address of IPv4, documentation.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # addresses of IPv4-only hosts, as IPv6-only networks see them
+# Some versions of Python take these for public: 6to4 relays, the dummy address of IPv4, documentation.
 _NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "192.0.0.8/32", "3fff::/20")))
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Return the addresses of a host by the system's resolver, in its order, each once."""
+    """Return the addresses of a host from the system's resolver, in its order, each once."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: Address) -> bool:
-    """Tell whether an address is globally routable unicast; of IPv6, also the IPv4 address that it carries."""
+    """Return whether an address is globally routable unicast; an IPv4 address inside an IPv6 address must be, too."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped
         if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(inner)
-        # 6to4 and Teredo are retired, and Python's versions disagree on them.
+        # 6to4 and Teredo are obsolete, and Python's versions treat them differently.
         tunnel = address.sixtofour is not None or address.teredo is not None
         if address.is_site_local or address.scope_id is not None or tunnel:
             return False
@@ -186,7 +186,7 @@ def is_public(address: Address) -> bool:
 
 
 def is_loopback(address: Address) -> bool:
-    """Tell whether an address is in 127.0.0.0/8 or ::1, also in their IPv4-mapped form."""
+    """Return whether an address is in 127.0.0.0/8 or ::1, or in their IPv4-mapped form."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped.is_loopback
     return address.is_loopback
@@ -195,7 +195,7 @@ def is_loopback(address: Address) -> bool:
 def checked_addresses(
     target: Target, *, allow_loopback: bool, resolver: Resolver = resolve, ports: Collection[int] = USUAL_PORTS
 ) -> list[str]:
-    """Look the host up once and return its addresses, provided that every one of them may be connected to.
+    """Look up the host once and return its addresses. Raise if any of them may not be connected to.
 
     Raises:
         FetchError: `dns`, `private_address`, or `port` (one that is not in `ports`, on a host that is not an allowed
@@ -230,32 +230,33 @@ _ORIGINAL = re.compile(
     r"(https?://upload\.wikimedia\.org/wikipedia/[\w-]+)/([0-9a-f]/[0-9a-f]{2}/([^/?]+\.(?:jpe?g|png|webp|svg|tiff?)))",
     re.IGNORECASE,
 )
-# Longer names get a thumbnail called "thumbnail".
+# Originals with longer names have a thumbnail whose name is "thumbnail".
 _LONGEST_NAME_BYTES = 165
 
 
 def check_width(width: int) -> None:
-    """Raise `SettingsError` unless Wikimedia serves thumbnails of that width; 0 stands for originals."""
+    """Raise `SettingsError` unless Wikimedia serves thumbnails of that width, or it is 0 (originals)."""
     if width and width not in WIDTHS:
         served = ", ".join(map(str, WIDTHS))
         raise SettingsError(
-            f"fetch.wikimedia_width must be 0 (originals) or a width that is served ({served}), got {width}"
+            f"fetch.wikimedia_width must be 0 (originals) or a width that Wikimedia serves ({served}), got {width}"
         )
 
 
 def thumbnail_url(url: str, width: int) -> str | None:
-    """Return the thumbnail of an original on Wikimedia's servers; None for any other URL, and where there is none.
+    """Return the URL of the thumbnail of an original on Wikimedia's servers; None for any other URL.
 
     Args:
-        url: canonical, as `urls.parse_url` gives it.
-        width: of the thumbnail in pixels, from `WIDTHS`; smaller originals have none, so that asking for it fails.
+        url: canonical, as `parse_url` returns it.
+        width: of the thumbnail in pixels, from `WIDTHS`; 0: None is returned. A smaller original has no thumbnail, so
+            that the request for it fails.
     """
     found = _ORIGINAL.fullmatch(url)
     if found is None or not width:
         return None
     base, place, name = found.groups()
     short = name if len(unquote(name)) <= _LONGEST_NAME_BYTES else "thumbnail" + name[name.rindex(".") :]
-    # Thumbnails of drawings and TIFFs are of another format.
+    # Thumbnails of drawings and TIFFs have another format.
     extension = name.rpartition(".")[2].lower()
     prefix, suffix = ("lossy-page1-", ".jpg") if extension in ("tif", "tiff") else ("", "")
     if extension == "svg":

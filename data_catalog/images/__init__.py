@@ -1,1 +1,1 @@
-"""Images: guarded fetching and normalising, each in a killable child process."""
+"""Images: decoding, normalising and hashing, and the child processes that fetch and decode."""

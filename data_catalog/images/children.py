@@ -1,8 +1,8 @@
-"""Child processes that fetch or decode images: killed where they hang, lent to one job at a time, and reused.
+"""Child processes that fetch or decode images: used by one job at a time, reused, and killed if they hang.
 
-`python -m data_catalog.images.children KIND MEMORY_BYTES SOCKET` is the child. Jobs and events are JSON messages on the
-socket; whatever else is printed goes to a log. It writes only into the folder that a job names, and exits when the
-socket closes.
+`python -m data_catalog.images.children KIND MEMORY_BYTES SOCKET` is the child's command line. Jobs and events are JSON
+messages on the socket; anything else that is printed goes to a log. A child writes only into the folder that a job
+names, and exits when the socket closes.
 """
 
 import json
@@ -27,13 +27,13 @@ from data_catalog.storage.failpoints import kill_with_parent
 
 logger = logging.getLogger(__name__)
 
-# Exit status of a child whose address space is used up: what it would do next can't be trusted.
+# Exit status of a child whose address space is used up: its later results could not be trusted.
 OUT_OF_MEMORY = 77
-# Of a job that does not come as far as a row: something is wrong with this machine, not with a row.
+# Deaths of children before their first row, after which a job fails: the cause is this machine, not a row.
 MAX_IDLE_DEATHS = 3
-CLOSED = "images: the child processes have been ended; open new ImageWorkers"
+CLOSED = "images: the child processes have been ended. Open new ImageWorkers"
 _KINDS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
-# A library that is not there or does not fit, or a machine without threads.
+# A library that is missing or incompatible, or a machine that can start no more threads.
 _KINDS |= dict.fromkeys(("ImportError", "ModuleNotFoundError", "RuntimeError"), InputError)
 _START_S = 180.0  # imports from a cold disk on a busy machine
 _EXIT_WAIT_S = 5.0
@@ -46,17 +46,19 @@ Report = Callable[[dict[str, Any]], None]
 def main(arguments: list[str]) -> None:
     """Serve jobs until the socket closes.
 
-    `arguments`: kind of work, a memory limit for decoding in bytes (0: none, and no decoders), the socket's number.
+    Args:
+        arguments: the kind of work; a memory limit for decoding in bytes (0: no limit, and no decoders are loaded); the
+            number of the socket.
     """
     kind, memory_bytes, parent = arguments[0], int(arguments[1]), Connection(int(arguments[2]))
     kill_with_parent()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(parent, jobs), daemon=True).start()
     if memory_bytes:
-        _load_decoding()  # first: what libraries reserve differs between machines, and no image is to blame for it
+        _load_decoding()  # before the cap: the memory that libraries reserve differs between machines
         cap_memory(memory_bytes)
     if kind == "fetch":
-        with suppress(Exception):  # the first job meets it again, and has somebody to tell
+        with suppress(Exception):  # the first job raises it again, and reports it
             _load_fetching()
     one_at_a_time = threading.Lock()
 
@@ -70,7 +72,7 @@ def main(arguments: list[str]) -> None:
             work(jobs.get(), report)
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
-        except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent decides what it means
+        except Exception as error:  # noqa: BLE001  the process's outermost boundary: the parent raises it as its own
             kind = type(error).__name__
             report({"error": f"{kind}: {error}", "kind": kind, "errno": getattr(error, "errno", None)})
         else:
@@ -81,12 +83,12 @@ def _read_jobs(parent: Connection, jobs: "queue.SimpleQueue[dict[str, Any]]") ->
     with suppress(EOFError, ConnectionError):
         while True:
             jobs.put(json.loads(parent.recv_bytes()))
-    os._exit(0)  # the parent is gone or done with us, whatever the main thread is at
+    os._exit(0)  # the parent has ended or closed the socket; the main thread may still be at work
 
 
 def cap_memory(memory_bytes: int) -> None:
-    """Cap the process's address space at what it has and `memory_bytes` more."""
-    # Elsewhere than on Linux there is no such file, and the limit has no effect.
+    """Limit the process's address space to its present size plus `memory_bytes`."""
+    # Only Linux has this file; on other systems the limit has no effect.
     pages = int(_STATM.read_text(encoding="ascii").split()[0]) if _STATM.exists() else 0
     limit, hard = pages * resource.getpagesize() + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -121,15 +123,15 @@ def _normalise(job: dict[str, Any], report: Report) -> None:
 
 
 class ChildDiedError(Exception):
-    """A child ended, or had to be killed, before its job was done; the text says how, the same for the same cause."""
+    """A child that ended, or was killed, before its job was done. The text is equal for equal causes."""
 
     def __init__(self, cause: str, *, was_ready: bool) -> None:
         super().__init__(cause)
-        self.was_ready = was_ready  # it had come as far as the job's rows
+        self.was_ready = was_ready  # it had begun the job's rows
 
 
 class Child:
-    """One running `data_catalog.images.children`; used by one thread at a time, for one job after another."""
+    """One running child process; used by one thread at a time, for one job after another."""
 
     def __init__(self, kind: str, memory_bytes: int = 0) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the child
@@ -148,17 +150,18 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Return whether the process runs."""
+        """Return whether the process is running."""
         return self._process.poll() is None
 
     def run(self, job: dict[str, Any], *, stall_s: float) -> Iterator[dict[str, Any]]:
         """Do a job and yield its events.
 
         Raises:
-            ChildDiedError: the child ended, or was silent for `stall_s` seconds and has been killed.
+            ChildDiedError: the child ended, or sent nothing for `stall_s` seconds and was killed.
             DiskError: the disk is full, or fails.
             DamagedError: a file that the child reads is damaged.
-            DefectError: the child can't do the whole job for another reason.
+            InputError: a library is missing or does not work on this machine.
+            DefectError: the child can't do the job for another reason.
         """
         event: dict[str, Any] = {}
         is_ready = False
@@ -191,13 +194,13 @@ class Child:
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
     def kill(self) -> None:
-        """Kill the child's process group and wait for its end."""
+        """Kill the child's process group and wait until the child has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def close(self) -> None:
-        """Ask the child to end by closing its socket; kill it, and whatever it started, if it does not."""
+        """Close the socket, which ends the child. Kill its process group if it does not end in time."""
         self._socket.close()
         try:
             self._process.wait(_EXIT_WAIT_S)
@@ -211,7 +214,7 @@ class Child:
 
 
 class ChildPool:
-    """Children by kind and memory limit: started when none is idle, reused after a job that went well."""
+    """Children by kind and memory limit: started when none is idle, reused after a job that succeeded."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -221,7 +224,11 @@ class ChildPool:
 
     @contextmanager
     def lend(self, kind: str, memory_bytes: int = 0) -> Iterator[Child]:
-        """Lend a child for one job; it is killed if the job fails in any way. Raises `DefectError` after `close`."""
+        """Lend a child for one job, and kill it if the job fails for any reason.
+
+        Raises:
+            DefectError: the pool is closed.
+        """
         child = self._take(kind, memory_bytes)
         try:
             yield child
@@ -259,7 +266,7 @@ class ChildPool:
             self._keep(Child(kind, memory_bytes), kind, memory_bytes)
 
     def close(self) -> None:
-        """End all children; those still at work are killed, and no other is started."""
+        """End all children. Kill those that are at work, and start no more."""
         with self._lock:
             self._closed = True
             for child in self._lent:
@@ -267,7 +274,7 @@ class ChildPool:
         self.end_idle()
 
     def end_idle(self) -> None:
-        """End the children that are at no work."""
+        """End the idle children."""
         with self._lock:
             idle = [child for children in self._idle.values() for child in children]
             self._idle.clear()

@@ -1,6 +1,6 @@
-"""An image file opened by its header, if it is of an allowed format, and decoded; what a decoder's error means.
+"""Decoding of image files: the header check, the decoders, colour conversion, and the reasons of decoder errors.
 
-Pixels are arrays of bytes of shape (height, width, 3).
+Pixels are uint8 arrays of shape (height, width, 3).
 """
 
 import io
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# The plugins are those that Pillow would else import at the first such file.
+# Pillow would otherwise import these plugins at the first file of their format.
 from PIL import AvifImagePlugin, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401
 from PIL.ImageFile import ImageFile
 
@@ -26,20 +26,20 @@ Pixels = NDArray[Any]
 logger = logging.getLogger(__name__)
 
 _PACKED = {"gzip": b"\x1f\x8b", "zip": b"PK\3\4", "7z": b"7z\xbc\xaf\x27\x1c", "RAR": b"Rar!"}
-# Pillow's names of pixels; what is left out has no agreed meaning as a picture (floats, 32-bit numbers, Lab).
+# Pillow's names of pixel modes. Modes without an agreed meaning as a picture are missing (floats, 32-bit numbers, Lab).
 _ALLOWED_MODES = frozenset(
     ("1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16L", "I;16B", "I;16N")
 )
-# Encoders write ten, and libtiff stops at as many.
+# Encoders write about ten scans, and libtiff stops at 100.
 MAX_SCANS = 100
 _SCAN, _END = b"\xff\xda", b"\xd9"
-# What no segment follows is left out: stuffed bytes, restarts, and what decoders step over within a scan.
+# Markers without a segment are left out: stuffed bytes, restarts, and those that decoders skip within a scan.
 _MARKER = re.compile(rb"\xff+([\xc0-\xcf\xd9-\xfe])")
-_PIXELS = re.compile(r"\d+ pixels")  # in Pillow's own refusal
+_PIXELS = re.compile(r"\d+ pixels")  # in Pillow's error message
 
 
 class ImageRejectedError(PipelineError):
-    """An image is not wanted or not usable: `reason` is a key of `NORMALISE_REASONS`."""
+    """An image that is rejected: `reason` is a key of `NORMALISE_REASONS`."""
 
     def __init__(self, reason: str, detail: str | None = None) -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -48,11 +48,11 @@ class ImageRejectedError(PipelineError):
 
 
 def open_image(raw: bytes) -> ImageFile:
-    """Read the header of a file of an allowed format, and nothing else of it.
+    """Read only the header of a file of an allowed format.
 
     Raises:
-        ImageRejectedError: its kind of pixels is not wanted, or it is a JPEG of too many scans.
-        Exception: whatever a decoder raises; see `rejection_of`.
+        ImageRejectedError: its pixel mode is not allowed, or it is a JPEG with too many scans.
+        Exception: any error of a decoder; see `rejection_of`.
     """
     image = Image.open(io.BytesIO(raw), formats=READ_FORMATS)
     if image.mode not in _ALLOWED_MODES and (image.mode, image.format) != ("I", "PNG"):
@@ -63,9 +63,9 @@ def open_image(raw: bytes) -> ImageFile:
 
 
 def _has_few_scans(jpeg: bytes) -> bool:
-    """Return whether a JPEG has at most `MAX_SCANS` scans, by its markers: a decoder goes over all pixels for each."""
+    """Return whether a JPEG has at most `MAX_SCANS` scans, by its markers: each scan costs a pass over all pixels."""
     if jpeg.count(_SCAN) <= MAX_SCANS:
-        return True  # be they scans, or in metadata
+        return True  # no need to know which are scans and which are bytes of metadata
     at, num_scans = 2, 0
     while (marker := _MARKER.search(jpeg, at)) and marker[1] != _END:
         at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
@@ -76,7 +76,7 @@ def _has_few_scans(jpeg: bytes) -> bool:
 
 
 def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
-    """Return the reason for which a decoder refused a file."""
+    """Return the drop reason for a decoder's error."""
     if isinstance(error, Image.DecompressionBombError):
         found = _PIXELS.search(str(error))
         return ImageRejectedError("too_many_pixels", found.group() if found else None)
@@ -93,7 +93,7 @@ def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
 
 
 def _text_kind(raw: bytes) -> str:
-    """Return a few words for what is no image: "HTML", "gzip", "zip", "text" or "unknown bytes" among them."""
+    """Return the kind of a file that is no image, such as "HTML", "gzip", "zip", "text" or "unknown bytes"."""
     if is_html(raw):
         return "HTML"
     for name, start in _PACKED.items():
@@ -110,13 +110,13 @@ _PROFILE_SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A picture as it is stored.
+    """A decoded picture, not yet turned upright.
 
     Args:
         pixels: RGB.
-        profile: of these pixels, if they are still to be converted to sRGB.
+        profile: ICC profile of the pixels, if they are still to be converted to sRGB.
         orientation: EXIF's, 1 to 8; 1 is upright.
-        size: (width, height) of the original as it is stored; a JPEG may have been decoded at a fraction.
+        size: (width, height) of the original as it is stored; a JPEG may have been decoded at a fraction of it.
     """
 
     pixels: Pixels
@@ -131,14 +131,14 @@ class Decoded:
 
 
 def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fraction: int, profiles: bool) -> Decoded:
-    """Decode an image: plain JPEGs by OpenCV, which is quicker, and all others by Pillow, which knows what it does.
+    """Decode an image: plain JPEGs by OpenCV, which is faster, and all others by Pillow, which supports more.
 
     Args:
         raw: the file's bytes.
-        image: those, as `open_image` returns them.
-        matte: RGB colour behind what is transparent.
-        fraction: 2, 4 or 8: decode a JPEG at a half, a quarter or an eighth; 1: as it is.
-        profiles: heed an embedded colour profile.
+        image: the same file, as `open_image` returns it.
+        matte: RGB colour behind transparent pixels.
+        fraction: 2, 4 or 8: decode a JPEG at a half, a quarter or an eighth of its size; 1: at full size.
+        profiles: return an embedded colour profile, so that it can be applied.
     """
     profile = image.info.get("icc_profile") if profiles else None
     if image.format in ("JPEG", "MPO"):
@@ -157,15 +157,15 @@ def decode(raw: bytes, image: ImageFile, matte: tuple[int, int, int], *, fractio
 
 
 def _plain_jpeg(raw: bytes, fraction: int) -> Pixels | None:
-    """Return None if OpenCV finds anything amiss; Pillow then says what, or makes the best of it."""
-    # A bit of its own: the kind of colour is another's.
+    """Return a JPEG's pixels, or None if OpenCV can't decode it; Pillow then decodes it or says what is wrong."""
+    # The size is a flag of its own; the colour flag is added below.
     reduced = {1: 0} | {part: getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{part}") for part in (2, 4, 8)}
     flags = reduced[fraction] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     return cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
 
 
 def _orientation(image: ImageFile) -> int:
-    """Return EXIF's or XMP's orientation; an unreadable block says nothing."""
+    """Return the orientation from EXIF or XMP, 1 to 8; 1 if the metadata has none or is unreadable."""
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # part of the boundary around decoders; the picture itself is good
@@ -175,9 +175,9 @@ def _orientation(image: ImageFile) -> int:
 
 
 def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """Convert to mode RGB, and return with it the profile that its pixels still have.
+    """Convert a picture to mode RGB. Return it and the profile that is still to be applied.
 
-    The profile of an RGB picture is left to the caller: after shrinking there is less to convert.
+    The caller applies the profile of an RGB picture: after shrinking there are fewer pixels to convert.
     """
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion clips instead of scaling
         grey = np.clip(np.asarray(image), 0, 0xFFFF) >> 8
@@ -186,17 +186,17 @@ def _rgb(image: Image.Image, matte: tuple[int, int, int], profile: bytes | None)
         behind = Image.new("RGBA", image.size, (*matte, 255))
         return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB"), profile
     if profile is not None and image.mode in ("L", "CMYK"):
-        return _to_srgb(image, profile), None
+        return _image_to_srgb(image, profile), None
     return image.convert("RGB"), profile
 
 
-def converted(pixels: Pixels, profile: bytes | None) -> Pixels:
-    """Convert RGB pixels of a profile to sRGB; without a profile they stay as they are."""
-    return pixels if profile is None else np.asarray(_to_srgb(Image.fromarray(pixels), profile))
+def to_srgb(pixels: Pixels, profile: bytes | None) -> Pixels:
+    """Convert RGB pixels from a colour profile to sRGB; return them unchanged without a profile."""
+    return pixels if profile is None else np.asarray(_image_to_srgb(Image.fromarray(pixels), profile))
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert mode RGB, L or CMYK to RGB in sRGB; a profile that is broken, or of another mode, is not heeded."""
+def _image_to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert mode RGB, L or CMYK to RGB in sRGB; ignore a profile that is broken or of another mode."""
     try:
         transform = _transform(profile, image.mode)
         found = None if transform is None else ImageCms.applyTransform(image, transform)
@@ -208,9 +208,9 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return None where there is nothing to convert.
+    """Return the transform from a profile to sRGB, or None if there is nothing to convert.
 
-    Building a transform costs more than applying it, and most images share a profile.
+    Building a transform costs more than applying it, and most images share a profile, so transforms are cached.
     """
     opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     if opened.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
@@ -228,7 +228,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn and mirror pixels as EXIF's orientation, 1 to 8, wants it."""
+    """Turn and mirror pixels according to EXIF's orientation, 1 to 8."""
     across: Any = pixels.transpose(1, 0, 2) if orientation in _SIDEWAYS else pixels
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1

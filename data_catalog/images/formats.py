@@ -1,4 +1,4 @@
-"""The table of image formats: which are read, how their files begin, and how they are called."""
+"""The table of image formats: names, the bytes at the start of their files, suffixes, and which formats are read."""
 
 import re
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """A format of images, or one that is taken for such.
+    """A format of images, or of files that are mistaken for images.
 
     Args:
-        name: as reasons tell it; of what is read, Pillow's name of it.
-        starts: how its files begin; a question mark stands for any byte.
-        suffixes: of files that are taken for images by their name, in small letters.
+        name: as in details of drop reasons; Pillow's name, if the format is read.
+        starts: bytes at the start of its files; a question mark matches any byte.
+        suffixes: lower-case suffixes of files that count as images by their name.
         is_read: builds, training and search decode it.
     """
 
@@ -22,19 +22,19 @@ class ImageFormat:
 
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# The first one that fits counts; Pillow tries those that are read in this order.
+# The first match counts. Pillow tries the formats that are read in this order.
 IMAGE_FORMATS = (
-    # MPO, a JPEG followed by others (stereo cameras), opens as JPEG: its first picture is taken.
+    # MPO, several JPEGs in one file (stereo cameras), opens as JPEG: the first picture is used.
     ImageFormat("JPEG", (b"\xff\xd8\xff",), (".jpg", ".jpeg", ".jpe", ".jfif"), is_read=True),
     ImageFormat("PNG", (b"\x89PNG\r\n\x1a\n",), (".png",), is_read=True),
     ImageFormat("WEBP", (b"RIFF????WEBP",), (".webp",), is_read=True),
     ImageFormat("RIFF", (b"RIFF",)),
     ImageFormat("GIF", (b"GIF87a", b"GIF89a"), (".gif",), is_read=True),
     ImageFormat("BMP", (b"BM",), (".bmp",), is_read=True),
-    # Those with a plus are BigTIFF.
+    # The starts with a plus are BigTIFF.
     ImageFormat("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (".tif", ".tiff"), is_read=True),
     ImageFormat("AVIF", (b"????ftypavif", b"????ftypavis"), (".avif",), is_read=True),
-    # It has suffixes to be named among what cannot be read, since phones write it.
+    # Phones write HEIF. Its suffixes make such files appear among the rejected images.
     ImageFormat("HEIF", tuple(b"????ftyp" + brand for brand in _HEIF_BRANDS), (".heic", ".heif")),
     ImageFormat("ISO media", (b"????ftyp",)),
     ImageFormat("ICO", (b"\0\0\1\0",)),
@@ -66,7 +66,7 @@ _WEB_PAGE = (b"<!doctype html", b"<html", b"<head", b"<body")
 
 
 def format_of(raw: bytes) -> str | None:
-    """Return the name of the image, video or page format that the bytes claim to be, or None."""
+    """Return the name of the image, video or page format that a file's first bytes match, or None."""
     for name, starts in _STARTS:
         if starts.match(raw):
             return name
@@ -74,10 +74,10 @@ def format_of(raw: bytes) -> str | None:
 
 
 def is_html(raw: bytes) -> bool:
-    """Return whether bytes begin like a web page."""
+    """Return whether a file starts as a web page does."""
     return raw[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_WEB_PAGE)
 
 
 def is_image_name(text: str) -> bool:
-    """Return whether a text ends like the name of an image file."""
+    """Return whether a text ends with the suffix of an image file."""
     return text.lower().endswith(IMAGE_SUFFIXES)

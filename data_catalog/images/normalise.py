@@ -1,4 +1,4 @@
-"""From bytes off the web to an upright RGB image of bounded size, in sRGB, or a reason why not."""
+"""Normalising: decode an image, turn it upright, convert it to sRGB, resize and re-encode it, or give a drop reason."""
 
 import ctypes
 import math
@@ -19,10 +19,10 @@ from data_catalog.errors import SettingsError
 from data_catalog.images.decoding import (
     ImageRejectedError,
     Pixels,
-    converted,
     decode,
     open_image,
     rejection_of,
+    to_srgb,
     upright,
 )
 from data_catalog.images.formats import format_of
@@ -31,7 +31,7 @@ from data_catalog.storage.failpoints import failpoint
 
 PICTURES_FILE = "pictures.bin"
 RESIZE_MODES = ("no", "border", "keep_ratio", "keep_ratio_largest", "center_crop")
-# By img2dataset's names.
+# Keys are img2dataset's names.
 INTERPOLATIONS = {
     "nearest": cv2.INTER_NEAREST,
     **dict.fromkeys(("linear", "bilinear"), cv2.INTER_LINEAR),
@@ -41,16 +41,16 @@ INTERPOLATIONS = {
 }
 _BY_SHORTER_SIDE = ("keep_ratio", "center_crop")
 _BORDER_COLOUR = (255, 255, 255)
-# Above it averaging needs more memory, for its floats, than it is worth.
+# Above this size, averaging in floats needs too much memory for the time that it saves.
 _MAX_FLOAT_PIXELS = 2_000_000
-# A JPEG decoded at a fraction has still at least this many times the wanted size.
+# A JPEG decoded at a fraction still has at least this many times the wanted size.
 _FRACTION_MARGIN = 2
 ENCODE_FORMATS = ("jpg", "webp", "png")
-# A quality for JPEG and WebP, a degree of compression for PNG.
+# The quality of JPEG and WebP; the compression level of PNG.
 QUALITY_BOUNDS = {"jpg": (1, 100), "webp": (1, 100), "png": (0, 9)}
-# Side of the grey picture that the hash is made of.
+# Side of the grey picture that the hash is computed from.
 _HASH_SIDE = 32
-# Side of the coloured picture that tells pictures of one hash apart.
+# Side of the colour thumbnail that distinguishes pictures with the same hash.
 THUMBNAIL_SIDE = 8
 THUMBNAIL_BYTES = 3 * THUMBNAIL_SIDE**2
 _CHOICES: dict[str, Any] = {
@@ -69,7 +69,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "memory_bytes": (2**26, 2**50),
 }
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
-# glibc's malloc.h: options of mallopt, and the largest threshold that it takes.
+# From glibc's malloc.h: options of mallopt, and the largest threshold that it accepts.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_THRESHOLD_BYTES = 32 * 1024**2
 _TRIM_THRESHOLD_BYTES = 128 * 1024**2
@@ -77,43 +77,44 @@ _TRIM_THRESHOLD_BYTES = 128 * 1024**2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormaliseConfig:
-    """What becomes of images, and what one may cost; resizing and encoding are named as in img2dataset."""
+    """Settings of normalising images, and limits of one image. Names of resizing and encoding are img2dataset's."""
 
     image_size: int = 256
-    """Side of the result, in pixels; `resize_mode` says which side."""
+    """Side of the result, in pixels. `resize_mode` decides which side."""
     resize_mode: str = "keep_ratio"
-    """Way of resizing to `image_size`: "keep_ratio" (the shorter side), "keep_ratio_largest" (the longer one),
-    "center_crop" (the shorter one, then a square out of the middle), "border" (the longer one, then a white border to a
-    square), or "no"."""
+    """Which side becomes `image_size`: "keep_ratio" (the shorter side), "keep_ratio_largest" (the longer side),
+    "center_crop" (the shorter side, then crop to a square), "border" (the longer side, then pad to a square in white),
+    or "no" (do not resize)."""
     resize_only_if_bigger: bool = True
-    """Leave smaller images as they are, without crop and border."""
+    """Leave smaller images unchanged: neither resized, cropped nor padded."""
     upscale_interpolation: str = "lanczos"
-    """Interpolation of images that are made larger: "nearest", "linear", "cubic", "area" or "lanczos"."""
+    """Interpolation for enlarging: "nearest", "linear", "cubic", "area" or "lanczos"."""
     downscale_interpolation: str = "area"
-    """Interpolation of images that are made smaller: "nearest", "linear", "cubic", "area" or "lanczos"."""
+    """Interpolation for shrinking: "nearest", "linear", "cubic", "area" or "lanczos"."""
     encode_format: str = "jpg"
     """Format of the result: "jpg" (colour at half the resolution), "webp" or "png"."""
     encode_quality: int = 95
-    """Quality of the result, 1 to 100; of png the compression, 0 to 9."""
+    """Quality of jpg and webp, 1 to 100. Compression level of png, 0 to 9."""
     min_image_size: int = 32
-    """Fewest pixels of an original's shorter side. Smaller images are rejected."""
+    """Minimum shorter side of an original, in pixels. Smaller images are rejected."""
     max_aspect_ratio: float = 5.0
-    """Largest ratio of an original's longer side to its shorter side. Longer strips are rejected."""
+    """Maximum ratio of an original's longer side to its shorter side. Images with a larger ratio are rejected."""
     max_pixels: int = 64_000_000
-    """Most pixels of an original, by its header. Larger images are rejected before they are decoded."""
+    """Maximum number of pixels of an original, by its header. Larger images are rejected before they are decoded."""
     animated: str = "reject"
-    """Treatment of files with more than one frame or page: "reject", or "first" to take the first one."""
+    """Treatment of files with more than one frame or page: "reject", or "first" to use the first one."""
     matte: str = "#ffffff"
-    """Colour behind what is transparent, such as "#ffffff" for white."""
+    """Colour behind transparent pixels, such as "#ffffff" for white."""
     colour_profiles: bool = True
-    """Convert images with another colour profile to sRGB. A broken profile is not heeded."""
+    """Convert images with another colour profile to sRGB. A broken profile is ignored."""
     scaled_decoding: bool = True
-    """Decode a JPEG at a half, a quarter or an eighth of its size if twice the wanted size is left, which is faster."""
+    """Decode a JPEG at a half, a quarter or an eighth of its size if the result is still at least twice the wanted
+    size. This is faster."""
     keep_original: bool = False
-    """Keep the bytes as they came too, in the column `original` of the pairs. Images then need not be asked for again
-    when other settings of this section change."""
+    """Also publish the image's bytes as they came, in the column `original` of the pairs. Images then need not be
+    fetched again when other settings of this section change."""
     timeout_s: float = 60.0
-    """Seconds that one image may take. A decoder that takes longer is killed, which costs that image."""
+    """Seconds that one image may take. A decoder that takes longer is killed, and the image is rejected."""
     memory_bytes: int = 2 * 1024**3
     """Bytes of address space that the decoding process may use, in addition to its libraries. The default is 2 GiB."""
 
@@ -133,10 +134,17 @@ class NormaliseConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NormalisedImage:
-    """The result: the file's bytes and their size, and facts of the original; sizes in pixels, the original's upright.
+    """A normalised image: the file's bytes, and properties of it and its original.
 
-    `original_format` is Pillow's name, such as JPEG; `phash` has 16 hexadecimal digits, `thumbnail` 8x8 pixels of
-    RGB in 192 bytes; both are of the whole picture, before cropping and padding.
+    Args:
+        data: the encoded file.
+        width: of the result, in pixels.
+        height: of the result, in pixels.
+        original_width: of the original turned upright, in pixels.
+        original_height: of the original turned upright, in pixels.
+        original_format: Pillow's name, such as JPEG.
+        phash: perceptual hash of the whole picture before cropping and padding, 16 hexadecimal digits.
+        thumbnail: 8x8 pixels of RGB, 192 bytes, of the whole picture before cropping and padding.
     """
 
     data: bytes
@@ -153,11 +161,11 @@ def normalise_image(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     """Decode, turn upright, convert to RGB, resize and encode one image.
 
     Raises:
-        ImageRejectedError: with the reason.
-        MemoryError: the address space is used up; what the process still does after it is uncertain.
+        ImageRejectedError: the image is rejected; the error has the reason.
+        MemoryError: the address space is used up. The process should end: its later results are uncertain.
     """
     with warnings.catch_warnings():
-        # Pillow warns of files that are large or odd; which of them we take is decided here.
+        # Pillow warns about large or odd files; this module decides which of them are rejected.
         warnings.simplefilter("ignore")
         try:
             return _normalised(raw, config)
@@ -184,13 +192,13 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
     red, green, blue = bytes.fromhex(config.matte[1:])
     decoded = decode(raw, opened, (red, green, blue), fraction=fraction, profiles=config.colour_profiles)
     plan = plan_of(decoded.size)
-    # Resized first: whatever follows has fewer pixels to go through.
+    # Resize first, so that later operations have fewer pixels.
     small = resized(decoded.pixels, plan) if plan else decoded.pixels
-    whole = upright(converted(small, decoded.profile), decoded.orientation)
+    whole = upright(to_srgb(small, decoded.profile), decoded.orientation)
     miniature = grey_miniature(whole)
     if is_one_colour(decoded.pixels, miniature):
         raise ImageRejectedError("one_colour", "#" + decoded.pixels[0, 0].tobytes().hex())
-    final = finished(whole, plan) if plan else whole
+    final = cropped_or_padded(whole, plan) if plan else whole
     return NormalisedImage(
         data=encoded(final, config.encode_format, config.encode_quality),
         width=final.shape[1],
@@ -204,7 +212,7 @@ def _normalised(raw: bytes, config: NormaliseConfig) -> NormalisedImage:
 
 
 def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
-    """Judge by what the header says, before anything is decoded."""
+    """Raise `ImageRejectedError` if the header exceeds a limit, before anything is decoded."""
     short, long = sorted(image.size)
     size = f"{image.width}x{image.height}"
     if short * long > config.max_pixels:
@@ -219,7 +227,7 @@ def _check_header(image: ImageFile, config: NormaliseConfig) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResizePlan:
-    """What is to be done to one picture: `width` and `height` are its size before cropping or padding, in pixels."""
+    """The resizing of one picture: `width` and `height` are its size before cropping or padding, in pixels."""
 
     width: int
     height: int
@@ -232,9 +240,9 @@ class ResizePlan:
     def of(
         cls, size: tuple[int, int], image_size: int, mode: str, *, only_if_bigger: bool, interpolations: tuple[str, str]
     ) -> "ResizePlan | None":
-        """Plan for a picture of (width, height); None: it stays as it is.
+        """Return the plan for a picture of (width, height), or None if it stays as it is.
 
-        `interpolations` are for shrinking and for growing.
+        `interpolations` are for shrinking and for enlarging.
         """
         side = min(size) if mode in _BY_SHORTER_SIDE else max(size)
         shrinks = side > image_size
@@ -248,7 +256,7 @@ class ResizePlan:
         )
 
     def fraction(self, size: tuple[int, int]) -> int:
-        """Return 1, 2, 4 or 8: the fraction of its (width, height) at which a JPEG may be decoded, and stay close."""
+        """Return by what a JPEG's (width, height) may be divided while decoding, without visible loss: 1, 2, 4 or 8."""
         if not self.shrinks or self.interpolation != "area":
             return 1
         times = min(size[0] / self.width, size[1] / self.height) / _FRACTION_MARGIN
@@ -256,12 +264,12 @@ class ResizePlan:
 
 
 def resized(pixels: Pixels, plan: ResizePlan) -> Pixels:
-    """Bring the whole picture to the plan's size."""
+    """Resize the whole picture to the plan's size."""
     height, width = pixels.shape[:2]
     if (width, height) == (plan.width, plan.height):
         return pixels
     shrinks = plan.width < width and plan.height < height
-    # Of whole numbers of pixels OpenCV makes averages in a quick loop of its own.
+    # OpenCV has a fast loop for averages of whole numbers of pixels.
     is_quick = (width % plan.width == 0 and height % plan.height == 0) or width * height > _MAX_FLOAT_PIXELS
     if plan.interpolation == "area" and shrinks and not is_quick:
         return _averaged(pixels, plan.width, plan.height)
@@ -269,9 +277,9 @@ def resized(pixels: Pixels, plan: ResizePlan) -> Pixels:
 
 
 def _averaged(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Return what cv2.INTER_AREA gives, within 1 of 255.
+    """Resize as cv2.INTER_AREA does, within 1 of 255, but faster.
 
-    Two products with sparse matrices run along whole rows of pixels, which a processor does many at a time.
+    Two products with sparse matrices work on whole rows of pixels, so the processor can use vector instructions.
     """
     rows, columns = pixels.shape[:2]
     lower = _weights(rows, height) @ pixels.reshape(rows, columns * 3).astype(np.float32)
@@ -282,7 +290,7 @@ def _averaged(pixels: Pixels, width: int, height: int) -> Pixels:
 
 @lru_cache(maxsize=256)
 def _weights(num_before: int, num_after: int) -> Any:
-    """Return a matrix (num_after, num_before): which share of a new pixel an old one covers; rows add up to 1."""
+    """Return a sparse matrix of shape (num_after, num_before): shares of old pixels in new ones. Rows sum to 1."""
     from scipy.sparse import csr_array  # slow to import, and needed in children only
 
     scale = num_before / num_after
@@ -294,8 +302,8 @@ def _weights(num_before: int, num_after: int) -> Any:
     return csr_array(((shares[real] / scale).astype(np.float32), places), shape=(num_after, num_before))
 
 
-def finished(pixels: Pixels, plan: ResizePlan) -> Pixels:
-    """Crop or pad the resized, upright picture where the mode asks for it."""
+def cropped_or_padded(pixels: Pixels, plan: ResizePlan) -> Pixels:
+    """Crop or pad the resized, upright picture if the mode requires it."""
     gaps = [plan.image_size - length for length in pixels.shape[:2]]
     if plan.mode == "center_crop":
         top, left = (-gap // 2 for gap in gaps)
@@ -307,10 +315,10 @@ def finished(pixels: Pixels, plan: ResizePlan) -> Pixels:
 
 
 def encoded(pixels: Pixels, encode_format: str, quality: int) -> bytes:
-    """Return the file's bytes, without any metadata; a JPEG has its colour at half the resolution (4:2:0).
+    """Return the encoded file, without any metadata. A JPEG has its colour at half the resolution (4:2:0).
 
-    That is img2dataset's choice, too: at equal size it is as close to the pixels as full colour at a lower quality, and
-    it is quicker to encode and to decode.
+    img2dataset does the same: at equal file size it is as close to the pixels as full colour at a lower quality, and it
+    is faster to encode and to decode.
     """
     sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
     options = {
@@ -323,40 +331,40 @@ def encoded(pixels: Pixels, encode_format: str, quality: int) -> bytes:
 
 
 def grey_miniature(pixels: Pixels) -> Pixels:
-    """Return the picture in grey, 32x32: what `perceptual_hash` takes."""
+    """Return the picture in grey, 32x32 pixels, as `perceptual_hash` requires."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     return cv2.resize(grey, (_HASH_SIDE, _HASH_SIDE), interpolation=cv2.INTER_AREA)
 
 
 def perceptual_hash(miniature: Pixels) -> str:
-    """Return ImageHash's pHash, 64 bits as 16 hexadecimal digits; few bits of it differ in pictures that look alike."""
+    """Return ImageHash's pHash, 64 bits as 16 hexadecimal digits; similar pictures differ in few bits."""
     import imagehash  # slow to import
 
     return np.packbits(imagehash.phash(Image.fromarray(miniature)).hash).tobytes().hex()
 
 
 def thumbnail(pixels: Pixels) -> bytes:
-    """Average the picture to 8x8 pixels of RGB, row by row: 192 bytes.
+    """Return the picture averaged to 8x8 pixels of RGB, row by row: 192 bytes.
 
-    The hash sees brightness alone, and nothing of how strong it is; this sees colours.
+    The perceptual hash ignores colour and contrast; the thumbnail shows both.
     """
     return cv2.resize(pixels, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).tobytes()
 
 
 def is_one_colour(pixels: Pixels, miniature: Pixels) -> bool:
-    """Return whether every pixel is the same; the miniature of nearly all others says so at once."""
+    """Return whether all pixels are equal; the miniature rules it out quickly for nearly all pictures."""
     return bool(miniature.min() == miniature.max() and (pixels == pixels[0, 0]).all())
 
 
 def load_decoders() -> None:
-    """Load all that decoding needs, and set this process up to decode one image after another on one core."""
+    """Load the libraries for decoding, and set up this process to decode one image after another on one core."""
     import imagehash  # noqa: F401
     import scipy.fftpack
     import scipy.sparse  # noqa: F401
 
-    cv2.setNumThreads(1)  # one child a core; and children must not differ in what they give
+    cv2.setNumThreads(1)  # one child per core, and equal results in all children
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    # Use the pages of one image for the next: to get them anew for each is a quarter of all its cost.
+    # Reuse the memory pages of one image for the next: new pages are a quarter of the cost of an image.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries than glibc have none
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
@@ -364,13 +372,13 @@ def load_decoders() -> None:
 
 
 def normalise_rows(job: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None:
-    """Normalise images in a child, in order, and report each before the next is begun.
+    """Normalise images in a child, in order, and report each before the next one is begun.
 
-    The job names the file of raw bytes, `rows` of (row, offset, length) in it, the settings, and the folder in which
-    `PICTURES_FILE` is written.
+    The job contains `raw` (the file of raw bytes), `rows` of (row, offset, length) in it, `config` (the settings), and
+    `folder`, into which `PICTURES_FILE` is written.
     """
     config = NormaliseConfig(**job["config"])
-    # Some decoders reserve memory as soon as a file is opened; Pillow then refuses twice this number by itself.
+    # Some decoders reserve memory when a file is opened. Pillow refuses images of more than twice this number.
     Image.MAX_IMAGE_PIXELS = max(1, config.max_pixels // 2)
     pictures = Path(job["folder"], PICTURES_FILE)
     report({"ready": True})
@@ -387,7 +395,7 @@ def normalise_rows(job: dict[str, Any], report: Callable[[dict[str, Any]], None]
 
 
 def _normalise_one(raw: bytes, config: NormaliseConfig) -> tuple[dict[str, Any], bytes]:
-    """Return what to report, and the bytes of the result, if any."""
+    """Return the event to report, and the encoded image, empty if it is rejected."""
     try:
         image = normalise_image(raw, config)
     except ImageRejectedError as error:

@@ -1,4 +1,4 @@
-"""Parquet files of images: row groups of bounded size, so that neither writer nor reader holds a whole shard."""
+"""Parquet files of images, in row groups of limited size, so that neither writer nor reader holds a whole shard."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes that lie in a file."""
+    """A range of bytes in a file."""
 
     path: Path
     offset: int
@@ -29,12 +29,13 @@ class Piece:
 
 
 class Outcome(TypedDict):
-    """What a child reports of a row, with the place of its bytes; a decoding child adds facts of `IMAGES`."""
+    """The result of fetching or decoding one image; a decoding child adds columns of `IMAGES`."""
 
     reason: str | None
     detail: str | None
     piece: Piece | None
-    # Of a fetching child: the answer, and how often, when (seconds since 1970) and how long was asked.
+    # From a fetching child: the answer, the number of tries, the time of the first request (seconds since 1970), and
+    # the seconds spent on requests and on waiting.
     http_status: NotRequired[int | None]
     final_url: NotRequired[str | None]
     robots_tag: NotRequired[str | None]
@@ -43,14 +44,14 @@ class Outcome(TypedDict):
     asked_at: NotRequired[float | None]
     asking_s: NotRequired[float | None]
     waiting_s: NotRequired[float | None]
-    # Of a file on this machine, in place of a piece.
+    # The content of a local file, in place of a piece.
     bytes: NotRequired[bytes]
-    # Of a decoding child, hexadecimal.
+    # From a decoding child, hexadecimal.
     thumbnail: NotRequired[str]
 
 
 class PieceReader(ExitStack):
-    """Reads pieces of few files, each of which is opened once; closes them at its end."""
+    """A reader of pieces that opens each file once, and closes all of them when it exits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,17 +64,17 @@ class PieceReader(ExitStack):
         return os.pread(self._files[piece.path].fileno(), piece.length, piece.offset)
 
     def filled(self, row: Row) -> Row:
-        """Return a row with bytes in the place of pieces."""
+        """Return a row with its pieces replaced by their bytes."""
         return {name: self.read(value) if isinstance(value, Piece) else value for name, value in row.items()}
 
 
 def failed(reason: str | None, detail: str | None = None) -> Outcome:
-    """Return the outcome of a row for which no child was asked, or none answered."""
+    """Return the outcome of a row that failed without a report from a child."""
     return {"reason": reason, "detail": detail, "piece": None}
 
 
 def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
-    """Write rows to a new Parquet file; columns of images, compressed by themselves already, stay as they are."""
+    """Write rows to a new Parquet file; image columns are not compressed, since images are compressed already."""
     others = [name for name in schema.names if name not in IMAGE_COLUMNS]
     with pq.ParquetWriter(
         out,
@@ -90,7 +91,14 @@ def write_rows(rows: Iterable[Row], schema: pa.Schema, out: Path) -> None:
 def groups_of(
     rows: Iterable[Row], size: Callable[[Row], int], *, most_rows: int, most_bytes: int
 ) -> Iterator[list[Row]]:
-    """Yield rows in groups that readers can hold; `size` gives the bytes of a row, and a large row ends its group."""
+    """Yield rows in groups of limited size; a row that exceeds `most_bytes` ends its group.
+
+    Args:
+        rows: to be grouped.
+        size: returns the bytes of a row.
+        most_rows: in a group.
+        most_bytes: in a group, beyond which no further row is added.
+    """
     group: list[Row] = []
     num_bytes = 0
     for row in rows:

@@ -1,7 +1,7 @@
-"""Test images as others may have changed them: hashes and thumbnails of several views, which a leak guard looks for.
+"""Views of test images: hashes and thumbnails of mirrored and cropped versions, which the leak guard looks for.
 
-Training images are hashed whole, as they come. One that is a test image mirrored, or cropped by a few per cent, is
-found by a view of the test image that is mirrored or cropped alike; re-encoding and resizing change hashes little.
+A training image is hashed once, whole. If it is a test image that was mirrored, or cropped by a few per cent, its hash
+matches the view of the test image that was changed in the same way. Re-encoding and resizing change hashes little.
 """
 
 import io
@@ -22,15 +22,15 @@ from data_catalog.images.workers import ImageWorkers
 
 VIEWS = pa.schema(
     [
-        pa.field("name", pa.string(), nullable=False),  # of the image, as it was asked for
-        pa.field("sha256", pa.string()),  # of its bytes, hexadecimal; null where there are none
-        pa.field("view", pa.string()),  # a name of `_CUTS`, or "mirrored " and one; null where the image is no picture
+        pa.field("name", pa.string(), nullable=False),  # of the image, as given by the caller
+        pa.field("sha256", pa.string()),  # of its bytes, hexadecimal; null if there are none
+        pa.field("view", pa.string()),  # a key of `_CUTS`, "mirrored " before it or not; null if decoding failed
         pa.field("phash", pa.string()),
         pa.field("thumbnail", pa.binary()),
-        pa.field("drop_reason", pa.string()),  # why there are no views, as of any image
+        pa.field("drop_reason", pa.string()),  # reason of fetching or normalising; null if there are views
     ]
 )
-# What a view lacks of the width and height, at the left, the top, the right and the bottom.
+# Share of the width or height that a view cuts off at a side. `_CUTS` has the sides: left, top, right, bottom.
 _CUT = 0.03
 WHOLE = "whole"
 _CUTS = {
@@ -42,7 +42,7 @@ _CUTS = {
     "bottom right": (1, 1, 0, 0),
 }
 _MIRRORED = "mirrored "
-# Pixels as training images have them when they are hashed, by the defaults; whatever a test set has is taken.
+# Training images are hashed at this size by default. No test image is rejected as too small or too long.
 _CONFIG = NormaliseConfig(
     encode_format="png", encode_quality=1, min_image_size=1, max_aspect_ratio=100.0, animated="first"
 )
@@ -51,7 +51,13 @@ _NAMES_AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """One view: a name of `_CUTS` or "mirrored " and one, 16 hexadecimal digits, and 192 bytes of 8x8 pixels of RGB."""
+    """One view of a test image.
+
+    Args:
+        view: a key of `_CUTS`, with "mirrored " before it if the image was mirrored.
+        phash: perceptual hash, 16 hexadecimal digits.
+        thumbnail: 8x8 pixels of RGB, 192 bytes.
+    """
 
     view: str
     phash: str
@@ -62,20 +68,20 @@ def image_views(raw: bytes) -> list[View]:
     """Return all views of an image file, decoded in this process.
 
     Raises:
-        ImageRejectedError: it is no picture, or has one colour.
+        ImageRejectedError: it can't be decoded, or has one colour.
     """
     return _views(normalise_image(raw, _CONFIG).data)
 
 
 def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWorkers) -> None:
-    """Write the views of images, schema `VIEWS`, in the order of the names; one row with a reason where there are none.
+    """Write the views of images, schema `VIEWS`, in the order of the names; one row with a reason if there are none.
 
-    Files are decoded by the child processes of `workers`, which may die of them.
+    The child processes of `workers` decode the files, so a file that crashes a decoder costs only itself.
 
     Args:
         location: a folder, a zip, an uncompressed tar, or a glob of them.
-        names: of images therein.
-        out: a new file; its folder holds the temporary files, too.
+        names: of images in the location.
+        out: a new file; temporary files go into its folder too.
         workers: read and decode.
 
     Raises:
@@ -102,7 +108,7 @@ def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorke
 
 
 def _views(png: bytes) -> list[View]:
-    """Return the views of a file that we wrote ourselves."""
+    """Return the views of a normalised image."""
     whole = np.asarray(Image.open(io.BytesIO(png)))
     height, width = whole.shape[:2]
     found = []

@@ -1,4 +1,4 @@
-"""Whole shards of images fetched and normalised in child processes that may die: every row comes out, in order."""
+"""Fetching and normalising of whole shards in child processes: every row comes out, in order, even if a child dies."""
 
 import logging
 import shutil
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from data_catalog.errors import DiskError, InputError
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.shard import download, raw_rows, write_log
+from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
 from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.normalise import PICTURES_FILE, NormaliseConfig
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups, write_rows
@@ -29,20 +29,21 @@ _FACTS = ("width", "height", "original_width", "original_height", "original_form
 
 
 class ImageWorkers:
-    """Child processes for images, started when needed, reused, and ended with the context; safe for threads.
+    """Child processes for images: started when needed, reused, and ended with the context. Safe for threads.
 
-    Each call of `fetch` or `normalise` has a child for itself as long as it takes. What they write depends on nothing
-    but the bytes that came: tries and latencies are in the log only.
+    Each call of `fetch` or `normalise` uses a child of its own. The files that they write depend only on the bytes that
+    came: tries and latencies are only in the log.
 
-    Sent to another process they are that process's own, with children of its own: `end_workers_here` ends these.
+    When an object is pickled into another process, it becomes that process's workers, with children of its own.
+    `end_process_workers` ends those.
     """
 
     def __init__(self, hosts: Path | None = None) -> None:
-        """Keep what is known of hosts in a folder.
+        """Prepare the pool and the folder with the state of hosts; start no child yet.
 
         Args:
-            hosts: for robots.txt files, which are remembered for a day, and for hosts that want to be left alone, which
-                are remembered until then; None: a temporary one.
+            hosts: folder for robots.txt files, which are cached for a day, and for the pauses that hosts ask for, which
+                are recorded until they end. None: a temporary one.
         """
         self._pool = ChildPool()
         self._temporary = tempfile.TemporaryDirectory(prefix="vernaclip-hosts-") if hosts is None else None
@@ -50,8 +51,8 @@ class ImageWorkers:
         self._hosts.mkdir(parents=True, exist_ok=True)
 
     def __reduce__(self) -> tuple[Callable[[], "ImageWorkers"], tuple[()]]:
-        # What is known of hosts stays with the process that asks them for images.
-        return _workers_here, ()
+        # Only the process that fetches needs the state of hosts.
+        return _process_workers, ()
 
     def __enter__(self) -> "ImageWorkers":
         return self
@@ -60,22 +61,22 @@ class ImageWorkers:
         self.close()
 
     def close(self) -> None:
-        """End the children; those still at work are killed."""
+        """End the children; kill those that are at work."""
         self._pool.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def end_idle(self) -> None:
-        """End the children that are at no work; others are started when they are needed."""
+        """End the idle children; new ones are started when they are needed."""
         self._pool.end_idle()
 
     def prepare(self, config: NormaliseConfig, *, fetching: int, normalising: int) -> None:
-        """Start children ahead of their first jobs, so that they load libraries beside other work; returns at once.
+        """Start children before their first jobs, so that they load libraries during other work. Return at once.
 
         Args:
-            config: what `normalise` will be called with.
-            fetching: how many calls of `fetch` there will be at once.
-            normalising: how many of `normalise`.
+            config: for the calls of `normalise`.
+            fetching: calls of `fetch` that will run at once.
+            normalising: calls of `normalise` that will run at once.
         """
         self._pool.start("fetch", count=fetching)
         self._pool.start("normalise", config.memory_bytes, count=normalising)
@@ -87,30 +88,30 @@ class ImageWorkers:
 
         Args:
             requests: columns sample_id, url, path, location (of the local image files); a row with a path is local.
-            config: caps and manners.
-            out: a new file; its folder holds the temporary files, too.
-            attempt: of the dataset.
-            log: where tries and latencies are written to, schema `FETCH_LOG`.
+            config: settings of `[fetch]`.
+            out: a new file; temporary files go into its folder too.
+            attempt: number of the dataset's attempt.
+            log: file for tries and latencies, schema `FETCH_LOG`.
 
         Raises:
-            InputError: the child process can't work at all.
-            DefectError: img2dataset gives up on all of it.
+            InputError: the child process can't start its work.
+            DefectError: img2dataset fails on the whole shard.
             DiskError: the disk is full, or fails.
         """
         rows = requests.select(["sample_id", "url", "path", "location"]).to_pylist()
         with _scratch_beside(out) as folder:
-            outcomes = download(rows, config, folder, self._hosts, self._pool)
+            outcomes = fetch_from_web(rows, config, folder, self._hosts, self._pool)
             write_rows(raw_rows(rows, outcomes, config, attempt=attempt), RAW_IMAGES, out)
             if log is not None:
                 write_log(rows, outcomes, log)
 
     def normalise(self, raw: Path, config: NormaliseConfig, out: Path) -> None:
-        """Normalise what `fetch` wrote and write it to `out`, schema `IMAGES`: one row for each row of `raw`, in order.
+        """Normalise a file that `fetch` wrote into `out`, schema `IMAGES`: one row for each row of `raw`, in order.
 
-        A row that was not fetched keeps its reason. `out` is a new file; its folder holds the temporary files, too.
+        A row that was not fetched keeps its reason. `out` is a new file; temporary files go into its folder too.
 
         Raises:
-            InputError: the child process can't work at all.
+            InputError: the child process can't start its work.
             DiskError: the disk is full, or fails.
         """
         self.normalise_in_order([raw], config, out)
@@ -124,14 +125,19 @@ class ImageWorkers:
         known: Path | None = None,
         order: Sequence[int] | None = None,
     ) -> None:
-        """Normalise several files as `normalise` does one, and merge them with images that are normalised already.
+        """Normalise several files, and merge them with images that are normalised already.
 
         Args:
             raws: files of the schema `RAW_IMAGES`.
-            config: as in `normalise`.
-            out: likewise.
-            known: a file of the schema `IMAGES`.
-            order: of each row of `out`, the number of the file that it comes from, `known` being the last.
+            config: settings of `[normalise]`.
+            out: a new file of the schema `IMAGES`.
+            known: a file of the schema `IMAGES`: the images that are normalised already.
+            order: for each row of `out`, the number of the file that it comes from; `known` has the last number. None:
+                all rows come from the first file.
+
+        Raises:
+            InputError: the child process can't start its work.
+            DiskError: the disk is full, or fails.
         """
         with _scratch_beside(out) as folder:
             streams = []
@@ -146,31 +152,31 @@ class ImageWorkers:
 
 @contextmanager
 def _scratch_beside(out: Path) -> Iterator[Path]:
-    """Make a temporary folder on the disk of `out`; trouble with that disk becomes a `DiskError`."""
+    """Make a temporary folder on the disk of `out`; raise `DiskError` for any error of that disk."""
     try:
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".tmp-images-") as folder:
             yield Path(folder)
     except OSError as error:
         raise_if_disk_fails(error, out)
-        raise DiskError(f"images: {out.name} cannot be written ({error}); mend that and run again") from error
+        raise DiskError(f"images: {out.name} cannot be written ({error}). Repair that and run again") from error
 
 
-_here: list[ImageWorkers] = []
-_here_lock = threading.Lock()
+_workers: list[ImageWorkers] = []
+_workers_lock = threading.Lock()
 
 
-def _workers_here() -> ImageWorkers:
-    """Return the workers that calls from another process use in this one."""
-    with _here_lock:
-        if not _here:
-            _here.append(ImageWorkers())
-        return _here[0]
+def _process_workers() -> ImageWorkers:
+    """Return this process's workers, which calls from other processes use."""
+    with _workers_lock:
+        if not _workers:
+            _workers.append(ImageWorkers())
+        return _workers[0]
 
 
-def end_workers_here() -> None:
-    """End the children that calls from another process have started in this one, unless they are at work for a call."""
-    with _here_lock:
-        for workers in _here:
+def end_process_workers() -> None:
+    """End the idle children that calls from other processes have started in this one."""
+    with _workers_lock:
+        for workers in _workers:
             workers.end_idle()
 
 
@@ -182,7 +188,7 @@ def _image_rows(raw: Path, config: NormaliseConfig, folder: Path, pool: ChildPoo
         outcomes = _decode(group, config, place, pool)
         with PieceReader() as pieces:
             for position, row in enumerate(group):
-                # A row that came without bytes keeps the reason for that.
+                # A row that was not fetched keeps its reason.
                 outcome = outcomes.get(position) or failed(row["drop_reason"], row["detail"])
                 yield _image_row(row, outcome, config, pieces)
         shutil.rmtree(place)
@@ -202,15 +208,15 @@ def _image_row(raw: Row, outcome: Outcome, config: NormaliseConfig, pieces: Piec
 
 
 def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: ChildPool) -> dict[int, Outcome]:
-    """Return the outcomes of the rows that have bytes, by position; a row that kills its child twice is given up.
+    """Return the outcomes of the rows that have bytes, by position; a row that kills its child twice is rejected.
 
-    The child works in order and reports each row before it begins the next one: the first row without a report is
-    the one at which a dead child was.
+    The child works in order and reports each row before it begins the next one. If it dies, the first row without a
+    report is the one that it was working on.
     """
     raw = folder / "raw.bin"
     waiting = _spill(group, raw)
     outcomes: dict[int, Outcome] = {}
-    deaths: Counter[int | None] = Counter()  # by the row at which the child was; None: it came to none
+    deaths: Counter[int | None] = Counter()  # by the row that the child was working on; None: before the first row
     while waiting:
         place = folder / f"after-{deaths.total()}-deaths"
         place.mkdir()
@@ -226,8 +232,8 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
             waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}
             suspect = next(iter(waiting), None) if error.was_ready else None
             deaths[suspect] += 1
-            if waiting and deaths[None] == MAX_IDLE_DEATHS:  # no image is to blame
-                raise InputError(f"images: the decoding process does not come as far as an image: {error}") from error
+            if waiting and deaths[None] == MAX_IDLE_DEATHS:  # the cause is this machine, not an image
+                raise InputError(f"images: the decoding process ends before it reaches an image: {error}") from error
             if suspect is not None:
                 logger.warning("images: the decoding process ended (%s) at %s", error, group[suspect]["sample_id"])
                 if deaths[suspect] == _TRIES:
@@ -239,7 +245,7 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
 
 
 def _spill(group: list[Row], path: Path) -> dict[int, Piece]:
-    """Write the rows' bytes one after another into a file that the child can read."""
+    """Write the rows' bytes one after another into a file for the child; return their places by position."""
     pieces: dict[int, Piece] = {}
     with path.open("wb") as file:
         for position, row in enumerate(group):

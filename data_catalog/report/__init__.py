@@ -1,1 +1,1 @@
-"""The page of a build: one file of HTML that says what a snapshot holds and what became of every caption."""
+"""The report of a build: one HTML file on the contents of a snapshot, its funnel, and its rejected rows."""

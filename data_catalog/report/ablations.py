@@ -1,4 +1,4 @@
-"""Ablations of a root: what was found of the filters that made a snapshot, for its card and its report."""
+"""Records of ablations: results for the filters of a snapshot, which its card and its report show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ FOLDER, RECORD_FILE = "ablations", "ablation.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationTable:
-    """One ablation as people read it.
+    """The table of an ablation, for people.
 
     Args:
-        key: its folder's name.
+        key: name of its folder.
         columns: of the table.
-        rows: one a filter; cells are plain text.
-        notes: what the numbers were measured on and mean, one plain sentence or two each.
+        rows: one per filter; cells are plain text.
+        notes: what was measured, on what, and what the numbers mean; one or two sentences each.
     """
 
     key: str
@@ -30,20 +30,26 @@ class AblationTable:
 
 
 def write_ablation_record(folder: Path, record: dict[str, Any], table: AblationTable) -> None:
-    """Write what an ablation found, which has its dataset and snapshot, with its table."""
+    """Write the record of an ablation, with its table.
+
+    Args:
+        folder: of the ablation.
+        record: results, with the keys `dataset` and `snapshot`.
+        table: for people.
+    """
     shown = {"columns": list(table.columns), "rows": [list(row) for row in table.rows], "notes": list(table.notes)}
     write_checksummed(folder / RECORD_FILE, {**record, "key": table.key, "table": shown})
 
 
 def ablations_of(snapshot: Snapshot) -> list[AblationTable]:
-    """Return the ablations of a snapshot that its root has, by key.
+    """Return the ablations of a snapshot in its root, sorted by key.
 
     Raises:
         DamagedError: a record is damaged.
     """
     found = []
     for path in sorted((snapshot.folder.parents[2] / FOLDER).glob(f"*/{RECORD_FILE}")):
-        remedy = f"remove {path} and run `vernaclip ablate` again, which finds the models"
+        remedy = f"remove {path} and run `vernaclip ablate` again, which reuses the trained models"
         record = read_checksummed(path, remedy=remedy)
         if (record.get("dataset"), record.get("snapshot")) == (snapshot.dataset, snapshot.snapshot):
             try:

@@ -1,4 +1,4 @@
-"""The charts of the page: how many captions come through, and how long, sure and large what came is."""
+"""The charts of the report: captions by step, lengths, translation scores, and sizes of images."""
 
 import math
 from collections import Counter
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Share of captions beyond which the tail of a distribution is drawn as one last bar.
+# Share of the captions after which the rest of a distribution is drawn as one last bar.
 _TAIL = 0.995
 _MAX_BARS = 60
 _MAX_SERIES = len(SERIES)
-# Points between the rows of the stream over which it narrows.
+# Points of the curve between two rows of the stream chart.
 _STEPS_OF_CURVE = 24
 _ASPECTS = {0.25: "1:4", 0.5: "1:2", 2 / 3: "2:3", 1.0: "1:1", 1.5: "3:2", 2.0: "2:1", 4.0: "4:1"}
 _KIBIBYTES = {2.0**power: f"{2.0 ** (power - 10):,g}" for power in range(4, 28)}
 
 
 def charts_of(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the charts of what `gather` found, by name; those that have nothing to show are left out."""
+    """Yield the charts of the contents that `gather` returns, by name; leave out charts without data."""
     if contents["num_read"]:
         yield "stream", _stream_chart(contents["steps"], contents["funnel"])
         yield "losses", _losses_chart(contents["funnel"])
@@ -50,7 +50,7 @@ def charts_of(contents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _length_chart(unit: str, rows: Rows) -> str:
-    """Draw distributions of lengths over each other.
+    """Draw distributions of lengths on top of each other.
 
     Args:
         unit: of the lengths.
@@ -76,7 +76,7 @@ def _length_chart(unit: str, rows: Rows) -> str:
             _stairs(axes, bars, edges, number, label)
         axes.set_xlim(0, edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        axes.set_xlabel(f"{unit}; the last bar holds {last_bar:,} and more" if has_tail else unit)
+        axes.set_xlabel(f"{unit} (last bar: {last_bar:,} or more)" if has_tail else unit)
         _counts(axes, "captions")
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False)
@@ -85,7 +85,7 @@ def _length_chart(unit: str, rows: Rows) -> str:
 
 
 def _per_image_chart(rows: Rows) -> str:
-    """Draw a bar for each number of captions of an image; the last one stands for all above as well."""
+    """Draw a bar for each number of captions per image; the last one includes all larger numbers."""
     counts = {row["num_captions"]: row["num_images"] for row in rows}
     last = min(_tail(counts), min(counts) + 20)
     bars = {value: count for value, count in counts.items() if value < last}
@@ -98,18 +98,18 @@ def _per_image_chart(rows: Rows) -> str:
         ticks = list(bars) if len(bars) <= 12 else list(bars)[:: math.ceil(len(bars) / 12)]
         axes.set_xticks(ticks, [f"{tick}+" if has_tail and tick == last else str(tick) for tick in ticks])
         axes.grid(visible=False, axis="x")
-        axes.set_xlabel("captions of an image")
+        axes.set_xlabel("captions per image")
         _counts(axes, "images")
 
-    return svg_chart("Captions of an image", draw)
+    return svg_chart("Captions per image", draw)
 
 
 def _score_chart(counts: Mapping[str, Mapping[int, int]], low: float, width: float) -> str:
-    """Draw how sure engines were of their translations.
+    """Draw distributions of translation scores.
 
     Args:
-        counts: by engine, number of captions by bin; one engine at least, none empty.
-        low: where bin 0 begins.
+        counts: by engine, number of captions by bin; at least one engine, none of them empty.
+        low: lower edge of bin 0.
         width: of a bin.
     """
     last = max(max(bins) for bins in counts.values())
@@ -119,7 +119,7 @@ def _score_chart(counts: Mapping[str, Mapping[int, int]], low: float, width: flo
         axes = figure.subplots()
         for number, (name, bins) in enumerate(counts.items()):
             _stairs(axes, [bins.get(place, 0) for place in range(last + 1)], edges, number, chart_label(name))
-        axes.set_xlabel("mean log-probability of a token")
+        axes.set_xlabel("mean log-probability per token")
         _counts(axes, "captions")
         figure.legend(loc="outside upper left", ncols=1, frameon=False)
 
@@ -127,7 +127,7 @@ def _score_chart(counts: Mapping[str, Mapping[int, int]], low: float, width: flo
 
 
 def _size_chart(rows: Rows) -> str:
-    """Draw widths and heights of images as they came: larger dots are more images."""
+    """Draw widths and heights of images before normalisation; larger dots are more images."""
     most = max(row["num_images"] for row in rows)
 
     def draw(figure: "Figure") -> None:
@@ -142,18 +142,18 @@ def _size_chart(rows: Rows) -> str:
         axes.set_xlabel("width in pixels")
         axes.set_ylabel("height in pixels")
 
-    return svg_chart("Widths and heights of images as they came", draw)
+    return svg_chart("Widths and heights of images before normalisation", draw)
 
 
 def _octave_chart(name: str, counts: Mapping[int, int], per_octave: int, labels: Mapping[float, str], axis: str) -> str:
     """Draw a histogram of images over a logarithmic axis.
 
     Args:
-        name: what is shown.
-        counts: number of images by bin; bin `n` is around `2 ** (n / per_octave)`. One at least.
-        per_octave: bins for each doubling.
+        name: of the chart.
+        counts: number of images by bin, at least one; the centre of bin `n` is `2 ** (n / per_octave)`.
+        per_octave: number of bins for each doubling.
         labels: of the values that are marked on the axis.
-        axis: what the values are.
+        axis: label of the axis.
     """
     first, last = min(counts), max(counts)
 
@@ -193,7 +193,7 @@ def _counts(axes: "Axes", label: str) -> None:
 
 
 def _tail(counts: Mapping[int, int]) -> int:
-    """Return the value up to which nearly all are."""
+    """Return the smallest value that at least the share `_TAIL` of the captions do not exceed."""
     most, total = _TAIL * sum(counts.values()), 0
     for value in sorted(counts):
         total += counts[value]
@@ -203,7 +203,7 @@ def _tail(counts: Mapping[int, int]) -> int:
 
 
 def _stream_chart(steps: Sequence[str], funnel: Mapping[str, Rows]) -> str:
-    """Draw captions of each source as a stream from the top down that narrows where steps drop them.
+    """Draw the captions of each source as a stream from top to bottom that narrows at steps that drop captions.
 
     Args:
         steps: names, in order.
@@ -242,7 +242,7 @@ def _stream_chart(steps: Sequence[str], funnel: Mapping[str, Rows]) -> str:
 
 
 def _losses_chart(funnel: Mapping[str, Rows]) -> str:
-    """Draw how many of a hundred captions of each source are kept, and which steps lose the others."""
+    """Draw for each source the share of captions that are kept, and the shares that each step drops."""
     sources = list(funnel)[:_MAX_SERIES]
     steps = zip(*(funnel[source] for source in sources), strict=True)
     lost = {rows[0]["step"]: [row["dropped"] for row in rows] for rows in steps}
@@ -267,11 +267,11 @@ def _losses_chart(funnel: Mapping[str, Rows]) -> str:
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handlelength=1)
 
     height = 1.1 + 0.42 * max(2, len(sources))
-    return svg_chart("Share of each source's captions kept and lost, by step", draw, size=(SIZE[0], height))
+    return svg_chart("Share of each source's captions kept and dropped, by step", draw, size=(SIZE[0], height))
 
 
 def _few_series(series: Mapping[str, Sequence[int]], most: int = _MAX_SERIES) -> dict[str, Sequence[int]]:
-    """Return no more series than there are colours: the largest, and one for the others together."""
+    """Return at most `most` series: the largest ones, and one for all others together."""
     if len(series) <= most:
         return dict(series)
     by_size = sorted(series, key=lambda name: (-max(series[name]), name))
@@ -281,7 +281,7 @@ def _few_series(series: Mapping[str, Sequence[int]], most: int = _MAX_SERIES) ->
 
 
 def _smooth(edge: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an edge, known at the whole numbers, along a curve that is level at each of them."""
+    """Interpolate an edge, given at whole numbers, with a curve that is level at each of them."""
     before = np.minimum(places.astype(np.int64), len(edge) - 2)
     part = places - before
     found: NDArray[np.float64] = edge[before] + (edge[before + 1] - edge[before]) * part * part * (3 - 2 * part)

@@ -1,4 +1,4 @@
-"""What the page of a snapshot says, section by section: rows from its files, as the templates take them."""
+"""The contents of the report: rows that are queried from a snapshot's files, for each section of the templates."""
 
 import base64
 import io
@@ -20,36 +20,36 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Rows = list[dict[str, Any]]
-# Answers SQL, with its parameters by name, in one dict a row.
-Ask = Callable[..., Rows]
+# Runs an SQL query, with parameters by name, and returns a dict for each row.
+Query = Callable[..., Rows]
 
-# Samples and scores are shown of the engines of most captions.
+# Number of engines with samples and scores; those with the most captions come first.
 _MAX_ENGINES = 4
-# Samples of translations are drawn from this many equal parts of an engine's captions, worst scores to best.
+# Samples of translations are drawn from this many equal parts of an engine's captions, sorted by score.
 _SCORE_PARTS = 5
 _SCORE_BINS = 40
 _LEAST_BIN = 0.0001
-_LONGEST = 2000  # words or characters: longer captions count as so long
+_LONGEST = 2000  # words or characters; longer captions are counted with this length
 
-# Images that were asked of the web, by host.
+# Requested images by host and drop reason.
 ASKED = """
     SELECT lower(regexp_extract(url, '^[a-zA-Z]+://([^/?#]+)', 1)) AS host, drop_reason, count(*) AS num_images
     FROM image_outcomes WHERE url IS NOT NULL GROUP BY ALL ORDER BY num_images DESC, host, drop_reason
 """
 
-# What the templates show as it is answered, by the name that they know it by.
-QUESTIONS = {
+# Queries whose results the templates show unchanged, by the name that the templates use.
+QUERIES = {
     "published": """
         SELECT source, split, count(*) AS num_images, sum(len(captions))::BIGINT AS num_captions
         FROM pairs GROUP BY ALL ORDER BY ALL
     """,
-    # Captions by what upstream says.
+    # Captions by the language that upstream states.
     "languages": """
         SELECT source_lang AS language, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept,
                count(*) FILTER (drop_reason = 'wrong_language') AS num_wrong
         FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
     """,
-    # What the language finder says of them as they came, and in the target language.
+    # Detected languages of source captions and of translations.
     "found_languages": f"""
         SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
         FROM (
@@ -58,14 +58,14 @@ QUESTIONS = {
             SELECT 'translated', target_lang, detected_lang, outcome FROM captions WHERE {HAS_ORIGINAL}
         ) WHERE found <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
     """,
-    # Of kept captions, of which translated ones are two things. Cleaning leaves one blank between words, so blanks
-    # count words.
+    # Lengths of kept captions; translated ones count before and after translation. Cleaning leaves one blank between
+    # words, so the number of words is the number of blanks plus one.
     "lengths": f"""
         WITH texts AS (
             SELECT 0 AS place, 'before translation' AS what, clean_caption AS text
             FROM captions WHERE outcome = 'kept' AND {HAS_ORIGINAL}
             UNION ALL
-            SELECT if({HAS_ORIGINAL}, 1, 2), if({HAS_ORIGINAL}, 'translated', 'as upstream has them'), caption
+            SELECT if({HAS_ORIGINAL}, 1, 2), if({HAS_ORIGINAL}, 'translated', 'not translated'), caption
             FROM captions WHERE outcome = 'kept'
         )
         SELECT if(GROUPING(words) = 0, 'words', 'characters') AS unit, place, what,
@@ -78,7 +78,7 @@ QUESTIONS = {
         HAVING coalesce(words, characters) IS NOT NULL ORDER BY ALL
     """,
     "per_image": "SELECT len(captions) AS num_captions, count(*) AS num_images FROM pairs GROUP BY ALL ORDER BY ALL",
-    # As the images came, in eighths of an octave: a cloud of few points, however many the images are.
+    # Sizes before normalisation, in eighths of an octave, so that any number of images gives few points.
     "sizes": """
         SELECT octaves.width - octaves.height AS aspect, avg(original_width) AS width, avg(original_height) AS height,
                count(*) AS num_images
@@ -88,14 +88,14 @@ QUESTIONS = {
             FROM pairs WHERE least(original_width, original_height) > 0
         ) GROUP BY octaves ORDER BY octaves
     """,
-    # As they came, 5 %, 50 % and 95 % are no larger; the shortest and longest side as they are published.
+    # Percentiles 5, 50 and 95 of sizes before normalisation; the shortest and the longest published side.
     "sides": """
         SELECT quantile_disc(original_width, [0.05, 0.5, 0.95]) AS widths,
                quantile_disc(original_height, [0.05, 0.5, 0.95]) AS heights,
                min(least(width, height)) AS shortest, max(greatest(width, height)) AS longest
         FROM pairs
     """,
-    # In quarters of an octave.
+    # Sizes of files in quarters of an octave.
     "file_sizes": """
         SELECT round(4 * log2(num_bytes))::INTEGER AS octave, count(*) AS num_images
         FROM image_outcomes WHERE drop_reason IS NULL AND num_bytes > 0 GROUP BY ALL ORDER BY octave
@@ -172,7 +172,7 @@ SCORES = """
     FROM captions WHERE translator = $translator AND translation_score IS NOT NULL GROUP BY ALL ORDER BY bin
 """
 
-# With what is noteworthy of a translation that was kept all the same.
+# Kept translations, with flags for defects that do not drop them.
 TRANSLATIONS = """
     SELECT caption_id, source_caption, source_lang, caption, target_lang, score, [
         if(truncated, 'truncated', NULL), if(repetitive, 'repetitive', NULL),
@@ -201,14 +201,14 @@ TRANSLATIONS = """
 
 _SIDE = 160
 _QUALITY = 60
-# What images are published as; nothing else is given to a decoder.
+# Formats of published images. Other files are not decoded.
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _GALLERY_IMAGES = 36
 _GALLERY_GROUPS = 18
-_MAX_TWINS = 4  # of each reason
+_MAX_DUPLICATES = 4  # of each reason
 
-# Chosen by hash, from each source and split in turn, the largest of them, by their ids alone: pictures are read of the
-# chosen ones only.
+# Images are chosen by a hash of their ids, in turn from each of the largest groups of source and split. Only the chosen
+# pictures are read.
 CHOSEN = f"""
     SELECT chosen.sample_id AS sample_id, chosen.filename AS filename
     FROM (
@@ -230,9 +230,9 @@ PICTURES = """
     ORDER BY source, split, sample_id
 """
 
-# The other image stands in the detail, "same as mscoco:18472" or "looks like wit:91262 of val".
-TWINS = f"""
-    SELECT reason, min_by({{'gone': gone, 'stays': stays}}, md5_number_lower(gone), {_MAX_TWINS}) AS twins
+# The detail names the other image: "same as mscoco:18472" or "looks like wit:91262 of val".
+DUPLICATE_EXAMPLES = f"""
+    SELECT reason, min_by({{'gone': gone, 'stays': stays}}, md5_number_lower(gone), {_MAX_DUPLICATES}) AS examples
     FROM (
         SELECT DISTINCT drop_reason AS reason, sample_id AS gone,
                regexp_extract(detail, '^(?:same as|looks like) (\\S+)', 1) AS stays
@@ -242,25 +242,25 @@ TWINS = f"""
     ) WHERE stays <> '' GROUP BY ALL ORDER BY reason
 """
 
-MINIATURES = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
+THUMBNAILS = "SELECT sample_id, thumbnail FROM image_outcomes WHERE sample_id IN (SELECT unnest($sample_ids))"
 
 
 def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_examples: int) -> dict[str, Any]:
-    """Read a snapshot for its page.
+    """Return the contents of the report on a snapshot, by the names that the templates use.
 
     Args:
-        snapshot: of any size: questions count or sample while they read, in bounded memory.
+        snapshot: of any size: the queries aggregate or sample while they read, so that memory stays bounded.
         runs: lines of the dataset's run log.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
     """
     with questions(snapshot) as table:
 
-        def ask(sql: str, **parameters: Any) -> Rows:
+        def query(sql: str, **parameters: Any) -> Rows:
             found: Rows = table(sql, **parameters).to_pylist()
             return found
 
-        answers = {name: ask(sql) for name, sql in QUESTIONS.items()}
-        translators, published = _engines(ask, num_examples), answers["published"]
+        answers = {name: query(sql) for name, sql in QUERIES.items()}
+        translators, published = _engines(query, num_examples), answers["published"]
         ours = [row for row in translators if row["translator"] == snapshot.manifest["translator"] != NATIVE]
         makers: Counter[str] = Counter()
         for row in translators:
@@ -273,16 +273,16 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             **_funnel(snapshot.manifest),
             "num_images": sum(row["num_images"] for row in published),
             "split_names": [name for name in (*SPLITS, MARKED) if name in {row["split"] for row in published}],
-            "reasons": _reasons(ask, snapshot, num_examples),
+            "reasons": _reasons(query, snapshot, num_examples),
             "engines": translators,
-            "ours": ours,  # what was translated while the dataset was built
-            "makers": dict(makers.most_common()),  # of the other kept captions
-            "scores": _scores(ask, translators),
-            "gallery": _pictures(ask, ask(CHOSEN)),
+            "ours": ours,  # captions that were translated by the build
+            "makers": dict(makers.most_common()),  # other kept captions, by origin
+            "scores": _scores(query, translators),
+            "gallery": _pictures(query, query(CHOSEN)),
             "diagnosis": diagnose(table(ASKED)),
-            "twins": _twins(ask),
+            "duplicate_examples": _duplicate_examples(query),
             "files": _files(snapshot.manifest),
-            # Those that came to this snapshot and did something, the latest first.
+            # Runs that did steps and ended with this snapshot, the latest first.
             "runs": [
                 run for run in reversed(runs) if run.get("snapshot") == snapshot.snapshot and run.get("num_steps")
             ],
@@ -291,7 +291,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
 
 
 def _funnel(manifest: Manifest) -> dict[str, Any]:
-    """Return the rows of the funnel by source, and of all sources together, in the order of the steps."""
+    """Return the rows of the funnel by source, and for all sources together, in the order of the steps."""
     funnel: dict[str, list[FunnelCount]] = {
         source: [] for source in sorted({row["source"] for row in manifest["funnel"]})
     }
@@ -304,14 +304,14 @@ def _funnel(manifest: Manifest) -> dict[str, Any]:
     return {"funnel": funnel, "steps": list(total), "total": rows, "num_read": read, "num_captions": kept}
 
 
-def _reasons(ask: Ask, snapshot: Snapshot, num_examples: int) -> Rows:
-    """Return why rows were dropped, by step in the order of the funnel, most frequent reasons of a step first."""
+def _reasons(query: Query, snapshot: Snapshot, num_examples: int) -> Rows:
+    """Return the drop reasons in the order of the steps, the most frequent of each step first, with examples."""
     groups: dict[tuple[str, str], Rows] = {}
-    for row in ask(REASONS.format(num_examples=max(1, num_examples))):
+    for row in query(REASONS.format(num_examples=max(1, num_examples))):
         groups.setdefault((row["step"], row["drop_reason"]), []).append(row)
     found = []
     for (step, reason), rows in groups.items():
-        # One of each source in turn, so that no source hides the others.
+        # One example of each source in turn, so that all sources are shown.
         turns = chain.from_iterable(zip_longest(*(row["examples"] for row in rows)))
         found.append(
             {
@@ -328,15 +328,15 @@ def _reasons(ask: Ask, snapshot: Snapshot, num_examples: int) -> Rows:
     return sorted(found, key=lambda row: (place.get(row["step"], len(place)), -row["num_rows"], row["reason"]))
 
 
-def _engines(ask: Ask, num_examples: int) -> Rows:
-    """Return who translated how much, and how surely, with samples; what nobody translated is of `native`."""
-    found = ask(ENGINES)
+def _engines(query: Query, num_examples: int) -> Rows:
+    """Return counts and scores by translator, with samples; captions that needed no translation are under `native`."""
+    found = query(ENGINES)
     sampled = _first([row for row in found if row["has_original"]])
     for row in found:
         asked = {name: row[name] for name in ("translator", "origin", "source_lang")}
         has_samples = num_examples and row["has_original"] and row["translator"] in sampled
         sql = TRANSLATIONS.format(num_examples=num_examples)
-        row["samples"] = ask(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
+        row["samples"] = query(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
     return found
 
 
@@ -344,17 +344,17 @@ def _first(engines: Rows) -> list[str]:
     return list(dict.fromkeys(row["translator"] for row in engines))[:_MAX_ENGINES]
 
 
-def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
-    """Return number of captions by engine and bin of translation scores; None where no engine tells any.
+def _scores(query: Query, engines: Rows) -> dict[str, Any] | None:
+    """Return numbers of captions by engine and bin of translation scores; None if no engine gives scores.
 
-    The first bin begins at `low`, and captions with lower scores, few, are in it as well.
+    The lower edge of the first bin is `low`. The few captions with lower scores are in this bin, too.
     """
     scored = [row for row in engines if row["ends"]]
     if not scored:
         return None
     low, high = min(row["ends"][0] for row in scored), max(row["ends"][1] for row in scored)
     bins = {"low": low, "width": max((high - low) / _SCORE_BINS, _LEAST_BIN)}
-    counts = {name: ask(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
+    counts = {name: query(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
     return {
         **bins,
         "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},
@@ -362,7 +362,7 @@ def _scores(ask: Ask, engines: Rows) -> dict[str, Any] | None:
 
 
 def _files(manifest: Manifest) -> Rows:
-    """Return number, rows and bytes of a snapshot's files by what they hold; pairs by split."""
+    """Return the number, rows and bytes of a snapshot's files by kind, of pairs by split."""
     counts: dict[str, Counter[str]] = {}
     for kind, entries in sorted(manifest["files"].items()):
         for entry in entries:
@@ -373,24 +373,29 @@ def _files(manifest: Manifest) -> Rows:
     return [{"what": name, **count} for name, count in counts.items()]
 
 
-def _twins(ask: Ask) -> Rows:
-    """Return some of the images that were dropped, or merged, beside the one that is the same or looks the same."""
-    rows = [{"reason": row["reason"], **twin} for row in ask(TWINS) for twin in row["twins"]]
+def _duplicate_examples(query: Query) -> Rows:
+    """Return examples of dropped or merged duplicates, each with the image that it duplicates."""
+    rows = [{"reason": row["reason"], **example} for row in query(DUPLICATE_EXAMPLES) for example in row["examples"]]
     if not rows:
         return []
     names = sorted({name for row in rows for name in (row["gone"], row["stays"])})
-    shown = {row["sample_id"]: _miniature(row["thumbnail"]) for row in ask(MINIATURES, sample_ids=names)}
-    published = {row["sample_id"]: row["thumbnail"] for row in _pictures(ask, ask(PLACES, sample_ids=names))}
+    shown = {row["sample_id"]: _enlarged_thumbnail(row["thumbnail"]) for row in query(THUMBNAILS, sample_ids=names)}
+    published = {row["sample_id"]: row["thumbnail"] for row in _pictures(query, query(PLACES, sample_ids=names))}
     shown |= {name: picture for name, picture in published.items() if picture is not None}
     return [{**row, **{f"{side}_thumbnail": shown.get(row[side]) for side in ("gone", "stays")}} for row in rows]
 
 
-def _pictures(ask: Ask, places: Rows) -> Rows:
-    """Return pairs with their thumbnails, read from the files that they are in."""
+def _pictures(query: Query, places: Rows) -> Rows:
+    """Return pairs with their thumbnails.
+
+    Args:
+        query: runs queries.
+        places: `sample_id` and `filename` of the pairs.
+    """
     if not places:
         return []
     files = sorted({row["filename"] for row in places})
-    found = ask(PICTURES, files=files, sample_ids=[row["sample_id"] for row in places])
+    found = query(PICTURES, files=files, sample_ids=[row["sample_id"] for row in places])
     return [{**row, "thumbnail": _thumbnail(row.pop("data"))} for row in found]
 
 
@@ -402,12 +407,12 @@ def _thumbnail(data: bytes | None) -> dict[str, Any] | None:
         with Image.open(io.BytesIO(data or b""), formats=_FORMATS) as image:
             image.thumbnail((_SIDE, _SIDE))
             return _encoded(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # as Pillow tells of broken files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's errors for broken files
         return None
 
 
-def _miniature(pixels: bytes | None) -> dict[str, Any] | None:
-    """Return the 8 x 8 pixels that are kept of an image that is not published, drawn large; None if there are none."""
+def _enlarged_thumbnail(pixels: bytes | None) -> dict[str, Any] | None:
+    """Return an enlarged picture of an image's thumbnail of 8 x 8 pixels; None if there is none."""
     from PIL import Image
 
     if pixels is None or len(pixels) != 192:
@@ -417,7 +422,7 @@ def _miniature(pixels: bytes | None) -> dict[str, Any] | None:
 
 
 def _encoded(image: "Image") -> dict[str, Any]:
-    """Return a picture as a `data:` address, and its size in pixels."""
+    """Return a picture as a `data:` URL, and its size in pixels."""
     file = io.BytesIO()
     image.save(file, format="WEBP", quality=_QUALITY, method=4)
     address = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Write the page of a build: one file of HTML that needs nothing else, loads nothing and runs nothing."""
+"""Writing of the report: one HTML file without scripts or external resources."""
 
 import functools
 import json
@@ -20,29 +20,29 @@ from data_catalog.storage.manifest import REPORT_FILE, Snapshot, datasets_folder
 from data_catalog.storage.shards import write_bytes
 
 DEFAULT_EXAMPLES = 3  # captions of each reason
-# Raised when the page changes: pages of older versions are written again by the next build that finds its snapshot.
-PAGE_VERSION = 3
+# Version of the page. It is raised when the page changes; the next build then writes pages of older versions again.
+PAGE_VERSION = 4
 _FILTERS = ("text", "caption", "linked", "plain", "number", "percent", "size", "duration", "decimal")
 
 
 def report_path(root: Path, dataset: str) -> Path:
-    """Return where the page of a dataset's current snapshot lies."""
+    """Return the path of the report on a dataset's current snapshot."""
     return datasets_folder(root) / dataset / REPORT_FILE
 
 
 def write_report(
     root: Path, snapshot: Snapshot, *, out: Path | None = None, num_examples: int = DEFAULT_EXAMPLES
 ) -> Path:
-    """Write the page of a snapshot.
+    """Write the report on a snapshot.
 
     Args:
         root: of the catalog.
-        snapshot: what the page is about.
-        out: another place than the dataset's own.
+        snapshot: that the report describes.
+        out: path of the file; None: in the dataset's folder.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
 
     Returns:
-        Where the page lies.
+        The path of the report.
 
     Raises:
         DiskError: the disk is full, or fails.
@@ -59,13 +59,22 @@ def write_report(
 
 
 def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
-    """Write the page where there is none of this snapshot, or where a run has something to add to it."""
+    """Write the report if it is missing, if it is on another snapshot or of another version, or after a run.
+
+    Args:
+        root: of the catalog.
+        snapshot: that the report describes.
+        has_run: a run has done steps for it, which the report lists.
+
+    Returns:
+        The path of the report.
+    """
     path = report_path(root, snapshot.dataset)
     is_due = has_run
     if not has_run:
         try:
             with path.open("rb") as file:
-                is_due = _mark(snapshot).encode() not in file.read(2000)
+                is_due = _version_tag(snapshot).encode() not in file.read(2000)
         except FileNotFoundError:
             is_due = True
     if is_due:
@@ -73,12 +82,12 @@ def refresh_report(root: Path, snapshot: Snapshot, *, has_run: bool) -> Path:
     return path
 
 
-def _mark(snapshot: Snapshot) -> str:
+def _version_tag(snapshot: Snapshot) -> str:
     return f'<meta name="vernaclip-report" content="{snapshot.snapshot} {PAGE_VERSION}">'
 
 
 def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
-    """Return the page as HTML: the same for the same contents."""
+    """Return the page as HTML; equal contents give equal pages."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -91,13 +100,13 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
     )
     environment.filters |= {name: getattr(texts, name) for name in (*_FILTERS, "language_name")}
     environment.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
-    # Ours, not the dataset's: mark, style and charts are markup.
+    # Mark, style and charts are our own markup. Texts of the dataset are escaped.
     style = Markup((files("data_catalog.report") / "templates" / "report.css").read_text(encoding="utf-8"))  # noqa: S704
     charts = {name: Markup(chart) for name, chart in charts_of(contents)}  # noqa: S704
     return environment.get_template("report.html").render(
         **contents,
         manifest=snapshot.manifest,
-        mark=Markup(_mark(snapshot)),  # noqa: S704
+        mark=Markup(_version_tag(snapshot)),  # noqa: S704
         style=style,
         charts=defaultdict(lambda: None, charts),
         language=texts.language_name(snapshot.manifest["target_lang"]),
@@ -110,5 +119,5 @@ def _page(contents: Mapping[str, Any], snapshot: Snapshot) -> str:
 
 
 def _anchor(*parts: object) -> str:
-    """Return a name within the page for a section about something of the dataset."""
+    """Return the id of an HTML element for names from the dataset."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(map(str, parts)).lower()).strip("-")

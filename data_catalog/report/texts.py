@@ -1,4 +1,4 @@
-"""Dataset text in an HTML page, with everything unseen made visible, and English names of languages."""
+"""Filters for the templates: dataset text with visible control characters, numbers, and names of languages."""
 
 import re
 import unicodedata
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from markupsafe import Markup, escape
 
 MAX_TEXT = 400
-# Invisible characters that change how others are read; joiners belong to many scripts, and stay.
+# Invisible characters that change how other characters are displayed. Joiners, which many scripts need, are left out.
 _INVISIBLE = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -18,12 +18,12 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 def text(value: object) -> Markup:
-    """Return a text as an isolated element, cut if it is very long; nothing for None."""
+    """Return a text as an isolated element, cut at `MAX_TEXT` characters; "" for None."""
     return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_cut(str(value)))
 
 
 def caption(value: object, language: object = None) -> Markup:
-    """Return a caption likewise, in its language, which is left unsaid if it is no language code."""
+    """Return a caption as `text` does, with the `lang` attribute; `lang` is empty if `language` is no language code."""
     if value is None:
         return Markup("")
     code = str(language) if language and _LANGUAGE.fullmatch(str(language)) else ""
@@ -31,13 +31,13 @@ def caption(value: object, language: object = None) -> Markup:
 
 
 def linked(value: object) -> Markup:
-    """Return a text in which web addresses are links; other addresses stay text."""
+    """Return a text as `text` does, with http and https URLs as links."""
     return Markup("") if value is None else Markup("<bdi>{}</bdi>").format(_cut(str(value), links=True))
 
 
 def _cut(value: str, *, links: bool = False) -> Markup:
-    """Return the first characters as they can be seen, and how many more there are."""
-    parts = _URL.split(value[:MAX_TEXT]) if links else [value[:MAX_TEXT]]  # addresses stand between other text
+    """Return the first `MAX_TEXT` characters, made visible, and the number of further ones."""
+    parts = _URL.split(value[:MAX_TEXT]) if links else [value[:MAX_TEXT]]  # URLs have odd numbers
     shown = [_link(part) if number % 2 else _visible(part) for number, part in enumerate(parts)]
     if len(value) > MAX_TEXT:
         shown.append(Markup('<span class="unseen">… {:,} more characters</span>').format(len(value) - MAX_TEXT))
@@ -45,7 +45,7 @@ def _cut(value: str, *, links: bool = False) -> Markup:
 
 
 def plain(value: object, limit: int = MAX_TEXT) -> str:
-    """Return a text for an attribute, such as what an image shows: on one line, without what cannot be seen."""
+    """Return a text for an attribute, such as `alt`: on one line, without invisible characters."""
     found = " ".join(_SPECIAL.sub(" ", str(value)).split())
     return found if len(found) <= limit else f"{found[: limit - 1]}…"
 
@@ -61,7 +61,7 @@ def _link(url: str) -> Markup:
 
 
 def _visible(value: str) -> Markup:
-    """Return escaped text with a name in place of each character that would not be seen."""
+    """Return escaped text, with a code in place of each invisible character."""
 
     def named(match: re.Match[str]) -> str:
         code = ord(match[0])
@@ -73,17 +73,17 @@ def _visible(value: str) -> Markup:
 
 
 def number(value: Any) -> str:
-    """Return a count with separators, nothing for None."""
+    """Return a count with thousands separators; "" for None."""
     return "" if value is None else f"{value:,}"
 
 
 def decimal(value: float | None, digits: int) -> str:
-    """Return a number with a true minus, a dash for None."""
+    """Return a number with a minus sign instead of a hyphen; a dash for None."""
     return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
 
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
-    """Return a share; what is not nothing is never shown as nothing, and what is not all never as all."""
+    """Return a share as a percentage. Only a share of 0 is shown as 0 %, and only a share of 1 as 100 %."""
     share = part / whole if whole else 0.0
     least = 10.0 ** -(digits + 2)
     if 0 < share < least:
@@ -92,7 +92,7 @@ def percent(part: float, whole: float, digits: int = 1) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Return a number of bytes with a suitable unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:,.0f} {unit}" if unit == "bytes" or num_bytes >= 100 else f"{num_bytes:.1f} {unit}"
@@ -108,7 +108,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-# The languages that language finders know and that may have no pack here.
+# The languages that language detectors know. Many of them have no language pack.
 _NAMES: dict[str, str] = dict(
     re.findall(
         r"(\w+) (\w+)",
@@ -124,5 +124,5 @@ _NAMES: dict[str, str] = dict(
 
 
 def language_name(code: str | None) -> str:
-    """Return the English name of a language; its code where no name is known here."""
+    """Return the English name of a language; the code itself if its name is unknown."""
     return "no language given" if code is None else _NAMES.get(code, code)

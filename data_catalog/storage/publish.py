@@ -16,7 +16,7 @@ from data_catalog.database.catalog import broken_laws, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError, SettingsError
 from data_catalog.exports.rights import strictness
-from data_catalog.fetch.outcomes import SPARE, Fetching, carried
+from data_catalog.fetch.outcomes import SPARE, Fetching, unpublished_outcomes
 from data_catalog.fetch.reasons import image_step
 from data_catalog.images.tables import groups_of, read_groups, write_rows
 from data_catalog.schema import (
@@ -398,7 +398,7 @@ def write_carried(
         is_gone: tells which rows of some outcomes a take-down means.
     """
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
-        rows = carried(root, fetching, published, is_gone, Path(scratch))
+        rows = unpublished_outcomes(root, fetching, published, is_gone, Path(scratch))
         first = next(rows, None)
         if first is None:
             return

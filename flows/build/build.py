@@ -8,10 +8,17 @@ from pathlib import Path
 
 from cleaning.leaks import guarded_by
 from data_catalog.database.catalog import rebuild
-from data_catalog.fetch.outcomes import Fetching, attempt_of, begin_attempt, end_attempt, num_retryable, still_needed
+from data_catalog.fetch.outcomes import (
+    Fetching,
+    attempt_of,
+    begin_attempt,
+    end_attempt,
+    needed_fetch_outputs,
+    num_retryable,
+)
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.schema import NATIVE
-from data_catalog.settings import what
+from data_catalog.settings import what_values
 from data_catalog.stages import Counts
 from data_catalog.storage.manifest import (
     FETCH_LOGS,
@@ -81,7 +88,7 @@ def build(
     work = WorkStore(root / "work" / recipe.name)
     work.sweep()
     folder = datasets_folder(root) / recipe.name
-    sweep_temporary([root / "packages", root / "work", folder, folder / FETCH_LOGS])
+    sweep_temporary([root / "packages", root / "memory", root / "work", folder, folder / FETCH_LOGS])
     sweep_temporary([root], files_only=True)
     inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
     attempt = attempt_of(root, recipe.name)
@@ -94,7 +101,10 @@ def build(
         _end(root, recipe.name, work, used=[])  # its build may have been killed before this
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
     fetching = Fetching(
-        dataset=recipe.name, attempt=attempt.number, fetch=what(recipe.fetch), normalise=what(recipe.normalise)
+        dataset=recipe.name,
+        attempt=attempt.number,
+        fetch=what_values(recipe.fetch),
+        normalise=what_values(recipe.normalise),
     )
     with serving(), ImageWorkers(root / "work" / ".hosts") as workers:
         tools = Tools(
@@ -136,7 +146,7 @@ def _end(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> N
         used: keys of the fetch outputs that the snapshot was made of, as far as is known.
     """
     rebuild(root)
-    work.empty(keep=still_needed(root, work, dataset, used=used))
+    work.empty(keep=needed_fetch_outputs(root, work, dataset, used=used))
     end_attempt(root, dataset)
 
 

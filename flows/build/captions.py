@@ -35,7 +35,7 @@ from data_catalog.stages import (
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import StepFacts
 from data_catalog.test_sets import TEST_SET_KINDS
-from data_catalog.tombstones import FORGET, InForce, Matcher, forget_rows, of_samples, without_texts
+from data_catalog.tombstones import FORGET, ActiveTombstones, Matcher, forget_rows, is_of_samples, without_texts
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
 from translation.evaluate import sentence_chrf
@@ -82,7 +82,7 @@ def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> St
     return {"counts": {step: count_rows(before, after)}}
 
 
-def forget_captions(job: Job, *, in_force: InForce) -> StepFacts:
+def forget_captions(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
     """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
 
     Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
@@ -95,7 +95,7 @@ def forget_captions(job: Job, *, in_force: InForce) -> StepFacts:
     before = pq.read_table(job.shard("ingest"))
     is_meant = matcher.numbers(before.select(["sample_id", "url", "page_url", "step", "drop_reason"])) >= 0
     lines = matcher.lines(before)
-    after = without_texts(forget_rows(before, pa.array(is_meant)), of_samples(before, lines))
+    after = without_texts(forget_rows(before, pa.array(is_meant)), is_of_samples(before, lines))
     counts: StepFacts = {"counts": {FORGET: count_rows(before, after)}}
     if not is_meant.any() and not lines:
         return {**UNCHANGED, **counts}

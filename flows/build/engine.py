@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from data_catalog.settings import plain, what
+from data_catalog.settings import json_values, what_values
 from data_catalog.stages import Reason
 from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
 from flows.build.execution import Executor
@@ -397,4 +397,4 @@ def _commits(found: Commit | tuple[Commit, ...]) -> tuple[Commit, ...]:
 
 def _decisive(value: Any) -> Any:
     """Return a setting as JSON values, without what decides only how a run goes."""
-    return what(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else plain(value)
+    return what_values(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else json_values(value)

@@ -22,19 +22,19 @@ from cleaning.duplicates.images import (
 from cleaning.leaks import LeaksConfig, drop_or_mark, pixel_leaks
 from data_catalog.database.sorting import image_facts
 from data_catalog.fetch.config import FetchConfig, slow_host
-from data_catalog.fetch.outcomes import ASKED_FILE, IMAGES_FILE, IN_ASKED, ORDER_FILE, RAW_FILE
+from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
 from data_catalog.fetch.reasons import image_step
 from data_catalog.fetch.shard import image_requests
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.schema import IMAGES, PENDING
-from data_catalog.settings import plain
+from data_catalog.settings import json_values
 from data_catalog.stages import Drop, Reason, count_rows, pending_rows, texts
 from data_catalog.storage.publish import SplitConfig, publish_shard
 from data_catalog.storage.shards import digest, save_parquet
 from data_catalog.storage.work import StepFacts
-from data_catalog.tombstones import FORGOTTEN, InForce, Matcher, forgotten_image, of_samples, without_texts
+from data_catalog.tombstones import FORGOTTEN, ActiveTombstones, Matcher, forgotten_image, is_of_samples, without_texts
 from flows.build.captions import test_contents
 from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 
@@ -91,11 +91,11 @@ def fetch(
     requests = image_requests(pq.read_table(job.shard("check")), job.tools.locations)
     urls = pa.array([askable_url(url) for url in requests.column("url").to_pylist()], pa.string())
     sample_ids = requests.column("sample_id").to_pylist()
-    places = job.tools.known.recall(urls, sample_ids, job.folder)
+    places = job.tools.known.write_recorded(urls, sample_ids, job.folder)
     missing = requests.filter(pa.array([place is None for place in places], pa.bool_()))
     log = job.tools.log_folder / f"{job.label}-{digest([attempt, sample_ids])[:12]}.parquet"
-    job.tools.workers.fetch(missing, config, job.folder / ASKED_FILE, attempt=attempt, log=log)
-    order = [IN_ASKED if place is None else place for place in places]
+    job.tools.workers.fetch(missing, config, job.folder / FETCHED_FILE, attempt=attempt, log=log)
+    order = [IN_FETCHED if place is None else place for place in places]
     save_parquet(pa.table({"file": pa.array(order, pa.int8())}), job.folder / ORDER_FILE)
     return {"num_asked": missing.num_rows, "num_known": requests.num_rows - missing.num_rows}
 
@@ -121,7 +121,7 @@ def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
         job: reads `fetch`.
         config: section `[normalise]`.
     """
-    fetched, files = job.one("fetch"), (ASKED_FILE, RAW_FILE, IMAGES_FILE)
+    fetched, files = job.one("fetch"), (FETCHED_FILE, RAW_FILE, IMAGES_FILE)
     there = [name for name in files if name in fetched.files]
     order = pq.read_table(fetched.path(ORDER_FILE)).column("file").to_pylist()
     job.tools.workers.normalise_in_order(
@@ -134,7 +134,7 @@ def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
     return {}
 
 
-def forget_images(job: Job, *, in_force: InForce) -> StepFacts:
+def forget_images(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
     """Drop the images that tombstones mean by what they turned out to be: by redirect, bytes or look.
 
     Args:
@@ -198,7 +198,7 @@ def find_duplicates(
 
 def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
     """Return the settings of `[duplicates]` that decide about images; the order of sources is resolved elsewhere."""
-    return {name: value for name, value in plain(config).items() if name not in _NOT_DECISIVE}
+    return {name: value for name, value in json_values(config).items() if name not in _NOT_DECISIVE}
 
 
 def merge_captions(job: Job) -> StepFacts:
@@ -238,7 +238,7 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
     table = reject_repeated_captions(table, step="deduplicate") if drop_repeated_captions else table
     # The texts of all captions of images that turned out to be forgotten are emptied, whatever dropped them.
     forgotten = [sample_id for sample_id, drop in drops["normalise"].items() if drop.reason == FORGOTTEN]
-    table = without_texts(table, of_samples(table, forgotten)) if forgotten else table
+    table = without_texts(table, is_of_samples(table, forgotten)) if forgotten else table
     save_parquet(table, job.folder / SHARD)
     stages = {"fetch": (before, fetched), "normalise": (fetched, normalised), "deduplicate": (normalised, table)}
     return {"counts": {row: count_rows(*tables) for row, tables in stages.items()}}

@@ -10,10 +10,10 @@ from typing import Any
 from cleaning.checks.definition import Tagger
 from cleaning.checks.proper_nouns import find_tagger
 from data_catalog.errors import SettingsError
-from data_catalog.fetch.outcomes import Fetching, KnownImages
+from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.language_pack import LanguagePack
-from data_catalog.settings import plain
+from data_catalog.settings import json_values
 from data_catalog.sources.ingest import Source
 from data_catalog.sources.pairs import PairsConfig
 from data_catalog.storage.manifest import NamedHash
@@ -121,7 +121,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
             "tagger": tagger.name if tagger else None,
             "engine": translator.fingerprint if translator else None,
             "reverse": reverse.fingerprint if reverse else None,
-            "packs": plain({**packs, **({pivot: language_pack(pivot, named)} if pivot else {})}),
+            "packs": json_values({**packs, **({pivot: language_pack(pivot, named)} if pivot else {})}),
             "versions": dict(versions),
         }
     )
@@ -223,15 +223,15 @@ class Tools:
         self.tagger, self.workers, self.log_folder = inputs.tagger, workers, log_folder
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
         self._root, self._fetching = root, fetching
-        self._known: KnownImages | None = None
+        self._known: RecordedOutcomes | None = None
         self._looking = threading.Lock()
 
     @property
-    def known(self) -> KnownImages:
+    def known(self) -> RecordedOutcomes:
         """Return what the root knows of images; looked through when the first are to be fetched."""
         with self._looking:  # several shards are fetched at once
             if self._known is None:
-                self._known = KnownImages(self._root, self._fetching)
+                self._known = RecordedOutcomes(self._root, self._fetching)
             return self._known
 
     def seal(self) -> None:

@@ -15,7 +15,7 @@ from data_catalog.language_pack import all_function_words
 from data_catalog.sources.ingest import ingest
 from data_catalog.sources.rows import MALFORMED_REASONS
 from data_catalog.storage.work import StepFacts
-from data_catalog.tombstones import FORGET_REASONS, InForce
+from data_catalog.tombstones import FORGET_REASONS, ActiveTombstones
 from flows.build import captions, images
 from flows.build.engine import FLOW, MAKES_SHARDS, MODEL, PER_SHARD, PER_TEST_SET, WHOLE, FunnelRow, Job, Step
 from flows.build.inputs import Inputs
@@ -93,7 +93,7 @@ def _checking(build: Build) -> Mapping[str, Any]:
 
 
 def _forgetting(build: Build) -> Mapping[str, Any]:
-    return {"in_force": InForce.of(build.inputs.tombstones)}
+    return {"in_force": ActiveTombstones.of(build.inputs.tombstones)}
 
 
 STEPS = (
@@ -126,7 +126,7 @@ STEPS = (
         when=lambda build: bool(build.inputs.tombstones.tombstones),
         settings=_forgetting,
         run=captions.forget_captions,
-        rows={"forget": FunnelRow(meaning="obeying take-downs", reasons=FORGET_REASONS)},
+        rows={"forget": FunnelRow(meaning="applying take-downs", reasons=FORGET_REASONS)},
     ),
     Step(
         name="clean",

@@ -173,14 +173,14 @@ def export_model(
         folder, snapshot = model.folder, model.snapshot
     assert folder is not None
     let_threads_sleep()  # before torch is loaded
-    from training.exports.model_card import seen_data
+    from training.exports.model_card import training_data
     from training.exports.model_export import ModelExportConfig
     from training.exports.model_export import export_model as write_exports
 
     name = f"{snapshot.dataset} {folder.name}" if snapshot else folder.resolve().name
     stated = {name: value for name, value in vars(options).items() if name not in ("model", "out")}
     config = ModelExportConfig(name=name, **stated)
-    seen = seen_data(snapshot) if snapshot else None
+    seen = training_data(snapshot) if snapshot else None
     report = write_exports(folder, config, options.out, seen=seen, root=root)
     rows = [
         {

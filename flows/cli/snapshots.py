@@ -204,7 +204,7 @@ def _print(rows: Sequence[Row], form: Form) -> None:
 
 
 if TYPE_CHECKING:
-    from data_catalog.takedown import Concerned, TakeDown
+    from data_catalog.takedown import AffectedSample, TakeDownResult
     from data_catalog.tombstones import Tombstone
 
 # Of a dry run; there may be millions.
@@ -250,7 +250,7 @@ def forget(
     """
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root
-    from data_catalog.takedown import concerned
+    from data_catalog.takedown import affected_samples
     from data_catalog.takedown import forget as take_down
     from data_catalog.tombstones import read_tombstones
     from translation.memory import forget_texts
@@ -267,7 +267,7 @@ def forget(
             "--dataset out, which holds for later ones as well"
         )
     if dry_run:
-        _say_concerned(list(concerned(root, tombstones)))
+        _say_affected(list(affected_samples(root, tombstones)))
         return
     done = take_down(root, tombstones, forget_texts=forget_texts)
     _say_done(done, tombstones or read_tombstones(root).tombstones, root)
@@ -319,7 +319,7 @@ def _list(root: Path) -> None:
         say(f"\nThe last take-down was interrupted: `{command('forget', '--root', root)}`, or a build, ends it.")
 
 
-def _say_concerned(found: "Sequence[Concerned]") -> None:
+def _say_affected(found: "Sequence[AffectedSample]") -> None:
     rows = [
         {
             "dataset": one.dataset,
@@ -338,7 +338,7 @@ def _say_concerned(found: "Sequence[Concerned]") -> None:
     say(f"{counted(len(rows), 'image')} would be forgotten; nothing was changed")
 
 
-def _say_done(done: "TakeDown", tombstones: "Sequence[Tombstone]", root: Path) -> None:
+def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: Path) -> None:
     for one in done.rewritten:
         say(
             f"{one.dataset}: {counted(one.num_samples, 'image')} and {counted(one.num_captions, 'caption')} are "

@@ -32,7 +32,7 @@ from packaging.requirements import Requirement
 from prefect_dask.task_runners import DaskTaskRunner
 
 from data_catalog.errors import InputError
-from data_catalog.images.workers import end_workers_here
+from data_catalog.images.workers import end_process_workers
 from data_catalog.storage.shards import TEMPORARY_PREFIX, digest, sha256_of, write_json
 from flows import PACKAGES
 from flows.build.execution import RETRY_DELAYS_S, Future
@@ -251,7 +251,7 @@ def _working(client: Client) -> Iterator[None]:
         yield
     finally:
         with suppress(*_GONE):  # workers that go on without us
-            client.run(end_workers_here, on_error="ignore")
+            client.run(end_process_workers, on_error="ignore")
         for name in PACKAGES:
             with suppress(*_GONE, ValueError):  # the last: another flow has done so
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]

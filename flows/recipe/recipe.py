@@ -19,7 +19,7 @@ from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.language_pack import require_language
 from data_catalog.sample.config import ScenesConfig, ServeConfig
-from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, what
+from data_catalog.settings import NAME_OR_FILE, NAME_OR_JSON, how, path_setting, what_values
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.storage.publish import UPSTREAM, SplitConfig
 from data_catalog.test_sets import TEST_SET_KINDS
@@ -164,7 +164,7 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
         "source_language": recipe.source_language,
     }
     for section in _WHAT_SECTIONS:
-        settings[section] = what(getattr(recipe, section))
+        settings[section] = what_values(getattr(recipe, section))
     # Whether the order is that of the recipe or said explicitly changes nothing.
     del settings["duplicates"]["sources"]
     settings["source_order"] = recipe.source_order

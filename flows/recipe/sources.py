@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from data_catalog.errors import PipelineError, SettingsError
 from data_catalog.exports.rights import SourceRights
 from data_catalog.language_pack import require_language
-from data_catalog.settings import what
+from data_catalog.settings import what_values
 from data_catalog.sources.origins import HUMAN, MACHINE
 from data_catalog.sources.registry import SOURCE_KINDS, SourceKind
 from data_catalog.sources.rows import RowLimit
@@ -104,13 +104,13 @@ def source_settings(source: SourceSettings) -> dict[str, Any]:
     """Return the settings that decide what comes of a source; that images are local is one, their place is not."""
     images = source.kind.images(source.config)
     stated = source.limit.stated()
-    return {"kind": source.kind.kind, "local_images": images is not None, **what(source.config), **stated}
+    return {"kind": source.kind.kind, "local_images": images is not None, **what_values(source.config), **stated}
 
 
 def test_set_settings(test_set: TestSetSettings) -> dict[str, Any]:
     """Return the settings that decide what a test set guards; that it has images is one, their place is not."""
     has_images = test_set.config.images is not None
-    return {"kind": test_set.kind.kind, "has_images": has_images, **what(test_set.config)}
+    return {"kind": test_set.kind.kind, "has_images": has_images, **what_values(test_set.config)}
 
 
 @contextmanager

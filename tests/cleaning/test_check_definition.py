@@ -10,7 +10,7 @@ from cleaning.checks.captions import CleanConfig, Length
 from cleaning.checks.definition import TARGET, TEXT, CaptionCheck, Captions, Judge, Section, TextColumns, setting
 from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
-from data_catalog.settings import plain
+from data_catalog.settings import json_values
 from data_catalog.stages import Drop
 from flows.recipe.settings import read
 
@@ -52,7 +52,7 @@ def test_a_section_has_the_settings_of_its_checks() -> None:
     config = read(ExampleConfig, {"max_signs": 0, "order": ["native"], "min_words": 1}, "example")
     assert config.max_signs == 0
     assert [rule.name for rule in config.rules(ITALIAN)] == ["native", "shouting", "length"]
-    assert read(ExampleConfig, plain(config), "example") == config
+    assert read(ExampleConfig, json_values(config), "example") == config
     assert [field.name for field in ExampleConfig.settings()][:3] == ["shouting_check", "max_signs", "native_check"]
     assert ExampleConfig.descriptions()["shouting_check"] == "Drop captions with too many signs of exclamation."
 

@@ -16,7 +16,7 @@ from data_catalog.sources.urls import address_key
 from data_catalog.storage.manifest import Snapshot, file_entry
 from data_catalog.storage.publish import KINDS, SplitConfig, publish_shard
 from data_catalog.storage.shards import order_key, save_parquet
-from data_catalog.takedown import files_of, rewrite_files, samples_in, texts_of_forgotten_alone
+from data_catalog.takedown import files_of, rewrite_files, samples_in, texts_only_in_forgotten_rows
 from data_catalog.tombstones import (
     FORGET_STEP,
     STAYING,
@@ -481,8 +481,8 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
         folder.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), folder / "shard.parquet")
     found = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
-    assert texts_of_forgotten_alone(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
-    assert texts_of_forgotten_alone(tmp_path, Tombstones()) == set()
+    assert texts_only_in_forgotten_rows(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
+    assert texts_only_in_forgotten_rows(tmp_path, Tombstones()) == set()
     for dataset, texts in (("web", {"Caption 1", "Didascalia 1", "Caption 2"}), ("other", set())):
         found = Tombstones(tombstones=(new_tombstone("sample", "web:a", datasets=[dataset]),))
-        assert texts_of_forgotten_alone(tmp_path, found) == texts
+        assert texts_only_in_forgotten_rows(tmp_path, found) == texts

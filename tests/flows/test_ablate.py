@@ -90,7 +90,7 @@ def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="must be val or test"):
         gallery_of([pair_files(base)], "train")
     same = [("a", "1", ["una stella"]), ("b", "2", ["Una stella."])]
-    with pytest.raises(InputError, match="no caption of the test split belongs to one image only"):
+    with pytest.raises(InputError, match="every caption of the test split belongs to several images"):
         gallery_of([pair_files(snapshot_of(tmp_path, "same", train=[("x", "9", ["."])], test=same))], "test")
 
 
@@ -145,12 +145,12 @@ def test_the_page_is_ready_for_a_card(tmp_path: Path) -> None:
     page = (tmp_path / "three" / "ablation.md").read_text()
     assert "| 1,900 (-200) | 5,300 (-400) | 0.340 | 0.260 | +0.080 (+0.050 to +0.110) |" in page
     assert "| < 0.001 | helps |" in page
-    assert "200 optimizer steps of 64 images, whatever the number of images; 3 seeds" in page
+    assert "200 optimizer steps of 64 images, regardless of the number of images, with 3 seeds" in page
     assert "300 images of the test split, without 2 that a variant was trained on, and 900 captions" in page
-    assert "moves one model's score by 0.010 (standard deviation, 4 degrees of freedom)" in page
+    assert "one model's score is 0.010 (standard deviation, 4 degrees of freedom)" in page
     write_ablation(found_of(snapshot, seeds=(0,)), tmp_path / "one")
     alone = (tmp_path / "one" / "ablation.md").read_text()
-    assert "With one seed nobody knows" in alone
+    assert "With one seed it is unknown" in alone
     assert "degrees of freedom" not in alone
 
 

@@ -142,12 +142,16 @@ def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe
     before = tree(root)
     left_by_a_kill = root / "packages" / ".tmp-abc"
     (left_by_a_kill / "package").mkdir(parents=True)
+    record_left_by_a_kill = root / "memory" / ".tmp-def"
+    record_left_by_a_kill.parent.mkdir(exist_ok=True)
+    record_left_by_a_kill.touch()
     with LocalExecutor() as executor:
         again = build_dataset(english_recipe(root), root=root, executor=executor)
     assert again.up_to_date
     assert again.num_steps == 0
     assert tree(root) == before
     assert not left_by_a_kill.exists()
+    assert not record_left_by_a_kill.exists()
 
 
 def test_worker_count_changes_no_byte_and_a_rule_does(

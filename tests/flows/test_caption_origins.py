@@ -16,7 +16,7 @@ from data_catalog.errors import SettingsError
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.recipe.recipe import load_recipe
-from training.exports.model_card import data_section, seen_data
+from training.exports.model_card import data_section, training_data
 from training.scores.galleries import pairs_gallery
 
 Capture = pytest.CaptureFixture[str]
@@ -187,8 +187,8 @@ def test_cards_count_what_machines_and_people_translated(root: Path) -> None:
     assert f"Of 9 captions, {told}" in card
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
     assert "`origins`" in card
-    model = data_section(seen_data(require_snapshot(root, "origini")))
-    assert f"Of 9 captions to train on, {told}" in model
+    model = data_section(training_data(require_snapshot(root, "origini")))
+    assert f"Of 9 training captions, {told}" in model
 
 
 def test_croissant_has_the_column(root: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.settings import plain
+from data_catalog.settings import json_values
 from flows.cli.app import parse
 from flows.recipe.recipe import SECTIONS, load_recipe
 
@@ -64,7 +64,7 @@ def test_parts_of_recipes_are_taken_as_they_stand(tmp_path: Path, text: str) -> 
     recipe = load_recipe(str(path), root=tmp_path)
     for section, written in tomllib.loads(text.replace("{recipe}", str(tmp_path))).items():
         if section in SECTIONS:
-            assert has_all(plain(getattr(recipe, section)), written)
+            assert has_all(json_values(getattr(recipe, section)), written)
         else:
             assert written.keys() <= {table.name for table in getattr(recipe, section)}
 

@@ -22,7 +22,7 @@ from PIL import Image
 from data_catalog.database.catalog import broken_laws, query, rebuild
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot, snapshot_names
 from data_catalog.storage.shards import sha256_of
-from data_catalog.takedown import TakeDown
+from data_catalog.takedown import TakeDownResult
 from data_catalog.takedown import forget as take_down
 from data_catalog.tombstones import Tombstone, new_tombstone, read_tombstones
 from flows.build.execution import LocalExecutor
@@ -36,7 +36,7 @@ CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano co
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
 
 
-def forget(root: Path, more: list[Tombstone]) -> TakeDown:
+def forget(root: Path, more: list[Tombstone]) -> TakeDownResult:
     return take_down(root, more, forget_texts=forget_texts)
 
 

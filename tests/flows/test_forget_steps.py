@@ -12,7 +12,7 @@ from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, IMAGES, PENDING
 from data_catalog.storage.shards import save_parquet
 from data_catalog.storage.work import Commit
-from data_catalog.tombstones import STAYING, InForce, Tombstones, new_tombstone
+from data_catalog.tombstones import STAYING, ActiveTombstones, Tombstones, new_tombstone
 
 TOMBSTONES = Tombstones(
     tombstones=(
@@ -63,7 +63,7 @@ def forget(tmp_path: Path, call_step: Any) -> Forget:
 
     def call(step: str, path: Path, tombstones: Tombstones) -> Commit:
         reads = {"forget": "ingest", "forget-images": "normalise"}[step]
-        found: Commit = call_step(step, tmp_path / "work", {reads: path}, {"in_force": InForce.of(tombstones)})
+        found: Commit = call_step(step, tmp_path / "work", {reads: path}, {"in_force": ActiveTombstones.of(tombstones)})
         return found
 
     return call

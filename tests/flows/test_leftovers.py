@@ -18,7 +18,7 @@ from data_catalog.takedown import (
     clear_log,
     clear_work,
     models_of,
-    with_sightings,
+    with_found_copies,
 )
 from data_catalog.tombstones import Matcher, Tombstones, new_tombstone
 
@@ -175,7 +175,7 @@ def test_captions_of_a_local_image_go_with_it_though_they_tell_no_look_and_no_ad
         write_step(tmp_path, "normalise", images, IMAGES),
     ]
     stays = write_step(tmp_path, "screen", captions[2:], CAPTIONS)
-    found = with_sightings(tmp_path, Tombstones(tombstones=(new_tombstone("phash", LOOK),)))
+    found = with_found_copies(tmp_path, Tombstones(tombstones=(new_tombstone("phash", LOOK),)))
     (one,) = found.tombstones
     assert (one.images, one.addresses, one.samples) == (
         ("aa", "bb"),
@@ -194,7 +194,7 @@ def test_step_outputs_of_a_dataset_that_a_tombstone_is_not_of_stay_and_teach_it_
     doomed = write_step(tmp_path, "normalise", rows, IMAGES)
     stays = write_step(tmp_path, "normalise", others, IMAGES, dataset="other")
     one = new_tombstone("phash", LOOK, datasets=["web"])
-    found = with_sightings(tmp_path, Tombstones(tombstones=(one,)))
+    found = with_found_copies(tmp_path, Tombstones(tombstones=(one,)))
     assert found.tombstones[0].images == ("aa",)
     assert clear_work(tmp_path / "work" / "other", found) == []
     assert clear_work(tmp_path / "work" / "web", found) == [doomed]

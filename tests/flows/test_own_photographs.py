@@ -103,17 +103,17 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no such model": (lambda _: ["train.model=gigantic"], "there is no model config 'gigantic': name one of compact"),
     "no model of open_clip's": (
         lambda folder: [changed_model(folder, lambda config: config["vision_cfg"].update(nonsense=1))],
-        "open_clip makes no model of the model config",
+        "open_clip cannot create a model from the model config",
     ),
     "features of two sizes": (
         lambda folder: [changed_model(folder, lambda config: config["text_cfg"].update(width=48, proj_type="none"))],
-        "makes features of images and texts that differ in size",
+        "gives image and text features of different sizes",
     ),
-    "no such weights": (lambda _: ["train.image_weights=nowhere.pt"], "nowhere.pt is no file of weights"),
-    "another model's weights": (lambda folder: [foreign_weights(folder)], "does not fit the model's image tower: it"),
-    "no text tower of Hugging Face": (
+    "no such weights": (lambda _: ["train.image_weights=nowhere.pt"], "nowhere.pt is neither a weights file"),
+    "another model's weights": (lambda folder: [foreign_weights(folder)], "does not match the model's image tower: "),
+    "no Hugging Face text tower": (
         lambda _: ["train.text_encoder=nowhere"],
-        "train.text_encoder is for models with a Hugging Face text tower",
+        "train.text_encoder is set, but the model",
     ),
     "no such text encoder": (
         lambda folder: [changed_model(folder, lambda config: config["text_cfg"].update(hf_model_name=str(folder)))],
@@ -121,9 +121,9 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a batch in pieces": (
         lambda _: ["train.model=compact", "train.microbatch=2"],
-        "train.microbatch is for models without batch normalisation",
+        "train.microbatch does not work with batch normalisation",
     ),
-    "no GPU": (lambda _: ["train.device=cuda"], "train.device is cuda, and torch sees 0 GPUs"),
+    "no GPU": (lambda _: ["train.device=cuda"], "train.device is cuda, but torch finds 0 GPUs"),
     "no test images": (
         lambda _: ["evaluate.split=test"],
         "evaluate.split is test, and split.test is 0, so that there would be nothing to score on",

@@ -288,10 +288,10 @@ def test_what_a_model_cannot_encode_is_said(tmp_path: Path, caplog: pytest.LogCa
         model.encode_images([cut])
     with pytest.raises(SettingsError, match="a text is empty"):
         model.encode_texts(["a red circle", " "])
-    with pytest.raises(InputError, match="holds no model"):
+    with pytest.raises(InputError, match="contains no model"):
         vernaclip.open_model(tmp_path)
     model.encode_texts(["a red circle " * 40])
-    assert "does not read the end of the text" in caplog.text
+    assert "its end is cut off" in caplog.text
 
 
 def test_settings_are_those_of_the_recipe(home: Path) -> None:

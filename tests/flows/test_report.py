@@ -156,14 +156,14 @@ def test_the_gallery_shows_every_source_and_split(page: Page, built: tuple[Path,
 
 
 def test_nothing_was_translated_here(page: Page) -> None:
-    assert "Nothing was translated: all captions that came so far were in English already." in page.text
+    assert "No captions were translated: all captions that reached this step were in English already." in page.text
 
 
 def test_the_run_log_says_where_the_time_went(page: Page, built: tuple[Path, BuildReport]) -> None:
     run = list(runs(built[0], "scenes"))[-1]
     assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
     assert all(seconds >= 0 for seconds in run["seconds_by_step"].values())
-    assert "Where the latest run's time went" in page.text
+    assert "Time of the latest run by step" in page.text
 
 
 def test_the_same_snapshot_has_the_same_page(built: tuple[Path, BuildReport], tmp_path: Path) -> None:
@@ -371,19 +371,19 @@ def test_a_dataset_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
     ]
     lost = [_outcome(row, step="fetch", drop_reason="http_404", num_bytes=None, original_format=None) for row in rows]
     page = _page_of(tmp_path, _snapshot(tmp_path, rows, outcomes=lost))
-    assert "Nothing came through: all 3 captions of 1 source were dropped." in page.text
-    assert "HTTP 404: there is no such file any more" in page.text
+    assert "No caption was kept: all 3 captions of 1 source were dropped." in page.text
+    assert "HTTP 404: the file does not exist any more" in page.text
     assert not [style for style in page.values("style") if style == "width: 0.00%"]  # of nothing there is no bar
-    assert "3 images were asked of the web, and 0 (0.0%) came and are good." in page.text
+    assert "3 images were requested from the web. 0 of them (0.0%) are good." in page.text
 
 
 def test_a_dataset_of_one_row_is_told_in_the_singular(tmp_path: Path) -> None:
     row = _caption(1)
     page = _page_of(tmp_path, _snapshot(tmp_path, [row], [_pair(row)], [_outcome(row)]))
-    assert "1 image with 1 Italian caption, from 1 caption of 1 source: 100.0% came through." in page.text
+    assert "1 image with 1 Italian caption, from 1 caption of 1 source: 100.0% were kept." in page.text
     assert [a["alt"] for tag, a in page.elements if tag == "img"] == ["un cane"]
-    assert "Snapshot 0123456789ab Nothing was translated" in page.text
-    assert "nine of ten are 600 wide, and 300 high" in page.text
+    assert "Snapshot 0123456789ab No captions were translated" in page.text
+    assert "For 90 % of the images, the width is 600 pixels; for 90 %, the height is 300 pixels." in page.text
     assert "no side is shorter than 150 or longer than 300 pixels" in page.text
 
 
@@ -402,8 +402,8 @@ def test_the_last_bar_of_lengths_says_what_it_holds(tmp_path: Path) -> None:
     words = [3] * 300 + [40]
     rows = [_caption(n, caption=" ".join(["a"] * count)) for n, count in enumerate(words)]
     page = _page_of(tmp_path, _snapshot(tmp_path, rows))
-    assert "words; the last bar holds 3 and more" in page.text
-    assert "characters; the last bar" in page.text
+    assert "words (last bar: 3 or more)" in page.text
+    assert "characters (last bar" in page.text
 
 
 def test_local_files_that_are_missing_are_named(tmp_path: Path) -> None:

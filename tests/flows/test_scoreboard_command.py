@@ -89,8 +89,8 @@ def test_the_split_of_the_dataset(trained: tuple[Path, list[str]], capsys: pytes
     root, call = trained
     out = told(capsys, [*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
     assert "scenes val: text to image" in out
-    assert "none of the images are among those that scenes was trained on, by sample id and bytes" in out
-    assert "the epoch whose weights were kept was chosen on these images" in out
+    assert "none of the images are among those that scenes was trained on, compared by sample id and bytes" in out
+    assert "the epoch of the weights was chosen by its loss on these images" in out
     assert "all captions are native, or written or validated by people" in out
     folder = root / "scoreboards" / "scenes"
     board = json.loads((folder / "scoreboard.json").read_text())
@@ -141,7 +141,7 @@ def test_a_test_set_inside_the_training_set(
     )
     assert "--report-anyway" in error
     blind = ["--set", "leaks.by_pixels=false"]
-    assert "none of the images are among those that scenes was trained on, by bytes\n" in told(
+    assert "none of the images are among those that scenes was trained on, compared by bytes\n" in told(
         capsys, [*call, *leaking, "--no-split", *blind]
     )
     copied = [word.replace("set.tsv", "bytes.tsv") for word in leaking]
@@ -232,7 +232,7 @@ def test_the_protocol_of_clip_italian(
     assert float(row[3]) < 0.005  # of pictures that show nothing of the captions
     validated = shared_data / "mscoco_it" / "captions_ita_devset_validated.json.gz"
     error = told(capsys, [*call, "--protocol", "clip-italian", f"captions={validated}", f"images={images}"], code=1)
-    assert "has 1,696 images and 8,486 captions, these files have 308 and 1,541" in error
+    assert "has 1,696 images and 8,486 captions, but these files have 308 and 1,541" in error
 
 
 def test_imagenet_by_the_protocol_wants_a_thousand_classes(
@@ -250,7 +250,7 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     call = ["scoreboard", "--language", "it", "--model", "random", f"folder={random_clip(CAPTIONS)}"]
     call += ["--out", str(tmp_path / "out")]
     protocol = ["--protocol", "clip-italian", f"imagenet={tmp_path / 'val'}", f"class_names={names}"]
-    assert "has 1,000 classes, here are 3" in told(capsys, [*call, *protocol], code=1)
+    assert "has 1,000 classes, but class_names has 3" in told(capsys, [*call, *protocol], code=1)
     folders = ["--test-set", "three", "kind=folders", f"images={tmp_path / 'val'}", f"class_names={names}"]
     out = told(capsys, [*call, *folders, "class_names_key=imagenet1k"])
     assert "three: zero-shot classification" in out

@@ -14,7 +14,7 @@ from cleaning.duplicates.captions import RepeatsConfig
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.leaks import PIXELS_FILE, LeaksConfig
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.outcomes import Fetching, KnownImages
+from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.views import VIEWS
 from data_catalog.images.workers import ImageWorkers
@@ -24,7 +24,7 @@ from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 from data_catalog.storage.publish import SplitConfig
 from data_catalog.storage.shards import digest, save_parquet, sha256_of
 from data_catalog.storage.work import Commit
-from data_catalog.tombstones import InForce, Tombstones, new_tombstone
+from data_catalog.tombstones import ActiveTombstones, Tombstones, new_tombstone
 from flows.build.captions import Threads
 from flows.build.engine import SHARD
 from flows.build.images import MARKS_FILE, decisive_settings
@@ -210,7 +210,7 @@ def texts_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
 
     reading = {"target_lang": "it", "shard_size": 100, "keep_splits": False}
     ingested = call("ingest", {}, sources={}, files={}, **reading)
-    forgotten = call("forget", {"ingest": ingested}, in_force=InForce.of(TOMBSTONES))
+    forgotten = call("forget", {"ingest": ingested}, in_force=ActiveTombstones.of(TOMBSTONES))
     cleaned = call("clean", {"forget": ingested}, config=CleanConfig(), packs=packs)
     translated = call("translate", {"screen": cleaned}, engine="argos:en-it:golden", from_code="en")
     there_and_back = call("round-trip", {"translate": translated}, engine="back")
@@ -342,7 +342,7 @@ def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
         merged.append(into.path(SHARD))
         finished += [one.only_file, other.only_file]
         published += [files.path(name) for name in sorted(files.files)]
-    forgotten = call_step("forget-images", work, {"normalise": images}, {"in_force": InForce.of(TOMBSTONES)})
+    forgotten = call_step("forget-images", work, {"normalise": images}, {"in_force": ActiveTombstones.of(TOMBSTONES)})
     return {
         "find-duplicates": content(*found),
         "merge-captions": content(*merged),
@@ -367,7 +367,7 @@ def fetching_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     with ImageWorkers(folder / "hosts") as workers:
         tools = SimpleNamespace(
             locations={"own": str(folder / "images")},
-            known=KnownImages(folder, Fetching(dataset="golden", attempt=0, fetch={}, normalise={})),
+            known=RecordedOutcomes(folder, Fetching(dataset="golden", attempt=0, fetch={}, normalise={})),
             workers=workers,
             log_folder=folder / "log",
         )

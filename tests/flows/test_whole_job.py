@@ -189,8 +189,8 @@ def test_a_trained_model_is_exported_with_a_card_of_its_run(
     for wrong, message in (
         (["scenes", "--model", str(root)], "name one model"),
         ([], "name one model"),
-        (["--model", str(root / "nothing")], "holds no finished model"),
-        (["cats", "--root", str(root)], "holds no model of 'cats'"),
+        (["--model", str(root / "nothing")], "contains no finished model"),
+        (["cats", "--root", str(root)], "contains no model of 'cats'"),
     ):
         assert main(["export-model", *wrong, "--format", "onnx", "--out", str(tmp_path / "no")]) == 1
         assert message in capsys.readouterr().err
@@ -329,9 +329,9 @@ def test_a_text_is_found_in_an_image(
         (["classify", "PHOTOS/0.jpg", "--classes", "gone.txt"], "gone.txt cannot be read"),
         (["classify", "PHOTOS/0.jpg", "--classes", "PHOTOS/0.jpg"], "is not UTF-8 text"),
         (["classify", "PHOTOS/broken.jpg", "uno", "due"], "cannot be read as an image"),
-        (["classify", "PHOTOS/0.jpg", "uno", "due", "--model", "PHOTOS"], "holds no model"),
+        (["classify", "PHOTOS/0.jpg", "uno", "due", "--model", "PHOTOS"], "contains no model"),
         (["localize", "gone.jpg", "uno"], "there is no such file"),
-        (["localize", "PHOTOS/0.jpg", "uno", "--dataset", "other"], "holds no model of 'other'"),
+        (["localize", "PHOTOS/0.jpg", "uno", "--dataset", "other"], "contains no model of 'other'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence(

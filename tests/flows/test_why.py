@@ -100,7 +100,7 @@ def test_a_lost_image_is_told_with_its_answer_and_its_tries(built: Built, capsys
     image = text[text.index("\nimage ") :]
     assert "lost by fetch" in image
     assert "http_status: 404" in image
-    assert "there is no such file any more" in image
+    assert "the file does not exist any more" in image
     assert "asked: 1 try, " in image
     assert "can be tried again: no, this is final" in image
     assert "normalise:" not in image

@@ -176,7 +176,7 @@ WRONG = {
     "nothing trained": Wrong(
         ("evaluate", "scenes", "--root", "{built}", "--executor", "local"),
         InputError,
-        "holds no model of 'scenes': run `vernaclip train",
+        "contains no model of 'scenes': run `vernaclip train",
     ),
     "no such dataset": Wrong(("report", "tlh", "--root", "{built}"), InputError, "has no dataset 'tlh': run"),
     "no such sample": Wrong(("why", "mscoco:0", "--root", "{built}"), InputError, "mscoco:0"),

@@ -118,7 +118,7 @@ def test_the_template_makes_the_text(flag: Path) -> None:
     ("labels", "template", "said"),
     [
         ([], "{c}", "two or more"),
-        (["rosso"], "{c}", "one text is always chosen"),
+        (["rosso"], "{c}", "a single text always gets"),
         (["rosso", "blu", " rosso"], "{c}", "'rosso' is there 2 times"),
         (["rosso", " "], "{c}", "is empty"),
         (["rosso", "blu"], "una foto", "has no {c}"),
@@ -138,14 +138,16 @@ def test_classes_that_make_no_sense(flag: Path, labels: list[str], template: str
             "no such diff",
         ),
         (["rosso", "città", "citt\N{LATIN SMALL LETTER A}\N{COMBINING GRAVE ACCENT}"], "'città' and", "no such diff"),
-        (["l’albero", "l'albero"], "'l’albero' and \"l'albero\"", "no such difference"),
-        (["rosso " * 30, "rosso " * 31 + "blu"], "'rosso rosso", "the end of a text that is too long is left out"),
+        (["l’albero", "l'albero"], "'l’albero' and \"l'albero\"", "ignores the difference"),
+        (["rosso " * 30, "rosso " * 31 + "blu"], "'rosso rosso", "texts that are too long are cut off"),
     ],
 )
 def test_texts_that_are_the_same_to_the_model_share_nothing_unseen(
     flag: Path, make_model: Callable[..., Path], labels: list[str], both: str, why: str
 ) -> None:
-    with pytest.raises(SettingsError, match="would split its probability between them: give one of the two") as caught:
+    with pytest.raises(
+        SettingsError, match=r"would split one probability between them\. Give only one of the two"
+    ) as caught:
         classify(flag, labels, make_model(seed=3))
     assert both in str(caught.value)
     assert why in str(caught.value)

@@ -76,7 +76,7 @@ def test_a_model_that_sees_pictures_otherwise_is_not_scored_as_ours(
     change: Callable[[dict[str, Any]], object], broken: Callable[[Damage], Path]
 ) -> None:
     folder = broken(edited(change))
-    said = r"no preprocess_cfg|another way than here \(.*\): .* reads it as open_clip=DIR"
+    said = r"preprocess_cfg is missing|different image preprocessing \(.*\), .* read it as open_clip=DIR"
     with pytest.raises(PipelineError, match=said):
         open_model_folder(folder, "ours")
     assert open_open_clip(str(folder), "theirs").tensors_sha256

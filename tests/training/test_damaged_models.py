@@ -76,17 +76,17 @@ def tensors(change: Callable[[dict[str, torch.Tensor], str], None]) -> Damage:
 
 FILES: dict[str, tuple[Damage, str]] = {
     "missing": (Path.unlink, "is missing"),
-    "a folder": (make_folder, "is a folder, where a file of the model should be"),
-    "a link to nothing": (link_to_nothing, "is a link to nothing"),
-    "a link in a circle": (link_in_a_circle, "is a link to nothing"),
+    "a folder": (make_folder, "is a folder instead of a file of the model"),
+    "a link to nothing": (link_to_nothing, "is a broken link"),
+    "a link in a circle": (link_in_a_circle, "is a broken link"),
 }
 JSONS: dict[str, tuple[Damage, str]] = {
     "empty": (put(b""), r"is damaged \("),
     "cut off": (cut, r"is damaged \("),
     "no UTF-8": (put(b'{"a": "\xff"}'), r"is damaged \("),
     "endless": (put(b"[" * 100_000), r"is damaged \("),
-    "a list": (put(b"[]"), r"is damaged \(it is no JSON object"),
-    "null": (put(b"null"), r"is damaged \(it is no JSON object"),
+    "a list": (put(b"[]"), r"is damaged \(it is not a JSON object"),
+    "null": (put(b"null"), r"is damaged \(it is not a JSON object"),
 }
 TENSORS: dict[str, tuple[Damage, str]] = {
     "empty": (put(b""), "is broken"),
@@ -102,9 +102,9 @@ TENSORS: dict[str, tuple[Damage, str]] = {
     "an empty list": (tensors(lambda found, _: found.clear()), "it lacks the tensors '.* and .* more"),
 }
 VALUES: list[tuple[str, Damage, str]] = [
-    (CONFIG, put(b"{}"), "has no model_cfg|has no preprocess_cfg"),
-    (CONFIG, said("model_cfg", []), "has no model_cfg"),
-    (CONFIG, said("model_cfg.text_cfg", None), "has no text_cfg"),
+    (CONFIG, put(b"{}"), "model_cfg is missing|preprocess_cfg is missing"),
+    (CONFIG, said("model_cfg", []), "model_cfg is missing"),
+    (CONFIG, said("model_cfg.text_cfg", None), "text_cfg or vision_cfg is missing"),
     (CONFIG, said("model_cfg.custom_text", None), "custom_text must be true"),
     (CONFIG, said("model_cfg.embed_dim", "32"), "embed_dim must be a positive number, got '32'"),
     (CONFIG, said("model_cfg.text_cfg.context_length", -1), "context_length must be a positive number"),
@@ -122,7 +122,7 @@ VALUES: list[tuple[str, Damage, str]] = [
     ("tokenizer.json", said("post_processor.special_tokens", {}), "cannot be opened"),  # Rust panics
     ("tokenizer_config.json", said("pad_token", None), "cannot be opened"),
     ("tokenizer_config.json", said("pad_token", []), "cannot be opened"),
-    ("tokenizer_config.json", said("pad_token", "<other>"), "makes a token 300 where the text tower knows 300"),
+    ("tokenizer_config.json", said("pad_token", "<other>"), "gives token 300, but the text tower has 300"),
     ("tokenizer_config.json", said("model_max_length", []), "cannot be opened"),
 ]
 ENCODER_VALUES: list[tuple[str, Damage, str]] = [
@@ -223,7 +223,7 @@ def test_every_opener_tells_of_it(own_text: Path, photo: Path, damaged: Callable
     for opener in (lambda: classify(photo, ["un", "due"], folder), lambda: open_model_folder(folder, "mine")):
         require_told(opener, "tokenizer.json", "cannot be opened")
     put(b"[]")(folder / CONFIG)
-    require_told(lambda: classify(photo, ["un", "due"], folder), CONFIG, "is no JSON object")
+    require_told(lambda: classify(photo, ["un", "due"], folder), CONFIG, "is not a JSON object")
 
 
 def test_weights_that_are_no_numbers(own_text: Path, photo: Path, damaged: Callable[..., Path]) -> None:
@@ -243,10 +243,10 @@ def test_weights_that_are_no_numbers(own_text: Path, photo: Path, damaged: Calla
         (CONFIG, said("model_cfg.vision_cfg.layers", 10**9), "no model has layers"),
         (CONFIG, said("preprocess_cfg.resize_mode", -1), "cannot be opened"),
         (WEIGHTS, cut, "is broken"),
-        (WEIGHTS, link_to_nothing, "is a link to nothing"),
-        (WEIGHTS, Path.unlink, r"holds no file of weights"),
+        (WEIGHTS, link_to_nothing, "is a broken link"),
+        (WEIGHTS, Path.unlink, r"contains no weights file"),
         (WEIGHTS, tensors(lambda found, name: found.update({f"{name}x": found.pop(name)})), "cannot be opened"),
-        ("tokenizer.json", put(b"null"), "is no JSON object"),
+        ("tokenizer.json", put(b"null"), "is not a JSON object"),
         ("tokenizer.json", make_folder, "is a folder"),
         ("tokenizer.json", Path.unlink, "cannot be opened"),
         ("tokenizer_config.json", said("pad_token", {}), "cannot be opened"),
@@ -284,21 +284,29 @@ def dual_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         ("config.json", said("text_config", 3), "cannot be opened"),
         ("config.json", said("text_config.hidden_size", None), "cannot be opened"),
         ("config.json", said("vision_config.num_hidden_layers", 10**9), "no model has num_hidden_layers"),
-        ("config.json", said("vision_config.num_hidden_layers", 0), "has weights, such as .*, that the model of its c"),
+        (
+            "config.json",
+            said("vision_config.num_hidden_layers", 0),
+            "has weights that do not exist in the model of its c",
+        ),
         ("config.json", said("projection_dim", 16), "cannot be opened"),
         (WEIGHTS, cut, "is broken"),
         (WEIGHTS, make_folder, "is a folder"),
-        (WEIGHTS, Path.unlink, r"holds no file of weights, such as model\.safetensors"),
+        (WEIGHTS, Path.unlink, r"contains no weights file, such as model\.safetensors"),
         (
             WEIGHTS,
             tensors(lambda found, _: found.pop("logit_scale") and None),
-            "lacks weights, such as logit_scale, that",
+            "lacks weights that its config.json needs, such as logit_scale",
         ),
-        (WEIGHTS, tensors(lambda found, _: found.update({"a": torch.ones(2)})), "has weights, such as 'a', that"),
+        (
+            WEIGHTS,
+            tensors(lambda found, _: found.update({"a": torch.ones(2)})),
+            "has weights that do not exist in the model of its config.json, such as 'a'",
+        ),
         ("tokenizer.json", Path.unlink, "cannot be opened"),
         ("tokenizer.json", said("model.vocab", -1), "cannot be opened"),
         ("processor_config.json", Path.unlink, "cannot be opened"),
-        ("tokenizer_config.json", put(b"[]"), "is no JSON object"),
+        ("tokenizer_config.json", put(b"[]"), "is not a JSON object"),
         ("processor_config.json", put(b"}"), "is damaged"),
         ("processor_config.json", said("image_processor.image_mean", "wörd"), "cannot be opened"),
     ],
@@ -371,7 +379,7 @@ def test_a_tokenizer_that_makes_texts_endless_is_refused_before_it_meets_one(
     damage: Damage, own_text: Path, damaged: Callable[..., Path]
 ) -> None:
     folder = damaged(own_text, "tokenizer.json", damage)
-    told = "is refused: it may make a text more than 10,000 times as long"
+    told = "is refused because it may make a text more than 10,000 times as long"
     for opener in (load_model, lambda folder: open_open_clip(str(folder), "theirs")):
         require_told(partial(opener, folder), "tokenizer.json", told)
 
@@ -432,5 +440,9 @@ def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_pat
     assert found.returncode == 0, found.stderr[-500:]
     texts, bytes_, costly = found.stdout.splitlines()
     for name, told in {"texts": texts, "bytes": bytes_}.items():
-        assert re.search(rf"{name}/tokenizer\.json is refused: it may make a text more than 10,000 times as long", told)
-    assert re.search(r"token/tokenizer\.json is refused: to open it takes more than 2 GB of memory or 60 s", costly)
+        assert re.search(
+            rf"{name}/tokenizer\.json is refused because it may make a text more than 10,000 times as long", told
+        )
+    assert re.search(
+        r"token/tokenizer\.json is refused because opening it takes more than 2 GB of memory or 60 s", costly
+    )

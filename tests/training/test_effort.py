@@ -43,7 +43,7 @@ def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_pat
     finally:
         meter.close()
     assert joules == {"package-1": 5, "dram-1": 0.5}, "of what went away nothing is claimed"
-    assert not_measured == ("package-0: its counter went away (FileNotFoundError)",)
+    assert not_measured == ("package-0: its counter disappeared (FileNotFoundError)",)
 
 
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
         assert joules == {}
         return found
 
-    assert problems(tmp_path / "none") == ("processor: this system shows no RAPL counters",)
+    assert problems(tmp_path / "none") == ("processor: this system has no RAPL counters",)
     zone(tmp_path, "0", "package-0", 0).write_text("much")
     assert problems(tmp_path) == ("processor: intel-rapl:0 cannot be read (ValueError)",)
     _, gpu = problems(tmp_path, ["00000000-0000-0000-0000-000000000000"])

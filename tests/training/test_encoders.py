@@ -70,7 +70,7 @@ def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path]
     assert hub.origin == f"transformers {dual_encoder}, tensors {hub.tensors_sha256[:12]}"  # type: ignore[index]
     assert open_transformers(str(dual_encoder), "y").origin == hub.origin
     asked = rewording(hub, list, "asked")
-    assert (asked.tensors_sha256, asked.origin) == (hub.tensors_sha256, f"{hub.origin}, asked in translation")
+    assert (asked.tensors_sha256, asked.origin) == (hub.tensors_sha256, f"{hub.origin}, texts translated")
 
 
 def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: 
     BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(tmp_path)
     side = {"height": 32, "width": 32}
     FlavaImageProcessor(size=side, crop_size=side).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"features of shape \(1, 5, 32\) of a picture .* into one space"):
+    with pytest.raises(InputError, match=r"features of shape \(1, 5, 32\) for an image .* into one space"):
         open_transformers(str(tmp_path), "theirs")
 
 
@@ -181,7 +181,7 @@ def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: P
             config = json.loads((folder / name).read_text())
             config.get("image_processor", config)["do_resize"] = False
             (folder / name).write_text(json.dumps(config))
-    with pytest.raises(InputError, match="pictures of different sizes"):
+    with pytest.raises(InputError, match="does not resize all images to the same size"):
         open_transformers(str(folder), "theirs")
 
 
@@ -255,7 +255,7 @@ def test_a_dual_encoder_that_lacks_weights_is_refused(dual_encoder: Path, tmp_pa
     tensors = load_file(folder / "model.safetensors")
     del tensors["text_projection.weight"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks weights, such as text_projection.weight"):
+    with pytest.raises(InputError, match=r"lacks weights that its config.json needs, such as text_projection.weight"):
         open_transformers(str(folder), "theirs")
 
 
@@ -275,7 +275,7 @@ def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[
     (folder / "model.safetensors").unlink()
     mark = tmp_path / "mark"
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"visual.proj": Bomb(mark)}, protocol=2))
-    with pytest.raises(InputError, match=r"holds more than weights, .* it is refused"):
+    with pytest.raises(InputError, match=r"contains more than weights, .* it is refused"):
         open_open_clip(str(folder), "theirs")
     assert not mark.exists()
 
@@ -284,7 +284,7 @@ def test_a_folder_without_weights_is_refused(random_clip: Callable[..., Path], t
     folder = tmp_path / "bare"
     shutil.copytree(random_clip(TEXTS), folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"bare holds no file of weights, such as model\.safetensors"):
+    with pytest.raises(InputError, match=r"bare contains no weights file, such as model\.safetensors"):
         open_open_clip(str(folder), "theirs")
     with pytest.raises(DamagedError, match=r"model\.safetensors is missing"):
         open_model_folder(folder, "ours")
@@ -292,13 +292,13 @@ def test_a_folder_without_weights_is_refused(random_clip: Callable[..., Path], t
 
 @pytest.mark.parametrize("source", ["ViT-B-32", "ViT-B-33/openai", "nowhere/at/all"])
 def test_open_clip_has_no_such_model(source: str) -> None:
-    with pytest.raises(SettingsError, match="no MODEL/PRETRAINED of open_clip"):
+    with pytest.raises(SettingsError, match="nor a MODEL/PRETRAINED of open_clip"):
         open_open_clip(source, "theirs")
 
 
 def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-    with pytest.raises(InputError, match="holds no file of weights"):
+    with pytest.raises(InputError, match="contains no weights file"):
         open_transformers(str(tmp_path), "theirs")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be opened"):

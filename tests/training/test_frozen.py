@@ -17,7 +17,7 @@ from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.inputs import FeatureRows, projected, without
 from training.fit.loop import train
-from training.fit.optimisation import kept_parts
+from training.fit.optimisation import frozen_parts
 from training.towers.model import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -61,7 +61,7 @@ def test_a_tower_is_its_projection_of_what_is_kept(tower: str) -> None:
     module = create_model(model_of(tower), Path()).eval()
     images, ids = torch.rand((5, 3, 32, 32)), torch.randint(3, 300, (5, 10))
     names = [name for name, _ in module.named_parameters()]
-    for part, inputs in zip(kept_parts(module, frozen=True, lock_image=False), (images, ids), strict=True):
+    for part, inputs in zip(frozen_parts(module, frozen=True, lock_image=False), (images, ids), strict=True):
         assert part is not None
         expected = part.tower(inputs)
         with torch.no_grad(), without(part.tower, part.projection):
@@ -83,9 +83,9 @@ def test_training_is_the_same_as_without_keeping(
     caplog.set_level(logging.INFO)
     config = replace(config, lock_image=lock_image)
     train(square_files, config, tmp_path / "kept")
-    assert "encode images by the frozen tower: 144 of 144" in caplog.text
-    assert "encode captions by the frozen tower" in caplog.text
-    monkeypatch.setattr("training.fit.inputs.kept_parts", lambda *_, **__: (None, None))
+    assert "encode images with the frozen tower: 144 of 144" in caplog.text
+    assert "encode captions with the frozen tower" in caplog.text
+    monkeypatch.setattr("training.fit.inputs.frozen_parts", lambda *_, **__: (None, None))
     train(square_files, config, tmp_path / "anew")
     kept, anew = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -120,7 +120,7 @@ def test_augmented_images_are_computed_anew_and_their_captions_are_not(
 ) -> None:
     caplog.set_level(logging.INFO)
     train(square_files, replace(config, augment=("crop",), frozen_epochs=1, epochs=1), tmp_path / "run")
-    assert "encode captions by the frozen tower" in caplog.text
+    assert "encode captions with the frozen tower" in caplog.text
     assert "encode images" not in caplog.text
 
 

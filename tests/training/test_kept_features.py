@@ -156,7 +156,7 @@ def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
         found, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, read_of(files))
     assert model.asked() == 3
     assert found.tobytes() == expected.tobytes()
-    assert f"{path} is damaged (its sha256 is not the one of its name)" in caplog.text
+    assert f"{path} is damaged (its sha256 does not match its name)" in caplog.text
 
 
 def test_each_file_is_read_once_and_what_was_read_is_what_was_encoded(tmp_path: Path) -> None:
@@ -192,7 +192,9 @@ def test_what_is_in_the_way_is_a_sentence(
 ) -> None:
     folder = tmp_path / "kept-features"
     in_the_way(folder)
-    with pytest.raises(DiskError, match=rf"cannot be kept in {folder}/\w+ \(.*\): .* or remove {folder}, and they"):
+    with pytest.raises(
+        DiskError, match=rf"cannot cache features of test sets in {folder}/\w+ \(.*\)\. .* or remove {folder}: the"
+    ):
         FeatureStore(Model().encoder, folder).images(NAMES, read_of(files))
 
 

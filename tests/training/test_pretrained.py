@@ -155,12 +155,12 @@ def broken_image_weights(folder: Path, clip: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("pickle", "holds more than weights, which to read would run code"),
-        ("cut off", "is no whole file of weights"),
-        ("lacks one", "does not fit the model's image tower"),
-        ("another size", "does not fit the model's image tower"),
+        ("pickle", "contains more than weights, and reading it would run code"),
+        ("cut off", "is not a complete weights file"),
+        ("lacks one", "does not match the model's image tower"),
+        ("another size", "does not match the model's image tower"),
         ("another kind", "'proj' is of torch.int64, not torch.float32"),
-        ("nothing", "is no file of weights, nor a folder with one"),
+        ("nothing", "is neither a weights file nor a folder with one"),
     ],
 )
 def test_image_weights_that_do_not_fit_are_refused_in_a_sentence(
@@ -189,7 +189,7 @@ def test_image_weights_that_do_not_fit_are_refused_by_the_names_of_their_tensors
     save_file(kept, tmp_path / "weights.safetensors")
     with pytest.raises(InputError) as caught:
         train(square_files, replace(config, image_weights=str(tmp_path / "weights.safetensors")), tmp_path / "run")
-    told = str(caught.value).partition("does not fit the model's image tower: ")[2]
+    told = str(caught.value).partition("does not match the model's image tower: ")[2]
     assert all(repr(name.removeprefix("visual.")) in told for name in (*missing[:3], *reshaped[:3]))
     assert "'left0', 'left1', 'left2' and 1 more" in told
     assert " and 2 more" in told
@@ -217,10 +217,10 @@ def test_an_encoder_that_lacks_weights_is_refused(
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ("cut off", "is no whole file of weights"),
-        ("a pickle", "holds more than weights, which to read would run code: it is refused"),
-        ("another shape", r"weights of another shape .* 'encoder\.layer\.0\.intermediate"),
-        ("without tokenizer", r"the tokenizer .* is not there: the folder has none of tokenizer\.json, vocab\.txt"),
+        ("cut off", "is not a complete weights file"),
+        ("a pickle", "contains more than weights, and reading it would run code, so it is refused"),
+        ("another shape", r"weights whose shape differs .* 'encoder\.layer\.0\.intermediate"),
+        ("without tokenizer", r"the tokenizer .* is missing: the folder has none of tokenizer\.json, vocab\.txt"),
     ],
 )
 def test_an_encoder_that_is_not_whole_is_refused_in_a_sentence(
@@ -253,7 +253,9 @@ def test_what_is_not_within_reach_is_said_at_once(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
     with pytest.raises(InputError, match=r"the text encoder nobody/has-this cannot be had .* train\.text_encoder"):
         train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
-    with pytest.raises(SettingsError, match=r"train\.text_encoder is for models with a Hugging Face text tower"):
+    with pytest.raises(
+        SettingsError, match=r"train\.text_encoder is set, but the model .* has no Hugging Face text tower"
+    ):
         model_and_key(TrainConfig(text_encoder="x"), SHARDS)
 
 
@@ -265,5 +267,5 @@ def test_a_context_longer_than_the_encoders_positions_is_refused_whatever_the_da
     found = json.loads(model_file.read_text())
     found["text_cfg"]["context_length"] = 200
     (tmp_path / "long.json").write_text(json.dumps(found))
-    with pytest.raises(InputError, match=r"sizes in the model config .*long\.json do not go together"):
+    with pytest.raises(InputError, match=r"sizes in the model config .*long\.json do not match"):
         require_trainable(replace(config, model=str(tmp_path / "long.json")))

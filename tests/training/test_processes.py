@@ -12,10 +12,10 @@ import pytest
 
 from data_catalog.errors import PipelineError, SettingsError
 from training.config import TrainConfig
-from training.data.batches import epoch_draws, open_train_split
+from training.data.batches import epoch_batches, open_train_split
 from training.data.pairs import PairFiles
 from training.fit.loop import train
-from training.processes import process_group, process_rank, refuse_another
+from training.processes import process_group, process_rank, require_same_in_all
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -102,14 +102,14 @@ def test_processes_see_every_sample_once_an_epoch(
         for rank in range(count):
             monkeypatch.setenv("WORLD_SIZE", str(count))
             monkeypatch.setenv("RANK", str(rank))
-            for batch, draw in zip(batches, epoch_draws(split, config, epoch=epoch, batch_size=8), strict=True):
+            for batch, draw in zip(batches, epoch_batches(split, config, epoch=epoch, batch_size=8), strict=True):
                 assert len(draw.samples) == 8 // count
                 batch += draw.samples.tolist()
                 seen += draw.samples.tolist()
         assert sorted(seen) == list(range(152))
         monkeypatch.delenv("WORLD_SIZE")
         monkeypatch.delenv("RANK")
-        alone = [draw.samples.tolist() for draw in epoch_draws(split, config, epoch=epoch, batch_size=8)]
+        alone = [draw.samples.tolist() for draw in epoch_batches(split, config, epoch=epoch, batch_size=8)]
         assert batches == alone
     split.images.close()
 
@@ -119,18 +119,18 @@ def test_a_batch_that_processes_cannot_share_is_refused(
 ) -> None:
     """Before they look for each other."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match=r"train\.batch_size 15 can't be shared by 2 processes"):
+    with pytest.raises(SettingsError, match=r"train\.batch_size 15 cannot be divided among 2 processes"):
         train(square_files, replace(config, batch_size=15), tmp_path / "run")
 
 
 def test_processes_that_do_not_train_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would take its own learning rate to the gradients of all, and the first one's model be kept."""
-    refuse_another("key", "mine")
-    monkeypatch.setattr("training.processes.of_first", lambda _: "of the first")
+    require_same_in_all("key", "mine")
+    monkeypatch.setattr("training.processes.broadcast", lambda _: "of the first")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SettingsError, match="process 1 has another key than the first: start all"):
-        refuse_another("key", "mine")
+    with pytest.raises(SettingsError, match="process 1 has a different key than the first process"):
+        require_same_in_all("key", "mine")
 
 
 def test_processes_that_torchrun_did_not_start_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_processes_that_torchrun_did_not_start_are_told(monkeypatch: pytest.Monk
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(SettingsError, match=r"WORLD_SIZE is 2, .* start them by torchrun"),
+        pytest.raises(SettingsError, match=r"WORLD_SIZE is 2, .* Start them with torchrun"),
         process_group(torch.device("cpu")),
     ):
         pass
@@ -155,7 +155,7 @@ def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.Mo
     for name in ("init_process_group", "destroy_process_group"):
         monkeypatch.setattr(f"torch.distributed.{name}", lambda *_: None)
     with (
-        pytest.raises(PipelineError, match="another of the processes that train together has ended"),
+        pytest.raises(PipelineError, match="another training process ended"),
         process_group(torch.device("cpu")),
     ):
         raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
@@ -166,12 +166,12 @@ def test_the_end_of_another_process_is_told_in_a_sentence(monkeypatch: pytest.Mo
 def test_each_process_has_dropout_of_its_own() -> None:
     import torch
 
-    from training.fit.run import draw_otherwise
+    from training.fit.run import seed_process
 
     drawn = []
     with torch.random.fork_rng(devices=[]):
         for rank, step in ((1, 0), (2, 0), (1, 7), (1, 0)):
-            draw_otherwise(3, rank, step)
+            seed_process(3, rank, step)
             drawn.append(torch.rand(()).item())
     assert len(set(drawn)) == 3
     assert drawn[0] == drawn[3]

@@ -185,7 +185,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
 def test_batch_statistics_are_not_of_pieces(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
     model = tmp_path / "resnet.json"
     model.write_text(json.dumps(RESNET))
-    with pytest.raises(SettingsError, match=r"train\.microbatch is for models without batch normalisation"):
+    with pytest.raises(SettingsError, match=r"train\.microbatch does not work with batch normalisation"):
         train(square_files, replace(config, model=str(model), microbatch=8), tmp_path / "run")
 
 
@@ -282,7 +282,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(
     length = int.from_bytes(state[:8], "little")
     save_file(tensors, out / STATE_FILE, metadata=json.loads(state[8 : 8 + length])["__metadata__"])
     with pytest.raises(
-        PipelineError, match=r"stops at step \d+ of epoch \d, since the loss is nan: the weights of epoch"
+        PipelineError, match=r"training stopped at step \d+ of epoch \d because the loss is nan\. The weights of epoch"
     ):
         train(square_files, once_an_epoch, out)
     assert (out / "model.safetensors").read_bytes() == best
@@ -294,10 +294,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_best_weights(
         ("optimizer", "sgd", r"train\.optimizer must be one of adamw, adabelief, got 'sgd'"),
         ("loss", "triplet", r"train\.loss must be one of clip, siglip"),
         ("captions", "all", r"train\.captions must be one of random, first"),
-        ("augment", ("crop", "rotate"), r"train\.augment must name some of crop, .* paper, got 'rotate'"),
+        ("augment", ("crop", "rotate"), r"train\.augment has an unknown augmentation 'rotate': use crop, .* paper"),
         ("warmup_ratio", 1.5, r"train\.warmup_ratio must be from 0 to 1, got 1\.5"),
         ("agc", -0.01, r"train\.agc must not be negative"),
-        ("logit_scale", 0.5, r"train\.logit_scale must be 0, for a learned one, or from 1 to 100, got 0\.5"),
+        ("logit_scale", 0.5, r"train\.logit_scale must be 0 \(a trained scale\) or from 1 to 100, got 0\.5"),
         ("logit_scale", math.nan, r"train\.logit_scale must be 0"),
         ("frozen_epochs", -1, r"train\.frozen_epochs must not be negative"),
     ],
@@ -327,5 +327,5 @@ def test_a_gpu_that_is_not_there_is_told_of(square_files: PairFiles, config: Tra
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(InputError, match=r"train\.device is cuda, and torch sees 0 GPUs"):
+    with pytest.raises(InputError, match=r"train\.device is cuda, but torch finds 0 GPUs"):
         train(square_files, replace(config, device="cuda"), tmp_path / "run")

@@ -17,9 +17,9 @@ from training.config import EvaluateConfig
 from training.data.features import Encoder
 from training.scores.galleries import (
     Gallery,
-    Guard,
     LabelledImages,
-    Seen,
+    LeakCheck,
+    TrainingMatch,
     labelled_images,
     pairs_gallery,
     read_names,
@@ -27,7 +27,7 @@ from training.scores.galleries import (
 )
 from training.scores.protocols import CLIP_ITALIAN
 from training.scores.score import Score
-from training.scores.scoreboard import Contestant, Scoreboard, refuse_seen, score_models
+from training.scores.scoreboard import ModelToScore, Scoreboard, refuse_seen, score_models
 from training.scores.scoreboard_files import markdown, sections, write_scoreboard_plot
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
@@ -51,7 +51,7 @@ def read(name: str) -> bytes:
     return png(name.partition("-")[0])
 
 
-def knower(name: str, words: Sequence[str] = WORDS) -> Contestant:
+def knower(name: str, words: Sequence[str] = WORDS) -> ModelToScore:
     """A model that takes the colour of an image, and the place of a caption's word in `words`."""
 
     def encode_pixels(pixels: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ def knower(name: str, words: Sequence[str] = WORDS) -> Contestant:
     encoder = Encoder(
         name=name, origin="a table of colours", prepare=prepare, encode_pixels=encode_pixels, encode_texts=encode_texts
     )
-    return Contestant(name=name, open=lambda: encoder)
+    return ModelToScore(name=name, open=lambda: encoder)
 
 
 GALLERY = Gallery(
@@ -124,11 +124,11 @@ def test_differences_are_paired_by_query() -> None:
     assert found["text_to_image_median_rank", "all"].value > 0
 
 
-def guard(*places: int, alike: Sequence[int] = ()) -> Guard:
+def guard(*places: int, alike: Sequence[int] = ()) -> LeakCheck:
     """A guard that is sure of some places, and suspects others."""
-    sure = {place: Seen(why=f"the same bytes as wit:{place}", is_sure=True) for place in places}
-    suspects = {place: Seen(why=f"looks like wit:{place}", is_sure=False) for place in alike}
-    return Guard(seen=suspects | sure, ways=("identity", "bytes", "looks"))
+    sure = {place: TrainingMatch(why=f"the same bytes as wit:{place}", is_sure=True) for place in places}
+    suspects = {place: TrainingMatch(why=f"looks like wit:{place}", is_sure=False) for place in alike}
+    return LeakCheck(seen=suspects | sure, ways=("identity", "bytes", "looks"))
 
 
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
@@ -152,8 +152,11 @@ def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
     board = score_models([knower("ours")], [suspected], CONFIG)
     assert score_of(board, "ours", "colours", "text_to_image_R@1", images="leak-free").gallery_size == 3
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "1 look like images that ours was trained on, and may be others (verde: looks like wit:2)" in told.notes
-    assert "none of the images are among those that ours was trained on, by identity, bytes and looks" in told.notes
+    assert "1 look like training images of ours, and may be others (verde: looks like wit:2)" in told.notes
+    assert (
+        "none of the images are among those that ours was trained on, compared by identity, bytes and looks"
+        in told.notes
+    )
 
 
 def test_images_that_are_not_scored_leak_nothing() -> None:
@@ -168,7 +171,7 @@ def test_a_set_that_was_trained_on_as_a_whole_has_no_leak_free_numbers() -> None
     board = score_models([knower("ours")], [seen], CONFIG)
     assert {entry.score.images for entry in board.entries} == {"all"}
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "no image with a caption is left that is none of these, so there are no leak-free numbers" in told.notes
+    assert "no image with a caption remains without these, so there are no leak-free scores" in told.notes
 
 
 def test_where_only_images_without_captions_are_left_that_is_said() -> None:
@@ -177,7 +180,7 @@ def test_where_only_images_without_captions_are_left_that_is_said() -> None:
     )
     board = score_models([knower("ours")], [bare], CONFIG)
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "no image with a caption is left that is none of these, so there are no leak-free numbers" in told.notes
+    assert "no image with a caption remains without these, so there are no leak-free scores" in told.notes
 
 
 @pytest.mark.parametrize("num_images", range(1, 10))
@@ -197,9 +200,9 @@ def test_a_gallery_that_is_no_larger_than_k_is_chance(num_images: int) -> None:
 
 
 def test_a_model_that_was_compared_with_nothing_is_not_called_clean() -> None:
-    board = score_models([knower("ours")], [replace(GALLERY, guards={"ours": Guard(seen={}, ways=())})], CONFIG)
+    board = score_models([knower("ours")], [replace(GALLERY, guards={"ours": LeakCheck(seen={}, ways=())})], CONFIG)
     told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "whether ours was trained on any of the images is not known: nothing was compared" in told.notes
+    assert "it is not known if ours was trained on any of the images: nothing was compared" in told.notes
 
 
 def many(num_images: int) -> Gallery:
@@ -227,7 +230,9 @@ def test_a_picture_under_two_names_is_told() -> None:
     board = score_models([knower("all"), knower("again")], [twice], CONFIG)
     assert score_of(board, "all", "colours", "text_to_image_R@1").value == pytest.approx(1 / 3)
     (note,) = board.sets[0].notes
-    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), so nothing tells")
+    assert note.startswith(
+        "2 images have the same bytes as another of the set (rosso, rosso-2), so they cannot be distinguished"
+    )
     assert score_models([knower("all")], [GALLERY], CONFIG).sets[0].notes == ()
     classes = LabelledImages(
         name="shades", images=["rosso", "blu", "rosso-2"], read=read, labels=[0, 1, 0], class_names=["rosso", "blu"]
@@ -270,7 +275,7 @@ def test_few_images_have_no_interval_to_speak_of() -> None:
 
 def test_captions_whose_images_are_all_gone_are_refused() -> None:
     uncaptioned = replace(GALLERY, captions=["non c'è"], owners=[1], made_by=["human"])
-    with pytest.raises(InputError, match="no image of colours that has a caption is there"):
+    with pytest.raises(InputError, match="no image of colours with a caption can be found"):
         score_models([knower("all")], [uncaptioned], CONFIG)
 
 
@@ -340,7 +345,7 @@ def test_numbered_folders_do_not_take_a_list(tmp_path: Path) -> None:
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "a.png").write_bytes(png("rosso"))
         (tmp_path / str(number) / "._a.png").write_bytes(b"of another system")
-    with pytest.raises(InputError, match="whose order as words is another one"):
+    with pytest.raises(InputError, match="which sort differently as text"):
         labelled_images("numbers", tmp_path, [str(number) for number in range(11)], ["{c}"])
     found = labelled_images("numbers", tmp_path, {str(number): f"c{number}" for number in range(11)}, ["{c}"])
     assert len(found.images) == 11
@@ -358,7 +363,7 @@ def test_classes_with_one_name_count_wrong_and_are_told(folders: Path) -> None:
     ("names", "templates", "error"),
     [
         (WORDS[:3], ["{c}"], "3 class names for 4 folders"),
-        ({"n00": "rosso"}, ["{c}"], "none for the folder n01"),
+        ({"n00": "rosso"}, ["{c}"], "lack the folder n01"),
         (WORDS, ["una foto"], "'una foto' has no {c}"),
         (WORDS, [], "no templates"),
     ],
@@ -380,7 +385,7 @@ def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
 
 
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folders with images"):
+    with pytest.raises(InputError, match="no subfolders with images"):
         labelled_images("none", tmp_path, WORDS, ["{c}"])
     with pytest.raises(InputError, match="which is no folder"):
         labelled_images("none", tmp_path / "gone", WORDS, ["{c}"])
@@ -393,12 +398,12 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
         ({"imagenet1k": ["a"], "pets": ["b"]}, "pets", ["b"]),
         ({"imagenet1k": ["a"]}, None, ["a"]),
         ({"n01": "a", "n02": "b"}, None, {"n01": "a", "n02": "b"}),
-        ({"imagenet1k": ["a"], "pets": ["b"]}, None, "has imagenet1k, pets: say which by class_names_key"),
+        ({"imagenet1k": ["a"], "pets": ["b"]}, None, "has imagenet1k, pets: choose one with class_names_key"),
         (["a"], "pets", "leave it out"),
         ({"n01": "a", "n02": " "}, None, "none of them empty"),
         ({"imagenet1k": ["a", ""]}, None, "none of them empty"),
         (7, None, "must hold a list"),
-        ({"n01": "un \ud83d cane"}, None, r"holds .*ud83d cane., which is no valid Unicode"),
+        ({"n01": "un \ud83d cane"}, None, r"contains .*ud83d cane., which is not valid Unicode"),
     ],
 )
 def test_names_in_files(tmp_path: Path, document: object, key: str | None, found: object) -> None:
@@ -475,7 +480,7 @@ def test_a_board_is_told_in_tables_with_published_numbers_beside() -> None:
     other = next(section for section in found if section.title == "classes: protocol clip-italian")
     assert (other.rows, other.notes[0]) == (
         [],
-        "2 images were scored, the protocol has 50,000: nothing published compares",
+        "2 images were scored, but the protocol has 50,000: not comparable",
     )
     text = markdown(found)
     assert "<b>" not in text

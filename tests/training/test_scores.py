@@ -10,7 +10,7 @@ from training.config import EvaluateConfig
 from training.scores.evaluation import chosen_captions, retrieval_scores, wording
 from training.scores.metrics import METRIC_OF
 from training.scores.score import Scores
-from training.use.pictures import PILLOWS_OWN, Lettering, Pen, contact_sheet, lettering_for
+from training.use.pictures import PILLOWS_OWN, Pen, Typefaces, choose_typefaces, contact_sheet
 
 CAPTIONS = [
     ["Un cerchio rosso.", "un disco rosso"],
@@ -103,13 +103,13 @@ def test_the_scoreboard_says_what_each_number_was_measured_on() -> None:
 
 
 def test_a_sheet_is_written_in_a_font_that_has_the_letters() -> None:
-    assert lettering_for(["due cerchi rossi"]) == Lettering((PILLOWS_OWN,))
-    plain = Lettering((PILLOWS_OWN,))
+    assert choose_typefaces(["due cerchi rossi"]) == Typefaces((PILLOWS_OWN,))
+    plain = Typefaces((PILLOWS_OWN,))
     assert plain.has("e")
     assert not plain.has("è")
     assert plain.legible("c'è già, là: più") == "c'e gia, la: piu"
     assert plain.legible("두 고양이") == "두 고양이"
-    chosen = lettering_for(["c'è già"])
+    chosen = choose_typefaces(["c'è già"])
     assert chosen.has("è") or chosen == plain
 
 
@@ -118,22 +118,22 @@ MIXED = ["Due gatti, perché è già sera", "δύο γάτες", "два кот�
 
 def test_a_sheet_has_one_typeface_and_others_for_what_it_lacks() -> None:
     """Whatever a line says: the typefaces are those of the sheet."""
-    chosen = lettering_for(MIXED)
+    chosen = choose_typefaces(MIXED)
     assert len(set(chosen.names)) == len(chosen.names)
     for text in MIXED:
         for part, font in chosen.runs(text, 15):
-            name = next(name for name in chosen.names if Lettering((name,)).font(15) is font)
+            name = next(name for name in chosen.names if Typefaces((name,)).font(15) is font)
             earlier = chosen.names[: chosen.names.index(name)]
-            assert not any(Lettering((other,)).has(part[0]) for other in earlier), (text, part, name)
+            assert not any(Typefaces((other,)).has(part[0]) for other in earlier), (text, part, name)
         shown = "".join(part for part, _ in chosen.runs(text, 15))
         assert sorted(shown) == sorted(chosen.legible(text)), "nothing is lost between the parts"
-    assert [part for part, _ in lettering_for(["due gatti"]).runs("due gatti", 15)] == ["due gatti"]
+    assert [part for part, _ in choose_typefaces(["due gatti"]).runs("due gatti", 15)] == ["due gatti"]
 
 
 def test_what_no_line_needs_is_not_in_a_sheet() -> None:
-    mixed, alone = lettering_for(MIXED), lettering_for(["perché è già sera"])
+    mixed, alone = choose_typefaces(MIXED), choose_typefaces(["perché è già sera"])
     assert len(alone.names) <= len(mixed.names)
-    assert alone.names[0] == lettering_for(["è", "perché già sera"]).names[0], "lines do not choose for themselves"
+    assert alone.names[0] == choose_typefaces(["è", "perché già sera"]).names[0], "lines do not choose for themselves"
 
 
 def test_lines_end_where_they_are_aligned() -> None:
@@ -141,7 +141,7 @@ def test_lines_end_where_they_are_aligned() -> None:
 
     for text in MIXED:
         sheet = Image.new("RGB", (400, 60), (255, 255, 255))
-        pen = Pen(ImageDraw.Draw(sheet), lettering_for(MIXED))
+        pen = Pen(ImageDraw.Draw(sheet), choose_typefaces(MIXED))
         pen.write(390, 10, text, 20, anchor="ra")
         left, top, right, bottom = Image.eval(sheet.convert("L"), lambda value: 255 - value).getbbox() or (0,) * 4
         assert 380 <= right <= 394
@@ -161,7 +161,7 @@ def test_a_sheet_without_hits_says_so(tmp_path_factory: pytest.TempPathFactory) 
 def test_a_book_is_cut_to_a_line_at_once() -> None:
     from PIL import Image, ImageDraw
 
-    pen = Pen(ImageDraw.Draw(Image.new("RGB", (10, 10))), lettering_for(["a"]))
+    pen = Pen(ImageDraw.Draw(Image.new("RGB", (10, 10))), choose_typefaces(["a"]))
     for text in ("a" * 100_000, "parola " * 20_000, "i" * 300, "è"):
         shown = pen.fitted(text, 20, 300)
         assert pen.width(shown, 20) <= 300

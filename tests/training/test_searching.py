@@ -98,7 +98,7 @@ def test_a_damaged_index_is_noticed_and_made_anew(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         assert search(QUERY, square_files.test, model) == first
-    assert "made anew" in caplog.text
+    assert "created again" in caplog.text
     assert features.read_bytes() == whole
     caplog.clear()
     assert search(QUERY, square_files.test, model) == first
@@ -128,7 +128,7 @@ def test_a_query_that_is_too_long_is_cut_and_told(
     square_files: PairFiles, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     long = search(f"{QUERY} " * 20, square_files.test, model, k=2)
-    assert "more tokens than the 12" in caplog.text
+    assert "longer than the 12 tokens" in caplog.text
     assert len(long.hits) == 2
 
 
@@ -144,7 +144,9 @@ def test_a_folder_is_searched_as_its_features_say(photos: Path, model: Path) -> 
 
 
 def encoded(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage().split(": ")[1] for record in caplog.records if "files read" in record.getMessage()]
+    return [
+        record.getMessage().split(": ")[1] for record in caplog.records if "files, the others" in record.getMessage()
+    ]
 
 
 def test_only_files_that_changed_are_encoded_again(
@@ -159,8 +161,8 @@ def test_only_files_that_changed_are_encoded_again(
     (photos / "p06.png").unlink()
     after = search_folder(QUERY, photos, model, k=100)
     assert encoded(caplog) == [
-        "40 of 40 files read, the others were known",
-        "3 of 40 files read, the others were known",
+        "read 40 of 40 files, the others are in the index",
+        "read 3 of 40 files, the others are in the index",
     ]
     shutil.rmtree(photos / ".vernaclip")
     anew = search_folder(QUERY, photos, model, k=100)
@@ -191,7 +193,7 @@ def test_what_an_interrupted_search_has_read_is_not_read_again(
     caplog.set_level(logging.INFO)
     caplog.clear()
     found = search_folder(QUERY, photos, model, k=100)
-    assert encoded(caplog) == ["10 of 40 files read, the others were known"]
+    assert encoded(caplog) == ["read 10 of 40 files, the others are in the index"]
     assert {hit.path for hit in found.hits} == set(photos.rglob("*.png"))
 
 
@@ -200,7 +202,7 @@ def test_a_folders_damaged_index_is_made_anew(photos: Path, model: Path, caplog:
     features = next((photos / ".vernaclip").glob("*/*.npy"))
     features.write_bytes(features.read_bytes()[:50])
     assert search_folder(QUERY, photos, model) == before
-    assert "made anew" in caplog.text
+    assert "created again" in caplog.text
 
 
 def test_files_that_cannot_be_read_are_listed_and_the_others_found(
@@ -324,8 +326,10 @@ def test_models_that_are_none(photos: Path, model: Path, tmp_path: Path) -> None
     whole: dict[str, Any] = json.loads(config.read_text())
     cases = {
         "is damaged": "{",
-        "is no JSON object": "[]",
-        "in another way": json.dumps(whole | {"preprocess_cfg": whole["preprocess_cfg"] | {"resize_mode": "shortest"}}),
+        "is not a JSON object": "[]",
+        "a different image preprocessing": json.dumps(
+            whole | {"preprocess_cfg": whole["preprocess_cfg"] | {"resize_mode": "shortest"}}
+        ),
     }
     for said, text in cases.items():
         config.write_text(text)
@@ -335,5 +339,5 @@ def test_models_that_are_none(photos: Path, model: Path, tmp_path: Path) -> None
     (model / "tokenizer.json").unlink()
     with pytest.raises(DamagedError, match=r"tokenizer\.json is missing"):
         search_folder(QUERY, photos, model)
-    with pytest.raises(InputError, match="holds no model"):
+    with pytest.raises(InputError, match="contains no model"):
         search_folder(QUERY, photos, tmp_path)

@@ -1,1 +1,1 @@
-"""What goes into a model: pairs of a dataset, batches, augmentation, images, features that are kept."""
+"""Training inputs: pairs of a dataset, batches, augmentations, images, and cached features."""

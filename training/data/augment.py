@@ -1,7 +1,7 @@
-"""Augmentations of images, by name: which are drawn depends on the seed, the step and the image's place alone.
+"""Random augmentations of images, which depend only on the seed, the step and the image's place in the batch.
 
-The draws are ours, since torchvision's random transforms draw from torch's global generator: a run that goes on in the
-middle, or with another number of threads, must make the same images. What happens to the pixels is torchvision's.
+The random numbers are drawn here, because torchvision's random transforms use torch's global generator. A resumed run,
+or one with another number of threads, must produce the same images. torchvision changes the pixels.
 """
 
 from collections.abc import Callable, Collection
@@ -21,35 +21,35 @@ GREY = [127.0]
 
 
 def hue(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Turn the hue by at most a tenth of the circle: red becomes orange or pink."""
+    """Shift the hue by at most a tenth of the colour circle: red becomes orange or pink."""
     found: torch.Tensor = functional.adjust_hue(image, draws.uniform(-0.1, 0.1))
     return found
 
 
 def brightness(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Make it up to a fifth brighter or darker."""
+    """Make an image up to a fifth brighter or darker."""
     found: torch.Tensor = functional.adjust_brightness(image, draws.uniform(0.8, 1.2))
     return found
 
 
 def contrast(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Make its contrast up to a fifth stronger or weaker."""
+    """Raise or lower the contrast by up to a fifth."""
     found: torch.Tensor = functional.adjust_contrast(image, draws.uniform(0.8, 1.2))
     return found
 
 
 def flip(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Mirror half of the images: left becomes right."""
+    """Mirror half of the images, which swaps left and right."""
     return image.flip(-1) if draws.random() < 0.5 else image
 
 
 def affine(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Turn by at most 15 degrees, shift by a tenth of each side, scale by a fifth, shear by 15 degrees each way."""
+    """Rotate by up to 15 degrees, shift by a tenth of each side, scale by a fifth, and shear by 15 degrees each way."""
     return _affine(image, draws, degrees=15, shift=0.1, scale=0.2, shear=15)
 
 
 def tilt(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Turn by at most 5 degrees, shift by a twentieth of each side, scale by a tenth."""
+    """Rotate by up to 5 degrees, shift by a twentieth of each side, and scale by a tenth."""
     return _affine(image, draws, degrees=5, shift=0.05, scale=0.1, shear=0)
 
 
@@ -70,7 +70,7 @@ def _affine(
 
 
 def perspective(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """See three of ten images from the side: each corner moves inwards by at most 0.15 of each side."""
+    """Distort the perspective of three images in ten: each corner moves inwards by up to 0.15 of each side."""
     if draws.random() >= 0.3:
         return image
     height, width = image.shape[-2:]
@@ -89,12 +89,12 @@ def perspective(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor
 
 
 def autocontrast(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Stretch each colour of three of ten images over all its values."""
+    """Stretch the values of each colour channel to the full range, in three images in ten."""
     return functional.autocontrast(image) if draws.random() < 0.3 else image
 
 
 def equalize(image: torch.Tensor, draws: np.random.Generator) -> torch.Tensor:
-    """Make all values of each colour alike frequent in three of ten images: a grey sky may become blue."""
+    """Equalise the histogram of each colour channel in three images in ten. A grey sky may become blue."""
     return functional.equalize(image) if draws.random() < 0.3 else image
 
 
@@ -114,13 +114,14 @@ CHANGES: dict[str, Change] = {
 def changed_images(
     pixels: torch.Tensor, names: Collection[str], pool: Executor, *, seed: int, step: int, first: int = 0
 ) -> torch.Tensor:
-    """Each image with the named changes, in the order of this module, whatever theirs; crops are another function.
+    """Apply the named augmentations except "crop" to each image, in the order of `CHANGES`.
 
     Args:
         pixels: uint8, shape (batch, height, width, 3).
-        names: of `training.config.AUGMENTATIONS`.
-        pool: whose threads work on them.
-        seed: of the run; with `step` and the place in the batch it decides what is drawn.
+        names: names from `training.config.AUGMENTATIONS`.
+        pool: executor with the threads that do the work.
+        seed: seed of the run. It decides the changes, together with `step` and the place in the batch.
+        step: optimizer step.
         first: place of the first of these images in the whole batch.
     """
     changes = [change for name, change in CHANGES.items() if name in names]
@@ -138,11 +139,12 @@ def changed_images(
 
 
 def random_crops(images: torch.Tensor, *, seed: int, step: int, first: int = 0) -> torch.Tensor:
-    """Crop each image to 90-100 % of its area at a random place and scale it back up, bilinearly.
+    """Crop each image to 90-100 % of its area at a random place, and scale it back with bilinear interpolation.
 
     Args:
         images: floats, shape (batch, channels, height, width).
-        seed: of the run; with `step` and the place in the batch it decides the crops.
+        seed: seed of the run. It decides the crops, together with `step` and the place in the batch.
+        step: optimizer step.
         first: place of the first of these images in the whole batch.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed + (2 << 32), step]))

@@ -1,4 +1,4 @@
-"""Batches of one epoch: which images, which caption of each, what of them goes into the towers; made ahead."""
+"""Make the batches of an epoch in advance: images, one caption for each, and the towers' inputs."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ from training.towers.tokenizer import Tokenize
 
 T = TypeVar("T")
 
-AHEAD = 3  # batches; more only take memory
+AHEAD = 3  # batches; more would only use more memory
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -41,7 +41,10 @@ class TrainSplit:
     """The train split, open for reading.
 
     Args:
+        groups: its row groups, in order.
+        captions: all its captions.
         starts: index of the first sample of each row group.
+        images: reader of its images.
     """
 
     groups: Sequence[RowGroup]
@@ -50,20 +53,20 @@ class TrainSplit:
     images: ImageReader
 
     def num_batches(self, batch_size: int) -> int:
-        """Full batches an epoch."""
+        """Return the number of full batches per epoch."""
         return len(self.captions) // batch_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """What a batch is made of: this process's share of it.
+class BatchPlan:
+    """The samples of one batch, or this process's slice of it.
 
     Args:
-        step: optimizer step, from 0; with the seed it decides the augmentations.
-        first: place of the share's first image in the whole batch.
+        step: optimizer step, from 0. It decides the augmentations, together with the seed.
+        first: place of the slice's first image in the whole batch.
         samples: index of each image in the split.
         places: row group and row of each image, shape (images, 2).
-        captions: index of each one's caption among all captions of the split.
+        captions: index of each image's caption among all captions of the split.
     """
 
     step: int
@@ -74,7 +77,7 @@ class Draw:
 
 
 def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: int, num_threads: int) -> TrainSplit:
-    """Read the captions of the train split and make its images ready for reading."""
+    """Read the captions of the train split, and open its images."""
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
@@ -87,10 +90,10 @@ def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: 
     return TrainSplit(groups=groups, captions=Captions.of(read_captions(paths)), starts=starts, images=reader)
 
 
-def epoch_draws(
+def epoch_batches(
     split: TrainSplit, config: TrainConfig, *, epoch: int, batch_size: int, skip: int = 0
-) -> Iterator[Draw]:
-    """The batches of an epoch but for the first `skip`; of several processes each gets another slice of every batch."""
+) -> Iterator[BatchPlan]:
+    """Yield the batches of an epoch without the first `skip`. Each process gets its own slice of every batch."""
     sizes = [group.num_rows for group in split.groups]
     windows = epoch_order(sizes, seed=config.seed, epoch=epoch, window=config.shuffle_window)
     chosen = split.captions.chosen(caption_draws(len(split.captions), seed=config.seed, epoch=epoch))
@@ -101,39 +104,41 @@ def epoch_draws(
     for number, whole in enumerate(islice(batches_of(windows, batch_size), skip, None), start=skip):
         places = whole[first : first + share]
         samples = split.starts[places[:, 0]] + places[:, 1]
-        yield Draw(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
+        yield BatchPlan(step=step + number, first=first, samples=samples, places=places, captions=chosen[samples])
 
 
 def places_of(split: TrainSplit, samples: Integers) -> Places:
-    """Row group and row of samples by index, shape (samples, 2)."""
+    """Return the row group and row of samples by index, shape (samples, 2)."""
     groups = np.searchsorted(split.starts, samples, side="right") - 1
     return np.stack([groups, samples - split.starts[groups]], axis=1)
 
 
-def image_inputs(split: TrainSplit, config: TrainConfig) -> Callable[[Draw], torch.Tensor]:
-    """What reads a batch's images, augmented and normalised: floats, shape (images, 3, size, size)."""
+def image_inputs(split: TrainSplit, config: TrainConfig) -> Callable[[BatchPlan], torch.Tensor]:
+    """Return a function that reads a batch's augmented and normalised images, floats (images, 3, size, size)."""
 
-    def read(draw: Draw) -> torch.Tensor:
-        pixels = torch.from_numpy(split.images.read(draw.places))
-        names, drawn = config.augmentations, {"seed": config.seed, "step": draw.step, "first": draw.first}
+    def read(plan: BatchPlan) -> torch.Tensor:
+        pixels = torch.from_numpy(split.images.read(plan.places))
+        names, drawn = config.augmentations, {"seed": config.seed, "step": plan.step, "first": plan.first}
         images = normalise_pixels(changed_images(pixels, names, split.images.pool, **drawn))
         return random_crops(images, **drawn) if "crop" in names else images
 
     return read
 
 
-def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[Draw], torch.Tensor]:
-    """What tokenizes a batch's captions: ids, shape (images, length)."""
-    return lambda draw: tokenizer(split.captions.texts(draw.captions))
+def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[BatchPlan], torch.Tensor]:
+    """Return a function that tokenizes a batch's captions, giving ids of shape (images, length)."""
+    return lambda plan: tokenizer(split.captions.texts(plan.captions))
 
 
 def held_out_batches(
     paths: Sequence[Path], tokenizer: Tokenize, *, image_size: int, batch_size: int, num_threads: int
 ) -> Iterator[Batch]:
-    """All samples of a held-out split, in order, each with its first caption; the last batch may be smaller.
+    """Yield the batches of a held-out split in order, with the first caption of each image.
+
+    The last batch may be smaller.
 
     Yields:
-        Normalised floats, shape (batch, 3, size, size), and ids, shape (batch, length).
+        Normalised images, shape (batch, 3, size, size), and token ids, shape (batch, length).
     """
     captions, start = read_captions(paths), 0
     rest: list[torch.Tensor] = []
@@ -152,12 +157,12 @@ def held_out_batches(
 
 
 class Prefetched(Generic[T]):
-    """Goes through `items` once, in their order, made by a thread while the model trains on those before.
+    """A single pass over `items` in order, where a thread makes the next ones while the model trains.
 
-    Leave the context to let the thread go. `waited_s` is the time that was spent waiting for items.
+    Leaving the context stops the thread. `waited_s` is the time spent waiting for items, in seconds.
 
     Args:
-        items: none of them is None; an error that they raise is raised where the next item would have come.
+        items: items that are not None. An error that they raise is raised in place of the next item.
     """
 
     def __init__(self, items: Iterable[T]) -> None:

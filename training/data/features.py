@@ -1,7 +1,8 @@
-"""Unit features of images and texts as float32 matrices: made by any model, and two ways to keep them on disk.
+"""Compute unit features of images and texts as float32 matrices, and cache them on disk.
 
-A `FeatureStore` has a row for each image and text that some model was ever asked for, by the sha256 of their bytes. An
-index (`keep_features`, `read_features`) is one matrix with a document that says what its rows are of.
+There are two caches. A `FeatureStore` has one row for each image and text that a model has encoded, by the sha256 of
+their bytes. A feature index (`write_index`, `read_index`) is one matrix with a JSON record that describes its
+rows.
 """
 
 import hashlib
@@ -37,23 +38,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Read = Callable[[str], bytes]  # the bytes of an image by name; raises OSError where there are none
+Read = Callable[[str], bytes]  # returns the bytes of an image by name; raises OSError if there are none
 
-# What loads models, tokenizes and makes pictures small: other releases of these may make a little else of both.
+# Packages that load models, tokenize and resize images. Another release may give slightly different features.
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
 
-STORE_VERSION = 1  # raise it when the pixels of one and the same file change, or what files of features hold
+STORE_VERSION = 1  # raise it when the pixels of the same file change, or the format of feature files
 PORTION = 2048  # images or texts that are encoded before their features are written
 INDEX_VERSION = 2
 RECORD_FILE = "index.json"
 _FEATURES_FILE = re.compile(r"features-([0-9a-f]{64})\.(npy|parquet)")
-# What a model is asked, to be told from others: pictures of noise of these widths and heights, and texts.
+# Inputs that distinguish models in a fingerprint: noise images of these widths and heights, and texts.
 _NOISE = ((64, 64), (31, 97), (480, 360), (20, 9))
 _TEXTS = (
     "a",
     "Due gatti neri sul divano, e \u201c3,5\u201d cani!",
     "Zwölf Boxkämpfer jagen Viktor quer über den Sylter Deich.",
-    " ".join(f"Parola numero {number}." for number in range(400)),  # longer than any model reads: where it is cut
+    " ".join(f"Parola numero {number}." for number in range(400)),  # longer than any model's context
 )
 
 
@@ -81,23 +82,23 @@ def text_features(model: LoadedModel, texts: Sequence[str], *, batch_size: int =
 
 
 def stacked(rows: Sequence[Features]) -> Features:
-    """Return rows as a matrix, which of none has no columns either."""
+    """Stack rows into a matrix. Without rows, return an empty matrix of shape (0, 0)."""
     return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
-    """Any model that maps images and texts into one space: ready to encode, on the processor, in evaluation mode.
+    """A model of any library that maps images and texts into one space, on the CPU and in evaluation mode.
 
     Args:
-        name: under which its scores stand.
-        origin: where its weights are from, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
-        prepare: an RGB picture to floats of shape (3, height, width).
-        encode_pixels: prepared pictures, shape (images, 3, height, width), to features, shape (images, dim).
-        encode_texts: texts to features, shape (texts, dim).
-        reword: what is done to all texts first, such as translating them.
-        tensors_sha256: of all its weights as they were loaded (`encoders.tensors_sha256`); None: not known.
-        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
+        name: name under which its scores are listed.
+        origin: source of its weights, such as "open_clip ViT-B-32/openai, tensors 0123456789ab".
+        prepare: turns an RGB image into floats of shape (3, height, width).
+        encode_pixels: turns prepared images, shape (images, 3, height, width), into features, shape (images, dim).
+        encode_texts: turns texts into features, shape (texts, dim).
+        reword: changes all texts first, for example translates them. None leaves them as they are.
+        tensors_sha256: hash of all loaded weights (`encoders.tensors_sha256`). None if it is not known.
+        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
     """
 
     name: str
@@ -111,19 +112,20 @@ class Encoder:
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:
-    """Return the same model, asked with other words: translated queries for a model that knows another language."""
-    return replace(encoder, name=name, origin=f"{encoder.origin}, asked in translation", reword=reword)
+    """Return the same model with texts that are changed first, such as queries translated into the model's language."""
+    return replace(encoder, name=name, origin=f"{encoder.origin}, texts translated", reword=reword)
 
 
 class FeatureStore:
-    """What a model makes of test images and texts: unit features, each made once, and kept on disk where that is asked.
+    """A cache of a model's unit features of test images and texts, in memory and optionally on disk.
 
-    Images of the same bytes, and texts of the same letters, have the same features to the bit, so that they always tie.
-    What an interrupted run has encoded is there for the next one.
+    Images with equal bytes, and texts with equal characters, have bit-identical features, so they always tie. Features
+    that an interrupted run has computed are used by the next one.
 
     Args:
         encoder: the model.
-        folder: below which features are kept, in a folder a model, named by its `fingerprint`; None: in memory alone.
+        folder: folder of the cache, with a subfolder for each model, named by its `fingerprint`. None caches in memory
+            only.
     """
 
     def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
@@ -131,10 +133,10 @@ class FeatureStore:
         self._unsaved: dict[bytes, Features] = {}
 
     def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, dict[int, bytes]]:
-        """Return unit features of all images that are there and decode; only those that are new are encoded.
+        """Return unit features of all images that exist and decode. Only new images are encoded.
 
         Returns:
-            Features of shape (images, dim), and the sha256 of the bytes of each, by its place in `names`.
+            Features of shape (images, dim), and the sha256 of each image's bytes by its place in `names`.
 
         Raises:
             DiskError: the disk is full, or files in the folder cannot be read or written.
@@ -154,7 +156,7 @@ class FeatureStore:
             found = picture_or_reason(raw, 0)
             return None if isinstance(found, str) else (digests[place], self.encoder.prepare(found.image))
 
-        title = f"encode images by {self.encoder.name}"
+        title = f"encode images with {self.encoder.name}"
         with (
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
             Progress(title, total=len(names), unit="images") as progress,
@@ -171,7 +173,7 @@ class FeatureStore:
         return stacked([known[one] for one in there.values()]), there
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-        """Return unit features of texts, shape (texts, dim); they are kept as they are asked, in other words or not.
+        """Return unit features of texts, shape (texts, dim). They are cached by the text after rewording.
 
         Raises:
             DiskError: the disk is full, or files in the folder cannot be read or written.
@@ -180,9 +182,9 @@ class FeatureStore:
 
         words = self.encoder.reword(texts) if self.encoder.reword else texts
         digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
-        told = zip(digests, words, strict=True)
-        fresh = list({one: word for one, word in told if one not in self._known}.items())
-        with Progress(f"encode texts by {self.encoder.name}", total=len(fresh), unit="texts") as progress:
+        items = zip(digests, words, strict=True)
+        fresh = list({one: word for one, word in items if one not in self._known}.items())
+        with Progress(f"encode texts with {self.encoder.name}", total=len(fresh), unit="texts") as progress:
             for start in range(0, len(fresh), batch_size):
                 some = fresh[start : start + batch_size]
                 with torch.no_grad():
@@ -197,14 +199,14 @@ class FeatureStore:
 
     @cached_property
     def _known(self) -> dict[bytes, Features]:
-        """Return what is known by now; a damaged file is told in the log, and removed."""
+        """Return the cached features by sha256. Log and delete damaged files."""
         found: dict[bytes, Features] = {}
         if self._place is None:
             return found
         with _files_of(self._place):
             for path in sorted(self._place.glob("features-*.parquet")):
                 if not _is_as_named(path):
-                    what = "is damaged (its sha256 is not the one of its name): its images are encoded again"
+                    what = "is damaged (its sha256 does not match its name): its images are encoded again"
                     logger.warning("%s %s", path, what)
                     path.unlink(missing_ok=True)
                     continue
@@ -213,11 +215,11 @@ class FeatureStore:
                 rows = column.flatten().to_numpy().reshape(len(column), -1)
                 found |= dict(zip(table.column("sha256").to_pylist(), rows, strict=True))
         if found:
-            logger.info("%s: features of %d images and texts are known", self.encoder.name, len(found))
+            logger.info("%s: found features of %d images and texts in the cache", self.encoder.name, len(found))
         return found
 
     def _learn(self, digests: Sequence[bytes], features: "torch.Tensor") -> None:
-        """Take what the model made, and keep it by the portion."""
+        """Normalise and cache new features, and write them to disk in portions."""
         import torch
 
         units = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
@@ -238,10 +240,10 @@ class FeatureStore:
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """Return what tells one model from another, as 16 hexadecimal digits.
+    """Return an identifier of a model, 16 hexadecimal digits.
 
-    That is its weights, configs and tokenizers, the releases of the packages that run it, and what it makes of some
-    pictures of noise and some texts; not its name or place.
+    It depends on the weights, configs and tokenizers, the releases of the packages that run the model, and the features
+    of some noise images and texts. It does not depend on the model's name or folder.
     """
     import torch
 
@@ -256,8 +258,8 @@ def fingerprint(encoder: Encoder) -> str:
         ]
     features = [hashlib.sha256(each.float().contiguous().numpy().tobytes()).hexdigest() for each in made]
     releases = {name: version(name) for name in PACKAGES}
-    told = [STORE_VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features]
-    return digest(told)[:16]
+    identity = [STORE_VERSION, releases, encoder.tensors_sha256, [dict(file) for file in encoder.files], features]
+    return digest(identity)[:16]
 
 
 @contextmanager
@@ -267,31 +269,31 @@ def _files_of(place: Path) -> Iterator[None]:
     except OSError as error:
         raise_if_disk_fails(error, place)
         raise DiskError(
-            f"features of test sets cannot be kept in {place} ({error.strerror or error}): give yourself the right "
-            f"to read and write there, or remove {place.parent}, and they are made anew"
+            f"cannot cache features of test sets in {place} ({error.strerror or error}). Make the folder readable and "
+            f"writable, or remove {place.parent}: the features are then computed again"
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFeatures:
-    """What an index holds.
+class FeatureIndex:
+    """A feature index.
 
     Args:
-        features: unit rows, mapped from the file, shape (images, dim).
-        facts: what they are of, as it was given.
+        features: unit rows, memory-mapped from the file, shape (images, dim).
+        facts: description of the rows, as it was written.
     """
 
     features: Features
     facts: dict[str, Any]
 
 
-def read_features(folder: Path) -> KeptFeatures | None:
-    """Read an index, every byte of it as written; None if there is none, or a damaged one, which is told in the log."""
+def read_index(folder: Path) -> FeatureIndex | None:
+    """Read a feature index and check its sha256. Return None if it is missing, outdated, or damaged (then log it)."""
     record = folder / RECORD_FILE
     if not record.is_file():
         return None
     try:
-        found = read_checksummed(record, remedy="it is made anew")
+        found = read_checksummed(record, remedy="it is created again")
     except DamagedError as error:
         logger.warning("%s", error)
         return None
@@ -299,25 +301,25 @@ def read_features(folder: Path) -> KeptFeatures | None:
         return None
     path = folder / str(found["features"])
     try:
-        problem = None if _is_as_named(path) else "its sha256 is not the one of its name"
+        problem = None if _is_as_named(path) else "its sha256 does not match its name"
     except OSError as error:
         problem = str(error.strerror)
     if problem is not None:
-        logger.warning("%s is damaged (%s): it is made anew", path, problem)
+        logger.warning("%s is damaged (%s): it is created again", path, problem)
         return None
-    return KeptFeatures(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
+    return FeatureIndex(np.load(path, mmap_mode="r", allow_pickle=False), found["facts"])
 
 
-def keep_features(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
-    """Write an index in the place of the one that is there. Call it with the folder's writer lock held.
+def write_index(folder: Path, features: Features, facts: Mapping[str, Any]) -> None:
+    """Write a feature index in place of the earlier one. The caller must hold the folder's writer lock.
 
     Raises:
         DiskError: the disk is full.
-        OSError: the folder cannot be written to.
+        OSError: the folder is not writable.
     """
 
     def save(path: Path) -> None:
-        # As `np.save`, which says nothing where the end of the file meets a full disk.
+        # Same format as `np.save`, which ignores a full disk at the end of the file.
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(features))
             file.write(np.ascontiguousarray(features).data)
@@ -328,15 +330,15 @@ def keep_features(folder: Path, features: Features, facts: Mapping[str, Any]) ->
     for other in folder.iterdir():
         if _FEATURES_FILE.fullmatch(other.name) and other != path:
             other.unlink(missing_ok=True)
-    logger.info("kept the features of %d images in %s", len(features), folder)
+    logger.info("cached the features of %d images in %s", len(features), folder)
 
 
 def _write_named(folder: Path, suffix: str, write: Callable[[Path], object]) -> Path:
-    """Write a file of features whose name says its sha256, whole or not at all."""
+    """Write a feature file atomically, with its sha256 in its name."""
     return write_named_atomically(folder, lambda sha256: f"features-{sha256}.{suffix}", write)
 
 
 def _is_as_named(path: Path) -> bool:
-    """Return whether a file of features has the sha256 of its name."""
+    """Return whether a feature file has the sha256 that its name states."""
     named = _FEATURES_FILE.fullmatch(path.name)
     return named is not None and sha256_of(path) == named[1]

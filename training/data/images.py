@@ -1,6 +1,7 @@
-"""Images as models take them: of pair shards, as uint8 arrays at the model's size; and files of any common format.
+"""Load images for models: from pair shards as uint8 arrays at the model's size, and from files in any common format.
 
-A file becomes upright and RGB, or there is a reason why it cannot be read: a broken one stops no other.
+File images are turned upright and converted to RGB. A file that cannot be read gets a reason, and the others are still
+read.
 """
 
 import io
@@ -18,7 +19,7 @@ from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
-from data_catalog.images.decoding import ImageRejectedError, converted, open_image, rejection_of, upright
+from data_catalog.images.decoding import ImageRejectedError, open_image, rejection_of, to_srgb, upright
 from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.progress import Progress
 from training.data.pairs import Places, RowGroup, read_rows
@@ -27,14 +28,15 @@ from training.towers.model import LoadedModel, normalise_pixels
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Features = np.ndarray[Any, np.dtype[np.float32]]
 
-WHITE = (255, 255, 255)  # behind what is transparent, as builds have it
+WHITE = (255, 255, 255)  # background of transparent images, as in builds
 BATCH_SIZE = 128
-# A large JPEG is decoded at a half, a quarter or an eighth, if its shorter side keeps twice the model's size and this.
+# A large JPEG is decoded at 1/2, 1/4 or 1/8 scale if its shorter side then has at least twice the model's size and
+# this.
 _SHORTER_SIDE = 512
 
 
 def decode(data: bytes, image_size: int) -> Pixels:
-    """One encoded image as uint8 of shape (image_size, image_size, 3), squashed to the square by a bicubic filter.
+    """Decode an image to uint8, shape (image_size, image_size, 3), squashed to a square with bicubic interpolation.
 
     Raises:
         OSError: Pillow cannot decode it.
@@ -44,12 +46,12 @@ def decode(data: bytes, image_size: int) -> Pixels:
 
 
 def squashed(image: Image.Image, image_size: int) -> Pixels:
-    """An RGB image as `decode` returns it."""
+    """Resize an RGB image to a square array as `decode` does."""
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
 
 
 def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecutor) -> Pixels:
-    """Encoded images, decoded by the pool's threads: uint8, shape (images, image_size, image_size, 3).
+    """Decode images with the pool's threads: uint8, shape (images, image_size, image_size, 3).
 
     Raises:
         DamagedError: an image does not decode.
@@ -61,22 +63,22 @@ def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecut
 
 
 def encoded_images(group: RowGroup) -> list[bytes]:
-    """The encoded images of one row group."""
+    """Return the encoded images of one row group."""
     return [image["bytes"] for image in read_rows(group, ["image"]).column("image").to_pylist()]
 
 
 def decoded_groups(groups: Sequence[RowGroup], image_size: int, *, num_threads: int) -> Iterator[Pixels]:
-    """The images of each row group in turn; one group is in memory at a time."""
+    """Yield the decoded images of each row group in turn. Only one group is in memory at a time."""
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for group in groups:
             yield decode_all(encoded_images(group), image_size, pool)
 
 
 class ImageReader:
-    """Random access to images by row group and row; the pixels do not depend on what is kept.
+    """A reader with random access to images by row group and row. Its cache does not affect the pixels.
 
-    Everything is decoded once, when first asked for, if it fits in `cache_max_bytes` as uint8. If not, the encoded
-    images of the row groups asked for last are kept, as many as hold `window` samples twice, and decoded each time.
+    If all images fit into `cache_max_bytes` as uint8, each is decoded once, on first access. Otherwise the encoded
+    images of recently used row groups are cached, enough for `window` samples twice, and decoded on each access.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class ImageReader:
         self._encoded: dict[int, list[bytes]] = {}
 
     def read(self, places: Places) -> Pixels:
-        """Images at (row group, row), an array of shape (images, 2): uint8, (images, image_size, image_size, 3)."""
+        """Return the images at pairs of row group and row, (images, 2): uint8, (images, image_size, image_size, 3)."""
         wanted = places.tolist()
         groups = dict.fromkeys(group for group, _ in wanted)
         if self._decoded_fit:
@@ -105,10 +107,10 @@ class ImageReader:
                     self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self.pool)
             return np.stack([self._decoded[group][row] for group, row in wanted])
         for group in groups:
-            # Taken out and put back: the dict's order is the order of use.
+            # Remove and insert again, so that the dict's order is the order of last use.
             self._encoded[group] = self._encoded.pop(group, []) or encoded_images(self._groups[group])
         found = decode_all([self._encoded[group][row] for group, row in wanted], self._image_size, self.pool)
-        # Those used longest ago go; two windows are in use where a batch spans their border.
+        # Remove the least recently used groups. Two windows are in use if a batch crosses their border.
         kept = sum(len(images) for images in self._encoded.values())
         for group in list(self._encoded):
             kept -= len(self._encoded[group])
@@ -118,18 +120,18 @@ class ImageReader:
         return found
 
     def close(self) -> None:
-        """Let the decoding threads go."""
+        """Stop the decoding threads."""
         self.pool.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image as one sees it: upright, RGB, in sRGB.
+    """An upright image in RGB and sRGB, with its original size.
 
     Args:
-        image: perhaps at a fraction of its size.
-        width: of the original, upright, in pixels.
-        height: likewise.
+        image: the image, possibly at a reduced scale.
+        width: width of the original, upright, in pixels.
+        height: height of the original, upright, in pixels.
     """
 
     image: Image.Image
@@ -138,10 +140,10 @@ class Picture:
 
 
 def read_picture(path: Path, image_size: int) -> Picture:
-    """Decode an image file for a model that takes squares of `image_size` pixels.
+    """Decode an image file for a model whose inputs are squares of `image_size` pixels.
 
     Raises:
-        InputError: there is no such file, or it is no image that can be read; says why.
+        InputError: the file is missing or cannot be read as an image. The message says why.
     """
     with quiet_decoders():
         found = _picture(path, image_size)
@@ -151,7 +153,7 @@ def read_picture(path: Path, image_size: int) -> Picture:
 
 
 def picture_features(model: LoadedModel, pixels: Pixels, *, batch_size: int = BATCH_SIZE) -> Features:
-    """Features of images at the model's size: uint8 (images, size, size, 3) to unit rows (images, dim)."""
+    """Return features of images at the model's size: uint8 (images, size, size, 3) to unit rows (images, dim)."""
     import torch
 
     with torch.no_grad():
@@ -165,7 +167,7 @@ def picture_features(model: LoadedModel, pixels: Pixels, *, batch_size: int = BA
 
 
 def encode_files(model: LoadedModel, paths: Sequence[Path]) -> tuple[dict[Path, Features], dict[Path, str]]:
-    """Features of image files, and of those that cannot be read the reason why not; each path is in one of the two."""
+    """Return the features of the readable image files, and the reason why each of the others cannot be read."""
     features: dict[Path, Features] = {}
     reasons: dict[Path, str] = {}
     with Progress("encode images", total=len(paths), unit="images") as progress:
@@ -180,7 +182,7 @@ def encode_files(model: LoadedModel, paths: Sequence[Path]) -> tuple[dict[Path, 
 
 
 def _decoded(paths: Sequence[Path], image_size: int) -> Iterator[tuple[Sequence[Path], list[Pixels | str]]]:
-    """Files by the batch, each as pixels at the model's size, or the reason why not."""
+    """Yield batches of files, each file as pixels at the model's size or as the reason why it cannot be read."""
 
     def pixels_of(path: Path) -> Pixels | str:
         found = _picture(path, image_size)
@@ -196,9 +198,9 @@ def _decoded(paths: Sequence[Path], image_size: int) -> Iterator[tuple[Sequence[
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Pillow warns of files that are large or odd; which of them are taken is decided here.
+    """Silence Pillow's warnings about large or odd files, since this module decides which files to accept.
 
-    Filters of warnings are the whole process's, so they are set outside of the threads.
+    Warning filters are global to the process, so set them outside of threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -206,10 +208,10 @@ def quiet_decoders() -> Iterator[None]:
 
 
 def _picture(path: Path, image_size: int) -> Picture | str:
-    """The reason why not is in a few words."""
+    """Read and decode a file, or return the reason why that fails, in a few words."""
     try:
         if not path.is_file():
-            return "it is no file" if path.exists() else "there is no such file"
+            return "it is not a file" if path.exists() else "there is no such file"
         raw = path.read_bytes()
     except OSError as error:
         return str(error.strerror)
@@ -217,16 +219,18 @@ def _picture(path: Path, image_size: int) -> Picture | str:
 
 
 def picture_or_reason(raw: bytes, image_size: int) -> Picture | str:
-    """A decoded image, or in a few words why it is none; called within `quiet_decoders`.
+    """Decode an image, or return the reason why that fails, in a few words. Call it inside `quiet_decoders`.
 
     Args:
-        image_size: a large JPEG is decoded at a fraction that keeps twice as much; 0 decodes it whole.
+        raw: the encoded image.
+        image_size: size that the model needs. A large JPEG is decoded at a reduced scale of at least twice this size; 0
+            decodes at full scale.
     """
     try:
         return _picture_of(raw, image_size)
     except MemoryError:
-        return "there is too little memory to decode it"
-    except Exception as error:  # noqa: BLE001 - the boundary around decoders: a broken file may raise anything
+        return "not enough memory to decode it"
+    except Exception as error:  # noqa: BLE001 - the boundary around decoders: a broken file may raise any exception
         rejection = error if isinstance(error, ImageRejectedError) else rejection_of(error, raw)
         meaning = NORMALISE_REASONS[rejection.reason].meaning
         return f"{meaning} ({rejection.detail})" if rejection.detail else meaning
@@ -236,13 +240,13 @@ def _picture_of(raw: bytes, image_size: int) -> Picture:
     if not raw:
         raise ImageRejectedError("not_an_image", "an empty file")
     opened = open_image(raw)
-    # Pillow only warns at this limit of its own; at twice as much it refuses to open a file at all.
+    # Pillow only warns at this limit. It refuses a file above twice the limit.
     limit, num_pixels = Image.MAX_IMAGE_PIXELS, opened.width * opened.height
     if limit is not None and num_pixels > limit:
         raise ImageRejectedError("too_many_pixels", f"{num_pixels:,} pixels, of {limit:,}")
     shortest = max(2 * image_size, _SHORTER_SIDE)
     parts = (part for part in (8, 4, 2) if image_size and min(opened.size) // part >= shortest)
     found = decode_pixels(raw, opened, WHITE, fraction=next(parts, 1), profiles=True)
-    pixels = upright(converted(found.pixels, found.profile), found.orientation)
+    pixels = upright(to_srgb(found.pixels, found.profile), found.orientation)
     width, height = found.upright_size
     return Picture(Image.fromarray(pixels), width, height)

@@ -1,4 +1,4 @@
-"""Pair shards as training reads them: which files, their captions, the order of an epoch, and leaks between splits."""
+"""Read pair shards for training: their files, captions, the order of an epoch, and leaks between splits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,24 +22,24 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFiles:
-    """The pair shards of each split, in order: always an explicit list, never what a folder happens to hold."""
+    """The pair shards of each split, in order. Always an explicit list, never the content of a folder."""
 
     train: tuple[Path, ...]
     val: tuple[Path, ...] = ()
     test: tuple[Path, ...] = ()
 
     def of(self, split: str) -> tuple[Path, ...]:
-        """Files of one split."""
+        """Return the files of a split."""
         return {"train": self.train, "val": self.val, "test": self.test}[split]
 
     def hashes(self, sha256: Callable[[Path], str] = sha256_of) -> dict[str, list[str]]:
-        """sha256 of every file, by split."""
+        """Return the sha256 of every file, by split."""
         return {split: [sha256(path) for path in self.of(split)] for split in SPLITS}
 
 
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """A piece of a pair shard that is read at once: its file, its number there, its number of samples."""
+    """A row group of a pair shard, the unit of reading: its file, its number in the file, and its number of samples."""
 
     path: Path
     number: int
@@ -47,10 +47,10 @@ class RowGroup:
 
 
 def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
-    """All row groups of pair shards, in order.
+    """Return all row groups of pair shards, in order.
 
     Raises:
-        DamagedError: a file is missing or is no Parquet.
+        DamagedError: a file is missing or is not a Parquet file.
     """
     groups = []
     for path in paths:
@@ -60,19 +60,19 @@ def row_groups(paths: Sequence[Path]) -> list[RowGroup]:
 
 
 def read_rows(group: RowGroup, columns: Sequence[str]) -> pa.Table:
-    """Columns of one row group; `image` comes as structs of `bytes` and `path`."""
+    """Read columns of one row group. The column `image` contains structs of `bytes` and `path`."""
     return _open(group.path).read_row_group(group.number, columns=list(columns))
 
 
 def read_captions(paths: Sequence[Path]) -> pa.ChunkedArray:
-    """Captions of every sample, one list a sample, in the order of the files.
+    """Return one list of captions per sample, in the order of the files.
 
     Raises:
-        DamagedError: a sample has no caption.
+        DamagedError: a sample has no captions.
     """
     column = _read_column(paths, "captions", pa.list_(pa.string()))
     if any(len(captions) == 0 for captions in column):
-        raise DamagedError("a pair shard holds a sample without captions: build the dataset again")
+        raise DamagedError("a pair shard contains a sample without captions: build the dataset again")
     return column
 
 
@@ -91,10 +91,10 @@ def _open(path: Path) -> pq.ParquetFile:
 
 
 def refuse_leaks(files: PairFiles) -> None:
-    """Make sure that no image is in two splits, by identity or by the bytes it came from.
+    """Raise if an image is in two splits, by its id or its original bytes.
 
     Raises:
-        InputError: one is; a training set that contains a test image is refused.
+        InputError: an image is in two splits, so that training could see a test image.
     """
     for column in ("sample_id", "sha256"):
         seen: dict[Any, str] = {}
@@ -103,17 +103,17 @@ def refuse_leaks(files: PairFiles) -> None:
                 first = seen.setdefault(value, split)
                 if first != split:
                     raise InputError(
-                        f"{column} {value} is in both the {first} and the {split} split: "
-                        f"a training set that contains a test image is refused, so build the dataset again"
+                        f"{column} {value} is in both the {first} and the {split} split. "
+                        f"Training sets must not contain test images: build the dataset again"
                     )
 
 
 def seen_in_training(images: Sequence[Path], trained_on: Sequence[Path]) -> dict[int, str]:
-    """Places of images that were trained on too, by identity or by the bytes they came from, and how that is known.
+    """Return the places of images that were also trained on, by id or by original bytes, each with the reason.
 
     Args:
-        images: pair shards.
-        trained_on: likewise.
+        images: pair shards to check.
+        trained_on: pair shards of the training set.
     """
     found: dict[int, str] = {}
     for column, what in (("sha256", "the same bytes as one"), ("sample_id", "the same sample as one")):
@@ -123,48 +123,55 @@ def seen_in_training(images: Sequence[Path], trained_on: Sequence[Path]) -> dict
     return found
 
 
-def refuse_a_lone_image(files: PairFiles) -> None:
-    """Make sure that there is something to validate on, if anything.
+def require_several_validation_images(files: PairFiles) -> None:
+    """Raise if the validation split has exactly one image.
 
     Raises:
-        SettingsError: the val split is of one image: it would always be found, and the first epoch's weights be kept.
+        SettingsError: it has one image, which is always found, so that the first epoch would be kept.
     """
     if sum(group.num_rows for group in row_groups(files.val)) == 1:
         raise SettingsError(
-            "the val split has one image, which has no other to be told from: hold out more, by a higher split.val or, "
-            'where split.by is "upstream", by stating val of more images'
+            "the val split has one image, and validation needs at least two. Hold out more images with a higher "
+            'split.val or, if split.by is "upstream", assign val to more images'
         )
 
 
-def split_to_score(files: PairFiles, asked: str) -> str:
-    """Return the split whose images are scored: the one that is asked for, or test where it has images, else val.
+def split_to_score(files: PairFiles, requested: str) -> str:
+    """Return the split to score: the requested one, or test if it has images, otherwise val.
+
+    Args:
+        files: pair shards by split.
+        requested: name of the requested split, or "".
 
     Raises:
-        SettingsError: it has none.
+        SettingsError: the split has no images.
     """
-    for split in [asked] if asked else ["test", "val"]:
+    for split in [requested] if requested else ["test", "val"]:
         if any(group.num_rows for group in row_groups(files.of(split))):
             return split
-    none = f"the {asked} split has no images" if asked else "neither the test nor the val split has images"
+    none = f"the {requested} split has no images" if requested else "neither the test nor the val split has images"
     raise SettingsError(
-        f"{none}, so that there is nothing to score on: set split.{asked or 'val'} higher and build again, or name "
-        'another split by evaluate.split; where split.by is "upstream", shares draw only from images without a stated '
-        'split, so state it of more images, or say "hash"'
+        f"{none}, so there is nothing to score. Set split.{requested or 'val'} higher and build again, or choose "
+        'another split with evaluate.split. If split.by is "upstream", shares draw only from images without a '
+        'stated split: state a split for more images, or set split.by to "hash"'
     )
 
 
 def epoch_order(sizes: Sequence[int], *, seed: int, epoch: int, window: int) -> list[Places]:
-    """The shuffled order of one epoch, in windows that fit in memory.
+    """Return the shuffled order of one epoch, in windows that fit in memory.
 
-    Row groups are shuffled, then gathered into windows of at least `window` samples, and samples are shuffled inside
-    each window: a data set that fits into one window is shuffled wholly. Depends on the arguments only.
+    Row groups are shuffled and gathered into windows of at least `window` samples. Samples are then shuffled inside
+    each window, so a dataset that fits into one window is shuffled completely. The order depends only on the arguments.
 
     Args:
         sizes: number of samples of each row group.
+        seed: seed of the run.
+        epoch: number of the epoch.
+        window: minimum number of samples per window.
 
     Returns:
-        Windows, each an int64 array of shape (samples, 2) of row groups and rows within them; together they hold each
-        sample once.
+        Windows, each an int64 array of shape (samples, 2) with row groups and rows within them. Together they contain
+        each sample once.
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     windows: list[list[int]] = [[]]
@@ -182,7 +189,7 @@ def _places(groups: Sequence[int], sizes: Sequence[int]) -> Places:
 
 
 def batches_of(windows: Sequence[Places], batch_size: int) -> Iterator[Places]:
-    """Full batches, in order, across the borders of windows; the rest at the end is left out."""
+    """Yield full batches in order, also across window borders. Samples left over at the end are dropped."""
     rest = np.empty((0, 2), dtype=np.int64)
     for window in windows:
         places = np.concatenate([rest, window])
@@ -193,7 +200,7 @@ def batches_of(windows: Sequence[Places], batch_size: int) -> Iterator[Places]:
 
 
 def caption_draws(num_samples: int, *, seed: int, epoch: int) -> Floats:
-    """One number in [0, 1) a sample: which of its captions this epoch takes. Depends on the arguments only."""
+    """Return a random number in [0, 1) per sample, which selects its caption. It depends only on the arguments."""
     return np.random.Generator(np.random.Philox(key=[seed + (1 << 32), epoch])).random(num_samples)
 
 
@@ -202,8 +209,9 @@ class Captions:
     """All captions of a split, in the order of its samples.
 
     Args:
+        flat: all captions, one after another.
         starts: index of each sample's first caption.
-        counts: of each sample's captions.
+        counts: number of each sample's captions.
     """
 
     flat: pa.ChunkedArray
@@ -212,21 +220,21 @@ class Captions:
 
     @classmethod
     def of(cls, lists: pa.ChunkedArray) -> "Captions":
-        """From one list a sample, none of them empty."""
+        """Create the captions from one list per sample, none of them empty."""
         counts = pc.list_value_length(lists).to_numpy().astype(np.int64)
         starts = np.cumsum(counts) - counts
-        # In one piece, and with 64 bits for places in it: taking from many pieces copies them all.
+        # Combine into one chunk with 64-bit offsets: taking from many chunks copies them all.
         flat = pc.list_flatten(lists).cast(pa.large_string()).combine_chunks()
         return cls(flat=flat, starts=starts, counts=counts)
 
     def __len__(self) -> int:
-        """Samples."""
+        """Return the number of samples."""
         return len(self.starts)
 
     def chosen(self, draws: Floats) -> Integers:
-        """Index of the caption that a number in [0, 1) stands for, for each sample."""
+        """Return the index of one caption per sample, selected by numbers in [0, 1)."""
         return self.starts + (draws * self.counts).astype(np.int64)
 
     def texts(self, indices: Integers) -> list[str]:
-        """Captions by index."""
+        """Return captions by index."""
         return [str(text) for text in self.flat.take(pa.array(indices)).to_pylist()]

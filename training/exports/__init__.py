@@ -1,1 +1,1 @@
-"""Exports of trained models: as open_clip, transformers and ONNX read them, each with a model card."""
+"""Exports of trained models to open_clip, transformers and ONNX, each with a model card."""

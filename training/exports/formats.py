@@ -1,7 +1,6 @@
-"""The formats that models are exported to: one entry each, from which the command and the export come.
+"""List the formats that models are exported to, for the export command and its help.
 
-The command line reads this table for its help: neither torch nor any library of a format is imported before its writer
-is asked for.
+Neither torch nor the library of a format is imported before its writer is requested.
 """
 
 from collections.abc import Callable
@@ -17,8 +16,8 @@ class ModelFormat:
     """A format that models are exported to.
 
     Args:
-        help: what is written or reads it, in a line.
-        writer: returns what writes it, proves it, and tells the card how it is read.
+        help: what the format contains or which library reads it, in one line.
+        writer: returns the object that writes and checks exports in this format.
     """
 
     help: str
@@ -43,19 +42,19 @@ def _onnx() -> "ModelWriter":
     return WRITER
 
 
-# By name, which is also what the hub calls the library that reads it.
+# By the name that the Hugging Face hub uses for the library.
 MODEL_FORMATS = {
     "open_clip": ModelFormat(
         help='open_clip\'s hub layout: open_clip.create_model_and_transforms("local-dir:FOLDER")',
         writer=_open_clip,
     ),
     "transformers": ModelFormat(
-        help="VisionTextDualEncoderModel, or CLIPModel where the text tower is open_clip's own; no ResNets",
+        help="VisionTextDualEncoderModel, or CLIPModel if the text tower is open_clip's own; no ResNets",
         writer=_transformers,
     ),
     "onnx": ModelFormat(
-        help="image.onnx and text.onnx, for ONNX Runtime; needs, in a checkout: pip install -e '.[onnx]'",
+        help="image.onnx and text.onnx, for ONNX Runtime; in a checkout, first run: pip install -e '.[onnx]'",
         writer=_onnx,
     ),
 }
-ALL = "all"  # each of them that has an equivalent of the model's architecture
+ALL = "all"  # every format that has an equivalent of the model's architecture

@@ -1,8 +1,8 @@
-"""A model as transformers has it: `VisionTextDualEncoderModel`, or `CLIPModel` where the text tower is open_clip's own.
+"""Export a model to transformers: `VisionTextDualEncoderModel`, or `CLIPModel` for open_clip's own text tower.
 
-Weights are renamed and reshaped, never approximated: an architecture without an equivalent is refused. Both towers are
-the transformer of https://arxiv.org/abs/2103.00020. open_clip keeps queries, keys and values in one matrix, and
-projections as (in, out) where torch's layers have (out, in).
+Weights are renamed and reshaped, never approximated. An architecture without an equivalent is refused. Both towers are
+the transformer of https://arxiv.org/abs/2103.00020. open_clip stores queries, keys and values in one matrix, and
+projections as (in, out), whereas torch's layers store (out, in).
 """
 
 import json
@@ -33,22 +33,22 @@ from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 Tensors = dict[str, torch.Tensor]
 
-# As transformers calls them.
+# File names of transformers.
 CONFIG_FILE, SAFETENSORS_FILE, IMAGE_PROCESSOR_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-# open_clip pools a Hugging Face encoder by this name as transformers' dual encoder does: by the encoder's own pooler.
+# open_clip's name for pooling a Hugging Face encoder with its own pooler, as transformers' dual encoder does.
 _OWN_POOLER = "cls_pooler"
-# Of both classes: CLIP's own, in transformers 4, takes any tokenizer for OpenAI's.
+# Used with both classes, because CLIP's own processor in transformers 4 assumes OpenAI's tokenizer.
 _PROCESSOR = "VisionTextDualEncoderProcessor"
-_BICUBIC = 3  # as Pillow numbers its filters
+_BICUBIC = 3  # Pillow's number of the filter
 _SPECIAL_TOKENS = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
 
 _VISION_KEYS = frozenset({"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "patch_dropout"})
 _TEXT_KEYS = frozenset({"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name"})
-# What says the same as leaving it out.
+# Values that equal the default.
 _SAME = {"pool_type": ("tok", "argmax"), "proj_type": ("linear",), "pos_embed_type": ("learnable",)}
 _VISION_DEFAULTS = {"width": 768, "layers": 12, "head_width": 64, "patch_size": 16, "mlp_ratio": 4.0}
 _TEXT_DEFAULTS = {"width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
-# Modules of a tower by open_clip's names, and transformers'.
+# Modules of a tower: open_clip's names, and transformers' names.
 _VISION_NAMES = {
     "class_embedding": "embeddings.class_embedding",
     "conv1.weight": "embeddings.patch_embedding.weight",
@@ -79,24 +79,24 @@ from transformers import $model, AutoProcessor
 
 model = $model.from_pretrained("$name").eval()
 processor = AutoProcessor.from_pretrained("$name", backend="pil")
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
 inputs = processor(images=[picture], text=["..."], padding=True, truncation=True, return_tensors="pt")
 with torch.no_grad():
     found = model(**inputs)
 print(found.image_embeds @ found.text_embeds.T, found.logits_per_image)
 ```
 
-With `backend="pil"` pixels are what they were in training, to the bit; transformers' default by torchvision differs by
-up to one of 255 steps of a colour.""")
-CLEANING = """The tokenizer makes quotes straight, letters NFC and blanks single, as open_clip does before. What else
-open_clip's wrapper does to a text has no counterpart here: entities of HTML, mojibake, ligatures, letters of full
-width."""
-_NO_BIAS = """What this format does not hold: the bias of {:.4f} that training added to every logit. Features, cosines
-and their order are the same, and so are probabilities by softmax; those by sigmoid are not."""
+With `backend="pil"` the pixels are identical to those in training. transformers' default backend, torchvision, differs
+by up to 1 of 255 colour steps.""")
+CLEANING = """The tokenizer straightens quotes, normalises letters to NFC and collapses spaces, as open_clip does.
+open_clip's other text cleaning has no equivalent in this format: HTML entities, mojibake, ligatures and full-width
+letters are left as they are."""
+_NO_BIAS = """This format does not contain the bias of {:.4f} that the model adds to every logit. Features, cosines,
+rankings and softmax probabilities are not affected. Sigmoid probabilities are."""
 
 
-def why_no_hugging_face(model_config: dict[str, Any]) -> str | None:
-    """Say what of an architecture has no equivalent in transformers; None if all has."""
+def why_not_transformers(model_config: dict[str, Any]) -> str | None:
+    """Return why an architecture has no equivalent in transformers, or None if it has one."""
     vision, text = model_config["vision_cfg"], model_config["text_cfg"]
     if "timm_model_name" in vision:
         return f"its image tower is timm's {vision['timm_model_name']}"
@@ -108,19 +108,19 @@ def why_no_hugging_face(model_config: dict[str, Any]) -> str | None:
     for table, (settings, known) in tables.items():
         for name, value in settings.items():
             if name not in known and value not in (None, False, {}) and value not in _SAME.get(name, ()):
-                return f"its {table} says {name} = {value!r}"
+                return f"its {table} has {name} = {value!r}"
     if "hf_model_name" in text:
         pooler, projection = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
         if pooler != _OWN_POOLER:
-            return f"its text tower is pooled by {pooler}, where transformers takes the encoder's own pooler"
+            return f"its text tower is pooled by {pooler}, but transformers uses the encoder's own pooler"
         if projection not in ("linear", None):
-            return f"its text tower is projected by {projection}, where transformers has one linear layer"
+            return f"its text tower is projected by {projection}, but transformers uses one linear layer"
     return None
 
 
 def write_hugging_face(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:
-    """Write config.json, model.safetensors, tokenizer and image processor."""
-    with quiet_libraries(), _without_bars():
+    """Write config.json, model.safetensors, the tokenizer and the image processor."""
+    with quiet_libraries(), _hidden_progress_bars():
         model = _dual_encoder(trained) if trained.has_encoder else _clip(trained)
         ours = trained.loaded.module
         vision = _named_for_transformers(ours.visual.state_dict(), _VISION_NAMES)
@@ -132,8 +132,8 @@ def write_hugging_face(trained: TrainedFolder, folder: Path, _place: Path, _hub_
         write_json(folder / CONFIG_FILE, json.loads(model.config.to_json_string()))
     tensors = model.state_dict()
     if trained.has_encoder:
-        # transformers 4 has the image tower of a dual encoder one module deeper, and makes random weights, with a
-        # warning, of names that it does not know; 5 knows both.
+        # transformers 4 has the image tower of a dual encoder one module deeper. It gives weights with unknown names
+        # random values, with only a warning. transformers 5 knows both names.
         tensors = {re.sub(r"^vision_model\.(?!vision_model\.)", "vision_model." * 2, n): t for n, t in tensors.items()}
     save_tensors(tensors, folder / SAFETENSORS_FILE, {"format": "pt"})
     write_tokenizer(trained, folder, processor=_PROCESSOR)
@@ -142,14 +142,14 @@ def write_hugging_face(trained: TrainedFolder, folder: Path, _place: Path, _hub_
 
 def _dual_encoder(trained: TrainedFolder) -> Any:
     encoder = transformers.AutoConfig.from_pretrained(trained.folder)
-    encoder.name_or_path = ""  # where it lay is nobody's business
+    encoder.name_or_path = ""  # the path of the encoder on this machine is private
     config = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(
         transformers.CLIPVisionConfig(**_vision_settings(trained)), encoder, **_common_settings(trained)
     )
     model = transformers.VisionTextDualEncoderModel(config)
     text = trained.loaded.module.text
     model.text_model.load_state_dict(text.transformer.state_dict(), strict=True)
-    with torch.no_grad():  # of a projection that leaves features as they are, the unit's matrix
+    with torch.no_grad():  # without a projection, use the identity matrix
         is_linear = hasattr(text.proj, "weight")
         model.text_projection.weight.copy_(text.proj.weight if is_linear else torch.eye(encoder.hidden_size))
     return model
@@ -157,12 +157,12 @@ def _dual_encoder(trained: TrainedFolder) -> Any:
 
 def _clip(trained: TrainedFolder) -> Any:
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained.folder)
-    told = {**_TEXT_DEFAULTS, **trained.text_config}
+    settings = {**_TEXT_DEFAULTS, **trained.text_config}
     text_settings = {
-        **_tower_settings(trained, told, heads=told["heads"]),
-        "vocab_size": told["vocab_size"],
-        "max_position_embeddings": told["context_length"],
-        # The end token has the highest id, where open_clip's pooling looks for it, and transformers' by its id.
+        **_tower_settings(trained, settings, heads=settings["heads"]),
+        "vocab_size": settings["vocab_size"],
+        "max_position_embeddings": settings["context_length"],
+        # The end token has the highest id, by which open_clip pools. transformers pools by the end token's id.
         **{name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
     }
     config = transformers.CLIPConfig(
@@ -183,20 +183,20 @@ def _common_settings(trained: TrainedFolder) -> dict[str, Any]:
 
 
 def _vision_settings(trained: TrainedFolder) -> dict[str, Any]:
-    """Return arguments of a `CLIPVisionConfig`."""
-    told = {**_VISION_DEFAULTS, **trained.model_config["vision_cfg"]}
+    """Return the arguments of a `CLIPVisionConfig`."""
+    settings = {**_VISION_DEFAULTS, **trained.model_config["vision_cfg"]}
     return {
-        **_tower_settings(trained, told, heads=told["width"] // told["head_width"]),
-        "image_size": told["image_size"],
-        "patch_size": told["patch_size"],
+        **_tower_settings(trained, settings, heads=settings["width"] // settings["head_width"]),
+        "image_size": settings["image_size"],
+        "patch_size": settings["patch_size"],
     }
 
 
-def _tower_settings(trained: TrainedFolder, told: Mapping[str, Any], *, heads: int) -> dict[str, Any]:
+def _tower_settings(trained: TrainedFolder, settings: Mapping[str, Any], *, heads: int) -> dict[str, Any]:
     return {
-        "hidden_size": told["width"],
-        "intermediate_size": int(told["width"] * told["mlp_ratio"]),
-        "num_hidden_layers": told["layers"],
+        "hidden_size": settings["width"],
+        "intermediate_size": int(settings["width"] * settings["mlp_ratio"]),
+        "num_hidden_layers": settings["layers"],
         "num_attention_heads": heads,
         "hidden_act": "quick_gelu" if trained.model_config.get("quick_gelu") else "gelu",
         "layer_norm_eps": 1e-5,
@@ -204,7 +204,7 @@ def _tower_settings(trained: TrainedFolder, told: Mapping[str, Any], *, heads: i
 
 
 def _named_for_transformers(tower: Tensors, names: Mapping[str, str]) -> Tensors:
-    """Return a tower's tensors, but for its projection, by transformers' names."""
+    """Return a tower's tensors with transformers' names, without the projection."""
     found = {theirs: tower[ours] for ours, theirs in names.items()}
     prefix = "transformer.resblocks."
     for name, tensor in tower.items():
@@ -221,13 +221,13 @@ def _named_for_transformers(tower: Tensors, names: Mapping[str, str]) -> Tensors
 
 
 def _inner(tower: Any, name: str) -> Any:
-    """Return the module with the weights: in transformers 4 a tower of CLIP is wrapped in another."""
+    """Return the module with the weights, which transformers 4 wraps in another module."""
     return getattr(tower, name, tower)
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """While inside, transformers draws no progress bars."""
+def _hidden_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers while inside."""
     were_on = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -238,23 +238,23 @@ def _without_bars() -> Iterator[None]:
 
 
 def check_hugging_face(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
-    """Read the folder back by transformers, and compare; returns the largest difference.
+    """Load the folder with transformers, compare it with the model, and return the largest difference.
 
     Raises:
-        DefectError: it scores otherwise.
+        DefectError: its token ids or scores differ.
     """
-    with quiet_libraries(), _without_bars(), torch.no_grad():
+    with quiet_libraries(), _hidden_progress_bars(), torch.no_grad():
         model = getattr(transformers, _class_name(trained)).from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        told = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
-        found = model(pixel_values=probe.pixels, **told)
-    require_same_ids(probe, told["input_ids"].tolist(), "the export to transformers")
+        tokens = tokenizer(list(TEXTS), padding=True, truncation=True, return_tensors="pt")
+        found = model(pixel_values=probe.pixels, **tokens)
+    require_same_ids(probe, tokens["input_ids"].tolist(), "the export to transformers")
     images, texts = found.image_embeds.numpy(), found.text_embeds.numpy()
     return require_same_scores(probe, images, texts, "the export to transformers")
 
 
 def how_to_read_hugging_face(trained: TrainedFolder, hub_name: str | None) -> str:
-    """Return Markdown that says how the folder is read, and what it does not hold."""
+    """Return Markdown that explains how to load the folder, and what it does not contain."""
     parts = [_LOADING.substitute(model=_class_name(trained), name=hub_name or "FOLDER"), CLEANING]
     if trained.logit_bias is not None:
         parts.append(_NO_BIAS.format(trained.logit_bias))
@@ -266,13 +266,15 @@ def _class_name(trained: TrainedFolder) -> str:
 
 
 def write_tokenizer(trained: TrainedFolder, folder: Path, *, processor: str | None = None) -> None:
-    """Write the model's tokenizer with what open_clip does to a text before: blanks, straight quotes, NFC.
+    """Write the model's tokenizer with open_clip's text cleaning: collapsed spaces, straight quotes, NFC.
 
-    What else open_clip's wrapper does (entities of HTML, mojibake, ligatures, letters of full width) has no
-    counterpart in a `tokenizer.json`; captions of a catalog had that mended already.
+    open_clip's other cleaning (HTML entities, mojibake, ligatures, full-width letters) cannot be expressed in a
+    `tokenizer.json`. A catalog's captions are already cleaned of these.
 
     Args:
-        processor: class of transformers that joins it with the image processor, if one does.
+        trained: the trained model.
+        folder: folder of the files.
+        processor: class of transformers that combines the tokenizer with the image processor, if there is one.
     """
     found = transformers.AutoTokenizer.from_pretrained(trained.folder)
     tokenizer: Tokenizer = Tokenizer.from_str(found.backend_tokenizer.to_str())  # a copy
@@ -291,7 +293,7 @@ def write_tokenizer(trained: TrainedFolder, folder: Path, *, processor: str | No
     write_atomically(folder / TOKENIZER_FILE, lambda path: tokenizer.save(str(path)))
     tokens = {name: getattr(found, name, None) for name in _SPECIAL_TOKENS}
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",  # which takes tokenizer.json as it is
+        "tokenizer_class": "PreTrainedTokenizerFast",  # uses tokenizer.json unchanged
         "model_max_length": trained.context_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
@@ -303,17 +305,17 @@ def write_tokenizer(trained: TrainedFolder, folder: Path, *, processor: str | No
 
 
 def prefix_setting(path: Path) -> dict[str, bool]:
-    """Return what a tokenizer's configuration must say of blanks in front: transformers 4 takes silence for a no.
+    """Return the tokenizer config's setting for a prefix space, which transformers 4 needs and assumes to be false.
 
     Args:
-        path: of its `tokenizer.json`.
+        path: the `tokenizer.json`.
     """
     before = read_json(path).get("pre_tokenizer") or {}
     return {"add_prefix_space": True} if before.get("add_prefix_space") else {}
 
 
 def write_image_processor(trained: TrainedFolder, folder: Path, *, processor: str | None = None) -> None:
-    """Write how images are prepared: RGB, squashed to a square by a bicubic filter, normalised."""
+    """Write the image preprocessing: RGB, squashed to a square with bicubic interpolation, normalised."""
     size = {"height": trained.loaded.image_size, "width": trained.loaded.image_size}
     settings: dict[str, Any] = {
         "image_processor_type": "CLIPImageProcessor",
@@ -337,5 +339,5 @@ WRITER = ModelWriter(
     write=write_hugging_face,
     check=check_hugging_face,
     how_to_read=how_to_read_hugging_face,
-    why_not=why_no_hugging_face,
+    why_not=why_not_transformers,
 )

@@ -1,6 +1,6 @@
-"""The model card: what a model is, how it is read, what it saw, how it was trained, how it scores, what it cost.
+"""Write the model card: how to use a model, its architecture, training data, training, scores, limits and cost.
 
-Every text that comes from a dataset or a recipe is escaped. Nothing in it says where on a machine anything lay.
+All texts from a dataset or recipe are escaped. The card contains no paths of the machine.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,43 +23,43 @@ from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Score
 from training.trained_models import EFFORT_FILE, SCORES_FILE
 
 _JOULES_IN_KWH = 3_600_000
-_NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # of a score
+_NUMBERS = ("value", "low", "high", "gallery_size", "num_queries")  # fields of a score that must be numbers
 _NO_RECORD = (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError)
 
 _EXACT = (
-    "Checked when it was written, against the model that was trained: the same pixels and texts, features and cosines "
-    "to 1e-4."
+    "This export was compared with the trained model when it was written. On the same pixels and texts, features and "
+    "cosines agree to 1e-4."
 )
-_SCORES = """Splits are held-out images of the dataset that it was trained on; other sets have names of their own.
-Intervals are 95 %, by bootstrap. Numbers of galleries of other sizes, or of other pictures, cannot be compared."""
-_ENERGY = """Time counts from when data and model were loaded, over all attempts, interrupted ones up to their last
-resume state. Counters of a processor are of the whole package, whatever else ran on it; memory, disks, fans and cooling
-are in none unless they are named."""
-_UNSEEN = """Nobody told: it was exported from its folder alone, which does not say which snapshot of which dataset it
-was trained on. Export it by the dataset's name to have that here."""
+_SCORES = """Splits are held-out images of the training dataset. Other test sets are listed by name.
+Intervals are 95 % bootstrap intervals. Scores on galleries of other sizes or images are not comparable."""
+_ENERGY = """Time starts when data and model are loaded, and includes all attempts. Interrupted attempts count up to
+their last resume state. Processor counters cover the whole package, including other programs. Memory, disks, fans and
+cooling are not included unless they are listed."""
+_UNSEEN = """Unknown: the model was exported from its folder alone, which does not state the dataset and snapshot that
+it was trained on. Export it by the dataset's name to add them here."""
 _LIMITS = (
-    "It puts pictures and texts near each other that look alike to it. Order, negation, counting, left and right are "
-    "known to be hard for such models; scores do not show that.",
-    "It repeats what its captions say of gender, age, ethnicity and work, and what they leave out.",
-    "It is good for search and for comparing models of this kind. It is not good enough to decide about people with, "
-    "to watch them, or to judge what is safe.",
+    "It compares images and texts by overall similarity. Word order, negation, counting, and left and right are known "
+    "to be hard for such models, and the scores do not measure them.",
+    "It reproduces biases and gaps of its captions about gender, age, ethnicity and work.",
+    "It is suited to search and to comparing models of this kind. It is not suited to decisions about people, "
+    "surveillance, or judging safety.",
 )
 _OTHERS_WEIGHTS = (
-    "Its training may have begun with weights of others, which were trained on data of theirs: their limits and terms "
-    "are in it."
+    "It may have been initialised with pretrained weights. Limits and license terms of those weights and of their "
+    "training data also apply."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """What nothing here can know of a model, and who publishes it says.
+    """The facts about a model that its publisher states.
 
     Args:
-        name: of the model.
-        license: that the user states for it, in the hub's spelling; "" for none.
-        license_name: of one that the hub has no word for, where `license` is "other".
-        license_link: to the text of that; "" for none.
-        dataset_hub_name: under which the dataset that it was trained on lies on the hub; None where it does not.
+        name: name of the model.
+        license: id of the license on the hub, or "" if none is stated.
+        license_name: name of a license without an id on the hub, where `license` is "other".
+        license_link: address of its text, or "".
+        dataset_hub_name: name of the training dataset on the hub. None if it is not there.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenData:
+class TrainingData:
     """The snapshot that a model was trained on.
 
     Args:
-        manifest: of the snapshot.
+        manifest: manifest of the snapshot.
         splits: counts of each split's pairs.
     """
 
@@ -89,16 +89,17 @@ class SeenData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetScores:
-    """Scores on one set of images.
+    """The scores of a model on one set of images.
 
     Args:
-        name: of the set, or of the split of the model's own dataset.
-        is_split: whether it is such a split.
-        of_these_weights: whether they are of the weights that are exported.
-        notes: what a scoreboard says of the set beside its numbers.
-        is_flattered: whether the model was trained on images of it, all of them, or its epoch chosen on it.
-        language: of its captions or class names; None where nobody noted it.
-        is_compared: whether it was looked for among the images that the model was trained on.
+        name: name of the test set, or of the split of the training dataset.
+        is_split: it is a split of the training dataset.
+        scores: the scores.
+        of_these_weights: the scores belong to the exported weights.
+        notes: the scoreboard's notes on the set.
+        is_flattered: the scores are too high, since all images were trained on or the epoch was chosen on them.
+        language: language of the captions or class names. None if it was not recorded.
+        is_compared: the set was compared with the training images.
     """
 
     name: str
@@ -113,35 +114,42 @@ class SetScores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardData:
-    """What a card tells beside the model itself: the data that it saw, its scores, what its training cost.
+    """The contents of a card besides the model: its training data, its scores, and the time and energy of its training.
 
     Args:
-        seen: None where a folder alone is exported, which does not say what was trained on.
+        seen: the training data. None if the model was exported by its folder, where it is unknown.
+        scores: scores by set.
+        attempts: attempts of the training run.
     """
 
-    seen: SeenData | None
+    seen: TrainingData | None
     scores: tuple[SetScores, ...]
     attempts: tuple[Attempt, ...]
 
     def scored(self) -> Iterator[SetScores]:
-        """Yield the scores of the weights that are exported."""
+        """Yield the scores of the exported weights."""
         return (found for found in self.scores if found.of_these_weights)
 
 
-def seen_data(snapshot: Snapshot) -> SeenData:
-    """Count the pairs of a snapshot; pixels are not read."""
+def training_data(snapshot: Snapshot) -> TrainingData:
+    """Count the pairs of a snapshot, without reading images."""
     counts = {split: count_pairs(snapshot.pair_files(split)) for split in SPLITS}
-    return SeenData(manifest=snapshot.manifest, splits=counts)
+    return TrainingData(manifest=snapshot.manifest, splits=counts)
 
 
-def card_data(folder: Path, seen: SeenData | None, *, model_sha256: str, scoreboards: Sequence[Path] = ()) -> CardData:
-    """Read what lies beside a trained model, and what scoreboards say of it.
+def card_data(
+    folder: Path, seen: TrainingData | None, *, model_sha256: str, scoreboards: Sequence[Path] = ()
+) -> CardData:
+    """Read the scores and attempts in a model folder, and its scores in scoreboards.
 
     Args:
+        folder: the model folder.
+        seen: the training data, if it is known.
+        model_sha256: sha256 of the weights.
         scoreboards: `scoreboard.json` files.
 
     Raises:
-        InputError: a scoreboard is none, or has no score of these weights.
+        InputError: a file is not a scoreboard, or has no score of these weights.
         DamagedError: a file of scores, or of time and energy, is damaged.
     """
     language = seen.language if seen is not None else None
@@ -162,16 +170,16 @@ def _scores_of_split(path: Path, model_sha256: str) -> SetScores:
         )
     except _NO_RECORD as error:
         raise DamagedError(
-            f"{path} is no file of scores ({type(error).__name__}: {error}): remove it, and evaluate the model again"
+            f"{path} is not a file of scores ({type(error).__name__}: {error}): remove it, and evaluate the model again"
         ) from error
 
 
 def _scores_of_board(path: Path, model_sha256: str) -> list[SetScores]:
-    """Return its scores of these weights, asked in no other words, set by set, in its order."""
+    """Return a scoreboard's scores of these weights with unchanged texts, set by set, in its order."""
     weights = f"weights {model_sha256[:12]}"
     try:
         board = read_json(path)
-        # A model whose queries are translated has more behind that in its origin.
+        # The origin of a model with translated queries ends differently.
         ours = [str(model["name"]) for model in board["models"] if model["origin"].endswith(weights)]
         if not ours:
             raise InputError(f"{path} has no score of these weights ({model_sha256[:12]}): score this model first")
@@ -179,7 +187,7 @@ def _scores_of_board(path: Path, model_sha256: str) -> list[SetScores]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except _NO_RECORD as error:
-        raise InputError(f"{path} is no scoreboard.json ({type(error).__name__}: {error})") from error
+        raise InputError(f"{path} is not a valid scoreboard.json ({type(error).__name__}: {error})") from error
 
 
 def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], model: str) -> SetScores:
@@ -188,14 +196,16 @@ def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
     notes = [str(note) for note in facts["notes"]]
     if num_leaked:
         notes.append(
-            f"of its {facts['num_images']:,} images {num_leaked:,} are among those that the model was trained on: the "
-            "numbers over all images are in part of its memory"
+            f"of its {facts['num_images']:,} images {num_leaked:,} are among those that the model was trained on, so "
+            "scores over all images are too high"
         )
     language = None
-    if (told := facts.get("language")) is not None:
-        # What most of its texts look like, else what was stated or asked for.
-        shares: Mapping[str, float] = told["looks_like"]
-        language = next((code for code, share in shares.items() if share > 1 / 2), told["stated"] or told["asked"])
+    if (recorded := facts.get("language")) is not None:
+        # Prefer the language that most texts look like, then the stated one, then that of the models.
+        shares: Mapping[str, float] = recorded["looks_like"]
+        language = next(
+            (code for code, share in shares.items() if share > 1 / 2), recorded["stated"] or recorded["asked"]
+        )
         if not isinstance(language, str):
             raise TypeError(f"language is {language!r}")
     return SetScores(
@@ -212,21 +222,24 @@ def _scores_of_set(facts: Mapping[str, Any], entries: Sequence[Mapping[str, Any]
 
 def _score(values: Mapping[str, Any]) -> Score:
     kinds = dict.fromkeys(("name", "captions", "images"), str) | dict.fromkeys(_NUMBERS, int | float)
-    told = {"images": "all", **values}
+    score = {"images": "all", **values}
     for name, kind in kinds.items():
-        if not isinstance(told[name], kind) or isinstance(told[name], bool):
-            raise TypeError(f"{name} is {told[name]!r}")
-    return Score(**{field.name: told[field.name] for field in fields(Score) if field.name in told})
+        if not isinstance(score[name], kind) or isinstance(score[name], bool):
+            raise TypeError(f"{name} is {score[name]!r}")
+    return Score(**{field.name: score[field.name] for field in fields(Score) if field.name in score})
 
 
 def model_card(
     trained: TrainedFolder, data: CardData, publication: Publication, *, library: str, how_to_read: str
 ) -> str:
-    """Return the whole card, as Markdown with its YAML head.
+    """Return the card as Markdown with a YAML header.
 
     Args:
-        library: that reads the model, as the hub calls it.
-        how_to_read: Markdown.
+        trained: the trained model.
+        data: training data, scores and attempts.
+        publication: facts that the publisher states.
+        library: hub name of the library that loads the export.
+        how_to_read: Markdown that explains how to load the export.
     """
     scores = "\n\n".join([_SCORES, *map(_set_scores, data.scores)])
     papers: set[str] = set()
@@ -234,14 +247,14 @@ def model_card(
         manifest = data.seen.manifest
         papers = {paper for source in manifest["sources"] if (paper := upstream_paper(manifest, source))}
     sections = {
-        "How to read it": f"{how_to_read}\n\n{_EXACT}",
+        "How to use it": f"{how_to_read}\n\n{_EXACT}",
         "Architecture": _architecture(trained),
-        "What it saw": data_section(data.seen, publication.dataset_hub_name),
-        "How it was trained": _training(trained),
-        "Scores": scores if data.scores else "Nobody has scored it: `vernaclip evaluate` does.",
+        "Training data": data_section(data.seen, publication.dataset_hub_name),
+        "Training": _training(trained),
+        "Scores": scores if data.scores else "The model has not been scored. Score it with `vernaclip evaluate`.",
         "Limits": limits_section(data, trained),
         "Time and energy": cost_section(data.attempts),
-        "What to cite": bullets([METHOD, *sorted(papers)]),
+        "Citation": bullets([METHOD, *sorted(papers)]),
     }
     parts = [
         f"---\n{_head(publication, library, data)}\n---",
@@ -253,7 +266,7 @@ def model_card(
 
 
 def _head(publication: Publication, library: str, data: CardData) -> str:
-    """Return the YAML at the head, which the Hugging Face hub reads."""
+    """Return the YAML header, which the Hugging Face hub reads."""
     hub_name = publication.dataset_hub_name
     results = [result for scores in data.scored() for result in _results(scores, data.seen, hub_name)]
     return ModelCardData(
@@ -264,15 +277,15 @@ def _head(publication: Publication, library: str, data: CardData) -> str:
         library_name=library,
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "image-text-retrieval", "vernaclip"],
-        # Its own name would lead to whatever dataset of somebody else's is called so.
+        # Without a hub name, the dataset's own name could link to another dataset on the hub.
         datasets=None if hub_name is None else [hub_name],
         model_name=publication.name if results else None,
         eval_results=results or None,
     ).to_yaml()
 
 
-def _results(scores: SetScores, seen: SeenData | None, hub_name: str | None) -> Iterator[EvalResult]:
-    """Yield what the hub lists: scores over all captions, of leak-free images where there are such scores."""
+def _results(scores: SetScores, seen: TrainingData | None, hub_name: str | None) -> Iterator[EvalResult]:
+    """Yield the hub's list of scores: those over all captions, on leak-free images if there are such scores."""
     if scores.is_flattered:
         return
     of_all = [score for score in scores.scores if score.captions == "all"]
@@ -282,11 +295,11 @@ def _results(scores: SetScores, seen: SeenData | None, hub_name: str | None) -> 
         dataset = seen.manifest["dataset"] if seen is not None else "held-out images"
         place = {
             "dataset_name": f"{dataset}, {scores.name} split",
-            # The hub takes a type for the name of a dataset there, which none with a blank in it is.
+            # The hub takes a type without spaces for the name of one of its datasets.
             "dataset_type": hub_name or f"{dataset} (not on the hub)",
             "dataset_split": scores.name,
         }
-        if seen is not None and hub_name is None:  # there a revision is one of git's
+        if seen is not None and hub_name is None:  # a revision on the hub would be a git commit
             place["dataset_revision"] = seen.manifest["snapshot"]
     for score in of_all:
         if score.images == images:
@@ -304,13 +317,13 @@ def _introduction(trained: TrainedFolder, data: CardData, publication: Publicati
     license = markdown_text(publication.license_name or publication.license)
     link = f" ({markdown_text(publication.license_link)})" if publication.license_link else ""
     terms = (
-        f"Whoever published it states the license {license}{link}."
+        f"The publisher states the license {license}{link}."
         if license
-        else "No license is stated: who publishes it decides, within the terms of what it was trained on."
+        else "No license is stated. The publisher chooses one within the terms of the training data."
     )
     return (
-        f"A CLIP model{of}: pictures and texts as points in one space, trained by vernaclip after the method of "
-        f"CLIP-Italian. Weights `{trained.loaded.sha256[:16]}`, run `{trained.run['key'][:12]}`. {terms}"
+        f"A CLIP model{of}: it maps images and texts into one feature space. It was trained with vernaclip, by the "
+        f"method of CLIP-Italian. Weights `{trained.loaded.sha256[:16]}`, run `{trained.run['key'][:12]}`. {terms}"
     )
 
 
@@ -321,15 +334,15 @@ def _architecture(trained: TrainedFolder) -> str:
         image_tower = f"timm's {markdown_text(str(vision['timm_model_name']))}"
     elif isinstance(layers := vision.get("layers", 12), int):
         width, patch_size = vision.get("width", 768), vision.get("patch_size", 16)
-        image_tower = f"vision transformer, {layers} layers of {width}, patches of {patch_size}"
+        image_tower = f"vision transformer, {layers} layers of width {width}, patches of {patch_size} pixels"
     else:
-        image_tower = f"ResNet, {'-'.join(map(str, layers))} blocks, from width {vision.get('width', 768)}"
-    text_tower = f"transformer, {text.get('layers', 12)} layers of {text.get('width', 512)}, causal"
+        image_tower = f"ResNet, {'-'.join(map(str, layers))} blocks, first width {vision.get('width', 768)}"
+    text_tower = f"transformer, {text.get('layers', 12)} layers of width {text.get('width', 512)}, causal"
     if trained.has_encoder:
         encoder, name = module.text.config, str(text["hf_model_name"])
         named = "" if Path(name).is_absolute() or Path(name).exists() else f" {markdown_text(name)},"
         pooled, projected = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
-        sizes = f"{encoder.num_hidden_layers} layers of {encoder.hidden_size}"
+        sizes = f"{encoder.num_hidden_layers} layers of width {encoder.hidden_size}"
         text_tower = f"{markdown_text(encoder.model_type)},{named} {sizes}, `{pooled}`, `{projected}` projection"
     num_image, num_text = (
         sum(weight.numel() for weight in tower.parameters()) for tower in (module.visual, module.text)
@@ -337,7 +350,7 @@ def _architecture(trained: TrainedFolder) -> str:
     bias = "" if trained.logit_bias is None else f", plus {trained.logit_bias:.4f}"
     rows: list[list[object]] = [
         ["image tower", f"{image_tower}, {num_image:,} weights"],
-        ["images", f"{trained.loaded.image_size} pixels square, squashed by a bicubic filter"],
+        ["images", f"{trained.loaded.image_size} pixels square, squashed with bicubic interpolation"],
         ["text tower", f"{text_tower}, {num_text:,} weights"],
         ["texts", f"up to {trained.context_length} tokens"],
         ["features", f"{config['embed_dim']} numbers"],
@@ -347,14 +360,15 @@ def _architecture(trained: TrainedFolder) -> str:
     return table(["part", "what"], rows)
 
 
-def data_section(seen: SeenData | None, hub_name: str | None = None) -> str:
-    """Return dataset, snapshot, pairs by source and split, terms of the sources, translation.
+def data_section(seen: TrainingData | None, hub_name: str | None = None) -> str:
+    """Return Markdown on the training data: dataset, snapshot, pairs by source and split, source terms, translation.
 
     Args:
-        hub_name: of the dataset; None where it is not there.
+        seen: the training data, if it is known.
+        hub_name: name of the dataset on the hub. None if it is not there.
     """
     if seen is None:
-        return f"{_UNSEEN} Whoever published it names {markdown_text(hub_name)} on the hub." if hub_name else _UNSEEN
+        return f"{_UNSEEN} The publisher names {markdown_text(hub_name)} on the hub." if hub_name else _UNSEEN
     manifest, train = seen.manifest, seen.splits["train"]
     rows: list[list[object]] = []
     for name, entry in sorted(manifest["sources"].items()):
@@ -368,47 +382,47 @@ def data_section(seen: SeenData | None, hub_name: str | None = None) -> str:
     head = f"The dataset {markdown_text(manifest['dataset'])}, snapshot {markdown_text(manifest['snapshot'])}{on_hub}."
     captions = sum(train.captions.values())
     translation = (
-        f"Of {captions:,} captions to train on, machine translation made {train.makers()}"
+        f"Of {captions:,} training captions, machine translation made {train.makers()}"
         if captions
         else "Its train split has no captions."
     )
-    return f"{head} {translation} Only the train split was trained on.\n\n{listed}\n\n{_licenses(train)}"
+    return f"{head} {translation} Only the train split was used for training.\n\n{listed}\n\n{_licenses(train)}"
 
 
 def _licenses(train: PairCounts) -> str:
-    """Say what the licenses of single images, where rows state one, allow."""
-    told = {"forbid trade": 0, "forbid changed copies": 0, "are none that we know": 0, "state none": 0}
+    """Return a sentence on the licenses of single training images, as far as rows state them."""
+    counts = {"forbid commercial use": 0, "forbid changed copies": 0, "have an unknown license": 0, "state none": 0}
     for (_, text), count in train.licenses.items():
         license = read_license(text)
         if not (text and text.strip()):
-            told["state none"] += count
+            counts["state none"] += count
         elif license is None:
-            told["are none that we know"] += count
+            counts["have an unknown license"] += count
         elif license.passing_on == NONCOMMERCIAL:
-            told["forbid trade"] += count
+            counts["forbid commercial use"] += count
         elif license.passing_on == FORBIDDEN:
-            told["forbid changed copies"] += count
-    parts = [f"{count:,} {what}" for what, count in told.items() if count]
-    found = f"{', '.join(parts)}; what is left is free" if parts else "all are free, as far as their licenses say"
+            counts["forbid changed copies"] += count
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    found = f"{', '.join(parts)}; the others are free" if parts else "all are free according to their licenses"
     total = sum(train.licenses.values())
-    return f"Of {total:,} images to train on {found}. Whether licenses bind a model is for courts."
+    return f"Of {total:,} training images, {found}. Whether image licenses apply to a model is a legal question."
 
 
 def _training(trained: TrainedFolder) -> str:
     result = trained.result
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.4f}"
-    told = (
+    summary = (
         f"Images: {result.num_samples:,}. Epochs: {result.epochs}, of which {result.frozen_epochs} with frozen towers. "
         f"Steps: {result.steps:,}. The weights are those of epoch {result.best_epoch}{loss}. Settings that decided "
-        "what came out:"
+        "the result:"
     )
-    return f"{told}\n\n{fenced_json(trained.run['settings'])}"
+    return f"{summary}\n\n{fenced_json(trained.run['settings'])}"
 
 
 def _set_scores(scores: SetScores) -> str:
     where = f"The {markdown_text(scores.name)} split" if scores.is_split else markdown_text(scores.name)
     if not scores.of_these_weights:
-        return f"{where}: its scores are of other weights, and are left out."
+        return f"{where}: its scores belong to other weights, and are left out."
     rows: list[list[object]] = [
         [
             *(markdown_text(text) for text in (score.name, score.captions, score.images)),
@@ -429,43 +443,43 @@ def _set_scores(scores: SetScores) -> str:
 
 
 def limits_section(data: CardData, trained: TrainedFolder) -> str:
-    """Return what the model is not good for as a list, from the particular to the general."""
+    """Return Markdown with the model's limits as a list, from specific to general ones."""
     return bullets([*_particular_limits(data, trained), *_LIMITS])
 
 
 def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     result, settings = trained.result, trained.run["settings"]
-    # A short training does not come to the end of the images.
+    # Short training may end before all images were used.
     batch_size = settings.get("batch_size")
     shown = result.num_samples if batch_size is None else min(result.num_samples, result.steps * int(batch_size))
     some = f"{shown:,}" if shown == result.num_samples else f"at most {shown:,} of {result.num_samples:,}"
     yield (
-        f"It has seen {some} images to train on, and knows what these show; the CLIP of 2021 saw 400 million. What "
-        "none of them resembles, it has never seen."
+        f"It was trained on {some} images; the CLIP of 2021 was trained on 400 million. It has no knowledge of "
+        "things that resemble none of them."
     )
     yield from _languages(data)
     if data.seen is not None:
         train = data.seen.splits["train"]
         if by_machine := train.machine_translated():
             yield (
-                f"Machine translation made {by_machine / sum(train.origins.values()):.1%} of its captions: it may have "
-                "learnt an engine's mistakes and stiff wording, and may not know what people would rather say."
+                f"Machine translation made {by_machine / sum(train.origins.values()):.1%} of its captions. It may have "
+                "learned translation errors and unnatural wording, and may not know what native speakers would write."
             )
         if not data.seen.manifest["test_sets"]:
             others = [found for found in data.scored() if found.scores and not found.is_split]
             later = (
-                "the sets that it is measured on were compared with it when it was scored, others it may have seen"
+                "the scored test sets were compared with the training images, others may contain some of them"
                 if others and all(found.is_compared for found in others)
-                else "what it is measured on it may have seen"
+                else "its test sets may contain training images"
             )
             yield f"No test set was guarded while the dataset was built: {later}."
-    yield "Scores of a split are of pictures like those it was trained on, and say little of others."
+    yield "Scores of a split are on images similar to the training images, and say little about other images."
     if trained.has_encoder or settings.get("lock_image"):
         yield _OTHERS_WEIGHTS
 
 
 def _languages(data: CardData) -> Iterator[str]:
-    """Say in which languages it was trained and measured, as far as anybody noted that."""
+    """Yield sentences on the languages in which the model was trained and scored, as far as they were recorded."""
     sets = [found for found in data.scored() if found.scores]
     measured = sorted({found.language for found in sets if found.language is not None})
     unnoted = sorted({found.name for found in sets if found.language is None})
@@ -474,14 +488,14 @@ def _languages(data: CardData) -> Iterator[str]:
         yield f"It was trained on captions in one language, {_codes([trained])}, and in no other."
     if unnoted:
         names = ", ".join(markdown_text(name) for name in unnoted)
-        yield f"In which language it was asked on {names} was not noted; a score says nothing of other languages."
+        yield f"The language of the texts of {names} was not recorded. Scores say nothing about other languages."
     if measured:
         foreign = sorted(set(measured) - {trained}) if trained is not None else []
-        also = f", though never trained in {_codes(foreign)}," if foreign else ""
+        also = f", but was never trained in {_codes(foreign)}" if foreign else ""
         rest = "" if unnoted else " and in no others"
-        yield f"It was measured in {_codes(measured)}{also}{rest}: how well it does in other languages nobody knows."
+        yield f"It was scored in {_codes(measured)}{rest}{also}. Its quality in other languages is unknown."
     elif not unnoted:
-        yield "Nobody has measured it in any language."
+        yield "It has not been scored in any language."
 
 
 def _codes(languages: list[str]) -> str:
@@ -489,12 +503,12 @@ def _codes(languages: list[str]) -> str:
 
 
 def cost_section(attempts: Sequence[Attempt]) -> str:
-    """Return time, hardware and energy of all attempts together."""
+    """Return Markdown on the time, hardware and energy of all attempts together."""
     if not attempts:
-        return f"Not known: `{EFFORT_FILE}`, where training notes it, was removed."
+        return f"Unknown: `{EFFORT_FILE}`, which training writes, was removed."
     hardware = sorted({markdown_text(name) for found in attempts for name in found.hardware})
     machines = max(found.processes for found in attempts)
-    together = f" Up to {machines} processes trained together; what follows is of the first one's machine." * (
+    together = f" Up to {machines} processes trained together. The numbers are those of the first one's machine." * (
         machines > 1
     )
     tries = f"{len(attempts)} attempts" if len(attempts) > 1 else "one attempt"
@@ -510,7 +524,7 @@ def cost_section(attempts: Sequence[Attempt]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words, such as "2 h 5 min 7 s"."""
+    """Return a duration as text, such as "2 h 5 min 7 s"."""
     whole = round(seconds)
     parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     return " ".join(f"{value} {unit}" for value, unit in parts if value) or "less than a second"

@@ -1,6 +1,6 @@
-"""Exports of a trained model: folders that are whole or absent, each proven to score as the model does, with a card.
+"""Export trained models to folders, atomically, each checked to score like the model and described by a card.
 
-As with a dataset, `export.json`, written last, says what an export was made from, and the sha256 of every file.
+As for datasets, `export.json` is written last. It states what the export was made from, and the sha256 of every file.
 """
 
 import difflib
@@ -19,29 +19,29 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD
 from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.formats import ALL, MODEL_FORMATS
-from training.exports.model_card import Publication, SeenData, card_data, model_card
+from training.exports.model_card import Publication, TrainingData, card_data, model_card
 from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, make_probe, open_trained
 
-VERSION = 2  # raise it when the files for one and the same model and config change
+VERSION = 2  # raise it when the files for the same model and config change
 CARD_FILE = "README.md"
 _HUB_PART = r"(?=[^/]{1,96}(?:/|\Z))[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
-_HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")  # no part has two dashes or dots in a row, or one of them at an end
-_KIND = "model"  # which records of datasets do not say
-OTHER = "other"  # a license of which the hub has no name
-LIST_FILE = "hub_licenses.txt"  # a list that no package has which we depend on
+_HUB_NAME = re.compile(f"{_HUB_PART}/{_HUB_PART}")  # a part has no consecutive dashes or dots, and neither at its ends
+_KIND = "model"  # records of dataset exports have no kind
+OTHER = "other"  # a license that the hub has no id for
+LIST_FILE = "hub_licenses.txt"  # taken from the hub's documentation, since no dependency contains the list
 _LICENSE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _LICENSE_LINK = re.compile(r"LICENSE|LICENSE\.md|https?://[^\s\"'<>]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelExportConfig(Publication):
-    """What is exported.
+    """Settings of an export.
 
     Args:
-        formats: some of `MODEL_FORMATS`, or `ALL` alone for every one that the architecture has an equivalent in.
-        hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
-        scoreboards: `scoreboard.json` files, whose scores of the model go into its card.
-        replace: whether an earlier export of ours may be replaced.
+        formats: some of `MODEL_FORMATS`, or only `ALL` for every format with an equivalent of the architecture.
+        hub_name: name on the Hugging Face hub, such as "somebody/clip-it". None for a local export.
+        scoreboards: `scoreboard.json` files whose scores of the model are added to the card.
+        replace: replace an earlier export of another model.
     """
 
     formats: tuple[str, ...]
@@ -55,62 +55,60 @@ class ModelExportConfig(Publication):
         if unknown or not self.formats:
             raise SettingsError(f"format must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         if ALL in self.formats and len(self.formats) > 1:
-            raise SettingsError(f"the format {ALL} stands for every one: name it alone")
+            raise SettingsError(f"the format {ALL} includes every format: give it alone")
         for name in (self.hub_name, self.dataset_hub_name):
             if name is not None and (not _HUB_NAME.fullmatch(name) or name.endswith(".git")):
-                raise SettingsError(f"a name on the hub is OWNER/NAME, got {name!r}")
+                raise SettingsError(f"a name on the hub has the form OWNER/NAME, got {name!r}")
         _require_hub_license(self.license, name=self.license_name, link=self.license_link)
 
 
 def _require_hub_license(license: str, *, name: str, link: str) -> None:
-    """Refuse a license that the hub would refuse.
+    """Raise if the hub would reject the license.
 
     Args:
-        license: in the hub's spelling; "" where none is stated.
-        name: of a license that the hub does not know, which goes with `other` and with nothing else.
-        link: to the text of that; "" for none.
+        license: id of the license on the hub, or "" if none is stated.
+        name: name of a license without an id on the hub, with `other` only.
+        link: address of its text, or "".
 
     Raises:
-        SettingsError: the hub knows no such license, or name and link do not go with it.
+        SettingsError: the hub has no such license, or name and link do not match it.
     """
     listed = (files("training.exports") / LIST_FILE).read_text(encoding="utf-8").splitlines()
     known = [line for line in listed if not line.startswith("#")]
     if license and license not in known:
         near = difflib.get_close_matches(license.lower(), known, n=3)
-        meant = f"did you mean {' or '.join(near)}? If it is none of the hub's" if near else "if it is none of those"
+        meant = f"did you mean {' or '.join(near)}? For another license," if near else "for another license,"
         raise SettingsError(
-            f"the hub knows no license {license!r} (https://huggingface.co/docs/hub/repositories-licenses): {meant}, "
-            f"say --license {OTHER} --license-name NAME"
+            f"the hub has no license {license!r} (https://huggingface.co/docs/hub/repositories-licenses): {meant} "
+            f"use --license {OTHER} --license-name NAME"
         )
     if license == OTHER and not name:
-        raise SettingsError(
-            f"--license {OTHER} wants the license's own name: say --license-name, such as my-license-1.0"
-        )
+        raise SettingsError(f"--license {OTHER} needs the license's name: add --license-name, such as my-license-1.0")
     if license != OTHER and (name or link):
         raise SettingsError(
-            f"--license-name and --license-link go with --license {OTHER}, for what the hub has no word"
+            f"--license-name and --license-link need --license {OTHER}, for licenses without an id on the hub"
         )
     if name and not _LICENSE_NAME.fullmatch(name):
         raise SettingsError(
-            f"--license-name is letters, digits, '.', '-' and '_', such as my-license-1.0, got {name!r}"
+            f"--license-name may have letters, digits, '.', '-' and '_', such as my-license-1.0, got {name!r}"
         )
     if link and not _LICENSE_LINK.fullmatch(link):
         raise SettingsError(
-            "--license-link is an address (https://...), or LICENSE or LICENSE.md for a file of that name that you add "
-            f"to the export, got {link!r}"
+            "--license-link must be an address (https://...), or LICENSE or LICENSE.md for a file of that name that "
+            f"you add to the export, got {link!r}"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelExport:
-    """One export.
+    """An export in one format.
 
     Args:
         format: one of `MODEL_FORMATS`.
-        folder: where it lies.
-        num_bytes: of its files.
-        up_to_date: nothing was done, since it was there already.
-        difference: most by which a feature or a cosine differs from the model's.
+        folder: folder of the export.
+        num_bytes: total size of its files.
+        up_to_date: the export already existed, so nothing was written.
+        difference: largest difference of a feature or cosine from the model's.
     """
 
     format: str
@@ -122,30 +120,31 @@ class ModelExport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelExportReport:
-    """What an export came to; `refused` says which formats of `ALL` the architecture has no equivalent in, and why."""
+    """The exports that were made, and by format the reason why `ALL` left it out."""
 
     exports: tuple[ModelExport, ...]
     refused: Mapping[str, str]
 
 
 def export_model(
-    model: Path, config: ModelExportConfig, out: Path, *, seen: SeenData | None, root: Path
+    model: Path, config: ModelExportConfig, out: Path, *, seen: TrainingData | None, root: Path
 ) -> ModelExportReport:
-    """Write exports of a trained model, or find that they are there.
+    """Export a trained model. Keep exports that are up to date.
 
     Args:
-        model: the model's folder.
-        out: where the export goes; of several formats, each goes into a folder in it.
-        seen: what the model was trained on, if that is known.
-        root: of the catalog; its own folders hold no exports.
+        model: the model folder.
+        out: folder of the export. Several formats go into one subfolder each.
+        config: settings of the export.
+        seen: the training data, if it is known.
+        root: folder of the catalog. Exports may not replace its own folders.
 
     Raises:
-        SettingsError: a format has no equivalent of the model's architecture, or a folder holds something else, or an
-            earlier export that may not be replaced.
-        InputError: the model is not finished, or a format needs what is not installed.
+        SettingsError: a format has no equivalent of the architecture, or a folder contains something else or an earlier
+            export that may not be replaced.
+        InputError: the model is not finished, or a format needs a package that is not installed.
         DamagedError: the model is damaged.
         BusyError: another process exports to a folder.
-        DefectError: an export scores otherwise than the model.
+        DefectError: an export does not score like the model.
     """
     trained = open_trained(model)
     wanted = tuple(MODEL_FORMATS) if ALL in config.formats else tuple(dict.fromkeys(config.formats))
@@ -157,14 +156,14 @@ def export_model(
     places = {name: _place(folder, model, root) for name, folder in places.items()}
     if seen is None and any(place.is_relative_to(root.resolve()) for place in places.values()):
         raise SettingsError(
-            f"{out} lies in the catalog {root}, where `vernaclip forget` removes exports of which nobody can tell what "
-            "they were made of, as of a model by its folder: name another place with --out"
+            f"{out} is inside the catalog {root}. `vernaclip forget` would remove this export, because the training "
+            "data of a model named by its folder is not known. Choose another folder with --out"
         )
     data = card_data(model, seen, model_sha256=trained.loaded.sha256, scoreboards=config.scoreboards)
     exports = []
     with ExitStack() as stack:
         jobs = []
-        for name, place in places.items():  # all of them, before work starts
+        for name, place in places.items():  # lock and check all folders before work starts
             stack.enter_context(exporting_to(place))
             how_to_read = writers[name].how_to_read(trained, config.hub_name)
             card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
@@ -177,7 +176,7 @@ def export_model(
                 "model_sha256": trained.loaded.sha256,
                 "hub_name": config.hub_name,
                 "card": digest(card),
-                "place": digest(str(place)),  # open_clip's config names it
+                "place": digest(str(place)),  # open_clip's config contains the path
                 "version": VERSION,
             }
             jobs.append(_Job(name, place, card, identity, _earlier_record(place, identity, replace=config.replace)))
@@ -199,13 +198,19 @@ def export_model(
 
 
 def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportConfig) -> dict[str, str]:
-    """Return why the architecture has no equivalent in some formats; refuse those that were named."""
+    """Return the reasons why formats have no equivalent of the architecture. Raise if such a format was named.
+
+    Raises:
+        SettingsError: a named format has no equivalent of the architecture.
+    """
     reasons = {name: kind.writer().why_not(trained.model_config) for name, kind in MODEL_FORMATS.items()}
     refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))
         others = ", ".join(other for other in MODEL_FORMATS if reasons[other] is None)
-        raise SettingsError(f"the format {name} has no equivalent of this model, since {reason}: export it to {others}")
+        raise SettingsError(
+            f"the format {name} has no equivalent of this model, because {reason}. Supported formats: {others}"
+        )
     return refused
 
 
@@ -213,20 +218,20 @@ def _place(folder: Path, model: Path, root: Path) -> Path:
     place = place_of(folder, root)
     if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
         raise SettingsError(
-            f"{folder} and the model's own folder {model} lie in one another: name another place with --out"
+            f"one of {folder} and the model folder {model} contains the other: choose another folder with --out"
         )
     return place
 
 
 class _Job(NamedTuple):
-    """One export to be made.
+    """An export to be written.
 
     Args:
         format: one of `MODEL_FORMATS`.
-        place: where it goes.
-        card: of the model.
-        identity: what it is made from, as JSON gives it back.
-        earlier: the record of this very export, where the place holds it.
+        place: folder of the export.
+        card: text of the model card.
+        identity: values that identify the export's content, as in JSON.
+        earlier: the record of an identical export in that folder, if there is one.
     """
 
     format: str
@@ -237,20 +242,20 @@ class _Job(NamedTuple):
 
 
 def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) -> Mapping[str, Any] | None:
-    """Return the record of this very export if it is there; None where the place is free, or may be replaced.
+    """Return the record of an identical export in a folder, or None if the folder is free or may be replaced.
 
     Raises:
-        SettingsError: it holds something else.
+        SettingsError: the folder contains something else.
     """
     found = record_of(place)
     if found is not None and found.get("kind") != _KIND:
-        raise SettingsError(f"{place} holds an export of a dataset: name another place with --out")
+        raise SettingsError(f"{place} contains an export of a dataset: choose another folder with --out")
     if found is not None and is_whole(place, found) and all(found.get(name) == identity[name] for name in identity):
         return found
     if found is not None and not replace:
         raise SettingsError(
-            f"{place} holds an export of another model, or one made otherwise: replace it with --force, or name "
-            "another place with --out"
+            f"{place} contains an export of another model, or with other settings. Replace it with --force, or choose "
+            "another folder with --out"
         )
     return None
 
@@ -258,7 +263,7 @@ def _earlier_record(place: Path, identity: Mapping[str, Any], *, replace: bool) 
 def _write(
     job: _Job, writer: ModelWriter, trained: TrainedFolder, probe: Probe, hub_name: str | None
 ) -> Mapping[str, Any]:
-    """Write an export, prove it, and put it in its place; returns its record."""
+    """Write and check an export, move it to its folder, and return its record."""
     with replacing(job.place) as folder:
         writer.write(trained, folder, job.place, hub_name)
         difference = writer.check(trained, probe, folder)

@@ -1,6 +1,7 @@
-"""A model's towers as two ONNX graphs, each from its inputs to unit features, checked against torch by onnxruntime.
+"""Export a model's towers as two ONNX graphs from inputs to unit features, and check them with ONNX Runtime.
 
-torch's exporter by `torch.export` writes them: the older one, by tracing, fixed the length of a text in the graph.
+The graphs are written by torch's exporter based on `torch.export`. The older exporter, based on tracing, fixes the
+length of a text in the graph.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from training.towers.tokenizer import TOKENIZER_FILE
 
 OPSET = 18
 IMAGE_FILE, TEXT_FILE = "image.onnx", "text.onnx"
-# A protocol buffer ends at 2 GiB; with more weights than this they lie in a file beside the graph.
+# A protocol buffer is limited to 2 GiB. Larger weights go into a separate file beside the graph.
 MAX_BYTES_INSIDE = 1_800_000_000
 _LOADING = """```python
 import numpy as np
@@ -41,7 +42,7 @@ from tokenizers import Tokenizer
 from transformers import AutoImageProcessor
 
 prepare = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
 pixels = prepare(images=[picture], return_tensors="np")["pixel_values"]
 texts = Tokenizer.from_file("FOLDER/tokenizer.json").encode_batch(["..."])
 ids = np.array([text.ids for text in texts], dtype=np.int64)
@@ -50,26 +51,27 @@ text_features = InferenceSession("FOLDER/text.onnx").run(None, {"input_ids": ids
 print(image_features @ text_features.T)
 ```
 
-`image.onnx` takes `pixel_values`, float32 (batch, 3, size, size); `text.onnx` takes `input_ids`, int64 (batch, length).
-Both give features of length 1. The operator set is 18. Their metadata has the sha256 of the weights and the scale."""
+`image.onnx` takes `pixel_values`, float32 (batch, 3, size, size). `text.onnx` takes `input_ids`, int64 (batch, length).
+Both return features of length 1. The operator set is 18. The metadata contains the sha256 of the weights and the
+logit scale."""
 
 
 class _Tower(nn.Module):
-    """One tower of a model: its inputs to unit features."""
+    """A tower of a model, from its inputs to unit features."""
 
     def __init__(self, tower: nn.Module, encode: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.tower, self.encode = tower, encode  # the exporter sees the weights of a part alone
+        self.tower, self.encode = tower, encode  # registers only the weights of this tower with the exporter
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.encode(inputs, normalize=True)
 
 
 def require_onnx() -> None:
-    """Make sure that what writes and runs graphs is installed.
+    """Check that the packages that write and run ONNX graphs are installed.
 
     Raises:
-        InputError: it is not.
+        InputError: a package is missing.
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -77,10 +79,10 @@ def require_onnx() -> None:
 
 
 def write_onnx(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:
-    """Write `image.onnx`, `text.onnx`, the tokenizer and how images are prepared.
+    """Write `image.onnx`, `text.onnx`, the tokenizer and the image preprocessing.
 
-    `image.onnx` takes `pixel_values`, float32 of shape (batch, 3, size, size), normalised; `text.onnx` takes
-    `input_ids`, int64 of shape (batch, length), filled up with padding. Both give unit features.
+    `image.onnx` takes `pixel_values`: normalised float32, shape (batch, 3, size, size). `text.onnx` takes `input_ids`:
+    int64, shape (batch, length), padded. Both return unit features.
     """
     module, size, bias = trained.loaded.module, trained.loaded.image_size, trained.logit_bias
     metadata = {
@@ -92,7 +94,7 @@ def write_onnx(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: st
         "image_size": str(size),
     }
     batch = torch.export.Dim("batch")
-    # Two tokens, start and end, are in every text.
+    # Every text has at least two tokens, start and end.
     length = torch.export.Dim("length", min=2, max=trained.context_length)
     pixels = torch.zeros(2, 3, size, size)
     ids = trained.loaded.tokenizer(TEXTS)[:, : max(2, trained.context_length - 1)]
@@ -107,15 +109,18 @@ def write_onnx(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: st
 def _write_graph(
     tower: nn.Module, inputs: dict[str, tuple[Tensor, dict[int, Any]]], path: Path, metadata: dict[str, str]
 ) -> None:
-    """Write a graph.
+    """Write the graph of one tower.
 
     Args:
-        inputs: by name, an example and the axes whose lengths are free.
+        tower: the tower.
+        inputs: an example and the axes of variable length, by input name.
+        path: the ONNX file.
+        metadata: entries of the graph's metadata.
     """
     import onnx
 
     size = sum(weight.numel() * weight.element_size() for weight in tower.state_dict().values())
-    # The exporter tells of its progress on standard output, and warns of its own parts.
+    # The exporter prints its progress, and warns about its own modules.
     with quiet_libraries(), redirect_stdout(StringIO()), torch.no_grad():
         torch.onnx.export(
             tower.eval(),
@@ -133,17 +138,17 @@ def _write_graph(
     onnx.helper.set_model_props(graph, metadata)
     graph.producer_name = "vernaclip"
     for node in graph.graph.node:
-        del node.metadata_props[:]  # where in whose source a node stems from: paths of this machine
+        del node.metadata_props[:]  # source locations of nodes, with paths of this machine
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     onnx.save(graph, temporary)
     temporary.replace(path)
 
 
 def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
-    """Run the graphs by onnxruntime, one by one and all at once, and compare; returns the largest difference.
+    """Run the graphs with ONNX Runtime, singly and in a batch, and return the largest difference from the model.
 
     Raises:
-        DefectError: they score otherwise.
+        DefectError: their token ids or scores differ.
     """
     from onnxruntime import InferenceSession
 
@@ -156,7 +161,7 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
     images = image.run(None, {"pixel_values": pixels})[0]
     texts = text.run(None, {"input_ids": ids})[0]
     worst = require_same_scores(probe, images, texts, "the export to ONNX")
-    # Alone, and without the padding that the longest text brings.
+    # Run one image and one text alone, without the padding for the longest text.
     pad = trained.loaded.tokenizer(TEXTS[:1])
     alone = text.run(None, {"input_ids": pad.numpy()})[0]
     one = image.run(None, {"pixel_values": pixels[:1]})[0]
@@ -167,7 +172,7 @@ def check_onnx(trained: TrainedFolder, probe: Probe, folder: Path) -> float:
 
 
 def how_to_read_onnx(_trained: TrainedFolder, _hub_name: str | None) -> str:
-    """Return Markdown that says how the folder is read."""
+    """Return Markdown that explains how to load the folder."""
     return f"{_LOADING}\n\n{CLEANING}"
 
 

@@ -1,8 +1,7 @@
-"""A model as open_clip's hub layout: `open_clip.create_model_and_transforms("local-dir:FOLDER")`, or `hf-hub:NAME`.
+"""Export a model in open_clip's hub layout, for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 
-open_clip looks for the config of a Hugging Face text encoder where `hf_model_name` says, a folder or a name on the
-hub, and knows no place relative to its own config. So the export names itself: by the folder where it lies, or by the
-name under which it goes to the hub.
+open_clip looks for the config of a Hugging Face text encoder in `hf_model_name`: an absolute folder or a hub name, not
+a path relative to its own config. So the export's config names the export itself, by its folder or by its hub name.
 """
 
 import shutil
@@ -41,14 +40,14 @@ from PIL import Image, ImageOps
 model, _, preprocess = open_clip.create_model_and_transforms("$name")
 tokenizer = open_clip.get_tokenizer("$name")
 model.eval()
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as it was taken
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")  # upright, as EXIF says
 with torch.no_grad():
     images = model.encode_image(preprocess(picture)[None], normalize=True)
     texts = model.encode_text(tokenizer(["..."]), normalize=True)
     print(images @ texts.T)
 ```""")
-_MOVED = """`open_clip_config.json` names this folder, since open_clip finds the text encoder's `config.json` by a
-full path or on the hub only. Wherever else the folder lies, say so:
+_MOVED = """`open_clip_config.json` contains this folder's path, because open_clip finds the text encoder's
+`config.json` only by an absolute path or on the hub. If the folder was moved, load it with its new path:
 
 ```python
 import json
@@ -64,25 +63,27 @@ model, _, preprocess = open_clip.create_model_and_transforms(
 tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
 ```
 
-For the hub, export it with `--hub-name`: the config then names its own repository."""
+For the hub, export with `--hub-name`: the config then contains the name of its hub repository."""
 
 
 def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name: str | None) -> None:
-    """Write weights, config and tokenizer, and the encoder's config where there is one.
+    """Write weights, config and tokenizer, and the text encoder's config if there is one.
 
     Args:
-        place: where the export will lie.
-        hub_name: under which it goes to the Hugging Face hub, such as "somebody/clip-it"; None for disk only.
+        trained: the trained model.
+        folder: temporary folder of the files.
+        place: final folder of the export.
+        hub_name: name on the Hugging Face hub, such as "somebody/clip-it". None for a local export.
     """
     for name, source in ((HUB_WEIGHTS_FILE, WEIGHTS_FILE), (TOKENIZER_FILE, TOKENIZER_FILE)):
         write_atomically(folder / name, partial(shutil.copyfile, trained.folder / source))
-    told = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
-    write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **told})
-    # What the machine that trained it called its files is nobody's business.
+    tokenizer_config = read_json(trained.folder / TOKENIZER_CONFIG_FILE)
+    write_json(folder / TOKENIZER_CONFIG_FILE, {**prefix_setting(folder / TOKENIZER_FILE), **tokenizer_config})
+    # Paths of the training machine are private.
     name = hub_name or str(place)
     model_config = deepcopy(trained.model_config)
     text = model_config["text_cfg"]
-    # From disk the tokenizer is that of the folder, whatever it is called; an empty name would be open_clip's own.
+    # A local tokenizer comes from the folder under any name, but without a name open_clip would use its own.
     text["hf_tokenizer_name"] = name if hub_name is not None or trained.has_encoder else "tokenizer"
     if trained.has_encoder:
         text |= {"hf_model_name": name, "hf_model_pretrained": False}
@@ -94,15 +95,15 @@ def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name:
 
 
 def check_open_clip(_trained: TrainedFolder, probe: Probe, folder: Path) -> float:
-    """Read the folder back by open_clip, and compare; returns the largest difference.
+    """Load the folder with open_clip, compare it with the model, and return the largest difference.
 
     Raises:
-        DefectError: it scores otherwise.
+        DefectError: its scores differ.
     """
     overrides = {}
     text = read_json(folder / OPEN_CLIP_CONFIG_FILE)["model_cfg"]["text_cfg"]
     if "hf_model_name" in text:
-        overrides["text_cfg"] = {**text, "hf_model_name": str(folder)}  # it does not lie in its place yet
+        overrides["text_cfg"] = {**text, "hf_model_name": str(folder)}  # the folder is not in its final place yet
     with quiet_libraries(), torch.no_grad():
         model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}", **overrides)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -113,7 +114,7 @@ def check_open_clip(_trained: TrainedFolder, probe: Probe, folder: Path) -> floa
 
 
 def how_to_read_open_clip(trained: TrainedFolder, hub_name: str | None) -> str:
-    """Return Markdown that says how the folder is read."""
+    """Return Markdown that explains how to load the folder."""
     loading = _LOADING.substitute(name=f"hf-hub:{hub_name}" if hub_name else "local-dir:FOLDER")
     return f"{loading}\n\n{_MOVED}" if trained.has_encoder and not hub_name else loading
 

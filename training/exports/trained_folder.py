@@ -1,4 +1,4 @@
-"""The trained model that is exported, checked to the last byte, and the proof that an export scores as it does."""
+"""Open a trained model for export, with all checksums verified, and check that exports score like it."""
 
 import logging
 import warnings
@@ -19,10 +19,10 @@ from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedMod
 from training.towers.model_files import read_object, read_open_clip_config
 from training.trained_models import RESULT_FILE, RUN_FILE
 
-_REMEDY = "train it again, or name another model"
-# Most that a number of a unit feature, or a cosine, may differ.
+_REMEDY = "train it again, or use another model"
+# Largest allowed difference of a number of a unit feature, or of a cosine.
 TOLERANCE = 1e-4
-# One word, capitals and punctuation, blanks, other scripts, curly quotes, and more than fits in any context.
+# Test texts: one word, capitals and punctuation, spaces, other scripts, curly quotes, and one longer than any context.
 TEXTS = (
     "una",
     "Un CANE nero, che corre sull'erba: verde!",
@@ -35,14 +35,14 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedFolder:
-    """A finished model, in memory.
+    """A finished model, loaded into memory.
 
     Args:
-        folder: where it lies.
+        folder: the model folder.
         model_config: the open_clip model config.
         loaded: the model and its tokenizer.
-        run: what `run.json` says: the run's key and settings.
-        result: what training made.
+        run: content of `run.json`: the run's key and settings.
+        result: result of the training.
     """
 
     folder: Path
@@ -58,37 +58,37 @@ class TrainedFolder:
 
     @property
     def has_encoder(self) -> bool:
-        """Tell whether the text tower is an encoder of Hugging Face."""
+        """Return whether the text tower is a Hugging Face encoder."""
         return "hf_model_name" in self.text_config
 
     @property
     def context_length(self) -> int:
-        """Return the most tokens of a text."""
+        """Return the maximum number of tokens of a text."""
         return int(self.text_config["context_length"])
 
     @property
     def logit_scale(self) -> float:
-        """Return what cosines are multiplied with."""
+        """Return the factor of cosines in logits."""
         return float(self.loaded.module.logit_scale.exp().item())
 
     @property
     def logit_bias(self) -> float | None:
-        """Return what is added to them then; None where the model has none."""
+        """Return the bias of logits, or None if the model has none."""
         bias = self.loaded.module.logit_bias
         return None if bias is None else float(bias.item())
 
 
 def open_trained(folder: Path) -> TrainedFolder:
-    """Read a model folder, and make sure that it is what training wrote.
+    """Load a model folder, and check that its files are those that training wrote.
 
     Raises:
-        InputError: it holds no model whose training was finished.
-        DamagedError: a file is missing, damaged or another's.
+        InputError: it contains no finished model.
+        DamagedError: a file is missing, damaged, or belongs to another model.
     """
     for name in (OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, RUN_FILE, RESULT_FILE):
         if not (folder / name).is_file():
-            raise InputError(f"{folder} holds no finished model, since it has no {name}: {_REMEDY}")
-    record = folder / FOLDER_RECORD  # which training in a root writes at its very end
+            raise InputError(f"{folder} contains no finished model, because {name} is missing: {_REMEDY}")
+    record = folder / FOLDER_RECORD  # written last, by training in a root
     for name, sha256 in read_record(record, remedy=_REMEDY).items() if record.is_file() else ():
         problem = file_problem(folder / name, sha256)
         if problem is not None:
@@ -96,10 +96,10 @@ def open_trained(folder: Path) -> TrainedFolder:
     result = _result(folder / RESULT_FILE)
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
-        raise DamagedError(f"{folder / RUN_FILE} is damaged (it has no key or no settings of a run): {_REMEDY}")
+        raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
     model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
     if loaded.sha256 != result.model_sha256:
-        raise DamagedError(f"{folder / WEIGHTS_FILE} is not what {RESULT_FILE} says that training wrote: {_REMEDY}")
+        raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")
     return TrainedFolder(folder=folder, model_config=model_config, loaded=loaded, run=run, result=result)
 
 
@@ -108,7 +108,7 @@ def _result(path: Path) -> TrainResult:
     kinds = get_type_hints(TrainResult)
     try:
         for name, value in values.items():
-            # JSON writes 2.0 as 2.0, and people 2.
+            # accept an int for a float, as in a file edited by hand
             kind = kinds[name] | int if float in (kinds[name], *get_args(kinds[name])) else kinds[name]
             if isinstance(value, bool) or not isinstance(value, kind):
                 raise TypeError(f"{name} is {value!r}")
@@ -119,11 +119,11 @@ def _result(path: Path) -> TrainResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What goes through the models, and what ours made of it.
+    """Test inputs, and the model's features of them.
 
     Args:
-        pixels: normalised images, float32 of shape (images, 3, size, size).
-        ids: of `TEXTS`, int64 of shape (texts, longest), filled up with padding.
+        pixels: normalised images, float32, shape (images, 3, size, size).
+        ids: padded token ids of `TEXTS`, int64, shape (texts, longest).
         image_features: unit rows.
         text_features: unit rows.
     """
@@ -136,14 +136,15 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWriter:
-    """What writes a model in one format, proves it, and says how it is read.
+    """A set of functions that write, check and describe a model in one format.
 
     Args:
-        write: fills a folder, but for the card; it gets the place where the folder will lie, and its name on the hub.
-        check: reads the folder back and compares; returns the largest difference, or raises DefectError.
-        how_to_read: Markdown that says how the folder is read; it gets the name on the hub.
-        why_not: what of an architecture it has no equivalent for, in words; None if it has all.
-        require: raises InputError where what it needs is not installed.
+        write: writes all files but the card into a folder. Also gets the final folder of the export, and its hub name.
+        check: loads the folder, compares it with the model, and returns the largest difference. Raises DefectError if
+            it is too large.
+        how_to_read: returns Markdown that explains how to load the folder. Gets the hub name.
+        why_not: returns why an architecture has no equivalent in the format, or None if it has one.
+        require: raises InputError if a needed package is not installed.
     """
 
     write: Callable[[TrainedFolder, Path, Path, str | None], None]
@@ -154,7 +155,7 @@ class ModelWriter:
 
 
 def make_probe(trained: TrainedFolder) -> Probe:
-    """Run random pixels and `TEXTS` through our own model."""
+    """Encode random images and `TEXTS` with the trained model."""
     size, module = trained.loaded.image_size, trained.loaded.module
     pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     ids = trained.loaded.tokenizer(TEXTS)
@@ -168,40 +169,40 @@ def make_probe(trained: TrainedFolder) -> Probe:
 
 
 def require_same_ids(probe: Probe, ids: Sequence[Sequence[int]], what: str) -> None:
-    """Make sure that an export's tokenizer says what ours does.
+    """Check that an export's tokenizer gives the same ids as the model's.
 
     Raises:
-        DefectError: it does not.
+        DefectError: the ids of a text differ.
     """
     for text, ours, theirs in zip(TEXTS, probe.ids.tolist(), ids, strict=True):
         if ours != list(theirs):
             raise DefectError(
-                f"{what}: its tokenizer reads {text[:40]!r} otherwise than the model's, so that it would score "
-                "otherwise: nothing is written"
+                f"{what}: its tokenizer encodes {text[:40]!r} differently from the model's, so its scores would "
+                "differ. Nothing was written"
             )
 
 
 def require_same_scores(probe: Probe, image_features: Features, text_features: Features, what: str) -> float:
-    """Make sure that an export scores as ours does; returns by how much its numbers differ at most.
+    """Check that an export scores like the model, and return the largest difference.
 
     Raises:
-        DefectError: it does not, to `TOLERANCE`.
+        DefectError: a feature or cosine differs by more than `TOLERANCE`.
     """
     ours, theirs = probe.image_features @ probe.text_features.T, image_features @ text_features.T
     pairs = [(probe.image_features, image_features), (probe.text_features, text_features), (ours, theirs)]
-    # NaN comes through numpy's maximum, and is not within anything.
+    # NaN passes through numpy's maximum, and fails the comparison.
     worst = float(np.max([np.abs(a - b).max() if a.shape == b.shape else np.inf for a, b in pairs]))
     if not worst <= TOLERANCE:
         raise DefectError(
-            f"{what}: it scores otherwise than the model (by {worst:.2g}, where {TOLERANCE:g} is allowed): nothing is "
-            "written"
+            f"{what}: its scores differ from the model's by {worst:.2g}, and {TOLERANCE:g} is allowed. "
+            "Nothing was written"
         )
     return worst
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """While inside, libraries warn nobody of their own affairs: what matters is proven by the probe."""
+    """Silence log messages and warnings of libraries while inside, since the probe checks the result."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,5 +1,5 @@
-"""Training: the loop, its losses and optimizers, resume states, and what a run costs."""
+"""The training loop, its losses and optimizers, resume states, and the time and energy of a run."""
 
 from training.processes import let_threads_sleep
 
-let_threads_sleep()  # the modules of this folder load torch
+let_threads_sleep()  # before the modules of this folder load torch

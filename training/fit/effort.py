@@ -1,12 +1,12 @@
-"""What a run cost: seconds and joules of each attempt, in `effort.json` beside the model.
+"""Record the time and energy of each attempt of a run in `effort.json` beside the model.
 
-It is none of a model's own files, which are the same for an interrupted and an uninterrupted run. An attempt is noted
-anew whenever a resume state is about to be written: of one that was killed, what came after that is not counted.
+The file is separate from the model's own files, which are the same for an interrupted and an uninterrupted run. It is
+updated before each resume state is written. If a run is killed, its time after the last resume state is not counted.
 
-Energy is what hardware says it spent. RAPL (https://www.kernel.org/doc/html/latest/power/powercap/powercap.html) counts
-microjoules of a whole processor package, whoever used it, and starts anew at its largest number, after some minutes on
-a busy machine: it is read often enough to see that. On most systems only the administrator may read it. GPUs of NVIDIA
-have counters in NVML, from Volta on.
+Energy comes from hardware counters. RAPL (https://www.kernel.org/doc/html/latest/power/powercap/powercap.html) counts
+the microjoules of a whole processor package, whichever program used them. Its counters wrap around after some minutes
+on a busy machine, so they are sampled often enough to notice. On most systems only the administrator may read them.
+NVIDIA GPUs have NVML counters from the Volta generation on.
 """
 
 import ctypes
@@ -23,28 +23,28 @@ import torch
 
 from data_catalog.errors import DamagedError
 from data_catalog.storage.shards import read_json, write_json
-from training.processes import process_count, processes_here
+from training.processes import local_process_count, process_count
 
 POWERCAP = Path("/sys/class/powercap")
-# The largest packages take some 500 W, and counters hold 65 kJ at the least.
+# The largest packages use about 500 W, and the smallest counters hold 65 kJ.
 SAMPLE_SECONDS = 60.0
-_LIBRARY = "libnvidia-ml.so.1"  # NVML, which comes with the driver; no package is needed
+_LIBRARY = "libnvidia-ml.so.1"  # NVML, which comes with the driver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One start of a run.
+    """One attempt of a run, from its start or resumption to its end or interruption.
 
     Args:
-        started: date and time, UTC.
-        seconds: from then to the last note.
+        started: date and time of the start, UTC.
+        seconds: seconds from the start to the last update.
         first_step: step at which it began.
-        last_step: step of the last note.
+        last_step: step of the last update.
         device: "cpu" or "cuda".
-        hardware: names of processor and GPUs.
-        processes: that trained together; seconds and joules are of the first one's machine.
-        joules: by counter.
-        not_measured: what has no joules, and why.
+        hardware: names of the processor and the GPUs.
+        processes: number of processes that trained together. Seconds and joules are those of the first one's machine.
+        joules: energy by counter, in joules.
+        not_measured: what was not measured, and why.
     """
 
     started: str
@@ -59,10 +59,15 @@ class Attempt:
 
 
 class EffortLog:
-    """Notes the attempt that is under way in `effort.json`, behind those before it."""
+    """A writer of `effort.json`, which keeps earlier attempts and updates the current one."""
 
     def __init__(self, path: Path, device: torch.device, *, step: int) -> None:
-        """Begin to measure.
+        """Start measuring.
+
+        Args:
+            path: the `effort.json` file.
+            device: device that trains.
+            step: step at which this attempt begins.
 
         Raises:
             DamagedError: the file is damaged.
@@ -72,13 +77,13 @@ class EffortLog:
         self._device, self._first_step = device.type, step
         self._hardware = [_processor()]
         gpus = []
-        if device.type == "cuda":  # this machine's processes have one each
-            gpus = list(range(processes_here())) if processes_here() > 1 else [device.index or 0]
+        if device.type == "cuda":  # each process of this machine has one GPU
+            gpus = list(range(local_process_count())) if local_process_count() > 1 else [device.index or 0]
         self._hardware += [torch.cuda.get_device_name(number) for number in gpus]
         self._meter = EnergyMeter([str(torch.cuda.get_device_properties(number).uuid) for number in gpus])
 
     def note(self, step: int) -> None:
-        """Write what was spent up to now."""
+        """Write the time and energy of this attempt up to now."""
         joules, not_measured = self._meter.sample()
         attempt = Attempt(
             started=self._started.isoformat(timespec="seconds"),
@@ -94,12 +99,12 @@ class EffortLog:
         write_json(self._path, {"attempts": [asdict(found) for found in (*self._before, attempt)]})
 
     def close(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self._meter.close()
 
 
 def read_attempts(path: Path) -> tuple[Attempt, ...]:
-    """Return all attempts of a run; none where nothing was noted.
+    """Return all attempts of a run, or none if there is no file.
 
     Raises:
         DamagedError: the file is damaged.
@@ -110,16 +115,16 @@ def read_attempts(path: Path) -> tuple[Attempt, ...]:
     try:
         noted = read_json(path)["attempts"]
         if not isinstance(noted, list):
-            raise TypeError("attempts is no list")
+            raise TypeError("attempts is not a list")
         for values in noted:
             for number in (values["seconds"], *values["joules"].values()):
                 if not isinstance(number, int | float):
-                    raise TypeError(f"{number!r} is no number")
+                    raise TypeError(f"{number!r} is not a number")
             lists = {name: tuple(values[name]) for name in ("hardware", "not_measured")}
             attempts.append(Attempt(**{**values, **lists}))
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise DamagedError(
-            f"{path} is damaged ({type(error).__name__}): remove it, and what was spent up to now is not known"
+            f"{path} is damaged ({type(error).__name__}): remove it. The time and energy spent so far are then unknown"
         ) from error
     return tuple(attempts)
 
@@ -135,12 +140,12 @@ def _processor() -> str:
 
 @dataclass(slots=True)
 class _Counter:
-    """One counter of energy.
+    """An energy counter.
 
     Args:
-        read: microjoules since some moment; raises OSError where it cannot be read any more.
-        wraps_at: microjoules after which it starts anew at 0; 0 for never.
-        spent: microjoules since it was found.
+        read: returns microjoules since an arbitrary moment. Raises OSError if the counter cannot be read any more.
+        wraps_at: value after which the counter starts again at 0, in microjoules; 0 for never.
+        spent: microjoules since this object was created.
     """
 
     read: Callable[[], int]
@@ -154,16 +159,17 @@ class _Counter:
     def add(self) -> None:
         value = self.read()
         spent = value - self.last
-        if spent < 0:  # it began anew at its largest number, or as after its driver did
+        if spent < 0:  # it wrapped around, or its driver was restarted
             spent = spent + self.wraps_at if self.wraps_at else value
         self.spent, self.last = self.spent + spent, value
 
 
 class EnergyMeter:
-    """Adds up counters from when it was made; a thread of its own reads them, where there are any, until `close`.
+    """A sampler of all energy counters from its creation on. A thread reads them until `close`.
 
     Args:
-        gpus: uuids, as torch and nvidia-smi have them, without "GPU-".
+        gpus: UUIDs of the GPUs as torch has them, without "GPU-".
+        powercap: folder of the RAPL counters.
     """
 
     def __init__(self, gpus: Sequence[str] = (), *, powercap: Path = POWERCAP) -> None:
@@ -178,7 +184,7 @@ class EnergyMeter:
             self._thread.start()
 
     def _find_processors(self, powercap: Path) -> None:
-        """Find packages and memory beside them; a core's energy is in its package's, a platform's holds all of them."""
+        """Find the counters of packages and their memory. Cores are part of packages, so they are not added."""
         for zone in sorted(powercap.glob("intel-rapl:*")):
             try:
                 name = (zone / "name").read_text().strip()
@@ -192,17 +198,17 @@ class EnergyMeter:
                 largest = int((zone / "max_energy_range_uj").read_text())
                 self._counters[name] = _Counter(partial(_number, zone / "energy_uj"), wraps_at=largest)
             except PermissionError:
-                self._not_measured.append(f"processor: {zone.name}/energy_uj may be read by the administrator only")
+                self._not_measured.append(f"processor: only the administrator may read {zone.name}/energy_uj")
             except (OSError, ValueError) as error:
                 self._not_measured.append(f"processor: {zone.name} cannot be read ({type(error).__name__})")
         if not self._counters and not self._not_measured:
-            self._not_measured.append("processor: this system shows no RAPL counters")
+            self._not_measured.append("processor: this system has no RAPL counters")
 
     def _find_gpus(self, uuids: Sequence[str]) -> None:
         try:
             library = ctypes.CDLL(_LIBRARY)
         except OSError:
-            self._not_measured.append(f"GPU: the driver's {_LIBRARY} is not there")
+            self._not_measured.append(f"GPU: the driver's library {_LIBRARY} is missing")
             return
         if library.nvmlInit_v2() != 0:
             self._not_measured.append("GPU: NVML does not start")
@@ -218,15 +224,15 @@ class EnergyMeter:
             handle = ctypes.c_void_p()
             try:
                 if library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode(), ctypes.byref(handle)) != 0:
-                    raise OSError("NVML knows no such GPU")
+                    raise OSError("NVML does not list this GPU")
                 self._counters[f"GPU {number}"] = _Counter(partial(read, handle))
             except OSError as error:
                 self._not_measured.append(f"GPU {number}: {error}")
 
     def sample(self) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Return the joules that were spent up to now by counter, and what has none and why.
+        """Return the joules spent so far by counter, and what is not measured and why.
 
-        A counter that cannot be read any more is not measured at all.
+        A counter that can no longer be read is removed from the joules.
         """
         with self._lock:
             for name, counter in list(self._counters.items()):
@@ -234,7 +240,7 @@ class EnergyMeter:
                     counter.add()
                 except (OSError, ValueError) as error:
                     del self._counters[name]
-                    self._not_measured.append(f"{name}: its counter went away ({type(error).__name__})")
+                    self._not_measured.append(f"{name}: its counter disappeared ({type(error).__name__})")
             return {name: found.spent / 1e6 for name, found in self._counters.items()}, tuple(self._not_measured)
 
     def _keep_sampling(self) -> None:
@@ -242,7 +248,7 @@ class EnergyMeter:
             self.sample()
 
     def close(self) -> None:
-        """Let the thread go."""
+        """Stop the sampling thread."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()

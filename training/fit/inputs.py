@@ -1,8 +1,9 @@
-"""What goes into the two towers in a phase: images and token ids, or the kept features of a frozen tower.
+"""Provide the inputs of the towers in a training phase: images and token ids, or cached features of a frozen tower.
 
-What is kept is what goes into a tower's projection, or what comes out of a tower that is locked with its projection:
-once for each image or caption, beside the run, until its phase ends. It depends on the settings and the order of epochs
-alone, so a run that goes on computes the same again.
+For a frozen tower, the cache holds the features that go into its trained projection. For a locked tower, whose
+projection is frozen too, it holds the output. Features are computed once for each image or caption, and kept in a
+temporary file beside the run until its phase ends. They depend only on the settings and the order of epochs, so a
+resumed run computes the same ones.
 """
 
 import os
@@ -19,10 +20,10 @@ from torch import nn
 
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
-from training.data.batches import Draw, epoch_draws, image_inputs, places_of, text_inputs
+from training.data.batches import BatchPlan, epoch_batches, image_inputs, places_of, text_inputs
 from training.data.pairs import Integers
 from training.fit.losses import Encoders, autocast, encode_images
-from training.fit.optimisation import Kept, kept_parts
+from training.fit.optimisation import FrozenPart, frozen_parts
 from training.fit.run import Run
 from training.towers.model import normalise_pixels
 
@@ -30,17 +31,17 @@ Encode = Callable[[torch.Tensor], torch.Tensor]
 
 
 class PhaseInputs:
-    """The inputs of a phase's batches, and what makes features of them.
+    """The input batches of a phase, and the encoders that turn them into features.
 
-    A tower's features are kept where the tower is frozen, or locked, and the same image or caption always gives the
-    same: where images are augmented they are computed anew. So are those that are larger than the image, as a ResNet
-    has them before its attention pool.
+    A tower's features are cached if the tower is frozen or locked, and if the same image or caption always has the same
+    features. Features of augmented images are computed each time. So are features that need more memory than the image,
+    such as a ResNet's before its attention pool.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._next_epoch = run.state.phase_epoch
-        image_part, text_part = kept_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
+        image_part, text_part = frozen_parts(run.module, frozen=run.state.is_frozen, lock_image=run.config.lock_image)
         self._images: FrozenTower | None = None
         self._texts: FrozenTower | None = None
         if image_part is not None and not run.config.augmentations and _is_small(image_part, run):
@@ -49,7 +50,7 @@ class PhaseInputs:
                 return normalise_pixels(torch.from_numpy(run.split.images.read(places_of(run.split, samples))))
 
             rows = FeatureRows(len(run.split.captions), run.out)
-            self._images = FrozenTower("images", image_part, rows, pixels, lambda draw: draw.samples, run)
+            self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
         if text_part is not None:
             captions = run.split.captions
 
@@ -58,11 +59,11 @@ class PhaseInputs:
                 return found
 
             rows = FeatureRows(len(captions.flat), run.out)
-            self._texts = FrozenTower("captions", text_part, rows, tokens, lambda draw: draw.captions, run)
+            self._texts = FrozenTower("captions", text_part, rows, tokens, lambda plan: plan.captions, run)
 
     @property
     def encoders(self) -> Encoders:
-        """Return what makes features of what `batches` gives."""
+        """Return the encoders of the inputs that `batches` yields."""
         module = self._run.module
         return Encoders(
             image=self._images.encode if self._images else lambda images: encode_images(module, images),
@@ -70,53 +71,54 @@ class PhaseInputs:
         )
 
     def prepare(self, epoch: int) -> None:
-        """Compute what is to be kept for an epoch's batches and isn't there yet, for the phase's earlier ones first."""
+        """Compute the missing cached features of an epoch's batches, and of the phase's earlier epochs first."""
         while self._next_epoch <= epoch:
-            for kept in (self._images, self._texts):
-                if kept is not None:
-                    kept.fill(list(self._draws(self._next_epoch)))
+            for tower in (self._images, self._texts):
+                if tower is not None:
+                    tower.fill(list(self._plans(self._next_epoch)))
             self._next_epoch += 1
 
     def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield what goes into the towers, batch by batch of an epoch but for the first `skip`."""
+        """Yield the tower inputs of an epoch's batches, without the first `skip`."""
         run = self._run
         read_images = self._images.read if self._images else image_inputs(run.split, run.config)
         read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
-        for draw in self._draws(epoch, skip):
-            yield read_images(draw), read_texts(draw)
+        for plan in self._plans(epoch, skip):
+            yield read_images(plan), read_texts(plan)
 
-    def _draws(self, epoch: int, skip: int = 0) -> Iterator[Draw]:
+    def _plans(self, epoch: int, skip: int = 0) -> Iterator[BatchPlan]:
         run = self._run
-        return epoch_draws(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip)
+        return epoch_batches(run.split, run.config, epoch=epoch, batch_size=run.batch_size, skip=skip)
 
 
 @dataclass(frozen=True, slots=True)
 class FrozenTower:
-    """A tower that stays as it is, and the features that are kept of it.
+    """A frozen tower, and the cache of its features.
 
     Args:
-        name: of what they are features of, plural.
-        part: the tower, and what of it isn't kept.
-        rows: the features.
-        inputs: of the tower, by index.
-        indices: of a batch's inputs.
+        name: what the features describe, as a plural: "images" or "captions".
+        part: the tower, and its projection if that is trained.
+        rows: cache of the features.
+        inputs: returns the tower's inputs by index.
+        indices: returns the indices of a batch's inputs.
+        run: the training run.
     """
 
     name: str
-    part: Kept
+    part: FrozenPart
     rows: "FeatureRows"
     inputs: Callable[[Integers], torch.Tensor]
-    indices: Callable[[Draw], Integers]
+    indices: Callable[[BatchPlan], Integers]
     run: Run
 
-    def fill(self, draws: list[Draw]) -> None:
-        """Compute the features that batches ask for and that aren't kept yet, in the order of their indices."""
+    def fill(self, plans: list[BatchPlan]) -> None:
+        """Compute the features that batches need and that are not cached yet, in the order of their indices."""
         run = self.run
-        wanted = np.concatenate([self.indices(draw) for draw in draws])
+        wanted = np.concatenate([self.indices(plan) for plan in plans])
         missing, size = self.rows.missing(wanted), run.config.microbatch or run.batch_size
         if not len(missing):
             return
-        with Progress(f"encode {self.name} by the frozen tower", total=len(missing), unit=self.name) as progress:
+        with Progress(f"encode {self.name} with the frozen tower", total=len(missing), unit=self.name) as progress:
             for start in range(0, len(missing), size):
                 indices = missing[start : start + size]
                 with torch.no_grad(), autocast(run.config.precision, run.device):
@@ -124,22 +126,22 @@ class FrozenTower:
                 self.rows.put(indices, features.float().cpu())
                 progress.advance(len(indices))
 
-    def read(self, draw: Draw) -> torch.Tensor:
-        """Return the kept features of a batch."""
-        return self.rows.read(self.indices(draw))
+    def read(self, plan: BatchPlan) -> torch.Tensor:
+        """Return the cached features of a batch."""
+        return self.rows.read(self.indices(plan))
 
     @property
     def encode(self) -> Encode:
-        """Return what makes features of the kept ones: the tower's projection, or nothing where that is locked too."""
+        """Return the encoder of cached features: the tower's projection, or the identity if that is locked too."""
         return projected(self.part.tower, self.part.projection) if self.part.projection else lambda features: features
 
 
 class FeatureRows:
-    """A row of features for each index, in a file without a name that is gone with the process.
+    """A cache with one row of features for each index, in an unnamed file that is deleted with the process.
 
     Args:
-        count: how many rows there may be.
-        folder: on whose disk the file is; it takes `count` times the size of a row.
+        count: maximum number of rows.
+        folder: folder whose disk has the file. The file takes `count` times the size of a row.
     """
 
     def __init__(self, count: int, folder: Path) -> None:
@@ -148,12 +150,12 @@ class FeatureRows:
         self._rows: Any = None
 
     def missing(self, indices: Integers) -> Integers:
-        """Return those of some indices that have no row yet, each once, in order."""
+        """Return the indices that have no row yet, each once, in ascending order."""
         found: Integers = np.unique(indices[~self._is_there[indices]])
         return found
 
     def put(self, indices: Integers, rows: torch.Tensor) -> None:
-        """Keep rows.
+        """Write the rows of some indices.
 
         Raises:
             DiskError: the disk is full.
@@ -161,19 +163,19 @@ class FeatureRows:
         if self._rows is None:
             whole = (len(self._is_there), *rows.shape[1:])
             with disk_errors(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
-                # Its blocks are taken now, since nobody could be told later of a full disk.
+                # Allocate all blocks now: writing through a memory map cannot report a full disk.
                 os.posix_fallocate(file.fileno(), 0, max(1, 4 * int(np.prod(whole))))
                 self._rows = np.memmap(file, dtype=np.float32, mode="r+", shape=whole)
         self._rows[indices] = rows.numpy()
         self._is_there[indices] = True
 
     def read(self, indices: Integers) -> torch.Tensor:
-        """Return rows that are there: float32."""
+        """Return the float32 rows of indices that are all present."""
         return torch.from_numpy(self._rows[indices])
 
 
-def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
-    """Return what a tower gives without the part of it that isn't kept."""
+def backbone_features(part: FrozenPart, inputs: torch.Tensor) -> Any:
+    """Return a tower's output without its trained projection."""
     if not part.projection:
         return part.tower(inputs)
     with without(part.tower, part.projection):
@@ -182,7 +184,7 @@ def backbone_features(part: Kept, inputs: torch.Tensor) -> Any:
 
 @contextmanager
 def without(tower: Any, name: str) -> Iterator[None]:
-    """Make a tower give, while inside, what otherwise goes into its projection of that name."""
+    """Replace a tower's projection of that name by the identity while inside."""
     projection = getattr(tower, name)
     setattr(tower, name, nn.Identity() if isinstance(projection, nn.Module) else None)
     try:
@@ -192,7 +194,7 @@ def without(tower: Any, name: str) -> Iterator[None]:
 
 
 def projected(tower: Any, name: str) -> Encode:
-    """Return what makes, of the features that go into a tower's projection of that name, those that come out."""
+    """Return a function that applies a tower's projection of that name to features."""
 
     def project(features: torch.Tensor) -> torch.Tensor:
         projection = getattr(tower, name)
@@ -202,7 +204,7 @@ def projected(tower: Any, name: str) -> Encode:
     return project
 
 
-def _is_small(part: Kept, run: Run) -> bool:
+def _is_small(part: FrozenPart, run: Run) -> bool:
     with torch.no_grad():
         features = backbone_features(part, torch.zeros((1, 3, run.image_size, run.image_size), device=run.device))
     return bool(features.numel() * 4 <= run.image_size * run.image_size * 3)

@@ -1,7 +1,7 @@
-"""Trains a CLIP model on pair shards: projections alone, then all weights; the best validation loss is kept.
+"""Train a CLIP model on pair shards: first the projections, then all weights. Keep the best weights by validation loss.
 
-Losses, models and the tokenizer's wrapper are open_clip's, optimizers torch's and timm's; the loop is ours, so that a
-run that was killed goes on bit for bit where its last resume state was written.
+Losses, models and the tokenizer's wrapper come from open_clip, optimizers from torch and timm. The loop is our own, so
+that a resumed run continues bit for bit from its last resume state.
 """
 
 import json
@@ -24,7 +24,7 @@ from data_catalog.progress import Progress
 from data_catalog.storage.shards import read_json, sha256_of, write_bytes, write_json
 from training.config import TrainConfig
 from training.data.batches import Prefetched, held_out_batches
-from training.data.pairs import PairFiles, refuse_a_lone_image, refuse_leaks
+from training.data.pairs import PairFiles, refuse_leaks, require_several_validation_images
 from training.fit.inputs import PhaseInputs
 from training.fit.losses import Encoders, Features, backward, contrastive_loss, unit_features_in_pieces
 from training.fit.optimisation import choose_trained, learning_rate, optimizer_step
@@ -42,13 +42,13 @@ from training.fit.run import (
     start_run,
 )
 from training.processes import (
+    barrier,
+    broadcast,
+    broadcast_buffers,
     deterministic_torch,
-    of_first,
     process_group,
     process_rank,
-    refuse_another,
-    share_statistics,
-    wait_for_all,
+    require_same_in_all,
 )
 from training.scores.metrics import text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
@@ -57,21 +57,22 @@ from training.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
-GALLERY = 1000  # at most; the scores of a finished model are of whole splits
+GALLERY = 1000  # maximum number of images; the scores of a finished model use whole splits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What a finished run made.
+    """The result of a finished run.
 
     Args:
-        key: what it was made of.
-        model_sha256: of `model.safetensors`.
+        key: hash of everything that decides the weights.
+        model_sha256: sha256 of `model.safetensors`.
         num_samples: images of the train split.
-        epochs: that were gone through, those with frozen towers included.
-        frozen_epochs: of those.
-        best_epoch: whose weights were kept, 1-based; the last one where `train.steps` says how long a run is.
-        best_val_loss: of those weights; None without a validation split; then the last epoch's weights are kept.
+        epochs: epochs trained, including those with frozen towers.
+        frozen_epochs: epochs trained with frozen towers.
+        steps: optimizer steps.
+        best_epoch: epoch of the kept weights, 1-based. It is the last one if `train.steps` is set.
+        best_val_loss: validation loss of those weights. None without a validation split, where the last epoch is kept.
     """
 
     key: str
@@ -87,47 +88,51 @@ class TrainResult:
 def train(
     files: PairFiles, config: TrainConfig, out: Path, *, sha256: Callable[[Path], str] = sha256_of
 ) -> TrainResult:
-    """Train a model into a folder, or go on with a run that was interrupted, or return what a finished one made.
+    """Train a model into a folder, resume an interrupted run, or return the result of a finished one.
 
-    The folder gets `model.safetensors` (best weights), `open_clip_config.json`, the tokenizer's two files, `run.json`,
-    `metrics.jsonl` (one line an epoch), `loss.png`, `effort.json`, `result.json` at the end, and `last/` until then.
-    Where `torchrun` started several processes they train together, into one folder that all of them see.
+    The folder gets `model.safetensors` (the best weights), `open_clip_config.json`, the tokenizer's two files,
+    `run.json`, `metrics.jsonl` (one line per epoch), `loss.png`, `effort.json`, and `result.json` at the end. Until
+    then it also has the resume state in `last/`. Processes that `torchrun` started train together into one folder,
+    which all of them must be able to access.
 
     Args:
-        sha256: content hash of a file, where the caller knows hashes already.
+        files: pair shards by split.
+        config: settings of the run.
+        out: the model folder.
+        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
 
     Raises:
-        SettingsError: one image alone to validate on, the folder holds another run, the processes do not train the
-            same, or the loss is no number any more; the best weights and the last resume state stay.
-        InputError: splits overlap, there is nothing to train on, or another process ended.
-        DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are gone.
+        SettingsError: the validation split has a single image, the folder contains another run, the processes have
+            different settings or data, or the loss is not finite. The best weights and the last resume state are kept.
+        InputError: splits overlap, there are too few images, or another process ended.
+        DamagedError: a shard or the resume state cannot be read, or the weights of a finished run are missing.
     """
     model_config, key = model_and_key(config, files.hashes(sha256))
     refuse_uneven_shares(config)
     device = chosen_device(config.device)
     with process_group(device):
-        refuse_another("key (settings, weights to start from, or data)", key)
+        require_same_in_all("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
             claim_folder(out, key, config)
-        wait_for_all()
+        barrier()
         if (out / RESULT_FILE).is_file():
             if not (out / WEIGHTS_FILE).is_file():
                 raise DamagedError(
-                    f"{out} is trained, and its {WEIGHTS_FILE} is gone: remove the folder to train it again"
+                    f"{out} is trained, but its {WEIGHTS_FILE} is missing: remove the folder to train it again"
                 )
-            logger.info("%s is trained already", out)
+            logger.info("%s is already trained", out)
             if process_rank() == 0:
-                _forget_state(out)
+                _remove_resume_state(out)
             return TrainResult(**read_json(out / RESULT_FILE))
         refuse_leaks(files)
-        refuse_a_lone_image(files)
+        require_several_validation_images(files)
         with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device) as num_threads:
             run = start_run(
                 files, config, out, key=key, model_config=model_config, num_threads=num_threads, device=device
             )
             try:
-                refuse_another("resume state", (run.state.epoch, run.state.step))
-                _go(run)
+                require_same_in_all("resume state", (run.state.epoch, run.state.step))
+                _run_phases(run)
             finally:
                 close_run(run)
         if process_rank() == 0:
@@ -141,23 +146,23 @@ def train(
                 best_epoch=run.state.best_epoch,
                 best_val_loss=run.state.best_val_loss,
             )
-            write_json(out / RESULT_FILE, asdict(result))  # which makes the run a finished one
-            _forget_state(out)
-        wait_for_all()
+            write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
+            _remove_resume_state(out)
+        barrier()
         return TrainResult(**read_json(out / RESULT_FILE))
 
 
-def _forget_state(out: Path) -> None:
+def _remove_resume_state(out: Path) -> None:
     shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
 
 
-def _go(run: Run) -> None:
-    """Do all that is left: the phase in which the towers are frozen, then the one in which all weights train."""
+def _run_phases(run: Run) -> None:
+    """Run the remaining phases: the one with frozen towers, then the one in which all weights train."""
     config, state, steps = run.config, run.state, run.config.steps
     if state.is_frozen:
         total = config.frozen_steps if steps else config.frozen_epochs * run.steps_per_epoch
         _train_phase(run, "train projections", total, patience=math.inf if steps else config.patience or 1)
-        # The second phase begins with an optimizer that has seen nothing yet; by epochs, at the best weights so far.
+        # The second phase starts with a fresh optimizer state. If it runs by epochs, it starts from the best weights.
         if not steps:
             load_weights(run.module, run.out / WEIGHTS_FILE)
         run.optimizer.state.clear()
@@ -169,9 +174,9 @@ def _go(run: Run) -> None:
 
 
 def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
-    """Train so many steps, or epochs until so many in a row had no better validation loss."""
+    """Train up to `total` steps. Stop early after `patience` epochs without a better validation loss."""
     state = run.state
-    _set_mode(run)  # first of all: what is frozen must not take statistics of what goes through it
+    _set_mode(run)  # before anything else, so that frozen towers keep their batch statistics
     inputs = PhaseInputs(run)
     with Progress(name, total=total, unit="steps", initial=state.step - state.phase_step) as progress:
         while (run.num_left(total) or run.is_epoch_over(total)) and state.stale_epochs < patience:
@@ -192,7 +197,7 @@ def _set_mode(run: Run) -> None:
 
 
 def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) -> str:
-    """Take the steps of an epoch that are left; return how fast they went, in words."""
+    """Train the remaining steps of an epoch, and return their speed as text."""
     state, config = run.state, run.config
     first, started = state.step, time.monotonic()
     batches_left = inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch)
@@ -208,11 +213,11 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
                 save_run(run)
     seconds = time.monotonic() - started
     rate = (state.step - first) * run.batch_size / seconds
-    return f"{rate:,.0f} samples/s, {prefetched.waited_s / seconds:.1%} of the time waiting for data"
+    return f"{rate:,.0f} samples/s, {prefetched.waited_s / seconds:.1%} of the time spent waiting for data"
 
 
 def _train_step(run: Run, encoders: Encoders, images: torch.Tensor, texts: torch.Tensor, lr: float) -> float:
-    """One optimizer step; returns the loss."""
+    """Take one optimizer step, and return the loss."""
     config = run.config
     loss = backward(run.module, encoders, images.to(run.device), texts.to(run.device), config)
     try:
@@ -226,22 +231,21 @@ def _train_step(run: Run, encoders: Encoders, images: torch.Tensor, texts: torch
 
 def _diverged(run: Run, step: int, what: str) -> SettingsError:
     best = run.state.best_epoch
-    kept = f"the weights of epoch {best} are in {run.out / WEIGHTS_FILE}" if best else "no epoch was finished"
+    kept = f"The weights of epoch {best} are in {run.out / WEIGHTS_FILE}" if best else "No epoch was finished"
     return SettingsError(
-        f"training stops at step {step} of epoch {run.state.epoch + 1}, since {what}: {kept}; "
-        "take a lower train.lr, a longer train.warmup_steps, or train.precision fp32"
+        f"training stopped at step {step} of epoch {run.state.epoch + 1} because {what}. {kept}. "
+        "Lower train.lr, raise train.warmup_steps, or set train.precision to fp32"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Results on the validation split, one caption an image, in fp32.
+    """Results on the validation split, with one caption per image, in fp32.
 
     Args:
-        loss: mean contrastive loss, in batches as large as training's.
-        recall: share of captions whose image is the first found among the gallery; nobody looks whether a caption fits
-            several images.
-        gallery: images in it.
+        loss: mean contrastive loss, with the training batch size.
+        recall: share of captions whose image ranks first in the gallery. Captions that fit several images are included.
+        gallery: number of images in the gallery.
     """
 
     loss: float
@@ -250,7 +254,7 @@ class Validation:
 
 
 def validate(run: Run) -> Validation | None:
-    """Score a run's model as it is; None without a validation split."""
+    """Score the current weights of a run. Return None if it has no validation split."""
     run.module.eval()
     encoders, losses = Encoders.whole(run.module), []
     features: list[Features] = []
@@ -280,10 +284,10 @@ def validate(run: Run) -> Validation | None:
 
 
 def _end_epoch(run: Run, pace: str) -> None:
-    """Validate, keep the weights if they are the best, write metrics and the resume state."""
+    """Validate, save the weights if they are the best, and write metrics and the resume state."""
     state = run.state
-    share_statistics(run.module)
-    val = of_first(validate(run))
+    broadcast_buffers(run.module)
+    val = broadcast(validate(run))
     if val is not None and not math.isfinite(val.loss):
         raise _diverged(run, state.step, f"the validation loss is {val.loss}")
     state.stale_epochs += 1
@@ -313,11 +317,11 @@ def _end_epoch(run: Run, pace: str) -> None:
         save_run(run)
     held_out = f", validation loss {val.loss:.3f}, R@1 of {val.gallery:,} {val.recall:.3f}" if val else ""
     logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
-    wait_for_all()
+    barrier()
 
 
 def _write_loss_plot(history: Sequence[Mapping[str, Any]], best_epoch: int, path: Path) -> None:
-    """Draw a PNG from the lines of `metrics.jsonl`, at least one."""
+    """Draw the loss of each epoch as a PNG, from at least one line of `metrics.jsonl`."""
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot(xlabel="step", ylabel="contrastive loss")

@@ -1,4 +1,4 @@
-"""Which weights train, by which optimizer and schedule, and what keeps a step within bounds."""
+"""Select the weights that train, and define the optimizer, its schedule and gradient clipping."""
 
 import math
 from dataclasses import dataclass
@@ -13,23 +13,24 @@ from torch.optim import AdamW
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
 
-MAX_LOGIT_SCALE = math.log(100)  # as OpenAI and open_clip do
-# Where open_clip's towers keep what comes after their backbone: its ViT, its ResNet, timm's; its own text tower,
-# Hugging Face's.
+MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
+# Attributes with the projection after a backbone, in open_clip's ViT, its ResNet and timm's towers; then in its own
+# text tower and Hugging Face's.
 _IMAGE_PROJECTIONS = ("proj", "attnpool", "head")
 _TEXT_PROJECTIONS = ("text_projection", "proj")
 
 
 def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: bool) -> None:
-    """Set which parameters get gradients, and the mode of both towers: a frozen one keeps its batch statistics.
+    """Select the parameters that train. Set frozen towers to evaluation mode, so that they keep their batch statistics.
 
     Args:
-        frozen: the projections into the common space train alone, else all weights.
-        fixed_scale: the logit scale does not train.
-        lock_image: nothing of the image tower trains.
+        module: the open_clip model.
+        frozen: train only the projections into the common space.
+        fixed_scale: do not train the logit scale.
+        lock_image: do not train any part of the image tower.
 
     Raises:
-        SettingsError: a tower is to be frozen that has no projection.
+        SettingsError: a tower to be frozen has no projection.
     """
     for parameter in module.parameters():
         parameter.requires_grad_(not frozen)
@@ -59,25 +60,26 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A tower that stays as it is.
+class FrozenPart:
+    """A tower that is frozen during a phase.
 
     Args:
-        projection: name of the attribute that does not, which is the tower's last part; empty where nothing changes.
+        tower: the image or text tower.
+        projection: attribute of the trained projection at the tower's end; empty if the whole tower is frozen.
     """
 
     tower: Any
     projection: str
 
 
-def kept_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[Kept | None, Kept | None]:
-    """Return which of the two towers, image and text, gives the same features all through a phase, and up to where."""
-    kept: list[Kept | None] = []
+def frozen_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[FrozenPart | None, FrozenPart | None]:
+    """Return the image and the text tower, each with its trained projection, or None if a tower is not frozen."""
+    parts: list[FrozenPart | None] = []
     for tower, _, attributes in _towers(module):
         found = [name for name in attributes if getattr(tower, name, None) is not None]
-        kept.append(Kept(tower, found[0]) if frozen and len(found) == 1 else None)
-    image, text = kept
-    return Kept(module.visual, "") if lock_image else image, text
+        parts.append(FrozenPart(tower, found[0]) if frozen and len(found) == 1 else None)
+    image, text = parts
+    return FrozenPart(module.visual, "") if lock_image else image, text
 
 
 def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:
@@ -85,12 +87,12 @@ def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:
 
 
 def make_optimizer(module: Any, config: TrainConfig) -> Any:
-    """Return the optimizer of all parameters; those that are frozen have no gradient, and it leaves them alone.
+    """Return the optimizer of all parameters. It skips frozen ones, which have no gradient.
 
-    As in CLIP there is no weight decay for biases, norms and the logit scale, and AdamW has CLIP's constants. AdaBelief
-    has those of optax's `scale_by_belief`, by which CLIP-Italian was trained: not rectified. optax measures the
-    surprise of a gradient against the mean before it, timm (and AdaBelief's paper) against the mean with it, which is
-    0.9 of that: one step of optax at a rate is a step of ours at 0.9 times the rate.
+    As in CLIP, biases, norms and the logit scale have no weight decay, and AdamW has CLIP's constants. AdaBelief has
+    those of optax's `scale_by_belief`, with which CLIP-Italian was trained, and is not rectified. optax compares a
+    gradient with the mean before it. timm and the AdaBelief paper compare it with the mean that includes it, which
+    gives 0.9 of that difference. So one step with optax equals one step here at 0.9 times the learning rate.
     """
     matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
@@ -101,7 +103,7 @@ def make_optimizer(module: Any, config: TrainConfig) -> Any:
 
 
 def learning_rate(step: int, *, config: TrainConfig, total: int) -> float:
-    """Return a step's rate (from 0): a line up to `lr` over the warm-up, then half a cosine down to 0 at `total`."""
+    """Return the learning rate of a step, from 0: linear warm-up to `lr`, then a cosine down to 0 at `total`."""
     warmup = config.warmup_steps or round(config.warmup_ratio * total)
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -110,17 +112,17 @@ def learning_rate(step: int, *, config: TrainConfig, total: int) -> float:
 
 
 def optimizer_step(optimizer: Any, module: Any, *, lr: float, config: TrainConfig) -> None:
-    """Take one step along the gradients that are there, clipped; the logit scale stays within CLIP's bounds.
+    """Clip the gradients and take one optimizer step. Keep the logit scale within CLIP's bounds.
 
     Raises:
-        FloatingPointError: a gradient is infinite or no number; no weight was changed then.
+        FloatingPointError: a gradient is infinite or NaN. No weight was changed.
     """
     trained = [parameter for parameter in module.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in trained])
     if not torch.isfinite(norm):
         raise FloatingPointError(f"the gradient's norm is {float(norm)}")
     if config.agc:
-        # The logit scale is no weight of a unit: beside its small value any gradient is large.
+        # Exclude the logit scale: next to its small value any gradient is large.
         adaptive_clip_grad([p for p in trained if p is not module.logit_scale], clip_factor=config.agc, eps=1e-3)
     if config.max_grad_norm:
         torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)

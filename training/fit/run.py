@@ -1,6 +1,6 @@
-"""One training run: its folder, what is loaded for it (data, tokenizer, model, optimizer, device), and how far it is.
+"""Set up one training run: its folder, data, tokenizer, model, optimizer, device and progress.
 
-Order, captions and crops are functions of the seed and the step, so they need no place in its resume state.
+Order, captions and crops are functions of the seed and the step, so the resume state does not contain them.
 """
 
 import os
@@ -54,30 +54,30 @@ from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
 STATE_FILE = "last/state.safetensors"
 METRICS_FILE = "metrics.jsonl"
 LOSS_PLOT_FILE = "loss.png"
-# What a trained model's folder has, which nothing changes any more.
+# Files of a finished model folder, which never change.
 MODEL_FILES = (
     *(WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE),
     *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
 )
 
-TRAIN_VERSION = 3  # raised when the same settings and data would give another model
+TRAIN_VERSION = 3  # raise it when the same settings and data would give different weights
 
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """How far a run is.
+    """The progress of a run.
 
     Args:
-        is_frozen: whether it is still in the phase in which the towers are.
-        epoch: epochs finished, of both phases.
-        step: optimizer steps done, over all epochs.
-        phase_epoch: epochs that were finished when the phase began.
-        phase_step: likewise.
-        stale_epochs: of the phase, since the validation loss was last the best.
-        loss_sum: of the steps of the epoch under way.
-        history: one line of metrics an epoch.
-        best_epoch: whose weights are kept, 1-based; 0 before there are any.
-        best_val_loss: of that epoch; None without a validation split.
+        is_frozen: the run is in its first phase, with frozen towers.
+        epoch: finished epochs of both phases.
+        step: finished optimizer steps of all epochs.
+        phase_epoch: epochs that were finished when the current phase began.
+        phase_step: steps that were finished when the current phase began.
+        stale_epochs: epochs of the phase since the last best validation loss.
+        loss_sum: sum of the losses in the current epoch.
+        history: metrics of each epoch.
+        best_epoch: epoch of the kept weights, 1-based; 0 before the first.
+        best_val_loss: validation loss of that epoch. None without a validation split.
     """
 
     is_frozen: bool = False
@@ -94,7 +94,7 @@ class RunState:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A run under way."""
+    """A training run in progress."""
 
     config: TrainConfig
     files: PairFiles
@@ -113,31 +113,32 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches of the train split."""
+        """Return the number of full batches of the train split."""
         return self.split.num_batches(self.batch_size)
 
     def num_left(self, total: int) -> int:
-        """Steps that are to be done of the phase under way, which has `total`."""
+        """Return the steps left in the current phase, which has `total` steps."""
         return total - (self.state.step - self.state.phase_step)
 
     def is_epoch_over(self, total: int) -> bool:
-        """Whether the epoch under way is to be ended: it was gone through, or the run was, before the epoch's end.
+        """Return whether the current epoch must end: all its batches are done, or the run ends within it.
 
-        An epoch in whose middle the towers are unfrozen goes on in the next phase.
+        An epoch during which the towers are unfrozen continues in the next phase.
         """
         done = self.state.step - self.state.epoch * self.steps_per_epoch
         return done > 0 and (done == self.steps_per_epoch or not (self.state.is_frozen or self.num_left(total)))
 
 
 def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[dict[str, Any], str]:
-    """The model config that the settings name, and the key of a run.
+    """Return the model config that the settings name, and the key of the run.
 
     Args:
+        config: settings of the run.
         shards: sha256 of the pair shards by split.
 
     Raises:
         SettingsError: there is no such model config.
-        InputError: there are no such weights to start from.
+        InputError: the initial weights are missing.
     """
     model_config = read_model_config(config.model)
     weights = identity_of_weights(with_text_encoder(model_config, config), config)
@@ -147,11 +148,12 @@ def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[di
 def run_key(
     config: TrainConfig, model_config: dict[str, Any], weights: dict[str, Any], shards: dict[str, list[str]]
 ) -> str:
-    """Return one hexadecimal sha256 of what a run is made of: settings, architecture, weights to start from, shards.
+    """Return the key of a run: a sha256 of its settings, architecture, initial weights and shards.
 
     Args:
-        model_config: the open_clip model config that `config.model` stands for.
-        weights: `identity_of_weights`.
+        config: settings of the run.
+        model_config: the open_clip model config that `config.model` names.
+        weights: result of `identity_of_weights`.
         shards: sha256 of the pair shards by split.
     """
     made_of = {"settings": config.what(), "model": model_config, "weights": weights, "shards": shards}
@@ -159,13 +161,17 @@ def run_key(
 
 
 def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
-    """Make the folder this run's, or make sure that it is."""
+    """Claim a folder for this run, or check that the folder belongs to it.
+
+    Raises:
+        SettingsError: the folder contains a run with another key.
+    """
     sweep_temporary([out, (out / STATE_FILE).parent])
     path = out / RUN_FILE
     if not path.is_file():
         write_json(path, {"key": key, "settings": config.what()})
     elif read_json(path)["key"] != key:
-        raise SettingsError(f"{out} holds a run with other settings or other data: train into another folder")
+        raise SettingsError(f"{out} contains a run with other settings or data: train into another folder")
 
 
 def start_run(
@@ -178,15 +184,18 @@ def start_run(
     num_threads: int,
     device: torch.device,
 ) -> Run:
-    """Data, tokenizer, model and optimizer, as they were at the last resume state if there is one.
+    """Load data, tokenizer, model and optimizer, and restore the last resume state if there is one.
 
-    The first of several processes notes what it all costs.
+    The first process records time and energy.
+
+    Raises:
+        InputError: the train split has fewer than two samples per process.
     """
     image_size = int(model_config["vision_cfg"]["image_size"])
     split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
-        raise InputError("the train split has fewer than two samples for each process: build a larger dataset")
+        raise InputError("the train split has fewer than two samples per process: build a larger dataset")
     tokenizer, module = _start_from(model_config, config, out, (text.as_py() for text in split.captions.flat))
     module = module.to(device)
     optimizer = make_optimizer(module, config)
@@ -200,14 +209,14 @@ def start_run(
     )
     state = resumed or RunState(is_frozen=config.frozen_epochs > 0)
     if process_rank() > 0:
-        draw_otherwise(config.seed, process_rank(), state.step)
+        seed_process(config.seed, process_rank(), state.step)
     return Run(
         config=config,
         files=files,
         out=out,
         key=key,
         image_size=image_size,
-        # As many as asked for, or all there are; each process has as many.
+        # The configured size, or all samples if there are fewer; a multiple of the process count.
         batch_size=min(config.batch_size, num_samples // count * count),
         num_threads=num_threads,
         device=device,
@@ -221,23 +230,23 @@ def start_run(
 
 
 def refuse_uneven_shares(config: TrainConfig) -> None:
-    """Make sure that each process gets as much of a batch.
+    """Raise if a batch cannot be divided equally among the processes.
 
     Raises:
-        SettingsError: the batch size is no multiple of their number.
+        SettingsError: the batch size is not a multiple of the number of processes.
     """
     count = process_count()
     if config.batch_size % count:
         raise SettingsError(
-            f"train.batch_size {config.batch_size} can't be shared by {count} processes: take a multiple"
+            f"train.batch_size {config.batch_size} cannot be divided among {count} processes: use a multiple"
         )
 
 
 def chosen_device(name: str) -> torch.device:
-    """Return the device that a setting stands for: "auto" takes a GPU where torch sees one; each process has its own.
+    """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU.
 
     Raises:
-        InputError: "cuda" is asked for, and torch sees none.
+        InputError: "cuda" is set and torch finds no GPU, or there are fewer GPUs than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -245,31 +254,33 @@ def chosen_device(name: str) -> torch.device:
     if number >= torch.cuda.device_count():
         seen = torch.cuda.device_count()
         raise InputError(
-            f"train.device is {name}, and torch sees {seen} GPU{'' if seen == 1 else 's'}, one a process: "
+            f"train.device is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
             "install a CUDA build of torch, start fewer processes, or set train.device to cpu"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
 
 
-def draw_otherwise(seed: int, rank: int, step: int) -> None:
-    """Seed torch's generators for one of several processes, whose dropout is not to be that of the first one's images.
+def seed_process(seed: int, rank: int, step: int) -> None:
+    """Seed torch's generators for one of several processes, so that each draws different dropout.
 
     Args:
-        step: optimizer step from which it trains.
+        seed: seed of the run.
+        rank: number of the process.
+        step: optimizer step at which it starts.
     """
     torch.manual_seed(int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def require_trainable(config: TrainConfig) -> int:
-    """Refuse settings that training would refuse whatever the data: model, weights, tokenizer, device, batch.
+    """Raise if a run could not start with any data: check model, weights, tokenizer, device and batch size.
 
     Returns:
-        The bytes that a run writes at least: its best weights, and a resume state of weights and two moments.
+        The minimum number of bytes that a run writes: its best weights, and a resume state of weights and two moments.
 
     Raises:
-        SettingsError: they do not go together, or there is no such model.
-        InputError: one of them cannot be had, or is not what it must be.
+        SettingsError: settings contradict each other, or there is no such model config.
+        InputError: weights, an encoder, a tokenizer or a device is missing or invalid.
     """
     model_config, _ = model_and_key(config, {})
     refuse_uneven_shares(config)
@@ -282,10 +293,10 @@ def require_trainable(config: TrainConfig) -> int:
 def _start_from(
     model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
 ) -> tuple[SavedTokenizer, Any]:
-    """Return the tokenizer and the model that training starts from; the folder gets their files, but for weights.
+    """Return the tokenizer and the initial model, and write their files except weights into the folder.
 
-    The tokenizer is the text encoder's, or one that is trained where the tower has none. Weights are random, but for
-    those of others.
+    The tokenizer is that of the text encoder. If the model has none, a tokenizer is trained on the captions. Weights
+    are pretrained if the settings name some, and random otherwise.
     """
     model_config = with_text_encoder(with_loss_constants(model_config, config), config)
     text = model_config["text_cfg"]
@@ -309,7 +320,7 @@ def _start_from(
 
 
 def save_run(run: Run) -> None:
-    """Write the resume state of a run, which is the same in all processes."""
+    """Write the resume state from the first process, since it is the same in all of them."""
     if run.effort is not None:
         run.effort.note(run.state.step)
     if process_rank() == 0:
@@ -324,7 +335,7 @@ def save_run(run: Run) -> None:
 
 
 def close_run(run: Run) -> None:
-    """Let threads go."""
+    """Stop the threads of a run."""
     run.split.images.close()
     if run.effort is not None:
         run.effort.close()

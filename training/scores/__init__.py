@@ -1,1 +1,1 @@
-"""Scores: metrics, galleries, models of anybody, scoreboards, ablations."""
+"""Scores: metrics, galleries, third-party models, scoreboards and ablations."""

@@ -1,4 +1,4 @@
-"""An ablation: models with and without some filters, of several seeds each, paired on the same queries."""
+"""Compare models trained with and without filters, with several seeds each, paired on the same queries."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ from training.towers.model import WEIGHTS_FILE, load_model
 
 logger = logging.getLogger(__name__)
 
-# What is compared: a direction, and a mean over its queries; the first one is what verdicts go by.
+# The compared metrics, by direction. Verdicts use the first one.
 METRICS = ("text_to_image_MRR@10", "text_to_image_R@1", "image_to_text_R@1")
 PRIMARY = METRICS[0]
-CAPTIONS = "distinct"  # a caption that fits two images of the gallery finds either by chance
+CAPTIONS = "distinct"  # a caption that fits two images of the gallery would rank either first by chance
 ROUNDS = 10_000
 LEVEL = 0.05
 FEW_IMAGES = 30
-HELPS, HURTS, UNKNOWN = "helps", "hurts", "can't be told"
-SAME = "changes no row to train on"
+HELPS, HURTS, UNKNOWN = "helps", "hurts", "inconclusive"
+SAME = "changes no training row"
 _MARKERS = "osD^v"
-_MAX_LINE = 34  # letters of a label before it is broken
+_MAX_LINE = 34  # letters of a label before it is broken into lines
 PAGE_FILE, PLOT_FILE = "ablation.md", "ablation.png"
 
 
 def default_steps(config: TrainConfig, num_images: int) -> int:
-    """Return the recipe's own steps, or as many as its epochs have on a dataset of so many images."""
+    """Return the recipe's own steps, or the steps that its epochs take on a dataset of `num_images`."""
     return config.steps or (config.frozen_epochs + config.epochs) * (num_images // min(config.batch_size, num_images))
 
 
@@ -52,14 +52,15 @@ def sizes_of(files: PairFiles) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """Held-out images of the recipe as it is, none of which a variant was trained on, and their captions.
+    """Held-out images of the unchanged recipe that no variant was trained on, with their captions.
 
     Args:
+        split: name of the split.
         files: pair shards of the split.
         kept: places of the gallery's images among those of the files.
-        sample_ids: of these.
-        texts: captions that belong to one image of the gallery only.
-        owners: the image of each.
+        sample_ids: ids of those images.
+        texts: captions that belong to only one image of the gallery.
+        owners: number of the image of each caption.
         num_left_out: images of the split that some variant was trained on.
     """
 
@@ -73,7 +74,7 @@ class Gallery:
 
     @property
     def identity(self) -> str:
-        """Hash of the queries and of the images that are asked for."""
+        """Return a hash of the queries and the gallery."""
         return digest([list(self.sample_ids), list(self.texts), list(self.owners)])
 
     def clusters(self, metric: str) -> Integers:
@@ -83,31 +84,35 @@ class Gallery:
 
 
 def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
-    """Return the queries of a split of the first variant, without images that any of them has to train on.
+    """Return the gallery of a split of the first variant, without images that any variant trains on.
 
-    Images are told by identity and by the bytes that came; those that look alike are `duplicates.split_guard`'s.
+    Images are compared by id and original bytes. `duplicates.split_guard` handles images that look similar.
+
+    Args:
+        variants: pair shards of each variant; the first one is the unchanged recipe.
+        split: "val" or "test".
 
     Raises:
-        SettingsError: the split is one that is trained on.
-        InputError: it has too few images, or no caption of one image only.
+        SettingsError: models are trained on the split.
+        InputError: it has fewer than two images, or no caption that belongs to one image only.
     """
     if split not in ("val", "test"):
-        raise SettingsError(f"--split must be val or test, which no model is trained on, got {split!r}")
+        raise SettingsError(f"--split must be val or test, because models are trained on the others, got {split!r}")
     files = variants[0].of(split)
     rows = [row for group in row_groups(files) for row in read_rows(group, ["sample_id", "captions"]).to_pylist()]
     seen = seen_in_training(files, [path for variant in variants for path in variant.train])
     kept = [place for place in range(len(rows)) if place not in seen]
     if len(kept) < 2:
         raise InputError(
-            f"the {split} split has {len(kept)} images that no variant is trained on, and two at least are needed to "
-            f"tell one from another: set split.{split} above 0, or build a larger dataset"
+            f"the {split} split has {len(kept)} images that no variant is trained on, and at least two are needed. "
+            f"Set split.{split} above 0, or build a larger dataset"
         )
     captions = [list(rows[place]["captions"]) for place in kept]
-    told = [(text, number) for number, texts in enumerate(captions) for text in texts]
+    pairs = [(text, number) for number, texts in enumerate(captions) for text in texts]
     chosen = chosen_captions(captions, CAPTIONS)
-    queries = [query for query, is_chosen in zip(told, chosen, strict=True) if is_chosen]
+    queries = [query for query, is_chosen in zip(pairs, chosen, strict=True) if is_chosen]
     if not queries:
-        raise InputError(f"no caption of the {split} split belongs to one image only: build a larger dataset")
+        raise InputError(f"every caption of the {split} split belongs to several images: build a larger dataset")
     return Gallery(
         split=split,
         files=files,
@@ -120,7 +125,7 @@ def gallery_of(variants: Sequence[PairFiles], split: str) -> Gallery:
 
 
 def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: int) -> dict[str, Integers]:
-    """Return the ranks of one model, by direction, one a query; from the disk if they are there."""
+    """Return the ranks of a model by direction, one per query. Use cached ranks if there are any."""
     key = digest([sha256_of(model_dir / WEIGHTS_FILE), gallery.identity])
     path = folder / "ranks" / f"{key[:16]}.json"
     if not path.is_file():
@@ -131,22 +136,22 @@ def model_ranks(model_dir: Path, gallery: Gallery, folder: Path, *, batch_size: 
         outcomes = retrieval_outcomes(images, texts, np.array(gallery.owners, dtype=np.int64), captions=CAPTIONS)
         write_checksummed(path, {outcome.way: outcome.ranks.tolist() for outcome in outcomes})
         logger.info("scored %s on %d images", model_dir, len(gallery.kept))
-    told = read_checksummed(path, remedy="remove it, and the model is scored again")
-    return {way: np.array(ranks, dtype=np.int64) for way, ranks in told.items()}
+    cached = read_checksummed(path, remedy="remove it, and the model is scored again")
+    return {way: np.array(ranks, dtype=np.int64) for way, ranks in cached.items()}
 
 
 def values_of(ranks: Sequence[Mapping[str, Integers]], metric: str) -> Floats:
-    """Return one metric's value of each query, of one variant's models: shape (seeds, queries)."""
+    """Return a metric's value of each query for the models of one variant, shape (seeds, queries)."""
     way = metric.removesuffix(f"_{METRIC_OF[metric].name}")
     return np.stack([METRIC_OF[metric].of_query(each[way]) for each in ranks])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference(Estimate):
-    """A difference, and how likely one as large is where there is none.
+    """A paired difference and its p-value: the chance of one as large if there is no difference.
 
     Args:
-        p_value: two-sided.
+        p_value: two-sided p-value.
     """
 
     p_value: float
@@ -154,11 +159,11 @@ class PairedDifference(Estimate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedNoise:
-    """What chance does to a model's mean, beside what it does to all variants of the same seed.
+    """The random variation of a model's mean score, beyond the effect of a seed on all variants.
 
     Args:
-        variance: of one model's mean, pooled over all variants.
-        degrees: of freedom; 0 where there is one seed, or one variant, so that nothing is known of it.
+        variance: variance of one model's mean, pooled over all variants.
+        degrees: degrees of freedom. 0 with one seed or one variant, where the variance is unknown.
     """
 
     variance: float
@@ -166,13 +171,13 @@ class SeedNoise:
 
 
 def seed_noise(variants: Sequence[Floats]) -> SeedNoise:
-    """Return the spread that neither variant nor seed explain, as in a randomised block design.
+    """Return the variation that neither variant nor seed explains, as in a randomised block design.
 
-    One seed gives all variants the same first weights, which decide much of how far a short training comes: a seed is
-    a block, and what it does to all of them alike is no noise of their differences.
+    Models with the same seed start from the same weights, which strongly affects the score after short training. So
+    each seed is a block. Its effect on all variants alike is not noise in their differences.
 
     Args:
-        variants: of each its values, shape (seeds, queries), of the same seeds in the same order.
+        variants: values of each variant, shape (seeds, queries), with the same seeds in the same order.
     """
     means = np.stack([values.mean(axis=1) for values in variants])
     left = means - means.mean(axis=0) - means.mean(axis=1, keepdims=True) + means.mean()
@@ -183,18 +188,19 @@ def seed_noise(variants: Sequence[Floats]) -> SeedNoise:
 def difference(
     with_it: Floats, without: Floats, clusters: Integers, noise: SeedNoise, *, rounds: int, seed: int
 ) -> PairedDifference:
-    """Return the mean of `with_it` less mean of `without`, paired by query and by seed.
+    """Return the mean of `with_it` minus the mean of `without`, paired by query and by seed.
 
-    Its interval holds two kinds of chance. Other test images: whole images are drawn again, since captions of one are
-    not independent. Other seeds: to each such draw a Student's t is added, as wide as the differences of the seeds
-    differ; a bootstrap of two or three seeds would say far too little.
+    The interval covers two sources of variation. For the choice of test images, whole images are resampled, since the
+    captions of one image are not independent. For the choice of seeds, a Student's t with the estimated variance is
+    added to each draw, since a bootstrap of two or three seeds would underestimate it.
 
     Args:
         with_it: values, shape (seeds, queries).
-        without: likewise, of the same seeds.
-        clusters: the image of each query, shape (queries,).
-        noise: of all variants; where nothing is known of it, it counts for nothing.
-        rounds: draws.
+        without: values, shape (seeds, queries), of the same seeds and queries.
+        clusters: image of each query, shape (queries,).
+        noise: variation between seeds. It is ignored if it is unknown.
+        rounds: number of draws.
+        seed: seed of the draws.
     """
     paired = with_it - without
     draws = mean_draws(paired.mean(axis=0), clusters, rounds=rounds, seed=seed)
@@ -212,7 +218,7 @@ def difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values for several questions at once, by Holm's step-down (https://www.jstor.org/stable/4615733)."""
+    """Return p-values corrected for multiple tests with Holm's step-down method (https://www.jstor.org/stable/4615733)."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, largest = [0.0] * len(p_values), 0.0
     for place, index in enumerate(order):
@@ -222,11 +228,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def verdict(found: PairedDifference, p_value: float, noise: SeedNoise, *, num_images: int) -> str:
-    """Return what a difference says of a filter: with one seed nothing, since training anew may say otherwise.
+    """Return the verdict on a filter. With one seed it is always unknown, since retraining may change the result.
 
     Args:
-        p_value: corrected for the number of filters.
-        num_images: test images; a bootstrap of fewer than `FEW_IMAGES` errs too often.
+        found: the difference.
+        p_value: p-value corrected for the number of filters.
+        noise: variation between seeds.
+        num_images: number of test images. With fewer than `FEW_IMAGES`, a bootstrap is wrong too often.
     """
     if num_images < FEW_IMAGES or not noise.degrees or p_value >= LEVEL or found.value == 0:
         return UNKNOWN
@@ -235,12 +243,13 @@ def verdict(found: PairedDifference, p_value: float, noise: SeedNoise, *, num_im
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What one variant switches.
+    """The settings that switch a filter, and the variants with and without it.
 
     Args:
-        overrides: what switches it, as `--set` takes it.
-        with_it: number of the variant that has the filter; 0 is the recipe as it is.
-        without: of the one that lacks it.
+        label: name of the filter in tables.
+        overrides: settings that switch it, in the format of `--set`.
+        with_it: number of the variant that has the filter; 0 is the unchanged recipe.
+        without: number of the variant that lacks it.
     """
 
     label: str
@@ -251,11 +260,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared(Filter):
-    """What a filter does.
+    """The measured effect of a filter.
 
     Args:
-        differences: with it less without it, by metric.
-        p_value: of the first metric, corrected for the number of filters.
+        differences: score with the filter minus score without it, by metric.
+        p_value: p-value of the first metric, corrected for the number of filters.
+        verdict: the verdict on the filter.
     """
 
     differences: Mapping[str, PairedDifference]
@@ -264,12 +274,12 @@ class Compared(Filter):
 
 
 def noise_of(values: Mapping[str, Sequence[Floats]], data: Sequence[Any]) -> dict[str, SeedNoise]:
-    """Return the noise of each metric.
+    """Return the variation between seeds for each metric.
 
     Args:
-        values: of each variant, by metric, shape (seeds, queries).
-        data: what each variant's models were trained on: models of equal data are the same ones, and say nothing of
-            chance a second time.
+        values: values of each variant by metric, shape (seeds, queries).
+        data: training data of each variant. Variants with equal data have equal models, so only the first of them
+            counts.
     """
     others = [number for number, mine in enumerate(data) if mine not in data[:number]]
     return {metric: seed_noise([found[number] for number in others]) for metric, found in values.items()}
@@ -284,15 +294,20 @@ def compare(
     data: Sequence[Any],
     seed: int,
 ) -> list[Compared]:
-    """Say what filters do, each beside the recipe as it is; verdicts go by the first metric, corrected for all.
+    """Compare each filter with the unchanged recipe. Verdicts use the first metric, corrected for all filters.
 
     Args:
-        values: as `noise_of` takes them, and `data` too.
+        filters: the filters.
+        values: values of each variant by metric, shape (seeds, queries).
+        gallery: images and captions that the models were scored on.
+        noise: variation between seeds, by metric.
+        data: training data of each variant.
+        seed: seed of the bootstrap.
     """
     compared: list[Compared] = []
     for each in filters:
         is_same = data[each.with_it] == data[each.without]
-        # The same models do not differ by chance either.
+        # Equal models have no random variation.
         chance = dict.fromkeys(noise, SeedNoise(variance=0.0, degrees=0)) if is_same else noise
         differences = {
             metric: difference(
@@ -307,9 +322,9 @@ def compare(
         }
         said = SAME if is_same else UNKNOWN
         compared.append(Compared(**asdict(each), differences=differences, p_value=1.0, verdict=said))
-    asked = [number for number, each in enumerate(compared) if each.verdict != SAME]
-    corrected = holm([compared[number].differences[PRIMARY].p_value for number in asked])
-    for number, p_value in zip(asked, corrected, strict=True):
+    tested = [number for number, each in enumerate(compared) if each.verdict != SAME]
+    corrected = holm([compared[number].differences[PRIMARY].p_value for number in tested])
+    for number, p_value in zip(tested, corrected, strict=True):
         found = compared[number].differences[PRIMARY]
         said = verdict(found, p_value, noise[PRIMARY], num_images=len(gallery.sample_ids))
         compared[number] = replace(compared[number], p_value=p_value, verdict=said)
@@ -318,17 +333,27 @@ def compare(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """All that was found.
+    """The result of an ablation.
 
     Args:
-        snapshot: of the recipe as it is; the dataset of that name has the same one if it was built from the same.
+        key: hash of all that decides the result.
+        dataset: name of the dataset.
+        snapshot: snapshot of the unchanged recipe. The dataset of that name has the same one if its build had the same
+            inputs.
+        split: split whose images were scored.
+        num_images: images in the gallery.
+        num_queries: captions that were queries.
         num_left_out: images of the split that some variant was trained on.
-        noise: standard deviation of one model's score, beside what its seed does to all variants, by metric.
-        degrees: of freedom of that.
-        scores: mean over the seeds, by metric, of each variant.
+        steps: optimizer steps of each model.
+        batch_size: images per step.
+        seeds: seeds of the models of each variant.
+        noise: standard deviation of one model's score, beyond the effect of its seed on all variants, by metric.
+        degrees: degrees of freedom of `noise`.
+        scores: mean score of each variant over the seeds, by metric.
         sizes: images and captions that each variant's models were trained on.
-        snapshots: dataset and snapshot of each variant, the recipe as it is first.
-        models: folders below the root, of each variant by seed.
+        snapshots: dataset and snapshot of each variant, the unchanged recipe first.
+        models: model folders of each variant by seed, relative to the root.
+        compared: effect of each filter.
     """
 
     key: str
@@ -350,7 +375,7 @@ class Ablation:
     compared: Sequence[Compared]
 
     def rows(self) -> list[dict[str, str]]:
-        """Return one row a filter, for a table."""
+        """Return one table row per filter."""
         rows = []
         for each in self.compared:
             with_it, without = self.sizes[each.with_it], self.sizes[each.without]
@@ -369,33 +394,35 @@ class Ablation:
         return rows
 
     def notes(self) -> list[str]:
-        """Say what the numbers were measured on and what the columns mean, one sentence or two each."""
+        """Return sentences that explain the measurements and the columns."""
         left_out = f", without {self.num_left_out:,} that a variant was trained on" if self.num_left_out else ""
         count = len(self.seeds)
         notes = [
-            f"Each model: {self.steps:,} optimizer steps of {self.batch_size} images, whatever the number of images; "
-            f"{count} seed{'s' if count > 1 else ''} of each variant.",
-            f"Scored on the same {self.num_images:,} images of the {self.split} split{left_out}, and "
-            f"{self.num_queries:,} captions that belong to one of them.",
-            f'"with" and "without" are {_short(PRIMARY)}; then come differences, with the filter less without it, and '
-            "their 95 % intervals, not corrected. Numbers in brackets: what the filter changes.",
+            f"Each model was trained for {self.steps:,} optimizer steps of {self.batch_size} images, regardless of the "
+            f"number of images, with {count} seed{'s' if count > 1 else ''} per variant.",
+            f"All models were scored on the same {self.num_images:,} images of the {self.split} split{left_out}, with "
+            f"{self.num_queries:,} captions that each belong to one of them.",
+            f'"with" and "without" are {_short(PRIMARY)}. The next columns are differences, with the filter minus '
+            "without it, and their uncorrected 95 % intervals. Numbers in brackets: the change by the filter.",
         ]
         if self.num_images < FEW_IMAGES:
-            notes.append(f"Of fewer than {FEW_IMAGES} test images nothing is said: intervals of so few are too short.")
+            notes.append(
+                f"There are no verdicts with fewer than {FEW_IMAGES} test images: their intervals are too short."
+            )
         if count > 1 and not self.degrees:
             return notes  # no filter changes a row
         if count > 1:
             return [
                 *notes,
-                "Intervals hold the choice of test images and of seeds. Models of one seed start from the same weights "
-                "and are compared with one another; what is left of chance moves one model's score by "
+                "Intervals cover the choice of test images and of seeds. Models with the same seed start from the same "
+                "weights and are compared with each other. The remaining random variation of one model's score is "
                 f"{self.noise[PRIMARY]:.3f} (standard deviation, {self.degrees} degrees of freedom).",
-                f"p and verdict: {_short(PRIMARY)}, corrected by Holm's method for all filters that change a row.",
+                f"p and verdict: {_short(PRIMARY)}, corrected with Holm's method for all filters that change a row.",
             ]
         return [
             *notes,
-            "With one seed nobody knows how far training anew would move these numbers: the intervals hold the choice "
-            "of test images alone, and no filter is said to help or to hurt. Take --seeds 3.",
+            "With one seed it is unknown how much retraining would change these numbers. The intervals cover only the "
+            "choice of test images, and no filter gets the verdict that it helps or hurts. Use --seeds 3.",
         ]
 
 
@@ -404,7 +431,7 @@ def _short(metric: str) -> str:
 
 
 def write_ablation(found: Ablation, folder: Path) -> None:
-    """Write the record, the page, which is ready for a card, and the plot into a folder; the record comes last."""
+    """Write the plot, the Markdown page and, last, the JSON record of an ablation into a folder."""
     rows, notes = found.rows(), found.notes()
     shown = AblationTable(key=found.key, columns=list(rows[0]), rows=[list(row.values()) for row in rows], notes=notes)
     title = f"# Which filters help: {found.dataset}, snapshot {found.snapshot}"
@@ -418,24 +445,25 @@ def write_ablation(found: Ablation, folder: Path) -> None:
 
 
 def write_forest_plot(labels: Sequence[str], series: Mapping[str, Sequence[Estimate]], path: Path) -> None:
-    """Draw differences and their intervals as a PNG: a row each, and a line where nothing differs.
+    """Draw differences with their intervals as a PNG, one row each, with a line at zero.
 
     Args:
-        labels: of the rows, from the top, at least one.
-        series: for each of the rows a difference, by the name of what is measured.
+        labels: row labels from the top, at least one.
+        series: one difference per row, by the name of the metric.
+        path: the PNG file.
     """
-    # Long labels are on several lines, broken between the settings that they name.
+    # Break long labels between the settings that they name.
     broken = [label.replace(" + ", " +\n") if len(label) > _MAX_LINE else label for label in labels]
 
     def draw(figure: Any) -> None:
-        what = "with the filter less without it, 95 % interval (to the right: better with it)"
+        what = "with the filter minus without it, 95 % interval (right of 0: better with it)"
         axes = figure.add_subplot(xlabel=what)
         axes.axvline(0, color=COLOURS["soft"], linewidth=1)
         gap = 0.7 / len(series)
         for number, (name, found) in enumerate(series.items()):
             heights = [row + (number - (len(series) - 1) / 2) * gap for row in range(len(labels))]
             values = [each.value for each in found]
-            # A value may lie outside of the interval of its draws where hardly anything varies.
+            # If the draws hardly vary, a value may be outside of their interval.
             sides = [
                 [max(0.0, each.value - each.low) for each in found],
                 [max(0.0, each.high - each.value) for each in found],

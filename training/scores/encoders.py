@@ -1,4 +1,4 @@
-"""Opens models for scoring: ours, open_clip's, Hugging Face's; from folders or by their names."""
+"""Open models for scoring: our own, open_clip's and Hugging Face's, from folders or by name."""
 
 import hashlib
 import json
@@ -17,36 +17,36 @@ from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
 from training.data.images import squashed
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
-from training.towers.model_files import ANY_TEXTS, names_of, one_line, opening, require_whole
+from training.towers.model_files import TRIAL_TEXTS, join_file_names, one_line, require_readable_files, translate_errors
 from training.towers.pretrained import WEIGHT_FILES
-from training.towers.tokenizer import TOKENIZER_FILE, refuse_endless, try_tokenizer
+from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
 
 if TYPE_CHECKING:
     import torch
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-# Files of a model that hold a JSON object each, if they are there.
+# JSON files of a model that are checked if they exist.
 _CONFIGS = (
     *(OPEN_CLIP_CONFIG_FILE, "config.json", *_PROCESSORS, *_TOKENIZER),
     *("special_tokens_map.json", "model.safetensors.index.json"),
 )
-# What older releases wrote and needs no reading: which positions there are, and poolers that a model goes without.
+# Weights of older releases that are not needed: position ids, and poolers of models that do not use one.
 _NOT_READ = re.compile(r"position_ids$|(^|\.)pooler\.")
 _CONFIGS_AND_TOKENIZERS = {".json", ".txt", ".model", ".bpe", ".spm", ".vocab", ".tiktoken", ".jinja", ".py"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 OTHERS_REMEDY = (
-    "if a file of it is missing, damaged or of another model, copy it again from where it is whole; if none is, it is "
-    "no model that can be scored here"
+    "if a file is missing, damaged or belongs to another model, restore it from an intact copy. Otherwise this kind of "
+    "model cannot be scored here"
 )
 
 
 def open_model_folder(folder: Path, name: str) -> Encoder:
-    """Open a model that was trained here.
+    """Open a model folder of ours.
 
     Raises:
-        InputError: the folder holds none, or one that sees pictures otherwise.
-        DamagedError: a file of it is missing or damaged.
+        InputError: the folder contains no model, or a model with other image preprocessing.
+        DamagedError: a file is missing or damaged.
     """
     import torch
 
@@ -67,19 +67,19 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
 
 
 def _configs_and_tokenizers(folder: Path) -> tuple[dict[str, str], ...]:
-    """Return what decides, beside weights, what a model in a folder makes of its inputs; nothing for one of the hub."""
+    """Return name and sha256 of the configs and tokenizers in a model's folder. Return none for a model of a hub."""
     if not folder.is_dir():
         return ()
-    told = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
-    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in told if file.is_file())
+    files = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _CONFIGS_AND_TOKENIZERS)
+    return tuple({"name": file.name, "sha256": sha256_of(file)} for file in files if file.is_file())
 
 
 def open_open_clip(source: str, name: str) -> Encoder:
-    """Open a model of open_clip: "MODEL/PRETRAINED" by its names, or a folder in hub layout.
+    """Open an open_clip model, named as "MODEL/PRETRAINED" or by a folder in hub layout.
 
     Raises:
         SettingsError: there is no such model.
-        InputError: its weights cannot be had, or a file of it is damaged.
+        InputError: its weights cannot be fetched, or one of its files is damaged.
     """
     import open_clip
 
@@ -88,25 +88,25 @@ def open_open_clip(source: str, name: str) -> Encoder:
         model_name, _, pretrained = source.partition("/")
         if model_name not in open_clip.list_models() or not pretrained:
             raise SettingsError(
-                f"open_clip={source} is no folder, and no MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
+                f"open_clip={source} is neither a folder nor a MODEL/PRETRAINED of open_clip, such as ViT-B-32/openai"
             )
     known = open_clip.get_pretrained_cfg(model_name, pretrained) if pretrained else {}
     what = f"open_clip={source}"
     if Path(source).is_dir():
-        require_whole(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
-    encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of Hugging Face, if it has one
-    with loading(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
+        require_readable_files(Path(source), _CONFIGS, first=OPEN_CLIP_CONFIG_FILE)
+    encoder = ("config.json",) if (Path(source) / "config.json").exists() else ()  # of a Hugging Face encoder
+    with translate_loading_errors(what, source, (OPEN_CLIP_CONFIG_FILE, *WEIGHT_FILES, *encoder)):
         module, _, prepare = open_clip.create_model_and_transforms(
             model_name,
             pretrained=pretrained,
             weights_only=True,
             require_pretrained=True,
-            force_quick_gelu=bool(known.get("quick_gelu")),  # the weights' own activation, not the name's
+            force_quick_gelu=bool(known.get("quick_gelu")),  # the activation that the weights were trained with
         )
-    with loading(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
-        try_tokenizer(Path(source) / TOKENIZER_FILE)
+    with translate_loading_errors(what, source, (*_TOKENIZER, OPEN_CLIP_CONFIG_FILE)):
+        try_in_child_process(Path(source) / TOKENIZER_FILE)
         tokenizer = open_clip.get_tokenizer(model_name)
-        _refuse_endless(getattr(tokenizer, "tokenizer", None), what)
+        _refuse_unbounded_growth(getattr(tokenizer, "tokenizer", None), what)
     module.eval()
     loaded = tensors_sha256(module.state_dict())
     found = Encoder(
@@ -118,53 +118,53 @@ def open_open_clip(source: str, name: str) -> Encoder:
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
     )
-    return _tried(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
+    return _require_encoding(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
 
 
 def open_transformers(source: str, name: str) -> Encoder:
-    """Open a dual encoder of Hugging Face, such as `VisionTextDualEncoderModel` or `CLIPModel`: a folder, or a name.
+    """Open a Hugging Face dual encoder, such as `VisionTextDualEncoderModel` or `CLIPModel`, by folder or hub name.
 
-    Nothing but weights is taken from it: a model that brings code of its own is refused.
+    Only weights and configs are read. A model that needs its own code is refused.
 
     Raises:
-        InputError: it cannot be had, is no dual encoder of one space, lacks weights, or wants more of an image than
-            its pixels.
+        InputError: the model cannot be fetched, does not map images and texts into one space, lacks weights, or needs
+            more image inputs than pixels.
     """
     from transformers import AutoModel, AutoProcessor
 
     what, is_folder = f"transformers={source}", Path(source).is_dir()
     if is_folder:
-        require_whole(Path(source), _CONFIGS, first="config.json")
-    with loading(what, source, ("config.json", *WEIGHT_FILES)):
-        module, told = AutoModel.from_pretrained(
+        require_readable_files(Path(source), _CONFIGS, first="config.json")
+    with translate_loading_errors(what, source, ("config.json", *WEIGHT_FILES)):
+        module, info = AutoModel.from_pretrained(
             source, output_loading_info=True, weights_only=True, trust_remote_code=False
         )
-    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
-        try_tokenizer(Path(source) / TOKENIZER_FILE)
+    with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
+        try_in_child_process(Path(source) / TOKENIZER_FILE)
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-        _refuse_endless(getattr(processor, "tokenizer", None), what)
-    # Refused are weights that are not there, and those that are and would stay unread: a config of another model.
-    where = names_of(Path(source), WEIGHT_FILES) if is_folder else what
-    if told["missing_keys"]:
-        lacking = min(told["missing_keys"])
-        raise InputError(f"{where} lacks weights, such as {lacking}, that its config.json asks for: {OTHERS_REMEDY}")
-    left = [name for name in told["unexpected_keys"] if not _NOT_READ.search(name)]
+        _refuse_unbounded_growth(getattr(processor, "tokenizer", None), what)
+    # Refuse missing weights, and also unused ones, which mean that the config belongs to another model.
+    where = join_file_names(Path(source), WEIGHT_FILES) if is_folder else what
+    if info["missing_keys"]:
+        lacking = min(info["missing_keys"])
+        raise InputError(f"{where} lacks weights that its config.json needs, such as {lacking}: {OTHERS_REMEDY}")
+    left = [name for name in info["unexpected_keys"] if not _NOT_READ.search(name)]
     if left:
         raise InputError(
-            f"{where} has weights, such as {min(left)!r}, that the model of its config.json has no place for: "
+            f"{where} has weights that do not exist in the model of its config.json, such as {min(left)!r}: "
             f"{OTHERS_REMEDY}"
         )
     towers = ("get_image_features", "get_text_features")
     if not (all(hasattr(module, tower) for tower in towers) and hasattr(processor, "image_processor")):
         raise InputError(f"{what} is a {type(module).__name__}, which does not have two towers")
-    # Newer releases leave weights in the half precision that they were saved in, whose features are full of ties.
+    # Newer releases keep weights in the half precision of the file, which gives many equal features.
     module.float().eval()
-    with loading(what, source, (*_PROCESSORS, *_TOKENIZER)):
+    with translate_loading_errors(what, source, (*_PROCESSORS, *_TOKENIZER)):
         prepare = _image_preparation(processor, what)
         tokenize = _tokenization(module.config, processor.tokenizer)
 
     def pooled(found: Any) -> "torch.Tensor":
-        """Return features, which newer releases of transformers wrap into an output of several parts."""
+        """Return the features, which newer releases of transformers wrap in an output object."""
         features: torch.Tensor = getattr(found, "pooler_output", found)
         return features
 
@@ -178,14 +178,14 @@ def open_transformers(source: str, name: str) -> Encoder:
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
     )
-    return _tried(found, what, source, ("config.json",))
+    return _require_encoding(found, what, source, ("config.json",))
 
 
-def _refuse_endless(tokenizer: Any, what: str) -> None:
-    """Hold what transformers loaded to the limits, wherever it came from; its tokenizers in Python have no steps."""
+def _refuse_unbounded_growth(tokenizer: Any, what: str) -> None:
+    """Apply the growth limit to a tokenizer of transformers. Its pure Python tokenizers have no such steps."""
     found = getattr(tokenizer, "backend_tokenizer", None)
     if found is not None:
-        refuse_endless(found, f"{TOKENIZER_FILE} of {what}")
+        refuse_unbounded_growth(found, f"{TOKENIZER_FILE} of {what}")
 
 
 def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], torch.Tensor]":
@@ -193,9 +193,9 @@ def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], to
         processor.image_processor(images=Image.new("RGB", size), return_tensors="pt") for size in ((64, 64), (96, 64))
     )
     if set(made) != {"pixel_values"}:
-        raise InputError(f"{what} wants more of an image than its pixels ({', '.join(sorted(made))}): not known here")
+        raise InputError(f"{what} needs other image inputs than pixels ({', '.join(sorted(made))}): not supported")
     if made["pixel_values"].shape != wide["pixel_values"].shape:
-        raise InputError(f"{what} makes pictures of different sizes of images that have other shapes: not known here")
+        raise InputError(f"{what} does not resize all images to the same size: not supported")
 
     def prepare(image: Image.Image) -> "torch.Tensor":
         found: torch.Tensor = processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
@@ -205,45 +205,45 @@ def _image_preparation(processor: Any, what: str) -> "Callable[[Image.Image], to
 
 
 def _tokenization(config: Any, tokenizer: Any) -> Callable[[Sequence[str]], Any]:
-    """Return what cuts and pads a model's texts: SigLIP pools the last position of full length, without a mask."""
+    """Return a function that cuts and pads texts. SigLIP needs full length, as it pools the last position unmasked."""
     text = getattr(config, "text_config", config)
     most = text.max_position_embeddings
     if "roberta" in text.model_type or text.model_type == "camembert":
-        most -= text.pad_token_id + 1  # their positions begin behind the one of padding
+        most -= text.pad_token_id + 1  # their positions start after that of padding
     how = {"truncation": True, "max_length": min(most, tokenizer.model_max_length), "return_tensors": "pt"}
     if config.model_type.startswith("siglip"):
         return lambda texts: {"input_ids": tokenizer(list(texts), padding="max_length", **how)["input_ids"]}
     return lambda texts: tokenizer(list(texts), padding=True, **how)
 
 
-def _tried(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
-    """Return the encoder, if it encodes an image and texts: some wrong values of a config show only then."""
+def _require_encoding(encoder: Encoder, what: str, source: str, names: Sequence[str]) -> Encoder:
+    """Return the encoder after it has encoded an image and texts, which reveals other wrong values in its config."""
     import torch
 
-    with loading(what, source, (*names, *_PROCESSORS)), torch.no_grad():
+    with translate_loading_errors(what, source, (*names, *_PROCESSORS)), torch.no_grad():
         image = encoder.encode_pixels(encoder.prepare(Image.new("RGB", (64, 64)))[None])
-    with loading(what, source, (*names, *_TOKENIZER)), torch.no_grad():
-        texts = encoder.encode_texts(ANY_TEXTS)
+    with translate_loading_errors(what, source, (*names, *_TOKENIZER)), torch.no_grad():
+        texts = encoder.encode_texts(TRIAL_TEXTS)
     shapes = [tuple(image.shape), tuple(texts.shape)]
-    if shapes != [(1, image.shape[-1]), (len(ANY_TEXTS), image.shape[-1])]:
+    if shapes != [(1, image.shape[-1]), (len(TRIAL_TEXTS), image.shape[-1])]:
         raise InputError(
-            f"{what} makes features of shape {shapes[0]} of a picture and {shapes[1]} of two texts: it does not map "
-            "both into one space, a vector each"
+            f"{what} returns features of shape {shapes[0]} for an image and {shapes[1]} for two texts: it does not map "
+            "both into one space with one vector each"
         )
     return encoder
 
 
 def check_source(kind: str, source: str, option: str) -> None:
-    """Refuse, before any work, a model that cannot be there.
+    """Raise if a model cannot exist, before any work starts.
 
     Raises:
-        InputError: a folder that does not exist, or that is no name of a model either.
+        InputError: the folder does not exist, or the text is not a valid model name.
     """
     if Path(source).is_dir():
         return
     is_path = kind == "folder" or source.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(source)
     if is_path:
-        raise InputError(f"{option}: {kind}={source} is no folder")
+        raise InputError(f"{option}: {kind}={source} is not a folder")
 
 
 OPENERS: dict[str, Callable[[str, str], Encoder]] = {
@@ -254,66 +254,70 @@ OPENERS: dict[str, Callable[[str, str], Encoder]] = {
 
 
 @contextmanager
-def loading(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
-    """Name the files of a folder that do not open, around what reads some files of a model.
+def translate_loading_errors(what: str, source: str, names: Sequence[str]) -> Iterator[None]:
+    """Translate exceptions of loading a model's files into an error that names them.
 
     Args:
-        what: the model, as it was named.
+        what: the model, as the user named it.
         source: a folder, or a name on a hub.
-        names: of the files.
+        names: names of the files.
 
     Raises:
-        InputError: they are damaged, would run code, or cannot be had.
+        InputError: the files are damaged, would run code, or cannot be fetched.
     """
     if Path(source).is_dir():
-        opened = opening(names_of(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
+        opened = translate_errors(join_file_names(Path(source), names), remedy=OTHERS_REMEDY, kind=InputError)
     else:
         opened = _fetching(what)
     with opened:
         try:
             yield
         except UnpicklingError as error:
-            raise InputError(f"{what} holds more than weights, which to read would run code: it is refused") from error
+            raise InputError(
+                f"{what} contains more than weights, and reading it would run code, so it is refused"
+            ) from error
 
 
 @contextmanager
 def _fetching(what: str) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # open_clip's, of weights that do not fit as of those that cannot be fetched
+    except RuntimeError as error:  # open_clip raises it if weights do not match, or cannot be fetched
         raise InputError(
-            f"{what} cannot be loaded ({one_line(error)}): its weights do not fit its config, or cannot be had; where "
-            "there is no network, name a folder that it was copied to"
+            f"{what} cannot be loaded ({one_line(error)}): its weights do not match its config, or they cannot be "
+            "fetched. Without network access, copy the model into a folder and name that"
         ) from error
-    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # what constructors say of odd configs
+    except (TypeError, AssertionError, AttributeError, ImportError) as error:  # from constructors, for invalid configs
         raise InputError(
-            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged, or of "
-            "another release, or needs a package that is not installed"
+            f"{what} cannot be loaded ({type(error).__name__}: {one_line(error)}): its config is damaged or of another "
+            "release, or it needs a package that is not installed"
         ) from error
     except (OSError, ValueError, LookupError, SafetensorError) as error:
         raise InputError(
-            f"{what} cannot be had ({one_line(error)}): copy it to a folder where there is a network, and name that"
+            f"{what} cannot be fetched ({one_line(error)}): copy it into a folder on a machine with network access, "
+            "and name the folder"
         ) from error
 
 
 def tensors_sha256(tensors: Mapping[str, Any]) -> str:
-    """Return the hexadecimal sha256 of names, types, shapes and bytes of tensors, by name, however they lie in memory.
+    """Return the sha256 of tensors: their names, types, shapes and bytes, sorted by name.
 
-    That is one name for what a model has in memory, whatever file or place of the hub it came from. Nothing is copied
-    but one tensor at a time, where its numbers do not lie one behind the other.
+    It identifies a model's weights independently of their file, hub and memory layout. At most one tensor at a time is
+    copied, if it is not contiguous.
 
     Args:
-        tensors: a model's `state_dict()`; what is no tensor in it is passed over.
+        tensors: a model's `state_dict()`. Values that are not tensors are ignored.
     """
     import torch
 
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if isinstance(tensor, torch.Tensor):
-            # The length of the head ends it, type and shape tell the number of bytes: so no two sets read alike.
+            # The length marks the end of the head, and type and shape give the number of bytes, so the hash is
+            # unambiguous.
             head = json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode()
             found.update(len(head).to_bytes(8, "little"))
             found.update(head)
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            found.update(flat.view(torch.uint8).numpy().data)  # as bytes, since NumPy has no bfloat16
+            found.update(flat.view(torch.uint8).numpy().data)  # as bytes, because NumPy has no bfloat16
     return found.hexdigest()

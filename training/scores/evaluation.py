@@ -1,4 +1,4 @@
-"""What a model does on a split of a dataset, or on any test set: the ranks of its queries, and scores of a split."""
+"""Score a model on a split of a dataset, and rank its queries on any test set."""
 
 import unicodedata
 from collections import Counter
@@ -26,11 +26,16 @@ ALL, LEAK_FREE = "all", "leak-free"
 
 
 def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Scores:
-    """Score a model on the images of one split, which is the gallery.
+    """Score a model on the images of one split, which form the gallery.
+
+    Args:
+        files: pair shards by split.
+        model_dir: the model folder.
+        config: settings of scoring.
 
     Raises:
-        SettingsError: no images in the split.
-        InputError: no trained model, or splits that overlap.
+        SettingsError: the split has no images.
+        InputError: there is no trained model, or splits overlap.
         DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     let_threads_sleep()
@@ -48,12 +53,13 @@ def evaluate(files: PairFiles, model_dir: Path, config: EvaluateConfig) -> Score
 def retrieval_scores(
     images: Features, texts: Features, captions: Sequence[Sequence[str]], config: EvaluateConfig
 ) -> Iterator[Score]:
-    """Yield MRR and R at each cutoff, both ways, in each caption mode that finds any caption.
+    """Yield MRR and recall at each cutoff in both directions, for each caption mode that selects any caption.
 
     Args:
         images: unit rows, shape (images, dim).
         texts: unit rows of all captions, image by image, shape (captions, dim).
         captions: the captions of each image.
+        config: settings of scoring.
     """
     owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
     for mode in WORDING_MODES:
@@ -65,18 +71,18 @@ def retrieval_scores(
 
 
 def chosen_captions(captions: Sequence[Sequence[str]], mode: str) -> list[bool]:
-    """Return which captions, image by image, a caption mode takes: one answer a caption."""
+    """Return for each caption, image by image, if a caption mode selects it."""
     if mode == "one":
         return [index == 0 for group in captions for index in range(len(group))]
     if mode == "distinct":
-        told = [{wording(text) for text in group} for group in captions]
-        owners = Counter(words for group in told for words in group)
+        worded = [{wording(text) for text in group} for group in captions]
+        owners = Counter(words for group in worded for words in group)
         return [owners[wording(text)] == 1 for group in captions for text in group]
     return [True for group in captions for _ in group]
 
 
 def wording(text: str) -> str:
-    """Return a caption's words without case, punctuation and spacing: equal ones say the same of their images."""
+    """Return a caption without case, punctuation and spacing, to find captions with the same words."""
     folded = unicodedata.normalize("NFC", text.casefold())
     return " ".join("".join(" " if unicodedata.category(c)[0] in "PZC" else c for c in folded).split())
 
@@ -84,23 +90,25 @@ def wording(text: str) -> str:
 def outcomes_of(
     store: FeatureStore, test_set: Gallery | LabelledImages, batch_size: int
 ) -> tuple[list[Outcome], dict[int, bytes]]:
-    """Return ranks of a model on a set: on all images, and where a model was trained on some, on those that are left.
+    """Return a model's ranks on a test set: on all images and, if a model was trained on some, on the others alone.
 
     Args:
-        store: of the model's features; those of the catalog's own images and captions are never kept in it.
+        store: cache of the model's features. Images and captions of the catalog are not written to its disk cache.
+        test_set: images with captions or labels.
+        batch_size: images or texts that are encoded at a time.
 
     Returns:
-        One outcome for each way, choice of captions and choice of images, in an order that depends on the set alone;
-        and the sha256 of the bytes of its images that are there and decode, by their places.
+        One outcome for each direction, caption mode and image choice, in an order that depends on the test set alone;
+        and the sha256 of the bytes of each image that exists and decodes, by its place.
 
     Raises:
-        InputError: none is, or none that has a caption, or features are no numbers.
+        InputError: no image can be read, none of those has a caption, or a feature is not finite.
     """
     if test_set.of_catalog:
         store = FeatureStore(store.encoder)
     images, there = store.images(test_set.images, test_set.read, batch_size=batch_size)
     if not there:
-        raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} is there and decodes")
+        raise InputError(f"none of the {len(test_set.images):,} images of {test_set.name} can be found and decoded")
     places = np.array(list(there), dtype=np.int64)
     rows = np.arange(len(places))
     subsets = {ALL: rows}
@@ -111,7 +119,7 @@ def outcomes_of(
     encoded = images, places, subsets, partial(store.texts, batch_size=batch_size)
     found = list(_retrieval(test_set, *encoded) if isinstance(test_set, Gallery) else _zero_shot(test_set, *encoded))
     if not found:
-        raise InputError(f"no image of {test_set.name} that has a caption is there and decodes")
+        raise InputError(f"no image of {test_set.name} with a caption can be found and decoded")
     return found, there
 
 
@@ -140,7 +148,7 @@ def _retrieval(
 
 
 def _modes(gallery: Gallery, in_gallery: Any) -> dict[str, Any]:
-    """Return which captions each mode takes, of images that are there: one answer a caption."""
+    """Return by caption mode which captions it selects, among those of images in the gallery."""
     grouped: dict[int, list[int]] = {}
     for caption, owner in enumerate(gallery.owners):
         if in_gallery[caption]:
@@ -170,7 +178,7 @@ def _zero_shot(
         del prompts["templates"]
     for mode, templates in prompts.items():
         texts = texts_of([template.replace(PLACEHOLDER, name) for name in names for template in templates])
-        means = texts.reshape(len(names), len(templates), -1).mean(axis=1)  # over the templates of a class
+        means = texts.reshape(len(names), len(templates), -1).mean(axis=1)  # mean over the templates of each class
         classes: Features = means / np.linalg.norm(means, axis=1, keepdims=True)
         for subset, rows in subsets.items():
             yield Outcome(

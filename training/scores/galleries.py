@@ -1,4 +1,4 @@
-"""What models are scored on: images with captions, of pair shards or of anybody's files, and images with classes."""
+"""Read galleries: images with captions from pair shards or a user's files, and images with class labels."""
 
 import json
 import re
@@ -23,22 +23,22 @@ from training.data.pairs import RowGroup, read_rows, row_groups, seen_in_trainin
 from training.trained_models import TrainedModel
 
 UNSTATED = "unstated"
-VALIDATED = "the epoch whose weights were kept was chosen on these images, which flatters the model"
+VALIDATED = "the epoch of the weights was chosen by its loss on these images, which flatters the model"
 PLACEHOLDER = "{c}"
 BARE, BARE_TEMPLATE = "bare", PLACEHOLDER
 FOLDER_SETTINGS = {"images", "class_names", "class_names_key", "templates", "templates_key"}
-_HALF = re.compile("[\ud800-\udfff]")  # which JSON may hold, and no model is asked
-# Kinds of test sets whose files hold what people wrote; what others hold, their files do not say.
+_HALF = re.compile("[\ud800-\udfff]")  # surrogates, which JSON may contain but no model accepts
+# Kinds of test sets whose captions were written by people. Files of other kinds do not state the origin.
 _PEOPLES = frozenset({"xtd10", "karpathy", "flickr8k", "flickr30k", "crossmodal3600"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """That a model was trained on an image of a set, or on one that looks like it.
+class TrainingMatch:
+    """An image of a set that a model was trained on, or that looks like one of its training images.
 
     Args:
-        why: how that is known.
-        is_sure: whether it is that image; what merely looks like one of training may be another.
+        why: how the match was found.
+        is_sure: it is the same image. Otherwise it only looks similar and may be another one.
     """
 
     why: str
@@ -46,27 +46,27 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """What comparing a set with a model's training images came to.
+class LeakCheck:
+    """The result of comparing a set with a model's training images.
 
     Args:
-        seen: by place in the set's `images`.
-        ways: by what they were compared, such as "identity"; none: not at all.
+        seen: matches, by place in the set's `images`.
+        ways: what was compared, such as "identity". Empty if nothing was compared.
     """
 
-    seen: Mapping[int, Seen]
+    seen: Mapping[int, TrainingMatch]
     ways: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextLanguage:
-    """Which language the texts of a set are in, as far as that is known.
+    """The language of a set's texts, as far as it is known.
 
     Args:
-        asked: that the models are scored in.
-        stated: that the texts are in, by who named the set or by its files; None: neither says.
-        looks_like: share of the texts that surely look like another language than that, by its code, the largest first.
-        num_judged: texts with letters enough to tell, among those that were looked at; None: no identifier knows the
+        asked: language that the models are scored in.
+        stated: language that the user or the set's files state. None if neither does.
+        looks_like: share of texts that clearly look like another language, by its code, the largest first.
+        num_judged: checked texts that have enough letters to identify a language. None if no identifier knows the
             language.
     """
 
@@ -78,23 +78,24 @@ class TextLanguage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSet:
-    """What models are scored on.
+    """A set of images that models are scored on.
 
     Args:
-        name: under which scores stand.
-        images: names.
-        read: bytes of an image by name; raises OSError where there are none; may be called from several threads.
-        guards: by name of the model; of one that is not named nothing is known.
-        notes: what is to be said of the set beside its numbers.
-        files: name and sha256 of each file that it was read from.
-        of_catalog: its images are the catalog's, where they may be forgotten: nothing of them is kept elsewhere.
-        language: that its captions or class names are in; None: nobody looked.
+        name: name under which scores are listed.
+        images: names of the images.
+        read: returns the bytes of an image by name, and raises OSError if there are none. Threads may call it at the
+            same time.
+        guards: matches with training images, by model name. Nothing is known about models that are not listed.
+        notes: remarks that are printed with the scores.
+        files: name and sha256 of each file that the set was read from.
+        of_catalog: the images belong to the catalog, where a take-down may remove them, so nothing is cached elsewhere.
+        language: language of the captions or class names. None if it was not checked.
     """
 
     name: str
     images: Sequence[str]
     read: Callable[[str], bytes]
-    guards: Mapping[str, Guard] = field(default_factory=dict)
+    guards: Mapping[str, LeakCheck] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     files: tuple[Mapping[str, str], ...] = ()
     of_catalog: bool = False
@@ -103,12 +104,12 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery(ImageSet):
-    """Images with captions: each caption asks for its image among all of them, and each image for its captions.
+    """Images with captions, for retrieval: each caption is a query for its image, and each image for its captions.
 
     Args:
-        captions: all of them, in any order.
-        owners: the image of each caption, by its place in `images`.
-        made_by: of each caption, "human", "machine" or "unstated".
+        captions: all captions, in any order.
+        owners: image of each caption, by its place in `images`.
+        made_by: "human", "machine" or "unstated", for each caption.
     """
 
     captions: Sequence[str]
@@ -118,12 +119,12 @@ class Gallery(ImageSet):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledImages(ImageSet):
-    """Images with one class each, and what the classes are called.
+    """Images with one class each, for zero-shot classification.
 
     Args:
-        labels: the class of each image, by its place in `class_names`.
-        class_names: in the language that models are asked in.
-        templates: texts with `{c}` where a class name goes.
+        labels: class of each image, by its place in `class_names`.
+        class_names: names of the classes, in the language that models are scored in.
+        templates: texts with `{c}` in place of the class name.
     """
 
     labels: Sequence[int]
@@ -132,16 +133,16 @@ class LabelledImages(ImageSet):
 
 
 def maker_of(origin: str) -> str:
-    """Return whether an origin is "human" or "machine"; what people corrected is theirs."""
+    """Return "human" or "machine" for an origin. Translations that people corrected count as human."""
     return MACHINE if origin == MACHINE_TRANSLATION else HUMAN
 
 
 def makers_note(made_by: Sequence[str]) -> str:
-    """Return who made the captions of a set, in a sentence."""
+    """Return a sentence on who wrote the captions of a set."""
     what = {
         HUMAN: "native, or written or validated by people",
-        MACHINE: "translated by a machine",
-        UNSTATED: "of unstated making",
+        MACHINE: "translated by machine",
+        UNSTATED: "of unstated origin",
     }
     counts = {maker: list(made_by).count(maker) for maker in what if maker in made_by}
     if len(counts) == 1:
@@ -150,23 +151,23 @@ def makers_note(made_by: Sequence[str]) -> str:
 
 
 def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
-    """Return the images of pair shards, by their ids.
+    """Return the images and captions of pair shards as a gallery. Images are named by their sample ids.
 
     Raises:
-        SettingsError: there are none.
+        SettingsError: there are no images.
         DamagedError: a shard cannot be read.
     """
     groups = row_groups(paths)
     columns = ["sample_id", "captions", "origins"]
     rows = [row for group in groups for row in read_rows(group, columns).to_pylist()]
     if not rows:
-        raise SettingsError(f"{name} has no images: hold some out (split.test above 0) and build again")
+        raise SettingsError(f"{name} has no images: set split.test above 0 and build again")
     ids = [str(row["sample_id"]) for row in rows]
     places = dict(zip(ids, ((group, row) for group in groups for row in range(group.num_rows)), strict=True))
     lock, held = threading.Lock(), deque[tuple[RowGroup, list[bytes]]](maxlen=2)
 
     def read(name: str) -> bytes:
-        """Return an image; two row groups are in memory, which is what threads that read in order ask for."""
+        """Return an encoded image. The last two row groups are cached, for threads that read in order."""
         group, row = places[name]
         with lock:
             found = next((encoded for other, encoded in held if other == group), None)
@@ -191,21 +192,25 @@ def pairs_gallery(name: str, paths: Sequence[Path]) -> Gallery:
 def held_out_gallery(
     name: str, snapshot: Snapshot, split: str, trained: Mapping[str, TrainedModel], *, own: TrainedModel | None
 ) -> Gallery:
-    """Return the images of a split of a snapshot, with what each model has seen of them.
+    """Return a held-out split of a snapshot as a gallery, with the images that each model was trained on.
 
     Args:
-        name: under which scores stand.
+        name: name under which scores are listed.
+        snapshot: the snapshot.
+        split: name of the split.
         trained: models by name.
-        own: that of them which the dataset is there for.
+        own: the model whose dataset this is, if it is among those scored.
     """
     images, guards = snapshot.pair_files(split), {}
     for model_name, model in trained.items():
-        # Validation chooses the epoch that is kept; of its own snapshot that is known, and told in a note.
+        # A val split chose the kept epoch, so it counts as trained on. For its own snapshot a note says so instead.
         is_own_val = split == "val" and model.snapshot.snapshot == snapshot.snapshot
         splits = ("train",) if is_own_val else ("train", "val")
         trained_on = [path for each in splits for path in model.snapshot.pair_files(each)]
-        seen = {place: Seen(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()}
-        guards[model_name] = Guard(seen=seen, ways=("sample id", "bytes"))
+        seen = {
+            place: TrainingMatch(why=why, is_sure=True) for place, why in seen_in_training(images, trained_on).items()
+        }
+        guards[model_name] = LeakCheck(seen=seen, ways=("sample id", "bytes"))
     gallery = pairs_gallery(name, images)
     notes = (VALIDATED,) if split == "val" and own is not None else ()
     return replace(gallery, guards=guards, notes=(*gallery.notes, *notes))
@@ -214,20 +219,20 @@ def held_out_gallery(
 def captioned_gallery(
     name: str, kind: TestSetKind, config: Any, *, captions_by: str | None = None, notes: Sequence[str] = ()
 ) -> tuple[Gallery, list[frozenset[str]]]:
-    """Read a test set of captioned images, which has a place of its images.
+    """Read a test set of captioned images with an image folder.
 
     Args:
-        name: under which scores stand.
-        kind: of the set's files.
-        config: of that kind.
-        captions_by: who made the captions; None: its kind and its files say it, or nobody.
-        notes: to be said of the set beside its numbers.
+        name: name under which scores are listed.
+        kind: kind of the set's files.
+        config: settings of that kind.
+        captions_by: who wrote the captions. None uses what the kind or the files state.
+        notes: remarks that are printed with the scores.
 
     Returns:
-        It, which may have no captions, and all that each of its images is known by.
+        The gallery, which may have no captions, and all identities of each of its images.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the files cannot be read.
     """
     found = list(kind.read(config))
     texts = [
@@ -257,43 +262,44 @@ def _hashes(files: Iterable[Path]) -> tuple[dict[str, str], ...]:
 
 
 def folders_of_classes(folder: Path) -> dict[str, list[str]]:
-    """Return images of an ImageNet-style folder, one folder a class, sorted: names relative to it by their class.
+    """Return the images of an ImageNet-style folder, with one subfolder per class, as sorted relative names by class.
 
     Raises:
-        InputError: it is no folder, or has no folders with images in it.
+        InputError: it is not a folder, or has no subfolders with images.
     """
     if not folder.is_dir():
-        raise InputError(f"images names {folder}, which is no folder: name one that has a folder of images a class")
+        raise InputError(f"images={folder} is not a folder: name a folder with one subfolder of images per class")
     found: dict[str, list[str]] = {}
     for place in sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         for file in sorted(place.rglob("*")):
-            is_there = file.is_file() or file.is_symlink()  # of a link to nothing it is said that it is not there
+            is_there = file.is_file() or file.is_symlink()  # a broken link counts as a missing image
             if is_there and is_image_name(file.name) and not file.name.startswith("."):
                 found.setdefault(place.name, []).append(file.relative_to(folder).as_posix())
     if not found:
-        raise InputError(f"{folder} has no folders with images in them: expected one folder a class")
+        raise InputError(f"{folder} has no subfolders with images: expected one subfolder per class")
     return found
 
 
 def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> LabelledImages:
-    """Read an ImageNet-style folder, as settings name it, its class names and templates.
+    """Read an ImageNet-style folder with the class names and templates that settings name.
 
-    The bare template is always scored; others are those of a file, or of the language pack.
+    The bare template is always scored. Others come from a file or from the language pack.
 
     Args:
-        name: under which scores stand.
-        settings: `images`; and `class_names`, `templates` (or "bare") with `class_names_key` and `templates_key`.
-        pack: has the class names and templates that no file is named for.
+        name: name under which scores are listed.
+        settings: `images`, and optionally `class_names` and `templates` (a file or "bare") with `class_names_key` and
+            `templates_key`.
+        pack: language pack with the class names and templates that are used if no file is named.
 
     Raises:
-        SettingsError: a setting is unknown or missing, or a file has several lists and none is named.
-        InputError: files cannot be read, or do not go together.
+        SettingsError: a setting is unknown or missing, or a file has several lists and no key is named.
+        InputError: files cannot be read, or do not match each other.
     """
     unknown = sorted(settings.keys() - FOLDER_SETTINGS)
     if unknown or "images" not in settings:
         raise SettingsError(
             f"{unknown[0] if unknown else 'images'}: a set of folders takes images=DIR, class_names=FILE.json and "
-            f"templates=FILE.json (or {BARE}), with class_names_key and templates_key where a file has several"
+            f"templates=FILE.json (or {BARE}), with class_names_key and templates_key if a file has several lists"
         )
     names: Sequence[str] | Mapping[str, str] = pack.class_names
     if "class_names" in settings:
@@ -314,31 +320,31 @@ def named_images(name: str, settings: Mapping[str, str], pack: LanguagePack) -> 
 def labelled_images(
     name: str, folder: Path, class_names: Sequence[str] | Mapping[str, str], templates: Sequence[str]
 ) -> LabelledImages:
-    """Read an ImageNet-style folder, with names for its classes.
+    """Read an ImageNet-style folder, and assign names to its classes.
 
     Args:
-        name: under which scores stand.
-        folder: one folder a class.
-        class_names: by name of the folder, where classes without a folder are wrong answers; or in the order of the
-            sorted folders, one each.
-        templates: texts with `{c}` in them.
+        name: name under which scores are listed.
+        folder: folder with one subfolder per class.
+        class_names: names by subfolder, where classes without a subfolder count as wrong answers; or a list in the
+            order of the sorted subfolders.
+        templates: texts with `{c}` in place of the class name.
 
     Raises:
-        InputError: names and folders do not go together, or a template has no `{c}`.
+        InputError: names and subfolders do not match, or a template has no `{c}`.
     """
     found = folders_of_classes(folder)
     if not templates:
         raise InputError("there are no templates: give at least the bare one, {c}")
     for template in templates:
         if PLACEHOLDER not in template:
-            raise InputError(f"the template {template!r} has no {PLACEHOLDER}, where the class name goes")
+            raise InputError(f"the template {template!r} has no {PLACEHOLDER} in place of the class name")
     by_folder = _names_of(found, class_names, folder)
     places, names = {label: place for place, label in enumerate(by_folder)}, list(by_folder.values())
     counts = Counter(names)
     doubled = sorted(name for name, count in counts.items() if count > 1)
     notes = [
-        f"{sum(counts[name] for name in doubled)} classes share their name with another ({name}), so nothing tells "
-        "them apart: they count wrong"
+        f"{sum(counts[name] for name in doubled)} classes share their name with another ({name}). They cannot be "
+        "distinguished and count as wrong"
         for name in doubled[:1]
     ]
     return LabelledImages(
@@ -355,32 +361,32 @@ def labelled_images(
 def _names_of(
     found: Mapping[str, Sequence[str]], class_names: Sequence[str] | Mapping[str, str], folder: Path
 ) -> dict[str, str]:
-    """Names of all classes by their folders."""
+    """Return the names of all classes by their subfolders."""
     if isinstance(class_names, Mapping):
         missing = sorted(set(found) - set(class_names))
         if missing:
-            raise InputError(f"the class names have none for the folder {missing[0]} of {folder}: add it")
+            raise InputError(f"the class names lack the folder {missing[0]} of {folder}: add a name for it")
         return dict(class_names)
     if len(class_names) != len(found):
         raise InputError(
-            f"{len(class_names):,} class names for {len(found):,} folders of images in {folder}: names that are a list "
-            "go by the sorted folders, one each; name all, or give a table of names by folder"
+            f"there are {len(class_names):,} class names for {len(found):,} image folders in {folder}. A list must "
+            "have one name per sorted folder: name all of them, or give a table of names by folder"
         )
     if all(label.isdecimal() for label in found) and sorted(found) != sorted(found, key=int):
         raise InputError(
-            f"the folders of {folder} are numbers, whose order as words is another one: give a table of names by folder"
+            f"the folders of {folder} are numbers, which sort differently as text: give a table of names by folder"
         )
     return dict(zip(found, class_names, strict=True))
 
 
 def read_names(path: Path, key: str | None) -> list[str] | dict[str, str]:
-    """Read class names of a JSON file: a list, or a table by folder; or of one of several such by its key.
+    """Read class names from a JSON file: a list or a table by folder, or one of several by its key.
 
-    That is the form of CLIP_benchmark's files.
+    CLIP_benchmark's files have this format.
 
     Raises:
-        SettingsError: it has several tables and `key` names none.
-        InputError: it is no such file, or a name is empty or no Unicode.
+        SettingsError: the file has several tables, and `key` does not name one of them.
+        InputError: the file is invalid, or a name is empty or not valid Unicode.
     """
     found = _entry(path, key, "class_names_key")
     if isinstance(found, dict):
@@ -389,20 +395,20 @@ def read_names(path: Path, key: str | None) -> list[str] | dict[str, str]:
 
 
 def read_templates(path: Path, key: str | None) -> list[str]:
-    """Read templates of a JSON file: a list, or one of several by its key.
+    """Read templates from a JSON file: a list, or one of several by its key.
 
     Raises:
-        SettingsError: it has several lists and `key` names none.
-        InputError: it is no such file.
+        SettingsError: the file has several lists, and `key` does not name one of them.
+        InputError: the file is invalid.
     """
     return _texts(_entry(path, key, "templates_key"), path)
 
 
 def has_several(path: Path) -> bool:
-    """Tell if a file holds several lists or tables by their keys.
+    """Return whether a file contains several lists or tables with keys.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     return _is_several(_document(path))
 
@@ -411,12 +417,12 @@ def _entry(path: Path, key: str | None, option: str) -> Any:
     document = _document(path)
     if not _is_several(document):
         if key is not None:
-            raise SettingsError(f"{path} is one list or table, and {option}={key} names one of several: leave it out")
+            raise SettingsError(f"{path} is a single list or table, so it has no key {key}: leave out {option}={key}")
         return document
     if key is None and len(document) == 1:
         return next(iter(document.values()))
     if key not in document:
-        raise SettingsError(f"{path} has {', '.join(sorted(document))}: say which by {option}=NAME")
+        raise SettingsError(f"{path} has {', '.join(sorted(document))}: choose one with {option}=NAME")
     return document[key]
 
 
@@ -433,8 +439,8 @@ def _is_several(document: Any) -> bool:
 
 def _texts(found: Any, path: Path) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(text, str) and text.strip() for text in found):
-        raise InputError(f"{path} must hold a list of texts, none of them empty")
+        raise InputError(f"{path} must contain a list of texts, none of them empty")
     half = next((text for text in found if _HALF.search(text)), None)
     if half is not None:
-        raise InputError(f"{path} holds {half!r}, which is no valid Unicode (half a surrogate pair): correct it")
+        raise InputError(f"{path} contains {half!r}, which is not valid Unicode (half a surrogate pair): correct it")
     return list(found)

@@ -1,10 +1,10 @@
-"""The table of metrics, and what it is made of: ranks in feature matrices, shares, medians, chance, and intervals.
+"""Compute retrieval metrics from feature matrices: ranks, MRR, recall, medians, chance levels and intervals.
 
-A rank is 1 + the number of wrong items that are as similar as the right one, or more: ties count against the model, so
-that one whose features have collapsed scores 0 and not 1.
+A rank is 1 plus the number of wrong items that are at least as similar as the right one. Ties count against the model,
+so a model with collapsed features scores 0 and not 1.
 
-Intervals are of 95 %, by resampling whole clusters: captions of one image are not independent of one another. All
-statistics of the same queries are computed on the same draws, so that differences between two models are paired.
+Intervals cover 95 % and come from resampling whole clusters, because captions of one image are not independent. All
+statistics of the same queries use the same draws, so that differences between two models are paired.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from training.data.pairs import Floats, Integers
 
 Features = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
-# Cosines closer than this are the same: features of equal inputs differ by so much when their batches differ.
+# Cosines closer than this count as equal: features of equal inputs differ by this much between batches.
 TIE_TOLERANCE = 1e-6
 QUANTILES = (0.025, 0.975)
 FEW_CLUSTERS = 10
@@ -28,15 +28,15 @@ _ROUNDS_AT_A_TIME = 64
 
 
 def text_to_image_ranks(text_features: Features, image_features: Features, owners: Integers) -> Integers:
-    """Return the rank of its own image for each caption.
+    """Return for each caption the rank of its own image.
 
     Args:
         text_features: unit rows, shape (captions, dim).
         image_features: unit rows, shape (images, dim): the gallery.
-        owners: the image of each caption, shape (captions,).
+        owners: image of each caption, shape (captions,).
 
     Raises:
-        InputError: a feature is no finite number.
+        InputError: a feature is not finite.
     """
     refuse_not_finite(text_features, image_features)
     images = image_features.astype(np.float64)
@@ -45,24 +45,24 @@ def text_to_image_ranks(text_features: Features, image_features: Features, owner
         own = owners[start : start + _QUERIES_AT_A_TIME]
         cosines = text_features[start : start + _QUERIES_AT_A_TIME].astype(np.float64) @ images.T
         right = np.take_along_axis(cosines, own[:, None], axis=1)
-        # The right image itself is among those counted: it stands for the 1.
+        # The right image is counted as well, which gives the 1.
         ranks.append((cosines >= right - TIE_TOLERANCE).sum(axis=1))
     return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
 
 
 def image_to_text_ranks(image_features: Features, text_features: Features, owners: Integers) -> Integers:
-    """Return the rank of the best of its own captions for each image that has any in the gallery.
+    """Return for each image that has captions the rank of the best of its own captions.
 
     Args:
         image_features: unit rows, shape (images, dim).
         text_features: unit rows, shape (captions, dim): the gallery.
-        owners: the image of each caption, shape (captions,).
+        owners: image of each caption, shape (captions,).
 
     Returns:
-        One rank for each image that owns a caption, in the order of the images.
+        One rank for each image that has a caption, in the order of the images.
 
     Raises:
-        InputError: a feature is no finite number.
+        InputError: a feature is not finite.
     """
     refuse_not_finite(text_features, image_features)
     texts = text_features.astype(np.float64)
@@ -78,41 +78,43 @@ def image_to_text_ranks(image_features: Features, text_features: Features, owner
 
 
 def refuse_not_finite(*features: Features) -> None:
-    """Make sure that features can be compared at all: NaN is neither larger nor smaller than anything.
+    """Raise if a feature is NaN or infinite, since NaN cannot be compared.
 
     Raises:
-        InputError: one is NaN or infinite.
+        InputError: a feature is not finite.
     """
     for matrix in features:
         if not np.isfinite(matrix).all():
-            raise InputError("the model's features hold NaN or infinity: nothing can be scored by them")
+            raise InputError("the model's features contain NaN or infinity, so it cannot be scored")
 
 
 def reciprocal_ranks(ranks: Integers, k: int) -> Floats:
-    """1/rank where the rank is at most k, else 0; the mean of it is MRR@k."""
+    """Return 1/rank if the rank is at most k, otherwise 0. Their mean is MRR@k."""
     return np.where(ranks <= k, 1.0 / ranks, 0.0)
 
 
 def recalls(ranks: Integers, k: int) -> Floats:
-    """1 where the rank is at most k, else 0; the mean of it is R@k."""
+    """Return 1 if the rank is at most k, otherwise 0. Their mean is R@k."""
     return (ranks <= k).astype(np.float64)
 
 
 def ranks_themselves(ranks: Integers) -> Floats:
-    """The rank of each query as it is."""
+    """Return the ranks as floats."""
     return ranks.astype(np.float64)
 
 
 def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers) -> float:
-    """Return what random order gives on average.
+    """Return the expected value of a metric for a random order.
 
     Args:
-        metric: MRR, R or accuracy.
-        num_right: right items in the gallery for each query, shape (queries,).
+        metric: "MRR", "R" or "accuracy".
+        k: cutoff of the ranks.
+        gallery_size: number of items in the gallery.
+        num_right: number of right items in the gallery for each query, shape (queries,).
     """
     if not len(num_right):
         return 0.0
-    not_yet = np.ones(len(num_right))  # probability that no right item stands at this place or before it
+    not_yet = np.ones(len(num_right))  # probability that no right item is at this place or before
     reciprocals = np.zeros(len(num_right))
     for place in range(1, min(k, gallery_size) + 1):
         num_left = gallery_size - place + 1
@@ -122,15 +124,16 @@ def chance_level(metric: str, k: int, *, gallery_size: int, num_right: Integers)
 
 
 def chance_median_rank(*, gallery_size: int, num_right: Integers) -> float:
-    """Return the median rank that random order gives: the lowest one that half of the queries reach.
+    """Return the median rank for a random order: the lowest rank that half of the queries reach.
 
     Args:
-        num_right: right items in the gallery for each query, shape (queries,).
+        gallery_size: number of items in the gallery.
+        num_right: number of right items in the gallery for each query, shape (queries,).
     """
     if not len(num_right):
         return 0.0
     kinds, counts = np.unique(num_right.astype(np.float64), return_counts=True)
-    not_yet = np.ones(len(kinds))  # probability that no right item stands before this place
+    not_yet = np.ones(len(kinds))  # probability that no right item is before this place
     for place in range(1, gallery_size + 1):
         not_yet *= 1 - np.minimum(1.0, kinds / (gallery_size - place + 1))
         if float(not_yet @ counts) <= counts.sum() / 2 + 1e-9:
@@ -142,9 +145,10 @@ def bootstrap_interval(values: Floats, clusters: Integers, *, rounds: int, seed:
     """Return the 95 % interval of a mean.
 
     Args:
-        values: one a query, shape (queries,).
-        clusters: the image of each query, shape (queries,).
-        rounds: resamplings.
+        values: one value per query, shape (queries,).
+        clusters: image of each query, shape (queries,).
+        rounds: number of resamplings.
+        seed: seed of the resampling.
     """
     return interval_of(mean_draws(values, clusters, rounds=rounds, seed=seed)) if len(values) else (0.0, 0.0)
 
@@ -161,14 +165,19 @@ def mean_draws(values: Floats, clusters: Integers, *, rounds: int, seed: int) ->
 def share_interval(
     values: Floats, clusters: Integers, *, rounds: int, seed: int, least: float = 0.0
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a mean of values from `least` to 1, which never says more than so few images can.
+    """Return the 95 % interval of a mean of values from `least` to 1. It is never narrower than the data can support.
 
-    Resampling cannot draw what was never seen: where all queries meet, or none, it says nothing. So no end is nearer to
-    `least` or 1 than that of Clopper and Pearson (Biometrika 26, 1934) where all images agree; where all values are the
-    same, both ends are as far away; and of fewer than `FEW_CLUSTERS` images anything may be true.
+    A bootstrap cannot draw values that never occurred, so it fails if all queries or none succeed. Therefore no end is
+    closer to `least` or 1 than the bound of Clopper and Pearson (Biometrika 26, 1934) for images that all agree. If all
+    values are equal, both ends get that distance. With fewer than `FEW_CLUSTERS` images the interval is the whole
+    range.
 
     Args:
-        least: 0 of shares; -1 of differences between two shares, one a query.
+        values: one value per query, shape (queries,).
+        clusters: image of each query, shape (queries,).
+        rounds: number of resamplings.
+        seed: seed of the resampling.
+        least: smallest possible value: 0 for shares, -1 for differences between two shares.
     """
     if not len(values):
         return (0.0, 0.0)
@@ -183,7 +192,7 @@ def share_interval(
 
 
 def median_draws(values: Floats | Integers, clusters: Integers, *, rounds: int, seed: int) -> Floats:
-    """Return the median of each resampling, shape (rounds,); with equal clusters and seed, two models' are paired."""
+    """Return the median of each resampling, shape (rounds,). Equal clusters and seed give paired draws."""
     order = np.argsort(values, kind="stable")
     ordered, members = values[order], _members(clusters)[order]
     found = []
@@ -195,12 +204,12 @@ def median_draws(values: Floats | Integers, clusters: Integers, *, rounds: int, 
 
 
 def median(values: Floats | Integers) -> float:
-    """Return the middle value, the lower one of two; of ranks, the lowest that half of the queries reach; 0 of none."""
+    """Return the lower median, or 0 without values. At least half of the values are at most the median."""
     return float(np.sort(values)[(len(values) - 1) // 2]) if len(values) else 0.0
 
 
 def num_clusters(clusters: Integers) -> int:
-    """Return how many images the queries are of."""
+    """Return the number of images that the queries belong to."""
     return int(_members(clusters).max()) + 1 if len(clusters) else 0
 
 
@@ -216,7 +225,7 @@ def _members(clusters: Integers) -> Integers:
 
 
 def _draws(clusters: Integers, *, rounds: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each cluster is drawn, some rounds at a time, shape (rounds, clusters)."""
+    """Yield how often each cluster is drawn, for some rounds at a time, shape (rounds, clusters)."""
     count = num_clusters(clusters)
     generator = np.random.default_rng(seed)
     for start in range(0, rounds, _ROUNDS_AT_A_TIME):
@@ -230,20 +239,20 @@ RETRIEVAL, ZERO_SHOT = ("text_to_image", "image_to_text"), ("zero_shot",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A number that sums up the ranks of queries, and how it is told: all that scores and scoreboards know of it.
+    """A metric that summarises the ranks of queries, with its chance level, interval and display format.
 
     Args:
-        name: behind the way of a score, such as "MRR@5" of "text_to_image_MRR@5".
-        ways: that it is told of, `RETRIEVAL` or `ZERO_SHOT`.
-        of_query: what each query counts, by their ranks; shape (queries,).
-        chance: what random order gives on average, by `gallery_size` and `num_right`, right items of each query.
-        is_median: it is the median of what the queries count, not their mean.
-        is_rank: it lies between 1 and the size of the gallery; others are shares, with the intervals of
-            `share_interval`.
-        digits: behind the point, in a table of one model.
-        board_digits: likewise, in a scoreboard.
-        column: its place in the tables of a scoreboard; None: it is in the JSON alone.
-        is_compared: that column is in the scoreboard's table of differences, too.
+        name: name without the direction, such as "MRR@5" in "text_to_image_MRR@5".
+        ways: directions in which it is reported, `RETRIEVAL` or `ZERO_SHOT`.
+        of_query: returns the value of each query from its rank, shape (queries,).
+        chance: returns the expected value for a random order, from `gallery_size` and `num_right` (right items of each
+            query).
+        is_median: it is the median of the queries' values, not their mean.
+        is_rank: it is between 1 and the size of the gallery. Others are shares with intervals by `share_interval`.
+        digits: decimals in a table of one model.
+        board_digits: decimals in a scoreboard.
+        column: its place in the tables of a scoreboard. None puts it into the JSON only.
+        is_compared: it is also in the scoreboard's table of differences.
     """
 
     name: str
@@ -258,13 +267,13 @@ class Metric:
     is_compared: bool = False
 
     def value(self, ranks: Integers) -> float:
-        """Return the number; 0 where there are no queries."""
+        """Return the metric of some ranks, or 0 without queries."""
         return self._average(self.of_query(ranks))
 
     def interval(
         self, ranks: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
     ) -> tuple[float, float]:
-        """Return the 95 % interval of the number; of fewer than `FEW_CLUSTERS` images it is everything."""
+        """Return the 95 % interval of the metric. With fewer than `FEW_CLUSTERS` images it is the whole range."""
         values = self.of_query(ranks)
         if not self.is_rank:
             return share_interval(values, clusters, rounds=rounds, seed=seed)
@@ -277,11 +286,15 @@ class Metric:
     def difference(
         self, first: Integers, other: Integers, clusters: Integers, *, gallery_size: int, rounds: int, seed: int
     ) -> tuple[float, float, float]:
-        """Return by how much the number of `other` lies above that of `first`, and the paired 95 % interval of that.
+        """Return the metric of `other` minus that of `first`, and the 95 % interval of this paired difference.
 
         Args:
             first: ranks of one model, shape (queries,).
-            other: of another model, in the same order.
+            other: ranks of another model, in the same order.
+            clusters: image of each query, shape (queries,).
+            gallery_size: number of items in the gallery.
+            rounds: number of resamplings.
+            seed: seed of the resampling.
         """
         one, two = self.of_query(first), self.of_query(other)
         deltas = two - one
@@ -303,20 +316,20 @@ class Metric:
         return draws(values, clusters, rounds=rounds, seed=seed)
 
 
-def _within(family: str, k: int, **told: Any) -> Metric:
-    """Return the metric of the first k places: MRR, R, or accuracy, which is R where the gallery is classes."""
+def _cutoff_metric(family: str, k: int, **options: Any) -> Metric:
+    """Return the metric with a cutoff at rank k: MRR, R, or accuracy, which is R in a gallery of classes."""
     of_query = partial(reciprocal_ranks if family == "MRR" else recalls, k=k)
-    return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **told)
+    return Metric(name=f"{family}@{k}", of_query=of_query, chance=partial(chance_level, family, k), **options)
 
 
-# In the order of `scoreboard.json`; a new one needs a line here, and one in the table of docs/evaluation.md.
+# In the order of `scoreboard.json`. A new metric needs a line here, and one in the table of docs/scores.md.
 METRICS = (
-    _within("MRR", 1),
-    _within("MRR", 5),
-    _within("MRR", 10, column=4, is_compared=True),
-    _within("R", 1, column=1, is_compared=True),
-    _within("R", 5, column=2),
-    _within("R", 10, column=3, is_compared=True),
+    _cutoff_metric("MRR", 1),
+    _cutoff_metric("MRR", 5),
+    _cutoff_metric("MRR", 10, column=4, is_compared=True),
+    _cutoff_metric("R", 1, column=1, is_compared=True),
+    _cutoff_metric("R", 5, column=2),
+    _cutoff_metric("R", 10, column=3, is_compared=True),
     Metric(
         name="median_rank",
         of_query=ranks_themselves,
@@ -327,9 +340,9 @@ METRICS = (
         board_digits=0,
         column=5,
     ),
-    _within("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
-    _within("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),
-    _within("accuracy", 10, ways=ZERO_SHOT, column=3),
-    _within("accuracy", 100, ways=ZERO_SHOT, column=4),
+    _cutoff_metric("accuracy", 1, ways=ZERO_SHOT, column=1, is_compared=True),
+    _cutoff_metric("accuracy", 5, ways=ZERO_SHOT, column=2, is_compared=True),
+    _cutoff_metric("accuracy", 10, ways=ZERO_SHOT, column=3),
+    _cutoff_metric("accuracy", 100, ways=ZERO_SHOT, column=4),
 )
 METRIC_OF = {f"{way}_{metric.name}": metric for metric in METRICS for way in metric.ways}  # by the name of a score

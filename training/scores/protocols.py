@@ -1,4 +1,4 @@
-"""Published protocols by name: which set, which measures, and the numbers that were published with them."""
+"""Define published evaluation protocols by name: their data, their metrics and the published numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.test_sets import TEST_SET_KINDS
 from training.scores.galleries import BARE, Gallery, LabelledImages, captioned_gallery, has_several, named_images
 
-IMAGENET = "imagenet1k"  # the key of ImageNet's names in files that have several lists
+IMAGENET = "imagenet1k"  # key of ImageNet's names in files that have several lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """Numbers of one table of a paper.
+    """The numbers of one published table.
 
     Args:
         way: "text_to_image" or "zero_shot".
-        captions: the caption mode that they are of.
+        captions: caption mode of the numbers.
         measures: names of the columns.
-        values: by model, one a measure.
+        values: one number per column, by model.
     """
 
     way: str
@@ -31,17 +31,17 @@ class Published:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """A way to measure that others have measured by.
+    """A published way to evaluate models.
 
     Args:
-        name: by which it is asked for.
-        source: where it is described.
-        num_images: of the retrieval gallery.
-        num_captions: queries, each asking for its image.
-        num_classes: of the zero-shot task.
-        num_class_images: likewise.
-        retrieval: what was published of the first.
-        zero_shot: of the second.
+        name: name on the command line.
+        source: publication that describes it.
+        num_images: images of the retrieval gallery.
+        num_captions: captions, each a query for its image.
+        num_classes: classes of the zero-shot task.
+        num_class_images: images of the zero-shot task.
+        retrieval: published numbers of the retrieval task.
+        zero_shot: published numbers of the zero-shot task.
     """
 
     name: str
@@ -81,15 +81,16 @@ PROTOCOLS = {protocol.name: protocol for protocol in (CLIP_ITALIAN,)}
 def protocol_sets(
     protocol: Protocol, settings: Mapping[str, str], pack: LanguagePack
 ) -> Iterator[tuple[Gallery | LabelledImages, Sequence[frozenset[str]]]]:
-    """Yield the sets of a protocol, one task or both, with all that each of their images is known by.
+    """Yield the test sets of a protocol, for one task or both, with all identities of each of their images.
 
     Args:
+        protocol: the protocol.
         settings: `captions` and `images` for retrieval, `imagenet` and `class_names` for zero-shot classification.
-        pack: of the language.
+        pack: language pack.
 
     Raises:
-        SettingsError: these are not all settings of a task.
-        InputError: files are not those it is about: ranks in another gallery cannot be compared.
+        SettingsError: a setting of a task is missing or unknown.
+        InputError: the files are not those of the protocol, so that ranks would not be comparable.
     """
     retrieval, zero_shot = {"captions", "images"}, {"imagenet", "class_names"}
     unknown = sorted(settings.keys() - retrieval - zero_shot)
@@ -107,8 +108,8 @@ def protocol_sets(
         if (len(gallery.images), len(gallery.captions)) != (protocol.num_images, protocol.num_captions):
             raise InputError(
                 f"the protocol {protocol.name} has {protocol.num_images:,} images and {protocol.num_captions:,} "
-                f"captions, these files have {len(gallery.images):,} and {len(gallery.captions):,}: give MSCOCO-IT's "
-                "captions_ita_devset_unvalidated.json.gz alone"
+                f"captions, but these files have {len(gallery.images):,} and {len(gallery.captions):,}. Give only "
+                "MSCOCO-IT's captions_ita_devset_unvalidated.json.gz"
             )
         yield gallery, identities
     if "imagenet" in settings:
@@ -118,7 +119,7 @@ def protocol_sets(
         classes = named_images(f"{prefix}_imagenet", folders, pack)
         if len(classes.class_names) != protocol.num_classes:
             raise InputError(
-                f"the protocol {protocol.name} has {protocol.num_classes:,} classes, here are "
+                f"the protocol {protocol.name} has {protocol.num_classes:,} classes, but class_names has "
                 f"{len(classes.class_names):,}"
             )
         yield classes, [frozenset()] * len(classes.images)

@@ -1,4 +1,4 @@
-"""Scores: numbers with their intervals, and what they were measured on; how two models differ; a scoreboard's rows."""
+"""Compute scores with confidence intervals, differences between models, and the rows of a score table."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,26 +12,26 @@ from training.data.images import Features
 from training.data.pairs import Integers
 from training.scores.metrics import METRIC_OF, METRICS, image_to_text_ranks, text_to_image_ranks
 
-# Which captions are queries (text to image) and gallery (image to text).
+# The captions that are queries (text to image) and gallery (image to text).
 CAPTION_MODES = {
     "all": "every caption",
     "one": "the first caption of each image",
-    "distinct": "captions that belong to one image of the gallery only",
-    "human": "captions that people wrote or validated, or that are native",
-    "machine": "captions that a machine translated",
-    "unstated": "captions of which nobody says who made them",
+    "distinct": "captions that belong to only one image of the gallery",
+    "human": "captions that people wrote or validated, and native ones",
+    "machine": "captions translated by machine",
+    "unstated": "captions of unstated origin",
     "bare": "class names in the bare template, {c}",
-    "templates": "class names in each template, their features averaged",
+    "templates": "class names in each template, with averaged features",
 }
 IMAGE_CHOICES = {
     "all": "every image",
-    "leak-free": "images that are, and look like, none that a model of the table was trained on, as far as is known",
+    "leak-free": "images that match and resemble no known training image of any model in the table",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number with its 95 % interval."""
+    """A number with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -40,16 +40,16 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score(Estimate):
-    """One number of a model: between 0 and 1; of a median rank, from 1.
+    """A score of a model. It is between 0 and 1, except for a median rank, which is at least 1.
 
     Args:
-        name: such as "text_to_image_MRR@5".
-        captions: one of `CAPTION_MODES`.
-        images: one of `IMAGE_CHOICES`.
-        chance: what random order would give.
-        gallery_size: items to choose from: images, or captions.
-        num_queries: items asked for.
-        num_dropped: queries left out because of the caption mode.
+        name: name, such as "text_to_image_MRR@5".
+        captions: caption mode, a key of `CAPTION_MODES`.
+        images: image choice, a key of `IMAGE_CHOICES`.
+        chance: expected value for a random order.
+        gallery_size: number of images or captions in the gallery.
+        num_queries: number of queries.
+        num_dropped: number of queries that the caption mode leaves out.
     """
 
     name: str
@@ -61,14 +61,14 @@ class Score(Estimate):
     images: str = "all"
 
     def shown(self, value: float) -> str:
-        """Return a value of this score as text, with the digits of its metric; four of one that a file alone names."""
+        """Format a value with the decimals of this score's metric, or with four if the metric is unknown."""
         metric = METRIC_OF.get(self.name)
         return f"{value:.{metric.digits if metric else 4}f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference(Estimate):
-    """By how much one model's score of that name lies above another's, by paired bootstrap of the same queries."""
+    """A model's score minus another model's, by paired bootstrap of the same queries."""
 
     name: str
     captions: str
@@ -77,11 +77,12 @@ class Difference(Estimate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """All numbers of one model on one split.
+    """All scores of one model on one split.
 
     Args:
-        split: whose images are the gallery.
-        model_sha256: of the weights.
+        split: split whose images are the gallery.
+        model_sha256: sha256 of the weights.
+        scores: the scores.
     """
 
     split: str
@@ -92,7 +93,7 @@ class Scores:
         """Return one score by name and caption mode.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no such score.
         """
         for score in self.scores:
             if (score.name, score.captions) == (name, captions):
@@ -100,11 +101,11 @@ class Scores:
         raise KeyError(f"no score {name} over {captions} captions")
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for a JSON file."""
+        """Return plain values for a JSON file."""
         return asdict(self)
 
     def rows(self, captions: str | None = None) -> list[dict[str, str | int]]:
-        """Return the scoreboard's rows by column title: of one caption mode, or of all."""
+        """Return table rows by column title, for one caption mode or for all."""
         return [
             {
                 "metric": score.name,
@@ -121,7 +122,7 @@ class Scores:
         ]
 
     def table(self, captions: str | None = None) -> str:
-        """Return the scoreboard as text, of one caption mode or of all, with a line on what each mode means."""
+        """Return the scores as a text table, for one caption mode or for all, with the meaning of each mode."""
         rows = self.rows(captions)
         modes = [mode for mode in CAPTION_MODES if any(row["captions"] == mode for row in rows)]
         return "\n".join([plain_table(rows), "", *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in modes)])
@@ -129,17 +130,17 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The ranks of one set of queries in one gallery.
+    """The ranks of a set of queries in a gallery.
 
     Args:
         way: "text_to_image", "image_to_text" or "zero_shot".
-        captions: which texts were queries or gallery, one of `CAPTION_MODES`.
-        images: which images were, one of `IMAGE_CHOICES`.
-        ranks: of the right item for each query, from 1, shape (queries,).
-        clusters: the image of each query, shape (queries,).
-        num_right: right items in the gallery for each query, shape (queries,).
-        gallery_size: items to choose from.
-        num_dropped: queries left out because of `captions` or `images`.
+        captions: caption mode, a key of `CAPTION_MODES`.
+        images: image choice, a key of `IMAGE_CHOICES`.
+        ranks: rank of the right item for each query, from 1, shape (queries,).
+        clusters: image of each query, shape (queries,).
+        num_right: number of right items in the gallery for each query, shape (queries,).
+        gallery_size: number of items in the gallery.
+        num_dropped: number of queries that `captions` or `images` leave out.
     """
 
     way: str
@@ -161,18 +162,18 @@ def retrieval_outcomes(
     subset: str = "all",
     num_dropped: int = 0,
 ) -> Iterator[Outcome]:
-    """Yield both ways of one gallery: the image of each text, and the best of its texts for each image that has any.
+    """Yield the outcomes of both directions: the image of each text, and the best text of each image that has any.
 
     Args:
         images: unit rows, shape (images, dim).
         texts: unit rows, shape (texts, dim).
-        owners: the image of each text, shape (texts,).
-        captions: name of the caption mode.
-        subset: name of the choice of images.
-        num_dropped: texts that were left out before.
+        owners: image of each text, shape (texts,).
+        captions: caption mode, a key of `CAPTION_MODES`.
+        subset: image choice, a key of `IMAGE_CHOICES`.
+        num_dropped: number of texts that were left out before.
 
     Raises:
-        InputError: a feature is no finite number.
+        InputError: a feature is not finite.
     """
     yield Outcome(
         way="text_to_image",
@@ -198,7 +199,7 @@ def retrieval_outcomes(
 
 
 def scores_of(outcome: Outcome, config: EvaluateConfig) -> Iterator[Score]:
-    """Yield every metric of an outcome with its 95 % interval and what chance would give."""
+    """Yield every metric of an outcome, with its 95 % interval and its chance level."""
     ranks, gallery_size = outcome.ranks, outcome.gallery_size
     for metric in METRICS:
         if outcome.way in metric.ways:
@@ -220,7 +221,7 @@ def scores_of(outcome: Outcome, config: EvaluateConfig) -> Iterator[Score]:
 
 
 def differences_of(first: Outcome, other: Outcome, config: EvaluateConfig) -> Iterator[Difference]:
-    """Yield by how much another model's outcome on the same queries lies above the first one's, by paired bootstrap."""
+    """Yield another model's metrics minus the first one's on the same queries, with intervals by paired bootstrap."""
     for metric in METRICS:
         if first.way in metric.ways:
             value, low, high = metric.difference(

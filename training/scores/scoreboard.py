@@ -1,4 +1,4 @@
-"""Scores of several models on several sets, on the same images and with the same queries, and how they differ."""
+"""Score several models on the same images and queries of several test sets, and compare them."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ _NAMED_LEAKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
+class ModelToScore:
     """A model to be scored.
 
     Args:
-        name: under which its scores stand.
-        open: loads it; one model at a time is in memory.
-        trained_on: what it was trained on, or "unknown".
+        name: name under which its scores are listed.
+        open: loads the model. Only one model at a time is in memory.
+        trained_on: its training data, or "unknown".
     """
 
     name: str
@@ -36,15 +36,15 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What is told of a model beside its scores.
+    """Facts about a model that are listed with its scores.
 
     Args:
-        name: under which they stand.
-        origin: where its weights are from, and the beginning of a sha256 of them.
-        trained_on: what it was trained on, or "unknown".
-        tensors_sha256: of the weights as they were loaded (`encoders.tensors_sha256`), by which models compare that
-            were loaded in one way; None: not known.
-        files: name and sha256 of configs and tokenizers that lie in its folder, if it has one.
+        name: name under which its scores are listed.
+        origin: source of its weights, and the beginning of their sha256.
+        trained_on: its training data, or "unknown".
+        tensors_sha256: hash of the loaded weights (`encoders.tensors_sha256`), which is comparable between models that
+            were loaded in the same way. None if it is not known.
+        files: name and sha256 of the config and tokenizer files in its folder, if it has one.
     """
 
     name: str
@@ -56,20 +56,21 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetFacts:
-    """What is told of a set beside its scores.
+    """Facts about a test set that are listed with its scores.
 
     Args:
+        name: name under which scores are listed.
         task: "retrieval" or "zero-shot".
-        num_images: that were scored.
-        num_texts: captions of those, or classes.
-        num_missing: images that are not there, or do not decode; they and their captions are left out.
-        compared: by name of the model, by what its training images were compared with the set; of a model that is not
-            named nothing is known.
-        leaked: by name of the model, scored images that it was trained on, and how that is known.
-        alike: likewise, scored images that look like one that it was trained on.
-        notes: sentences.
+        num_images: images that were scored.
+        num_texts: captions of those images, or classes.
+        num_missing: images that are missing or do not decode. They and their captions are left out.
+        compared: what the set was compared by with a model's training images, by model name. Nothing is known about
+            models that are not listed.
+        leaked: scored images that a model was trained on, with the reason, by model name.
+        alike: scored images that look like a model's training image, with the reason, by model name.
+        notes: remarks, a sentence each.
         files: name and sha256 of each file that it was read from.
-        language: that its texts are in; None: nobody looked.
+        language: language of its texts. None if it was not checked.
     """
 
     name: str
@@ -87,7 +88,7 @@ class SetFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One score of one model on one set."""
+    """A score of one model on one test set."""
 
     model: str
     test_set: str
@@ -96,7 +97,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedEntry:
-    """By how much a model's score lies above the first model's."""
+    """The difference between a model's score and the first model's on one test set."""
 
     model: str
     first: str
@@ -106,10 +107,14 @@ class PairedEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoreboard:
-    """All numbers of a run, in the order of sets and models.
+    """All scores of a scoreboard, in the order of test sets and models.
 
     Args:
-        settings: of the scoring.
+        settings: settings of the scoring.
+        models: facts about each model.
+        sets: facts about each test set.
+        entries: all scores.
+        differences: differences from the first model.
     """
 
     settings: Mapping[str, Any]
@@ -119,15 +124,15 @@ class Scoreboard:
     differences: tuple[PairedEntry, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a JSON file."""
+        """Return plain values for a JSON file."""
         return asdict(self)
 
 
-def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Contestant]) -> None:
-    """Make sure that no model was trained on an image of a set.
+def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[ModelToScore]) -> None:
+    """Raise if a model was trained on an image of a test set, as far as is known.
 
     Raises:
-        InputError: one was, as far as is known; says on how many, and which the first ones are.
+        InputError: a model was trained on one. The message has their number, and names the first ones.
     """
     names = {model.name for model in models}
     for test_set in sets:
@@ -137,35 +142,37 @@ def refuse_seen(sets: Sequence[Gallery | LabelledImages], models: Sequence[Conte
                 first = "; ".join(f"{test_set.images[place]}: {guard.seen[place].why}" for place in sure[:_NAMED_LEAKS])
                 raise InputError(
                     f"{len(sure):,} of the {len(test_set.images):,} images of {test_set.name} are among those that "
-                    f"{model} was trained on ({first}): its numbers would be of its memory. With --report-anyway all "
-                    "images and those that are left are scored side by side"
+                    f"{model} was trained on ({first}), so its scores would be too high. Use --report-anyway to score "
+                    "all images and the leak-free ones side by side"
                 )
 
 
 def score_models(
-    models: Sequence[Contestant],
+    models: Sequence[ModelToScore],
     sets: Sequence[Gallery | LabelledImages],
     config: EvaluateConfig,
     *,
-    kept: Path | None = None,
+    cache: Path | None = None,
 ) -> Scoreboard:
-    """Score every model on every set; the first model is what the others are compared with.
+    """Score every model on every test set, and compare the others with the first model.
 
-    Where a model was trained on images of a set, all models are scored on all images, and on those that none of them
-    was trained on.
+    If a model was trained on images of a set, all models are scored on all images, and again without those images.
 
     Args:
-        kept: where features are kept between runs, if they are.
+        models: the models; the first one is the reference.
+        sets: the test sets.
+        config: settings of scoring.
+        cache: folder of the feature cache. None caches in memory only.
 
     Raises:
-        InputError: a model cannot be had, makes features that are no numbers, or none of a set's images is there.
+        InputError: a model cannot be loaded, its features are not finite, or no image of a set can be read.
     """
     found: dict[tuple[str, str], list[Outcome]] = {}
     facts: list[ModelFacts] = []
     there: dict[str, dict[int, bytes]] = {}
     for model in models:
         encoder = model.open()
-        store = FeatureStore(encoder, kept)
+        store = FeatureStore(encoder, cache)
         facts.append(
             ModelFacts(
                 name=model.name,
@@ -179,7 +186,7 @@ def score_models(
             logger.info("%s: %s", test_set.name, model.name)
             outcomes, there[test_set.name] = outcomes_of(store, test_set, config.batch_size)
             found[test_set.name, model.name] = outcomes
-        del encoder, store  # one model at a time is in memory
+        del encoder, store  # free the memory before the next model is loaded
     entries: list[Entry] = []
     differences: list[PairedEntry] = []
     for test_set in sets:
@@ -210,8 +217,8 @@ def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> Se
     for model, guard in test_set.guards.items():
         leaked[model], alike[model] = {}, {}
         for place in sorted(there.keys() & guard.seen.keys()):
-            told = leaked if guard.seen[place].is_sure else alike
-            told[model][test_set.images[place]] = guard.seen[place].why
+            matches = leaked if guard.seen[place].is_sure else alike
+            matches[model][test_set.images[place]] = guard.seen[place].why
     if isinstance(test_set, Gallery):
         task, num_texts = "retrieval", sum(owner in there for owner in test_set.owners)
     else:
@@ -225,29 +232,30 @@ def _facts(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> Se
         compared={model: guard.ways for model, guard in test_set.guards.items()},
         leaked=leaked,
         alike=alike,
-        notes=(*test_set.notes, *_copies_note(test_set, there)),
+        notes=(*test_set.notes, *_duplicates_note(test_set, there)),
         files=test_set.files,
         language=test_set.language,
     )
 
 
-def _copies_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
-    """Return a sentence on the copies of a set, if any count: of classes, those with more than one class.
+def _duplicates_note(test_set: Gallery | LabelledImages, there: Mapping[int, bytes]) -> tuple[str, ...]:
+    """Return a note on images of a set that have the same bytes; for labelled images, only if their classes differ.
 
-    No model can tell pictures apart that a set has twice, under two names, so that it looks worse than it is.
+    No model can distinguish equal images, so they lower its scores.
 
     Args:
-        there: the sha256 of the bytes of the images that were scored, by their places.
+        test_set: the test set.
+        there: sha256 of the bytes of each scored image, by its place.
     """
     alike: dict[bytes, dict[str, None]] = {}
     for place, digest in there.items():
-        alike.setdefault(digest, {})[test_set.images[place]] = None  # a name that is there twice is no copy
+        alike.setdefault(digest, {})[test_set.images[place]] = None  # the same name twice is not a duplicate
     groups = [list(group) for group in alike.values() if len(group) > 1]
-    meaning = "so nothing tells them apart: captions of theirs never find their own image first"
+    meaning = "so they cannot be distinguished, and their captions never rank their own image first"
     if isinstance(test_set, LabelledImages):
         labels = dict(zip(test_set.images, test_set.labels, strict=True))
         groups = [group for group in groups if len({labels[name] for name in group}) > 1]
-        meaning = "under different classes: one of them at most can be found right"
+        meaning = "but different classes, so at most one of them can be right"
     if not groups:
         return ()
     count = sum(map(len, groups))

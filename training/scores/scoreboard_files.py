@@ -1,4 +1,4 @@
-"""A scoreboard as files: JSON, tables in Markdown, which a terminal shows too, and a picture with a panel a set."""
+"""Write a scoreboard as JSON, as Markdown tables and as a plot with a panel per test set."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -22,10 +22,10 @@ from training.scores.scoreboard import Entry, Scoreboard, SetFacts
 JSON_FILE, MARKDOWN_FILE, PLOT_FILE = "scoreboard.json", "scoreboard.md", "scoreboard.png"
 CHANCE = "chance"
 _OPENING = re.compile(r"[&<>|`*\\]|(?<!\w)_|_(?!\w)|\](?=\()")
-# Where fewer captions than this share are shared by images, leaving those out says the same as keeping them.
+# If a smaller share of captions fits several images, scores without those captions are not shown.
 _SHARED_WORTH_TELLING = 0.02
 _TITLES = {"text_to_image": "text to image", "image_to_text": "image to text", "zero_shot": "zero-shot classification"}
-# What a panel of the picture shows of each task.
+# Metric in the plot's panel for each task.
 _PANELS = {
     "retrieval": ("text_to_image_R@1", "text to image, R@1"),
     "zero-shot": ("zero_shot_accuracy@1", "zero-shot accuracy@1"),
@@ -35,12 +35,12 @@ _ROW_HEIGHT = 0.34  # inches
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A piece of a scoreboard.
+    """A section of a scoreboard.
 
     Args:
-        title: in plain words.
-        rows: equal keys, in the order of the columns.
-        notes: sentences below it.
+        title: heading.
+        rows: table rows with equal keys, in the order of the columns.
+        notes: sentences below the table.
     """
 
     title: str
@@ -49,15 +49,16 @@ class Section:
 
 
 def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Section]:
-    """Everything that a reader wants first; the JSON has the rest.
+    """Return the most important sections of a scoreboard. The JSON file contains everything.
 
     Args:
-        protocols: by name of the set that is scored by it.
+        board: the scoreboard.
+        protocols: protocols by the name of the test set that they apply to.
     """
     models = [{"model": model.name, "weights": model.origin, "trained on": model.trained_on} for model in board.models]
     found = [Section(title="Models", rows=models)]
     for test_set in board.sets:
-        entries = told_entries(board, test_set.name)
+        entries = shown_entries(board, test_set.name)
         for way in _TITLES:
             rows = list(_score_rows(entries, way))
             if rows:
@@ -72,8 +73,8 @@ def sections(board: Scoreboard, protocols: Mapping[str, Protocol]) -> list[Secti
     return [*found, _legend(board)]
 
 
-def told_entries(board: Scoreboard, test_set: str) -> list[Entry]:
-    """Scores of a set without the first captions alone, and without captions of one image where nearly all are."""
+def shown_entries(board: Scoreboard, test_set: str) -> list[Entry]:
+    """Return a set's scores without mode "one", and without mode "distinct" if it selects nearly all captions."""
     entries = [entry for entry in board.entries if entry.test_set == test_set]
     counts = {
         entry.score.captions: entry.score.num_queries
@@ -90,37 +91,39 @@ def markdown(found: Sequence[Section]) -> str:
     """Return the sections as a Markdown document."""
     parts = ["# Scoreboard"]
     for section in found:
-        parts.append(f"## {_inert(section.title)}")
+        parts.append(f"## {_escaped(section.title)}")
         if section.rows:
-            cells = [[_inert(text) for text in row.values()] for row in section.rows]
+            cells = [[_escaped(text) for text in row.values()] for row in section.rows]
             parts.append(table(list(section.rows[0]), cells))
         if section.notes:
-            parts.append(bullets(_inert(note) for note in section.notes))
+            parts.append(bullets(_escaped(note) for note in section.notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _inert(text: str) -> str:
-    """Return a text of ours, which may quote a name from a file, so that it opens no tag, cell or link."""
+def _escaped(text: str) -> str:
+    """Escape a text for Markdown, since it may quote a name from a file that contains tags or links."""
     return _OPENING.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), one_line(text))
 
 
 def write_scoreboard(board: Scoreboard, protocols: Mapping[str, Protocol], folder: Path) -> list[Section]:
-    """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`; return what the second one shows.
+    """Write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`, and return the sections of the Markdown file.
 
     Args:
-        protocols: by name of the set that is scored by it.
+        board: the scoreboard.
+        protocols: protocols by the name of the test set that they apply to.
+        folder: folder of the files.
     """
     found = sections(board, protocols)
     made_with = {name: version(name) for name in PACKAGES}
-    told = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json()}
-    write_json(folder / JSON_FILE, {**told, "protocols": {name: asdict(used) for name, used in protocols.items()}})
+    content = {"vernaclip": version("vernaclip"), "packages": made_with, **board.to_json()}
+    write_json(folder / JSON_FILE, {**content, "protocols": {name: asdict(used) for name, used in protocols.items()}})
     write_bytes(folder / MARKDOWN_FILE, markdown(found).encode())
     write_scoreboard_plot(board, folder / PLOT_FILE)
     return found
 
 
 def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
-    """Yield a row for each choice of captions and images and each model, after one of what chance gives."""
+    """Yield a row with the chance level and one row per model, for each choice of captions and images."""
     models = list(dict.fromkeys(entry.model for entry in entries))
     names = [metric.name for metric in _columns(way)]
     for choice in dict.fromkeys(_choice(entry.score) for entry in entries if entry.score.name.startswith(way)):
@@ -142,13 +145,13 @@ def _score_rows(entries: Sequence[Entry], way: str) -> Iterator[dict[str, str]]:
 
 
 def _columns(way: str) -> list[Metric]:
-    """Return the metrics that the tables of a way show, in their order."""
+    """Return the metrics in the tables of a direction, in the order of their columns."""
     shown = [(metric.column, metric) for metric in METRICS if metric.column is not None and way in metric.ways]
     return [metric for _, metric in sorted(shown, key=itemgetter(0))]
 
 
 def _choice(found: Score | Difference) -> tuple[str, str]:
-    """Return of which captions and images a number is."""
+    """Return the caption mode and image choice of a number."""
     return found.captions, found.images
 
 
@@ -162,38 +165,38 @@ def _short(score: Score, value: float) -> str:
 
 
 def _notes(test_set: SetFacts, way: str, entries: Sequence[Entry]) -> Iterator[str]:
-    """Yield what is to be said of a set, which is the same of both ways."""
+    """Yield the notes on a test set. They are the same in both directions, so image-to-text has none."""
     if way == "image_to_text":
         return
     texts, kind = ("captions", "image with a caption") if test_set.task == "retrieval" else ("classes", "image")
     yield f"{test_set.num_images:,} images, {test_set.num_texts:,} {texts}"
     if test_set.num_missing:
-        yield f"{test_set.num_missing:,} images more are not there or do not decode: left out with their captions"
+        yield f"{test_set.num_missing:,} more images are missing or do not decode: they and their captions are left out"
     for model, ways in test_set.compared.items():
         leaked, alike = test_set.leaked[model], test_set.alike[model]
         if not ways:
-            yield f"whether {model} was trained on any of the images is not known: nothing was compared"
+            yield f"it is not known if {model} was trained on any of the images: nothing was compared"
             continue
         listed = " and ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
         count = f"{len(leaked):,}" if leaked else "none"
-        yield f"{count} of the images are among those that {model} was trained on, by {listed}"
+        yield f"{count} of the images are among those that {model} was trained on, compared by {listed}"
         if alike:
             name, why = next(iter(alike.items()))
-            yield f"{len(alike):,} look like images that {model} was trained on, and may be others ({name}: {why})"
-    has_seen = any(names for told in (test_set.leaked, test_set.alike) for names in told.values())
+            yield f"{len(alike):,} look like training images of {model}, and may be others ({name}: {why})"
+    has_seen = any(names for matches in (test_set.leaked, test_set.alike) for names in matches.values())
     if has_seen and not any(entry.score.images == LEAK_FREE for entry in entries):
-        yield f"no {kind} is left that is none of these, so there are no leak-free numbers"
+        yield f"no {kind} remains without these, so there are no leak-free scores"
     yield from test_set.notes
 
 
 def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Protocol) -> Section:
-    """Return published numbers and those of the models; where fewer images were scored, a note in their place."""
+    """Return published numbers with those of the models, or a note if another number of images was scored."""
     is_retrieval = test_set.task == "retrieval"
     published = protocol.retrieval if is_retrieval else protocol.zero_shot
     wanted = protocol.num_images if is_retrieval else protocol.num_class_images
     title = f"{test_set.name}: protocol {protocol.name}"
     if test_set.num_images != wanted:
-        note = f"{test_set.num_images:,} images were scored, the protocol has {wanted:,}: nothing published compares"
+        note = f"{test_set.num_images:,} images were scored, but the protocol has {wanted:,}: not comparable"
         return Section(title=title, rows=[], notes=[note, protocol.source])
     cells = {f"{model} (published)": [f"{value:.4f}" for value in found] for model, found in published.values.items()}
     scores = {
@@ -207,11 +210,11 @@ def _beside_published(entries: Sequence[Entry], test_set: SetFacts, protocol: Pr
     return Section(title=title, rows=rows, notes=[protocol.source])
 
 
-def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
+def _difference_rows(board: Scoreboard, test_set: str, choices_shown: Set[tuple[str, str]]) -> Iterator[dict[str, str]]:
     found = {
         (entry.model, *_choice(entry.difference), entry.difference.name): entry.difference
         for entry in board.differences
-        if entry.test_set == test_set and _choice(entry.difference) in told
+        if entry.test_set == test_set and _choice(entry.difference) in choices_shown
     }
     compared = {way: [metric for metric in _columns(way) if metric.is_compared] for way in _TITLES}
     ways = [way for way in compared if any(name.startswith(way) for *_, name in found)]
@@ -227,14 +230,14 @@ def _difference_rows(board: Scoreboard, test_set: str, told: Set[tuple[str, str]
 
 
 def _legend(board: Scoreboard) -> Section:
-    told = [entry for test_set in board.sets for entry in told_entries(board, test_set.name)]
-    captions = dict.fromkeys(entry.score.captions for entry in told)
+    entries = [entry for test_set in board.sets for entry in shown_entries(board, test_set.name)]
+    captions = dict.fromkeys(entry.score.captions for entry in entries)
     images = dict.fromkeys(entry.score.images for entry in board.entries)
     notes = [
-        "[low, high]: 95 % interval by resampling images with all of their captions, never nearer to 0 or 1 than so "
-        "few images can tell; chance: random order",
-        "~: the interval holds what chance gives, so the model is not known to do anything here",
-        "ranks count ties against the model; an image's captions all count as right, the best of them gives its rank",
+        "[low, high]: 95 % interval by resampling images with all their captions, never narrower than so few images "
+        "allow; chance: random order",
+        "~: the interval includes the chance level, so the score may be due to chance",
+        "ranks count ties against the model; all captions of an image are right, and the best one gives its rank",
         *(f"captions {mode}: {CAPTION_MODES[mode]}" for mode in captions),
         *(f"images {choice}: {IMAGE_CHOICES[choice]}" for choice in images),
     ]
@@ -242,12 +245,12 @@ def _legend(board: Scoreboard) -> Section:
 
 
 def write_scoreboard_plot(board: Scoreboard, path: Path) -> None:
-    """Draw a PNG with a panel for each set, one above the other, and a dot with its 95 % interval for each model."""
+    """Draw a PNG with one panel per test set, and a dot with its 95 % interval for each model."""
     panels: list[tuple[str, list[Entry]]] = []
     for test_set in board.sets:
         name, title = _PANELS[test_set.task]
-        found = [entry for entry in told_entries(board, test_set.name) if entry.score.name == name]
-        # The first model is at the top; models of one choice of captions and images stand together.
+        found = [entry for entry in shown_entries(board, test_set.name) if entry.score.name == name]
+        # The first model is on top, and models are grouped by the choice of captions and images.
         choices = dict.fromkeys(_choice(entry.score) for entry in found)
         rows = [entry for choice in choices for entry in found if _choice(entry.score) == choice]
         panels.append((f"{picture_label(test_set.name)}: {title}, gallery {rows[0].score.gallery_size:,}", rows))

@@ -1,6 +1,6 @@
-"""Model folders: an open_clip model config, the model it describes, its weights in safetensors, its preprocessing.
+"""Create, write and load model folders: open_clip model config, weights in safetensors, tokenizer and preprocessing.
 
-A finished folder opens with open_clip alone: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+open_clip alone can open a finished folder: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 """
 
 import json
@@ -15,16 +15,16 @@ from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.storage.shards import read_json, sha256_of, write_json
 from training.processes import let_threads_sleep
 from training.towers.model_files import (
-    ANY_TEXTS,
     REMEDY,
+    TRIAL_TEXTS,
+    join_file_names,
     load_weights,
-    names_of,
     one_line,
-    opening,
     read_object,
     read_open_clip_config,
     require_few_layers,
     require_file,
+    translate_errors,
 )
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SavedTokenizer, load_tokenizer
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     import torch
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
-ENCODER_CONFIG_FILE = "config.json"  # of a text encoder of Hugging Face
+ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
 WEIGHTS_FILE = "model.safetensors"
-HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # as open_clip's hub layout calls them, and an export of ours
+HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
 
 _CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
-# What a model config must have; open_clip takes a tokenizer of its own, in silence, where none is named.
+# Required parts of a model config. Without a tokenizer name, open_clip silently uses its own tokenizer.
 _NEEDED = {"vision_cfg": ("image_size",), "text_cfg": ("context_length", "hf_tokenizer_name")}
-# Squashing keeps everything that a caption may speak of, where cropping would cut off what stands at the edge.
+# Squashing keeps everything that a caption may mention. Cropping would cut off the edges.
 PREPROCESSING: dict[str, Any] = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],
@@ -51,13 +51,13 @@ PREPROCESSING: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model ready to encode, on the processor, in evaluation mode.
+    """A model ready to encode, on the CPU and in evaluation mode.
 
     Args:
         module: the open_clip model.
-        tokenizer: texts to int64 token ids of shape (texts, length of the longest).
-        image_size: side of the square images that it takes, in pixels.
-        sha256: of the weights file.
+        tokenizer: turns texts into int64 token ids, shape (texts, length of the longest).
+        image_size: side of the square input images, in pixels.
+        sha256: sha256 of the weights file.
     """
 
     module: Any
@@ -67,16 +67,16 @@ class LoadedModel:
 
 
 def read_model_config(model: str) -> dict[str, Any]:
-    """Return the open_clip model config by name ("compact") or JSON file.
+    """Return an open_clip model config by its name, such as "compact", or from a JSON file.
 
     Raises:
-        SettingsError: there is none of that name.
-        InputError: the file isn't one.
+        SettingsError: there is no model config of that name.
+        InputError: the file is not a valid model config.
     """
     path = Path(model) if model.endswith(".json") else _CONFIGS / f"{model}.json"
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in _CONFIGS.glob("*.json")))
-        raise SettingsError(f"there is no model config {model!r}: name one of {known}, or give a JSON file")
+        raise SettingsError(f"there is no model config {model!r}: use {known}, or the path of a JSON file")
     try:
         config = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -88,34 +88,35 @@ def read_model_config(model: str) -> dict[str, Any]:
         if table in found:
             missing |= {f"{table}.{name}" for name in names if not isinstance(inside, dict) or name not in inside}
     if missing:
-        raise InputError(f"{path} is no open_clip model config: {', '.join(sorted(missing))} is missing")
+        raise InputError(f"{path} is not an open_clip model config: {', '.join(sorted(missing))} is missing")
     text, image_size = found["text_cfg"], found["vision_cfg"]["image_size"]
     if type(image_size) is not int or image_size < 1:
-        raise InputError(f"{path}: vision_cfg.image_size must be one number, of pixels, got {image_size!r}")
+        raise InputError(f"{path}: vision_cfg.image_size must be one number of pixels, got {image_size!r}")
     is_causal = not {"no_causal_mask", "embed_cls"} & set(text) and text.get("pool_type", "argmax") == "argmax"
     if found.get("custom_text") is not True or ("hf_model_name" not in text and not is_causal):
         raise InputError(
-            f"{path}: it must say custom_text, and its text tower be of Hugging Face, or causal with pool_type argmax"
+            f"{path}: set custom_text to true, and use a Hugging Face text tower or a causal one with pool_type argmax"
         )
     return found
 
 
 def create_model(model_config: dict[str, Any], folder: Path) -> Any:
-    """Make an open_clip model with random weights, drawn from torch's global generator.
+    """Create an open_clip model with random weights from torch's global generator.
 
-    open_clip's own text tower also takes ids shorter than the context length: it cuts the positions to fit, not the
-    mask.
+    open_clip's own text tower is changed to accept ids shorter than the context length: open_clip shortens the
+    positions to fit, but not the attention mask.
 
     Args:
-        folder: where the config of a Hugging Face text encoder lies; nothing is fetched.
+        model_config: the open_clip model config.
+        folder: folder with the config of a Hugging Face text encoder. Nothing is downloaded.
 
     Raises:
-        InputError: open_clip refuses the config.
+        InputError: open_clip rejects the config.
     """
     try:
         return _make(model_config, folder)
     except (TypeError, AssertionError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
-        raise InputError(f"open_clip makes no model of the model config: {one_line(error)}") from error
+        raise InputError(f"open_clip cannot create a model from the model config: {one_line(error)}") from error
 
 
 def _make(model_config: dict[str, Any], folder: Path) -> Any:
@@ -136,11 +137,11 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
             return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
 
         module.text.transformer.register_forward_pre_hook(fit_mask, with_kwargs=True)
-    return module.to(memory_format=torch.channels_last)  # convolutions on processors are about twice as fast so
+    return module.to(memory_format=torch.channels_last)  # makes convolutions on CPUs about twice as fast
 
 
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
-    """Write `open_clip_config.json`, which tells open_clip the model and how its images are prepared."""
+    """Write `open_clip_config.json`, which describes the model and its image preprocessing to open_clip."""
     size = model_config["vision_cfg"]["image_size"]
     written = {name: value for name, value in model_config.items() if name != "image_weights"}
     write_json(
@@ -149,11 +150,11 @@ def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
 
 
 def load_model(folder: Path) -> LoadedModel:
-    """Read a model folder, or its export to open_clip, strictly: every weight must be there, and none besides.
+    """Load a model folder or its export to open_clip. Weights must match the model exactly.
 
     Raises:
-        InputError: the folder holds no model, or a tokenizer that takes too much.
-        DamagedError: a file of it is missing or damaged, or its weights do not fit its config; the file is named.
+        InputError: the folder contains no model, or its tokenizer exceeds the limits.
+        DamagedError: a file is missing or damaged, or the weights do not match the config. The message names the file.
     """
     import torch
 
@@ -161,7 +162,7 @@ def load_model(folder: Path) -> LoadedModel:
     if not weights_path.exists() and (folder / HUB_WEIGHTS_FILE).exists():
         weights_path = folder / HUB_WEIGHTS_FILE
     if not (config_path.exists() or weights_path.exists()):
-        raise InputError(f"{folder} holds no trained model: train one first, or name another folder")
+        raise InputError(f"{folder} contains no trained model: train one first, or name another folder")
     model_config = read_open_clip_config(config_path)
     require_file(weights_path)
     has_encoder = "hf_model_name" in model_config["text_cfg"]
@@ -170,16 +171,16 @@ def load_model(folder: Path) -> LoadedModel:
         require_few_layers(folder / ENCODER_CONFIG_FILE, read_object(folder / ENCODER_CONFIG_FILE))
     for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
         read_object(folder / name)
-    with opening(names_of(folder, deciding)):
+    with translate_errors(join_file_names(folder, deciding)):
         module = _make(model_config, folder)
     load_weights(module, weights_path)
-    with opening(names_of(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+    with translate_errors(join_file_names(folder, [TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
         text = module.text
         known = text.config.vocab_size if has_encoder else text.vocab_size
         length = model_config["text_cfg"]["context_length"]
         tokenizer = load_tokenizer(folder, context_length=length, vocab_size=known)
-        tokenizer.too_long(ANY_TEXTS)
-        tokenizer(ANY_TEXTS)
+        tokenizer.too_long(TRIAL_TEXTS)
+        tokenizer(TRIAL_TEXTS)
     found = LoadedModel(
         module=module.eval(),
         tokenizer=tokenizer,
@@ -187,21 +188,21 @@ def load_model(folder: Path) -> LoadedModel:
         sha256=sha256_of(weights_path),
     )
     side = found.image_size
-    with torch.no_grad():  # since some wrong values of a config show only then
-        with opening(names_of(folder, [OPEN_CLIP_CONFIG_FILE])):
+    with torch.no_grad():  # run the model once, which detects other wrong values in the configs
+        with translate_errors(join_file_names(folder, [OPEN_CLIP_CONFIG_FILE])):
             dim = module.encode_image(torch.zeros(1, 3, side, side)).shape[-1]
-        with opening(names_of(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
-            texts = module.encode_text(tokenizer(ANY_TEXTS))
-    if texts.shape != (len(ANY_TEXTS), dim):
-        raise DamagedError(f"{config_path} makes features of images and texts that differ in size")
+        with translate_errors(join_file_names(folder, [*deciding, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE])):
+            texts = module.encode_text(tokenizer(TRIAL_TEXTS))
+    if texts.shape != (len(TRIAL_TEXTS), dim):
+        raise DamagedError(f"{config_path} gives image and text features of different sizes")
     return found
 
 
 def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int, model: str) -> None:
-    """Make sure that a model encodes an image, and a text as long as its context, alike; it is as before afterwards.
+    """Check that a model encodes an image and a text of full length to features of equal size.
 
     Raises:
-        InputError: it does not, since sizes in its config do not go together.
+        InputError: it does not, because sizes in its config contradict each other.
     """
     import torch
 
@@ -212,15 +213,15 @@ def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int,
             image = module.encode_image(torch.zeros(1, 3, image_size, image_size))
             text = module.encode_text(tokenizer(["a " * tokenizer.context_length]))
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
-        raise InputError(f"sizes in the model config {model} do not go together: {one_line(error)}") from error
+        raise InputError(f"sizes in the model config {model} do not match: {one_line(error)}") from error
     finally:
         module.train(was_training)
     if image.shape != text.shape:
-        raise InputError(f"the model config {model} makes features of images and texts that differ in size")
+        raise InputError(f"the model config {model} gives image and text features of different sizes")
 
 
 def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
-    """Turn uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
+    """Convert uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
     import torch
 
     mean = torch.tensor(PREPROCESSING["mean"]).view(1, 3, 1, 1)
@@ -229,38 +230,38 @@ def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
 
 
 def open_model(model: LoadedModel | Path) -> LoadedModel:
-    """Return a loaded model as it is, or open a folder in open_clip's hub layout with weights in safetensors.
+    """Open a folder in open_clip's hub layout with safetensors weights. Return a loaded model unchanged.
 
     Raises:
-        InputError: the folder holds no such model, or its images are prepared in another way.
-        DamagedError: a file of it is missing or damaged.
+        InputError: the folder contains no model, or its image preprocessing differs from ours.
+        DamagedError: a file is missing or damaged.
     """
     if isinstance(model, LoadedModel):
         return model
     path = model / OPEN_CLIP_CONFIG_FILE
     if not path.exists() and not path.is_symlink():
-        raise InputError(f"{model} holds no model: there is no {OPEN_CLIP_CONFIG_FILE} in it")
+        raise InputError(f"{model} contains no model: {OPEN_CLIP_CONFIG_FILE} is missing")
     preparing = read_object(path).get("preprocess_cfg")
     if not isinstance(preparing, dict):
-        raise DamagedError(f"{path} is no open_clip config of a model, since it has no preprocess_cfg: {REMEDY}")
+        raise DamagedError(f"{path} is not an open_clip model config, because preprocess_cfg is missing: {REMEDY}")
     other = [name for name, value in PREPROCESSING.items() if preparing.get(name) != value]
     if other:
         raise InputError(
-            f"{path} says that images are prepared in another way than here ({', '.join(other)}): its features would "
-            "mean nothing; `vernaclip scoreboard` reads it as open_clip=DIR"
+            f"{path} has a different image preprocessing ({', '.join(other)}), so its features would be meaningless "
+            "here. `vernaclip scoreboard` can read it as open_clip=DIR"
         )
     let_threads_sleep()
     return load_model(model)
 
 
 def require_texts(texts: Sequence[str]) -> None:
-    """Refuse texts that say nothing.
+    """Raise if a text is empty or cannot be encoded.
 
     Raises:
-        SettingsError: one is empty, or is no text that can be encoded.
+        SettingsError: a text is empty or is not valid Unicode.
     """
     for text in texts:
         if not text.strip():
-            raise SettingsError("a text is empty: say what to look for")
+            raise SettingsError("a text is empty: enter the text to look for")
         if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise SettingsError("a text is not valid Unicode: give it in the terminal's encoding")
+            raise SettingsError("a text is not valid Unicode: enter it in the terminal's encoding")

@@ -1,6 +1,6 @@
-"""Files of a model folder: each is there, whole and what it is called, or told of by its name in one sentence.
+"""Read, check and write the files of a model folder. Errors name the file that is missing or damaged.
 
-Weights are in safetensors, written whole or not at all, and never a pickle.
+Weights are in safetensors, never in a pickle, and are written atomically.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,40 +17,40 @@ from data_catalog.storage.shards import read_json, save_tensors
 if TYPE_CHECKING:
     import torch
 
-REMEDY = "copy the folder again from where it is whole, remove it and train again, or name another model"
-# To try a model with: of differing lengths, so that one is filled up, and with what few tokenizers have seen.
-ANY_TEXTS = ("a", "a \N{SNOWMAN} a")
-_DECIDING = "the model that open_clip_config.json (and config.json, where there is one) describes"
-_MOST_LAYERS = 1000  # a config with more of them is damaged, and a library would be making them for hours
+REMEDY = "restore the folder from an intact copy, remove it and train again, or use another model"
+# Texts to try a model with: their lengths differ, so that one is padded, and one has a rare character.
+TRIAL_TEXTS = ("a", "a \N{SNOWMAN} a")
+_DECIDING = "the model that open_clip_config.json (and config.json, if there is one) describes"
+_MOST_LAYERS = 1000  # a config with more layers is damaged, and would keep a library busy for hours
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _LAYERS = ("layers", "num_hidden_layers")
-_TOWERS = ("open_clip_config.json", "config.json")  # the files that say of how many layers towers are
-_PANIC = "PanicException"  # how tokenizers' Rust code ends; no `Exception`
+_TOWERS = ("open_clip_config.json", "config.json")  # the files with the number of layers of a tower
+_PANIC = "PanicException"  # raised by the Rust code of tokenizers; not a subclass of `Exception`
 _LONGEST = 240
-_NAMED = 3  # tensors, of each way not to fit
+_NAMED = 3  # maximum number of tensors that an error names, per kind of mismatch
 
 
 def require_file(path: Path) -> None:
-    """Make sure that a file of a model is there.
+    """Check that a file of a model exists.
 
     Raises:
-        DamagedError: it is not, or is something else; says which.
+        DamagedError: it is missing, or is not a file. The message says which.
     """
     try:
         if path.is_file():
             return
-        kind = "a folder" if path.is_dir() else "a link to nothing" if path.is_symlink() else None
+        kind = "a folder" if path.is_dir() else "a broken link" if path.is_symlink() else None
     except OSError as error:
         raise DamagedError(f"{path} cannot be read ({error.strerror}): {REMEDY}") from error
-    told = f"is {kind}, where a file of the model should be" if kind else "is missing"
-    raise DamagedError(f"{path} {told}: {REMEDY}")
+    problem = f"is {kind} instead of a file of the model" if kind else "is missing"
+    raise DamagedError(f"{path} {problem}: {REMEDY}")
 
 
 def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
-    """Return a file of a model that holds a JSON object.
+    """Read a JSON object from a file of a model.
 
     Raises:
-        DamagedError: it is missing, cannot be read, or holds something else.
+        DamagedError: the file is missing, cannot be read, or contains something else.
     """
     require_file(path)
     try:
@@ -58,25 +58,27 @@ def read_object(path: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
     except OSError as error:
         raise_if_disk_fails(error, path)
         raise DamagedError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or brackets in brackets in brackets
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise DamagedError(f"{path} is damaged ({one_line(error)}): {remedy}") from error
     if not isinstance(found, dict):
-        raise DamagedError(f"{path} is damaged (it is no JSON object): {remedy}")
+        raise DamagedError(f"{path} is damaged (it is not a JSON object): {remedy}")
     return found
 
 
 def read_open_clip_config(path: Path) -> dict[str, Any]:
-    """Return the `model_cfg` of an `open_clip_config.json`, with all that is needed to make and feed the model.
+    """Read the `model_cfg` of an `open_clip_config.json`, and check the parts needed to create and feed the model.
 
     Raises:
-        DamagedError: the file is damaged, or something of that is missing or no such value.
+        DamagedError: the file is damaged, or a needed value is missing or invalid.
     """
     config = read_object(path).get("model_cfg")
     if not isinstance(config, dict):
-        raise DamagedError(f"{path} is no open_clip config, since it has no model_cfg: {REMEDY}")
+        raise DamagedError(f"{path} is not an open_clip model config, because model_cfg is missing: {REMEDY}")
     text, vision = (config.get(name) for name in ("text_cfg", "vision_cfg"))
     if not isinstance(text, dict) or not isinstance(vision, dict):
-        raise DamagedError(f"{path} is no open_clip config, since model_cfg has no text_cfg or no vision_cfg: {REMEDY}")
+        raise DamagedError(
+            f"{path} is not an open_clip model config, because text_cfg or vision_cfg is missing: {REMEDY}"
+        )
     sizes = {
         "embed_dim": config.get("embed_dim"),
         "text_cfg.context_length": text.get("context_length"),
@@ -85,31 +87,32 @@ def read_open_clip_config(path: Path) -> dict[str, Any]:
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
             raise DamagedError(f"{path}: model_cfg.{name} must be a positive number, got {value!r}: {REMEDY}")
-    if config.get("custom_text") is not True:  # open_clip would make another text tower, with weights of other names
+    if config.get("custom_text") is not True:  # open_clip would create a text tower with other weight names
         raise DamagedError(f"{path}: model_cfg.custom_text must be true, got {config.get('custom_text')!r}: {REMEDY}")
     require_few_layers(path, config)
     return config
 
 
-def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
-    """Make sure that those files of a folder of others that are there can be read, whatever they say.
+def require_readable_files(folder: Path, names: Iterable[str], *, first: str) -> None:
+    """Check that the existing files of a third-party model folder can be read, without interpreting their content.
 
     Args:
-        names: of files that hold JSON objects.
-        first: of them the one without which the folder is nothing.
+        folder: the model folder.
+        names: names of files that contain JSON objects.
+        first: the one of them that must exist.
 
     Raises:
-        InputError: it is missing, or one of them, or a file of tensors, is damaged; or there are no weights at all.
+        InputError: the first file is missing, a JSON file or a file of tensors is damaged, or there are no weights.
     """
     try:
         require_file(folder / first)
         for path in (folder / name for name in names):
             if path.exists() or path.is_symlink():
                 found = read_object(path)
-                if path.name in _TOWERS:  # in a tokenizer's vocabulary "layers" is a word, and its number a token
+                if path.name in _TOWERS:  # in a tokenizer's vocabulary, "layers" may be a word with its id
                     require_few_layers(path, found)
         if not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
-            raise InputError(f"{folder} holds no file of weights, such as model.safetensors: {REMEDY}")
+            raise InputError(f"{folder} contains no weights file, such as model.safetensors: {REMEDY}")
         for path in sorted(folder.glob("*.safetensors")):
             require_file(path)
             try:
@@ -117,15 +120,15 @@ def require_whole(folder: Path, names: Iterable[str], *, first: str) -> None:
                     pass
             except (OSError, SafetensorError) as error:
                 raise InputError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
-    except DamagedError as error:  # of a model of others
+    except DamagedError as error:  # raise an InputError instead, because the model is not ours
         raise InputError(str(error)) from error
 
 
 def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
-    """Make sure that of a config, or of a table in it, a model can be made in a lifetime.
+    """Check that a config, and the tables in it, do not have more layers than any real model.
 
     Raises:
-        DamagedError: it has more layers than any.
+        DamagedError: there are too many layers.
     """
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -135,11 +138,11 @@ def require_few_layers(path: Path, settings: Mapping[str, Any]) -> None:
             raise DamagedError(f"{path} is damaged: no model has {name} = {value!r}: {REMEDY}")
 
 
-def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
-    """Say which tensors a file lacks, has besides, or has of another shape or kind, three of each; "" if all fit."""
+def describe_mismatch(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Tensor]") -> str:
+    """Describe up to three missing, unexpected and mismatched tensors each, or return "" if all match."""
     missing, left = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    told = [f"it lacks {named_tensors(missing)}"] if missing else []
-    told += [f"it has {named_tensors(left)} besides"] if left else []
+    problems = [f"{named_tensors(missing)} {'are' if len(missing) > 1 else 'is'} missing"] if missing else []
+    problems += [f"{named_tensors(left)} {'are' if len(left) > 1 else 'is'} unexpected"] if left else []
     both = [(name, found[name], wanted[name]) for name in sorted(wanted.keys() & found.keys())]
     other = [
         f"{name!r} is of shape {tuple(a.shape)}, not {tuple(b.shape)}"
@@ -149,25 +152,26 @@ def misfits(wanted: "Mapping[str, torch.Tensor]", found: "Mapping[str, torch.Ten
         if a.shape != b.shape or a.is_floating_point() != b.is_floating_point()
     ]
     more = [f"and {len(other) - _NAMED:,} more of another shape or kind"] if len(other) > _NAMED else []
-    return "; ".join([*told, *other[:_NAMED], *more])
+    return "; ".join([*problems, *other[:_NAMED], *more])
 
 
 def named_tensors(names: Sequence[str]) -> str:
-    """Name the first three of some tensors, and count the others."""
+    """Return the names of the first three tensors, and the number of the others."""
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return f"the tensor{'s' * (len(names) > 1)} {', '.join(map(repr, names[:_NAMED]))}{more}"
 
 
 @contextmanager
-def opening(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> Iterator[None]:
-    """While inside, tell whatever libraries make of damaged files in a sentence that names the files.
+def translate_errors(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = DamagedError) -> Iterator[None]:
+    """Translate exceptions of libraries that read damaged files into an error that names the files.
 
-    The boundary around open_clip, transformers and tokenizers: they take a config at its word, so that a wrong value
-    in one ends in any exception, anywhere, Rust's panic among them.
+    This is the boundary around open_clip, transformers and tokenizers. They trust a config, so a wrong value in it may
+    raise any exception, in any place. tokenizers may also raise a Rust panic.
 
     Args:
-        files: which it may be, in words.
-        kind: what is raised where something was raised that was not meant for the user.
+        files: the files that may be damaged, as text.
+        kind: class of the error to raise.
+        remedy: advice at the end of the message.
     """
     try:
         yield
@@ -182,15 +186,15 @@ def opening(files: str, *, remedy: str = REMEDY, kind: type[PipelineError] = Dam
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line that is not endless."""
-    told = " ".join(str(error).split()) or type(error).__name__
-    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
+    """Return an error's message in one line of limited length."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
 
 
-def names_of(folder: Path, names: Iterable[str]) -> str:
-    """Name some files of a folder, as "FOLDER/a.json, or b.json beside it".
+def join_file_names(folder: Path, names: Iterable[str]) -> str:
+    """Join names of files of a folder, as "FOLDER/a.json, or b.json beside it".
 
-    Of files of weights only those that are there, of others all: that one is missing may be what is wrong.
+    Weights are listed only if they exist. Other files are always listed, since the error may be that one is missing.
     """
     named = [name for name in names if name.endswith(".json") or (folder / name).exists()]
     if not named:
@@ -200,23 +204,23 @@ def names_of(folder: Path, names: Iterable[str]) -> str:
 
 
 def save_weights(module: Any, path: Path) -> str:
-    """Write a model's weights atomically; returns the file's sha256."""
+    """Write a model's weights atomically, and return the file's sha256."""
     return save_tensors(module.state_dict(), path, {"format": "pt"})
 
 
 def load_weights(module: Any, path: Path) -> None:
-    """Put written weights back into a model of the same architecture.
+    """Load weights from a file into a model of the same architecture.
 
     Raises:
-        DamagedError: the file is broken, or of another model.
+        DamagedError: the file is damaged, or belongs to another model.
     """
-    from safetensors.torch import load_file  # which loads torch
+    from safetensors.torch import load_file  # it imports torch
 
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise DamagedError(f"{path} is broken ({one_line(error)}): {REMEDY}") from error
-    problem = misfits(module.state_dict(), tensors)
+    problem = describe_mismatch(module.state_dict(), tensors)
     if problem:
-        raise DamagedError(f"{path} does not fit {_DECIDING}: {problem}: {REMEDY}")
+        raise DamagedError(f"{path} does not match {_DECIDING}: {problem}: {REMEDY}")
     module.load_state_dict(tensors, strict=True)

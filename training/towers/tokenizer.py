@@ -1,10 +1,10 @@
-"""A tokenizer of one's own: byte-level BPE, trained on the captions of the train split, saved as a Hugging Face folder.
+"""Train, save and load tokenizers: byte-level BPE, trained on the captions of the train split.
 
-Bytes make every script spellable, so that nothing is ever unknown. The end token has the highest id, which is where
-open_clip's default text pooling (`argmax`) looks for it.
+Bytes cover every script, so no text is unknown. The end token has the highest id, because open_clip's default text
+pooling (`argmax`) looks for it there.
 
-Tokenizers of others have limits: a child that may use so much opens them first, and none may make texts endless. Run as
-a module this is that child: `python -m training.towers.tokenizer FILE.json`.
+Third-party tokenizers have limits. A child process with limited memory and time opens them first, and none may make
+texts much longer. Run as a module, this file is that child process: `python -m training.towers.tokenizer FILE.json`.
 """
 
 import json
@@ -29,7 +29,7 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.images.children import cap_memory
 from data_catalog.storage.failpoints import kill_with_parent
 from data_catalog.storage.shards import read_json, sha256_of, write_atomically, write_bytes, write_json
-from training.towers.model_files import ANY_TEXTS, REMEDY
+from training.towers.model_files import REMEDY, TRIAL_TEXTS
 
 if TYPE_CHECKING:
     import torch
@@ -41,34 +41,34 @@ FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}\p{M}])Σ(?![\p{Lu}\p{Ll}\p{Lt}\p{M}])"
 _USUAL_BYTES = 16 * 2**20
 PAD, START, END = "<|pad|>", "<|startoftext|>", "<|endoftext|>"
 
-# Limits for tokenizers of others.
+# Limits for third-party tokenizers.
 MEMORY_BYTES, DEADLINE_S = 2 * 2**30, 60
-# Letters that one may become, by all steps together. Of the tokenizers in use, ALBERT's come near two thousand.
+# Maximum number of letters that one letter may become. Of the tokenizers in use, ALBERT's reach nearly two thousand.
 MOST_GROWTH = 10_000
-_REFUSED, _OUT_OF_MEMORY = 3, 77  # exit statuses of the child; the reason of a refusal is on its standard output
-# A regex of one letter or class, perhaps repeated: it never fits between two letters.
+_REFUSED, _OUT_OF_MEMORY = 3, 77  # exit statuses of the child process; it prints the reason of a refusal
+# A regex of one letter or class, possibly repeated. It never matches between two letters.
 _ONE_LETTER = re.compile(r"(\[[^\[\]]+\]|\\[sSdDwW]|[^\\()\[\]{}*?+|^$.])(\+|\{[1-9]\d*,\d*\})?")
-# Of the steps that add letters; those that only take some away, or cut a text into pieces, are not here.
+# Growth by the steps that add letters. Steps that only remove letters or split a text are not listed.
 _GROWTH: Mapping[str, int] = {
     "NFC": 3,
     "NFD": 4,
     "NFKC": 18,
     "NFKD": 18,
     "Lowercase": 3,
-    "BertNormalizer": 12,  # taken apart, in lower case, with blanks around
+    "BertNormalizer": 12,  # decomposed, in lower case, with spaces around
     "ByteLevel": 4,
     "Metaspace": 2,
 }
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """Learn a tokenizer of at most `vocab_size` tokens; lower case, NFC; the same captions give the same tokenizer."""
+    """Train a lower-case NFC tokenizer of at most `vocab_size` tokens. Equal captions give equal tokenizers."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = _normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1,  # one is left for the end token
+        vocab_size=vocab_size - 1,  # leave one for the end token
         min_frequency=2,
         special_tokens=[PAD, START],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -82,13 +82,13 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int) -> Tokenizer:
 
 
 def _normalizer() -> Normalizer:
-    # Lowercase looks at one letter at a time, and would spell "ΣΚΥΛΟΣ" unlike "σκυλος".
+    # Lowercase sees single letters only, and would spell "ΣΚΥΛΟΣ" differently from "σκυλος".
     final_sigma = normalizers.Replace(Regex(FINAL_SIGMA), "ς")
     return normalizers.Sequence([normalizers.NFC(), final_sigma, normalizers.Lowercase(), normalizers.NFC()])
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int) -> None:
-    """Write the two files that `transformers` and open_clip's `HFTokenizer` read a tokenizer from."""
+    """Write the two tokenizer files that `transformers` and open_clip's `HFTokenizer` read."""
     write_atomically(folder / TOKENIZER_FILE, lambda path: tokenizer.save(str(path)))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -97,33 +97,33 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, context_length: int) -
         "eos_token": END,
         "pad_token": PAD,
         "clean_up_tokenization_spaces": False,
-        "add_prefix_space": True,  # as in tokenizer.json, of which transformers 4 believes this over that
+        "add_prefix_space": True,  # as in tokenizer.json; transformers 4 uses this value
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, settings)
 
 
 def copy_tokenizer(source: str, folder: Path) -> None:
-    """Write the two files of a tokenizer of others, by folder or by name on the Hugging Face hub.
+    """Write the two files of a third-party tokenizer, named by a folder or by its name on the Hugging Face hub.
 
     Raises:
-        InputError: it cannot be had, or is not one of the `tokenizers` library.
+        InputError: the tokenizer cannot be fetched, is not one of the `tokenizers` library, or exceeds the limits.
     """
     from transformers import AutoTokenizer
 
-    try_tokenizer(Path(source) / TOKENIZER_FILE)
+    try_in_child_process(Path(source) / TOKENIZER_FILE)
     try:
         found = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer {source} cannot be had: {str(error).splitlines()[0]}") from error
+        raise InputError(f"the tokenizer {source} cannot be loaded: {str(error).splitlines()[0]}") from error
     files = set(found.vocab_files_names.values())
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in files):
-        # transformers makes one that knows no word then, and says nothing.
-        raise InputError(f"the tokenizer {source} is not there: the folder has none of {', '.join(sorted(files))}")
+        # Without these files transformers silently creates a tokenizer with an empty vocabulary.
+        raise InputError(f"the tokenizer {source} is missing: the folder has none of {', '.join(sorted(files))}")
     if not found.is_fast:
         raise InputError(
-            f"the tokenizer {source} has no tokenizer.json, which transformers' convert_slow_tokenizer makes"
+            f"the tokenizer {source} has no tokenizer.json: create it with transformers' convert_slow_tokenizer"
         )
-    refuse_endless(found.backend_tokenizer, f"{TOKENIZER_FILE} of the tokenizer {source}")
+    refuse_unbounded_growth(found.backend_tokenizer, f"{TOKENIZER_FILE} of the tokenizer {source}")
     with TemporaryDirectory(prefix="vernaclip-") as written:
         found.save_pretrained(written)
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
@@ -132,94 +132,96 @@ def copy_tokenizer(source: str, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SavedTokenizer:
-    """A saved tokenizer, read by open_clip's `HFTokenizer`: texts to int64 ids, shape (texts, length of the longest).
+    """A saved tokenizer, read by open_clip's `HFTokenizer`. It turns texts into int64 ids, shape (texts, longest).
 
-    open_clip pads to the context length; what is cut off here is padding that a causal text tower, pooled at the end
-    token, never looks at.
+    open_clip pads to the context length. The padding that is removed here does not affect a causal text tower that is
+    pooled at the end token.
 
     Args:
-        inner: open_clip's.
-        vocab_size: tokens that the text tower knows; None where nothing is known of it.
+        inner: open_clip's tokenizer.
+        vocab_size: vocabulary size of the text tower. None if it is not known.
     """
 
     inner: Any
     vocab_size: int | None = None
 
     def __call__(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Return token ids of the texts; of a text that is too long its end is left out.
+        """Return the token ids of texts. The end of a text that is too long is cut off.
 
         Raises:
-            DamagedError: the text tower does not know one of them.
+            DamagedError: the text tower does not have one of the tokens.
         """
         ids: torch.Tensor = self.inner(list(texts))
         highest = int(ids.max())
         if self.vocab_size is not None and highest >= self.vocab_size:
             raise DamagedError(
-                f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} is another model's: it makes a token {highest} where the "
-                f"text tower knows {self.vocab_size}; copy the folder again from where it is whole"
+                f"{TOKENIZER_FILE} or {TOKENIZER_CONFIG_FILE} belongs to another model: it gives token {highest}, but "
+                f"the text tower has {self.vocab_size} tokens. Restore the folder from an intact copy"
             )
         longest = int((ids != self.inner.tokenizer.pad_token_id).sum(dim=1).max())
         return ids[:, :longest]
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
-        """Return those of the texts whose end is left out, since they have more tokens than the context."""
+        """Return the texts that have more tokens than the context, so that their end is cut off."""
         cleaned = [self.inner.clean_fn(text) for text in texts]
         found = self.inner.tokenizer(cleaned, truncation=False, verbose=False).input_ids
         return [text for text, ids in zip(texts, found, strict=True) if len(ids) > self.context_length]
 
     @property
     def context_length(self) -> int:
-        """Return the most tokens of a text, start and end included."""
+        """Return the maximum number of tokens of a text, including start and end."""
         return int(self.inner.context_length)
 
 
 def load_tokenizer(folder: Path, *, context_length: int, vocab_size: int | None = None) -> SavedTokenizer:
-    """Read a saved tokenizer.
+    """Load a saved tokenizer.
 
     Args:
-        vocab_size: tokens that the text tower knows, where that is known.
+        folder: the model folder.
+        context_length: maximum number of tokens of a text.
+        vocab_size: vocabulary size of the text tower, if it is known.
 
     Raises:
-        InputError: it takes too much to open, or makes texts endless.
+        InputError: it needs too much memory or time to open, or makes texts too long.
     """
     from open_clip.tokenizer import HFTokenizer
 
     path = folder / TOKENIZER_FILE
     ours = json.loads(_normalizer().__getstate__())
-    try:  # one of ours, of the usual size, takes little to open
+    try:  # our own tokenizers of the usual size open quickly, so they need no trial
         is_ours = path.stat().st_size < _USUAL_BYTES and read_json(path)["normalizer"] == ours
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
-        try_tokenizer(path)
+        try_in_child_process(path)
     found = HFTokenizer(str(folder), context_length=context_length)
-    refuse_endless(found.tokenizer.backend_tokenizer, str(path))
+    refuse_unbounded_growth(found.tokenizer.backend_tokenizer, str(path))
     return SavedTokenizer(found, vocab_size)
 
 
-def refuse_endless(tokenizer: Any, source: str) -> None:
-    """Refuse a tokenizer whose steps may multiply the letters of a text without a reasonable bound.
+def refuse_unbounded_growth(tokenizer: Any, source: str) -> None:
+    """Raise if a tokenizer's steps may make a text much longer.
 
-    The bound is worked out from the steps, not tried: a letter that grows may be one that no trial has.
+    The limit is computed from the steps and not measured, because a trial may miss the letter that grows.
 
     Args:
-        tokenizer: of the `tokenizers` library.
-        source: what the message calls it.
+        tokenizer: a tokenizer of the `tokenizers` library.
+        source: name of the tokenizer in the message.
 
     Raises:
-        InputError: it may be made more than `MOST_GROWTH` times as long.
+        InputError: it may make a text more than `MOST_GROWTH` times as long.
     """
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.post_processor)
     growth = math.prod(_growth(json.loads(part.__getstate__())) for part in parts if part is not None)
     if growth > MOST_GROWTH:
         raise InputError(
-            f"{source} is refused: it may make a text more than {MOST_GROWTH:,} times as long, which no good tokenizer "
-            f"does: {REMEDY}"
+            f"{source} is refused because it may make a text more than {MOST_GROWTH:,} times as long, which no good "
+            f"tokenizer does: {REMEDY}"
         )
 
 
 def _growth(step: dict[str, Any]) -> int:
-    """Return the most letters that a step makes of one."""
+    """Return the maximum number of letters that a step makes of one letter."""
     kind = step["type"]
     if kind == "Sequence":
         (steps,) = (value for name, value in step.items() if name != "type")
@@ -230,11 +232,11 @@ def _growth(step: dict[str, Any]) -> int:
             return max(1, math.ceil(num_letters / len(pattern["String"])))
         if _ONE_LETTER.fullmatch(pattern.get("Regex", "")):
             return max(1, num_letters)
-        return 1 + num_letters  # it may fit between any two letters
+        return 1 + num_letters  # it may match between any two letters
     if kind == "Prepend":
         return 1 + len(step["prepend"])
     if kind == "Precompiled":
-        # SentencePiece's table, a trie and then the texts that it has for letters: the longest of them counts.
+        # SentencePiece's table is a trie, followed by the replacement texts. The longest of them counts.
         charsmap = b64decode(step["precompiled_charsmap"])
         texts = charsmap[4 + int.from_bytes(charsmap[:4], "little") :].split(b"\0")
         return max(1, *(len(text.decode("utf-8", "replace")) for text in texts))
@@ -245,13 +247,13 @@ def _growth(step: dict[str, Any]) -> int:
     return _GROWTH.get(kind, 1)
 
 
-def try_tokenizer(path: Path) -> None:
-    """Open a `tokenizer.json` in a child process of limited memory and time before it is opened here.
+def try_in_child_process(path: Path) -> None:
+    """Open a `tokenizer.json` in a child process with limited memory and time, before this process opens it.
 
-    One that is damaged passes: whoever opens it here says so.
+    A damaged file passes, since opening it in this process raises the proper error.
 
     Raises:
-        InputError: it takes too much, or makes texts endless.
+        InputError: it needs too much memory or time, or makes texts too long.
     """
     if path.is_file():
         _try_once(path, sha256_of(path))
@@ -259,8 +261,8 @@ def try_tokenizer(path: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _try_once(path: Path, sha256: str) -> None:
-    """Try a file, of this content, once in the life of this process."""
-    # Without threads: each reserves memory, and machines differ in how many there are.
+    """Try a file with this content once per process."""
+    # Use one thread: each thread reserves memory, and their number differs between machines.
     one_thread = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-P", "-m", "training.towers.tokenizer", str(path)]
     try:
@@ -275,27 +277,27 @@ def _try_once(path: Path, sha256: str) -> None:
         if child.returncode == _REFUSED:
             raise InputError(child.stdout.strip())
         if child.returncode not in (_OUT_OF_MEMORY, -signal.SIGABRT, -signal.SIGKILL):
-            raise InputError(f"{path} is refused: it ends its process ({child.returncode}): {REMEDY}")
+            raise InputError(f"{path} is refused because it crashes its process ({child.returncode}): {REMEDY}")
     raise InputError(
-        f"{path} is refused: to open it takes more than {MEMORY_BYTES // 2**30} GB of memory or {DEADLINE_S} s, which "
-        f"no good tokenizer does: {REMEDY}"
+        f"{path} is refused because opening it takes more than {MEMORY_BYTES // 2**30} GB of memory or {DEADLINE_S} s, "
+        f"which no good tokenizer does: {REMEDY}"
     )
 
 
 def main(path: str) -> int:
-    """Open a file within the limits, and read texts with it; the exit status says what became of it."""
+    """Open a tokenizer file within the limits, tokenize some texts, and return an exit status."""
     kill_with_parent()
     cap_memory(MEMORY_BYTES)
     try:
         tokenizer = Tokenizer.from_file(path)
-        refuse_endless(tokenizer, path)
-        tokenizer.encode_batch(list(ANY_TEXTS))
+        refuse_unbounded_growth(tokenizer, path)
+        tokenizer.encode_batch(list(TRIAL_TEXTS))
     except InputError as error:
         sys.stdout.write(str(error))
         return _REFUSED
     except MemoryError:
         return _OUT_OF_MEMORY
-    except BaseException:  # noqa: BLE001  damaged: whoever opens it next says how, Rust's panics included
+    except BaseException:  # noqa: BLE001 - a damaged file, or a Rust panic: the parent will report it
         return 0
     return 0
 

@@ -1,1 +1,1 @@
-"""What a trained model is good for: search, classify, localize, and the pictures that they draw."""
+"""Uses of a trained model: search, classify and localize, and the images that show their results."""

@@ -1,4 +1,4 @@
-"""Which of several texts says best what is in an image: zero-shot classification with one's own classes."""
+"""Classify an image among texts or class names that the user gives (zero-shot classification)."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -20,15 +20,15 @@ _LONGEST_QUOTED = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A class and how likely it is.
+    """A class and its probability.
 
     Args:
-        rank: from 1.
-        label: the class as it was given.
-        text: what the model read: the template with the class in it.
-        cosine: of the features of image and text.
-        probability: see `Classification.method`.
-        is_cut: whether the text has more tokens than the model reads, so that its end was left out.
+        rank: rank, from 1.
+        label: the class as the user gave it.
+        text: the text that the model encoded: the template with the class.
+        cosine: cosine similarity of image and text.
+        probability: probability of the text, computed by `Classification.method`.
+        is_cut: the text is longer than the model's context, so its end was cut off.
     """
 
     rank: int
@@ -41,14 +41,16 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The classes of an image, most likely first.
+    """The classes of an image, the most likely first.
 
     Args:
-        method: "softmax": probabilities compare the given texts with each other, and add up to 1; or, of a model that
-            was trained to judge each text by itself (SigLIP), "sigmoid".
-        logit_scale: what cosines are multiplied with, as the model has learned it.
-        logit_bias: what a sigmoid adds; None for softmax.
-        model_sha256: of the model's weights.
+        image: the image file.
+        choices: the classes.
+        method: "softmax" for probabilities that add up to 1 over the given texts, or "sigmoid" for models that were
+            trained to judge each text independently (SigLIP).
+        logit_scale: the trained factor of cosines.
+        logit_bias: the trained bias of a sigmoid. None for softmax.
+        model_sha256: sha256 of the model's weights.
     """
 
     image: Path
@@ -59,49 +61,50 @@ class Classification:
     model_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for a JSON file."""
+        """Return plain values for a JSON file."""
         return {**asdict(self), "image": str(self.image), "choices": [asdict(choice) for choice in self.choices]}
 
 
 def classify(
     image: Path, labels: Sequence[str], model: LoadedModel | Path, *, template: str = PLACEHOLDER
 ) -> Classification:
-    """Judge how well each of several texts fits an image file, as probabilities.
+    """Return how well each of several texts fits an image file, as probabilities.
 
     Args:
-        labels: two or more texts, or names of classes for the template.
-        model: a folder, or a loaded model.
-        template: what is made of each, with `PLACEHOLDER` where it goes: "una foto di {c}".
+        image: the image file.
+        labels: two or more texts, or class names for the template.
+        model: a model folder or a loaded model.
+        template: text with `PLACEHOLDER` in place of a label, such as "una foto di {c}".
 
     Raises:
-        SettingsError: fewer than two labels, one twice, two that the model reads alike, an empty one, or no
-            placeholder.
-        InputError: no image, or no model.
+        SettingsError: there are fewer than two labels, a label is empty or repeated, two give the same tokens, or the
+            template has no placeholder.
+        InputError: the image cannot be read, or there is no model.
         DamagedError: the model's files are damaged.
     """
     require_texts(labels)
     if PLACEHOLDER not in template:
-        raise SettingsError(f"the template {template!r} has no {PLACEHOLDER}, where the classes go")
+        raise SettingsError(f"the template {template!r} has no {PLACEHOLDER} in place of the class")
     if len(labels) < 2:
-        raise SettingsError("one text is always chosen, with probability 1: give two or more to compare")
+        raise SettingsError("a single text always gets the probability 1: give two or more texts to compare")
     ((most, count),) = Counter(" ".join(label.split()) for label in labels).most_common(1)
     if count > 1:
-        raise SettingsError(f"the text {most!r} is there {count} times: give each once")
+        raise SettingsError(f"the text {most!r} is given {count} times: give each text once")
     texts = [template.replace(PLACEHOLDER, label) for label in labels]
     loaded = open_model(model)
     too_long = set(loaded.tokenizer.too_long(texts))
-    _require_told_apart(loaded, labels, texts, too_long)
+    _require_distinct_texts(loaded, labels, texts, too_long)
     pixels = squashed(read_picture(image, loaded.image_size).image, loaded.image_size)
     cosines = text_features(loaded, texts).astype(np.float64) @ picture_features(loaded, np.stack([pixels]))[0]
     if not np.isfinite(cosines).all():
-        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
+        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is damaged, so train it again")
     scale = float(loaded.module.logit_scale.exp().item())
     bias = None if loaded.module.logit_bias is None else float(loaded.module.logit_bias.item())
     if bias is None:
         weights = np.exp(scale * (cosines - cosines.max()))
         probabilities = weights / weights.sum()
     else:
-        probabilities = 0.5 * (1 + np.tanh(0.5 * (cosines * scale + bias)))  # a sigmoid, which overflows nowhere
+        probabilities = 0.5 * (1 + np.tanh(0.5 * (cosines * scale + bias)))  # a sigmoid that cannot overflow
     order = sorted(range(len(texts)), key=lambda index: (-cosines[index], index))
     choices = tuple(
         Choice(
@@ -124,10 +127,14 @@ def classify(
     )
 
 
-def _require_told_apart(
+def _require_distinct_texts(
     model: LoadedModel, labels: Sequence[str], texts: Sequence[str], too_long: Collection[str]
 ) -> None:
-    """Refuse two texts that are the same tokens: they would share, unseen, the probability of one."""
+    """Raise if two texts have the same tokens, because they would split one probability.
+
+    Raises:
+        SettingsError: two texts have the same tokens.
+    """
     first: dict[tuple[int, ...], int] = {}
     for place, ids in enumerate(model.tokenizer(texts).tolist()):
         other = first.setdefault(tuple(ids), place)
@@ -137,8 +144,8 @@ def _require_told_apart(
                 for label in (labels[other], labels[place])
             )
             is_cut = texts[other] in too_long or texts[place] in too_long
-            why = "the end of a text that is too long is left out" if is_cut else "it sees no such difference"
+            why = "texts that are too long are cut off" if is_cut else "its tokenizer ignores the difference"
             raise SettingsError(
-                f"the model reads {one} and {two} as one text ({why}), and would split its probability between them: "
-                "give one of the two, or word them otherwise"
+                f"the model reads {one} and {two} as the same text ({why}), and would split one probability between "
+                "them. Give only one of the two, or word them differently"
             )

@@ -1,13 +1,14 @@
-"""Where in an image a text is: how the cosine changes when parts of the image are covered, or nothing else is shown.
+"""Find the part of an image that a text describes, by covering parts of the image and comparing cosines.
 
-The idea is CLIP-Italian's (https://arxiv.org/abs/2108.08688; the code is that of the demo at
-https://huggingface.co/spaces/clip-italian/clip-italian-demo). The demo leaves one strip of the image visible at a time,
-of every height and place, then of every width and place, and fills the rest with grey. It adds up by how much strips
-fit the text better than the whole image does, and takes the mean away three times, so that the result has no unit. Here
-the parts are squares of several sizes, and the rest has the image's mean colour. Each square is covered once, and shown
-alone once: what the text speaks of is missed in the first case, and suffices in the second. A place has the mean over
-the squares that hold it, a number in cosines. The image is squashed to the model's square, as in training, where the
-demo pads it. `benchmarks/localization.py` measures both ways, and the demo's.
+The method is based on CLIP-Italian (https://arxiv.org/abs/2108.08688) and its demo's code at
+https://huggingface.co/spaces/clip-italian/clip-italian-demo. The demo keeps one strip of the image visible at a time,
+of every height and place, then of every width and place, and fills the rest with grey. It sums how much better each
+strip fits the text than the whole image, and subtracts the mean three times, so its result has no unit.
+
+Here the parts are squares of several sizes, and the rest gets the image's mean colour. Each square is covered once, and
+shown alone once. In the first case the described object is missing, in the second it is all that is visible. The value
+of a place is the mean over the squares that contain it, in cosines. The image is squashed to the model's square as in
+training, where the demo pads it. `benchmarks/localization.py` measures both methods and the demo's.
 """
 
 from dataclasses import asdict, dataclass
@@ -24,31 +25,33 @@ from training.use.search import query_features
 
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
 
-GRID = 16  # cells a side; all borders of squares are borders of cells
-LAST_DIGITS = 1e-5  # of cosines: features of equal images differ by less
+GRID = 16  # cells per side; squares align with cells
+LAST_DIGITS = 1e-5  # of cosines: features of equal images differ by less than this
 SQUARES = ((2, 1), (4, 2), (6, 2))  # side and stride, in cells
 COVER, REVEAL, BOTH = "cover", "reveal", "both"
 METHODS = {
-    BOTH: "how much it falls without a part and rises by it alone",
-    COVER: "how much it falls when a part is covered",
-    REVEAL: "how much a part alone raises it over a blank image",
+    BOTH: "decrease when a part is covered, plus increase when it is shown alone",
+    COVER: "decrease when a part is covered",
+    REVEAL: "increase when a part is shown alone, over a blank image",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Localization:
-    """Where a text is in an image.
+    """The part of an image that a text describes, as a heat map.
 
     Args:
-        cosine: of the whole image and the text.
+        image: the image file.
+        text: the text.
+        cosine: cosine similarity of the whole image and the text.
         method: one of `METHODS`.
-        heat: what the method measures, in cosines, row by row from the top: a grid of equal cells over the whole
-            upright image. Below 0 where the text fits better without what is there.
-        width: of the upright image, in pixels.
-        height: likewise.
-        num_masks: images that were encoded beside the whole one.
-        is_cut: whether the text has more tokens than the model reads, so that its end was left out.
-        model_sha256: of the model's weights.
+        heat: values of the method in cosines, row by row from the top, for a grid of equal cells over the upright
+            image. Below 0, the text fits better without the cell.
+        width: width of the upright image, in pixels.
+        height: height of the upright image, in pixels.
+        num_masks: number of encoded images besides the whole one.
+        is_cut: the text is longer than the model's context, so its end was cut off.
+        model_sha256: sha256 of the model's weights.
     """
 
     image: Path
@@ -64,39 +67,41 @@ class Localization:
 
     @property
     def peak(self) -> tuple[float, float]:
-        """Return (x, y) of the middle of the cell that matters most, in pixels from the left and the top."""
+        """Return the centre (x, y) of the hottest cell, in pixels from the left and the top."""
         number = max(range(len(self.heat) ** 2), key=lambda at: self.heat[at // len(self.heat)][at % len(self.heat)])
         row, column = divmod(number, len(self.heat))
         return (column + 0.5) * self.width / len(self.heat), (row + 0.5) * self.height / len(self.heat)
 
     @property
     def hottest(self) -> float:
-        """Return the largest heat; 0 where no part changes anything but last digits."""
+        """Return the largest heat, or 0 if no part changes the cosine noticeably."""
         largest = max(map(max, self.heat))
         return largest if largest > LAST_DIGITS else 0.0
 
     @property
     def changes(self) -> bool:
-        """Tell whether any part changes the cosine by more than last digits, for better or worse."""
+        """Return whether any part changes the cosine noticeably, in either direction."""
         return max(abs(value) for row in self.heat for value in row) > LAST_DIGITS
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, for a JSON file."""
+        """Return plain values for a JSON file."""
         found = {name: value for name, value in asdict(self).items() if name != "heat"}
         grid = [list(row) for row in self.heat]
         return {**found, "image": str(self.image), "grid": grid, "peak": list(self.peak) if self.hottest else None}
 
 
 def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str = BOTH) -> Localization:
-    """Find where in an image file a text is.
+    """Find the part of an image file that a text describes.
 
     Args:
-        model: a folder, or a loaded model.
+        image: the image file.
+        text: the text.
+        model: a model folder or a loaded model.
         method: one of `METHODS`.
 
     Raises:
-        SettingsError: an empty text, or no such method.
-        InputError: no image that can be read, or no model.
+        SettingsError: the text is empty, or there is no such method.
+        InputError: the image cannot be read, or there is no model.
         DamagedError: the model's files are damaged.
     """
     require_texts([text])
@@ -117,7 +122,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
         heat += mean_where_covered(np.array(alone) - blank, masks)
         num_masks += len(masks) + 1
     if not np.isfinite(heat).all():
-        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is broken, so train it again")
+        raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is damaged, so train it again")
     return Localization(
         image=image,
         text=text,
@@ -133,7 +138,7 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
 
 
 def square_masks(num_cells: int) -> Masks:
-    """Return which cells each square covers: shape (squares, num_cells, num_cells); every cell is covered by some."""
+    """Return the cells that each square covers, shape (squares, num_cells, num_cells). Every cell is in some square."""
     masks = []
     for side, stride in SQUARES:
         starts = [*range(0, max(1, num_cells - side), stride), max(0, num_cells - side)]
@@ -146,13 +151,13 @@ def square_masks(num_cells: int) -> Masks:
 
 
 def mean_where_covered(values: Floats, masks: Masks) -> Floats:
-    """Return the mean of the values of the masks that cover a cell, for each cell: shape of a mask."""
+    """Return for each cell the mean value of the masks that cover it, in the shape of a mask."""
     found: Floats = np.tensordot(values, masks.astype(np.float64), axes=1) / masks.sum(axis=0)
     return found
 
 
 def _cosines(model: LoadedModel, pixels: Pixels, wanted: Floats, masks: Masks) -> Floats:
-    """Return the cosines of the text and the image with each mask covered by its mean colour."""
+    """Return the cosines of a text with the image, where each mask is filled with the image's mean colour."""
     colour = np.round(pixels.mean(axis=(0, 1))).astype(np.uint8)
     cell_of = np.arange(len(pixels)) * masks.shape[1] // len(pixels)
     found = []

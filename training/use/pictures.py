@@ -1,6 +1,7 @@
-"""Draw what abilities find: a contact sheet of a search, bars of a classification, a heat map of a place.
+"""Draw results as PNG images: a contact sheet of a search, bars of a classification, a heat map of a localization.
 
-Captions may be in any language: one typeface a sheet, of Pillow's own and the system's, and others beside it.
+Captions may be in any language. Each sheet uses one typeface of Pillow or the system, and others for letters that it
+lacks.
 """
 
 import io
@@ -20,7 +21,7 @@ from training.use.classify import SOFTMAX, Classification
 from training.use.localize import METHODS, Localization
 from training.use.search import Hit
 
-# Names that Pillow finds in the system's font folders; the first ones have the Latin, Greek and Cyrillic letters.
+# Font files that Pillow finds in the system's font folders. The first ones have Latin, Greek and Cyrillic letters.
 _SYSTEM_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -36,31 +37,31 @@ _SYSTEM_FONTS = (
     "NotoSansArabic-Regular.ttf",
     "NotoSansThai-Regular.ttf",
 )
-PILLOWS_OWN = ""  # plain Latin letters only, but there on every machine
+PILLOWS_OWN = ""  # basic Latin letters only, but available on every machine
 _PROBE_SIZE = 20
-_IN_NO_FONT = "\U0010ffff"  # what is drawn for it is the font's sign for a missing letter
+_IN_NO_FONT = "\U0010ffff"  # a font draws its symbol for missing letters in place of this one
 
 
 @dataclass(frozen=True, slots=True)
-class Lettering:
-    """What a sheet is written in: a typeface by its file's name, and those that have the letters which it lacks."""
+class Typefaces:
+    """The typefaces of a sheet: the main one, by file name, and others for letters that it lacks."""
 
     names: tuple[str, ...]
 
     def font(self, size: int) -> Any:
-        """Return Pillow's font object of the sheet's typeface for a size in pixels."""
+        """Return Pillow's font object of the main typeface, for a size in pixels."""
         return _font(self.names[0], size)
 
     def has(self, character: str) -> bool:
-        """Tell if a character can be drawn."""
+        """Return whether a typeface can draw a character."""
         return any(_has(name, character) for name in self.names)
 
     def legible(self, text: str) -> str:
-        """Return the text with letters that no typeface has replaced by their base letters, as "e" for "è"."""
+        """Replace letters that no typeface can draw by their base letters, as "e" for "è"."""
         return "".join(c if c.isspace() or self.has(c) else _base_letter(c) for c in text)
 
     def runs(self, text: str, size: int) -> Iterator[tuple[str, Any]]:
-        """Yield the parts of a legible text from left to right, each with the font that has its letters."""
+        """Yield the parts of a legible text from left to right, each with a font that can draw it."""
         parts: list[list[str]] = []
         for character in self.legible(text):
             name = next((name for name in self.names if _has(name, character)), self.names[0])
@@ -68,38 +69,39 @@ class Lettering:
                 parts[-1][1] += character
             else:
                 parts.append([name, character])
-        # Within a part Pillow sees to the direction.
+        # Pillow sets the direction within a part.
         strong = next((way for way in map(unicodedata.bidirectional, text) if way in ("L", "R", "AL")), "L")
         for name, part in parts if strong == "L" else reversed(parts):
             yield part, _font(name, size)
 
 
-def lettering_for(texts: Iterable[str]) -> Lettering:
-    """Return what to write all texts of a sheet in; the same for the same letters, on one machine.
+def choose_typefaces(texts: Iterable[str]) -> Typefaces:
+    """Return the typefaces for all texts of a sheet. Equal letters give equal typefaces on the same machine.
 
-    The sheet's typeface is the first of those that lack fewest letters; then those that have most of what is left.
+    The main typeface is the first one that lacks the fewest letters. Others follow in order of how many of the
+    remaining letters they can draw.
     """
     letters = sorted({character for text in texts for character in text if not character.isspace()})
     names = [PILLOWS_OWN, *(name for name in _SYSTEM_FONTS if _is_there(name))]
     chosen: list[str] = []
     while not chosen or letters:
         left = {name: [letter for letter in letters if not _has(name, letter)] for name in names}
-        best = min(names, key=lambda name: len(left[name]))  # the first of equals
+        best = min(names, key=lambda name: len(left[name]))  # the first one if several are equal
         if chosen and len(left[best]) == len(letters):
             break
         chosen.append(best)
         letters = left[best]
-    return Lettering(tuple(chosen))
+    return Typefaces(tuple(chosen))
 
 
 def _goes_with_others(character: str) -> bool:
-    """Tell if a character, such as a space or an accent, is drawn with what stands before it."""
+    """Return whether a character, such as a space or an accent, is drawn with the character before it."""
     return character.isspace() or unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf")
 
 
 def _base_letter(character: str) -> str:
     plain = unicodedata.normalize("NFD", character)
-    is_accented = all(map(unicodedata.combining, plain[1:]))  # the first letter of a Korean syllable is another text
+    is_accented = all(map(unicodedata.combining, plain[1:]))  # not so for a decomposed Korean syllable
     return plain[0] if is_accented else character
 
 
@@ -128,21 +130,21 @@ Colours = np.ndarray[Any, np.dtype[np.float64]]
 PAPER, CARD, BORDER = (243, 244, 246), (255, 255, 255), (214, 217, 222)
 INK, GREY = (24, 28, 36), (110, 116, 128)
 BAR = (46, 111, 187)
-_MARGIN = 32  # pixels, as everything here
+_MARGIN = 32  # pixels, as all sizes here
 _TITLE_HEIGHT = 76
 
 
 @dataclass(frozen=True, slots=True)
 class Pen:
-    """What writes on a picture."""
+    """A drawing tool for text."""
 
     draw: ImageDraw.ImageDraw
-    lettering: Lettering
+    lettering: Typefaces
 
     def write(
         self, x: int, y: int, text: str, size: int, *, grey: bool = False, anchor: Literal["la", "ra", "lm"] = "la"
     ) -> None:
-        """Write one line; `anchor` is Pillow's: left ("l") or right ("r"), and top ("a") or middle ("m")."""
+        """Write one line. `anchor` is Pillow's: left ("l") or right ("r"), and top ("a") or middle ("m")."""
         left = x - self.width(text, size) if anchor == "ra" else x
         ascent, descent = self.lettering.font(size).getmetrics()
         baseline = y + (ascent if anchor.endswith("a") else (ascent - descent) / 2)
@@ -151,22 +153,22 @@ class Pen:
             left += self.draw.textlength(part, font=font)
 
     def width(self, text: str, size: int) -> float:
-        """Pixels that a line takes."""
+        """Return the width of a line in pixels."""
         return sum(self.draw.textlength(part, font=font) for part, font in self.lettering.runs(text, size))
 
     def fitted(self, text: str, size: int, width: int) -> str:
-        """Return the text, or as much of its start as fits into `width` pixels with an ellipsis."""
+        """Return the text, shortened with an ellipsis if it is wider than `width` pixels."""
         text = " ".join(text.split())  # on one line
         if len(text) <= width and self.width(text, size) <= width:
             return text
         return text[: self._longest(text, size, width, "…")].rstrip() + "…"
 
     def wrapped(self, text: str, size: int, width: int, num_lines: int) -> list[str]:
-        """Return the text in at most `num_lines` lines of at most `width` pixels, and an ellipsis for what is left."""
+        """Wrap the text to at most `num_lines` lines of `width` pixels, the last one shortened with an ellipsis."""
         lines: list[str] = []
         words = text.split()
         while words and len(lines) < num_lines - 1:
-            if self.width(words[0], size) > width:  # a path, perhaps
+            if self.width(words[0], size) > width:  # for example a path
                 end = max(1, self._longest(words[0], size, width, ""))
                 words[:1] = [words[0][:end], words[0][end:]]
             count = 1
@@ -177,8 +179,8 @@ class Pen:
         return [*lines, self.fitted(" ".join(words), size, width)] if words else lines
 
     def _longest(self, text: str, size: int, width: int, end: str) -> int:
-        """Return how many letters of a text fit with `end` behind them: by halves, since a text may be a book."""
-        fits, beyond = 0, min(len(text), width) + 1  # no letter that is seen is narrower than a pixel
+        """Return how many letters of a text fit before `end`, by binary search because texts may be long."""
+        fits, beyond = 0, min(len(text), width) + 1  # no visible letter is narrower than a pixel
         while beyond - fits > 1:
             middle = (fits + beyond) // 2
             if self.width(text[:middle] + end, size) <= width:
@@ -188,18 +190,18 @@ class Pen:
         return fits
 
 
-def contained(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return an image inside a box, as large as it can be with its own proportions; no side has less than one pixel."""
+def fit_in_box(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale an image to fit in a box, with its proportions and with sides of at least one pixel."""
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
 COLUMNS = 4
-MOST_IMAGES = 100  # of one sheet
+MOST_IMAGES = 100  # maximum on one sheet
 THUMBNAIL = 224
 _GAP = 20
-_PADDING = 10  # between a card's border and what is on it
+_PADDING = 10  # between a card's border and its content
 _TEXT_LINES = 3
 _LINE_HEIGHT = 21
 _CARD_WIDTH = THUMBNAIL + 2 * _PADDING
@@ -207,10 +209,10 @@ _CARD_HEIGHT = THUMBNAIL + 2 * _PADDING + 30 + _TEXT_LINES * _LINE_HEIGHT
 
 
 def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
-    """Write the result of a search as a PNG, `COLUMNS` images a row, `MOST_IMAGES` at most.
+    """Write the result of a search as a PNG, with `COLUMNS` images per row and at most `MOST_IMAGES` images.
 
     Raises:
-        InputError: a file that was found cannot be read any more.
+        InputError: a found file can no longer be read.
         OSError: an image of a shard does not decode, or the sheet cannot be written.
     """
     hits = hits[:MOST_IMAGES]
@@ -219,9 +221,9 @@ def contact_sheet(hits: Sequence[Hit], out: Path, title: str) -> None:
     width = 2 * _MARGIN + columns * _CARD_WIDTH + (columns - 1) * _GAP
     height = _MARGIN + _TITLE_HEIGHT + rows * (_CARD_HEIGHT + _GAP) - _GAP + _MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
-    pen = Pen(ImageDraw.Draw(sheet), lettering_for([title, *map(_text, hits)]))
+    pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([title, *map(_text, hits)]))
     pen.write(_MARGIN, _MARGIN - 6, pen.fitted(title, 30, width - 2 * _MARGIN), 30)
-    line = f"the {len(hits)} images most like the text, by cosine" if hits else "no images"
+    line = f"the {len(hits)} images most similar to the text, by cosine" if hits else "no images"
     pen.write(_MARGIN, _MARGIN + 36, line, 16, grey=True)
     for index, hit in enumerate(hits):
         left = _MARGIN + index % columns * (_CARD_WIDTH + _GAP)
@@ -238,11 +240,11 @@ def _draw_card(sheet: Image.Image, pen: Pen, hit: Hit, left: int, top: int) -> N
     else:
         with Image.open(io.BytesIO(hit.image)) as opened:
             whole = opened.convert("RGB")
-    thumbnail = contained(whole, THUMBNAIL, THUMBNAIL)
+    thumbnail = fit_in_box(whole, THUMBNAIL, THUMBNAIL)
     x = left + _PADDING + (THUMBNAIL - thumbnail.width) // 2
     y = top + _PADDING + (THUMBNAIL - thumbnail.height) // 2
     sheet.paste(thumbnail, (x, y))
-    # Around it: pictures may be a pixel wide.
+    # Draw the border around the thumbnail, because it may be one pixel wide.
     pen.draw.rectangle((x - 1, y - 1, x + thumbnail.width, y + thumbnail.height), outline=BORDER)
     below = top + _PADDING + THUMBNAIL + 8
     pen.write(left + _PADDING, below, f"{hit.rank}", 18)
@@ -256,7 +258,7 @@ def _text(hit: Hit) -> str:
 
 
 MOST_BARS = 20
-_BARS_SIDE = 320  # of the image's box
+_BARS_SIDE = 320  # side of the image's box
 _BARS_GAP = 28
 _ROW = 54
 _BAR_WIDTH, _BAR_HEIGHT = 420, 18
@@ -265,32 +267,32 @@ _HEAD = 64
 
 
 def bars(found: Classification, out: Path) -> None:
-    """Write a classification as a PNG, with `MOST_BARS` texts at most.
+    """Write a classification as a PNG, with at most `MOST_BARS` texts.
 
     Raises:
-        InputError: the image cannot be read any more.
+        InputError: the image can no longer be read.
     """
     choices = found.choices[:MOST_BARS]
-    image = contained(read_picture(found.image, _BARS_SIDE).image, _BARS_SIDE, _BARS_SIDE)
+    image = fit_in_box(read_picture(found.image, _BARS_SIDE).image, _BARS_SIDE, _BARS_SIDE)
     width = 2 * _MARGIN + _BARS_SIDE + _BARS_GAP + _BAR_WIDTH + _SHARE_WIDTH
     height = 2 * _MARGIN + max(_BARS_SIDE, _HEAD + _ROW * len(choices))
     sheet = Image.new("RGB", (width, height), PAPER)
-    pen = Pen(ImageDraw.Draw(sheet), lettering_for([found.image.name, *(choice.text for choice in choices)]))
+    pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([found.image.name, *(choice.text for choice in choices)]))
     x, y = _MARGIN + (_BARS_SIDE - image.width) // 2, (height - image.height) // 2
     sheet.paste(image, (x, y))
     pen.draw.rectangle((x, y, x + image.width - 1, y + image.height - 1), outline=BORDER)
     left = _MARGIN + _BARS_SIDE + _BARS_GAP
     top = max(_MARGIN, (height - _HEAD - _ROW * len(choices)) // 2)
     pen.write(left, top, pen.fitted(found.image.name, 22, _BAR_WIDTH + _SHARE_WIDTH), 22)
-    told = "how likely each text fits, by itself"
+    caption = "probability of each text on its own"
     if found.method == SOFTMAX:
         is_part = len(found.choices) > MOST_BARS
-        told = (
-            f"the {MOST_BARS} likeliest of {len(found.choices)} texts"
+        caption = (
+            f"the {MOST_BARS} most likely of {len(found.choices)} texts"
             if is_part
-            else "probabilities among these texts only"
+            else "probabilities among these texts"
         )
-    pen.write(left, top + 30, told, 15, grey=True)
+    pen.write(left, top + 30, caption, 15, grey=True)
     for number, choice in enumerate(choices):
         above = top + _HEAD + number * _ROW
         pen.write(left, above, pen.fitted(choice.text, 17, _BAR_WIDTH + _SHARE_WIDTH), 17)
@@ -302,32 +304,32 @@ def bars(found: Classification, out: Path) -> None:
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
-_MAP_SIDE = 360  # of an image's box
-_NARROWEST = 160  # of the box: so that the title has room
-_SHORTEST = 120  # of the scale
+_MAP_SIDE = 360  # side of an image's box
+_NARROWEST = 160  # minimum width of the box, to fit the title
+_SHORTEST = 120  # minimum height of the scale
 _SCALE_WIDTH, _NUMBER_WIDTH = 18, 60
 
 
 def heat_map(found: Localization, out: Path) -> None:
-    """Write a localization as a PNG: the hotter, the more the text speaks of the place.
+    """Write a localization as a PNG. Hotter colours mark what the text describes.
 
     Raises:
-        InputError: the image cannot be read any more.
+        InputError: the image can no longer be read.
     """
-    image = contained(read_picture(found.image, _MAP_SIDE).image, _MAP_SIDE, _MAP_SIDE)
+    image = fit_in_box(read_picture(found.image, _MAP_SIDE).image, _MAP_SIDE, _MAP_SIDE)
     box, tall = max(image.width, _NARROWEST), max(image.height, _SHORTEST)
     width = 2 * (_MARGIN + box + _GAP) + _SCALE_WIDTH + _NUMBER_WIDTH
     sheet = Image.new("RGB", (width, 2 * _MARGIN + _TITLE_HEIGHT + tall), PAPER)
-    pen = Pen(ImageDraw.Draw(sheet), lettering_for([found.text]))
+    pen = Pen(ImageDraw.Draw(sheet), choose_typefaces([found.text]))
     pen.write(_MARGIN, _MARGIN - 6, pen.fitted(found.text, 28, width - 2 * _MARGIN), 28)
     line = f"cosine {found.cosine:.3f}; {METHODS[found.method]}"
     if not found.changes:
-        line = f"cosine {found.cosine:.3f}, which no part of the image changes"
+        line = f"cosine {found.cosine:.3f}; no part of the image changes it"
     elif not found.hottest:
         line = f"cosine {found.cosine:.3f}; no part of the image fits the text better than the rest"
     pen.write(_MARGIN, _MARGIN + 36, pen.fitted(line, 15, width - 2 * _MARGIN), 15, grey=True)
     top = _MARGIN + _TITLE_HEIGHT
-    for number, panel in enumerate((image, _heated(image, found))):
+    for number, panel in enumerate((image, _heat_overlay(image, found))):
         left = _MARGIN + number * (box + _GAP) + (box - panel.width) // 2
         sheet.paste(panel, (left, top))
         pen.draw.rectangle((left, top, left + panel.width - 1, top + panel.height - 1), outline=BORDER)
@@ -335,18 +337,18 @@ def heat_map(found: Localization, out: Path) -> None:
     write_atomically(out, lambda path: sheet.save(path, "PNG"))
 
 
-def _heated(image: Image.Image, found: Localization) -> Image.Image:
-    """Return the image in pale grey, so that its colours are not taken for heat, under its heat."""
+def _heat_overlay(image: Image.Image, found: Localization) -> Image.Image:
+    """Return the image in light grey, so that its colours do not look like heat, with the heat map over it."""
     cells = Image.fromarray(np.clip(np.array(found.heat, dtype=np.float32), 0, None))
     heat = np.asarray(cells.resize(image.size, Image.Resampling.BICUBIC), dtype=np.float64)
     share = np.clip(heat / found.hottest, 0, 1) if found.hottest else np.zeros_like(heat)
     grey = 0.55 * np.asarray(image.convert("L"), dtype=np.float64) + 0.45 * 255
-    return Image.fromarray(_over(grey[..., None], share))
+    return Image.fromarray(_blend_heat(grey[..., None], share))
 
 
 def _draw_scale(sheet: Image.Image, pen: Pen, hottest: float, place: tuple[int, int, int]) -> None:
     left, top, height = place
-    column = _over(np.full((height, 1, 1), 255.0), np.linspace(1, 0, height)[:, None])
+    column = _blend_heat(np.full((height, 1, 1), 255.0), np.linspace(1, 0, height)[:, None])
     sheet.paste(Image.fromarray(np.repeat(column, _SCALE_WIDTH, axis=1)), (left, top))
     pen.draw.rectangle((left, top, left + _SCALE_WIDTH - 1, top + height - 1), outline=BORDER)
     for part in (0.0, 0.5, 1.0) if hottest else (0.0,):
@@ -354,9 +356,9 @@ def _draw_scale(sheet: Image.Image, pen: Pen, hottest: float, place: tuple[int, 
         pen.write(left + _SCALE_WIDTH + 8, middle, f"{part * hottest:.3g}", 14, grey=True, anchor="lm")
 
 
-def _over(below: Colours, share: Colours) -> Any:
-    """Return the colour of a share of the largest heat, the more opaque the larger, over what is below: uint8 RGB."""
-    from matplotlib import colormaps  # which a sheet and bars do not need
+def _blend_heat(below: Colours, share: Colours) -> Any:
+    """Blend the heat colours over a background: the hotter, the more opaque. Returns uint8 RGB."""
+    from matplotlib import colormaps  # imported here, because sheets and bars do not need it
 
     colours = colormaps["YlOrRd"](share)[..., :3] * 255
     opacity = (0.85 * np.sqrt(share))[..., None]

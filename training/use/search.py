@@ -1,11 +1,11 @@
-"""Find the images of a dataset or of a folder that are most like a text.
+"""Find the images of a dataset or a folder that are most similar to a text.
 
-Features are computed once. Those of a dataset lie beside the model, those of a folder in it, where they follow its
-changes.
+Features are computed once and cached: those of a dataset beside the model, those of a folder in that folder, where they
+are updated when files change.
 
-The search is exact. Products are taken in float32, block by block, which is twice as fast as in float64. Whatever could
-be among the k best, given how far a float32 sum may be off, is then computed in float64: so the answer is that of
-float64 throughout.
+The search is exact. Products are computed in float32 and in blocks, which is twice as fast as in float64. All rows that
+may be among the k best, given the maximum rounding error of float32 sums, are then computed again in float64. So the
+result is that of a float64 search.
 """
 
 import logging
@@ -24,33 +24,33 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.shards import digest, sha256_of
 from training.data.features import (
     INDEX_VERSION,
-    KeptFeatures,
+    FeatureIndex,
     image_features,
-    keep_features,
-    read_features,
+    read_index,
     stacked,
     text_features,
+    write_index,
 )
 from training.data.images import Features, encode_files
 from training.data.pairs import Floats, Integers, RowGroup, read_rows, row_groups
 from training.towers.model import LoadedModel, open_model, require_texts
 from training.trained_models import current_model, pair_hashes
 
-Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each pair
+Found = tuple[Integers, Integers, Floats]  # query, row and cosine of each match
 
 QUERIES_AT_A_TIME = 1024
 _MOST_ROWS = 65_536
-_PRODUCTS = 1 << 22  # of one block: 16 MiB of float32
-_PAIRS = 4096  # that are computed in float64 at a time
+_PRODUCTS = 1 << 22  # number of products in a block: 16 MiB of float32
+_PAIRS = 4096  # matches that are computed in float64 at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The best rows for each query, best first; of equal ones the first comes first.
+    """The best rows for each query, best first. Of equal rows the one with the lower index comes first.
 
     Args:
         indices: int64, shape (queries, min(k, rows)).
-        cosines: float64, of the same shape.
+        cosines: float64, shape (queries, min(k, rows)).
     """
 
     indices: Integers
@@ -58,26 +58,27 @@ class Neighbours:
 
 
 def nearest(features: Features, queries: Features, k: int) -> Neighbours:
-    """Return the `k` rows of `features` with the highest cosine to each query; all rows where there are fewer.
+    """Return the `k` rows of `features` with the highest cosine to each query, or all rows if there are fewer.
 
-    Memory beside the arguments and the result does not grow with the number of rows, nor with that of queries.
+    Extra memory does not grow with the number of rows or queries.
 
     Args:
-        features: unit rows, float32, shape (rows, dim); may be mapped from a file, and is read once for every
+        features: unit rows, float32, shape (rows, dim). May be memory-mapped: it is read once for every
             `QUERIES_AT_A_TIME` queries.
         queries: unit rows, float32, shape (queries, dim).
+        k: maximum number of rows per query.
 
     Raises:
         SettingsError: `k` is below 1.
         DamagedError: a number is not finite.
-        DefectError: the shapes do not fit.
+        DefectError: the shapes do not match.
     """
     if k < 1:
         raise SettingsError(f"k must be positive, got {k}")
     if features.ndim != 2 or queries.ndim != 2 or (len(features) and features.shape[1] != queries.shape[1]):
         raise DefectError(f"features of shape {features.shape} cannot be searched by queries of shape {queries.shape}")
     if not np.isfinite(queries).all():
-        raise DamagedError("the features of a query are not finite: the model is broken")
+        raise DamagedError("the features of a query are not finite: the model is damaged")
     k = min(k, len(features))
     indices = np.empty((len(queries), k), dtype=np.int64)
     cosines = np.empty((len(queries), k), dtype=np.float64)
@@ -90,18 +91,18 @@ def nearest(features: Features, queries: Features, k: int) -> Neighbours:
 
 
 def _nearest(features: Features, queries: Features, k: int) -> Found:
-    """Return the k best pairs of each query, best first, query by query."""
-    # How far a float32 product of unit rows may be from the true one, in whatever order its terms are summed. Source:
-    # N. Higham, Accuracy and Stability of Numerical Algorithms (2002), section 3.1; twice that (eps is twice the unit
-    # roundoff), for rows that are of length 1 only nearly.
+    """Return the k best matches of each query, best first, query by query."""
+    # Maximum rounding error of a float32 product of unit rows, for any order of summation. Source: N. Higham, Accuracy
+    # and Stability of Numerical Algorithms (2002), section 3.1. It is doubled (eps is twice the unit roundoff), because
+    # rows have length 1 only approximately.
     error = float(queries.shape[1] * np.finfo(np.float32).eps)
-    floors = np.full(len(queries), -np.inf)  # what is below, in float32, is not among the k best
+    floors = np.full(len(queries), -np.inf)  # float32 products below these cannot be among the k best
     best: Found = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0)
     pending: list[Found] = []
     size = max(1, min(_MOST_ROWS, _PRODUCTS // len(queries)))
     for start in range(0, len(features), size):
         pending.append(_candidates(features[start : start + size], queries, floors, k=k, error=error, start=start))
-        # Seldom, for it sorts; until then the floors are only lower than they could be.
+        # Select rarely, because it sorts. Until then the floors are only lower than possible.
         if sum(len(pairs[0]) for pairs in pending) >= len(queries) * k:
             best, pending = _best_of([best, *pending], k), []
             if len(best[0]) == len(queries) * k:
@@ -110,16 +111,16 @@ def _nearest(features: Features, queries: Features, k: int) -> Found:
 
 
 def _candidates(block: Features, queries: Features, floors: Floats, *, k: int, error: float, start: int) -> Found:
-    """Return the pairs of a query and a row of the block that may be among its k best."""
-    with np.errstate(invalid="ignore", over="ignore"):  # told below
+    """Return the matches of a query and a row of the block that may be among the query's k best."""
+    with np.errstate(invalid="ignore", over="ignore"):  # checked below
         products = queries @ block.T
-    # A number that is not finite spoils the product of its row with any query: one column shows them all.
+    # A number that is not finite affects the product of its row with every query, so one column reveals all of them.
     if not np.isfinite(products[0]).all():
         row = start + int(np.flatnonzero(~np.isfinite(products[0]))[0])
-        raise DamagedError(f"the features of image number {row} are not finite: the model is broken, or the index is")
+        raise DamagedError(f"the features of image number {row} are not finite: the model or the index is damaged")
     passing = products >= _lowered(floors)
     if k < len(block) and np.count_nonzero(passing) > 4 * k * len(queries):
-        # What is among the k best of all is among those of its block.
+        # The k best of all rows are among the k best of their blocks.
         own = np.partition(products, -k, axis=1)[:, -k].astype(np.float64) - 2 * error
         passing = products >= _lowered(np.maximum(floors, own))
     chosen, rows = np.divmod(np.flatnonzero(passing), len(block))
@@ -127,13 +128,13 @@ def _candidates(block: Features, queries: Features, floors: Floats, *, k: int, e
     for first in range(0, len(rows), _PAIRS):
         some = slice(first, first + _PAIRS)
         left, right = block[rows[some]].astype(np.float64), queries[chosen[some]].astype(np.float64)
-        # Each is summed in the same order wherever its row stands: equal rows have equal cosines.
+        # Each sum has the same order for every row, so equal rows have equal cosines.
         np.einsum("ij,ij->i", left, right, out=cosines[some])
     return chosen, rows + start, cosines
 
 
 def _lowered(floors: Floats) -> Any:
-    """Return floors as a column of float32, with which comparing is twice as fast; one number lower, for rounding."""
+    """Return floors as a float32 column, rounded down. float32 comparisons are twice as fast."""
     return np.nextafter(floors.astype(np.float32), np.float32(-np.inf))[:, None]
 
 
@@ -147,27 +148,31 @@ def _best_of(parts: list[Found], k: int) -> Found:
 
 logger = logging.getLogger(__name__)
 
-INDEX_FOLDER = "index"  # inside the model's folder
-FOLDER_INDEX = ".vernaclip"  # in the folder that is searched
-ELSEWHERE = "folder-indexes"  # below a root, for folders that cannot be written to
-PORTION, MOST_PORTIONS = 8192, 10  # files that are read before the index is written, and how often it is at most
-_TOLD = ("split", "url", "page_url", "license", "attribution")  # of a sample, as its shard has them
+INDEX_FOLDER = "index"  # in the model's folder
+FOLDER_INDEX = ".vernaclip"  # in the searched folder
+ROOT_INDEXES = "folder-indexes"  # in a root, for folders that are not writable
+PORTION, MOST_PORTIONS = 8192, 10  # files per write of the index, and the maximum number of writes
+_SAMPLE_COLUMNS = ("split", "url", "page_url", "license", "attribution")  # columns of a pair shard that a hit contains
 _NOT_IN_JSON = ("image", "name", "path")
 _NAME_IS_NO_TEXT = "its name is not valid UTF-8: rename it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """An image found for a query: a sample of a dataset, or a file of a folder.
+    """An image that a search found: a sample of a dataset, or a file of a folder.
 
     Args:
-        rank: from 1.
-        cosine: of its features and the text's.
-        name: the sample's identity, or the file's path below the folder that was searched.
-        path: of a file; None for a sample.
-        image: encoded, as the shard holds it; empty for a file.
+        rank: rank, from 1.
+        cosine: cosine similarity of image and text.
+        name: id of the sample, or path of the file relative to the searched folder.
+        path: path of the file. None for a sample.
+        image: the encoded image of a sample. Empty for a file.
         captions: all captions of a sample.
-        split: of a sample, as its address, page, license and attribution, where its source tells them.
+        split: split of a sample.
+        url: address of a sample's image, if its source states it.
+        page_url: address of the page with the image, if the source states it.
+        license: license of the image, if the source states it.
+        attribution: author of the image, if the source states it.
     """
 
     rank: int
@@ -192,12 +197,14 @@ class Hit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The images most like a text, best first.
+    """The images that are most similar to a text, best first.
 
     Args:
-        num_images: that were searched.
-        unreadable: files of a folder that could not be, each with the reason.
-        model_sha256: of the model's weights.
+        query: the text.
+        hits: the images.
+        num_images: number of searched images.
+        model_sha256: sha256 of the model's weights.
+        unreadable: files of a folder that cannot be read, each with the reason.
     """
 
     query: str
@@ -225,49 +232,54 @@ def search(
     k: int = 12,
     sha256: Callable[[Path], str] = sha256_of,
 ) -> SearchResult:
-    """Return the `k` images of pair shards that are most like a text; features are kept beside the model.
+    """Return the `k` images of pair shards that are most similar to a text. Cache features in the model's folder.
 
     Args:
+        query: the text.
         files: pair shards to search, of any split.
-        model: a folder, or a loaded model, of which nothing is kept.
-        sha256: content hash of a file, where the caller knows hashes already.
+        model: a model folder, or a loaded model, for which nothing is cached.
+        k: maximum number of images.
+        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
 
     Raises:
-        SettingsError: an empty query.
-        InputError: no images, or no trained model.
+        SettingsError: the query is empty.
+        InputError: there are no images, or no trained model.
         DamagedError: a shard cannot be read, or the model's files are damaged.
     """
     _check_query(query, k)
     loaded = open_model(model)
 
-    def computed(_: KeptFeatures | None) -> Iterator[KeptFeatures]:
-        # Where each row group ends is kept as well, so that finding a hit's shard opens no other one.
+    def computed(_: FeatureIndex | None) -> Iterator[FeatureIndex]:
+        # Cache the sizes of row groups too, so that only the shards with hits are opened.
         sizes = [[group.num_rows for group in row_groups([path])] for path in files]
-        yield KeptFeatures(image_features(loaded, files), {"row_groups": sizes})
+        yield FeatureIndex(image_features(loaded, files), {"row_groups": sizes})
 
     place = None
     if isinstance(model, Path):
         place = model / INDEX_FOLDER / digest([INDEX_VERSION, loaded.sha256, [sha256(path) for path in files]])[:12]
-    kept = _kept(place, lambda _: True, computed)
-    if not len(kept.features):
+    cached = _cached_index(place, lambda _: True, computed)
+    if not len(cached.features):
         raise InputError("there are no images to search: build the dataset first")
     groups = [
         RowGroup(path, number, num_rows)
-        for path, sizes in zip(files, kept.facts["row_groups"], strict=True)
+        for path, sizes in zip(files, cached.facts["row_groups"], strict=True)
         for number, num_rows in enumerate(sizes)
     ]
-    hits = _hits(groups, nearest(kept.features, query_features(loaded, query), k))
-    return SearchResult(query=query, hits=hits, num_images=len(kept.features), model_sha256=loaded.sha256)
+    hits = _hits(groups, nearest(cached.features, query_features(loaded, query), k))
+    return SearchResult(query=query, hits=hits, num_images=len(cached.features), model_sha256=loaded.sha256)
 
 
 def search_dataset(
     root: Path, dataset: str | None, text: str, *, num_hits: int, split: str | None = None
 ) -> SearchResult:
-    """Return the images of a dataset, or of one of its splits, that fit a text best, by its newest model.
+    """Return the images of a dataset or one of its splits that are most similar to a text, with its newest model.
 
     Args:
-        root: of a catalog.
-        dataset: whose images; None: of the only dataset that has a model.
+        root: folder of the catalog.
+        dataset: name of the dataset. None takes the only dataset that has a model.
+        text: the text.
+        num_hits: maximum number of images.
+        split: name of a split. None searches all.
 
     Raises:
         InputError: there is no such model, or the split has no images.
@@ -281,57 +293,62 @@ def search_dataset(
 
 
 def query_features(model: LoadedModel, query: str) -> Features:
-    """Return features of a query, shape (1, dim); a text that is too long is told in the log."""
+    """Return the features of a query, shape (1, dim). Log a warning if the text is too long for the model."""
     if model.tokenizer.too_long([query]):
         logger.warning(
-            "the text has more tokens than the %d that the model reads: its end is left out",
+            "the text is longer than the %d tokens of the model's context: its end is cut off",
             model.tokenizer.context_length,
         )
     return text_features(model, [query])
 
 
 def _check_query(query: str, k: int) -> None:
-    """Refuse a query that says nothing, and a result that is empty."""
+    """Raise if a query is empty or k is below 1.
+
+    Raises:
+        SettingsError: the query is empty or not valid Unicode, or k is below 1.
+    """
     require_texts([query])
     if k < 1:
         raise SettingsError(f"k must be positive, got {k}")
 
 
-def _kept(
+def _cached_index(
     place: Path | None,
-    is_current: Callable[[KeptFeatures], bool],
-    make: Callable[[KeptFeatures | None], Iterator[KeptFeatures]],
-) -> KeptFeatures:
-    """Return the index that is kept, if it is current; else make one of what was kept, and keep it.
+    is_current: Callable[[FeatureIndex], bool],
+    make: Callable[[FeatureIndex | None], Iterator[FeatureIndex]],
+) -> FeatureIndex:
+    """Return the cached index if it is current. Otherwise create a new one from it, and cache that.
 
     Args:
-        place: where it lies; None: nowhere.
-        make: yields better and better ones, of which each is kept.
+        place: folder of the index. None caches nothing.
+        is_current: returns whether an index is up to date.
+        make: yields ever more complete indexes from the cached one, if any. Each is written.
     """
-    kept = read_features(place) if place is not None else None
-    if kept is not None and is_current(kept):
-        return kept
+    cached = read_index(place) if place is not None else None
+    if cached is not None and is_current(cached):
+        return cached
     if place is None:
         for made in make(None):
-            kept = made  # in the place of the one before
+            cached = made  # replaces the one before, to free its memory
     else:
         with writer_lock(place):
-            kept = read_features(place)
-            if kept is None or not is_current(kept):
-                for made in make(kept):
-                    keep_features(place, made.features, made.facts)
-                    kept = made
-    assert kept is not None, "at least one is made"
-    return kept
+            cached = read_index(place)
+            if cached is None or not is_current(cached):
+                for made in make(cached):
+                    write_index(place, made.features, made.facts)
+                    cached = made
+    assert cached is not None, "make yields at least one index"
+    return cached
 
 
 def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
-    """Read the samples that were found; each row group that holds some of them is read once, and no other one."""
+    """Read the samples of the hits. Each row group with hits is read once, and no other."""
     ends = np.cumsum([group.num_rows for group in groups])
     hits: dict[int, Hit] = {}
     places = sorted((int(index), rank) for rank, index in enumerate(found.indices[0].tolist(), start=1))
     for number, ranked in groupby(places, key=lambda place: int(np.searchsorted(ends, place[0], side="right"))):
-        table = read_rows(groups[number], ("sample_id", "captions", "image", *_TOLD))
+        table = read_rows(groups[number], ("sample_id", "captions", "image", *_SAMPLE_COLUMNS))
         start = int(ends[number]) - groups[number].num_rows
         for index, rank in ranked:
             row = table.slice(index - start, 1).to_pylist()[0]
@@ -341,19 +358,19 @@ def _hits(groups: Sequence[RowGroup], found: Neighbours) -> tuple[Hit, ...]:
                 name=row["sample_id"],
                 image=row["image"]["bytes"],
                 captions=tuple(row["captions"]),
-                **{name: row[name] for name in _TOLD},
+                **{name: row[name] for name in _SAMPLE_COLUMNS},
             )
     return tuple(hits[rank] for rank in sorted(hits))
 
 
 class _File(NamedTuple):
-    """An image file and what tells that it has not changed.
+    """An image file, with the facts that show if it has changed.
 
     Args:
-        name: below the folder, with "/".
-        size: in bytes.
-        modified_ns: when its content changed.
-        touched_ns: when anything of it changed, its permissions too.
+        name: path relative to the folder, with "/".
+        size: size in bytes.
+        modified_ns: time of the last change of content (mtime), in nanoseconds.
+        touched_ns: time of the last change of content or metadata, such as permissions (ctime), in nanoseconds.
     """
 
     name: str
@@ -363,54 +380,61 @@ class _File(NamedTuple):
 
     @property
     def content(self) -> tuple[str, int, int]:
-        """Return what changes with the content."""
+        """Return the facts that change with the content."""
         return self[:3]
 
 
 def search_folder(
     query: str, folder: Path, model: LoadedModel | Path, *, k: int = 12, root: Path | None = None
 ) -> SearchResult:
-    """Return the `k` images of a folder, and of the folders in it, that are most like a text.
+    """Return the `k` images of a folder and its subfolders that are most similar to a text.
 
-    Features are kept in the folder, one index a model. Only files whose size or time of change is new are encoded
-    again. Hidden files and folders, and links to folders, are left out.
+    Features are cached in the folder, with one index per model. Only files with a new size or modification time are
+    encoded again. Hidden files and folders, and links to folders, are skipped.
 
     Args:
-        root: below which the index goes if the folder cannot be written to; None for an index in memory then.
+        query: the text.
+        folder: the folder.
+        model: a model folder or a loaded model.
+        k: maximum number of images.
+        root: catalog that gets the index if the folder is not writable. None keeps the index in memory then.
 
     Raises:
-        SettingsError: an empty query.
-        InputError: no such folder, no image that can be read, or no trained model.
+        SettingsError: the query is empty.
+        InputError: there is no such folder, no readable image, or no trained model.
         DamagedError: the model's files are damaged.
     """
     _check_query(query, k)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
+        raise InputError(f"{folder} is not a folder")
     files, nameless = _image_files(folder)
     if not files:
-        raise InputError(f"{folder} holds no image files ({', '.join(IMAGE_SUFFIXES)})")
+        raise InputError(f"{folder} contains no image files ({', '.join(IMAGE_SUFFIXES)})")
     loaded = open_model(model)
     inside = folder / FOLDER_INDEX
     written = inside if inside.exists() else folder
     place = None
-    # Root could write anywhere, but a folder that grants that to nobody is not meant to be.
+    # The superuser can write to any folder, but a folder that nobody may write to should not be changed.
     if written.stat().st_mode & 0o222 and os.access(written, os.W_OK | os.X_OK):
         place = inside / loaded.sha256[:12]
     elif root is not None:
-        place = root / ELSEWHERE / digest([str(folder.resolve()), loaded.sha256])[:12]
+        place = root / ROOT_INDEXES / digest([str(folder.resolve()), loaded.sha256])[:12]
 
-    def is_current(kept: KeptFeatures) -> bool:
-        good = {tuple(file) for file in kept.facts["files"]}
-        broken = {(name, *told[:-1]) for name, told in kept.facts["broken"].items()}
+    def is_current(cached: FeatureIndex) -> bool:
+        good = {tuple(file) for file in cached.facts["files"]}
+        broken = {(name, *entry[:-1]) for name, entry in cached.facts["broken"].items()}
         seen = {file.content if file.content in good else tuple(file) for file in files}
-        return kept.facts["model"] == loaded.sha256 and good | broken == seen
+        return cached.facts["model"] == loaded.sha256 and good | broken == seen
 
-    kept = _kept(place, is_current, lambda kept: _renewed(loaded, folder, files, kept))
-    names = [name for name, *_ in kept.facts["files"]]
-    unreadable = (*nameless, *((folder / name, str(told[-1])) for name, told in sorted(kept.facts["broken"].items())))
+    cached = _cached_index(place, is_current, lambda cached: _updated_indexes(loaded, folder, files, cached))
+    names = [name for name, *_ in cached.facts["files"]]
+    unreadable = (
+        *nameless,
+        *((folder / name, str(entry[-1])) for name, entry in sorted(cached.facts["broken"].items())),
+    )
     if not names:
         raise InputError(f"none of the {len(files):,} image files of {folder} can be read: {unreadable[0][1]}")
-    found = nearest(kept.features, query_features(loaded, query), k)
+    found = nearest(cached.features, query_features(loaded, query), k)
     hits = tuple(
         Hit(rank=rank, cosine=float(cosine), name=names[index], path=folder / names[index])
         for rank, (index, cosine) in enumerate(zip(found.indices[0], found.cosines[0], strict=True), start=1)
@@ -421,7 +445,7 @@ def search_folder(
 
 
 def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
-    """Return image files by their names' ends, in the order of their names; and those whose names are no text."""
+    """Return the files with image suffixes, sorted by name, and the files whose names are not valid UTF-8."""
     files, nameless = [], []
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -436,22 +460,22 @@ def _image_files(folder: Path) -> tuple[list[_File], list[tuple[Path, str]]]:
             try:
                 found = path.stat()
                 files.append(_File(below, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-            except OSError:  # a link to nothing; decoding says so
+            except OSError:  # a broken link, which decoding reports
                 files.append(_File(below, -1, -1, -1))
     return sorted(files), sorted(nameless)
 
 
-def _renewed(
-    model: LoadedModel, folder: Path, files: Sequence[_File], kept: KeptFeatures | None
-) -> Iterator[KeptFeatures]:
-    """Yield old rows where files are as they were, and new ones for more and more of the others.
+def _updated_indexes(
+    model: LoadedModel, folder: Path, files: Sequence[_File], cached: FeatureIndex | None
+) -> Iterator[FeatureIndex]:
+    """Yield updated indexes: cached rows of unchanged files, and new rows for more and more of the other files.
 
-    What an interrupted search has read stays read. Files that could not be read are tried again.
+    Rows that an interrupted search has written are kept. Files that could not be read are tried again.
     """
     rows: dict[tuple[Any, ...], Features] = {}
-    if kept is not None and kept.facts["model"] == model.sha256:
-        names = (tuple(file) for file in kept.facts["files"])
-        rows = dict(zip(names, np.asarray(kept.features), strict=True))
+    if cached is not None and cached.facts["model"] == model.sha256:
+        names = (tuple(file) for file in cached.facts["files"])
+        rows = dict(zip(names, np.asarray(cached.features), strict=True))
     fresh = [file for file in files if file.content not in rows]
     broken: dict[str, list[Any]] = {}
     step = max(PORTION, len(files) // MOST_PORTIONS)
@@ -460,7 +484,7 @@ def _renewed(
         encoded, reasons = encode_files(model, list(portion))
         rows |= {portion[path].content: row for path, row in encoded.items()}
         broken |= {portion[path].name: [*portion[path][1:], reason] for path, reason in reasons.items()}
-        logger.info("%s: %d of %d files read, the others were known", folder, len(portion), len(files))
+        logger.info("%s: read %d of %d files, the others are in the index", folder, len(portion), len(files))
         good = [file.content for file in files if file.content in rows]
         facts = {"model": model.sha256, "files": [list(file) for file in good], "broken": broken}
-        yield KeptFeatures(stacked([rows[file] for file in good]), facts)
+        yield FeatureIndex(stacked([rows[file] for file in good]), facts)

@@ -16,9 +16,9 @@ from data_catalog.fetch.consent import (
     SIGNALS,
     VOCAB_DRAFT,
     ConsentConfig,
+    OptOutSignals,
     RobotsTxt,
-    Stated,
-    stated,
+    opt_out_signals,
 )
 from data_catalog.schema import IMAGES, OUTCOMES, RAW_IMAGES
 
@@ -33,12 +33,12 @@ def headers(*lines: tuple[str, str]) -> Message:
     return message
 
 
-def header(*values: str) -> Stated:
+def header(*values: str) -> OptOutSignals:
     """What an answer with some lines of Content-Usage says."""
-    return stated(headers(*(("Content-Usage", value) for value in values)))
+    return opt_out_signals(headers(*(("Content-Usage", value) for value in values)))
 
 
-def is_refused(said: Stated, config: ConsentConfig = ALL) -> bool:
+def is_refused(said: OptOutSignals, config: ConsentConfig = ALL) -> bool:
     refusal = said.refusal(config, "vernaclip")
     assert refusal is None or refusal[0] == "content_usage"
     return refusal is not None
@@ -103,7 +103,7 @@ def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
     ],
 )
 def test_robots_tag(headers: list[str], is_forbidden: bool) -> None:
-    refusal = Stated(robots_tags=tuple(headers)).refusal(ConsentConfig(), "vernaclip")
+    refusal = OptOutSignals(robots_tags=tuple(headers)).refusal(ConsentConfig(), "vernaclip")
     assert (refusal is not None and refusal[0] == "robots_tag") is is_forbidden
 
 
@@ -120,7 +120,7 @@ def test_robots_tag(headers: list[str], is_forbidden: bool) -> None:
 def test_each_of_the_two_headers_is_ignored_by_itself(ignore: tuple[str, ...], are_forbidden: tuple[bool, ...]) -> None:
     tag, reserved = ("X-Robots-Tag", "noai"), ("TDM-Reservation", "1")
     for lines, is_forbidden in zip(([tag], [reserved], [tag, reserved]), are_forbidden, strict=True):
-        refusal = stated(headers(*lines)).refusal(ConsentConfig(ignore=ignore), "vernaclip")
+        refusal = opt_out_signals(headers(*lines)).refusal(ConsentConfig(ignore=ignore), "vernaclip")
         assert (refusal is not None) is is_forbidden
 
 
@@ -131,11 +131,11 @@ def test_headers_are_listed_as_they_came() -> None:
         ("x-robots-tag", "otherbot: noai"),
         ("X-Other", "noai"),
     ]
-    said = stated(headers(*lines, ("tdm-reservation", " ")))
+    said = opt_out_signals(headers(*lines, ("tdm-reservation", " ")))
     assert said.robots_tags == ("all", "otherbot: noai", "tdm-reservation: 0", "tdm-reservation: 1")
     assert said.refusal(ALL, "vernaclip") == ("robots_tag", "; ".join(said.robots_tags))
     assert said.content_usage is None
-    assert stated(Message()) == Stated()
+    assert opt_out_signals(Message()) == OptOutSignals()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_what_was_said_is_recorded_raw_with_its_place_and_drafts() -> None:
     assert len(header("a" * 5000).content_usage[0]["value"]) == 1000  # type: ignore[index]
     assert header("", " ").content_usage is None
     robots = RobotsTxt("User-agent: *\nContent-Usage: /a train-ai=n", "vernaclip").content_usage("/a.jpg")
-    both = stated(headers(("Content-Usage", "train-ai=y")), robots)
+    both = opt_out_signals(headers(("Content-Usage", "train-ai=y")), robots)
     assert [(row["value"], row["where"]) for row in both.content_usage or []] == [
         ("train-ai=n", "robots.txt"),
         ("train-ai=y", "header"),
@@ -200,14 +200,14 @@ def test_what_was_said_is_recorded_raw_with_its_place_and_drafts() -> None:
 def test_the_most_restrictive_of_header_and_robots_txt_wins() -> None:
     for in_header, in_robots, refused in [("y", "n", True), ("n", "y", True), ("y", "y", False), ("n", "n", True)]:
         robots = RobotsTxt(f"User-agent: *\nContent-Usage: train-ai={in_robots}", "vernaclip").content_usage("/a")
-        said = stated(headers(("Content-Usage", f"train-ai={in_header}")), robots)
+        said = opt_out_signals(headers(("Content-Usage", f"train-ai={in_header}")), robots)
         assert is_refused(said) is refused
-    assert is_refused(stated(Message(), robots))
+    assert is_refused(opt_out_signals(Message(), robots))
     assert said.refusal(ALL, "vernaclip") == ("content_usage", "header: train-ai=n")
 
 
 def test_a_header_that_forbids_is_named_before_content_usage() -> None:
-    said = stated(headers(("Content-Usage", "train-ai=n"), ("X-Robots-Tag", "noai")))
+    said = opt_out_signals(headers(("Content-Usage", "train-ai=n"), ("X-Robots-Tag", "noai")))
     assert said.refusal(ALL, "vernaclip") == ("robots_tag", "noai")
     assert said.refusal(ConsentConfig(ignore=("x-robots-tag",)), "vernaclip") == ("content_usage", "header: train-ai=n")
 
@@ -399,7 +399,7 @@ def test_any_text_is_a_robots_txt(body: str, path: str, robot: str) -> None:
     robots = RobotsTxt(body, robot)
     assert robots.allows("http://example.org/a.jpg") in (True, False)
     assert robots.crawl_delay >= 0
-    refusal = stated(Message(), robots.content_usage(f"/{path}")).refusal(ALL, robot)
+    refusal = opt_out_signals(Message(), robots.content_usage(f"/{path}")).refusal(ALL, robot)
     assert refusal is None or ("train-ai" in body and refusal[0] == "content_usage")
 
 
@@ -439,7 +439,7 @@ def test_any_text_is_a_header(value: str) -> None:
         (name, value.replace("\r", "").replace("\n", ""))
         for name in ("Content-Usage", "X-Robots-Tag", "TDM-Reservation")
     ]
-    said = stated(headers(*lines))
+    said = opt_out_signals(headers(*lines))
     assert sum(len(row["value"]) for row in said.content_usage or []) <= 1000
     refusal = said.refusal(ALL, "vernaclip")
     assert refusal is None or (refusal[0] in ("robots_tag", "content_usage") and len(refusal[1]) <= 200)
@@ -466,14 +466,14 @@ HOSTILE = {
 def test_a_hostile_robots_txt_is_read_in_bounded_time(name: str) -> None:
     began = time.process_time()
     robots = RobotsTxt(HOSTILE[name], "vernaclip")
-    said = stated(Message(), robots.content_usage("/" + "a" * 2000))
+    said = opt_out_signals(Message(), robots.content_usage("/" + "a" * 2000))
     assert len(said.usages) <= 10
     assert time.process_time() - began < 5, "it takes a tenth of that"
 
 
 def test_who_says_much_is_heard_all_the_same() -> None:
     body = HOSTILE["many values"] + "Content-Usage: train-ai=n\n"
-    said = stated(Message(), RobotsTxt(body, "vernaclip").content_usage("/"))
+    said = opt_out_signals(Message(), RobotsTxt(body, "vernaclip").content_usage("/"))
     assert said.refusal(ALL, "vernaclip") == ("content_usage", "robots.txt: train-ai=n")
 
 
@@ -483,5 +483,5 @@ def test_who_says_much_is_heard_all_the_same() -> None:
 def test_a_hostile_header_is_read_in_bounded_time(value: str) -> None:
     began = time.process_time()
     lines = [(name, value) for name in ("Content-Usage", "X-Robots-Tag", "TDM-Reservation")]
-    assert stated(headers(*lines)).refusal(ALL, "vernaclip") is None
+    assert opt_out_signals(headers(*lines)).refusal(ALL, "vernaclip") is None
     assert time.process_time() - began < 5

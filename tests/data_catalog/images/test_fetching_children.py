@@ -171,7 +171,7 @@ def test_a_file_of_hosts_that_is_none_is_named(
     own_workers: ImageWorkers, server: Any, quick: FetchConfig, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     (tmp_path / "hosts" / "hosts.sqlite").write_bytes(b"this is no database" * 100)
-    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete it"):
+    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"):
         own_workers.fetch(make_requests(server.url("/any")), quick, tmp_path / "raw")
 
 

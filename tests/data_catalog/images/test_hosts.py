@@ -95,7 +95,7 @@ from pathlib import Path
 from data_catalog.fetch.config import HostPace
 from data_catalog.fetch.hosts import Hosts
 hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
-print(*[hosts.take_slot("a", 0) for _ in range(2)], flush=True)
+print(*[hosts.acquire_slot("a", 0) for _ in range(2)], flush=True)
 time.sleep(600)
 """
 
@@ -116,11 +116,11 @@ def test_processes_share_slots_and_a_killed_one_has_none(tmp_path: Path) -> None
     ):
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"0 1\n"
-        assert hosts.take_slot("a", 0) is None
-        assert hosts.take_slot("b", 0) == 0
+        assert hosts.acquire_slot("a", 0) is None
+        assert hosts.acquire_slot("b", 0) == 0
         os.kill(holder.pid, signal.SIGKILL)
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
-        assert [hosts.take_slot("a", 0) for _ in range(3)] == [0, 1, None]
+        assert [hosts.acquire_slot("a", 0) for _ in range(3)] == [0, 1, None]
 
 
 def test_a_slot_that_is_given_back_goes_to_whoever_has_waited_longest(two: tuple[Hosts, Hosts]) -> None:
@@ -128,18 +128,18 @@ def test_a_slot_that_is_given_back_goes_to_whoever_has_waited_longest(two: tuple
     served: list[int] = []
 
     def want(number: int) -> None:
-        slot = hosts.take_slot("a", 60.0)
+        slot = hosts.acquire_slot("a", 60.0)
         assert slot == 0
         served.append(number)
-        hosts.give_slot("a", slot)
+        hosts.release_slot("a", slot)
 
-    assert hosts.take_slot("a", 0) == 0
+    assert hosts.acquire_slot("a", 0) == 0
     threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
     for number, thread in enumerate(threads):
         thread.start()
         while len(hosts._lines["a"].waiting) <= number:
             time.sleep(0.001)
-    hosts.give_slot("a", 0)
+    hosts.release_slot("a", 0)
     for thread in threads:
         thread.join()
     assert served == list(range(8))
@@ -158,38 +158,38 @@ def test_a_host_that_wants_a_rest_gets_it_from_all_processes_and_later_runs(
     two: tuple[Hosts, Hosts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = two
-    one.rest("a", SAID, 1000.0)
-    one.rest("a", SAID, 10.0)  # a shorter one changes nothing
+    one.pause("a", SAID, 1000.0)
+    one.pause("a", SAID, 10.0)  # a shorter one changes nothing
     with pytest.raises(LaterError) as later:
         other.wait_to_begin("a", 10)
     assert 900 < later.value.wait_s <= 1000
-    other.raise_if_resting("a", 2000.0)
+    other.raise_if_paused("a", 2000.0)
     with pytest.raises(FetchError) as said:
-        other.raise_if_resting("a", 300.0)
+        other.raise_if_paused("a", 300.0)
     assert (said.value.reason, said.value.detail, said.value.http_status) == ("http_503", "HTTP 503", 503)
-    one.rest("c", SAID, 1e300)
+    one.pause("c", SAID, 1e300)
     now = time.time()
     with closing(Hosts(tmp_path, {}, ONE)) as next_run:
         monkeypatch.setattr(time, "time", lambda: now + 1001.0)
         assert next_run.wait_to_begin("a", 0) == 0
         with pytest.raises(FetchError):
-            next_run.raise_if_resting("c", 300.0)
+            next_run.raise_if_paused("c", 300.0)
         monkeypatch.setattr(time, "time", lambda: now + 40 * 86400.0)
-        next_run.raise_if_resting("c", 300.0)
+        next_run.raise_if_paused("c", 300.0)
 
 
 def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeypatch: pytest.MonkeyPatch) -> None:
     hosts, _ = two
     assert hosts.wait_to_begin("b", 0) == 0
     for group in "bc":  # with a rate, and without
-        hosts.rest(group, SAID, 30.0)
+        hosts.pause(group, SAID, 30.0)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 30 * 86400.0)
     assert hosts.wait_to_begin("b", 0) == 0
     assert hosts.wait_to_begin("c", 0) == 0
-    hosts.rest("c", SAID, 400.0)
+    hosts.pause("c", SAID, 400.0)
     with pytest.raises(FetchError):
-        hosts.raise_if_resting("c", 300.0)
+        hosts.raise_if_paused("c", 300.0)
 
 
 OPEN = """
@@ -223,10 +223,10 @@ end = time.monotonic() + 3
 def work(_):
     served = 0
     while time.monotonic() < end:
-        slot = hosts.take_slot("a", 0.5)
+        slot = hosts.acquire_slot("a", 0.5)
         if slot is not None:
             time.sleep(0.05)
-            hosts.give_slot("a", slot)
+            hosts.release_slot("a", slot)
             served += 1
     return served
 with ThreadPoolExecutor(6) as threads:
@@ -250,7 +250,7 @@ def test_no_process_keeps_a_host_for_itself(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "hosts.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete it"):
+    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"):
         Hosts(tmp_path, {}, ONE)
 
 
@@ -263,10 +263,10 @@ from data_catalog.fetch.hosts import Hosts
 folder, url, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 hosts = Hosts(folder, {}, HostPace(concurrency=3, requests_per_s=float(sys.argv[4])))
 def ask(_):
-    slot = hosts.take_slot("a", 600)
+    slot = hosts.acquire_slot("a", 600)
     hosts.wait_to_begin("a", 600)
     urllib.request.urlopen(url).read()
-    hosts.give_slot("a", slot)
+    hosts.release_slot("a", slot)
 with ThreadPoolExecutor(8) as threads:
     list(threads.map(ask, range(rows)))
 """

@@ -22,18 +22,24 @@ def many_hosts(reason: str, count: int, per_host: int = 1) -> list[Row]:
     ("rows", "words"),
     [
         ([("a.example", None, 700), *many_hosts("http_404", 300)], "Link rot: 30.0%"),
-        ([("a.example", None, 700), ("b.example", "http_404", 300)], "All 300 of b.example are"),
-        ([("a.example", None, 940), *many_hosts("dns", 60)], "6.0% of the images are on domains that have died"),
+        ([("a.example", None, 700), ("b.example", "http_404", 300)], "All 300 images of b.example are missing"),
+        ([("a.example", None, 940), *many_hosts("dns", 60)], "6.0% of the images are on domains that no longer exist"),
         ([("a.example", None, 700), *many_hosts("dns", 300)], "30.0% of the images are on hosts without an address"),
         ([("a.example", None, 700), ("a.example", "dns", 300)], "DNS trouble: 30.0%"),
         (
             [("a.example", None, 500), ("b.example", "http_403", 400), ("c.example", "http_429", 100)],
             "400 of 500 by b.ex",
         ),
-        ([("a.example", None, 700), *many_hosts("timeout", 300)], "30.0% of the images failed on the way"),
-        ([("a.example", None, 700), *many_hosts("http_500", 30, 10)], "30.0% of the images met servers in trouble"),
-        ([("a.example", None, 700), ("b.example", "robots_txt", 300)], "do not want them in a dataset"),
-        ([("a.example", "dns", 15), ("b.example", "timeout", 15)], "Not one of 30 images could be reached"),
+        (
+            [("a.example", None, 700), *many_hosts("timeout", 300)],
+            "30.0% of the images had no connection or were too slow",
+        ),
+        (
+            [("a.example", None, 700), *many_hosts("http_500", 30, 10)],
+            "30.0% of the images failed by errors of servers",
+        ),
+        ([("a.example", None, 700), ("b.example", "robots_txt", 300)], "opted out of datasets"),
+        ([("a.example", "dns", 15), ("b.example", "timeout", 15)], "None of 30 images could be reached"),
     ],
 )
 def test_each_kind_of_trouble_has_its_name(rows: list[Row], words: str) -> None:
@@ -46,14 +52,14 @@ def test_a_good_download_needs_no_words() -> None:
     assert found.findings == ()
     assert found.rows() == [
         {"what": "good images", "images": 999, "share": "99.9%"},
-        {"what": "too small, too large, of a wrong kind", "images": 1, "share": "0.1%"},
+        {"what": "too small, too large, or not supported", "images": 1, "share": "0.1%"},
     ]
 
 
 def test_what_may_pass_is_counted_and_told() -> None:
     found = diagnose(downloads(("a.example", None, 90), ("a.example", "http_503", 6), ("b.example", "http_404", 4)))
     assert found.num_retryable == 6
-    assert any("6 of the missing images may come at another try" in finding for finding in found.findings)
+    assert any("6 of the missing images may come at a later try" in finding for finding in found.findings)
 
 
 def test_a_reason_of_another_version_is_counted_all_the_same() -> None:

@@ -25,7 +25,7 @@ from data_catalog.errors import DefectError, DiskError, SettingsError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers, end_workers_here
+from data_catalog.images.workers import ImageWorkers, end_process_workers
 from data_catalog.schema import RAW_IMAGES
 
 Rows = list[dict[str, Any]]
@@ -260,7 +260,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers, end_workers_here
+from data_catalog.images.workers import ImageWorkers, end_process_workers
 with ImageWorkers() as workers:
     workers.normalise(Path(sys.argv[1]), NormaliseConfig(), Path(sys.argv[2]))
 """
@@ -273,10 +273,10 @@ def test_what_one_flow_ends_on_a_worker_disturbs_no_step_of_another(pictures: di
     with ThreadPoolExecutor(1) as executor:
         step = executor.submit(here.normalise, raw, SMALL, tmp_path / "out.parquet")
         while not step.done():
-            end_workers_here()
+            end_process_workers()
     step.result()
     assert pq.read_table(tmp_path / "out.parquet")["drop_reason"].null_count == 40
-    end_workers_here()
+    end_process_workers()
     assert set(children("normalise")) <= before
 
 

@@ -82,7 +82,7 @@ def opener_of(web: FakeWeb, hosts: Hosts, config: FetchConfig, *urls: str) -> Op
 
 def outcomes(opener: Opener) -> list[bytes | str]:
     """The body, or the reason, of each URL in order, each asked for as often as it is to be."""
-    return [outcome(opener, url) for url in opener.asked]
+    return [outcome(opener, url) for url in opener.states]
 
 
 def outcome(opener: Opener, url: str) -> bytes | str:
@@ -90,11 +90,11 @@ def outcome(opener: Opener, url: str) -> bytes | str:
         try:
             opener.open(Request(url))
         except LaterError:
-            time.sleep(max(0.0, opener.asked[url].due - time.monotonic()))
+            time.sleep(max(0.0, opener.states[url].due - time.monotonic()))
         except FetchError as error:
             return error.reason
         else:
-            body = opener.asked[url].body
+            body = opener.states[url].body
             assert isinstance(body, io.BytesIO)
             return body.getvalue()
 
@@ -140,7 +140,7 @@ def test_a_parser_that_trips_over_an_answer_costs_one_row(hosts: Hosts) -> None:
     )
     opener = opener_of(web, hosts, replace(CONFIG, retries=1), *web.answers)
     assert outcomes(opener) == [b"one", "fetch_lost", b"three"]
-    failure = opener.asked["http://a.example/2"].failure
+    failure = opener.states["http://a.example/2"].failure
     assert failure is not None
     assert failure.detail == "KeyError"
     assert opener.failure is None
@@ -178,13 +178,13 @@ def test_a_host_that_is_closed_while_a_row_waits_for_it_is_not_waited_for(hosts:
     before = web.get
 
     def closed_meanwhile(url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
-        hosts.rest("a.example", http(429), 86_400.0)  # as another thread is told
+        hosts.pause("a.example", http(429), 86_400.0)  # as another thread is told
         return before(url, deadline=deadline, hooks=hooks)
 
     web.get = closed_meanwhile  # type: ignore[method-assign]
     with pytest.raises(FetchError, match="http_429"):
         opener.open(Request("http://a.example/0"))
-    assert (opener.asked["http://a.example/0"].due, opener.asked["http://a.example/0"].tries) == (0.0, 1)
+    assert (opener.states["http://a.example/0"].due, opener.states["http://a.example/0"].tries) == (0.0, 1)
 
 
 def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(hosts: Hosts) -> None:
@@ -200,7 +200,7 @@ def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_le
     opener = opener_of(web, hosts, CONFIG, *web.answers)
     assert outcomes(opener) == ["http_429", b"here", "http_429"]
     assert web.asked["http://b.example/"] == 0
-    assert opener.asked["http://b.example/"].final_url == "http://b.example/"
+    assert opener.states["http://b.example/"].final_url == "http://b.example/"
 
 
 def test_a_redirect_to_a_busy_host_costs_no_try_and_is_no_endless_wait(
@@ -211,15 +211,15 @@ def test_a_redirect_to_a_busy_host_costs_no_try_and_is_no_endless_wait(
     web = FakeWeb({url: [b"x"]})
     web.redirects[url] = ["http://b.example/0"]
     for slot in range(hosts.pace_of("b.example").concurrency):
-        assert hosts.take_slot("b.example", 0) == slot
+        assert hosts.acquire_slot("b.example", 0) == slot
     opener = opener_of(web, hosts, CONFIG, url)
     with pytest.raises(LaterError):
         opener.open(Request(url))
-    assert (opener.asked[url].tries, opener.asked[url].group) == (0, "b.example")
-    assert hosts.take_slot("a.example", 0) == 0  # its own host is held for nobody meanwhile
-    hosts.give_slot("b.example", 0)
+    assert (opener.states[url].tries, opener.states[url].group) == (0, "b.example")
+    assert hosts.acquire_slot("a.example", 0) == 0  # its own host is held for nobody meanwhile
+    hosts.release_slot("b.example", 0)
     opener.open(Request(url))
-    hosts.take_slot("b.example", 0)
+    hosts.acquire_slot("b.example", 0)
     assert outcome(opener_of(web, hosts, CONFIG, url), url) == "timeout"
 
 
@@ -243,8 +243,8 @@ def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts:
         started = time.monotonic()
         with pytest.raises(LaterError):
             opener.open(Request(url))
-        assert 99 < opener.asked[url].due - started < 101
-    assert [asked.tries for asked in opener.asked.values()] == [1, 0]
+        assert 99 < opener.states[url].due - started < 101
+    assert [asked.tries for asked in opener.states.values()] == [1, 0]
     assert web.asked == {"http://a.example/0": 1}
 
 
@@ -257,4 +257,4 @@ def test_waits_between_tries_grow_up_to_a_bound(tries: int, hosts: Hosts) -> Non
         with pytest.raises(LaterError):
             opener.open(Request("http://a.example/0"))
         least = min(300.0, 2.0**number)
-        assert least <= opener.asked["http://a.example/0"].due - started <= 1.5 * least + 1
+        assert least <= opener.states["http://a.example/0"].due - started <= 1.5 * least + 1

@@ -172,10 +172,10 @@ def test_a_try_has_one_slot_wherever_it_goes_and_none_in_the_end(tmp_path: Path)
         visit = Visit(hosts, Deadline(5.0))
 
         def free() -> list[str]:
-            slots = {group: hosts.take_slot(group, 0) for group in ("a.example", "b.example")}
+            slots = {group: hosts.acquire_slot(group, 0) for group in ("a.example", "b.example")}
             for group, slot in slots.items():
                 if slot is not None:
-                    hosts.give_slot(group, slot)
+                    hosts.release_slot(group, slot)
             return [group for group, slot in slots.items() if slot is not None]
 
         visit.go_to(parse_url("http://a.example/"))

@@ -14,7 +14,7 @@ from data_catalog.errors import DamagedError, InputError
 from data_catalog.exports.counts import PairCounts
 from training.exports.model_card import (
     Publication,
-    SeenData,
+    TrainingData,
     card_data,
     cost_section,
     duration,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
 
 
-def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> SeenData:
+def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> TrainingData:
     """Three images to train on, one of them with two captions; one caption is translated."""
     train = PairCounts()
     train.images["photos", "train"] = 3
@@ -48,7 +48,7 @@ def seen(name: str = "scenes", license: str = "CC0-1.0", **more: Any) -> SeenDat
         "test_sets": {"xtd10": {}},
         **more,
     }
-    return SeenData(manifest=manifest, splits={"train": train, "val": PairCounts(), "test": PairCounts()})
+    return TrainingData(manifest=manifest, splits={"train": train, "val": PairCounts(), "test": PairCounts()})
 
 
 def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
@@ -60,7 +60,7 @@ def write_scores(folder: Path, split: str, sha256: str, **more: Any) -> None:
 
 
 def card(
-    folder: Path, told: SeenData | None, *, name: str = "small", scoreboards: Sequence[Path] = (), **more: Any
+    folder: Path, told: TrainingData | None, *, name: str = "small", scoreboards: Sequence[Path] = (), **more: Any
 ) -> str:
     trained = open_trained(folder)
     data = card_data(folder, told, model_sha256=trained.loaded.sha256, scoreboards=scoreboards)
@@ -101,13 +101,13 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
     write_scores(model, "val", "0" * 64, value=0.99)
     text = card(model, seen(), license="cc-by-4.0")
     for part in (
-        "The dataset scenes, snapshot eca29e9fc2f8. Of 4 captions to train on, machine translation made 1 (25.0%).",
+        "The dataset scenes, snapshot eca29e9fc2f8. Of 4 training captions, machine translation made 1 (25.0%).",
         "| photos | CC0-1.0 | 3 / 4 | 0 / 0 | 0 / 0 |",
-        "Of 3 images to train on 1 forbid trade, 1 state none; what is left is free.",
+        "Of 3 training images, 1 forbid commercial use, 1 state none; the others are free.",
         "| all | all | 0.2500 | 0.1250-0.5000 | 1,696 | 8,486 |",
         "- Captions all: every caption.",
-        "The val split: its scores are of other weights, and are left out.",
-        "It has seen 152 images to train on",
+        "The val split: its scores belong to other weights, and are left out.",
+        "It was trained on 152 images",
         "one language, `it`",
         "Machine translation made 25.0% of its captions",
         "Images: 152. Epochs: 1, of which 0 with frozen towers. Steps: 2. The weights are those of epoch 1",
@@ -119,7 +119,9 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
     assert "0.9900" not in text
     assert "No test set was guarded" not in text
     unguarded = card(model, seen(test_sets={}))
-    assert "No test set was guarded while the dataset was built: what it is measured on it may have seen." in unguarded
+    assert (
+        "No test set was guarded while the dataset was built: its test sets may contain training images." in unguarded
+    )
     assert str(model.parent) not in text
 
 
@@ -127,13 +129,16 @@ def test_a_short_training_has_not_seen_everything(model: Path) -> None:
     result = json.loads((model / "result.json").read_text())
     (model / "result.json").write_text(json.dumps({**result, "steps": 1}))
     (model / "files.json").unlink(missing_ok=True)
-    assert "It has seen at most 76 of 152 images to train on" in card(model, seen())
+    assert "It was trained on at most 76 of 152 images" in card(model, seen())
 
 
 def test_sets_that_were_compared_with_training_are_not_called_unguarded(model: Path, tmp_path: Path) -> None:
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     path = scoreboard(tmp_path / "scoreboard.json", f"vernaclip x, weights {sha256[:12]}")
-    for ways, said in ((["bytes", "looks"], "were compared with it when it was scored"), ([], "it may have seen.")):
+    for ways, said in (
+        (["bytes", "looks"], "were compared with the training images"),
+        ([], "its test sets may contain"),
+    ):
         board = json.loads(path.read_text())
         board["sets"][0]["compared"] = {"ours": ways}
         path.write_text(json.dumps(board))
@@ -174,7 +179,7 @@ def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
     assert "The dataset scenes, snapshot eca29e9fc2f8, on the hub as somebody/scenes-it. Of" in html
     text = card(model, None, dataset_hub_name="somebody/scenes-it")
     assert head(text)["datasets"] == ["somebody/scenes-it"]
-    assert "Whoever published it names somebody/scenes-it on the hub" in MarkdownIt().render(text)
+    assert "The publisher names somebody/scenes-it on the hub" in MarkdownIt().render(text)
 
 
 def test_a_license_that_the_hub_has_no_word_for(model: Path) -> None:
@@ -190,13 +195,13 @@ def test_settings_of_another_release_need_no_batch_size(model: Path) -> None:
     del run["settings"]["batch_size"]
     (model / "run.json").write_text(json.dumps(run))
     (model / "files.json").unlink(missing_ok=True)
-    assert "It has seen 152 images to train on" in card(model, seen())
+    assert "It was trained on 152 images" in card(model, seen())
 
 
 @pytest.mark.parametrize("images", [5, None, ["all"]])
 def test_scores_of_images_that_have_no_name_are_no_scores(images: object, model: Path) -> None:
     write_scores(model, "test", json.loads((model / "result.json").read_text())["model_sha256"], images=images)
-    with pytest.raises(DamagedError, match="is no file of scores"):
+    with pytest.raises(DamagedError, match="is not a file of scores"):
         card(model, None)
 
 
@@ -214,7 +219,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
     path.write_text(json.dumps(board))
     text = card(model, None, scoreboards=[path])
     assert "Of its 9 images 5 are among those that the model was trained on" in text
-    assert "- All captions are translated by a machine." in text
+    assert "- All captions are translated by machine." in text
     (result,) = head(text)["model-index"][0]["results"]
     assert [metric["value"] for metric in result["metrics"]] == [0.25]
     board["sets"][0] |= {"leaked": {"ours": leaked | {f"{place}.png": "the same" for place in range(4)}}}
@@ -238,11 +243,11 @@ def test_scores_of_a_scoreboard_are_told_of_these_weights_alone(model: Path, tmp
     row = "| text&#95;to&#95;image&#95;median&#95;rank | human | leak-free | 2.0 | 1.0-4.0 | 9 | 9 |"
     assert text.count(row) == 1
     assert "xtd10:\n" in text
-    assert "- Captions human: captions that people wrote or validated, or that are native." in text
+    assert "- Captions human: captions that people wrote or validated, and native ones." in text
     with pytest.raises(InputError, match="has no score of these weights"):
         card_data(model, None, model_sha256=sha256, scoreboards=[scoreboard(path, "vernaclip x, weights ffffffffffff")])
     path.write_text("[]")
-    with pytest.raises(InputError, match=r"scoreboard\.json is no scoreboard\.json"):
+    with pytest.raises(InputError, match=r"scoreboard\.json is not a valid scoreboard\.json"):
         card_data(model, None, model_sha256=sha256, scoreboards=[path])
     with pytest.raises(InputError, match="cannot be read"):
         card_data(model, None, model_sha256=sha256, scoreboards=[tmp_path / "none.json"])
@@ -258,9 +263,15 @@ def in_language(path: Path, language: object) -> None:
 @pytest.mark.parametrize(
     ("language", "measured"),
     [
-        ({"asked": "it", "stated": None, "looks_like": {}, "num_judged": None}, "`it` and in no"),
-        ({"asked": "it", "stated": "de", "looks_like": {"it": 0.5}, "num_judged": 9}, "`de`, though never"),
-        ({"asked": "it", "stated": "it", "looks_like": {"en": 0.9, "fr": 0.05}, "num_judged": 9}, "`en`, though never"),
+        ({"asked": "it", "stated": None, "looks_like": {}, "num_judged": None}, "`it` and in no others"),
+        (
+            {"asked": "it", "stated": "de", "looks_like": {"it": 0.5}, "num_judged": 9},
+            "`de` and in no others, but was never",
+        ),
+        (
+            {"asked": "it", "stated": "it", "looks_like": {"en": 0.9, "fr": 0.05}, "num_judged": 9},
+            "`en` and in no others, but was never",
+        ),
     ],
 )
 def test_texts_that_look_like_another_language_are_in_that(
@@ -270,7 +281,7 @@ def test_texts_that_look_like_another_language_are_in_that(
     path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
     in_language(path, language)
     text = limits_section(card_data(model, seen(), model_sha256=sha256, scoreboards=[path]), open_trained(model))
-    assert f"It was measured in {measured}" in text
+    assert f"It was scored in {measured}" in text
 
 
 @pytest.mark.parametrize(
@@ -280,20 +291,20 @@ def test_texts_that_look_like_another_language_are_in_that(
             "it",
             True,
             True,
-            ["one language, `it`, and in no other.", "measured in `it` and in no others:"],
+            ["one language, `it`, and in no other.", "scored in `it` and in no others."],
             "also where",
         ),
-        ("de", True, True, ["measured in `de` and `it`, though never trained in `de`, and in no others"], "noted"),
-        ("de", False, True, ["measured in `de`, though never trained in `de`, and in no others: how"], "`de` and"),
-        (None, True, True, ["asked on xtd10 was not noted", "measured in `it`: how well"], "no others"),
-        (None, False, True, ["trained on captions in one language, `it`", "xtd10 was not noted"], "measured in"),
-        ("de", True, False, ["asked on test was not noted", "measured in `de`: how well"], "trained on captions"),
+        ("de", True, True, ["scored in `de` and `it` and in no others, but was never trained in `de`"], "not recorded"),
+        ("de", False, True, ["scored in `de` and in no others, but was never trained in `de`. Its"], "`de` and"),
+        (None, True, True, ["of the texts of xtd10 was not recorded", "scored in `it`. Its"], "no others"),
+        (None, False, True, ["trained on captions in one language, `it`", "xtd10 was not recorded"], "scored in"),
+        ("de", True, False, ["of the texts of test was not recorded", "scored in `de`. Its"], "trained on captions"),
         (
             "",
             False,
             True,
-            ["trained on captions in one language, `it`", "Nobody has measured it in any"],
-            "was not noted",
+            ["trained on captions in one language, `it`", "It has not been scored in any"],
+            "was not recorded",
         ),
     ],
 )
@@ -321,7 +332,7 @@ def test_a_scoreboard_of_no_language_is_none(language: object, model: Path, tmp_
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
     in_language(path, language)
-    with pytest.raises(InputError, match=r"is no scoreboard\.json"):
+    with pytest.raises(InputError, match=r"is not a valid scoreboard\.json"):
         card_data(model, None, model_sha256=sha256, scoreboards=[path])
 
 
@@ -329,9 +340,9 @@ def test_a_card_of_a_folder_alone_claims_nothing(model: Path) -> None:
     (model / "effort.json").unlink()
     text = card(model, None)
     assert head(text).keys() == {"library_name", "pipeline_tag", "tags"}
-    assert "Nobody told: it was exported from its folder alone" in text
-    assert "Nobody has scored it" in text
-    assert "Not known: `effort.json`, where training notes it, was removed" in text
+    assert "Unknown: the model was exported from its folder alone" in text
+    assert "The model has not been scored" in text
+    assert "Unknown: `effort.json`, which training writes, was removed" in text
     assert "No license is stated" in text
 
 
@@ -363,13 +374,13 @@ def test_time_and_energy_add_up_over_attempts() -> None:
         [
             attempt(3600, joules={"package-0": 3_600_000.0}),
             attempt(65, joules={"package-0": 1_800_000.0}, not_measured=("GPU 0: it has no energy counter",)),
-            attempt(1.4, not_measured=("processor: this system shows no RAPL counters",), processes=2),
+            attempt(1.4, not_measured=("processor: this system has no RAPL counters",), processes=2),
         ]
     )
     assert "1 h 1 min 6 s in 3 attempts, on A processor. Up to 2 processes trained together" in text
     assert "- package-0: 1.5000 kWh, in 2 of 3 attempts" in text
     assert "- Not measured: GPU 0&#58; it has no energy counter" in text
-    assert "- Not measured: processor&#58; this system shows no RAPL counters" in text
+    assert "- Not measured: processor&#58; this system has no RAPL counters" in text
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from data_catalog.errors import BusyError, InputError, PipelineError, SettingsEr
 from data_catalog.storage.lock import place_lock
 from training.data.images import decode
 from training.exports.formats import MODEL_FORMATS
-from training.exports.hugging_face import why_no_hugging_face
+from training.exports.hugging_face import why_not_transformers
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
@@ -136,7 +136,7 @@ def test_a_plain_clip_becomes_transformers_clip(plain_clip: Path, picture: Path,
     cosines = (found.image_embeds @ found.text_embeds.T) * scale
     assert torch.allclose(found.logits_per_image, cosines, rtol=1e-4)
     bias = open_trained(plain_clip).logit_bias
-    assert f"the bias of {bias:.4f} that training added" in (tmp_path / "out" / "README.md").read_text()
+    assert f"the bias of {bias:.4f} that the model adds" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
@@ -155,7 +155,7 @@ def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
     require_equal(compact, picture, {"open_clip": [images.numpy(), texts.numpy()]})
     told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
-    reason = "no equivalent of this model, since its image tower is a ResNet: export it to open_clip, onnx"
+    reason = "no equivalent of this model, because its image tower is a ResNet. Supported formats: open_clip, onnx"
     with pytest.raises(SettingsError, match=reason):
         exported(compact, tmp_path / "two", "open_clip", "transformers")
     assert not (tmp_path / "two").exists()
@@ -200,7 +200,7 @@ def test_what_has_no_equivalent_in_transformers_is_named(
 ) -> None:
     config = read_model_config("italian")
     config[table] = {**config[table], **setting}
-    found = why_no_hugging_face(config)
+    found = why_not_transformers(config)
     assert (found is None) if reason is None else (found is not None and reason in found)
 
 
@@ -215,7 +215,7 @@ def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:
     images, texts = probe.image_features, probe.text_features
     assert require_same_scores(probe, images, texts, "it") == 0
     for wrong in (images + 2e-4, images[:, :-1], images * np.nan):
-        with pytest.raises(PipelineError, match="it: it scores otherwise than the model"):
+        with pytest.raises(PipelineError, match="it: its scores differ from the model's"):
             require_same_scores(probe, wrong, texts if wrong.shape == images.shape else texts[:, :-1], "it")
     ids = probe.ids.tolist()
     require_same_ids(probe, ids, "it")
@@ -239,7 +239,7 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
     result = json.loads((broken / "result.json").read_text())
     sha256 = hashlib.sha256((broken / "model.safetensors").read_bytes()).hexdigest()
     (broken / "result.json").write_text(json.dumps({**result, "model_sha256": sha256}))
-    with pytest.raises(PipelineError, match=r"it scores otherwise than the model \(by nan"):
+    with pytest.raises(PipelineError, match=r"its scores differ from the model's by nan"):
         exported(broken, tmp_path / "places" / "out", "open_clip")
     assert not (tmp_path / "places").exists()
 
@@ -247,9 +247,9 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("no weights", r"holds no finished model, since it has no model\.safetensors"),
-        ("not finished", r"holds no finished model, since it has no result\.json"),
-        ("a flipped bit", r"model\.safetensors is not what result\.json says that training wrote"),
+        ("no weights", r"contains no finished model, because model\.safetensors is missing"),
+        ("not finished", r"contains no finished model, because result\.json is missing"),
+        ("a flipped bit", r"model\.safetensors does not match the sha256 in result\.json"),
         ("a recorded file gone", r"tokenizer\.json is missing"),
         ("a recorded file changed", r"tokenizer\.json is not what was written"),
         ("no JSON", r"run\.json is damaged"),
@@ -257,8 +257,8 @@ def test_nothing_is_left_of_an_export_that_fails(compact: Path, tmp_path: Path) 
         ("no scores", r"scores-test\.json is no file of scores .* evaluate the model again"),
         ("no effort", r"effort\.json is damaged"),
         ("a result of words", r"result\.json is damaged \(steps is 'two'\)"),
-        ("settings that are none", r"run\.json is damaged \(it has no key or no settings"),
-        ("a list", r"run\.json is damaged \(it is no JSON object\)"),
+        ("settings that are none", r"run\.json is damaged \(its key or settings are missing"),
+        ("a list", r"run\.json is damaged \(it is not a JSON object\)"),
         ("brackets in brackets", r"result\.json is damaged"),
         ("half a feature", r"open_clip_config\.json: model_cfg\.embed_dim must be a positive number, got 0\.5"),
         ("another tokenizer", r"tokenizer\.json, or tokenizer_config\.json beside it cannot be opened"),
@@ -318,7 +318,9 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
     (out / "mine.txt").unlink()
     assert not exported(compact, out, "open_clip").exports[0].up_to_date
     assert exported(compact, out, "open_clip").exports[0].up_to_date
-    with pytest.raises(SettingsError, match=r"holds an export of another model, or one made otherwise: .* --force"):
+    with pytest.raises(
+        SettingsError, match=r"contains an export of another model, or with other settings\. .* --force"
+    ):
         exported(compact, out, "open_clip", license="mit")
     assert "license:" not in (out / "README.md").read_text()
     (out / "mine.txt").write_text("mine")
@@ -326,7 +328,7 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
     assert "license: mit" in (out / "README.md").read_text()
     assert not (out / "mine.txt").exists()
     (out / "open_clip_model.safetensors").write_bytes(b"cut off")
-    with pytest.raises(SettingsError, match="holds an export of another model"):
+    with pytest.raises(SettingsError, match="contains an export of another model"):
         exported(compact, out, "open_clip", license="mit")
 
 
@@ -348,18 +350,18 @@ def test_an_export_of_a_dataset_is_never_replaced(compact: Path, tmp_path: Path)
 
     record = {"dataset": "scenes", "snapshot": "0" * 8, "format": "urls", "files": {}, "bytes": {}}
     write_checksummed(tmp_path / "out" / "export.json", record)
-    with pytest.raises(SettingsError, match="holds an export of a dataset"):
+    with pytest.raises(SettingsError, match="contains an export of a dataset"):
         exported(compact, tmp_path / "out", "open_clip", replace=True)
 
 
 def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> None:
     for out in (compact / "exports", compact.parent):
-        with pytest.raises(SettingsError, match="lie in one another"):
+        with pytest.raises(SettingsError, match="contains the other"):
             exported(compact, out, "open_clip")
-    with pytest.raises(SettingsError, match=r"is there and is no export of ours|lie in one another"):
+    with pytest.raises(SettingsError, match=r"is there and is no export of ours|contains the other"):
         exported(compact, compact, "open_clip")
     config = ModelExportConfig(formats=("open_clip",), name="small")
-    with pytest.raises(SettingsError, match="where `vernaclip forget` removes exports of which nobody can tell"):
+    with pytest.raises(SettingsError, match="`vernaclip forget` would remove this export"):
         export_model(compact, config, tmp_path / "mine", seen=None, root=tmp_path)
     with pytest.raises(SettingsError, match="which is not for exports"):
         export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
@@ -374,23 +376,26 @@ def licensed(license: str, **more: str) -> dict[str, Any]:
     [
         ({"formats": ()}, "format must be some of open_clip, transformers, onnx, all, got none"),
         ({"formats": ("jax",)}, "got jax"),
-        ({"formats": ("all", "onnx")}, "stands for every one: name it alone"),
-        ({"formats": ("onnx",), "hub_name": "clip-it"}, "a name on the hub is OWNER/NAME, got 'clip-it'"),
-        ({"formats": ("onnx",), "hub_name": "../clip-it"}, "a name on the hub is OWNER/NAME"),
-        ({"formats": ("onnx",), "hub_name": "somebody/clip--it"}, "a name on the hub is OWNER/NAME"),
-        ({"formats": ("onnx",), "hub_name": "somebody/clip-it.git"}, "a name on the hub is OWNER/NAME"),
-        ({"formats": ("onnx",), "hub_name": f"somebody/{'x' * 97}"}, "a name on the hub is OWNER/NAME"),
-        ({"formats": ("onnx",), "hub_name": "somebody/clip-it\n"}, "a name on the hub is OWNER/NAME"),
-        ({"formats": ("onnx",), "dataset_hub_name": "scenes"}, "a name on the hub is OWNER/NAME, got 'scenes'"),
+        ({"formats": ("all", "onnx")}, "includes every format: give it alone"),
+        ({"formats": ("onnx",), "hub_name": "clip-it"}, "a name on the hub has the form OWNER/NAME, got 'clip-it'"),
+        ({"formats": ("onnx",), "hub_name": "../clip-it"}, "a name on the hub has the form OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": "somebody/clip--it"}, "a name on the hub has the form OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": "somebody/clip-it.git"}, "a name on the hub has the form OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": f"somebody/{'x' * 97}"}, "a name on the hub has the form OWNER/NAME"),
+        ({"formats": ("onnx",), "hub_name": "somebody/clip-it\n"}, "a name on the hub has the form OWNER/NAME"),
+        (
+            {"formats": ("onnx",), "dataset_hub_name": "scenes"},
+            "a name on the hub has the form OWNER/NAME, got 'scenes'",
+        ),
         (licensed("CC-BY-4.0"), "no license 'CC-BY-4.0' .*: did you mean cc-by-4.0 or .* --license other"),
         (licensed("apache2"), "did you mean apache-2.0"),
-        (licensed("mine, all mine"), "if it is none of those, say --license other --license-name NAME"),
+        (licensed("mine, all mine"), "for another license, use --license other --license-name NAME"),
         (licensed(" mit"), "no license ' mit' .*: did you mean mit"),
-        (licensed("other"), "--license other wants the license's own name"),
-        (licensed("other", license_name="my license"), "--license-name is letters, digits, .* got 'my license'"),
-        (licensed("other", license_name="mine", license_link="LICENCE"), "--license-link is an address"),
-        (licensed("mit", license_name="mine"), "--license-name and --license-link go with --license other"),
-        (licensed("", license_link="LICENSE"), "--license-name and --license-link go with --license other"),
+        (licensed("other"), "--license other needs the license's name"),
+        (licensed("other", license_name="my license"), "--license-name may have letters, digits, .* got 'my license'"),
+        (licensed("other", license_name="mine", license_link="LICENCE"), "--license-link must be an address"),
+        (licensed("mit", license_name="mine"), "--license-name and --license-link need --license other"),
+        (licensed("", license_link="LICENSE"), "--license-name and --license-link need --license other"),
     ],
 )
 def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
