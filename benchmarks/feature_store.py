@@ -1,4 +1,4 @@
-"""Time that the feature store saves a repeated scoreboard: python benchmarks/kept_features.py [--quick].
+"""Time that the feature store saves a repeated scoreboard: python benchmarks/feature_store.py [--quick].
 
 Noise images and captions are encoded by a ViT-B/32 with random weights, in turn: without a store, with an empty store,
 and with the filled store. The other claims are the overhead of filling the store, and that stored features equal those
@@ -74,7 +74,7 @@ def main() -> int:
     let_threads_sleep()
     images = {f"{number}.jpg": jpeg(Image.fromarray(drawn(number, (WIDTH, HEIGHT)))) for number in range(count)}
     made: dict[str, list[tuple[Features, Features]]] = {ANEW: [], FIRST: [], AGAIN: []}
-    with tempfile.TemporaryDirectory(prefix="kept-features-") as folder:
+    with tempfile.TemporaryDirectory(prefix="feature-store-") as folder:
         runs = ways(vit(), images, Path(folder))
         times = race({name: lambda name=name: made[name].append(runs[name]()) for name in runs}, rounds)
     gaps = [
