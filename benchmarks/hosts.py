@@ -115,7 +115,7 @@ def politeness(rounds: int, num_slow: int, num_each: int) -> dict[str, float]:
             found = in_turn(works, rounds)
     alone, together = ([seen["many"] for seen in found[name]] for name in ("alone", "together"))
     slow = [seen["slow"] for seen in found["together"]]
-    shown = {"a hundred hosts alone": alone, "a hundred hosts beside the one": together, "the one host": slow}
+    shown = {"a hundred hosts alone": alone, "a hundred hosts with the one host": together, "the one host": slow}
     rows = [
         {"hosts": name, "requests": len(seen[0]), "a second": f"{statistics.median(map(rate, seen)):.1f}"}
         for name, seen in shown.items()

@@ -150,7 +150,7 @@ def score_queries(gallery: Gallery, known: set[str]) -> tuple[list[dict[str, Any
         "all": np.ones(len(wordings), dtype=bool),
         "unseen wording": np.array([text not in known for text in wordings]),
     }
-    kinds["true of one picture"] = ceiling == 1
+    kinds["true of one image"] = ceiling == 1
     for attribute, words in WORDS.items():
         kinds[attribute] = np.array([not words.isdisjoint(text.split()) for text in wordings])
     rows, found = [], {}

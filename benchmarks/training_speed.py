@@ -59,7 +59,7 @@ THEIR_FP32, THEIR_BF16 = "open_clip_train, fp32", "open_clip_train, bf16"
 VIT_FP32, VIT_BF16 = "ViT, fp32", "ViT, bf16"
 FROZEN, VIT_FROZEN = "compact, frozen first", "ViT, frozen first"
 # Rows of the table: a run, and the run that it is compared with.
-BESIDE = (
+COMPARISONS = (
     *((FP32, THEIR_FP32), (NOT_KEPT, THEIR_FP32), (BF16, THEIR_BF16), (BF16, FP32), (THEIR_FP32, THEIR_FP32)),
     *((THEIR_BF16, THEIR_FP32), (VIT_FP32, VIT_FP32), (VIT_BF16, VIT_FP32)),
 )
@@ -241,11 +241,11 @@ def later(run: RunResult) -> float:
 def speed_rows(runs: Runs) -> list[dict[str, Any]]:
     """Return the rows of whole runs, each with its comparison."""
     rows = []
-    for name, base in BESIDE:
+    for name, base in COMPARISONS:
         if name in runs:
             shares = [statistics.mean(run.waiting) for run in runs[name] if run.waiting]
             rate = statistics.median(run.rate for run in runs[name])
-            rows.append({"run": name, "samples/s": round(rate), "beside": base})
+            rows.append({"run": name, "samples/s": round(rate), "compared with": base})
             rows[-1] |= {"ratio": f"{ratio_of(runs, name, base, lambda run: run.rate):.2f}"}
             rows[-1] |= {"after the first epoch": f"{ratio_of(runs, name, base, later):.2f}"}
             rows[-1] |= {"waiting for data": f"{statistics.median(shares):.1%}" if shares else "not reported"}
