@@ -31,7 +31,8 @@ DROP_REASONS = {
     "empty": "one of the two texts is empty or has no visible characters",
     "too_long": f"one of the two texts has more than {MAX_CHARACTERS} characters",
     "untranslated": f"source and target are the same text, of {MIN_COPIED_WORDS} words or more",
-    "length_ratio": f"one text is more than {MAX_LENGTH_RATIO:g} times as long as usual, relative to the other",
+    "length_ratio": f"relative to the other text, one text is more than {MAX_LENGTH_RATIO:g} times as long as is usual "
+    "in its file",
     "misaligned": "near this line, lengths of sources and targets do not correlate: the columns are misaligned",
     "duplicate": "the same source with the same target occurred before",
     "wrong_language": "the source or the target is clearly in another language",
