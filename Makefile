@@ -1,7 +1,7 @@
 # make demo    the whole job on the sample that ships: build, train, evaluate (five to ten minutes)
 # make test    the test suite
 # make check   what CI runs: style, types, import directions, the site, tests
-# make docs    write the generated tables of docs/: architecture, captions, catalog, recipes
+# make docs    write the generated tables of docs/: architecture, captions, catalog, images, recipes, translation
 # make site    the documentation as a site in site/; fails on broken links
 # make real    slower proofs on real upstream samples, where they are present
 # make bench   all benchmarks, quick
@@ -53,10 +53,11 @@ docs: $(READY)
 	$(BIN)/python tests/flows/test_recipe_docs.py
 	$(BIN)/python tests/flows/test_architecture_docs.py
 	$(BIN)/python tests/cleaning/test_cleaning_docs.py
+	$(BIN)/python tests/data_catalog/images/test_image_docs.py
 	$(BIN)/python tests/data_catalog/test_catalog_docs.py
 
 site: $(READY)
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 real: $(READY)
 	$(BIN)/pytest -m "real_data or slow" --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"

@@ -67,7 +67,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
     from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
     from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, snapshot_folder
-    from flows.build.build import face
+    from flows.build.build import step_entries
     from flows.build.steps import STEPS
 
     snapshot_id = hashlib.sha256(f"{rows} {shards}".encode()).hexdigest()[:12]
@@ -97,7 +97,7 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
         "translator": "argos-en_it-1.0",
         "sources": sources,
         "test_sets": {},
-        "steps": face([step for step in STEPS if step.name != "forget"]),
+        "steps": step_entries([step for step in STEPS if step.name != "forget"]),
         "funnel": [],
         "files": files,
     }
@@ -283,16 +283,16 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
     """Return all queries as functions that run in this process."""
     from data_catalog.database.catalog import query
     from data_catalog.database.overview import overview
-    from data_catalog.database.story import find_stories, not_there
+    from data_catalog.database.sample_record import find_sample_records, not_found_text
     from data_catalog.storage.manifest import current_snapshots
 
     def why(identity: str, is_there: bool) -> None:
         snapshots = list(current_snapshots(root))
-        found = [story for snapshot in snapshots for story in find_stories(snapshot, identity)]
+        found = [story for snapshot in snapshots for story in find_sample_records(snapshot, identity)]
         assert len(found) == is_there, (identity, len(found))
         assert all(len(story.captions) == 2 for story in found)
         if not found:
-            not_there(snapshots, identity)
+            not_found_text(snapshots, identity)
 
     asked: dict[str, Callable[[], object]] = {"overview": lambda: overview(root, list(current_snapshots(root)))}
     for name, identity in ids_of(root).items():

@@ -18,7 +18,7 @@ CC3M_LINES, FLICKR8K_LINES = 8000, 5000
 def options_with_data(description: str | None) -> argparse.ArgumentParser:
     """Return a parser of options that has `--quick` and `--data`."""
     parser = options_of(description)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the real files (see docs/cleaning.md)")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the real files (see docs/captions.md)")
     return parser
 
 

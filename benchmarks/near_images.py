@@ -24,10 +24,10 @@ from photographs import jpeg, saved
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.duplicates.near_images import (
     Hashes,
-    Looks,
+    ImageSimilarity,
     Rows,
     Thumbnails,
-    first_staying,
+    first_kept,
     leak_matches,
     parse_hashes,
     parse_thumbnails,
@@ -145,13 +145,13 @@ def found_rates(files: Sequence[bytes]) -> dict[str, float]:
 
 def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
     """Return for each image the one that stays."""
-    looks = Looks(
+    looks = ImageSimilarity(
         hashes=hashes,
         thumbnails=thumbnails,
         max_distance=DUPLICATE_LIMITS.max_distance,
         max_difference=DUPLICATE_LIMITS.max_thumbnail_difference,
     )
-    return first_staying(looks, np.arange(len(hashes)))
+    return first_kept(looks, np.arange(len(hashes)))
 
 
 def views_of(files: Sequence[bytes]) -> Arrays:

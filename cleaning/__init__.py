@@ -1,1 +1,1 @@
-"""Captions to better captions, or to a named reason to drop them."""
+"""Cleaning: checks of captions, duplicates, leaks of test sets, and identification of languages."""

@@ -1,9 +1,10 @@
-"""What a test set holds, found again among millions: its images by identity and look, its captions by their letters.
+"""Leak guard: images and captions of test sets among those of a build, or among those that a model was trained on.
 
-A build looks for it in what it makes (`TestContents`), a scoreboard in what a model was trained on (`SeenImages`).
+Images are compared by identity and similarity, captions by their letters. A build uses `TestContents`, a scoreboard
+`SeenImages`.
 
-A caption is compared, whatever became of its punctuation and case, by the 64-bit BLAKE2b digest of its key. Ten million
-captions against 150,000 keys have one chance in twelve million of a single false hit: 1e7 * 1.5e5 / 2**64.
+A caption is compared, regardless of punctuation and case, by the 64-bit BLAKE2b digest of its key. For ten million
+captions against 150,000 keys, the chance of a single false match is one in twelve million: 1e7 * 1.5e5 / 2**64.
 """
 
 import functools
@@ -28,10 +29,10 @@ from cleaning.duplicates.near_images import (
     leak_matches,
     parse_hashes,
     parse_thumbnails,
-    require_likeness,
+    require_similarity_limits,
 )
 from cleaning.text.scripts import count_words, fold_case
-from data_catalog.database.connections import questions
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.database.sorting import samples_of_bytes
 from data_catalog.errors import SettingsError
 from data_catalog.identities import canonical_identities
@@ -53,7 +54,7 @@ _KEPT_ASCII = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ASCII_TABLE = {code: None for code in range(128) if chr(code) not in _KEPT_ASCII}
 _VARIATION_SELECTORS = frozenset([*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]")
-# Signs of vowels and of reading that most people leave out, in Hebrew and Arabic; the letters that are drawn out.
+# Vowel and reading signs of Hebrew and Arabic, which most writers omit, and the lengthening tatweel.
 _HEBREW_POINTS = range(0x0591, 0x05C8)
 _ARABIC_SIGNS = (*range(0x064B, 0x0653), 0x0670)
 _TATWEEL = 0x0640
@@ -62,38 +63,37 @@ _UNWRITTEN = frozenset((*_HEBREW_POINTS, *_ARABIC_SIGNS, _TATWEEL))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaksConfig:
-    """Images and captions of the recipe's test sets: how they are found, and what is done with them."""
+    """Leak guard: how images and captions of the recipe's test sets are found, and what happens to them."""
 
     action: str = "drop"
-    """Treatment of what a test set holds: "drop" it, or "mark" it, so that its pairs are published apart, in no
-    split."""
+    """Action on a match: "drop" removes the pair, "mark" publishes it in a file of its own, in no split."""
     by_identity: bool = True
-    """Look for images by their identity: numbers and names of COCO, Flickr, Wikimedia and Open Images, and
+    """Search for images by their identity: numbers and names of COCO, Flickr, Wikimedia and Open Images, and
     addresses."""
     by_caption: bool = True
-    """Look for captions, whatever their punctuation and case."""
+    """Search for captions, ignoring punctuation and case."""
     by_pixels: bool = True
-    """Look for images by their bytes and by how they look, where the pixels of a test set are here."""
+    """Search for images by their bytes and by similarity, if the images of the test set are available."""
     min_caption_words: int = 4
-    """Fewest words of a caption that is looked for. Shorter captions are shared by chance, and count for nothing."""
+    """Fewest words of a caption that is searched for. Shorter captions match by chance."""
     max_distance: int = 8
-    """Most bits, of 64, in which the perceptual hash of an image may differ from that of a test image that it looks
-    like, of its mirror image or of a part of it."""
+    """Most bits, of 64, in which the perceptual hash of an image may differ from that of a similar test image, of its
+    mirror image or of a part of it."""
     max_thumbnail_difference: float = 0.25
-    """Largest difference of their thumbnails of 8 by 8 pixels: 0 for equal ones, 1 for unlike ones."""
+    """Largest difference of their thumbnails of 8 by 8 pixels: 0 for equal ones, 1 for unrelated ones."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
             raise SettingsError(f"leaks.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
         if self.min_caption_words < 1:
             raise SettingsError(f"leaks.min_caption_words must be positive, got {self.min_caption_words}")
-        require_likeness("leaks", self.max_distance, self.max_thumbnail_difference)
+        require_similarity_limits("leaks", self.max_distance, self.max_thumbnail_difference)
 
 
-class _Kept(dict[int, int | None]):
-    """A table for `str.translate` that keeps letters, digits and marks, and looks each character up only once.
+class _KeptCharacters(dict[int, int | None]):
+    """Table for `str.translate` that keeps letters, digits and marks, and classifies each character only once.
 
-    A regular expression cannot name combining marks, such as vowel signs, but by listing all 2,000, which is slow.
+    A regular expression would have to list all 2,000 combining marks, such as vowel signs, which is slow.
     """
 
     def __missing__(self, code: int) -> int | None:
@@ -103,56 +103,57 @@ class _Kept(dict[int, int | None]):
         return self[code]
 
 
-_KEPT = _Kept(dict.fromkeys(_UNWRITTEN))
+_KEPT = _KeptCharacters(dict.fromkeys(_UNWRITTEN))
 
 
 def caption_key(text: str) -> str:
-    """Return what is left of a caption for comparing: its letters, combining marks and digits, in one case and width.
+    """Return a form of a caption for comparison: its letters, combining marks and digits, in one case and width.
 
-    Spaces, all punctuation, symbols, emoji and invisible characters are out, so that a copy may be punctuated, spaced
-    or decorated otherwise, in scripts with and without spaces. Between digits too, where a point may part decimals,
-    hours or days: so "1.5 m" and "15 m" have one key, which costs a caption at times; a miss would cost the
-    measurement. Accents stay ("pesca" is not "pescà"), except in Greek, which leaves them out in capitals; the points
-    of Hebrew and the vowel signs of Arabic are out. "Ｃａｆé!" and "cafe\u0301" have one key. May be empty.
+    Spaces, punctuation, symbols, emoji and invisible characters are removed, so that copies with other punctuation,
+    spacing or decoration match, in scripts with and without spaces. They are removed between digits, too, where a point
+    may separate decimals, hours or days. So "1.5 m" and "15 m" have one key: that may cost a caption, while a missed
+    copy would invalidate the score. Accents stay ("pesca" is not "pescà"), except in Greek, which omits them in
+    capitals. The points of Hebrew and the vowel signs of Arabic are removed. "Ｃａｆé!" and "cafe\u0301" have one key.
+    A key may be empty.
     """
     if text.isascii():
         return text.lower().translate(_ASCII_TABLE)
     letters = unicodedata.normalize("NFKC", text).translate(_KEPT)
-    letters = unicodedata.normalize("NFC", letters)  # marks meet their letters again where something stood between
+    letters = unicodedata.normalize("NFC", letters)  # compose marks with letters that were separated from them
     folded = fold_case(letters) if _GREEK.search(letters) else letters.casefold()
-    # Turkish has two letters i, each with a capital, which other languages and careless hands take for one.
+    # Turkish has a dotted and a dotless i, which are often confused.
     return unicodedata.normalize("NFKC", folded.replace("i\u0307", "i").replace("\u0131", "i"))
 
 
 def caption_digest(text: str) -> int:
     """Return the digest of a caption's key: an unsigned 64-bit number, the same on every machine."""
-    # A lone surrogate is no text, but it is no reason to stop either.
+    # A lone surrogate is invalid text, and should not stop the build.
     key = caption_key(text).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=_DIGEST_BYTES).digest(), "big")
 
 
 def caption_digests(texts: Iterable[str], *, min_words: int) -> frozenset[int]:
-    """Return digests of the captions of test sets that are long enough to tell: "a cat" is nobody's.
+    """Return the digests of those captions of test sets that are long enough: "a cat" matches by chance.
 
     Args:
         texts: captions, in any languages.
-        min_words: shorter ones, as `cleaning.text.scripts.count_words` counts, are left out.
+        min_words: captions with fewer words, as `cleaning.text.scripts.count_words` counts, are left out.
     """
     return frozenset(caption_digest(text) for text in texts if count_words(text) >= min_words and caption_key(text))
 
 
 def leaking_captions(texts: Sequence[str], digests: Container[int]) -> list[bool]:
-    """Tell for each text if a test set has it: `digests` are those of `caption_digests`."""
+    """Return for each text whether a test set has it; `digests` come from `caption_digests`."""
     return [caption_digest(text) in digests for text in texts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestContents:
-    """What a test set holds, as committed; read from disk when it is first asked for.
+    """Contents of a test set as committed, read from disk when they are first needed.
 
     Args:
-        name: the recipe's name for it.
-        commit: of what `write_test_set` wrote.
+        name: name of the test set in the recipe.
+        commit: commit of the output of `write_test_set`.
     """
 
     name: str
@@ -160,16 +161,16 @@ class TestContents:
 
     @property
     def identities(self) -> frozenset[str]:
-        """Return all that its images are known by."""
+        """Return all identities of its images."""
         return _distinct(self.commit.path(IDENTITIES_FILE), "identity")
 
     def has_captions(self, captions: Sequence[str]) -> list[bool]:
-        """Tell, for each caption, whether the set has it, punctuation and case aside."""
+        """Return for each caption whether the set has it, ignoring punctuation and case."""
         return leaking_captions(captions, _distinct(self.commit.path(CAPTIONS_FILE), "digest"))
 
 
 def guarded_by(found: StepFacts, leaks: LeaksConfig) -> list[str]:
-    """Return by what a build was guarded against a test set in which that was found."""
+    """Return the checks that the leak guard used for a test set, given the counts of its contents."""
     ways = {
         "identity": leaks.by_identity and found["num_identities"] > 0,
         "caption": leaks.by_caption and found["num_captions"] > 0,
@@ -181,16 +182,16 @@ def guarded_by(found: StepFacts, leaks: LeaksConfig) -> list[str]:
 def write_test_set(
     found: Sequence[TestImage], folder: Path, *, min_words: int, pixels: tuple[str, ImageWorkers] | None
 ) -> StepFacts:
-    """Write what a test set holds, for `TestContents` to read, and hash its images where they are there.
+    """Write the contents of a test set for `TestContents`, and hash its images if they are available.
 
     Args:
-        found: its images.
-        folder: gets the files.
-        min_words: captions of fewer words are left out.
-        pixels: where its images are, and what decodes them; None: they are not looked at, or it has none.
+        found: images of the test set.
+        folder: folder to write to.
+        min_words: captions with fewer words are left out.
+        pixels: location of its images, and the workers that decode them; None: no comparison by pixels.
 
     Returns:
-        How many images, identities, captions and hashed images there are.
+        Numbers of images, identities, captions and hashed images.
     """
     captions = caption_digests((caption for image in found for caption in image.captions), min_words=min_words)
     identities = sorted((identity, image.name) for image in found for identity in image.identities)
@@ -206,12 +207,12 @@ def write_test_set(
         "num_images": len(found),
         "num_identities": len(identities),
         "num_captions": len(captions),
-        "num_hashed": len(_seen(folder / PIXELS_FILE).column("name").unique()),
+        "num_hashed": len(_decoded_views(folder / PIXELS_FILE).column("name").unique()),
     }
 
 
-def _seen(path: Path) -> pa.Table:
-    """Return the views of a test set's images that could be decoded; none, where their pixels are not there."""
+def _decoded_views(path: Path) -> pa.Table:
+    """Return the views of a test set's images that could be decoded; empty if its images are not available."""
     table = pq.read_table(path)
     return table.filter(pc.is_null(table.column("drop_reason")))
 
@@ -224,9 +225,14 @@ def _distinct(path: Path, column: str) -> frozenset[Any]:
 def judge_identities(
     table: pa.Table, tests: Sequence[TestContents], leaks: LeaksConfig, *, kinds: Mapping[str, str], step: str
 ) -> pa.Table:
-    """Drop or mark, in the name of `step`, the pending rows whose image is, by its identity, one of a test set.
+    """Drop or mark the pending rows whose image has an identity of a test set's image.
 
-    `kinds` are those of the sources.
+    Args:
+        table: caption rows.
+        tests: the test sets.
+        leaks: section `[leaks]`.
+        kinds: kind of each source, by name.
+        step: name of the step for the rejections.
     """
     rows = pending_rows(table)
     names = ("sample_id", "source", "url", "path", "page_url")
@@ -252,9 +258,15 @@ def judge_captions(
     step: str,
     where: pa.Array | None = None,
 ) -> pa.Table:
-    """Drop or mark, in the name of `step`, the pending rows whose text in `column` is a caption of a test set.
+    """Drop or mark the pending rows whose text in `column` is a caption of a test set.
 
-    `where`, if given, is true of the rows to look at.
+    Args:
+        table: caption rows.
+        tests: the test sets.
+        leaks: section `[leaks]`.
+        column: column of the text.
+        step: name of the step for the rejections.
+        where: true for the rows to check; None: all.
     """
     for test in tests:
         rows = pending_rows(table, where)
@@ -267,7 +279,7 @@ def judge_captions(
 def drop_or_mark(
     table: pa.Table, rows: list[int], drops: Sequence[Drop | None], leaks: LeaksConfig, *, step: str
 ) -> pa.Table:
-    """Reject the rows that have a `Drop`, or write what it says into their `leaks`."""
+    """Reject the rows that have a `Drop`, or write its reason and detail into their `leaks`."""
     if leaks.action == "drop":
         return reject(table, rows, drops, step=step)
     marked = [(row, drop) for row, drop in zip(rows, drops, strict=True) if drop is not None]
@@ -283,19 +295,19 @@ def pixel_leaks(
     tests: Sequence[TestContents],
     leaks: LeaksConfig,
 ) -> dict[int, str]:
-    """Return, by row number, the image of a test set that an image is or looks like.
+    """Return, by row number, the test image that an image equals or is similar to.
 
     Args:
         files: normalised images of all shards.
-        facts: of them; see `data_catalog.database.sorting.image_facts`.
-        thumbnails: one a row.
+        facts: facts of these images; see `data_catalog.database.sorting.image_facts`.
+        thumbnails: one thumbnail a row.
         tests: the test sets.
-        leaks: limits of what looks alike.
+        leaks: limits of similarity.
     """
     images = (facts.column("phash").to_numpy(), thumbnails)
     found: dict[int, str] = {}
     for test in tests:
-        views = _seen(test.commit.path(PIXELS_FILE))
+        views = _decoded_views(test.commit.path(PIXELS_FILE))
         names = views.column("name").to_pylist()
         names_by_sha256 = dict(zip(views.column("sha256").to_pylist(), names, strict=True))
         same = samples_of_bytes(files, pa.array(list(names_by_sha256), pa.string()))
@@ -313,15 +325,15 @@ def pixel_leaks(
     return found
 
 
-# A copy that was only encoded or sized anew is nearer than this, and two drawings on one ground hardly ever are: a
-# build's guard may drop an image on a weaker suspicion than that on which a score may be refused.
+# Limits for a sure match: a re-encoded or resized copy is nearer than this, and two drawings on one background hardly
+# ever are. A score is refused only for sure matches; a build drops images on weaker evidence.
 SURE_DISTANCE, SURE_DIFFERENCE = 4, 0.1
 
-# Validation chooses the epoch that is kept: what it sees, training has seen.
+# Validation selects the best epoch, so its images count as seen in training.
 SEEN_SPLITS = ("train", "val")
 SEEN = f"SELECT sample_id FROM pairs WHERE split IN {SEEN_SPLITS}"
 
-# Captions of a merged image speak of the one that stays.
+# Captions of a merged image belong to the image that stays.
 PLACES = f"""
     SELECT DISTINCT source, sample_id, url, path, page_url, coalesce(merged_into, sample_id) AS staying
     FROM captions WHERE outcome = 'kept' AND staying IN ({SEEN}) ORDER BY ALL
@@ -334,28 +346,28 @@ LOOKS = f"""
 
 
 class SeenImages:
-    """The images that a snapshot has to train and validate on, read once for all sets that are compared with them.
+    """Training and validation images of a snapshot, read once and compared with several test sets.
 
     Args:
-        snapshot: that a model was trained on.
-        leaks: by what images are compared, and how much images that look the same may differ.
+        snapshot: the snapshot that a model was trained on.
+        leaks: section `[leaks]`: the comparisons and their limits.
     """
 
     def __init__(self, snapshot: Snapshot, leaks: LeaksConfig) -> None:
         self._snapshot, self._leaks = snapshot, leaks
 
-    def among(
+    def find(
         self, names: Sequence[str], identities: Sequence[Collection[str]], read: Callable[[str], bytes]
     ) -> tuple[dict[int, tuple[str, bool]], tuple[str, ...]]:
-        """Return which images of a set are among them.
+        """Return the images of a test set that are among the seen images.
 
         Args:
-            names: of the set's images.
-            identities: all that each of them is known by, as `data_catalog.identities` spells it.
-            read: bytes of an image by name; raises OSError where there are none.
+            names: names of the set's images.
+            identities: identities of each of them, as `data_catalog.identities` spells them.
+            read: returns the bytes of an image by name; raises OSError if there are none.
 
         Returns:
-            By place, why, and whether that is sure; and by what they were compared, such as "identity".
+            By position, the reason and whether the match is sure; and the comparisons used, such as "identity".
         """
         found = self._by_pixels(names, read)
         ways = ["bytes", "looks"] if self._leaks.by_pixels else ["bytes"]
@@ -368,10 +380,10 @@ class SeenImages:
 
     @cached_property
     def _identities(self) -> dict[str, str]:
-        """The sample of each identity."""
+        """Return the sample id of each identity."""
         kinds = {name: entry["kind"] for name, entry in self._snapshot.manifest["settings"]["sources"].items()}
         known: dict[str, str] = {}
-        with questions(self._snapshot) as ask:
+        with snapshot_queries(self._snapshot) as ask:
             for batch in ask(PLACES).to_batches(max_chunksize=10_000):
                 for row in batch.to_pylist():
                     staying, source = row.pop("staying"), row.pop("source")
@@ -380,7 +392,7 @@ class SeenImages:
 
     @cached_property
     def _looks(self) -> pa.Table:
-        with questions(self._snapshot) as ask:
+        with snapshot_queries(self._snapshot) as ask:
             return ask(LOOKS)
 
     def _by_pixels(self, names: Sequence[str], read: Callable[[str], bytes]) -> dict[int, tuple[str, bool]]:
@@ -394,7 +406,7 @@ class SeenImages:
             ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
             Progress("compare with training images", total=len(names), unit="images") as progress,
         ):
-            warnings.simplefilter("ignore")  # of Pillow's, on files that are large or odd; outside of the threads
+            warnings.simplefilter("ignore")  # Pillow's, on large or odd files; set here, since threads share the filter
             seen = pool.map(lambda name: _views_of(name, read, has_looks=self._leaks.by_pixels), names)
             for place, (digest, looks) in enumerate(seen):
                 if digest in by_bytes:
@@ -403,13 +415,13 @@ class SeenImages:
                 places += [place] * len(looks)
                 progress.advance(1)
         for is_sure in (True, False):
-            for view, sample_id in self._alike(views, is_sure=is_sure):
+            for view, sample_id in self._similar(views, is_sure=is_sure):
                 what = "the same picture as" if is_sure else "looks like"
                 found.setdefault(places[view], (f"{what} {sample_id}", is_sure))
         return found
 
-    def _alike(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
-        """Yield places of views that look like one of these images, and its sample; whole ones alone to be sure."""
+    def _similar(self, views: Sequence[View], *, is_sure: bool) -> Iterator[tuple[int, str]]:
+        """Yield positions of views similar to a seen image, with its sample id; sure matches need whole views."""
         places = [place for place, view in enumerate(views) if view.view == WHOLE or not is_sure]
         if not places or not self._looks.num_rows:
             return
@@ -434,7 +446,10 @@ def _is_there(name: str, read: Callable[[str], bytes]) -> bool:
 
 
 def _views_of(name: str, read: Callable[[str], bytes], *, has_looks: bool) -> tuple[str | None, list[View]]:
-    """Return the hash of an image's bytes, and its looks: none where it is no picture, is not there or is not asked."""
+    """Return the hash of an image's bytes, and its views.
+
+    There are no views if the image cannot be read or decoded, or if `has_looks` is false.
+    """
     try:
         raw = read(name)
     except OSError:

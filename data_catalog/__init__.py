@@ -1,1 +1,1 @@
-"""Ground floor: what a sample is, where it comes from and where it lies."""
+"""Data catalog: upstream sources, samples and their rows, storage, images, exports and test sets."""

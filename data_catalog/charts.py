@@ -1,4 +1,4 @@
-"""Charts: as SVG to be put into an HTML page, in its fonts and colours (other ones in the dark); and as PNG files."""
+"""Charts: SVG to embed in an HTML page, in the page's fonts and light or dark colours; and PNG files."""
 
 import html
 import io
@@ -13,7 +13,7 @@ from data_catalog.storage.shards import write_bytes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Each colour stands for the page's CSS variable of that name, which is another one in the dark.
+# Each colour is replaced by the page's CSS variable of that name, which differs in dark mode.
 COLOURS = {
     "ink": "#1b2028",
     "soft": "#5a6472",
@@ -28,13 +28,13 @@ COLOURS = {
     "seventh": "#77690a",
     "eighth": "#6a6f78",
 }
-# Colours that tell series apart, in the order in which they are taken.
+# Colours of data series, in order of use.
 SERIES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
-# Inches: on a telephone, where the width is 25 rem or less, letters are about as large as those of the page.
+# Inches; on a phone, at most 25 rem wide, letters are then about as large as those of the page.
 SIZE = (4.8, 3.1)
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # labels may be dataset text
+    "text.parse_math": False,  # labels may come from a dataset
     "axes.axisbelow": True,
     "axes.edgecolor": COLOURS["soft"],
     "axes.grid": True,
@@ -56,10 +56,10 @@ _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 
 
 def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float, float] = SIZE) -> str:
-    """Return what `draw` draws on an empty figure with a constrained layout.
+    """Return a chart as SVG; `draw` draws it on an empty figure with a constrained layout.
 
     Args:
-        name: what the chart shows, for those who hear the page; charts of one page have different names.
+        name: what the chart shows, for screen readers; unique within a page.
         draw: uses the colours in `COLOURS` only, and passes labels from a dataset through `chart_label`.
         size: width and height in inches.
 
@@ -73,12 +73,12 @@ def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float,
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         file = io.StringIO()
-        unsaid = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=unsaid)
-    # What a file of its own needs goes, and the page's fonts and colours come.
+        no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    # Remove what only a standalone file needs, and use the page's fonts and colours.
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and all charts would have the same
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to these ids, and they repeat in every chart
     svg = re.sub(r"font-family: [^;]*;", "", svg)
     for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
@@ -87,11 +87,11 @@ def svg_chart(name: str, draw: Callable[["Figure"], None], *, size: tuple[float,
 
 
 def write_png(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float, float]) -> None:
-    """Write a picture of what `draw` draws on an empty figure with a constrained layout; sizes are in inches."""
+    """Write a chart as PNG; `draw` draws it on an empty figure with a constrained layout; `size` is in inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # Labels may be a user's, so that a "$" in them is no formula.
+    # Labels may come from a user: a "$" in them starts no formula.
     style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
     with rc_context({"font.size": 10, **style}):
         figure = Figure(figsize=size, dpi=120, layout="constrained")
@@ -102,13 +102,13 @@ def write_png(path: Path, draw: Callable[["Figure"], None], *, size: tuple[float
 
 
 def chart_label(text: str) -> str:
-    """Return a text as a label: short, and in letters whose width is known; others as escapes."""
+    """Return a text as a short label; letters outside Latin, whose widths are unknown, become escapes."""
     plain = "".join(char if char.isprintable() and ord(char) < 0x250 else ascii(char)[1:-1] for char in text)
     return plain if len(plain) <= _MAX_LABEL else f"{plain[: _MAX_LABEL - 1]}…"
 
 
 def picture_label(text: str) -> str:
-    """Return a text as a label of a PNG, whole: letters that its font lacks, or would not join, as escapes."""
+    """Return a text as a label of a PNG, at full length; letters that the font lacks or cannot join become escapes."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))

@@ -1,6 +1,6 @@
-"""Names by which an image is known wherever it is met: its number in COCO or on Flickr, its file on Wikimedia, its URL.
+"""Identities of images across datasets: the number in COCO or on Flickr, the file on Wikimedia, the URL.
 
-Identities are texts of a scheme and a value:
+An identity is a scheme and a value:
   coco:391895                       MSCOCO's image id, the same in all its years, splits and translations
   flickr:1000268201                 the photo's number on Flickr
   wikimedia:Duomo_di_Milano.jpg     a file of Wikimedia Commons; "wikimedia:wikipedia/en/Logo.png" of another project
@@ -29,7 +29,7 @@ _PAGE = re.compile(
     re.IGNORECASE,
 )
 _SPECIAL_PAGE = re.compile(r"special:(?:filepath|redirect/file)/", re.IGNORECASE)
-# The namespace of files as MediaWiki calls it in the larger languages, by its names of today and its older ones.
+# Names of MediaWiki's file namespace in the larger languages, current and former ones.
 _FILE_NAMESPACE = re.compile(
     "file|image|datei|bild|fichier|archivo|imagen|ficheiro|arquivo|imagem|imaxe|plik|"
     "grafika|bestand|afbeelding|immagine|fitxer|imatge|fil|bilde|billede|tiedosto|kuva|"
@@ -47,11 +47,11 @@ _BIDI_MARKS = re.compile("[\u200e\u200f\u202a-\u202e]")
 
 
 def wikimedia_files(url: str) -> list[str]:
-    """Return names of the files that a URL, with or without its scheme, may mean: "Logo.png", "wikipedia/en/Logo.png".
+    """Return the Wikimedia files that a URL may refer to, such as "Logo.png" or "wikipedia/en/Logo.png".
 
-    Those of other projects than Commons follow the project. The address of an upload means one file. The page of a file
-    on a project other than Commons may show that project's file or Commons', which the URL does not tell: both are
-    named. Names that are not UTF-8 mean none.
+    The URL may lack its scheme. Files of Commons are bare names; those of other projects are prefixed with the project.
+    The URL of an upload refers to one file. A file page of a project other than Commons may show that project's file
+    or the one on Commons, which the URL does not say: both are returned. Names that are not UTF-8 are left out.
     """
     if found := _UPLOADED.match(url):
         title = _decoded(found[2])
@@ -66,7 +66,7 @@ def wikimedia_files(url: str) -> list[str]:
 
 
 def _name_on_page(found: re.Match[str]) -> str:
-    """Return the file that an address of `_PAGE` is about, or ""."""
+    """Return the file that a URL matched by `_PAGE` is about, or ""."""
     if found["thumbnail"]:
         title = _decoded(found["thumbnail"].replace("+", " "))
         return file_name(_OLD_VERSION.sub("", title, count=1)) if title else ""
@@ -88,14 +88,14 @@ def _qualified(project: str, name: str) -> str:
 def _decoded(escaped: str) -> str | None:
     try:
         text = unquote(escaped, errors="strict")
-        text.encode()  # half a surrogate pair stands in texts out of JSON
+        text.encode()  # texts from JSON may contain lone surrogates
     except UnicodeError:
         return None
     return text
 
 
 def file_name(title: str) -> str:
-    """Return a title as MediaWiki has it: NFC, underscores for spaces, the first letter a capital; may be empty."""
+    """Return a title in MediaWiki's form: NFC, underscores for spaces, first letter a capital; may be empty."""
     if not title.isascii():
         title = unicodedata.normalize("NFC", _BIDI_MARKS.sub("", title))
     name = _SPACING.sub("_", title).strip("_")
@@ -107,15 +107,15 @@ _COCO_KINDS = frozenset({"mscoco", "mscoco_it"})
 _NUMBER = re.compile(r"[0-9]{1,12}")
 _FLICKR_KINDS = frozenset({"flickr8k", "flickr30k"})
 
-# No image of MSCOCO has a number of more than six digits: other twelve digits are somebody else's.
+# MSCOCO's image numbers have at most six digits; other names of twelve digits belong to other datasets.
 _COCO_FILE = re.compile(r"(?:.*/)?(COCO_(?:train|val|test)20\d\d_)?000000(\d{6})\.(?:jpe?g|png|webp)")
 _COCO_FOLDER = re.compile(r"mscoco\.org|cocodataset\.org|/(?:train|val|test)20(?:14|15|17)/")
 
-# Flickr8k's names: number and secret of the photo, and perhaps the letter of a size.
+# Flickr8k's file names: number and secret of the photo, and optionally a size letter.
 _FLICKR_FILE = re.compile(
     r"(?:.*/)?0*(\d{1,11})_([0-9a-f]{10})(?:_[a-z0-9]{1,2})?\.(?:jpe?g|png|gif|webp)", re.IGNORECASE
 )
-# "Flicker8k_Dataset" is how Flickr8k spells it.
+# Flickr8k's own folder is spelled "Flicker8k_Dataset".
 _FLICKR_FOLDER = re.compile(r"flicke?r[^/]*/", re.IGNORECASE)
 _FLICKR_STEM = re.compile(r"(?:.*/)?0*(\d{1,11})(?:_[0-9a-f]+)?(?:_[a-z0-9]{1,2})?(?:\.\w+)?", re.IGNORECASE)
 _FLICKR_URL = re.compile(
@@ -125,7 +125,7 @@ _FLICKR_URL = re.compile(
     r")",
     re.IGNORECASE,
 )
-# The short addresses of photos have their numbers in base 58: no 0, I, O and l.
+# Short URLs of photos contain the number in base 58, without 0, I, O and l.
 _BASE_58 = "123456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
 _SHORT_FLICKR_URL = re.compile(rf"(?i:(?:https?://)?(?:www\.)?flic\.kr)/p/([{_BASE_58}]{{1,7}})(?![0-9A-Za-z])")
 _MAX_PHOTO = 10**11
@@ -133,12 +133,12 @@ _MAX_PHOTO = 10**11
 _OPEN_IMAGES_FILE = re.compile(r"(?:.*/)?([0-9a-f]{16})(?:_[a-z])?\.(?:jpe?g|png)", re.IGNORECASE)
 _OPEN_IMAGES_PLACE = re.compile(r"open-?images", re.IGNORECASE)
 
-# What `canonical_url` would return as it is, which is what most URLs are and saves most of the time; what follows the
-# scheme is the group. These escapes stay: of non-ASCII, and of space, quote and "#%/?".
+# URLs that `canonical_url` returns unchanged. Most URLs are such, and this check is much faster than parsing them.
+# The group is what follows the scheme. Kept escapes: non-ASCII, space, quote and "#%/?".
 _STAYING_ESCAPE = "%(?:[89A-F][0-9A-F]|2[0235F]|3F)"
 _PATH = "[A-Za-z0-9._~!$&'()*,;=:@/+-]*+"
 _QUERY = "[A-Za-z0-9._~!$&'()*,;=:@/?+-]"
-_ODD_HOST = r"(?:[^/]*\.)?(?:[0-9][a-z0-9-]*)?/"  # that may be a numeric address, or ends in a dot
+_ODD_HOST = r"(?:[^/]*\.)?(?:[0-9][a-z0-9-]*)?/"  # may be a numeric address, or ends with a dot
 _CANONICAL = re.compile(
     rf"https?://(?!{_ODD_HOST}|[^?]*/\.)"
     rf"([a-z0-9][a-z0-9.-]*+/{_PATH}(?:{_STAYING_ESCAPE}{_PATH})*+(?:\?(?:{_QUERY}|{_STAYING_ESCAPE})++)?)"
@@ -150,14 +150,14 @@ _WRITTEN = re.compile(r"coco:\d{1,12}|flickr:\d{1,11}|openimages:[0-9a-f]{16}|wi
 def canonical_identities(
     *, source_kind: str, sample_id: str, url: str | None, path: str | None, page_url: str | None
 ) -> frozenset[str]:
-    """Return all identities that the image of a row bears; made for millions of rows.
+    """Return all identities of the image of a row; fast enough for millions of rows.
 
     Args:
-        source_kind: a key of `SOURCE_KINDS`, since some name their samples after the image.
-        sample_id: "mscoco:391895": whatever stands before the first colon is not looked at.
-        url: where the image is, or None.
-        path: the image's name inside a folder or an archive, or None.
-        page_url: a page about the image, or that uses it, or None; it is no identity by itself.
+        source_kind: a key of `SOURCE_KINDS`; the sample ids of some kinds contain the image's number.
+        sample_id: such as "mscoco:391895"; the part before the first colon is ignored.
+        url: URL of the image, or None.
+        path: name of the image in a folder or an archive, or None.
+        page_url: URL of a page about the image, or that uses it, or None; it is no identity by itself.
     """
     found: set[str] = set()
     if source_kind in _COCO_KINDS:
@@ -176,13 +176,13 @@ def canonical_identities(
 
 
 def photo_identities(name: str) -> frozenset[str]:
-    """Return the identity of a file name or id of Flickr8k and Flickr30k, which are numbers of photos on Flickr."""
+    """Return the Flickr identity of a file name or id of Flickr8k or Flickr30k, which contain the photo's number."""
     photo = _FLICKR_STEM.fullmatch(name.strip())
     return frozenset({f"flickr:{photo[1]}"}) if photo else frozenset()
 
 
 def name_identities(name: str) -> frozenset[str]:
-    """Return identities of an image by its file name, where that is a data set's; folders before it do not matter."""
+    """Return the identities in a file name of COCO, Flickr or Open Images; folders before the name are ignored."""
     if photo := _COCO_FILE.fullmatch(name):
         return frozenset({f"coco:{int(photo[2])}"})
     if photo := _FLICKR_FILE.fullmatch(name):
@@ -193,9 +193,10 @@ def name_identities(name: str) -> frozenset[str]:
 
 
 def _path_identities(path: str) -> frozenset[str]:
-    """Return the identities of an image by its name in any source, where Flickr's needs more than digits.
+    """Return the identities in an image path of any source.
 
-    A photo's secret has a letter but in one of a hundred; without one it may as well be a day and a number.
+    A Flickr name whose secret is all digits counts only in a folder of Flickr's. Only one secret in a hundred has no
+    letter, and such a name may as well be a date and a number.
     """
     if (photo := _FLICKR_FILE.fullmatch(path)) and photo[2].isdigit() and not _FLICKR_FOLDER.search(path):
         return frozenset()
@@ -203,14 +204,14 @@ def _path_identities(path: str) -> frozenset[str]:
 
 
 def url_identities(url: str) -> frozenset[str]:
-    """Return the identities of an image by its URL: that of the URL itself, always, and what it tells of the image."""
+    """Return the identities in the URL of an image: always the URL itself, and any number or file name in it."""
     found: set[str] = set()
     _add_url(found, url)
     return frozenset(found)
 
 
-def written_identities(text: str) -> frozenset[str] | None:
-    """Return identities that somebody wrote down, parted by white space, in one spelling; None if a form is unknown."""
+def parse_identities(text: str) -> frozenset[str] | None:
+    """Parse identities separated by white space, and normalise their spelling; None if one has an unknown form."""
     found = set()
     for written in text.split():
         if not _WRITTEN.fullmatch(written):
@@ -230,11 +231,11 @@ def _respelled(written: str) -> str:
 
 
 def _without_scheme(url: str) -> str:
-    """Return the canonical spelling of a URL, http and https alike."""
+    """Return the canonical form of a URL without its scheme, the same for http and https."""
     if plain := _CANONICAL.fullmatch(url):
         return plain[1]
     spelling = _SCHEME.sub("", canonical_url(url), count=1)
-    # Half a surrogate pair, which JSON may hold and no file can, stays in a host.
+    # `canonical_url` leaves lone surrogates in a host; JSON may contain them, but files cannot.
     return spelling.encode("utf-8", "replace").decode()
 
 
@@ -243,7 +244,7 @@ def _add_url(found: set[str], url: str) -> None:
     found.add(f"url:{url}")
     _add_page(found, url)
     if "000000" in url and (photo := _COCO_FILE.fullmatch(place := url.partition("?")[0])):
-        # On the web, where anybody numbers files, twelve digits need a place of MSCOCO's.
+        # Twelve digits are common on the web: they count only in MSCOCO's own folders or hosts.
         if photo[1] or _COCO_FOLDER.search(place):
             found.add(f"coco:{int(photo[2])}")
     elif _OPEN_IMAGES_PLACE.search(url) and (photo := _OPEN_IMAGES_FILE.fullmatch(url.partition("?")[0])):
@@ -251,7 +252,7 @@ def _add_url(found: set[str], url: str) -> None:
 
 
 def _add_page(found: set[str], url: str) -> None:
-    """Add what an address on Flickr's or Wikimedia's servers tells of an image."""
+    """Add the identities in a URL on Flickr's or Wikimedia's servers."""
     place = url.lower()
     if "flickr" in place and (photo := _FLICKR_URL.match(url)):
         found.add(f"flickr:{photo[1] or photo[2]}")

@@ -1,72 +1,71 @@
-"""What the pipeline knows of one language: pure data, read from `flows/languages/*.toml`."""
+"""Language packs: codes, word lists and recommendations for one language, read from `flows/languages/*.toml`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_catalog.errors import SettingsError
 
-MIN_SHARED_LETTERS = 4  # shorter words are the same in many languages by chance: "a", "in", "die", "hat", "no"
+MIN_SHARED_LETTERS = 4  # shorter words coincide in many languages by chance: "a", "in", "die", "hat", "no"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguagePack:
-    """A language's codes, word lists and recommendations; everything but `code` may be missing."""
+    """Codes, word lists and recommendations for one language; only `code` is required."""
 
     code: str
     """ISO 639-1 code, in lower case ("it"): the `source_lang` and `target_lang` of rows."""
     iso639_3: str | None = None
-    """ISO 639-3 code ("ita"), by which Apertium names its modes."""
+    """ISO 639-3 code ("ita"). Apertium names its modes by it."""
     name: str = ""
     """English name of the language."""
     argos: str | None = None
-    """Code of the language in Argos packages. Left out, no package is known."""
+    """Code of the language in Argos packages. By default no package is known."""
     deepl: str | None = None
-    """Code of the language as a target of DeepL, variant included ("PT-BR"). Left out, it is the usual one."""
+    """Code of the language as a target of DeepL, including the variant ("PT-BR"). By default the usual code."""
     langdetect: str | None = None
-    """Code of the language in langdetect ("zh-cn"). Left out, it is the same as `code`, by which other engines know
-    it."""
+    """Code of the language in langdetect ("zh-cn"). By default `code`, which other engines use."""
     spacy: str | None = None
     """Name of a spaCy model that tags proper nouns."""
     flores: str | None = None
     """Code of the language in FLORES-200 and NLLB ("ita_Latn")."""
     confusions: tuple[str, ...] = ()
-    """Codes of languages that short captions of this one are often mistaken for. lingua chooses among these, beside the
-    commonest ones, and they need more letters to be believed."""
+    """Codes of languages that short captions in this language are often mistaken for. lingua chooses among these and
+    the commonest languages; a verdict for one of these requires a longer text."""
     function_words: tuple[str, ...] = ()
-    """Articles, prepositions, conjunctions and the like, in lower case, without apostrophe ("dell"). The proper-noun
-    check does not count them as words of content."""
+    """Articles, prepositions, conjunctions and other function words, in lower case, without apostrophe ("dell"). The
+    proper-noun check does not count them as content words."""
     negations: tuple[str, ...] = ()
-    """Function words that turn a meaning around ("not", "without"): captions that differ in them are no
-    near-duplicates. They stand in `function_words` too."""
+    """Function words that negate ("not", "without"). Captions that differ in them are not near-duplicates. Each must
+    also be in `function_words`."""
     common_nouns: tuple[str, ...] = ()
-    """Nouns that often stand before a name ("piazza", "museum"), in lower case. At the start of a caption their capital
-    makes no name of them."""
+    """Nouns that often precede a name ("piazza", "museum"), in lower case. A capital at the start of a caption does not
+    make them proper nouns."""
     shared_words: tuple[str, ...] = ()
-    """Words of four letters or more that English spells alike ("hotel", "zebra"), in lower case. A translation that has
-    them has not copied them."""
+    """Words of four letters or more with the same spelling in English ("hotel", "zebra"), in lower case. They do not
+    count as words copied from the source."""
     tens: tuple[str, ...] = ()
     """Parts of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): eight texts in lower case, or none.
-    A number of the source that the translation spells out is then not taken for lost."""
+    With them, a number that the translation spells out does not count as missing."""
     capitalises_nouns: bool = False
-    """True where common nouns have a capital, as in German: capitals then say nothing of proper nouns."""
+    """True if common nouns are capitalised, as in German. A capital then does not mark a proper noun."""
     text_encoder: str | None = None
     """Hugging Face name of the recommended pretrained text encoder."""
     prompt_templates: tuple[str, ...] = ()
     """Zero-shot prompts in the language, each with one "{c}" for the class name."""
     class_names: tuple[str, ...] = ()
-    """Names of ImageNet's 1,000 classes in the language, in the order of its indices. Left out, there are none."""
+    """Names of ImageNet's 1,000 classes in the language, in the order of their indices. By default none."""
     test_sets: tuple[str, ...] = ()
     """Names of public test sets in the language."""
     license_notes: str = ""
-    """Notes on the rights in the above."""
+    """Notes on the licenses of the above data."""
 
     @classmethod
     def minimal(cls, code: str) -> "LanguagePack":
-        """A pack that holds nothing but the code: enough for captions to be read and cleaned."""
+        """Return a pack with only the code, which is enough to read and clean captions."""
         return cls(code=code)
 
     def __post_init__(self) -> None:
-        """Raise SettingsError for values that would silently disable a check."""
+        """Raise `SettingsError` for values that would silently disable a check."""
         if not (self.code.isascii() and self.code.isalpha() and self.code.islower()):
             raise SettingsError(f"code must be lower-case ASCII letters such as 'it', got {self.code!r}")
         for word in self.function_words:
@@ -84,31 +83,35 @@ class LanguagePack:
                 raise SettingsError(f"shared_words must be lower-case words of four letters or more, got {word!r}")
         for template in self.prompt_templates:
             if template.count("{c}") != 1:
-                raise SettingsError(f"prompt_templates must each hold {{c}} once, got {template!r}")
+                raise SettingsError(f"prompt_templates must each contain {{c}} once, got {template!r}")
 
 
 def all_function_words(packs: Mapping[str, LanguagePack]) -> frozenset[str]:
-    """Return the function words of all languages, but those that turn a meaning around: near captions share these."""
+    """Return the words in which near-duplicates may differ: function words of all languages, except negations."""
     words = {word for pack in packs.values() for word in pack.function_words}
     return frozenset(words.difference(*(pack.negations for pack in packs.values())))
 
 
 def require_language(code: str, where: str) -> str:
-    """Return a code of a language, or refuse it, naming the setting or option that it is given by.
+    """Return a language code if it is valid.
+
+    Args:
+        code: the code.
+        where: the setting or option that gives it, for the message.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is not a valid code.
     """
     try:
         return LanguagePack.minimal(code).code
     except SettingsError as error:
-        raise SettingsError(f"{where} {code} names no language: {error}") from error
+        raise SettingsError(f"{where} {code} is not a language code: {error}") from error
 
 
-def in_pack_of(pack: LanguagePack) -> str:
-    """The place of a language's codes, for messages that say "set iso639_3" or the like before it."""
+def language_pack_hint(pack: LanguagePack) -> str:
+    """Return where to set a language's codes, for messages such as "set iso639_3 in the language pack ..."."""
     file = f"{pack.code}.toml"
     return (
-        f'in the language pack {file} (write it, or copy ours, and name it: language_packs = ["{file}"] in the '
-        f"recipe, --language-pack {file} for `vernaclip translate`)"
+        f"in the language pack {file} (write it, or copy the one that ships with vernaclip; then name it in the recipe "
+        f'as language_packs = ["{file}"], or with --language-pack {file} for `vernaclip translate`)'
     )

@@ -1,22 +1,22 @@
-"""Rows as text that people read: aligned columns for a terminal, cells that stay plain text in a browser."""
+"""Text output for people: aligned tables, and text that is safe in terminals, spreadsheets and Markdown."""
 
 import re
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-# Prefect's UI renders the cells of artifacts as Markdown: these could open a tag, a link, an image, code or a new cell.
+# Prefect's UI renders cells as Markdown: these characters could start a tag, a link, an image, code or a new cell.
 _MARKDOWN = re.compile(r"[<>&\\\[\]()|`]")
 
-# Categories of characters that a terminal obeys rather than shows.
-_STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# What spreadsheets begin formulas with, full-width forms included.
+# Unicode categories of characters that a terminal may interpret instead of showing them.
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+# Characters that start a formula in spreadsheets, including full-width forms.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _JOINERS = "\u200c\u200d"
 
 
 def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows with equal keys as aligned text, numbers to the right; "(no rows)" where there are none."""
+    """Return rows with equal keys as an aligned table, numbers to the right; "(no rows)" if there are none."""
     if not rows:
         return "(no rows)"
     names = list(rows[0])
@@ -33,7 +33,7 @@ def plain_table(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def cell_text(value: object) -> str:
-    """One value on one line, as `visible_text` has it; integers get separators, None is empty."""
+    """Return a value as one line of `visible_text`; integers get thousands separators, None is empty."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -46,13 +46,13 @@ def cell_text(value: object) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with what it counts, such as "1 box" and "1,200 boxes"."""
+    """Return a number and a noun, such as "1 box" or "1,200 boxes"."""
     plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def decided_text(settings: Mapping[str, object]) -> str:
-    """Return the settings that decide a reason, such as `clean.min_words = 3`; of lists and tables only the names."""
+def deciding_settings_text(settings: Mapping[str, object]) -> str:
+    """Return the settings that decide a drop reason, such as `clean.min_words = 3`; lists and tables by name only."""
     return ", ".join(
         path if value is None or isinstance(value, list | Mapping) else f"{path} = {cell_text(value)}"
         for path, value in settings.items()
@@ -60,57 +60,58 @@ def decided_text(settings: Mapping[str, object]) -> str:
 
 
 def command(*words: object) -> str:
-    """Return a command of ours as it can be typed into a shell."""
+    """Return a `vernaclip` command line, quoted for a shell."""
     return shlex.join(["vernaclip", *map(str, words)])
 
 
 def visible_text(text: str) -> str:
-    r"""A text that does nothing to a terminal: what steers one is shown as its code, such as `\x1b` or `\u202e`.
+    r"""Return a text that is safe to print to a terminal: control characters become escapes, such as `\x1b`.
 
-    Control characters and line ends, directions of writing, characters without width, halves of characters. Joiners
-    stay: scripts and emoji are written with them.
+    Escaped are control characters, line ends, marks of writing direction, characters without width and lone
+    surrogates. Joiners stay, since scripts and emoji need them.
     """
     return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(char: str) -> str:
-    if unicodedata.category(char) not in _STEERING or char in _JOINERS:
+    if unicodedata.category(char) not in _CONTROL_CATEGORIES or char in _JOINERS:
         return char
     return char.encode("unicode_escape").decode("ascii")
 
 
 def spreadsheet_text(text: str) -> str:
-    r"""A text of a CSV cell that a spreadsheet does not calculate, and that does nothing to a terminal.
+    r"""Return the text of a CSV cell that no spreadsheet evaluates and no terminal interprets.
 
-    What would be a formula gets an apostrophe in front; control characters but tabs and line ends are shown as codes.
+    A text that would be a formula gets an apostrophe in front. Control characters become escapes, except tabs and line
+    ends.
     """
     if not text.isprintable():
-        steering = {char for char in text if char not in "\t\r\n" and unicodedata.category(char) in ("Cc", "Cs")}
-        text = "".join(_visible(char) if char in steering else char for char in text)
+        controls = {char for char in text if char not in "\t\r\n" and unicodedata.category(char) in ("Cc", "Cs")}
+        text = "".join(_visible(char) if char in controls else char for char in text)
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text
 
 
 def escaped_json(text: str) -> str:
-    r"""A line of JSON that does nothing to a terminal: what steers one becomes `\uXXXX`, and reads back as it was."""
+    r"""Return a line of JSON that is safe to print: control characters become `\uXXXX`, which parses to the same."""
     return text if text.isascii() and text.isprintable() else "".join(map(_json_escape, text))
 
 
 def _json_escape(char: str) -> str:
-    if unicodedata.category(char) not in _STEERING:
+    if unicodedata.category(char) not in _CONTROL_CATEGORIES:
         return char
     units = char.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
 
 
 def text_width(text: str) -> int:
-    """Columns that a text takes in a terminal: two for wide characters, none for combining ones."""
+    """Return how many terminal columns a text takes: two for a wide character, none for a combining one."""
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )
 
 
 def markdown_safe(value: object) -> object:
-    """A cell for Prefect's UI: numbers as they are, text with what could open a tag or a link as character entities."""
+    """Return a cell for Prefect's UI: numbers unchanged, Markdown characters of a text as character entities."""
     if value is None or isinstance(value, int | float):
         return value
     return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", cell_text(value))

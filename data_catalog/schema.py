@@ -68,7 +68,7 @@ CAPTION_COLUMNS: Mapping[str, str] = {
     "upstream_line": "line of the row in upstream_file, from 1; in JSON and Parquet, the number of the record",
     "outcome": "kept or rejected",
     "step": "the step that rejected the row; null: it is kept",
-    "drop_reason": "drop reason, one word of a closed list (docs/cleaning.md, docs/images.md)",
+    "drop_reason": "drop reason, one word of a closed list (docs/captions.md, docs/images.md)",
     "detail": "details of the drop reason, such as the lost number or the image that this one duplicates",
 }
 

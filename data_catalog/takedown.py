@@ -23,13 +23,13 @@ from data_catalog.database.catalog import broken_laws, rebuild, recounted
 from data_catalog.database.lookup import LOOKUP_KIND, write_lookup
 from data_catalog.errors import DamagedError, DefectError
 from data_catalog.exports.documents import write_documents
-from data_catalog.exports.place import RECORD_KEYS, WITHOUT_EXPORTS
+from data_catalog.exports.export_folder import RECORD_KEYS, WITHOUT_EXPORTS
 from data_catalog.report.page import write_report
 from data_catalog.schema import CAPTIONS
 from data_catalog.sources.ingest import STEP as INGEST
 from data_catalog.sources.urls import address_key
 from data_catalog.storage.history import append_run, remove_snapshot, sweep_removed
-from data_catalog.storage.integrity import file_problem, take_record_away, write_recorded
+from data_catalog.storage.integrity import file_problem, remove_record, write_recorded
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
@@ -56,7 +56,7 @@ from data_catalog.storage.manifest import (
 )
 from data_catalog.storage.publish import KINDS, RIGHTS, strictest_rights
 from data_catalog.storage.reading import taking_down
-from data_catalog.storage.roots import KEPT_FEATURES
+from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     column_names,
@@ -65,10 +65,10 @@ from data_catalog.storage.shards import (
     open_image_writer,
     read_columns,
     read_json,
+    rename_for_removal,
     save_parquet,
     sweep_temporary,
     sync,
-    take_away,
     write_named_atomically,
 )
 from data_catalog.tombstones import (
@@ -708,7 +708,7 @@ def clear_features(root: Path) -> list[Path]:
 
     If the parent folder is a link to another disk, the link and all other files there stay.
     """
-    folder = root / KEPT_FEATURES
+    folder = root / FEATURE_STORES
     if not folder.is_dir():
         return []
     for killed in folder.glob(f"{TEMPORARY_PREFIX}removed-*"):  # left by a killed removal
@@ -720,7 +720,7 @@ def clear_files(paths: Iterable[Path]) -> list[Path]:
     """Remove the files that exist; return them."""
     found = [path for path in paths if path.is_file()]
     for path in found:
-        take_record_away(path)
+        remove_record(path)
         path.unlink()
         sync(path.parent)
     return found
@@ -730,7 +730,7 @@ def _remove_folders(folders: Iterable[Path]) -> list[Path]:
     """Remove folders in order; return them. Each is renamed first, so that readers see it whole or not at all."""
     found = list(folders)
     for folder in [path.resolve() for path in found]:
-        shutil.rmtree(take_away(folder))
+        shutil.rmtree(rename_for_removal(folder))
     return found
 
 

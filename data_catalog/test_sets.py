@@ -1,6 +1,6 @@
-"""Test sets: upstream files that are read for the identities and captions of their images, by the readers of sources.
+"""Test sets: upstream files, read for the identities and captions of their images.
 
-A kind of test set is a config dataclass, which reads its files: `TEST_SET_KINDS` has them by name.
+Each kind of test set is a config dataclass that reads its files; `TEST_SET_KINDS` lists them by name.
 """
 
 import logging
@@ -14,16 +14,16 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.identities import (
     canonical_identities,
     name_identities,
+    parse_identities,
     photo_identities,
     url_identities,
-    written_identities,
 )
 from data_catalog.images.formats import is_image_name
 from data_catalog.settings import PATH, how, path_setting
 from data_catalog.sources.files import (
     FilesConfig,
-    Held,
     Line,
+    MemoryBudget,
     check_text_file,
     first_text,
     read_lines,
@@ -34,8 +34,8 @@ from data_catalog.sources.flickr import read_flickr_captions
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import MalformedRow, Origin, refuse
-from data_catalog.sources.tables import FORMATS, Wanted, check_table, read_table
+from data_catalog.sources.rows import Location, MalformedRow, malformed_row
+from data_catalog.sources.tables import FORMATS, ColumnSpec, check_table, read_table
 from data_catalog.sources.urls import is_web_url
 
 logger = logging.getLogger(__name__)
@@ -45,13 +45,13 @@ _LOGGED_ROWS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestImage:
-    """One image of a test set.
+    """An image of a test set.
 
     Args:
-        name: its file name, or its URL where it has none: by this its pixels are found in the set's `images`.
-        identities: all that it is known by, as `identities.canonical_identities` spells them; may be empty.
-        captions: as the files have them, in their order and as often; in whatever languages the files are.
-        caption_files: the file that each caption stands in.
+        name: file name of the image, or its URL if it has none; the key to its pixels in the set's `images`.
+        identities: all identities of the image, as `identities.canonical_identities` returns them; may be empty.
+        captions: captions in file order, repeated ones included, in any language.
+        caption_files: the file of each caption.
     """
 
     name: str
@@ -60,8 +60,8 @@ class TestImage:
     caption_files: tuple[str, ...] = ()
 
 
-class Sighting(NamedTuple):
-    """What one row says of one image; all rows of a `name` are one image."""
+class ImageRow(NamedTuple):
+    """A row about an image; all rows with the same `name` are about the same image."""
 
     name: str
     identities: frozenset[str]
@@ -69,55 +69,60 @@ class Sighting(NamedTuple):
     upstream_file: str = ""
 
 
-TestSetRow = Sighting | MalformedRow
+TestSetRow = ImageRow | MalformedRow
 
 
-class GatheredImages(NamedTuple):
-    """The images of a test set in the order of their files, and the rows that could not be read."""
+class TestSetImages(NamedTuple):
+    """The images of a test set in file order, and the malformed rows."""
 
     images: tuple[TestImage, ...]
     malformed: tuple[MalformedRow, ...]
 
 
-def sightings(
-    origin: Origin, name: str, identities: frozenset[str], captions: Iterable[object]
+def image_rows(
+    location: Location, name: str, identities: frozenset[str], captions: Iterable[object]
 ) -> Iterator[TestSetRow]:
-    """Yield what one record is worth: its image, whose pixels and identities count even where a caption is broken.
+    """Yield the rows of one record: one for the image, then one for each caption.
+
+    The image counts even if its captions are malformed, since the leak guard needs its pixels and identities.
 
     Args:
-        origin: where the record stands.
-        name: of the image, by which records are of the same one; a record without one, or with one that no file can
-            have, is malformed as a whole.
-        identities: of the image.
-        captions: of the record, any number; one that is no text, blank or not storable is a malformed row of its own.
+        location: location of the record.
+        name: name of the image; a record without a name, or with one that cannot be a file name, is malformed.
+        identities: identities of the image.
+        captions: captions of the record; each one that is blank, not a text or not storable becomes a malformed row.
     """
     if trouble := text_trouble(name):
-        yield refuse(origin, *trouble)
+        yield malformed_row(location, *trouble)
         return
     if not name.strip():
-        yield refuse(origin, "image_missing", "no image is named")
+        yield malformed_row(location, "image_missing", "no image is named")
         return
-    yield Sighting(name, identities)
+    yield ImageRow(name, identities)
     for caption in captions:
         if not isinstance(caption, str) or not caption.strip():
-            yield refuse(origin, "caption_missing", f"no caption: {caption!r}")
+            yield malformed_row(location, "caption_missing", f"no caption: {caption!r}")
         elif trouble := text_trouble(caption):
-            yield refuse(origin, *trouble)
+            yield malformed_row(location, *trouble)
         else:
-            yield Sighting(name, identities, caption, origin.upstream_file)
+            yield ImageRow(name, identities, caption, location.upstream_file)
 
 
-def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
-    """Put the rows of each image together."""
+def group_by_image(rows: Iterable[TestSetRow]) -> TestSetImages:
+    """Group rows by image.
+
+    Raises:
+        InputError: the rows do not fit the memory of readers.
+    """
     found: dict[str, tuple[set[str], list[str], list[str]]] = {}
     malformed: list[MalformedRow] = []
-    held = Held("a test set")
+    budget = MemoryBudget("a test set")
     for row in rows:
         if isinstance(row, MalformedRow):
-            held.add(row.detail, row.raw)
+            budget.add(row.detail, row.raw)
             malformed.append(row)
             continue
-        held.add(row.name, row.caption, *(() if row.name in found else row.identities))
+        budget.add(row.name, row.caption, *(() if row.name in found else row.identities))
         identities, captions, files = found.setdefault(row.name, (set(), [], []))
         identities |= row.identities
         if row.caption is not None:
@@ -127,74 +132,77 @@ def gather(rows: Iterable[TestSetRow]) -> GatheredImages:
         TestImage(name=name, identities=frozenset(identities), captions=tuple(captions), caption_files=tuple(files))
         for name, (identities, captions, files) in found.items()
     )
-    return GatheredImages(tuple(images), tuple(malformed))
+    return TestSetImages(tuple(images), tuple(malformed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetConfig(FilesConfig):
-    """Files of a test set, and where its images are."""
+    """Files of a test set, and the location of its images."""
 
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, if they are here, named as the files name them. Without it
-    the set guards by identity and caption only."""
+    """Folder, zip or tar of the images, or a glob of them, with the names that the files use. Without it the leak guard
+    compares identities and captions only."""
     num_images: int = how(0)
-    """Images that the set must have; with another number the build is refused before it starts. 0 takes any number."""
+    """Number of images that the set must have; a build with another number is refused before it starts. 0 accepts any
+    number."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what each row says of an image. Raises `InputError` where a file as a whole is damaged."""
+        """Yield all rows of the files. Raises `InputError` if a file as a whole is damaged."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestSetKind:
-    """One family of test sets: what a recipe calls it, and the settings that read it."""
+    """A kind of test set: its name in a recipe, and the config that reads it."""
 
     kind: str
     config_type: type[TestSetConfig]
 
     def check(self, config: TestSetConfig) -> None:
-        """Read the set and let go of it: what passes here can be read.
+        """Check that the set can be read, by reading it.
 
         Raises:
-            InputError: files are missing, empty, damaged, of another kind or not as many images as the settings say,
-                or `images` cannot be opened.
+            InputError: files are missing, empty, damaged or of another kind, the number of images is not as set, or
+                `images` cannot be opened.
         """
         if config.images is not None:
             check_images(config.images)
         self.load(config)
 
     def upstream_files(self, config: TestSetConfig) -> list[Path]:
-        """Return the files that rows are read from, sorted, without images."""
+        """Return the files that rows are read from, sorted; images are not among them."""
         return upstream_files(config)
 
-    def load(self, config: TestSetConfig) -> GatheredImages:
-        """Return all images of the set, and the rows that could not be read.
+    def load(self, config: TestSetConfig) -> TestSetImages:
+        """Return all images of the set, and the malformed rows.
 
         Raises:
-            InputError: as `check` does; a set is all of it or nothing.
+            InputError: as `check` does; a set is never read in part.
         """
-        gathered = gather(config.rows())
+        found = group_by_image(config.rows())
         names = ", ".join(config.files)
-        if not gathered.images:
-            first = f" ({_described(gathered.malformed[0])})" if gathered.malformed else ""
-            raise InputError(f"the {self.kind} test set has no image in {names}{first}: name its files")
-        if config.num_images and len(gathered.images) != config.num_images:
+        if not found.images:
+            first = f" ({_described(found.malformed[0])})" if found.malformed else ""
+            raise InputError(f"the {self.kind} test set has no image in {names}{first}: correct its files setting")
+        if config.num_images and len(found.images) != config.num_images:
             counts = (
-                f"{len(gathered.images)} images, not {config.num_images}, with {len(gathered.malformed)} broken rows"
+                f"{len(found.images)} images instead of {config.num_images}, and {len(found.malformed)} malformed rows"
             )
-            raise InputError(f"the {self.kind} test set has {counts}, in {names}: get whole files, or set num_images")
-        return gathered
+            raise InputError(
+                f"the {self.kind} test set has {counts}, in {names}: get the complete files, or set num_images"
+            )
+        return found
 
     def image_names(self, config: TestSetConfig) -> frozenset[str]:
-        """Return the names by which the pixels of its images are found, however many images there should be.
+        """Return the names of its images in `images`; `num_images` is not checked.
 
         Raises:
             InputError: files are missing, empty or damaged.
         """
-        return frozenset(image.name for image in gather(config.rows()).images)
+        return frozenset(image.name for image in group_by_image(config.rows()).images)
 
     def read(self, config: TestSetConfig) -> Iterator[TestImage]:
-        """Yield the images in the order of the files, after a warning for each row that could not be read.
+        """Yield the images in file order, after a warning for each malformed row (at most 20), and their number.
 
         Raises:
             InputError: as `load` does, before the first image.
@@ -204,7 +212,7 @@ class TestSetKind:
             logger.warning("%s test set: %s", self.kind, _described(row))
         if malformed:
             logger.warning(
-                "%s test set: %d rows could not be read, %d images could", self.kind, len(malformed), len(images)
+                "%s test set: %d rows are malformed; %d images were read", self.kind, len(malformed), len(images)
             )
         yield from images
 
@@ -216,21 +224,21 @@ def _described(row: MalformedRow) -> str:
 # --- COCO, Karpathy -------------------------------------------------------------------------------------------------
 
 _COCO = "a COCO captions JSON ('images' with 'id' and 'file_name', 'annotations' with 'caption')"
-# `url` is what MSCOCO-IT and the first files of 2014 call `flickr_url`.
+# MSCOCO-IT and the first files of 2014 have `flickr_url` under the name `url`.
 _URL_FIELDS = ("coco_url", "flickr_url", "url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CocoTestConfig(TestSetConfig):
-    """Files that hold the test set: all of their images, which `file_name` names, are test images."""
+    """COCO captions files; all images in them are test images, by their `file_name`."""
 
-    WANTED: ClassVar = "at least one COCO captions JSON"
+    EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of JSON files, plain or gzipped. One without `annotations` has images without captions."""
+    """Paths or globs of JSON files, plain or gzipped. A file without `annotations` has images without captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each image, then each caption."""
+        """Yield a row for each image of the files, then a row for each caption."""
         for path in upstream_files(self):
             document = open_json(path, expected=_COCO)
             if not isinstance(document, dict) or not (images := records_of(document.get("images"))):
@@ -239,34 +247,34 @@ class CocoTestConfig(TestSetConfig):
             if annotations is None or (annotations and not any("caption" in one for one in annotations)):
                 raise InputError(f"{path} has annotations without captions: expected {_COCO}")
             known: dict[str, tuple[str, frozenset[str]]] = {}
-            held = Held(path)
+            budget = MemoryBudget(path)
             for number, image in enumerate(images, start=1):
-                yield from _coco_image(Origin(str(path), number, repr(image)), image, known, held)
+                yield from _coco_image(Location(str(path), number, repr(image)), image, known, budget)
             for number, annotation in enumerate(annotations, start=1):
-                origin, image_id = Origin(str(path), number, repr(annotation)), id_field(annotation, "image_id")
+                location, image_id = Location(str(path), number, repr(annotation)), id_field(annotation, "image_id")
                 if image_id is None:
-                    yield refuse(origin, "image_missing", missing_id(annotation, "image_id"))
+                    yield malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
                 elif image_id not in known:
-                    yield refuse(origin, "image_missing", f"no image has the id {image_id}")
+                    yield malformed_row(location, "image_missing", f"no image has the id {image_id}")
                 else:
-                    yield from sightings(origin, *known[image_id], [annotation.get("caption")])
+                    yield from image_rows(location, *known[image_id], [annotation.get("caption")])
 
 
 def _coco_image(
-    origin: Origin, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]], held: Held
+    location: Location, image: Mapping[str, object], known: dict[str, tuple[str, frozenset[str]]], budget: MemoryBudget
 ) -> Iterator[TestSetRow]:
     image_id, name = id_field(image, "id"), text_field(image, "file_name")
     if image_id is None or name is None:
-        yield refuse(origin, "image_missing", "an image without id or file_name")
+        yield malformed_row(location, "image_missing", "an image without id or file_name")
         return
     urls = (text_field(image, field) for field in _URL_FIELDS)
     identities = name_identities(name).union(*(url_identities(url) for url in urls if url))
-    held.add(name, *identities)
+    budget.add(name, *identities)
     if known.setdefault(image_id, (name, identities))[0] != name:
         raise InputError(
-            f"{origin.upstream_file} has several images with the id {image_id}: correct it or download it again"
+            f"{location.upstream_file} has several images with the id {image_id}: correct the file or download it again"
         )
-    yield from sightings(origin, name, identities, [])
+    yield from image_rows(location, name, identities, [])
 
 
 _KARPATHY = "Karpathy's dataset_coco.json, dataset_flickr8k.json or dataset_flickr30k.json"
@@ -275,34 +283,35 @@ _SPLITS = ("test", "val", "train")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KarpathyTestConfig(TestSetConfig):
-    """Files of Karpathy's splits, and the splits that are test images."""
+    """Files of Karpathy's splits, and the splits whose images are test images."""
 
-    WANTED: ClassVar = _KARPATHY
+    EXPECTED_FILES: ClassVar = _KARPATHY
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
     splits: tuple[str, ...] = ("test",)
-    """Splits of Karpathy's JSON that are test images: "test", "val" and "train". MSCOCO's "restval" is of "train"."""
+    """Splits of Karpathy's JSON whose images are test images: "test", "val" and "train". MSCOCO's "restval" is part of
+    "train"."""
 
     def __post_init__(self) -> None:
-        """Refuse a test set without files or splits, or with splits that Karpathy has not."""
+        """Raise `SettingsError` for no files, no splits or unknown splits."""
         FilesConfig.__post_init__(self)
         if not self.splits or not set(self.splits) <= set(_SPLITS):
             raise SettingsError(f"splits must be some of {', '.join(_SPLITS)}, got {self.splits}")
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each image of the splits."""
+        """Yield the rows of each image in the splits."""
         for path in upstream_files(self):
             yield from _split_rows(path, self.splits)
 
 
 def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
-    """Yield what one file of Karpathy's says of each image of the splits.
+    """Yield the rows of each image of one of Karpathy's files that is in the splits.
 
-    MSCOCO's images have its id; those of the other two are named by their numbers on Flickr.
+    MSCOCO's images have a COCO id; those of the two Flickr datasets are named by their numbers on Flickr.
 
     Raises:
-        InputError: the file is damaged, no file of Karpathy's, or has no image in one of the splits.
+        InputError: the file is damaged, not one of Karpathy's, or has no image in one of the splits.
     """
     document = open_json(path, expected=_KARPATHY)
     found: set[str | None] = set()
@@ -313,8 +322,8 @@ def _split_rows(path: Path, splits: tuple[str, ...]) -> Iterator[TestSetRow]:
                 identities = photo_identities(caption.filename)
             else:
                 identities = name_identities(caption.filename) | {f"coco:{caption.coco_id}"}
-            origin = Origin(str(path), caption.number, caption.raw)
-            yield from sightings(origin, caption.filename, identities, [caption.text])
+            location = Location(str(path), caption.number, caption.raw)
+            yield from image_rows(location, caption.filename, identities, [caption.text])
     if missing := sorted(set(splits) - found):
         has = ", ".join(sorted(split for split in found if split)) or "none"
         raise InputError(f"{path} has no image of the split {', '.join(missing)}: it has {has}")
@@ -328,19 +337,19 @@ _LISTED = re.compile(r"\d+(?:_[0-9a-f]+)?(?:\.jpe?g)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrTestConfig(KarpathyTestConfig):
-    """Files that tell the test images and their captions."""
+    """Files that list the test images, and files of captions."""
 
-    WANTED: ClassVar = f"at least one file: {_FLICKR}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {_FLICKR}"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped, of lists of test images and captions files, or of Karpathy's JSON. Without
     captions files the images of the lists have no captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each test image.
+        """Yield the rows of each test image.
 
-        Which file is which is told by its first line: a name or number by itself (Flickr_8k.testImages.txt, the
-        test.txt of Flickr30k Entities) starts a list, "{" Karpathy's JSON; all others are captions.
+        The first line of a file decides what it is: a name or number alone starts a list (Flickr_8k.testImages.txt, the
+        test.txt of Flickr30k Entities), "{" starts Karpathy's JSON, and anything else starts captions.
         """
         documents: list[Path] = []
         lists: list[Path] = []
@@ -352,42 +361,44 @@ class FlickrTestConfig(KarpathyTestConfig):
             kind.append(path)
         if captions and not lists:
             names = ", ".join(map(str, captions))
-            raise InputError(f"files has captions ({names}) and nothing that tells the test images: add their list")
+            raise InputError(f"files has captions ({names}) but no list of the test images: add the list")
         for path in documents:
             yield from _split_rows(path, self.splits)
         yield from _listed_photos(lists, captions)
 
 
 def _listed_photos(lists: Iterable[Path], captions: list[Path]) -> Iterator[TestSetRow]:
-    listed: dict[str, tuple[Origin, str]] = {}
+    listed: dict[str, tuple[Location, str]] = {}
     for path in lists:
         for line in read_lines(path):
-            origin, name = Origin(str(path), line.number, line.text), line.text.strip()
+            location, name = Location(str(path), line.number, line.text), line.text.strip()
             if _LISTED.fullmatch(name):
-                listed.setdefault(_photo(name), (origin, name))
+                listed.setdefault(_photo(name), (location, name))
             elif name:
-                yield refuse(origin, *(line.trouble or ("image_missing", f"no name or number of a photo: {name}")))
+                yield malformed_row(
+                    location, *(line.trouble or ("image_missing", f"no name or number of a photo: {name}"))
+                )
     named = dict.fromkeys(listed, "")
-    rows, held = [], Held("the captions")
+    rows, budget = [], MemoryBudget("the captions")
     for row in read_flickr_captions(captions) if captions else ():
         if isinstance(row, MalformedRow):
             yield row
         elif (photo := _photo(row.path or "")) in listed:
             named[photo] = named[photo] or row.path or ""
-            held.add(row.caption, row.path)
+            budget.add(row.caption, row.path)
             rows.append((photo, row))
-    for photo, (origin, name) in listed.items():
+    for photo, (location, name) in listed.items():
         if captions and not named[photo]:
-            yield refuse(origin, "caption_missing", f"no captions of {name}")
+            yield malformed_row(location, "caption_missing", f"no captions of {name}")
         named[photo] = named[photo] or (name if "." in name else f"{name}.jpg")
-        yield from sightings(origin, named[photo], photo_identities(name), [])
+        yield from image_rows(location, named[photo], photo_identities(name), [])
     for photo, row in rows:
-        origin = Origin(row.upstream_file, row.upstream_line)
-        yield from sightings(origin, named[photo], photo_identities(named[photo]), [row.caption])
+        location = Location(row.upstream_file, row.upstream_line)
+        yield from image_rows(location, named[photo], photo_identities(named[photo]), [row.caption])
 
 
 def _photo(name: str) -> str:
-    """Return the number of a photo, by which lists and captions are joined; a name without one as it is."""
+    """Return the photo's identity, the key that joins lists and captions; without a number in it, the name itself."""
     return min(photo_identities(name), default=name)
 
 
@@ -400,24 +411,24 @@ _URL_COLUMNS = ("OriginalURL", "OriginalLandingURL")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrossmodalConfig(TestSetConfig):
-    """Files of Crossmodal-3600, languages, and where the images are, which are named `<key>.jpg`."""
+    """Files of Crossmodal-3600, languages, and the location of the images, which are named `<key>.jpg`."""
 
-    WANTED: ClassVar = "Crossmodal-3600's captions.jsonl"
+    EXPECTED_FILES: ClassVar = "Crossmodal-3600's captions.jsonl"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped, of captions.jsonl, and perhaps of the CSV of attributions (columns ImageID,
+    """Paths or globs, plain or gzipped, of captions.jsonl, and optionally of the CSV of attributions (columns ImageID,
     OriginalURL, OriginalLandingURL)."""
     languages: tuple[str, ...] = ()
-    """Codes of the languages that are read, as the file has them ("it", "quz"). Left out of a recipe, it is the target
-    language; an empty list takes all."""
+    """Codes of the languages to read, as in the file ("it", "quz"). By default the recipe's target language; an empty
+    list reads all."""
     num_images: int = how(3600)
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the files say of each image.
+        """Yield the rows of each image.
 
         A line of captions.jsonl is `{"image/key": "000411001ff7dd4f", "image/locale": "bn", "bn": {"caption": [...],
         "caption/tokenized": [...]}, "it": {...}, ...}` (Thapliyal et al., Crossmodal-3600, 2022). The table of
-        attributions that comes with the images, in the form of Open Images, tells where on Flickr they are.
+        attributions comes with the images, in the format of Open Images, and has their URLs on Flickr.
         """
         paths = upstream_files(self)
         tables = [path for path in paths if path.name.lower().removesuffix(".gz").endswith(".csv")]
@@ -429,7 +440,9 @@ class CrossmodalConfig(TestSetConfig):
         for path in captions:
             yield from _crossmodal_captions(path, self.languages, seen, languages)
         if missing := sorted({*self.languages} - languages):
-            raise InputError(f"no image has captions in {', '.join(missing)}: found are {', '.join(sorted(languages))}")
+            raise InputError(
+                f"no image has captions in {', '.join(missing)}: the files have {', '.join(sorted(languages))}"
+            )
         for path in tables:
             yield from _crossmodal_addresses(path, seen)
 
@@ -437,42 +450,44 @@ class CrossmodalConfig(TestSetConfig):
 def _crossmodal_captions(
     path: Path, wanted: tuple[str, ...], seen: set[str], languages: set[str]
 ) -> Iterator[TestSetRow]:
-    columns = Wanted(required=[_KEY_FIELD], image_column=_KEY_FIELD, is_image=_is_key)
+    columns = ColumnSpec(required=[_KEY_FIELD], image_column=_KEY_FIELD, is_image=_is_key)
     check_table(path, columns)
     for entry in read_table(path, columns):
-        origin = Origin(str(path), entry.line, entry.raw)
+        location = Location(str(path), entry.line, entry.raw)
         key = entry.values.get(_KEY_FIELD)
         if entry.trouble or not isinstance(key, str) or not _is_key(key):
-            yield refuse(origin, *(entry.trouble or ("image_missing", f"no key of 16 hexadecimal digits: {key!r}")))
+            yield malformed_row(
+                location, *(entry.trouble or ("image_missing", f"no key of 16 hexadecimal digits: {key!r}"))
+            )
             continue
         key = key.lower()
         seen.add(key)
         chosen: list[object] = []
         for language, value in entry.values.items():
-            # Whatever field is an object with a list called "caption" has the captions of a language.
+            # A field whose value is an object with a "caption" list has the captions of one language.
             found = value.get("caption") if isinstance(value, dict) else None
             if found is not None:
                 languages.add(language)
                 if not wanted or language in wanted:
                     chosen += found if isinstance(found, list) else [found]
-        yield from sightings(origin, f"{key}.jpg", frozenset({f"openimages:{key}"}), chosen)
+        yield from image_rows(location, f"{key}.jpg", frozenset({f"openimages:{key}"}), chosen)
 
 
 def _crossmodal_addresses(path: Path, seen: set[str]) -> Iterator[TestSetRow]:
-    """Yield Flickr's addresses of images that have captions; the table may have others."""
-    columns = Wanted(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
+    """Yield the Flickr URLs of images that have captions; other rows of the table are skipped."""
+    columns = ColumnSpec(required=["ImageID", *_URL_COLUMNS], image_column="ImageID", is_image=_is_key)
     check_table(path, columns)
     for entry in read_table(path, columns):
-        origin = Origin(str(path), entry.line, entry.raw)
+        location = Location(str(path), entry.line, entry.raw)
         key = str(entry.values.get("ImageID")).strip().lower()
         if entry.trouble:
-            yield refuse(origin, *entry.trouble)
+            yield malformed_row(location, *entry.trouble)
         elif key in seen:
             url, page = (str(entry.values.get(column) or "").strip() or None for column in _URL_COLUMNS)
             identities = canonical_identities(
                 source_kind="crossmodal3600", sample_id=key, url=url, path=None, page_url=page
             )
-            yield from sightings(origin, f"{key}.jpg", identities | {f"openimages:{key}"}, [])
+            yield from image_rows(location, f"{key}.jpg", identities | {f"openimages:{key}"}, [])
 
 
 def _is_key(text: str) -> bool:
@@ -487,22 +502,22 @@ _RENAMED_LANGS = {"jp": "ja"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Xtd10Config(TestSetConfig):
-    """Lists of XTD10, and where the images are."""
+    """Lists of XTD10, and the location of the images."""
 
-    WANTED: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
+    EXPECTED_FILES: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of the one list of image names, and of lists of captions."""
+    """Paths or globs of exactly one list of image names, and of lists of captions."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes of the lists that are read. Left out of a recipe, it is the target language; an empty list takes
-    all."""
+    """ISO 639-1 codes of the lists to read. By default the recipe's target language; an empty list reads all."""
     num_images: int = how(1000)
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the lists say of each image: names of 1,000 images of MSCOCO, captions in each language by line.
+        """Yield the rows of each image.
 
-        Source: Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020). The lists of STAIR (Japanese)
-        and MIC (German, French) that come with it have the same form.
+        The lists name 1,000 images of MSCOCO; line n of each list of captions describes the image in line n. Source:
+        Aggarwal and Kale, Towards Zero-shot Cross-lingual Image Retrieval (2020). The lists of STAIR (Japanese) and MIC
+        (German, French) that come with it have the same format.
         """
         names_path, captions_paths = self._lists()
         names = _aligned_lines(names_path)
@@ -510,17 +525,21 @@ class Xtd10Config(TestSetConfig):
             yield from _xtd10_row(names_path, line, line, [])
         for path in captions_paths:
             captions = _aligned_lines(path)
-            # The last lines may be blank, and a last blank line may be no line at all.
+            # Captions at the end may be blank, and a final blank line may be missing.
             if not any(line.text for line in captions[len(names) :]):
                 captions = captions[: len(names)]
             if len(captions) != len(names):
                 counts = f"{len(captions)} captions in {path}, {len(names)} images in {names_path}"
-                raise InputError(f"{counts}: expected one caption an image; download both again")
+                raise InputError(f"{counts}: expected one caption per image; download both again")
             for name, caption in zip(names, captions, strict=True):
                 yield from _xtd10_row(path, name, caption, [caption.text])
 
     def _lists(self) -> tuple[Path, list[Path]]:
-        """Return the list of names, and those of captions in the languages wanted."""
+        """Return the list of names, and the lists of captions in the chosen languages.
+
+        Raises:
+            InputError: a file is neither, there is not exactly one list of names, or a language has no list.
+        """
         names: list[Path] = []
         captions: dict[Path, str] = {}
         for path in upstream_files(self):
@@ -534,16 +553,16 @@ class Xtd10Config(TestSetConfig):
         if len(names) != 1:
             raise InputError(f"files has {len(names)} lists of image names: expected one, {_XTD10}")
         if missing := ", ".join(sorted({*self.languages} - {*captions.values()})):
-            raise InputError(f"files has no list of captions in {missing}: add it, or leave it out of languages")
+            raise InputError(f"files has no list of captions in {missing}: add the list, or change languages")
         wanted = self.languages or tuple(captions.values())
         return names[0], [path for path, language in captions.items() if language in wanted]
 
 
 def _aligned_lines(path: Path) -> list[Line]:
-    """Return the lines by which lists are aligned: all but blank ones at the end of a list of names."""
-    lines, held = [], Held(path)
+    """Return the lines of a list, without blank lines at the end of a list of names; lists are aligned by line."""
+    lines, budget = [], MemoryBudget(path)
     for line in read_lines(path):
-        held.add(line.text)
+        budget.add(line.text)
         lines.append(line)
     while lines and not lines[-1].text.strip() and not _CAPTIONS_NAME.fullmatch(path.name):
         lines.pop()
@@ -551,51 +570,51 @@ def _aligned_lines(path: Path) -> list[Line]:
 
 
 def _xtd10_row(path: Path, name: Line, line: Line, captions: list[str]) -> Iterator[TestSetRow]:
-    origin = Origin(str(path), line.number, line.text)
+    location = Location(str(path), line.number, line.text)
     image = name.text.strip()
     if name.trouble or not _IMAGE_NAME.fullmatch(image):
         if line is name:  # reported once, not again with each language
-            yield refuse(origin, *(name.trouble or ("image_missing", f"no name of an image: {image}")))
+            yield malformed_row(location, *(name.trouble or ("image_missing", f"no name of an image: {image}")))
         return
-    yield from sightings(origin, image, name_identities(image), captions if not line.trouble else [])
+    yield from image_rows(location, image, name_identities(image), captions if not line.trouble else [])
     if line.trouble:
-        yield refuse(origin, *line.trouble)
+        yield malformed_row(location, *line.trouble)
 
 
-# --- Anybody's own --------------------------------------------------------------------------------------------------
+# --- The user's own -------------------------------------------------------------------------------------------------
 
 _SCHEMES = ("coco:", "flickr:", "wikimedia:", "openimages:", "url:")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairsTestConfig(TestSetConfig):
-    """Tables of your own test set, and what their columns are called; at least one column tells the image."""
+    """Tables of your own test set, and the names of their columns; at least one column identifies the image."""
 
-    WANTED: ClassVar = f"at least one file: {FORMATS}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The name's suffix tells the format."""
+    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
     path_column: str | None = None
-    """Column of the images' names inside `images`."""
+    """Column of the images' names in `images`."""
     url_column: str | None = None
     """Column of the images' URLs."""
     identity_column: str | None = None
-    """Column of identities such as "coco:391895", parted by spaces."""
+    """Column of identities such as "coco:391895", separated by spaces."""
     caption_column: str | None = None
-    """Column of the captions; of JSON Lines also of lists of them."""
+    """Column of the captions; in JSON Lines it may contain lists of captions."""
 
     def __post_init__(self) -> None:
-        """Refuse what names no files or no image."""
+        """Raise `SettingsError` for no files, or no column that identifies the images."""
         FilesConfig.__post_init__(self)
         if not (self.path_column or self.url_column or self.identity_column):
-            raise SettingsError("one of path_column, url_column and identity_column must be set, to tell the images")
+            raise SettingsError("set at least one of path_column, url_column and identity_column, to find the images")
         if self.images and not self.path_column:
-            raise SettingsError("images goes with path_column, which says what the images are called")
+            raise SettingsError("images needs path_column, the column of the images' names")
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield what the tables say of each image."""
+        """Yield the rows of each image in the tables."""
         image_columns = [name for name in (self.path_column, self.url_column, self.identity_column) if name]
-        wanted = Wanted(
+        wanted = ColumnSpec(
             required=[*image_columns, *([self.caption_column] if self.caption_column else [])],
             image_column=image_columns[0],
             is_image=lambda text: text.startswith(_SCHEMES) or is_web_url(text) or is_image_name(text),
@@ -603,27 +622,27 @@ class PairsTestConfig(TestSetConfig):
         for path in upstream_files(self):
             check_table(path, wanted)
             for entry in read_table(path, wanted):
-                origin = Origin(str(path), entry.line, entry.raw)
+                location = Location(str(path), entry.line, entry.raw)
                 if entry.trouble:
-                    yield refuse(origin, *entry.trouble)
+                    yield malformed_row(location, *entry.trouble)
                 else:
-                    yield from self._row(origin, entry.values)
+                    yield from self._row(location, entry.values)
 
-    def _row(self, origin: Origin, values: Mapping[str, object]) -> Iterator[TestSetRow]:
+    def _row(self, location: Location, values: Mapping[str, object]) -> Iterator[TestSetRow]:
         columns = (self.path_column, self.url_column, self.identity_column)
         found = (values.get(column) if column else None for column in columns)
         name, url, written = (value.strip() if isinstance(value, str) else "" for value in found)
-        identities = written_identities(written)
+        identities = parse_identities(written)
         if identities is None:
-            yield refuse(origin, "malformed_row", f"no identities: {written}; expected such as coco:391895")
+            yield malformed_row(location, "malformed_row", f"no identities: {written}; expected such as coco:391895")
             return
         if url and not is_web_url(url):
-            yield refuse(origin, "image_missing", f"not an http or https URL: {url}")
+            yield malformed_row(location, "image_missing", f"not an http or https URL: {url}")
             return
         identities |= (name_identities(name) if name else frozenset()) | (url_identities(url) if url else frozenset())
         caption = values.get(self.caption_column) if self.caption_column else []
         captions = caption if isinstance(caption, list) else [caption]
-        yield from sightings(origin, name or url or written, identities, captions)
+        yield from image_rows(location, name or url or written, identities, captions)
 
 
 _LIST = "a list of file names, URLs or identities such as coco:391895, one a line"
@@ -631,29 +650,31 @@ _LIST = "a list of file names, URLs or identities such as coco:391895, one a lin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListTestConfig(TestSetConfig):
-    """Lists that hold the test images."""
+    """Lists of test images."""
 
-    WANTED: ClassVar = f"at least one file: {_LIST}"
+    EXPECTED_FILES: ClassVar = f"at least one file: {_LIST}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of text files, plain or gzipped: a file name, a URL or an identity in each line."""
+    """Paths or globs of text files, plain or gzipped, with one file name, URL or identity per line."""
 
     def rows(self) -> Iterator[TestSetRow]:
-        """Yield the images of the lists."""
+        """Yield a row for each image of the lists."""
         for path in upstream_files(self):
             check_text_file(path, expected=_LIST)
             for line in read_lines(path):
-                origin, text = Origin(str(path), line.number, line.text), line.text.strip()
+                location, text = Location(str(path), line.number, line.text), line.text.strip()
                 if line.trouble:
-                    yield refuse(origin, *line.trouble)
+                    yield malformed_row(location, *line.trouble)
                 elif text.startswith(_SCHEMES):
-                    if (identities := written_identities(text)) is None:
-                        yield refuse(origin, "malformed_row", f"no identities: {text}; expected such as coco:391895")
+                    if (identities := parse_identities(text)) is None:
+                        yield malformed_row(
+                            location, "malformed_row", f"no identities: {text}; expected such as coco:391895"
+                        )
                     else:
-                        yield from sightings(origin, text, identities, [])
+                        yield from image_rows(location, text, identities, [])
                 elif text:
                     named = url_identities(text) if is_web_url(text) else name_identities(text)
-                    yield from sightings(origin, text, named, [])
+                    yield from image_rows(location, text, named, [])
 
 
 TEST_SET_KINDS: dict[str, TestSetKind] = {

@@ -1,3 +1,4 @@
-"""The edge: the only place that knows Prefect, the command line and TOML."""
+"""The outermost package: the only one that imports Prefect, defines the command line and reads TOML."""
 
-PACKAGES = ("flows", "data_catalog", "translation", "cleaning", "training")  # ours, below the public API
+# Import packages of this project, without the public API.
+PACKAGES = ("flows", "data_catalog", "translation", "cleaning", "training")

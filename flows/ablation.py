@@ -1,4 +1,4 @@
-"""An ablation of a recipe: its dataset with and without each of some filters, models of equal training, scores."""
+"""Ablation of a recipe: build its dataset with and without each filter, train models alike, compare their scores."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -35,20 +35,19 @@ from training.trained_models import pair_files, pair_hashes
 
 logger = logging.getLogger(__name__)
 
-# Does a job of `flows.jobs`, "build" or "train", of the recipe with these overrides, by whatever executor.
-Do = Callable[[str, Sequence[str]], Any]
+# Runs a job of `flows.jobs` ("build" or "train") with these overrides of the recipe, and returns its report.
+RunJob = Callable[[str, Sequence[str]], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AblationConfig:
-    """What is compared, and how hard one looks.
+    """Settings of an ablation.
 
     Args:
-        toggles: one variant each, beside the recipe as it is.
-        steps: optimizer steps of every model; 0: `train.steps`, or as many as the recipe's epochs have on its own
-            dataset.
-        seeds: models of each variant.
-        split: whose images are the gallery; empty: the recipe's `evaluate.split`.
+        toggles: filters to switch, each in one variant, beside the unchanged recipe.
+        steps: optimizer steps of every model; 0: `train.steps`, or the steps of the recipe's epochs on its own dataset.
+        seeds: number of models for each variant.
+        split: split that is the gallery; empty: the recipe's `evaluate.split`.
     """
 
     toggles: Sequence[Toggle]
@@ -65,12 +64,12 @@ class AblationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """The recipe as it is, or with one toggle switched.
+    """The unchanged recipe, or the recipe with one toggle switched.
 
     Args:
-        recipe: with the variant's settings; its name is that of a dataset of its own.
-        overrides: what makes it of the recipe, those of the command line included.
-        toggle: None for the recipe as it is.
+        recipe: with the variant's settings and the name of its own dataset.
+        overrides: settings that make the variant from the recipe, including those of the command line.
+        toggle: None for the unchanged recipe.
     """
 
     recipe: Recipe
@@ -79,10 +78,12 @@ class Variant:
 
 
 def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: Sequence[Toggle]) -> list[Variant]:
-    """Return the recipe as it is, then one variant a toggle; none asks the web for images whose outcome the root knows.
+    """Return the variant with the unchanged recipe, then one variant for each toggle.
+
+    No variant fetches images whose outcome the root knows.
 
     Raises:
-        SettingsError: a variant's settings do not go together.
+        SettingsError: the settings of a variant contradict each other.
     """
     name = load_recipe(recipe, root=root, overrides=overrides).name
     found = []
@@ -96,25 +97,24 @@ def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: S
 
 
 def run_ablation(
-    recipe: Recipe, variants: Sequence[Variant], config: AblationConfig, *, root: Path, do: Do
+    recipe: Recipe, variants: Sequence[Variant], config: AblationConfig, *, root: Path, do: RunJob
 ) -> Ablation:
-    """Build and train all variants, or find that done, score them on the same queries, and write what came of it.
+    """Build and train all variants, score them on the same queries, and write the results.
 
-    Killed at any moment, the same call goes on: datasets, steps of datasets, models and ranks that are there stay.
+    The same call resumes after an interruption: finished datasets, steps, models and ranks are reused.
 
     Raises:
-        InputError: there is nothing to score on, or a variant has fewer images than a batch.
+        InputError: there is nothing to score on, or a variant has fewer images than one batch.
     """
     require_ready(recipe, root, split=config.split)
     snapshots: list[Snapshot] = [do("build", variant.overrides).snapshot for variant in variants]
     files = [pair_files(snapshot) for snapshot in snapshots]
     sizes = [sizes_of(mine) for mine in files]
-    for snapshot, size in zip(snapshots, sizes, strict=True):  # of which none may be trained with smaller batches
+    for snapshot, size in zip(snapshots, sizes, strict=True):  # all variants must train with the same batch size
         if size["images"] < recipe.train.batch_size:
             raise InputError(
-                f"{snapshot.dataset} has {size['images']:,} images to train on, fewer than one batch of "
-                f"{recipe.train.batch_size}: take a smaller train.batch_size, so that all variants have equal steps, "
-                "or build a larger dataset"
+                f"{snapshot.dataset} has {size['images']:,} training images, fewer than one batch of "
+                f"{recipe.train.batch_size}: set a smaller train.batch_size for all variants, or build a larger dataset"
             )
     split = split_to_score(files[0], config.split or recipe.evaluate.split)
     gallery = gallery_of(files, split)
@@ -130,7 +130,7 @@ def run_ablation(
     }
     key = digest([what, [snapshot.snapshot for snapshot in snapshots]])[:12]
     seeds = [recipe.train.seed + number for number in range(config.seeds)]
-    # What each variant has to train on, file by file.
+    # Content hashes of the training files of each variant.
     hashes = [mine.hashes(pair_hashes(snapshot).__getitem__) for mine, snapshot in zip(files, snapshots, strict=True)]
     data = [mine["train"] for mine in hashes]
     models = _trained(variants, seeds, steps, do, is_same=[mine == data[0] for mine in data])
@@ -167,17 +167,17 @@ def run_ablation(
         write_ablation(found, root / FOLDER / key)
         own = current_snapshot(root, found.dataset)
         if own is not None and own.snapshot == found.snapshot:
-            write_report(root, own)  # which shows it
+            write_report(root, own)  # the report shows the ablation
     return found
 
 
 def _trained(
-    variants: Sequence[Variant], seeds: Sequence[int], steps: int, do: Do, *, is_same: Sequence[bool]
+    variants: Sequence[Variant], seeds: Sequence[int], steps: int, do: RunJob, *, is_same: Sequence[bool]
 ) -> list[list[Path]]:
-    """Return the folders of all models by variant and seed; one seed of all variants comes before the next.
+    """Train the models of all variants, seed by seed, and return their folders by variant and seed.
 
     Args:
-        is_same: of each variant whether it has the same data as the first, and so the same models.
+        is_same: for each variant, whether its data and therefore its models equal those of the first.
     """
     models: list[list[Path]] = [[] for _ in variants]
     for number, seed in enumerate(seeds, start=1):

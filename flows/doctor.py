@@ -1,6 +1,6 @@
-"""What is wrong with an environment, in sentences that say what to do; and mending it where that is safe.
+"""Diagnosis and safe repair of an environment, for `vernaclip doctor [--fix]`.
 
-Run by `vernaclip doctor [--fix]`. Nothing heavy is imported: a broken environment must not break its own diagnosis.
+No heavy library is imported, so that the diagnosis also works in a broken environment.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, packages_dist
 from pathlib import Path
 from typing import Literal
 
-from data_catalog.database import walls
+from data_catalog.database import sandbox
 from data_catalog.errors import DiskError, InputError
 from data_catalog.storage.disk_errors import nearest_existing
 from flows import PACKAGES
@@ -30,8 +30,8 @@ MIN_FREE_BYTES = 5 << 30
 SERVER_PORT = 4200
 
 BACKPORT = (
-    "the package `dataclasses`, a backport for Python 3.6 that img2dataset asks for, hides the standard library's "
-    "module from Prefect's server"
+    "the package `dataclasses`, a backport for Python 3.6 that img2dataset requires, hides the standard library's "
+    "module from the Prefect server"
 )
 
 Severity = Literal["broken", "warning", "found"]
@@ -39,15 +39,15 @@ Severity = Literal["broken", "warning", "found"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a doctor found: of an environment what is wrong, of a language also what is there.
+    """A finding of `vernaclip doctor`: a problem of the environment, or something that a language has or lacks.
 
     Args:
-        severity: "broken" if no run or build can succeed, "warning" if less can be had, "found" if nothing is wrong.
-        text: what was found, or is wrong; of an environment also what to do, in the same sentence.
-        cost: what comes of it that a language lacks this.
-        advice: what to do about that, "" if there is nothing to do.
+        severity: "broken" if no run or build can succeed, "warning" if something does not work, "found" if all is well.
+        text: the finding; for an environment, including what to do.
+        cost: for a language, the consequence of lacking this.
+        advice: for a language, what to do; "" if there is nothing to do.
         topic: name of the check.
-        mend: what puts it right, or None where only a person can.
+        mend: function that repairs the problem, or None if a person must.
     """
 
     severity: Severity
@@ -59,7 +59,7 @@ class Finding:
 
 
 def require_sound_environment() -> None:
-    """Refuse to start where the environment is known to break Prefect: some milliseconds, called before every flow.
+    """Refuse to start a flow in an environment that is known to break Prefect. Takes a few milliseconds.
 
     Raises:
         InputError: the `dataclasses` backport is installed.
@@ -69,9 +69,9 @@ def require_sound_environment() -> None:
 
 
 def backport_folder() -> Path | None:
-    """Return the folder of packages that holds a `dataclasses.py`: first on the path of Prefect's server, or None.
+    """Return the first package folder with a `dataclasses.py`, or None.
 
-    It may be any where pip puts packages for this interpreter, those on the path by PYTHONPATH among them.
+    All folders are searched where pip installs packages for this interpreter, including those on PYTHONPATH.
     """
     standard_library = {Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platstdlib"))}
     folders = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
@@ -83,7 +83,7 @@ def backport_folder() -> Path | None:
 
 
 def diagnose(project: Path, root: Path) -> list[Finding]:
-    """Return everything that is wrong, worst first.
+    """Return all problems of the environment, worst first.
 
     Args:
         project: folder in which `vernaclip up` keeps its state.
@@ -94,10 +94,10 @@ def diagnose(project: Path, root: Path) -> list[Finding]:
 
 
 def mend(findings: list[Finding]) -> list[Finding]:
-    """Put right what can be put right; return the findings that are left for a person.
+    """Repair what can be repaired, and return the remaining findings.
 
     Raises:
-        DiskError: mending failed.
+        DiskError: a repair failed.
     """
     for finding in findings:
         if finding.mend is not None:
@@ -106,20 +106,22 @@ def mend(findings: list[Finding]) -> list[Finding]:
 
 
 def _python(_project: Path, _root: Path) -> Iterator[Finding]:
-    if sys.version_info < (3, 11):  # noqa: UP036 - pip can be told to ignore what we require
+    if sys.version_info < (3, 11):  # noqa: UP036 - pip can ignore the required version
         yield Finding("broken", f"Python is {sys.version.split()[0]}: vernaclip needs 3.11 or newer")
     if sys.prefix == sys.base_prefix:
-        text = "this is not a virtual environment, and vernaclip's packages have common names: install it in one"
+        text = (
+            "vernaclip is not installed in a virtual environment, and its packages have common names: install it in one"
+        )
         yield Finding("warning", text)
     if backport_folder() is not None:
         yield Finding("broken", f"{BACKPORT}: `vernaclip doctor --fix` removes it", mend=remove_backport)
 
 
 def remove_backport() -> None:
-    """Uninstall the `dataclasses` backport, by pip where pip knows of it, else by deleting its one file.
+    """Uninstall the `dataclasses` backport with pip, or else delete its only file.
 
     Raises:
-        DiskError: it is still there.
+        DiskError: the file cannot be deleted.
     """
     command = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", "dataclasses"]
     subprocess.run(command, check=False, capture_output=True)
@@ -148,24 +150,25 @@ def _packages(_project: Path, _root: Path) -> Iterator[Finding]:
             continue
         # Prefect's version matters most, as our plugin wraps a private part of it.
         if not wanted.contains(found, prereleases=True):
-            yield Finding("warning", f"{requirement.name} is {found}, but vernaclip is made for {wanted}: install that")
+            advice = f"install it with `pip install '{requirement.name}{wanted}'`"
+            yield Finding("warning", f"{requirement.name} is {found}, but vernaclip needs {wanted}: {advice}")
     if importlib.util.find_spec("imghdr") is None:
-        text = "img2dataset imports `imghdr`, gone in Python 3.13: `pip install standard-imghdr` brings it back"
+        text = "img2dataset imports `imghdr`, which Python 3.13 removed: install it with `pip install standard-imghdr`"
         yield Finding("broken", text)
-    # Other distributions with a package called like one of ours: whichever was installed last has overwritten it.
+    # If another distribution has a package of the same name, the one installed last has overwritten the other.
     owners = packages_distributions()
     for name in ("vernaclip", *PACKAGES):
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != DISTRIBUTION})
         if others:
             text = (
-                f"{', '.join(others)} also installs a package called `{name}`, and one overwrites the other: "
+                f"{', '.join(others)} also installs a package called `{name}`, so one overwrites the other: "
                 f"uninstall {others[0]}, then install vernaclip again"
             )
             yield Finding("broken", text)
     if not any(point.name == DISTRIBUTION for point in entry_points(group="prefect.plugins")):
         text = (
-            "Prefect does not know our plugin, so `prefect deployment run build-dataset` needs the full name "
-            "build-dataset/build-dataset: install vernaclip again"
+            "vernaclip's Prefect plugin is not installed, so `prefect deployment run build-dataset` needs the full "
+            "name build-dataset/build-dataset: install vernaclip again"
         )
         yield Finding("warning", text)
 
@@ -174,20 +177,20 @@ def _places(_project: Path, root: Path) -> Iterator[Finding]:
     folder = nearest_existing(root)
     free = shutil.disk_usage(folder).free
     if free < MIN_FREE_BYTES:
-        text = f"only {free / 1e9:.1f} GB are free below {folder}: a build of real sources needs far more"
+        text = f"only {free / 1e9:.1f} GB are free in {folder}: a build of real sources needs far more"
         yield Finding("warning", text)
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding("broken", f"{folder} is not writable: choose another --root")
-    # One folder without metadata.json makes Argos Translate's listing of its packages fail altogether.
+    # One folder without metadata.json makes Argos Translate fail to list any package.
     packages = default_packages_dir()
     for package in sorted(packages.iterdir()) if packages.is_dir() else ():
         if package.is_dir() and not (package / "metadata.json").is_file():
-            text = f"{package} is not an Argos package (it has no metadata.json), and hides all others: move it away"
+            text = f"{package} is not an Argos package (it has no metadata.json) and hides all others: move it away"
             yield Finding("broken", text)
-    if walls.landlock_version() == 0:
+    if sandbox.landlock_version() == 0:
         text = (
-            "the kernel has no Landlock: only the check of each statement keeps `vernaclip sql` from writing, so do "
-            "not run other people's SQL here"
+            "the kernel has no Landlock, so only the check of each statement prevents `vernaclip sql` from writing: do "
+            "not run untrusted SQL here"
         )
         yield Finding("warning", text)
 
@@ -195,18 +198,18 @@ def _places(_project: Path, root: Path) -> Iterator[Finding]:
 def _api(project: Path, _root: Path) -> Iterator[Finding]:
     api, url = read_env_block(project), os.environ.get("PREFECT_API_URL")
     if api is not None and not api.is_up():
-        text = f"the Prefect server at {api.url}, named in .env, does not answer: `vernaclip up` starts it again"
+        text = f"the Prefect server at {api.url}, named in .env, does not answer: restart it with `vernaclip up`"
         yield Finding("warning", text)
     if api is not None and url and url != api.url:
-        text = f"PREFECT_API_URL is {url}, and hides the server that `vernaclip up` started ({api.url}): unset it"
+        text = f"PREFECT_API_URL is {url} and overrides the server that `vernaclip up` started ({api.url}): unset it"
         yield Finding("warning", text)
     ours = running_pid(Daemon(name="server", folder=project / STATE_FOLDER)) is not None
     if not ours and port_is_busy(SERVER_PORT):
-        text = f"port {SERVER_PORT} is taken by another program: `vernaclip up` will use the next free one"
+        text = f"port {SERVER_PORT} is taken by another program: `vernaclip up` will use the next free port"
         yield Finding("warning", text)
 
 
-# In the order in which findings of one severity are told. Each gets the project's folder and the root.
+# Checks by topic, in the order of the report. Each gets the project's folder and the root.
 CHECKS: dict[str, Callable[[Path, Path], Iterator[Finding]]] = {
     "Python": _python,
     "packages": _packages,
@@ -216,7 +219,7 @@ CHECKS: dict[str, Callable[[Path, Path], Iterator[Finding]]] = {
 
 
 def port_is_busy(port: int) -> bool:
-    """Tell if a program of this machine listens on a TCP port of 127.0.0.1."""
+    """Return True if a program listens on this TCP port of 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
         probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,6 @@
-"""What the rules of a recipe would drop: the steps that judge captions, on a sample of each source.
+"""Dry run of a recipe: run the steps that check captions on a sample of each source, and count what each rule drops.
 
-No image is asked for, nothing of the catalog is touched, and translations are judged only where that is asked for.
+No image is fetched, the catalog is not changed, and captions are translated only on request.
 """
 
 import random
@@ -21,7 +21,7 @@ from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import askable_url
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.plain_text import decided_text
+from data_catalog.plain_text import deciding_settings_text
 from data_catalog.sample.datasets import draw_upstream
 from data_catalog.schema import PENDING, REJECTED
 from data_catalog.settings import values_at, what_values
@@ -42,15 +42,14 @@ from flows.recipe.sources import SourceSettings
 from translation.engine import Translator
 from translation.engines.plugins import find_plugin
 
-# A sample is drawn from so many times as many rows, the first of the files.
-_POOL_FACTOR = 10
+_POOL_FACTOR = 10  # a sample of N rows is drawn from the first 10 N rows of a source
 _MARKED = "marked: "
-# The steps that judge captions: no image is asked for.
-_JUDGING = STEPS[: [step.name for step in STEPS].index("check") + 1]
+# The steps up to `check`, which judge captions and fetch no images.
+_CAPTION_STEPS = STEPS[: [step.name for step in STEPS].index("check") + 1]
 _REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 _ORDER = list(_REASONS)
-# Reasons whose detail names one of several rules within a check.
-_NAMED = {
+# Reasons of checks that consist of several rules; the detail names the rule.
+_REASONS_WITH_RULES = {
     reason
     for check in (*CleanConfig.check_types(), *CheckConfig.check_types())
     if check.has_rules
@@ -60,13 +59,13 @@ _NAMED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """One rule's share of a source.
+    """The rows of a source that one rule would drop or mark.
 
     Args:
-        rule: the reason, and the name of the rule within it where it has several; after "marked: " where the rows stay.
-        num_rows: how many rows it would drop, or mark.
-        decided_by: the settings that decide the reason, by path.
-        examples: some of their captions, as upstream has them, each with what the rule says of it.
+        rule: drop reason, with the name of the rule if the reason has several; after "marked: " if the rows stay.
+        num_rows: number of rows.
+        decided_by: values of the settings that decide the reason, by path.
+        examples: some of their captions, as upstream has them, each with its detail.
     """
 
     source: str
@@ -78,7 +77,7 @@ class Dropped:
 
     @property
     def is_mark(self) -> bool:
-        """Tell if the rows stay, marked as what a test set has."""
+        """Return True if the rows are only marked as leaks of a test set, not dropped."""
         return self.rule.startswith(_MARKED)
 
     @property
@@ -89,15 +88,15 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """What became of a sample.
+    """Result of a dry run.
 
     Args:
-        num_rows: rows looked at, by source.
-        dropped: by source in the recipe's order, then by step, then the most frequent first.
-        num_unjudged: rows that would be translated first, and of which nobody knows, by source.
+        num_rows: rows checked, by source.
+        dropped: rules by source in the recipe's order, then by step, then the most frequent first.
+        num_unjudged: rows that need translation before further checks, by source.
         captions: every row, schema `CAPTIONS`.
-        num_beyond: rows that are beyond the limit of their source, by source.
-        num_images: of the captions that stay, how many a build would ask the web for, and how many the root knows.
+        num_beyond: rows beyond the limit of their source, by source.
+        num_images: images of the remaining captions: how many a build would fetch, and how many the root knows.
     """
 
     num_rows: dict[str, int]
@@ -108,7 +107,7 @@ class DryRun:
     num_images: tuple[int, int] = (0, 0)
 
     def rows(self) -> list[dict[str, object]]:
-        """Return one row a source and rule, for a table."""
+        """Return a table with one row for each source and rule."""
         return [
             {
                 "source": found.source,
@@ -124,16 +123,16 @@ class DryRun:
 def dry_run(
     recipe: Recipe, *, root: Path, num_rows: int = 1000, num_examples: int = 3, seed: int = 1, translate: bool = False
 ) -> DryRun:
-    """Judge a sample of each source by the recipe's rules.
+    """Check a sample of each source with the recipe's rules.
 
     Args:
-        num_rows: rows of each source, drawn from the first of its files; 0: all rows.
-        num_examples: how many captions to show of each rule and source.
-        seed: another one draws others.
-        translate: translate what the rules leave, and judge the translations as well.
+        num_rows: rows of each source, drawn from the first rows of its files; 0: all rows.
+        num_examples: captions to return for each rule and source.
+        seed: seed of the sample.
+        translate: translate the remaining captions, and check the translations as well.
 
     Raises:
-        PipelineError: as a build does, before work starts.
+        PipelineError: a build would refuse the recipe before work starts.
     """
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
@@ -157,17 +156,19 @@ def dry_run(
             log_folder=Path(folder),
         )
         with LocalExecutor() as executor:
-            engine = Engine(_JUDGING, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools)
+            engine = Engine(
+                _CAPTION_STEPS, build, work=WorkStore(Path(folder) / "work"), executor=executor, tools=tools
+            )
             engine.run()
         table = pa.concat_tables([pq.read_table(output.only_file) for output in engine.outputs("check")])
         screened = [pq.read_table(output.only_file, columns=["leaks"]) for output in engine.outputs("screen")]
         counted = engine.commits("ingest")[0].facts["sources"]
         marks = [len(found or ()) for each in screened for found in each.column("leaks").to_pylist()]
-    # The images off the web of captions that stay: those that would be asked for, and those that are known.
-    stays = pc.equal(table.column("outcome"), PENDING)
+    # URLs of the images of the remaining captions.
+    remains = pc.equal(table.column("outcome"), PENDING)
     if not translate:
-        stays = pc.or_(stays, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
-    urls = {askable_url(url) for url in table.filter(stays).column("url").to_pylist()} - {None}
+        remains = pc.or_(remains, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
+    urls = {askable_url(url) for url in table.filter(remains).column("url").to_pylist()} - {None}
     known = RecordedOutcomes(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
     dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
     num_rows_of = Counter(table.column("source").to_pylist())
@@ -182,7 +183,7 @@ def dry_run(
 
 
 def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:
-    """Return the inputs of a build on a sample: nothing is hashed, since nothing is kept, and no image is looked at."""
+    """Return the inputs of a build on a sample, without content hashes and images, since nothing is published."""
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
     files = {test_set.name: test_set.upstream_files() for test_set in recipe.test_sets}
@@ -205,13 +206,13 @@ def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | 
 
 
 def _source(settings: SourceSettings, num_rows: int, seed: int) -> Source:
-    """Return a source that yields some of its rows; content hashes are for what is kept, and nothing is."""
+    """Return a source that yields a sample of its rows; file names take the place of content hashes."""
     source = source_of(settings, str)
     return replace(source, read=lambda: _drawn(source, num_rows, seed), limit=ALL_ROWS) if num_rows else source
 
 
 def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
-    """Yield the rows of a sample; first, where a limit draws from all rows, what it leaves out."""
+    """Yield the rows that a limit leaves out, if it draws from all rows, then the rows of the sample."""
     drawn = source.draw()
     yield from repeat(UnselectedRow(reason=BEYOND_LIMIT), drawn.num_rows - drawn.num_drawn if drawn else 0)
     selected = (row for row in source.rows(drawn) if not isinstance(row, UnselectedRow))
@@ -223,18 +224,18 @@ def _drawn(source: Source, num_rows: int, seed: int) -> Iterator[SourceRow]:
 def _summary(
     table: pa.Table, num_marks: Sequence[int], recipe: Recipe, num_examples: int, *, translate: bool
 ) -> tuple[list[Dropped], dict[str, int]]:
-    """Return what the rules drop or mark, and how many rows of each source would be translated first."""
+    """Return the rows that each rule drops or marks, and how many rows of each source need translation first."""
     order = [source.name for source in recipe.sources]
     unjudged: Counter[str] = Counter()
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    is_told = pc.or_(pc.equal(table.column("outcome"), REJECTED), pc.is_valid(table.column("leaks")))
-    marks = pa.array(num_marks, pa.int64()).filter(is_told.combine_chunks()).to_pylist()
-    for row, num_screened in zip(table.filter(is_told).to_pylist(), marks, strict=True):
-        waits = not translate and row["step"] == "translate" and row["source_lang"] == recipe.source_language
-        unjudged.update([row["source"]] if waits else [])
-        if row["outcome"] == REJECTED and not waits:
+    is_listed = pc.or_(pc.equal(table.column("outcome"), REJECTED), pc.is_valid(table.column("leaks")))
+    marks = pa.array(num_marks, pa.int64()).filter(is_listed.combine_chunks()).to_pylist()
+    for row, num_screened in zip(table.filter(is_listed).to_pylist(), marks, strict=True):
+        is_unjudged = not translate and row["step"] == "translate" and row["source_lang"] == recipe.source_language
+        unjudged.update([row["source"]] if is_unjudged else [])
+        if row["outcome"] == REJECTED and not is_unjudged:
             reason = row["drop_reason"]
-            rule = f"{reason}: {row['detail']}" if reason in _NAMED else reason
+            rule = f"{reason}: {row['detail']}" if reason in _REASONS_WITH_RULES else reason
             found.setdefault((row["source"], row["step"], rule), []).append(row)
         else:
             for step, rule, detail in _marks(row, num_screened):
@@ -256,20 +257,21 @@ def _summary(
 
 
 def _marks(row: Mapping[str, Any], num_screened: int) -> Iterator[tuple[str, str, str]]:
-    """Yield step, rule and detail of what a row is marked for, each step and reason once."""
-    told: dict[tuple[str, str], str] = {}
+    """Yield step, rule and detail of a row's leak marks, each step and reason once."""
+    details: dict[tuple[str, str], str] = {}
     for place, mark in enumerate(row["leaks"] or ()):
         reason, detail = mark.split(" ", 1)
-        told.setdefault(("screen" if place < num_screened else "check", f"{_MARKED}{reason}"), detail)
-    yield from ((step, rule, detail) for (step, rule), detail in told.items())
+        details.setdefault(("screen" if place < num_screened else "check", f"{_MARKED}{reason}"), detail)
+    yield from ((step, rule, detail) for (step, rule), detail in details.items())
 
 
 def _reason(rule: str) -> str:
+    """Return the drop reason of a rule."""
     return rule.removeprefix(_MARKED).split(":")[0]
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, str]]:
-    """Return captions from all over the rows, each once: upstream's, the translation if judged, the detail."""
+    """Return distinct captions, evenly spread over the rows, each with its translation if checked, and its detail."""
     distinct = list({row["source_caption"]: row for row in rows}.values())
     chosen = distinct[:: max(1, len(distinct) // max(1, count))][:count]
     shown = []
@@ -281,11 +283,11 @@ def _examples(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[str, 
 
 
 def write_page(run: DryRun, path: Path, *, name: str) -> None:
-    """Write the page of a dry run of the recipe `name`."""
+    """Write the HTML page of a dry run of the recipe `name`."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["decided"] = decided_text
+    environment.filters["decided"] = deciding_settings_text
     template = (files("flows") / "pages" / "dry_run.html").read_text(encoding="utf-8")
     meanings = {reason: said.meaning for reasons in _REASONS.values() for reason, said in reasons.items()}
     sources = [

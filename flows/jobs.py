@@ -1,4 +1,4 @@
-"""The main jobs, with any executor: build, train, evaluate; what flows and the command line both call."""
+"""The main jobs, build, train and evaluate, with any executor. Prefect flows and the command line call them."""
 
 import logging
 import shutil
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """What a build came to.
+    """Result of a build.
 
     Args:
         snapshot: the committed snapshot, which is the dataset's current one.
-        up_to_date: nothing was done, since the snapshot was there already.
-        num_steps: steps that were run, not found done.
+        up_to_date: the snapshot existed already, so nothing was done.
+        num_steps: number of steps that ran; finished ones are not counted.
         seconds: wall-clock time.
-        downloads: what became of the images that were asked of the web.
+        downloads: outcomes of the images that were fetched from the web.
     """
 
     snapshot: Snapshot
@@ -78,14 +78,14 @@ class BuildReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainReport:
-    """A trained model: its folder, the snapshot that it saw, and what the run made."""
+    """A trained model: its folder, the snapshot that it was trained on, and the result of the training."""
 
     folder: Path
     snapshot: Snapshot
     result: "TrainResult"
 
     def row(self) -> dict[str, object]:
-        """Return the model in one row of a table."""
+        """Return the model as one row of a table."""
         return {
             "model": self.folder.name,
             "snapshot": self.snapshot.snapshot,
@@ -98,7 +98,7 @@ class TrainReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateReport:
-    """Scores of a model on held-out images, and where they are kept."""
+    """Scores of a model on held-out images, and the file that contains them."""
 
     folder: Path
     path: Path
@@ -114,22 +114,23 @@ def build(
 
 
 def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_failed: bool = False) -> BuildReport:
-    """Build a recipe's dataset below `root`, or find that it is there; then log the run and write the report's page.
+    """Build a recipe's dataset below `root` unless it is up to date, record the run, and write the report.
 
-    The sample that a recipe asks for is drawn, and served while steps run; a take-down that was killed is ended first.
+    An interrupted take-down is finished first. If the recipe has a scenes sample, its images are drawn, and served
+    over HTTP while steps run.
 
     Args:
-        recipe: what to build.
+        recipe: recipe of the dataset.
         root: of the catalog.
         executor: runs the steps.
-        retry_failed: of a dataset that is there, ask once more for the images that failed for reasons that may pass.
+        retry_failed: fetch images again that failed for a temporary reason in an earlier build of the dataset.
 
     Raises:
         SettingsError: settings are wrong.
-        InputError: upstream files are wrong, or nothing was kept; a snapshot without pairs does not take the place of
-            one that has some.
+        InputError: upstream files are wrong, or nothing was kept. A snapshot without pairs does not replace one with
+            pairs.
         BusyError: another process writes below `root`.
-        PipelineError: a step could not be done; run again after mending what it says.
+        PipelineError: a step failed. Correct the cause that the message states, and run again.
     """
     started = time.monotonic()
 
@@ -167,34 +168,34 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
             num_retryable=report.downloads.num_retryable,
             seconds_by_step=dict(built.seconds_by_step),
         )
-        current = require_snapshot(root, recipe.name, recipe=recipe.called)
+        current = require_snapshot(root, recipe.name, recipe=recipe.reference)
         refresh_report(root, current, has_run=report.num_steps > 0)
     text = f"Captions of {recipe.name} that each step read, kept and dropped."
     if images := report.downloads.rows():
         outcomes = ", ".join(f"{row['images']:,} {row['what']}" for row in images)
-        text += f" What became of its images: {outcomes}."
+        text += f" Outcomes of its images: {outcomes}."
     executor.artifact_table(f"funnel-{recipe.name}", report.funnel, text)
     if not built.snapshot.num_pairs:
-        raise InputError(_why_nothing(built.snapshot, current, root))
+        raise InputError(_nothing_kept(built.snapshot, current, root))
     return report
 
 
-def _why_nothing(snapshot: Snapshot, current: Snapshot, root: Path) -> str:
-    """Say that nothing was kept, with the most frequent reason, and where all of them are told."""
+def _nothing_kept(snapshot: Snapshot, current: Snapshot, root: Path) -> str:
+    """Return the error message for a build that kept nothing: the most frequent drop reason, and where to read more."""
     name = snapshot.dataset
     read = sum(row["read"] for row in snapshot.manifest["funnel"] if row["step_number"] == 1)
     why = [f"{row['step']} dropped {row['dropped']:,} as {row['drop_reason']}" for row in ranked_reasons(snapshot)[:1]]
-    where = f"{report_path(root, name)} shows what became of each, `vernaclip why` tells of one"
+    where = f"{report_path(root, name)} lists all drop reasons, `vernaclip why ID` explains one row."
     if current.snapshot != snapshot.snapshot:
         where = (
-            f"snapshot {current.snapshot} stays the current one, and "
-            f"`{command('diff', current.snapshot, snapshot.snapshot, '--root', root)}` shows what became of each"
+            f"snapshot {current.snapshot} remains the current one; compare them with "
+            f"`{command('diff', current.snapshot, snapshot.snapshot, '--root', root)}`."
         )
-    return f"{name} keeps none of {read:,} captions: {' '.join(why) or 'no row came'}; {where}"
+    return f"{name} keeps none of {read:,} captions: {' '.join(why) or 'the sources have no rows'}. See: {where}"
 
 
 def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> TrainReport:
-    """Train the recipe's model on the dataset that was built below `root`."""
+    """Train the recipe's model on its dataset below `root`."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
     report = executor.run("train", partial(train_model, loaded, root))
     executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
@@ -212,19 +213,19 @@ def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executo
 
 
 def train_model(recipe: Recipe, root: Path) -> TrainReport:
-    """Train the recipe's model on the dataset's current snapshot, or go on with an interrupted run, or find it done.
+    """Train the recipe's model on the dataset's current snapshot; resume an interrupted training, skip a finished one.
 
-    Of several processes that train together one writes, and has the lock.
+    If several processes train together, only one writes and holds the lock.
 
     Raises:
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    snapshot = require_snapshot(root, recipe.name, recipe=recipe.called)
+    snapshot = require_snapshot(root, recipe.name, recipe=recipe.reference)
     require_guarded(snapshot, recipe)
     problems = snapshot.verify()
     if problems:
-        raise DamagedError(f"the dataset is damaged: {problems[0]}; remove {snapshot.folder} and build it again")
+        raise DamagedError(f"the dataset is damaged: {problems[0]}. Remove {snapshot.folder} and build it again.")
     from training.fit.loop import train as fit
     from training.fit.run import MODEL_FILES, model_and_key
 
@@ -245,9 +246,9 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on a held-out split of the snapshot that it was trained on.
 
     Raises:
-        InputError: nothing was trained or held out.
+        InputError: there is no trained model, or no image is held out.
     """
-    model = current_model(root, recipe.name, recipe=recipe.called)
+    model = current_model(root, recipe.name, recipe=recipe.reference)
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())
@@ -255,28 +256,28 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
 
 
 def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
-    """Refuse a recipe that can be built, and that training or scoring would refuse then.
+    """Refuse a recipe before its build, if training or scoring would refuse it after the build.
 
     Args:
         root: of the catalog.
-        split: whose images are to be scored; empty: as the recipe says.
+        split: split to score; empty: the one of the recipe.
 
     Raises:
-        SettingsError: nothing would be held out, no test set be guarded against, or there is no such model.
-        DiskError: there is no room.
+        SettingsError: no image would be held out, a test set would not be guarded against, or the model is unknown.
+        DiskError: the disk has not enough free space.
     """
-    asked = split or recipe.evaluate.split
-    if recipe.split.by != UPSTREAM:  # which splits upstream fills is known when its rows are read: `require_scorable`
+    scored = split or recipe.evaluate.split
+    if recipe.split.by != UPSTREAM:  # upstream splits are known only after the build: see `require_scorable`
         shares = {"train": 1.0, "val": recipe.split.val, "test": recipe.split.test}
-        if asked and not shares[asked]:
+        if scored and not shares[scored]:
             raise SettingsError(
-                f"evaluate.split is {asked}, and split.{asked} is 0, so that there would be nothing to score on: set "
-                "it above 0, or name another split"
+                f"evaluate.split is {scored} but split.{scored} is 0, so there would be nothing to score on: set it "
+                "above 0, or score another split"
             )
         if not shares["val"] and not shares["test"]:
             raise SettingsError(
-                "split.val and split.test are 0, so that there would be nothing to score on: set one above 0, or run "
-                "`vernaclip build`, then `vernaclip train`, without `vernaclip evaluate`"
+                "split.val and split.test are 0, so there would be nothing to score on: set one above 0, or run only "
+                "`vernaclip build` and `vernaclip train`, without `vernaclip evaluate`"
             )
     require_guards(recipe)
     from training.fit.run import require_trainable
@@ -284,38 +285,38 @@ def require_ready(recipe: Recipe, root: Path, *, split: str = "") -> None:
     needed, free = require_trainable(recipe.train), shutil.disk_usage(nearest_existing(root)).free
     if free < needed:
         raise DiskError(
-            f"training writes {needed:,} bytes, and {free:,} bytes are free below {root}: free space, or name another "
-            "--root"
+            f"training writes {needed:,} bytes, but only {free:,} bytes are free in {root}: free some space, or choose "
+            "another --root"
         )
 
 
 def require_scorable(recipe: Recipe, root: Path) -> None:
-    """Refuse to train a model that is to be scored, where the dataset that was built holds out no images."""
-    split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.called)), recipe.evaluate.split)
+    """Refuse to train a model that is to be scored, if its dataset holds out no images."""
+    split_to_score(pair_files(require_snapshot(root, recipe.name, recipe=recipe.reference)), recipe.evaluate.split)
 
 
 logger = logging.getLogger(__name__)
 
 
 def require_guards(recipe: Recipe) -> None:
-    """Refuse a recipe with a test set whose switches would have nothing of it looked for.
+    """Refuse a recipe with a test set if the leak guard is switched off.
 
     Raises:
-        SettingsError: they are all off.
+        SettingsError: all switches of [leaks] are off.
     """
     leaks = recipe.leaks
     if recipe.test_sets and not (leaks.by_identity or leaks.by_caption or leaks.by_pixels):
         raise SettingsError(
-            f"nothing of test set {recipe.test_sets[0].name} would be looked for, and no model be trained on what may "
-            "hold it: set one of leaks.by_identity, leaks.by_caption and leaks.by_pixels to true, or take it out"
+            f"the leak guard is off, so the dataset may contain test set {recipe.test_sets[0].name} and no model is "
+            "trained on it: set leaks.by_identity, leaks.by_caption or leaks.by_pixels to true, or remove the test set"
         )
 
 
 def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
-    """Refuse a snapshot that was not guarded against a test set that the recipe, or the snapshot itself, declares.
+    """Refuse a snapshot that was not guarded against the test sets of the recipe and of its own manifest.
 
     Raises:
-        InputError: says which test sets, and why.
+        InputError: a test set was not guarded against; the message names it and the cause.
     """
     root = snapshot.folder.parents[2]
     hashes = open_hashes(root)
@@ -323,55 +324,56 @@ def require_guarded(snapshot: Snapshot, recipe: Recipe) -> None:
     save_hashes(hashes, root)
     if problems:
         raise InputError(
-            f"{snapshot.dataset} (snapshot {snapshot.snapshot}) may hold what the model is to be measured on: "
-            f"{'; '.join(problems)}. Build it again with this recipe, or take the test set out of it"
+            f"{snapshot.dataset} (snapshot {snapshot.snapshot}) may contain data of its test sets: "
+            f"{'; '.join(problems)}. Build it again with this recipe, or remove the test set from the recipe."
         )
 
 
 def _problems(manifest: Manifest, recipe: Recipe, hashes: FileHashes) -> Iterator[str]:
+    """Yield the reasons for which a snapshot may contain data of a test set."""
     guarded = manifest["test_sets"]
     for name, entry in sorted(guarded.items()):
         if not entry["guarded_by"]:
-            yield f"nothing of test set {name} was looked for ([leaks] switches by_identity, by_caption, by_pixels off)"
+            yield f"test set {name} was not looked for ([leaks] had by_identity, by_caption and by_pixels off)"
     known = manifest["settings"]["test_sets"]
     for test_set in recipe.test_sets:
         if test_set.name not in guarded:
             yield f"it was built without test set {test_set.name}"
-        elif _is_another(test_set, guarded[test_set.name], known[test_set.name], hashes):
-            yield f"test set {test_set.name} was another one when it was built"
+        elif _has_changed(test_set, guarded[test_set.name], known[test_set.name], hashes):
+            yield f"test set {test_set.name} has changed since the build"
         elif recipe.leaks.by_pixels:
             yield from _image_problems(test_set, guarded[test_set.name], hashes)
 
 
-def _is_another(
+def _has_changed(
     test_set: TestSetSettings, entry: TestSetEntry, settings: Mapping[str, Any], hashes: FileHashes
 ) -> bool:
-    """Whether settings or files differ; files that are gone since have been looked at."""
+    """Return True if the settings or files of a test set have changed since the build; missing files do not count."""
     now = test_set_settings(test_set)
     if any(now[name] != settings[name] for name in now if name != "has_images"):
         return True
     try:
         files = file_entries(test_set.upstream_files(), hashes)
     except InputError as error:
-        logger.warning("test set %s is taken for the one that was guarded against: %s", test_set.name, error)
+        logger.warning("test set %s is assumed to be unchanged since the build: %s", test_set.name, error)
         return False
     return entries_identity(files) != entries_identity(entry["files"])
 
 
 def _image_problems(test_set: TestSetSettings, entry: TestSetEntry, hashes: FileHashes) -> Iterator[str]:
-    """What keeps the set's images, where the recipe has some, from being those that were looked at."""
+    """Yield the reasons for which the images of a test set are not those that the build compared, if it has images."""
     if test_set.config.images is None:
         return
     if entry.get("images") is None:
-        yield f"no images of test set {test_set.name} were looked at when it was built"
+        yield f"the build did not compare images of test set {test_set.name}"
         return
     if "pixels" not in entry["guarded_by"]:
-        yield f"none of the images of test set {test_set.name} was found, or was a picture, when it was built"
+        yield f"the build found no readable image of test set {test_set.name}"
         return
     try:
         now = images_digest(test_set.kind, test_set.config, hashes)
     except InputError as error:
-        logger.warning("the images of test set %s are taken for those looked at: %s", test_set.name, error)
+        logger.warning("the images of test set %s are assumed to be unchanged: %s", test_set.name, error)
         return
     if now != entry["images"]:
-        yield f"the images of test set {test_set.name} were others when it was built"
+        yield f"the images of test set {test_set.name} have changed since the build"

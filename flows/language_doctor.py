@@ -1,6 +1,6 @@
-"""What a language has and lacks here, what each lack costs, and what to do: `vernaclip doctor --language xx`.
+"""Report of what a language has and lacks, with consequences and advice, for `vernaclip doctor --language xx`.
 
-Nothing is downloaded, and nothing that is missing is an error but the language pack, without which no build can start.
+Nothing is downloaded. Only a missing language pack is an error, since no build can start without one.
 """
 
 import re
@@ -19,13 +19,13 @@ ISO_639_LENGTHS = (2, 3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """A language as the pipeline knows it.
+    """A language and its language pack.
 
     Args:
-        pack: its pack, of nothing but the code where there is none.
-        file: name of the pack's file; where there is none, the one that it would have.
-        has_pack: whether there is one.
-        ships: whether it comes with vernaclip.
+        pack: the language pack, or a minimal one with only the code.
+        file: name of the pack's file, or the name that it would have.
+        has_pack: whether there is a language pack.
+        ships: whether the pack comes with vernaclip.
     """
 
     pack: LanguagePack
@@ -45,11 +45,11 @@ class Language:
 
 
 def find_language(name: str) -> Language:
-    """Return the language of a code ("el"), or of a pack's file if the name ends in ".toml".
+    """Return the language of a code ("el"), or of a language pack's file if the name ends in ".toml".
 
     Raises:
-        SettingsError: it is no code, or that of a pack we have under another code.
-        InputError: a file that cannot be loaded.
+        SettingsError: the name is not a code, or is another code of a known language.
+        InputError: the file cannot be loaded.
     """
     if name.endswith(".toml"):
         return Language(pack=load_language_pack(name), file=Path(name).name, has_pack=True, ships=False)
@@ -65,19 +65,19 @@ def find_language(name: str) -> Language:
     shipped = {pack.code: (pack.name, pack.iso639_3) for pack in load_language_packs().values()}
     for code, (title, iso639_3) in {**language_names(), **shipped}.items():
         if iso639_3 == name:
-            raise SettingsError(f"{title} is called {code} here: use --language {code}")
+            raise SettingsError(f"{title} has the code {code} here: use --language {code}")
     return Language(pack=LanguagePack.minimal(name), file=file, has_pack=False, ships=False)
 
 
-SOURCE = "en"  # what most caption sets are written in
+SOURCE = "en"  # language of most caption datasets
 NUM_CLASSES = 1_000  # of ImageNet
 
 
 def examine(language: Language) -> list[Finding]:
-    """Return everything that a language has and lacks, in the order in which a build comes to it.
+    """Return all findings about a language, in the order in which a build needs these things.
 
     Raises:
-        PipelineError: what lies on this machine cannot be read.
+        PipelineError: a file on this machine cannot be read.
     """
     return [replace(each, topic=topic) for topic, check in CHECKS.items() for each in check(language)]
 
@@ -86,22 +86,22 @@ def _pack(language: Language) -> Iterator[Finding]:
     if language.ships:
         yield Finding("found", f"{language.file} comes with vernaclip")
     elif language.has_pack:
-        yield Finding("found", f"{language.file} is a pack; recipes name it as language_pack")
+        yield Finding("found", f"{language.file}; name it in recipes as language_pack")
     else:
         code, file = language.pack.code, language.file
         yield Finding(
             "broken",
-            f"no pack of {code} comes with vernaclip",
-            f"{code} cannot be a recipe's target_language; captions in it are read, cleaned and translated into other "
-            "languages all the same",
-            f"`vernaclip init NAME --language {code}` writes {file} and a recipe; or write {file}, of which the line "
-            f'code = "{code}" is enough to start with (docs/languages.md), name it in the recipe, '
-            f'language_pack = "{file}", and examine it with `{command("doctor", "--language", file)}`',
+            f"no language pack for {code} comes with vernaclip",
+            f"{code} cannot be the target_language of a recipe; captions in {code} can still be read, cleaned and "
+            "translated into other languages",
+            f"run `vernaclip init NAME --language {code}`, which writes {file} and a recipe; or write {file} yourself "
+            f'(to start with, the line code = "{code}" is enough, see docs/languages.md), name it in the recipe with '
+            f'language_pack = "{file}", and check it with `{command("doctor", "--language", file)}`',
         )
 
 
 def _translation(language: Language) -> Iterator[Finding]:
-    """Yield whether Argos translates from English, which most captions are in."""
+    """Yield a finding about Argos packages from English, the language of most captions."""
     if language.pack.code == SOURCE:
         yield Finding("found", "not needed: most captions are English already")
         return
@@ -120,10 +120,10 @@ def _translation(language: Language) -> Iterator[Finding]:
     train = (
         f"train one, `vernaclip mt train PAIRS.tsv --from {SOURCE} --to {code} --out {SOURCE}_{code}.argosmodel`, or "
         "set translate.engine to transformers or ctranslate2 (an NLLB or OPUS-MT model), deepl or command "
-        "(docs/engines.md)"
+        "(docs/translation.md)"
     )
     advice = f"{install}, if `vernaclip mt packages --to {code}` lists it; else {train}"
-    remark = "Argos' index is not stored here, so that nothing is known of what it offers"
+    remark = "the Argos index is not stored on this machine, so it is unknown whether it offers one"
     try:
         entries = read_stored_index()
     except InputError as error:
@@ -133,11 +133,11 @@ def _translation(language: Language) -> Iterator[Finding]:
             pairs = {(entry.from_code, entry.to_code) for entry in entries if entry.is_readable}
             is_offered = (SOURCE, code) in pairs
             advice = install if is_offered else train
-            remark = f"Argos' index, as stored here, offers {'one' if is_offered else 'none'}"
+            remark = f"the stored Argos index offers {'one' if is_offered else 'none'}"
     yield Finding(
         "warning",
         f"no Argos package from English is installed; {remark}",
-        "the default engine cannot translate English captions, and only native ones make a dataset",
+        "the default engine cannot translate English captions, so datasets contain native captions only",
         advice,
     )
 
@@ -154,15 +154,15 @@ def _apertium(language: Language) -> Iterator[Finding]:
         yield Finding(
             "warning",
             re.split("[;:]", str(error))[0],
-            "no translation by rules: worse than a good package's, but all that some small languages have",
-            "install the pair from English, if Apertium has one",
+            "no rule-based translation, which is worse than a good package, but the only engine for some languages",
+            "install the Apertium pair from English, if there is one",
         )
     else:
         yield Finding("found", "a mode from English is installed")
 
 
 def _engines(language: Language) -> Iterator[Finding]:
-    """Yield the engines of packages; which languages they know is for them to say."""
+    """Yield a finding about each engine of a plug-in, whose languages are unknown."""
     if language.pack.code == SOURCE:
         return
     from translation.engines.plugins import find_plugin, find_plugins
@@ -198,14 +198,14 @@ def _language_check(language: Language) -> Iterator[Finding]:
     if code is not None:
         confusions = ", ".join(language.pack.confusions)
         mistaken = f"; it is mistaken for {confusions}" if confusions else ""
-        yield Finding("found", f"fastText and lingua tell {code}{mistaken}")
+        yield Finding("found", f"fastText and lingua can identify {code}{mistaken}")
         return
     yield Finding(
         "warning",
-        f"no engine tells {language.pack.langdetect or language.pack.code}",
-        "captions and translations in other languages stay in, and the columns that tell languages are empty",
-        f"{language.set_in_pack('langdetect')}, if it has another code: {', '.join(detectable_languages())}; else "
-        "choose sources that are in one language, and look at samples of the result",
+        f"no engine can identify {language.pack.langdetect or language.pack.code}",
+        "captions and translations in other languages are not dropped, and the columns of detected languages are empty",
+        f"{language.set_in_pack('langdetect')}, if it has another one of these codes: "
+        f"{', '.join(detectable_languages())}; else choose sources in one language, and look at samples of the result",
     )
 
 
@@ -213,16 +213,16 @@ def _proper_nouns(language: Language) -> Iterator[Finding]:
     from cleaning.checks.proper_nouns import find_tagger
 
     pack = language.pack
-    cost = "captions that are little but names stay in (the paper drops a tenth of WIT for it)"
+    cost = "captions that consist mostly of names are not dropped (the paper drops a tenth of WIT for this reason)"
     install = f"pip install spacy, and its model {pack.spacy}" if pack.spacy else "install a model of spaCy or Stanza"
     tagger = find_tagger(pack, "auto")
     if tagger is not None:
         yield Finding("found", f"tagged by {tagger.name}")
     elif pack.capitalises_nouns:
-        yield Finding("warning", "capitals tell nothing, where every noun has one", cost, install)
+        yield Finding("warning", "all nouns have capitals, so capitals do not show names", cost, install)
     elif pack.function_words:
         better = f"; better with spaCy's {pack.spacy}, which is not installed" if pack.spacy else ""
-        yield Finding("found", f"told by capitals, with {len(pack.function_words)} function words{better}")
+        yield Finding("found", f"found by capitals, with {len(pack.function_words)} function words{better}")
     else:
         advice = f"{language.set_in_pack('function_words')}, or {install}"
         yield Finding("warning", "the pack lists no function words", cost, advice)
@@ -233,15 +233,15 @@ def _copied_words(language: Language) -> Iterator[Finding]:
 
     pack, config = language.pack, CheckConfig()
     if pack.code == SOURCE:
-        yield Finding("found", "not needed: English is what is translated from")
+        yield Finding("found", "not needed: English is the language to translate from")
     elif pack.shared_words:
-        yield Finding("found", f"{len(pack.shared_words)} words that English shares are known")
+        yield Finding("found", f"{len(pack.shared_words)} words with the same spelling in English are listed")
     else:
         yield Finding(
             "warning",
-            "the pack lists no words that English spells alike",
-            f"translations stay in that leave up to {config.max_copied_share_unlisted:.0%} of their words in English, "
-            f"instead of {config.max_copied_share:.0%}",
+            "the pack lists no words with the same spelling in English",
+            f"translations are kept with up to {config.max_copied_share_unlisted:.0%} English words, instead of "
+            f"{config.max_copied_share:.0%}",
             language.set_in_pack("shared_words"),
         )
 
@@ -253,7 +253,7 @@ def _letters(language: Language) -> Iterator[Finding]:
     if not texts:
         yield Finding(
             "warning",
-            "which ones are needed is not known without words of the language",
+            "unknown, as the pack has no words of the language",
             "contact sheets may show empty boxes",
             language.set_in_pack("function_words"),
         )
@@ -265,7 +265,7 @@ def _letters(language: Language) -> Iterator[Finding]:
         return
     yield Finding(
         "warning",
-        f"no typeface here has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
+        f"no installed typeface has {' '.join(lacking[:8])}{' ...' if len(lacking) > 8 else ''}",
         "contact sheets show empty boxes instead",
         "install a typeface, such as Debian's fonts-dejavu-core or fonts-noto-core",
     )
@@ -280,7 +280,7 @@ def _zero_shot(language: Language) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"the pack has {have} of ImageNet",
-            "zero-shot classification wants class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
+            "zero-shot classification needs class_names=FILE.json and templates=FILE.json of `vernaclip scoreboard`",
             language.set_in_pack(" and ".join(missing)),
         )
     else:
@@ -291,7 +291,14 @@ Check = Callable[[Language], Iterator[Finding]]
 
 
 def _field(name: str, found: Callable[[LanguagePack], str], missing: str, cost: str) -> Check:
-    """Return a check of a field of the pack: what it says where it is set; else what is `missing`, and its cost."""
+    """Return a check of a field of the language pack.
+
+    Args:
+        name: name of the field.
+        found: returns the text of the finding if the field is set.
+        missing: text of the finding if it is not set.
+        cost: consequence if it is not set.
+    """
 
     def check(language: Language) -> Iterator[Finding]:
         if getattr(language.pack, name):
@@ -302,7 +309,7 @@ def _field(name: str, found: Callable[[LanguagePack], str], missing: str, cost: 
     return check
 
 
-# By topic, in the order in which a build comes to them.
+# Checks by topic, in the order in which a build needs these things.
 CHECKS: dict[str, Check] = {
     "language pack": _pack,
     "translation": _translation,
@@ -315,7 +322,7 @@ CHECKS: dict[str, Check] = {
     "numbers in words": _field(
         "tens",
         lambda pack: f"known by {', '.join(pack.tens)}",
-        "the pack does not say how 20 to 90 are called",
+        "the pack does not list the words for 20 to 90",
         "good translations that spell out such a number are dropped as numbers_lost",
     ),
     "letters": _letters,
@@ -323,21 +330,21 @@ CHECKS: dict[str, Check] = {
         "text_encoder",
         lambda pack: f"{pack.text_encoder} is recommended, for train.model=italian and train.text_encoder",
         "the pack recommends none",
-        "`train.model=italian` wants train.text_encoder; `compact` learns its text tower from the captions alone",
+        "`train.model=italian` needs train.text_encoder; `compact` trains its text tower from the captions alone",
     ),
     "zero-shot": _zero_shot,
     "test sets": _field(
         "test_sets",
         lambda pack: "; ".join(pack.test_sets),
         "the pack names none",
-        "a model can be scored on your own held-out images alone, and compared with no published one",
+        "models can be scored only on your own held-out images, and not be compared with published models",
     ),
     "rights": _field(
         "license_notes",
         lambda pack: pack.license_notes,
-        "the pack says nothing of rights",
-        "you must look up yourself what sources, test sets and models allow",
+        "the pack has no notes on rights",
+        "you must find out yourself what the licenses of sources, test sets and models allow",
     ),
 }
-# They matter only where captions are translated.
+# Topics that matter only if captions are translated.
 FOR_TRANSLATIONS = frozenset({"translation", "Apertium", "engine", "codes", "copied words", "numbers in words"})

@@ -1,4 +1,4 @@
-"""A scoreboard of several models: what is scored, whether that was trained on, and the files it is written to."""
+"""Scoreboard of several models: read the test sets, check them for leaks, score the models, and write the files."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from data_catalog.storage.disk_errors import make_writable_folder
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import current_snapshots, require_snapshot
 from data_catalog.storage.reading import open_to_readers
-from data_catalog.storage.roots import KEPT_FEATURES
+from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.test_sets import TEST_SET_KINDS
 from flows.cli.options import ScoreboardOptions
 from flows.recipe.engines import one_way_config, open_recipes_engine, setting_values
@@ -58,12 +58,12 @@ _PLACES = {"imagenet", "class_names", "templates", "images"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredSet:
-    """A set, and by what its images are known.
+    """A test set with the identities of its images.
 
     Args:
-        identities: of each image of the gallery, in its order; empty where nothing is known but pixels.
-        protocol: whose numbers stand beside its scores, if any.
-        stated: the language of its captions, where its settings say it.
+        identities: identities of each image of the gallery, in its order; empty if only pixels are known.
+        protocol: protocol of a paper whose numbers are shown beside the scores, if any.
+        stated: language of the captions, if the settings state it.
     """
 
     test_set: Gallery | LabelledImages
@@ -74,13 +74,13 @@ class ScoredSet:
 
 @dataclass(frozen=True, kw_only=True)
 class SetReader:
-    """Reads sets, and has their captions translated where that is asked for.
+    """Reader of test sets, which also translates their captions on request.
 
     Args:
-        recipe: whose engine translates captions; None: there is none.
-        root: of the catalog, which has the translations.
-        language: of captions that are scored, where files have several.
-        pack: has class names and templates.
+        recipe: recipe whose engine translates captions, or None.
+        root: of the catalog, which contains the translation memory.
+        language: language of the captions to score, for files with several languages.
+        pack: language pack with class names and templates.
     """
 
     recipe: Recipe | None
@@ -89,26 +89,26 @@ class SetReader:
     pack: LanguagePack
 
     def of_recipe(self) -> Iterator[ScoredSet]:
-        """Yield the test sets of the recipe whose images are here, with captions; others are logged.
+        """Yield the test sets of the recipe that have images and captions; log the others.
 
         Raises:
-            InputError: one cannot be read.
+            InputError: a test set cannot be read.
         """
         for test_set in self.recipe.test_sets if self.recipe is not None else ():
             if test_set.config.images is None:
-                logger.warning("test set %s is not scored: the recipe names no place of its images", test_set.name)
+                logger.warning("test set %s is not scored: the recipe does not set its images", test_set.name)
                 continue
             test_set.check()
             scored = self._captioned(test_set)
             if scored is None:
                 logger.warning(
-                    "test set %s is not scored: it has no captions, and guards training alone", test_set.name
+                    "test set %s is not scored: it has no captions and serves only the leak guard", test_set.name
                 )
             else:
                 yield scored
 
     def named(self, name: str, words: Sequence[str]) -> ScoredSet:
-        """Return a set as `--test-set NAME KEY=VALUE ...` names it.
+        """Return the test set that `--test-set NAME KEY=VALUE ...` describes.
 
         Raises:
             SettingsError: settings are wrong, or no images are named.
@@ -116,49 +116,49 @@ class SetReader:
         """
         values = _plain_values(words)
         if not name.replace("_", "").isalnum():
-            raise SettingsError("a name must be letters, digits and _")
+            raise SettingsError("a name must consist of letters, digits and _")
         if values.get("kind") == FOLDERS:
             classes = named_images(name, {key: value for key, value in values.items() if key != "kind"}, self.pack)
             return ScoredSet(test_set=classes, identities=[frozenset()] * len(classes.images))
         if values.get("kind", name) not in TEST_SET_KINDS:
             problem = f"kind is {values['kind']!r}" if "kind" in values else "kind=... is missing"
-            raise SettingsError(f"{problem}: kinds are {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
+            raise SettingsError(f"{problem}: use one of {', '.join(sorted([*TEST_SET_KINDS, FOLDERS]))}")
         (test_set,) = read_test_sets({name: values}, self.language) or (None,)
         if test_set is None:
-            raise SettingsError("it is switched off by enabled=false: leave it out")
+            raise SettingsError("enabled=false switches it off: leave the test set out")
         if test_set.config.images is None:
-            raise SettingsError("images=... is missing: without pixels there is nothing to score")
+            raise SettingsError("images=... is missing: nothing can be scored without images")
         test_set.kind.check(test_set.config)
         scored = self._captioned(test_set)
         if scored is None:
-            raise InputError("it has no captions: it can guard training data, but not be scored on")
+            raise InputError("it has no captions, so it can serve the leak guard but cannot be scored on")
         return scored
 
     def of_protocol(self, name: str, words: Sequence[str]) -> Iterator[ScoredSet]:
         """Yield the sets of `--protocol NAME captions=FILE images=DIR imagenet=DIR class_names=FILE`: one task or both.
 
         Raises:
-            SettingsError: there is no such protocol.
-            InputError: files are not those it is about.
+            SettingsError: the protocol is unknown.
+            InputError: the files are not those of the protocol.
         """
         if name not in PROTOCOLS:
-            raise SettingsError(f"--protocol {name}: there is {', '.join(sorted(PROTOCOLS))}")
+            raise SettingsError(f"unknown --protocol {name}: use {', '.join(sorted(PROTOCOLS))}")
         for test_set, known in protocol_sets(PROTOCOLS[name], _plain_values(words), self.pack):
             yield ScoredSet(test_set=test_set, identities=known, protocol=PROTOCOLS[name])
 
     def _captioned(self, test_set: TestSetSettings) -> ScoredSet | None:
-        """Read a test set of captioned images; of several languages that alone which is scored, or translated."""
+        """Return a test set of captioned images in the scored language, or translated to it; None without captions."""
         config, notes, stated, language = test_set.config, [], test_set.captions, self.language
         if stated.translate:
             if self.recipe is None:
-                raise SettingsError("translate is true, and no recipe says by which engine: name one, or leave it out")
+                raise SettingsError("translate=true needs the engine of a recipe: name a recipe, or leave it out")
             test_set.require_translatable(self.recipe.source_language, self.recipe.target_language)
             language = self.recipe.source_language
         languages: Sequence[str] = getattr(config, "languages", ())
         same = [code for code in languages if canonical_code(code) == canonical_code(language)]
         if same and len(languages) > 1:
             config = replace(config, languages=tuple(same))
-            notes.append(f"of captions in {', '.join(languages)} those in {language} count")
+            notes.append(f"the captions are in {', '.join(languages)}; only those in {language} are scored")
         gallery, identities = captioned_gallery(
             test_set.name, test_set.kind, config, captions_by=stated.captions_by, notes=notes
         )
@@ -166,24 +166,24 @@ class SetReader:
             return None
         if stated.translate:
             return ScoredSet(test_set=self._translated(gallery), identities=identities)
-        # Where a set's files have several languages and its settings choose one, that is stated too.
+        # A setting that selects one of several languages of the files also states the language.
         chosen: Sequence[str] = getattr(config, "languages", ())
         code = chosen[0].partition("-")[0].lower() if len(chosen) == 1 else ""
-        told = canonical_code(code) if code.isascii() and code.isalpha() else None
-        return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or told)
+        selected = canonical_code(code) if code.isascii() and code.isalpha() else None
+        return ScoredSet(test_set=gallery, identities=identities, stated=stated.captions_in or selected)
 
     @cached_property
     def _engine(self) -> Translator:
-        """Return the recipe's engine, opened when the first captions are to be translated."""
+        """Return the recipe's engine; it is opened on first use."""
         assert self.recipe is not None
         return open_recipes_engine(self.recipe, self.root)
 
     def _translated(self, gallery: Gallery) -> Gallery:
-        """Return a set with its captions translated, and what is to be said of that; translations are recorded.
+        """Return a set with translated captions and notes about the translation; add to the translation memory.
 
         Raises:
             InputError: the engine cannot be opened, or does not work.
-            BusyError: a build of the root may be recording translations, too.
+            BusyError: another process writes below the root.
         """
         engine = self._engine
         memory = TranslationMemory(self.root / "memory", engine.fingerprint)
@@ -192,54 +192,57 @@ class SetReader:
             where = f"test set {gallery.name}"
             found = translate_with_memory(gallery.captions, engine, memory, title=f"translate {where}", where=where)
             memory.seal()
-        told = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
-        num_lost = len(gallery.captions) - len(told)
+        translated = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
+        num_lost = len(gallery.captions) - len(translated)
         lost = f"; {num_lost:,} have no translation and are left out" if num_lost else ""
         by = f"({MACHINE_TRANSLATION}) from {engine.from_code} by {engine.fingerprint}"
-        of_originals, *others = gallery.notes
+        about_originals, *others = gallery.notes
         return replace(
             gallery,
-            captions=[text for text, _ in told],
-            owners=[owner for _, owner in told],
-            made_by=[MACHINE] * len(told),
-            notes=(f"all captions are translated by a machine {by}{lost}; of the originals, {of_originals}", *others),
+            captions=[text for text, _ in translated],
+            owners=[owner for _, owner in translated],
+            made_by=[MACHINE] * len(translated),
+            notes=(
+                f"all captions are translated by a machine {by}{lost}; original captions: {about_originals}",
+                *others,
+            ),
         )
 
 
 def at_home(place: str, option: str) -> str:
-    """Return a path, its "~" put into words, which no shell does behind a "="; any other text as it is.
+    """Return a path with "~" expanded, which shells do not do after "="; return any other text unchanged.
 
     Raises:
-        SettingsError: it is the home of nobody.
+        SettingsError: the user of the home folder is unknown.
     """
     try:
         return str(Path(place).expanduser()) if place.startswith("~") else place
     except RuntimeError as error:
-        raise SettingsError(f"{option}: {place} is in the home of a user who is not known here") from error
+        raise SettingsError(f"{option}: {place} names the home folder of an unknown user") from error
 
 
 def _plain_values(words: Sequence[str]) -> dict[str, Any]:
-    """Return KEY=VALUE texts as a table; what may be a list of files is left to those who read it.
+    """Return KEY=VALUE texts as a table. Settings that may be lists of files are not validated here.
 
     Raises:
-        SettingsError: a text is not of that form, or a value is no text, where one is needed.
+        SettingsError: a text is not KEY=VALUE, or a value is not a string where one is needed.
     """
     values = override_values(words)
     for key in {"kind", "imagenet", *FOLDER_SETTINGS} & values.keys():
         if not isinstance(values[key], str):
-            raise SettingsError(f"{key} must be a text, got {values[key]!r}")
+            raise SettingsError(f"{key} must be a string, got {values[key]!r}")
     return values | {key: at_home(values[key], key) for key in _PLACES & values.keys()}
 
 
 def with_language(
     test_set: Gallery | LabelledImages, asked: str, pack: LanguagePack, stated: str | None = None
 ) -> Gallery | LabelledImages:
-    """Return the set with what language its texts are in, and notes where that is not the one models are scored in.
+    """Return the set with the language of its texts, and with notes if it differs from the scored language.
 
     Args:
         asked: the language that models are scored in.
-        pack: of the language that the texts should be in: `stated`, or `asked` where nothing is stated.
-        stated: what whoever named the set says, or its files.
+        pack: of the expected language of the texts: `stated`, or else `asked`.
+        stated: the language that the settings or files of the set state.
     """
     what = "captions" if isinstance(test_set, Gallery) else "class names"
     texts = test_set.captions if isinstance(test_set, Gallery) else test_set.class_names
@@ -248,7 +251,7 @@ def with_language(
     if others.share > 1 / 2:
         logger.warning("%s: %s", test_set.name, notes[-1])
     if stated is not None and canonical_code(stated) != canonical_code(asked):
-        notes.insert(0, f"the {what} are in {stated}, as stated, not in {asked}")
+        notes.insert(0, f"the {what} are stated to be in {stated}, not in {asked}")
     language = TextLanguage(asked=asked, stated=stated, looks_like=others.shares, num_judged=others.num_judged)
     return replace(test_set, language=language, notes=(*test_set.notes, *notes))
 
@@ -262,13 +265,13 @@ _NAME = re.compile(r"\w[\w.+-]{0,39}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedModel:
-    """What `--model` or `--english` says.
+    """A model of `--model` or `--english`.
 
     Args:
-        name: under which its scores stand.
+        name: name in the scoreboard.
         kind: a key of `training.scores.encoders.OPENERS`.
-        source: what that opens.
-        translate: of the engine that translates its texts, if they are.
+        source: folder or name of the model, as that opener takes it.
+        translate: settings of the engine that translates the texts for the model, or None.
     """
 
     name: str
@@ -283,23 +286,23 @@ def make_scoreboard(
     """Score all models on all sets, and write `scoreboard.json`, `scoreboard.md` and `scoreboard.png`.
 
     Args:
-        recipe: whose model and sets are scored; None: only what the options name.
+        recipe: recipe whose model and sets are scored; None: only those of the options.
         root: of the catalog.
-        cache_dir: where packed translation models are unpacked.
+        cache_dir: folder in which packed translation models are unpacked.
 
     Returns:
-        The folder of the results, and what the Markdown shows.
+        The folder of the results, and the sections of the Markdown file.
 
     Raises:
         SettingsError: there are no models or no sets, or settings are wrong.
-        InputError: one of them cannot be had, or a model was trained on images of a set, unless that is to be reported.
+        InputError: a model or set cannot be read; or a model was trained on images of a set, without `--report-anyway`.
     """
     let_threads_sleep()
     language = recipe.target_language if recipe is not None else options.language
     if language is None:
-        raise SettingsError("--language is missing: without a recipe, it says what captions and class names are in")
+        raise SettingsError("without a recipe, --language must name the language of captions and class names")
     if options.language not in (None, language):
-        raise SettingsError(f"--language {options.language}: the recipe's target language is {language}")
+        raise SettingsError(f"--language {options.language} differs from the recipe's target language, {language}")
     require_language(language, "--language")
     evaluate = recipe.evaluate if recipe is not None else _evaluate_config(options.overrides)
     out = options.out or root / "scoreboards" / (language if recipe is None else recipe.name)
@@ -313,7 +316,7 @@ def make_scoreboard(
         models.insert(0, NamedModel(name=recipe.name, kind="folder", source=str(own.folder)))
     if not models:
         raise SettingsError(
-            "there is no model to score: train the recipe's, or give --model NAME open_clip=... or alike"
+            "there is no model to score: train the model of the recipe, or add one, such as --model NAME open_clip=..."
         )
     known = {
         model.name: model_of_folder(Path(model.source), root) if model.kind != "transformers" else None
@@ -329,7 +332,7 @@ def make_scoreboard(
         split = _split(recipe, root, evaluate.split, trained)
     if not scored and split is None:
         raise SettingsError(
-            "there is nothing to score on: give a recipe with a held-out split, --test-set or --protocol"
+            "there is nothing to score on: use a recipe with a held-out split, --test-set or --protocol"
         )
     make_writable_folder(out, "--out")
     leaks = recipe.leaks if recipe is not None else LeaksConfig()
@@ -342,27 +345,31 @@ def make_scoreboard(
     ]
     if not options.report_anyway:
         refuse_seen(sets, contestants)
-    # Features are kept in the root, where other scoreboards find them; with this one where others write the root.
-    kept = root / KEPT_FEATURES
+    # Features are cached in the root, where other scoreboards find them, or beside the results if it is not writable.
+    kept = root / FEATURE_STORES
     open_to_readers(root, [snapshot.folder for snapshot in current_snapshots(root)])
     if not os.access(kept if kept.exists() else root, os.W_OK | os.X_OK):
-        kept = out / KEPT_FEATURES
+        kept = out / FEATURE_STORES
     board = score_models(contestants, sets, evaluate, cache=kept)
     protocols = {each.test_set.name: each.protocol for each in found if each.protocol is not None}
     return out, write_scoreboard(board, protocols, out)
 
 
 def _evaluate_config(overrides: Sequence[str]) -> EvaluateConfig:
-    """Return the settings of the scoring where there is no recipe."""
+    """Return the settings of [evaluate] if there is no recipe.
+
+    Raises:
+        SettingsError: an override is of another section.
+    """
     values = override_values(overrides)
     others = sorted(set(values) - {"evaluate"})
     if others:
-        raise SettingsError(f"--set {others[0]}: without a recipe there are the settings of evaluate only")
+        raise SettingsError(f"--set {others[0]}: without a recipe, only settings of evaluate can be set")
     return read(EvaluateConfig, values.get("evaluate", {}), "evaluate")
 
 
 def _scored_sets(reader: SetReader, options: ScoreboardOptions) -> list[ScoredSet]:
-    """Return the recipe's test sets, those that the options name, and the protocol's."""
+    """Return the test sets of the recipe, of the options and of the protocol."""
     scored = list(reader.of_recipe())
     for name, *words in options.test_sets:
         try:
@@ -375,56 +382,57 @@ def _scored_sets(reader: SetReader, options: ScoreboardOptions) -> list[ScoredSe
 
 
 def _guarded(found: ScoredSet, trained_on: Mapping[str, SeenImages]) -> ScoredSet:
-    """Return the set, with what each model that was trained here has seen of it."""
+    """Return the set with the images that each model of this root was trained on."""
     test_set, guards = found.test_set, {}
     for name, images in trained_on.items():
-        seen, ways = images.among(test_set.images, found.identities, test_set.read)
-        told = {place: TrainingMatch(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
-        guards[name] = LeakCheck(seen=told, ways=ways)
+        seen, ways = images.find(test_set.images, found.identities, test_set.read)
+        found_seen = {place: TrainingMatch(why=why, is_sure=is_sure) for place, (why, is_sure) in seen.items()}
+        guards[name] = LeakCheck(seen=found_seen, ways=ways)
     return replace(found, test_set=replace(test_set, guards=guards))
 
 
 def _require_translatable(test_sets: Sequence[ScoredSet], named: Sequence[NamedModel], language: str) -> None:
-    """Refuse captions in another language, where a model is there whose texts are translated from this one."""
-    asked = [model.name for model in named if model.translate is not None]
+    """Refuse a set in another language if the texts of a model are translated from the scored language."""
+    translated = [model.name for model in named if model.translate is not None]
     for found in test_sets:
-        if asked and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
+        if translated and found.stated is not None and canonical_code(found.stated) != canonical_code(language):
             raise SettingsError(
-                f"the captions of {found.test_set.name} are in {found.stated}, as stated, and what {asked[0]} is asked "
-                f"is translated from {language}: leave one of them out, and score it with --language {found.stated}"
+                f"the captions of {found.test_set.name} are stated to be in {found.stated}, but texts for the model "
+                f"{translated[0]} are translated from {language}: leave one of them out, or score this set alone with "
+                f"--language {found.stated}"
             )
 
 
 def _split(recipe: Recipe, root: Path, split: str, trained: Mapping[str, TrainedModel]) -> ScoredSet | None:
-    """Return the dataset's own held-out images, of the snapshot that its model was trained on or of the current one.
+    """Return the held-out images of the snapshot that the recipe's model was trained on, or of the current one.
 
-    None where there are none, which is logged.
+    Return None, with a warning, if no image is held out.
     """
     own = trained.get(recipe.name)
-    snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.called)
+    snapshot = own.snapshot if own is not None else require_snapshot(root, recipe.name, recipe=recipe.reference)
     try:
         split = split_to_score(pair_files(snapshot), split)
     except SettingsError as error:
-        logger.warning("%s itself is not scored: %s", recipe.name, error)
+        logger.warning("models are not scored on the images of %s: %s", recipe.name, error)
         return None
     gallery = held_out_gallery(f"{recipe.name} {split}", snapshot, split, trained, own=own)
     return ScoredSet(test_set=gallery, identities=())
 
 
 def _named_models(options: ScoreboardOptions, recipe: Recipe | None) -> list[NamedModel]:
-    """Return models as `--model NAME KEY=VALUE ...` names them, and the two baselines of `--english KEY=VALUE ...`.
+    """Return the models of `--model NAME KEY=VALUE ...`, and the two baselines of `--english KEY=VALUE ...`.
 
-    An English model is asked in the target language as it is, and in translation.
+    The baselines are an English model queried in the target language, and queried in English translation.
 
     Raises:
-        SettingsError: a name is missing or unfit, settings are wrong, or nothing says what translates into English.
+        SettingsError: a name is missing or invalid, settings are wrong, or no engine translates into English.
     """
     models = []
     for name, *words in options.models:
         if not _NAME.fullmatch(name) or name == CHANCE:
             raise SettingsError(
-                f"--model {name}: a name comes first, of up to 40 letters, digits, '.', '+', '-' and '_', other than "
-                "chance, as in --model mine KEY=VALUE"
+                f"--model {name}: the first word must be a name of up to 40 letters, digits, '.', '+', '-' and '_', "
+                "other than chance, as in --model mine KEY=VALUE"
             )
         models.append(_named_model(name, words, f"--model {name}"))
     if not options.english:
@@ -436,14 +444,14 @@ def _named_models(options: ScoreboardOptions, recipe: Recipe | None) -> list[Nam
         translate = reverse(recipe.translate) if has_way_back else None
     if translate is None:
         raise SettingsError(
-            "--english asks the model in English, too: name what translates into it, such as package=FILE or "
-            "engine=argos, or give the model by --model to ask it in the target language alone"
+            "--english also translates queries into English: name the engine, such as package=FILE or engine=argos, or "
+            "use --model to query the model in the target language only"
         )
     return [*models, replace(english, translate=None), replace(english, name="english-translated", translate=translate)]
 
 
 def _named_model(name: str, words: Sequence[str], option: str) -> NamedModel:
-    """Return a model as KEY=VALUE words name it; settings of an engine mean that texts are translated."""
+    """Return the model that KEY=VALUE words describe; settings of an engine mean that its texts are translated."""
     sources = [word.partition("=") for word in words if word.partition("=")[0] in OPENERS]
     if len(sources) != 1 or not sources[0][2]:
         raise SettingsError(f"{option}: name the model by one of {', '.join(f'{kind}=...' for kind in OPENERS)}")
@@ -465,17 +473,17 @@ def _contestant(
     cache_dir: Path,
     trained: TrainedModel | None = None,
 ) -> ModelToScore:
-    """Return a named model, which is loaded when it is scored; what translates its texts is opened here.
+    """Return a model for the scoreboard. It is loaded when it is scored; its translation engine is opened now.
 
     Args:
-        language: of the texts that models are asked in.
-        packs: language packs in files of the user's, by code.
-        cache_dir: where packed translation models are unpacked.
-        trained: what it was trained on, where that is known.
+        language: language of the texts.
+        packs: language packs from the user's files, by code.
+        cache_dir: folder in which packed translation models are unpacked.
+        trained: the training data of the model, if known.
 
     Raises:
-        SettingsError: nothing translates from the language, or it is English.
-        InputError: what translates is not there.
+        SettingsError: no engine translates from the language, or the language is English.
+        InputError: the engine is not installed.
     """
     opener = OPENERS[model.kind]
     known = f"{trained.snapshot.dataset} {trained.snapshot.snapshot}" if trained is not None else UNKNOWN
@@ -483,8 +491,7 @@ def _contestant(
         return ModelToScore(name=model.name, open=lambda: opener(model.source, model.name), trained_on=known)
     if language == ENGLISH:
         raise SettingsError(
-            f"the texts that {model.name} is asked are in English already: give the model by --model, without settings "
-            "of an engine that translates them"
+            f"the texts for {model.name} are English already: use --model without settings of a translation engine"
         )
     stops = [language, *([model.translate.pivot] if model.translate.pivot else []), ENGLISH]
     translator = open_translator(model.translate, [language_pack(code, packs) for code in stops], cache_dir=cache_dir)
@@ -505,4 +512,4 @@ def _require_different(names: Sequence[str], option: str) -> None:
     """Refuse names that are given twice."""
     for name in names:
         if names.count(name) > 1:
-            raise SettingsError(f"{option} {name} is given twice: name one of them otherwise")
+            raise SettingsError(f"{option} {name} is given twice: rename one of them")

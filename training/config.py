@@ -51,19 +51,19 @@ class TrainConfig:
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
     """Maximum number of passes before `epochs` in which both towers are frozen and only their projections are trained.
-    This phase ends early when the validation loss stops improving, and training continues from its best weights. 0
-    skips the phase."""
+    This phase ends early when the validation loss stops improving; training continues from its best weights. 0 skips
+    it."""
     steps: int = 0
-    """Number of optimizer steps of the whole run, used instead of epochs. The last weights are kept, and `patience` is
-    ignored. Frozen epochs get their share of the steps. 0 trains by epochs."""
+    """Optimizer steps of the whole run, instead of epochs. The last weights are kept, and `patience` is ignored. Frozen
+    epochs get their share of the steps. 0 trains by epochs."""
     patience: int = 0
     """Epochs without a better validation loss after which a phase ends. 0 runs all epochs, except that frozen epochs
     end after the first one without improvement."""
     batch_size: int = 128
     """Images per step, at least 2; 128 in the paper. An incomplete last batch of an epoch is dropped."""
     microbatch: int = 0
-    """Images that go through the towers at a time, to save memory. The loss still covers the whole batch, and a step
-    takes about a third longer. 0 processes the whole batch at once."""
+    """Images that go through the towers at a time, to save memory. The loss still covers the whole batch; a step takes
+    about a third longer. 0 means the whole batch."""
     optimizer: str = "adamw"
     """Optimizer: "adamw", or "adabelief" as in the paper."""
     lr: float = 1e-3
@@ -101,8 +101,8 @@ class TrainConfig:
     shuffle_window: int = 20_000
     """Samples that are shuffled together, at least one row group. It limits the memory used besides the cache."""
     device: str = how("auto")
-    """Training device: "cpu", "cuda", or "auto" for a GPU if there is one. A GPU adds numbers in no fixed order, so a
-    run resumed on a GPU may differ in the last digits."""
+    """Training device: "cpu", "cuda", or "auto" for a GPU if there is one. A GPU sums in no fixed order: a resumed run
+    may differ in the last digits."""
     num_threads: int = how(0)
     """CPU threads. 0 uses all available."""
     cache_max_bytes: int = how(2 << 30)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.delimited import complete_cells, read_records
-from data_catalog.sources.files import BOM, Line, Trouble, lines_of, naming_damage, open_bytes
+from data_catalog.sources.files import BOM, Line, Trouble, gzip_errors, lines_of, open_bytes
 from data_catalog.storage.shards import ROWS_PER_GROUP, write_atomically
 from translation.engine import STREAM_WINDOW, Translation, Translator, translate_stream
 
@@ -281,7 +281,7 @@ def _text_table(files: CaptionFiles) -> Iterator[TextTable]:
         file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
     except PermissionError as error:
         raise InputError(f"{files.source} cannot be read: permission denied") from error
-    with naming_damage(files.source), file:
+    with gzip_errors(files.source), file:
         yield _open_table(files, file, str(files.source))
 
 

@@ -27,7 +27,7 @@ from data_catalog.errors import DamagedError, DiskError, InputError, SettingsErr
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors, make_writable_folder, nearest_existing, raise_if_disk_fails
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.integrity import is_recorded, record_problem, take_record_away, write_record
+from data_catalog.storage.integrity import is_recorded, record_problem, remove_record, write_record
 from data_catalog.storage.shards import make_folder, sync, write_atomically
 from translation.engine import STREAM_WINDOW, Translation, Translator, is_paid
 
@@ -122,7 +122,7 @@ class TranslationMemory:
             ) from error
         is_new = not self.path.exists()
         with disk_errors(self.path), self._writing, open_memory(self.path, create=True) as connection:
-            take_record_away(self.path)
+            remove_record(self.path)
             connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             failpoint("memory.before_record", self.path)
             with connection:
@@ -150,7 +150,7 @@ class TranslationMemory:
             return 0
         was_sealed = is_recorded(self.path)
         with disk_errors(self.path), self._writing, open_memory(self.path) as connection:
-            take_record_away(self.path)
+            remove_record(self.path)
             connection.execute("PRAGMA secure_delete = ON")  # overwrites the removed bytes
             failpoint("forget.before_memory", self.path)
             with connection:

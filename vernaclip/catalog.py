@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_catalog.database.catalog import answer, query
+from data_catalog.database.catalog import query, stream_query
 from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 
@@ -74,5 +74,5 @@ class Catalog:
             PipelineError: as for `sql`, and also during iteration if DuckDB cannot continue.
         """
         open_root(self.root, writes=False)
-        with reading(), answer(self.root, statement, parameters) as (_, found):
+        with reading(), stream_query(self.root, statement, parameters) as (_, found):
             yield found

@@ -108,7 +108,7 @@ class PairDataset(Dataset[Pair]):
         Raises:
             DamagedError: a take-down removed the snapshot. An Arrow dataset returned earlier is not invalidated.
         """
-        self._open.require_there()
+        self._open.require_present()
         if not self._paths:
             return pyarrow.dataset.dataset(PAIRS.empty_table())
         options = pyarrow.dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -142,14 +142,14 @@ class PairDataset(Dataset[Pair]):
         return found
 
     def _table(self, number: int, columns: Sequence[str]) -> pa.Table:
-        self._open.require_there()
+        self._open.require_present()
         table = self._cache.pop((number, columns), None)
         if table is None:
             group = self._groups[number]
             try:
                 table = read_rows(group, columns)
             except (DamagedError, OSError, pa.ArrowInvalid) as error:
-                self._open.require_there()  # raise the clearer error if a take-down removed the file
+                self._open.require_present()  # raise the clearer error if a take-down removed the file
                 raise DamagedError(f"{group.path} cannot be read ({error}): run `vernaclip verify`") from error
         # Insert last, so that the dict's order is the order of last use.
         self._cache[number, columns] = table

@@ -1,4 +1,4 @@
-"""The checks of captions, each of which describes itself: settings, reasons, what it reads, what it drops."""
+"""Checks of captions: each class declares its settings, its reasons, the columns that it reads and what it drops."""
 
 from cleaning.checks.captions import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.definition import Rule, apply_rules

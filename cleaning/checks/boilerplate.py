@@ -1,4 +1,4 @@
-"""Check: texts that stand where a caption should be, by named rules, each with examples.
+"""Check for texts that are no captions, such as file names, by named rules with examples.
 
 | rule | example |
 |---|---|
@@ -13,13 +13,13 @@
 | placeholder | senza titolo; no caption; image not available; photo 3 |
 | no_letters | ???; 🙂🙂; 250 × 300 |
 
-What Wikimedia's rules name is found word for word on Commons' pages and in what others copied from them: "Transferred
-from en.wikipedia to Commons by Zeimusu using CommonsHelper.", "Opera propria", "Original uploader was JulieFromVT
-(Julie Waters) at en.wikipedia". ALIGN's paper shows "thumbnail for version as of 21 57 29 june 2010" in its data, CC3M
+The phrases of Wikimedia's rules occur word for word on the pages of Commons and in copies of them: "Transferred from
+en.wikipedia to Commons by Zeimusu using CommonsHelper.", "Opera propria", "Original uploader was JulieFromVT (Julie
+Waters) at en.wikipedia". ALIGN's paper shows "thumbnail for version as of 21 57 29 june 2010" in its data, and CC3M
 has "photo by person".
 
-Rules look at the whole text: "Panorama di Roma.jpg", "photo of a cat by the sea" and "In 1998 the bridge was closed"
-say what is seen and stay. So do "Foto: Ponte Vecchio", whose words might as well be a name, "Sam 2012 Olympics",
+Rules match the whole text: "Panorama di Roma.jpg", "photo of a cat by the sea" and "In 1998 the bridge was closed"
+describe the image and stay. So do "Foto: Ponte Vecchio", which may as well be a name, "Sam 2012 Olympics",
 "la Primavera, 1482", "links | rechts" and "This picture shows a public domain sign on the wall".
 """
 
@@ -32,15 +32,15 @@ from cleaning.checks.definition import CaptionCheck, Captions, Judge, setting
 from cleaning.text.suffixes import STOCK_LABEL, WHOLE_CREDIT_OPENING, is_credit
 from data_catalog.stages import Drop
 
-# What wikis and web sites write where a caption should be, in seven languages. Each pattern is matched against whole
-# texts, in small letters, has no nested repetition, and so takes linear time.
+# Phrases of wikis and web sites in place of captions, in seven languages. Each pattern is matched against whole texts
+# in small letters. None has nested repetitions, so that matching takes linear time.
 
 _VERSION: Final = (
     r"(?:thumbnail for version as of|miniatura della versione d(?:elle|el)|vignette pour la version du|"
     r"(?:vorschaubild|miniatur) der version vom|miniatura de la versión d(?:el|e)|miniatura da versão d(?:as|e)|"
     r"miniatura per a la versió de?)"
 )
-# Options of an image in wiki text; without one of the first, "links | rechts" may be what signs in a picture say.
+# Options of an image in wiki text. One of the first is required: "links | rechts" may be signs in the image.
 _SIZE_OPTION: Final = (
     r"(?:thumb(?:nail)?|mini(?:atur|atura)?|miniaturadeimagen|vignette|frame(?:less|d)?|\d+(?:x\d+)?px)"
 )
@@ -60,7 +60,7 @@ _OWN_WORK: Final = (
     r"(?:[ ,(]+(?:by|da|par|von|por)\b[^.:]{0,60})?[.)]?"
 )
 _WIKI: Final = r"(?:[a-z]{2,3}[.:]wiki(?:pedia|media)?|wiki(?:pedia|media)(?::[a-z]{2,3})?|wikimedia commons)"
-# "Original from Commons, London" is a place; what was moved to Commons says by whom or how.
+# "Original from Commons, London" is a place; notes on files that were moved to Commons name the person or the tool.
 _MOVED: Final = (
     r"(?:(?:originally )?(?:transferred|moved|uploaded|copied) (?:from|to)|original(?:ly)? (?:uploader was|from|"
     r"upload)|"
@@ -69,14 +69,14 @@ _MOVED: Final = (
     r"übertragen aus|trasladad[oa] d[ea]|transferit d[e'])"
 )
 _MOVED_TO_COMMONS: Final = r"(?:originally )?(?:transferred|moved|uploaded|copied) to commons (?:by|from|using|with)\b"
-# "Questa immagine", "This file": what such sentences are about, followed by what only a wiki says of its files.
+# "Questa immagine", "This file": subjects of sentences, followed by statements that only wikis make about files.
 _THIS_FILE: Final = (
     r"(?:this|quest[aoe']|ce|cette|cet|diese[srn]?|est[ea]|aquest[a]?)\s?"
     r"(?:file|image|picture|work|media|photo(?:graph)?|immagine|opera|fotografia|fichier|œuvre|photographie|datei|bild|"
     r"werk|foto|archivo|imagen|obra|ficheiro|arquivo|imagem|fitxer|imatge)(?: file)?(?: \([^)]{1,40}\))?"
 )
 _SOMEONE: Final = r"[^.:]{1,60}"
-# "was originally uploaded by", "è di pubblico dominio": the phrase itself, since what "this image shows" may be a
+# "was originally uploaded by", "è di pubblico dominio": whole phrases, since "this image shows" may be followed by a
 # licensed taxi, or a dog in a T-shirt of Wikipedia.
 _UNDER: Final = (
     r"under (?:the |an? )?(?:terms|gnu|gfdl|gpl|creative commons|cc\b|public domain|(?:free |public )?licen[cs]e)"
@@ -224,7 +224,7 @@ _WORD = re.compile(r"\d+|[^\W\d_]+")
 _DIGIT = re.compile(r"\d")
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
 _SEASON: Final = rf"\b(?:{'|'.join(_SEASONS.split())})\b"
-# What follows the season can be no figure other than a year.
+# Numbers after a season that can only be years.
 _YEAR_FROM_1800: Final = r"(?:1[89]\d\d|20\d\d|2100)\b"
 _YEAR_FROM_1900: Final = r"(?:19\d\d|20\d\d|2100)\b"
 _find_season = re.compile(_SEASON).search
@@ -232,7 +232,7 @@ _find_season = re.compile(_SEASON).search
 _SEASON_OF_YEAR = re.compile(
     rf"{_SEASON}(?: ?[/&–-] ?{_SEASON})?(?: {_YEAR_FROM_1800}|(?:, ?| [–-] ){_YEAR_FROM_1900})"
 )
-# "The summer of 1944", "l'estate del 1998"; "l'été 1998", which French and Italian say of any summer.
+# "The summer of 1944", "l'estate del 1998"; "l'été 1998", which is usual in French and Italian.
 _SEASON_WITH_ARTICLE = re.compile(
     rf"{_SEASON} (?:of|del|de|di|do) {_YEAR_FROM_1800}|\bl['’]{_SEASON} {_YEAR_FROM_1800}"
 )
@@ -256,8 +256,9 @@ def is_date(text: str) -> bool:
     | Estate 5 | none |
     | maggio | none: a name of a month or a season alone has no number |
 
-    It holds a number and a month, a weekday, a season with its year or, from 1000 to 2099, a year: "the - set of 4" is
-    none. A season has its year behind it, an article only as the table has it: "The Spring 1896" may be a painting.
+    A date has a number and a month, a weekday, a season with its year or, from 1000 to 2099, a year: "the - set of 4"
+    is none. A season is followed by its year, and has an article only as in the table: "The Spring 1896" may be a
+    painting.
     """
     if len(text) > _MAX_CHARS or not _DIGIT.search(text):
         return False
@@ -275,14 +276,14 @@ def is_date(text: str) -> bool:
 
 
 _EXTENSION = r"\.(?:jpe?g|png|gif|tiff?|svg|webp|bmp|heic|avif|xcf|pdf|djvu|webm|ogv|mp4|mov)"
-# "Sam 2012 Olympics" is no file: these words and letters have their digits right behind them.
+# "Sam 2012 Olympics" is no file: the last of these need their digits directly after them.
 _CAMERA = r"(?:(?:img|imag|image|dsc|dscn|dscf|pict|mvi|pxl|gopr|cimg|screenshot)[_ -]?|(?:sam|wp|vid|p)[_-]?)"
 _CAMERA_TAIL = (
     r"[_ -](?:\d{1,8}|wa\d{4}|[a-z]{1,2}|edit(?:ed)?|bearbeitet|copy|kopie|copia|crop(?:ped)?|hdr|pano|burst\d{0,4}|"
     r"cover|raw|rich|pro|web|modified|resized|scaled|rotated|retouched|verkleinert|zugeschnitten|geändert|"
     r"(?:modificat|ridimensionat|ritagliat|modificad|recortad)[ao]|(?:modifi|redimensionn)ée?)"
 )
-# A telephone's screenshot has the program behind its time.
+# A phone's screenshot has the name of the app after its time.
 _SCREENSHOT = r"screenshot[_ -](?:\d{8}[_-]\d{6}|\d{4}(?:-\d\d){5}(?:-\d{1,3})?)_[\w.]{1,40}"
 _NAMESPACE = r"(?:file|image|datei|bild|immagine|fichier|archivo|ficheiro|plik|bestand|αρχείο|εικόνα|файл|изображение)"
 _URL = r"(?:(?:https?|ftp)://|www\.)\S+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
@@ -293,13 +294,16 @@ _CREDIT = re.compile(rf"[(\[]?{WHOLE_CREDIT_OPENING}(?P<name>[^:()\[\]]{{1,100}}
 
 
 def _whole(pattern: str) -> Callable[[str], object]:
-    """Patterns are in small letters: without IGNORECASE, `re` sees sooner that none of many alternatives begins so."""
+    """Return a function that matches a whole text in small letters.
+
+    `re` rejects most texts faster with small letters than with IGNORECASE.
+    """
     matches = re.compile(pattern).fullmatch
     return lambda text: matches(text.lower())
 
 
 def _is_credit(text: str) -> bool:
-    if not _opens_a_credit(text.lower()):  # much faster than the whole, for the same reason
+    if not _opens_a_credit(text.lower()):  # much faster than the whole pattern, for the same reason
         return False
     match = _CREDIT.fullmatch(text)
     return match is not None and is_credit(match)
@@ -317,14 +321,14 @@ _RULES: Final[dict[str, Callable[[str], object]]] = {
     "placeholder": _whole(PLACEHOLDER),
     "no_letters": lambda text: not any(map(str.isalpha, text)),
 }
-# Every rule's name, in the order in which rules are tried: the one that names the cause best goes first.
+# Names of the rules in the order in which they are tried: the most specific ones first.
 BOILERPLATE_RULES: Final = tuple(_RULES)
 
 
 def boilerplate_rule(text: str, rules: Sequence[str] = BOILERPLATE_RULES) -> str | None:
-    """Return the first of some rules that describes the whole text, None where none does; the table above has them.
+    """Return the first of the given rules that matches the whole text; None if none does.
 
-    Empty texts are none's: the check of lengths has a reason of its own for them.
+    No rule matches an empty text: the check of lengths has a reason of its own for it.
     """
     text = text.strip()
     for name in rules if text else ():
@@ -337,20 +341,20 @@ def boilerplate_rule(text: str, rules: Sequence[str] = BOILERPLATE_RULES) -> str
 class Boilerplate(
     CaptionCheck,
     name="boilerplate",
-    reasons={"caption_boilerplate": "a file name, an address or a number stands where a caption should be"},
+    reasons={"caption_boilerplate": "the text is not a caption but, for example, a file name, an address or a number"},
     has_rules=True,
 ):
-    """Drop what stands where a caption should be, such as file names."""
+    """Drop texts that are not captions, such as file names, addresses, dates and credits."""
 
     boilerplate: bool = setting(True)
     boilerplate_rules: tuple[str, ...] = setting(
         BOILERPLATE_RULES,
-        "Rules of boilerplate that count, in the order in which they are tried.",
+        "Rules of boilerplate to use, in the order in which they are tried.",
         among=_RULES,
     )
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a text; the detail names the rule."""
+        """Return a function that judges a text; a drop's detail names the rule."""
 
         def judge(text: str) -> Drop | None:
             rule = boilerplate_rule(text, self.boilerplate_rules)

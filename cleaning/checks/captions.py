@@ -1,7 +1,8 @@
-"""The sections `[clean]` and `[check]` of a recipe with their checks in order, and the checks that a few lines say.
+"""Sections `[clean]` and `[check]` of a recipe with their checks in order, and all short checks.
 
-A check of a translation binds a threshold to a column of `cleaning.checks.translation_quality` or of an engine. The
-detail says what was found, and the column stays, so that a query can explain a drop or try another threshold.
+A check of a translation applies a threshold to a column of `cleaning.checks.translation_quality` or of an engine. The
+drop's detail has the value, and the column stays in the row, so that a query can explain a drop or try another
+threshold.
 """
 
 import functools
@@ -43,7 +44,7 @@ from data_catalog.stages import Drop
 
 _MAX_DETAIL = 60  # characters
 _KEYCAP = re.compile(r"[0-9#*]\ufe0f?\u20e3")
-# "hot dog" and "Kim Rhodes" are right in both languages.
+# Shorter translations may rightly equal their source: "hot dog", "Kim Rhodes".
 _MIN_COPIED_WORDS = 3
 _OWN_COLUMNS = ("source_lang", "target_lang", "caption")
 
@@ -53,22 +54,22 @@ class Length(
     CaptionCheck,
     name="length",
     reasons={
-        "caption_empty": "nothing is left of the caption",
-        "caption_too_short": "fewer words or characters than asked for",
-        "caption_too_long": "more words or characters than allowed",
+        "caption_empty": "the caption is empty",
+        "caption_too_short": "the caption has too few words or characters",
+        "caption_too_long": "the caption has too many words or characters",
     },
 ):
     """Drop captions that are empty, too short to say anything, or too long to be a caption.
 
-    Bounds are inclusive. Words are counted by `cleaning.text.scripts.count_words`: in scripts without spaces, by
-    number of characters.
+    Bounds are inclusive. `cleaning.text.scripts.count_words` counts words: in scripts without spaces, by the number of
+    characters.
     """
 
     length_check: bool = setting(True)
     min_words: int = setting(
         2,
         'Fewest words of a caption: "l\'albero" is two, "don\'t" one. In scripts without spaces a word is two '
-        "ideographs, or four letters of Thai, Lao, Khmer, Burmese.",
+        "ideographs, or four letters of Thai, Lao, Khmer or Burmese.",
         ge=0,
         decides="caption_too_short",
     )
@@ -77,7 +78,11 @@ class Length(
     max_chars: int = setting(1000, "Most characters of a caption.", decides="caption_too_long")
 
     def require(self, section: str) -> None:
-        """Raise SettingsError for bounds that no caption meets."""
+        """Check that some caption can meet the bounds.
+
+        Raises:
+            SettingsError: an upper bound is below 1 or below its lower bound.
+        """
         for unit, least, most in (
             ("words", self.min_words, self.max_words),
             ("chars", self.min_chars, self.max_chars),
@@ -86,7 +91,7 @@ class Length(
                 raise SettingsError(f"{section}.max_{unit} must be at least {max(1, least)}, got {most}")
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a text."""
+        """Return a function that judges a text."""
 
         def counted(reason: str, count: int, noun: str) -> Drop:
             return Drop(reason, f"{count} {noun}{'' if count == 1 else 's'}")
@@ -113,17 +118,18 @@ class Length(
 class OnlyEmoji(
     CaptionCheck,
     name="only_emoji",
-    reasons={"caption_only_emoji": "nothing but emoji and punctuation stands where a caption should be"},
+    reasons={"caption_only_emoji": "the caption has only emoji and punctuation"},
 ):
     """Drop captions that consist of emoji and punctuation only, such as "🐶🐶 !!"; those with a letter or digit stay.
 
-    The digits of keycaps ("1️⃣") are emoji; a text of punctuation alone has none, and is left to the other checks.
+    The digits of keycaps ("1️⃣") count as emoji. A text of punctuation alone has no emoji and is left to the other
+    checks.
     """
 
     only_emoji_check: bool = setting(True)
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a text."""
+        """Return a function that judges a text."""
 
         def judge(text: str) -> Drop | None:
             rest, num_keycaps = _KEYCAP.subn("", text)
@@ -134,7 +140,7 @@ class OnlyEmoji(
 
 
 class TranslationCheck(CaptionCheck):
-    """A check of a translation beside its source, or of what is known of how it was made."""
+    """A check that compares a translation with its source, or reads measures of its making."""
 
     translations_only: ClassVar[bool] = True
 
@@ -146,12 +152,12 @@ class CopiedThrough(
     reasons={"copied_through": "the translation equals its source"},
     reads=("clean_caption", TEXT),
 ):
-    """Drop translations of three words and more that equal their source, case and final punctuation aside."""
+    """Drop translations of at least three words that equal their source, apart from case and final punctuation."""
 
     copied_through_check: bool = setting(True)
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a source and its translation."""
+        """Return a function that judges a source and its translation."""
 
         def judge(source: str, target: str) -> Drop | None:
             copied = exact_key(source) == exact_key(target) and count_words(target) >= _MIN_COPIED_WORDS
@@ -164,25 +170,25 @@ class CopiedThrough(
 class CopiedWords(
     TranslationCheck,
     name="copied_words",
-    reasons={"copied_words": "the translation left too many words as they are in its source"},
+    reasons={"copied_words": "the translation copies too many words of its source"},
     reads=("copied_share",),
 ):
-    """Drop translations with many words of their source.
+    """Drop translations that copy many words of their source.
 
-    A share of 0.15 is one word in six: less finds little more, and costs captions with one loan word that the pack does
-    not list; without a list, 0.4 costs no more.
+    A share of 0.15 is one word in six. A lower limit finds little more and drops captions with one loan word that the
+    pack does not list. Without a list, 0.4 drops as few of these.
     """
 
     copied_words_check: bool = setting(True)
     max_copied_share: float = setting(
-        0.15, "Largest share of copied words, 0 to 1, where the pack lists `shared_words`.", ge=0, le=1
+        0.15, "Largest share of copied words, 0 to 1, if the pack lists `shared_words`.", ge=0, le=1
     )
     max_copied_share_unlisted: float = setting(
-        0.4, "Largest share of copied words, 0 to 1, where the pack lists none.", ge=0, le=1
+        0.4, "Largest share of copied words, 0 to 1, if the pack lists none.", ge=0, le=1
     )
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a share by what the language has in common with the source's."""
+        """Return a function that judges the share of copied words; the limit depends on the pack's `shared_words`."""
         highest = _as_stored(self.max_copied_share if captions.pack.shared_words else self.max_copied_share_unlisted)
         return lambda share: Drop("copied_words", f"share {share:.2f}") if share > highest else None
 
@@ -191,18 +197,18 @@ class CopiedWords(
 class Repetition(
     TranslationCheck,
     name="repetition",
-    reasons={"repeated_ngrams": "the translation loops"},
+    reasons={"repeated_ngrams": "the translation repeats the same words again and again"},
     reads=("repeated_ngrams",),
 ):
-    """Drop translations that loop."""
+    """Drop translations that repeat the same words in a row."""
 
     repetition_check: bool = setting(True)
     max_repetitions: int = setting(
-        2, "Times that the same words may stand back to back, where the source repeats less.", ge=1
+        2, "Most times that the same words may follow each other, if the source repeats them less.", ge=1
     )
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge how often words are repeated."""
+        """Return a function that judges the number of repetitions."""
         return lambda times: Drop("repeated_ngrams", f"{times} times") if times > self.max_repetitions else None
 
 
@@ -210,15 +216,15 @@ class Repetition(
 class Repetitive(
     TranslationCheck,
     name="repetitive",
-    reasons={"translation_repetitive": "the engine says that the translation loops, at the second try as well"},
+    reasons={"translation_repetitive": "the engine flagged the translation as repetitive, after a second try"},
     reads=("translation_repetitive",),
 ):
-    """Drop translations that the engine flagged as loops."""
+    """Drop translations that the engine flagged as repetitive."""
 
     repetitive_check: bool = setting(True)
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge the flag."""
+        """Return a function that judges the flag."""
         return lambda flag: Drop("translation_repetitive") if flag else None
 
 
@@ -226,7 +232,7 @@ class Repetitive(
 class Truncated(
     TranslationCheck,
     name="truncated",
-    reasons={"translation_truncated": "the translation was cut off: the engine's decoding hit its limit"},
+    reasons={"translation_truncated": "the translation was cut off at the engine's length limit"},
     reads=("translation_truncated",),
 ):
     """Drop translations that the engine cut off."""
@@ -234,7 +240,7 @@ class Truncated(
     truncated_check: bool = setting(True)
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge the flag."""
+        """Return a function that judges the flag."""
         return lambda flag: Drop("translation_truncated") if flag else None
 
 
@@ -245,20 +251,24 @@ class LengthRatio(
     reasons={"length_ratio": "the translation is far shorter or longer than its source"},
     reads=("length_ratio", "clean_caption"),
 ):
-    """Drop translations far shorter or longer than their source.
+    """Drop translations that are far shorter or longer than their source.
 
-    Human German and French have 0.6 to 2.3 letters a letter, but very short captions, well translated, 0.3 to 5: hence
-    the slacks.
+    Human German and French translations have 0.6 to 2.3 letters per letter of the source. Good translations of very
+    short captions have 0.3 to 5, hence the slacks.
     """
 
     length_ratio_check: bool = setting(True)
     min_length_ratio: float = setting(0.5, "Fewest letters of the translation per letter of the source.", ge=0, le=1)
     max_length_ratio: float = setting(2.5, "Most letters of the translation per letter of the source.", ge=1)
-    shorter_slack_letters: int = setting(20, "Letters that a translation may always be shorter than its source.", ge=0)
-    longer_slack_letters: int = setting(30, "Letters that a translation may always be longer than its source.", ge=0)
+    shorter_slack_letters: int = setting(
+        20, "Letters by which a translation may be shorter than its source at any ratio.", ge=0
+    )
+    longer_slack_letters: int = setting(
+        30, "Letters by which a translation may be longer than its source at any ratio.", ge=0
+    )
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a ratio beside the source's length."""
+        """Return a function that judges the ratio, given the source for the slacks."""
         lowest, highest = _as_stored(self.min_length_ratio), _as_stored(self.max_length_ratio)
 
         def judge(ratio: float, source: str) -> Drop | None:
@@ -283,7 +293,7 @@ class NumbersLost(
     numbers_lost_check: bool = setting(True)
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge the numbers that are lost."""
+        """Return a function that judges the lost numbers."""
         return lambda numbers: Drop("numbers_lost", _listed("lost", numbers)) if numbers else None
 
 
@@ -299,7 +309,7 @@ class NumbersInvented(
     numbers_invented_check: bool = setting(True)
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge the numbers that are invented."""
+        """Return a function that judges the invented numbers."""
         return lambda numbers: Drop("numbers_invented", _listed("invented", numbers)) if numbers else None
 
 
@@ -311,26 +321,26 @@ def _listed(verb: str, numbers: list[str]) -> str:
 class Score(
     TranslationCheck,
     name="score",
-    reasons={"low_translation_score": "the engine itself thought the translation unlikely"},
+    reasons={"low_translation_score": "the engine's score of the translation is too low"},
     reads=("translation_score",),
 ):
-    """Drop translations that the engine thought unlikely.
+    """Drop translations that the engine scored low.
 
-    Scores have each model's own scale, and tell much of it (`benchmarks/translation_quality.py`): of a small
-    English-German package's 1,014 validation captions, chrF 61.6 in all, the 1.5 % below -1.0 have 32 and none of them
-    60; -0.7 would find a tenth, of chrF 42.
+    Scores have a different scale for each model, and predict quality (`benchmarks/translation_quality.py`). For a small
+    English-German package's 1,014 validation captions, chrF is 61.6 in all; the 1.5 % below -1.0 have 32, and none of
+    them reaches 60. A limit of -0.7 would drop a tenth, of chrF 42.
     """
 
     score_check: bool = setting(True)
     min_translation_score: float = setting(
         -1.0,
-        "Least mean log-probability of a token, in nats. Every model has a scale of its own "
+        "Least mean log-probability of a token, in nats. The scale differs between models "
         "([translation.md](translation.md)).",
         le=0,
     )
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge a score."""
+        """Return a function that judges the score."""
         lowest = _as_stored(self.min_translation_score)
         return lambda score: Drop("low_translation_score", f"score {score:.2f}") if score < lowest else None
 
@@ -339,28 +349,28 @@ class Score(
 class RoundTrip(
     TranslationCheck,
     name="round_trip",
-    reasons={"low_round_trip": "translated back, the translation has little of its source"},
+    reasons={"low_round_trip": "the round trip (translated back) differs too much from the source"},
     reads=("round_trip_chrf",),
 ):
-    """Drop translations of which little comes back, where `translate.round_trip` measures it.
+    """Drop translations whose round trip differs too much from the source, if `translate.round_trip` measures it.
 
-    Round trips through Catalan tell little: a chrF below 10 have 3 % of the good Italian translations and 9 % of the
-    fluent, wrong ones.
+    Round trips through Catalan tell little: 3 % of the good Italian translations have a chrF below 10, and 9 % of the
+    fluent but wrong ones.
     """
 
     round_trip_check: bool = setting(True)
     min_round_trip_chrf: float = setting(
-        10.0, "Least chrF, 0 to 100, of the translation back against the source.", ge=0, le=100
+        10.0, "Least chrF, 0 to 100, of the round trip against the source.", ge=0, le=100
     )
 
     def bind(self, captions: Captions) -> Judge:
-        """Judge the chrF of the translation back."""
+        """Return a function that judges the chrF of the round trip."""
         lowest = _as_stored(self.min_round_trip_chrf)
         return lambda chrf: Drop("low_round_trip", f"chrF {chrf:.1f}") if chrf < lowest else None
 
 
 def _as_stored(threshold: float) -> float:
-    """Return a threshold as a column of single precision would hold it, so that what equals it does."""
+    """Return a threshold in single precision, as columns store their values, so that equal values compare equal."""
     stored: float = pa.scalar(threshold, pa.float32()).as_py()
     return stored
 
@@ -369,33 +379,35 @@ def _as_stored(threshold: float) -> float:
 class Language(
     CaptionCheck,
     name="language",
-    reasons={"wrong_language": "the caption is surely in another language than its row says"},
+    reasons={"wrong_language": "the caption is almost certainly in another language than its row states"},
 ):
-    """Drop captions that are surely in another language than their row says.
+    """Drop captions that are almost certainly in another language than their row states.
 
-    It fills the columns that tell the language of each caption. The thresholds are the cascade's; langdetect, as sure
-    when wrong as when right, wants 0.1, 0.99 and 20. Where the engine does not know the language, nothing is checked,
-    which is logged.
+    It fills the columns of each caption's identified language. The default thresholds suit the cascade. langdetect,
+    which is as confident when wrong as when right, needs 0.1, 0.99 and 20. If the engine does not know the language,
+    nothing is checked, and a warning is logged.
     """
 
     language_check: bool = setting(True)
     language_engine: str = setting(
-        "cascade", "Engine that tells the language: `cascade`, `fast`, `lingua` or `langdetect`.", among=tuple(ENGINES)
+        "cascade",
+        "Engine that identifies the language: `cascade`, `fast`, `lingua` or `langdetect`.",
+        among=tuple(ENGINES),
     )
     min_language_probability: float = setting(
-        0.1, "Probability of its language, 0 to 1, from which on a caption is kept.", ge=0, le=1
+        0.1, "Probability of its stated language, 0 to 1, at or above which a caption is kept.", ge=0, le=1
     )
     min_other_probability: float = setting(
-        0.5, "Probability of another language, 0 to 1, from which on a caption may be dropped.", ge=0, le=1
+        0.5, "Probability of another language, 0 to 1, at or above which a caption may be dropped.", ge=0, le=1
     )
-    min_language_letters: int = setting(15, "Fewest letters of a caption that is checked for its language.", ge=0)
+    min_language_letters: int = setting(15, "Fewest letters of a caption whose language is checked.", ge=0)
 
     def rule(self, captions: Captions) -> Rule | None:
-        """Return the check, or None where the engine does not know the language."""
+        """Return the check; None if the engine does not know the language."""
         pack, columns, engine = captions.pack, captions.columns, self.language_engine
         code = detectable_code(pack, engine)
         if code is None:
-            warn_once(f"captions in {pack.code!r} are not checked for their language: {engine} does not know it")
+            warn_once(f"the language of captions in {pack.code!r} is not checked: {engine} does not know it")
             return None
         candidates = {*pack.confusions, *captions.languages}.intersection(detectable_languages())
         identify = language_identifier(code, candidates=candidates, engine=engine)
@@ -409,7 +421,7 @@ class Language(
 
         def fill(table: pa.Table) -> Mapping[str, Sequence[object]]:
             verdicts: list[LanguageVerdict | None] = [None] * table.num_rows
-            if captions.source_engine == engine:  # of source captions that are captions as they stand it has told
+            if captions.source_engine == engine:  # reuse the verdicts of captions that equal their source captions
                 cells = (table.column(name).to_pylist() for name in (*_OWN_COLUMNS, SOURCE.text, *SOURCE.found))
                 for row, (lang, target, caption, source, *known) in enumerate(zip(*cells, strict=True)):
                     if lang == target and caption == source and known[0] is not None:
@@ -435,10 +447,11 @@ class Language(
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
-    """Mending of source captions, and the checks that then judge them.
+    """Cleaning of source captions, and the checks that follow it.
 
-    `cleaning.text.mending.clean_text` mends; control characters, Unicode's composed form and white space are always
-    seen to. A loop is too long as well, and a file name is one word: the check that names the cause best goes first.
+    `cleaning.text.mending.clean_text` cleans; control characters, Unicode's composed form and white space are always
+    handled. A looping caption is also too long, and a file name is also one word: the check that names the cause best
+    runs first.
     """
 
     section: ClassVar[str] = "clean"
@@ -447,7 +460,7 @@ class CleanConfig(OnlyEmoji, Boilerplate, Length, Language, Section):
     fix_encoding: bool = setting(True, "Undo mojibake.")
     strip_markup: bool = setting(True, "Remove HTML tags and resolve entities.")
     straighten_apostrophes: bool = setting(True, 'Write "l’albero" as "l\'albero".')
-    strip_suffixes: bool = setting(True, "Take off what stock sites and agencies hang on captions.")
+    strip_suffixes: bool = setting(True, "Remove the labels and credits of stock sites and agencies.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -468,11 +481,12 @@ class CheckConfig(
     Language,
     Section,
 ):
-    """Checks of captions in the target language, and of translations beside their source.
+    """Checks of captions in the target language, and of translations against their source.
 
-    The defaults follow from `benchmarks/translation_checks.py`: together they find nine in ten of the labelled defects,
-    fluent texts about something else aside, and drop one in 28 of the labelled good translations, which were chosen to
-    be hard, and 0.5 % of Multi30k's human German. None repeats words three times where its source does not.
+    The defaults follow from `benchmarks/translation_checks.py`. Together the checks find nine in ten of the labelled
+    defects, except fluent texts about something else. They drop one in 28 of the labelled good translations, which were
+    chosen to be hard, and 0.5 % of Multi30k's human German. No good translation repeats words three times if its source
+    does not.
     """
 
     section: ClassVar[str] = "check"

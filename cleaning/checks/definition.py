@@ -1,9 +1,9 @@
-"""What a check is: settings, reasons and what it reads in one class; and how checks meet a table of captions.
+"""Definition of a check: one class with its settings, reasons and columns, and the rules that apply it to a table.
 
-A section of a recipe is a config dataclass that has its checks as base classes, in their usual order, and so their
-settings as its fields. Its rules are its checks bound to captions of one language. A rule reads some columns of the
-rows that no rule before it has dropped, may fill others first, and says which rows to drop. It never sees more than it
-needs, so that what is expensive is done for few rows.
+A section of a recipe is a config dataclass. Its base classes are its checks in their usual order, and their settings
+are its fields. Its rules are its checks bound to captions of one language. A rule reads some columns of the rows that
+no earlier rule has dropped, may fill columns first, and returns the rows to drop. Expensive rules therefore run on few
+rows.
 """
 
 import functools
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Fill = Callable[[pa.Table], Mapping[str, Sequence[object]]]
-# Judges one row by its cells of the columns that its check reads.
+# Returns the verdict on one row, given its cells of the columns that the check reads.
 Judge = Callable[..., Drop | None]
 
-# In what a check reads: the column of the text that is judged, whichever that is in its section.
+# Stands for the column of the checked text in `reads`; each section has its own.
 TEXT = "text"
 
 
@@ -42,12 +42,16 @@ def setting(
     among: Collection[str] | None = None,
     decides: str | None = None,
 ) -> T:
-    """Return a dataclass field that carries its description and its bounds (in its metadata, by pydantic's names).
+    """Return a dataclass field with its description and bounds in its metadata, under pydantic's names.
 
     Args:
-        description: None for a check's switch, which the check's own docstring describes.
-        among: the names that it may have, or each of them if it is a tuple.
-        decides: the one reason of its check that it decides, where there are several.
+        default: default value.
+        description: meaning of the setting; None for a check's switch, which the check's docstring describes.
+        ge: least value.
+        gt: value that it must exceed.
+        le: largest value.
+        among: the names that it may have; for a tuple, the names that its items may have.
+        decides: the reason that it decides, if its check has several.
     """
     known = {"description": description, "ge": ge, "gt": gt, "le": le, "among": among, "decides": decides}
     return field(default=default, metadata={name: value for name, value in known.items() if value is not None})
@@ -55,7 +59,7 @@ def setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextColumns:
-    """The columns of a caption row that hold a text, and what is found of its language."""
+    """Columns of a caption row with a text and the language that was identified for it."""
 
     text: str
     language: str
@@ -64,7 +68,7 @@ class TextColumns:
 
     @property
     def found(self) -> tuple[str, str, str]:
-        """What is found of the language."""
+        """Return the columns of the identified language."""
         return (self.language, self.probability, self.margin)
 
 
@@ -80,26 +84,27 @@ TARGET = TextColumns(
 
 
 class Tagger(Protocol):
-    """Says of texts in one language how much of them is proper nouns; the same of a text whatever its neighbours."""
+    """Tagger of proper nouns in texts of one language; its result for a text does not depend on the other texts."""
 
     @property
     def name(self) -> str:
-        """Engine, model and its version, such as "spacy:fr_core_news_sm 3.8.0": what decides the verdicts."""
+        """Return engine, model and version, such as "spacy:fr_core_news_sm 3.8.0", which decide the verdicts."""
 
     def share(self, texts: Sequence[str]) -> list[float | None]:
-        """`cleaning.checks.proper_nouns.tagged_share` of each text, in the same order."""
+        """Return `cleaning.checks.proper_nouns.tagged_share` of each text, in the same order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Captions:
-    """The captions of one language that checks are bound to, and what helps to judge them.
+    """Captions of one language that checks are bound to.
 
     Args:
-        pack: of their language.
-        columns: where they are: `SOURCE` or `TARGET`.
+        pack: language pack of their language.
+        columns: their columns: `SOURCE` or `TARGET`.
         languages: ISO 639-1 codes of other languages that the dataset's captions may be in.
-        tagger: tells names; None: a rule of thumb does, where the language allows.
-        source_engine: what has told the languages of source captions: of captions that are these it need not again.
+        tagger: tagger of proper nouns; None: a heuristic replaces it, if the language allows.
+        source_engine: engine that identified the languages of the source captions; its results are reused for captions
+            that equal their source caption.
     """
 
     pack: LanguagePack
@@ -111,14 +116,14 @@ class Captions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One check, bound to captions.
+    """A check that is bound to captions.
 
     Args:
-        name: of the check.
+        name: name of the check.
         columns: the columns that `fill` and `check` read.
-        check: what it drops.
-        fill: finds out columns first.
-        translations_only: captions without an original in another language are not judged.
+        check: returns the drops.
+        fill: computes columns first.
+        translations_only: skip captions without an original in another language.
     """
 
     name: str
@@ -129,10 +134,10 @@ class Rule:
 
 
 class CaptionCheck:
-    """A check of captions; to write one, derive a frozen, keyword-only dataclass and add it to a section's bases.
+    """Base class of checks; to add one, derive a frozen, keyword-only dataclass and add it to a section's bases.
 
-    Its docstring's first sentence says what it drops, and stands in the docs. Its fields, made with `setting`, are its
-    settings in the recipe, and the first of them switches it on.
+    The first sentence of its docstring says what it drops, and is shown in the docs. Its fields, made with `setting`,
+    are its settings in the recipe; the first of them switches it on.
     """
 
     name: ClassVar[str]
@@ -149,23 +154,23 @@ class CaptionCheck:
         reads: Sequence[str] = (TEXT,),
         has_rules: bool = False,
     ) -> None:
-        """Define a check; a class without a name is none, but has several as its bases, or is one's base.
+        """Define a check; a class without a name is no check but a common base or a section.
 
         Args:
-            name: in the recipe's `order`, and in the docs.
-            reasons: what it may drop for, each with a sentence.
-            reads: columns of a caption row; `TEXT` stands for the text that is judged.
-            has_rules: the detail of a drop names one of several rules within the check.
+            name: name in the recipe's `order` and in the docs.
+            reasons: drop reasons, each with a sentence.
+            reads: columns of a caption row; `TEXT` stands for the checked text.
+            has_rules: the detail of a drop names one of several rules of the check.
         """
         if name is not None:
             cls.name, cls.reasons, cls.reads, cls.has_rules = name, dict(reasons or {}), tuple(reads), has_rules
 
     def bind(self, captions: Captions) -> Judge:
-        """Return what judges one row, given its cells of `reads`; rows with an empty cell are kept without it."""
+        """Return a function that judges one row, given its cells of `reads`; rows with an empty cell are kept."""
         raise NotImplementedError
 
     def rule(self, captions: Captions) -> Rule | None:
-        """Return the check bound to captions, or None where it cannot be made of their language."""
+        """Return the check bound to captions; None if it does not support their language."""
         judge = self.bind(captions)
 
         def check(table: pa.Table) -> list[Drop | None]:
@@ -175,41 +180,49 @@ class CaptionCheck:
         return self.rule_on(captions, check)
 
     def require(self, section: str) -> None:
-        """Raise SettingsError where settings that are right by themselves do not go together."""
+        """Check that the settings fit together.
+
+        Raises:
+            SettingsError: settings that are valid by themselves contradict each other.
+        """
 
     def rule_on(self, captions: Captions, check: ColumnCheck) -> Rule:
-        """Return the rule that has `check` judge tables of the columns of `reads`, in their order."""
+        """Return the rule that applies `check` to tables of the columns of `reads`, in their order."""
         columns = tuple(captions.columns.text if name == TEXT else name for name in self.reads)
         return Rule(name=self.name, columns=columns, check=check, translations_only=self.translations_only)
 
     @classmethod
     def switch(cls) -> str:
-        """Return the setting that switches the check."""
+        """Return the name of the setting that switches the check."""
         return fields(cast(Any, cls))[0].name
 
     @classmethod
     def decided_by(cls, reason: str) -> list[str]:
-        """Return the settings that decide a reason: the switch, only where there is nothing else to set."""
+        """Return the settings that decide a reason; the switch if there are no others."""
         others = fields(cast(Any, cls))[1:]
         return [each.name for each in others if each.metadata.get("decides", reason) == reason] or [cls.switch()]
 
     @classmethod
     def drops(cls) -> str:
-        """Return what the check drops, in a sentence."""
+        """Return a sentence on what the check drops."""
         return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The settings of a section of the recipe, whose checks are its base classes in their usual order."""
+    """Settings of a section of the recipe, whose checks are its base classes in their usual order."""
 
     section: ClassVar[str]
     columns: ClassVar[TextColumns]
 
-    order: tuple[str, ...] = setting((), "Checks, by name, that go first. The others follow in their usual order.")
+    order: tuple[str, ...] = setting((), "Names of checks that run first. The others follow in their usual order.")
 
     def __post_init__(self) -> None:
-        """Raise SettingsError naming the field that is out of bounds."""
+        """Check the bounds of every field and the names in `order`.
+
+        Raises:
+            SettingsError: a field is out of bounds; the text names it.
+        """
         for each in fields(self):
             path = f"{self.section}.{each.name}"
             require_bounds(getattr(self, each.name), each.metadata, path)
@@ -227,7 +240,7 @@ class Section:
 
     @classmethod
     def all_reasons(cls) -> dict[str, Reason]:
-        """Return what the section's checks drop captions for, each reason with its sentence and its settings."""
+        """Return the drop reasons of the section's checks, each with its sentence and its settings."""
         return {
             reason: Reason(meaning, settings=tuple(f"{cls.section}.{name}" for name in check.decided_by(reason)))
             for check in cls.check_types()
@@ -236,7 +249,7 @@ class Section:
 
     @classmethod
     def settings(cls) -> "list[Field[Any]]":
-        """Return the fields as a reader wants them: the section's own, check by check, then `order`."""
+        """Return the fields in the order of the docs: the section's own, those of each check, then `order`."""
         of_checks = {each.name: each for check in cls.check_types() for each in fields(cast(Any, check))}
         own = {each.name: each for each in fields(cls) if each.name not in of_checks}
         order = own.pop("order")
@@ -244,12 +257,12 @@ class Section:
 
     @classmethod
     def descriptions(cls) -> dict[str, str]:
-        """Return what each setting means, by its name; a check's switch, what the check drops."""
+        """Return the description of each setting by name; a check's switch is described by what the check drops."""
         switches = {check.switch(): check.drops() for check in cls.check_types()}
         return {each.name: each.metadata.get("description") or switches[each.name] for each in cls.settings()}
 
     def checks(self) -> Iterator[CaptionCheck]:
-        """Yield the checks with their settings, switched on or not, in the order that is asked for."""
+        """Yield the checks with their settings, switched on or not, in the recipe's order."""
         usual = [check.name for check in self.check_types()]
         names = [*self.order, *(name for name in usual if name not in self.order)]
         for check in sorted(self.check_types(), key=lambda check: names.index(check.name)):
@@ -264,7 +277,7 @@ class Section:
         tagger: Tagger | None = None,
         source_engine: str | None = None,
     ) -> list[Rule]:
-        """Return the checks that are switched on, bound to a language, without those that it cannot have.
+        """Return the enabled checks bound to a language, without those that do not support it.
 
         Arguments are those of `Captions`.
         """
@@ -278,13 +291,13 @@ class Section:
 def _require_names(given: Sequence[str], known: Collection[str], path: str) -> None:
     for name in given:
         if name not in known:
-            raise SettingsError(f"{path} names {name!r}: there are {', '.join(known)}")
+            raise SettingsError(f"{path} names {name!r}, which is unknown: use {', '.join(known)}")
     if len(set(given)) < len(given):
         raise SettingsError(f"{path} names one of {', '.join(given)} twice")
 
 
 def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.Array | None = None) -> pa.Table:
-    """Reject, in the name of `step`, what the rules drop of the pending rows (where `where` is true); fill columns."""
+    """Reject the pending rows (where `where` is true) that the rules drop, under the step's name, and fill columns."""
     left = pending_rows(table, where)
     translated = set(pending_rows(table, has_original(table)))
     dropped: dict[int, Drop] = {}
@@ -304,5 +317,5 @@ def apply_rules(table: pa.Table, rules: Sequence[Rule], *, step: str, where: pa.
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning; checks are bound anew for every shard, and what they lack is said once."""
+    """Log a warning once; checks are bound again for every shard."""
     logger.warning(message)

@@ -1,19 +1,18 @@
-"""Check: a caption that is little but names ("Anna Maria Mozzoni") says nothing of what is seen.
+"""Check for captions that consist mostly of names ("Anna Maria Mozzoni") and do not describe an image.
 
-The paper drops captions of which at least 80 % of the tokens are tagged PROPN: so does `tagged_proper_nouns`, with
-spaCy's or Stanza's `Tagger`, where there is a model of the language. Without a tagger, `proper_noun_share` is a rule of
-thumb:
+The paper drops captions of which at least 80 % of the tokens are tagged PROPN. `tagged_proper_nouns` does the same with
+spaCy's or Stanza's `Tagger`, if there is a model of the language. Without a tagger, `proper_noun_share` is a heuristic:
 
-- Words of content are those that begin with a letter and are no function words of the language; unlike with a tagger,
-  nothing else counts: "Kim Rhodes nel 2010" is two names of two words.
-- A word of content with a capital is a proper noun. At the start of a sentence the capital says so only if the next
-  word is a word of content with a capital, too: "Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"; and
-  only if the word is not among the common nouns that are given: "Piazza Garibaldi".
-- A caption is kept, as undecided, if it is (nearly) all capitals; if a function word inside a sentence has a capital
-  (then it is a title: "A Man And His Dog"); or if its script has no case.
+- Content words begin with a letter and are no function words of the language. Unlike with a tagger, nothing else
+  counts: "Kim Rhodes nel 2010" is two names of two words.
+- A content word with a capital is a proper noun. The first word of a sentence is one only if the next word is a content
+  word with a capital, too ("Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"), and if it is none of the
+  given common nouns ("Piazza Garibaldi").
+- A caption is kept, as undecided, if it is (nearly) all capitals; if a function word inside a sentence has a capital,
+  as in a title ("A Man And His Dog"); or if its script has no case.
 
-It can't see that "Leonardo da Vinci" is a name, nor that "Man Riding Horse" is none; German, where every noun has a
-capital, needs a tagger.
+The heuristic cannot see that "Leonardo da Vinci" is a name, nor that "Man Riding Horse" is none. German, where every
+noun has a capital, needs a tagger.
 """
 
 import functools
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 TAGGER_CHOICES = ("auto", "spacy", "stanza", "heuristic")
 _WORD = re.compile(r"[^\W\d_]\w*|[.!?:;]+(?=\s)", re.UNICODE)
-# What does not decide the tags, and takes two thirds of the time.
+# Components that do not affect the tags and take two thirds of the time.
 _SPACY_NOT_NEEDED = ("parser", "senter", "ner", "entity_linker", "lemmatizer", "trainable_lemmatizer")
 _SPACY_BATCH_TEXTS = 128
 _STANZA_BATCH_TEXTS = 1000
@@ -52,34 +51,34 @@ _LOADING = threading.Lock()
 class ProperNouns(
     CaptionCheck,
     name="proper_nouns",
-    reasons={"mostly_proper_nouns": "the caption is little but names"},
+    reasons={"mostly_proper_nouns": "the caption consists mostly of names"},
 ):
-    """Drop captions that are mostly names: those of which nothing can be seen."""
+    """Drop captions that consist mostly of names and do not describe an image."""
 
     proper_noun_check: bool = setting(True)
     proper_noun_tagger: str = setting(
         "auto",
-        "Tagger that tells names: `auto` (spaCy, then Stanza, where there is a model of the language, else the rule of "
-        "thumb), `spacy`, `stanza` or `heuristic`.",
+        "Tagger of names: `auto` (spaCy, then Stanza, if a model of the language is installed, else the heuristic), "
+        "`spacy`, `stanza` or `heuristic`.",
         among=TAGGER_CHOICES,
     )
     max_proper_noun_share: float = setting(
         0.8,
-        "Share of names among words, above 0 and at most 1, from which on a caption is dropped. 0.8 in the paper.",
+        "Share of names among words, above 0 and at most 1, from which on a caption is dropped. The paper uses 0.8.",
         gt=0,
         le=1,
     )
 
     def find_tagger(self, pack: LanguagePack) -> Tagger | None:
-        """Return the tagger to bind the check with: None where it needs none.
+        """Return the tagger to bind the check with; None if it needs none.
 
         Raises:
-            SettingsError, InputError: as `find_tagger` does.
+            SettingsError, InputError: as `find_tagger` raises them.
         """
         return find_tagger(pack, self.proper_noun_tagger) if self.proper_noun_check else None
 
     def rule(self, captions: Captions) -> Rule | None:
-        """Return the check by a tagger, or by capitals where these tell; say so where they do not."""
+        """Return the check by a tagger, or by capitals if the language allows; else log a warning and return None."""
         pack = captions.pack
         if captions.tagger is not None:
             judge = tagged_proper_nouns(captions.tagger, max_share=self.max_proper_noun_share)
@@ -101,15 +100,19 @@ class ProperNouns(
 def proper_noun_share(
     *, function_words: Collection[str], common_nouns: Collection[str] = (), max_share: float = 0.8
 ) -> Check:
-    """Drop captions whose words of content are proper nouns to at least `max_share` (0 to 1).
+    """Return a check that drops captions whose content words are proper nouns to a share of at least `max_share`.
 
-    Function words and common nouns are lower-case, without apostrophe; the latter are no names at the start of a
-    sentence. Reason: mostly_proper_nouns, with detail "3 of 3 words".
+    Reason: mostly_proper_nouns, with detail "3 of 3 words".
+
+    Args:
+        function_words: function words of the language, lower case, without apostrophe.
+        common_nouns: words, in the same form, that are no names at the start of a sentence.
+        max_share: share from 0 to 1.
     """
     known, common = frozenset(function_words), frozenset(common_nouns)
 
     def judge(text: str) -> Drop | None:
-        # Where capitals outnumber small letters two to one, as in "A CAKE on A TABLE", they tell nothing.
+        # Capitals mean nothing if they outnumber small letters two to one, as in "A CAKE on A TABLE".
         if text.islower() or sum(map(str.isupper, text)) > 2 * sum(map(str.islower, text)):
             return None
         sentences = list(_sentences(text))
@@ -125,9 +128,9 @@ def proper_noun_share(
 
 
 def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
-    """Drop captions whose tokens are proper nouns to at least `max_share` (0 to 1), as the tagger has it.
+    """Return a check that drops captions whose tokens are tagged as proper nouns to a share of at least `max_share`.
 
-    Reason: mostly_proper_nouns, with detail "100 % of the tokens".
+    The share is from 0 to 1. Reason: mostly_proper_nouns, with detail "100 % of the tokens".
     """
 
     def verdict(share: float | None) -> Drop | None:
@@ -139,7 +142,10 @@ def tagged_proper_nouns(tagger: Tagger, *, max_share: float = 0.8) -> Check:
 
 
 def _sentences(text: str) -> Iterator[list[str]]:
-    """Yield sentences as words; a stop after a capital ends none, since it may be an initial ("G. H. Hardy")."""
+    """Yield sentences as lists of words.
+
+    A full stop after a capital ends no sentence, since it may belong to an initial ("G. H. Hardy").
+    """
     words: list[str] = []
     for token in _WORD.findall(text):
         if token[0].isalpha():
@@ -152,7 +158,7 @@ def _sentences(text: str) -> Iterator[list[str]]:
 
 
 def _proper_nouns(words: list[str], function_words: frozenset[str], common_nouns: frozenset[str]) -> list[bool]:
-    """Return one verdict per word of content."""
+    """Return for each content word whether it is a proper noun."""
     capitals = [word[0].isupper() and word.lower() not in function_words for word in words]
     if len(words) == 1 or not capitals[1] or words[0].lower() in common_nouns:
         capitals[0] = False
@@ -161,20 +167,20 @@ def _proper_nouns(words: list[str], function_words: frozenset[str], common_nouns
 
 
 def tagged_share(tokens: Iterable[tuple[str, bool]]) -> float | None:
-    """Return proper nouns by tokens, from tokens and whether each is tagged PROPN; None where no token counts.
+    """Return the share of proper nouns, given tokens and whether each is tagged PROPN; None if no token counts.
 
-    As in the paper every token counts, function words and numbers too: "Kim Rhodes nel 2010" has a share of a half.
-    But a token must hold a letter or a digit: taggers differ in what they make of punctuation, signs and emoji, and a
-    full stop should not save a name.
+    As in the paper every token counts, function words and numbers too: "Kim Rhodes nel 2010" has a share of one half.
+    But a token must have a letter or a digit. Taggers treat punctuation, signs and emoji differently, and a full stop
+    should not save a name.
     """
     verdicts = [tagged for token, tagged in tokens if any(map(str.isalnum, token))]
     return sum(verdicts) / len(verdicts) if verdicts else None
 
 
 class SpacyTagger:
-    """A `Tagger` by spaCy's tagging models, which are Python packages.
+    """`Tagger` that uses spaCy's models, which are Python packages.
 
-    Tokens are those of spaCy's tokenizer ("L'" is one, "Saint-Malo" too).
+    Tokens are those of spaCy's tokenizer ("L'" is one, and so is "Saint-Malo").
     """
 
     def __init__(self, nlp: "Language", name: str) -> None:
@@ -183,15 +189,15 @@ class SpacyTagger:
         self._lock = threading.Lock()  # one memory zone at a time
 
     def share(self, texts: Sequence[str]) -> list[float | None]:
-        """See `Tagger`."""
-        # Without a zone, the vocabulary keeps every word that it ever saw.
+        """Return the share of proper nouns of each text; see `Tagger`."""
+        # Without a memory zone, the vocabulary grows with every new word.
         with self._lock, self._nlp.memory_zone():
             docs = self._nlp.pipe(texts, batch_size=_SPACY_BATCH_TEXTS)
             return [tagged_share((token.text, token.pos_ == "PROPN") for token in doc) for doc in docs]
 
 
 def _open_spacy(pack: LanguagePack) -> SpacyTagger | str:
-    """Return the tagger by the model that the pack names, or what is to be installed for it.
+    """Return a tagger with the pack's model, or a text on what to install for it.
 
     Raises:
         InputError: the model is installed and cannot be loaded, or tags no proper nouns.
@@ -219,16 +225,16 @@ def _load_spacy(model: str, version: str) -> SpacyTagger:
         raise InputError(f"spaCy's model {model} {version} cannot be loaded: {error}") from error
     if not {"morphologizer", "tagger"} & set(nlp.pipe_names):
         parts = ", ".join(nlp.pipe_names) or "nothing"
-        raise InputError(f"spaCy's model {model} {version} tags no proper nouns: it holds {parts}")
+        raise InputError(f"spaCy's model {model} {version} tags no proper nouns: its pipeline has {parts}")
     nlp.max_length = sys.maxsize  # the limit is for parsers and entity recognisers
     return SpacyTagger(nlp, f"spacy:{model} {version}")
 
 
 class StanzaTagger:
-    """A `Tagger` by Stanza's models, files in its resources folder: tokens as written, not the syntactic words within.
+    """`Tagger` that uses Stanza's models, which are files in its resources folder; it never uses the network.
 
-    The network is never asked. A token such as Italian "della" (di + la) is one token, and a proper noun only if all
-    its words are.
+    Its tokens are those of the text, not the syntactic words within: Italian "della" (di + la) is one token, and a
+    token is a proper noun only if all its words are.
     """
 
     def __init__(self, pipeline: Any, name: str) -> None:
@@ -237,9 +243,9 @@ class StanzaTagger:
         self._lock = threading.Lock()
 
     def share(self, texts: Sequence[str]) -> list[float | None]:
-        """See `Tagger`."""
+        """Return the share of proper nouns of each text; see `Tagger`."""
         shares: list[float | None] = [None] * len(texts)
-        # Stanza is not made for texts without a word.
+        # Stanza cannot process texts without a word.
         rows = [row for row, text in enumerate(texts) if any(map(str.isalnum, text))]
         for start in range(0, len(rows), _STANZA_BATCH_TEXTS):
             batch = rows[start : start + _STANZA_BATCH_TEXTS]
@@ -253,12 +259,12 @@ class StanzaTagger:
 
 
 def _open_stanza(pack: LanguagePack) -> StanzaTagger | str:
-    """Return the tagger by Stanza's default models for the language, or what is to be installed for it.
+    """Return a tagger with Stanza's default models for the language, or a text on what to install for it.
 
-    They are looked for in the folder that STANZA_RESOURCES_DIR names, else in `~/stanza_resources`, as Stanza does.
+    As in Stanza itself, the models are in the folder that STANZA_RESOURCES_DIR names, else in `~/stanza_resources`.
 
     Raises:
-        InputError: they are there and cannot be loaded.
+        InputError: the models are installed and cannot be loaded.
     """
     if importlib.util.find_spec("stanza") is None:
         return "install Stanza (pip install stanza) and its models for the language"
@@ -271,7 +277,7 @@ def _open_stanza(pack: LanguagePack) -> StanzaTagger | str:
     with _LOADING:
         found = _load_stanza(pack.code, folder) if is_listed else None
     command = f"stanza.download({pack.code!r}, processors='tokenize,pos')"
-    return found or f'{folder} has no models for it: python -c "import stanza; {command}", where there is network'
+    return found or f'{folder} has no models for it: run python -c "import stanza; {command}" (needs the network)'
 
 
 @functools.cache
@@ -292,30 +298,30 @@ def _load_stanza(code: str, folder: Path) -> StanzaTagger | None:
     except (OSError, ValueError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
         raise InputError(f"Stanza's models for {code!r} in {folder} cannot be loaded: {error}") from error
     packages = {processor: specs[0].package for processor, specs in pipeline.load_list}
-    # The models bear no version: the files that the pipeline is made of stand for it.
+    # The models have no version: the hash of the pipeline's files replaces it.
     paths = sorted(str(value) for key, value in pipeline.config.items() if key.endswith("_path"))
     digests = [hashlib.sha256(Path(path).read_bytes()).digest() for path in paths]
     version = hashlib.sha256(b"".join(digests)).hexdigest()[:12]
     return StanzaTagger(pipeline, f"stanza:{code} {packages['pos']} {version}")
 
 
-# In the order in which "auto" tries them.
+# Engines in the order in which "auto" tries them.
 _ENGINES: dict[str, Callable[[LanguagePack], Tagger | str]] = {"spacy": _open_spacy, "stanza": _open_stanza}
 
 
 def find_tagger(pack: LanguagePack, choice: str) -> Tagger | None:
-    """Return the tagger for the pack's language, or None where the heuristic of `proper_noun_share` is to do.
+    """Return the tagger for the pack's language; None if the heuristic of `proper_noun_share` is to be used.
 
-    What is installed is looked for on this machine only. A tagger is loaded once a process.
+    Only models installed on this machine are considered. A tagger is loaded once a process.
 
     Args:
-        pack: the language; its `spacy` names spaCy's model, its `code` is Stanza's.
+        pack: language pack; its `spacy` names spaCy's model, its `code` is Stanza's.
         choice: one of `TAGGER_CHOICES`; "auto" is the first engine that has a model installed, else None.
 
     Raises:
         SettingsError: the choice is unknown.
-        InputError: the engine of choice has no model for the language, with what to install; or a model is installed
-            and cannot be loaded, or tags no proper nouns.
+        InputError: the chosen engine has no model for the language (the text says what to install); or a model is
+            installed and cannot be loaded, or tags no proper nouns.
     """
     if choice not in TAGGER_CHOICES:
         raise SettingsError(f"a proper-noun tagger is one of {', '.join(TAGGER_CHOICES)}, got {choice!r}")

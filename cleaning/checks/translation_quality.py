@@ -1,7 +1,7 @@
-"""What a translation beside its source tells of its quality: one number or list per column of a caption row.
+"""Measures of a translation against its source: one number or list for each column of a caption row.
 
-Nothing here judges: `cleaning.checks.captions` binds thresholds to these columns. A None says that there is nothing
-to measure, and is never held against a translation.
+This module only measures; `cleaning.checks.captions` applies thresholds. None means that nothing can be measured, and
+never drops a translation.
 """
 
 import re
@@ -12,16 +12,16 @@ from cleaning.text.scripts import count_letters, count_unspaced_words, fold_case
 from data_catalog.language_pack import MIN_SHARED_LETTERS, LanguagePack
 from data_catalog.stages import Measure
 
-# The longest block of tokens that is looked for back to back.
+# Longest block of tokens whose repetitions are counted.
 _MAX_NGRAM = 12
-# Smaller numbers are often spelt out, or written as Roman numerals.
+# Smaller numbers are often spelt out or written as Roman numerals.
 _MIN_NUMBER = 21
 
 
 def translation_measure(pack: LanguagePack) -> Measure:
-    """Return what fills the columns of translations into the pack's language that texts tell.
+    """Return a function that fills the columns measured on texts, for translations into the pack's language.
 
-    These are all but what the engine or a reverse engine knows.
+    The other columns come from the engine or a reverse engine.
     """
     shared = frozenset(word.casefold() for word in pack.shared_words + pack.function_words)
 
@@ -39,23 +39,26 @@ def translation_measure(pack: LanguagePack) -> Measure:
 
 
 def length_ratio(source: str, target: str) -> float | None:
-    """Return letters of the translation per letter of the source (`comparable_letters`); None if that has none."""
+    """Return letters of the translation per letter of the source (`comparable_letters`); None without letters."""
     num_letters = comparable_letters(source)
     return comparable_letters(target) / num_letters if num_letters else None
 
 
 def comparable_letters(text: str) -> int:
-    """Count letters, as many as Latin script would need: an ideograph or kana counts three, a Hangul syllable two."""
+    """Return the number of letters in terms of Latin script.
+
+    An ideograph or kana counts three, a Hangul syllable two.
+    """
     return count_letters(text) + (0 if text.isascii() else len(_HANGUL.findall(text)))
 
 
 def copied_share(source: str, target: str, shared_words: Collection[str] = frozenset()) -> float | None:
-    """Return the share, 0 to 1, of the translation's words that stand in the source as they are, case aside.
+    """Return the share, 0 to 1, of the translation's words that occur in the source; None if no word counts.
 
-    Words of fewer than four letters are left out, and so are hashtags and what stands in quotation marks. Not taken for
-    copies, because a good translation has them, too: words with digits; addresses; `shared_words`, which are spelt
-    alike in both languages (lower case); names (words with a capital in a source that is not all in capitals, but for
-    the start of a sentence that goes on in small letters). None if nothing is left.
+    Case is ignored. Words of fewer than four letters, hashtags and quoted text do not count. Some words do not count as
+    copies, since good translations contain them, too: words with digits; addresses; `shared_words`, which are spelt
+    alike in both languages (lower case); and names: words with a capital, unless the source is all in capitals, or they
+    start a sentence that goes on in small letters.
     """
     if any(mark in target for mark in _KEPT_MARKS):
         target = _KEPT.sub(" ", target)
@@ -66,36 +69,38 @@ def copied_share(source: str, target: str, shared_words: Collection[str] = froze
     suspects = set(words).intersection(split_words(source.casefold())).difference(shared_words)
     if not suspects:
         return 0.0
-    # But letters, their marks (vowel signs, points) and hyphens: no word with a digit and no address is spelt so.
+    # Only words of letters, their marks (vowel signs, points) and hyphens: neither words with digits nor addresses.
     spelt = (word for word in suspects if all(c == "-" or unicodedata.category(c)[0] in "LM" for c in word))
     suspects = set(spelt) - _names(source)
     return sum(word in suspects for word in words) / num_words
 
 
 def repeated_ngrams(source: str, target: str) -> int:
-    """Return how many times the translation's most repeated block of up to twelve words stands back to back.
+    """Return how often in a row the translation repeats a block of up to twelve words, at most.
 
-    1 where nothing is repeated, and where the source repeats something as often. Case and punctuation do not count.
+    It is 1 if nothing is repeated, or if the source repeats something as often. Case and punctuation do not count.
     """
     times = _copies(split_tokens(target.casefold()))
     return 1 if times == 1 or times <= _copies(split_tokens(source.casefold())) else times
 
 
 def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str]:
-    """Return numbers of the source that the translation lacks, as ASCII digits, each once; none below 21.
+    """Return the distinct numbers of the source, from 21 on, that the translation lacks, as ASCII digits.
 
-    Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand); a year may be shortened ("1985", "'85"); hours of a.m.
+    Separators do not count (1,000 = 1.000 = 1 000 = 1 thousand). A year may be shortened ("1985", "'85"). Hours of a.m.
     and p.m., decades ("in his 30s", "the 1920s") and centuries may be reworded.
 
     Args:
-        tens: what the words for 20 to 29, 30 to 39 ... 90 to 99 have in common ("vent", "trent" ...): a number below
-            100 that is spelt out is not lost.
+        source: source caption.
+        target: translation.
+        tens: common stems of the words for 20 to 29, 30 to 39 ... 90 to 99 ("vent", "trent" ...): a number below 100
+            that is spelt out is not lost.
     """
     if not _has_digit(source):
         return []
     wanted = [number for number in _numbers(_REWORDED.sub(" ", source)) if int(number) >= _MIN_NUMBER]
     found = _numbers(target)
-    # Numbers that follow one another may be written as one: digits are looked for in a row.
+    # Adjacent numbers may be written as one, so the digits are joined.
     digits = "".join(found)
     thousands = found if _THOUSAND.search(target) else []
 
@@ -108,11 +113,11 @@ def numbers_lost(source: str, target: str, tens: Sequence[str] = ()) -> list[str
 
 
 def numbers_invented(source: str, target: str) -> list[str]:
-    """Return numbers of the translation that the source lacks, as ASCII digits, each once.
+    """Return the distinct numbers of the translation that the source lacks, as ASCII digits.
 
-    Nothing is held against a translation whose source spells out a number above twenty, in English ("twenty-five
-    people", "25 persone"). A number below 21 may be a word of the source, and counts as invented only
-    where another such number of the source is lost: "5 dogs", "6 cani".
+    The result is empty if the source spells out an English number above twenty ("twenty-five people", "25 persone"). A
+    number below 21 may be a word in the source, so it counts only if the translation lacks another such number of the
+    source: "5 dogs", "6 cani".
     """
     if not _has_digit(target) or _SPELT_OUT.search(source):
         return []
@@ -121,7 +126,7 @@ def numbers_invented(source: str, target: str) -> list[str]:
     wanted, found = _numbers(source), _numbers(target)
     digits = "".join(wanted)
     invented = [n for n in found if int(n) >= _MIN_NUMBER and n not in digits and not _shortened(n, digits)]
-    # Numbers below 21 of which the translation has more than the source, if it has fewer of another.
+    # Numbers below 21 that the translation has more often than the source, if it has another one less often.
     ours, theirs = ([n for n in numbers if int(n) < _MIN_NUMBER] for numbers in (wanted, found))
     if any(theirs.count(n) < ours.count(n) for n in ours):
         invented += [n for n in theirs if theirs.count(n) > ours.count(n)]
@@ -135,7 +140,7 @@ _SENTENCE_START = re.compile(r"(?:^|(?<=[.!?:])\s+)[^\w\s]*(\w\S*)(?:(?=\s+(\S*)
 
 
 def _names(source: str) -> set[str]:
-    """Return words of the source, in lower case, that have a capital which no start of a sentence explains."""
+    """Return the words of the source, in lower case, with a capital that is not due to the start of a sentence."""
     if source.islower() or source.isupper():
         return set()
     names = {word.casefold() for word in split_words(source) if word != word.lower()}
@@ -146,7 +151,7 @@ def _names(source: str) -> set[str]:
 
 
 def _copies(tokens: Sequence[str]) -> int:
-    """Return how many times in a row a block of tokens stands back to back at most: 1 where none does."""
+    """Return how many times in a row a block of tokens occurs at most; 1 if no block is repeated."""
     most = 1
     if len(set(tokens)) == len(tokens):
         return most
@@ -166,7 +171,7 @@ _SPELT_OUT = re.compile(
     r"\b(?:twent|thirt|fort|fift|sixt|sevent|eight|ninet)(?:y|ies|ieth)\b|\b(?:hundred|thousand|million|billion)",
     re.IGNORECASE,
 )
-# How words for a thousand begin in the languages that have one we know: "21 mila", "21 Tausend", "21 тысяча", "21 千".
+# Beginnings of words for a thousand in the supported languages: "21 mila", "21 Tausend", "21 тысяча", "21 千".
 _THOUSAND = re.compile(
     r"\b(?:mil|mie|mij|tausend|duizend|t[uú]s[eu]n|tuhat|tis[ií]|tys|тыс|тис|хил|хиљ|χιλ|bin|ezer|ribu|elfu|nghìn|ngàn)"
     r"|tausend|duizend|тысяч|千|천|हज़ार|হাজার|ألف|آلاف|אלף|هزار|พัน",

@@ -1,1 +1,1 @@
-"""Captions and images that are the same, or nearly."""
+"""Exact and near-duplicates of captions and images."""

@@ -1,4 +1,4 @@
-"""Captions that say the same: exactly, within a sample; in nearly the same words, over all shards; and a cap."""
+"""Duplicate captions: exact ones within a sample, near-duplicates over all shards, and a cap on common ones."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cleaning.duplicates.near_captions import Likeness, cluster_captions
+from cleaning.duplicates.near_captions import CaptionSimilarity, cluster_captions
 from cleaning.text.scripts import exact_key
 from data_catalog.errors import SettingsError
 from data_catalog.stages import Drop, pending_rows, reject, texts
@@ -23,24 +23,24 @@ Rows = NDArray[np.int64]
 
 CAP_SALT = "captions of a cluster"
 _MAX_DETAIL = 120  # characters of a caption that another repeats
-# What captions of one image repeat: a translation that upstream has, else the caption that is translated later.
+# Columns of the text to compare: upstream's translation, else the caption that is translated later.
 _SAID = ("caption", "clean_caption")
 _LABELS = pa.schema([pa.field("cluster", pa.int64()), pa.field("is_beyond_cap", pa.bool_())])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepeatsConfig:
-    """Captions that say nearly the same, judged before they are translated."""
+    """Near-duplicate captions, which are dropped before translation."""
 
     near_captions: bool = True
-    """Drop captions that are nearly the same as an earlier one of the same image."""
+    """Drop captions that are near-duplicates of an earlier caption of the same image."""
     min_similarity: float = 0.85
-    """Similarity from which on two captions are nearly the same, above 0 and at most 1. Tried from 0.8 to 0.95."""
+    """Similarity, above 0 and at most 1, from which on two captions are near-duplicates. Tested from 0.8 to 0.95."""
     common_captions: bool = True
-    """Drop captions that are said too often ("a photo of"), beyond `max_images_per_caption`. A hash of the images' ids
+    """Drop captions of too many images ("a photo of"), beyond `max_images_per_caption`. A hash of the images' ids
     decides which ones stay."""
     max_images_per_caption: int = 1000
-    """Most images that may have the same caption, or nearly the same, over all sources."""
+    """Most images, over all sources, that may have the same caption or near-duplicates of it."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:
@@ -50,25 +50,26 @@ class RepeatsConfig:
 
 
 def crowded_rows(clusters: Rows, cap: int) -> Rows:
-    """Rows of clusters that have more than `cap` rows, ascending: of these alone `cap_captions` needs to know more."""
+    """Return the rows, ascending, of clusters with more than `cap` rows: only these can exceed the cap."""
     _, places, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     return np.flatnonzero(sizes[places] > cap)
 
 
 def cap_captions(clusters: Rows, identities: Sequence[str], *, cap: int) -> NDArray[np.bool_]:
-    """Which rows to drop, so that no cluster keeps those of more than `cap` identities: of the lowest stable hashes.
+    """Return the rows to drop so that no cluster keeps more than `cap` identities; the lowest stable hashes are kept.
 
-    All rows of a cluster must be there; in which order does not matter.
+    All rows of a cluster must be given; their order does not matter.
 
     Args:
-        clusters: shape (rows,); equal numbers, one cluster.
-        identities: one a row: sample ids. Rows of one identity in one cluster stay or go together.
+        clusters: shape (rows,); equal numbers mean the same cluster.
+        identities: sample id of each row. Rows of one identity in one cluster are kept or dropped together.
+        cap: most identities of a cluster.
 
     Returns:
         Shape (rows,); true: drop it.
 
     Raises:
-        ValueError: the cap is below one, or there is not one identity a row.
+        ValueError: the cap is below one, or the number of identities differs from that of rows.
     """
     if cap < 1 or len(clusters) != len(identities):
         raise ValueError(f"{len(clusters)} rows, {len(identities)} identities, cap {cap}")
@@ -87,7 +88,7 @@ def cap_captions(clusters: Rows, identities: Sequence[str], *, cap: int) -> NDAr
 
 
 def duplicate_captions(sample_ids: Sequence[str], captions: Sequence[str]) -> list[Drop | None]:
-    """Drop each caption that an earlier row of the same sample has already; the first one stays.
+    """Drop each caption that an earlier row of the same sample has; the first one stays.
 
     Reason: duplicate_caption. The order of rows decides, so rows must come in a stable order.
     """
@@ -108,20 +109,20 @@ def label_repeats(
     function_words: Collection[str] | None,
     threads: int = 1,
 ) -> StepFacts:
-    """Label, over all shards, captions that are nearly the same, and those that too many images have.
+    """Label near-duplicate captions over all shards, and those that exceed the cap of images.
 
-    The files are `00000.parquet`, ..., by shard: a row for each pending caption, in order, with the `cluster` of
-    similar ones and whether it `is_beyond_cap`.
+    The files are `00000.parquet`, ..., by shard: one row for each pending caption, in order, with the `cluster` of its
+    near-duplicates and whether it `is_beyond_cap`.
 
     Args:
-        shards: caption rows.
-        folder: empty; gets the files.
-        config: what is similar, and how many are too many.
+        shards: files of caption rows.
+        folder: empty folder to write to.
+        config: section `[repeats]`.
         function_words: see `near_captions.cluster_captions`.
-        threads: the result does not depend on them.
+        threads: number of threads; the result does not depend on it.
 
     Returns:
-        How many captions there are, and how many of them are beyond the cap.
+        Number of captions, and number of those beyond the cap.
     """
     labels = cluster_captions(
         lambda: (said for _, said in _pending(shards, *_SAID)),
@@ -133,7 +134,7 @@ def label_repeats(
     (folder / "scratch").rmdir()
     beyond = np.zeros(len(labels), np.bool_)
     crowded = crowded_rows(labels, config.max_images_per_caption)
-    if len(crowded):  # ids are read of those alone that may be beyond it
+    if len(crowded):  # ids are needed only for captions that may exceed the cap
         ids = pa.chunked_array([pa.array(found, pa.string()) for _, found in _pending(shards, "sample_id")])
         identities = ids.take(pa.array(crowded)).to_pylist()
         beyond[crowded] = cap_captions(labels[crowded], identities, cap=config.max_images_per_caption)
@@ -146,14 +147,14 @@ def label_repeats(
 
 
 def _pending(shards: Sequence[Path], *columns: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield, shard by shard, the first of some columns that is filled, for the pending rows."""
+    """Yield, shard by shard, the first non-null value of some columns for each pending row."""
     for number, path in enumerate(shards):
         table = pq.read_table(path, columns=[*columns, "outcome"])
         yield number, _first_filled(table, columns, pending_rows(table))
 
 
 def _first_filled(table: pa.Table, columns: Sequence[str], rows: Sequence[int]) -> list[str]:
-    """Return the first of some columns that is filled, for some rows."""
+    """Return the first non-null value of some columns for each of some rows."""
     found: list[str] = pc.coalesce(*map(table.column, columns)).take(pa.array(rows, pa.int64())).to_pylist()
     return found
 
@@ -166,18 +167,19 @@ def drop_repeats(
     *,
     step: str,
 ) -> pa.Table:
-    """Drop near duplicates of captions of the same image that stay, and captions beyond the cap.
+    """Drop near-duplicates among captions of the same image, and captions beyond the cap.
 
-    Two captions of a cluster are both like its first, which may be another image's, and need not be like each other.
+    Captions of one cluster are similar to its first caption, which may belong to another image, and need not be similar
+    to each other. So captions of the same image are compared again.
 
     Args:
         table: caption rows of one shard.
-        labels: the `cluster` of each pending row, and whether it `is_beyond_cap`, by its number.
-        config: what is dropped.
+        labels: by row number of each pending row, its `cluster` and whether it `is_beyond_cap`.
+        config: section `[repeats]`.
         function_words: see `near_captions.cluster_captions`.
-        step: in whose name.
+        step: name of the step for the rejections.
     """
-    likeness = Likeness(config.min_similarity, function_words)
+    similarity = CaptionSimilarity(config.min_similarity, function_words)
     rows = pending_rows(table)
     staying: dict[tuple[str, int], list[str]] = defaultdict(list)
     verdicts: list[Drop | None] = []
@@ -186,10 +188,10 @@ def drop_repeats(
     ):
         said = staying[sample_id, labels[row]["cluster"]]
         key = exact_key(caption)
-        alike = (other for other in said if exact_key(other) == key or likeness.alike(exact_key(other), key))
-        like = next(alike, None) if config.near_captions else None
-        if like is not None:
-            verdicts.append(Drop("near_duplicate_caption", f"like: {like}"[:_MAX_DETAIL]))
+        similar = (other for other in said if exact_key(other) == key or similarity.are_similar(exact_key(other), key))
+        first = next(similar, None) if config.near_captions else None
+        if first is not None:
+            verdicts.append(Drop("near_duplicate_caption", f"like: {first}"[:_MAX_DETAIL]))
         elif config.common_captions and labels[row]["is_beyond_cap"]:
             verdicts.append(Drop("common_caption", f"more than {config.max_images_per_caption} images have its like"))
         else:

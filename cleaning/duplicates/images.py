@@ -1,7 +1,8 @@
-"""Which images stay where several are the same or look it, and none in two splits; and what that means for samples.
+"""Deduplication of images: which of several equal or similar ones stays, and the consequences for samples and captions.
 
-Images are rows, by number. What was dropped stays dropped when more images come, though it may then look like none that
-stays: whoever tries again for images that are missing relies on it, since the bytes of what was dropped are not kept.
+Similar images are also kept out of different splits. Images are rows, by number. A dropped image stays dropped when
+later fetches add images, even if it is then similar to none that stays: the bytes of dropped images are not kept, and
+the retry of missing images relies on it.
 """
 
 import os
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 from cleaning.duplicates.captions import duplicate_captions
 from cleaning.duplicates.near_images import (
     Hashes,
-    Looks,
+    ImageSimilarity,
     Rows,
     Thumbnails,
-    first_alike,
-    first_staying,
+    first_kept,
+    first_similar,
     parse_thumbnails,
-    require_likeness,
+    require_similarity_limits,
 )
 from cleaning.text.scripts import exact_key
 from data_catalog.database.sorting import thumbnails_in_order
@@ -39,65 +40,67 @@ from data_catalog.storage.publish import UPSTREAM, SplitConfig, split_of
 Flags = NDArray[np.bool_]
 
 IMAGE_CRITERIA = ("source", "resolution", "captions")
-# Captions of the image that stays come first, so that they decide what is a repeat.
+# Captions of the image that stays come first, so that the others count as duplicates.
 _ORDER = [(name, "ascending") for name in ("into", "is_moved", "sample_id", "row")]
-# Least guarded first: where images that look the same are in several splits, those of the last one stay.
-# What upstream holds out is more guarded than what a hash does: it stays as it was published.
+# The least protected split first: of similar images in several splits, those of the last one stay. Upstream's held-out
+# splits rank above those drawn by a hash, so that they stay as published.
 _SPLIT_ORDER = ("train", "val", "test", "upstream's val", "upstream's test", MARKED)
 
-# What is not to be published as a pair of its own, by sample.
+# Samples that are not published as a pair of their own, with the reason.
 FOUND = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("drop_reason", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
-        pa.field("duplicate_of", pa.string()),  # the sample that stays in its stead
+        pa.field("duplicate_of", pa.string()),  # the sample that replaces it
     ]
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicatesConfig:
-    """Images that are the same or look it, over all sources, and what stands for images that are gone."""
+    """Exact and near-duplicate images over all sources, and placeholder images."""
 
     images: bool = True
     """Keep one of several samples whose images have the same bytes."""
     near_images: bool = True
-    """Keep one of several samples whose images look the same."""
+    """Keep one of several samples whose images are near-duplicates."""
     max_distance: int = 6
-    """Most bits, of 64, in which the perceptual hashes (`phash`) of two images that look the same differ."""
+    """Most bits, of 64, in which the perceptual hashes (`phash`) of near-duplicates differ."""
     max_thumbnail_difference: float = 0.2
-    """Largest difference of the thumbnails of two images that look the same: 0 for equal ones, 1 for unlike ones. They
-    have 8 by 8 pixels, and see colours, which the hashes do not."""
+    """Largest difference of the thumbnails of near-duplicates: 0 for equal ones, 1 for unrelated ones. Thumbnails have
+    8 by 8 pixels, and see colours, which the hashes do not."""
     keep: tuple[str, ...] = IMAGE_CRITERIA
-    """Criteria that decide which sample stays, first things first: the better "source", the highest "resolution" before
-    resizing, the most "captions"; then the lowest id."""
+    """Criteria that decide which sample stays, in order: the better "source", the highest "resolution" before resizing,
+    the most "captions"; then the lowest id."""
     sources: tuple[str, ...] = ()
-    """Names of all sources of the recipe, the best first. Empty takes them in the order of the recipe."""
+    """Names of all sources of the recipe, the best first. If empty, the order of the recipe."""
     merge_captions: bool = False
     """Publish the captions of the dropped samples with the image that stays."""
     split_guard: bool = True
-    """Keep images that look the same out of several splits: those of train are dropped (and of val, where test has
-    one), even if `images` or `near_images` are off."""
+    """Keep similar images out of different splits: those of train are dropped (and those of val if test has one), even
+    if `images` or `near_images` is off."""
     captions: bool = True
-    """Drop captions that an earlier one of the same image says already, but for case, width, white space and final
+    """Drop captions that equal an earlier one of the same image, ignoring case, width, white space and final
     punctuation."""
     placeholder_urls: int = 10
-    """Addresses of one host that must bring the same bytes for these to be a placeholder, a picture of nothing: at
-    least 2. 0 lets any number of them bring the same."""
+    """Number of addresses of one host with the same bytes that makes these a placeholder image: at least 2. 0 turns
+    the check off."""
 
     def __post_init__(self) -> None:
-        require_likeness("duplicates", self.max_distance, self.max_thumbnail_difference)
+        require_similarity_limits("duplicates", self.max_distance, self.max_thumbnail_difference)
         if self.placeholder_urls < 0 or self.placeholder_urls == 1:
             raise SettingsError(f"duplicates.placeholder_urls must be 0, or at least 2, got {self.placeholder_urls}")
         for name in self.keep:
             if name not in IMAGE_CRITERIA:
-                raise SettingsError(f"duplicates.keep names {name!r}: there are {', '.join(IMAGE_CRITERIA)}")
+                raise SettingsError(
+                    f"duplicates.keep names {name!r}, which is unknown: use {', '.join(IMAGE_CRITERIA)}"
+                )
         if len(set(self.keep)) < len(self.keep):
-            raise SettingsError("duplicates.keep names a criterion twice")
+            raise SettingsError("duplicates.keep names a criterion twice: name each once")
 
     def source_order(self, names: Sequence[str]) -> list[str]:
-        """The names of a recipe's sources, the best first.
+        """Return the names of a recipe's sources, the best first.
 
         Raises:
             SettingsError: `sources` names others, or not all of them, or one twice.
@@ -111,7 +114,7 @@ class DuplicatesConfig:
 
 
 class Verdict(IntEnum):
-    """What becomes of an image."""
+    """Verdict on an image: keep it, or the reason to drop it."""
 
     KEEP = 0
     PLACEHOLDER = 1
@@ -122,16 +125,16 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """What is known of each image; all arrays have one number a row.
+    """Facts of all images that deduplication uses; each array has one value a row.
 
     Args:
         same_bytes: the first row whose image has the same bytes.
         hashes: perceptual hashes.
-        preference: place among all, the best first.
-        split: 0, or the higher the less it may be shared: of train, val and test 0, 1 and 2.
-        placeholder: its bytes are a host's stand-in for images that are gone.
-        left_out: belongs to a test set: it is no one's duplicate.
-        thumbnails: of shape (rows, 192); may lie on disk.
+        preference: rank among all images, the best first.
+        split: rank of the split: 0 for train, higher for more protected ones.
+        placeholder: whether its bytes are a host's placeholder image.
+        left_out: whether it belongs to a test set; such an image is nobody's duplicate.
+        thumbnails: shape (rows, 192); may be on disk.
     """
 
     same_bytes: Rows
@@ -144,18 +147,18 @@ class Images:
 
 
 def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
-    """Tell what becomes of every image that is not left out.
+    """Return a verdict on every image that is not left out.
 
-    Images that look like the bytes of a stand-in are one, too. Of the others, the least shared split and in it the
-    best preference first, each one stays unless it looks like one that stays already: no chain of small steps leads
-    from an image to an unlike one.
+    Images similar to a placeholder are placeholders, too. The others are taken in order, the most protected split first
+    and in it the best preference first: each one stays unless it is similar to one that stays already. So no chain of
+    small differences leads from a dropped image to an unrelated one.
 
     Returns:
-        The `Verdict` of each row, and the row on whose account it is (of a row that stays: itself).
+        The `Verdict` of each row, and the row that caused it (for a kept row: itself).
     """
     verdicts = np.full(len(images.hashes), Verdict.KEEP, np.int64)
     account = np.arange(len(images.hashes))
-    looks = Looks(
+    looks = ImageSimilarity(
         hashes=images.hashes,
         thumbnails=images.thumbnails,
         max_distance=config.max_distance,
@@ -167,19 +170,19 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
         return chosen
 
     def ordered(chosen: Flags) -> Rows:
-        """Return rows, the first to stay first."""
+        """Return the chosen rows in order of preference."""
         rows = np.flatnonzero(chosen)
         levels = images.split[rows] * config.split_guard
         return rows[np.lexsort((images.preference[rows], -levels))]
 
     def first_of_bytes(rows: Rows) -> Rows:
-        """Return for each of some rows the first of them that has the same bytes."""
+        """Return for each of the rows the first of them that has the same bytes."""
         first = np.empty(len(verdicts), np.int64)
-        first[images.same_bytes[rows[::-1]]] = rows[::-1]  # the last one written counts
+        first[images.same_bytes[rows[::-1]]] = rows[::-1]  # reversed: the last write counts
         return first[images.same_bytes[rows]]
 
     def drop(rows: Rows, others: Rows) -> None:
-        """Drop rows on account of others; those stay that have none (-1), or are it themselves."""
+        """Drop rows as duplicates of others; keep a row whose other is -1 or itself."""
         chosen = (others >= 0) & (others != rows)
         rows, others = rows[chosen], others[chosen]
         same = images.same_bytes[rows] == images.same_bytes[others]
@@ -193,16 +196,16 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
     verdicts[stand_ins], account[stand_ins] = Verdict.PLACEHOLDER, first_of_bytes(stand_ins)
     if config.near_images:
         others = np.flatnonzero(staying())
-        found = first_alike(looks, others, stand_ins[account[stand_ins] == stand_ins])
+        found = first_similar(looks, others, stand_ins[account[stand_ins] == stand_ins])
         alike = found >= 0
         verdicts[others[alike]], account[others[alike]] = Verdict.PLACEHOLDER, found[alike]
         rows = ordered(staying())
-        drop(rows, first_staying(looks, rows))
+        drop(rows, first_kept(looks, rows))
         return verdicts, account
     if config.split_guard:
         for level in np.unique(images.split)[::-1]:
             rows = ordered(staying() & (images.split == level))
-            drop(rows, first_alike(looks, rows, ordered(staying() & (images.split > level))))
+            drop(rows, first_similar(looks, rows, ordered(staying() & (images.split > level))))
     if config.images:
         rows = ordered(staying())
         drop(rows, first_of_bytes(rows))
@@ -210,8 +213,8 @@ def judge_images(images: Images, config: DuplicatesConfig) -> tuple[Rows, Rows]:
 
 
 def write_thumbnails(files: Sequence[Path], count: int, path: Path) -> Thumbnails:
-    """Write thumbnails of all images in the order of `sample_id`, as a file: ten million of them take 2 GB."""
-    with path.open("wb") as file:  # a page of a map that the full disk has no room for would kill the process
+    """Write the thumbnails of all images to a file in the order of `sample_id`; ten million of them take 2 GB."""
+    with path.open("wb") as file:  # allocate first: on a full disk, writing to a memory map would kill the process
         os.posix_fallocate(file.fileno(), 0, max(1, count * THUMBNAIL_BYTES))
     if count == 0:
         return np.zeros((0, THUMBNAIL_BYTES), np.uint8)
@@ -224,7 +227,7 @@ def write_thumbnails(files: Sequence[Path], count: int, path: Path) -> Thumbnail
 
 
 def leaking_samples(facts: pa.Table, leaking: Mapping[int, str]) -> pa.Table:
-    """Return the samples whose images, by row number of `facts`, are of test sets, in the schema `FOUND`."""
+    """Return, in the schema `FOUND`, the samples whose images, by row number of `facts`, belong to test sets."""
     rows = sorted(leaking)
     sample_ids = facts.column("sample_id").take(pa.array(rows, pa.int64())).to_pylist()
     return _found(sample_ids, [Drop("test_pixels", leaking[row]) for row in rows], [None] * len(rows))
@@ -244,13 +247,13 @@ def judged_samples(
     config: DuplicatesConfig,
     split: SplitConfig,
 ) -> pa.Table:
-    """Return, in the schema `FOUND`, the samples whose images stand for none, or are there already.
+    """Return, in the schema `FOUND`, the samples whose images are placeholders or duplicates.
 
     Args:
-        facts: of the images; see `data_catalog.database.sorting.image_facts`.
-        thumbnails: one a row.
-        leaking: the images of test sets, by row number.
-        drops: those are left out; else they are kept apart like a split.
+        facts: facts of the images; see `data_catalog.database.sorting.image_facts`.
+        thumbnails: one thumbnail a row.
+        leaking: images of test sets, by row number.
+        drops: whether those are dropped and left out here; otherwise they are kept apart like a split.
         config: section `[duplicates]`.
         split: section `[split]`.
     """
@@ -276,7 +279,7 @@ def judged_samples(
     )
     verdicts, account = judge_images(images, config)
     rows = np.flatnonzero(verdicts)
-    told = zip(
+    judged = zip(
         verdicts[rows].tolist(),
         sample_ids.take(pa.array(account[rows])).to_pylist(),
         hosts.take(pa.array(account[rows])).to_pylist(),
@@ -285,7 +288,7 @@ def judged_samples(
         strict=True,
     )
     found, others = [], []
-    for verdict, other, host, where, is_there in told:
+    for verdict, other, host, where, is_there in judged:
         found.append(_drop(Verdict(verdict), other, host, where))
         others.append(other if is_there and verdict in (Verdict.DUPLICATE, Verdict.NEAR_DUPLICATE) else None)
     return _found(sample_ids.take(pa.array(rows)).to_pylist(), found, others)
@@ -302,16 +305,16 @@ def _drop(verdict: Verdict, other: str, host: str | None, split: str) -> Drop:
 
 
 def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
-    """Return the captions of dropped duplicates that say what their images' other captions do not, of all shards.
+    """Return the captions of dropped duplicates, from all shards, that the image that stays does not have.
 
-    What is held in memory is what is returned, and the text of the captions that it is compared with.
+    Memory holds the result, and the texts of the captions that it is compared with.
 
     Args:
-        captions: caption rows, by shard.
-        found: a table of the schema `FOUND`.
+        captions: files of caption rows, by shard.
+        found: file of a table of the schema `FOUND`.
 
     Returns:
-        Rows of the schema `CAPTIONS` with `merged_into`, by that.
+        Rows of the schema `CAPTIONS` with `merged_into`, in its order.
     """
     stays = pq.read_table(found, columns=["sample_id", "duplicate_of"])
     stays = stays.filter(pc.is_valid(stays.column("duplicate_of"))).combine_chunks()
@@ -341,7 +344,7 @@ def merged_captions(captions: Sequence[Path], found: Path) -> pa.Table:
 
 
 def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[tuple[pa.Table, pa.ChunkedArray]]:
-    """Yield pending captions of duplicates and of what stays in their stead, and the samples that those go to."""
+    """Yield pending captions of duplicates and of the images that replace them, with the new samples of the former."""
     samples = pa.chunked_array([*stays.column("sample_id").chunks, *stays.column("duplicate_of").chunks], pa.string())
     for table in (CAPTIONS.empty_table(), *map(pq.read_table, captions)):
         chosen = pc.and_(pc.equal(table.column("outcome"), PENDING), pc.is_in(table.column("sample_id"), samples))
@@ -351,18 +354,20 @@ def _involved(captions: Sequence[Path], stays: pa.Table) -> Iterator[tuple[pa.Ta
 
 
 def drops_of(path: Path, captions: pa.Table) -> dict[str, Drop]:
-    """Return the drops of a shard's samples, among those of all shards: a table of the schema `FOUND`."""
+    """Return the drops of a shard's samples, from the file of all shards' drops (schema `FOUND`)."""
     found = pq.read_table(path)
     rows = found.filter(pc.is_in(found.column("sample_id"), captions.column("sample_id").unique())).to_pylist()
     return {row["sample_id"]: Drop(row["drop_reason"], row["detail"]) for row in rows}
 
 
 def move_captions(table: pa.Table, merged: Path) -> pa.Table:
-    """Mark captions of duplicates that go to another image; the others are repeats of what that one has.
+    """Set `merged_into` of the captions of duplicates that are moved to another image.
+
+    The captions of duplicates that are not moved repeat captions of that image.
 
     Args:
         table: caption rows of one shard.
-        merged: `merged_captions`, as a file.
+        merged: file of `merged_captions`.
     """
     found = pq.read_table(merged, columns=["caption_id", "merged_into"])
     into = found.column("merged_into").take(pc.index_in(table.column("caption_id"), found.column("caption_id")))
@@ -376,13 +381,13 @@ def _stationary(table: pa.Table) -> list[int]:
 
 
 def reject_samples(table: pa.Table, drops: Mapping[str, Drop], *, step: str) -> pa.Table:
-    """Reject, in the name of `step`, the pending rows of some samples, but what goes to another image."""
+    """Reject the pending rows of samples that have a drop, except captions that are moved to another image."""
     rows = _stationary(table)
     return reject(table, rows, [drops.get(sample_id) for sample_id in texts(table, "sample_id", rows)], step=step)
 
 
 def reject_repeated_captions(table: pa.Table, *, step: str) -> pa.Table:
-    """Reject, in the name of `step`, captions that an earlier one of the same image says already."""
+    """Reject captions that equal an earlier one of the same image."""
     rows = _stationary(table)
     verdicts = duplicate_captions(texts(table, "sample_id", rows), texts(table, "caption", rows))
     return reject(table, rows, verdicts, step=step)

@@ -1,15 +1,12 @@
-"""Find captions that say the same in nearly the same words, among tens of millions.
+"""Near-duplicate captions among tens of millions: MinHash finds candidates, whose letters and words are then compared.
 
-MinHash finds the candidates; their letters and words are then compared.
+A caption is a set of runs of four characters, white space included; a run that begins with an ideograph has two
+characters, since an ideograph says as much as a word. `NUM_BANDS` bands of `ROWS_PER_BAND` minima each make candidates
+of two captions that share a band: 99 % of those with a Jaccard similarity of 0.7, 87 % of 0.6, 55 % of 0.5, 23 % of
+0.4, one in 4,000 of 0.1.
 
-A caption is the set of its runs of four characters, white space included; where an ideograph begins a run, of two,
-since one says as much as a word. `NUM_BANDS` bands of `ROWS_PER_BAND` minima each make candidates of two captions that
-share a band: of those with a Jaccard similarity of 0.7 99 % do, of 0.6 87 %, of 0.5 55 %, of 0.4 23 %, of 0.1 one in
-4,000.
-
-The MinHash is in numpy, since what is dropped from a data set hangs on its numbers, and those of the libraries change
-with their releases; and since those hand their minima over one Python number at a time (`benchmarks/near_captions.py`
-compares).
+MinHash is implemented in numpy: the drops depend on its numbers, and those of libraries change with their releases.
+The libraries also return their minima one Python number at a time (`benchmarks/near_captions.py` compares).
 """
 
 import hashlib
@@ -36,39 +33,39 @@ Words = NDArray[np.uint64]
 NUM_BANDS, ROWS_PER_BAND = 25, 5
 RUN, IDEOGRAPHIC_RUN = 4, 2  # characters
 FIRST_IDEOGRAPH = 0x2E80  # the block of radicals; kana, ideographs and hangul syllables follow
-CAPTIONS_PER_BLOCK = 1024  # what stays in a core's cache
-# A sketch has a bit a minimum, in words of 64; the last bits stay zero.
+CAPTIONS_PER_BLOCK = 1024  # they fit a core's cache
+# A sketch has one bit for each minimum, in words of 64 bits; the last bits stay zero.
 SKETCH_WORDS = 2
-# Of 125 bits, captions of Jaccard similarity J agree in 62 (1 + J) on average, give or take 5: nearly all of 0.5 and
-# more pass, one in twenty of 0.2.
+# Of 125 bits, captions of Jaccard similarity J agree in 62 (1 + J) on average, with a deviation of 5: nearly all of 0.5
+# and more pass, one in twenty of 0.2.
 MIN_EQUAL_BITS = 84
-# With so many captions before it a caption is compared in each band that it shares with others, and with the band's
-# first. More of them cost time and find little: those that are alike lie beside each other.
+# Number of preceding captions that a caption is compared with in each shared band, in addition to the band's first.
+# More cost time and find little, since similar captions are sorted next to each other.
 NEIGHBOURS = 4
 PLACES_PER_BLOCK = 500_000
 
 _RUN_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
-# Of the permutations, odd multipliers and summands, modulo 2**32: PCG64's raw numbers, which numpy promises to keep.
+# The permutations: odd multipliers and summands, modulo 2**32, from PCG64's raw numbers, which numpy keeps stable.
 _RAW = np.random.PCG64(20_260_101).random_raw(NUM_BANDS * ROWS_PER_BAND)
 _PERMUTATIONS = list(zip((_RAW >> _HALF).astype(np.uint32) | np.uint32(1), _RAW.astype(np.uint32), strict=True))
 
 _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"(?:(?<!\S)[-\u2212])?\d+(?:[.,:/]\d+)*")
-_PLAIN_SYMBOLS = "`^|~\u00b4\u00a8"  # that stand for an apostrophe, an accent or a dash
-_MARKED = re.compile(r"""\d|[^\w\s.,;:!?'"()-]""")  # a digit, or what may be a symbol
+_PLAIN_SYMBOLS = "`^|~\u00b4\u00a8"  # used for an apostrophe, an accent or a dash
+_MARKED = re.compile(r"""\d|[^\w\s.,;:!?'"()-]""")  # a digit or a possible symbol
 
 
 class BandFiles:
-    """The bands of all captions, each in a file, and their sketches in memory (with their numbers 24 bytes a caption).
+    """Bands of all captions, each in a file, and their sketches in memory (with their numbers 24 bytes a caption).
 
-    Each caption's are the same whatever its neighbours and the threads.
+    The values of a caption do not depend on other captions or on threads.
 
     Args:
-        folder: an existing folder; the caller removes it. 8 bytes a caption and band.
-        batches: the exact keys of captions, in order.
-        threads: that hash.
+        folder: existing folder, which the caller removes; takes 8 bytes a caption and band.
+        batches: exact keys of captions, in order.
+        threads: number of threads for hashing.
     """
 
     def __init__(self, folder: Path, batches: Iterable[Sequence[str]], *, threads: int = 1) -> None:
@@ -76,7 +73,7 @@ class BandFiles:
         sketches, marks = [np.empty((0, SKETCH_WORDS), np.uint64)], [np.empty(0, np.uint64)]
         for path in self._paths:
             path.touch()
-        with ThreadPoolExecutor(threads) as pool:  # numpy lets go of the interpreter
+        with ThreadPoolExecutor(threads) as pool:  # numpy releases the interpreter's lock
             for batch in batches:
                 parts = [
                     batch[start : start + CAPTIONS_PER_BLOCK] for start in range(0, len(batch), CAPTIONS_PER_BLOCK)
@@ -85,15 +82,15 @@ class BandFiles:
                 sketches += [sketch for _, sketch in signed]
                 marks.append(figure_marks(batch))
                 for number, path in enumerate(self._paths):
-                    with path.open("ab") as file:  # numpy's own writer says nothing where a small disk is full
+                    with path.open("ab") as file:  # numpy's own writer raises no error on a full disk
                         file.write(b"".join(bands[number].tobytes() for bands, _ in signed))
         self._sketches = np.concatenate(sketches)
         self._marks = np.concatenate(marks)
 
     def pairs(self) -> Iterator[tuple[Rows, Rows]]:
-        """Yield pairs that may be near-duplicates, block by block: numbers of captions, the first below the second.
+        """Yield pairs of captions that may be near-duplicates, block by block: their numbers, the lower one first.
 
-        A pair may come again in another block.
+        A pair may occur again in another block.
         """
         for number, path in enumerate(self._paths):
             other_band = np.fromfile(self._paths[number - 1], np.uint64)
@@ -103,10 +100,10 @@ class BandFiles:
                 yield self._likely_pairs(order, bucket_starts, start)
 
     def _likely_pairs(self, order: Rows, bucket_starts: Rows, start: int) -> tuple[Rows, Rows]:
-        """Return pairs of the captions at a block of places with those before them whose sketches are near enough."""
+        """Return pairs of the captions at a block of places with earlier ones, if their sketches are near enough."""
         places = np.arange(start, min(start + PLACES_PER_BLOCK, len(order)))
         starts = bucket_starts[places]
-        # The nearest before them, and their bucket's first; a place beside itself is compared with nothing.
+        # The nearest earlier places, and the first of the bucket; a place paired with itself is skipped.
         near = [np.where(places - hop >= starts, places - hop, places) for hop in range(1, NEIGHBOURS + 1)]
         found = []
         for others in (*near, np.where(places - starts > NEIGHBOURS, starts, places)):
@@ -122,10 +119,10 @@ class BandFiles:
 
 
 def _crowded(band: Words, inner_keys: Sequence[Words]) -> tuple[Rows, Rows]:
-    """Return captions that share the band with another, bucket by bucket, and for each place where its bucket begins.
+    """Return captions that share the band with another, bucket by bucket, and for each the first place of its bucket.
 
-    Within a bucket they lie in the order of their numbers and another band: captions that are alike have the same
-    numbers and often share that band too, and then lie beside each other, however crowded the bucket is.
+    Within a bucket they are sorted by their figures and by another band. Similar captions have the same figures and
+    often share that band, too, so that they are next to each other in a bucket of any size.
     """
     order = np.argsort(band, kind="stable")
     same = np.diff(band[order]) == 0
@@ -136,11 +133,11 @@ def _crowded(band: Words, inner_keys: Sequence[Words]) -> tuple[Rows, Rows]:
 
 
 def _signatures(keys: Sequence[str]) -> tuple[Words, Words]:
-    """Return what is kept of the minima of some captions.
+    """Return the bands and sketches of some captions.
 
     Returns:
-        Bands, shape (NUM_BANDS, captions): equal where all minima of a band are. Sketches, shape (captions,
-        SKETCH_WORDS): a well-mixed bit a minimum, from which a similarity can be guessed.
+        Bands, shape (NUM_BANDS, captions): equal if all minima of a band are. Sketches, shape (captions, SKETCH_WORDS):
+        one well-mixed bit for each minimum, from which the similarity can be estimated.
     """
     hashes, starts = _run_hashes(keys)
     minima = np.empty((len(_PERMUTATIONS), len(keys)), np.uint32)
@@ -159,12 +156,12 @@ def _signatures(keys: Sequence[str]) -> tuple[Words, Words]:
 
 
 def _run_hashes(keys: Sequence[str]) -> tuple[NDArray[np.uint32], Rows]:
-    """Return 32 well-mixed bits of each of all captions' runs, one caption after the other, and where each's begin."""
+    """Return 32 well-mixed bits for each run of all captions, in order, and the position of the first run of each."""
     padded = [_padded(key) for key in keys]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     num_runs = np.fromiter(map(len, padded), np.int64, len(padded)) - (RUN - 1)
     starts = np.cumsum(num_runs) - num_runs
-    # A run that would reach into the next caption is none: each caption has three fewer runs than characters.
+    # Runs do not reach into the next caption: each caption has three fewer runs than characters.
     places = np.arange(num_runs.sum()) + np.repeat((RUN - 1) * np.arange(len(padded)), num_runs)
     last = len(codes) - (RUN - 1)
     parts = [codes[at : last + at] * multiplier for at, multiplier in enumerate(_RUN_MULTIPLIERS)]
@@ -175,14 +172,17 @@ def _run_hashes(keys: Sequence[str]) -> tuple[NDArray[np.uint32], Rows]:
 
 
 def _padded(key: str) -> str:
-    """Put white space around a caption, so that its first and last words count as words, and it has a run at least."""
+    """Return a caption with white space around it.
+
+    So its first and last words count as words, and it has at least one run.
+    """
     ideographic = not key.isascii() and ord(max(key)) >= FIRST_IDEOGRAPH
     end = " " * (RUN - 1) if ideographic else " "
     return f" {key}{end}".ljust(RUN)
 
 
 def figure_marks(keys: Sequence[str]) -> Words:
-    """Return a number for each caption's `figures_of`: equal where those are, and zero where there are none."""
+    """Return a number for the `figures_of` each caption: equal for equal figures, and zero if there are none."""
     marks = np.zeros(len(keys), np.uint64)
     for at, key in enumerate(keys):
         if figures := figures_of(key):
@@ -192,7 +192,10 @@ def figure_marks(keys: Sequence[str]) -> Words:
 
 
 def figures_of(key: str) -> list[str]:
-    """Return what may not differ: numbers in their order, with sign and separators; words with digits; symbols."""
+    """Return the parts that near-duplicates must share.
+
+    These are numbers in order, with sign and separators; words with digits; and symbols.
+    """
     if not _MARKED.search(key):
         return []
     words = sorted({word for word in split_tokens(key) if _DIGIT.search(word)})
@@ -203,17 +206,17 @@ def figures_of(key: str) -> list[str]:
 
 CAPTIONS_PER_BATCH = 50_000
 PAIRS_PER_BATCH = 100_000
-# So many new pairs are kept, or a quarter of the old ones, before those that connect nothing new are thrown away.
+# Number of new pairs, or a quarter of the old ones, after which redundant pairs are removed.
 MAX_NEW_PAIRS = 20_000
-# A caption is compared with so many first captions of those that it hangs together with, and those of its neighbours.
+# Most first captions of a component that a caption is compared with, in addition to those of its neighbours.
 MAX_LEADERS = 16
 DIGEST = np.dtype([("first", "<u8"), ("second", "<u8")])
 
-# Words of four letters or more that one slip of the keyboard parts are the same word, but where it would be the first
-# letter: "boat" and "coat", "eine" and "keine" are two. A word and its plural are the same.
+# Words of at least four letters with one typing error count as the same, except in the first letter: "boat" and "coat",
+# "eine" and "keine" differ. A word and its plural count as the same.
 MIN_LETTERS_OF_A_SLIP = 4
 MIN_LETTERS_OF_A_STEM, MAX_LETTERS_OF_AN_ENDING = 3, 2
-_CONTRACTED_NOT = re.compile(r"n['\u2019]t\b|\bcannot\b")  # English; packs name negations that are words of their own
+_CONTRACTED_NOT = re.compile(r"n['\u2019]t\b|\bcannot\b")  # English; other negations are separate words
 
 
 def cluster_captions(
@@ -224,34 +227,35 @@ def cluster_captions(
     function_words: Collection[str] | None = None,
     threads: int = 1,
 ) -> Rows:
-    """Return for each caption the lowest row number of its cluster: its own, where none before it is like it.
+    """Return for each caption the lowest row number of its cluster: its own, if no earlier caption is similar.
 
-    Captions with equal `exact_key`s are in one cluster. So is each caption that is like the *first* of a
-    cluster: no chain of small steps leads from one caption to an unlike one, at the price that two captions which are
-    alike may belong to two clusters. A caption is like another if
+    Captions with equal `exact_key`s are in one cluster, and so is each caption that is similar to the *first* of a
+    cluster. So no chain of small differences leads from one caption to an unrelated one; in return, two similar
+    captions may be in different clusters. Two captions are similar if
 
-    - their keys are at least so similar: twice the letters that they share in order, over the letters that they have
-      (rapidfuzz's `ratio`), with the words as they stand or in alphabetical order; and
+    - their keys have at least the given similarity: twice the letters that they share in order, over the sum of their
+      letters (rapidfuzz's `ratio`), with the words in their order or in alphabetical order; and
     - they do not differ in numbers, the order of these, words with digits, or symbols; and
-    - where function words are given, each other word of one has its like in the other, and at most one (of two, none)
-      stands in another place, not having changed places with its neighbour over a function word. Words are like each
-      other that begin alike and differ in one slip of the keyboard, from four letters on, or in two letters at the end.
+    - if function words are given, each other word of one has a similar word in the other, and at most one word (of two,
+      none) is in another position, without having exchanged positions with its neighbour across a function word. Words
+      are similar if they begin alike and differ in one typing error, from four letters on, or in two letters at the
+      end.
 
-    At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are alike (0.89); "a red bus"
-    and "a blue bus" are not (0.74). Letters alone cannot tell "two red cars in front of a small house" from "two blue
-    cars in front of a small house" (0.92): where function words are given, these are not alike.
+    At 0.85, "A man riding a horse on a beach" and "A man is riding a horse on the beach." are similar (0.89); "a red
+    bus" and "a blue bus" are not (0.74). Letters alone cannot distinguish "two red cars in front of a small house" from
+    "two blue cars in front of a small house" (0.92): with function words, these are not similar.
 
-    Candidates come from MinHash of what the function words leave (`cleaning.duplicates.near_captions`): one pair in a
-    hundred of those with one small difference is missed, more where two captions differ in several words or are very
-    short. Rows may come in batches of any sizes.
+    Candidates come from MinHash of the words that are no function words (`cleaning.duplicates.near_captions`). One pair
+    in a hundred of those with one small difference is missed; more are missed if captions differ in several words or
+    are very short. Rows may come in batches of any size.
 
     Args:
-        read: the captions in order, batch by batch; called once.
-        similarity: 0 to 1, of captions that are near-duplicates; tried from 0.8 to 0.95.
-        scratch: a folder that may hold temporary files: the captions, and 200 bytes more a distinct one.
-        function_words: of the captions' languages, lower case; an empty collection: all words tell captions apart.
-            None: no words do.
-        threads: that hash and compare letters; the result does not depend on it.
+        read: returns the captions in order, batch by batch; called once.
+        similarity: least similarity of near-duplicates, 0 to 1; tested from 0.8 to 0.95.
+        scratch: folder for temporary files: the captions, and 200 bytes more for each distinct one.
+        function_words: function words of the captions' languages, lower case. Empty: all words must match. None: words
+            are not compared.
+        threads: number of threads for hashing and comparing; the result does not depend on it.
 
     Returns:
         Shape (captions,). Memory: about 120 bytes a caption.
@@ -264,30 +268,30 @@ def cluster_captions(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as name, (Path(name) / "keys").open("x+b") as file:
         store = CaptionStore(file, read())
-        likeness = Likeness(similarity, function_words)
-        forest = LikeForest(len(store))
+        comparison = CaptionSimilarity(similarity, function_words)
+        forest = SimilarityForest(len(store))
         batches = (
-            [likeness.content(key) for key in store.keys(numbers)]
+            [comparison.content(key) for key in store.keys(numbers)]
             for numbers in np.split(np.arange(len(store)), range(CAPTIONS_PER_BATCH, len(store), CAPTIONS_PER_BATCH))
         )
         for left, right in BandFiles(Path(name), batches, threads=threads).pairs():
             for start in range(0, len(left), PAIRS_PER_BATCH):
                 end = start + PAIRS_PER_BATCH
                 pairs = forest.unconnected(left[start:end], right[start:end])
-                alike = likeness.alike_pairs(store.keys(pairs[0]), store.keys(pairs[1]), threads=threads)
-                forest.connect(pairs[:, alike])
-        leaders = first_like_captions(forest, store, likeness.alike)
+                is_similar = comparison.similar_pairs(store.keys(pairs[0]), store.keys(pairs[1]), threads=threads)
+                forest.connect(pairs[:, is_similar])
+        leaders = cluster_leaders(forest, store, comparison.are_similar)
         return store.first_rows[leaders[store.number_of_row]]
 
 
 class CaptionStore:
-    """The exact keys of captions in a file, each distinct one once, and which rows have equal ones.
+    """Exact keys of captions in a file, each distinct one once, and the rows with equal ones.
 
     Memory: some 40 bytes a row.
 
     Args:
-        file: an empty one, open for as long as keys are asked for.
-        batches: the captions, in order.
+        file: empty file, which must stay open while keys are read.
+        batches: captions, in order.
     """
 
     def __init__(self, file: BinaryIO, batches: Iterable[Sequence[str]]) -> None:
@@ -299,7 +303,7 @@ class CaptionStore:
             file.write(b"".join(raw))
         file.flush()
         digests, ends = np.frombuffer(found, DIGEST), np.cumsum(np.concatenate(sizes))
-        order = np.lexsort((digests["second"], digests["first"]))  # stable: of equal digests, the earliest is first
+        order = np.lexsort((digests["second"], digests["first"]))  # stable: the earliest of equal digests is first
         placed = digests[order]
         is_new = np.append(True, placed[1:] != placed[:-1])[: len(order)]
         first_of_row = np.empty(len(order), np.int64)
@@ -307,7 +311,7 @@ class CaptionStore:
         is_first = first_of_row == np.arange(len(order))
         self.first_rows: Rows = np.flatnonzero(is_first)
         self.number_of_row: Rows = (np.cumsum(is_first) - 1)[first_of_row]
-        # Where the text of each distinct key begins and ends.
+        # Start and end of the text of each distinct key in the file.
         self._starts, self._ends = ends[self.first_rows], ends[self.first_rows + 1]
         self._file = file.fileno()
 
@@ -315,7 +319,7 @@ class CaptionStore:
         return len(self.first_rows)
 
     def keys(self, numbers: Rows) -> list[str]:
-        """Return the exact keys of distinct captions, in the order asked for."""
+        """Return the exact keys of distinct captions, in the given order."""
         distinct, places = np.unique(numbers, return_inverse=True)
         found = [
             os.pread(self._file, end - start, start).decode("utf-8", "surrogatepass")
@@ -324,8 +328,8 @@ class CaptionStore:
         return [found[place] for place in places.tolist()]
 
 
-class LikeForest:
-    """Captions and pairs of them that are alike: no more pairs than are needed to connect what is connected.
+class SimilarityForest:
+    """Spanning forest of similar captions: only as many pairs as are needed to connect them.
 
     Memory: 8 bytes a caption, 16 a pair.
     """
@@ -337,18 +341,18 @@ class LikeForest:
         self._components = np.arange(num_captions)
 
     def unconnected(self, left: Rows, right: Rows) -> Rows:
-        """Return those of some pairs that would connect something, as far as is known; shape (2, pairs)."""
+        """Return the pairs that connect captions not yet known to be connected; shape (2, pairs)."""
         news = self._components[left] != self._components[right]
         return np.stack((left[news], right[news]))
 
     def connect(self, pairs: Rows) -> None:
-        """Add pairs that are alike; shape (2, pairs), the first number below the second."""
+        """Add pairs of similar captions; shape (2, pairs), the lower number first."""
         self._pairs = np.concatenate((self._pairs, pairs), axis=1)
         if self._pairs.shape[1] > self._num_settled + max(MAX_NEW_PAIRS, self._num_settled // 4):
             self.settle()
 
     def settle(self) -> None:
-        """Throw away pairs that connect nothing which those before them do not."""
+        """Remove pairs that connect nothing beyond the pairs before them."""
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
@@ -358,7 +362,7 @@ class LikeForest:
         self._pairs = self._pairs[:, np.sort(places)]
         nodes, ends = np.unique(self._pairs, return_inverse=True)
         ends = ends.reshape(self._pairs.shape)
-        # All weights differ, so that there is one least tree only.
+        # All weights differ, so that the minimum spanning tree is unique.
         weights = np.arange(1, ends.shape[1] + 1, dtype=np.float64)
         tree = minimum_spanning_tree(coo_array((weights, ends), (len(nodes), len(nodes))).tocsr())
         self._pairs = self._pairs[:, np.sort(tree.data).astype(np.int64) - 1]
@@ -368,7 +372,7 @@ class LikeForest:
         self._components[nodes] = nodes[firsts][labels]
 
     def components(self) -> Iterator[tuple[Rows, list[Rows]]]:
-        """Yield each connected component's captions, ascending, and for each the lower ones that it has a pair with."""
+        """Yield each component's captions, ascending, and for each caption the lower ones that it has a pair with."""
         self.settle()
         nodes = np.unique(self._pairs)
         nodes = nodes[np.lexsort((nodes, self._components[nodes]))]
@@ -379,8 +383,8 @@ class LikeForest:
             yield nodes[start:stop], [lower[begins[at] : ends[at]] for at in range(start, stop)]
 
 
-def first_like_captions(forest: LikeForest, store: CaptionStore, alike: Callable[[str, str], bool]) -> Rows:
-    """Return for each caption the lowest one that it is like, of those that are the first of a cluster themselves."""
+def cluster_leaders(forest: SimilarityForest, store: CaptionStore, are_similar: Callable[[str, str], bool]) -> Rows:
+    """Return for each caption the lowest similar one among those that are the first of a cluster."""
     leaders = np.arange(forest.num_captions)
     for members, neighbours in forest.components():
         texts = dict(zip(members.tolist(), store.keys(members), strict=True))
@@ -388,38 +392,35 @@ def first_like_captions(forest: LikeForest, store: CaptionStore, alike: Callable
         for member, lower in zip(members.tolist(), neighbours, strict=True):
             near = set(lower.tolist())
             tried = sorted({*firsts[:MAX_LEADERS], *leaders[lower].tolist()})
-            like = (first for first in tried if first in near or alike(texts[first], texts[member]))
-            leaders[member] = found = next(like, member)
+            similar = (first for first in tried if first in near or are_similar(texts[first], texts[member]))
+            leaders[member] = found = next(similar, member)
             if found == member:
                 firsts.append(member)
     return leaders
 
 
-class Likeness:
-    """When two captions are near-duplicates; see `cluster_captions` for what the arguments mean.
-
-    All captions are given as `exact_key`s.
-    """
+class CaptionSimilarity:
+    """Similarity of captions, given as `exact_key`s; see `cluster_captions` for the arguments."""
 
     def __init__(self, similarity: float, function_words: Collection[str] | None) -> None:
         self._cutoff = 100 * similarity
         self._function_words = None if function_words is None else frozenset(map(exact_key, function_words))
 
     def content(self, key: str) -> str:
-        """Return a caption without function words, by which candidates are looked for."""
+        """Return a caption without function words, which is used to find candidates."""
         if self._function_words is None:
             return key
         return " ".join(word for word in key.split() if word not in self._function_words) or key
 
-    def alike(self, left: str, right: str) -> bool:
-        """Tell if two captions are near-duplicates."""
+    def are_similar(self, left: str, right: str) -> bool:
+        """Return whether two captions are near-duplicates."""
         score = fuzz.ratio(left, right)
         if score < self._cutoff:
             score = fuzz.token_sort_ratio(left, right)
-        return score >= self._cutoff and not self._says_another_thing(left, right)
+        return score >= self._cutoff and not self._differ_in_content(left, right)
 
-    def alike_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> NDArray[np.bool_]:
-        """Return `alike` of each pair; shape (pairs,)."""
+    def similar_pairs(self, left: Sequence[str], right: Sequence[str], *, threads: int = 1) -> NDArray[np.bool_]:
+        """Return for each pair whether it is similar; shape (pairs,)."""
         cutoff = self._cutoff
         scores = process.cpdist(left, right, scorer=fuzz.ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads)
         near: NDArray[np.bool_] = scores >= cutoff
@@ -429,27 +430,27 @@ class Likeness:
             moved, others, scorer=fuzz.token_sort_ratio, score_cutoff=cutoff, dtype=np.float64, workers=threads
         )
         for at in np.flatnonzero(near).tolist():
-            near[at] = not self._says_another_thing(left[at], right[at])
+            near[at] = not self._differ_in_content(left[at], right[at])
         return near
 
-    def _says_another_thing(self, left: str, right: str) -> bool:
+    def _differ_in_content(self, left: str, right: str) -> bool:
         if figures_of(left) != figures_of(right):
             return True
         return self._function_words is not None and not self._same_content(left, right)
 
     def _same_content(self, left: str, right: str) -> bool:
-        """Tell if each word of content of one has its like in the other, in the same order but for one."""
+        """Return whether each content word of one has a similar one in the other, in the same order except for one."""
         if len(_CONTRACTED_NOT.findall(left)) != len(_CONTRACTED_NOT.findall(right)):
             return False
         all_mine, all_others = split_tokens(left), split_tokens(right)
         mine, others = self._content_of(all_mine), self._content_of(all_others)
         if len(mine) == len(others) and all(map(_same_word, mine, others)):
             return True
-        alias = _likes(others, all_mine)
-        if alias is None or _likes(mine, all_others) is None:
+        alias = _similar_words(others, all_mine)
+        if alias is None or _similar_words(mine, all_others) is None:
             return False
         others = self._content_of(alias.get(word, word) for word in others)
-        # The words of the shorter one stand in the order of the longer one, but for one; of two, none may move.
+        # The words of the shorter one are in the order of the longer one, except for one; of two words none may move.
         shorter = min(len(mine), len(others))
         is_one_moved = shorter - int(LCSseq.similarity(mine, others)) <= (shorter > 2)
         return is_one_moved and not _are_exchanged(left, mine, others)
@@ -458,19 +459,19 @@ class Likeness:
         return [word for word in words if word not in (self._function_words or ())]
 
 
-def _likes(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
-    """Return, for words that the others lack, the first of these that each is like; None where one is like no other."""
-    likes: dict[str, str] = {}
+def _similar_words(words: Sequence[str], others: Sequence[str]) -> dict[str, str] | None:
+    """Return for each word that is not among the others the first similar one of them; None if a word has none."""
+    found: dict[str, str] = {}
     for word in set(words).difference(others):
-        like = next((other for other in others if _same_word(word, other)), None)
-        if like is None:
+        similar = next((other for other in others if _same_word(word, other)), None)
+        if similar is None:
             return None
-        likes[word] = like
-    return likes
+        found[word] = similar
+    return found
 
 
 def _are_exchanged(key: str, words: Sequence[str], others: Sequence[str]) -> bool:
-    """Tell if two words changed places over a function word: "a dog on a cat", "a cat on a dog"."""
+    """Return whether two words exchanged places across a function word: "a dog on a cat", "a cat on a dog"."""
     at = next((at for at, (word, other) in enumerate(zip(words, others, strict=False)) if word != other), None)
     if at is None or [*words[:at], *reversed(words[at : at + 2]), *words[at + 2 :]] != [*others]:
         return False
@@ -478,7 +479,7 @@ def _are_exchanged(key: str, words: Sequence[str], others: Sequence[str]) -> boo
 
 
 def _same_word(left: str, right: str) -> bool:
-    """Tell if two words are one, or spellings or numbers of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
+    """Return whether two words are forms of one: "horse", "hrose" and "horses", "gatto" and "gatti"."""
     if left == right:
         return True
     short, long = (left, right) if len(left) <= len(right) else (right, left)

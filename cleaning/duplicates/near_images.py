@@ -1,11 +1,12 @@
-"""Images that look alike: close by their perceptual hashes, and alike by their thumbnails, which see colours.
+"""Near-duplicate images: similar by their perceptual hashes, and by their thumbnails, which see colours.
 
-Both are as `data_catalog.images.normalise` makes them. Hashes alone take drawings on one plain ground for each other;
-`benchmarks/near_images.py` says what the recommended limits find, and what they take for alike that is not.
+Both are made by `data_catalog.images.normalise`. Hashes alone confuse different drawings on the same plain background.
+`benchmarks/near_images.py` measures what the recommended limits find, and which unrelated images they match.
 
-Near hashes are found exactly without comparing all with all. Cut the bits into `max_distance + k` blocks: whatever two
-hashes differ in, k blocks of theirs are equal. So for each choice of k blocks, sort by these and compare only what
-agrees in them: pigeonholes, as in Manku, Jain and Das Sarma, "Detecting near-duplicates for web crawling" (2007).
+Near hashes are found exactly without comparing all pairs. The bits are cut into `max_distance + k` blocks: if two
+hashes differ in at most `max_distance` bits, k of their blocks are equal. So for each choice of k blocks, the hashes
+are sorted by these, and only those that agree in them are compared: pigeonholes, as in Manku, Jain and Das Sarma,
+"Detecting near-duplicates for web crawling" (2007).
 """
 
 import math
@@ -25,36 +26,41 @@ Thumbnails = NDArray[np.uint8]  # of shape (num_rows, 192): 8 x 8 pixels of RGB;
 
 MAX_DISTANCE = 16
 _BITS = 64
-# Bits are dealt out with this stride before they are cut: neighbours in a pHash go together, so that blocks of
-# neighbours tell few pictures apart. Odd, hence a permutation; measured on photographs, clip art and drawn scenes.
-_DEALT = np.arange(_BITS) * 19 % _BITS
-_CHUNK = 1 << 17  # of rows: what is worked on at once stays in a processor's cache
-_MAX_KEY_BITS = 24  # there is an entry for each key
+# Bits are permuted with this stride before they are cut into blocks: neighbouring bits of a pHash correlate, so that
+# blocks of neighbours separate few images. It is odd, hence a permutation; measured on photographs, clip art and drawn
+# scenes.
+_BIT_ORDER = np.arange(_BITS) * 19 % _BITS
+_CHUNK = 1 << 17  # rows at once, so that they fit a processor's cache
+_MAX_KEY_BITS = 24  # a table has an entry for each possible key
 _ROW_BITS = 63 - _MAX_KEY_BITS
 _SAMPLE = 100_000
-# Costs in nanoseconds: they decide how fine the blocks are, never what is found.
-_NS_SORTED = 110.0  # a row in a table
-_NS_PROBED = 30.0  # a row held against a table
-_NS_COMPARED = 8.0  # two hashes
-_NS_KEY = 5.0  # an entry of a table
+# Costs in nanoseconds: they decide the number of blocks, never the result.
+_NS_SORTED = 110.0  # sort a row into a table
+_NS_PROBED = 30.0  # look up a row in a table
+_NS_COMPARED = 8.0  # compare two hashes
+_NS_KEY = 5.0  # make an entry of a table
 
 _HASH_DIGITS = 16
 _PIXELS = 64
 _THUMBNAIL_BYTES = 3 * _PIXELS
-# What a thumbnail's contrast counts at least as, of 255: less is noise of an encoder.
+# Least contrast of a thumbnail, of 255: less is noise of an encoder.
 _LEAST_CONTRAST = 4.0
-# So far apart, of 255, average colours weigh as much as a picture that differs by all of its contrast.
+# Difference of average colours, of 255, that weighs as much as a difference by the full contrast.
 _COLOUR_SCALE = 64.0
-# Pairs at once: within a processor's cache, and so few that numpy's products of matrices start no threads, which cost
-# far more than they bring where other processes work, too.
+# Pairs at once: they fit a processor's cache, and are so few that numpy's matrix products start no threads, which
+# slow down machines where other processes work.
 _PAIRS_AT_ONCE = 1 << 7
-# So many pairs of near hashes, beside one a row, are compared at once. Where there are more, most rows look like one
-# that stays: these are looked for among the first half, and what looks like them is compared no further.
+# Most pairs of near hashes, in addition to one a row, whose thumbnails are compared at once. If there are more, most
+# rows are duplicates: the first half is deduplicated first, and rows similar to it are not compared further.
 _MORE_PAIRS = 1 << 17
 
 
-def require_likeness(section: str, max_distance: int, max_difference: float) -> None:
-    """Raise SettingsError for limits of a section of a recipe that `Looks` cannot have."""
+def require_similarity_limits(section: str, max_distance: int, max_difference: float) -> None:
+    """Check the limits of similarity of a section of a recipe.
+
+    Raises:
+        SettingsError: a limit is out of bounds.
+    """
     if not 0 <= max_distance <= MAX_DISTANCE:
         raise SettingsError(f"{section}.max_distance must be between 0 and {MAX_DISTANCE}, got {max_distance}")
     if not max_difference >= 0:
@@ -62,14 +68,14 @@ def require_likeness(section: str, max_distance: int, max_difference: float) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looks:
-    """What images look like, and how much two that look the same may differ.
+class ImageSimilarity:
+    """Hashes and thumbnails of images, with the limits of similarity.
 
     Args:
-        hashes: of shape (num_rows,).
-        thumbnails: of the same rows; may lie on disk.
+        hashes: shape (num_rows,).
+        thumbnails: thumbnails of the same rows; may be on disk.
         max_distance: most bits in which hashes may differ, 0 to `MAX_DISTANCE`.
-        max_difference: most that `thumbnail_distances` may say.
+        max_difference: largest value of `thumbnail_distances`.
     """
 
     hashes: Hashes
@@ -77,31 +83,31 @@ class Looks:
     max_distance: int
     max_difference: float
 
-    def are_alike(self, pairs: Rows) -> NDArray[np.bool_]:
-        """Tell which pairs of rows look the same by their thumbnails."""
+    def are_similar(self, pairs: Rows) -> NDArray[np.bool_]:
+        """Return for each pair of rows whether their thumbnails are similar."""
         alike: NDArray[np.bool_] = thumbnail_distances(self.thumbnails, self.thumbnails, pairs) <= self.max_difference
         return alike
 
 
-def first_staying(looks: Looks, rows: Rows) -> Rows:
-    """Return for each row the first one that stays and that it looks like: itself, where it looks like none before it.
+def first_kept(looks: ImageSimilarity, rows: Rows) -> Rows:
+    """Return for each row the first kept row that it is similar to: itself, if it is similar to none before it.
 
-    Those that stay look like none of each other, and what goes looks like one that stays, not by way of a third.
+    Kept rows are not similar to each other, and each dropped row is directly similar to a kept one.
 
     Args:
-        looks: of all rows.
-        rows: numbers of different images, the first to stay first.
+        looks: hashes and thumbnails of all rows.
+        rows: numbers of different images, in order of preference.
     """
     near = _unless_too_many(near_pairs(looks.hashes[rows], max_distance=looks.max_distance), len(rows))
     if near is None:
         one, other = np.array_split(rows, 2)
-        found = first_staying(looks, one)
-        later = first_alike(looks, other, one[found == one])
+        found = first_kept(looks, one)
+        later = first_similar(looks, other, one[found == one])
         left = later < 0
-        later[left] = first_staying(looks, other[left])
+        later[left] = first_kept(looks, other[left])
         return np.concatenate([found, later])
-    pairs = np.sort(near[looks.are_alike(rows[near])], axis=1)
-    # Pairs as single numbers are quicker to sort.
+    pairs = np.sort(near[looks.are_similar(rows[near])], axis=1)
+    # Pairs as single numbers sort faster.
     lower, upper = np.divmod(np.sort(pairs[:, 0] * len(rows) + pairs[:, 1]), max(len(rows), 1))
     first = np.arange(len(rows))
     places, begins = np.unique(lower, return_index=True)
@@ -112,17 +118,17 @@ def first_staying(looks: Looks, rows: Rows) -> Rows:
     return rows[first]
 
 
-def first_alike(looks: Looks, rows: Rows, references: Rows) -> Rows:
-    """Return for each row the first of some other rows that it looks like, -1 where it looks like none."""
+def first_similar(looks: ImageSimilarity, rows: Rows, references: Rows) -> Rows:
+    """Return for each row the first of the reference rows that it is similar to; -1 if there is none."""
     pairs = near_pairs(looks.hashes[rows], looks.hashes[references], max_distance=looks.max_distance)
     near = _unless_too_many(pairs, len(rows) + len(references))
     if near is None:
         one, other = np.array_split(references, 2)
-        found = first_alike(looks, rows, one)
+        found = first_similar(looks, rows, one)
         left = found < 0
-        found[left] = first_alike(looks, rows[left], other)
+        found[left] = first_similar(looks, rows[left], other)
         return found
-    alike = near[looks.are_alike(np.column_stack([rows[near[:, 0]], references[near[:, 1]]]))]
+    alike = near[looks.are_similar(np.column_stack([rows[near[:, 0]], references[near[:, 1]]]))]
     first = np.full(len(rows), len(references))
     np.minimum.at(first, alike[:, 0], alike[:, 1])
     first_of_all: Rows = np.append(references, -1)[first]
@@ -130,7 +136,7 @@ def first_alike(looks: Looks, rows: Rows, references: Rows) -> Rows:
 
 
 def _unless_too_many(parts: Iterable[Rows], num_rows: int) -> Rows | None:
-    """Return all pairs; None where they are too many to compare their thumbnails."""
+    """Return all pairs; None if they are too many to compare their thumbnails."""
     left = num_rows + _MORE_PAIRS
     found = [np.empty((0, 2), np.int64)]
     for pairs in parts:
@@ -148,13 +154,13 @@ def leak_matches(
     max_distance: int,
     max_difference: float,
 ) -> Rows:
-    """Return rows of images that look like a reference, each with the one that it is most like.
+    """Return the rows of images that are similar to a reference, each with its most similar one.
 
     Args:
         images: hashes of shape (num_rows,), and their thumbnails.
-        references: likewise, of views of test images; the first one of several that are equally like an image counts.
+        references: the same for views of test images; of several equally similar ones the first counts.
         max_distance: most bits in which hashes may differ.
-        max_difference: most that `thumbnail_distances` may say.
+        max_difference: largest value of `thumbnail_distances`.
 
     Returns:
         Shape (num_found, 2), sorted.
@@ -174,13 +180,13 @@ def leak_matches(
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One choice of blocks of bits in which hashes are to be equal.
+    """Choice of blocks of bits that hashes must agree in.
 
     Args:
-        key: (lowest bit, number of bits) of each chosen block, as far as they go into a key.
-        key_bits: of the key; pairs with the same key may still differ in chosen bits that did not go into it.
+        key: (lowest bit, number of bits) of each chosen block, as far as they fit into a key.
+        key_bits: number of bits of the key; pairs with the same key may still differ in chosen bits outside of the key.
         chosen: mask of the chosen blocks.
-        earlier: masks of the blocks that were passed over before the last chosen one.
+        earlier: masks of the blocks that were skipped before the last chosen one.
     """
 
     key: tuple[tuple[int, int], ...]
@@ -197,7 +203,7 @@ class _Table:
         return found.astype(np.int64)
 
     def is_first(self, differences: Hashes) -> NDArray[np.bool_]:
-        """Tell which pairs, by the bits that differ, this table has and none before: most meet in several."""
+        """Return for each pair, by its differing bits, whether this is its first table: most pairs occur in several."""
         first: NDArray[np.bool_] = (differences & np.uint64(self.chosen)) == 0
         for mask in self.earlier:
             first &= (differences & np.uint64(mask)) != 0
@@ -226,25 +232,25 @@ def near_pairs(
     """Yield pairs of positions of hashes that differ in few bits, each pair once, in parts of shape (num, 2).
 
     Args:
-        hashes: of shape (num_hashes,).
-        references: pair each hash with those of these that are near it, not with other hashes.
+        hashes: shape (num_hashes,).
+        references: hashes to pair with; None: pairs among `hashes`.
         max_distance: most bits that differ.
-        num_equal: how many blocks are to be equal; by default what is quickest, by a sample.
+        num_equal: number of blocks that must be equal; None: the fastest, estimated on a sample.
     """
-    mine = _dealt(hashes)
-    theirs = mine if references is None else _dealt(references)
+    mine = _permuted(hashes)
+    theirs = mine if references is None else _permuted(references)
     if not len(mine) or not len(theirs):
         return
     if num_equal is None:
-        num_equal = _quickest(mine, theirs, max_distance)
+        num_equal = _fastest_num_equal(mine, theirs, max_distance)
     for table in _tables(max_distance, num_equal):
         keys = table.keys(theirs)
         ends = np.cumsum(np.bincount(keys, minlength=1 << table.key_bits))
-        # Keys and positions as single numbers are quicker to sort.
+        # Keys and positions as single numbers sort faster.
         order = np.sort(keys << _ROW_BITS | np.arange(len(theirs))) & ((1 << _ROW_BITS) - 1)
         ordered = theirs[order]
         for start in range(0, len(mine), _CHUNK):
-            if references is None:  # each is compared with those behind it
+            if references is None:  # each is compared with those after it
                 rows, part = order[start : start + _CHUNK], ordered[start : start + _CHUNK]
                 other = np.arange(start + 1, start + 1 + len(part))
                 end = ends[table.keys(part)]
@@ -264,18 +270,18 @@ def near_pairs(
                 other = other + 1
 
 
-def _dealt(hashes: Hashes) -> Hashes:
-    """Return the hashes with their bits in another order, which leaves distances alone."""
+def _permuted(hashes: Hashes) -> Hashes:
+    """Return the hashes with their bits permuted, which leaves distances unchanged."""
     found = np.empty(len(hashes), np.uint64)
     for start in range(0, len(hashes), _CHUNK):
         part = np.ascontiguousarray(hashes[start : start + _CHUNK])
         bits = np.unpackbits(part.view(np.uint8)).reshape(-1, _BITS)
-        found[start : start + _CHUNK] = np.packbits(bits[:, _DEALT]).view(np.uint64)
+        found[start : start + _CHUNK] = np.packbits(bits[:, _BIT_ORDER]).view(np.uint64)
     return found
 
 
-def _quickest(mine: Hashes, theirs: Hashes, max_distance: int) -> int:
-    """Return how many blocks are to be equal, by a sample: real hashes agree far more often than chance has it."""
+def _fastest_num_equal(mine: Hashes, theirs: Hashes, max_distance: int) -> int:
+    """Return the fastest number of equal blocks, estimated on a sample, since real hashes are not random."""
     samples = [some[:: max(1, len(some) // _SAMPLE)] for some in (mine, theirs)]
     num_pairs = len(mine) * len(theirs) / (2 if mine is theirs else 1)
 
@@ -295,17 +301,17 @@ def _quickest(mine: Hashes, theirs: Hashes, max_distance: int) -> int:
 
 
 def thumbnail_distances(one: Thumbnails, other: Thumbnails, pairs: Rows) -> NDArray[np.float32]:
-    """Return how far thumbnails are apart, pair by pair: float32 of shape (num_pairs,), from 0 for equal ones.
+    """Return the differences of thumbnails, pair by pair: float32 of shape (num_pairs,), 0 for equal ones.
 
-    Two shares, of which the larger counts: the mean difference of the pixels, average colours set aside, as a share of
-    the lesser contrast of the two (their mean deviation from the average colour); and the difference of the average
-    colours as a share of 64. A small shape on a plain ground has little contrast: its place and colour count in full.
-    1 is for unlike ones.
+    A difference is the larger of two shares: the mean difference of the pixels without their average colours, as a
+    share of the lower contrast of the two (their mean deviation from the average colour); and the difference of the
+    average colours as a share of 64. A small shape on a plain background has little contrast, so its place and colour
+    count in full. Unrelated images have about 1.
 
     Args:
         one: uint8 of shape (num_rows, 192).
-        other: likewise.
-        pairs: row of `one`, row of `other`; few of them are in memory at once.
+        other: the same.
+        pairs: rows of `one` and of `other`; few of them are in memory at once.
     """
     found = np.empty(len(pairs), np.float32)
     least = np.float32(_LEAST_CONTRAST * _PIXELS * _THUMBNAIL_BYTES)
@@ -320,9 +326,10 @@ def thumbnail_distances(one: Thumbnails, other: Thumbnails, pairs: Rows) -> NDAr
 
 
 def _parts(thumbnails: Thumbnails) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return differences from the average colour, (num, 192), that colour, (num, 3), and the sum of their sizes.
+    """Return deviations from the average colour, (num, 192), that colour, (num, 3), and sums of absolute deviations.
 
-    In 64ths of a brightness: all sums are whole numbers below 2^24, the same in whatever order they are added up.
+    The unit is 1/64 of a brightness level: all sums are whole numbers below 2^24, so the order of addition does not
+    matter.
     """
     pixels = thumbnails.astype(np.float32)
     colour = pixels @ np.tile(np.eye(3, dtype=np.float32), (_PIXELS, 1))
@@ -331,7 +338,7 @@ def _parts(thumbnails: Thumbnails) -> tuple[NDArray[np.float32], NDArray[np.floa
 
 
 def _sizes(differences: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sum of the absolute values of each row; by a product, quicker than numpy's sums of short rows."""
+    """Return the sum of the absolute values of each row; a matrix product is faster than numpy's sums of short rows."""
     sizes: NDArray[np.float32] = np.abs(differences) @ np.ones(_THUMBNAIL_BYTES, np.float32)
     return sizes
 
@@ -361,7 +368,7 @@ def _cells(column: pa.ChunkedArray | pa.Array, num_bytes: int) -> bytes:
     try:
         cells = [chunk.cast(pa.binary()).cast(pa.binary(num_bytes)) for chunk in chunks if len(chunk)]
     except pa.ArrowInvalid as error:
-        raise ValueError(f"rows without {num_bytes} bytes have no place here: filter them first") from error
+        raise ValueError(f"a row does not have {num_bytes} bytes: filter such rows first") from error
     if any(chunk.null_count for chunk in cells):
-        raise ValueError(f"rows without {num_bytes} bytes have no place here: filter them first")
+        raise ValueError(f"a row does not have {num_bytes} bytes: filter such rows first")
     return b"".join(chunk.buffers()[1].slice(chunk.offset * num_bytes, len(chunk) * num_bytes) for chunk in cells)

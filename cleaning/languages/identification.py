@@ -1,10 +1,10 @@
-"""Which language a text is in, by engines chosen by name, and whether that is surely not the one it should be in.
+"""Identification of the language of texts by named engines, and the check for a wrong language.
 
-A caption is dropped only if all of this holds: it has enough letters; the expected language has less than
-`min_probability`; and one other language at least `min_other_probability`. A language that is easily mistaken for the
-expected one needs a quarter more letters. Everything else is kept: undecided is not wrong. The defaults suit the
-cascade and follow from `benchmarks/language_identification.py`. langdetect, which is as sure of itself when wrong as
-when right, wants 0.1, 0.99 and 20 letters.
+A caption is dropped only if all of this is true: it has enough letters; the expected language has less than
+`min_probability`; and one other language has at least `min_other_probability`. A language that is easily confused with
+the expected one needs a quarter more letters. All other captions are kept, undecided ones included. The defaults suit
+the cascade and follow from `benchmarks/language_identification.py`. langdetect, which is as confident when wrong as
+when right, needs 0.1, 0.99 and 20 letters.
 """
 
 import functools
@@ -31,30 +31,30 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check, Drop
 
 _CONFUSABLE_FACTOR = 1.25
-# Longer ones are cut: no caption needs more, and time grows with length.
+# Longer texts are cut: more does not help, and time grows with length.
 _MAX_CHARS = 1000
-# Below float32's digits, which columns have, and above those that differ between processes.
+# Fewer digits than the columns' float32 has, and than those that differ between processes.
 _DECIMALS = 4
 _TIE = 2 * 10.0**-_DECIMALS  # values further apart are not equal when rounded
-# A caption need not be in the language of its row, but it is twice as likely to be as the engines, who are not told,
-# would have it; and a tenth as likely to be in one that nobody expects.
+# Prior weights, which the engines do not know: a caption is twice as likely to be in the language of its row, and a
+# tenth as likely to be in a language that is no candidate.
 _EXPECTED_WEIGHT = 2.0
 _OUTSIDER_WEIGHT = 0.1
-# Where the fast engine is as often right as both together: with so many letters and this probability of the expected
-# language. That it is another one is a graver charge, as a caption may be dropped for it, and takes more.
+# Limits from which on the fast engine alone is as accurate as both: letters and probability of the expected language.
+# Those for another language are higher, since a caption may be dropped for it.
 _SURE_LETTERS = 15
 _SURE_EXPECTED = 0.7
 _SURE_OTHER_LETTERS = 30
 _SURE_OTHER = 0.9
 _HARDLY_EXPECTED = 0.02
 _FAST_EXPONENT = 0.35
-# No engine may rule a language out by itself.
+# Added to each probability, so that no engine can rule out a language by itself.
 _FLOOR = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The language that captions should be in, and all that they may well be in, itself included."""
+    """The expected language of captions, and all languages that they may be in, the expected one included."""
 
     expected: str
     languages: frozenset[str]
@@ -62,18 +62,18 @@ class Candidates:
 
 @functools.lru_cache(maxsize=64)
 def _weights(candidates: Candidates) -> Mapping[str, float]:
-    """Return how much likelier than the engines, who are not told, would have it each candidate is."""
+    """Return the prior weight of each candidate."""
     return MappingProxyType({**dict.fromkeys(candidates.languages, 1.0), candidates.expected: _EXPECTED_WEIGHT})
 
 
 def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[Mapping[str, float]]:
-    """Ask the fast engine, and lingua beside it wherever that is not sure.
+    """Combine the fast engine with lingua, which is run only on texts where the fast engine is unsure.
 
-    Measured by `benchmarks/language_identification.py`: on short captions both together are right where either alone
-    is not, since their mistakes differ, and lingua deserves three times the say.
+    Measured by `benchmarks/language_identification.py`: on short captions the combination is more accurate than either
+    engine, since their errors differ, and lingua deserves three times the weight.
 
     Returns:
-        Of each text, the probabilities of languages, a sum of 1; empty where the fast engine finds nothing.
+        For each text, the probabilities of languages, which sum to 1; empty if the fast engine finds nothing.
     """
     raw = [fast_probabilities(text) for text in texts]
     found = [_weighted(probabilities, candidates) for probabilities in raw]
@@ -85,7 +85,7 @@ def cascade_probabilities(texts: Sequence[str], candidates: Candidates) -> list[
 
 
 def is_sure(text: str, probabilities: Mapping[str, float], expected: str) -> bool:
-    """Tell if the fast engine's weighted probabilities of a text are left as they are; nothing found is left, too."""
+    """Return whether the fast engine's weighted probabilities need no second engine; empty ones need none."""
     if not probabilities:
         return True
     num_letters, share = count_letters(text), probabilities.get(expected, 0.0)
@@ -104,7 +104,7 @@ def _weighted(probabilities: Mapping[str, float], candidates: Candidates) -> Map
 def _refined(
     weighted: Mapping[str, float], raw: Mapping[str, float], opinion: Mapping[str, float], candidates: Candidates
 ) -> Mapping[str, float]:
-    """Share out what falls on candidates that lingua knows among them by both; the rest is the fast engine's."""
+    """Combine both engines for the candidates that lingua knows, and keep the fast engine's values for the rest."""
     known = sorted(candidates.languages & lingua_languages())
     share = sum(weighted.get(language, 0.0) for language in known)
     if not opinion or not share:
@@ -122,13 +122,13 @@ def _refined(
 
 @dataclass(frozen=True, slots=True)
 class LanguageVerdict:
-    """What language a text is found to be in; None throughout where none is found, as in digits and symbols.
+    """Identified language of a text; all fields are None if none is found, as in digits and symbols.
 
     Args:
         language: ISO 639-1 code of the likeliest language ("zh" for all of Chinese, "no" for all of Norwegian), or
-            ISO 639-3 where it has no such code.
-        probability: of that language, 0 to 1.
-        margin: probability of the expected language less that of the likeliest other, -1 to 1.
+            ISO 639-3 if it has no such code.
+        probability: probability of that language, 0 to 1.
+        margin: probability of the expected language minus that of the likeliest other one, -1 to 1.
     """
 
     language: str | None
@@ -140,7 +140,7 @@ NOTHING_FOUND = LanguageVerdict(None, None, None)
 Identifier = Callable[[Sequence[str]], list[LanguageVerdict]]
 
 Judge = Callable[[Sequence[str], Candidates], list[Mapping[str, float]]]
-# By name, what gives the probabilities of languages, and which languages it knows.
+# By name, a function that returns probabilities of languages, and one that returns the languages that it knows.
 ENGINES: dict[str, tuple[Judge, Callable[[], frozenset[str]]]] = {
     "cascade": (cascade_probabilities, lambda: fast_languages() | lingua_languages()),
     "fast": (lambda texts, near: [_weighted(fast_probabilities(text), near) for text in texts], fast_languages),
@@ -150,36 +150,36 @@ ENGINES: dict[str, tuple[Judge, Callable[[], frozenset[str]]]] = {
 
 
 def language_identifier(expected: str, *, candidates: Collection[str] = (), engine: str = "cascade") -> Identifier:
-    """Return what tells the languages of texts that should be in `expected`: one verdict a text, in their order.
+    """Return a function that identifies the languages of texts expected in `expected`: one verdict a text, in order.
 
-    A verdict depends on nothing but the text and these arguments. Models are loaded at the first text, from installed
-    packages; nothing is ever asked of a network.
+    A verdict depends only on the text and these arguments. Models are loaded at the first text from installed packages;
+    the network is never used.
 
     Args:
-        expected: code of the language that the texts should be in; a pack's code or langdetect's will do.
-        candidates: languages that it is mistaken for, or that the texts come from. They, `expected` and
-            `COMMON_LANGUAGES` are those that lingua chooses among; the fast engine takes others for unlikely, and
-            langdetect chooses among all that it knows.
+        expected: code of the expected language; a pack's code or langdetect's are accepted.
+        candidates: languages that it may be confused with, or that the texts come from. lingua chooses among them,
+            `expected` and `COMMON_LANGUAGES`; the fast engine gives others a low weight; langdetect chooses among all
+            that it knows.
         engine: a key of `ENGINES`.
 
     Raises:
-        SettingsError: there is no such engine; it does not know `expected`; or none knows one of the candidates.
+        SettingsError: there is no such engine; it does not know `expected`; or no engine knows one of the candidates.
     """
     if engine not in ENGINES:
-        raise SettingsError(f"no engine {engine!r} tells languages: use one of {', '.join(ENGINES)}")
+        raise SettingsError(f"there is no engine {engine!r} for languages: use one of {', '.join(ENGINES)}")
     if canonical_code(expected) not in ENGINES[engine][1]():
         able = [name for name, (_, known) in ENGINES.items() if canonical_code(expected) in known()]
         advice = f"use {' or '.join(able)}" if able else "no engine does"
-        raise SettingsError(f"the engine {engine!r} does not know the language {expected!r}; {advice}")
+        raise SettingsError(f"the engine {engine!r} does not know the language {expected!r}: {advice}")
     for candidate in candidates:
         if candidate not in (known := detectable_languages()):
-            raise SettingsError(f"no engine tells the language {candidate!r}; known are {', '.join(known)}")
+            raise SettingsError(f"no engine knows the language {candidate!r}: known are {', '.join(known)}")
     language = canonical_code(expected)
     chosen = Candidates(language, frozenset(map(canonical_code, (*candidates, *COMMON_LANGUAGES, language))))
     judge = ENGINES[engine][0]
 
     def identify(texts: Sequence[str]) -> list[LanguageVerdict]:
-        # Captions repeat ("a photo of"): each is judged once.
+        # Captions repeat ("a photo of"), so each distinct text is judged once.
         different = [text for text in dict.fromkeys(texts) if any(map(str.isalpha, text))]
         probabilities = judge([text[:_MAX_CHARS] for text in different], chosen)
         pairs = zip(different, probabilities, strict=True)
@@ -193,7 +193,7 @@ def _verdict(probabilities: Mapping[str, float], expected: str) -> LanguageVerdi
     if not probabilities:
         return NOTHING_FOUND
     most = max(probabilities.values())
-    # Only what may be the most when rounded is; a tie goes to the first by code, whatever the order is.
+    # Rounded values may tie: the first code wins, regardless of the order of the engine.
     near = [(-round(value, _DECIMALS), code) for code, value in probabilities.items() if value > most - _TIE]
     language = min(near)[1]
     other = round(max((value for code, value in probabilities.items() if code != expected), default=0.0), _DECIMALS)
@@ -210,16 +210,16 @@ def wrong_language(
     min_other_probability: float = 0.5,
     min_letters: float = 15,
 ) -> list[Drop | None]:
-    """Drop the texts whose verdicts say that they are surely not in the language that the verdicts are about.
+    """Drop the texts that are almost certainly not in the expected language of the verdicts.
 
     Reason: wrong_language, with detail "de 0.99".
 
     Args:
-        verdicts: of the texts, in their order; from one `language_identifier`.
-        texts: what was judged.
-        confusions: languages that take a quarter more letters.
-        min_probability: a text is kept if the expected language has at least this much.
-        min_other_probability: a text is dropped only if another language has at least this much.
+        verdicts: one verdict a text, in order, from one `language_identifier`.
+        texts: the texts.
+        confusions: languages that need a quarter more letters.
+        min_probability: a text is kept if the expected language has at least this probability.
+        min_other_probability: a text is dropped only if another language has at least this probability.
         min_letters: a text with fewer letters is kept (`cleaning.text.scripts.count_letters`).
     """
     confusable = frozenset(map(canonical_code, confusions))
@@ -227,15 +227,15 @@ def wrong_language(
     def judge(verdict: LanguageVerdict, text: str) -> Drop | None:
         if verdict.language is None or verdict.probability is None or verdict.margin is None or verdict.margin >= 0:
             return None
-        # Out of a column 0.9 comes back as 0.899999976. The likeliest language is another one, so that the margin
-        # tells how much the expected one has.
+        # A column returns 0.9 as 0.899999976. The likeliest language is another one, so the margin gives the
+        # probability of the expected one.
         probability = round(verdict.probability, _DECIMALS)
         expected_probability = round(verdict.probability + verdict.margin, _DECIMALS)
         if probability < min_other_probability or expected_probability >= min_probability:
             return None
         if count_letters(text) < min_letters * (_CONFUSABLE_FACTOR if verdict.language in confusable else 1):
             return None
-        # Cut, not rounded: 0.999 shows as 0.99, never as certainty.
+        # Cut, not rounded: 0.999 is shown as 0.99, never as certainty.
         percent = min(int(round(100 * probability, 2)), 99)
         return Drop("wrong_language", f"{verdict.language} 0.{percent:02}")
 
@@ -245,9 +245,10 @@ def wrong_language(
 def caption_language(
     expected: str, *, confusions: Collection[str] = (), engine: str = "cascade", **limits: float
 ) -> Check:
-    """Drop captions that are surely in another language than `expected`: `wrong_language` of what the engine finds.
+    """Return a check that drops captions in another language than `expected`, by `wrong_language`.
 
-    Raises SettingsError as `language_identifier` does, of which the `confusions` are the candidates.
+    Raises:
+        SettingsError: as `language_identifier` raises it, with the `confusions` as candidates.
     """
     identify = language_identifier(expected, candidates=confusions, engine=engine)
     return lambda texts: wrong_language(identify(texts), texts, confusions=confusions, **limits)
@@ -255,37 +256,36 @@ def caption_language(
 
 @functools.cache
 def detectable_languages(engine: str | None = None) -> tuple[str, ...]:
-    """Return the codes of languages that an engine of `ENGINES`, or any, can tell: all that they have, sorted."""
+    """Return the codes of languages, sorted, that an engine of `ENGINES`, or any of them, can identify."""
     known = frozenset().union(*(ENGINES[name][1]() for name in ENGINES if engine in (None, name)))
     return tuple(sorted(known | other_names(known)))
 
 
 def detectable_code(pack: LanguagePack, engine: str | None = None) -> str | None:
-    """Return the language's code, or None where the engine, or any of them, does not know it."""
+    """Return the code of the pack's language; None if the engine, or any of them, does not know it."""
     code = pack.langdetect or pack.code
     return code if code in detectable_languages(engine) else None
 
 
-# So many say of a set of any size what most of its texts are in, within a few hundredths.
+# A sample of this size gives the shares of languages in a set of any size within a few hundredths.
 _MOST_TEXTS = 1000
-# Most captions have enough to be judged alone. Shorter texts are put together: of ImageNet's English names, one by one,
-# a tenth are surely not Italian, and three quarters of pieces so long; of the Italian ones, nothing is.
+# Letters from which on a text is judged alone; shorter texts are joined up to the second number. Of ImageNet's English
+# names, a tenth are found not to be Italian one by one, and three quarters when joined; of the Italian names, none.
 _LETTERS_ALONE, _LETTERS_TOGETHER = 25, 45
-_LETTERS_TO_TELL = 15  # the cleaning rule's
-# Without lingua, which takes seconds to load and is better where texts are short only.
+_LETTERS_TO_TELL = 15  # as in the check
+# The first engine avoids lingua, which takes seconds to load and is better on short texts only.
 _ENGINES_FOR_MANY = ("fast", "cascade")
-# Of texts that are in the language, fewer than one in a hundred look as if they were not.
+# Share to report. Of texts in the right language, fewer than one in a hundred are taken for another one.
 _WORTH_TELLING = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherLanguages:
-    """Which texts look like another language than they should be in.
+    """Shares of texts that are in other languages than expected.
 
     Args:
-        shares: of the texts that surely do, by that language's code, the largest first.
-        num_judged: texts with letters enough to tell, among those that were looked at; None: no identifier knows the
-            language.
+        shares: share of the texts by the code of their language, the largest first.
+        num_judged: number of sampled texts with enough letters; None: no engine knows the expected language.
     """
 
     shares: Mapping[str, float]
@@ -293,31 +293,31 @@ class OtherLanguages:
 
     @property
     def share(self) -> float:
-        """Share of the texts that surely look like any other language."""
+        """Return the share of the texts in any other language."""
         return sum(self.shares.values())
 
     def notes(self, what: str, expected: str) -> Iterator[str]:
-        """Say what is worth telling of it, if anything.
+        """Yield a note for users if the texts are in other languages or cannot be checked.
 
         Args:
-            what: the texts are, such as "captions".
-            expected: code of the language that they should be in.
+            what: noun for the texts, such as "captions".
+            expected: code of the expected language.
         """
         if self.num_judged is None:
-            yield f"whether the {what} are in {expected} is not known: no identifier of languages knows it"
+            yield f"the language of the {what} was not checked: no engine knows {expected}"
         elif not self.num_judged:
-            yield f"whether the {what} are in {expected} cannot be told: they have too few letters"
+            yield f"the language of the {what} was not checked: they have too few letters"
         elif self.share >= _WORTH_TELLING:
-            told = ", ".join(f"{code} {_percent(part)}" for code, part in list(self.shares.items())[:3])
-            looked_at = f"of {self.num_judged:,} {what} that were looked at, {_percent(self.share)} look like another"
-            meaning = f": these are hardly scores in {expected}" if self.share > 1 / 2 else ""
-            yield f"{looked_at} language than {expected} ({told}){meaning}"
+            largest = ", ".join(f"{code} {_percent(part)}" for code, part in list(self.shares.items())[:3])
+            checked = f"{_percent(self.share)} of {self.num_judged:,} checked {what} seem to be in another language"
+            meaning = f". The scores say little about {expected}" if self.share > 1 / 2 else ""
+            yield f"{checked} than {expected} ({largest}){meaning}"
 
 
 def other_languages(texts: Sequence[str], pack: LanguagePack) -> OtherLanguages:
-    """Look for texts in another language than the pack's: captions or class names of any length, judged together.
+    """Return the shares of texts in other languages than the pack's, for captions or class names of any length.
 
-    Of many texts, at a fixed sample.
+    Large sets are judged by a fixed sample. Short texts are joined and judged together.
     """
     engine = next((name for name in _ENGINES_FOR_MANY if detectable_code(pack, name) is not None), None)
     code = detectable_code(pack, engine)
@@ -325,7 +325,7 @@ def other_languages(texts: Sequence[str], pack: LanguagePack) -> OtherLanguages:
         return OtherLanguages(shares={}, num_judged=None)
     candidates = set(pack.confusions).intersection(detectable_languages())
     identify = language_identifier(code, candidates=candidates, engine=engine)
-    if len(texts) > _MOST_TEXTS:  # every tenth might all be of one language of two
+    if len(texts) > _MOST_TEXTS:  # a random sample, since every tenth text may be in the same of two languages
         texts = [texts[place] for place in Random(0).sample(range(len(texts)), _MOST_TEXTS)]
     pieces = list(_pieces(texts))
     joined = [text for text, _ in pieces]
@@ -343,7 +343,7 @@ def other_languages(texts: Sequence[str], pack: LanguagePack) -> OtherLanguages:
 
 
 def _pieces(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield long texts one by one, short ones put together, and how many texts each piece is made of."""
+    """Yield long texts one by one and short ones joined, each with the number of its texts."""
     held: list[str] = []
     num_letters = 0
     for text in texts:

@@ -1,1 +1,1 @@
-"""Mending the characters of captions; counting and comparing their words and letters."""
+"""Cleaning of texts, and counting and comparison of words and letters."""

@@ -1,7 +1,7 @@
-"""Transforms that mend a caption's characters and never its meaning: mojibake, controls, markup, white space.
+"""Cleaning of a caption's characters without changing its meaning: mojibake, controls, markup, white space.
 
-Composed by `clean_text`, they are idempotent. What is left alone on purpose: curly and angled quotes (in German, French
-and Chinese they are the right ones), full-width letters and punctuation (ftfy would put ASCII into Chinese and
+The transforms, composed by `clean_text`, are idempotent. They deliberately keep curly and angled quotes (which are
+right in German, French and Chinese), full-width letters and punctuation (ftfy would put ASCII into Chinese and
 Japanese), "a < b", and tokens such as CC12M's <PERSON>.
 """
 
@@ -29,9 +29,8 @@ _MAX_ROUNDS = 20
 _MARKUP_CHARACTERS = re.compile("[&<>]")
 
 
-# Characters that no rule changes, whatever is beside them: printable ASCII but for "&", "<" and ">", and letters that
-# are neither telltales of mojibake nor parts of longer composed ones. Latin, Greek, Cyrillic, Hebrew, Arabic, Chinese,
-# Japanese and Korean, as far as that holds.
+# Characters that no rule changes in any context: printable ASCII except "&", "<" and ">", and letters of Latin, Greek,
+# Cyrillic, Hebrew, Arabic, Chinese, Japanese and Korean that neither occur in mojibake nor compose with others.
 _PLAIN: Final = (
     " -%'-;=?-~ß-öø-ÿăąćčďđēęěğīıłńňōőřśšşșţțťūůűźžż\u0391-\u03a1\u03a3-\u03a9\u03ac-\u03ce\u0401\u0410-\u044f\u0451"
     "\u05d0-\u05ea\u0621-\u063a\u0641-\u064a\u3001\u3002\u3041-\u3096\u30a1-\u30fa\u30fc\u4e00-\u9fff\uac00-\ud7a3"
@@ -41,10 +40,10 @@ _is_plain = re.compile(f"(?! )[{_PLAIN}]*+(?<! )").fullmatch
 
 
 def clean_text(config: CleanConfig) -> Transform:
-    """Return what mends texts by all rules below that the config wants.
+    """Return a function that cleans texts with all rules below that the config enables.
 
-    They are repeated until nothing changes: what one lays bare another removes. With `strip_suffixes`, labels go last
-    (`cleaning.text.suffixes`). Most captions need nothing, seen at a glance.
+    The rules are repeated until nothing changes, since one may expose work for another. With `strip_suffixes`, labels
+    are removed last (`cleaning.text.suffixes`). Most captions need no change, which a regular expression detects.
     """
     rules: list[Rewrite] = [encoding_rewrite()] if config.fix_encoding else []
     rules.append(strip_controls)
@@ -56,7 +55,7 @@ def clean_text(config: CleanConfig) -> Transform:
     rules.append(collapse_whitespace)
     if config.strip_suffixes:
         rules.append(without_suffixes)
-    # The rows that rules may change: those with other than plain characters, spare spaces or marks of a suffix.
+    # Matches the rows that rules may change: other than plain characters, extra spaces, or signs of a suffix.
     needs_a_look = f"[^{_PLAIN}]|{_SPARE_SPACE}|^ | $" + (f"|(?i:{SUFFIX_MARKS})" if config.strip_suffixes else "")
 
     def clean(text: str) -> str:
@@ -68,14 +67,14 @@ def clean_text(config: CleanConfig) -> Transform:
                 text = rule(text)
             if text == before:
                 return text
-        # Markup nested this deep is an attack or garbage, and would take quadratic time.
+        # Markup nested this deeply is an attack or garbage, and would take quadratic time.
         return clean(_MARKUP_CHARACTERS.sub(" ", text))
 
     def transform(texts: Sequence[str]) -> list[str]:
         cleaned = list(texts)
         try:
             column = pa.array(texts, pa.large_string())
-        except UnicodeEncodeError:  # lone surrogates, which Arrow cannot hold and the rules remove
+        except UnicodeEncodeError:  # lone surrogates, which Arrow cannot store and the rules remove
             rows: Sequence[int] = range(len(texts))
         else:
             rows = pc.indices_nonzero(pc.match_substring_regex(column, needs_a_look)).to_pylist()
@@ -86,20 +85,20 @@ def clean_text(config: CleanConfig) -> Transform:
     return transform
 
 
-# Keyboards and PDF files write "είµαι" with the sign of "5 µm", which looks the same; only NFKC would make them one.
-# Before an omega, which is NFC's ohm as well, the sign stays: "5 µΩ".
+# Keyboards and PDF files write "είµαι" with the micro sign of "5 µm", which NFC does not change. Before an omega, which
+# NFC also makes of the ohm sign, it stays: "5 µΩ".
 _MICRO_FOR_MU = re.compile("(?<=[\u0370-\u03ff\u1f00-\u1fff])\xb5|\xb5(?=[\u0370-\u03ff\u1f00-\u1fff])(?!\u03a9)")
 
 
-# Unicode's stream-safe format (UAX #15) has at most so many combining marks in a row, far more than any language needs.
-# Python sorts the marks of a run by inserting each in turn: thousands would take minutes.
+# Unicode's stream-safe format (UAX #15) allows this many combining marks in a row, far more than any language needs.
+# Python sorts the marks of a run by insertion: thousands would take minutes.
 _MOST_MARKS = 30
 _find_long_run = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS + 1}}}").search  # of marks or symbols
 _LONG_RUN = re.compile(rf"[^\w\s\x00-\x7f]{{{_MOST_MARKS + 1},}}")
 
 
 def _cut_long_runs(match: re.Match[str]) -> str:
-    """A run of marks and symbols with at most thirty marks in a row."""
+    """Return a run of marks and symbols with at most thirty marks in a row."""
     kept: list[str] = []
     for is_mark, run in groupby(match.group(), lambda character: unicodedata.category(character)[0] == "M"):
         kept.extend(islice(run, _MOST_MARKS if is_mark else None))
@@ -107,9 +106,9 @@ def _cut_long_runs(match: re.Match[str]) -> str:
 
 
 def normalise_unicode(text: str) -> str:
-    """Bring a text into Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu.
+    """Convert a text to Unicode's composed form, NFC; a micro sign within a Greek word becomes the letter mu.
 
-    Of more than thirty combining marks in a row, the others are cut off.
+    At most thirty combining marks in a row are kept.
     """
     if _find_long_run(text):
         text = _LONG_RUN.sub(_cut_long_runs, text)
@@ -118,7 +117,7 @@ def normalise_unicode(text: str) -> str:
 
 
 def collapse_whitespace(text: str) -> str:
-    """Replace each run of Unicode white space by one space, and none at the ends."""
+    """Replace each run of Unicode white space by one space, and remove it at the ends."""
     return " ".join(text.split())
 
 
@@ -161,10 +160,10 @@ _IDLE_TAG = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007e])[\U000e0020-\U000e
 def strip_controls(text: str) -> str:
     """Remove invisible characters: controls, bidi marks, zero-width characters, soft hyphens, lone surrogates.
 
-    Line breaks and tabs become spaces. The joiners U+200C and U+200D stay where they carry meaning: in scripts from
-    Hebrew to Mongolian, and within emoji; so do variation selectors and the tags of flag emoji.
+    Line breaks and tabs become spaces. The joiners U+200C and U+200D stay where they have a meaning: in scripts from
+    Hebrew to Mongolian, and within emoji. Variation selectors and the tags of flag emoji stay, too.
     """
-    if text.isprintable():  # to Python none of these characters is, nor a joiner or a tag
+    if text.isprintable():  # none of these characters is printable in Python, nor a joiner or a tag
         return text
     text = _LINE_CONTROL.sub(" ", _TERMINAL_ESCAPE.sub("", text))
     text = _IDLE_TAG.sub("", _INVISIBLE.sub("", text))
@@ -184,7 +183,7 @@ _BLOCK = (
 _ATTRIBUTES = r"""(?:\s+[\w:.-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s"'<>]+))*\s*/?>"""
 _INLINE_TAG = re.compile(rf"</?(?:{'|'.join(_INLINE.split())}){_ATTRIBUTES}", re.IGNORECASE)
 _BLOCK_TAG = re.compile(rf"</?(?:{'|'.join(_BLOCK.split())}){_ATTRIBUTES}", re.IGNORECASE)
-# Each stops at the next opening of its own kind, which keeps a row of unclosed ones from taking quadratic time.
+# Each stops at the next opening of its own kind, so that a row of unclosed ones does not take quadratic time.
 _COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
 _CODE = re.compile(r"<(script|style)\b[^<>]*>(?:(?!<(?:script|style)\b).)*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 # "&amp;amp;lt;" is resolved at once, however often it was escaped.
@@ -192,9 +191,9 @@ _ENTITY = re.compile(r"&(?:amp;)*(#[0-9]{1,7};|#[xX][0-9a-fA-F]{1,6};|[A-Za-z][A
 
 
 def remove_markup(text: str) -> str:
-    """Take HTML out of a text, one layer of it: only known tags, only entities that end in a semicolon.
+    """Remove one layer of HTML from a text: only known tags, only entities that end in a semicolon.
 
-    Tags and comments go, entities are resolved; block tags and <br> leave a space, inline ones nothing.
+    Tags and comments are removed, entities are resolved. Block tags and <br> leave a space, inline tags nothing.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -205,7 +204,7 @@ def remove_markup(text: str) -> str:
     return _BLOCK_TAG.sub(" ", _INLINE_TAG.sub("", text))
 
 
-# Those of ftfy's categories of which its pattern of bad sequences needs a character, and four characters by themselves.
+# Every match of ftfy's pattern of bad sequences has a character of one of these categories, or one of four others.
 _TELLTALE_CATEGORIES: Final = (
     "c1",
     "bad",
@@ -219,42 +218,42 @@ _TELLTALE_CATEGORIES: Final = (
 )
 _TELLTALE_LETTERS: Final = "œÙЂ°"
 _SURROGATES: Final = "\ud800-\udfff"
-# No alternative of ftfy's pattern is longer, so that each match lies within so many characters of each of its own.
+# Length of the longest alternative of ftfy's pattern: a match is within this distance of each of its characters.
 _REACH: Final = 7
-# ftfy cuts longer texts at any place, and a cut is the start of a text to its pattern.
+# ftfy cuts longer texts anywhere, and its pattern treats a cut as the start of a text.
 _MAX_UNCUT: Final = 1_000_000
 
 
 def telltales() -> str:
-    """Return the inside of a character class: each match of `ftfy.badness.BADNESS_RE` holds one of these characters."""
+    """Return the content of a character class: each match of `ftfy.badness.BADNESS_RE` has one of its characters."""
     return "".join(map(MOJIBAKE_CATEGORIES.__getitem__, _TELLTALE_CATEGORIES)) + _TELLTALE_LETTERS
 
 
 def ftfy_settings() -> ftfy.TextFixerConfig:
-    """Return what ftfy does here: mojibake, Latin ligatures and surrogates, and nothing of what other rules see to."""
+    """Return settings with which ftfy fixes mojibake, Latin ligatures and surrogates only; other rules do the rest."""
     return ftfy.TextFixerConfig(
-        unescape_html=False,  # ours knows where "<" is no tag
-        remove_terminal_escapes=False,  # ours: the guard would skip them
+        unescape_html=False,  # our rule recognises a "<" that is no tag
+        remove_terminal_escapes=False,  # our rule: the check for suspicious characters would skip them
         fix_character_width=False,  # "，！" is right in Chinese and Japanese
         uncurl_quotes=False,  # “ ” are right in most languages
         fix_line_breaks=False,  # white space is collapsed anyway
-        remove_control_chars=False,  # ours removes more
+        remove_control_chars=False,  # our rule removes more
         normalization=None,
         explain=False,
     )
 
 
 def encoding_rewrite() -> Callable[[str], str]:
-    """Return what undoes mojibake ("perchÃ©"), splits Latin ligatures ("ﬁ") and joins surrogate pairs.
+    """Return a function that fixes mojibake ("perchÃ©"), splits Latin ligatures ("ﬁ") and joins surrogate pairs.
 
-    It is `ftfy.fix_text` with `ftfy_settings`, many times faster where it has nothing to do.
+    It has the results of `ftfy.fix_text` with `ftfy_settings`, and is many times faster on texts without such defects.
 
-    With these settings ftfy changes a text only if a line of it, newline included, holds mojibake by `ftfy.badness`,
-    a C1 control (which is mojibake by that), a Latin ligature or a surrogate. Its pattern for mojibake has 37
-    alternatives; every one of them needs a character of `telltales`, and none is longer than seven characters. So a
-    text without telltales, ligatures and surrogates stays as it is, and in any other it is enough to look at what is
-    seven characters around them. What looks bad there may be good in its line; ftfy itself decides then. The start of
-    a line is the only other thing that the pattern asks for: where a line break is near, ftfy decides as well.
+    With these settings ftfy changes a text only if a line of it, newline included, has mojibake by `ftfy.badness`, a C1
+    control (which counts as mojibake), a Latin ligature or a surrogate. Its pattern for mojibake has 37 alternatives.
+    Each of them needs a character of `telltales`, and none is longer than seven characters. So a text without
+    telltales, ligatures and surrogates stays as it is, and in other texts only the seven characters around each of
+    these matter. If they look bad there, ftfy itself decides on the whole line. The pattern also refers to the start of
+    a line: near a line break, ftfy decides, too.
     """
     ligatures = "".join(map(chr, LIGATURES))
     telltale = re.compile(f"[{telltales()}{ligatures}{_SURROGATES}]+")

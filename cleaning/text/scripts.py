@@ -1,9 +1,9 @@
-"""Counting and comparing words and letters fairly, whatever their script."""
+"""Counting and comparison of words and letters in any script."""
 
 import re
 import unicodedata
 
-# Scripts written without spaces between words, and about how many of their letters make a word.
+# Scripts written without spaces between words, and the average number of letters of a word.
 _IDEOGRAPHIC = (
     r"\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003fffd"
 )
@@ -13,36 +13,37 @@ _IDEOGRAPHS_PER_WORD, _SOUTH_EAST_ASIAN_LETTERS_PER_WORD = 2, 4
 _IDEOGRAPHIC_LETTER = re.compile(f"[{_IDEOGRAPHIC}]")
 _SOUTH_EAST_ASIAN_LETTER = re.compile(f"[{_SOUTH_EAST_ASIAN}]")
 _UNSPACED_LETTER = re.compile(f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]")
-# Combining marks are no word characters to `re`, and must not cut a Devanagari word in two.
+# Combining marks are no word characters in `re`, and must not split a Devanagari word.
 _SPACED_WORD = re.compile(r"\w(?:\S*\w)?")
 _UNSPACED_TOKEN, _LETTERS = f"[{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]", f"[^\\W{_IDEOGRAPHIC}{_SOUTH_EAST_ASIAN}]"
-# Vowel signs, points and accents, which are no word characters to `re` either, of scripts that have spaces.
+# Vowel signs, points and accents of scripts with spaces; they are no word characters in `re`, either.
 _MARKS = "".join(
     char
     for char in map(chr, range(0x300, 0x1E00))
     if unicodedata.category(char)[0] == "M" and not _UNSPACED_LETTER.match(char)
 )
 _TOKEN = re.compile(f"{_UNSPACED_TOKEN}|{_LETTERS}+(?:[{_MARKS}]+{_LETTERS}*)*")
-# Accents, dialytika and breathings, which Greek writes on small letters and leaves out in words in capitals.
+# Accents, dialytika and breathings, which Greek omits in words in capitals.
 _GREEK_MARKS = re.compile("(?<=[\u0370-\u03ff])[\u0300-\u0345]+")
-# Words that Italian, French, Catalan and Portuguese write onto the next one, which begins with a vowel or an h. Not
-# English's "y'all", "ma'am", "o'er" and "o'clock", nor Ukrainian's "об'єкт".
+# Words that Italian, French, Catalan and Portuguese join to the next one, which begins with a vowel or an h. English
+# "y'all", "ma'am", "o'er" and "o'clock" do not match, nor does Ukrainian "об'єкт".
 _ELIDED = re.compile(
     r"(?<![^\W_])(?:[cdjlmnst]|un|gl|all|anch|bell|ch|coll|com|cos|dall|dell|dov|ent|grand|mezz|nell|quand|quant|quell|"
     r"quest|sant|senz|sott|sull|trent|tutt|vent|nessun|ciascun|alcun|qualcun|qualch|qu|jusqu|lorsqu|puisqu|quelqu|"
     r"presqu|quoiqu)['\u2019](?=[haeiouyàáâäæèéêëìíîïòóôöœùúûü])",
     re.IGNORECASE,
 )
-# What is punctuation to Unicode, and the space; "$", "+", "<", "=", ">", "^", "`", "|" and "~" are symbols.
+# ASCII punctuation by Unicode, and the space; "$", "+", "<", "=", ">", "^", "`", "|" and "~" are symbols.
 _ASCII_ENDS = " !\"#%&'()*,-./:;?@[\\]_{}"
-# One ideograph says as much about its language as about three Latin letters.
+# One ideograph tells as much about the language as about three Latin letters.
 _LETTERS_PER_IDEOGRAPH = 3
 
 
 def count_words(text: str) -> int:
-    """Words of a text: what spaces part and holds a letter or digit; in scripts without spaces, letters over 2 or 4.
+    """Return the number of words of a text.
 
-    Chinese and Japanese have about two characters a word; Thai, Lao, Khmer and Burmese about four; both round up.
+    A word has a letter or digit and is delimited by spaces. In scripts without spaces the number is estimated: Chinese
+    and Japanese have about two characters a word; Thai, Lao, Khmer and Burmese about four; both are rounded up.
     "L'albero" and "un'orca" are two words, "don't" and "o'clock" are one.
     """
     num_elided = len(_ELIDED.findall(text)) if "'" in text or "\u2019" in text else 0
@@ -50,7 +51,7 @@ def count_words(text: str) -> int:
 
 
 def count_unspaced_words(text: str) -> int:
-    """Words of the text's scripts without spaces, as `count_words` counts them."""
+    """Return the number of words in scripts without spaces, as `count_words` counts them."""
     if text.isascii():
         return 0
     num_ideographs = len(_IDEOGRAPHIC_LETTER.findall(text))
@@ -59,12 +60,12 @@ def count_unspaced_words(text: str) -> int:
 
 
 def split_words(text: str) -> list[str]:
-    """What spaces part and holds a letter or digit, without outer punctuation; letters of unspaced scripts left out."""
+    """Return the words between spaces, without outer punctuation and letters of scripts without spaces."""
     return _SPACED_WORD.findall(text if text.isascii() else _UNSPACED_LETTER.sub(" ", text))
 
 
 def count_letters(text: str) -> int:
-    """Letters of a text, an ideograph or kana counting three: how much there is to tell a language or a length by."""
+    """Return the number of letters of a text, as a measure of its information; an ideograph or kana counts three."""
     num_letters = sum(map(str.isalpha, text))
     if text.isascii():
         return num_letters
@@ -72,12 +73,15 @@ def count_letters(text: str) -> int:
 
 
 def split_tokens(text: str) -> list[str]:
-    """Runs of letters and digits; in scripts without spaces, single characters. Punctuation is left out."""
+    """Return the runs of letters and digits; in scripts without spaces, single characters. Punctuation is left out."""
     return _TOKEN.findall(text)
 
 
 def fold_case(text: str) -> str:
-    """What texts share that differ only in case: "Straße" and "STRASSE", "Ένας δρόμος" and "ΕΝΑΣ ΔΡΟΜΟΣ"."""
+    """Return a form that is equal for texts that differ only in case.
+
+    Examples: "Straße" and "STRASSE"; "Ένας δρόμος" and "ΕΝΑΣ ΔΡΟΜΟΣ".
+    """
     folded = text.casefold()
     if folded.isascii():
         return folded
@@ -85,8 +89,11 @@ def fold_case(text: str) -> str:
 
 
 def exact_key(caption: str) -> str:
-    """What two captions share that differ only in case, compatibility forms, white space and final punctuation."""
-    if caption.isascii():  # the forms below are those of other characters
+    """Return a form that is equal for exact duplicates.
+
+    These differ only in case, compatibility forms, white space and final punctuation.
+    """
+    if caption.isascii():  # ASCII has no compatibility forms
         spaced = " ".join(caption.lower().split())
         return spaced.rstrip(_ASCII_ENDS) or spaced
     folded = unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", caption)))
@@ -94,4 +101,4 @@ def exact_key(caption: str) -> str:
     end = len(spaced)
     while end and (spaced[end - 1].isspace() or unicodedata.category(spaced[end - 1]).startswith("P")):
         end -= 1
-    return spaced[:end] or spaced  # "?!" keeps what little it has
+    return spaced[:end] or spaced  # a text of punctuation only, such as "?!", is kept

@@ -1,4 +1,4 @@
-"""What stock sites, agencies and Wikipedia hang on captions, and credits: taken off; what is seen stays, word for word.
+"""Removal of labels of stock sites, agencies and Wikipedia, and of credits, from the ends of captions.
 
 | caption | becomes |
 |---|---|
@@ -26,11 +26,11 @@
 | Parts of a plant: (a) Leaf, (b) Stem, (c) Root | the same |
 | Zwei Tiere. Foto: Hund, Katze | the same: after "Foto:" only an agency tells a credit from what is seen |
 
-The rows in small letters but for the last of them are of Conceptual Captions, where names are "person" and numbers are
-cut off. When in doubt a label stays: it costs less than a word. A text of which nothing would be left stays whole, for
-`cleaning.checks.boilerplate` to judge.
+The rows in small letters, except the last of them, are from Conceptual Captions, where names are "person" and numbers
+are cut off. In doubt a label stays: that costs less than a lost word. A text that would become empty stays whole, and
+`cleaning.checks.boilerplate` judges it.
 
-Credits say who made a picture, in seven languages, and are told from what the picture shows:
+Credits name the maker of an image, in seven languages, and are distinguished from descriptions:
 
 | after the caption, or in its place | |
 |---|---|
@@ -51,12 +51,12 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-# Patterns that Python's `re` and Arrow's RE2 read alike, to be matched in any case.
+# These patterns have the same meaning in Python's `re` and Arrow's RE2, and are matched in any case.
 STOCK_SITE: Final = (
     r"(?:getty images|istock(?:photo)?|shutterstock|adobe stock|alamy|dreamstime(?:\.com)?|depositphotos|123rf|fotolia|"
     r"bigstock(?:photo)?|can stock photo)"
 )
-# Sites that captions speak of, too: "Social icons: Facebook, Twitter, Flickr".
+# Sites that captions may describe: "Social icons: Facebook, Twitter, Flickr".
 KNOWN_SITE: Final = (
     r"(?:wikimedia commons|flickr|"
     r"wikipedia(?:, (?:the free encyclopedia|l'enciclopedia libera|la enciclopedia libre|die freie enzyklopädie))?)"
@@ -68,13 +68,13 @@ _NEWS_AGENCY: Final = (
 )
 
 _PHOTO: Final = r"(?:(?:ap )?photos?|photograph(?:s|y|ed)?|foto(?:grafi[ae]|grafía|s)?)"
-# What stands before makers alone; "Picture:" and "Source:" stand before titles as well.
+# Words that precede only makers; "Picture:" and "Source:" precede titles, too.
 _CREDIT_WORD: Final = (
     r"(?:photographer|fotograf|fotògraf|(?:photo )?credits?|crédits?(?: photo)?|crédito(?: d[ea] foto(?:grafía)?)?|"
     r"bild(?:quelle|nachweis)|courtesy|copyright|cortesia|cortesía)"
 )
 _PICTURE: Final = rf"(?:{_PHOTO}|picture|image|pic|bild|quelle|fuente|fonte|font|source)"
-# Prepositions that say by whom and cannot say of what, as "di", "de" and "von" can.
+# Prepositions that introduce only the maker; "di", "de" and "von" may introduce the subject.
 _MADE_BY: Final = (
     r"(?:(?:taken |shot |made )?by|par|por|courtesy of(?: the)?|prise par|scattat[ao] da|realizzat[ao] da|"
     r"tomada por|tirada por|hecha por|feta per|presa per|aufgenommen von)"
@@ -85,14 +85,14 @@ _MAKER_OPENING: Final = (
     rf"(?:{_PHOTO}|copyright) ?\(c\) ?|(?:(?:{_PHOTO}|copyright) ?)?© ?|(?:photographed by|fotografiert von) )"
     r"(?:\d{4} ?,? ?)?"
 )
-# What stands before the name anywhere. Of the last two, only the name tells whether it is a credit.
+# Words before the name of a maker anywhere in a text. After the last two, the name decides whether it is a credit.
 CREDIT_OPENING: Final = rf"(?:{_MAKER_OPENING}|\(c\) ?\d{{4}} ?,? ?|(?P<picture>{_PICTURE} ?: ?)|(?P<c>\(c\) ?))"
-# What stands before the name where nothing else does.
+# Words before the name of a maker at the start of a text.
 WHOLE_CREDIT_OPENING: Final = (
     rf"(?:{CREDIT_OPENING}|(?:{_PICTURE}|{_CREDIT_WORD}) {_MADE_BY} |(?:courtesy|credit) (?:of|to) (?:the )?)"
 )
 
-# A space or hyphen that can be matched in one way only: two ways would be 2 to the power of n for n labels in a row.
+# A space or hyphen that matches in one way only: with two ways, n labels in a row would take 2 to the power of n steps.
 _JOIN: Final = r"(?: ?- ?| )?"
 _FREE: Final = rf"(?:royalty{_JOIN}free|free|premium|lizenzfreie[srn]?)"
 _STOCK_PICTURE: Final = (
@@ -106,19 +106,19 @@ _STOCK: Final = (
 )
 _NUMBER: Final = r"(?: ?# ?[\w-]{0,20}|(?<=photo) ?(?:\d{5,20}|\?))?"
 _LABEL_OF_STOCK: Final = rf"(?:{_STOCK}{_NUMBER}(?: ?[-|,] ?{AGENCY})?|{STOCK_SITE} {_STOCK}{_NUMBER})"
-# A whole label, as `cleaning.checks.boilerplate` judges those that stand alone; in any case.
+# A whole label that is the only text, for `cleaning.checks.boilerplate`; in any case.
 STOCK_LABEL: Final = rf"(?:{_LABEL_OF_STOCK}|{AGENCY}(?: {_STOCK})?{_NUMBER})"
 
 _SEPARATOR: Final = r"(?=[ |–—·•:,.;!?-])(?: ?(?:\||[–—·•]|--) ?| - | ?[:,.;!?] )"
 _DASH: Final = r"(?=[ |–—-])(?: ?(?:\||[–—]|--) ?| - )"
 _ANY_CASE: Final = re.IGNORECASE | re.ASCII
-# Sites that captions speak of may be the last of a list, or what is seen: "The logo: Wikipedia".
+# Sites that captions may describe can end a list, or be the subject: "The logo: Wikipedia".
 _LABEL = re.compile(
     rf"(?:{_SEPARATOR}{_LABEL_OF_STOCK}|{_DASH}{AGENCY}{_NUMBER}| ?[.!?] {STOCK_SITE}{_NUMBER})\Z", _ANY_CASE
 )
 _PHOTO_LABEL = re.compile(rf"(?:{_DASH}| : )(?:free )?(?:photos?|foto){_NUMBER}\Z", _ANY_CASE)
 _SITE_AFTER_COMMA = re.compile(rf" ?[,:] {STOCK_SITE}{_NUMBER}\Z", _ANY_CASE)
-# With nothing before it only what can hardly be part of a sentence.
+# Without a separator, only labels that can hardly be part of a sentence.
 _LOOSE_LABEL = re.compile(
     rf" (?:(?:{_FREE} ){{0,3}}stock (?:(?:photo|image|vector|illustration)(?P<plural>s)?|footage(?: video)?)|"
     rf"royalty - free|royalty{_JOIN}free stock {_STOCK_PICTURE}){_NUMBER}\Z",
@@ -134,31 +134,31 @@ _HEAD = re.compile(
     rf"(?:{_FREE} ){{0,3}}stock (?:(?:photos?|images?|vectors?|illustrations?) ?(?:#\w{{0,20}} ?)?:|photos? ?[-–—]) ",
     _ANY_CASE,
 )
-# "(a) Leaf, (b) Stem, (c) Root" has no copyright.
+# In "(a) Leaf, (b) Stem, (c) Root" the "(c)" is no copyright sign.
 _LETTERED = re.compile(r"\([ab]\)", _ANY_CASE)
 
-# Before these a label is part of the sentence: "as a stock photo", "a typical stock photo".
+# After these words a label is part of the sentence: "as a stock photo", "a typical stock photo".
 _BINDING_WORDS: Final = """
 a an the this that these those of for as in on with and or is are was were like from to by my your his her our their
 some any no at into about typical classic generic free cheesy funny bad good best new always all only very many
 """
 _BINDING: Final = frozenset(_BINDING_WORDS.split())
-# "A collection of beautiful stock photos", "how to take great stock photos": one word away from the plural, too.
+# The same for plurals, also one word earlier: "a set of beautiful stock photos", "how to take great stock photos".
 _BINDING_PLURALS_WORDS: Final = """
 of with for from at take takes taking make makes making use uses using find finds see sees show shows showing
 """
 _BINDING_PLURALS: Final = frozenset(_BINDING_PLURALS_WORDS.split())
-# Sentences with a verb of the trade, or two of its other words, speak of stock photos: "our pictures stay free".
+# Sentences with a verb of the trade, or two of its other words, are about stock photos: "our pictures stay free".
 _TRADE_VERBS: Final = frozenset(("sell", "sells", "buy", "buys", "offer", "offers", "license", "licenses"))
 _TRADE_WORDS: Final = """
 we our you your they photographer photographers agency agencies site website photos pictures images
 """
 _TRADE: Final = frozenset(_TRADE_WORDS.split())
-# Where these are seen, so is the name behind them: "Logos: Alamy, Shutterstock".
+# After these words the name is part of the image: "Logos: Alamy, Shutterstock".
 _SIGNS: Final = frozenset(
     ("logo", "logos", "icon", "icons", "sign", "signs", "agencies", "sites", "firms", "companies")
 )
-# Before a colon these open a credit, which goes or stays as a whole: "Photo: Getty Images".
+# Before a colon these open a credit, which is removed or kept as a whole: "Photo: Getty Images".
 _OPENING_WORDS: Final = """
 photo photos photograph photographer foto fotos fotografia fotografía bild picture image images source quelle fuente
 fonte font credit credits crédit crédits crédito copyright courtesy by via from
@@ -168,14 +168,14 @@ _FEWEST_WORDS_BEFORE = 4
 _FEWEST_TRADE_WORDS = 2
 _TAIL_CHARS = 200
 _HEAD_CHARS = 100
-# An enumeration that began earlier is longer than a caption may be.
+# Longest enumeration to search for "(a)" and "(b)".
 _LETTERED_CHARS = 1_000
 _LOOSE_ENDS: Final = " ,;:|-–—"
 _AROUND_WORDS: Final = ".,;:!?\"'()[]"
 _WORD = re.compile(r"[^\W\d_]\S*")
 
-# Every label has one of `_LABEL_MARKS`, in small letters, every credit one of `_CREDIT_MARKS`. But "oto" and ":" are in
-# too many captions: Arrow's RE2, which finds the texts to look at, has patterns in their place.
+# Every label contains one of `_LABEL_MARKS` in small letters, every credit one of `_CREDIT_MARKS`. "oto" and ":" are in
+# too many captions: the RE2 pattern that selects the texts to process has narrower patterns in their place.
 _SITE_MARKS: Final = ("stock", "royalty", "libre", "getty", "alamy", "wiki", "flickr", "123rf", "dreamstime")
 _LABEL_MARKS: Final = (*_SITE_MARKS, "oto")
 _CREDIT_MARKS: Final = ("oto", ":", "©", "(c)")
@@ -184,16 +184,16 @@ SUFFIX_MARKS: Final = "|".join([*_SITE_MARKS, _PHOTO_MARK, CREDIT_OPENING])
 
 
 def without_suffixes(text: str) -> str:
-    """Take labels of stock sites, credits of photographers and names of sites off the ends of a text.
+    """Remove labels of stock sites, credits of photographers and names of sites from the end of a text.
 
-    In front, only labels such as "stock photo :" are taken off. White space is expected to be single spaces. Repeated
-    until nothing changes, so that doing it twice does nothing more. Of a long text only the last 200 characters count.
-    A text without any comes back the very same, and so does one of which nothing else would be left.
+    At the start, only labels such as "stock photo :" are removed. White space must be single spaces. Removal is
+    repeated until nothing changes, so that a second call changes nothing. Only the last 200 characters of a long text
+    are searched. A text without labels is returned as the same object, and so is one that would become empty.
 
     Bounds move over the text, which is never copied or searched as a whole: many labels take linear time.
     """
     begin, end = 0, len(text)
-    first_letter: int | None = None  # where the first word of what is left begins, once that is asked for
+    first_letter: int | None = None  # start of the first remaining word, computed when it is needed
     while True:
         for cut in _cuts(text, max(begin, end - _TAIL_CHARS), end):
             if first_letter is None:
@@ -205,7 +205,7 @@ def without_suffixes(text: str) -> str:
                     end -= 1
                 break
         else:
-            # A label in front, of a text that is something without it.
+            # A label at the start of a text that has other words.
             has_head = "stock" in text[begin : begin + _HEAD_CHARS].lower()
             head = _HEAD.match(text, begin, end) if has_head else None
             if head is None or not _WORD.search(text, head.end(), end):
@@ -214,7 +214,7 @@ def without_suffixes(text: str) -> str:
 
 
 def _cuts(text: str, start: int, end: int) -> Iterator[int]:
-    """Yield where the last label or credit may begin, as different rules see it."""
+    """Yield the positions where the last label or credit may begin, by several rules."""
     tail = text[start:end].lower()
     if _has_one(_LABEL_MARKS, tail):
         if match := _LABEL.search(text, start, end) or _PHOTO_LABEL.search(text, start, end):
@@ -245,13 +245,13 @@ def _has_one(marks: Sequence[str], lowered: str) -> bool:
 
 
 def _is_lettered(match: re.Match[str]) -> bool:
-    """Tell if a "(c)" is the third of its kind."""
+    """Return whether a "(c)" follows "(a)" or "(b)" in an enumeration."""
     before = max(0, match.start() - _LETTERED_CHARS)
     return "(c)" in match.group().lower() and _LETTERED.search(match.string, before, match.start()) is not None
 
 
 def _loose(text: str, start: int, end: int) -> Iterator[int]:
-    """Yield where a label begins that nothing sets off, in a text long enough to go without it."""
+    """Yield the position of a label without a separator, if the text before it is long enough."""
     match = _LOOSE_LABEL.search(text, start, end) or _LOOSE_CREDIT.search(text, start, end)
     if match is None:
         return
@@ -269,11 +269,11 @@ def _words(text: str, start: int, end: int) -> list[str]:
 
 
 def _cut(match: re.Match[str]) -> int:
-    """Return the end of what stays: full stops, question and exclamation marks do, other separators do not."""
+    """Return the end of the remaining text; full stops, question and exclamation marks stay."""
     return match.start() + (match.group()[:1] in (".", "!", "?"))
 
 
-# CC3M writes "person" for every name, and agencies write themselves in small letters.
+# CC3M has "person" for every name, and some agencies are spelt in small letters.
 _SMALL_NAMES: Final = frozenset(("person", "dpa", "afp", "ap", "epa", "ansa", "efe", "lusa", "me"))
 _PARTICLE_WORDS: Final = """
 and und et e y i de di da do dos das del della dei van von der den ter la le el al bin ibn für pour per for the of via
@@ -284,14 +284,14 @@ _ARTICLES: Final = frozenset(
 )
 _MAX_NAME_WORDS = 8
 _NAME_WORD = re.compile(r"[^\s/,|()]+")
-# The number of the picture there: ", Bild 183-1990", ", LC-USZ62-13459".
+# Number of the image at an agency: ", Bild 183-1990", ", LC-USZ62-13459".
 _PICTURE_NUMBER: Final = r", (?:(?:bild|image|photo|foto|nr\.?|no\.?) )?#?(?=[\w.-]{0,39}\d)[a-z\d][\w.-]{0,39}"
 _is_agency = re.compile(rf"(?:{AGENCY}|{_NEWS_AGENCY})(?:{_PICTURE_NUMBER})?", re.IGNORECASE).fullmatch
 _BETWEEN_MAKERS = re.compile(r" ?[/|©] ?| via ", re.IGNORECASE)
 
 
 def is_credit(match: re.Match[str]) -> bool:
-    """Tell if what was found by one of the openings above, and a group `name` after it, says who made the picture."""
+    """Return whether a match of one of the openings above and a group `name` names the maker of the image."""
     name = match.group("name")
     if match.group("picture") or match.group("c"):
         return is_agency_credit(name)
@@ -299,16 +299,19 @@ def is_credit(match: re.Match[str]) -> bool:
 
 
 def is_agency_credit(text: str) -> bool:
-    """Tell if a text is an agency, beside names at most: "dpa", "Art Wolfe/Getty Images"; no "Founder of Wikipedia"."""
+    """Return whether a text is an agency, at most with names.
+
+    "dpa" and "Art Wolfe/Getty Images" are agencies; "Founder of Wikipedia" is not.
+    """
     makers = [maker for maker in _BETWEEN_MAKERS.split(text.strip(" .")) if maker]
     agencies = [maker for maker in makers if _is_agency(maker)]
     return bool(agencies) and all(maker in agencies or is_name(maker) for maker in makers)
 
 
 def is_name(text: str) -> bool:
-    """Tell if a text reads as the names of people and agencies: up to eight words, each with a capital or known.
+    """Return whether a text reads as names of people and agencies: up to eight words, each with a capital or known.
 
-    "John Smith/AFP", "dpa" and "person" are; "a cat on a roof", "they run", "犬" and "" are not.
+    "John Smith/AFP", "dpa" and "person" are names; "a cat on a roof", "they run", "犬" and "" are not.
     """
     words: list[str] = []
     for match in _NAME_WORD.finditer(text):

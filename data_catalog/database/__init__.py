@@ -1,1 +1,1 @@
-"""DuckDB over the catalog: views, column docs, conservation laws and the locked-down query."""
+"""DuckDB over the catalog: views, column descriptions, conservation laws and read-only queries."""

@@ -1,7 +1,7 @@
-"""The DuckDB view of a root: one file of views over the newest snapshots, that any DuckDB can open and query.
+"""The catalog of a root: one DuckDB file of views over the current snapshots, which any DuckDB can open and query.
 
-The file is rebuilt beside the old one and swapped in, so open readers keep what they see, and it is never held open
-for writing. Its views name every file by its absolute path: after moving a root, rebuild it.
+The file is rebuilt beside the old one and swapped in, so that open readers keep what they see. It is never held open
+for writing. Its views name every file by its absolute path: rebuild it after moving a root.
 """
 
 import sys
@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_catalog.database.sandbox import require_read_only_query, restrict_thread
 from data_catalog.database.views import FUNNEL_COLUMNS, comment_texts, counted_text, literal, view_texts
-from data_catalog.database.walls import refuse_all_but_one_question, restrict_thread
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import command
 from data_catalog.storage.disk_errors import disk_errors
@@ -33,7 +33,7 @@ from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import TEMPORARY_PREFIX, sync
 
 _ROWS_PER_BATCH = 10_000
-# DuckDB's own command line, an older release than the library, must be able to open the file.
+# Older releases of DuckDB's command line must be able to open the file.
 STORAGE_VERSION = "v1.2.0"
 
 
@@ -43,7 +43,7 @@ def catalog_path(root: Path) -> Path:
 
 
 def rebuild(root: Path) -> Path:
-    """Write the views over the newest snapshots of all datasets of a root, and swap the file in."""
+    """Write the views over the current snapshots of all datasets of a root, and swap the file in; return its path."""
     path = catalog_path(root)
     temporary = root / f"{TEMPORARY_PREFIX}{CATALOG_FILE}"
     with disk_errors(path):
@@ -84,21 +84,21 @@ DOWNLOADS = """
 
 
 def download_counts(root: Path, dataset: str) -> pa.Table:
-    """How many images that were asked of the web came, or did not come for which reason: by source and host.
+    """Return how many images that were requested from the web were received, or dropped for which reason.
 
     Columns: source, host, drop_reason (null: the image is good), http_status, num_images.
     """
     return query(root, DOWNLOADS, {"dataset": dataset})
 
 
-# The conservation laws: what must hold of a snapshot before it is committed. The view `counted` has what each step of
-# the build counted by itself, and `funnel` what the caption rows say.
+# The conservation laws, which a snapshot must satisfy before it is committed. The view `counted` has the counts that
+# the steps of the build returned, and `funnel` the counts of the caption rows.
 
-# Steps that a caption has passed, or was dropped by, if its image was asked for; and those that need a good image.
+# Steps at or after fetching: a caption that reached one had its image requested. Steps that need a good image.
 _FROM = "SELECT step FROM funnel WHERE step_number {} (SELECT max(step_number) FROM funnel WHERE step = '{}')"
 _ASKED, _GOOD = _FROM.format(">=", "fetch"), _FROM.format(">", "normalise")
 
-# By what each law says: an SQL query that finds what breaks it, and so must find nothing.
+# By law, an SQL query for the rows that break it: its result must be empty.
 CONSERVATION = {
     "every step counted as many rows read, kept and dropped as the caption rows say": """
         (FROM counted EXCEPT FROM funnel) UNION ALL (FROM funnel EXCEPT FROM counted)
@@ -133,7 +133,7 @@ CONSERVATION = {
               AND (o.step IS DISTINCT FROM c.step OR o.drop_reason IS DISTINCT FROM c.drop_reason)
            OR (c.outcome = 'kept' OR c.step IN ({_GOOD})) AND (o.sample_id IS NULL OR o.drop_reason IS NOT NULL)
     """,
-    # What was found of an image stays where its captions had been published with another image, and went with that one.
+    # A take-down of an image removes captions of other images that were merged into it; their image outcomes stay.
     "an image has one outcome if any of its captions came as far as fetching, and else none": f"""
         SELECT sample_id FROM (SELECT sample_id, count(*) AS n FROM image_outcomes GROUP BY sample_id) o
         FULL JOIN (
@@ -148,7 +148,7 @@ CONSERVATION = {
 
 
 def broken_laws(snapshot: Snapshot) -> list[str]:
-    """Return the conservation laws that a snapshot, committed or about to be, does not hold.
+    """Return the conservation laws that a snapshot, committed or about to be, breaks.
 
     Raises:
         DamagedError: one of its files is missing or damaged.
@@ -159,7 +159,7 @@ def broken_laws(snapshot: Snapshot) -> list[str]:
 
 
 def recounted(snapshot: Snapshot) -> CaptionCounts:
-    """Return what a manifest notes as `funnel` and `drop_reasons`, counted on the caption rows of a snapshot.
+    """Return a manifest's `funnel` and `drop_reasons`, counted on the caption rows of a snapshot.
 
     Raises:
         DamagedError: one of its files is missing or damaged.
@@ -172,10 +172,10 @@ def recounted(snapshot: Snapshot) -> CaptionCounts:
 
 @contextmanager
 def _views_of(snapshot: Snapshot) -> Iterator[Any]:
-    """Open a connection on which the views are those of one snapshot."""
+    """Open a connection whose views show one snapshot."""
     import duckdb
 
-    # Beside the snapshots, where there is room, not in whatever the current folder is.
+    # Spill beside the snapshots, where there is space, and not in the current folder.
     spill = snapshot.folder.with_name(f"{TEMPORARY_PREFIX}duckdb-spill")
     try:
         with duckdb.connect(config={"temp_directory": str(spill)}) as connection:
@@ -183,31 +183,42 @@ def _views_of(snapshot: Snapshot) -> Iterator[Any]:
                 connection.execute(f"CREATE VIEW {name} AS {query}")
             yield connection
     except duckdb.IOException as error:
-        raise DamagedError(f"a shard cannot be read ({error}): `vernaclip verify` says which") from error
+        raise DamagedError(f"a shard cannot be read ({error}): `vernaclip verify` lists the damaged files") from error
 
 
 def query(root: Path, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-    """Answer a query on a root's catalog, on a connection that can read its datasets and nothing else.
+    """Return the result of a query on a root's catalog; the connection can read the root's datasets and nothing else.
 
     Args:
-        root: of the catalog.
-        sql: one question.
-        parameters: values of what the question names as `$name`.
+        root: root of the catalog.
+        sql: one read-only query.
+        parameters: values of the query's parameters, which it names as `$name`.
 
     Raises:
-        InputError: there is no catalog.
+        InputError: the root has no catalog.
         DamagedError: the catalog cannot be read.
         SettingsError: DuckDB refuses the query.
     """
-    with answer(root, sql, parameters) as (schema, batches):
+    with stream_query(root, sql, parameters) as (schema, batches):
         return pa.Table.from_batches(batches, schema)
 
 
 @contextmanager
-def answer(
+def stream_query(
     root: Path, sql: str, parameters: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    """The same for an answer that may be larger than the memory: its schema, and batches of rows as they come."""
+    """Yield the schema of a query's result and its rows in batches, for results that are larger than the memory.
+
+    Args:
+        root: root of the catalog.
+        sql: one read-only query.
+        parameters: values of the query's parameters, by name.
+
+    Raises:
+        InputError: the root has no catalog.
+        SettingsError: DuckDB or vernaclip refuses the query.
+        DamagedError: the catalog's file or a shard cannot be read.
+    """
     import duckdb
 
     path = catalog_path(root)
@@ -221,17 +232,17 @@ def answer(
             _connection(thread, root, Path(scratch)) as connection,
         ):
             wait = partial(_wait, connection, thread)
-            wait(lambda: refuse_all_but_one_question(connection, sql))
+            wait(lambda: require_read_only_query(connection, sql))
             reader = wait(lambda: connection.sql(sql, params=parameters).arrow(_ROWS_PER_BATCH))
             yield reader.schema, _batches(reader, wait)
     except duckdb.IOException as error:
         raise DamagedError(
-            f"DuckDB cannot read the catalog ({error}): if it is damaged or the root has moved, "
-            f"`{command('catalog', '--rebuild', '--root', root)}` mends it"
+            f"DuckDB cannot read the catalog ({error}): if it is damaged or the root was moved, run "
+            f"`{command('catalog', '--rebuild', '--root', root)}` to rebuild it"
         ) from error
     except duckdb.PermissionException as error:
         raise SettingsError(
-            f"DuckDB refuses the query: {error}. A root that was copied or moved wants "
+            f"DuckDB refuses the query: {error}. If the root was copied or moved, run "
             f"`{command('catalog', '--rebuild', '--root', root)}` first"
         ) from error
     except duckdb.Error as error:
@@ -239,7 +250,7 @@ def answer(
 
 
 def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -> Any:
-    """What DuckDB answers in another thread: while it works it hears no Ctrl-C, so this one does."""
+    """Return the result of DuckDB's work in another thread, and interrupt it on Ctrl-C, which DuckDB itself ignores."""
     try:
         return thread.submit(ask).result()
     except KeyboardInterrupt:
@@ -248,7 +259,7 @@ def _wait(connection: Any, thread: ThreadPoolExecutor, ask: Callable[[], Any]) -
 
 
 def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], Any]) -> Iterator[pa.RecordBatch]:
-    """Batches as they come: DuckDB's errors on the way are Arrow's by then."""
+    """Yield batches of rows; errors of DuckDB arrive here as errors of Arrow."""
     batches = iter(reader)
     while True:
         try:
@@ -262,15 +273,15 @@ def _batches(reader: pa.RecordBatchReader, wait: Callable[[Callable[[], Any]], A
 
 @contextmanager
 def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterator[Any]:
-    """Open a connection in a thread that can write nothing but scratch, as those cannot that DuckDB starts in it.
+    """Open a connection in a thread that can write to nothing but `scratch`; DuckDB's own threads inherit this.
 
-    It reads the datasets of a root, and changes neither them nor the settings that say so. What does not fit the memory
-    goes to scratch, outside the root, where it is removed.
+    The connection reads the datasets of a root. It can change neither them nor the settings that limit it. Data that
+    does not fit the memory is spilled to `scratch`, which is outside the root and removed at the end.
     """
     import duckdb
 
     path = catalog_path(root)
-    # What DuckDB itself reads: the interpreter's files, the time zone, limits of memory and cores.
+    # DuckDB itself reads the interpreter's files, the time zone, and the limits of memory and cores.
     python = (sys.prefix, sys.base_prefix, str(Path(duckdb.__file__).parents[1]))
     system = ("/usr", "/lib", "/lib64", "/etc/localtime")
     limits = ("/proc/self/cgroup", "/sys/fs/cgroup", "/sys/devices/system/cpu")
@@ -287,7 +298,7 @@ def _connection(thread: ThreadPoolExecutor, root: Path, scratch: Path) -> Iterat
             raise
         except duckdb.Error as error:
             again = command("catalog", "--rebuild", "--root", root)
-            raise DamagedError(f"{path} is damaged ({error}): `{again}` writes it anew") from error
+            raise DamagedError(f"{path} is damaged ({error}): run `{again}` to rebuild it") from error
         folders = sorted({str(datasets_folder(root).absolute()), str(datasets_folder(root).resolve())})
         connection.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
         connection.execute("SET enable_external_access = false")

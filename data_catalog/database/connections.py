@@ -1,6 +1,6 @@
-"""Connections to DuckDB as an engine, of bounded memory: what does not fit goes to a folder of their own.
+"""DuckDB connections of bounded memory that spill to a temporary folder.
 
-Those to the catalog of a root, which others may ask, are in `catalog.py`.
+Connections to the catalog of a root, which run users' queries, are in `catalog.py`.
 """
 
 import tempfile
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY_LIMIT = "2GB"
-Ask = Callable[..., pa.Table]
+RunQuery = Callable[..., pa.Table]
 
 
 def connect_spilling(folder: Path) -> "DuckDBPyConnection":
-    """Open a connection that spills to a folder in `folder`."""
+    """Open a connection that spills to `duckdb-spill` in `folder`."""
     import duckdb
 
     spill = str(folder / "duckdb-spill")
@@ -36,10 +36,10 @@ def scratch_connection(failure: str) -> "Iterator[DuckDBPyConnection]":
     """Open a connection that spills to a temporary folder.
 
     Args:
-        failure: what is told when a file is damaged or missing: DuckDB says which.
+        failure: beginning of the error's text if a file is damaged or missing; DuckDB's message names the file.
 
     Raises:
-        DamagedError: one is.
+        DamagedError: a file is damaged or missing.
         DiskError: the disk of temporary files is full.
     """
     import duckdb
@@ -58,7 +58,7 @@ def scratch_connection(failure: str) -> "Iterator[DuckDBPyConnection]":
 def create_view(
     connection: "DuckDBPyConnection", name: str, files: Sequence[Path], schema: pa.Schema, *, filename: bool = False
 ) -> None:
-    """Make Parquet files of one schema a view; the view of no files has no rows."""
+    """Create a view of Parquet files of one schema; without files it has no rows."""
     if files:
         paths = [str(path.absolute()) for path in files]
         connection.read_parquet(paths, filename=filename, hive_partitioning=False).create_view(name)
@@ -68,14 +68,14 @@ def create_view(
 
 
 @contextmanager
-def questions(snapshot: Snapshot) -> Iterator[Ask]:
-    """Open a function that answers SQL on one snapshot, with its parameters by name, in a table.
+def snapshot_queries(snapshot: Snapshot) -> Iterator[RunQuery]:
+    """Open a function that runs SQL on one snapshot, with parameters by name, and returns a table.
 
-    `captions`, `pairs` and `image_outcomes` are those of the snapshot, with their `filename`: it reads the files that
-    the manifest lists, and sees no other snapshot, nor the catalog file.
+    The views `captions`, `pairs` and `image_outcomes` have the snapshot's rows with their `filename`. They read the
+    files that the manifest lists, and neither other snapshots nor the catalog's file.
 
     Raises:
-        DamagedError: a file of the snapshot is damaged or missing: DuckDB says which.
+        DamagedError: a file of the snapshot is damaged or missing; DuckDB's message names it.
     """
     with scratch_connection(f"{snapshot.dataset} {snapshot.snapshot} cannot be read") as connection:
         create_view(connection, "captions", snapshot.caption_files(), CAPTIONS, filename=True)

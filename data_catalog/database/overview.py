@@ -1,4 +1,4 @@
-"""What a root holds, at a glance: by its manifests, and by what lies beside the snapshots."""
+"""Overview of a root: its datasets, from their manifests and the files beside the snapshots."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +10,13 @@ from data_catalog.schema import NATIVE
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, EXPORTS, MARKED, REPORT_FILE, SPLITS, Snapshot, snapshot_names
 
-# How many of the most frequent reasons are told.
+# Number of drop reasons to show, the most frequent first.
 MOST_REASONS = 5
 _MEGABYTE = 1_000_000
 
 
 def overview(root: Path, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Return facts of the newest snapshot of every dataset, as JSON values."""
+    """Return facts of the current snapshot of every dataset, as JSON values."""
     return [_facts(root, snapshot) for snapshot in snapshots]
 
 
@@ -51,7 +51,7 @@ def _facts(root: Path, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """Return how many rows each reason dropped of all sources together, the most frequent first."""
+    """Return how many rows each reason dropped, over all sources, the most frequent first."""
     totals: Counter[tuple[str, str]] = Counter()
     for row in snapshot.manifest["drop_reasons"]:
         totals[row["step"], row["drop_reason"]] += row["dropped"]

@@ -1,4 +1,4 @@
-"""Sorting, grouping and counting of whole datasets, out of core: DuckDB as an engine (the catalog is `catalog.py`)."""
+"""Sort, group and count whole datasets out of core with DuckDB."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ ROWS_PER_BATCH = 20_000
 
 
 def count_samples(staged: Path) -> dict[str, int]:
-    """Number of distinct `sample_id`s of each source in a Parquet file, by source in alphabetical order."""
+    """Return the number of distinct `sample_id`s of each source in a Parquet file, by source in alphabetical order."""
     query = """
         SELECT source, count(DISTINCT sample_id) FROM read_parquet(?, hive_partitioning = false)
         GROUP BY source ORDER BY source
@@ -24,13 +24,13 @@ def count_samples(staged: Path) -> dict[str, int]:
 
 
 def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.RecordBatch]:
-    """Rows of a staged Parquet file in the dataset's order, each with its `repeat` (1 for the first of its id).
+    """Yield the rows of a staged Parquet file in the dataset's order, with their `repeat` (1 for the first of an id).
 
-    The order is by source, then by `order_key`, by ids, by file and line: it does not depend on the order of reading.
+    The order is by source, `order_key`, ids, file and line, so it does not depend on the order of reading.
 
     Args:
-        staged: what is sorted.
-        spread: a column of which all rows of a sample get the greatest value.
+        staged: file to sort.
+        spread: a column in which all rows of a sample get the sample's greatest value.
     """
     columns = f"* REPLACE (max({spread}) OVER (PARTITION BY sample_id) AS {spread})" if spread else "*"
     query = f"""
@@ -46,21 +46,22 @@ def sorted_rows(staged: Path, *, spread: str | None = None) -> Iterator[pa.Recor
 def image_facts(
     images: Sequence[Path], captions: Sequence[Path], *, sources: Sequence[str], keep: Sequence[str], stand_in_urls: int
 ) -> pa.Table:
-    """What tells the good images of a dataset apart: one row each, in the order of `sample_id`.
+    """Return the facts that deduplication compares: one row for each good image, in the order of `sample_id`.
 
     Args:
         images: Parquet files of the schema `IMAGES`.
         captions: files of the schema `CAPTIONS`, whose pending rows are an image's captions.
         sources: names of the sources, best first.
-        keep: what makes an image the better one, first things first: "source", "resolution", "captions".
-        stand_in_urls: so many addresses of one host that bring the same bytes make them a stand-in for what is gone,
-            wherever else they came from, too; 0: never.
+        keep: criteria that prefer one duplicate to another, in order: "source", "resolution", "captions".
+        stand_in_urls: number of addresses of one host with the same bytes that makes these bytes a placeholder image,
+            also where other hosts return them; 0: never.
 
     Returns:
         Columns `sample_id`; `same_bytes`, the number of the first row whose image has the same bytes; `phash`, as a
-        number; `preference`, the row's place among all, the best first; `placeholder_of`, a host or null; `is_marked`:
-        a caption is marked as one of a test set, or the image is; `stated_split`, of those that captions, dropped ones
-        too, state the last of `SPLITS`, or null.
+        number; `preference`, the row's rank among all, the best first; `placeholder_of`, a host or null; `is_marked`,
+        whether a caption or the image is marked as one of a test set; `stated_split`, the last of `SPLITS` that
+            captions,
+        dropped ones included, state, or null.
     """
     orders = {"source": "rank", "resolution": "num_pixels DESC", "captions": "num_captions DESC"}
     better = ", ".join([*(orders[name] for name in keep), "sample_id"])
@@ -95,12 +96,15 @@ def image_facts(
         "splits": list(SPLITS),
         "urls": stand_in_urls,
     }
-    connection = connect_spilling(images[0].parent)  # DuckDB 1.4 closes one that nobody holds, whatever was asked of it
+    connection = connect_spilling(images[0].parent)  # a name for it: DuckDB 1.4 closes an unreferenced connection
     return connection.sql(query, params=parameters).to_arrow_table()
 
 
 def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
-    """The good images whose bytes have one of the given hashes: columns `sample_id` and `sha256`, by `sample_id`."""
+    """Return the good images whose bytes have one of the given hashes.
+
+    Columns `sample_id` and `sha256`, in the order of `sample_id`.
+    """
     connection = connect_spilling(images[0].parent)
     connection.register("asked", pa.table({"sha256": sha256.unique()}))
     query = """
@@ -111,7 +115,7 @@ def samples_of_bytes(images: Sequence[Path], sha256: pa.Array) -> pa.Table:
 
 
 def thumbnails_in_order(images: Sequence[Path]) -> Iterator[pa.ChunkedArray]:
-    """Thumbnails of the good images in the order of `sample_id`, batch by batch."""
+    """Yield the thumbnails of the good images in the order of `sample_id`, batch by batch."""
     query = """
         SELECT thumbnail FROM read_parquet($files, hive_partitioning = false)
         WHERE drop_reason IS NULL ORDER BY sample_id

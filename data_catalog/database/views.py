@@ -1,6 +1,6 @@
-"""The texts of a catalog's views: SQL over the files that snapshots list, and over what their manifests say.
+"""SQL of the catalog's views over the files that snapshots list and the facts in their manifests.
 
-What every view and every column in it means is told in the database itself, and in docs/catalog.md.
+The database itself, and docs/catalog.md, describe every view and every column.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ from data_catalog.storage.manifest import MARKED, SPLITS, Manifest, Snapshot
 
 VIEWS: Mapping[str, str] = {
     "pairs": "one row per published image: its pixels and parallel lists of its captions; what training reads",
-    "captions": "one row per selected upstream row: where it comes from, what was measured, kept or why not",
+    "captions": "one row per selected upstream row: its origin, its measures, and whether it is kept or why it is not",
     "rejects": "the rows of captions that a step rejected",
-    "image_outcomes": "one row per image that was asked for, as fetching and normalising found it, without pixels",
-    "images": "one row per sample: what became of its image, and where and why it was lost",
+    "image_outcomes": "one row per requested image: the outcome of fetching and normalising, without pixels",
+    "images": "one row per sample: the outcome of its image, and where and why it was dropped",
     "funnel": "caption rows that each step read, kept and dropped, by source; read = kept + dropped",
     "drop_reasons": "how many caption rows each step dropped for which reason, by source",
-    "leaks": "what of which test set was found among the captions and images of which source, and by what",
-    "translators": "what each translator, ours or upstream's, did: how many captions, how sure, what was measured",
-    "builds": "one row per dataset: what its newest snapshot holds, and the settings that made it",
+    "leaks": "overlaps with test sets: how many images and captions, by source, test set and how they were found",
+    "translators": "one row per translator, ours or upstream's: its captions, their scores and measures",
+    "builds": "one row per dataset: the contents of its newest snapshot, and the settings that made it",
 }
 
 _WHERE = {
@@ -39,22 +39,22 @@ _WHERE = {
 }
 _IMAGES = {
     **{name: OUTCOME_COLUMNS[name] for name in ("sample_id", "source", "url", "path")},
-    "upstream_split": "split that upstream states of it, of several the last of train, val, test; null: none",
-    "split": "of the published pair; null: the image is not published",
+    "upstream_split": "split that upstream states, of several the last of train, val, test; null: none",
+    "split": "split of the published pair; null: the image is not published",
     **{
         name: PAIR_COLUMNS[name] for name in ("width", "height", "original_width", "original_height", "sha256", "phash")
     },
-    "num_bytes": "of the published picture; null: it is not published",
+    "num_bytes": "bytes of the published image; null: it is not published",
     "num_captions": "caption rows of the sample",
-    "num_kept": "those of them that are kept",
+    "num_kept": "kept caption rows of the sample",
     "status": "published; merged: its captions are published with another sample's image; or dropped",
-    "step": "the step at which a sample that is dropped was lost: the last that any of its captions came to",
-    "drop_reason": "why it was lost there",
-    "detail": "what in particular, where the image itself was lost",
-    "asked_for": "whether any of its captions came as far as fetching",
-    "retryable": "whether a later try may bring the image (vernaclip build --retry-failed)",
+    "step": "step that dropped the sample: the last one that any of its captions reached; null: not dropped",
+    "drop_reason": "reason of that drop",
+    "detail": "details of the drop, if the image itself was dropped",
+    "asked_for": "whether the image was requested: any of its captions reached fetching",
+    "retryable": "whether a retry may get the image (vernaclip build --retry-failed)",
     **{name: OUTCOME_COLUMNS[name] for name in ("http_status", "final_url", "robots_tag", "content_usage")},
-    "original_bytes": "of the image as it came",
+    "original_bytes": "bytes of the original image",
     "original_format": OUTCOME_COLUMNS["original_format"],
 }
 
@@ -62,60 +62,60 @@ _FUNNEL = {
     "source": CAPTION_COLUMNS["source"],
     "step_number": "place of the step in the order of the build",
     "step": "name of the step",
-    "read": "caption rows that came to the step",
-    "kept": "rows that it let pass",
+    "read": "caption rows that reached the step",
+    "kept": "rows that it kept",
     "dropped": "rows that it rejected",
 }
 
 _DROP_REASONS = {
     "source": CAPTION_COLUMNS["source"],
     "step": "the step that rejected the rows",
-    "drop_reason": "why, one word of a closed list (docs/cleaning.md, docs/images.md)",
-    "dropped": "how many rows",
+    "drop_reason": "reason, one word of a closed list (docs/captions.md, docs/images.md)",
+    "dropped": "number of rows",
 }
 
 _LEAK_COUNTS = {
     "source": CAPTION_COLUMNS["source"],
     "test_set": "name of the test set in the recipe",
-    "reason": "test_image: by the image's identity; test_caption: by a caption; test_pixels: the image looks like one",
-    "outcome": "rejected, or kept where the recipe marks leaks",
-    "num_images": "samples concerned",
-    "num_captions": "caption rows concerned",
+    "reason": "test_image: an image with the same identity; test_caption: a caption; test_pixels: a similar image",
+    "outcome": "rejected, or kept if the recipe marks leaks",
+    "num_images": "number of samples",
+    "num_captions": "number of caption rows",
 }
 
 _TRANSLATORS = {
-    "translator": "fingerprint of the engine, or whom upstream names; native: nobody translated",
-    "origin": "as in captions",
-    "source_lang": "language of the source captions; that of the target: originals are not there",
-    "target_lang": "language that it translated to",
-    "num_captions": "captions that it gave, kept or not",
-    "share": "of all captions of the dataset that came as far as translating, 0 to 1",
-    "num_kept": "those that are kept",
+    "translator": "fingerprint of the engine, or the translator that upstream names; native: not translated",
+    "origin": "origin of the captions, as in captions",
+    "source_lang": "language of the source captions; the target language if upstream has no originals",
+    "target_lang": "language of the translations",
+    "num_captions": "captions by this translator, kept or dropped",
+    "share": "share of all captions of the dataset that reached translating, 0 to 1",
+    "num_kept": "kept captions by this translator",
     "mean_score": "mean of translation_score",
-    "score_p5": "translation_score that 5 % of its captions are below",
+    "score_p5": "5th percentile of translation_score",
     "score_p50": "median of translation_score",
-    "num_truncated": "captions of which the decoding hit its limit",
-    "num_repetitive": "captions that looped",
+    "num_truncated": "captions whose decoding reached its length limit",
+    "num_repetitive": "captions with repeated phrases, where decoding looped",
     "mean_length_ratio": "mean of length_ratio",
     "mean_copied_share": "mean of copied_share",
     "num_numbers_lost": "captions that lack a number of their source",
     "num_numbers_invented": "captions with a number that their source lacks",
     "mean_language_margin": "mean of language_margin",
-    "mean_round_trip_chrf": "mean of round_trip_chrf, where there is any",
+    "mean_round_trip_chrf": "mean of round_trip_chrf; null: none was measured",
 }
 
 _BUILDS = {
     "target_lang": "language of the dataset",
-    "translator": 'fingerprint of the recipe\'s engine, or "native" where it has none',
+    "translator": 'fingerprint of the recipe\'s engine, or "native" if it has none',
     "num_captions": "caption rows, kept or rejected",
-    "num_kept": "caption rows that are kept",
+    "num_kept": "kept caption rows",
     "num_pairs": "published images",
     "num_train": "published images of the split train",
     "num_val": "published images of the split val",
     "num_test": "published images of the split test",
-    "num_marked": "published images in no split, since they hold something of a test set",
-    "bytes": "of the files of pairs and captions",
-    "settings": "what of the recipe decides the content, as JSON",
+    "num_marked": "published images in no split, since they overlap a test set",
+    "bytes": "bytes of the files of pairs and captions",
+    "settings": "settings of the recipe that decide the content, as JSON",
 }
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {
@@ -139,7 +139,7 @@ FUNNEL_COLUMNS = STEP_COLUMNS | dict.fromkeys(("read", "kept", "dropped"), "BIGI
 
 REJECTS = "SELECT * FROM captions WHERE outcome = 'rejected'"
 
-# One row a sample: what became of its image, or at which step, the last that any caption came to, and why it was lost.
+# One row a sample: the outcome of its image, or the last step that any of its captions reached and the drop reason.
 IMAGES = """
     SELECT c.dataset, c.snapshot, c.sample_id, c.source, c.url, c.path, c.upstream_split, p.split,
            coalesce(o.width, p.width) AS width, coalesce(o.height, p.height) AS height,
@@ -169,7 +169,7 @@ IMAGES = """
     LEFT JOIN image_outcomes o USING (dataset, snapshot, sample_id)
 """
 
-# What of which test set was found among the captions and images of which source, and by what; dropped or marked.
+# Overlaps with test sets, dropped or marked, by source, test set and the check that found them.
 LEAKS = """
     SELECT dataset, snapshot, source, split_part(found, ': ', 1) AS test_set, reason, outcome,
            count(DISTINCT sample_id) AS num_images, count(*) AS num_captions
@@ -182,7 +182,7 @@ LEAKS = """
     ) GROUP BY ALL
 """
 
-# What each step read, kept and dropped, told by where the caption rows ended.
+# Rows that each step read, kept and dropped, counted on the final states of the caption rows.
 FUNNEL = """
     WITH counts AS MATERIALIZED (
         SELECT dataset, snapshot, source, step, count(*) AS num FROM captions GROUP BY ALL
@@ -201,7 +201,7 @@ DROP_REASONS = """
     FROM captions WHERE outcome = 'rejected' GROUP BY ALL
 """
 
-# Which engine made which share of the captions that came so far, and how sure it was.
+# Captions by translator, their shares and scores, among those that reached translation.
 TRANSLATORS = """
     SELECT dataset, snapshot, translator, origin, source_lang, target_lang, count(*) AS num_captions,
            count(*) / sum(count(*)) OVER (PARTITION BY dataset, snapshot) AS share,
@@ -238,12 +238,12 @@ def view_texts(snapshots: Sequence[Snapshot]) -> dict[str, str]:
 
 
 def counted_text(snapshot: Snapshot) -> str:
-    """Return SQL for the funnel as the steps of a build counted it: the columns of the view `funnel`."""
+    """Return SQL for the funnel as the steps of a build counted it, with the columns of the view `funnel`."""
     return _values(FUNNEL_COLUMNS, [snapshot], lambda manifest: manifest["funnel"])
 
 
 def comment_texts() -> list[str]:
-    """Statements that say what every view, and every column of it, means."""
+    """Return SQL statements that describe every view and each of its columns."""
     views = [f"COMMENT ON VIEW {view} IS {literal(text)}" for view, text in VIEWS.items()]
     return views + [
         f"COMMENT ON COLUMN {view}.{name} IS {literal(text)}"
@@ -259,7 +259,7 @@ BUILD_COLUMNS["settings"] = "JSON"
 
 
 def _step_order(snapshots: Sequence[Snapshot]) -> str:
-    """Return SQL for the list of a snapshot's steps in the order of the funnel: a constant where all have the same."""
+    """Return SQL for a snapshot's list of steps in the order of the funnel; a constant if all snapshots share it."""
     orders = {found.snapshot: f"[{', '.join(map(literal, found.steps))}]::VARCHAR[]" for found in snapshots}
     if len(set(orders.values())) < 2:
         return next(iter(orders.values()), "[]::VARCHAR[]")
@@ -294,7 +294,7 @@ def _build_row(manifest: Manifest) -> dict[str, Any]:
 
 
 def _union(schema: pa.Schema, parts: Sequence[tuple[Snapshot, Sequence[Path]]]) -> str:
-    """SQL that reads each snapshot's explicit list of files, with `dataset` and `snapshot` in front."""
+    """Return SQL that reads each snapshot's list of files, with the columns `dataset` and `snapshot` first."""
     names = {"dataset": "VARCHAR", "snapshot": "VARCHAR"} | {field.name: _sql_type(field.type) for field in schema}
     selects = [_no_rows(names)] + [
         f"SELECT {literal(snapshot.dataset)} AS dataset, {literal(snapshot.snapshot)} AS snapshot, * FROM "
@@ -309,7 +309,7 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"{_sql_type(kind.value_type)}[]"
     if pa.types.is_struct(kind):
-        fields = (f'"{field.name}" {_sql_type(field.type)}' for field in kind)  # "where" is a word of SQL
+        fields = (f'"{field.name}" {_sql_type(field.type)}' for field in kind)  # quoted: "where" is an SQL keyword
         return f"STRUCT({', '.join(fields)})"
     return {
         "string": "VARCHAR",
@@ -322,7 +322,7 @@ def _sql_type(kind: pa.DataType) -> str:
 
 
 def _values(columns: Mapping[str, str], snapshots: Sequence[Snapshot], rows_of: Any) -> str:
-    """SQL for a small table that is written out in the view itself."""
+    """Return SQL for a small table whose rows are written out in the view itself."""
     kinds = {"dataset": "VARCHAR", "snapshot": "VARCHAR", **columns}
     rows = [
         [snapshot.dataset, snapshot.snapshot, *(row[name] for name in columns)]
@@ -341,7 +341,7 @@ def _no_rows(kinds: Mapping[str, str]) -> str:
 
 
 def literal(value: Any) -> str:
-    """An SQL literal of a string, an integer or None."""
+    """Return an SQL literal of a string, an integer or None."""
     if value is None:
         return "NULL"
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -1,1 +1,1 @@
-"""Files from the web: what upstream offers under which license, and one guarded, resumable, verified way to get it."""
+"""Downloads of annotation files: the registry of files and licenses, and guarded, resumable, verified downloads."""

@@ -1,4 +1,4 @@
-"""Download one file: within a size, tried again, resumed where an interrupted download stopped, and verified."""
+"""HTTP download of one file, with a size limit, retries, resuming after an interruption, and verification."""
 
 import hashlib
 import logging
@@ -25,9 +25,9 @@ from data_catalog.storage.shards import read_json, write_json
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 10
-MAX_WAIT_S = 60.0  # that a server may ask for with Retry-After
+MAX_WAIT_S = 60.0  # longest wait that a server may ask for with Retry-After
 NOT_MODIFIED, RANGE_NOT_SATISFIABLE, TOO_MANY_REQUESTS = 304, 416, 429
-# By the number of hexadecimal digits; "git_blob" is the id that git gives a file's content.
+# Number of hexadecimal digits of each checksum; "git_blob" is git's id of a file's content.
 ALGORITHMS = {"sha256": 64, "md5": 32, "git_blob": 40}
 
 Result = TypeVar("Result")
@@ -35,35 +35,35 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadConfig:
-    """What a download may cost."""
+    """Limits and retry policy of downloads."""
 
-    timeout_s: float = 30.0  # one connect, or one wait for the next bytes
-    num_tries: int = 4  # of one URL; a later try goes on where the earlier one stopped
-    backoff_s: float = 0.5  # before the second try; it doubles with each
-    max_bytes: int = 2 * 2**30  # of a file
-    private_hosts: tuple[str, ...] = ()  # names of hosts that need not be on the public internet, as the user says
+    timeout_s: float = 30.0  # for a connect, or for a wait for the next bytes
+    num_tries: int = 4  # per URL; a later try resumes where the earlier one stopped
+    backoff_s: float = 0.5  # wait before the second try, doubled before each further one
+    max_bytes: int = 2 * 2**30  # per file
+    private_hosts: tuple[str, ...] = ()  # hosts that the user allows although they are not on the public internet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What is known of a file before it comes. Raises `SettingsError` for a checksum that no algorithm gives."""
+    """Expected size and checksum of a file. Raises `SettingsError` for a malformed checksum."""
 
-    num_bytes: int | None = None  # None where nobody says
-    algorithm: str = ""  # one of `ALGORITHMS`, "" where no checksum is published
+    num_bytes: int | None = None  # None if unknown
+    algorithm: str = ""  # a key of `ALGORITHMS`, "" if no checksum is published
     hexdigest: str = ""  # in lower case
 
     def __post_init__(self) -> None:
         length = ALGORITHMS.get(self.algorithm, 0)
         if len(self.hexdigest) != length or set(self.hexdigest) - set("0123456789abcdef"):
-            raise SettingsError(f"{self.hexdigest!r} is no {self.algorithm}: give its {length} hexadecimal digits")
+            raise SettingsError(f"{self.hexdigest!r} is not a {self.algorithm}: give its {length} hexadecimal digits")
 
     @property
     def plain_http(self) -> bool:
-        """Tell whether strangers on the way can do no harm: a sha256 vouches for every byte, an md5 would not."""
+        """Return whether plain http is safe: a sha256 detects manipulated bytes, an md5 does not."""
         return self.algorithm == "sha256"
 
     def require_checksum(self, path: Path, *, named: str) -> None:
-        """Raise InputError unless the file `path` has the checksum, if any; `named` is what the message calls it."""
+        """Raise `InputError` if the file `path` has another checksum; `named` is its name in the message."""
         if not self.algorithm:
             return
         is_blob = self.algorithm == "git_blob"
@@ -72,56 +72,56 @@ class Expected:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, lambda: checksum).hexdigest()
         if found != self.hexdigest:
-            raise InputError(f"the {self.algorithm} of {named} is {found}, not {self.hexdigest}")
+            raise InputError(f"the {self.algorithm} of {named} is {found}, expected {self.hexdigest}")
 
 
 def check_url(url: str, *, referrer: str = "", plain_http: bool = False) -> None:
-    """Refuse a URL that may not be asked.
+    """Check that a URL may be requested.
 
     Args:
         url: the URL.
-        referrer: what led to it, "" for the user: a page of the web may not lead to this machine, nor by http to
-            another host than its own.
-        plain_http: http is good enough, since the sha256 of what must come is known.
+        referrer: URL that redirected to it, or "" if the user gave it. A redirect may not lead to this machine, nor by
+            http to another host.
+        plain_http: whether http is allowed, since the sha256 of the file is known.
 
     Raises:
-        SettingsError: it may not be asked, and the user gave it.
-        InputError: it may not be asked, and `referrer` led to it.
+        SettingsError: the URL is not allowed, and the user gave it.
+        InputError: the URL is not allowed, and `referrer` redirected to it.
     """
     refusal = InputError if referrer else SettingsError
     parts = _parts(url, refusal)
     if "@" in parts.netloc:
-        raise refusal(f"a URL of {parts.hostname} holds a user name or a password: leave them out")
+        raise refusal(f"a URL of {parts.hostname} contains a user name or a password: remove them")
     led_by = _parts(referrer, refusal) if referrer else parts
     is_here = is_this_machine(parts.hostname or "")
     if is_here and led_by.netloc != parts.netloc:
-        raise InputError(f"{url} is on this machine, and {referrer} may not lead there")
+        raise InputError(f"{url} is on this machine, and {referrer} may not redirect to it")
     http_is_safe = is_here or (plain_http and led_by.hostname == parts.hostname)
     if parts.scheme != "https" and not (parts.scheme == "http" and http_is_safe):
-        raise refusal(f"{url} is not asked: only https is safe from strangers on the way")
+        raise refusal(f"{url} is not requested: only https is safe from manipulation on the way")
 
 
 def _parts(url: str, refusal: type[PipelineError]) -> SplitResult:
     try:
         if not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("it holds characters that no URL has")
+            raise ValueError("it contains characters that are not allowed in a URL")
         parts = urlsplit(url)
         if not parts.hostname or parts.port == 0:
-            raise ValueError("it names no host")
+            raise ValueError("it has no host")
     except ValueError as error:
-        raise refusal(f"{url!r} is no URL to download from: {error}") from error
+        raise refusal(f"{url!r} is not a URL to download from: {error}") from error
     return parts
 
 
 class PartialFile:
-    """Bytes of one URL on the disk; whoever opens them again, after a crash too, goes on where they end.
+    """The downloaded part of a file on the disk, from which a download resumes, also after a crash.
 
-    Bytes of different versions are never joined: the server must name a version (a strong ETag or a date), be asked
-    for the rest of exactly that one, and answer with it. Where it names none, the download starts anew.
+    Bytes of different versions are never joined. The server must state a version (a strong ETag or a date), and answer
+    the request for the rest with the same version. If it states none, the download starts again.
 
     Args:
-        path: of the bytes; the version is beside them, in a file with ".json" behind its name.
-        url: where they come from.
+        path: path of the bytes; their version is in the file `<path>.json`.
+        url: URL of the file.
     """
 
     _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", re.ASCII)
@@ -137,35 +137,35 @@ class PartialFile:
 
     @property
     def num_bytes(self) -> int:
-        """Return how many bytes have come."""
+        """Return how many bytes are downloaded."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     @property
     def etag(self) -> str:
-        """Return the server's name for the version, "" if it gives none."""
+        """Return the server's ETag of the version, or "" if it has none."""
         return str(self._state.get("etag", ""))
 
     @property
     def total(self) -> int | None:
-        """Return the bytes of the whole file, None if the server does not say."""
+        """Return the number of bytes of the whole file, or None if the server does not state it."""
         return self._state.get("total")
 
     @property
     def is_whole(self) -> bool:
-        """Tell whether all bytes that the server announced have come."""
+        """Return whether all bytes that the server announced are downloaded."""
         return self.total is not None and self.num_bytes == self.total
 
     def request_headers(self) -> dict[str, str]:
-        """Return what asks for the rest, or for everything if the version has changed; {} asks for everything."""
+        """Return headers that request the rest, or the whole file if it has changed; {} requests the whole file."""
         if not self.num_bytes or not self._state.get("version"):
             return {}
         return {"Range": f"bytes={self.num_bytes}-", "If-Range": self._state["version"]}
 
     def accept(self, response: Response) -> None:
-        """Get ready for a body: behind the bytes that are here (206), or instead of them (200).
+        """Prepare for a body that is appended to the bytes (206) or replaces them (200).
 
         Raises:
-            TransientError: the server has no bytes behind these, or sends others; the next try asks for everything.
+            TransientError: the server has no further bytes, or sends other ones; the next try requests the whole file.
         """
         headers = response.headers
         etag = headers.get("ETag", "")
@@ -182,10 +182,10 @@ class PartialFile:
             raise TransientError(f"{self.url} answers HTTP {response.status}")
         if part != (self.num_bytes, self.total) or version != self._state.get("version"):
             self.remove()
-            raise TransientError(f"{self.url} sends another part than the one asked for")
+            raise TransientError(f"{self.url} sends another part of the file than the requested one")
 
     def remove(self) -> None:
-        """Forget the bytes and their version."""
+        """Delete the bytes and their version."""
         self.path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
         self._state = {}
@@ -195,16 +195,17 @@ def fetch_small(url: str, config: DownloadConfig) -> bytes:
     """Return the content of a small file.
 
     Raises:
-        SettingsError: the URL may not be asked.
-        InputError: the server refuses it, it leads to what may not be asked, or it is larger than `config.max_bytes`.
-        TransientError: it could not be had, after all tries.
+        SettingsError: the URL is not allowed.
+        InputError: the server refuses the request, redirects to a URL that is not allowed, or the file is larger than
+            `config.max_bytes`.
+        TransientError: all tries failed.
     """
 
     def fetch() -> bytes:
         with _open(url, config, {}, answers=(200,)) as response:
-            return b"".join(_pieces(response, url, config))
+            return b"".join(_chunks(response, url, config))
 
-    return _with_tries(fetch, config)
+    return _with_retries(fetch, config)
 
 
 def download(
@@ -215,26 +216,26 @@ def download(
     known_etag: str = "",
     expected: Expected | None = None,
 ) -> bool:
-    """Download `partial.url` to `partial.path`, with a progress bar; what has come stays after a failure.
+    """Download `partial.url` to `partial.path`, with a progress bar; downloaded bytes stay after a failure.
 
-    Bytes that came whole and were not used, since the process died, are not asked for again.
+    A complete file that an earlier process downloaded and did not use is not requested again.
 
     Args:
-        partial: what has come already, if anything.
-        config: what it may cost.
-        referrer: what led to the URL, see `check_url`.
-        known_etag: of a version that need not come again, "" for none.
-        expected: what must come; a file with another size or checksum is removed, so that the next call starts anew.
+        partial: the part that is already downloaded, possibly empty.
+        config: limits and retry policy.
+        referrer: URL that redirected here, see `check_url`.
+        known_etag: ETag of a version that is not downloaded again, "" for none.
+        expected: expected size and checksum; a file with others is removed, so that the next call starts again.
 
     Returns:
-        True if the file is there now; False if the server still has the version of `known_etag`.
+        True if the file is downloaded; False if the server still has the version of `known_etag`.
 
     Raises:
-        SettingsError: the URL may not be asked.
-        InputError: the server refuses it, it leads to what may not be asked, or it is too large or another file than
-            expected.
-        DiskError: the disk is full, or fails.
-        TransientError: it could not be had, after all tries; the next call goes on.
+        SettingsError: the URL is not allowed.
+        InputError: the server refuses the request, redirects to a URL that is not allowed, or the file is too large or
+            not the expected one.
+        DiskError: the disk is full, or cannot be written.
+        TransientError: all tries failed; the next call resumes.
     """
     expected = expected or Expected()
 
@@ -246,35 +247,36 @@ def download(
                 return False
             partial.accept(response)
             if partial.total is not None and expected.num_bytes not in (None, partial.total):
-                announced = f"{partial.url} has {partial.total:,} bytes and not {expected.num_bytes:,}"
+                announced = f"{partial.url} has {partial.total:,} bytes, expected {expected.num_bytes:,}"
                 partial.remove()
-                raise InputError(f"{announced}: another file is there now, and it is not downloaded")
+                raise InputError(f"{announced}: upstream has changed the file, and it is not downloaded")
             label = f"download {urlsplit(partial.url).path.rsplit('/', 1)[-1]}"
             bar = Progress(label, total=partial.total, unit="bytes", initial=partial.num_bytes)
             with disk_errors(partial.path), partial.path.open("ab") as file, bar as progress:
-                for piece in _pieces(response, partial.url, config, come=partial.num_bytes):
+                for piece in _chunks(response, partial.url, config, num_bytes=partial.num_bytes):
                     file.write(piece)
                     progress.advance(len(piece))
         total = partial.total or expected.num_bytes
         if total not in (None, partial.num_bytes):
-            raise TransientError(f"{partial.url} broke off after {partial.num_bytes:,} of {total:,} bytes")
+            raise TransientError(f"{partial.url} was interrupted after {partial.num_bytes:,} of {total:,} bytes")
         return True
 
-    if not partial.is_whole and not _with_tries(fetch, config):
+    if not partial.is_whole and not _with_retries(fetch, config):
         return False
     try:
         if expected.num_bytes not in (None, partial.num_bytes):
-            raise InputError(f"{partial.url} gave {partial.num_bytes:,} bytes and not {expected.num_bytes:,}")
-        expected.require_checksum(partial.path, named=f"what {partial.url} gave")
+            raise InputError(f"{partial.url} sent {partial.num_bytes:,} bytes, expected {expected.num_bytes:,}")
+        expected.require_checksum(partial.path, named=f"the download of {partial.url}")
     except InputError as error:
         partial.remove()
         raise InputError(
-            f"{error}: the file is removed; run the same command again, and if the same comes, upstream has changed it"
+            f"{error}. The file is removed: run the same command again. If the error repeats, upstream has changed the "
+            "file"
         ) from error
     return True
 
 
-def _with_tries(act: Callable[[], Result], config: DownloadConfig) -> Result:
+def _with_retries(act: Callable[[], Result], config: DownloadConfig) -> Result:
     for number in range(config.num_tries - 1):
         try:
             return act()
@@ -287,21 +289,32 @@ def _with_tries(act: Callable[[], Result], config: DownloadConfig) -> Result:
     return act()
 
 
-def _pieces(response: Response, url: str, config: DownloadConfig, come: int = 0) -> Iterator[bytes]:
-    """Yield the body of an answer, behind the bytes that have come. Raises `InputError` and `TransientError`."""
-    total = come + (response.length or 0)
+def _chunks(response: Response, url: str, config: DownloadConfig, num_bytes: int = 0) -> Iterator[bytes]:
+    """Yield the body of a response in chunks.
+
+    Args:
+        response: the response.
+        url: URL of the file, for messages.
+        config: its `max_bytes` limits the size of the file.
+        num_bytes: number of bytes that earlier responses sent.
+
+    Raises:
+        InputError: the file is too large.
+        TransientError: the connection broke.
+    """
+    total = num_bytes + (response.length or 0)
     too_large = InputError(f"{url} has more than {config.max_bytes:,} bytes, and is not downloaded")
     if total > config.max_bytes:
         raise too_large
     try:
         for piece in response.pieces():
-            come += len(piece)
-            if come > config.max_bytes:
+            num_bytes += len(piece)
+            if num_bytes > config.max_bytes:
                 raise too_large
             yield piece
     except FetchError as error:
-        why = f"after {come:,} of {total:,} bytes" if error.__cause__ is None else f"({_words(error)})"
-        raise TransientError(f"{url} broke off {why}") from error
+        why = f"after {num_bytes:,} of {total:,} bytes" if error.__cause__ is None else f"({_error_text(error)})"
+        raise TransientError(f"{url} was interrupted {why}") from error
 
 
 def _open(
@@ -313,9 +326,14 @@ def _open(
     *,
     plain_http: bool = False,
 ) -> Response:
-    """Return the answer of a URL, or of where it leads, with one of these statuses.
+    """Return the response of a URL, after redirects, with one of the statuses `answers`.
 
-    Each place is checked by what led to it, so that redirects are followed here and not by the client.
+    Redirects are followed here and not by the client, since `check_url` checks each URL against its referrer.
+
+    Raises:
+        SettingsError: the URL is not allowed.
+        InputError: the server refuses the request, or redirects too often or to a URL that is not allowed.
+        TransientError: there is no response, or a temporary failure of the server.
     """
     client, place, status = _Client(config), url, 0
     for _ in range(MAX_REDIRECTS + 1):
@@ -324,20 +342,20 @@ def _open(
             response = client.get(place, headers=headers, answers=(*answers, *REDIRECTS))
         except FetchError as error:
             error.url = error.url or place
-            raise _failure_of(url, error) from error
-        except ValueError as error:  # a header that cannot be sent, by a version that makes no sense
+            raise _request_error(url, error) from error
+        except ValueError as error:  # a header that cannot be sent, from a malformed version
             raise InputError(f"{url} cannot be reached ({error})") from error
         if response.status not in REDIRECTS:
             return response
         response.close()
-        referrer, place, status = place, _led_to(place, response.headers.get("Location")), response.status
+        referrer, place, status = place, _redirect_target(place, response.headers.get("Location")), response.status
         if not place:
             break
-    raise _refused(url, status)
+    raise _status_error(url, status)
 
 
-def _led_to(place: str, location: str | None) -> str:
-    """Return where a redirect leads, "" where that is on no host."""
+def _redirect_target(place: str, location: str | None) -> str:
+    """Return the target of a redirect, or "" if it has no host. Raises `InputError` for a malformed one."""
     try:
         url = urljoin(place, quote(location, safe=string.punctuation, encoding="latin-1")) if location else ""
         return url if urlsplit(url).hostname else ""
@@ -346,10 +364,10 @@ def _led_to(place: str, location: str | None) -> str:
 
 
 class _Client(GuardedClient):
-    """Asks the public internet, this machine by its own names, and the private hosts that the user allows."""
+    """Client of the public internet, of this machine under its own names, and of private hosts that the user allows."""
 
     def __init__(self, config: DownloadConfig) -> None:
-        unlimited = threading.TIMEOUT_MAX  # large files take hours; each wait for bytes is bounded
+        unlimited = threading.TIMEOUT_MAX  # large files take hours; each wait for bytes has its own limit
         super().__init__(
             Limits(
                 timeout_s=config.timeout_s,
@@ -364,7 +382,7 @@ class _Client(GuardedClient):
         self._private_hosts = {_host_name(name) for name in config.private_hosts}
 
     def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
-        """Return the addresses that may be connected to for a target. Raises `FetchError`."""
+        """Return the addresses of a target to which connections are allowed. Raises `FetchError`."""
         if target.host not in self._private_hosts:
             return checked_addresses(target, allow_loopback=is_this_machine(target.host), resolver=resolver)
         try:
@@ -374,23 +392,23 @@ class _Client(GuardedClient):
 
 
 def _host_name(text: str) -> str:
-    """Return a host as URLs have it, given a name or an address, of IPv6 with its brackets or without."""
+    """Return a host as it is in URLs, given a name or an address; IPv6 with or without brackets."""
     name = text.strip("[]")
     try:
         if set(name) & set("/?#"):
             raise FetchError("bad_url", "more than a host")
         return parse_url(f"http://[{name}]/" if ":" in name else f"http://{name}/").host
     except FetchError as error:
-        raise SettingsError(f"--private-host takes the name or the address of a host, got {text!r}") from error
+        raise SettingsError(f"--private-host needs the name or the address of a host, got {text!r}") from error
 
 
-def _failure_of(url: str, error: FetchError) -> PipelineError:
-    """Return what is said of a URL when it, or `error.url`, which it led to, gave no answer, or none that helps."""
+def _request_error(url: str, error: FetchError) -> PipelineError:
+    """Return the exception for a failed request of `url`, or of `error.url`, to which it redirected."""
     if error.http_status is not None:
-        return _refused(url, error.http_status)
+        return _status_error(url, error.http_status)
     if error.reason == "bad_url":
         return (SettingsError if error.url == url else InputError)(
-            f"{error.url!r} is no URL to download from ({error.detail})"
+            f"{error.url!r} is not a URL to download from ({error.detail})"
         )
     if error.reason == "dns":
         return TransientError(f"{error.url} cannot be reached ({error.detail})")
@@ -400,19 +418,19 @@ def _failure_of(url: str, error: FetchError) -> PipelineError:
         if error.reason == "port":
             why = f"port {error.detail} is neither 80 nor 443"
         return SettingsError(
-            f"{error.url} is not asked: {why}; if it is a mirror that you trust, allow it by --private-host {host}"
+            f"{error.url} is not requested: {why}. If you trust this mirror, allow it with --private-host {host}"
         )
     is_final = isinstance(error.__cause__, ssl.SSLCertVerificationError)
-    return (InputError if is_final else TransientError)(f"{url} cannot be reached ({_words(error)})")
+    return (InputError if is_final else TransientError)(f"{url} cannot be reached ({_error_text(error)})")
 
 
-def _refused(url: str, status: int) -> PipelineError:
+def _status_error(url: str, status: int) -> PipelineError:
     is_busy = status == TOO_MANY_REQUESTS or status >= 500
     hint = {2: ", without a file", 3: ", a redirect that is not followed"}.get(status // 100, "")
     return (TransientError if is_busy else InputError)(f"{url} answers HTTP {status}{hint}")
 
 
-def _words(error: FetchError) -> str:
-    """Return what the system said, as far as it said anything."""
+def _error_text(error: FetchError) -> str:
+    """Return the system's message for an error, or else the error's own detail."""
     cause = error.__cause__
     return str(cause) or type(cause).__name__ if cause is not None else str(error.detail or error.reason)

@@ -1,4 +1,4 @@
-"""What upstream offers: the sources, their files, and the terms that a user accepts by name; read from plain values."""
+"""Registry of upstream files: the sources, their files, and the license terms that a user accepts by name."""
 
 import tomllib
 from collections.abc import Mapping
@@ -18,39 +18,39 @@ _FILE_KEYS = ("file", "members", "url", "num_bytes", "by_hand", *ALGORITHMS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamFile:
-    """One file that upstream offers.
+    """A file that upstream offers.
 
     Args:
-        paths: where it goes, below the folder of all data, with slashes; for an archive, where its members go, each
-            the one with the last part of the path.
+        paths: destinations below the data folder, with slashes; of an archive, the destinations of its members, each
+            of which has the last part of its path as name.
     """
 
     paths: tuple[str, ...]
-    is_archive: bool = False  # members are taken out of it
-    url: str = ""  # "" where no program can get it
-    expected: Expected  # of what comes from the URL
-    by_hand: str = ""  # what a person has to do, where there is no URL
+    is_archive: bool = False  # members are unpacked from it
+    url: str = ""  # "" if no program can download it
+    expected: Expected  # size and checksum of the download
+    by_hand: str = ""  # what a person has to do if there is no URL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSource:
-    """A dataset's files, under one license."""
+    """The files of one dataset, under one license."""
 
-    name: str  # what the user calls it
-    kind: str  # of the source that reads the files, see `SOURCE_KINDS`
+    name: str  # name on the command line
+    kind: str  # kind of the source that reads the files, a key of `SOURCE_KINDS`
     title: str
     license: str  # the name by which a user accepts the terms
-    terms: str  # one sentence of them
-    page: str  # URL of the page that has them
+    terms: str  # the terms in one sentence
+    page: str  # URL of the page with the terms
     recorded_in: str  # the public source of URLs, sizes and checksums
-    images: str  # folder below the folder of all data that a person fills, "" where images come by URL
+    images: str  # folder below the data folder that a person fills with images, "" if images are fetched by URL
     files: tuple[UpstreamFile, ...]
 
-    def files_like(self, pattern: str | None) -> list[UpstreamFile]:
-        """Return the files of which some path, or the last part of one, fits a pattern; None fits all.
+    def files_matching(self, pattern: str | None) -> list[UpstreamFile]:
+        """Return the files with a path, or a last part of a path, that matches a glob pattern; None matches all.
 
         Raises:
-            SettingsError: it fits none.
+            SettingsError: no file matches.
         """
         found = [
             file
@@ -60,16 +60,16 @@ class UpstreamSource:
         ]
         if not found:
             names = ", ".join(path for file in self.files for path in file.paths)
-            raise SettingsError(f"no file of {self.name} fits {pattern!r}: it has {names}")
+            raise SettingsError(f"no file of {self.name} matches {pattern!r}: it has {names}")
         return found
 
 
 def read_registry(path: Path | None = None) -> dict[str, UpstreamSource]:
-    """Return the sources of a registry's TOML file, by name; None: of the one that ships.
+    """Return the sources of a registry's TOML file, by name; without a path, of the registry that ships.
 
     Raises:
-        InputError: it cannot be read, or is not TOML.
-        SettingsError: something in it is no setting, or wrong.
+        InputError: the file cannot be read, or is not TOML.
+        SettingsError: a setting in it is unknown or wrong.
     """
     shipped = Path(__file__).with_suffix(".toml")
     try:
@@ -83,12 +83,12 @@ def parse_registry(document: Mapping[str, Any], *, named: str) -> dict[str, Upst
     """Return the sources of a registry, by name.
 
     Args:
-        document: one table a source, with its files in a list of tables.
-        named: what messages call the registry.
+        document: one table per source, with its files in a list of tables.
+        named: name of the registry in messages.
 
     Raises:
-        SettingsError: an unknown, missing or wrong value; a path that leaves the folder of all data, or is there twice;
-            a URL that may not be asked: http needs a sha256 beside it.
+        SettingsError: a value is unknown, missing or wrong; a path leaves the data folder, or is listed twice; a URL is
+            not allowed (http needs a sha256).
     """
     sources = {name: _source(name, values, f"{named}: {name}") for name, values in document.items()}
     if not sources:
@@ -104,7 +104,7 @@ def _source(name: str, values: Any, where: str) -> UpstreamSource:
     _require_keys(values, _SOURCE_KEYS, where)
     texts = {key: _text(values, key, where) for key in _SOURCE_TEXTS}
     if texts["kind"] not in SOURCE_KINDS:
-        raise SettingsError(f"{where}: the kind {texts['kind']!r} is none of {', '.join(SOURCE_KINDS)}")
+        raise SettingsError(f"{where}: kind must be one of {', '.join(SOURCE_KINDS)}, got {texts['kind']!r}")
     images = _path(_text(values, "images", where), where) if "images" in values else ""
     entries = _list(values, "files", f"{where} has no files")
     files = tuple(_file(entry, f"{where}, file {number}") for number, entry in enumerate(entries, start=1))
@@ -122,10 +122,10 @@ def _file(values: Any, where: str) -> UpstreamFile:
         raise SettingsError(f"{where}: two members have the same last part")
     num_bytes = values.get("num_bytes")
     if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 1):
-        raise SettingsError(f"{where}: num_bytes must be a whole number from 1 on, or left out")
+        raise SettingsError(f"{where}: num_bytes must be a whole number of at least 1; leave it out if unknown")
     named = [algorithm for algorithm in ALGORITHMS if algorithm in values]
     if len(named) > 1:
-        raise SettingsError(f"{where} has both {' and '.join(named)}: give one")
+        raise SettingsError(f"{where} has both {' and '.join(named)}: keep one")
     algorithm = named[0] if named else ""
     hexdigest = _text(values, algorithm, where).lower() if named else ""
     expected = Expected(num_bytes=num_bytes, algorithm=algorithm, hexdigest=hexdigest)
@@ -140,7 +140,7 @@ def _require_keys(values: Any, known: tuple[str, ...], where: str) -> None:
         raise SettingsError(f"{where} must be a table")
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise SettingsError(f"{where} has the unknown key {unknown[0]}: it may have {', '.join(known)}")
+        raise SettingsError(f"{where} has the unknown key {unknown[0]}: known are {', '.join(known)}")
 
 
 def _text(values: Mapping[str, Any], key: str, where: str) -> str:
@@ -159,7 +159,7 @@ def _list(values: Mapping[str, Any], key: str, otherwise: str) -> list[Any]:
 
 def _path(text: Any, where: str) -> str:
     is_path = isinstance(text, str) and text.isprintable() and "\\" not in text
-    # A part that starts with a dot is hidden, or leads elsewhere; an empty one starts at the root.
+    # A part that starts with a dot is hidden or leads outside; an empty first part makes the path absolute.
     if not is_path or any(not part or part.startswith(".") for part in text.split("/")):
-        raise SettingsError(f"{where}: {text!r} is no path inside the folder of the data")
+        raise SettingsError(f"{where}: {text!r} is not a path inside the data folder")
     return str(text)

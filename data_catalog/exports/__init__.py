@@ -1,1 +1,1 @@
-"""What leaves a catalog: cards, metadata and exports that other people's tools read."""
+"""Exports of a catalog: cards, metadata and files for other tools."""

@@ -1,6 +1,6 @@
-"""The dataset card: what a dataset is, how it was made, of what, under which terms, and what nobody checked.
+"""The dataset card: contents, sources, terms, making, limits and unchecked properties of a dataset.
 
-Every text that comes from upstream is escaped. Nothing in it depends on when or where it was written.
+Texts from upstream are escaped. The card does not depend on the time or place of writing.
 """
 
 import json
@@ -21,9 +21,9 @@ from data_catalog.storage.manifest import MARKED, SPLITS, Manifest
 from data_catalog.storage.publish import UPSTREAM
 
 CARD_FILE = "README.md"
-# Splits by our name, and by the one that everybody else uses.
+# Names of the splits in `datasets`, by our names.
 SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
-# The hub's words for sizes, each by the number of rows that is too many for it.
+# Size categories of the Hugging Face Hub, by their exclusive upper limits of rows.
 _SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M"}
 _SIZES |= {10**7: "1M<n<10M", 10**8: "10M<n<100M", 10**9: "100M<n<1B"}
 NUM_EXAMPLES = 5
@@ -31,7 +31,7 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitFiles:
-    """The files of a split: a glob relative to the card, how many rows they have, and how many bytes."""
+    """Files of a split: a glob relative to the card, the number of rows, and the number of bytes."""
 
     pattern: str
     rows: int
@@ -40,7 +40,7 @@ class SplitFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """One way to load a folder: files by split (by our names), and the schema of their rows if `datasets` needs it."""
+    """A configuration of `datasets`: files by split (by our names), and the schema of their rows if it is needed."""
 
     name: str
     splits: Mapping[str, SplitFiles] = field(default_factory=dict)
@@ -49,17 +49,17 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardParts:
-    """What the card of one folder says beside what its manifest does.
+    """Contents of the card of one folder, in addition to its manifest.
 
     Args:
-        counts: of the pairs that the folder holds with their pixels.
-        listed: of those that it lists by address.
+        counts: counts of the pairs that the folder has with pixels.
         configs: ways to load the folder, the default one first; those without files are left out.
-        schema: of the rows of pairs, for the table of columns; None where there are none.
-        examples: a few source captions and captions.
-        loading: Markdown that says how the folder is read.
-        withheld: how many images are not in it, by source and why; None where it is the snapshot itself.
-        ablations: what was found of the filters.
+        loading: Markdown on how to load the folder.
+        listed: counts of the pairs that the folder lists by address.
+        schema: schema of the rows of pairs, for the table of columns; None without such rows.
+        examples: a few source captions with their captions.
+        withheld: number of images that are not in the folder, by source and reason; None for the snapshot itself.
+        ablations: results of ablations of the filters.
     """
 
     counts: PairCounts
@@ -73,39 +73,42 @@ class CardParts:
 
 
 def card_text(manifest: Manifest, parts: CardParts) -> str:
-    """Return the whole card, as Markdown with its YAML head."""
-    told, papers = parts.counts + parts.listed, {upstream_paper(manifest, source) for source in manifest["sources"]}
+    """Return the whole card as Markdown with its YAML front matter."""
+    all_counts, papers = parts.counts + parts.listed, {upstream_paper(manifest, name) for name in manifest["sources"]}
     removed, target = manifest["tombstones"]["digest"], markdown_text(manifest["target_lang"])
-    taken_down = f" It obeys a list of take-downs whose digest is `{removed}`." if removed else ""
+    taken_down = f" A list of take-downs was applied; its digest is `{removed}`." if removed else ""
     examples = [[markdown_text(source), markdown_text(caption)] for source, caption in parts.examples]
     columns = [[f"`{name}`", COLUMNS.get(name, "")] for name in (parts.schema.names if parts.schema else ())]
     sections = {
-        "How to read it": parts.loading,
-        "What is in it": _contents(parts),
+        "How to load it": parts.loading,
+        "Contents": _contents(parts),
         "Sources and terms": _sources(manifest, parts),
-        "Images that are not here": "" if parts.withheld is None else _withheld(parts.withheld),
+        "Withheld images": "" if parts.withheld is None else _withheld(parts.withheld),
         "How it was made": _making(manifest),
-        "Languages and translation": _translation(manifest, told),
+        "Languages and translation": _translation(manifest, all_counts),
         "Examples": table(["source caption", "caption"], examples) if examples else "",
-        "Columns": table(["column", "what it holds"], columns) if columns else "",
-        "Which filters help": "\n\n".join([ABLATIONS, *map(_ablation, parts.ablations)]) if parts.ablations else "",
+        "Columns": table(["column", "meaning"], columns) if columns else "",
+        "Ablation of the filters": "\n\n".join([ABLATIONS, *map(_ablation, parts.ablations)])
+        if parts.ablations
+        else "",
         "What was not filtered": bullets(NOT_FILTERED),
         "Limits": bullets(LIMITS),
-        "Having something removed": REMOVAL,
+        "Removal requests": REMOVAL,
         "Settings": f"{SETTINGS}\n\n{fenced_json(manifest['settings'])}",
-        "What to cite": bullets([METHOD, *sorted(filter(None, papers))]),
+        "Citation": bullets([METHOD, *sorted(filter(None, papers))]),
     }
     introduction = (
-        f"Images with captions in the language `{target}`, to train and measure CLIP models by the method of "
-        f"CLIP-Italian. vernaclip made them from {len(manifest['sources'])} sources. This is snapshot "
+        f"Images with captions in the language `{target}`, for training and evaluating CLIP models with the method of "
+        f"CLIP-Italian. vernaclip built them from {len(manifest['sources'])} sources. This is snapshot "
         f"`{manifest['snapshot']}`: the same inputs and settings give the same files, byte for byte.{taken_down}"
     )
-    texts = [_front_matter(manifest, told, parts.configs), f"# {markdown_text(manifest['dataset'])}", introduction]
+    head, title = _front_matter(manifest, all_counts, parts.configs), f"# {markdown_text(manifest['dataset'])}"
+    texts = [head, title, introduction]
     return "\n\n".join([*texts, *(f"## {title}\n\n{text}" for title, text in sections.items() if text)]) + "\n"
 
 
 def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
-    """Return a few source captions with what became of them, from the first shard that has any."""
+    """Return a few source captions with their captions, from the first shard that has any."""
     for path in files:
         with pq.ParquetFile(path) as shard:
             rows = next(shard.iter_batches(NUM_EXAMPLES, columns=["source_captions", "captions"]), None)
@@ -114,10 +117,10 @@ def example_captions(files: Iterable[Path]) -> list[tuple[str, str]]:
     return []
 
 
-def _front_matter(manifest: Manifest, told: PairCounts, configs: Sequence[DataConfig]) -> str:
-    """Return the card's head, between its two lines of dashes; texts are quoted as JSON has it, which YAML reads."""
+def _front_matter(manifest: Manifest, counts: PairCounts, configs: Sequence[DataConfig]) -> str:
+    """Return the card's YAML front matter; texts are quoted as in JSON, which YAML can read."""
     target, used = manifest["target_lang"], [config for config in configs if config.splits]
-    codes = {code for _, code in told.languages if code and code.isascii() and code.isalpha()}
+    codes = {code for _, code in counts.languages if code and code.isascii() and code.isalpha()}
     languages = [target, *sorted({code for code in codes if len(code) <= 3} - {target})]
     num_rows = sum(found.rows for config in used for found in config.splits.values())
     lines = ["---", f"pretty_name: {json.dumps(manifest['dataset'])}"]
@@ -160,8 +163,8 @@ def _feature(column: pa.Field, indent: str) -> list[str]:
 def _contents(parts: CardParts) -> str:
     marked = f"\n\n{MARKED_PAIRS}" if MARKED in parts.counts.splits() else ""
     here = f"Images / captions, by source and split.\n\n{_by_split(parts.counts)}" if parts.counts.images else ""
-    listed = f"Listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
-    return "\n\n".join(filter(None, (here or "No image with its pixels.", listed))) + marked
+    listed = f"Images listed by address, without pixels.\n\n{_by_split(parts.listed)}" if parts.listed.images else ""
+    return "\n\n".join(filter(None, (here or "There are no images with pixels.", listed))) + marked
 
 
 def _by_split(counts: PairCounts) -> str:
@@ -190,14 +193,14 @@ def _sources(manifest: Manifest, parts: CardParts) -> str:
         + [f"{stated[name]:,}"]
         for name, entry in sorted(manifest["sources"].items())
     ]
-    return f"{TERMS}\n\n{table(['source', 'format', 'terms', *shown, 'with a license of their own'], rows)}"
+    return f"{TERMS}\n\n{table(['source', 'format', 'terms', *shown, 'with their own license'], rows)}"
 
 
 def _withheld(withheld: Mapping[tuple[str, str], int]) -> str:
     if not withheld:
-        return "None: every image of the snapshot's splits is here."
+        return "None: the folder has every image of the snapshot's splits."
     rows = [[markdown_text(source), reason, count] for (source, reason), count in sorted(withheld.items())]
-    return f"{WITHHELD}\n\n{table(['source', 'why', 'images'], rows)}"
+    return f"{WITHHELD}\n\n{table(['source', 'reason', 'images'], rows)}"
 
 
 def _making(manifest: Manifest) -> str:
@@ -209,9 +212,9 @@ def _making(manifest: Manifest) -> str:
     rows = [[f"`{step}`", *(total[name] for name in names)] for (_, step), total in sorted(steps.items())]
     sets = ", ".join(f"`{name}`" for name in sorted(manifest["test_sets"]))
     guarded = (
-        f"Images and captions of these test sets were looked for, and dropped or marked: {sets}."
+        f"Images and captions of these test sets were searched for, and dropped or marked: {sets}."
         if sets
-        else "No test set was guarded: what a model is measured on may be in here."
+        else "There was no leak guard: the dataset may contain images and captions of test sets."
     )
     parts = [MAKING, table(["step", "captions read", "kept", "dropped"], rows), guarded]
     return "\n\n".join([*parts, *([UPSTREAM_SPLITS] if manifest["settings"]["split"]["by"] == UPSTREAM else [])])
@@ -219,10 +222,10 @@ def _making(manifest: Manifest) -> str:
 
 def _translation(manifest: Manifest, counts: PairCounts) -> str:
     engine = manifest["translator"]
-    told = "" if engine == NATIVE else f" Our engine's fingerprint is `{engine}`."
+    fingerprint = "" if engine == NATIVE else f" The fingerprint of the build's engine is `{engine}`."
     languages = sorted((source, code or "", count) for (source, code), count in counts.languages.items())
     makers = sorted(
-        (source, ORIGINS[origin], translator or "nobody says", count)
+        (source, ORIGINS[origin], translator or "not stated", count)
         for (source, origin, translator), count in counts.origins.items()
     )
     by_language = table(
@@ -230,11 +233,11 @@ def _translation(manifest: Manifest, counts: PairCounts) -> str:
         [[markdown_text(source), markdown_text(code) or "not stated", count] for source, code, count in languages],
     )
     by_maker = table(
-        ["source", "who made the captions", "translator", "captions"],
+        ["source", "origin of the captions", "translator", "captions"],
         [[*map(markdown_text, row[:3]), row[3]] for row in makers],
     )
-    text = f"Of {counts.captions.total():,} captions, machine translation made {counts.makers()}{told} {TRANSLATION}"
-    return f"{text}\n\n{by_language}\n\n{by_maker}"
+    made = f"Of {counts.captions.total():,} captions, machine translation made {counts.makers()}"
+    return f"{made}{fingerprint} {TRANSLATION}\n\n{by_language}\n\n{by_maker}"
 
 
 def _ablation(found: AblationTable) -> str:
@@ -249,7 +252,7 @@ METHOD = (
 
 _COCO = "Lin, T.-Y. et al. (2014). Microsoft COCO: Common Objects in Context. arXiv:1405.0312"
 
-# By kind of source.
+# Papers to cite, by kind of source.
 _UPSTREAM = {
     "wit": "Srinivasan, K. et al. (2021). WIT: Wikipedia-based Image Text Dataset for Multimodal Multilingual Machine "
     "Learning. arXiv:2103.01913",
@@ -267,89 +270,96 @@ _UPSTREAM = {
 
 
 def upstream_paper(manifest: Manifest, source: str) -> str | None:
-    """Return the paper of a source's dataset; one whose license the recipe states only borrows the format."""
+    """Return the paper of a source's dataset; None if the recipe states a license.
+
+    Such a source has its own images in the file format of that dataset.
+    """
     if "license" in manifest["sources"][source].get("rights", {}):
         return None
     return _UPSTREAM.get(manifest["settings"]["sources"][source]["kind"])
 
 
-TERMS = """The terms are upstream's own words about each dataset as a whole. An image may have a license of its own, in
-its row's `license`, with `attribution` and `page_url`; those hold for the image, whatever the dataset says. Who passes
-images or captions on is bound by both. Nobody has checked that upstream states them rightly."""
+TERMS = """The terms of each dataset are quoted from upstream. An image may have its own license: `license`,
+`attribution` and `page_url` of its row. That license applies to the image, whatever the terms of the dataset say. If
+you redistribute images or captions, both apply to you. Nobody has checked upstream's statements."""
 
-WITHHELD = """Their pixels are not passed on, since no license is known that allows it or the export was not to hold
-them. Those that have an address on the web are listed with captions and address, to be fetched by whoever may."""
+WITHHELD = """Their pixels are not included, either because no license is known that allows it or because the export
+was made without pixels. Images with an address on the web are listed with captions and address, so that users who have
+the right can fetch them."""
 
-MAKING = """Upstream files were read, captions cleaned, translated where they were in another language, and checked;
-images were fetched, decoded, turned upright, converted to RGB, resized and encoded anew; repeats were dropped, within
-and across sources. `captions/` of the snapshot tells the story of every caption, those that were dropped included."""
+MAKING = """The build read upstream files, cleaned the captions, translated those in another language, and checked
+them. It fetched the images, decoded them, turned them upright, converted them to RGB, resized and re-encoded them. It
+dropped duplicates within and across sources. `captions/` of the snapshot has a row for every caption, dropped ones
+included."""
 
-TRANSLATION = """Nobody revised translations of ours. They carry mistakes: wrong senses, lost or invented details,
-stiff wording. Rules drop those that are in the wrong language, copied, endless or that lose numbers; fluent mistakes
-pass. `origins` says for each caption who made it, `translators` who translated it, `source_captions` what it was made
-from, where upstream or we have that."""
+TRANSLATION = """Nobody has revised the build's own translations. They contain errors: wrong senses, lost or invented
+details, stiff wording. Checks drop captions that are in the wrong language, copied, repetitive or that lose numbers;
+fluent errors remain. `origins` states for each caption who wrote it, `translators` who translated it, and
+`source_captions` its original, where it is known."""
 
-MARKED_PAIRS = """Pairs that are `marked` hold something of a test set. They are in no split, and no training reads
+MARKED_PAIRS = """Pairs that are `marked` overlap a test set. They are in no split, and training does not read
 them."""
 
-UPSTREAM_SPLITS = """An image of which upstream states a split is in that split; all others are drawn by a hash of
-their identity."""
+UPSTREAM_SPLITS = """An image for which upstream states a split is in that split. All others are assigned by a hash of
+their id."""
 
-SETTINGS = "What decided what is in the dataset; where files lay and how fast the machine was did not."
+SETTINGS = "These settings decided the contents of the dataset. Paths of files and the speed of the machine did not."
 
-REMOVAL = """Ask whoever gave you the dataset. They remove an image, everything from a site, or everything that looks
-like a picture with `vernaclip forget`, which rewrites the dataset without it, removes older snapshots and exports
-that hold it, and keeps it out of later builds. If you hold a copy, remove it there as well."""
+REMOVAL = """Ask the provider of the dataset. `vernaclip forget` removes an image, everything from a site, or everything
+similar to a picture: it rewrites the dataset without it, removes older snapshots and exports that contain it, and
+keeps it out of later builds. If you have a copy of the dataset, remove it there, too."""
 
 NOT_FILTERED = (
-    "Nudity, violence, hate and other harmful content, in pictures or text: no classifier looked for it.",
-    "Faces, number plates, addresses and other personal data in pictures: nothing was blurred.",
-    "Names of people in captions: only captions that are almost nothing but names were dropped, where the recipe says "
-    "so.",
-    "Watermarks, logos, screenshots, advertising and text inside pictures.",
-    "Whether a caption fits its picture: no model compared them.",
-    "Copyright of single images, beyond what upstream states.",
-    "Opt-outs that are not said over HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe says.",
+    "Nudity, violence, hate and other harmful content, in images or text: no classifier searched for it.",
+    "Faces, number plates, addresses and other personal data in images: nothing was blurred.",
+    "Names of people in captions: only captions that consist almost entirely of names were dropped, if the recipe "
+    "enables that check.",
+    "Watermarks, logos, screenshots, advertising and text inside images.",
+    "Agreement of caption and image: no model compared them.",
+    "Copyright of single images, beyond upstream's statements.",
+    "Opt-outs outside HTTP: `robots.txt` and `X-Robots-Tag` were followed as the recipe sets.",
 )
 
 ABLATIONS = (
-    "Models were trained with and without a filter, of equal steps, and scored on the same held-out images "
-    "(`vernaclip ablate`). This says what a filter does to this dataset and these models, not what it does elsewhere."
+    "Models were trained with and without a filter, for the same number of steps, and scored on the same held-out "
+    "images (`vernaclip ablate`). The results hold for this dataset and these models, and may differ elsewhere."
 )
 LIMITS = (
     "Web datasets over-represent the English-speaking and Western world: places, people, food, holidays. Translating "
-    "English captions changes the language, not the pictures nor the point of view.",
-    "Captions repeat their writers' stereotypes of gender, age, ethnicity and work, and translation adds some: a "
-    "language with grammatical gender needs one where English has none, and engines guess by stereotype.",
-    "Which images are still on the web is no random draw: old, small and famous sites are kept unevenly.",
-    "Duplicates are found by hashes and thumbnails: other crops of one picture, or frames of one film, may stay, and "
+    "English captions changes the language, but neither the images nor the point of view.",
+    "Captions repeat their writers' stereotypes of gender, age, ethnicity and work, and translation adds some: where "
+    "English has no grammatical gender and the target language needs one, engines guess by stereotype.",
+    "Images that are still on the web are not a random sample: they survive unevenly on old, small and famous sites.",
+    "Duplicates are found by hashes and thumbnails: other crops of one image, or frames of one film, may remain, and "
     "may be in several splits.",
-    "Splits go by image, not by site or photographer.",
-    "Good for training and comparing image-text models. Not good enough to decide about people with.",
+    "Splits are by image, not by site or photographer.",
+    "The dataset is suitable for training and comparing image-text models. It is not suitable for decisions about "
+    "people.",
 )
 
 COLUMNS = {
-    "sample_id": "identity of the image, its source in front",
-    "source": "which source it is from",
-    "split": "train, val, test; in `datasets` val is called validation",
-    "image": "the picture, JPEG, WebP or PNG, RGB, upright",
-    "width": "of the picture as it is here, in pixels",
-    "height": "of the picture as it is here, in pixels",
-    "original_width": "of the picture as it came, in pixels",
-    "original_height": "of the picture as it came, in pixels",
-    "sha256": "of the bytes as they came, not of those here",
+    "sample_id": "id of the image, with its source as prefix",
+    "source": "name of its source",
+    "split": "train, val or test; `datasets` calls val validation",
+    "image": "the image: JPEG, WebP or PNG, RGB, upright",
+    "width": "width of the image in pixels",
+    "height": "height of the image in pixels",
+    "original_width": "width of the original image in pixels",
+    "original_height": "height of the original image in pixels",
+    "sha256": "sha256 of the original bytes, not of those here",
     "phash": "perceptual hash, 16 hexadecimal digits",
-    "original": "the bytes as they came, where the recipe keeps them, with what they say of camera, place and author",
-    "url": "where the image was on the web; empty if it was local",
-    "license": "of the image, in upstream's words; empty if upstream says nothing",
+    "original": "original bytes, if the recipe keeps them, with their metadata on camera, place and author",
+    "url": "address of the image on the web; empty if it was local",
+    "license": "license of the image, in upstream's words; empty if upstream states none",
     "attribution": "whom to credit, in upstream's words",
-    "page_url": "a page that shows the image, or the photographer's",
-    "caption_ids": "identity of each caption",
-    "captions": "in the dataset's language",
+    "page_url": "a page that shows the image, or the photographer's page",
+    "caption_ids": "id of each caption",
+    "captions": "captions in the dataset's language",
     "source_captions": "each caption as upstream has it",
     "source_langs": "language of each source caption",
-    "translators": "fingerprint of our engine, or whom upstream names; `native`: nobody translated",
-    "origins": "who made each caption: native, human_translation, machine_translation or machine_translation_corrected",
+    "translators": "fingerprint of the build's engine, or the translator that upstream names; `native`: not translated",
+    "origins": "who wrote each caption: native, human_translation, machine_translation or "
+    "machine_translation_corrected",
     "scores": "mean log-probability per token of each translation",
-    "leaks": "what of test sets it holds, where the recipe marks it",
+    "leaks": "overlaps with test sets, if the recipe marks them",
 }

@@ -1,4 +1,4 @@
-"""What published pairs hold, counted: images and captions by source and split, licenses, languages, makers."""
+"""Counts of published pairs: images and captions by source and split, licenses, languages, origins."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,12 +30,12 @@ class PairCounts:
     origins: Counter[tuple[str, str, str | None]] = field(default_factory=Counter)
 
     def add(self, pairs: pa.Table) -> None:
-        """Count more pairs; the table has `COUNTED_COLUMNS`, and may have others."""
+        """Add the counts of more pairs; the table has `COUNTED_COLUMNS` and may have others."""
         if not pairs.num_rows:
             return
         lists = {name: pairs.column(name).combine_chunks() for name in ("source_langs", "origins", "translators")}
         lengths = pc.list_value_length(lists["translators"])
-        # A row an item of the lists, which are parallel.
+        # One row for each item of the lists, which are parallel.
         sources = pairs.column("source").take(pc.list_parent_indices(lists["translators"]))
         made = pa.table({"source": sources, **{name: pc.list_flatten(column) for name, column in lists.items()}})
         images = pairs.select(["source", "split", "license"]).append_column("captions", lengths)
@@ -51,7 +51,7 @@ class PairCounts:
                 counts[key] += count
 
     def __add__(self, other: "PairCounts") -> "PairCounts":
-        """Return the counts of both."""
+        """Return the sum of two counts."""
         return PairCounts(
             images=self.images + other.images,
             captions=self.captions + other.captions,
@@ -61,7 +61,7 @@ class PairCounts:
         )
 
     def splits(self) -> dict[str, int]:
-        """Return images by split."""
+        """Return the number of images by split."""
         found: Counter[str] = Counter()
         for (_, split), count in self.images.items():
             found[split] += count
@@ -76,15 +76,15 @@ class PairCounts:
         return sum(count for (name, _), count in counts.items() if name == source)
 
     def of_origin(self, *origins: str) -> int:
-        """Return how many captions have one of some origins."""
+        """Return the number of captions with one of the given origins."""
         return sum(count for (_, origin, _), count in self.origins.items() if origin in origins)
 
     def machine_translated(self) -> int:
-        """Return how many captions a machine translated, those that people corrected afterwards among them."""
+        """Return the number of machine-translated captions, including those that people corrected."""
         return self.of_origin(MACHINE_TRANSLATION, CORRECTED)
 
     def makers(self) -> str:
-        """Return how many of the captions machines and people translated, behind "machine translation made"."""
+        """Return the numbers of machine and human translations, to follow "machine translation made" in a sentence."""
         num_captions, by_machine = sum(self.origins.values()), self.machine_translated()
         corrected, by_people = map(self.of_origin, (CORRECTED, HUMAN_TRANSLATION))
         share = f"{by_machine / num_captions:.1%}" if num_captions else "0.0%"
@@ -94,7 +94,7 @@ class PairCounts:
 
 
 def count_pairs(files: Iterable[Path]) -> PairCounts:
-    """Count the pairs of some shards; pixels are not read."""
+    """Count the pairs of some shards without reading pixels."""
     counts = PairCounts()
     for path in files:
         with pq.ParquetFile(path) as shard:
@@ -103,7 +103,7 @@ def count_pairs(files: Iterable[Path]) -> PairCounts:
 
 
 def _groups(table: pa.Table, names: list[str], *more: tuple[str, str]) -> Iterator[tuple[Any, ...]]:
-    """Yield the key of each group of rows, how many they are, and what else is asked of them."""
+    """Yield the key of each group of rows, its number of rows, and the other aggregates."""
     found = table.group_by(names, use_threads=False).aggregate([([], "count_all"), *more])
     columns = [found.column(name).to_pylist() for name in ("count_all", *("_".join(each) for each in more))]
     keys = zip(*(found.column(name).to_pylist() for name in names), strict=True)

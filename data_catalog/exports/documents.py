@@ -1,8 +1,8 @@
-"""What a snapshot and an export say of themselves: their documents, of which the Croissant metadata are made here.
+"""Documents of a snapshot or an export: the card, the terms and the Croissant metadata.
 
-Croissant (http://mlcommons.org/croissant/1.0) describes a folder of pair shards: every file, every column. It has no
-date, no creator and no address: nothing in a snapshot depends on when or by whom it was made. Whoever publishes the
-folder adds `datePublished`, `creator` and `url`.
+Croissant (http://mlcommons.org/croissant/1.0) describes a folder of pair shards: every file and every column. The
+metadata have no date, creator or address, since a snapshot does not depend on the time or the user of its build. The
+publisher of a folder adds `datePublished`, `creator` and `url`.
 """
 
 import json
@@ -41,15 +41,15 @@ pairs = load_dataset("FOLDER", split="train")  # this folder
 pairs[0]["image"], pairs[0]["captions"]
 ```
 
-`croissant.json` describes the same files for `mlcroissant`; any reader of Parquet reads them as well."""
+`croissant.json` describes the same files for `mlcroissant`. Any Parquet reader can read them, too."""
 
 
 def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
-    """Write the card and the metadata of a snapshot's files into its folder; call it before the manifest is written.
+    """Write the card and the metadata of a snapshot into its folder; call it before the manifest is written.
 
     Args:
-        folder: the snapshot's, with all its pair shards.
-        manifest: the manifest to be: everything but "documents" and the checksum.
+        folder: folder of the snapshot, with all its pair shards.
+        manifest: the future manifest, without "documents" and the checksum.
 
     Returns:
         The manifest's "documents": path, sha256 and bytes of each.
@@ -80,15 +80,15 @@ def write_documents(folder: Path, manifest: Manifest) -> list[DocumentEntry]:
 
 _TERMS_HEAD = """# Attribution
 
-ATTRIBUTION.csv has a line for each image: its license, whom to credit and where it is from, in upstream's words.
-`pixels` says whether the image itself is here (`yes`), or why it is only listed. A cell that a spreadsheet would take
-for a formula has an apostrophe in front.
+ATTRIBUTION.csv has a line for each image: its license, whom to credit, and its page, in upstream's words. The column
+`pixels` is `yes` if the image itself is included; otherwise it has the reason why the image is only listed. A cell that
+a spreadsheet would read as a formula starts with an apostrophe.
 
-The terms of each source as a whole, and the paper to cite:"""
+Terms of each source, and the paper to cite:"""
 
 
 def terms_text(manifest: Manifest) -> str:
-    """Return ATTRIBUTION.md: the terms of each source."""
+    """Return the text of ATTRIBUTION.md: the terms of each source."""
     rows = [
         [markdown_text(name), markdown_text(entry["license"]), upstream_paper(manifest, name) or ""]
         for name, entry in sorted(manifest["sources"].items())
@@ -96,7 +96,7 @@ def terms_text(manifest: Manifest) -> str:
     return f"{_TERMS_HEAD}\n\n{table(['source', 'terms', 'paper'], rows)}\n"
 
 
-# Croissant's own words, each of which is one of its vocabulary.
+# Terms of Croissant's vocabulary.
 _WORDS = (
     "citeAs column dataBiases dataCollection equivalentProperty extract field fileObject fileProperty fileSet format "
     "includes isLiveDataset jsonPath key md5 parentField path personalSensitiveInformation recordSet references regex "
@@ -126,13 +126,13 @@ def croissant_text(
     *,
     published: str | None = None,
 ) -> str:
-    """Return the metadata as JSON text.
+    """Return the Croissant metadata as JSON text.
 
     Args:
-        manifest: of the snapshot.
+        manifest: manifest of the snapshot.
         files: all shards of pairs, with "path" relative to the metadata, "sha256" and "bytes".
-        config: their globs, and the schema of their rows.
-        published: the date of publication, as ISO 8601 has it, where somebody publishes it.
+        config: globs of the shards by split, and the schema of their rows.
+        published: date of publication in ISO 8601, or None.
     """
     sources = {name: entry["license"] for name, entry in sorted(manifest["sources"].items())}
     distribution: list[dict[str, Any]] = [
@@ -166,7 +166,7 @@ def croissant_text(
         "name": manifest["dataset"],
         "description": (
             f"Images with captions in the language {manifest['target_lang']}, made by vernaclip from "
-            f"{', '.join(sources)}. README.md says how, and what was not filtered. {' '.join(TERMS.split())}"
+            f"{', '.join(sources)}. README.md describes how, and what was not filtered. {' '.join(TERMS.split())}"
         ),
         "version": f"1.0.0+{manifest['snapshot']}",
         **({"datePublished": published} if published else {}),
@@ -185,7 +185,7 @@ def croissant_text(
 
 
 def _field(column: pa.Field) -> dict[str, Any]:
-    """Return a column; a struct is an image, a list a repeated value."""
+    """Return the metadata of a column; a struct is an image, a list a repeated value."""
     is_image, is_list = pa.types.is_struct(column.type), pa.types.is_list(column.type)
     kind = column.type.value_type if is_list else column.type
     source: dict[str, Any] = {"fileSet": {"@id": "pairs"}, "extract": {"column": column.name}}

@@ -1,7 +1,7 @@
-"""Exports of a snapshot, each a folder that is whole or absent: Hugging Face dataset, WebDataset shards, lists of URLs.
+"""Exports of a snapshot: Hugging Face datasets, WebDataset shards and lists of URLs, each a complete folder or absent.
 
-The folder is written beside its place and swapped in; `export.json`, written last, says what it was made from and the
-sha256 of every file.
+The folder is written beside its final path and swapped in. `export.json`, written last, records what the export was
+made from and the sha256 of every file.
 """
 
 import datetime
@@ -16,16 +16,16 @@ from data_catalog.errors import SettingsError
 from data_catalog.exports.card import CARD_FILE, CardParts, card_text, example_captions
 from data_catalog.exports.counts import COUNTED_COLUMNS, PairCounts
 from data_catalog.exports.documents import CROISSANT_FILE, TERMS_FILE, croissant_text, terms_text
-from data_catalog.exports.formats import FORMATS
-from data_catalog.exports.place import (
-    exporting_to,
+from data_catalog.exports.export_folder import (
+    export_lock,
     is_whole,
-    place_of,
     record_of,
-    replacing,
-    require_nothing_of_others,
+    replace_folder,
+    require_no_foreign_files,
+    resolve_export_folder,
 )
-from data_catalog.exports.rights import LICENSED, NONE, POLICIES, policy_of, switch_for
+from data_catalog.exports.formats import FORMATS
+from data_catalog.exports.rights import LICENSED, NONE, POLICIES, inclusion_advice, policy_of
 from data_catalog.exports.sinks import CAPTIONS, FIRST, LinkWriter, credits_writer, judged_shards
 from data_catalog.progress import Progress
 from data_catalog.report.ablations import AblationTable, ablations_of
@@ -33,19 +33,19 @@ from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD, MARKED, SPLITS, Snapshot
 from data_catalog.storage.shards import sha256_of
 
-VERSION = 5  # raise it when the files for one and the same snapshot and config change
+VERSION = 6  # increase it when the files of the same snapshot and config change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig:
-    """What is exported, and how.
+    """Options of an export.
 
     Args:
         format: name of one of `FORMATS`.
-        pixels: which images are exported with their pixels: one of `rights.POLICIES`; a format without pixels has none.
-        allowed: sources of which the user says that their images may be passed on.
-        samples_per_shard: of tar shards.
-        captions: of tar shards: one sample an image, with its "first" caption as text, or one for "every" caption.
+        pixels: images to export with pixels, one of `rights.POLICIES`; a format without pixels ignores it.
+        allowed: sources whose images may be passed on, as the user states.
+        samples_per_shard: samples of a tar shard.
+        captions: for tar shards: one sample an image, with its "first" caption as text, or one for "every" caption.
         published: date of publication for the metadata, as in 2026-01-31.
     """
 
@@ -73,17 +73,17 @@ class ExportConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """What an export came to.
+    """Result of an export.
 
     Args:
-        folder: where it lies.
-        up_to_date: nothing was done, since it was there already.
-        images: with their pixels, by split.
-        samples: rows, or samples in tars, that these are, by split.
-        listed: images without pixels, by URL, by split.
-        withheld: images whose pixels are not in it: source, why, and how many.
-        unlisted: of those the ones that have no URL, so that they are not in it at all, by source.
-        marked: pairs that hold something of a test set, and are in no export.
+        folder: folder of the export.
+        up_to_date: whether the export existed already, so that nothing was done.
+        images: number of images with pixels, by split.
+        samples: number of rows, or of samples in tars, by split.
+        listed: number of images without pixels, listed by URL, by split.
+        withheld: images without pixels: source, reason and number.
+        unlisted: images that are not in the export, since they have neither pixels nor a URL, by source.
+        marked: pairs that overlap a test set; no export contains them.
     """
 
     folder: Path
@@ -97,21 +97,21 @@ class ExportReport:
 
 
 def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> ExportReport:
-    """Write an export of a snapshot to `folder`, or find that it is there; call it with the writer's lock held.
+    """Write an export of a snapshot to `folder`, unless it is up to date. Call it with the writer's lock held.
 
     Raises:
-        SettingsError: the folder cannot be one of ours or holds what somebody else put there, a source that is allowed
-            is none of the snapshot's, or the export would hold no image.
+        SettingsError: the folder cannot be used or contains other files, an allowed source is unknown, or the export
+            would have no image.
         BusyError: another process exports to that folder.
         DiskError: the disk is full, or nothing can be written there.
-        DamagedError: a shard is not what was written.
+        DamagedError: a shard is damaged.
     """
     unknown = sorted(set(config.allowed) - set(snapshot.manifest["sources"]))
     if unknown:
         names = ", ".join(sorted(snapshot.manifest["sources"]))
         raise SettingsError(f"{snapshot.dataset} has no source {', '.join(unknown)}: its sources are {names}")
-    place = place_of(folder, root=snapshot.folder.parents[2])
-    with exporting_to(place):
+    place = resolve_export_folder(folder, root=snapshot.folder.parents[2])
+    with export_lock(place):
         ablations = ablations_of(snapshot)
         wanted = {
             "dataset": snapshot.dataset,
@@ -128,8 +128,8 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
             _refuse_empty(snapshot, config, record["counts"])
             return ExportReport(folder=folder, up_to_date=True, **record["counts"])
         if record is not None:
-            require_nothing_of_others(place, record)
-        with replacing(place) as temporary:
+            require_no_foreign_files(place, record)
+        with replace_folder(place) as temporary:
             filled = _fill(snapshot, config, temporary, ablations)
             _refuse_empty(snapshot, config, filled["counts"])
             write_checksummed(temporary / EXPORT_RECORD, {**wanted, **filled})
@@ -137,7 +137,7 @@ def export_snapshot(snapshot: Snapshot, config: ExportConfig, folder: Path) -> E
 
 
 def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Sequence[AblationTable]) -> dict[str, Any]:
-    """Write everything but the record into a folder; return what the record says of it."""
+    """Write the files of an export, except its record, into a folder; return the record's entries for them."""
     manifest, kind = snapshot.manifest, FORMATS[config.format]
     pixels = config.pixels if kind.has_pixels else NONE
     policy = policy_of(manifest, pixels, allowed=frozenset(config.allowed))
@@ -157,7 +157,7 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
                 links.add(shard)
                 add_credits(shard)
                 counted = shard.rows.select(list(COUNTED_COLUMNS))
-                counts.add(counted.filter(shard.goes_along))
+                counts.add(counted.filter(shard.is_exported))
                 listed.add(counted.filter(shard.is_listed))
                 sources, is_listed = shard.rows.column("source").to_pylist(), shard.is_listed.to_pylist()
                 for source, reason, has_address in zip(sources, shard.reasons, is_listed, strict=True):
@@ -173,11 +173,11 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
     parts = CardParts(
         counts=counts,
         listed=listed,
-        # `datasets` reads all that a card names with one reader: a list beside tars is none of its configurations.
+        # `datasets` reads all configurations of a card with one reader, so a Parquet list beside tars cannot be one.
         configs=[written, linked] if kind.is_parquet or not written.splits else [written],
         schema=written.schema if entries else None,
         examples=example_captions(folder / entry["path"] for entry in entries),
-        loading="\n\n".join(loading) or "It holds no image that may be passed on, and none that has an address.",
+        loading="\n\n".join(loading) or "It has no image that may be passed on, and none with an address.",
         withheld=withheld,
         ablations=ablations,
     )
@@ -203,31 +203,33 @@ def _fill(snapshot: Snapshot, config: ExportConfig, folder: Path, ablations: Seq
 
 
 def _refuse_empty(snapshot: Snapshot, config: ExportConfig, counts: Mapping[str, Any]) -> None:
-    """Refuse an export without images, or where pixels are not asked for, without addresses; an earlier one stays."""
+    """Refuse an export without images or, if it has no pixels, without addresses; an earlier export stays."""
     has_pixels, listed = FORMATS[config.format].has_pixels, sum(counts["listed"].values())
     wants_pixels = has_pixels and config.pixels != NONE
     if sum(counts["images"].values()) or (listed and not wants_pixels):
         return
     if not counts["withheld"]:
-        marked = f", but {counts['marked']:,} that hold something of a test set" if counts["marked"] else ""
+        marked = f" but {counts['marked']:,} that overlap a test set" if counts["marked"] else ""
         why = (
-            f"the dataset has no pairs{marked}: see `vernaclip report {snapshot.dataset}`, mend the recipe, build again"
+            f"the dataset has no pairs{marked}: see `vernaclip report {snapshot.dataset}`, correct the recipe and "
+            "build again"
         )
     elif not wants_pixels:
         switch = f"--pixels {LICENSED}" if has_pixels else "--format huggingface"
         sources = " ".join(f"--allow {source}" for source in sorted({source for source, _, _ in counts["withheld"]}))
         why = (
-            f"none of its images has an address: {switch} exports those with pixels that may be passed on, and with "
-            f"{sources} all, if you have the right to pass them on"
+            f"none of its images has an address. {switch} exports the pixels of images that may be passed on. With "
+            f"{sources} it exports all images; use that if you have the right to pass them on"
         )
     else:
         source, reason, count = max(counts["withheld"], key=itemgetter(2))
-        why = f"{count:,} of {source} stay{'s' * (count == 1)} away, since {reason}: {switch_for(reason, source)}"
-        why += f"; --pixels none exports the {listed:,} that have an address as a list" if listed else ""
-    raise SettingsError(f"the export of {snapshot.dataset} would hold no image: {why}")
+        why = f"{count:,} of {source} {'is' if count == 1 else 'are'} withheld, since {reason}. "
+        why += inclusion_advice(reason, source)
+        why += f". --pixels none exports a list of the {listed:,} that have an address" if listed else ""
+    raise SettingsError(f"the export of {snapshot.dataset} would have no image: {why}")
 
 
-LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, as img2dataset reads them:
+LOAD_LINKS = """`links/SPLIT/` lists images by address, without pixels, for img2dataset:
 
 ```
 img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url --caption_col caption \\
@@ -235,7 +237,7 @@ img2dataset --url_list FOLDER/links/train --input_format parquet --url_col url -
   --output_folder OUT --output_format webdataset
 ```
 
-`sha256` is of the bytes as they came, so that `--verify_hash '["sha256","sha256"]'` finds what has changed since;
-Wikimedia's were asked for in another size, so that theirs always differ.
+`sha256` is the hash of the original bytes, so `--verify_hash '["sha256","sha256"]'` detects images that have changed.
+Images of Wikimedia were fetched in another size, so their hashes always differ.
 
-`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads them as well."""
+`datasets.load_dataset("parquet", data_dir="FOLDER/links")` reads the lists, too."""

@@ -1,6 +1,6 @@
-"""The formats that datasets are exported to: one entry each, from which the command, the export and its card come.
+"""Formats of exports: one entry each, which the command, the export and its card read.
 
-The command line reads this table for its help: nothing heavy is imported before a format is written.
+The command line reads this table for its help, so nothing heavy is imported before a format is written.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetFormat:
-    """A format that datasets are exported to.
+    """A format of exports.
 
     Args:
-        help: what is written and what reads it, in a line.
-        open_sink: opens what takes the pairs, given its folder, samples a tar shard, and which captions a sample has;
-            it imports what it needs.
-        loading: Markdown for the card that says how the pairs are read, where the export holds any.
-        has_pixels: images may go along; else all are listed by address.
-        is_parquet: pairs are Parquet shards, like the lists of links beside them.
-        has_croissant: the export has Croissant metadata.
+        help: one line for the command's help: the files and the tools that read them.
+        open_sink: opens the writer of the pairs, given its folder, the samples of a tar shard, and the captions of a
+            sample; it imports what it needs.
+        loading: Markdown for the card on how to load the pairs, if there are any.
+        has_pixels: whether images may be included; otherwise all are listed by address.
+        is_parquet: whether pairs are Parquet shards, as the lists of links beside them are.
+        has_croissant: whether the export has Croissant metadata.
     """
 
     help: str
@@ -61,30 +61,30 @@ import webdataset
 pairs = webdataset.WebDataset("FOLDER/train-000000.tar", shardshuffle=False).decode("pil")
 ```
 
-Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's own trainer reads
-`FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and finds how many samples there are in
-`sizes.json`. `KEY.txt` is one caption; `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
-`caption_4`, which newer versions of open_clip draw from with `--json-text-key` and `--json-text-key-probs`.
+Each sample is `KEY.jpg` (or `.webp`, `.png`), `KEY.json` and `KEY.txt`. open_clip's trainer reads
+`FOLDER/train-{000000..N}.tar` (`--dataset-type webdataset --train-data ...`), and reads the number of samples from
+`sizes.json`. `KEY.txt` is one caption. `KEY.json` has all of them in `captions`, and the first five as `caption_0` to
+`caption_4`, from which newer versions of open_clip sample with `--json-text-key` and `--json-text-key-probs`.
 
-`datasets.load_dataset("FOLDER")` reads them as well."""
+`datasets.load_dataset("FOLDER")` reads them, too."""
 
-# By name, which is also that of the folder that an export goes to.
+# Formats by name, which is also the name of the export's folder.
 FORMATS = {
     "huggingface": DatasetFormat(
-        help='pair shards with a dataset card: datasets.load_dataset("FOLDER"), and Croissant metadata',
+        help='Parquet shards with a dataset card and Croissant metadata, for datasets.load_dataset("FOLDER")',
         open_sink=_parquet_shards,
         loading=_LOAD_PAIRS,
         has_croissant=True,
     ),
     "webdataset": DatasetFormat(
-        help="tar shards with sizes.json: for webdataset and open_clip's own trainer",
+        help="tar shards with sizes.json, for webdataset and open_clip's trainer",
         open_sink=_tar_shards,
         loading=_LOAD_TARS,
         is_parquet=False,
     ),
     "urls": DatasetFormat(
-        help="addresses, captions and rights in Parquet, no pixels: for img2dataset",
-        open_sink=_parquet_shards,  # which gets no pair to write: LinkWriter lists them, as for every format
+        help="addresses, captions and rights in Parquet, without pixels, for img2dataset",
+        open_sink=_parquet_shards,  # it receives no pairs: LinkWriter writes the lists of every format
         has_pixels=False,
     ),
 }

@@ -1,4 +1,4 @@
-"""Markdown that is written by us, and foreign text made inert: in Markdown, in spreadsheets, on a terminal."""
+"""Markdown helpers, and escaping of foreign texts for Markdown, spreadsheets and terminals."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table; cells are Markdown already, integers get separators."""
+    """Return a Markdown table; cells are Markdown already, and integers get thousands separators."""
     lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -18,7 +18,7 @@ def _cell(value: object) -> str:
 
 
 def fenced_json(value: Any) -> str:
-    """Return a code block of JSON; its fence is longer than any run of backticks in it."""
+    """Return a Markdown code block of JSON; its fence is longer than any run of backticks in it."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -26,20 +26,20 @@ def fenced_json(value: Any) -> str:
 
 
 def bullets(lines: Iterable[str]) -> str:
-    """Return a list."""
+    """Return a Markdown list."""
     return "\n".join(f"- {line}" for line in lines)
 
 
-# ASCII punctuation that can mean something in Markdown or HTML; a full stop before a letter can make a link.
+# ASCII punctuation with a meaning in Markdown or HTML; a full stop before a letter can make a link.
 _MARKDOWN = re.compile(r"[!\"#$&()*+/:<=>@\[\\\]^_`{|}~]|^[-0-9]|\.(?=[^\W\d_])|www", re.IGNORECASE)
-# Characters that join letters or emoji; all other format characters (direction marks among them) are blanked.
+# Characters that join letters or emoji; all other format characters, direction marks included, become blanks.
 _JOINERS = "\u200c\u200d"
-# What makes a spreadsheet compute, in full width as well.
+# Characters that start a formula in a spreadsheet, also in full width.
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "'")
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line: control, format and direction characters become blanks, runs of blanks one."""
+    """Return a text on one line: control, format and direction characters become blanks, runs of blanks become one."""
     shown = "".join(" " if _is_invisible(char) else char for char in text)
     return " ".join(shown.split())
 
@@ -49,14 +49,11 @@ def _is_invisible(char: str) -> bool:
 
 
 def markdown_text(text: str) -> str:
-    """Return a text that Markdown and HTML show as it is: what could open anything is a character entity."""
+    """Return a text that Markdown and HTML show unchanged: special characters become character entities."""
     return _MARKDOWN.sub(lambda match: "".join(f"&#{ord(char)};" for char in match[0]), one_line(text))
 
 
 def sheet_cell(text: str | None) -> str:
-    """Return a text as a cell that a spreadsheet shows and does not compute: a formula gets an apostrophe in front.
-
-    None is an empty cell.
-    """
+    """Return a text that a spreadsheet shows as text: a formula gets an apostrophe in front, None is an empty cell."""
     shown = one_line(text or "")
     return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown

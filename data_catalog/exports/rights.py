@@ -1,4 +1,4 @@
-"""Which images an export may hold: by the row's license, the recipe's word on its source, and the user's."""
+"""Rights in images: whether an export may include an image, by its row's license, the recipe and the user's options."""
 
 import re
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ FREE, NONCOMMERCIAL, FORBIDDEN = "free", "noncommercial", "forbidden"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class License:
-    """What a license allows.
+    """Permissions of a license.
 
     Args:
-        name: as SPDX has it, without the version.
-        passing_on: of copies that were resized: `FREE`, `NONCOMMERCIAL` or `FORBIDDEN`.
-        credit: whether whoever passes a copy on must name the author, or lead to where it is named.
+        name: SPDX name without the version.
+        passing_on: right to pass on resized copies: `FREE`, `NONCOMMERCIAL` or `FORBIDDEN`.
+        credit: whether copies must name the author, or link to a page that does.
     """
 
     name: str
@@ -28,7 +28,7 @@ class License:
 
 _PUBLIC_DOMAIN = License(name="public domain", passing_on=FREE, credit=False)
 _CC0 = License(name="CC0", passing_on=FREE, credit=False)
-# Making an image smaller is an adaptation to some courts, so that "no derivatives" is taken at its word.
+# Some courts regard resizing as an adaptation, so "no derivatives" forbids resized copies here.
 _CREATIVE_COMMONS = {
     code: License(
         name=f"CC-{code.upper()}",
@@ -59,7 +59,7 @@ _URLS = {
     "www.usa.gov/copyright.shtml": _PUBLIC_DOMAIN,
     **{f"creativecommons.org/licenses/{kind}": license for kind, license in _CREATIVE_COMMONS.items()},
 }
-# Two letters behind a version are the country that it was adapted to, unless they are a term out of its place.
+# Two letters after a version are the country that it was adapted to, unless they are a misplaced term of the license.
 _COUNTRY = r"(?!nc|nd|sa)[a-z]{2}"
 _WITH_URL = re.compile(r"(?P<name>[^()]+)\((?P<url>https?://[^()\s]+)\)")
 _URL = re.compile(
@@ -76,9 +76,9 @@ _WORDS = {
 
 
 def read_license(text: str | None) -> License | None:
-    """Return the license that a text names, or None where it names none that we know.
+    """Return the license that a text names; None if it names none that is known.
 
-    Of "NAME (URL)", as MSCOCO's rows have it, both must name the same one.
+    In "NAME (URL)", the form of MSCOCO's rows, both parts must name the same license.
     """
     plain = " ".join((text or "").split()).casefold()
     both = _WITH_URL.fullmatch(plain)
@@ -89,9 +89,9 @@ def read_license(text: str | None) -> License | None:
 
 
 def strictness(text: str | None) -> tuple[int, bool, bool]:
-    """Sort what rows of one image state, the strictest first.
+    """Return a sort key that orders the licenses stated for one image, the strictest first.
 
-    Silence comes between what is free and what is not: no ban that a row states is lifted by one that says nothing.
+    A row without a license sorts between free and non-free ones: it does not lift a ban that another row states.
     """
     license = read_license(text)
     if license is None:
@@ -112,9 +112,12 @@ def _by_name(name: str) -> License | None:
 
 
 def _creative_commons(name: str) -> License | None:
-    """Read "cc by sa", "creative commons attribution share alike", Flickr's "attribution noncommercial license"."""
+    """Return the license of "cc by sa" or "creative commons attribution share alike", or None.
+
+    It also reads Flickr's "attribution noncommercial license".
+    """
     spelled = name.removeprefix("creative commons ").removeprefix("cc ")
-    if spelled == name and not name.endswith(" license"):  # "Attribution" asks for credit, and may forbid all else
+    if spelled == name and not name.endswith(" license"):  # "Attribution" alone may be any license that asks for credit
         return None
     spelled = spelled.removesuffix(" license")
     for words, word in (("share alike", "sharealike"), ("non commercial", "noncommercial"), ("no derivs", "noderivs")):
@@ -123,18 +126,18 @@ def _creative_commons(name: str) -> License | None:
     return _CREATIVE_COMMONS.get("-".join(parts))
 
 
-# What the user asks for. LICENSED is free licenses only; WITH_NONCOMMERCIAL those too that forbid trade.
+# Values of --pixels. LICENSED includes free licenses only; WITH_NONCOMMERCIAL also those that forbid commercial use.
 LICENSED, WITH_NONCOMMERCIAL, ALL, NONE = "licensed", "noncommercial", "all", "none"
 POLICIES = (LICENSED, WITH_NONCOMMERCIAL, ALL, NONE)
 
-# Why the pixels of a row stay away.
-NOT_ASKED = "the export was asked for without pixels"
-SOURCE_FORBIDS = "the recipe says that the source's images are not passed on"
+# Reasons to withhold the pixels of a row.
+WITHOUT_PIXELS = "the export was made without pixels"
+SOURCE_FORBIDS = "the recipe forbids passing on the source's images"
 NO_LICENSE = "no license is stated"
-UNKNOWN_LICENSE = "the license is none that we know"
+UNKNOWN_LICENSE = "the license is not recognised"
 TRADE_FORBIDDEN = "the license forbids commercial use"
 COPIES_FORBIDDEN = "the license forbids resized copies"
-NO_CREDIT = "the license asks for credit, and the row names neither author nor page"
+NO_CREDIT = "the license requires credit, and the row names neither author nor page"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,22 +147,22 @@ class SourceRights:
     license: str | None = None
     """License of the images whose rows state none, such as "CC-BY-4.0"."""
     redistribution: bool | None = None
-    """Right to pass the images on in exports: true for all, false for none. Left out, their licenses decide."""
+    """Right to pass the images on in exports: true for all, false for none. Without it, their licenses decide."""
 
     def stated(self) -> dict[str, Any]:
-        """Return what is said, for the manifest; empty where nothing is."""
+        """Return the rights that the recipe states, for the manifest; empty if it states none."""
         values = {"license": self.license, "redistribution": self.redistribution}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What decides on each row.
+    """Rules that decide whether the pixels of a row are exported.
 
     Args:
         pixels: one of `POLICIES`.
-        sources: what the recipe says, by source.
-        allowed: sources of which the user says that their images may be passed on.
+        sources: rights that the recipe states, by source.
+        allowed: sources whose images may be passed on, as the user states.
     """
 
     pixels: str
@@ -167,19 +170,19 @@ class Policy:
     allowed: frozenset[str] = frozenset()
 
     def license(self, row: Mapping[str, Any]) -> str | None:
-        """Return the words of the license that holds for a row's image: its own, or the recipe's for the source."""
-        own: str | None = row["license"] if _says_something(row["license"]) else None
+        """Return the text of the license that applies to a row's image: its own, or the recipe's for the source."""
+        own: str | None = row["license"] if _has_text(row["license"]) else None
         return own or self._rights(row).license
 
-    def why_not(self, row: Mapping[str, Any]) -> str | None:
-        """Return why the pixels of a row stay away, or None if they go along.
+    def withheld_reason(self, row: Mapping[str, Any]) -> str | None:
+        """Return the reason to withhold the pixels of a row; None if they may be exported.
 
         Args:
-            row: with "source", "license", "attribution" and "page_url".
+            row: row with "source", "license", "attribution" and "page_url".
         """
         rights = self._rights(row)
         if self.pixels == NONE:
-            return NOT_ASKED
+            return WITHOUT_PIXELS
         if rights.redistribution is False:
             return SOURCE_FORBIDS
         if self.pixels == ALL or rights.redistribution or row["source"] in self.allowed:
@@ -193,26 +196,29 @@ class Policy:
             return COPIES_FORBIDDEN
         if license.passing_on == NONCOMMERCIAL and self.pixels != WITH_NONCOMMERCIAL:
             return TRADE_FORBIDDEN
-        # Whoever states one license for a whole source is who is credited, by the source's name.
-        names_somebody = _says_something(row["attribution"]) or _says_something(row["page_url"])
-        credited = names_somebody or not _says_something(row["license"])
+        # A license that the recipe states for a whole source credits the source by its name.
+        names_somebody = _has_text(row["attribution"]) or _has_text(row["page_url"])
+        credited = names_somebody or not _has_text(row["license"])
         return NO_CREDIT if license.credit and not credited else None
 
     def _rights(self, row: Mapping[str, Any]) -> SourceRights:
         return self.sources.get(row["source"], _NOTHING_SAID)
 
 
-def switch_for(reason: str, source: str) -> str:
-    """Name what lets images go along that stay away for a reason."""
+def inclusion_advice(reason: str, source: str) -> str:
+    """Return advice on how to include images that are withheld for a reason."""
     if reason == SOURCE_FORBIDS:
-        return f"take redistribution = false out of [sources.{source}] and build again, if you have the right"
+        return (
+            f"If you have the right to pass them on, remove redistribution = false from [sources.{source}] and build "
+            "again"
+        )
     if reason == TRADE_FORBIDDEN:
-        return f"--pixels {WITH_NONCOMMERCIAL} lets them go along"
-    return f"--allow {source} lets them go along, if you have the right to pass them on"
+        return f"--pixels {WITH_NONCOMMERCIAL} includes them"
+    return f"--allow {source} includes them: use it if you have the right to pass them on"
 
 
-def _says_something(text: str | None) -> bool:
-    """Tell if there is more to a cell than blanks."""
+def _has_text(text: str | None) -> bool:
+    """Return whether a cell has more than blanks."""
     return bool(text and text.strip())
 
 
@@ -221,6 +227,6 @@ _known_license = lru_cache(maxsize=4096)(read_license)
 
 
 def policy_of(manifest: Manifest, pixels: str, allowed: frozenset[str] = frozenset()) -> Policy:
-    """Return the policy for a snapshot, by its manifest and what the user asks for."""
+    """Return the policy for a snapshot, from its manifest and the user's options."""
     stated = {name: SourceRights(**entry.get("rights", {})) for name, entry in manifest["sources"].items()}
     return Policy(pixels=pixels, sources=stated, allowed=allowed)

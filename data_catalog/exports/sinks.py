@@ -1,4 +1,4 @@
-"""The pairs of an export, each with a verdict, and what takes them: Parquet shards, tars, lists of links, credits."""
+"""Writers of exports: pairs with a verdict each, written as Parquet shards, tars, lists of links and credits."""
 
 import csv
 import hashlib
@@ -29,13 +29,13 @@ PIXEL_COLUMNS = ("image", "original")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedShard:
-    """One shard of pairs.
+    """Shard of pairs with a verdict on the pixels of each row.
 
     Args:
-        path: of the shard, whose bytes are as they were written.
-        entry: its line in the manifest.
+        path: path of the shard, whose sha256 was checked.
+        entry: its entry of the manifest.
         rows: all columns but pixels.
-        reasons: for each row why its pixels stay away, or None.
+        reasons: for each row, the reason to withhold its pixels, or None.
     """
 
     path: Path
@@ -44,33 +44,33 @@ class JudgedShard:
     reasons: Sequence[str | None]
 
     @property
-    def goes_along(self) -> pa.Array:
-        """Return for each row whether its pixels go along."""
+    def is_exported(self) -> pa.Array:
+        """Return for each row whether its pixels are exported."""
         return pa.array([reason is None for reason in self.reasons], pa.bool_())
 
     @property
     def is_listed(self) -> pa.Array:
-        """Return for each row whether it is listed by its address, since its pixels stay away."""
+        """Return for each row whether it is listed by its address: its pixels are withheld and it has one."""
         urls = self.rows.column("url").to_pylist()
         return pa.array([bool(reason and url) for reason, url in zip(self.reasons, urls, strict=True)], pa.bool_())
 
     def pair_groups(self) -> Iterator[pa.Table]:
-        """Yield the pairs whose pixels go along, with them, a row group at a time."""
-        goes_along, start = self.goes_along, 0
+        """Yield the pairs whose pixels are exported, pixels included, one row group at a time."""
+        is_exported, start = self.is_exported, 0
         with pq.ParquetFile(self.path) as source:
             for number in range(source.num_row_groups):
                 rows = source.metadata.row_group(number).num_rows
-                chosen = goes_along.slice(start, rows)
+                chosen = is_exported.slice(start, rows)
                 start += rows
                 if chosen.true_count:
                     yield source.read_row_group(number).filter(chosen)
 
 
 def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[JudgedShard]:
-    """Yield the shards of a split in order, each held against its sha256 first.
+    """Yield the shards of a split in order; check the sha256 of each first.
 
     Raises:
-        DamagedError: a shard is not what was written.
+        DamagedError: a shard is damaged.
     """
     for entry in snapshot.manifest["files"]["pairs"]:
         if entry["split"] != split:
@@ -78,22 +78,22 @@ def judged_shards(snapshot: Snapshot, policy: Policy, split: str) -> Iterator[Ju
         path = snapshot.folder / entry["path"]
         problem = file_problem(path, entry["sha256"])
         if problem is not None:
-            raise DamagedError(f"{problem}: nothing is exported; `vernaclip verify` lists all that is damaged")
+            raise DamagedError(f"{problem}. Nothing is exported; `vernaclip verify` lists all damaged files")
         names = [name for name in pq.read_schema(path).names if name not in PIXEL_COLUMNS]
         rows = pq.read_table(path, columns=names)
         asked = rows.select(["source", "license", "attribution", "page_url"]).to_pylist()
-        yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.why_not(row) for row in asked])
+        yield JudgedShard(path=path, entry=entry, rows=rows, reasons=[policy.withheld_reason(row) for row in asked])
 
 
 def sample_key(sample_id: str) -> str:
-    """Return a name for a sample that is safe anywhere: 24 hexadecimal digits of its identity's sha256."""
+    """Return a name of a sample that is safe in any file system: 24 hexadecimal digits of its id's sha256."""
     return hashlib.sha256(sample_id.encode()).hexdigest()[:24]
 
 
 class PairSink(ABC):
-    """What takes the pairs of an export, and writes them in its format below a folder.
+    """Writer of the pairs of an export in one format.
 
-    `entries` are its pair shards in Parquet, with path, sha256 and bytes: the card takes columns and examples from
+    `entries` are its Parquet shards of pairs, with path, sha256 and bytes: the card takes columns and examples from
     them, and the metadata describe them.
     """
 
@@ -104,7 +104,7 @@ class PairSink(ABC):
 
     @abstractmethod
     def add(self, shard: JudgedShard) -> None:
-        """Write those pairs of a shard that go along; all of a split come one after the other."""
+        """Write the pairs of a shard whose pixels are exported; all shards of a split come one after the other."""
 
     @abstractmethod
     def end(self) -> DataConfig:
@@ -112,15 +112,15 @@ class PairSink(ABC):
 
 
 class ParquetSink(PairSink):
-    """Pair shards below `data/`: the snapshot's own, linked, where all rows go along; others written anew."""
+    """Writer of pair shards below `data/`: links to the snapshot's shards if all rows are exported, else new files."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.schema: pa.Schema | None = None
 
     def add(self, shard: JudgedShard) -> None:
-        """Link a shard, write the part of it that goes along, or pass it over."""
-        rows = shard.goes_along.true_count
+        """Link a shard, write the exported part of it, or skip it if no row is exported."""
+        rows = shard.is_exported.true_count
         if not rows:
             return
         split = shard.entry["split"]
@@ -140,7 +140,7 @@ class ParquetSink(PairSink):
         self._rows[split] += rows
 
     def end(self) -> DataConfig:
-        """Return what was written, by split."""
+        """Return the files by split."""
         splits = _split_files(self._folder, "data/{}-*.parquet", self._rows)
         return DataConfig(name="default", splits=splits, schema=self.schema)
 
@@ -148,22 +148,22 @@ class ParquetSink(PairSink):
 FIRST, EVERY = "first", "every"
 CAPTIONS = (FIRST, EVERY)
 SIZES_FILE = "sizes.json"
-# Columns of pairs that KEY.json has not, and how many captions it has under keys of their own.
-_NOT_TOLD = (*PIXEL_COLUMNS, "leaks")
+# Columns of pairs that are not in KEY.json, and the number of captions that have keys of their own there.
+_OMITTED = (*PIXEL_COLUMNS, "leaks")
 _NUMBERED = 5
-# What the bytes of an image start with, by what its file is called; all others are JPEG.
+# First bytes of an image by its suffix; all others are JPEG.
 _STARTS = {"webp": b"RIFF", "png": b"\x89PNG"}
 
 
 class TarSink(PairSink):
-    """Tar shards of a fixed number of samples: `train-000000.tar` and so on, and `sizes.json`, which open_clip reads.
+    """Writer of tar shards with a fixed number of samples (`train-000000.tar` etc.) and of open_clip's `sizes.json`.
 
     Each sample is KEY.jpg (.webp, .png), KEY.json and KEY.txt; its key is a hash. The same pairs give the same bytes.
 
     Args:
-        folder: to write into.
-        samples_per_shard: of all shards of a split but its last.
-        captions: `FIRST`: an image is one sample, whose text is its first caption; `EVERY`: one for each caption.
+        folder: folder to write into.
+        samples_per_shard: samples of every shard of a split but its last.
+        captions: `FIRST`: one sample an image, whose text is its first caption; `EVERY`: one for each caption.
     """
 
     def __init__(self, folder: Path, *, samples_per_shard: int, captions: str) -> None:
@@ -188,7 +188,7 @@ class TarSink(PairSink):
                         self._add_sample(shard.entry["split"], row, f"{key}-{number:03d}", caption)
 
     def _add_sample(self, split: str, row: Mapping[str, Any], key: str, caption: str) -> None:
-        """Write a sample into the last shard of its split, or a new one; all of a split come one after the other."""
+        """Write a sample into the current shard of its split, or a new one; all of a split come one after the other."""
         number, place = divmod(self._rows[split], self._samples_per_shard)
         self._rows[split] += 1
         name = f"{split}-{number:06d}.tar"
@@ -199,14 +199,14 @@ class TarSink(PairSink):
         image: bytes = row["image"]["bytes"]
         suffix = next((name for name, start in _STARTS.items() if image.startswith(start)), "jpg")
         self._suffixes.add(suffix)
-        # KEY.json has the same keys in every sample: `caption_0` to `caption_4` are the first captions again, null
-        # where there are fewer. open_clip draws from such keys.
-        told = {name: value for name, value in row.items() if name not in _NOT_TOLD} | {"caption": caption}
+        # KEY.json has the same keys in every sample: `caption_0` to `caption_4` repeat the first captions, null
+        # if there are fewer. open_clip samples from such keys.
+        values = {name: value for name, value in row.items() if name not in _OMITTED} | {"caption": caption}
         first = [*row["captions"], *[None] * _NUMBERED][:_NUMBERED]
-        told |= {f"caption_{number}": text for number, text in enumerate(first)}
-        text = json.dumps(told, sort_keys=True, ensure_ascii=False)
+        values |= {f"caption_{number}": text for number, text in enumerate(first)}
+        text = json.dumps(values, sort_keys=True, ensure_ascii=False)
         for name, content in ((suffix, image), ("json", text.encode()), ("txt", caption.encode())):
-            member = tarfile.TarInfo(f"{key}.{name}")  # its time is 0 and its owner nobody
+            member = tarfile.TarInfo(f"{key}.{name}")  # time 0 and no owner, so that the bytes are reproducible
             member.size = len(content)
             self._tar.addfile(member, BytesIO(content))
 
@@ -216,22 +216,22 @@ class TarSink(PairSink):
         self._tar = None
 
     def end(self) -> DataConfig:
-        """Close the last shard and write the sizes; return what samples are made of, as `datasets` loads them."""
+        """Close the last shard and write the sizes; return the files and the schema of samples in `datasets`."""
         self._close()
         write_json(self._folder / SIZES_FILE, self._sizes)
         splits = _split_files(self._folder, "{}-*.tar", self._rows)
         if self._pairs is None:
             return DataConfig(name="default", splits=splits)
         image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        told = [column for column in self._pairs if column.name not in _NOT_TOLD]
-        told += [pa.field(name, pa.string()) for name in ("caption", *(f"caption_{n}" for n in range(_NUMBERED)))]
-        names = [*((suffix, image) for suffix in sorted(self._suffixes)), ("json", pa.struct(told))]
+        fields = [column for column in self._pairs if column.name not in _OMITTED]
+        fields += [pa.field(name, pa.string()) for name in ("caption", *(f"caption_{n}" for n in range(_NUMBERED)))]
+        names = [*((suffix, image) for suffix in sorted(self._suffixes)), ("json", pa.struct(fields))]
         schema = pa.schema([*names, *((name, pa.string()) for name in ("txt", "__key__", "__url__"))])
         return DataConfig(name="default", splits=splits, schema=schema)
 
 
 def _split_files(folder: Path, pattern: str, rows: Mapping[str, int]) -> dict[str, SplitFiles]:
-    """Return the files of each split that has rows, by a glob below `folder` with a place for the split's name."""
+    """Return the files of each split that has rows, by a glob below `folder` with a placeholder for the split."""
     found = {split: sum(path.stat().st_size for path in folder.glob(pattern.format(split))) for split in rows}
     return {
         split: SplitFiles(pattern=pattern.format(split), rows=rows[split], num_bytes=size)
@@ -239,7 +239,7 @@ def _split_files(folder: Path, pattern: str, rows: Mapping[str, int]) -> dict[st
     }
 
 
-# Nothing is declared to be there always: img2dataset takes the types of its own rows, failed ones too, from here.
+# All columns are nullable: img2dataset uses these types for its own rows, failed ones included.
 LINKS = pa.schema(
     {
         "key": pa.string(),
@@ -253,10 +253,10 @@ LINKS = pa.schema(
         "sample_id": pa.string(),
         "source": pa.string(),
         "split": pa.string(),
-        "width": pa.int32(),  # of the image as it came
+        "width": pa.int32(),  # of the original image
         "height": pa.int32(),
-        "sha256": pa.string(),  # of its bytes as they came
-        "license": pa.string(),  # of the row, or what the recipe says of the source
+        "sha256": pa.string(),  # of the original bytes
+        "license": pa.string(),  # the row's, or the recipe's for the source
         "attribution": pa.string(),
         "page_url": pa.string(),
     }
@@ -265,9 +265,9 @@ _ROWS_PER_GROUP = 50_000
 
 
 class LinkWriter:
-    """Writes lists below `links/`, one a split that has rows: `<split>/part-00000.parquet`.
+    """Writer of lists below `links/`, one for each split with rows: `<split>/part-00000.parquet`.
 
-    A list has a folder of its own since img2dataset reads all files of one.
+    Each list has a folder of its own, since img2dataset reads all files of a folder.
     """
 
     def __init__(self, folder: Path, policy: Policy) -> None:
@@ -277,7 +277,7 @@ class LinkWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def add(self, shard: JudgedShard) -> None:
-        """List the rows whose pixels stay away and that have a URL."""
+        """List the rows whose pixels are withheld and that have a URL."""
         listed = shard.rows.filter(shard.is_listed)
         needed = [name for name in listed.column_names if name in {*LINKS.names, "original_width", "original_height"}]
         for row in listed.select(needed).to_pylist():
@@ -307,7 +307,7 @@ class LinkWriter:
         self._held = []
 
     def config(self) -> DataConfig:
-        """Return what was written, by split."""
+        """Return the files by split."""
         return DataConfig(
             name="links", splits=_split_files(self._folder, "links/{}/*.parquet", self._rows), schema=LINKS
         )
@@ -319,7 +319,7 @@ _CREDITS = ("key", "sample_id", "source", "split", "pixels", "license", "attribu
 
 @contextmanager
 def credits_writer(folder: Path, policy: Policy) -> Iterator[Callable[[JudgedShard], None]]:
-    """Open ATTRIBUTION.csv in a folder; yield what adds a line for each image that goes along or is listed."""
+    """Open ATTRIBUTION.csv in a folder; yield a function that adds a line for each image that is exported or listed."""
     with (folder / CREDITS_FILE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_CREDITS)

@@ -87,8 +87,8 @@ class FetchConfig:
     """Maximum bytes of an image file, from the web or local. Larger images are rejected. The default is 32 MiB."""
     max_host_bytes: int = 16 * 1024**3
     """Maximum bytes that one shard may receive from one host, or from a domain named in `hosts`, rejected images
-    included. When the limit is reached, running requests finish, no new ones start, and the remaining rows are rejected
-    as `byte_budget`. Which rows these are depends on the order of the answers. The default is 16 GiB."""
+    included. Then no new requests start, and the remaining rows are rejected as `byte_budget`. Which rows these are
+    depends on the order of the answers. The default is 16 GiB."""
     max_shard_bytes: int = 32 * 1024**3
     """Maximum bytes that one shard may receive from all hosts, counted in the same way. The default is 32 GiB."""
     max_redirects: int = 5
@@ -102,8 +102,7 @@ class FetchConfig:
     requests until that time is over."""
     threads: int = how(32)
     """Images of one shard that are fetched at once. A host with more images than these threads can fetch within its
-    limits gets additional threads of its own, at most its `concurrency`. All such hosts together get at most as many
-    additional threads as this number."""
+    limits gets additional threads, at most its `concurrency`. All such hosts together get at most this number."""
     host_concurrency: int = how(8)
     """Maximum number of concurrent requests to one host, from all shards together."""
     host_requests_per_s: float = how(20.0)

@@ -108,11 +108,10 @@ class NormaliseConfig:
     colour_profiles: bool = True
     """Convert images with another colour profile to sRGB. A broken profile is ignored."""
     scaled_decoding: bool = True
-    """Decode a JPEG at a half, a quarter or an eighth of its size if the result is still at least twice the wanted
-    size. This is faster."""
+    """Decode a JPEG at a half, a quarter or an eighth of its size, if that is at least twice the wanted size."""
     keep_original: bool = False
-    """Also publish the image's bytes as they came, in the column `original` of the pairs. Images then need not be
-    fetched again when other settings of this section change."""
+    """Also publish the original bytes, in the column `original` of the pairs. Then no image is fetched again when other
+    settings of this section change."""
     timeout_s: float = 60.0
     """Seconds that one image may take. A decoder that takes longer is killed, and the image is rejected."""
     memory_bytes: int = 2 * 1024**3

@@ -8,9 +8,9 @@ from itertools import chain, zip_longest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from data_catalog.database.connections import questions
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.fetch.reasons import diagnose
-from data_catalog.plain_text import decided_text
+from data_catalog.plain_text import deciding_settings_text
 from data_catalog.report.ablations import ablations_of
 from data_catalog.schema import NATIVE
 from data_catalog.sources.origins import HAS_ORIGINAL, ORIGINS
@@ -253,7 +253,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         runs: lines of the dataset's run log.
         num_examples: captions shown for each reason, and translations for each part of an engine's scores.
     """
-    with questions(snapshot) as table:
+    with snapshot_queries(snapshot) as table:
 
         def query(sql: str, **parameters: Any) -> Rows:
             found: Rows = table(sql, **parameters).to_pylist()
@@ -318,7 +318,7 @@ def _reasons(query: Query, snapshot: Snapshot, num_examples: int) -> Rows:
                 "step": step,
                 "reason": reason,
                 "meaning": snapshot.meaning(step, reason),
-                "decided_by": decided_text(snapshot.decided_by(step, reason)),
+                "decided_by": deciding_settings_text(snapshot.decided_by(step, reason)),
                 "num_rows": sum(row["dropped"] for row in rows),
                 "by_source": {row["source"]: row["dropped"] for row in rows},
                 "examples": [example for example in turns if example is not None][:num_examples],

@@ -1,1 +1,1 @@
-"""The sample that ships: seeded pictures of coloured shapes, written in the formats of the real upstream datasets."""
+"""Sample data: seeded pictures of coloured shapes with captions, in the formats of the real upstream datasets."""

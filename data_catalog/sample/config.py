@@ -1,4 +1,4 @@
-"""Settings of the sample: what is drawn, with which faults of the real web, and how it is served."""
+"""Settings of the sample data: number of images, faults to put in, and the server."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ _ON_THE_WEB = (WIT, COCO, CC3M)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A kind of fault.
+    """A kind of fault that the sample contains on purpose.
 
     Args:
         sources: the datasets that have it.
-        rate: share of those datasets' images that have it (at least one image each).
-        meaning: what was done, and what a good catalog makes of it.
+        rate: share of the images of these datasets that have it (at least one image in each).
+        meaning: the fault, and the expected outcome of its rows.
     """
 
     sources: tuple[str, ...]
@@ -29,7 +29,7 @@ class Fault:
     meaning: str
 
 
-MOST_FAULTY = 0.5  # share of a source's images
+MOST_FAULTY = 0.5  # maximum share of a source's images with a fault
 
 # An image has at most one fault; of several captions of one image at most one is faulty.
 FAULTS = {
@@ -63,22 +63,22 @@ FAULTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenesConfig:
-    """Drawing of the sample that ships: how many images, with which faults."""
+    """Settings of the sample data: where it is written, how many images it has, and with which faults."""
 
     folder: Path = field(metadata=PATH)
-    """Folder of the sample. It must be absent, or hold an earlier sample, which is replaced if it differs."""
+    """Folder of the sample. It must be absent, or contain an earlier sample, which is replaced if it differs."""
     base_url: str
-    """Address at which `<folder>/www` will be served, such as "http://127.0.0.1:8765". It is part of the URL of every
+    """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765". It is part of the URL of every
     image."""
     num_images: int = 6000
-    """Images of all four datasets together, at least 40."""
+    """Number of images of all four datasets together, at least 40."""
     target_language: str = "it"
     """Language of the native captions (the WIT file): "it", "de" or "en"."""
     seed: int = 1
-    """Seed of everything random. Another one draws another sample."""
+    """Random seed. Another seed draws another sample."""
     fault_rates: Mapping[str, float] = field(default_factory=dict)
-    """Shares of images that have a fault, by its kind (`dead_link`, `tiny_image` ...), where it is to be another than
-    that kind's own. The share is of the datasets that have the fault, and is at most 0.5."""
+    """Shares of images with a fault, by kind of fault (`dead_link`, `tiny_image` ...), in place of the default rates.
+    A share refers to the images of the datasets that have the fault, and is at most 0.5."""
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
@@ -90,18 +90,18 @@ class ScenesConfig:
         require_rates(self.fault_rates)
         if not self.base_url.startswith(("http://", "https://")) or self.base_url.endswith("/"):
             raise SettingsError(
-                f"scenes.base_url must be http(s)://host:port without a slash at its end, got {self.base_url}"
+                f"scenes.base_url must be http(s)://host:port without a final slash, got {self.base_url}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeConfig:
-    """Folder that this machine serves while a build runs."""
+    """Settings of the server: a folder that this machine serves while a build runs."""
 
     folder: Path = field(metadata=PATH)
-    """Folder whose files are served at the paths of their URLs. The run itself may make it."""
+    """Folder of the files to serve. The run itself may create it."""
     port: int
-    """Port on this machine. It is fixed in the recipe, since URLs make identities."""
+    """Port on this machine. It is fixed in the recipe, since URLs are identities."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -109,21 +109,21 @@ class ServeConfig:
 
 
 def require_rates(rates: Mapping[str, float]) -> None:
-    """Make sure that rates in the place of those of `FAULTS` can be had.
+    """Check rates that replace those of `FAULTS`.
 
     Raises:
-        SettingsError: there is no such fault, a rate is no share, or more than half of a source's images would have
-            one.
+        SettingsError: there is no such fault, a rate is not between 0 and 0.5, or more than half of a source's images
+            would have a fault.
     """
     for kind, rate in rates.items():
         if kind not in FAULTS:
-            raise SettingsError(f"scenes.fault_rates names {kind!r}: there are {', '.join(FAULTS)}")
+            raise SettingsError(f"scenes.fault_rates has the unknown fault {kind!r}: known are {', '.join(FAULTS)}")
         if not 0 <= rate <= MOST_FAULTY:
             raise SettingsError(f"scenes.fault_rates.{kind} must be between 0 and {MOST_FAULTY}, got {rate}")
     for source in SOURCES if rates else ():
         total = sum(rates.get(kind, fault.rate) for kind, fault in FAULTS.items() if source in fault.sources)
         if total > MOST_FAULTY:
             raise SettingsError(
-                f"scenes.fault_rates would give {total:.1%} of the images of {source} a fault, with the rates of the "
-                f"kinds that they do not name: at most {MOST_FAULTY:.0%} may have one"
+                f"scenes.fault_rates, with the default rates of the other faults, would give {total:.1%} of the images "
+                f"of {source} a fault: at most {MOST_FAULTY:.0%} may have one"
             )

@@ -1,8 +1,9 @@
-"""Draw the sample that ships: four datasets in the formats of the real ones, with the faults of the real web.
+"""Generator of the sample data: four datasets in the formats of the real ones, with typical faults of the web.
 
 <folder>/wit/wit.tsv.gz  coco/captions_scenes.json  cc3m/cc3m.tsv  flickr8k/Flickr8k.token.txt  flickr8k/images/
-<folder>/www/            what `[serve]` serves
-<folder>/faults.json     every fault that was put in;  <folder>/commit.json  what the folder was made from
+<folder>/www/            files that `[serve]` serves
+<folder>/faults.json     all faults that were put in
+<folder>/commit.json     the settings that the folder was made from
 """
 
 import csv
@@ -32,7 +33,7 @@ from data_catalog.storage.shards import digest, read_json, sync, write_json
 
 WIT_FILE, COCO_FILE = "wit/wit.tsv.gz", "coco/captions_scenes.json"
 CC3M_FILE, FLICKR8K_FILE = "cc3m/cc3m.tsv", "flickr8k/Flickr8k.token.txt"
-# Each dataset's own manners: case, full stops, spaces before punctuation.
+# Styles of each dataset: case, full stops, spaces before punctuation.
 _STYLES = {
     WIT: ("capital", "capital", "sentence"),
     COCO: ("sentence", "sentence", "sentence", "capital", "lower"),
@@ -79,9 +80,9 @@ _CONTEXTS = (
 
 
 def write_wit(samples: Sequence[Sample], folder: Path, images: ImageFolder, native: str) -> None:
-    """Write `wit/wit.tsv.gz`: reference captions in the `native` language, with rows of others among them.
+    """Write `wit/wit.tsv.gz`: reference captions in the language `native`, and rows in other languages.
 
-    A row with an unterminated quote opens a quote in its 16th field and ends there, as some of WIT's do.
+    A row with an unterminated quote opens a quote in its 16th field and ends there, as some rows of WIT do.
     """
     lines: list[str] = []
     for sample in samples:
@@ -104,7 +105,7 @@ def _tsv_line(values: Sequence[object]) -> str:
 
 
 def _wit_rows(sample: Sample, native: str, images: ImageFolder) -> list[tuple[object, ...]]:
-    """Return an image's rows: its page, perhaps a second one with a caption of its own, and one in another language."""
+    """Return the rows of an image: its page, and at random a second page with another caption, and a foreign page."""
     width, height = images.add(sample)
     rng, scene, url = sample.rng("wit"), sample.scene(), url_of(sample, images.base_url)
 
@@ -151,7 +152,7 @@ def _wit_rows(sample: Sample, native: str, images: ImageFolder) -> list[tuple[ob
 
 
 def write_coco(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
-    """Write `coco/captions_scenes.json`: images and annotations in random order, 3 to 5 captions an image."""
+    """Write `coco/captions_scenes.json`: images and annotations in random order, 3 to 5 captions per image."""
     records, annotations = [], []
     for sample in samples:
         width, height = images.add(sample)
@@ -200,7 +201,7 @@ def _coco_image(sample: Sample, width: int, height: int, base_url: str, rng: Ran
 
 
 def write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
-    """Write `cc3m/cc3m.tsv`: a caption and a URL a line, no header."""
+    """Write `cc3m/cc3m.tsv`: one caption and URL per line, no header."""
     lines = []
     for sample in shuffled(Random(f"scenes:cc3m-order:{samples[0].seed}"), samples):
         images.add(sample)
@@ -218,7 +219,7 @@ def write_cc3m(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> 
 
 
 def write_flickr8k(samples: Sequence[Sample], folder: Path, images: ImageFolder) -> None:
-    """Write `flickr8k/Flickr8k.token.txt`: five lines an image, `name.jpg#0` to `#4`, tab, caption."""
+    """Write `flickr8k/Flickr8k.token.txt`: five lines per image, `name.jpg#0` to `#4`, tab, caption."""
     lines = []
     for sample in shuffled(Random(f"scenes:flickr8k-order:{samples[0].seed}"), samples):
         images.add(sample)
@@ -243,7 +244,7 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-# --- Captions that a dataset ought not to hold ----------------------------------------------------------------------
+# --- Faulty captions ------------------------------------------------------------------------------------------------
 
 _OTHER = {
     "de": (
@@ -302,7 +303,7 @@ _FOREIGN = (*_OTHER, "en", "it")
 
 
 def _caption_fault(sample: Sample, lang: str, rng: Random) -> dict[str, Any] | None:
-    """Return what the sample's caption fault puts in place of a caption in `lang`, and facts of it; None: no such."""
+    """Return the faulty caption that replaces one in `lang`, and facts about it; None without a caption fault."""
     match sample.fault:
         case "wrong_language":
             choices = ("fr",) if lang == "en" else tuple(other for other in _FOREIGN if other != lang)
@@ -326,14 +327,14 @@ def _caption_fault(sample: Sample, lang: str, rng: Random) -> dict[str, Any] | N
 
 
 def _other_language(scene: Scene, lang: str, rng: Random) -> str:
-    """Return a caption in `lang`: of `scene` in English and Italian, of some scene elsewhere."""
+    """Return a caption in `lang`: of `scene` in English or Italian, else of an arbitrary scene."""
     if lang in _OTHER:
         return pick(rng, _OTHER[lang])
     return caption(scene, lang, Wording(template="background", style="capital", synonym=int(rng.random() < 0.35)))
 
 
 def _with_accent(scene: Scene, lang: str, rng: Random) -> str:
-    """Return a caption with an accent, or with a dash where the language has none for the scene."""
+    """Return a caption with an accented letter, or with a dash if no template gives one in the language."""
     texts = [caption(scene, lang, Wording(template=template)) for template in templates(scene)]
     fitting = [text for text in texts if not text.isascii()]
     return pick(rng, fitting or [f"{caption(scene, lang, Wording(template='plain'))} – 1"])
@@ -341,39 +342,39 @@ def _with_accent(scene: Scene, lang: str, rng: Random) -> str:
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 1  # raise it when the output for one and the same config changes
+GENERATOR_VERSION = 1  # raise it when the output for the same config changes
 COMMIT_FILE, FAULTS_FILE, WEB_FOLDER = "commit.json", "faults.json", "www"
 
 
 def draw_upstream(config: ScenesConfig) -> bool:
-    """Make `config.folder`, unless it has been made from the same settings already.
+    """Write the sample to `config.folder`, unless the folder was made from the same settings before.
 
-    Interrupted at any moment it leaves no half-made folder, and the next call starts anew.
+    An interrupted call leaves no partial folder, and the next call starts again.
 
     Returns:
         True if anything was drawn.
 
     Raises:
-        SettingsError: the folder holds something else.
-        BusyError: another process is at it.
-        DiskError: the disk is full, or nothing can be written there.
+        SettingsError: the folder contains something else.
+        BusyError: another process draws it.
+        DiskError: the disk is full, or cannot be written.
     """
     folder, settings = config.folder, _settings(config)
     key = digest(settings)
-    # Where the folder is made before it is renamed: beside it, so on the same disk.
-    workshop = folder.parent / f".tmp-{folder.name}"
-    if _committed_key(folder) == key and not workshop.exists():
+    # The folder is made here and then renamed; it is next to `folder`, so on the same disk.
+    staging = folder.parent / f".tmp-{folder.name}"
+    if _committed_key(folder) == key and not staging.exists():
         logger.info("scenes: %s is complete, nothing to draw", folder)
         return False
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():  # not made here
-        raise SettingsError(f"scenes.folder {folder} holds something that is not a sample: name another folder")
-    with writer_lock(workshop):
-        to_draw = _committed_key(folder) != key  # another process may just have ended
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / COMMIT_FILE).is_file():
+        raise SettingsError(f"scenes.folder {folder} contains something that is not a sample: name another folder")
+    with writer_lock(staging):
+        to_draw = _committed_key(folder) != key  # another process may have drawn it while this one waited
         if to_draw:
-            with disk_errors(folder), _new_folder(folder, workshop) as fresh:
+            with disk_errors(folder), _new_folder(folder, staging) as fresh:
                 _draw(config, fresh)
                 write_json(fresh / COMMIT_FILE, {"key": key, "settings": settings})
-        shutil.rmtree(workshop)
+        shutil.rmtree(staging)
     return to_draw
 
 
@@ -385,7 +386,7 @@ def _settings(config: ScenesConfig) -> dict[str, Any]:
         "base_url": config.base_url,
         "target_language": config.target_language,
     }
-    # A sample with the faults' own rates has the key that it always had.
+    # Default rates are not part of the key.
     return {**settings, "fault_rates": dict(config.fault_rates)} if config.fault_rates else settings
 
 
@@ -398,15 +399,15 @@ def _committed_key(folder: Path) -> str | None:
 
 
 @contextmanager
-def _new_folder(folder: Path, workshop: Path) -> Iterator[Path]:
-    """Give a fresh folder to fill; when the block ends well it takes the place of `folder`."""
-    fresh, old = workshop / "new", workshop / "old"
+def _new_folder(folder: Path, staging: Path) -> Iterator[Path]:
+    """Yield an empty folder; when the block ends without an exception, it replaces `folder`."""
+    fresh, old = staging / "new", staging / "old"
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
     yield fresh
     failpoint("scenes.after_draw", folder)
-    os.sync()  # thousands of small files: one call for all of them
+    os.sync()  # one call instead of thousands for small files
     failpoint("scenes.after_sync", folder)
     if folder.exists():
         folder.rename(old)

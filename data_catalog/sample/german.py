@@ -1,4 +1,4 @@
-"""German captions of scenes: gender, number and case agree in articles, adjectives and nouns."""
+"""German captions of scenes, with agreement of gender, number and case in articles, adjectives and nouns."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from data_catalog.sample.scene import Group, Scene
 Case = Literal["nominative", "accusative", "dative"]
 
 _CASES: tuple[Case, ...] = ("nominative", "accusative", "dative")
-# Shape -> gender, singular, dative singular, plural, dative plural; the accusative is as the nominative.
+# Shape -> gender, singular, dative singular, plural, dative plural; the accusative equals the nominative.
 _NOUNS = {
     "circle": ("m", "Kreis", "Kreis", "Kreise", "Kreisen"),
     "square": ("n", "Quadrat", "Quadrat", "Quadrate", "Quadraten"),
@@ -42,7 +42,7 @@ _ADJECTIVES = {
 }
 _INVARIABLE = frozenset({"lila", "rosa"})
 _NUMBERS = ("", "", "zwei", "drei", "vier")
-# Case -> gender, or "p" for the plural of all -> article, ending of the adjectives behind it.
+# Case -> gender, or "p" for the plural of all genders -> article, ending of the adjectives after it.
 _INDEFINITE = {
     "nominative": {"m": ("ein", "er"), "f": ("eine", "e"), "n": ("ein", "es"), "p": ("", "e")},
     "accusative": {"m": ("einen", "en"), "f": ("eine", "e"), "n": ("ein", "es"), "p": ("", "e")},
@@ -53,7 +53,7 @@ _DEFINITE = {
     "accusative": {"m": ("den", "en"), "f": ("die", "e"), "n": ("das", "e"), "p": ("die", "en")},
     "dative": {"m": ("dem", "en"), "f": ("der", "en"), "n": ("dem", "en"), "p": ("den", "en")},
 }
-# All with the dative.
+# All take the dative.
 _RELATIONS = {
     "above": ("über", "über"),
     "below": ("unter", "unter"),
@@ -63,7 +63,7 @@ _RELATIONS = {
     "between": ("zwischen", "zwischen"),
 }
 _FURTHER = {"above": "weiter unten", "below": "weiter oben", "left": "weiter rechts", "right": "weiter links"}
-# The core is in the case that stands before it.
+# {nominative}, {accusative} and {dative} are the main phrase in that case.
 _TEMPLATES = {
     "plain": "{nominative}",
     "background": "{nominative} {where}",
@@ -85,7 +85,7 @@ _TEMPLATES = {
 
 
 def render(scene: Scene, template: str, synonym: int) -> str:
-    """Return the caption of `scene` by a template that fits it, without a capital at its start and a full stop."""
+    """Return the caption of `scene` by a template that fits it, without an initial capital and a full stop."""
     first, relation = scene.groups[0], scene.relation
     words = {
         "be": "ist" if first.count == 1 else "sind",
@@ -111,13 +111,13 @@ def render(scene: Scene, template: str, synonym: int) -> str:
 
 
 def _relative_to(scene: Scene, synonym: int, *, definite: bool = False) -> str:
-    """Return the relation and what stands behind it: "über einem blauen Quadrat", "links vom roten Stern"."""
+    """Return the relation and its objects: "über einem blauen Quadrat", "links vom roten Stern"."""
     others = " und ".join(_noun_phrase(group, "dative", definite=definite) for group in scene.groups[1:])
     return f"{_RELATIONS[scene.relation][synonym]} {others}".replace("von dem ", "vom ")
 
 
 def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bool = True) -> str:
-    """Return article or number, adjectives and noun: "ein kleiner roter Stern", "den zwei roten Sternen"."""
+    """Return a noun phrase with article or number: "ein kleiner roter Stern", "den zwei roten Sternen"."""
     gender, *nouns = _NOUNS[group.shape]
     plural = group.count > 1
     article, ending = (_DEFINITE if definite else _INDEFINITE)[case]["p" if plural else gender]
@@ -132,6 +132,6 @@ def _noun_phrase(group: Group, case: Case, *, definite: bool = False, colour: bo
 
 
 def _inflected(adjective: str, ending: str) -> str:
-    """Return an adjective, named in English, before a noun: "roten", "lila"."""
+    """Return the inflected form of an adjective, given in English: "roten", "lila"."""
     stem = _ADJECTIVES[adjective]
     return stem if stem in _INVARIABLE else stem + ending

@@ -1,4 +1,4 @@
-"""Captions of scenes in English, Italian and German that say the same thing, and parallel pairs of them.
+"""Captions of scenes in English, Italian and German with equal meaning, and parallel pairs of them.
 
 `write_pairs` writes the pairs as the TSV that `vernaclip mt train` reads.
 """
@@ -16,19 +16,19 @@ from data_catalog.storage.shards import write_atomically
 
 _ANY = ("plain", "background", "picture", "drawing", "image_with", "there", "there_background", "background_and")
 STYLES = ("lower", "capital", "sentence", "tokenised", "tokenised_sentence")
-# "The ring is left of the star" melts articles in many ways: rare words for a translator, so asked for more often.
+# "The ring is left of the star" contracts articles in many ways; translators need more examples of these rare words.
 _WEIGHTS = {"definite": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wording:
-    """How a scene is put into words; the same wording means the same in every language.
+    """Template, synonym and style of a caption; the same wording has the same meaning in every language.
 
     Args:
-        template: which sentence, one of `templates(scene)`.
-        synonym: which of two words for sizes and relations (0: above, large; 1: over, big).
-        style: "lower" ("two red stars"), "capital" ("Two red stars"), "sentence" ("Two red stars."), or English as some
-            datasets have it, "tokenised" ("a star , drawn") and "tokenised_sentence" ("A star , drawn .").
+        template: name of the sentence, one of `templates(scene)`.
+        synonym: index of the word for sizes and relations (0: above, large; 1: over, big).
+        style: "lower" ("two red stars"), "capital" ("Two red stars"), "sentence" ("Two red stars."), or for English, as
+            in some datasets, "tokenised" ("a star , drawn") and "tokenised_sentence" ("A star , drawn .").
     """
 
     template: str
@@ -37,7 +37,7 @@ class Wording:
 
 
 def templates(scene: Scene) -> tuple[str, ...]:
-    """Return the names of the templates that fit a scene's number of groups and relation."""
+    """Return the names of the templates for a scene, by its number of groups and relation."""
     match scene.relation:
         case "":
             return (*_ANY, "background_with", "seen", "drawn", "only", "predicate")
@@ -51,14 +51,14 @@ def templates(scene: Scene) -> tuple[str, ...]:
 
 
 def caption(scene: Scene, lang: str, wording: Wording) -> str:
-    """Return the exact caption of `scene` in `lang`, one of `LANGUAGES`."""
+    """Return the exact caption of `scene` in `lang`. Raises `SettingsError` for others than `LANGUAGES`."""
     if lang not in _RENDER:
         raise SettingsError(f"scenes have captions in {', '.join(LANGUAGES)}, not in {lang}")
     return _styled(_RENDER[lang](scene, wording.template, wording.synonym), lang, wording.style)
 
 
 def captions(scene: Scene, lang: str, *, num: int, rng: Random, styles: Sequence[str] = STYLES) -> list[str]:
-    """Return `num` distinct captions of `scene` in `lang`, each by another template; a scene has at least 7 of them."""
+    """Return `num` distinct captions of `scene` in `lang`, each by another of its templates, at least 7 per scene."""
     chosen = shuffled(rng, templates(scene))[:num]
     return [caption(scene, lang, _wording(template, rng, styles)) for template in chosen]
 
@@ -77,7 +77,7 @@ def _styled(text: str, lang: str, style: str) -> str:
 
 
 def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[tuple[str, str]]:
-    """Yield pairs of a caption in English and one in `lang` with the same meaning; a pair may occur twice."""
+    """Yield pairs of an English caption and one in `lang` with the same meaning; pairs may repeat."""
     rng = Random(f"scenes-pairs:{seed}")
     for _ in range(num_pairs):
         scene = random_scene(rng)
@@ -87,15 +87,15 @@ def parallel_pairs(*, seed: int, num_pairs: int, lang: str = "it") -> Iterator[t
 
 
 def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> None:
-    """Write parallel pairs to `path` as UTF-8 TSV: English, tab, the caption in `lang`, one pair a line, no header.
+    """Write parallel pairs to `path` as UTF-8 TSV: English, tab, the caption in `lang`; one pair per line, no header.
 
     Raises:
-        SettingsError: no captions in `lang`, or no pairs asked for.
+        SettingsError: there are no captions in `lang`, or `num_pairs` is less than 1.
         DiskError: the file cannot be written.
     """
     others = [known for known in LANGUAGES if known != "en"]
     if lang not in others:
-        raise SettingsError(f"the sample's grammar pairs English with {' or '.join(others)}, not with {lang}")
+        raise SettingsError(f"the sample has pairs of English and {' or '.join(others)}, not of English and {lang}")
     if num_pairs < 1:
         raise SettingsError(f"the number of pairs must be at least 1, got {num_pairs}")
 
@@ -110,9 +110,9 @@ def write_pairs(path: Path, *, seed: int, num_pairs: int, lang: str = "it") -> N
         raise DiskError(f"{path} cannot be written: {error.strerror}") from error
 
 
-# --- English: articles, plurals and verbs agree ---------------------------------------------------------------------
+# --- English, with agreement of articles, plurals and verbs ---------------------------------------------------------
 
-_PLURALS = {"cross": "crosses"}  # all others take -s
+_PLURALS = {"cross": "crosses"}  # all others add -s
 _NUMBERS = ("", "one", "two", "three", "four")
 _SIZES = {"": ("", ""), "small": ("small", "little"), "large": ("large", "big")}
 _RELATIONS = {
@@ -145,7 +145,7 @@ _TEMPLATES = {
 
 
 def _english(scene: Scene, template: str, synonym: int) -> str:
-    """Return the English caption of `scene` by a template that fits it, in lower case and without a full stop."""
+    """Return the English caption of `scene` by a template that fits it, in lower case, without a full stop."""
     first, relation = scene.groups[0], scene.relation
     phrases = [_noun_phrase(group, synonym) for group in scene.groups]
     words = {
@@ -164,15 +164,15 @@ def _english(scene: Scene, template: str, synonym: int) -> str:
     if relation == "list":
         words["core"] = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
     elif relation:
-        behind = _RELATIONS[relation][synonym]
-        words["relative_to"] = f"{behind} {' and '.join(phrases[1:])}"
-        words["relative_to_the"] = f"{behind} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
+        prefix = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{prefix} {' and '.join(phrases[1:])}"
+        words["relative_to_the"] = f"{prefix} {' and '.join(f'the {_bare(g, synonym)}' for g in scene.groups[1:])}"
         words["core"] = f"{phrases[0]} {words['relative_to']}"
     return _TEMPLATES[template].format(**words)
 
 
 def _indefinite(phrase: str) -> str:
-    """Return `phrase` behind "a" or "an"."""
+    """Return `phrase` with "a" or "an" before it."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
@@ -182,7 +182,7 @@ def _noun_phrase(group: Group, synonym: int) -> str:
 
 
 def _bare(group: Group, synonym: int, *, colour: bool = True) -> str:
-    """Return the noun with what stands before it, without an article: "two small red stars", "red star"."""
+    """Return number, adjectives and noun without an article: "two small red stars", "red star"."""
     plural = group.count > 1
     words = (
         _NUMBERS[group.count] if plural else "",
@@ -193,5 +193,5 @@ def _bare(group: Group, synonym: int, *, colour: bool = True) -> str:
     return " ".join(word for word in words if word)
 
 
-# Language -> what puts a scene into its words, by template and synonym.
+# Language -> function that returns the caption of a scene, by template and synonym.
 _RENDER: dict[str, Callable[[Scene, str, int], str]] = {"en": _english, "it": italian.render, "de": german.render}

@@ -1,4 +1,4 @@
-"""Italian captions of scenes: gender and number agree in articles, adjectives, participles and verbs."""
+"""Italian captions of scenes, with agreement of gender and number in articles, adjectives, participles and verbs."""
 
 from data_catalog.sample.scene import Group, Scene
 
@@ -39,7 +39,7 @@ _ADJECTIVES = {
     "drawn": ("disegnato", "disegnata", "disegnati", "disegnate"),
 }
 _NUMBERS = ("", "", "due", "tre", "quattro")
-# Relation -> words before the noun phrase; the last word melts with a definite article where it is "a" or "di".
+# Relation -> words before the noun phrase; a final "a" or "di" contracts with a definite article.
 _RELATIONS = {
     "above": ("sopra", "sopra"),
     "below": ("sotto", "sotto"),
@@ -49,7 +49,7 @@ _RELATIONS = {
     "between": ("tra", "tra"),
 }
 _FURTHER = {"above": "più in basso", "below": "più in alto", "left": "più a destra", "right": "più a sinistra"}
-_MELTED = {"a": "al", "di": "del"}
+_CONTRACTIONS = {"a": "al", "di": "del"}
 _TEMPLATES = {
     "plain": "{core}",
     "background": "{core} su sfondo {background}",
@@ -71,12 +71,12 @@ _TEMPLATES = {
 
 
 def render(scene: Scene, template: str, synonym: int) -> str:
-    """Return the caption of `scene` by a template that fits it, in lower case and without a full stop."""
+    """Return the caption of `scene` by a template that fits it, in lower case, without a full stop."""
     first, relation = scene.groups[0], scene.relation
     phrases = [_noun_phrase(group) for group in scene.groups]
     gender, one = _NOUNS[first.shape][2], first.count == 1
     are_one = one and relation != "list"
-    # Of several nouns the participle is masculine as soon as one of them is.
+    # The participle of several nouns is masculine if one of them is.
     genders = {_NOUNS[group.shape][2] for group in scene.groups}
     words = {
         "core": phrases[0],
@@ -98,22 +98,22 @@ def render(scene: Scene, template: str, synonym: int) -> str:
     if relation == "list":
         words["core"] = f"{phrases[0]}, {phrases[1]} e {phrases[2]}"
     elif relation:
-        behind = _RELATIONS[relation][synonym]
-        words["relative_to"] = f"{behind} {' e '.join(phrases[1:])}"
-        words["relative_to_the"] = _melt(behind, " e ".join(_definite(group) for group in scene.groups[1:]))
+        prefix = _RELATIONS[relation][synonym]
+        words["relative_to"] = f"{prefix} {' e '.join(phrases[1:])}"
+        words["relative_to_the"] = _contract(prefix, " e ".join(_definite(group) for group in scene.groups[1:]))
         words["core"] = f"{phrases[0]} {words['relative_to']}"
     return _TEMPLATES[template].format(**words)
 
 
 def agree(adjective: str, gender: str, *, plural: bool) -> str:
-    """Return the form of an adjective, named in English, for a gender ("m" or "f") and number."""
+    """Return the form of an adjective, given in English, for a gender ("m" or "f") and number."""
     return _ADJECTIVES[adjective][2 * plural + (gender == "f")]
 
 
-def _melt(words: str, definite: str) -> str:
-    """Return words before a definite noun phrase, a + il -> al, di + l'anello -> dell'anello, a + le -> alle."""
+def _contract(words: str, definite: str) -> str:
+    """Join words and a definite noun phrase: a + il -> al, di + l'anello -> dell'anello, a + le -> alle."""
     start, _, preposition = words.rpartition(" ")
-    root = _MELTED.get(preposition)  # "al" or "del"
+    root = _CONTRACTIONS.get(preposition)  # "al" or "del"
     if root is None:
         return f"{words} {definite}"
     for article, ending in (("il ", " "), ("lo ", "lo "), ("la ", "la "), ("l'", "l'"), ("le ", "le ")):
@@ -123,7 +123,7 @@ def _melt(words: str, definite: str) -> str:
 
 
 def _noun_phrase(group: Group) -> str:
-    """Return the indefinite noun phrase: "una piccola stella rossa", "due stelle rosse"."""
+    """Return an indefinite noun phrase: "una piccola stella rossa", "due stelle rosse"."""
     bare = _bare(group)
     if group.count > 1:
         return f"{_NUMBERS[group.count]} {bare}"
@@ -133,7 +133,7 @@ def _noun_phrase(group: Group) -> str:
 
 
 def _definite(group: Group, *, colour: bool = True) -> str:
-    """Return the definite noun phrase: "la stella rossa", "l'anello", "le due stelle rosse"."""
+    """Return a definite noun phrase: "la stella rossa", "l'anello", "le due stelle rosse"."""
     bare = _bare(group, colour=colour)
     feminine = _NOUNS[group.shape][2] == "f"
     if group.count > 1:
@@ -144,7 +144,7 @@ def _definite(group: Group, *, colour: bool = True) -> str:
 
 
 def _bare(group: Group, *, colour: bool = True) -> str:
-    """Return the noun with its adjectives, without article and number: "piccole stelle rosse"."""
+    """Return noun and adjectives without article and number: "piccole stelle rosse"."""
     singular, plural_form, gender = _NOUNS[group.shape]
     plural = group.count > 1
     words = (
@@ -156,5 +156,5 @@ def _bare(group: Group, *, colour: bool = True) -> str:
 
 
 def _takes_lo(word: str) -> bool:
-    """Tell if a masculine word takes "lo" and "uno": before z and before s with a consonant."""
+    """Return whether a masculine word takes "lo" and "uno": it starts with z, or with s and a consonant."""
     return word[0] == "z" or (word[0] == "s" and word[1] not in "aeiou")

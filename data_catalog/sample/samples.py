@@ -1,4 +1,4 @@
-"""The images of the sample: in which dataset, file format and with which fault each is, and how its file is written."""
+"""Images of the sample data: the plan of datasets, file formats and faults, and the writing of files."""
 
 import hashlib
 from bisect import bisect_right
@@ -15,22 +15,22 @@ from data_catalog.sample.config import CC3M, COCO, FAULTS, FLICKR8K, MOST_FAULTY
 from data_catalog.sample.scene import Layout, Scene, encode, paint, pick, place, random_scene, shuffled
 
 _SHARES = {WIT: 0.30, COCO: 0.35, CC3M: 0.20, FLICKR8K: 0.15}
-_PNG_SHARE = 0.25  # of the datasets that have other formats than JPEG
-_ACCENTED_NAME_SHARE = 0.05  # of WIT's file names
+_PNG_SHARE = 0.25  # share of PNG in the datasets that have other formats than JPEG
+_ACCENTED_NAME_SHARE = 0.05  # share of WIT's file names with an accent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image of one dataset.
+    """An image of one of the datasets.
 
     Args:
-        seed: of the whole sample.
-        index: which image, from 0.
+        seed: seed of the whole sample.
+        index: index of the image, from 0.
         source: one of `SOURCES`.
-        fault: a kind of `FAULTS`, or "".
-        original: the index whose scene and bytes this image has: its own, unless it is a duplicate.
+        fault: a key of `FAULTS`, or "".
+        original: index of the image whose scene and bytes this image has: its own, unless it is a duplicate.
         file_format: "JPEG" or "PNG".
-        path: of the image file: below the served folder, or (flickr8k) its name in the images folder.
+        path: path of the image file below the served folder, or (flickr8k) its name in the images folder.
     """
 
     seed: int
@@ -42,26 +42,26 @@ class Sample:
     path: str
 
     def rng(self, purpose: str) -> Random:
-        """Return a generator of this image's own for one purpose; a duplicate's differs from its original's."""
+        """Return a random generator for this image and purpose; a duplicate's differs from its original's."""
         return Random(f"scenes:{self.seed}:{self.index}:{purpose}")
 
     def scene(self) -> Scene:
-        """Return what the picture shows."""
+        """Return the scene that the picture shows."""
         return random_scene(Random(f"scenes:{self.seed}:{self.original}:scene"))
 
     def layout(self) -> Layout:
-        """Return the picture before it is painted."""
+        """Return the layout of the picture, before it is painted."""
         return place(self.scene(), Random(f"scenes:{self.seed}:{self.original}:layout"))
 
 
 def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = None) -> list[Sample]:
-    """Return all images, in an order that mixes the datasets; `fault_rates` take the place of those of `FAULTS`."""
+    """Return all images, dataset by dataset, with their faults; `fault_rates` replace the rates of `FAULTS`."""
     rng = Random(f"scenes:{seed}:plan")
     ends = list(accumulate(_SHARES.values()))[:-1]
     sources = [SOURCES[bisect_right(ends, (index + 0.5) / num_images)] for index in range(num_images)]
     faults: dict[int, str] = {}
     for source in SOURCES:
-        faults.update(_assign(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
+        faults.update(_assign_faults(source, [i for i, name in enumerate(sources) if name == source], rng, fault_rates))
     are_png = [rng.random() < _PNG_SHARE for _ in range(num_images)]
     formats = [
         "PNG" if are_png[i] and sources[i] in (WIT, CC3M) and i not in faults else "JPEG" for i in range(num_images)
@@ -77,21 +77,23 @@ def plan(seed: int, num_images: int, fault_rates: Mapping[str, float] | None = N
     return samples
 
 
-def _assign(source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None) -> dict[int, str]:
-    """Return which images of a source have which fault; never more than half of them have one."""
-    waiting = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
+def _assign_faults(
+    source: str, indices: Sequence[int], rng: Random, rates: Mapping[str, float] | None
+) -> dict[int, str]:
+    """Return the fault of each faulty image of a source; at most half of its images have one."""
+    remaining = shuffled(rng, indices)[: int(len(indices) * MOST_FAULTY)]
     assigned: dict[int, str] = {}
     for kind, fault in FAULTS.items():
         if source in fault.sources:
             rate = (rates or {}).get(kind, fault.rate)
             count = max(1, round(rate * len(indices))) if rate else 0
-            victims, waiting = waiting[:count], waiting[count:]
-            assigned.update(dict.fromkeys(victims, kind))
+            chosen, remaining = remaining[:count], remaining[count:]
+            assigned.update(dict.fromkeys(chosen, kind))
     return assigned
 
 
 def _path(source: str, index: int, file_format: str, rng: Random) -> str:
-    """Return a name in the manner of the dataset; digits of a hash where upstream has them."""
+    """Return a path in the style of the dataset, with digits of a hash where upstream has them."""
     digits = hashlib.sha1(f"{index}:{rng.random()}".encode(), usedforsecurity=False).hexdigest()
     suffix = "png" if file_format == "PNG" else "jpg"
     match source:
@@ -106,12 +108,12 @@ def _path(source: str, index: int, file_format: str, rng: Random) -> str:
 
 
 def coco_id(index: int) -> int:
-    """Return COCO's number of an image: distinct, with gaps, as upstream's are."""
+    """Return a COCO image id: unique, with gaps, as upstream's ids."""
     return 139 + index * 97
 
 
 def url_of(sample: Sample, base_url: str) -> str:
-    """Return the image's percent-encoded URL; for flickr8k, whose images are local, its path."""
+    """Return the percent-encoded URL of an image, or for flickr8k, whose images are local, its path."""
     return sample.path if sample.source == FLICKR8K else f"{base_url}/{quote(sample.path)}"
 
 
@@ -134,16 +136,16 @@ IMAGE_FAULTS = (
 
 @dataclass(slots=True)
 class ImageFolder:
-    """Where image files go and what is noted of them on the way.
+    """Writer of image files, which records the faults and the rules of the server.
 
     Args:
         web: the folder to be served.
         local: the folder of flickr8k's images.
-        base_url: of the served folder.
-        originals: samples by index, for what duplicates repeat.
-        progress: counts the images done.
-        rules: of the server, by URL path.
-        faults: every fault that was put in, in the order of writing.
+        base_url: base URL of the served folder.
+        originals: samples by index, to find the originals of duplicates.
+        progress: counts the written images.
+        rules: rules of the server, by URL path.
+        faults: all faults, in the order of writing.
     """
 
     web: Path
@@ -155,11 +157,11 @@ class ImageFolder:
     faults: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, sample: Sample, **facts: Any) -> None:
-        """Note the fault of a sample with what identifies it: `url` or `path`, `caption`, `caption_id`, `same_as`."""
+        """Record the fault of a sample with facts that identify it, such as `url`, `path`, `caption` or `same_as`."""
         self.faults.append({"kind": sample.fault, "source": sample.source, **facts})
 
     def add(self, sample: Sample) -> tuple[int, int]:
-        """Write the image of `sample`, or what its fault leaves of it; return width and height in pixels."""
+        """Write the image of `sample` with its fault, if any; return width and height in pixels."""
         layout = sample.layout()
         if sample.fault in IMAGE_FAULTS:
             facts = {"path" if sample.source == FLICKR8K else "url": url_of(sample, self.base_url)}
@@ -189,7 +191,7 @@ class ImageFolder:
 
 
 def _file_bytes(sample: Sample) -> bytes | None:
-    """Return the bytes of the image file; None where there is no file."""
+    """Return the bytes of the image file, or None if its fault is a missing file."""
     from PIL import Image
 
     match sample.fault:

@@ -1,4 +1,4 @@
-"""What a picture of the sample shows, drawn at random from a seed; and how it is placed, painted and encoded."""
+"""Scenes of the sample data: random groups of shapes, and their layout, painting and encoding as pictures."""
 
 import io
 import math
@@ -48,7 +48,7 @@ def _cross() -> list[Point]:
 
 
 def _moon() -> list[Point]:
-    """A crescent, open to the right: the outer circle less a circle that cuts it at 55 degrees either side."""
+    """Return a crescent, open to the right: a circle minus a second circle that cuts it at 55 and -55 degrees."""
     outer = _arc(55, 305, 40)
     tip = outer[-1]
     centre = (0.52, 0.0)
@@ -58,7 +58,7 @@ def _moon() -> list[Point]:
 
 
 def _shield() -> list[Point]:
-    """Straight on top, two arcs that meet in a point below."""
+    """Return a shield: a nearly straight top, and two arcs that meet in a point at the bottom."""
     right = [(0.8 * math.cos(a), -0.1 + 1.05 * math.sin(a)) for a in (math.radians(3 * i) for i in range(31))]
     right = [(x * (1 - 0.15 * max(0.0, y) * x), y) for x, y in right]
     left = [(-x, y) for x, y in reversed(right)]
@@ -101,9 +101,9 @@ RGB = {
 SHAPES = tuple(OUTLINES)
 COLOURS = tuple(RGB)[:10]
 BACKGROUNDS = ("white", "black", "grey", "light blue", "yellow", "pink")
-SIZES = ("", "small", "large")  # "": medium, which no caption mentions
+SIZES = ("", "small", "large")  # "": medium, which captions do not mention
 
-# A person must see every shape: how many fit where groups share the picture, by number of groups and size.
+# Most shapes of one group that stay recognisable, by number of groups and size.
 _MAX_COUNT = {
     1: {"": 4, "small": 4, "large": 4},
     2: {"": 4, "small": 4, "large": 2},
@@ -111,17 +111,17 @@ _MAX_COUNT = {
 }
 _COUNTS = (1, 1, 1, 2, 2, 2, 3, 3, 4, 4)
 
-# How groups stand to each other. The first group is the subject: "A above B", "A between B and C", "A, B and C".
+# Relations between groups. The first group is the subject: "A above B", "A between B and C", "A, B and C".
 PAIR_RELATIONS = ("above", "below", "left", "right", "next")
 TRIPLE_RELATIONS = ("between", "list")
 
-# Colours that a person may take for each other, side by side: never shape and background.
+# Colours that are hard to distinguish side by side; never used for a shape and its background.
 _ALIKE = frozenset({("yellow", "white"), ("pink", "white"), ("blue", "light blue"), ("orange", "yellow")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """`count` (1 to 4) equal shapes of one colour and size."""
+    """A group of `count` (1 to 4) equal shapes of one colour and size."""
 
     count: int
     colour: str
@@ -131,7 +131,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One to three groups on a plain background; `relation` is "" for one group."""
+    """A scene: one to three groups on a plain background; `relation` is "" for one group."""
 
     groups: tuple[Group, ...]
     relation: str
@@ -139,17 +139,17 @@ class Scene:
 
 
 def pick(rng: Random, options: Sequence[T]) -> T:
-    """Return one of `options`; it uses `random()` alone, the one method whose sequence Python promises to keep."""
+    """Return one of `options` at random; only `random()` is used, whose sequence is stable across Python versions."""
     return options[int(rng.random() * len(options))]
 
 
 def shuffled(rng: Random, options: Sequence[T]) -> list[T]:
-    """Return `options` in random order, by `random()` alone."""
+    """Return `options` in random order; only `random()` is used, as in `pick`."""
     return [option for _, option in sorted(((rng.random(), option) for option in options), key=lambda pair: pair[0])]
 
 
 def random_scene(rng: Random) -> Scene:
-    """Draw a scene: one group in 40 % of all cases, two in 48 %, three in 12 %."""
+    """Return a random scene: one group with probability 40 %, two with 48 %, three with 12 %."""
     background = pick(rng, BACKGROUNDS)
     chance = rng.random()
     num_groups = 1 if chance < 0.40 else 2 if chance < 0.88 else 3
@@ -165,12 +165,12 @@ def random_scene(rng: Random) -> Scene:
     return Scene(groups=tuple(groups), relation=pick(rng, relations), background=background)
 
 
-DIAMETERS = {"small": 23, "": 36, "large": 60}  # pixels, before the picture's own scale
-_SIDES = {1: (160, 196), 2: (192, 220), 3: (212, 240)}  # least and greatest side of the square that the shapes share
+DIAMETERS = {"small": 23, "": 36, "large": 60}  # pixels, before random variation
+_SIDES = {1: (160, 196), 2: (192, 220), 3: (212, 240)}  # minimum and maximum side in pixels, by number of groups
 _MARGIN = 8
 _GAP = 4
 _SUPERSAMPLING = 3
-_MAX_TILT = 7.0  # degrees: a square stays a square to the eye
+_MAX_TILT = 7.0  # degrees, so that a square still looks like a square
 JPEG_QUALITY = 90
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -178,7 +178,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedShape:
-    """One shape: its centre and diameter in pixels, its tilt in degrees, and its colour as (red, green, blue)."""
+    """A shape in a picture: centre and diameter in pixels, tilt in degrees, colour as (red, green, blue)."""
 
     shape: str
     x: float
@@ -190,7 +190,7 @@ class PlacedShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A picture ready to be painted: width and height in pixels, background, shapes in the order of the groups."""
+    """Layout of a picture: width and height in pixels, background colour, shapes in the order of the groups."""
 
     width: int
     height: int
@@ -199,7 +199,7 @@ class Layout:
 
 
 def place(scene: Scene, rng: Random) -> Layout:
-    """Choose where everything goes; no two shapes overlap, and groups stand as the scene's relation says."""
+    """Return a random layout of a scene; shapes do not overlap, and groups are placed by the scene's relation."""
     least, greatest = _SIDES[len(scene.groups)]
     side = least + int(rng.random() * (greatest - least))
     width, height = side + int(rng.random() * 24), side + int(rng.random() * 24)
@@ -225,7 +225,7 @@ def paint(layout: Layout) -> "Image":
 
 
 def encode(picture: "Image", file_format: str) -> bytes:
-    """Return the picture's bytes as "JPEG" or "PNG"; the bytes are the same under one version of Pillow."""
+    """Return the picture's bytes as "JPEG" or "PNG"; they are reproducible with the same version of Pillow."""
     buffer = io.BytesIO()
     if file_format == "JPEG":
         picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -235,7 +235,7 @@ def encode(picture: "Image", file_format: str) -> bytes:
 
 
 def _boxes(scene: Scene, width: int, height: int, rng: Random) -> list[Box]:
-    """Return one box a group, in the order of the groups."""
+    """Return one box for each group, in the order of the groups."""
     inner = (_MARGIN, _MARGIN, width - _MARGIN, height - _MARGIN)
     match scene.relation:
         case "":
@@ -266,7 +266,7 @@ def _split(box: Box, parts: int, *, vertical: bool) -> list[Box]:
 
 
 def _place_group(group: Group, box: Box, rng: Random) -> list[PlacedShape]:
-    """Put a group's shapes into the slots of a grid that fits its box, each slot's spare room used for jitter."""
+    """Place a group's shapes in the cells of a grid in its box, each at a random position within its cell."""
     diameter = DIAMETERS[group.size] * (0.95 + 0.1 * rng.random())
     rgb = _tinted(group.colour, 8, rng)
     left, top, right, bottom = _cluster(box, group.count, diameter, rng)
@@ -289,7 +289,7 @@ def _place_group(group: Group, box: Box, rng: Random) -> list[PlacedShape]:
 
 
 def _cluster(box: Box, count: int, diameter: float, rng: Random) -> Box:
-    """Return a part of the box around a random point, roomy enough for the group: equal shapes stay together."""
+    """Return a random part of the box that is large enough for the group, to keep equal shapes together."""
     left, top, right, bottom = box
     need = (diameter + _GAP) * (1.3 if count == 1 else 3.2)
     width, height = min(right - left, need), min(bottom - top, need)
@@ -299,7 +299,7 @@ def _cluster(box: Box, count: int, diameter: float, rng: Random) -> Box:
 
 
 def _grids(count: int, width: float, height: float, diameter: float) -> Sequence[tuple[int, int]]:
-    """Return grids (columns, rows) for `count` shapes whose slots hold a shape; the roomiest one if none is roomy."""
+    """Return the grids (columns, rows) for `count` shapes whose cells fit a shape, else the one with the most room."""
     grids = {1: [(1, 1)], 2: [(2, 1), (1, 2)], 3: [(3, 1), (1, 3), (2, 2)], 4: [(2, 2)]}[count]
     rooms = {grid: min(width / grid[0], height / grid[1]) for grid in grids}
     fitting = [grid for grid in grids if rooms[grid] >= diameter + _GAP]
@@ -314,7 +314,7 @@ def _points(shape: PlacedShape, outline: Sequence[Point], factor: int) -> list[P
 
 
 def _tinted(colour: str, strength: int, rng: Random) -> tuple[int, int, int]:
-    """Return the colour, each channel moved by up to `strength`."""
+    """Return the colour with each channel changed at random by up to `strength`."""
     red, green, blue = (
         min(255, max(0, value + int((2 * strength + 1) * rng.random()) - strength)) for value in RGB[colour]
     )

@@ -1,10 +1,10 @@
-"""Serves a folder of files over loopback HTTP while a flow runs: the recipe section `[serve]`.
+"""Server of a folder of files over loopback HTTP while a flow runs: the recipe section `[serve]`.
 
-A folder may hold `.rules.json`, an object of rules by URL path, for what a plain file cannot do:
+The folder may contain `.rules.json`, an object of rules by URL path, for other answers than the file itself:
 
     {"/a.jpg": {"status": 503, "times": 1, "retry_after_s": 1},    the first request (per `serve`) fails
      "/b.jpg": {"location": "/moved/b.jpg"},                       302
-     "/c.jpg": {"content_type": "text/html"}}                      the file is sent under this type
+     "/c.jpg": {"content_type": "text/html"}}                      the file is sent with this type
 """
 
 import json
@@ -42,17 +42,17 @@ _CONTENT_TYPES = {
 
 @contextmanager
 def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
-    """Serve the files below `folder` until the block ends; give the base URL, without a slash at its end.
+    """Serve the files below `folder` until the block ends; yield the base URL, without a final slash.
 
     Args:
-        folder: an existing folder; names that begin with a dot are never served.
-        port: 0 takes any free port.
+        folder: an existing folder; names that start with a dot are never served.
+        port: port, or 0 for any free one.
         host: a loopback IPv4 address.
 
     Raises:
-        SettingsError: the host is not loopback.
-        InputError: the folder is absent, or its rules are no rules.
-        BusyError: the port is taken.
+        SettingsError: the host is not a loopback address.
+        InputError: the folder is missing, or its rules are invalid.
+        BusyError: the port is in use.
     """
     try:
         is_loopback = IPv4Address(host).is_loopback
@@ -60,16 +60,16 @@ def serve(folder: Path, port: int, *, host: str = "127.0.0.1") -> Iterator[str]:
         is_loopback = False
     if not is_loopback:
         raise SettingsError(
-            f"serve: {host} is not a loopback address: files are served to this machine only, use 127.0.0.1"
+            f"serve: {host} is not a loopback address. Files are served to this machine only: use 127.0.0.1"
         )
     if not folder.is_dir():
-        raise InputError(f"serve.folder {folder} is not a folder: make it first, or correct the path")
+        raise InputError(f"serve.folder {folder} is not a folder: create it first, or correct the path")
     rules = _read_rules(folder / RULES_FILE)
     try:
         server = _FolderServer((host, port), folder.resolve(), rules)
     except (OSError, OverflowError) as error:
         raise BusyError(
-            f"serve.port {port} on {host} cannot be used ({error}): stop the program that holds it, or set another port"
+            f"serve.port {port} on {host} cannot be used ({error}): stop the program that uses it, or set another port"
         ) from error
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="serve", daemon=True)
     thread.start()
@@ -87,19 +87,19 @@ def _read_rules(path: Path) -> dict[str, dict[str, Any]]:
     try:
         rules = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}): mend it or remove it") from error
+        raise InputError(f"{path} is not JSON ({error}): correct it or remove it") from error
     if not isinstance(rules, dict) or not all(isinstance(r, dict) and r.keys() <= _RULE_KEYS for r in rules.values()):
         raise InputError(f"{path} must be an object of rules by path, each with keys among {sorted(_RULE_KEYS)}")
     return rules
 
 
 class _FolderServer(socketserver.ThreadingTCPServer):
-    """State of one `serve`: the folder, its rules, and how often each ruled path has been asked for."""
+    """Server of one `serve` call: its folder, its rules, and the number of requests of each path with a rule."""
 
-    allow_reuse_address = True  # a port in TIME_WAIT is free; one that is listened on is not
+    allow_reuse_address = True  # allows a port in TIME_WAIT, but not one that another program listens on
     request_queue_size = 256
     daemon_threads = True
-    block_on_close = False  # idle keep-alive connections must not hold up the end
+    block_on_close = False  # do not wait for idle keep-alive connections
 
     def __init__(self, address: tuple[str, int], folder: Path, rules: dict[str, dict[str, Any]]) -> None:
         self.folder, self.rules = folder, rules
@@ -108,7 +108,7 @@ class _FolderServer(socketserver.ThreadingTCPServer):
         super().__init__(address, _FileHandler)
 
     def rule_for(self, path: str) -> dict[str, Any]:
-        """Return the rule that holds for this request of `path`; a rule with `times` holds for that many requests."""
+        """Return the rule for this request of `path`; a rule with `times` applies to that many requests."""
         rule = self.rules.get(path)
         if rule is None:
             return {}
@@ -118,7 +118,7 @@ class _FolderServer(socketserver.ThreadingTCPServer):
         return {} if spent else rule
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that hang up are everyday life; whatever else it is goes to the log, not to the terminal."""
+        """Log errors of a request at debug level instead of printing them; clients often close connections."""
         logger.debug("serve: request from %s broke off", client_address, exc_info=True)
 
 
@@ -161,12 +161,15 @@ class _FileHandler(BaseHTTPRequestHandler):
 
 
 def _file_at(folder: Path, path: str) -> Path | None:
-    """Return the file below `folder` that an unquoted URL path names; None for folders, dotted names and ways out."""
+    """Return the file below `folder` at an unquoted URL path, or None.
+
+    None is also returned for folders, for names that start with a dot, and for links that lead outside `folder`.
+    """
     parts = path.split("/")[1:]
     if "\0" in path or os.sep != "/" or not parts or any(not part or part.startswith(".") for part in parts):
         return None
     try:
-        file = folder.joinpath(*parts).resolve()  # follows links: one that leads outside is not served
+        file = folder.joinpath(*parts).resolve()  # follows links, so that one leading outside is detected
         return file if file.is_relative_to(folder) and file.is_file() else None
-    except (OSError, RuntimeError):  # a name too long for the disk, links in a circle
+    except (OSError, RuntimeError):  # a name that is too long, or circular links
         return None

@@ -1,1 +1,1 @@
-"""Readers of native upstream files: one module a dataset family, all yielding the rows of `rows.py`."""
+"""Readers of upstream files in their native formats: one module per dataset family; all yield the rows of `rows.py`."""

@@ -1,4 +1,4 @@
-"""Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV files without header or quoting."""
+"""Reader of Conceptual Captions: CC3M (`caption<TAB>url`) and CC12M (`url<TAB>caption`), TSV, no header, no quotes."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from data_catalog.sources.files import (
     read_lines,
     upstream_files,
 )
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
 from data_catalog.sources.urls import is_web_url, url_key
 
 _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECASE)
@@ -26,14 +26,14 @@ _SPLIT_IN_NAME = re.compile(r"(train|val)(?:ing|idation)?(?![a-z])", re.IGNORECA
 class ConceptualCaptionsConfig(FilesConfig):
     """Files of Conceptual Captions."""
 
-    WANTED: ClassVar = "at least one Conceptual Captions TSV"
+    EXPECTED_FILES: ClassVar = "at least one Conceptual Captions TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of TSV files, plain or gzipped."""
 
 
 class Columns(NamedTuple):
-    """Which of the two columns is which."""
+    """Indices of the caption and URL columns of one variant."""
 
     kind: str
     caption: int
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 
     @property
     def layout(self) -> str:
-        """Say it in words."""
+        """Return the column order as text, for messages."""
         return "caption<TAB>url" if self.url else "url<TAB>caption"
 
 
@@ -50,7 +50,7 @@ CC12M = Columns("cc12m", caption=1, url=0)
 
 
 def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> None:
-    """Raise InputError unless every file is readable to its end and its first rows have these columns."""
+    """Raise `InputError` unless every file is readable to its end and its first rows have these columns."""
     expected = f"a {columns.kind} TSV ({columns.layout}, no header)"
     other = CC12M if columns is CC3M else CC3M
     for path in upstream_files(config):
@@ -61,18 +61,20 @@ def check_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns
         rows = [cells for line in lines if len(cells := line.text.split("\t")) == 2]
         if not rows:
             found = f"line {lines[0].number}: {excerpt(lines[0].text)[:200]}"
-            raise InputError(f"{path} has no two columns ({found}): expected {expected}")
+            raise InputError(f"{path} does not have two columns ({found}): expected {expected}")
         in_place, swapped = (
             sum(is_web_url(cells[place].strip()) for cells in rows) for place in (columns.url, other.url)
         )
         if swapped > in_place:
-            raise InputError(f"{path} is {other.layout}: that is {other.kind}; expected {expected}")
+            raise InputError(
+                f"{path} has the columns {other.layout}: set kind to {other.kind}, or give {expected} instead"
+            )
         if not in_place:
-            raise InputError(f"{path} has no URL where one belongs in its first {len(rows)} rows: expected {expected}")
+            raise InputError(f"{path} has no URL in the URL column of its first {len(rows)} rows: expected {expected}")
 
 
 def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns) -> Iterator[JudgedRow]:
-    """Yield what becomes of every line."""
+    """Yield one row for each line."""
     for path in upstream_files(config):
         found = _SPLIT_IN_NAME.search(path.name)
         split = found[1].lower() if found else None
@@ -82,12 +84,12 @@ def read_conceptual_captions(config: ConceptualCaptionsConfig, columns: Columns)
 
 
 def _row(upstream_file: str, line: Line, columns: Columns, split: str | None) -> JudgedRow:
-    origin = Origin(upstream_file, line.number, line.text)
+    location = Location(upstream_file, line.number, line.text)
     if line.trouble:
-        return refuse(origin, *line.trouble)
+        return malformed_row(location, *line.trouble)
     cells = line.text.split("\t")
     if len(cells) != 2:
-        return refuse(origin, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
+        return malformed_row(location, "malformed_row", f"{len(cells)} fields instead of 2 ({columns.layout})")
     url = cells[columns.url].strip()
     caption = cells[columns.caption]
-    return admit(origin, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split))
+    return validate_row(location, Candidate(sample_key=url_key(url), url=url, caption=caption, lang="en", split=split))

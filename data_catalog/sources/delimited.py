@@ -1,7 +1,7 @@
-"""Quoted CSV and TSV records over physical lines, read so that a broken record costs its first line and no other.
+"""Parser of quoted CSV and TSV that recovers from a broken record at the next line.
 
-Python's csv module cannot do this: an unterminated quote makes it swallow every row up to the next quote, it refuses
-NULs and long fields, and it does not say on which line a record began.
+Python's csv module cannot do this: after an unterminated quote it takes every row up to the next quote as one field, it
+rejects NULs and long fields, and it does not report on which line a record starts.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data_catalog.sources.files import Line, Trouble
 
-# Bounds of the search for a closing quote. Wikipedia sections run to a few hundred lines.
+# Limits of the search for a closing quote. Wikipedia sections have up to a few hundred lines.
 MAX_RECORD_LINES = 5_000
 MAX_RECORD_CHARS = 8 * 2**20
 
@@ -19,7 +19,7 @@ StartsRow = Callable[[list[str]], bool]
 
 
 class Record(NamedTuple):
-    """One record: the line where it starts, its cells (none if they could not be told apart), and its trouble."""
+    """A record: its first line number, its cells (none if they could not be parsed), its text, and its trouble."""
 
     line: int
     cells: list[str]
@@ -28,19 +28,19 @@ class Record(NamedTuple):
 
 
 class _BrokenQuoteError(ValueError):
-    """A closing quote is followed by something other than a delimiter or the end of the line."""
+    """A closing quote that is not followed by a delimiter or the end of the line."""
 
 
 @dataclass(slots=True)
 class _Scan:
-    """Cells of a record as its lines come in; `open_cell` holds the parts of a quoted cell that goes on."""
+    """Parser state of one record; `open_cell` contains the parts of a quoted cell that continues on the next line."""
 
     delimiter: str
     cells: list[str] = field(default_factory=list)
     open_cell: list[str] | None = None
 
     def feed(self, text: str) -> None:
-        """Take one more physical line, without its end; afterwards `open_cell` is None if the record is complete."""
+        """Parse one more physical line, without its end; `open_cell` is None afterwards if the record is complete."""
         position = 0
         while position <= len(text):
             if self.open_cell is None and not text.startswith('"', position):
@@ -76,7 +76,7 @@ def _closing_quote(text: str, position: int) -> int:
 
 
 def complete_cells(text: str, *, delimiter: str) -> list[str]:
-    """Return the cells of one physical line taken by itself, up to the first that is not closed or is broken."""
+    """Return the cells of one physical line parsed alone, up to the first that is broken or not closed."""
     scan = _Scan(delimiter)
     try:
         scan.feed(text)
@@ -86,19 +86,22 @@ def complete_cells(text: str, *, delimiter: str) -> list[str]:
 
 
 def read_records(lines: Iterable[Line], *, delimiter: str, num_cells: int, starts_row: StartsRow) -> Iterator[Record]:
-    """Yield every record; blank lines between records are none.
+    """Yield every record; blank lines between records are skipped.
 
-    A quoted field may hold delimiters, doubled quotes and line ends. If its closing quote is missing (the search ends
-    at a line that itself starts a row, at a bound, or at the end of the file), if the quote is closed in mid-text, or
-    if the number of cells is not `num_cells`, the record is malformed at its first line and reading resumes at the very
-    next line: nothing is swallowed, at the price of one malformed record for each further line of a broken one. A
-    line whose quotes are mere text (`"Hi" he said`) is taken as it stands if it has the right number of cells so.
+    A quoted field may contain delimiters, doubled quotes and line ends. A record is malformed if:
+      its closing quote is missing; the search ends at a line that starts a row, at a limit, or at the end of the file
+      its quote is closed in the middle of a text
+      its number of cells is not `num_cells`
+
+    Reading resumes at the line after the first line of a malformed record. No row is lost, but each further line of a
+    broken record becomes a malformed record too. A line whose quotes are only text (`"Hi" he said`) is split without
+    quoting if that gives the right number of cells.
 
     Args:
-        lines: physical lines, header excluded.
+        lines: physical lines, without the header.
         delimiter: one character.
-        num_cells: cells of a well-formed record.
-        starts_row: whether the complete cells of a line, taken by itself, can only be the start of a row.
+        num_cells: number of cells of a well-formed record.
+        starts_row: takes the complete cells of a line parsed alone; True if they can only be the start of a row.
     """
     source, pending = iter(lines), deque[Line]()
 
@@ -116,7 +119,7 @@ def read_records(lines: Iterable[Line], *, delimiter: str, num_cells: int, start
 def _read_record(
     first: Line, take: Callable[[], Line | None], *, delimiter: str, num_cells: int, starts_row: StartsRow
 ) -> tuple[Record, list[Line]]:
-    """Read one record from its first line on; also give back the lines that turned out not to belong to it."""
+    """Read one record from its first line on; also return the lines that were read but do not belong to it."""
     cells, used, detail = first.text.split(delimiter), [first], None
     if '"' in first.text:
         scan = _Scan(delimiter)
@@ -136,7 +139,11 @@ def _read_record(
 
 
 def _scan_record(scan: _Scan, used: list[Line], take: Callable[[], Line | None], starts_row: StartsRow) -> str | None:
-    """Feed lines until the record is complete (None) or can no longer be (why), keeping all of them in `used`."""
+    """Feed lines, and append them to `used`, until the record is complete or malformed.
+
+    Returns:
+        None for a complete record, else the detail of a malformed one.
+    """
     num_chars = 0
     while True:
         line = used[-1]

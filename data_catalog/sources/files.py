@@ -1,4 +1,4 @@
-"""Opening upstream files: globs, gzip by magic bytes, numbered lines, and the checks that come before any work."""
+"""Upstream files: globs, gzip detection by magic bytes, numbered lines, limits, and the checks before a build."""
 
 import glob
 import gzip
@@ -16,14 +16,14 @@ from typing import ClassVar, NamedTuple
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
 
-# No upstream file has a line near this; without a cap one missing newline would load gigabytes.
+# Far more than any line of an upstream file; without a limit, one missing newline would load gigabytes.
 MAX_LINE_BYTES = 4 * 2**20
 _HEAD_LINES = 100
 MAX_EXCERPT_CHARS = 500
-# What no caption, address or credit comes near; ingest holds thousands of rows.
+# Far more than any caption, URL or credit; ingest keeps thousands of rows in memory.
 MAX_TEXT_CHARS = 250_000
-# Readers work within 1 GB. What they have to hold of a file at once has this part of it.
-MAX_HELD_BYTES = 400 * 2**20
+# Readers must fit in 1 GB of memory; this is the share of the records that they keep.
+MEMORY_BUDGET_BYTES = 400 * 2**20
 _RECORD_BYTES = 400
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -43,30 +43,30 @@ _DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesConfig:
-    """Settings of whatever is read from upstream files, a source or a test set."""
+    """Base of the settings of sources and test sets, which are read from upstream files."""
 
-    WANTED: ClassVar[str]  # what `files` must name, for the error
+    EXPECTED_FILES: ClassVar[str]  # description of the files, for the message
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of the files."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that name no files."""
+        """Raise `SettingsError` for no files."""
         if not self.files:
-            raise SettingsError(f"files must name {self.WANTED}")
+            raise SettingsError(f"files must name {self.EXPECTED_FILES}")
 
 
 class Trouble(NamedTuple):
-    """Why a record cannot become a row: a key of `MALFORMED_REASONS`, and what was found."""
+    """The reason that a record is malformed (a key of `MALFORMED_REASONS`), and what was found."""
 
     reason: str
     detail: str
 
 
 class Line(NamedTuple):
-    """One physical line: text without its end, the end itself ("", LF or CRLF), and what is wrong with its bytes.
+    """A physical line: its text without the end, the end ("", LF or CRLF), and any trouble with its bytes.
 
-    Bytes that are not UTF-8 stand in `text` as lone surrogates (surrogateescape), so that a line can still be split.
+    Bytes that are not UTF-8 become lone surrogates in `text` (surrogateescape), so that the line can still be split.
     """
 
     number: int
@@ -79,7 +79,7 @@ def upstream_files(config: FilesConfig) -> list[Path]:
     """Return the files that a config names: globs expanded, duplicates dropped, sorted by path.
 
     Raises:
-        InputError: a file is missing, a glob matches nothing, or a folder was given.
+        InputError: a file is missing, a glob matches nothing, or a path is a folder.
     """
     found: dict[Path, Path] = {}
     for pattern in config.files:
@@ -91,28 +91,28 @@ def upstream_files(config: FilesConfig) -> list[Path]:
 def _expand(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
-        raise InputError(f"files names the folder {path}: name the files in it, such as {path / '*'}")
-    if path.is_file():  # before globbing: a real name may hold brackets
+        raise InputError(f"files names {path}, which is a folder: name the files in it, such as {path / '*'}")
+    if path.is_file():  # before globbing: a file name may contain brackets
         return [path]
     if not glob.has_magic(pattern):
         raise InputError(f"files names {path}, which does not exist: correct the path or download the file")
     matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207  Path.glob takes no absolute one
     matches = [match for match in matches if match.is_file()]
     if not matches:
-        raise InputError(f"files has the pattern {path}, which matches no file: correct it or download the files")
+        raise InputError(f"files has the pattern {path}, which matches no file: correct it, or download the files")
     return matches
 
 
 def open_bytes(path: Path) -> BufferedReader | gzip.GzipFile:
-    """Open for reading, decompressing if the content (not the name) is gzip."""
+    """Open a file for reading; decompress it if its content (not its name) is gzip."""
     with path.open("rb") as file:
         is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     return gzip.open(path, "rb") if is_gzip else path.open("rb")
 
 
 @contextmanager
-def naming_damage(path: Path) -> Iterator[None]:
-    """Turn what gzip raises on a damaged file into an InputError that names the file."""
+def gzip_errors(path: Path) -> Iterator[None]:
+    """Turn gzip's exceptions for a damaged file into an `InputError` that names the file."""
     try:
         yield
     except EOFError as error:
@@ -122,19 +122,19 @@ def naming_damage(path: Path) -> Iterator[None]:
 
 
 def check_text_file(path: Path, *, expected: str) -> None:
-    """Make sure that a file is text that can be read to its end: not empty, not another format, not cut off.
+    """Check that a file is text that can be read to its end: not empty, not of another format, not truncated.
 
     Args:
         path: an existing file.
-        expected: what the reader wants, for the message ("a WIT TSV").
+        expected: description of the expected file, for the message ("a WIT TSV").
 
     Raises:
-        InputError: naming the file, what was expected and what was found.
+        InputError: names the file, what was expected and what was found.
     """
     try:
-        with naming_damage(path), open_bytes(path) as file:
+        with gzip_errors(path), open_bytes(path) as file:
             head = file.read(8)
-            while isinstance(file, gzip.GzipFile) and file.read(2**20):  # to its end, where the checksum is
+            while isinstance(file, gzip.GzipFile) and file.read(2**20):  # the checksum is at the end
                 continue
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: permission denied") from error
@@ -148,14 +148,14 @@ def check_text_file(path: Path, *, expected: str) -> None:
 def read_lines(path: Path) -> Iterator[Line]:
     """Yield every physical line of a plain or gzipped file, in constant memory; only LF ends a line.
 
-    A leading byte order mark is skipped. A line over `MAX_LINE_BYTES` comes cut, with its trouble.
+    A leading byte order mark is skipped. A line longer than `MAX_LINE_BYTES` is cut and has a trouble.
     """
-    with naming_damage(path), open_bytes(path) as file:
+    with gzip_errors(path), open_bytes(path) as file:
         yield from lines_of(file)
 
 
 def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
-    """Yield the same of an open file or pipe, which need not be seekable."""
+    """Yield the lines of an open file or pipe, as `read_lines` does; it need not be seekable."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -172,7 +172,7 @@ def lines_of(file: BufferedReader | gzip.GzipFile) -> Iterator[Line]:
 
 
 def head_lines(path: Path) -> list[Line]:
-    """Return the first lines of a file, by which its format is told: a hundred, or fewer where they are very long."""
+    """Return the first 100 lines of a file, which show its format, or fewer if they are very long."""
     lines: list[Line] = []
     num_chars = 0
     for line in islice(read_lines(path), _HEAD_LINES):
@@ -184,7 +184,7 @@ def head_lines(path: Path) -> list[Line]:
 
 
 def first_text(path: Path) -> str:
-    """Return the first line of a file that is not blank, without blanks around it; "" where there is none."""
+    """Return the first line of a file that is not blank, without surrounding white space; "" if there is none."""
     return next((text for line in read_lines(path) if (text := line.text.strip())), "")
 
 
@@ -202,7 +202,7 @@ def _decode_line(number: int, raw: bytes) -> Line:
 
 
 def text_trouble(text: str | None) -> Trouble | None:
-    """Return what keeps a string from being stored as UTF-8 text: a NUL or a lone surrogate; None if nothing does."""
+    """Return the trouble of a text that cannot be stored as UTF-8 (a NUL or a lone surrogate), or None."""
     found = _UNSTORABLE.search(text) if text else None
     if found is None:
         return None
@@ -211,7 +211,7 @@ def text_trouble(text: str | None) -> Trouble | None:
 
 
 def excerpt(text: str) -> str:
-    """Return the start of a text, at most `MAX_EXCERPT_CHARS` characters, with what cannot be stored escaped."""
+    """Return the first `MAX_EXCERPT_CHARS` characters of a text; characters that cannot be stored are escaped."""
 
     def escape(found: re.Match[str]) -> str:
         code = ord(found.group())
@@ -222,11 +222,11 @@ def excerpt(text: str) -> str:
     return _UNSTORABLE.sub(escape, text[:MAX_EXCERPT_CHARS])[:MAX_EXCERPT_CHARS]
 
 
-class Held:
-    """Counts what a reader holds of its files in memory, and refuses more than fits the bound of readers.
+class MemoryBudget:
+    """Count of the bytes that a reader keeps in memory; more than `MEMORY_BUDGET_BYTES` are refused.
 
     Args:
-        name: of what is read, for the message.
+        name: what is read, for the message.
     """
 
     def __init__(self, name: object) -> None:
@@ -234,11 +234,11 @@ class Held:
         self._num_bytes = 0
 
     def add(self, *texts: str | None) -> None:
-        """Count one more record with the texts that are kept of it.
+        """Count one more record, with the texts that are kept of it.
 
         Raises:
-            InputError: it is too much.
+            InputError: the limit is exceeded.
         """
         self._num_bytes += _RECORD_BYTES + sum(map(sys.getsizeof, texts))
-        if self._num_bytes > MAX_HELD_BYTES:
+        if self._num_bytes > MEMORY_BUDGET_BYTES:
             raise InputError(f"{self._name} has too many records to be read within 1 GB of memory: split it")

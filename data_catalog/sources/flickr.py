@@ -1,11 +1,11 @@
-"""Flickr8k and Flickr30k: captions of images that lie in a folder or an archive.
+"""Reader of Flickr8k and Flickr30k: captions of images in a folder or an archive.
 
-The format of each file is told by its content, for both datasets alike:
+The content of a file decides its format, in the same way for both datasets:
   tokens      `name.jpg#0<TAB>caption`             Flickr8k.token.txt, results_20130124.token
   results     `image_name| comment_number| comment`   results.csv of Flickr30k
   captions    `image,caption`, quoted as CSV       captions.txt of repackaged copies
   Karpathy    JSON, first character `{`            dataset_flickr8k.json, dataset_flickr30k.json
-Flickr8k's official splits are lists of names that lie beside the captions: Flickr_8k.trainImages.txt, ...
+Flickr8k's official splits are lists of names in the folder of the captions: Flickr_8k.trainImages.txt, ...
 """
 
 import re
@@ -29,15 +29,23 @@ from data_catalog.sources.files import (
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import open_json
 from data_catalog.sources.mscoco import check_karpathy, karpathy_captions
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, UpstreamRow, admit, refuse, usual_split
+from data_catalog.sources.rows import (
+    Candidate,
+    JudgedRow,
+    Location,
+    UpstreamRow,
+    malformed_row,
+    normalised_split,
+    validate_row,
+)
 
 _EXPECTED = "Flickr captions (tokens, results.csv, captions.txt or Karpathy's JSON)"
-# Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
+# One name in Flickr8k has a stray copy number: "2258277193_586949ec62.jpg.1#0".
 _TOKEN = re.compile(
     r"(?P<name>[^\t#]*\.(?:jpe?g|png))(?:\.\d+)?#(?P<index>\d+)\t(?P<caption>.*)", re.IGNORECASE | re.DOTALL
 )
 _RESULT = re.compile(r"(?P<name>[^|]+?)\s*\|\s*(?P<index>\d+)\s*\| ?(?P<caption>.*)", re.DOTALL)
-# Flickr30k lacks one delimiter: "2199200615.jpg| 4   A dog runs across the grass ."
+# One line of Flickr30k lacks a delimiter: "2199200615.jpg| 4   A dog runs across the grass ."
 _RESULT_UNDELIMITED = re.compile(r"(?P<name>[^|]+?)\s*\|\s*(?P<index>\d+)\s+(?P<caption>[^|]*\S[^|]*)", re.DOTALL)
 _RESULTS_HEADER = re.compile(r"\s*image_name\s*\|")
 _CAPTIONS_HEADER = "image,caption"
@@ -47,24 +55,24 @@ _LISTED = re.compile(r"Flickr_8k\.(.*)Images\.txt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlickrConfig(FilesConfig):
-    """Captions files of Flickr8k or Flickr30k, and where their images are."""
+    """Captions files of Flickr8k or Flickr30k, and the location of their images."""
 
-    WANTED: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
+    EXPECTED_FILES: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are found beside them."""
+    """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are read from the same folder."""
     images: str = field(metadata=PATH)
-    """Folder, zip or tar, or a glob of them, in which the image names of the files are found."""
+    """Folder, zip or tar of the images, or a glob of them, with the names that the files use."""
 
     def __post_init__(self) -> None:
-        """Refuse a source without files or images."""
+        """Raise `SettingsError` for no files or no images."""
         FilesConfig.__post_init__(self)
         if not self.images:
-            raise SettingsError("images must name the folder, zip or tar that holds the images")
+            raise SettingsError("images must name the folder, zip or tar that contains the images")
 
 
 def check_flickr(config: FlickrConfig) -> None:
-    """Raise InputError unless every file is whole and of a known format, and `images` can be opened."""
+    """Raise `InputError` unless every file is complete and of a known format, and `images` can be opened."""
     check_images(config.images)
     _listed_splits(config)
     for path in _captions_files(config):
@@ -73,11 +81,11 @@ def check_flickr(config: FlickrConfig) -> None:
         if reader is _read_karpathy:
             check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
         elif reader is _read_captions and next(_read_captions(path), None) is None:
-            raise InputError(f"{path} has a header and no rows: expected {_EXPECTED}")
+            raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
 
 
 def read_flickr(config: FlickrConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every caption (English), with the split that a list states of its photo."""
+    """Yield one row for each caption (English), with the split of its photo if a list states one."""
     splits = _listed_splits(config)
     for row in read_flickr_captions(_captions_files(config)):
         listed = splits.get(row.sample_key) if isinstance(row, UpstreamRow) else None
@@ -85,13 +93,13 @@ def read_flickr(config: FlickrConfig) -> Iterator[JudgedRow]:
 
 
 def read_flickr_captions(paths: Iterable[Path]) -> Iterator[JudgedRow]:
-    """Yield what becomes of every caption of some files, in whichever formats."""
+    """Yield one row for each caption of the files, in any of the formats."""
     for path in paths:
         yield from _reader_for(path)(path)
 
 
 def flickr_files(config: FlickrConfig) -> list[Path]:
-    """Return the files that are named and the lists of splits that lie beside them, sorted by path."""
+    """Return the files of the settings and the lists of splits in their folders, sorted by path."""
     named = upstream_files(config)
     return sorted({*named, *(found for path in named for found in path.parent.glob(_LISTS))}, key=str)
 
@@ -99,12 +107,12 @@ def flickr_files(config: FlickrConfig) -> list[Path]:
 def _captions_files(config: FlickrConfig) -> list[Path]:
     found = [path for path in upstream_files(config) if not _LISTED.fullmatch(path.name)]
     if not found:
-        raise InputError(f"files names lists of splits and no captions: add {_EXPECTED}")
+        raise InputError(f"files names lists of splits but no captions: add {_EXPECTED}")
     return found
 
 
 def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
-    """Return the split of each photo that a list names, and refuse a photo that two lists name."""
+    """Return the split of each listed photo. Raises `InputError` if a photo is in two lists."""
     found: dict[str, tuple[str, Path]] = {}
     for path in flickr_files(config):
         if listed := _LISTED.fullmatch(path.name):
@@ -114,12 +122,12 @@ def _listed_splits(config: FlickrConfig) -> dict[str, str | None]:
                     continue
                 split, other = found.setdefault(_stem(name), (listed[1], path))
                 if split != listed[1]:
-                    raise InputError(f"{name} stands in {other} and in {path}: take it out of one of them")
-    return {photo: usual_split(split) for photo, (split, _) in found.items()}
+                    raise InputError(f"{name} is in {other} and in {path}: remove it from one of them")
+    return {photo: normalised_split(split) for photo, (split, _) in found.items()}
 
 
 def _reader_for(path: Path) -> Callable[[Path], Iterator[JudgedRow]]:
-    """Tell the format by the first lines."""
+    """Return the reader for a file, by its first lines. Raises `InputError` for an unknown format."""
     lines = [line for line in head_lines(path) if line.text.strip()]
     first = lines[0].text if lines else ""
     if first.lstrip().startswith("{"):
@@ -140,14 +148,14 @@ def _read_tokens(path: Path) -> Iterator[JudgedRow]:
 
 
 def _read_results(path: Path) -> Iterator[JudgedRow]:
-    for line in _behind_header(path):
+    for line in _after_header(path):
         if line.text:
             found = _RESULT.fullmatch(line.text) or _RESULT_UNDELIMITED.fullmatch(line.text)
             yield _line_row(path, line, found, "image_name| comment_number| comment")
 
 
-def _behind_header(path: Path) -> Iterator[Line]:
-    """Return the lines behind the first that is not blank."""
+def _after_header(path: Path) -> Iterator[Line]:
+    """Return the lines after the header, which is the first line that is not blank."""
     lines = read_lines(path)
     for line in lines:
         if line.text.strip():
@@ -156,56 +164,56 @@ def _behind_header(path: Path) -> Iterator[Line]:
 
 
 def _line_row(path: Path, line: Line, found: re.Match[str] | None, layout: str) -> JudgedRow:
-    origin = Origin(str(path), line.number, line.text)
+    location = Location(str(path), line.number, line.text)
     if line.trouble:
-        return refuse(origin, *line.trouble)
+        return malformed_row(location, *line.trouble)
     if found is None:
-        return refuse(origin, "malformed_row", f"not {layout}")
-    return _flickr_row(origin, found["name"].strip(), str(int(found["index"])), found["caption"])
+        return malformed_row(location, "malformed_row", f"not {layout}")
+    return _flickr_row(location, found["name"].strip(), str(int(found["index"])), found["caption"])
 
 
 def _flickr_row(
-    origin: Origin, name: str, caption_key: str | None, caption: str | None, split: str | None = None
+    location: Location, name: str, caption_key: str | None, caption: str | None, split: str | None = None
 ) -> JudgedRow:
     found = Candidate(
         sample_key=_stem(name), caption_key=caption_key, path=name, caption=caption, lang="en", split=split
     )
-    return admit(origin, found)
+    return validate_row(location, found)
 
 
 def _stem(name: str) -> str:
-    """Return the photo's id: the file name without folder and suffix."""
+    """Return the id of a photo: its file name without folder and suffix."""
     return name.rpartition("/")[2].rpartition(".")[0] or name
 
 
 def _read_captions(path: Path) -> Iterator[JudgedRow]:
-    """Yield rows of `image,caption`; a caption's key is its place among the captions of its image.
+    """Yield rows of `image,caption`; the key of a caption is its index among the captions of its image.
 
-    Captions with bare commas (no quotes) are taken as they stand after the first comma.
+    An unquoted caption may contain commas: all after the first comma is the caption.
     """
 
     def starts_row(cells: list[str]) -> bool:
         return len(cells) == 2 and cells[0].lower().endswith((".jpg", ".jpeg", ".png"))
 
     previous, index = "", 0
-    for record in read_records(_behind_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
-        origin, trouble = Origin(str(path), record.line, record.text), record.trouble
+    for record in read_records(_after_header(path), delimiter=",", num_cells=2, starts_row=starts_row):
+        location, trouble = Location(str(path), record.line, record.text), record.trouble
         name, caption = record.cells or ("", "")
         is_plain = "," in record.text and '"' not in record.text
         if not record.cells and is_plain and trouble and trouble.reason == "malformed_row":
             name, _, caption = record.text.partition(",")
             trouble = None
         if trouble:
-            yield refuse(origin, *trouble)
+            yield malformed_row(location, *trouble)
             continue
         name = name.strip()
         index = index + 1 if name == previous else 0
         previous = name
-        yield _flickr_row(origin, name, str(index), caption)
+        yield _flickr_row(location, name, str(index), caption)
 
 
 def _read_karpathy(path: Path) -> Iterator[JudgedRow]:
     document = check_karpathy(path, open_json(path, expected=_EXPECTED), expected=_EXPECTED)
     for caption in karpathy_captions(document):
-        origin = Origin(str(path), caption.number, caption.raw)
-        yield _flickr_row(origin, caption.filename, caption.caption_id, caption.text, caption.split)
+        location = Location(str(path), caption.number, caption.raw)
+        yield _flickr_row(location, caption.filename, caption.caption_id, caption.text, caption.split)

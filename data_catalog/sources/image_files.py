@@ -1,4 +1,4 @@
-"""Images by name, read in place from folders, zips and tars: on this machine's disks, or on an object store."""
+"""Local images: read by name from folders, zips and tars, on this machine's disks or on an object store."""
 
 import glob
 import io
@@ -21,20 +21,23 @@ import fsspec
 from fsspec.core import strip_protocol
 from fsspec.spec import AbstractFileSystem
 
-from data_catalog.errors import InputError, SettingsError, TransientError, extra_to_install
+from data_catalog.errors import InputError, SettingsError, TransientError, install_hint
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-# Where images may be, and the extra that it takes. The web is no such place: only the guarded client asks it.
+# Protocols that images may be read by, and the extra that each needs. Not http: only the guarded client uses the web.
 _EXTRAS = {"file": "", "memory": "", "s3": "s3", "gs": "gs", "gcs": "gs"}
-# What file systems call the version of a file; checksums first, since a copy of a file has the same.
+# Names under which file systems report a file's version; checksums first, since copies of a file share them.
 _VERSIONS = ("md5Hash", "ETag", "etag", "mtime", "LastModified")
-_MAX_KEY_BYTES = 1024  # of S3 and of Google Cloud Storage
-# Read ahead of a store: a picture behind its header, some members of a tar.
+_MAX_KEY_BYTES = 1024  # limit of S3 and of Google Cloud Storage
+# Read-ahead for a store: enough for a whole picture, or several headers of a tar.
 _BLOCK_BYTES = 256 * 1024
 
 
 class Stamp(NamedTuple):
-    """Equal as long as a file is the same; a file system may state no version, and has no inode but on a disk."""
+    """Size, version and inode of a file, which are equal while it is unchanged.
+
+    Some file systems report no version; only local disks have an inode.
+    """
 
     size: int
     version: str | None
@@ -42,8 +45,8 @@ class Stamp(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A file or folder of a file system of fsspec: this machine's, or an object store."""
+class StorePath:
+    """A file or folder in a file system of fsspec: this machine's disks, or an object store."""
 
     system: AbstractFileSystem
     path: str
@@ -53,53 +56,53 @@ class Place:
 
     @property
     def local(self) -> Path | None:
-        """Return the path, if it is one of this machine."""
+        """Return the path if it is on this machine, else None."""
         return Path(self.path) if "file" in self.system.protocol else None
 
     @contextmanager
-    def asking(self) -> Iterator[None]:
-        """Turn trouble with a store, a missing file aside, into a `TransientError`: no image is to blame."""
+    def store_errors(self) -> Iterator[None]:
+        """Turn an error of a store, except a missing file, into a `TransientError`: no image is at fault."""
         try:
             yield
         except Exception as error:
             if self.local or isinstance(error, FileNotFoundError | UnicodeError):
                 raise
             raise TransientError(
-                f"images: {self} cannot be read now ({type(error).__name__}: {error}): check the store, the way to it "
+                f"images: {self} cannot be read now ({type(error).__name__}: {error}). Check the store, the network "
                 "and the credentials, then run the same command again"
             ) from error
 
     def info(self) -> dict[str, Any] | None:
-        """Return what its file system says of it, or None where there is nothing of that name."""
+        """Return the file system's record of it, or None if it does not exist."""
         if not self.local and len(self.path.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
             return None
         try:
-            with self.asking():
+            with self.store_errors():
                 return dict(self.system.info(self.path))
-        except (OSError, ValueError):  # also of a name longer than a disk knows, or of another encoding
+        except (OSError, ValueError):  # also for a name that is too long, or of another encoding
             return None
 
     def stamp(self) -> Stamp:
-        """Return what tells whether a file is still the same; a FileNotFoundError if there is no regular file."""
+        """Return the stamp of a regular file. Raises `FileNotFoundError` if there is none."""
         info = self.info()
-        if info is None or info["type"] != "file":  # a pipe or a device would never end
+        if info is None or info["type"] != "file":  # reading a pipe or a device might never end
             raise FileNotFoundError(f"no file {self}")
         return _stamp(info)
 
     def open(self, size: int | None = None) -> "_File":
-        """Open a file; a store that is told the size is not asked for it."""
-        if self.local:  # not by fsspec, which goes to the end of it first: a failing disk is to say so as it is read
+        """Open a file; with `size`, a store is not queried for the size."""
+        if self.local:  # fsspec would seek to the end first; errors of a failing disk must come from the read
             return _File(self, self.local.open("rb", buffering=0))
-        with self.asking():
+        with self.store_errors():
             return _File(self, self.system.open(self.path, size=size, block_size=_BLOCK_BYTES))
 
-    def files(self) -> "Iterator[tuple[str, Place, Stamp]]":
-        """Yield the files below a folder, or the file itself: relative name, place and stamp, sorted by name."""
-        with self.asking():
+    def files(self) -> "Iterator[tuple[str, StorePath, Stamp]]":
+        """Yield the files in a folder and its subfolders, or the file itself: relative name, place, stamp; sorted."""
+        with self.store_errors():
             info = self.system.info(self.path)
             found = {self.path: info} if info["type"] == "file" else self.system.find(self.path, detail=True)
         for path in sorted(found):
-            yield path.removeprefix(self.path), Place(self.system, path), _stamp(found[path])
+            yield path.removeprefix(self.path), StorePath(self.system, path), _stamp(found[path])
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
@@ -108,24 +111,24 @@ def _stamp(info: Mapping[str, Any]) -> Stamp:
 
 
 class _File(io.BufferedReader):
-    """An open file of a place, of which no more is read at once than whoever reads it allows."""
+    """An open file that limits how many bytes are read at once, by `allowed`."""
 
     allowed = range(-1, sys.maxsize)
     refusal = ""
 
-    def __init__(self, place: Place, file: Any) -> None:
+    def __init__(self, place: StorePath, file: Any) -> None:
         super().__init__(file)
         self._place = place
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes; a ValueError says that nothing good would ask for as many."""
+        """Read bytes. Raises `ValueError` for a size outside `allowed`, which only a damaged archive asks for."""
         if size is not None and size not in self.allowed:
             raise ValueError(self.refusal.format(size))
-        with self._place.asking():
+        with self._place.store_errors():
             return super().read(size)
 
     def __del__(self) -> None:
-        self.close()  # as a ZipFile does with a file of its own
+        self.close()  # as ZipFile does with a file that it opened itself
 
 
 Entry = TypeVar("Entry", bound=Hashable)
@@ -133,7 +136,7 @@ _WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 def _inner_name(name: str) -> str | None:
-    """Return the name without "." and empty parts; None of one that is empty, absolute (also Windows') or has ".."."""
+    """Return a name without "." and empty parts; None if it is empty, absolute (also on Windows) or has ".."."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or _WINDOWS_ROOT.match(name):
         return None
@@ -141,7 +144,7 @@ def _inner_name(name: str) -> str | None:
 
 
 def _wanted_name(name: str) -> str:
-    """Return `_inner_name` of a name that is asked for; a FileNotFoundError if that is None."""
+    """Return `_inner_name` of a requested name. Raises `FileNotFoundError` if that is None."""
     inner = _inner_name(name)
     if inner is None:
         raise FileNotFoundError(f"not a name inside the images: {name!r}")
@@ -149,9 +152,9 @@ def _wanted_name(name: str) -> str:
 
 
 class _Names(Generic[Entry]):
-    """The members of an archive by name, or by the one member that has the name's last parts in another folder.
+    """Index of an archive's members: by exact name, or by the only member whose path ends alike in another folder.
 
-    Names are exact, upper and lower case included. A member may have several names, all of which `_inner_name` passed.
+    Names are case-sensitive. A member may have several names, all normalised by `_inner_name`.
     """
 
     def __init__(self, members: Mapping[str, Entry]) -> None:
@@ -161,7 +164,7 @@ class _Names(Generic[Entry]):
             self._by_basename.setdefault(name.rpartition("/")[2], []).append(name)
 
     def find(self, name: str) -> Entry:
-        """Return the entry that a name means; a FileNotFoundError if there is none, or more than one."""
+        """Return the entry of a name. Raises `FileNotFoundError` if there is none, or more than one."""
         wanted = _wanted_name(name)
         if (exact := self._members.get(wanted)) is not None:
             return exact
@@ -174,56 +177,60 @@ class _Names(Generic[Entry]):
 
 
 class ImageFiles(Protocol):
-    """Images by the names that upstream files give them; may be read from several threads."""
+    """Images by the names in the upstream files; may be read from several threads."""
 
     def read(self, name: str) -> bytes:
         """Return the bytes of an image.
 
         Raises:
-            FileNotFoundError: there is none of that name (names that are absolute or hold ".." never are there).
-            OSError: it is there and cannot be read, or changes meanwhile.
+            FileNotFoundError: no image has the name; absolute names and names with ".." are never found.
+            OSError: it exists but cannot be read, or it changed while it was read.
             TransientError: a store cannot be read now.
         """
 
     def size(self, name: str) -> int:
-        """Return how many bytes `read` would return, so that a cap can be kept; raises as `read` does."""
+        """Return how many bytes `read` would return, so that a limit can be checked; raises as `read` does."""
 
     def close(self) -> None:
-        """Let go of what is open, if anything is."""
+        """Close open files, if any."""
         return
 
 
-# Others have no bound on what one read unpacks in memory, and nothing that packs pictures uses them.
+# Other methods have no limit on what one read decompresses in memory, and are not used for pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# Half a million names and more; in memory they take up to twenty times their bytes.
+# Enough for half a million names; in memory they take up to twenty times as much.
 _MAX_DIRECTORY_BYTES = 48 * 2**20
 _ENCRYPTED, _UTF8 = 0x1, 0x800
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, struct.error, ValueError)
 
 
 class _Zip(ImageFiles):
-    """Images in a zip, by member name, or by the one member that has the name's last parts in another folder.
+    """Images in a zip, found as `_Names` finds them.
 
-    Backslashes of Windows tools stand for slashes too; names that are UTF-8 without saying so are read as that too.
+    Backslashes, which some Windows tools write, also count as slashes. Names without the UTF-8 flag are also tried as
+    UTF-8.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StorePath) -> None:
         self._place = place
         self._lock = Lock()
         self._file = place.open()
         self._file.allowed = range(-1, _MAX_DIRECTORY_BYTES + 1)
-        self._file.refusal = "its directory has {:,} bytes, too many for 1 GB of memory: unpack it"
+        self._file.refusal = "its directory of {:,} bytes is too large for 1 GB of memory: unpack the zip"
         try:
             self._zip = zipfile.ZipFile(self._file)
         except _UNREADABLE as error:
             self._file.close()
-            raise InputError(f"images names {place}, which is no folder, no tar and no whole zip ({error})") from error
+            raise InputError(
+                f"images names {place}, which is not a folder, a tar or a complete zip ({error})"
+            ) from error
         self._file.allowed = range(-1, sys.maxsize)
         infos = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         if infos and not any(_can_be_read(info) for info in infos):
             self.close()
             raise InputError(
-                f"images names {place}, a zip that is encrypted or packed by another method than deflate: pack it again"
+                f"images names {place}, a zip that is encrypted or not compressed with deflate: create it again with "
+                "deflate and without a password"
             )
         self._names = _Names(_zip_members(infos))
 
@@ -232,7 +239,7 @@ class _Zip(ImageFiles):
         if not _can_be_read(info):
             raise OSError(f"{info.filename!r} in {self._place} is encrypted or packed by another method than deflate")
         try:
-            # A plain read() would unpack a member that is longer than stated whole before it cuts it off.
+            # read() without a size would decompress all of a member that is longer than it states.
             with self._lock, self._zip.open(info) as member:
                 body: bytes = member.read(info.file_size)
         except _UNREADABLE as error:
@@ -254,7 +261,7 @@ def _can_be_read(info: zipfile.ZipInfo) -> bool:
 
 
 def _zip_members(infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Return members by name, the last of a name first; then by other readings of their names, where those are free."""
+    """Return members by name (the last one of equal names), and by other decodings of names that are not taken."""
     members: dict[str, zipfile.ZipInfo] = {}
     others: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
@@ -269,15 +276,15 @@ def _zip_members(infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]
     return others | members
 
 
-# No name or extended attribute comes near this; a header that claims gigabytes would be read whole.
+# Far more than any name or extended attribute; without it, a header that states gigabytes would be read completely.
 _MAX_HEADER_BYTES = 2**20
-# What the standard library's reader raises on damaged headers, beside its own errors.
+# Exceptions of the standard library's reader for damaged headers.
 _DAMAGED = (tarfile.TarError, ValueError, IndexError, OverflowError, RecursionError)
 _MAX_INDEXES = 1024
 
 
 class _Member(NamedTuple):
-    """Where a member's bytes are, and how many; `sparse` if holes between them are left out."""
+    """Offset and size of a member's bytes in the tar, and its header if it is a sparse file."""
 
     offset: int
     size: int
@@ -285,14 +292,14 @@ class _Member(NamedTuple):
 
 
 class _Tar(ImageFiles):
-    """Images in an uncompressed tar, by member name, or by the one member that has the name's last parts elsewhere.
+    """Images in an uncompressed tar, found as `_Names` finds them.
 
-    Of members of the same name the last counts. A hard or symbolic link to a regular file of the tar is that file; a
-    link to a link, or to anything outside, is not there. The file is opened anew for each read, so that it can be
-    told whether it is still the one that was indexed.
+    The last one of members with equal names counts. A hard or symbolic link to a regular file of the tar is followed;
+    a link to a link, or to a file outside the tar, does not exist. The tar is opened again for each read, to detect
+    that it changed since it was indexed.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: StorePath) -> None:
         self._place = place
         self._stamp = place.stamp()
         self._names = _indexed(place, self._stamp)
@@ -319,8 +326,8 @@ class _Tar(ImageFiles):
 
 
 @lru_cache(maxsize=_MAX_INDEXES)
-def _indexed(place: Place, stamp: Stamp) -> _Names[_Member]:
-    """Index a tar, once a process: shards open their images anew, and headers are all over the file."""
+def _indexed(place: StorePath, stamp: Stamp) -> _Names[_Member]:
+    """Return the index of a tar; cached, since each shard opens its images again and indexing reads all headers."""
     with place.open(stamp.size) as file:
         file.allowed = range(_MAX_HEADER_BYTES + 1)
         file.refusal = "a header of {} bytes"
@@ -328,18 +335,18 @@ def _indexed(place: Place, stamp: Stamp) -> _Names[_Member]:
             return _Names(_tar_members(file))
         except _DAMAGED as error:
             raise InputError(
-                f"images names {place}, a tar that is damaged or cut off ({error}): get it again"
+                f"images names {place}, a tar that is damaged or truncated ({error}): download or create it again"
             ) from error
 
 
 def _tar_members(file: _File) -> dict[str, _Member]:
-    """Return where every regular file is, by each name that it can be reached by."""
+    """Return the offset and size of every regular file, by each of its names, links included."""
     members: dict[str, _Member] = {}
     symlinks: dict[str, str] = {}
     for info in _headers(file):
         if (name := _inner_name(info.name)) is None:
             continue
-        # Looked up first: a file that is packed twice is the second time a link to its own name.
+        # Looked up before the name is removed: the second copy of a file is stored as a link to its own name.
         linked = members.get(_inner_name(info.linkname) or "") if info.islnk() else None
         members.pop(name, None)
         symlinks.pop(name, None)
@@ -354,11 +361,11 @@ def _tar_members(file: _File) -> dict[str, _Member]:
 
 
 def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of a tar; a TarError says that it does not end with zeros: it is cut off or damaged."""
+    """Yield the headers of a tar. Raises `TarError` if it does not end with zeros: it is truncated or damaged."""
     end = 0
     with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         while (info := tar.next()) is not None:
-            # The list of all headers takes twice the memory of the index.
+            # tarfile's own list of headers would take twice the memory of the index.
             tar.members.clear()  # type: ignore[attr-defined]
             if info.size < 0 or tar.offset <= end:
                 raise tarfile.ReadError(f"a member of negative size near byte {end}")
@@ -370,9 +377,9 @@ def _headers(file: _File) -> Iterator[tarfile.TarInfo]:
 
 
 class _Folder(ImageFiles):
-    """Images in a folder, by exact relative name; symbolic links are followed, wherever they lead."""
+    """Images in a folder, by exact relative name; symbolic links are followed, also to places outside."""
 
-    def __init__(self, folder: Place) -> None:
+    def __init__(self, folder: StorePath) -> None:
         self._folder = folder
 
     def read(self, name: str) -> bytes:
@@ -380,7 +387,7 @@ class _Folder(ImageFiles):
         before = place.stamp()
         with place.open(before.size) as file:
             body = file.read(before.size + 1)
-        # What a store returns at once is of one version.
+        # One response of a store is always of one version, so only local files are checked again.
         if len(body) != before.size or (place.local and place.stamp() != before):
             raise OSError(f"{name!r} in {self._folder} changed while it was read")
         return body
@@ -388,12 +395,12 @@ class _Folder(ImageFiles):
     def size(self, name: str) -> int:
         return self._place(name).stamp().size
 
-    def _place(self, name: str) -> Place:
-        return Place(self._folder.system, f"{self._folder.path.rstrip('/')}/{_wanted_name(name)}")
+    def _place(self, name: str) -> StorePath:
+        return StorePath(self._folder.system, f"{self._folder.path.rstrip('/')}/{_wanted_name(name)}")
 
 
-class _Several(ImageFiles):
-    """Folders and archives as one; a name that more than one of them has means neither."""
+class _Combined(ImageFiles):
+    """Several folders and archives as one; a name that is in more than one of them is not found."""
 
     def __init__(self, opened: Sequence[ImageFiles]) -> None:
         self._opened = opened
@@ -420,69 +427,69 @@ class _Several(ImageFiles):
 
 
 def open_images(location: str) -> ImageFiles:
-    """Open a folder, a zip or an uncompressed tar of images, or all that a glob matches as one.
+    """Open a folder, a zip or an uncompressed tar of images, or all matches of a glob as one.
 
     Raises:
-        InputError: a location is none of those, or damaged.
+        InputError: a location is none of these, or damaged.
         SettingsError: as `image_locations` does.
         TransientError: a store cannot be read now.
     """
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(_open(place))) for place in image_locations(location)]
         stack.pop_all()
-    return opened[0] if len(opened) == 1 else _Several(opened)
+    return opened[0] if len(opened) == 1 else _Combined(opened)
 
 
 def check_images(location: str) -> None:
-    """Raise as `open_images` does unless the location can be opened."""
+    """Check that a location of images can be opened; raises as `open_images` does."""
     open_images(location).close()
 
 
-def image_locations(location: str) -> list[Place]:
-    """Return the folders and archives that a setting `images` names: a path or URL, or a glob's matches, sorted.
+def image_locations(location: str) -> list[StorePath]:
+    """Return the folders and archives of a setting `images`: its path or URL, or the matches of its glob, sorted.
 
     Raises:
-        InputError: there are none, or what reads such a URL is not installed.
-        SettingsError: it is a URL of another kind than `file`, `s3`, `gs` and `memory`.
+        InputError: there are none, or the extra for such a URL is not installed.
+        SettingsError: the URL's scheme is not `file`, `s3`, `gs` or `memory`.
         TransientError: a store cannot be read now.
     """
     place = _place(location)
-    if place.info() is not None:  # before globbing: a real name may hold brackets
+    if place.info() is not None:  # before globbing: a name may contain brackets
         return [place]
     if not glob.has_magic(location):
         raise InputError(
-            f"images names {place}, which does not exist: give the folder, zip or tar that holds the images"
+            f"images names {place}, which does not exist: give the folder, zip or tar that contains the images"
         )
     if place.local:
-        # As it is given: a folder above this one may have brackets in its name.
+        # The location as given, not the absolute path: a parent folder may have brackets in its name.
         matches = glob.glob(str(Path(location.removeprefix("file://")).expanduser()), recursive=True)  # noqa: PTH207  Path.glob takes no absolute one
         found = sorted({Path(match).resolve(): str(Path(match).absolute()) for match in sorted(matches)}.values())
     else:
-        with place.asking():
+        with place.store_errors():
             found = sorted(place.system.glob(place.path))
     if not found:
         raise InputError(f"images has the pattern {place}, which matches no folder, zip or tar: correct it")
-    return [Place(place.system, path) for path in found]
+    return [StorePath(place.system, path) for path in found]
 
 
-def _place(location: str) -> Place:
+def _place(location: str) -> StorePath:
     url = _URL.match(location)
     scheme, rest = (url[1].lower(), url[2]) if url else ("file", location)
     if scheme not in _EXTRAS:
         raise SettingsError(
-            f"images names {location}, which is neither a path nor a URL of s3:// or gs://: images on the web are "
-            "fetched from the URLs in a source's files, and from nowhere else"
+            f"images names {location}, which is neither a path nor an s3:// or gs:// URL. Images on the web are "
+            "fetched only from the URLs in a source's files"
         )
     if scheme == "file":
-        return Place(fsspec.filesystem("file"), str(Path(rest).expanduser().absolute()))
+        return StorePath(fsspec.filesystem("file"), str(Path(rest).expanduser().absolute()))
     try:
-        # Without a cache of listings: another build in this process is to see what has changed.
+        # Without a cache of listings, so that a later build in this process sees changes.
         system = fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
         raise InputError(
-            f"images names {location}, which takes an extra of vernaclip: {extra_to_install(_EXTRAS[scheme])}"
+            f"images names {location}, which needs an extra of vernaclip: {install_hint(_EXTRAS[scheme])}"
         ) from error
-    return Place(system, strip_protocol(f"{scheme}://{rest}"))
+    return StorePath(system, strip_protocol(f"{scheme}://{rest}"))
 
 
 _COMPRESSED = {
@@ -494,23 +501,23 @@ _COMPRESSED = {
 }
 
 
-def _open(place: Place) -> ImageFiles:
+def _open(place: StorePath) -> ImageFiles:
     kind = (place.info() or {}).get("type")
     if kind == "directory":
         return _Folder(place)
     if kind != "file":
-        raise InputError(f"images names {place}, which is no folder and no file")
+        raise InputError(f"images names {place}, which is neither a folder nor a file")
     try:
         with place.open() as file:
             head = file.read(tarfile.BLOCKSIZE)
         for magic, method in _COMPRESSED.items():
             if head.startswith(magic):
                 raise InputError(
-                    f"images names {place}, which is compressed by {method}: no picture in it can be reached without "
-                    "unpacking all before it; decompress it once and name the .tar"
+                    f"images names {place}, which is compressed with {method}: single images cannot be read from it. "
+                    "Decompress it once and name the .tar"
                 )
         with suppress(tarfile.TarError):
-            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # of any dialect
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")  # any dialect of tar
             return _Tar(place)
         return _Zip(place)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Upstream rows to shards of caption rows: selection counted, malformed rows kept as rejects, nothing lost."""
+"""Ingest step: read upstream rows into shards of caption rows; count unselected rows, reject malformed ones."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from data_catalog.sources.origins import CaptionOrigin
 from data_catalog.sources.rows import (
     ALL_ROWS,
     BEYOND_LIMIT,
-    Drawn,
+    DrawnSamples,
     JudgedRow,
     MalformedRow,
     RowLimit,
@@ -48,16 +48,16 @@ STAGED = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One source of a recipe.
+    """A source of a recipe.
 
     Args:
-        name: what the column `source` says and ids are prefixed with.
+        name: value of the column `source`, and prefix of ids.
         files: its upstream files.
         file_hashes: their sha256, in the order of `files`.
-        settings: the settings that decide which rows are selected and what they say.
+        settings: the settings that decide which rows are selected, and their contents.
         read: opens the files and yields their rows.
-        origin: who made the captions of a file, given its path as rows name it.
-        limit: how many of the rows are wanted.
+        origin: returns who wrote the captions of a file, given its path as it is in the rows.
+        limit: how many of the rows are read.
     """
 
     name: str
@@ -68,25 +68,25 @@ class Source:
     origin: Callable[[str], CaptionOrigin] = lambda upstream_file: CaptionOrigin()
     limit: RowLimit = ALL_ROWS
 
-    def draw(self) -> Drawn | None:
-        """Read all rows, and return which of their samples are within the limit; None, unread, where there is none.
+    def draw(self) -> DrawnSamples | None:
+        """Read all rows and draw the samples within the limit; without a limit return None and read nothing.
 
         Raises:
-            SettingsError: not even one image's captions are within the limit.
+            SettingsError: the limit is less than the captions of one image.
         """
         if not self.limit.limit:
             return None
         base = _common_folder(self.files)
         selected = (row for row in self.read() if not isinstance(row, UnselectedRow))
         drawn = self.limit.draw(_sample_id(row, self.name, base) for row in selected)
-        told = f"sources.{self.name}.limit = {self.limit.limit}"
+        setting = f"sources.{self.name}.limit = {self.limit.limit}"
         if drawn.num_rows and not drawn.num_drawn:
-            raise SettingsError(f"{told} is less than the captions of one image: set a larger one")
-        logger.info("%s: %s of %s rows are drawn", told, f"{drawn.num_drawn:,}", f"{drawn.num_rows:,}")
+            raise SettingsError(f"{setting} is less than the captions of one image: set a larger limit")
+        logger.info("%s: %s of %s rows are read", setting, f"{drawn.num_drawn:,}", f"{drawn.num_rows:,}")
         return drawn
 
-    def rows(self, drawn: Drawn | None) -> Iterator[SourceRow]:
-        """Yield the rows; those that were not drawn, of a source with a limit, as unselected ones."""
+    def rows(self, drawn: DrawnSamples | None) -> Iterator[SourceRow]:
+        """Yield the rows; with a limit, rows of samples that were not drawn are unselected."""
         base = _common_folder(self.files)
         for row in self.read():
             if drawn is None or isinstance(row, UnselectedRow) or _sample_id(row, self.name, base) in drawn:
@@ -101,11 +101,11 @@ def ingest(
     """Read all sources into shards of about `shard_size` samples; all captions of a sample are in one shard.
 
     Args:
-        folder: gets the files `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest).
+        folder: where to write `00000.parquet`, ... (schema `CAPTIONS`, sorted, rows `pending` or rejected by ingest).
         sources: in any order.
-        target_lang: code of the language that captions end in.
-        shard_size: samples a shard.
-        keep_splits: reject images of which a row states a split of an unknown name.
+        target_lang: code of the target language.
+        shard_size: samples per shard.
+        keep_splits: reject all rows of an image if one of them states a split with an unknown name.
 
     Returns:
         `num_shards` and, per source, `selected`, `malformed` and `unselected`.
@@ -125,7 +125,7 @@ def ingest(
                 writer.write_batch(pa.RecordBatch.from_pylist(group, schema=STAGED))
                 failpoint("ingest.after_batch", staged)
                 progress.advance(len(group), source=source.name)
-    # Each source has shards of its own, so that one whose images come slowly holds up no other one's.
+    # Each source has its own shards, so that a source with slow hosts does not delay the others.
     ranges: dict[str, range] = {}
     num_shards = 0
     for name, num_samples in count_samples(staged).items():
@@ -141,7 +141,7 @@ def _num_chars(record: Mapping[str, Any]) -> int:
 
 
 def _records(source: Source, target_lang: str, counts: SourceCounts) -> Iterator[dict[str, Any]]:
-    """Yield the staged rows of a source's selected rows; count what is met on the way."""
+    """Yield the selected rows of a source as staged rows; count selected, malformed and unselected rows."""
     base = _common_folder(source.files)
     for row in source.rows(source.draw()):
         if isinstance(row, UnselectedRow):
@@ -153,7 +153,7 @@ def _records(source: Source, target_lang: str, counts: SourceCounts) -> Iterator
 
 
 def _sample_id(row: JudgedRow, source: str, base: str) -> str:
-    """Return the id of a row's sample; a row that tells none is a sample by itself, by where it stands."""
+    """Return the sample id of a row; a malformed row is a sample of its own, identified by its file and line."""
     if isinstance(row, UpstreamRow):
         return f"{source}:{row.sample_key}"
     return f"{source}:malformed-{order_key(f'{_relative(row.upstream_file, base)}:{row.upstream_line}')}"
@@ -179,7 +179,7 @@ def _staged_row(row: JudgedRow, source: Source, base: str, target_lang: str) -> 
             "detail": row.detail,
         }
     said: dict[str, Any] = {"source_caption": row.caption, "source_lang": row.lang}
-    if row.lang == target_lang:  # others we translate
+    if row.lang == target_lang:  # captions in other languages are translated later
         if row.original is not None:
             said = {"source_caption": row.original, "source_lang": row.original_lang, "caption": row.caption}
         made = source.origin(row.upstream_file)
@@ -210,13 +210,13 @@ def _relative(file: str, base: str) -> str:
 def _write_shards(
     staged: Path, folder: Path, ranges: Mapping[str, range], rejecting: Mapping[str, SourceCounts] | None
 ) -> None:
-    """Cut the sorted stream into shards; an empty shard is a file without rows, and there is at least one.
+    """Cut the sorted rows into shards; an empty shard is a file without rows, and there is at least one shard.
 
     Args:
-        staged: all rows, in any order.
-        folder: where the shards go.
-        ranges: which shards each source has.
-        rejecting: counts, by source, of rows that are rejected for splits of unknown names; None: they are not.
+        staged: file of all rows, in any order.
+        folder: folder of the shards.
+        ranges: the shards of each source.
+        rejecting: counts by source, to which rows rejected for an unknown split are added; None to reject none.
     """
     num_shards = max([1, *(each.stop for each in ranges.values())])
     shard_id, rows = 0, [CAPTIONS.empty_table()]
@@ -245,7 +245,7 @@ def _write_shards(
 
 
 def _without_unknown_splits(table: pa.Table, counts: Mapping[str, SourceCounts]) -> pa.Table:
-    """Reject, and count, all rows of the images of which one states a split that nobody can keep."""
+    """Reject and count all rows of images of which a row states a split that is not train, val or test."""
     rows = pending_rows(table, pc.is_valid(table.column("unknown_split")))
     for source in texts(table, "source", rows):
         counts[source]["malformed"] += 1
@@ -257,7 +257,7 @@ def _without_unknown_splits(table: pa.Table, counts: Mapping[str, SourceCounts])
 
 
 def _finish_rows(table: pa.Table) -> pa.Table:
-    """Give repeated caption ids a suffix and cast to the schema."""
+    """Add a suffix to repeated caption ids, and cast to the schema."""
     repeats = table.column("repeat").to_pylist()
     if any(repeat > 1 for repeat in repeats):
         ids = [

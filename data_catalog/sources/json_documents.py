@@ -1,4 +1,4 @@
-"""JSON documents of any size in bounded memory, and values out of them whose types nobody promises."""
+"""JSON documents of any size, read in bounded memory, and typed access to their values."""
 
 import io
 import json
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from data_catalog.errors import InputError
-from data_catalog.sources.files import check_text_file, naming_damage, open_bytes
+from data_catalog.sources.files import check_text_file, gzip_errors, open_bytes
 
-# Of one record; the largest that we know have some thousands. Parsed, characters take up to fifty bytes each.
+# Limit of one record; the largest known ones have some thousands. Parsed, a character takes up to 50 bytes.
 MAX_VALUE_CHARS = 2 * 2**20
 _MAX_ITEMS = 10_000_000
 _MAX_NAMES = 1000
@@ -34,7 +34,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | float:
-    """Return a whole number; one longer than any id becomes inexact, since Python reads no thousands of digits."""
+    """Return an integer, or an inexact float for more than 40 digits: Python does not parse thousands of digits."""
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
@@ -45,14 +45,14 @@ def parse_json(text: str) -> object:
     """Parse a JSON text.
 
     Raises:
-        ValueError: it is no JSON, or a name stands twice in one object.
-        RecursionError: it nests too deeply.
+        ValueError: it is not JSON, or a name is repeated in an object.
+        RecursionError: it is nested too deeply.
     """
     return _DECODER.decode(text)
 
 
-class _Text:
-    """A window that moves over the text of a file, value by value."""
+class _JsonReader:
+    """A parser of a file's JSON text, value by value, that keeps only the unparsed part in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -60,23 +60,27 @@ class _Text:
         self._place = 0
 
     def value(self) -> object:
-        """Parse the value that comes next."""
+        """Parse the next value."""
         self.peek()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._place)
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_WORD
-                if not is_cut or not self._more():
+                if not is_cut or not self._read_more():
                     raise
             else:
-                behind = self._text[end : end + 1]
-                if (behind and behind not in _OF_NUMBERS) or not self._more():  # a number may go on
+                following = self._text[end : end + 1]
+                if (following and following not in _OF_NUMBERS) or not self._read_more():  # a number may continue
                     self._place = end
                     return cast("object", value)
 
     def items(self, ends: str) -> Iterator[None]:
-        """Go over a list or an object, and stop before each of its items, which the caller takes."""
+        """Iterate over a list or an object; the caller parses each item before the next step.
+
+        Args:
+            ends: the opening and closing character.
+        """
         self.take(ends[0])
         if self.peek() != ends[1]:
             yield
@@ -86,22 +90,22 @@ class _Text:
         self.take(ends[1])
 
     def peek(self) -> str:
-        """Return the next character that is no white space, "" at the end of the file."""
+        """Return the next character that is not white space, or "" at the end of the file."""
         while True:
             found = _SPACE.match(self._text, self._place)
             self._place = found.end() if found else self._place
-            if self._place < len(self._text) or not self._more():
+            if self._place < len(self._text) or not self._read_more():
                 return self._text[self._place : self._place + 1]
 
     def take(self, expected: str) -> None:
-        """Pass over the next character; "" stands for the end of the file."""
+        """Skip the expected next character, or check for the end of the file with "". Raises `JSONDecodeError`."""
         if self.peek() != expected:
             what = f"{expected!r} is missing" if expected else _MORE_TEXT
             raise json.JSONDecodeError(what, self._text, self._place)
         self._place += len(expected)
 
-    def _more(self) -> bool:
-        """Read on, and forget what lies behind; False at the end of the file."""
+    def _read_more(self) -> bool:
+        """Read more text and drop what is parsed. Return False at the end of the file."""
         pending = len(self._text) - self._place
         if pending > MAX_VALUE_CHARS:
             raise ValueError(f"a value has more than {MAX_VALUE_CHARS:,} characters")
@@ -112,7 +116,7 @@ class _Text:
 
 
 class JsonList:
-    """A list of a document's outermost object; each time its items are gone through, the file is read anew."""
+    """A list in a document's outermost object; each iteration reads the file again."""
 
     def __init__(self, path: Path, name: str, num_items: int, expected: str) -> None:
         self._path, self._name, self._num_items, self._expected = path, name, num_items, expected
@@ -121,82 +125,83 @@ class JsonList:
         return self._num_items
 
     def __iter__(self) -> Iterator[object]:
-        with _opened(self._path, self._expected) as text:
-            for name in _names(text):
+        with _open_reader(self._path, self._expected) as reader:
+            for name in _names(reader):
                 if name == self._name:
-                    yield from (text.value() for _ in text.items("[]"))
+                    yield from (reader.value() for _ in reader.items("[]"))
                     return
-                _pass_over(text)
+                _skip_value(reader)
 
 
 def open_json(path: Path, *, expected: str) -> object:
-    """Read a plain or gzipped JSON file to its end; of an outermost object return what its lists are, by name.
+    """Read a plain or gzipped JSON file to its end.
 
-    Other members of the object are None. Any other document is returned as it is.
+    If the document is an object, return its lists as `JsonList` by name, and None for its other members. Any other
+    document is returned as it is.
 
     Raises:
-        InputError: the file is empty, another format, cut off or no JSON, repeats a name in an object, or has a value
-            larger than fits the memory of readers; naming what was expected.
+        InputError: the file is empty, of another format, truncated or not JSON, repeats a name in an object, or has a
+            value too large for the memory of readers; the message says what was expected.
     """
     check_text_file(path, expected=expected)
-    with _opened(path, expected) as text:
-        if text.peek() != "{":
-            document = text.value()
-            text.take("")
+    with _open_reader(path, expected) as reader:
+        if reader.peek() != "{":
+            document = reader.value()
+            reader.take("")
             return document
         counts: dict[str, int | None] = {}
-        for name in _names(text):
+        for name in _names(reader):
             if name in counts:
-                raise ValueError(f"{name[:_MAX_NAME_CHARS]!r} stands twice in the outermost object")
+                raise ValueError(f"{name[:_MAX_NAME_CHARS]!r} is repeated in the outermost object")
             if len(counts) == _MAX_NAMES:
                 raise ValueError(f"the outermost object has more than {_MAX_NAMES:,} names")
-            counts[name[:_MAX_NAME_CHARS]] = _pass_over(text)
-        text.take("")
+            counts[name[:_MAX_NAME_CHARS]] = _skip_value(reader)
+        reader.take("")
     return {name: None if num is None else JsonList(path, name, num, expected) for name, num in counts.items()}
 
 
-def _names(text: _Text) -> Iterator[str]:
-    """Stop behind each name of the outermost object; the caller takes its value."""
-    for _ in text.items("{}"):
-        name = text.value()
+def _names(reader: _JsonReader) -> Iterator[str]:
+    """Yield the names of the outermost object; the caller parses each value before the next step."""
+    for _ in reader.items("{}"):
+        name = reader.value()
         if not isinstance(name, str):
-            raise ValueError("a name of the outermost object is no text")
-        text.take(":")
+            raise ValueError("a name in the outermost object is not a text")
+        reader.take(":")
         yield name
 
 
-def _pass_over(text: _Text) -> int | None:
-    """Go over a value; return how many items it has if it is a list."""
-    if text.peek() == "[":
+def _skip_value(reader: _JsonReader) -> int | None:
+    """Skip a value; return the number of its items if it is a list, else None."""
+    if reader.peek() == "[":
         num_items = 0
-        for _ in text.items("[]"):
-            text.value()
+        for _ in reader.items("[]"):
+            reader.value()
             num_items += 1
             if num_items > _MAX_ITEMS:
                 raise ValueError(f"a list has more than {_MAX_ITEMS:,} items")
         return num_items
-    text.value()
+    reader.value()
     return None
 
 
 @contextmanager
-def _opened(path: Path, expected: str) -> Iterator[_Text]:
-    """Open a document, and tell in one sentence what is wrong with it."""
-    with naming_damage(path), open_bytes(path) as file:
-        text = _Text(cast("BinaryIO", file))
+def _open_reader(path: Path, expected: str) -> Iterator[_JsonReader]:
+    """Open a document; turn errors of the parser into an `InputError` that names the file."""
+    with gzip_errors(path), open_bytes(path) as file:
+        reader = _JsonReader(cast("BinaryIO", file))
         try:
-            yield text
+            yield reader
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8: expected {expected}") from error
         except json.JSONDecodeError as error:
             is_cut = error.msg.startswith("Unterminated") or not error.doc[error.pos + 1 :].strip()
-            what = "ends too early" if is_cut and error.msg != _MORE_TEXT else "is no valid JSON"
+            what = "ends too early" if is_cut and error.msg != _MORE_TEXT else "is not valid JSON"
             near = error.doc[max(0, error.pos - 20) : error.pos + 20]
             raise InputError(
                 f"{path} {what} ({error.msg} near {near!r}): expected {expected}; download it again"
             ) from error
         except RecursionError as error:
-            raise InputError(f"{path} nests too deeply to be {expected}") from error
+            raise InputError(f"{path} is nested too deeply: expected {expected}") from error
         except ValueError as error:
             raise InputError(f"{path} cannot be read ({error}): expected {expected}") from error
 
@@ -207,13 +212,13 @@ _EXCERPT_CHARS = 50
 
 
 def text_field(record: Mapping[str, object], name: str) -> str | None:
-    """Return a text, or None where the field is missing, null or of another type."""
+    """Return a text field, or None if it is missing, null or of another type."""
     value = record.get(name)
     return value if isinstance(value, str) else None
 
 
 def id_field(record: Mapping[str, object], name: str) -> str | None:
-    """Return an id in one spelling: 391895, "391895" and " 000391895 " are "391895"; None where there is none."""
+    """Return a normalised id field, or None if there is none: 391895, "391895" and " 000391895 " are "391895"."""
     value = record.get(name)
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
@@ -224,12 +229,12 @@ def id_field(record: Mapping[str, object], name: str) -> str | None:
 
 
 def missing_id(record: Mapping[str, object], name: str) -> str:
-    """Say why `id_field` found no id."""
+    """Return why `id_field` found no id, as the detail of a rejected row."""
     return f"no {name}" if record.get(name) is None else f"no {name} but {str(record[name])[:_EXCERPT_CHARS]}"
 
 
 class Records:
-    """The objects of a list; others in it are empty objects, so that numbering holds."""
+    """The objects of a list; items of other types become empty objects, so that the numbering stays."""
 
     def __init__(self, items: list[object] | JsonList) -> None:
         self._items = items
@@ -242,17 +247,17 @@ class Records:
 
     @property
     def first_names(self) -> str:
-        """Return the names of the first object's members, for a message."""
+        """Return the names in the first object, for a message."""
         return ", ".join(list(next(iter(self), {}))[:20])[:_MAX_NAMES_CHARS] or "none"
 
 
 def records_of(value: object) -> Records | None:
-    """Return the objects of a list; None for anything else."""
+    """Return the objects of a list, or None if the value is not a list."""
     return Records(value) if isinstance(value, list | JsonList) else None
 
 
 def describe(value: object) -> str:
-    """Return what a parsed JSON document is, for a message: its type, and its keys if it is an object."""
+    """Return a description of a JSON value, for a message: its type, and the keys of an object."""
     if isinstance(value, dict):
         return f"an object with the keys {', '.join(map(str, list(value)[:20])) or '(none)'}"
     return {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")

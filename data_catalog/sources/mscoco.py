@@ -1,8 +1,8 @@
-"""MSCOCO captions: the JSON of 2014 and 2017, MSCOCO-IT's Italian captions in the same shape, and Karpathy's splits.
+"""Reader of MSCOCO captions: the JSON of 2014 and 2017, MSCOCO-IT (same format, in Italian) and Karpathy's splits.
 
-Images of MSCOCO have licenses of their own, by a table in the JSON; the license of the row is that of its image.
-Karpathy's `dataset_*.json` (Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015) is of Flickr8k and Flickr30k,
-too: images with their sentences and a split. MSCOCO's "restval" images are training images.
+Each image of MSCOCO has its own license, from a table in the JSON; a row has the license of its image. Karpathy's
+`dataset_*.json` (Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015) also exists for Flickr8k and Flickr30k.
+It contains images with their sentences and a split. MSCOCO's "restval" images are training images.
 """
 
 import re
@@ -14,11 +14,11 @@ from typing import ClassVar, NamedTuple
 from data_catalog.errors import InputError
 from data_catalog.schema import NATIVE
 from data_catalog.settings import PATH, path_setting
-from data_catalog.sources.files import FilesConfig, Held, upstream_files
+from data_catalog.sources.files import FilesConfig, MemoryBudget, upstream_files
 from data_catalog.sources.image_files import check_images
 from data_catalog.sources.json_documents import describe, id_field, missing_id, open_json, records_of, text_field
 from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, CaptionOrigin
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
 from data_catalog.sources.urls import flickr_page
 
 _EXPECTED = "a COCO captions JSON ('images' and 'annotations' with 'caption') or Karpathy's dataset_coco.json"
@@ -32,29 +32,29 @@ _BARE_NAME = re.compile(r"\d{12}\.jpg")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MscocoConfig(FilesConfig):
-    """Captions files of MSCOCO, and where the images are."""
+    """Captions files of MSCOCO, and the location of the images."""
 
-    WANTED: ClassVar = "at least one COCO captions JSON"
+    EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, which holds them by `file_name`. Left out, they come by
-    URL."""
+    """Folder, zip or tar of the images, or a glob of them, with the names in `file_name`. By default images are fetched
+    by URL."""
     origin: str | None = None
-    """Makers of the captions, where it is not as the kind of source says: "native", "human_translation",
-    "machine_translation" or "machine_translation_corrected". Of MSCOCO-IT the names of the files say it."""
+    """Origin of the captions: "native", "human_translation", "machine_translation" or "machine_translation_corrected".
+    By default the kind of source decides; for MSCOCO-IT, the names of the files."""
     translator: str | None = None
-    """Name of who translated the captions, or of what did."""
+    """Name of the person, service or program that translated the captions."""
 
     def __post_init__(self) -> None:
-        """Refuse a source without files, and contradictions."""
+        """Raise `SettingsError` for no files, or for settings that contradict each other."""
         FilesConfig.__post_init__(self)
         _ = mscoco_origin(self)
 
 
 class _Image(NamedTuple):
-    """What the rows of one image share."""
+    """Fields that all rows of one image share."""
 
     url: str | None
     path: str | None
@@ -64,7 +64,7 @@ class _Image(NamedTuple):
 
 
 class KarpathyCaption(NamedTuple):
-    """One sentence of one image; `number` counts all sentences of the file from 1."""
+    """A sentence about an image; `number` counts all sentences of the file from 1."""
 
     number: int
     filename: str
@@ -76,7 +76,7 @@ class KarpathyCaption(NamedTuple):
 
 
 def check_karpathy(path: Path, document: object, *, expected: str) -> Mapping[str, object]:
-    """Return the document; raise InputError unless some image of it has a file name and sentences."""
+    """Return the document. Raises `InputError` unless an image in it has a file name and sentences."""
     images = records_of(document.get("images")) if isinstance(document, dict) else None
     if not isinstance(document, dict) or not images:
         raise InputError(f"{path} is {describe(document)} and lists no images: expected {expected}")
@@ -87,7 +87,7 @@ def check_karpathy(path: Path, document: object, *, expected: str) -> Mapping[st
 
 
 def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaption]:
-    """Yield every sentence; an image without sentences yields one caption without text, so that it is accounted for."""
+    """Yield every sentence; an image without sentences yields one caption without text, so that it is counted."""
     number = 0
     for image in records_of(document.get("images")) or ():
         split = text_field(image, "split")
@@ -105,7 +105,7 @@ def karpathy_captions(document: Mapping[str, object]) -> Iterator[KarpathyCaptio
 
 
 def check_mscoco(config: MscocoConfig) -> None:
-    """Raise InputError unless every file is whole and of a known shape, and `images`, if given, can be opened."""
+    """Raise `InputError` unless every file is complete and of a known format, and `images`, if set, can be opened."""
     if config.images is not None:
         check_images(config.images)
     for path in upstream_files(config):
@@ -113,52 +113,52 @@ def check_mscoco(config: MscocoConfig) -> None:
 
 
 def mscoco_origin(config: MscocoConfig, upstream_file: str = "") -> CaptionOrigin:
-    """Return who made captions of MSCOCO: the people who wrote them, unless the settings say otherwise.
+    """Return the origin of MSCOCO captions: native, unless the settings state another.
 
     Raises:
-        SettingsError: the settings contradict themselves.
+        SettingsError: origin and translator contradict each other.
     """
     return CaptionOrigin(origin=config.origin or NATIVE, translator=config.translator)
 
 
 def mscoco_it_origin(config: MscocoConfig, upstream_file: str) -> CaptionOrigin:
-    """Return who made captions of MSCOCO-IT, by the settings, else by the name of the file."""
+    """Return the origin of MSCOCO-IT captions, by the settings, else by the name of the file."""
     return mscoco_origin(config) if config.origin else origin_by_name(upstream_file)
 
 
 def origin_by_name(upstream_file: str) -> CaptionOrigin:
-    """Return what MSCOCO-IT's README says: all was translated with Bing, and people corrected the validated files."""
+    """Return the origin of a file by MSCOCO-IT's README: translated with Bing; people corrected "_validated" files."""
     is_corrected = "_validated" in Path(upstream_file).name
     return CaptionOrigin(origin=CORRECTED if is_corrected else MACHINE_TRANSLATION, translator="Bing")
 
 
 def read_mscoco(config: MscocoConfig, lang: str = "en") -> Iterator[JudgedRow]:
-    """Yield what becomes of every annotation, whose captions are in `lang`."""
-    names, local = _Names(), config.images is not None
+    """Yield one row for each annotation; captions are in `lang`."""
+    names, local = _FileNames(), config.images is not None
     for path in upstream_files(config):
         document = _load(path)
         if "annotations" in document:
             yield from _read_annotations(path, document, lang, names, local=local)
         else:
             for caption in karpathy_captions(document):
-                origin, name, image_id = (
-                    Origin(str(path), caption.number, caption.raw),
+                location, name, image_id = (
+                    Location(str(path), caption.number, caption.raw),
                     caption.filename,
                     caption.coco_id,
                 )
-                if image_id is not None and not names.agree(image_id, name):
-                    yield refuse(origin, "image_missing", f"several images have the id {image_id}")
+                if image_id is not None and not names.is_consistent(image_id, name):
+                    yield malformed_row(location, "image_missing", f"several images have the id {image_id}")
                     continue
                 found = Candidate(
                     sample_key=image_id or name,
                     caption_key=caption.caption_id,
-                    url=None if local else _image_url(name, _place(name, None, "")),
+                    url=None if local else _image_url(name, _split_and_year(name, None, "")),
                     path=name if local else None,
                     caption=caption.text,
                     lang=lang,
                     split=caption.split,
                 )
-                yield admit(origin, found)
+                yield validate_row(location, found)
 
 
 def _load(path: Path) -> Mapping[str, object]:
@@ -176,65 +176,69 @@ def _load(path: Path) -> Mapping[str, object]:
     return document
 
 
-class _Names:
-    """What the image of each id is called, in whatever file: two pictures with one id must not become one sample."""
+class _FileNames:
+    """File name of the image of each id, across files: two pictures with one id must not become one sample."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
-        self._held = Held("the source's files together")
+        self._budget = MemoryBudget("the source's files together")
 
-    def agree(self, image_id: str, name: str | None) -> bool:
-        """Tell if an image is called as the first of its id was; the spellings of 2014 and 2017 are one name."""
+    def is_consistent(self, image_id: str, name: str | None) -> bool:
+        """Return whether a name equals the first name of its id; the formats of 2014 and 2017 count as equal."""
         found = _NUMBERED_NAME.fullmatch(name or "")
         name = found[1] if found else name or ""
         if image_id not in self._names:
-            self._held.add(name)
+            self._budget.add(name)
         return self._names.setdefault(image_id, name) == name
 
 
 def _read_annotations(
-    path: Path, document: Mapping[str, object], lang: str, names: _Names, *, local: bool
+    path: Path, document: Mapping[str, object], lang: str, names: _FileNames, *, local: bool
 ) -> Iterator[JudgedRow]:
-    licenses, held = _licenses(path, document), Held(path)
+    licenses, budget = _licenses(path, document), MemoryBudget(path)
     images: dict[str, _Image | None] = {}
     for entry in records_of(document["images"]) or ():
         if (image_id := id_field(entry, "id")) is not None:
             image = _image(path, entry, licenses, local=local)
-            held.add(image.url, image.path, image.page_url)
-            is_one = names.agree(image_id, text_field(entry, "file_name") or image.url)
+            budget.add(image.url, image.path, image.page_url)
+            is_one = names.is_consistent(image_id, text_field(entry, "file_name") or image.url)
             images[image_id] = image if is_one and images.get(image_id, image) == image else None
     for number, annotation in enumerate(records_of(document["annotations"]) or (), start=1):
-        yield _row(Origin(str(path), number, repr(annotation)), annotation, images, lang)
+        yield _row(Location(str(path), number, repr(annotation)), annotation, images, lang)
 
 
 def _licenses(path: Path, document: Mapping[str, object]) -> dict[str, str | None]:
-    """Return the words of each license by its id; one without id is no image's."""
+    """Return the text of each license by id; a license without id applies to no image."""
     licenses: dict[str, str | None] = {}
-    held = Held(path)
+    budget = MemoryBudget(path)
     for entry in records_of(document.get("licenses")) or ():
         license_id = id_field(entry, "id")
         if license_id in licenses:
-            raise InputError(f"{path} has several licenses with the id {license_id}: correct it or download it again")
+            raise InputError(
+                f"{path} has several licenses with the id {license_id}: correct the file or download it again"
+            )
         if license_id is not None:
             name, url = text_field(entry, "name"), text_field(entry, "url")
             licenses[license_id] = f"{name} ({url})" if name and url else name or url
-            held.add(license_id, licenses[license_id])
+            budget.add(license_id, licenses[license_id])
     return licenses
 
 
-def _row(origin: Origin, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str) -> JudgedRow:
+def _row(
+    location: Location, annotation: Mapping[str, object], images: Mapping[str, _Image | None], lang: str
+) -> JudgedRow:
     image_id, caption = id_field(annotation, "image_id"), annotation.get("caption")
     if caption is not None and not isinstance(caption, str):
-        return refuse(origin, "malformed_row", f"the caption is {describe(caption)}")
+        return malformed_row(location, "malformed_row", f"the caption is {describe(caption)}")
     if image_id is None:
-        return refuse(origin, "image_missing", missing_id(annotation, "image_id"))
+        return malformed_row(location, "image_missing", missing_id(annotation, "image_id"))
     image = images.get(image_id)
     if image is None:
         how_many = "several images have" if image_id in images else "no image has"
-        return refuse(origin, "image_missing", f"{how_many} the id {image_id}")
+        return malformed_row(location, "image_missing", f"{how_many} the id {image_id}")
     caption_key = id_field(annotation, "id")
-    return admit(
-        origin,
+    return validate_row(
+        location,
         Candidate(sample_key=image_id, caption_key=caption_key, caption=caption, lang=lang, **image._asdict()),
     )
 
@@ -243,7 +247,7 @@ def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str |
     name, coco_url = text_field(entry, "file_name"), text_field(entry, "coco_url")
     if coco_url is not None and _DEAD_HOST in coco_url:
         coco_url = None
-    place = _place(name, coco_url, path.name)
+    place = _split_and_year(name, coco_url, path.name)
     return _Image(
         url=None if local else coco_url or _image_url(name, place),
         path=name if local else None,
@@ -253,8 +257,8 @@ def _image(path: Path, entry: Mapping[str, object], licenses: Mapping[str, str |
     )
 
 
-def _place(name: str | None, coco_url: str | None, json_name: str) -> tuple[str, str] | None:
-    """Return split and year of an image, by the first that tells: its file name, its URL, the name of the JSON file."""
+def _split_and_year(name: str | None, coco_url: str | None, json_name: str) -> tuple[str, str] | None:
+    """Return split and year of an image, from the first that has them: file name, URL, name of the JSON file."""
     for text in (name, coco_url, json_name):
         if text and (found := _SPLIT_AND_YEAR.search(text)):
             return found.group(1), found.group(2)
@@ -262,7 +266,7 @@ def _place(name: str | None, coco_url: str | None, json_name: str) -> tuple[str,
 
 
 def _image_url(name: str | None, place: tuple[str, str] | None) -> str | None:
-    """Return the URL that MSCOCO's own naming gives a file name."""
+    """Return the URL of a file name on MSCOCO's server, or None for other names."""
     if name and (found := _LEGACY_NAME.fullmatch(name)):
         return f"{_IMAGE_HOST}/{found.group(1)}{found.group(2)}/{name}"
     if name and place and _BARE_NAME.fullmatch(name):

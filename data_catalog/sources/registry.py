@@ -1,4 +1,4 @@
-"""The kinds of sources by name: what the `kind` of a recipe's source may be."""
+"""Registry of the kinds of sources: the values of `kind` in a recipe's source."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from data_catalog.sources.rows import SourceRow, UpstreamRow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceKind:
-    """How to read one family of upstream files.
+    """A kind of source: its settings, and the functions that check and read its files.
 
     Args:
         kind: its name.
         config_type: the frozen dataclass of its settings; all functions take an instance of it.
-        check: raises InputError, before work starts, if files are missing, empty, damaged or of another kind.
-        read: yields one outcome for each upstream row, streaming.
-        license: what upstream says of the dataset as a whole; a row's own license is in the row.
-        languages: which languages its captions can be in, or None where only the rows tell.
-        origin: who made the captions of a file, given the settings and the file's path.
-        images: folder, zip or tar of local images, or a glob of them, or None where images come by URL.
-        upstream_files: the files that rows are read from, sorted, without images.
-        states_splits: whether upstream states a split of some image; the files are those that `check` has passed.
-        operator: who serves the images and wants to know whom to write to, where that is one and the same for all.
+        check: raises `InputError`, before work starts, if files are missing, empty, damaged or of another kind.
+        read: yields one row for each upstream row, streaming.
+        license: the license that upstream states for the dataset; the license of a row is in the row.
+        languages: returns the languages that captions can be in, or None if only the rows state them.
+        origin: returns the origin of a file's captions, given the settings and the file's path.
+        images: returns the folder, zip or tar of local images, or a glob of them, or None if images have URLs.
+        upstream_files: returns the files that rows are read from, sorted, without images.
+        states_splits: returns whether upstream states a split of any image; call it after `check`.
+        operator: the one organisation that serves all images and asks for a contact address, if there is one.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class SourceKind:
 
 
 def _splits_of_rows(read: Callable[[Any], Iterator[SourceRow]]) -> Callable[[Any], bool]:
-    """Return what tells of sources whose rows state a split or do not: the first that does decides."""
+    """Return a function for `states_splits` that reads rows until one states a split."""
     return lambda config: any(isinstance(row, UpstreamRow) and row.split is not None for row in read(config))
 
 

@@ -1,4 +1,4 @@
-"""What a source reader yields: one object per upstream row, by the same judgement for every source."""
+"""Rows that source readers yield, and the validation that all sources share."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from data_catalog.stages import Reason
 from data_catalog.storage.shards import order_key
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: of millions of rows, that costs
+@dataclass(slots=True, kw_only=True)  # not frozen, which would be slower for millions of rows
 class Candidate:
-    """What a record says of a caption and its image, before `admit` judges it.
+    """The fields of a record about a caption and its image, before `validate_row` validates them.
 
     Args:
         sample_key: identity of the image within its source, such as "391895" or a sha1 of its canonical URL.
-        caption_key: upstream's own id of the caption, or None where it has none.
-        url: where the image is on the web; exactly one of `url` and `path` is set.
-        path: the image's name inside the source's `images` folder or archive.
-        caption: the text as upstream has it.
-        lang: ISO 639-1 code that upstream states, or the dataset's documented language.
-        original: what the caption is a translation of, where upstream has it beside it.
-        original_lang: its ISO 639-1 code.
-        split: that upstream states of the image; in an `UpstreamRow` as `usual_split` spells it.
+        caption_key: upstream's id of the caption, or None.
+        url: URL of the image; exactly one of `url` and `path` is set.
+        path: name of the image in the source's `images` folder or archive.
+        caption: the text, unchanged.
+        lang: ISO 639-1 code that upstream states, or the documented language of the dataset.
+        original: the text that the caption translates, if upstream has both.
+        original_lang: ISO 639-1 code of `original`.
+        split: split of the image that upstream states; in an `UpstreamRow` normalised by `normalised_split`.
     """
 
     sample_key: str
@@ -59,10 +59,10 @@ class UpstreamRow(Candidate):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedRow:
-    """A row that could not be read as a caption of an image: kept as a rejected row, never fatal.
+    """A row that could not be read as a caption of an image; it is stored as a rejected row.
 
-    `reason` is one of `MALFORMED_REASONS`; `detail` says in a few words what was found; `raw` is the start of the
-    offending text (at most 500 characters).
+    `reason` is a key of `MALFORMED_REASONS`, `detail` says in a few words what was found, and `raw` is the start of the
+    record's text (at most 500 characters).
     """
 
     upstream_file: str
@@ -74,7 +74,7 @@ class MalformedRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnselectedRow:
-    """A row that is not asked for: counted, not stored. `reason` is "language", "caption_kind" or "limit"."""
+    """A row that the settings do not select: counted, not stored. `reason`: "language", "caption_kind" or "limit"."""
 
     reason: str
 
@@ -84,12 +84,12 @@ SourceRow = JudgedRow | UnselectedRow
 
 MALFORMED_REASONS = {
     "malformed_row": Reason("the row could not be parsed: wrong number of fields, a missing field or a broken quote"),
-    "bad_encoding": Reason("the row holds bytes that are not UTF-8, or a NUL"),
+    "bad_encoding": Reason("the row contains bytes that are not UTF-8, or a NUL"),
     "caption_missing": Reason("the row has no caption"),
     "image_missing": Reason("the row names no image (no URL, no path, or an id that no image has)"),
     "lang_missing": Reason("the row has no language, and the recipe gives none", settings=("sources.*.lang",)),
     "unknown_split": Reason(
-        "upstream states a split of the image that is neither train, val nor test, and is to be kept",
+        "upstream states a split that is not train, val or test, and the recipe keeps upstream's splits",
         settings=("split.by",),
     ),
 }
@@ -101,35 +101,35 @@ _SPLIT_NAMES = {
 }
 
 
-def usual_split(name: str) -> str | None:
-    """Return train, val or test for their usual names, None for white space, and any other name as it is."""
+def normalised_split(name: str) -> str | None:
+    """Normalise the name of a split: train, val or test, None for white space; unknown names are unchanged."""
     return _SPLIT_NAMES.get(name.strip().lower(), name.strip() or None)
 
 
-class Origin(NamedTuple):
-    """Where a record stands: the file as opened, its 1-based line or record number, and the text it came from."""
+class Location(NamedTuple):
+    """Location of a record: the file as opened, the 1-based line or record number, and the record's text."""
 
     upstream_file: str
     upstream_line: int
     raw: str = ""
 
 
-def refuse(origin: Origin, reason: str, detail: str) -> MalformedRow:
-    """Return what becomes of a record that is no row; `reason` is a key of `MALFORMED_REASONS`."""
+def malformed_row(location: Location, reason: str, detail: str) -> MalformedRow:
+    """Return a malformed row for a record; `reason` is a key of `MALFORMED_REASONS`."""
     return MalformedRow(
-        upstream_file=origin.upstream_file,
-        upstream_line=origin.upstream_line,
+        upstream_file=location.upstream_file,
+        upstream_line=location.upstream_line,
         reason=reason,
         detail=excerpt(detail),
-        raw=excerpt(origin.raw) if origin.raw else None,
+        raw=excerpt(location.raw) if location.raw else None,
     )
 
 
-def admit(origin: Origin, found: Candidate) -> JudgedRow:
-    """Make a row of a record, or say why it is none; empty optional fields become None.
+def validate_row(location: Location, found: Candidate) -> JudgedRow:
+    """Validate a record; return an upstream row, or a malformed row with the reason.
 
-    A URL must be http or https; a caption must hold more than white space. `url` loses surrounding white space, the
-    caption is left as upstream has it.
+    A URL must be http or https, and a caption must not be blank. White space around `url` is removed, empty optional
+    fields become None, and the caption is unchanged.
     """
     url, caption, lang = (found.url or "").strip(), found.caption, (found.lang or "").strip()
     texts = (caption, found.original, found.url, found.path, found.sample_key, found.caption_key, found.lang)
@@ -137,20 +137,22 @@ def admit(origin: Origin, found: Candidate) -> JudgedRow:
         if not text:
             continue
         if len(text) > MAX_TEXT_CHARS:
-            return refuse(origin, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}")
+            return malformed_row(
+                location, "malformed_row", f"a text of {len(text):,} characters, more than {MAX_TEXT_CHARS:,}"
+            )
         if trouble := text_trouble(text):
-            return refuse(origin, *trouble)
+            return malformed_row(location, *trouble)
     if url and not is_web_url(url):
-        return refuse(origin, "image_missing", f"not an http or https URL: {url}")
+        return malformed_row(location, "image_missing", f"not an http or https URL: {url}")
     if not url and not (found.path and found.path.strip()):
-        return refuse(origin, "image_missing", "neither URL nor path")
+        return malformed_row(location, "image_missing", "neither URL nor path")
     if caption is None or not caption.strip():
-        return refuse(origin, "caption_missing", "no caption" if caption is None else "an empty caption")
+        return malformed_row(location, "caption_missing", "no caption" if caption is None else "an empty caption")
     if not lang:
-        return refuse(origin, "lang_missing", "no language")
+        return malformed_row(location, "lang_missing", "no language")
     return UpstreamRow(
-        upstream_file=origin.upstream_file,
-        upstream_line=origin.upstream_line,
+        upstream_file=location.upstream_file,
+        upstream_line=location.upstream_line,
         sample_key=found.sample_key,
         caption_key=found.caption_key,
         url=url if found.url else None,
@@ -159,69 +161,70 @@ def admit(origin: Origin, found: Candidate) -> JudgedRow:
         lang=lang,
         original=found.original if found.original and found.original.strip() else None,
         original_lang=found.original_lang,
-        split=usual_split(found.split or ""),
+        split=normalised_split(found.split or ""),
         license=found.license or None,
         attribution=found.attribution or None,
         page_url=found.page_url or None,
     )
 
 
-# Why a row is unselected that the limit leaves out.
+# Reason of unselected rows beyond the limit.
 BEYOND_LIMIT = "limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowLimit:
-    """Number of rows of a source that are read: the same ones, in whatever order its files have them.
+    """Limit on the rows of a source, which draws the same rows in any order of the files.
 
-    Whole samples are drawn by a hash of their ids, in two passes of bounded memory.
+    Whole samples are drawn by a hash of their ids, in two passes with bounded memory.
     """
 
     limit: int = 0
-    """Most rows of the source, drawn at random from those that the other settings select: all captions of an image or
-    none. A row that cannot be read counts. A larger limit draws the same rows and others; 0: all rows."""
+    """Maximum number of rows of the source, drawn at random from the rows that the other settings select. All captions
+    of an image are drawn, or none. Malformed rows count. A larger limit draws the same rows and more; 0 reads all
+    rows."""
     limit_seed: int = 0
-    """Seed of the drawing of rows: another one draws others."""
+    """Seed of the random draw; another seed draws other rows."""
 
     def __post_init__(self) -> None:
-        """Refuse a negative limit."""
+        """Raise `SettingsError` for a negative limit."""
         if self.limit < 0:
             raise SettingsError(f"limit must not be negative, got {self.limit}")
 
     def stated(self) -> dict[str, Any]:
-        """Return the settings for keys and manifest; empty where all rows are read."""
+        """Return the settings for keys and manifest; empty if all rows are read."""
         return {"limit": self.limit, "limit_seed": self.limit_seed} if self.limit else {}
 
-    def place(self, sample_id: str) -> int:
-        """Return where a sample is in the order in which samples are drawn."""
+    def rank(self, sample_id: str) -> int:
+        """Return the rank of a sample, a 64-bit hash: samples are drawn in the order of their ranks."""
         return int(order_key(f"{self.limit_seed}\0{sample_id}"), 16)
 
-    def draw(self, sample_ids: Iterable[str]) -> "Drawn":
-        """Return which samples are drawn, given the sample of every row; holds at most `limit` numbers at once."""
+    def draw(self, sample_ids: Iterable[str]) -> "DrawnSamples":
+        """Draw samples, given the sample id of every row; keeps at most `limit` numbers in memory."""
         counts: dict[int, int] = {}
         last_first: list[int] = []
         end, num_rows, num_drawn = 16**16, 0, 0
         for sample_id in sample_ids:
             num_rows += 1
-            place = self.place(sample_id)
-            if place >= end:
+            rank = self.rank(sample_id)
+            if rank >= end:
                 continue
-            if place not in counts:
-                heappush(last_first, -place)
-            counts[place] = counts.get(place, 0) + 1
+            if rank not in counts:
+                heappush(last_first, -rank)
+            counts[rank] = counts.get(rank, 0) + 1
             num_drawn += 1
-            while num_drawn > self.limit:  # rows only become more: what is too much now stays too much
+            while num_drawn > self.limit:  # counts only grow, so a sample that is too much now stays too much
                 end = -heappop(last_first)
                 num_drawn -= counts.pop(end)
-        return Drawn(limit=self, end=end, num_rows=num_rows, num_drawn=num_drawn)
+        return DrawnSamples(limit=self, end=end, num_rows=num_rows, num_drawn=num_drawn)
 
 
 ALL_ROWS = RowLimit()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """The samples that a limit draws: those with a place before `end`; and how many rows there are, and are drawn."""
+class DrawnSamples:
+    """The samples that a limit draws, those with a rank below `end`; and the numbers of rows read and drawn."""
 
     limit: RowLimit
     end: int
@@ -229,5 +232,5 @@ class Drawn:
     num_drawn: int
 
     def __contains__(self, sample_id: str) -> bool:
-        """Tell whether a sample is drawn."""
-        return self.limit.place(sample_id) < self.end
+        """Return whether a sample is drawn."""
+        return self.limit.rank(sample_id) < self.end

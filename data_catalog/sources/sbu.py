@@ -1,4 +1,4 @@
-"""SBU Captioned Photos: one JSON of parallel lists, or a list of URLs and a list of captions, line by line.
+"""Reader of SBU Captioned Photos: a JSON of parallel lists, or a file of URLs and a file of captions, line by line.
 
 Source: Ordonez, Kulkarni and Berg, Im2Text (2011). The images are on Flickr, each under its owner's terms.
 """
@@ -13,7 +13,7 @@ from data_catalog.errors import InputError
 from data_catalog.settings import PATH
 from data_catalog.sources.files import FilesConfig, Line, check_text_file, first_text, read_lines, upstream_files
 from data_catalog.sources.json_documents import JsonList, describe, open_json
-from data_catalog.sources.rows import Candidate, JudgedRow, Origin, admit, refuse
+from data_catalog.sources.rows import Candidate, JudgedRow, Location, malformed_row, validate_row
 from data_catalog.sources.urls import flickr_page, is_web_url, url_key
 
 _EXPECTED_JSON = "SBU's JSON ('image_urls' and 'captions', lists of equal length)"
@@ -25,15 +25,15 @@ _EXPECTED = f"{_EXPECTED_JSON}, or two text files: one of URLs, one of captions,
 class SbuConfig(FilesConfig):
     """Files of SBU Captions."""
 
-    WANTED: ClassVar = "SBU's JSON, or its list of URLs and its list of captions"
+    EXPECTED_FILES: ClassVar = "SBU's JSON, or its list of URLs and its list of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped: JSON files, or exactly one list of URLs and one list of captions, in any
+    """Paths or globs, plain or gzipped: JSON files, or exactly one file of URLs and one file of captions, in any
     order."""
 
 
 def check_sbu(config: SbuConfig) -> None:
-    """Raise InputError unless the files are whole, of a known shape, and their lists equally long."""
+    """Raise `InputError` unless the files are complete, of a known format, and their lists have equal lengths."""
     paths = upstream_files(config)
     for path in paths:
         check_text_file(path, expected=_EXPECTED)
@@ -43,13 +43,13 @@ def check_sbu(config: SbuConfig) -> None:
         return
     urls, captions = _text_files(paths)
     (num_urls, last_url), (num_captions, last_caption) = _count_lines(urls), _count_lines(captions)
-    if num_urls != num_captions and last_url != last_caption:  # a blank line at the end is no misalignment
+    if num_urls != num_captions and last_url != last_caption:  # a blank line at the end does not misalign the lists
         counts = f"{urls} has {num_urls} lines and {captions} has {num_captions}"
-        raise InputError(f"{counts}: expected one caption a URL; download both again")
+        raise InputError(f"{counts}: expected one caption per URL; download both again")
 
 
 def read_sbu(config: SbuConfig) -> Iterator[JudgedRow]:
-    """Yield what becomes of every photo (English)."""
+    """Yield one row for each photo; captions are in English."""
     paths = upstream_files(config)
     if _are_json(paths):
         for path in paths:
@@ -77,7 +77,7 @@ def _text_files(paths: list[Path]) -> tuple[Path, Path]:
 
 
 def _count_lines(path: Path) -> tuple[int, int]:
-    """Return how many lines a file has, and the number of its last line that is not blank."""
+    """Return the number of lines of a file, and the number of its last line that is not blank."""
     number = last = 0
     for line in read_lines(path):
         number = line.number
@@ -88,14 +88,14 @@ def _count_lines(path: Path) -> tuple[int, int]:
 def _read_text(urls: Path, captions: Path) -> Iterator[JudgedRow]:
     pairs = zip_longest(read_lines(urls), read_lines(captions), fillvalue=_NO_LINE)
     for number, (url, caption) in enumerate(pairs, start=1):
-        origin = Origin(str(captions), number, f"{url.text.strip()}\t{caption.text}")
+        location = Location(str(captions), number, f"{url.text.strip()}\t{caption.text}")
         if trouble := url.trouble or caption.trouble:
-            yield refuse(origin, *trouble)
+            yield malformed_row(location, *trouble)
         elif url.text or caption.text:
-            yield _row(origin, url.text.strip(), caption.text, None)
+            yield _row(location, url.text.strip(), caption.text, None)
 
 
-def _row(origin: Origin, url: str, caption: str, user: object) -> JudgedRow:
+def _row(location: Location, url: str, caption: str, user: object) -> JudgedRow:
     found = Candidate(
         sample_key=url_key(url),
         url=url,
@@ -104,11 +104,11 @@ def _row(origin: Origin, url: str, caption: str, user: object) -> JudgedRow:
         attribution=f"Flickr user {user}" if user else None,
         page_url=flickr_page(url),
     )
-    return admit(origin, found)
+    return validate_row(location, found)
 
 
 def _load_lists(path: Path) -> tuple[JsonList, JsonList, JsonList | list[None]]:
-    """Return URLs, captions and users."""
+    """Return the lists of URLs, captions and users. Raises `InputError` for a file of another format."""
     document = open_json(path, expected=_EXPECTED_JSON)
     if not isinstance(document, dict):
         raise InputError(f"{path} is {describe(document)}: expected {_EXPECTED_JSON}")
@@ -124,11 +124,11 @@ def _load_lists(path: Path) -> tuple[JsonList, JsonList, JsonList | list[None]]:
 
 def _read_lists(path: Path) -> Iterator[JudgedRow]:
     for number, (url, caption, user) in enumerate(zip(*_load_lists(path), strict=True), start=1):
-        origin = Origin(str(path), number, f"{url}\t{caption}")
+        location = Location(str(path), number, f"{url}\t{caption}")
         if isinstance(url, str) and isinstance(caption, str):
-            yield _row(origin, url.strip(), caption, user)
+            yield _row(location, url.strip(), caption, user)
         elif url is None or caption is None:
-            yield refuse(origin, "image_missing" if url is None else "caption_missing", "null in the list")
+            yield malformed_row(location, "image_missing" if url is None else "caption_missing", "null in the list")
         else:
             wrong = caption if isinstance(url, str) else url
-            yield refuse(origin, "malformed_row", f"{describe(wrong)} in place of a text")
+            yield malformed_row(location, "malformed_row", f"{describe(wrong)} in place of a text")

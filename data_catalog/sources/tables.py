@@ -1,4 +1,4 @@
-"""Files with named columns (CSV, TSV, JSON Lines, Parquet) as one stream of entries, each with its line."""
+"""Tables (CSV, TSV, JSON Lines, Parquet), read as a stream of entries with their line numbers."""
 
 import json
 import os
@@ -20,21 +20,24 @@ from data_catalog.sources.delimited import complete_cells, read_records
 from data_catalog.sources.files import MAX_TEXT_CHARS, Line, Trouble, check_text_file, head_lines, read_lines
 from data_catalog.sources.json_documents import describe, parse_json
 
-TOO_LONG = "vernaclip: too long"  # a column beside the texts: which of a row's columns holds more than any text has
+TOO_LONG = "vernaclip: too long"  # an extra column: the name of the row's first column with a text that is too long
 _MAX_TEXT_BYTES = 4 * MAX_TEXT_CHARS
 _ROWS_PER_BATCH = 256
-_BUFFER_BYTES = 2**18  # of a column; without it the whole of its part of a row group is read at once
-_CHILD_BYTES = 600 * 2**20  # beyond what the interpreter and its libraries take
+_BUFFER_BYTES = 2**18  # per column; without it, a column's whole part of a row group is read at once
+_CHILD_BYTES = 600 * 2**20  # in addition to the interpreter and its libraries
 _UNREADABLE, _OUT_OF_MEMORY = 3, 4
-# mimalloc, and the threads of OpenBLAS, reserve memory that they never use.
+# mimalloc and the threads of OpenBLAS reserve memory that they never use.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def read_texts(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yield text columns of a Parquet file in small batches, with a column `TOO_LONG`.
 
+    A child process with limited memory decodes the file.
+
     Raises:
-        InputError: it is no whole Parquet file, or cannot be unpacked within the memory of readers.
+        InputError: it is not a complete Parquet file, or cannot be decompressed within the memory of readers.
+        DefectError: the child process failed for another reason.
     """
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "data_catalog.sources.tables", str(path), *columns],
@@ -45,25 +48,33 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     )
     with child:
         try:
-            # A stream that is cut off is no error yet: the child's end says why.
+            # A truncated stream raises nothing here: the child's exit status says why.
             with suppress(pa.ArrowInvalid), pa.ipc.open_stream(child.stdout) as stream:
                 yield from stream
-            told = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
+            message = child.stderr.read().decode("utf-8", "replace") if child.stderr else ""
             status = child.wait()
         finally:
             child.kill()
     if status == _UNREADABLE:
-        raise InputError(f"{path} is no whole Parquet file ({told})")
+        raise InputError(f"{path} is not a complete Parquet file ({message})")
     if status == _OUT_OF_MEMORY or status < 0:
         raise InputError(
-            f"{path} cannot be unpacked within 1 GB of memory: write it anew with smaller values, pages and row groups"
+            f"{path} cannot be decompressed within 1 GB of memory: write it again with smaller values, pages and row "
+            "groups"
         )
     if status:
-        raise DefectError(f"{path} could not be read ({told[-500:]}). This is a defect: report it")
+        raise DefectError(f"{path} could not be read ({message[-500:]}). This is a defect: report it")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write batches to standard output, as a stream of Arrow; `arguments`: path of the file, names of the columns."""
+    """Write batches to standard output as an Arrow stream; the child process of `read_texts`.
+
+    Args:
+        arguments: path of the file, names of the columns.
+
+    Returns:
+        The exit status.
+    """
     path, *columns = arguments
     cap_memory(_CHILD_BYTES)
     schema = pa.schema([(name, pa.string()) for name in (*columns, TOO_LONG)])
@@ -83,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _bounded(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -> pa.RecordBatch:
-    """Return the texts, with nulls for those that are too long, and the first such column of each row."""
+    """Return the texts, with null for texts that are too long, and the first such column of each row."""
     texts, too_long = [], pa.nulls(batch.num_rows, pa.string())
     for name in columns:
         column = batch.column(name)
@@ -91,7 +102,7 @@ def _bounded(batch: pa.RecordBatch, columns: Sequence[str], schema: pa.Schema) -
             values, rows = column.dictionary, column.indices
         else:
             values, rows = column, pa.array(range(batch.num_rows), pa.int32())
-        # Judged where each value stands once; copied to the rows are only the others.
+        # Each distinct value is measured once, and values that are too long are never copied to the rows.
         values = values.cast(pa.string())
         fits = pc.fill_null(pc.less_equal(pc.binary_length(values), _MAX_TEXT_BYTES), True)
         places = pc.if_else(fits, pc.subtract(pc.cumulative_sum(fits.cast(pa.int32())), 1), None)
@@ -106,7 +117,7 @@ FORMATS = ".csv, .tsv, .jsonl, .ndjson (each also with .gz) or .parquet"
 
 
 class Entry(NamedTuple):
-    """One record: its 1-based line (record number in Parquet), the columns' values, its text, and its trouble."""
+    """A record: 1-based line (record number in Parquet), values by column, text, and trouble."""
 
     line: int
     values: Mapping[str, object]
@@ -115,13 +126,13 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Columns to read, and what tells where a row of a CSV or TSV file starts.
+class ColumnSpec:
+    """Columns to read, and how to recognise the start of a row in a CSV or TSV file.
 
     Args:
-        required: columns that must be there.
-        image_column: the one that holds URL or path.
-        is_image: whether a text is what that column holds; used to see that a quote was never closed.
+        required: columns that must exist.
+        image_column: the column of URLs or paths.
+        is_image: returns whether a text may be a value of that column; used to detect a quote that was never closed.
     """
 
     required: Sequence[str]
@@ -130,10 +141,10 @@ class Wanted:
 
 
 def text_columns(path: Path, expected: str = "a line of column names") -> list[str]:
-    """Return the columns of a file that hold text, in its order.
+    """Return the names of the text columns of a file, in file order.
 
     Raises:
-        InputError: it is not whole, or not of the format that its name says.
+        InputError: the file is incomplete, or not of the format that its name states.
     """
     suffix = _suffix(path)
     if suffix != ".parquet":
@@ -141,8 +152,8 @@ def text_columns(path: Path, expected: str = "a line of column names") -> list[s
     return _COLUMNS[suffix](path)
 
 
-def check_table(path: Path, wanted: Wanted) -> None:
-    """Raise InputError unless a file is whole, of the format its name says, and has the columns and a row."""
+def check_table(path: Path, wanted: ColumnSpec) -> None:
+    """Raise `InputError` unless a file is complete, of the format that its name states, with the columns and a row."""
     columns = text_columns(path, "the columns " + ", ".join(wanted.required))
     missing = [name for name in wanted.required if name not in columns]
     if missing:
@@ -153,11 +164,11 @@ def check_table(path: Path, wanted: Wanted) -> None:
     if repeated:
         raise InputError(f"{path} has the column {', '.join(repeated)} more than once: rename all but one")
     if next(read_table(path, wanted), None) is None:
-        raise InputError(f"{path} has columns and no rows")
+        raise InputError(f"{path} has columns but no rows: add rows, or remove the file from the setting")
 
 
-def read_table(path: Path, wanted: Wanted) -> Iterator[Entry]:
-    """Yield every record of a file; a broken one comes with its trouble and no values."""
+def read_table(path: Path, wanted: ColumnSpec) -> Iterator[Entry]:
+    """Yield every record of a file; a malformed one has a trouble and no values."""
     suffix = _suffix(path)
     if suffix in _DELIMITERS:
         return _read_delimited(path, _DELIMITERS[suffix], wanted)
@@ -170,7 +181,7 @@ def _suffix(path: Path) -> str:
     name = path.name.lower()
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in _COLUMNS or (suffix == ".parquet" and name.endswith(".gz")):
-        raise InputError(f"{path} has a name of no known format: expected {FORMATS}")
+        raise InputError(f"{path} has an unknown suffix: expected {FORMATS}")
     return suffix
 
 
@@ -179,7 +190,7 @@ def _header(lines: Iterator[Line], delimiter: str) -> list[str]:
     return [cell.strip() for cell in complete_cells(first, delimiter=delimiter)]
 
 
-def _read_delimited(path: Path, delimiter: str, wanted: Wanted) -> Iterator[Entry]:
+def _read_delimited(path: Path, delimiter: str, wanted: ColumnSpec) -> Iterator[Entry]:
     lines = read_lines(path)
     columns = _header(lines, delimiter)
     place = columns.index(wanted.image_column)
@@ -200,7 +211,7 @@ def _json_entry(line: Line) -> Entry:
         detail = f"no JSON: {error.msg} at {error.colno}"
     except RecursionError:
         detail = "JSON that nests too deeply"
-    except ValueError as error:  # a name that stands twice
+    except ValueError as error:  # a repeated name
         detail = f"no JSON: {error}"
     else:
         if isinstance(value, dict):
@@ -210,12 +221,12 @@ def _json_entry(line: Line) -> Entry:
 
 
 def _json_lines_columns(path: Path) -> list[str]:
-    """Keys of the first objects, since JSON Lines may leave empty fields out."""
+    """Return the keys of the first objects; several, since JSON Lines may omit empty fields."""
     names = (name for line in head_lines(path) for name in _json_entry(line).values)
     return list(dict.fromkeys(names))
 
 
-def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
+def _read_parquet(path: Path, wanted: ColumnSpec) -> Iterator[Entry]:
     number = 0
     for batch in read_texts(path, list(dict.fromkeys(wanted.required))):
         for values in _batch_values(batch):
@@ -229,7 +240,7 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Entry]:
 
 
 def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
-    """Return the rows of a batch; None for one whose text is not UTF-8, which Arrow finds out only when asked."""
+    """Return the rows of a batch; None for a row with a text that is not UTF-8, which Arrow detects only here."""
     try:
         return list(batch.to_pylist())
     except UnicodeDecodeError:
@@ -239,12 +250,12 @@ def _batch_values(batch: pa.RecordBatch) -> list[dict[str, object] | None]:
 
 
 def _parquet_columns(path: Path) -> list[str]:
-    """Return the names of the columns that hold text."""
+    """Return the names of a Parquet file's text columns."""
     try:
         with pq.ParquetFile(path) as file:
             return [field.name for field in file.schema_arrow if _holds_text(field.type)]
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is no whole Parquet file ({error})") from error
+        raise InputError(f"{path} is not a complete Parquet file ({error})") from error
 
 
 def _holds_text(kind: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""URLs, and the names of their hosts, in one spelling: what identifies an image by its URL."""
+"""Canonical URLs and host names, by which images are identified."""
 
 import functools
 import hashlib
@@ -9,19 +9,20 @@ import unicodedata
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 _DOTS = re.compile("[.\u3002\uff0e\uff61]")
-# Letters of their own in host names since IDNA 2008; Python's codec, which is older, has them as `ss` and `\u03c3`.
+# IDNA 2008 keeps these letters in host names; Python's codec, IDNA 2003, maps them to `ss` and `\u03c3`.
 _OWN_LETTERS = frozenset("\xdf\u03c2")
-# No host has them; where an escape or a letter stands for one, the name is left as it is.
+# Characters that no host may contain; a name that decodes to one of them is left unchanged.
 _FORBIDDEN = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
 _NUMBERS = ((re.compile("0x0*([0-9a-f]*)"), 16), (re.compile("0+([0-7]*)"), 8), (re.compile("([1-9][0-9]*)"), 10))
-_MOST_DIGITS = 11  # of 32 bits, in octal
+_MOST_DIGITS = 11  # 32 bits in octal
 
 
-@functools.lru_cache(maxsize=4096)  # of millions of addresses most are of a few hosts
+@functools.lru_cache(maxsize=4096)  # most of millions of URLs are on few hosts
 def canonical_host(host: str) -> str:
-    """Return a host in lower case and ASCII, without a dot at its end, numeric addresses in their usual form.
+    """Return a host in lower case and ASCII, without a final dot, with numeric addresses in their usual form.
 
-    Give an address of IPv6 without its brackets.
+    Args:
+        host: a name or an address; an IPv6 address without brackets.
     """
     given = host.lower()
     if ":" in given:
@@ -37,7 +38,10 @@ def canonical_host(host: str) -> str:
 
 
 def _ipv4(host: str) -> str | None:
-    """Return an address of up to four decimal, octal or hexadecimal numbers; the last fills the bytes that are left."""
+    """Return an IPv4 address written as one to four numbers, or None; the last number fills the remaining bytes.
+
+    The numbers may be decimal, octal or hexadecimal.
+    """
     *first, last = numbers = [_number(part) for part in host.split(".")]
     bytes_left = 5 - len(numbers)
     if last is None or bytes_left < 1 or last >= 256**bytes_left or any(n is None or n > 255 for n in first):
@@ -64,13 +68,13 @@ def _ascii_label(label: str) -> str:
 
 
 _UNRESERVED = string.ascii_letters + string.digits + "-._~"
-# Decoded in a path: MediaWiki and its proxies serve "(" and "%28" alike.
+# Characters that are decoded in a path; MediaWiki and its proxies treat "(" and "%28" as equal, for example.
 _PATH_CHARS = frozenset(_UNRESERVED + "!$&'()*,;=:@/+")
 _QUERY_CHARS = frozenset(_UNRESERVED + "!$&'()*,;=:@/?+")
 _ESCAPE_OR_CHAR = re.compile(r"%([0-9A-Fa-f]{2})|(.)", re.DOTALL)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_AND_PORT = re.compile(r"\[?([^\[\]]*?)\]?(?::([0-9]{0,9}))?")
-# What browsers leave out of an address, and the slashes that they take for `//` and `/`.
+# Characters that browsers remove from a URL, and the slashes that they read as `//` and `/`.
 _EDGES, _INSIDE = re.compile(r"^[\x00-\x20\s]+|[\x00-\x20\s]+$"), re.compile(r"[\t\n\r]+")
 _SCHEME, _TO_QUERY = re.compile(r"(https?):[/\\]+", re.IGNORECASE), re.compile(r"[^?#]*")
 _HTTPS_ONLY_HOST = "upload.wikimedia.org"
@@ -81,23 +85,25 @@ _FLICKR_PHOTO = re.compile(
 
 
 def is_web_url(text: str) -> bool:
-    """Tell if a text starts as an http or https URL with a host does."""
+    """Return whether a text starts like an http or https URL with a host."""
     return _WEB_URL.match(text) is not None
 
 
 def url_key(url: str) -> str:
-    """Return the sha1 of a URL, hexadecimal: the identity of an image that has no other."""
+    """Return the sha1 of a URL, in hexadecimal: the sample key of an image without an id."""
     return hashlib.sha1(url.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 def canonical_url(url: str) -> str:
-    """Return one spelling for all the spellings of an image's URL; used for identity only, never fetched.
+    """Return the canonical form of an image's URL; used for identity only, never fetched.
 
-    Scheme and host in their one spelling (`plain_url`, `canonical_host`), default port, fragment, and path segments `.`
-    and `..` dropped, https for upload.wikimedia.org (which redirects there), percent-encoding normalised: upper-case
-    digits, characters that need none written plainly, all others (non-ASCII, spaces, quotes) as UTF-8 escapes. Escapes
-    of `/`, `?`, `#`, `%` stay. Thumbnail URLs are left as they are: a thumbnail is another file. A text that is no URL
-    comes back stripped.
+    - Scheme and host are canonical (`plain_url`, `canonical_host`); upload.wikimedia.org, which redirects to https,
+      gets https.
+    - The default port, the fragment, and the path segments `.` and `..` are removed.
+    - Percent-encoding is normalised: digits in upper case, characters that need no escape plain, all others (non-ASCII,
+      spaces, quotes) as UTF-8 escapes. Escapes of `/`, `?`, `#` and `%` stay.
+    - Thumbnail URLs are not mapped to their originals: a thumbnail is another file.
+    - A text that is not a URL is only stripped.
     """
     try:
         parts = urlsplit(plain_url(url))
@@ -114,7 +120,7 @@ def canonical_url(url: str) -> str:
 
 
 def plain_url(url: str) -> str:
-    """Return a URL with plain slashes, without what the URL standard leaves out: white space around it, tabs inside."""
+    """Return a URL with forward slashes, and without surrounding white space, tabs and line ends (URL standard)."""
     text = _INSIDE.sub("", _EDGES.sub("", url))
     scheme = _SCHEME.match(text)
     if scheme is None:
@@ -135,7 +141,7 @@ def _host_and_port(text: str, scheme: str) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """Return a path without segments `.` and `..`, and without those that the latter step out of."""
+    """Return a path with its segments `.` and `..` resolved."""
     if "/." not in path:
         return path
     kept: list[str] = []
@@ -149,7 +155,7 @@ def _without_dots(path: str) -> str:
 
 
 def _normalise(text: str, plain: frozenset[str]) -> str:
-    if plain.issuperset(text):  # most URLs are
+    if plain.issuperset(text):  # the case for most URLs
         return text
 
     def rewrite(found: re.Match[str]) -> str:
@@ -163,7 +169,7 @@ def _normalise(text: str, plain: frozenset[str]) -> str:
 
 
 def flickr_page(image_url: str | None) -> str | None:
-    """Return the page of a photo (photographer, license) by the URL of its file on Flickr; None for any other URL."""
+    """Return the URL of a photo's page on Flickr (photographer, license), by the URL of its file; else None."""
     found = _FLICKR_PHOTO.match(image_url) if image_url else None
     return f"https://www.flickr.com/photo.gne?id={found.group(1)}" if found else None
 
@@ -172,7 +178,7 @@ _SCHEME_OF_HOST = re.compile(r"https?://", re.IGNORECASE)
 
 
 def host_of(url: str) -> str | None:
-    """Return the host of a URL in its one spelling (`canonical_host`), without port; None if it has none."""
+    """Return the canonical host of a URL (`canonical_host`), without port; None if it has none."""
     try:
         host = urlsplit(plain_url(url)).hostname
     except ValueError:
@@ -181,7 +187,7 @@ def host_of(url: str) -> str | None:
 
 
 def readable_host(host: str) -> str:
-    """Return a host, as `host_of` gives it, with the letters that its `xn--` forms stand for."""
+    """Return a host of `host_of` with its `xn--` labels decoded to letters."""
     return ".".join(map(_readable_label, host.split(".")))
 
 
@@ -190,14 +196,14 @@ def _readable_label(label: str) -> str:
         return label
     try:
         readable = label[4:].encode("ascii").decode("punycode")
-        readable.encode("utf-8")  # half a surrogate pair is no letter
+        readable.encode("utf-8")  # fails for a lone surrogate
     except UnicodeError:
         return label
     return readable
 
 
 def domains_of(host: str) -> list[str]:
-    """Return a host and the domains that it is in: `a.b.org`, `b.org`, `org`; an address is in none."""
+    """Return a host and its parent domains: `a.b.org`, `b.org`, `org`; an address has none."""
     if ":" in host or host.rpartition(".")[2].isdigit():
         return [host]
     labels = host.split(".")
@@ -205,9 +211,9 @@ def domains_of(host: str) -> list[str]:
 
 
 def address_key(url: str) -> str:
-    """Return what all spellings of an image's address share, http and https alike, and what tells nobody the address.
+    """Return a hash of an image's URL that is equal for all its spellings, and for http and https.
 
-    The part before the dash is of the host alone (`host_key`).
+    The URL cannot be read from it. The part before the dash depends on the host only (`host_key`).
     """
     host = host_of(url) or ""
     address = _SCHEME_OF_HOST.sub("", canonical_url(url), count=1)
@@ -221,5 +227,5 @@ def address_key(url: str) -> str:
 
 
 def host_key(host: str) -> str:
-    """Return the start of the `address_key` of all addresses of a host."""
+    """Return the prefix of the `address_key` of all URLs on a host."""
     return hashlib.sha256(host.encode("utf-8", "surrogatepass")).hexdigest()[:12]

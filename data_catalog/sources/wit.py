@@ -1,7 +1,7 @@
-"""Wikipedia-based Image Text (WIT): the 17-column TSV, read by its header, a row at a time.
+"""Reader of Wikipedia-based Image Text (WIT): the 17-column TSV, read by its header, row by row.
 
-The captions are text of Wikipedia, CC BY-SA 3.0 for the whole dataset; WIT says nothing of single images' rights, so
-`license` and `attribution` stay empty and `page_url` leads to the page that uses the image.
+The captions are text of Wikipedia; the whole dataset is CC BY-SA 3.0. WIT does not state licenses of single images, so
+`license` and `attribution` are empty, and `page_url` is the page that uses the image.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.settings import PATH
 from data_catalog.sources.delimited import Record, complete_cells, read_records
 from data_catalog.sources.files import FilesConfig, Line, check_text_file, read_lines, text_trouble, upstream_files
-from data_catalog.sources.rows import Candidate, Origin, SourceRow, UnselectedRow, admit, refuse
+from data_catalog.sources.rows import Candidate, Location, SourceRow, UnselectedRow, malformed_row, validate_row
 from data_catalog.sources.urls import canonical_url, is_web_url, url_key
 
 _EXPECTED = "a WIT TSV with its header line"
@@ -23,27 +23,26 @@ _CAPTION_COLUMNS = {
     "attribution": "caption_attribution_description",
     "alt_text": "caption_alt_text_description",
 }
-# WIT has the old ISO 639-1 codes where Google does.
+# WIT uses the old ISO 639-1 codes that Google uses.
 _RENAMED_LANGS = {"iw": "he", "in": "id", "ji": "yi"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WitConfig(FilesConfig):
-    """Files of WIT, and the rows that are taken of them."""
+    """Files of WIT, and the rows to select."""
 
-    WANTED: ClassVar = "at least one WIT TSV"
+    EXPECTED_FILES: ClassVar = "at least one WIT TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of TSV files, plain or gzipped."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes of the pages that are wanted. Left out, it is the recipe's target language."""
+    """ISO 639-1 codes of the pages to read. By default the recipe's target language."""
     caption_kinds: tuple[str, ...] = ("reference",)
-    """Kinds of captions that are read: "reference" (the caption under the image on the page, which the paper took),
-    "attribution" (the description on the image's own page, often in another language than the page's) and
-    "alt_text"."""
+    """Kinds of captions to read: "reference" (the caption under the image on the page, which CLIP-Italian used),
+    "attribution" (the description on the image's own page, often in another language) and "alt_text"."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that select nothing."""
+        """Raise `SettingsError` for no files, or for unknown or no kinds of captions."""
         FilesConfig.__post_init__(self)
         unknown = [kind for kind in self.caption_kinds if kind not in _CAPTION_COLUMNS]
         if unknown or not self.caption_kinds:
@@ -54,7 +53,7 @@ class WitConfig(FilesConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """Where the columns are that the reader needs."""
+    """Indices of the columns that the reader needs."""
 
     num_cells: int
     language: int
@@ -64,15 +63,17 @@ class _Layout:
     captions: dict[str, int]
 
     def starts_row(self, cells: list[str]) -> bool:
-        """Tell if a line has URLs where only a row has them: then a quote still open before it was never closed."""
+        """Return whether a line has URLs in a row's URL columns: a quote still open before it was never closed."""
         places = [place for place in (self.image_url, self.page_url) if place is not None]
         return max(places) < len(cells) <= self.num_cells and all(is_web_url(cells[place]) for place in places)
 
 
 def check_wit(config: WitConfig) -> None:
-    """Raise InputError unless every file is readable to its end, has the columns needed and at least one row.
+    """Check that every file is readable to its end, and has the columns and at least one row.
 
-    SettingsError says that the settings name no language.
+    Raises:
+        InputError: a file does not.
+        SettingsError: the settings name no language.
     """
     if not config.languages:
         raise SettingsError("languages must name at least one language, such as ['it']")
@@ -81,13 +82,13 @@ def check_wit(config: WitConfig) -> None:
         lines = read_lines(path)
         _read_header(path, lines, config)
         if not any(line.text for line in lines):
-            raise InputError(f"{path} has a header and no rows: expected {_EXPECTED}")
+            raise InputError(f"{path} has a header but no rows: expected {_EXPECTED}")
 
 
 def read_wit(config: WitConfig) -> Iterator[SourceRow]:
-    """Yield what becomes of every row: one `UpstreamRow` for each wanted caption, or one other outcome.
+    """Yield an `UpstreamRow` for each selected caption of a row, or one malformed or unselected row.
 
-    A row that cannot be split into its columns is malformed whatever its language: that cannot be told for sure.
+    A row that cannot be split into its columns is malformed in any case, since its language is uncertain.
     """
     languages = frozenset(_modern(language) for language in config.languages)
     for path in upstream_files(config):
@@ -106,7 +107,7 @@ def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layou
     if missing:
         found = ", ".join(columns)[:500]
         raise InputError(
-            f"{path} is not {_EXPECTED}: no single column {', '.join(missing)} among those found ({found})"
+            f"{path} is not {_EXPECTED}: it needs exactly one column {', '.join(missing)}, and has {found}"
         )
     places = {name: place for place, name in enumerate(columns)}
     return _Layout(
@@ -120,14 +121,14 @@ def _read_header(path: Path, lines: Iterator[Line], config: WitConfig) -> _Layou
 
 
 def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozenset[str]) -> Iterator[SourceRow]:
-    origin = Origin(upstream_file, record.line, record.text)
+    location = Location(upstream_file, record.line, record.text)
     cells = record.cells
     language = _modern(cells[layout.language]) if cells else ""
     if cells and language not in languages and not text_trouble(language):
         yield UnselectedRow(reason="language")
         return
     if record.trouble:
-        yield refuse(origin, *record.trouble)
+        yield malformed_row(location, *record.trouble)
         return
     captions = {kind: cells[place] for kind, place in layout.captions.items() if cells[place].strip()}
     if not captions:
@@ -135,11 +136,11 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
         return
     url = cells[layout.image_url]
     if not is_web_url(url.strip()):
-        yield refuse(origin, "image_missing", f"image_url is not a URL: {url}")
+        yield malformed_row(location, "image_missing", f"image_url is not a URL: {url}")
         return
     page_url = cells[layout.page_url].strip() if layout.page_url is not None else ""
     section = cells[layout.section] if layout.section is not None else ""
-    # Tells apart the captions that one image has on several pages, or in several sections of one.
+    # Distinguishes the captions of one image on several pages, or in several sections of a page.
     place = hashlib.sha1(f"{page_url}\n{section}".encode(), usedforsecurity=False).hexdigest()[:12]
     sample_key = url_key(canonical_url(url))
     for kind, caption in captions.items():
@@ -151,7 +152,7 @@ def _rows(upstream_file: str, record: Record, layout: _Layout, languages: frozen
             lang=language,
             page_url=page_url,
         )
-        yield admit(origin, found)
+        yield validate_row(location, found)
 
 
 def _modern(language: str) -> str:

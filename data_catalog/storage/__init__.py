@@ -1,1 +1,1 @@
-"""Files that cannot lie: atomic writes, locks, step outputs, manifests, verification and history."""
+"""Storage of a catalog: atomic writes, locks, step outputs, manifests, verification and history."""

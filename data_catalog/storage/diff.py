@@ -1,6 +1,6 @@
-"""What differs between two snapshots: rows that came, went or are judged otherwise, images, settings, files.
+"""Differences between two snapshots: captions, images, settings and files.
 
-Rows are held against each other by a FULL JOIN in DuckDB, within bounded memory; files that both have are not read.
+DuckDB compares the rows by a FULL JOIN in bounded memory. Files that both snapshots have are not read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,16 +16,16 @@ from data_catalog.storage.manifest import Snapshot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rows:
-    """What of a kind of rows is compared.
+    """Kind of rows that is compared, and its columns.
 
     Args:
-        kind: of files, in a manifest.
-        schema: of these files.
-        id: the column that names a row.
-        outcome: SQL for how a row ended, as people read it.
-        not_compared: columns that the outcome reads, that are the same by the id, or that are large.
-        aspects: columns by the aspect of a row that they make; an aspect that differs is told by its name.
-        rest: the aspect that all other columns make.
+        kind: kind of files in a manifest.
+        schema: schema of these files.
+        id: column that identifies a row.
+        outcome: SQL for the outcome of a row, as users read it.
+        not_compared: columns that the outcome uses, that follow from the id, or that are large.
+        aspects: columns by the name of the aspect that they form; a difference is reported by the aspect's name.
+        rest: name of the aspect that all other columns form.
     """
 
     kind: str
@@ -61,20 +61,23 @@ _IMAGES = _Rows(
     outcome="split",
     not_compared="split image original",
     aspects={
-        "image": "sha256 phash original_width original_height",  # of the bytes as they came
+        "image": "sha256 phash original_width original_height",  # of the original bytes
         "size": "width height",
         "captions": "caption_ids captions source_captions source_langs translators origins scores",
         "upstream": "url license attribution page_url",
     },
     rest="marks",
 )
-# Of a manifest: no settings, but told otherwise, or by other names.
+# Keys of a manifest that are no settings: the diff reports them elsewhere.
 _NO_SETTINGS = {"files", "funnel", "drop_reasons", "documents", "dataset", "snapshot", "build_key"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One row of a change: its id, and by column what it was and is, where that differs or says what the row is."""
+    """Row of a change: its id, and by column the value before and after.
+
+    Columns of a changed row are those that differ; columns of an added or removed row are those that are not null.
+    """
 
     id: str
     columns: Mapping[str, tuple[Any, Any]]
@@ -82,15 +85,16 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Rows that changed alike.
+    """Rows that changed in the same way.
 
     Args:
-        change: "added", "gone", "outcome", or where that is the same, by name the aspects that are not, with commas.
-        source: of the rows.
-        before: how they ended; None where they were not there.
-        after: the same of now.
-        rows: how many.
-        examples: some, the first by id.
+        change: "added", "gone" or "outcome"; where the outcome is the same, the names of the aspects that differ,
+            separated by commas.
+        source: source of the rows.
+        before: outcome in the first snapshot; None if the rows are not in it.
+        after: outcome in the second snapshot; None if the rows are not in it.
+        rows: number of rows.
+        examples: some of the rows, in the order of their ids.
     """
 
     change: str
@@ -107,7 +111,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCounts:
-    """How many files of a kind both snapshots have, and how many only one of them."""
+    """Numbers of files of one kind: in both snapshots, only in the first, only in the second."""
 
     kind: str
     same: int
@@ -117,17 +121,17 @@ class FileCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """All that differs between two snapshots.
+    """Differences between two snapshots.
 
     Args:
-        before: the first.
-        after: the second.
-        captions: caption rows that came, went or changed, in groups, the largest first.
-        num_same: caption rows that are the same in every column.
-        images: published images that came, went or changed.
-        settings: settings, versions and hashes in the manifests by name, as they were and are where that differs; None
-            where one has none of that name.
-        files: counts by kind.
+        before: the first snapshot.
+        after: the second snapshot.
+        captions: caption rows that were added, removed or changed, in groups, the largest first.
+        num_same: caption rows that are equal in every column.
+        images: published images that were added, removed or changed.
+        settings: settings, versions and hashes of the manifests that differ: by name, the value before and after; None
+            where a manifest has none of that name.
+        files: counts by kind of file.
     """
 
     before: Snapshot
@@ -139,7 +143,7 @@ class Diff:
     files: tuple[FileCounts, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values."""
+        """Return the differences as JSON values."""
         return {
             "dataset": self.before.dataset,
             "before": self.before.snapshot,
@@ -152,7 +156,12 @@ class Diff:
 
 
 def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> Diff:
-    """Compare two snapshots, and show so many rows of each change.
+    """Compare two snapshots.
+
+    Args:
+        before: the first snapshot.
+        after: the second snapshot.
+        num_examples: rows to show of each change.
 
     Raises:
         DamagedError: a file is missing or damaged.
@@ -178,7 +187,7 @@ def diff_snapshots(before: Snapshot, after: Snapshot, *, num_examples: int) -> D
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield a manifest's settings, nested keys joined by dots; lists, and objects without keys, stay whole."""
+    """Yield a manifest's settings with nested keys joined by dots; lists and empty objects stay whole."""
     for key, inner in value.items():
         if above or key not in _NO_SETTINGS:
             name = f"{above}{key}"
@@ -186,7 +195,7 @@ def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
 
 
 def _changes(before: Snapshot, after: Snapshot, rows: _Rows, num_examples: int) -> tuple[Change, ...]:
-    """Compare the rows of those files that only one of them has: those of files that both have are the same."""
+    """Compare the rows of the files that only one of the snapshots has; rows of shared files are equal."""
     entries = [each.manifest["files"][rows.kind] for each in (before, after)]
     shared = set.intersection(*({entry["sha256"] for entry in side} for side in entries))
     with scratch_connection("the snapshots cannot be compared") as connection:
@@ -201,7 +210,7 @@ def _changes(before: Snapshot, after: Snapshot, rows: _Rows, num_examples: int) 
     for change, source, ended, ends, count, ids in groups:
         examples = []
         for name in ids[:num_examples]:
-            # Of a row that came or went all is new, and told by what is not null.
+            # An added or removed row is compared with nulls, so that its other columns are all shown.
             old, new = was.get(name, {}), now.get(name, {})
             pairs = {column: (old.get(column), new.get(column)) for column in old or new}
             differing = {column: pair for column, pair in pairs.items() if pair[0] != pair[1]}
@@ -213,9 +222,9 @@ def _changes(before: Snapshot, after: Snapshot, rows: _Rows, num_examples: int) 
 
 
 def _query(rows: _Rows) -> str:
-    """Return SQL for the groups: change, source, before, after, number of rows, some ids.
+    """Return the SQL that groups the changes: change, source, before, after, number of rows, some ids.
 
-    A row takes part in the join by the hashes of its aspects, which fit the memory where its texts may not.
+    The join uses hashes of the aspects: they fit the memory where the texts may not.
     """
     aspects = {aspect: names.split() for aspect, names in rows.aspects.items()}
     others = [rows.id, "source", *rows.not_compared.split(), *(name for names in aspects.values() for name in names)]
@@ -234,7 +243,7 @@ def _query(rows: _Rows) -> str:
 
 
 def _rows_by_id(connection: Any, side: str, rows: _Rows, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the wanted rows by id, in the columns that are told of."""
+    """Return the wanted rows by id, in the columns that are shown."""
     columns = ", ".join(sorted({*rows.schema.names} - {rows.id, "image", "original"}))
     query = f"SELECT {rows.id}, {columns} FROM {side} WHERE {rows.id} IN (SELECT unnest($ids))"
     found = connection.sql(query, params={"ids": list(wanted)})

@@ -1,11 +1,11 @@
-"""Failpoints: named places around each write, fsync and rename at which a fault can be injected, to see it survived.
+"""Failpoints: named places around each write, fsync and rename where a test can inject a fault.
 
-They do nothing unless the environment arms them for a process and its children, when it first passes one:
+They do nothing unless an environment variable arms them. A process reads it when it first passes a failpoint:
 
     VERNACLIP_FAILPOINTS="commit.after_rename:3=kill,atomic.before_write=enospc"
 
-At the third passage of the one the run is killed, at the first passage of the other the disk is full. At `stop` the
-process stands still until somebody sends it SIGCONT.
+This kills the run at the third passage of `commit.after_rename`, and raises "no space left on device" at the first
+passage of `atomic.before_write`. The action `stop` stops the process until it receives SIGCONT.
 """
 
 import errno
@@ -22,7 +22,7 @@ VARIABLE = "VERNACLIP_FAILPOINTS"
 KILL, STOP = "kill", "stop"
 ERRORS = {"enospc": errno.ENOSPC, "edquot": errno.EDQUOT, "eio": errno.EIO}
 
-# By name: what has just happened, or is about to, where the failpoint lies.
+# By name, the state at the failpoint: the last thing that happened, or the next one.
 REGISTRY = {
     # data_catalog/storage/shards.py: write_atomically, by which all small files and published shards are written
     "atomic.before_write": "a temporary file has been made beside the final one, and is empty",
@@ -38,15 +38,15 @@ REGISTRY = {
     "commit.before_write": "a step's temporary folder has been made, and is empty",
     "commit.after_write": "a step has written its files into its temporary folder",
     "commit.after_fsync": "a step's files are on the disk, its commit record is not written",
-    "commit.after_record": "the commit record lies in the temporary folder",
+    "commit.after_record": "the commit record is in the temporary folder",
     "commit.after_folder_fsync": "the temporary folder with all its entries is on the disk",
     "commit.after_rename": "a step's folder has its final name, which the disk may not know yet",
     "commit.after_parent_fsync": "a step's output is committed for good",
     # data_catalog/storage/work.py: the removal of outputs that a committed snapshot needed
-    "attempt.before_record": "an attempt is about to begin, or to be noted as ended",
-    "attempt.after_record": "an attempt has begun, or is noted as ended",
-    "work.after_rename": "a step's outputs have been moved out of the way, and their files are there still",
-    "work.after_remove": "a step's outputs are gone, those of others may be there still",
+    "attempt.before_record": "an attempt is about to begin, or to be recorded as ended",
+    "attempt.after_record": "an attempt has begun, or is recorded as ended",
+    "work.after_rename": "a step's outputs are renamed for removal, and their files still exist",
+    "work.after_remove": "a step's outputs are removed, those of other steps may still exist",
     # data_catalog/storage/manifest.py and flows/build/build.py: the commit of a snapshot
     "snapshot.before_files": "no file of a shard is published yet",
     "snapshot.after_link": "one of a snapshot's files is there, others may not be",
@@ -66,11 +66,11 @@ REGISTRY = {
     "memory.after_commit": "a window is recorded for good",
     # translation/memory.py: a take-down, which no build passes
     "forget.before_memory": "translations of forgotten captions are about to be removed",
-    "forget.after_memory": "they are removed, and SQLite's log beside the file may hold them still",
+    "forget.after_memory": "they are removed, and SQLite's log beside the file may still hold them",
     # data_catalog/sample/datasets.py: the sample that ships
     "scenes.after_draw": "the sample is drawn in a folder beside its own, not yet on the disk",
     "scenes.after_sync": "the drawn sample is on the disk, under its temporary name",
-    "scenes.after_removal": "an earlier sample has been moved out of the way",
+    "scenes.after_removal": "an earlier sample has been renamed for removal",
     "scenes.after_rename": "the sample is in place, which the disk may not know yet",
     # data_catalog/sources/ingest.py and data_catalog/images/tables.py: files that are written in pieces
     "ingest.after_batch": "a batch of upstream rows has been staged",
@@ -85,21 +85,21 @@ REGISTRY = {
 
 _ARMING = re.compile(r"(?P<name>[^:=]*)(?::(?P<passage>0*[1-9][0-9]*))?=(?P<action>.*)")
 _lock = threading.Lock()
-# By failpoint, the passage at which it does something, and what; None: the environment has not been asked yet.
+# By failpoint, the passage at which it acts, and the action; None: the environment has not been read yet.
 _armed: dict[str, tuple[int, str]] | None = None
 _is_child = False
 
 
 def failpoint(name: str, path: Path | None = None) -> None:
-    """Pass the failpoint `name`; the armed passage kills or stops the process, or raises as if the disk had.
+    """Pass the failpoint `name`; at the armed passage, kill or stop the process or raise a disk error.
 
     Args:
         name: one of `REGISTRY`.
-        path: what is being written, for the error's text.
+        path: the path that is being written, for the error's text.
 
     Raises:
-        OSError: ENOSPC, EDQUOT or EIO, if that is what is to happen here.
-        SettingsError: the environment arms something that is no failpoint.
+        OSError: ENOSPC, EDQUOT or EIO, if the failpoint is armed with it.
+        SettingsError: the environment names an unknown failpoint or action.
     """
     global _armed
     if _armed is not None and name not in _armed:
@@ -119,16 +119,16 @@ def failpoint(name: str, path: Path | None = None) -> None:
 
 
 def kill_with_parent() -> None:
-    """Say that this process is a child: where it is to be killed its parent dies with it, as in a power cut."""
+    """Mark this process as a child process: a `kill` here kills its parent, too, as a power cut would."""
     global _is_child
     _is_child = True
 
 
 def parse(text: str) -> dict[str, tuple[int, str]]:
-    """Return what `VERNACLIP_FAILPOINTS` arms: the passage and the action, by failpoint.
+    """Return the armed failpoints of `VERNACLIP_FAILPOINTS`: the passage and the action, by failpoint.
 
     Raises:
-        SettingsError: the text is of another form, or names no failpoint or no action.
+        SettingsError: the text has another form, or names an unknown failpoint or action.
     """
     found: dict[str, tuple[int, str]] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

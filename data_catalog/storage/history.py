@@ -1,7 +1,7 @@
-"""The committed snapshots of a dataset in the order in which they were published: listed, named, removed.
+"""History of a dataset: list, find and remove its committed snapshots.
 
-A snapshot goes at once for readers, and all of it in the end, whatever is killed. `prune` removes the old ones that
-nothing needs.
+A removal takes a snapshot from its readers in one rename. A killed removal is finished later. `prune` removes the old
+snapshots that nothing needs.
 """
 
 import json
@@ -44,7 +44,7 @@ from data_catalog.storage.manifest import (
     snapshot_names,
 )
 from data_catalog.storage.roots import require_root
-from data_catalog.storage.shards import append_line, sweep_temporary, take_away
+from data_catalog.storage.shards import append_line, rename_for_removal, sweep_temporary
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class Published:
 
     Args:
         snapshot: the snapshot.
-        is_current: whether it is what the catalog shows.
-        time: when a build first ended with it, by the run log, in ISO 8601; None where the log does not say.
+        is_current: whether the catalog shows it.
+        time: when a build first ended with it, by the run log, in ISO 8601; None if the log has no such line.
     """
 
     snapshot: Snapshot
@@ -66,7 +66,7 @@ class Published:
     time: str | None
 
     def row(self) -> dict[str, Any]:
-        """Return what `vernaclip snapshots` lists of it."""
+        """Return the row that `vernaclip snapshots` lists."""
         snapshot = self.snapshot
         manifest, files = snapshot.manifest, snapshot.manifest["files"]
         return {
@@ -83,7 +83,7 @@ class Published:
 
 
 def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
-    """The lines of a dataset's run log, oldest first; damaged ones, of which `vernaclip verify` tells, are left out."""
+    """Yield the lines of a dataset's run log, oldest first; skip damaged lines, which `vernaclip verify` reports."""
     path = datasets_folder(root) / dataset / RUN_LOG
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         if line_problem(line) is None:
@@ -91,18 +91,18 @@ def runs(root: Path, dataset: str) -> Iterator[Mapping[str, Any]]:
 
 
 def append_run(root: Path, dataset: str, **facts: Any) -> None:
-    """Add one line to a dataset's run log: the time, the machine, and the given facts (JSON values)."""
+    """Append one line to a dataset's run log: the time, the machine, and the given facts (JSON values)."""
     line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "host": platform.node(), **facts}
     path = datasets_folder(root) / dataset / RUN_LOG
     problem = record_problem(path)
     if problem is not None:
-        logger.warning("%s is not what was written (%s): lines of earlier runs may be lost", path, problem)
+        logger.warning("%s is damaged (%s): lines of earlier runs may be lost", path, problem)
     with recorded(path):
         append_line(path, checksummed_line(line))
 
 
 def history(root: Path, dataset: str) -> list[Published]:
-    """All committed snapshots of a dataset, oldest first.
+    """Return all committed snapshots of a dataset, oldest first.
 
     Raises:
         DamagedError: a manifest, or the pointer to the current snapshot, is damaged.
@@ -115,7 +115,7 @@ def history(root: Path, dataset: str) -> list[Published]:
     def place(snapshot: Snapshot) -> tuple[str, int]:
         if snapshot.snapshot in first:
             return first[snapshot.snapshot]
-        try:  # no run log knows it: its build was killed at the very end
+        try:  # a build that was killed at its very end has no line in the run log
             seconds = (snapshot.folder / MANIFEST_FILE).stat().st_mtime
         except OSError:
             return "", -1
@@ -132,7 +132,7 @@ def history(root: Path, dataset: str) -> list[Published]:
 
 
 def previous_name(root: Path, dataset: str) -> str | None:
-    """The id of the snapshot that was current before the current one is, and is still there; None if there is none."""
+    """Return the id of the snapshot that was current before the present one and still exists; None if there is none."""
     current = current_snapshot_name(root, dataset)
     there = [published.snapshot.snapshot for published in history(root, dataset)]
     logged = [str(run.get("snapshot")) for run in runs(root, dataset)]
@@ -140,40 +140,40 @@ def previous_name(root: Path, dataset: str) -> str | None:
 
 
 def resolve(root: Path, names: Sequence[str], dataset: str | None) -> list[Snapshot]:
-    """The snapshots, all of one dataset, that a user means.
+    """Return the snapshots, all of one dataset, that a user named.
 
     Args:
-        root: of the catalog.
-        names: ids or their first letters, or "current", or "previous": the one that was current before.
-        dataset: whose; None: of the one that has them all.
+        root: root of the catalog.
+        names: ids or their first letters, "current", or "previous" (the one that was current before).
+        dataset: name of the dataset; None: the one that has them all.
 
     Raises:
-        SettingsError: there is no such snapshot, or there are several.
-        DamagedError: its manifest, or the pointer to the current snapshot, is damaged.
+        SettingsError: no snapshot matches, or several do.
+        DamagedError: a manifest, or the pointer to the current snapshot, is damaged.
     """
     candidates = dataset_names(root) if dataset is None else [dataset]
     matches = {name: [_matching(root, name, given) for given in names] for name in candidates}
     whole = {name: found for name, found in matches.items() if all(found)}
-    told = " and ".join(dict.fromkeys(names))
+    wanted = " and ".join(dict.fromkeys(names))
     if not whole:
         where = root if dataset is None else f"{dataset} in {root}"
-        raise SettingsError(f"{where} holds no snapshot {told}: `vernaclip snapshots` lists what is there")
+        raise SettingsError(f"{where} holds no snapshot {wanted}: `vernaclip snapshots` lists them")
     if len(whole) > 1:
-        raise SettingsError(f"{told} may be of {' or '.join(whole)}: say which with --dataset")
+        raise SettingsError(f"{wanted} matches snapshots of {' and '.join(whole)}: choose one with --dataset")
     [(dataset, found)] = whole.items()
     snapshots = []
     for given, ids in zip(names, found, strict=True):
         if len(ids) > 1:
-            raise SettingsError(f"{given} may be {' or '.join(ids)}: give more of its letters")
+            raise SettingsError(f"{given} matches {' and '.join(ids)}: give more of its letters")
         snapshot = read_snapshot(root, dataset, ids[0])
         if snapshot is None:
-            raise SettingsError(f"snapshot {ids[0]} of {dataset} is gone: `vernaclip snapshots` lists what is there")
+            raise SettingsError(f"snapshot {ids[0]} of {dataset} is gone: `vernaclip snapshots` lists the others")
         snapshots.append(snapshot)
     return snapshots
 
 
 def _matching(root: Path, dataset: str, given: str) -> list[str]:
-    """Return the ids that a user may mean."""
+    """Return the ids that match a name given by the user."""
     if given in (CURRENT, PREVIOUS):
         found = current_snapshot_name(root, dataset) if given == CURRENT else previous_name(root, dataset)
         return [] if found is None else [found]
@@ -181,38 +181,38 @@ def _matching(root: Path, dataset: str, given: str) -> list[str]:
 
 
 def remove_snapshot(root: Path, dataset: str, snapshot: str) -> int:
-    """Remove a snapshot that is not the current one, committed or unfinished; call it with the writer's lock held.
+    """Remove a snapshot, committed or unfinished, that is not the current one. Call it with the writer's lock held.
 
-    It is gone in one rename, manifest and all; a killed process leaves a temporary folder, which `sweep_removed`
-    removes. Whoever has one of its files open reads on.
+    One rename removes it for readers, manifest included. A killed process leaves a temporary folder, which
+    `sweep_removed` removes. Readers that have one of its files open can still read it.
 
     Returns:
-        How many bytes were freed, 0 if there is no such snapshot. Files that other snapshots share (hard links) count
-        as nothing.
+        The number of bytes freed; 0 if there is no such snapshot. Files that other snapshots share (hard links) do not
+        count.
 
     Raises:
         SettingsError: it is the dataset's current snapshot.
     """
     if current_snapshot_name(root, dataset) == snapshot:
         raise SettingsError(
-            f"{snapshot} is the current snapshot of {dataset} and is not removed: build another one first"
+            f"{snapshot} is the current snapshot of {dataset} and cannot be removed: build another one first"
         )
     folder = snapshot_folder(root, dataset, snapshot)
     if not folder.is_dir():
         return 0
     freed = freed_bytes(folder)
-    shutil.rmtree(take_away(folder))
+    shutil.rmtree(rename_for_removal(folder))
     logger.debug("removed snapshot %s of %s", snapshot, dataset)
     return freed
 
 
 def sweep_removed(root: Path) -> None:
-    """Finish removals that were killed; call it with the writer's lock held."""
+    """Finish removals that were killed. Call it with the writer's lock held."""
     sweep_temporary(path for path in datasets_folder(root).glob("*") if path.is_dir())
 
 
 def freed_bytes(*folders: Path) -> int:
-    """Bytes that go when these folders go: of files that have no other name (hard link) elsewhere."""
+    """Return how many bytes a removal of these folders frees: files with a hard link elsewhere do not count."""
     links: Counter[tuple[int, int]] = Counter()
     sizes: dict[tuple[int, int], tuple[int, int]] = {}
     for folder in folders:
@@ -226,7 +226,7 @@ def freed_bytes(*folders: Path) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removable:
-    """A snapshot that goes; one that is not finished is what a killed build left."""
+    """A snapshot to remove; an unfinished one was left by a killed build."""
 
     dataset: str
     snapshot: str
@@ -235,8 +235,8 @@ class Removable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """An old snapshot that stays, and why."""
+class NeededSnapshot:
+    """An old snapshot that is kept, and the reason."""
 
     dataset: str
     snapshot: str
@@ -245,48 +245,49 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What pruning came to, or would come to.
+    """Result of pruning, or of its dry run.
 
     Args:
-        removed: the snapshots that went.
-        freed: bytes that went with them; files that others share are not among them.
-        kept: old snapshots that something needs.
-        exports: folders of exports that were made of a snapshot that went; they are whole in themselves.
-        num_urls: how many images' outcomes nothing else in the root knows: a later build asks for these URLs again.
+        removed: removed snapshots.
+        freed: bytes freed; files that other snapshots share do not count.
+        kept: old snapshots that are still needed.
+        exports: folders of exports made from a removed snapshot; they stay complete.
+        num_urls: images whose outcomes no other snapshot in the root has: a later build fetches these URLs again.
     """
 
     removed: tuple[Removable, ...]
     freed: int
-    kept: tuple[Kept, ...]
+    kept: tuple[NeededSnapshot, ...]
     exports: tuple[Path, ...]
     num_urls: int
 
 
 def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Pruned:
-    """Remove the old snapshots of one dataset, or of all, and what killed builds left of theirs.
+    """Remove the old snapshots of one dataset, or of all datasets, and unfinished ones that killed builds left.
 
-    The current snapshot stays, and so do the newest `keep` and whatever `needs` finds.
+    The current snapshot, the newest `keep` snapshots and all that `needed_snapshots` yields are kept.
 
     Raises:
+        SettingsError: `keep` is less than 1.
         InputError: there is no such dataset.
         DamagedError: a manifest is damaged.
         BusyError: another process writes below `root`.
     """
     if keep < 1:
-        raise SettingsError(f"--keep must be at least 1, got {keep}: the current snapshot always stays")
+        raise SettingsError(f"--keep must be at least 1, got {keep}: the current snapshot is always kept")
     require_root(root)
     with writer_lock(root):
-        # Datasets whose first build was killed among them.
+        # This includes datasets whose first build was killed.
         there = sorted(path.name for path in datasets_folder(root).glob("*") if path.is_dir())
         if dataset is not None and dataset not in there:
             raise InputError(f"{root} holds no dataset {dataset!r}: it holds {', '.join(there) or 'none'}")
         names = there if dataset is None else [dataset]
-        kept = [need for name in names for need in needs(root, name)]
+        kept = [need for name in names for need in needed_snapshots(root, name)]
         needed = {(need.dataset, need.snapshot) for need in kept}
         found = [
             each
             for name in names
-            for each in _old(root, name, keep=keep)
+            for each in _removable(root, name, keep=keep)
             if (each.dataset, each.snapshot) not in needed
         ]
         gone = {(each.dataset, each.snapshot) for each in found}
@@ -304,31 +305,33 @@ def prune(root: Path, *, dataset: str | None, keep: int, dry_run: bool) -> Prune
         if not dry_run:
             sweep_removed(root)
             if found and dataset_names(root):
-                rebuild(root)  # a build that was killed may have left views that name what goes now
+                rebuild(root)  # a killed build may have left views of a snapshot that is removed now
             for each in found:
                 remove_snapshot(root, each.dataset, each.snapshot)
     return pruned
 
 
-def needs(root: Path, dataset: str) -> Iterator[Kept]:
-    """Yield the snapshots that something needs, whatever its age: a snapshot may come twice.
+def needed_snapshots(root: Path, dataset: str) -> Iterator[NeededSnapshot]:
+    """Yield the snapshots that are needed whatever their age; a snapshot may come twice.
 
     Raises:
-        DamagedError: a record that says so is damaged.
+        DamagedError: the pointer to the newest model is damaged.
     """
     model = model_pointer(root, dataset)
     if model:
-        yield Kept(dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it")
+        yield NeededSnapshot(
+            dataset=dataset, snapshot=str(model.get("snapshot")), reason="the newest model was trained on it"
+        )
     training = holder_of(root / MODELS / dataset)
     if training is not None:
         for name in snapshot_names(root, dataset):
-            yield Kept(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
+            yield NeededSnapshot(dataset=dataset, snapshot=name, reason=f"{training} may be training on it")
 
 
-def _old(root: Path, dataset: str, *, keep: int) -> list[Removable]:
-    """Return the snapshots of a dataset that were not finished, then, oldest first, all but the newest `keep`.
+def _removable(root: Path, dataset: str, *, keep: int) -> list[Removable]:
+    """Return the unfinished snapshots of a dataset, then, oldest first, all committed ones but the newest `keep`.
 
-    The current one, where there is one, is among these. Call it with the writer's lock held.
+    The current snapshot, if there is one, counts towards `keep`. Call it with the writer's lock held.
     """
     found = history(root, dataset)
     num_current = sum(published.is_current for published in found)
@@ -345,7 +348,7 @@ def _old(root: Path, dataset: str, *, keep: int) -> list[Removable]:
 
 
 def _num_forgotten(root: Path, gone: set[tuple[str, str]]) -> int:
-    """Count the URLs whose outcomes only some snapshots know."""
+    """Count the URLs whose outcomes only the removed snapshots have."""
     import duckdb
 
     files: dict[str, list[str]] = {"going": [], "staying": []}

@@ -1,9 +1,9 @@
-"""Integrity: documents that carry a checksum of their own text, and in it the sha256 of every file they vouch for.
+"""Integrity records: JSON documents with a checksum of their own text and the sha256 of the files that they list.
 
-The value of a document's "checksum" is the sha256 of its bytes with 64 zeros in that place. A document that vouches for
-files is a record, and names them in "files": a snapshot's manifest, an export's `export.json`, a folder's `files.json`,
-and `NAME.json` beside a single file NAME that may change. That one is taken away before its file changes and is written
-after: a process that dies meanwhile leaves a file without a record, never one that looks damaged.
+The value of a document's "checksum" is the sha256 of its bytes with 64 zeros in that place. A document that lists files
+under "files" is a record: a snapshot's manifest, an export's `export.json`, a folder's `files.json`, and `NAME.json`
+beside a single file NAME that may change. The record of a single file is removed before the file changes and written
+afterwards: a process that is killed meanwhile leaves a file without a record, never one that looks damaged.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ CHECKSUM = "checksum"
 FOLDER_RECORD = "files.json"
 RECORD_SUFFIX = ".json"
 _BLANK = "0" * 64
-# In a document: one space deep, where only its own keys are.
+# Position in a document: an indentation of one space, which only its top-level keys have.
 _IN_FILE = re.compile(rb'(?<=\n "checksum": ")[0-9a-f]{64}(?=")')
-# In a line of a log: its first key.
+# Position in a line of a log: its first key.
 _IN_LINE = re.compile(rb'(?<=\A\{"checksum": ")[0-9a-f]{64}(?=")')
 
 
 def write_checksummed(path: Path, value: Mapping[str, Any]) -> str:
-    """Write a document as `write_json` does, with its checksum; returns the file's sha256."""
+    """Write a document as `write_json` does, with its checksum; return the file's sha256."""
     found = hashlib.sha256(json_bytes({**value, CHECKSUM: _BLANK})).hexdigest()
     return write_json(path, {**value, CHECKSUM: found})
 
@@ -41,7 +41,7 @@ def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
         remedy: what a user can do if it is damaged, such as "restore it from a copy".
 
     Raises:
-        DamagedError: it is damaged, or cannot be read.
+        DamagedError: it is damaged or cannot be read.
     """
     try:
         content = path.read_bytes()
@@ -56,33 +56,33 @@ def read_checksummed(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def content_problem(content: bytes) -> str | None:
-    """Say what is wrong with the bytes of a document; None if nothing is."""
+    """Return what is wrong with the bytes of a document; None if nothing is."""
     return _problem(content, _IN_FILE)
 
 
 def checksummed_line(value: Mapping[str, Any]) -> str:
-    """Return a line of a log of JSON values, with a checksum as its first key and without the line's end."""
+    """Return a line of a JSON log with its checksum as the first key, without the newline."""
     rest = json.dumps(dict(value), sort_keys=True)[1:]
     found = hashlib.sha256(f'{{"{CHECKSUM}": "{_BLANK}", {rest}'.encode()).hexdigest()
     return f'{{"{CHECKSUM}": "{found}", {rest}'
 
 
 def line_problem(line: bytes) -> str | None:
-    """Say what is wrong with one line of a log, given without its end; None if nothing is."""
+    """Return what is wrong with one line of a log, given without its newline; None if nothing is."""
     return _problem(line, _IN_LINE)
 
 
 def _problem(content: bytes, place: re.Pattern[bytes]) -> str | None:
     found = place.search(content)
     if found is None:
-        return "its checksum is missing, or has lost its name or its place"
+        return "its checksum is missing or not in its place"
     blank = content[: found.start()] + _BLANK.encode() + content[found.end() :]
     whole = hashlib.sha256(blank).hexdigest().encode() == found.group()
-    return None if whole else "its text does not fit its checksum"
+    return None if whole else "its text does not match its checksum"
 
 
 def read_record(path: Path, *, remedy: str) -> dict[str, str]:
-    """Return the sha256 of every file that a record vouches for, by its place beside the record.
+    """Return the sha256 of every file that a record lists, by its path relative to the record.
 
     Raises:
         DamagedError: the record is damaged, cannot be read, or lists no files.
@@ -94,7 +94,7 @@ def read_record(path: Path, *, remedy: str) -> dict[str, str]:
 
 
 def file_problem(path: Path, sha256: str) -> str | None:
-    """Say in one sentence what is wrong with a file that is vouched for; None if its bytes are as written."""
+    """Return one sentence on what is wrong with a file of a record; None if its bytes match the sha256."""
     try:
         if sha256_of(path) == sha256:
             return None
@@ -102,11 +102,11 @@ def file_problem(path: Path, sha256: str) -> str | None:
         return f"{path} is missing"
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
-    return f"{path} is not what was written: its sha256 differs from the one that was noted"
+    return f"{path} is damaged: its sha256 differs from the recorded one"
 
 
 def record_folder(folder: Path, names: Iterable[str]) -> None:
-    """Vouch for those files of a folder that are there and will not change any more, unless that was done already."""
+    """Write a record of those files of a folder that exist and will not change any more, unless it has one."""
     path = folder / FOLDER_RECORD
     if not path.exists():
         there = [name for name in names if (folder / name).is_file()]
@@ -114,26 +114,26 @@ def record_folder(folder: Path, names: Iterable[str]) -> None:
 
 
 def record_path(path: Path) -> Path:
-    """Return where the record of a single file lies."""
+    """Return the path of the record of a single file."""
     return path.with_name(f"{path.name}{RECORD_SUFFIX}")
 
 
 @contextmanager
 def recorded(path: Path) -> Iterator[None]:
-    """Around whatever replaces or changes a file in a way of its own, take its record away and write it anew."""
-    take_record_away(path)
+    """Remove a file's record while the caller replaces or changes the file, then write it again."""
+    remove_record(path)
     yield
     write_record(path)
 
 
 def write_recorded(path: Path, write: Callable[[Path], None]) -> str:
-    """Write a file as `write_atomically` does, and its record; returns the file's sha256."""
+    """Write a file as `write_atomically` does, and its record; return the file's sha256."""
     with recorded(path):
         return write_atomically(path, write)
 
 
-def take_record_away(path: Path) -> None:
-    """Let a file have no record, for good, since it is about to change."""
+def remove_record(path: Path) -> None:
+    """Remove the record of a file that is about to change, and sync the removal to the disk."""
     record = record_path(path)
     if record.exists():
         record.unlink()
@@ -141,19 +141,19 @@ def take_record_away(path: Path) -> None:
 
 
 def write_record(path: Path) -> None:
-    """Vouch for a file as it is now."""
+    """Write the record of a file as it is now."""
     write_checksummed(record_path(path), {"files": {path.name: sha256_of(path)}})
 
 
 def is_recorded(path: Path) -> bool:
-    """Tell whether a file has a record."""
+    """Return whether a file has a record."""
     return record_path(path).is_file()
 
 
 def record_problem(path: Path) -> str | None:
-    """Say in a few words what is wrong with a file or with its record; None if nothing is or it has no record.
+    """Return in a few words what is wrong with a file or its record; None if nothing is, or if it has no record.
 
-    A file that another process replaces at this moment is not wrong.
+    A file that another process replaces at this moment is not reported.
     """
     record = record_path(path)
     try:

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a root, or on a single place, that dies with its process."""
+"""Locks that allow one writer at a time on a root or a folder; the kernel releases them when the process ends."""
 
 import errno
 import fcntl
@@ -19,25 +19,25 @@ from data_catalog.storage.disk_errors import disk_errors
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".writer-lock"
-# Of folders that nobody writes to, and of disks that know no locks.
+# Errors of read-only folders, and of disks that do not support locks.
 _READ_ONLY, _LOCKLESS = (errno.EROFS, errno.EACCES, errno.EPERM), (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 TRIES, TRIES_TO_READ, SECONDS_BETWEEN_TRIES = 3, 25, 0.02
 
 
 @contextmanager
 def writer_lock(root: Path) -> Iterator[None]:
-    """Hold the right to write below `root`; a root that was made for it goes again if nothing comes to lie in it.
+    """Hold the writer's lock of `root`; a root that was made for the lock is removed again if it stays empty.
 
     Raises:
-        BusyError: another process holds it; the text names that process.
+        BusyError: another process holds the lock; the text names that process.
         DiskError: nothing can be written there.
-        InputError: a link is in the place of the lock.
+        InputError: the lock's file is a symbolic link.
     """
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     file = _lock(root, root / LOCK_FILE, is_beside=False)
     assert file is not None
     with file:
-        _sign(file, root / LOCK_FILE)
+        _write_holder(file, root / LOCK_FILE)
         try:
             yield
         except BaseException:
@@ -52,7 +52,7 @@ def writer_lock(root: Path) -> Iterator[None]:
 
 
 def remove_empty(folder: Path) -> None:
-    """Remove the folders in and below a folder that hold nothing, itself included."""
+    """Remove the empty folders below a folder, and the folder itself if it is empty."""
     for inner, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):
             Path(inner).rmdir()
@@ -60,15 +60,14 @@ def remove_empty(folder: Path) -> None:
 
 @contextmanager
 def place_lock(place: Path) -> Iterator[None]:
-    """Hold the right to put something in a place, there or not; the lock is a file beside it, removed in the end.
+    """Hold the lock of a path that may not exist yet; its file is beside the path and removed at the end.
 
-    What a killed process leaves of it holds nobody up, and goes with the next one. Where nobody may write nothing is
-    locked.
+    A lock file that a killed process left blocks nobody; the next holder removes it. A read-only folder is not locked.
 
     Raises:
-        BusyError: another process holds it, and is named, or another user may.
-        DiskError: nothing can be written beside the place.
-        InputError: a link is in the place of the lock.
+        BusyError: another process holds the lock and is named, or the lock belongs to another user.
+        DiskError: nothing can be written beside the path.
+        InputError: the lock's file is a symbolic link.
     """
     path = place.with_name(f".{place.name}{LOCK_FILE}")
     made = [folder for folder in place.parents if not folder.exists()]
@@ -79,18 +78,18 @@ def place_lock(place: Path) -> Iterator[None]:
             return
         with file:
             try:
-                _sign(file, path)
+                _write_holder(file, path)
                 yield
             finally:
                 path.unlink(missing_ok=True)
     finally:
-        with suppress(OSError):  # of a folder that has something in it now
+        with suppress(OSError):  # a folder may have content now
             for folder in made:
                 folder.rmdir()
 
 
 def _lock(place: Path, path: Path, *, is_beside: bool) -> TextIO | None:
-    """Return the lock's file, open and locked; None where there can be no lock beside a place."""
+    """Return the lock's file, open and locked; None if a lock beside a path is not possible."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,64 +97,65 @@ def _lock(place: Path, path: Path, *, is_beside: bool) -> TextIO | None:
                 try:
                     file = stack.enter_context(_open(path))
                 except FileNotFoundError:
-                    continue  # the one who made the folder has just taken it back
+                    continue  # the process that made the folder has just removed it
                 except PermissionError:
                     if not is_beside or not path.exists():
                         raise
-                    _require_left_behind(place, path)
+                    _remove_stale_lock(place, path)
                     continue
                 if not _is_taken(file):
-                    raise _held(place, path)
-                # Who had it may have removed it meanwhile, so that the next one has another file of that name.
-                if _is_there(file, path):
+                    raise _busy(place, path)
+                # The last holder may have removed this file, so that another process locks a new one of that name.
+                if _is_same_file(file, path):
                     stack.pop_all()
                     return file
         except OSError as error:
             if is_beside and error.errno in _LOCKLESS:
-                logger.warning("%s: its disk knows no locks, so that two at once would harm each other", place)
+                logger.warning("%s: its disk does not support locks. Run one command at a time there", place)
                 path.unlink(missing_ok=True)
                 return None
             if is_beside and error.errno in _READ_ONLY:
                 return None
-            raise DiskError(f"{path.parent} cannot be a folder to write to: {error.strerror}") from error
+            raise DiskError(f"{path.parent} is not a writable folder: {error.strerror}") from error
 
 
 def _open(path: Path) -> TextIO:
-    """Open a lock's file, or make it; refuse a link, since what it leads to would be written over."""
+    """Open or create a lock's file; refuse a symbolic link, since its target would be overwritten."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno != errno.ELOOP or not path.is_symlink():
             raise
-        raise InputError(f"{path} is a link, and nothing is written through it: remove it") from error
-    return open(descriptor, "a+", encoding="utf-8")  # noqa: PTH123  a path would be followed
+        raise InputError(f"{path} is a symbolic link, and nothing is written through links: remove it") from error
+    return open(descriptor, "a+", encoding="utf-8")  # noqa: PTH123  opening by path would follow a link
 
 
-def _require_left_behind(place: Path, path: Path) -> None:
-    """Remove another user's lock that nobody holds any more; refuse one that is held, or that cannot be removed."""
+def _remove_stale_lock(place: Path, path: Path) -> None:
+    """Remove another user's lock file that no process holds; refuse one that is held or cannot be removed."""
     try:
         with path.open(encoding="utf-8") as file:
             if not _is_taken(file):
-                raise _held(place, path)
-            if _is_there(file, path):
+                raise _busy(place, path)
+            if _is_same_file(file, path):
                 path.unlink()
     except FileNotFoundError:
         return
     except OSError as error:
         raise BusyError(
-            f"{place} cannot be locked, since {path} is another user's ({error.strerror}): remove it if nobody is at it"
+            f"{place} cannot be locked: {path} belongs to another user ({error.strerror}). Remove it if no process "
+            "uses it"
         ) from error
 
 
-def _is_there(file: TextIO, path: Path) -> bool:
+def _is_same_file(file: TextIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
 
-def _sign(file: TextIO, path: Path) -> None:
-    # What the user typed, in one line, without options: they may say what is to be forgotten.
+def _write_holder(file: TextIO, path: Path) -> None:
+    # The command in one line, without options: those of `forget` may name what a take-down removes.
     words = dropwhile(_is_option, sys.argv[1:])
     typed = " ".join([Path(sys.argv[0]).name, *takewhile(lambda word: not _is_option(word), words)])
     with disk_errors(path):
@@ -168,12 +168,12 @@ def _is_option(word: str) -> bool:
     return word.startswith("-")
 
 
-def _held(place: Path, path: Path) -> BusyError:
+def _busy(place: Path, path: Path) -> BusyError:
     return BusyError(f"{place} is being written by {_holder(path)}: wait until it ends, or stop it")
 
 
 def _is_taken(file: TextIO) -> bool:
-    """Take the lock of an open file, if nobody has it for longer than `holder_of` takes to look."""
+    """Take the lock of an open file; retry for longer than `holder_of` holds it to look."""
     for _ in range(TRIES):
         with suppress(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,7 +183,7 @@ def _is_taken(file: TextIO) -> bool:
 
 
 def holder_of(root: Path) -> str | None:
-    """Who holds the right to write below `root`, such as "process 7 (vernaclip build italian)"; None if nobody does."""
+    """Return the holder of a root's lock, such as "process 7 (vernaclip build italian)"; None if nobody holds it."""
     try:
         with (root / LOCK_FILE).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -195,16 +195,16 @@ def holder_of(root: Path) -> str | None:
 
 
 def _holder(path: Path) -> str:
-    """Whom a lock's file names; who has just taken the lock may not have signed yet, and is waited for.
+    """Return the process that a lock's file names; wait for a process that has just taken the lock to write its name.
 
-    Until then the file names who had it before. A process that is not here may be on another machine.
+    Until then the file names the previous holder. A process that does not run here may run on another machine.
     """
-    told = "another process"
+    holder_text = "another process"
     for _ in range(TRIES_TO_READ):
         with suppress(OSError, ValueError, KeyError, TypeError):
             holder = json.loads(path.read_text(encoding="utf-8"))
-            told = f"process {holder['pid']} ({holder['command']})"
+            holder_text = f"process {holder['pid']} ({holder['command']})"
             if Path("/proc", str(holder["pid"])).exists():
                 break
         time.sleep(SECONDS_BETWEEN_TRIES)
-    return told
+    return holder_text

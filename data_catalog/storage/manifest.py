@@ -1,7 +1,7 @@
-"""Snapshots: immutable folders whose manifest is the commit point, and the pointer to the newest one.
+"""Snapshots: immutable folders that a manifest commits, and the pointer to the current one.
 
-A snapshot folder without `manifest.json` does not exist for readers. The manifest lists every file with its sha256, and
-carries its own checksum; nothing is ever found by listing a folder.
+Readers ignore a snapshot folder without `manifest.json`. The manifest lists every file with its sha256 and has a
+checksum of its own. No reader finds files by listing a folder.
 """
 
 import re
@@ -19,41 +19,41 @@ from data_catalog.storage.integrity import file_problem, read_checksummed, write
 from data_catalog.storage.reading import open_to_readers
 from data_catalog.storage.shards import sha256_of
 
-# Raised whenever this version could not read what another one wrote below a root, or the other way round.
+# Increase it when older versions cannot read what this one writes below a root, or this one not what they wrote.
 MANIFEST_FORMAT = 3
 MANIFEST_FILE = "manifest.json"
 CURRENT_FILE = "current.json"
-# What lies in a root, and beside the snapshots of a dataset.
+# Files and folders of a root, and those beside the snapshots of a dataset.
 CATALOG_FILE = "catalog.duckdb"
 MODELS = "models"
 EXPORTS = "exports"
-RUN_LOG = "runs.jsonl"  # what happened when, and where
+RUN_LOG = "runs.jsonl"  # a line a run: time, machine and facts
 FETCH_LOGS = "fetch-log"
 REPORT_FILE = "report.html"
 EXPORT_RECORD = "export.json"  # in the folder of an export
-TRAIN_AGAIN = "train again, which finds the trained model"  # where the pointer to a model is damaged or gone
-# Folders beside the snapshots have other names: `fetch-log`, and temporary ones.
+TRAIN_AGAIN = "train again, which finds the trained model"  # remedy of a damaged or missing pointer to a model
+# The other folders beside the snapshots do not match: `fetch-log`, and temporary ones.
 _SNAPSHOT_NAME = re.compile(r"[0-9a-f]{8,64}")
 SPLITS = ("train", "val", "test")
-# In place of a split: pairs that hold something of a test set, and that the recipe marks rather than drops.
+# Takes the place of a split for pairs that overlap a test set and that the recipe marks instead of dropping.
 MARKED = "marked"
 
 
 class FileEntry(TypedDict):
-    """A file of a snapshot: its place in the snapshot's folder, what it must be, and which rows it has."""
+    """A file of a snapshot: its path in the snapshot's folder, its sha256 and bytes, and its number of rows."""
 
     path: str
     sha256: str
     bytes: int
     rows: int
     shard: NotRequired[int]
-    """Number of the shard; pictures that were carried over, and the look-up file, are of none."""
+    """Number of the shard; missing for images that were carried over and for the look-up file."""
     split: NotRequired[str]
-    """Of pairs: one of `SPLITS`, or `MARKED`."""
+    """Split of a file of pairs: one of `SPLITS`, or `MARKED`."""
 
 
 class DocumentEntry(TypedDict):
-    """What a snapshot says of itself for people: a file without rows."""
+    """A document of a snapshot for people: a file without rows."""
 
     path: str
     sha256: str
@@ -61,7 +61,7 @@ class DocumentEntry(TypedDict):
 
 
 class FunnelCount(Counts):
-    """What a step counted of one source."""
+    """Counts of one step for one source."""
 
     source: str
     step_number: int
@@ -69,7 +69,7 @@ class FunnelCount(Counts):
 
 
 class DropCount(TypedDict):
-    """How many rows of a source a step rejected for one reason."""
+    """Number of rows of a source that a step rejected for one reason."""
 
     source: str
     step: str
@@ -78,16 +78,17 @@ class DropCount(TypedDict):
 
 
 class CaptionCounts(TypedDict):
-    """What caption rows say of a build by where they ended."""
+    """Funnel and drop reasons of a build, counted on its caption rows."""
 
     funnel: list[FunnelCount]
     drop_reasons: list[DropCount]
 
 
 class StepEntry(TypedDict):
-    """One row of the funnel: what it means, by which sections of the recipe it judges, and what it fills.
+    """Row of the funnel: its meaning, the sections of the recipe that it applies, and the columns that it fills.
 
-    `reasons` has a sentence for each, `decided_by` the settings of those that any decide.
+    `reasons` has a sentence for each drop reason; `decided_by` has the settings that decide a reason, where there are
+    any.
     """
 
     step: str
@@ -100,14 +101,14 @@ class StepEntry(TypedDict):
 
 
 class NamedHash(TypedDict):
-    """An upstream file."""
+    """Name and sha256 of an upstream file."""
 
     name: str
     sha256: str
 
 
 class SourceCounts(TypedDict):
-    """Upstream rows of a source: taken in, of these malformed, and by reason those that were not selected."""
+    """Upstream rows of a source: selected, malformed among these, and unselected by reason."""
 
     selected: int
     malformed: int
@@ -115,7 +116,7 @@ class SourceCounts(TypedDict):
 
 
 class SourceEntry(SourceCounts):
-    """What a build read of a source, and under which terms that is; `rights` has what the recipe says of these."""
+    """Files that a build read of a source, and their terms; `rights` has the terms that the recipe states."""
 
     files: list[NamedHash]
     license: str
@@ -123,7 +124,7 @@ class SourceEntry(SourceCounts):
 
 
 class TestSetEntry(TypedDict):
-    """What a build was guarded against: a test set's files, the hash of its images, what was found, and by what."""
+    """A test set that the leak guard used: its files, the hash of its images, its counts, the action and the checks."""
 
     kind: str
     files: list[NamedHash]
@@ -137,13 +138,13 @@ class TestSetEntry(TypedDict):
 
 
 class TombstonesEntry(TypedDict):
-    """The take-downs that a build obeyed."""
+    """Take-downs that a build applied."""
 
     digest: str | None
 
 
 class BuildFacts(TypedDict):
-    """What a manifest says of a build, whatever came of it."""
+    """Facts of a build that are known before its snapshot has files."""
 
     dataset: str
     build_key: str
@@ -159,7 +160,7 @@ class BuildFacts(TypedDict):
 
 
 class Manifest(BuildFacts):
-    """The manifest of a snapshot; the last three keys are added on the way to the commit, or by a take-down."""
+    """Manifest of a snapshot; the last three keys are added before the commit or by a take-down."""
 
     format: int
     schemas: dict[str, int]
@@ -181,62 +182,62 @@ class Snapshot:
 
     @property
     def num_pairs(self) -> int:
-        """Images with captions, of all splits, marked ones included."""
+        """Return the number of published images, in all splits and marked ones."""
         return sum(file["rows"] for file in self.manifest["files"]["pairs"])
 
     @property
     def steps(self) -> list[str]:
-        """Names of the steps that may drop rows, in the order of the funnel."""
+        """Return the names of the steps that may drop rows, in the order of the funnel."""
         return [entry["step"] for entry in self.manifest["steps"]]
 
     def meaning(self, step: str, reason: str | None = None) -> str:
-        """Return a few words on a step or, if it is given, on one of its reasons; empty if the build told none."""
+        """Return the meaning of a step or of one of its reasons; empty if the manifest has none."""
         for entry in self.manifest["steps"]:
             if entry["step"] == step:
                 return entry["meaning"] if reason is None else entry["reasons"].get(reason, "")
         return ""
 
     def decided_by(self, step: str, reason: str) -> dict[str, Any]:
-        """Return the settings that decide a reason of a step, by path; None is the value of one that is not noted."""
-        # The step of a take-down has none.
+        """Return the settings, by path, that decide a drop reason of a step; the value of an unrecorded one is None."""
+        # The step of a take-down has no `decided_by`.
         found = [
             entry.get("decided_by", {}).get(reason, []) for entry in self.manifest["steps"] if entry["step"] == step
         ]
         return values_at([path for paths in found for path in paths], self.manifest["settings"])
 
     def columns(self, kind: Literal["columns", "image_columns"] = "columns") -> dict[str, list[str]]:
-        """Return the columns that each step fills, by step: of caption rows, or of images."""
+        """Return the columns that each step fills, by step: columns of caption rows or of images."""
         return {entry["step"]: entry[kind] for entry in self.manifest["steps"] if entry[kind]}
 
     def rules(self, step: str) -> dict[str, Any]:
-        """Return the settings that a step judges by, by section of the recipe."""
+        """Return the settings that a step applies, by section of the recipe."""
         names = [name for entry in self.manifest["steps"] if entry["step"] == step for name in entry["rules"]]
         settings = self.manifest["settings"]
         return {name: settings[name] for name in names if name in settings}
 
     def pair_files(self, split: str) -> tuple[Path, ...]:
-        """Pair shards of a split, in order."""
+        """Return the pair shards of a split, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"] if file["split"] == split)
 
     def all_pair_files(self) -> tuple[Path, ...]:
-        """Pair shards of all splits, in order."""
+        """Return the pair shards of all splits, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["pairs"])
 
     def caption_files(self) -> tuple[Path, ...]:
-        """Caption shards, in order."""
+        """Return the caption shards, in order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["captions"])
 
     def image_files(self) -> tuple[Path, ...]:
-        """Outcomes of images, in shard order."""
+        """Return the files of image outcomes, in shard order."""
         return tuple(self.folder / file["path"] for file in self.manifest["files"]["images"])
 
     def entries(self) -> list[FileEntry | DocumentEntry]:
-        """The manifest's lines for all files of the snapshot but itself: shards of all kinds, then documents."""
+        """Return the manifest's entries of all files but itself: shards of all kinds, then documents."""
         files = self.manifest["files"]
         return [*(file for kind in sorted(files) for file in files[kind]), *self.manifest["documents"]]
 
     def verify(self) -> list[str]:
-        """What is wrong with the snapshot's files: one sentence each, none if all bytes are as written."""
+        """Return one sentence for each file that is missing or damaged; an empty list if all bytes match."""
         found = (file_problem(self.folder / file["path"], file["sha256"]) for file in self.entries())
         return [problem for problem in found if problem is not None]
 
@@ -247,10 +248,10 @@ def datasets_folder(root: Path) -> Path:
 
 
 def other_format(root: Path, found: object) -> InputError:
-    """Return the error that refuses a root whose snapshots are of another format."""
+    """Return the error for a root whose snapshots have another format."""
     return InputError(
-        f"{root} is of format {found}, and this version reads and writes format {MANIFEST_FORMAT}: build into a new "
-        "--root, or go on with the version that made it"
+        f"{root} has format {found}, and this version reads and writes format {MANIFEST_FORMAT}: build into a new "
+        "--root, or use the version that made it"
     )
 
 
@@ -260,7 +261,7 @@ def snapshot_folder(root: Path, dataset: str, snapshot: str) -> Path:
 
 
 def commit_snapshot(root: Path, manifest: Manifest, *, is_current: bool = True) -> Snapshot:
-    """Write the manifest (from here on the snapshot exists), then, if asked, make it the dataset's current one."""
+    """Write the manifest, which commits the snapshot, then make it the dataset's current one if `is_current`."""
     dataset, snapshot = manifest["dataset"], manifest["snapshot"]
     folder = snapshot_folder(root, dataset, snapshot)
     failpoint("snapshot.before_manifest", folder / MANIFEST_FILE)
@@ -284,11 +285,11 @@ def current_path(root: Path, dataset: str) -> Path:
 
 
 def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
-    """A committed snapshot, or None.
+    """Return a committed snapshot; None if there is none of that name.
 
     Raises:
         DamagedError: its manifest is damaged, or a take-down is unfinished.
-        InputError: its manifest is of a format that this version does not read.
+        InputError: its manifest has a format that this version does not read.
     """
     folder = snapshot_folder(root, dataset, snapshot)
     open_to_readers(root, [folder])
@@ -307,7 +308,7 @@ def read_snapshot(root: Path, dataset: str, snapshot: str) -> Snapshot | None:
 
 
 def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
-    """The newest snapshot of a dataset, or None where nothing was published.
+    """Return the current snapshot of a dataset; None if nothing was published.
 
     Raises:
         DamagedError: the pointer to it, or its manifest, is damaged.
@@ -317,7 +318,11 @@ def current_snapshot(root: Path, dataset: str) -> Snapshot | None:
 
 
 def current_snapshot_name(root: Path, dataset: str) -> str | None:
-    """The id of a dataset's newest snapshot, or None. Raises `DamagedError` where the pointer to it is damaged."""
+    """Return the id of a dataset's current snapshot; None if nothing was published.
+
+    Raises:
+        DamagedError: the pointer to it is damaged.
+    """
     pointer = current_path(root, dataset)
     if not pointer.is_file():
         return None
@@ -329,18 +334,18 @@ def current_snapshot_name(root: Path, dataset: str) -> str | None:
 
 
 def snapshot_names(root: Path, dataset: str) -> list[str]:
-    """The ids of a dataset's committed snapshots, sorted."""
+    """Return the ids of a dataset's committed snapshots, sorted."""
     folders = (path.parent.name for path in (datasets_folder(root) / dataset).glob(f"*/{MANIFEST_FILE}"))
     return sorted(name for name in folders if is_snapshot_name(name))
 
 
 def is_snapshot_name(name: str) -> bool:
-    """Tell whether a name beside a dataset's snapshots has the form of a snapshot's."""
+    """Return whether a folder's name has the form of a snapshot's id."""
     return _SNAPSHOT_NAME.fullmatch(name) is not None
 
 
 def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
-    """All committed snapshots of a dataset, by id.
+    """Yield all committed snapshots of a dataset, in the order of their ids.
 
     Raises:
         DamagedError: a manifest is damaged.
@@ -352,12 +357,12 @@ def committed_snapshots(root: Path, dataset: str) -> Iterator[Snapshot]:
 
 
 def dataset_names(root: Path) -> list[str]:
-    """Datasets of a root of which something was published, sorted."""
+    """Return the names of the datasets of a root that have been published, sorted."""
     return sorted(path.parent.name for path in datasets_folder(root).glob(f"*/{CURRENT_FILE}"))
 
 
 def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
-    """Return the dataset that is named, or all datasets of a root.
+    """Return the given dataset, or all datasets of a root.
 
     Raises:
         InputError: nothing was published, or nothing under that name.
@@ -371,7 +376,9 @@ def require_datasets(root: Path, dataset: str | None = None) -> list[str]:
 
 
 def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Snapshot | None:
-    """Return the committed snapshot of a build, and of an attempt at its images; None if there is none.
+    """Return the committed snapshot of a build key and an attempt at its images; None if there is none.
+
+    The current snapshot comes first if several match.
 
     Raises:
         DamagedError: a manifest of the dataset is damaged.
@@ -386,16 +393,16 @@ def find_snapshot(root: Path, dataset: str, build_key: str, attempt: int) -> Sna
 
 
 def require_snapshot(root: Path, dataset: str, *, recipe: str = "RECIPE") -> Snapshot:
-    """The newest snapshot of a dataset.
+    """Return the current snapshot of a dataset.
 
     Args:
-        root: of the catalog.
-        dataset: its name.
-        recipe: what was typed to name the recipe, where one was: for the error.
+        root: root of the catalog.
+        dataset: name of the dataset.
+        recipe: the recipe as the user typed it, for the error's text.
 
     Raises:
         InputError: nothing was published under that name.
-        DamagedError: the pointer to the newest snapshot, or its manifest, is damaged.
+        DamagedError: the pointer to the current snapshot, or its manifest, is damaged.
     """
     found = current_snapshot(root, dataset)
     if found is None:
@@ -404,7 +411,7 @@ def require_snapshot(root: Path, dataset: str, *, recipe: str = "RECIPE") -> Sna
 
 
 def current_snapshots(root: Path) -> Iterator[Snapshot]:
-    """The newest snapshot of every dataset of a root, by name."""
+    """Yield the current snapshot of every dataset of a root, in the order of their names."""
     for name in dataset_names(root):
         found = current_snapshot(root, name)
         if found is not None:
@@ -412,7 +419,7 @@ def current_snapshots(root: Path) -> Iterator[Snapshot]:
 
 
 def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
-    """Return what a root says of the newest model of a dataset: its folder and the snapshot that it saw, if it says so.
+    """Return the pointer to the newest model of a dataset: its folder and its snapshot; empty if there is no pointer.
 
     Raises:
         DamagedError: the pointer is damaged.
@@ -422,7 +429,7 @@ def model_pointer(root: Path, dataset: str) -> dict[str, Any]:
 
 
 def file_entry(path: Path, folder: Path, *, rows: int, shard: int | None = None, split: str | None = None) -> FileEntry:
-    """Return the manifest's line for a file inside a snapshot folder."""
+    """Return the manifest's entry of a file in a snapshot folder."""
     size, found = path.stat().st_size, sha256_of(path)
     entry: FileEntry = {"path": path.relative_to(folder).as_posix(), "sha256": found, "bytes": size, "rows": rows}
     if shard is not None:

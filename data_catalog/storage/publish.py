@@ -1,4 +1,4 @@
-"""Finished captions and images to published files, shard by shard, and these into a snapshot's folder."""
+"""Publish finished captions and images shard by shard, and commit their files as a snapshot."""
 
 import shutil
 import tempfile
@@ -69,17 +69,17 @@ RIGHTS = ("license", "attribution", "page_url")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Samples that are held out: those of upstream, and shares drawn by a hash of each sample's identity."""
+    """Split of the samples: upstream's own splits, and shares drawn by a hash of each sample's id."""
 
     by: str | None = None
-    """Basis of the splits: "upstream" keeps those that sources state, and draws where they state none; "hash" draws
-    all. Left out, it is like "hash"; it is needed where a source states any."""
+    """Basis of the splits. "upstream" keeps the splits that sources state and draws the rest; "hash" draws all. The
+    default is "hash", and an explicit choice is required if a source states splits."""
     val: float = 0.05
-    """Share of images to validate on, from 0 to below 1. The paper's is 0.05."""
+    """Share of images to validate on, from 0 to below 1. The paper uses 0.05."""
     test: float = 0.0
     """Share of images to test on, from 0 to below 1."""
     salt: str = "vernaclip"
-    """Text that goes into the hash. Another one draws another split."""
+    """Text that is hashed with each sample's id. Another text draws another split."""
 
     def __post_init__(self) -> None:
         if self.by not in (None, UPSTREAM, "hash"):
@@ -88,32 +88,36 @@ class SplitConfig:
             if not 0 <= share < 1:
                 raise SettingsError(f"split.{name} must be at least 0 and below 1, got {share}")
         if self.val + self.test >= 1:
-            raise SettingsError("split.val and split.test together leave nothing to train on")
+            raise SettingsError(
+                "split.val and split.test together leave nothing to train on: make their sum less than 1"
+            )
 
     def require_choice(self, stating: Sequence[str]) -> None:
-        """Refuse settings that do not say what becomes of splits that some sources state, or keep what none states.
+        """Check that `by` is set if sources state splits, and is not "upstream" if none does.
 
         Args:
             stating: names of the sources that state splits.
 
         Raises:
-            SettingsError: says which sources, and what to say.
+            SettingsError: names the sources, and the settings to choose from.
         """
         if stating and self.by is None:
             names = f"sources {', '.join(stating)} state" if len(stating) > 1 else f"source {stating[0]} states"
-            raise SettingsError(f'{names} splits: say [split] by = "upstream" to keep them, or "hash" to ignore them')
+            raise SettingsError(f'{names} splits: set [split] by = "upstream" to keep them, or "hash" to ignore them')
         if self.by == UPSTREAM and not stating:
             raise SettingsError(
-                'split.by is "upstream" and no source states splits: name their column (split_column), put their lists '
-                'beside the captions, or say "hash"'
+                'split.by is "upstream", and no source states splits: name their column (split_column), put their '
+                'lists beside the captions, or set split.by = "hash"'
             )
 
 
 def split_of(sample_id: str, config: SplitConfig, stated: Iterable[str | None] = ()) -> str:
-    """Return the split of a sample, always the same for the same identity, statements, shares and salt.
+    """Return the split of a sample; the same id, stated splits, shares and salt always give the same split.
 
     Args:
-        stated: what upstream states in any row of the sample, in any order: of several splits the last of `SPLITS`.
+        sample_id: id of the sample.
+        config: section `[split]`.
+        stated: splits that upstream states in the rows of the sample, in any order; the last of `SPLITS` wins.
     """
     if config.by == UPSTREAM and (kept := [split for split in stated if split is not None]):
         return max(kept, key=SPLITS.index)
@@ -132,21 +136,21 @@ def publish_shard(
     image_rows: Sequence[str],
     merged: Path | None = None,
 ) -> dict[str, int]:
-    """Write one shard's caption file, outcomes of images, spare pictures, and pair files, one a split that has rows.
+    """Write the files of one shard: captions, image outcomes, spare images, and pairs by split.
 
-    Pairs that are marked as holding something of a test set are in no split: they have files of their own. Spare
-    pictures are good ones that no pair has, kept so that no later build asks for them again.
+    Pairs that are marked as overlapping a test set are in no split: they have a file of their own. Spare images are
+    good images that no pair uses, kept so that later builds do not fetch them again.
 
     Args:
-        captions: finished caption rows (schema `CAPTIONS`), pending where they are to be kept.
+        captions: finished caption rows (schema `CAPTIONS`), with the outcome pending if they are to be kept.
         images: normalised images of the same shard (schema `IMAGES`).
-        folder: where the files go: `captions.parquet`, `images.parquet`, `spare.parquet`, `train.parquet`, ...
+        folder: folder to write to: `captions.parquet`, `images.parquet`, `spare.parquet`, `train.parquet`, ...
         config: section `[split]`.
-        image_rows: rows of the funnel that drop captions whose images were asked for.
-        merged: caption rows of any shard that are published with the image that they are `merged_into`.
+        image_rows: rows of the funnel that drop captions whose images were requested.
+        merged: caption rows of any shard that are published with the image named in `merged_into`.
 
     Returns:
-        Rows by file; without rows there are no spare file and no pair file.
+        Number of rows by file. A spare file or a pair file without rows is not written.
     """
     table = keep_pending(pq.read_table(captions))
     save_parquet(table, folder / "captions.parquet")
@@ -166,19 +170,19 @@ def publish_shard(
 
 
 def keep_pending(table: pa.Table) -> pa.Table:
-    """Turn the rows that no step rejected into `kept` ones."""
+    """Set the outcome of the rows that no step rejected to `kept`."""
     outcome = table.column("outcome")
     kept = pc.if_else(pc.equal(outcome, PENDING), KEPT, outcome)
     return table.set_column(table.schema.get_field_index("outcome"), table.schema.field("outcome"), kept)
 
 
 def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa.Table:
-    """Return rows of the schema `OUTCOMES`: what became of every image of a shard, without pixels."""
+    """Return rows of the schema `OUTCOMES`, one for each requested image of a shard, without pixels."""
     names = [name for name in OUTCOMES.names if name in IMAGES.names]
     came = pc.is_in(captions.column("step"), pa.array([*image_rows, None], pa.string()))
     asked = captions.filter(came).select(["sample_id", "source", "url", "path"]).to_pylist()
     samples: dict[str, dict[str, Any]] = {}
-    for row in asked:  # the first caption's spelling of the URL is the one that was asked for
+    for row in asked:  # the request used the first caption's spelling of the URL
         samples.setdefault(row["sample_id"], row)
     rows = pq.read_table(images, columns=names).to_pylist()
     for row in rows:
@@ -190,7 +194,7 @@ def _outcomes(captions: pa.Table, images: Path, image_rows: Sequence[str]) -> pa
 
 
 def _write_spare(outcomes: pa.Table, images: Path, published: Container[str], path: Path) -> int:
-    """Write the good pictures off the web that no pair has; return how many those are."""
+    """Write the good images from the web that no pair uses; return their number."""
     facts = {
         row["sample_id"]: row
         for row in outcomes.to_pylist()
@@ -206,7 +210,7 @@ def _write_spare(outcomes: pa.Table, images: Path, published: Container[str], pa
 
 
 def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> dict[str, list[dict[str, Any]]]:
-    """Return kept caption rows by sample, each with its split, in shard order; those of other samples come last."""
+    """Return kept caption rows by sample, each with its split, in shard order; rows of other samples come last."""
     own = pc.and_(pc.equal(table.column("outcome"), KEPT), pc.is_null(table.column("merged_into")))
     samples: dict[str, list[dict[str, Any]]] = {}
     for row in table.filter(own).to_pylist():
@@ -215,7 +219,7 @@ def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> 
         for row in pq.read_table(merged, filters=[("merged_into", "in", list(samples))]).to_pylist():
             samples[row["merged_into"]].append(row)
     stated: dict[str, set[str | None]] = {}
-    for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # rows that were dropped state it, too
+    for row in table.select(["sample_id", "upstream_split"]).to_pylist():  # dropped rows count, too
         stated.setdefault(row["sample_id"], set()).add(row["upstream_split"])
     for sample_id, rows in samples.items():
         split = MARKED if any(row["leaks"] for row in rows) else split_of(sample_id, config, stated[sample_id])
@@ -227,12 +231,12 @@ def _kept_samples(table: pa.Table, merged: Path | None, config: SplitConfig) -> 
 def strictest_rights(
     own: Iterable[Mapping[str, Any]], merged: Iterable[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return license, attribution and page of the row of each sample whose license is the strictest, else of the first.
+    """Return license, attribution and page of each sample, from its row with the strictest license, else its first row.
 
     Args:
-        own: caption rows of samples, dropped ones too.
-        merged: rows that are published with the image that they are `merged_into`; they count only where they state a
-            license, for they are of another file.
+        own: caption rows of samples, dropped ones included.
+        merged: rows that are published with the image named in `merged_into`. They count only if they state a license,
+            since they describe another file.
     """
     stated = [(row["sample_id"], row) for row in own] + [(row["merged_into"], row) for row in merged if row["license"]]
     stated.sort(key=lambda one: (strictness(one[1]["license"]), *(one[1][name] is None for name in RIGHTS[1:])))
@@ -259,12 +263,12 @@ def _good_images(images: Path, wanted: Container[str]) -> Iterator[dict[str, Any
             if row["drop_reason"] is not None or row["sample_id"] not in wanted:
                 continue
             if row["bytes"] is None:
-                raise DefectError(f"the image of {row['sample_id']} is good and not there. This is a defect: report it")
+                raise DefectError(f"the good image of {row['sample_id']} has no bytes. This is a defect: report it")
             yield row
 
 
 def _pair(rows: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
-    """One published row, its rights aside, from an image and its kept captions, the sample's own ones first."""
+    """Return one published row, without its rights, from an image and its kept captions, the sample's own first."""
     first = rows[0]
     return {
         "sample_id": first["sample_id"],
@@ -294,20 +298,19 @@ def write_snapshot(
     carry: Callable[[Path, Sequence[Path]], Iterable[FileEntry]],
     write_documents: WriteDocuments,
 ) -> Snapshot:
-    """Give a snapshot its files, check the conservation laws on them, and commit it.
+    """Write the files of a snapshot, check the conservation laws on them, and commit it.
 
     Args:
-        root: of the catalog.
-        facts: what the manifest says of the build: "dataset", "build_key", "attempt" and others.
-        outputs: of `publish_shard`, shard by shard.
-        carry: writes further pictures for later builds, given the snapshot's folder and the outcomes of images that
-            are in it; returns their lines of the manifest.
-        write_documents: writes what a snapshot says of itself, for people, into its folder; returns the manifest's
-            "documents".
+        root: root of the catalog.
+        facts: the manifest's facts of the build: "dataset", "build_key", "attempt" and others.
+        outputs: outputs of `publish_shard`, in shard order.
+        carry: writes images to carry over for later builds, given the snapshot's folder and its files of image
+            outcomes; returns their entries of the manifest.
+        write_documents: writes the documents of the snapshot into its folder; returns the manifest's "documents".
 
     Raises:
-        DefectError: a law does not hold; nothing is committed.
-        DamagedError: a file is not what was written; it is gone with its step's output.
+        DefectError: a conservation law is broken; nothing is committed.
+        DamagedError: a file is damaged; its step's output is removed.
     """
     dataset = facts["dataset"]
     contents = [sorted(commit.files.items()) for commit in outputs]
@@ -319,7 +322,7 @@ def write_snapshot(
     if folder.is_dir():
         sweep_temporary([folder, *(folder / kind for kind in ("pairs", "captions", "images", LOOKUP_KIND))])
     failpoint("snapshot.before_files", folder)
-    there = {  # what is the same in a snapshot that is there takes no room
+    there = {  # a file that another snapshot has is linked and takes no space
         entry["sha256"]: snapshot.folder / entry["path"]
         for snapshot in committed_snapshots(root, dataset)
         for entry in snapshot.entries()
@@ -329,7 +332,7 @@ def write_snapshot(
         for kind, entry in _placed(output, folder, number, there):
             files[kind].append(entry)
     files["spare"] += carry(folder, [folder / entry["path"] for entry in files["images"]])
-    # What a killed build has put into the folder and this one did not: nothing would know of it.
+    # Remove files that a killed build left and this one did not write: no manifest would list them.
     listed = {folder / entry["path"] for entries in files.values() for entry in entries}
     for path in sorted(path for kind in ("pairs", "captions", "images") for path in (folder / kind).glob("*")):
         if path not in listed:
@@ -351,7 +354,7 @@ def write_snapshot(
 
 
 def _placed(output: Commit, folder: Path, number: int, there: Mapping[str, Path]) -> Iterator[tuple[str, FileEntry]]:
-    """Put a shard's published files into a snapshot's folder; yield the manifest's kinds and lines of them."""
+    """Link the published files of a shard into a snapshot's folder; yield the manifest's kind and entry of each."""
     rows = output.facts["rows"]
     for stem in ("captions", "images", "spare", *SPLITS, MARKED):
         if stem not in rows:
@@ -375,8 +378,8 @@ def _placed(output: Commit, folder: Path, number: int, there: Mapping[str, Path]
         else:
             shutil.rmtree(output.folder, ignore_errors=True)
             raise DamagedError(
-                f"{output.path(stem)}.parquet is not what was written, and is gone with its folder: run the same "
-                "command again, which makes it anew"
+                f"{output.path(stem)}.parquet was damaged and is removed with its folder: run the same command again, "
+                "which rebuilds it"
             )
 
 
@@ -388,14 +391,14 @@ def write_carried(
     *,
     is_gone: Callable[[pa.Table], list[bool]],
 ) -> Iterator[FileEntry]:
-    """Write what unfinished builds of the dataset know, and this one did not ask for; yield the manifest's line.
+    """Write the images that unfinished builds of the dataset have and this one did not request; yield their entry.
 
     Args:
-        root: of the catalog.
-        fetching: what the images were fetched by.
-        folder: the snapshot's.
-        published: outcomes of images that the snapshot has.
-        is_gone: tells which rows of some outcomes a take-down means.
+        root: root of the catalog.
+        fetching: how the images were fetched.
+        folder: folder of the snapshot.
+        published: the snapshot's files of image outcomes.
+        is_gone: returns for each row of a table of outcomes whether a take-down removes it.
     """
     with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}carried-", dir=folder) as scratch:
         rows = unpublished_outcomes(root, fetching, published, is_gone, Path(scratch))
@@ -411,7 +414,7 @@ def write_carried(
 
 
 def make_current(root: Path, snapshot: Snapshot) -> Snapshot:
-    """Make what was built the dataset's current snapshot, unless it has no pairs and the current one has some."""
+    """Make a snapshot the dataset's current one, unless it has no pairs and the current one has some."""
     current = None if snapshot.num_pairs else current_snapshot(root, snapshot.dataset)
     if current is None or not current.num_pairs:
         point_to(root, snapshot.dataset, snapshot.snapshot)

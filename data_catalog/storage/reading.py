@@ -1,8 +1,9 @@
-"""What take-downs ask of readers: to open no root in which one is unfinished, and to write nothing of what is gone.
+"""Coordination of readers with take-downs: no output contains data of a snapshot that was taken down meanwhile.
 
-A reader notes the snapshots that it opens (`open_to_readers`). Whatever it writes later gets its place within
-`putting_in_place`, which waits while a take-down is under way, and refuses if one has removed any of them. So what a
-reader writes is there before a take-down, which then finds it, or not at all.
+A reader registers the snapshots that it opens (`open_to_readers`), and moves each output to its final path within
+`block_takedowns`. That waits for a take-down in progress, and raises an error if a take-down has removed one of the
+registered snapshots. So an output either exists before the take-down, which then finds it, or is never written.
+A root with an unfinished take-down cannot be opened.
 """
 
 import errno
@@ -20,40 +21,40 @@ from data_catalog.plain_text import command
 logger = logging.getLogger(__name__)
 
 TOMBSTONES_FILE = "forgotten.json"
-# Of disks that know no locks, or none on folders.
+# Errors of disks that do not support locks, or locks on folders.
 _LOCKLESS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
-# What tells one content of the tombstones' file from another, since it is replaced and never changed; None: no file.
+# Identifies one content of the tombstones' file, which is replaced and never changed; None: there is no file.
 _State = tuple[int, int, int] | None
-# Of this process: the folders of snapshots that were opened, with their root and its state, while `reading`; and the
-# roots in which it carries out a take-down.
+# State of this process: the snapshot folders opened within `reading`, with their root and its state; and the roots in
+# which this process carries out a take-down.
 _opened: dict[Path, tuple[Path, _State]] | None = None
 _taken_down: set[Path] = set()
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Note from here on which snapshots are opened: around one command, or one flow.
+    """Register the snapshots that one command or flow opens.
 
     Raises:
-        DamagedError: something failed after a take-down had removed what was opened, which is why.
+        DamagedError: an error occurred after a take-down had removed an opened snapshot, which explains the error.
     """
     global _opened
     before, _opened = _opened, {}
     try:
         yield
     except Exception:
-        _require_there()
+        _require_present()
         raise
     finally:
         _opened = before
 
 
 def open_to_readers(root: Path, folders: Iterable[Path]) -> None:
-    """Note that the snapshots in some folders of a root are read.
+    """Register that the snapshots in some folders of a root are read.
 
     Raises:
-        DamagedError: a take-down is unfinished there, or has removed what was opened before.
+        DamagedError: a take-down of the root is unfinished, or has removed a snapshot that was opened before.
     """
     root = root.resolve()
     if root in _taken_down:
@@ -61,28 +62,28 @@ def open_to_readers(root: Path, folders: Iterable[Path]) -> None:
     state = _state(root)
     _require_finished(root)
     if _opened is not None:
-        _require_there()
+        _require_present()
         for folder in folders:
             _opened.setdefault(folder.resolve(), (root, state))
 
 
 @contextmanager
-def putting_in_place() -> Iterator[None]:
-    """Hold take-downs off while something that may hold what was read gets its place.
+def block_takedowns() -> Iterator[None]:
+    """Block take-downs while an output that may contain data of an opened snapshot is moved to its final path.
 
     Raises:
-        DamagedError: a take-down has removed what was read, or was killed before its end.
+        DamagedError: a take-down has removed an opened snapshot, or was killed before its end.
     """
     with ExitStack() as stack:
         for root in {root for root, _ in (_opened or {}).values()}:
             stack.enter_context(_locked(root, fcntl.LOCK_SH))
-        _require_there()
+        _require_present()
         yield
 
 
 @contextmanager
 def taking_down(root: Path) -> Iterator[None]:
-    """Let this process alone read a root and write what was read there; call it with the writer's lock held."""
+    """Give this process the only access to a root for a take-down. Call it with the writer's lock held."""
     root = root.resolve()
     with _locked(root, fcntl.LOCK_EX):
         for folder in [folder for folder, (own, _) in (_opened or {}).items() if own == root]:
@@ -95,39 +96,39 @@ def taking_down(root: Path) -> Iterator[None]:
 
 
 class OpenSnapshot:
-    """A snapshot that a program keeps open for longer than a command takes: it asks before every access."""
+    """A snapshot that a program keeps open for longer than one command; each access checks that it still exists."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self._root, self._folder = root.resolve(), folder.resolve()
         self._state = _state(self._root)
         _require_finished(self._root)
-        self.require_there()
+        self.require_present()
 
-    def require_there(self) -> None:
-        """Refuse to hand out more of a snapshot that was taken down, or may be at this moment.
+    def require_present(self) -> None:
+        """Raise an error if the snapshot was taken down, or a take-down of its root is unfinished.
 
         Raises:
-            DamagedError: it is gone, or a take-down has begun and not ended.
+            DamagedError: the snapshot was removed, or a take-down is unfinished.
         """
         state = _state(self._root)
         if state != self._state:
             _require_finished(self._root)
         if not self._folder.is_dir():
             raise DamagedError(
-                f"{self._folder} was taken down or removed meanwhile, so nothing more of it is handed out: open the "
+                f"{self._folder} was taken down or removed while it was open, and cannot be read any more: open the "
                 "dataset again"
             )
         self._state = state
 
 
-def _require_there() -> None:
+def _require_present() -> None:
     for folder, (root, state) in list((_opened or {}).items()):
         if _state(root) != state:
             _require_finished(root)
             if not folder.is_dir():
                 raise DamagedError(
-                    f"what was read in {root} was taken down meanwhile, so nothing is made of it: run the same command "
-                    "again"
+                    f"a snapshot in {root} was taken down while it was read, and no result is written: run the same "
+                    "command again"
                 )
 
 
@@ -139,12 +140,12 @@ def _require_finished(root: Path) -> None:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(
-            f"{path} cannot be read, so that nobody knows what is forgotten: put a copy of it in its place"
+            f"{path} cannot be read, so the removed images are not known: restore it from a copy"
         ) from error
     if is_unfinished:
         raise DamagedError(
-            f"a take-down in {root} has begun and not ended, so nothing is handed out: run "
-            f"`{command('forget', '--root', root)}`, which ends it"
+            f"a take-down in {root} is unfinished, and the root cannot be read until it is done: run "
+            f"`{command('forget', '--root', root)}` to finish it"
         )
 
 
@@ -158,19 +159,19 @@ def _state(root: Path) -> _State:
 
 @contextmanager
 def _locked(root: Path, how: int) -> Iterator[None]:
-    """Hold a lock on a root's folder, which readers need not be able to write to; it dies with its process."""
+    """Hold a lock on a root's folder until the end of the block or of the process; readers need no write permission."""
     descriptor = os.open(root, os.O_RDONLY)
     try:
         try:
             try:
                 fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             except BlockingIOError:
-                logger.info("waiting for another process that takes down or writes what was read in %s", root)
+                logger.info("waiting for another process that takes down or writes data of %s", root)
                 fcntl.flock(descriptor, how)
         except OSError as error:
             if error.errno not in _LOCKLESS:
                 raise
-            logger.warning("%s: its disk knows no locks, so do not read there while something is taken down", root)
+            logger.warning("%s: its disk does not support locks. Do not read there during a take-down", root)
         yield
     finally:
         os.close(descriptor)

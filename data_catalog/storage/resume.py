@@ -1,6 +1,7 @@
-"""Resume states of training runs: one safetensors file, whole or absent, never a pickle.
+"""Resume states of training runs: one safetensors file, written atomically, never a pickle.
 
-A state holds what a run cannot compute again: weights, the optimizer's moments, random generators and how far it is.
+A state has everything that a run cannot compute again: weights, the optimizer's moments, random generators and
+progress.
 """
 
 import json
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-# One metadata entry only: safetensors writes several in random order.
+# A single metadata entry: safetensors writes several in random order.
 _METADATA_KEY = "state"
 
 
@@ -31,10 +32,12 @@ def save_resume_state(
     """Write a resume state atomically.
 
     Args:
-        key: what the run is made of; only a run with the same key may go on from it.
+        path: file to write.
+        key: hash of all that decides the run; only a run with the same key may resume from it.
         modules: torch modules by name, such as "model".
+        optimizer: optimizer whose moments are saved.
         generators: states of random generators by name.
-        progress: how far the run is, as JSON values.
+        progress: progress of the run, as JSON values.
 
     Raises:
         DiskError: the disk is full.
@@ -62,18 +65,22 @@ def load_resume_state(
     set_generators: Callable[[dict[str, "torch.Tensor"]], None],
     progress_of: Callable[[dict[str, Any]], T],
 ) -> T | None:
-    """Put a resume state back into modules, optimizer and generators.
+    """Load a resume state into modules, optimizer and generators.
 
     Args:
-        set_generators: takes what `generators` were.
-        progress_of: makes the result of what `progress` was.
+        path: file to read.
+        key: key of this run.
+        modules: torch modules by name, as they were saved.
+        optimizer: optimizer of the run.
+        set_generators: receives the saved `generators`.
+        progress_of: makes the return value from the saved `progress`.
 
     Returns:
-        How far the run is; None if there is no file.
+        The result of `progress_of`; None if there is no file.
 
     Raises:
         SettingsError: the file belongs to another run.
-        DamagedError: it is broken, or of modules that libraries made otherwise.
+        DamagedError: it is damaged, or was written by library versions whose modules differ.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -100,18 +107,18 @@ def load_resume_state(
         set_generators(below("generator."))
         return progress_of(progress)
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())[:200]
+        cause = " ".join(str(error).split())[:200]
         raise DamagedError(
-            f"{path} does not fit the run ({told}): go on with the versions of the libraries that wrote it, or remove "
-            "it to train from the start"
+            f"{path} does not match the run ({cause}): use the library versions that wrote it, or remove it to train "
+            "from the start"
         ) from error
 
 
 def _moments(tensors: Mapping[str, "torch.Tensor"], optimizer: Any) -> dict[int, dict[str, Any]]:
-    """Return an optimizer's moments by index of their weight, laid out in memory as that is.
+    """Return an optimizer's moments by the index of their weight, in the memory layout of that weight.
 
-    A fused step goes through memory as it lies: with moments in another order (convolutions are channels last) it would
-    give each weight the moments of another one, and say nothing.
+    A fused optimizer step runs over memory in order. With moments in another layout (convolutions are channels last) it
+    would silently give each weight the moments of another one.
     """
     import torch
 

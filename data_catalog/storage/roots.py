@@ -1,4 +1,4 @@
-"""Roots that commands work on: DuckDB reads their path, their format is ours, no link leads out where we write."""
+"""Checks of a catalog's root: DuckDB can read its path, its format is known, and no link is where commands write."""
 
 import os
 import re
@@ -11,24 +11,24 @@ from data_catalog.storage.integrity import CHECKSUM, content_problem
 from data_catalog.storage.manifest import MANIFEST_FILE, MANIFEST_FORMAT, datasets_folder, other_format
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
-# DuckDB takes them for patterns, for the start of settings, or for a slash: it would read the files of another root.
+# DuckDB reads these as patterns, as the start of settings or as a slash, and would read the files of another root.
 _NOT_FOR_DUCKDB = "*?[\\"
-# Features of the images and texts of test sets, by the sha256 of their bytes; a folder a model.
-KEPT_FEATURES = "kept-features"
-# What commands write, put in place or remove in a root. Exports and kept features may lie on another disk by a link:
-# what is removed of those is known by its name and its record.
+# Folder of feature stores: features of test sets' images and texts by the sha256 of their bytes, a folder a model.
+FEATURE_STORES = "kept-features"
+# Names that commands write, replace or remove in a root. The folders of exports and of feature stores may be links to
+# another disk: files there are removed by their name and record.
 _WRITTEN = (
     *("datasets", "work", "memory", "models", "packages", "searches", "folder-indexes", "scoreboards", "ablations"),
     *("audits", "catalog.duckdb", "catalog.duckdb.json", "forgotten.json", "file-hashes.json", ".writer-lock"),
 )
 
 
-# One space deep in a manifest, where only its own keys are.
+# Position in a manifest: an indentation of one space, which only its top-level keys have.
 _FORMAT = re.compile(rb'\n "format": ([^,\n]{1,40})')
 
 
 def require_root(root: Path) -> None:
-    """Refuse a root that is not there.
+    """Check that a root exists.
 
     Raises:
         InputError: it is no folder.
@@ -38,21 +38,21 @@ def require_root(root: Path) -> None:
 
 
 def open_root(root: Path, *, writes: bool) -> None:
-    """Refuse a root that no command may work on; every command that has one passes here first, and nothing is touched.
+    """Refuse a root that no command can use. Every command calls this first; it changes nothing.
 
     Args:
-        root: of the catalog, there or not.
-        writes: whether the command writes or removes anything, or reads through links.
+        root: root of the catalog, which may not exist yet.
+        writes: whether the command writes or removes files, or reads through links.
 
     Raises:
-        SettingsError: DuckDB does not read its path as it is.
-        InputError: its snapshots are of another format, or there is a link where commands write. The root itself, and
-            what is above it, may be a link.
+        SettingsError: DuckDB cannot read its path as it is.
+        InputError: its snapshots have another format, or a link is where commands write. The root itself and its parent
+            folders may be links.
     """
     path = str(root.absolute())
     wrong = next((char for char in _NOT_FOR_DUCKDB if char in f"{path}{root.resolve()}"), None)
     if wrong is not None:
-        raise SettingsError(f"{path} has a {wrong} in it, and DuckDB reads such paths wrongly: name another --root")
+        raise SettingsError(f"{path} contains {wrong}, and DuckDB misreads such paths: name another --root")
     try:
         path.encode()
     except UnicodeEncodeError as error:
@@ -67,15 +67,15 @@ def open_root(root: Path, *, writes: bool) -> None:
                 raise other_format(root, found[1].decode(errors="replace"))
     for link in _links(root) if writes else ():
         raise InputError(
-            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: put what it "
-            "leads to in its place, or move the whole root, which may be a link"
+            f"{link} is a link to {link.readlink()}, and nothing is written or removed through a link: replace it by "
+            "its target, or move the whole root, which may be a link"
         )
 
 
 def _links(root: Path) -> Iterator[Path]:
-    """Links in the folders that commands write to, one level deep in the one that may be a link itself."""
+    """Yield the links in the folders that commands write to; in the folder of feature stores, only one level deep."""
     for entry in _entries(root):
-        if entry.name == KEPT_FEATURES:
+        if entry.name == FEATURE_STORES:
             yield from (Path(kept.path) for kept in _entries(entry.path) if kept.is_symlink())
         elif entry.name in _WRITTEN or entry.name.startswith(TEMPORARY_PREFIX):
             yield from _links_in(entry)
@@ -90,7 +90,7 @@ def _links_in(entry: "os.DirEntry[str]") -> Iterator[Path]:
 
 
 def _entries(folder: Path | str) -> "list[os.DirEntry[str]]":
-    """What is in a folder; nothing where there is none, or where whoever reads it will say why it cannot be read."""
+    """Return the entries of a folder; empty if it does not exist, or cannot be read (its reader raises the error)."""
     with suppress(OSError), os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
     return []

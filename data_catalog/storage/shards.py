@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes of JSON, Parquet and tensors, hashes, and names of shards."""
+"""Atomic writes of JSON, Parquet and tensors, hashes of files and values, and the order of samples in shards."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import failpoint
-from data_catalog.storage.reading import putting_in_place
+from data_catalog.storage.reading import block_takedowns
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ TEMPORARY_PREFIX = ".tmp-"
 ROWS_PER_GROUP = 50_000
 # Image bytes do not compress; small row groups keep readers' memory bounded (about 10 MB at 256 pixels).
 IMAGE_ROWS_PER_GROUP = 200
-# Columns whose values repeat: a dictionary makes them small.
+# Columns whose values repeat: dictionary encoding makes them small.
 _REPETITIVE = (
     *("source", "source_lang", "target_lang", "translator", "license", "upstream_file", "upstream_split", "origin"),
     *("outcome", "step", "drop_reason", "split"),
@@ -35,13 +35,13 @@ _REPETITIVE = (
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
+    """Return the hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(value: Any) -> str:
-    """Hexadecimal sha256 of the canonical JSON of `value`: equal values, equal digests, on every machine."""
+    """Return the hexadecimal sha256 of the canonical JSON of `value`, which is the same on every machine."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -56,7 +56,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are not there, so that a power cut does not unmake them."""
+    """Make a folder and its missing parents, each synced to the disk, so that they survive a power cut."""
     missing: list[Path] = []
     while not folder.is_dir():
         missing.append(folder)
@@ -67,7 +67,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> str:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     The file has the permissions of any new file, by the umask or the folder's rules.
 
@@ -75,50 +75,53 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> str:
         The sha256 of the file.
 
     Raises:
-        DiskError: the disk is full, or fails.
-        SettingsError: a folder, a pipe or a device has that name.
+        DiskError: the disk is full or fails.
+        SettingsError: `path` is a folder, a pipe or a device.
     """
     if path.exists() and not path.is_file():
-        raise SettingsError(f"{path} is no file, so no file can take its place: give another name")
+        raise SettingsError(f"{path} exists and is no regular file: give another name")
     return _write_new(path, write, lambda _: path)[1]
 
 
 def write_bytes(path: Path, content: bytes) -> str:
-    """Make `content` a file, as `write_atomically` does; returns its sha256."""
+    """Write `content` to a file as `write_atomically` does; return its sha256."""
     return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_named_atomically(folder: Path, name: Callable[[str], str], write: Callable[[Path], object]) -> Path:
-    """The same for a file whose name `name` makes of its sha256; returns its path."""
+    """Write a file atomically under the name that `name` makes of its sha256; return its path."""
     return _write_new(folder / "file", write, lambda found: folder / name(found))[0]
 
 
-def _write_new(told: Path, write: Callable[[Path], object], place: Callable[[str], Path]) -> tuple[Path, str]:
-    """Write, fsync, rename, fsync the folder; errors name the path `told`."""
-    with disk_errors(told):
-        make_folder(told.parent)
-        temporary, mode = _new_temporary(told.parent)
+def _write_new(shown_path: Path, write: Callable[[Path], object], place: Callable[[str], Path]) -> tuple[Path, str]:
+    """Write, fsync, rename, fsync the folder; errors and failpoints name `shown_path`."""
+    with disk_errors(shown_path):
+        make_folder(shown_path.parent)
+        temporary, mode = _new_temporary(shown_path.parent)
         try:
-            failpoint("atomic.before_write", told)
+            failpoint("atomic.before_write", shown_path)
             write(temporary)
-            temporary.chmod(mode)  # `write` may have put another file there
-            failpoint("atomic.after_write", told)
+            temporary.chmod(mode)  # `write` may have replaced the file
+            failpoint("atomic.after_write", shown_path)
             sync(temporary)
-            failpoint("atomic.after_fsync", told)
+            failpoint("atomic.after_fsync", shown_path)
             found = sha256_of(temporary)
             path = place(found)
-            with putting_in_place():
+            with block_takedowns():
                 temporary.replace(path)
-                failpoint("atomic.after_rename", told)
+                failpoint("atomic.after_rename", shown_path)
                 sync(path.parent)
-            failpoint("atomic.after_folder_fsync", told)
+            failpoint("atomic.after_folder_fsync", shown_path)
         finally:
             temporary.unlink(missing_ok=True)
     return path, found
 
 
 def _new_temporary(folder: Path) -> tuple[Path, int]:
-    """An empty file under a name of its own, and the mode that it got: only a new file tells the umask to threads."""
+    """Create an empty file with a unique name; return its path and mode.
+
+    A thread can read the umask only from the mode of a new file.
+    """
     temporary = folder / f"{TEMPORARY_PREFIX}{uuid4().hex}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -128,10 +131,10 @@ def _new_temporary(folder: Path) -> tuple[Path, int]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a log, for good; what a killed process left of its last line becomes a line of its own.
+    """Append one line to a log and sync it; a partial last line that a killed process left becomes a line of its own.
 
     Raises:
-        DiskError: the disk is full, or fails.
+        DiskError: the disk is full or fails.
     """
     with disk_errors(path):
         make_folder(path.parent)
@@ -140,7 +143,7 @@ def append_line(path: Path, line: str) -> None:
             is_torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
             failpoint("append.before_write", path)
             content = b"\n" * is_torn + line.encode() + b"\n"
-            while content:  # an unbuffered file may take less than it is given
+            while content:  # an unbuffered write may be partial
                 content = content[file.write(content) :]
             failpoint("append.after_write", path)
             os.fsync(file.fileno())
@@ -148,13 +151,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return indented JSON with sorted keys; of names that are not UTF-8, JSON's escapes stand for the odd bytes."""
+    """Return indented JSON with sorted keys; bytes of names that are not UTF-8 are written as JSON escapes."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> str:
-    """Write `value` atomically as `json_bytes`; returns the file's sha256."""
+    """Write `value` atomically as `json_bytes` encodes it; return the file's sha256."""
     return write_bytes(path, json_bytes(value))
 
 
@@ -164,7 +167,7 @@ def read_json(path: Path) -> Any:
 
 
 def save_parquet(table: pa.Table, path: Path) -> None:
-    """Write a table of texts in place, for callers that rename a whole folder later."""
+    """Write a table of texts directly, for callers that rename the whole folder later."""
     repetitive = [name for name in table.schema.names if name in _REPETITIVE]
     pq.write_table(
         table,
@@ -177,83 +180,87 @@ def save_parquet(table: pa.Table, path: Path) -> None:
 
 
 @contextmanager
-def damage_told(path: Path) -> Iterator[None]:
-    """While a Parquet file is read, say in a sentence that it is damaged or missing.
+def parquet_errors(path: Path) -> Iterator[None]:
+    """Raise a `DamagedError` if a Parquet file that is read is damaged or missing.
 
     Raises:
-        DamagedError: it is.
+        DamagedError: the file cannot be read.
     """
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path} cannot be read ({error}): `vernaclip verify` lists all that is damaged") from error
+        raise DamagedError(f"{path} cannot be read ({error}): `vernaclip verify` lists all damaged files") from error
 
 
 def read_columns(path: Path, names: Sequence[str] | None) -> pa.Table:
-    """Return columns of a file; `read_table`, as any scalar of Arrow, would load pandas, which takes longer.
+    """Return columns of a file.
+
+    It avoids `read_table`, which loads pandas and takes longer, as all scalars of Arrow do.
 
     Raises:
         DamagedError: the file is damaged or missing.
     """
-    with damage_told(path), pq.ParquetFile(path) as file:
+    with parquet_errors(path), pq.ParquetFile(path) as file:
         return file.read(columns=None if names is None else list(names))
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of the columns that a file has.
+    """Return the names of a file's columns.
 
     Raises:
         DamagedError: the file is damaged or missing.
     """
-    with damage_told(path):
+    with parquet_errors(path):
         names: list[str] = pq.read_schema(path).names
         return names
 
 
 def open_image_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """A writer for rows that hold encoded images: uncompressed, since JPEG does not compress."""
+    """Return a writer for rows with encoded images: uncompressed, since JPEG does not compress."""
     return pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_page_checksum=True)
 
 
 def save_tensors(tensors: Mapping[str, "torch.Tensor"], path: Path, metadata: dict[str, str]) -> str:
-    """Write named tensors atomically; returns the file's sha256.
+    """Write named tensors atomically; return the file's sha256.
 
     Args:
-        metadata: one entry only, since safetensors writes several in random order.
+        tensors: tensors by name.
+        path: file to write.
+        metadata: at most one entry, since safetensors writes several in random order.
 
     Raises:
         DiskError: the disk is full.
     """
     from safetensors.torch import save
 
-    # Copies: safetensors refuses tensors that share memory, as averaged weights may after a load. They are the
-    # processor's: a GPU's memory may have no room for a second model and its moments.
+    # Copies, since safetensors refuses tensors that share memory, as averaged weights may after a load. On the CPU,
+    # since a GPU may have no memory for a second model and its moments.
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    # As bytes: safetensors' own writer leaves a temporary file of its own behind when it is killed, and tells of a full
-    # disk by an error of its own.
+    # As bytes, since safetensors' own writer leaves a temporary file when it is killed, and has an error class of its
+    # own for a full disk.
     content = save(whole, metadata=metadata)
     return write_bytes(path, content)
 
 
 def order_key(identity: str) -> str:
-    """Where an identity lies in the shuffled order of a dataset: the first 16 hexadecimal digits of its sha1."""
+    """Return a sample's place in the shuffled order of a dataset: the first 16 hexadecimal digits of its id's sha1."""
     return hashlib.sha1(identity.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()[:16]
 
 
 def unit_interval(identity: str, salt: str) -> float:
-    """A stable number in [0, 1) drawn from an identity; other salts give independent numbers."""
+    """Return a stable number in [0, 1) for an id; another salt gives an independent number."""
     return int(order_key(f"{salt}\0{identity}"), 16) / 16**16
 
 
 def shard_of(key: str, num_shards: int) -> int:
-    """The shard whose range of `order_key`s holds `key`; shards are contiguous in key order."""
+    """Return the shard whose range of `order_key`s contains `key`; shards are contiguous in key order."""
     return (int(key[:8], 16) * num_shards) >> 32
 
 
 def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> None:
-    """Remove what killed processes left behind in these folders. Call it with the writer's lock held only.
+    """Remove the temporary files that killed processes left in these folders. Call it with the writer's lock held.
 
-    With `files_only` temporary folders stay: some have a lock of their own.
+    With `files_only` temporary folders stay, since some have a lock of their own.
     """
     for folder in folders:
         for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
@@ -264,10 +271,10 @@ def sweep_temporary(folders: Iterable[Path], *, files_only: bool = False) -> Non
                 leftover.unlink(missing_ok=True)
 
 
-def take_away(folder: Path) -> Path:
-    """Give a folder a temporary name, in one move for its readers; the next sweep removes what is left of it."""
+def rename_for_removal(folder: Path) -> Path:
+    """Rename a folder to a temporary name, so that readers lose it at once; the next sweep removes the remains."""
     doomed = folder.with_name(f"{TEMPORARY_PREFIX}removed-{folder.name}")
-    if doomed.exists():  # of a removal that was killed
+    if doomed.exists():  # an earlier removal was killed
         shutil.rmtree(doomed)
     folder.rename(doomed)
     sync(doomed.parent)
@@ -275,7 +282,7 @@ def take_away(folder: Path) -> Path:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Give a file a second name, so that it is not written twice; or a copy, where the disk knows no second names."""
+    """Create a hard link to a file; copy the file if the disk does not support hard links."""
     make_folder(target.parent)
     try:
         os.link(source, target)

@@ -1,6 +1,6 @@
-"""What upstream files and images are, wherever they lie: by the hashes of their contents.
+"""Hashes of the contents of upstream files and images, independent of their paths.
 
-Those of files are remembered by size and modification time, so that a second look costs a `stat`.
+Hashes of files are cached by size, modification time and inode: a second look costs one `stat`.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import BusyError, DamagedError, DiskError, InputError
-from data_catalog.sources.image_files import ImageFiles, Place, Stamp, image_locations, open_images
+from data_catalog.sources.image_files import ImageFiles, Stamp, StorePath, image_locations, open_images
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import NamedHash
@@ -25,9 +25,9 @@ _SAMPLED_BYTES = 32 * 1024
 
 
 class FileHashes:
-    """sha256 of files, kept in one JSON file of the root.
+    """Cache of the sha256 of files, in one JSON file of the root.
 
-    A file is read again when its size, its modification time (nanoseconds) or its inode differs.
+    A file is read again when its size, modification time (nanoseconds) or inode differs.
     """
 
     def __init__(self, store: Path) -> None:
@@ -36,12 +36,12 @@ class FileHashes:
         self._changed = False
         try:
             if store.is_file():
-                self._known = read_checksummed(store, remedy="upstream files are read once more")
-        except DamagedError as error:  # all of it can be learnt again
+                self._known = read_checksummed(store, remedy="upstream files are hashed again")
+        except DamagedError as error:  # the hashes can be computed again
             logger.warning("%s", error)
 
     def sha256(self, path: Path) -> str:
-        """Hexadecimal sha256 of a file."""
+        """Return the hexadecimal sha256 of a file."""
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
         name = os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
@@ -53,10 +53,10 @@ class FileHashes:
         return str(known[3])
 
     def folder_digest(self, folder: Path, *, without: Path) -> str:
-        """Digest of the names and contents of all files below a folder, those below `without` aside.
+        """Return the digest of the names and contents of all files below a folder, except those below `without`.
 
-        Links to folders are followed, as whoever reads the images follows them; one that leads back up is not. A file
-        that cannot be read counts by its name: if a row wants it, that row ends with a reason.
+        Links to folders are followed, as readers of the images follow them; a link to a parent folder is not. An
+        unreadable file counts by its name only: a row that needs it is rejected with a reason.
         """
         left_out = without.absolute()
         found = _files_below(folder.absolute())
@@ -65,22 +65,22 @@ class FileHashes:
         return digest([[name, sha256] for name, sha256 in hashes if sha256 is not None])
 
     def _sha256_if_readable(self, path: Path) -> str | None:
-        """Return a file's hash, "" where it cannot be read, None of what is no file."""
+        """Return a file's hash; "" if it cannot be read, None if it is no file."""
         try:
             return self.sha256(path) if path.is_file() else None
         except OSError as error:
-            logger.warning("%s cannot be read: a row that wants it is rejected (%s)", path, error.strerror)
+            logger.warning("%s cannot be read (%s): rows that need it are rejected", path, error.strerror)
             return ""
 
     def save(self) -> None:
-        """Write what was learnt; call it with the writer's lock held."""
+        """Write new hashes to the cache. Call it with the writer's lock held."""
         if self._changed:
             write_checksummed(self._store, self._known)
             self._changed = False
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    inside = {str(folder): {folder.resolve()}}  # by folder: what it and all above it really are
+    inside = {str(folder): {folder.resolve()}}  # by folder, the resolved paths of it and its parents
     for name, subfolders, files in os.walk(folder, followlinks=True):
         above = inside.pop(name)
         yield from (Path(name, file) for file in files)
@@ -90,12 +90,12 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def open_hashes(root: Path) -> FileHashes:
-    """Open the hashes that a root remembers."""
+    """Open the cache of hashes of a root."""
     return FileHashes(root / "file-hashes.json")
 
 
 def save_hashes(hashes: FileHashes, root: Path) -> None:
-    """Remember what was learnt, unless the root cannot be written to now: then it is learnt again another time."""
+    """Save new hashes, unless the root cannot be written now; then they are computed again later."""
     with suppress(BusyError, DiskError, InputError, OSError), writer_lock(root):
         hashes.save()
 
@@ -106,17 +106,17 @@ def file_entries(files: Iterable[Path], hashes: FileHashes) -> list[NamedHash]:
 
 
 def entries_identity(entries: Iterable[NamedHash]) -> list[list[str]]:
-    """Return what a test set is read from, in any order: contents, and names, which tell languages and formats."""
+    """Return the sorted names and hashes of a test set's files; the names determine language and format."""
     return sorted([entry["name"], entry["sha256"]] for entry in entries)
 
 
 def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | None:
-    """Hash a test set's own images, by name and content; None where its settings name no place of them.
+    """Hash the images of a test set by name and content; None if its settings name no location of images.
 
-    Where they lie, how they are packed, and what else lies there make no difference.
+    Location and packing do not change the hash, nor do other files at the location.
 
     Raises:
-        InputError: the set's files or the place of its images are gone or damaged.
+        InputError: the set's files or the location of its images are missing or damaged.
     """
     location: str | None = config.images
     if location is None:
@@ -130,25 +130,25 @@ def images_digest(kind: TestSetKind, config: Any, hashes: FileHashes) -> str | N
 
 
 def _image_sha256(images: ImageFiles, folder: Path | None, name: str, hashes: FileHashes) -> str | None:
-    """Hash an image's bytes, remembered where it is a file in a folder; None where it is not there, or unreadable."""
+    """Hash an image's bytes, cached if it is a file in a folder; None if it is missing or unreadable."""
     try:
-        images.size(name)  # which names are no names of anything inside is known there
+        images.size(name)  # raises an error for a name outside the folder
         return hashes.sha256(folder / name) if folder else hashlib.sha256(images.read(name)).hexdigest()
     except OSError:
         return None
 
 
 def location_digest(location: str, root: Path, hashes: FileHashes) -> str:
-    """Hash a location of images; several, in any order, since which of them holds an image makes no difference."""
+    """Hash a location of images; the order of several does not matter, nor which of them has an image."""
     digests = sorted(_place_digest(path, root, hashes) for path in image_locations(location))
     return digests[0] if len(digests) == 1 else digest(digests)
 
 
-def _place_digest(place: Place, root: Path, hashes: FileHashes) -> str:
-    """Hash a folder, zip or tar of images; a root inside the folder is no part of it.
+def _place_digest(place: StorePath, root: Path, hashes: FileHashes) -> str:
+    """Hash a folder, zip or tar of images; a catalog's root inside the folder is left out.
 
-    Of what an object store has, names, sizes and the versions that it states are hashed, since to read all of it would
-    be to download it.
+    For an object store, names, sizes and the versions that it states are hashed, since hashing the contents would
+    download all of it.
     """
     path = place.local
     if path is None:
@@ -159,8 +159,8 @@ def _place_digest(place: Place, root: Path, hashes: FileHashes) -> str:
     return hashes.folder_digest(path, without=root / "datasets" if path.is_relative_to(root.absolute()) else root)
 
 
-def _sampled(file: Place, stamp: Stamp) -> str:
-    """Hash the first and last 32 KiB of a file of which the store states no version."""
+def _sampled(file: StorePath, stamp: Stamp) -> str:
+    """Hash the first and last 32 KiB of a file that the store states no version of."""
     with file.open(stamp.size) as opened:
         sampled = opened.read(_SAMPLED_BYTES)
         opened.seek(max(_SAMPLED_BYTES, stamp.size - _SAMPLED_BYTES))

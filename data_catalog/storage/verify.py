@@ -1,6 +1,6 @@
-"""Verify that every byte of a catalog is what was written: snapshots, pointers, logs, views, memories, exports, models.
+"""Verification that every byte of a catalog is as written: snapshots, pointers, logs, views, memories, exports, models.
 
-A `Check` looks at one file, so that many are read at the same time; it yields what it finds, and writes nothing.
+A `Check` reads one file, so that many files are read at the same time. It yields findings and writes nothing.
 """
 
 import os
@@ -49,30 +49,31 @@ from data_catalog.storage.reading import TOMBSTONES_FILE
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 
 PACKAGES = "packages"
-# In a model's folder, when it is trained.
+# The file that a finished training run leaves in the model's folder.
 RESULT = "result.json"
-# Documents of a root, with what to do about damage.
+# Documents of a root, with the remedy of damage.
 DOCUMENTS = {
-    TOMBSTONES_FILE: "restore it from a copy: without it builds would take in again what was to be forgotten",
-    "file-hashes.json": "remove it, and upstream files are read once more",
+    TOMBSTONES_FILE: "restore it from a copy: without it builds would bring back removed images",
+    "file-hashes.json": "remove it, and upstream files are hashed again",
 }
-REBUILD = "`vernaclip catalog --rebuild` writes it anew"
+REBUILD = "`vernaclip catalog --rebuild` writes it again"
 FORGET_MEMORY = (
-    "a build that translates records it if it was not done; else remove it, and its captions are translated again; "
-    "by another batch, perhaps with other scores"
+    "run a build that translates, which writes a missing record. If it stays damaged, remove it: its captions are then "
+    "translated again, in other batches and perhaps with other scores"
 )
-FORGET_ATTEMPT = "remove it, and attempts at images that failed are counted from the snapshots"
-FORGET_LOG = "remove it and its record: it tells how images were fetched, and nothing needs it"
+FORGET_ATTEMPT = "remove it, and attempts at failed images are counted from the snapshots"
+FORGET_LOG = "remove it and its record: it only logs how images were fetched, and nothing needs it"
 RESTORE_FILE = "restore it from a copy, or remove its snapshot and build again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something to be said of a file.
+    """A problem or a note about one file.
 
     Args:
-        kind: damage; a stray file, which nobody wrote or needs; or a note: nothing is wrong, but not all can be told.
-        path: of the file.
+        kind: "damage"; "stray": a file that nobody wrote or needs; or "note": nothing is wrong, or it cannot be
+            checked.
+        path: path of the file.
         text: one sentence, which names the file.
     """
 
@@ -86,15 +87,15 @@ Look = Callable[[Path], Iterator[Check]]  # at a folder
 
 
 def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = None) -> list[Check]:
-    """Return what is to be looked at, one check a file.
+    """Return the checks of a catalog, one for each file.
 
     Args:
-        root: of the catalog.
-        dataset: look at the files of this dataset only, and at its exports.
-        snapshot: look at the files of this snapshot only.
+        root: root of the catalog.
+        dataset: check only the files of this dataset and its exports and models.
+        snapshot: check only the files of this snapshot.
 
     Raises:
-        SettingsError: there is nothing of that name.
+        SettingsError: there is no dataset or snapshot of that name.
     """
     folders = sorted(path for path in datasets_folder(root).glob("*") if path.is_dir() and dataset in (None, path.name))
     if not folders:
@@ -114,7 +115,7 @@ def checks(root: Path, *, dataset: str | None = None, snapshot: str | None = Non
 
 
 def run_checks(found: Sequence[Check]) -> Iterator[list[Finding]]:
-    """Return what each check finds, in their order; several files are read at a time."""
+    """Yield the findings of each check, in the order of the checks; several files are read at a time."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from pool.map(_findings, found)
 
@@ -132,7 +133,7 @@ def _unreadable(error: OSError) -> Finding:
 
 
 def _of_each(folders: Iterable[Path], look: Look) -> Iterator[Check]:
-    """Yield what `look` says is to be checked of each of some folders; damage where one cannot be read."""
+    """Yield the checks that `look` returns for each folder; yield damage for a folder that cannot be read."""
     for folder in folders:
         try:
             yield from list(look(folder))  # all or nothing
@@ -143,7 +144,7 @@ def _of_each(folders: Iterable[Path], look: Look) -> Iterator[Check]:
 
 
 def _below(folder: Path, look: Look) -> Iterator[Check]:
-    """Yield the same of each folder in a folder."""
+    """Yield the checks that `look` returns for each folder in a folder."""
     yield from _of_each([folder], lambda folder: _of_each(_folders(folder), look))
 
 
@@ -152,7 +153,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _found(*findings: Finding) -> Check:
-    """Return a check of what was looked at already."""
+    """Return a check that yields findings made already."""
     return lambda: findings
 
 
@@ -161,15 +162,15 @@ def _damage(path: Path, text: str) -> Finding:
 
 
 def _missing(path: Path, text: str, *, needed: Path, root: Path) -> Iterator[Finding]:
-    """Report that `needed` is not there, as damage unless a process that writes below `root` may be about to put it."""
+    """Report that `needed` is missing, as damage unless a process that writes below `root` may be about to write it."""
     if holder_of(root) is not None:
-        yield Finding(kind="note", path=path, text=f"{text}; or wait, since a process writes there")
-    elif not needed.exists():  # it may have been put there a moment ago
+        yield Finding(kind="note", path=path, text=f"{text}; or wait, since a process is writing there")
+    elif not needed.exists():  # it may have been written a moment ago
         yield _damage(path, text)
 
 
 def _document(path: Path, remedy: str) -> Iterator[Finding]:
-    """Report on a document, if it is there."""
+    """Report a damaged document; a missing one is not reported."""
     try:
         read_checksummed(path, remedy=remedy)
     except DamagedError as error:
@@ -177,56 +178,56 @@ def _document(path: Path, remedy: str) -> Iterator[Finding]:
 
 
 def _refused(path: Path, error: PipelineError) -> list[Finding]:
-    """Report why a document is refused, as damage unless it was removed a moment ago."""
+    """Report the error of a document as damage, unless it was removed a moment ago."""
     return [] if isinstance(error.__cause__, FileNotFoundError) else [_damage(path, str(error))]
 
 
-def _vouched_checks(
+def _record_checks(
     record: Path, read: Callable[[], Mapping[str, str]], remedy: str, other: Callable[[Path], Finding] | None = None
 ) -> Iterator[Check]:
-    """Check a record, every file that it vouches for, and with `other` its folder for files that it does not."""
+    """Check a record and every file that it lists; with `other`, report the files of its folder that are not listed."""
     try:
         files = read()
     except (DamagedError, InputError) as error:
         yield _found(*_refused(record, error))
         return
-    yield _found()  # the record itself: nothing is to be said of it
+    yield _found()  # the record itself is whole
     for name, sha256 in files.items():
-        yield partial(_vouched, record, name, sha256, remedy)
+        yield partial(_listed_file, record, name, sha256, remedy)
     if other is not None:
-        yield partial(_others, record, set(files), other)
+        yield partial(_unlisted_files, record, set(files), other)
 
 
-def _vouched(record: Path, name: str, sha256: str, remedy: str) -> Iterator[Finding]:
+def _listed_file(record: Path, name: str, sha256: str, remedy: str) -> Iterator[Finding]:
     problem = file_problem(record.parent / name, sha256)
-    if problem is not None and record.exists():  # all of it may have been removed a moment ago
+    if problem is not None and record.exists():  # the whole folder may have been removed a moment ago
         yield _damage(record.parent / name, f"{problem}: {remedy}")
 
 
-def _others(record: Path, listed: set[str], other: Callable[[Path], Finding]) -> list[Finding]:
-    folder = record.parent  # a walk does not mind that it is removed meanwhile
+def _unlisted_files(record: Path, listed: set[str], other: Callable[[Path], Finding]) -> list[Finding]:
+    folder = record.parent  # os.walk raises no error if it is removed meanwhile
     there = sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return [other(path) for path in there if path != record and path.relative_to(folder).as_posix() not in listed]
 
 
 def _folder_checks(record: Path, remedy: str, other: Callable[[Path], Finding] | None = None) -> Iterator[Check]:
-    return _vouched_checks(record, partial(read_record, record, remedy=remedy), remedy, other)
+    return _record_checks(record, partial(read_record, record, remedy=remedy), remedy, other)
 
 
 def _recorded(path: Path, remedy: str, *, root: Path, is_needed: bool = False) -> Iterator[Finding]:
-    """Report on a file that has a record of its own; it has to be there if it `is_needed`, and its record if it is."""
+    """Report on a file that has a record; a missing file is damage if it `is_needed`, a missing record always is."""
     record, problem = record_path(path), record_problem(path)
     if problem is not None:
-        yield _damage(path, f"{path} is not what was written ({problem}): {remedy}")
+        yield _damage(path, f"{path} is damaged ({problem}): {remedy}")
     elif not path.is_file():
         yield from _missing(path, f"{path} is missing: {remedy}", needed=path, root=root) if is_needed else ()
     elif not record.is_file():
-        text = f"{path} has no {record.name}, which was removed, or a process died before it wrote it: {remedy}"
+        text = f"{path} has no {record.name}: it was removed, or a process was killed before it wrote it; {remedy}"
         yield from _missing(path, text, needed=record, root=root)
 
 
 def _each_recorded(folder: Path, *, root: Path, suffix: str, remedy: str) -> Iterator[Check]:
-    """Check the files of a folder that are there, or of which there is a record."""
+    """Check the files of a folder, and the missing ones that still have a record."""
     paths = {path.with_name(path.name.removesuffix(RECORD_SUFFIX)) for path in folder.iterdir()}
     for path in sorted(paths):
         if path.name.endswith(suffix) and not path.name.startswith(TEMPORARY_PREFIX):
@@ -245,26 +246,26 @@ def _root_checks(root: Path) -> Iterator[Check]:
 
 
 def _lost_tombstones(root: Path) -> Iterator[Finding]:
-    """Report that their file is not there, and a dataset was made under some."""
+    """Report a missing file of tombstones if a dataset was built with it."""
     path = root / TOMBSTONES_FILE
     for name in dataset_names(root) if not path.exists() else ():
         try:
             snapshot = current_snapshot(root, name)
         except (DamagedError, InputError):
-            continue  # of the pointer or the manifest is told elsewhere
+            continue  # other checks report the pointer and the manifest
         if snapshot is not None and snapshot.manifest["tombstones"]["digest"] is not None:
-            yield _damage(path, f"{path} is missing, and {name} was made under what it held: {DOCUMENTS[path.name]}")
+            yield _damage(path, f"{path} is missing, and {name} was built with it: {DOCUMENTS[path.name]}")
             return
 
 
 def unpacked_checks(folder: Path) -> Iterator[Check]:
-    """Check an unpacked translation package against the record that was made of its archive: it has no other files."""
-    path, remedy = folder / FOLDER_RECORD, f"remove the folder {folder}, and it is unpacked again"
+    """Check an unpacked translation package against the record of its archive, which lists all its files."""
+    path, remedy = folder / FOLDER_RECORD, f"remove the folder {folder}, and the package is unpacked again"
     if folder.name.startswith(TEMPORARY_PREFIX):
         return
     if path.is_file():
         yield from _folder_checks(
-            path, remedy, lambda path: _damage(path, f"{path} was added to what was unpacked: {remedy}")
+            path, remedy, lambda path: _damage(path, f"{path} is none of the package's files: {remedy}")
         )
     else:
         yield _found(_damage(path, f"{path} is missing: {remedy}"))
@@ -275,7 +276,7 @@ def _dataset_checks(root: Path, folder: Path) -> Iterator[Check]:
     yield partial(_run_log, folder / RUN_LOG, root=root, is_needed=bool(snapshot_names(root, folder.name)))
     report = folder / REPORT_FILE
     if report.exists() or record_path(report).is_file():
-        yield partial(_recorded, report, f"`vernaclip report {folder.name}` writes it anew", root=root)
+        yield partial(_recorded, report, f"`vernaclip report {folder.name}` writes it again", root=root)
     logs = partial(_each_recorded, root=root, suffix=".parquet", remedy=FORGET_LOG)
     yield from _of_each([folder / FETCH_LOGS], logs)
     snapshots = (path for path in _folders(folder) if is_snapshot_name(path.name))
@@ -290,30 +291,30 @@ def _pointer(root: Path, dataset: str) -> Iterator[Finding]:
         yield _damage(path, str(error))
         return
     if name is None and snapshot_names(root, dataset):
-        text = f"{path} is missing: it was removed, or a build was killed a moment before it wrote it; build again"
+        text = f"{path} is missing: it was removed, or a build was killed just before it wrote it; build again"
         yield from _missing(path, text, needed=path, root=root)
     if name is not None and not (path.parent / name / MANIFEST_FILE).is_file():
         remedy = "restore it from a copy, or remove it and build again"
-        yield _damage(path, f"{path} names the snapshot {name}, which is not there: {remedy}")
+        yield _damage(path, f"{path} names the snapshot {name}, which does not exist: {remedy}")
 
 
 def _run_log(path: Path, *, root: Path, is_needed: bool) -> list[Finding]:
-    """Report on a log whose every line carries its checksum, and that has a record of all lines."""
+    """Report on a run log: every line has a checksum, and the file has a record."""
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
         return [_damage(path, f"{path} cannot be read: {error.strerror}")]
     last = lines.pop()
     problems = [line_problem(line) for line in lines] + (["it has no end"] if last else [])
-    again = "it tells when builds ran, and nothing needs it: the next build records what there is"
+    again = "It only logs when builds ran, nothing needs it, and the next build writes a new record"
     damaged = [
         _damage(
-            path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it; {again}"
+            path, f"line {number} of {path} is damaged, or was cut off by a full disk ({problem}): remove it. {again}"
         )
         for number, problem in enumerate(problems, start=1)
         if problem is not None
     ]
-    return damaged or list(_recorded(path, f"restore it from a copy; {again}", root=root, is_needed=is_needed))
+    return damaged or list(_recorded(path, f"restore it from a copy. {again}", root=root, is_needed=is_needed))
 
 
 def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
@@ -324,10 +325,10 @@ def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
         return {} if snapshot is None else {entry["path"]: entry["sha256"] for entry in snapshot.entries()}
 
     def stray(path: Path) -> Finding:
-        return Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files: nothing reads it")
+        return Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files, and nothing reads it")
 
     if path.is_file():
-        yield from _vouched_checks(path, read, RESTORE_FILE, stray)
+        yield from _record_checks(path, read, RESTORE_FILE, stray)
     else:
         yield partial(_unfinished, root, folder)
 
@@ -335,18 +336,18 @@ def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
 def _unfinished(root: Path, folder: Path) -> Iterator[Finding]:
     path = folder / MANIFEST_FILE
     if any(run.get("snapshot") == folder.name for run in runs(root, folder.parent.name)):
-        text = f"{path} is missing, and a build ended with that snapshot: restore it from a copy, or build again"
+        text = f"{path} is missing, and a build finished that snapshot: restore it from a copy, or build again"
         yield from _missing(path, text, needed=path, root=root)
         return
     text = (
-        f"{folder} has no {MANIFEST_FILE}: its build was killed and goes on when run again, or is under way; "
+        f"{folder} has no {MANIFEST_FILE}: its build is running, or was killed and resumes when run again; "
         "`vernaclip prune` removes it"
     )
     yield Finding(kind="note", path=folder, text=text)
 
 
 def _model_checks(folder: Path) -> Iterator[Check]:
-    """Check the models of a dataset, and what says which is the newest."""
+    """Check the models of a dataset, and the pointer to the newest one."""
     yield partial(_pointer_to_model, folder / CURRENT_FILE)
     yield from _of_each(_folders(folder), _trained_checks)
 
@@ -362,13 +363,13 @@ def _pointer_to_model(path: Path) -> Iterator[Finding]:
         yield _damage(path, str(error))
         return
     if not any((path.parent / name / file).is_file() for file in (FOLDER_RECORD, RESULT)):
-        yield _damage(path, f"{path} names the model {name}, which is not there: remove it and {TRAIN_AGAIN}")
+        yield _damage(path, f"{path} names the model {name}, which does not exist: remove it and {TRAIN_AGAIN}")
 
 
 def _trained_checks(folder: Path) -> Iterator[Check]:
     """Check one model, unless it is being trained."""
     path = folder / FOLDER_RECORD
-    text = f"{path} is missing: it was removed, or training was killed at its very end; train again, which writes it"
+    text = f"{path} is missing: it was removed, or training was killed at its very end; train again to write it"
     if path.is_file():
         yield from _folder_checks(path, f"remove the folder {folder} and train again")
     elif (folder / RESULT).is_file():
@@ -382,7 +383,7 @@ def _export_checks(root: Path, folder: Path) -> Iterator[Check]:
     if path.is_file():
         yield from _folder_checks(path, f"remove the folder {folder} and export again")
     elif folder.name in FORMATS:
-        text = f"{path} is missing, and nothing vouches for that export: remove the folder and export again"
+        text = f"{path} is missing, so that export cannot be verified: remove the folder and export again"
         yield partial(_missing, path, text, needed=path, root=root)
     else:
         yield _found(Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is no export"))

@@ -1,7 +1,7 @@
-"""Step outputs keyed by content: a step whose key is committed is never run again, a half-written one never seen.
+"""Step outputs in the work folder, keyed by content: a committed step is not run again, a partial output is never read.
 
-The key of a step is the hash of its inputs' content, of the settings that change its output, and of the step's
-version. An output folder appears in one rename, commit record included.
+The key of a step is the hash of its inputs' contents, of the settings that change its output, and of the step's
+version. An output folder appears in one rename, with its commit record.
 """
 
 import logging
@@ -22,10 +22,10 @@ from data_catalog.storage.shards import (
     TEMPORARY_PREFIX,
     digest,
     make_folder,
+    rename_for_removal,
     sha256_of,
     sweep_temporary,
     sync,
-    take_away,
 )
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ COMMIT_FILE = "commit.json"
 
 
 class StepFacts(TypedDict, total=False):
-    """What steps say of what they did; each says some of it."""
+    """Counts and facts that steps return; each step returns some of them."""
 
     unchanged: bool
-    """It would have written what it read, so its readers get that."""
+    """The output equals the input: later steps read the input instead."""
     counts: dict[str, dict[str, Counts]]
-    """By row of the funnel, then by source."""
+    """Counts by row of the funnel, then by source."""
     rows: dict[str, int]
-    """Rows of published files."""
+    """Number of rows by published file."""
     num_shards: int
     sources: dict[str, SourceCounts]
     num_images: int
@@ -58,13 +58,13 @@ class StepFacts(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepKey:
-    """What a step's output depends on.
+    """Everything that decides a step's output.
 
     Args:
-        step: name of the step; its folder under `work/`.
-        version: raised by hand whenever the code changes what the step writes.
-        inputs: content hashes of what the step reads, in order.
-        settings: the settings that change what the step writes.
+        step: name of the step; its folder in the work folder.
+        version: version of the step, increased by hand when the code changes its output.
+        inputs: content hashes of the step's inputs, in order.
+        settings: settings that change the step's output.
     """
 
     step: str
@@ -80,10 +80,13 @@ class StepKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A finished step: its folder, its files with their sha256, and what it counted.
+    """A finished step output: its folder, its files with their sha256, and its facts.
 
     Args:
-        reused: it was found, not made now.
+        folder: folder of the output.
+        files: sha256 by file name.
+        facts: counts and facts of the step.
+        reused: whether the output was found, and not made by this run.
     """
 
     folder: Path
@@ -97,31 +100,31 @@ class Commit:
 
     @property
     def only_file(self) -> Path:
-        """Return the path of the one file that the step has."""
+        """Return the path of the step's only file."""
         (name,) = self.files
         return self.folder / name
 
 
 class WorkStore:
-    """The folder of step outputs of one dataset."""
+    """Work folder of one dataset: its step outputs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._looked_at: set[tuple[Path, str]] = set()  # files of other runs that are whole
+        self._verified: set[tuple[Path, str]] = set()  # files of other runs whose sha256 was checked
 
     def __reduce__(self) -> tuple[type["WorkStore"], tuple[Path]]:
         return WorkStore, (self.folder,)
 
     def sweep(self) -> None:
-        """Remove what killed processes left. Call it with the writer's lock held."""
+        """Remove the temporary files that killed processes left. Call it with the writer's lock held."""
         if self.folder.is_dir():
             sweep_temporary([self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())])
 
     def empty(self, *, keep: Collection[Path] = ()) -> None:
-        """Remove all step outputs: their snapshot is committed, and has what they know.
+        """Remove all step outputs after their snapshot is committed.
 
         Args:
-            keep: folders of outputs that stay.
+            keep: folders of outputs to keep.
         """
         if not self.folder.is_dir():
             return
@@ -130,7 +133,7 @@ class WorkStore:
         doomed = [step for step in steps if step not in staying]
         doomed += [path for step in steps if step in staying for path in sorted(step.iterdir()) if path not in keep]
         for folder in doomed:
-            away = take_away(folder)
+            away = rename_for_removal(folder)
             failpoint("work.after_rename", folder)
             shutil.rmtree(away, ignore_errors=True)
             failpoint("work.after_remove", folder)
@@ -138,7 +141,7 @@ class WorkStore:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def find(self, key: StepKey) -> Commit | None:
-        """Return the committed output of a step, or None; what is damaged is not there, and is made again."""
+        """Return the committed output of a step; None if it is missing or damaged, so that the step runs again."""
         found = _committed(self.folder / key.step / key.key)
         return None if found is None else found[0]
 
@@ -150,18 +153,18 @@ class WorkStore:
                 yield found
 
     def run(self, key: StepKey, produce: Callable[[Path], StepFacts], *, reads: Sequence[Commit] = ()) -> Commit:
-        """Return the output of a step: what is committed, or what `produce` writes now.
+        """Return the committed output of a step, or run `produce` to make it.
 
-        `produce` fills the temporary folder that it is given and returns facts (JSON values) to be kept with it.
+        `produce` fills the temporary folder that it receives and returns facts (JSON values), which are stored with it.
 
         Args:
-            key: of the step.
-            produce: does it.
-            reads: outputs that it reads; those that another run wrote are looked at first.
+            key: key of the step.
+            produce: runs the step.
+            reads: outputs that the step reads; those that another run wrote are verified first.
 
         Raises:
-            DiskError: the disk is full, or fails.
-            DamagedError: what the step would read is not what an earlier run wrote.
+            DiskError: the disk is full or fails.
+            DamagedError: an input that an earlier run wrote is damaged.
         """
         found = self.find(key)
         if found is not None:
@@ -185,29 +188,28 @@ class WorkStore:
         return replace(made, reused=False)
 
     def require_whole(self, commit: Commit) -> None:
-        """Refuse files of another run that are not what it wrote; their folder is removed, to be made anew.
+        """Check files that another run wrote; remove the folder of a damaged one, so that its step runs again.
 
-        The process that wrote them knows what it wrote. Parquet does not notice the bits of an image that have changed.
+        Files that this run wrote are not checked. Parquet does not detect changed bits in the bytes of an image.
 
         Raises:
-            DamagedError: they are not.
+            DamagedError: a file is missing or damaged.
         """
         if not commit.reused:
             return
         for name, sha256 in commit.files.items():
             path = commit.path(name)
-            if (path, sha256) in self._looked_at:
+            if (path, sha256) in self._verified:
                 continue
             with disk_errors(path):
                 is_whole = path.is_file() and sha256_of(path) == sha256
             if not is_whole:
                 if path.parent.is_dir():
-                    shutil.rmtree(take_away(path.parent), ignore_errors=True)
+                    shutil.rmtree(rename_for_removal(path.parent), ignore_errors=True)
                 raise DamagedError(
-                    f"{path} is not what was written, and is gone with its folder: run the same command again, "
-                    "which makes it anew"
+                    f"{path} was damaged and is removed with its folder: run the same command again, which rebuilds it"
                 )
-            self._looked_at.add((path, sha256))
+            self._verified.add((path, sha256))
 
     def _commit(self, key: StepKey, temporary: Path, facts: StepFacts) -> None:
         files: dict[str, str] = {}
@@ -224,11 +226,11 @@ class WorkStore:
         try:
             temporary.rename(folder)
         except OSError:
-            # Two shards of equal content share a key; whoever comes second finds the work done.
+            # Two shards of equal content share a key: the second one finds the output committed.
             if self.find(key) is None:
                 if not folder.is_dir():
                     raise
-                doomed = take_away(folder)  # it is damaged
+                doomed = rename_for_removal(folder)  # it is damaged
                 temporary.rename(folder)
                 shutil.rmtree(doomed, ignore_errors=True)
         failpoint("commit.after_rename", temporary)
@@ -237,11 +239,11 @@ class WorkStore:
 
 
 def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:
-    """Return a step's output and its readable key; None where it is not there, or not as it was written."""
+    """Return a step's output and its readable key; None if it is missing or damaged."""
     path = folder / COMMIT_FILE
     if not path.is_file():
         return None
-    again = "the step is done again"
+    again = "the step runs again"
     try:
         content = read_checksummed(path, remedy=again)
     except DamagedError as error:

@@ -1,1 +1,1 @@
-"""The build: upstream files in, a committed snapshot out."""
+"""The build of a dataset, from upstream files to a committed snapshot."""

@@ -1,4 +1,4 @@
-"""The build of a dataset: upstream files in, a committed and queryable snapshot out, resumable at any moment."""
+"""The resumable build of a dataset, from upstream files to a committed snapshot that can be queried."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -47,13 +47,13 @@ _NOTHING: Counts = {"read": 0, "kept": 0, "dropped": 0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """What a build came to.
+    """Result of a build.
 
     Args:
         snapshot: the committed snapshot.
-        up_to_date: nothing was done, since the snapshot was there already.
-        num_steps: calls of steps that were made, not found done.
-        seconds_by_step: added up over the calls of each step, the slowest first.
+        up_to_date: the snapshot existed already, so nothing was done.
+        num_steps: calls of steps that ran; finished ones are not counted.
+        seconds_by_step: sum over the calls of each step, slowest step first.
     """
 
     snapshot: Snapshot
@@ -71,19 +71,19 @@ def build(
     serving: Callable[[], AbstractContextManager[object]] = nullcontext,
     retry_failed: bool = False,
 ) -> Built:
-    """Build a recipe's dataset below `root`, or find that it is there. Call it with the writer's lock held.
+    """Build a recipe's dataset below `root`, unless it is up to date. The caller must hold the writer's lock.
 
     Args:
-        recipe: what to build.
+        recipe: recipe of the dataset.
         root: of the catalog.
-        executor: does the calls.
-        write_documents: writes what a snapshot says of itself, for people, before it is committed.
-        serving: what is held open while steps run, if any run: the server of the recipe's own images.
-        retry_failed: ask once more for the images that failed for reasons that may have passed.
+        executor: runs the calls of steps.
+        write_documents: writes the documents of a snapshot for people, before it is committed.
+        serving: context that is open while steps run: the server of the recipe's scenes images, if it has some.
+        retry_failed: fetch images again that failed for a temporary reason.
 
     Raises:
         SettingsError, InputError: settings or upstream files are wrong.
-        PipelineError: a shard could not be done; run again after mending what it says.
+        PipelineError: a step failed. Correct the cause that the message states, and run again.
     """
     work = WorkStore(root / "work" / recipe.name)
     work.sweep()
@@ -93,12 +93,12 @@ def build(
     inputs = open_inputs(recipe, root, {step.name: step.version for step in STEPS})
     attempt = attempt_of(root, recipe.name)
     found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
-    if retry_failed and (attempt.is_under_way or _may_end_better(found, root, recipe.name)):
+    if retry_failed and (attempt.is_under_way or _has_retryable_images(found, root, recipe.name)):
         attempt = begin_attempt(root, recipe.name)
         found = find_snapshot(root, recipe.name, inputs.build_key, attempt.number)
     if found is not None:
         make_current(root, found)
-        _end(root, recipe.name, work, used=[])  # its build may have been killed before this
+        _finish(root, recipe.name, work, used=[])  # the build may have been killed before its clean-up
         return Built(snapshot=found, up_to_date=True, seconds_by_step={})
     fetching = Fetching(
         dataset=recipe.name,
@@ -116,17 +116,17 @@ def build(
             log_folder=folder / FETCH_LOGS,
         )
         all_local = all(source.name in inputs.locations for source in recipe.sources)
-        workers.prepare(  # they load their libraries while captions are cleaned and translated
+        workers.prepare(  # workers load their libraries while captions are cleaned and translated
             recipe.normalise,
             fetching=0 if all_local else recipe.build.fetch_workers,
-            normalising=0 if executor.submits_elsewhere else recipe.build.workers,
+            normalising=0 if executor.runs_remotely else recipe.build.workers,
         )
         build = Build(recipe=recipe, inputs=inputs, attempt=attempt.number)
         engine = Engine(STEPS, build, work=work, executor=executor, tools=tools)
         engine.run()
         tools.seal()
     snapshot = commit(engine, root, fetching, write_documents=write_documents)
-    _end(root, recipe.name, work, used=[output.folder.name for output in engine.commits("fetch")])
+    _finish(root, recipe.name, work, used=[output.folder.name for output in engine.commits("fetch")])
     slowest = sorted(engine.seconds.items(), key=lambda item: -item[1])
     return Built(
         snapshot=snapshot,
@@ -136,56 +136,56 @@ def build(
     )
 
 
-def _end(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> None:
-    """Show the snapshot to readers; remove what it has made superfluous.
+def _finish(root: Path, dataset: str, work: WorkStore, *, used: Sequence[str]) -> None:
+    """Rebuild the catalog, and remove step outputs that the snapshot makes unnecessary.
 
     Args:
         root: of the catalog.
-        dataset: that was built.
+        dataset: name of the dataset.
         work: its step outputs.
-        used: keys of the fetch outputs that the snapshot was made of, as far as is known.
+        used: keys of the fetch outputs in the snapshot, as far as known.
     """
     rebuild(root)
     work.empty(keep=needed_fetch_outputs(root, work, dataset, used=used))
     end_attempt(root, dataset)
 
 
-def _may_end_better(found: Snapshot | None, root: Path, dataset: str) -> bool:
-    """Tell whether a retry has anything to ask: failures of the build that is there, or of an earlier one."""
+def _has_retryable_images(found: Snapshot | None, root: Path, dataset: str) -> bool:
+    """Return True if a retry has failed images to fetch, of this build or of an earlier one."""
     return bool(snapshot_names(root, dataset)) if found is None else num_retryable(found) > 0
 
 
 def commit(engine: Engine, root: Path, fetching: Fetching, *, write_documents: WriteDocuments) -> Snapshot:
-    """Give a snapshot the files that the steps wrote, check the conservation laws on them, and commit it.
+    """Assemble a snapshot from the outputs of the steps, check the conservation laws, and commit it.
 
     Args:
-        engine: has run the table.
+        engine: the engine, after its run.
         root: of the catalog.
-        fetching: what the images were fetched by.
+        fetching: settings and attempt that the images were fetched with.
         write_documents: see `data_catalog.storage.publish.write_snapshot`.
 
     Raises:
-        DefectError: a law does not hold; nothing is committed.
-        DamagedError: what a step wrote is not what it was; run again.
+        DefectError: a conservation law is violated. Nothing is committed.
+        DamagedError: the output of a step has changed since it was written. Run again.
     """
     matcher = Matcher(engine.build.inputs.tombstones)
     return write_snapshot(
         root,
-        _facts(engine),
+        _manifest_facts(engine),
         engine.commits("publish"),
         carry=partial(write_carried, root, fetching, is_gone=lambda rows: (matcher.numbers(rows) >= 0).tolist()),
         write_documents=write_documents,
     )
 
 
-def _facts(engine: Engine) -> BuildFacts:
-    """Return what a manifest says of a build, whatever came of it."""
+def _manifest_facts(engine: Engine) -> BuildFacts:
+    """Return the entries of a manifest that describe the build, apart from its files."""
     build, inputs, recipe = engine.build, engine.build.inputs, engine.build.recipe
     counts = engine.commits("ingest")[0].facts["sources"]
     sources: dict[str, SourceEntry] = {}
     for source, settings in zip(inputs.sources, recipe.sources, strict=True):
         files = sorted(zip((file.name for file in source.files), source.file_hashes, strict=True))
-        # Terms: the recipe's own words, or else what upstream says of the dataset.
+        # The license that the recipe states, or else the one that upstream states for the dataset.
         sources[source.name] = {
             "selected": counts[source.name]["selected"],
             "malformed": counts[source.name]["malformed"],
@@ -219,16 +219,17 @@ def _facts(engine: Engine) -> BuildFacts:
         "translator": inputs.translator.fingerprint if inputs.translator else NATIVE,
         "sources": sources,
         "test_sets": test_sets,
-        "steps": face([step for step in engine.steps if step.when(build)]),
+        "steps": step_entries([step for step in engine.steps if step.when(build)]),
         "funnel": funnel(engine),
     }
 
 
-def face(steps: Sequence[Step]) -> list[StepEntry]:
-    """Return what a manifest says of the table, so that a snapshot explains itself: one entry a row of the funnel.
+def step_entries(steps: Sequence[Step]) -> list[StepEntry]:
+    """Return the description of the steps for a manifest, one entry for each row of the funnel.
 
-    Each entry has the row's name, its meaning in a few words, the sections of the recipe that it judges by, its reasons
-    with their sentences, the settings that decide them, and the columns that it fills.
+    With it, a snapshot can be explained without the code that built it. Each entry contains the row's name, its short
+    meaning, the recipe sections that it depends on, its drop reasons with their sentences, the settings that decide
+    them, and the columns that it fills.
     """
     return [
         {
@@ -246,7 +247,7 @@ def face(steps: Sequence[Step]) -> list[StepEntry]:
 
 
 def funnel(engine: Engine) -> list[FunnelCount]:
-    """Return rows of source, step number, step, read, kept and dropped, from what each step counted by itself."""
+    """Return the funnel from the counts of the steps: rows of source, step number, step, read, kept and dropped."""
     sources = engine.commits("ingest")[0].facts["sources"]
     totals: dict[tuple[str, str], Counts] = {
         (source, "ingest"): {

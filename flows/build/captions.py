@@ -1,8 +1,7 @@
-"""The steps that judge texts, each a shard of caption rows in and out; and what they look at over all shards.
+"""The steps that clean, screen, translate and check captions, with the steps that compare captions over all shards.
 
-Where a shard has nothing of what is forgotten it goes on as it is, so that tombstones that do not concern it change no
-key of what follows. What costs little drops before what costs much: nothing that `screen` drops is translated, and no
-image of it is fetched.
+A shard without forgotten rows is passed on unchanged, so that tombstones that do not concern it change no later key.
+Cheap steps run before expensive ones: a caption that `screen` drops is never translated, and its image is not fetched.
 """
 
 import logging
@@ -46,46 +45,46 @@ logger = logging.getLogger(__name__)
 NOT_SERVED = "language_not_served"
 SCREEN_REASONS = {
     "test_image": Reason(
-        "the image is, by its identity, one of a test set of the recipe", settings=("leaks.by_identity", "leaks.action")
+        "the identity of the image is in a test set of the recipe", settings=("leaks.by_identity", "leaks.action")
     ),
     "test_caption": Reason(
-        "the caption is, but for punctuation and case, one of a test set of the recipe",
+        "the caption is in a test set of the recipe, apart from punctuation and case",
         settings=("leaks.by_caption", "leaks.min_caption_words", "leaks.action"),
     ),
     "near_duplicate_caption": Reason(
-        "an earlier caption of the same image says the same in nearly the same letters",
+        "an earlier caption of the same image is nearly the same text",
         settings=("repeats.min_similarity",),
     ),
     "common_caption": Reason(
-        "more images than the recipe allows have this caption, or nearly this one",
+        "more images than the recipe allows have this caption, or nearly the same one",
         settings=("repeats.max_images_per_caption",),
     ),
 }
 TRANSLATE_REASONS = {
     NOT_SERVED: Reason(
-        "the caption's language is neither the target language nor the one the engine translates",
+        "the caption is neither in the target language nor in the language that the engine translates",
         settings=("target_language", "source_language"),
     ),
     "translation_empty": Reason("the engine returned no text"),
 }
 CHECK_LEAK_REASONS = {
     "test_caption": Reason(
-        "the translation is, but for punctuation and case, a caption of a test set of the recipe",
+        "the translation is a caption of a test set of the recipe, apart from punctuation and case",
         settings=("leaks.by_caption", "leaks.min_caption_words", "leaks.action"),
     ),
 }
 
 
 def write_captions(job: Job, step: str, before: pa.Table, after: pa.Table) -> StepFacts:
-    """Write a step's caption rows, and return how many it dropped."""
+    """Write the caption rows of a step, and return its counts of rows read, kept and dropped."""
     save_parquet(after, job.folder / SHARD)
     return {"counts": {step: count_rows(before, after)}}
 
 
 def forget_captions(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
-    """Reject the rows that tombstones mean by sample, address or page, and empty their texts.
+    """Reject the rows whose sample, URL or page matches a tombstone, and empty their texts.
 
-    Lines that ingest could not read stay rejected by it, without their texts where these name what is meant.
+    Malformed lines stay rejected by `ingest`; if their text names a forgotten image, it is emptied, too.
 
     Args:
         job: reads `ingest`.
@@ -104,12 +103,12 @@ def forget_captions(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
 
 
 def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -> StepFacts:
-    """Clean the source captions, then judge them as captions of their own language.
+    """Clean the source captions, then check them in their own language.
 
     Args:
         job: reads `forget`.
         config: section `[clean]`.
-        packs: of all languages that the dataset's captions may be in.
+        packs: language packs of all languages that captions of the dataset may be in.
     """
     before = pq.read_table(job.shard("forget"))
     clean_up = clean_text(config)
@@ -123,32 +122,32 @@ def clean(job: Job, *, config: CleanConfig, packs: Mapping[str, LanguagePack]) -
 
 
 def test_contents(job: Job, names: Sequence[str]) -> list[TestContents]:
-    """Return the recipe's test sets, of which a job reads `test-set`."""
+    """Return the contents of the recipe's test sets from a job that reads `test-set`."""
     return [TestContents(name=name, commit=commit) for name, commit in zip(names, job.all("test-set"), strict=True)]
 
 
 def read_test_set(
     job: Job, *, name: str, kind: str, config: Any, files: Sequence[Sequence[str]], images: str | None, min_words: int
 ) -> StepFacts:
-    """Read a test set and hash its images, where they are there.
+    """Read a test set, and hash its images if they are available.
 
     Args:
         job: reads no step.
-        name: the recipe's name for it.
-        kind: of its files.
-        config: of that kind.
-        files: name and sha256 of each of them.
-        images: content hash of its images; None: they are not looked at, or it has none.
-        min_words: captions of fewer words are left out.
+        name: name of the test set in the recipe.
+        kind: kind of its files.
+        config: configuration of that kind.
+        files: name and SHA-256 of each file.
+        images: content hash of its images; None if it has none or they are not compared.
+        min_words: captions with fewer words are left out.
     """
-    reads = TEST_SET_KINDS[kind]
-    found = list(reads.read(config))
+    reader = TEST_SET_KINDS[kind]
+    found = list(reader.read(config))
     location = config.images if images else None
     pixels = (location, job.tools.workers) if location is not None else None
     facts = write_test_set(found, job.folder, min_words=min_words, pixels=pixels)
     if location is not None and facts["num_hashed"] < len(found):
         logger.warning(
-            "%s of %s images of test set %s are not in %s, or no pictures: training images are not compared with them",
+            "%s of %s images of test set %s are not in %s or not readable: training images are not compared with them",
             f"{len(found) - facts['num_hashed']:,}",
             f"{len(found):,}",
             name,
@@ -159,19 +158,19 @@ def read_test_set(
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """How many threads a step may use: no part of what it makes."""
+    """Number of threads that a step may use; it does not change the output."""
 
     count: int = how(1)
 
 
 def find_repeats(job: Job, *, config: RepeatsConfig, function_words: Collection[str], threads: Threads) -> StepFacts:
-    """Find, over all shards, captions that are nearly the same, and those that too many images have.
+    """Find near-duplicate captions and captions that too many images have, over all shards.
 
     Args:
         job: reads `clean`.
         config: section `[repeats]`.
         function_words: of the captions' languages; see `cleaning.duplicates.near_captions.cluster_captions`.
-        threads: the result does not depend on them.
+        threads: number of threads; it does not change the result.
     """
     return label_repeats(
         job.shards("clean"), job.folder, config, function_words=function_words or None, threads=threads.count
@@ -187,15 +186,15 @@ def screen(
     kinds: Mapping[str, str],
     test_sets: Sequence[str],
 ) -> StepFacts:
-    """Drop or mark what test sets hold, by identity and caption; then drop captions that others say already.
+    """Drop or mark leaks of test sets by identity and caption; then drop repeated captions.
 
     Args:
-        job: reads `clean`, `test-set` and, where captions are compared, the shard's own file of `find-repeats`.
+        job: reads `clean`, `test-set` and, if captions are compared, the shard's own file of `find-repeats`.
         config: section `[repeats]`.
-        function_words: those given to `find_repeats`.
+        function_words: the same as for `find_repeats`.
         leaks: section `[leaks]`.
-        kinds: each source's kind.
-        test_sets: names of the recipe's.
+        kinds: kind of each source.
+        test_sets: names of the recipe's test sets.
     """
     before = pq.read_table(job.shard("clean"))
     table, tests = before, test_contents(job, test_sets)
@@ -211,19 +210,19 @@ def screen(
 
 
 def translate(job: Job, *, engine: str | None, from_code: str | None) -> StepFacts:
-    """Give every pending row its caption in the target language: upstream's, or what the engine says.
+    """Set the caption in the target language of every pending row: the upstream caption, or its translation.
 
-    The shard's missing captions go in windows from the front, each one transaction of the memory: a killed run goes on
-    with the windows, and so the batches, that were left.
+    Missing captions of the shard are translated in windows from the front, each one transaction of the translation
+    memory. After an interruption, the run resumes with the same windows, and so with the same batches.
 
     Args:
         job: reads `screen`.
-        engine: the engine's fingerprint; None: every source speaks the target language.
-        from_code: the language that it reads.
+        engine: the engine's fingerprint; None if all sources are in the target language.
+        from_code: the language that the engine translates from.
 
     Raises:
         InputError: the engine cannot work.
-        DamagedError: the memory lost a caption that was just recorded.
+        DamagedError: the memory lacks a caption that was just written to it.
     """
     before = pq.read_table(job.shard("screen"))
     own = pending_rows(before, pc.invert(has_original(before)))
@@ -237,7 +236,7 @@ def translate(job: Job, *, engine: str | None, from_code: str | None) -> StepFac
 
 
 def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
-    """Translate the pending rows that the engine can and must translate."""
+    """Translate the pending rows that are in the engine's language and have no caption in the target language."""
     foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
     rows = pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
     captions, memory, where = texts(table, "clean_caption", rows), job.tools.memory, f"shard {job.label}"
@@ -255,11 +254,13 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
 
 
 def round_trip(job: Job, *, engine: str) -> StepFacts:
-    """Fill `round_trip_chrf` of every pending row with an original that the engine can come back to; drop none.
+    """Translate captions back and fill `round_trip_chrf`, the chrF of the result with the source caption; drop no rows.
+
+    Only pending rows are translated whose source caption is in the language that the engine translates to.
 
     Args:
         job: reads `translate`.
-        engine: fingerprint of the engine from the target language to the source's.
+        engine: fingerprint of the engine from the target language to the source language.
     """
     table = pq.read_table(job.shard("translate"))
     reverse, memory = job.tools.reverse, job.tools.reverse_memory
@@ -284,17 +285,18 @@ def check(
     source_engine: str | None,
     test_sets: Sequence[str],
 ) -> StepFacts:
-    """Judge captions in the target language, and translations beside what they translate.
+    """Check captions in the target language, and compare translations with their source captions.
 
     Args:
         job: reads `round-trip` and `test-set`.
         config: section `[check]`.
-        packs: as `clean` takes them; the target's is among them.
+        packs: as for `clean`; the pack of the target language is among them.
         target: the target language.
-        tagger: what tells proper nouns, by name; None: a rule of thumb does.
-        leaks: what is done with captions that a test set has.
-        source_engine: what told the languages of source captions: what is found of native ones holds still.
-        test_sets: names of the recipe's.
+        tagger: name of the tagger of proper nouns; None: a heuristic is used.
+        leaks: section `[leaks]`.
+        source_engine: engine that identified the languages of source captions; its results for native captions are
+            reused.
+        test_sets: names of the recipe's test sets.
     """
     before = pq.read_table(job.shard("round-trip"))
     translated = has_original(before)

@@ -1,7 +1,7 @@
-"""What a step is, and the engine that runs a table of steps: each as soon as what it reads is there, in its lane.
+"""The definition of a step, and the engine that runs a table of steps, each as soon as its inputs are ready.
 
-The engine tracks readiness itself and submits, from the flow's own thread, what can run at once. A future is never the
-input of another call, and no step submits one: both would wait for the same few threads.
+The engine tracks which calls are ready, and submits them from the flow's own thread. A future is never the input of
+another call, and no step submits a call, since both would block the same few threads.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from data_catalog.stages import Reason
 from data_catalog.storage.work import Commit, StepFacts, StepKey, WorkStore
 from flows.build.execution import Executor
 
-# The file of a step that writes one a shard.
+# Name of the file that a step writes for a shard.
 SHARD = "shard.parquet"
-# In a step's facts: it changed nothing, so that its readers get what it has read.
+# Facts of a step that changed nothing: its readers get its input instead of its output.
 UNCHANGED: StepFacts = {"unchanged": True}
 
 
 class Scope(Enum):
-    """What one call of a step sees."""
+    """The part of a dataset that one call of a step works on."""
 
     MAKES_SHARDS = "it makes the shards"
     PER_SHARD = "one shard"
@@ -40,42 +40,42 @@ MAKES_SHARDS, PER_SHARD, PER_TEST_SET, WHOLE = Scope
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Calls that wait for one another and for no others.
+    """A queue of calls with its own limit of concurrent calls.
 
     Args:
-        name: equal names are the same lane.
-        width: calls of the lane that run at once; None: `build.workers`.
-        in_order: calls of one step run in the order of the shards.
-        elsewhere: an executor may have them done by another process, perhaps on another machine.
+        name: name of the lane; lanes with equal names and values are the same.
+        width: number of calls that run at the same time; None: `build.workers`.
+        in_order: run the calls of one step in the order of the shards.
+        remote: an executor may run the calls in another process, also on another machine.
     """
 
     name: str
     width: int | None = 1
     in_order: bool = False
-    elsewhere: bool = False
+    remote: bool = False
 
 
-CPU = Lane("cpu", width=None, elsewhere=True)
-FLOW = Lane("flow")  # what sees all shards has the machine's memory and threads for itself
+CPU = Lane("cpu", width=None, remote=True)
+FLOW = Lane("flow")  # for steps over all shards, which need much memory and many threads
 MODEL = Lane("model", in_order=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """All that a step is; see the table in `flows.build.steps`.
+    """The definition of a step; see the table in `flows.build.steps`.
 
     Args:
-        name: its folder below `work/`, its label in the report and in `vernaclip why`.
-        version: raised when what it writes changes; a golden test notices.
-        meaning: what it does, as people read it.
-        scope: what one call of it sees.
+        name: name of its folder below `work/`, and its label in the report and in `vernaclip why`.
+        version: number to raise when its output changes; a golden test detects a change.
+        meaning: description for people.
+        scope: the part of the dataset that one call works on.
         after: the steps whose outputs it reads.
-        when: whether a build has the step; without it, its readers get what it would have read.
-        lane: where it runs; or a function of the build and of the file that it reads.
-        settings: all that decides its output, by name of an argument of `run`; of a build, and of the test set where
-            it sees one. Fields marked `how` are in no key.
-        run: a function of a module, called with a `Job` and the settings; returns facts (JSON values).
-        rows: the rows of the funnel that it counts, by name.
+        when: returns whether a build has the step. Without the step, its readers get the input of the step.
+        lane: its lane, or a function of the build and of the file that it reads.
+        settings: returns everything that decides its output, by argument name of `run`, for a build and, with scope
+            PER_TEST_SET, a test set. Fields marked `how` are not part of the key.
+        run: a module-level function, called with a `Job` and the settings; returns facts (JSON values).
+        rows: the funnel rows that it counts, by name.
     """
 
     name: str
@@ -92,14 +92,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunnelRow:
-    """One row of the funnel, which a step counts.
+    """One row of the funnel, counted by a step.
 
     Args:
-        meaning: what is done there, as people read it.
-        reasons: for which captions may be dropped there, each with its sentence and settings.
-        rules: the sections of a recipe that decide it.
-        columns: of a caption row that are filled until there, and by no row before it: `vernaclip why` tells them.
-        image_columns: the same of an image's outcome.
+        meaning: short description for people.
+        reasons: its drop reasons, each with its sentence and settings.
+        rules: the sections of a recipe that decide what it drops.
+        columns: columns of a caption row that it fills, and no row before it; `vernaclip why` shows them.
+        image_columns: columns of an image's outcome that it fills, likewise.
     """
 
     meaning: str
@@ -111,14 +111,14 @@ class FunnelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What one call of a step gets: references to what it reads, a folder to write to, and tools.
+    """Arguments for one call of a step: references to its inputs, a folder for its output, and tools.
 
     Args:
-        folder: empty; what the call leaves in it is committed.
-        inputs: by the names in `Step.after`: a commit, or one a shard or test set where it reads them all. What a
-            build does not have is left out.
-        number: of the shard; None where it sees all.
-        tools: engines, tagger, child processes, facts of the root.
+        folder: an empty folder; the files that the call writes into it are committed.
+        inputs: inputs by the names in `Step.after`: one commit, or one for each shard or test set if the call reads
+            them all. Steps that the build does not have are left out.
+        number: number of the shard; None if the call works on all shards.
+        tools: engines, tagger, child processes, and the known image outcomes of the root.
     """
 
     folder: Path
@@ -128,11 +128,11 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Return the shard's number as people see it."""
+        """Return the shard's number with five digits, or "" for all shards."""
         return "" if self.number is None else f"{self.number:05d}"
 
     def one(self, name: str) -> Commit:
-        """Return the one output of a step that the call reads."""
+        """Return the single output of a step that the call reads."""
         found = self.inputs[name]
         assert isinstance(found, Commit)
         return found
@@ -153,7 +153,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a step, which can be sent to another process: it looks whether it is done before it does it."""
+    """One call of a step, which can be sent to another process. A finished call is not run again."""
 
     key: StepKey
     work: WorkStore
@@ -162,7 +162,7 @@ class Call:
     settings: Mapping[str, Any]
 
     def __call__(self) -> "Done":
-        """Return what the step wrote, now or earlier."""
+        """Return the output of the step; run the step if the output does not exist."""
         started = time.monotonic()
 
         def produce(folder: Path) -> StepFacts:
@@ -175,7 +175,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The output of a call, and how long it took to make or to find."""
+    """The output of a call, and the seconds that it took to make or to find it."""
 
     commit: Commit
     seconds: float
@@ -190,7 +190,7 @@ def call_of(
     number: int | None = None,
     tools: Any = None,
 ) -> Call:
-    """Return a call of a step; its key is the hash of the step's version, of what it reads, and of its settings."""
+    """Return a call of a step. Its key is the hash of the step's version, inputs and settings."""
     read = [(name, commit) for name, found in inputs.items() for commit in _commits(found)]
     key = StepKey(
         step=step.name,
@@ -203,7 +203,7 @@ def call_of(
 
 
 class _Node(NamedTuple):
-    """One call that is to be made: of which shard or test set, and the step's number in the table."""
+    """A call in the graph: the number of its shard or test set, and the step's number in the table."""
 
     item: int
     step: int
@@ -213,36 +213,36 @@ class Engine:
     """One run of a table of steps.
 
     Attributes:
-        num_shards: of the build, once they are made.
-        num_made: outputs that this run made, and did not find.
-        seconds: by step, added up over its calls.
+        num_shards: number of shards; 0 until they are made.
+        num_made: number of outputs that this run made and did not find.
+        seconds: sum over the calls of each step.
     """
 
     def __init__(self, steps: Sequence[Step], build: Any, *, work: WorkStore, executor: Executor, tools: Any) -> None:
-        """Take a table.
+        """Prepare a run of a table of steps.
 
         Args:
-            steps: every step behind those it reads.
-            build: what the table's functions of a build are given; has `test_sets`, each with a name, and `workers`.
+            steps: the table; each step comes after those that it reads.
+            build: argument of the functions in the table; has `test_sets`, each with a name, and `workers`.
             work: step outputs.
-            executor: does the calls.
-            tools: given to every call.
+            executor: runs the calls.
+            tools: passed to every call.
         """
         self.steps, self.build, self.work, self.executor, self.tools = steps, build, work, executor, tools
         self.num_shards = self.num_made = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._by_name = {step.name: number for number, step in enumerate(steps)}
-        self._commits: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # as they were written
-        self._outputs: dict[_Node, Commit] = {}  # as readers get them
-        self._waiting: dict[_Node, int] = {}  # how many calls each one waits for
+        self._commits: defaultdict[str, dict[int, Commit]] = defaultdict(dict)  # by step: the outputs that it wrote
+        self._outputs: dict[_Node, Commit] = {}  # the outputs that readers get
+        self._waiting: dict[_Node, int] = {}  # number of unfinished inputs
         self._readers: defaultdict[_Node, list[_Node]] = defaultdict(list)
         self._ready: defaultdict[Lane, list[_Node]] = defaultdict(list)  # heaps
         self._running: defaultdict[Lane, int] = defaultdict(int)
-        self._next: defaultdict[int, int] = defaultdict(int)  # by step, the first shard that did not begin
+        self._next: defaultdict[int, int] = defaultdict(int)  # by step: the first shard that has not started
         self._ended: SimpleQueue[tuple[_Node, Lane, Any]] = SimpleQueue()
 
     def run(self) -> None:
-        """Run all steps that the build has; raises what a step raises, as soon as it has."""
+        """Run all steps that the build has. Raise the first exception of a step as soon as running calls have ended."""
         for step in self.steps:
             if not step.when(self.build):
                 self.executor.progress(step.name, done=0, total=0)
@@ -252,18 +252,18 @@ class Engine:
             try:
                 self._take(*self._ended.get())
             except Exception:
-                # Whatever becomes of the others: what they write needs the lock that the caller gives back.
+                # Wait for the other calls, whatever their result: they write under the lock that the caller releases.
                 while any(self._running.values()):
                     _, lane, _ = self._ended.get()
                     self._running[lane] -= 1
                 raise
 
     def commits(self, name: str) -> list[Commit]:
-        """Return what a step wrote for each shard or test set, or for all of them; nothing where it did not run."""
+        """Return the outputs that a step wrote, in the order of shards or test sets; empty if it did not run."""
         return [commit for _, commit in sorted(self._commits[name].items())]
 
     def outputs(self, name: str) -> list[Commit]:
-        """Return what readers of a step get, for each shard in order."""
+        """Return the outputs that readers of a step get, one for each shard, in order."""
         step = self._present(name)
         assert step is not None
         number, is_whole = self._by_name[step.name], step.scope is not PER_SHARD
@@ -274,7 +274,7 @@ class Engine:
         return self.steps[node.step].scope
 
     def _count(self, scope: Scope) -> int:
-        """Return how many calls a step of a scope has."""
+        """Return the number of calls of a step with this scope."""
         return {PER_SHARD: self.num_shards, PER_TEST_SET: len(self.build.test_sets)}.get(scope, 1)
 
     def _nodes(self) -> Iterator[_Node]:
@@ -283,7 +283,7 @@ class Engine:
                 yield from (_Node(item, number) for item in range(self._count(step.scope)))
 
     def _add(self, nodes: Sequence[_Node]) -> None:
-        """Let calls wait for what they read and has not ended."""
+        """Add calls to the graph; those without unfinished inputs become ready."""
         there = {*nodes, *self._waiting}
         for node in nodes:
             reads = {found for name in self.steps[node.step].after for found in self._reads(name, node)} & there
@@ -291,9 +291,10 @@ class Engine:
             for found in reads:
                 self._readers[found].append(node)
             if not reads:
-                self._let_ready(node)
+                self._make_ready(node)
 
     def _reads(self, name: str, node: _Node) -> list[_Node]:
+        """Return the calls of the step `name` whose outputs a call reads."""
         step = self._present(name)
         if step is None:
             return []
@@ -303,13 +304,14 @@ class Engine:
         return [_Node(item, number) for item in range(self._count(step.scope))]
 
     def _present(self, name: str) -> Step | None:
-        """Return the step whose output stands for that of `name` in this build."""
+        """Return the step whose output readers of `name` get in this build: `name`, or else the step before it."""
         step = self.steps[self._by_name[name]]
         if step.when(self.build):
             return step
         return self._present(step.after[0]) if step.scope is PER_SHARD else None
 
-    def _let_ready(self, node: _Node) -> None:
+    def _make_ready(self, node: _Node) -> None:
+        """Put a call into its lane."""
         lane = self.steps[node.step].lane
         if not isinstance(lane, Lane):
             read = self._first_input(node)
@@ -318,10 +320,10 @@ class Engine:
         heapq.heappush(self._ready[lane], node)
 
     def _submit(self) -> None:
-        """Submit what is ready and has room in its lane, the earliest shards first."""
+        """Submit ready calls as far as their lanes have room, earliest shards first."""
         for lane, ready in self._ready.items():
-            elsewhere = self.executor.most_elsewhere if lane.elsewhere else None
-            width = lane.width or elsewhere or self.build.workers
+            max_remote = self.executor.max_remote_calls if lane.remote else None
+            width = lane.width or max_remote or self.build.workers
             while ready and self._running[lane] < width:
                 item, step = ready[0]
                 if lane.in_order and item > self._next[step]:
@@ -341,7 +343,7 @@ class Engine:
         number = node.item if step.scope is PER_SHARD else None
         settings = step.settings(self.build, *of)
         call = call_of(step, self._inputs(node), settings, work=self.work, number=number, tools=self.tools)
-        future = self.executor.submit(f"{step.name}{label}", call, elsewhere=lane.elsewhere)
+        future = self.executor.submit(f"{step.name}{label}", call, remote=lane.remote)
         future.add_done_callback(lambda found: self._ended.put((node, lane, found)))
 
     def _inputs(self, node: _Node) -> dict[str, Commit | tuple[Commit, ...]]:
@@ -365,7 +367,7 @@ class Engine:
         return found
 
     def _take(self, node: _Node, lane: Lane, future: Any) -> None:
-        """Take a call's result, and let ready what has waited for it."""
+        """Record a call's result, and make calls ready that waited only for it."""
         self._running[lane] -= 1
         done: Done = future.result()
         step = self.steps[node.step]
@@ -381,12 +383,15 @@ class Engine:
         for reader in self._readers.pop(node, ()):
             self._waiting[reader] -= 1
             if not self._waiting[reader]:
-                self._let_ready(reader)
+                self._make_ready(reader)
         self.executor.progress(step.name, done=len(self._commits[step.name]), total=self._count(step.scope))
 
 
 def _own(commit: Commit, item: int) -> Commit:
-    """Return a shard's own file of an output that has one a shard; only that file is in its readers' keys."""
+    """Return an output reduced to the shard's own file, if it has one for each shard.
+
+    Only that file is then part of the keys of its readers.
+    """
     own = f"{item:05d}.parquet"
     return dataclasses.replace(commit, files={own: commit.files[own]}) if own in commit.files else commit
 
@@ -396,5 +401,5 @@ def _commits(found: Commit | tuple[Commit, ...]) -> tuple[Commit, ...]:
 
 
 def _decisive(value: Any) -> Any:
-    """Return a setting as JSON values, without what decides only how a run goes."""
+    """Return a setting as JSON values, without its how-settings."""
     return what_values(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else json_values(value)

@@ -1,7 +1,7 @@
-"""How calls are executed: the protocol that flows are written against, and threads without Prefect.
+"""The protocol of executors, and an executor that runs calls in threads without Prefect.
 
-A call gets references (paths, names, numbers), never data. It runs in a thread, so nothing in it may install signal
-handlers. How many run at once is decided by who submits them.
+A call gets references (paths, names, numbers), never data. It runs in a thread, so it must not install signal
+handlers. The caller of `submit` decides how many calls run at the same time.
 """
 
 import logging
@@ -19,67 +19,66 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-# Waits before the second, third ... try of a call that raised TransientError; then the error stands.
+# Delays before the second, third ... try of a call that raised TransientError; then the error is raised.
 RETRY_DELAYS_S = (2.0, 10.0, 30.0)
-# Threads are started when they are needed.
-MOST_THREADS = 1_000
+MOST_THREADS = 1_000  # started on demand
 
 
 class Future(Protocol[T_co]):
-    """The outcome of a submitted call, sooner or later."""
+    """The result of a submitted call that may not have ended yet."""
 
     def result(self) -> T_co:
-        """Wait for the call; return what it returned or raise what it raised."""
+        """Wait for the call, then return its result or raise its exception."""
 
     def add_done_callback(self, fn: Callable[[Any], None], /) -> None:
-        """Have something called, with the future, as soon as it is done, in whatever way, and in whatever thread."""
+        """Call a function with the future as soon as the call has ended or failed, in any thread."""
 
 
 class Executor(Protocol):
-    """Does calls and shows what becomes of them. A flow uses it from one thread, its own.
+    """A protocol for running calls and showing their progress. A flow uses it only from its own thread.
 
     Attributes:
-        submits_elsewhere: what may be done elsewhere is done by other processes, not by threads of this one.
-        most_elsewhere: how many calls may be under way there at once; None: as many as there are workers.
+        runs_remotely: calls that allow it run in other processes, not in threads of this one.
+        max_remote_calls: number of calls that may run there at the same time; None: `build.workers`.
     """
 
-    submits_elsewhere: bool
-    most_elsewhere: int | None
+    runs_remotely: bool
+    max_remote_calls: int | None
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
-        """Start a call in another thread; it is tried again only after a `TransientError`.
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
+        """Start a call in another thread, and retry it only after a `TransientError`.
 
         Args:
-            name: the call's kind, a blank, and which one it is, such as "fetch 00003" or "find-duplicates".
-            call: what to do.
-            elsewhere: it can be pickled, and done by another process, perhaps on another machine.
+            name: name of the step, a blank and the shard, such as "fetch 00003", or only the step, "find-duplicates".
+            call: the function to call.
+            remote: the call can be pickled, and may run in another process, also on another machine.
         """
 
     def run(self, name: str, call: Callable[[], T]) -> T:
-        """Do a call in the flow's own thread."""
+        """Run a call in the flow's own thread, and return its result."""
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
-        """Show a table that people should see.
+        """Show a table to people.
 
         Args:
-            key: what the table is, in lower-case letters, digits and dashes, such as "funnel".
-            rows: all with the same keys, in the order of the columns; may hold dataset text as it is.
+            key: name of the table in lower-case letters, digits and dashes, such as "funnel".
+            rows: rows with the same keys, in the order of the columns; may contain text of the dataset unescaped.
             description: one plain sentence.
         """
 
     def progress(self, key: str, *, done: int, total: int) -> None:
-        """Show how many of `total` units (shards, epochs) of `key`, named like an artifact, are done."""
+        """Show that `done` of `total` units (shards, epochs) of `key`, named like an artifact, are finished."""
 
 
 class LocalExecutor:
-    """Calls in threads of this process, without Prefect; use it as a context manager.
+    """An executor that runs calls in threads of this process, without Prefect; use it as a context manager.
 
-    Leaving it waits for what runs; what has not begun is given up if an exception is under way. After Ctrl-C nobody
-    waits: the process is to end.
+    On exit it waits for running calls. After an exception it cancels calls that have not started. After Ctrl-C it does
+    not wait, as the process is about to end.
     """
 
-    submits_elsewhere = False
-    most_elsewhere: int | None = None
+    runs_remotely = False
+    max_remote_calls: int | None = None
 
     def __init__(self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S) -> None:
         self._pool = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="step")
@@ -94,24 +93,25 @@ class LocalExecutor:
         is_interrupted = kind is not None and not issubclass(kind, Exception)
         self._pool.shutdown(wait=not is_interrupted, cancel_futures=kind is not None)
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
-        """Start a call in a thread, at once."""
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
+        """Start a call in a thread immediately."""
         return self._pool.submit(_with_retries, name, call, self._retry_delays_s)
 
     def run(self, name: str, call: Callable[[], T]) -> T:
-        """Do a call here and now."""
+        """Run a call in this thread, and return its result."""
         return _with_retries(name, call, self._retry_delays_s)
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
-        """Log the table as aligned text, for those who debug: the command line prints reports itself."""
+        """Log the table as aligned text at level DEBUG; the command line prints reports itself."""
         logger.debug("%s: %s\n%s", key, description, plain_table(rows))
 
     def progress(self, key: str, *, done: int, total: int) -> None:
-        """Log the count; on a terminal the step's own bar says more, so this stays quiet by default."""
+        """Log the count at level DEBUG, since the steps show their own progress bars on a terminal."""
         logger.debug("%s: %d of %d", key, done, total)
 
 
 def _with_retries(name: str, call: Callable[[], T], delays_s: Sequence[float]) -> T:
+    """Run a call, and retry it after the delays if it raises `TransientError`."""
     for delay_s in delays_s:
         try:
             return call()

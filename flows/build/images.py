@@ -1,4 +1,4 @@
-"""The steps that bring images, and those that see what became of them: duplicates, merged captions, published files."""
+"""The steps that fetch, normalise and deduplicate images, merge captions of duplicates, and write published files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,31 +40,31 @@ from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 
 DEDUPLICATE_REASONS = {
     "test_pixels": Reason(
-        "the image looks like one of a test set of the recipe",
+        "the image is a near-duplicate of an image in a test set of the recipe",
         settings=("leaks.max_distance", "leaks.max_thumbnail_difference", "leaks.action"),
     ),
     "split_leak": Reason(
-        "an image of a split that is held out looks the same",
+        "the image is a near-duplicate of an image in a held-out split",
         settings=("duplicates.split_guard", "duplicates.max_distance", "duplicates.max_thumbnail_difference"),
     ),
     "placeholder_image": Reason(
-        "the host answers many addresses with the same bytes: they stand for images that are gone",
+        "the host returns the same bytes for many URLs: a placeholder for images that are gone",
         settings=("duplicates.placeholder_urls",),
     ),
     "duplicate_image": Reason(
-        "another sample, one that is to be preferred, has an image of the same bytes",
+        "a preferred sample has an image with the same bytes",
         settings=("duplicates.images", "duplicates.keep"),
     ),
     "near_duplicate_image": Reason(
-        "another sample, one that is to be preferred, has an image that looks the same",
+        "a preferred sample has a near-duplicate image",
         settings=("duplicates.max_distance", "duplicates.max_thumbnail_difference", "duplicates.keep"),
     ),
     "duplicate_caption": Reason(
-        "an earlier caption of the same image says the same", settings=("duplicates.captions",)
+        "an earlier caption of the same image is the same text", settings=("duplicates.captions",)
     ),
 }
 MARKS_FILE = "marks.parquet"
-# Settings of duplicates that decide nothing about images, or, the order of sources, are resolved elsewhere.
+# Settings of [duplicates] that decide nothing about images, and `sources`, which `Recipe.source_order` resolves.
 _NOT_DECISIVE = ("captions", "merge_captions", "sources")
 
 
@@ -76,16 +76,16 @@ def fetch(
     attempt: int,
     locations: Mapping[str, str],
 ) -> StepFacts:
-    """Bring the raw bytes of every sample that still has a caption: what the root does not know is asked for.
+    """Get the image of every sample that still has a caption: from the root if its outcome is known, else fetch it.
 
-    Its files are `asked.parquet` and `raw.parquet` (schema `RAW_IMAGES`), `images.parquet` (schema `IMAGES`, what is
-    known as it was normalised) and `order.parquet`, which says where each image is.
+    The output files are `asked.parquet` (fetched now) and `raw.parquet` (known raw bytes), both schema `RAW_IMAGES`;
+    `images.parquet` (schema `IMAGES`, known normalised images); and `order.parquet`, with the file of each image.
 
     Args:
         job: reads `check`.
         config: section `[fetch]`.
-        normalise: section `[normalise]`, by which pictures that the root has are taken as they are.
-        attempt: of the dataset.
+        normalise: section `[normalise]`; known images are reused if they were normalised with these settings.
+        attempt: attempt number of the dataset.
         locations: content hash of the local images of each source that has some.
     """
     requests = image_requests(pq.read_table(job.shard("check")), job.tools.locations)
@@ -101,12 +101,14 @@ def fetch(
 
 
 def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
-    """Return where a shard's images are fetched: one by one with all others of a slow host that most of them are on.
+    """Return the lane of a shard's fetch: the lane of a slow host if most of its images are there, else the common one.
+
+    The lane of a slow host fetches one shard at a time.
 
     Args:
         config: section `[fetch]`.
-        width: shards that are fetched at once, from many hosts.
-        captions: the shard's caption rows.
+        width: number of shards in the common lane that are fetched at the same time.
+        captions: file with the shard's caption rows.
     """
     table = pq.read_table(captions, columns=["outcome", "url"])
     urls = table.filter(pc.equal(table.column("outcome"), PENDING)).column("url").drop_null().unique().to_pylist()
@@ -115,7 +117,7 @@ def fetch_lane(config: FetchConfig, width: int, captions: Path) -> Lane:
 
 
 def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
-    """Decode, turn upright, resize and re-encode what came; what the root has normalised already stays as it is.
+    """Decode, turn upright, resize and re-encode the images of a shard; copy known normalised images unchanged.
 
     Args:
         job: reads `fetch`.
@@ -135,7 +137,7 @@ def normalise(job: Job, *, config: NormaliseConfig) -> StepFacts:
 
 
 def forget_images(job: Job, *, in_force: ActiveTombstones) -> StepFacts:
-    """Drop the images that tombstones mean by what they turned out to be: by redirect, bytes or look.
+    """Drop the images that match a tombstone by their final URL, bytes or perceptual hash.
 
     Args:
         job: reads `normalise`.
@@ -161,18 +163,18 @@ def find_duplicates(
     split: SplitConfig,
     test_sets: Sequence[str],
 ) -> StepFacts:
-    """Decide which samples have the image of a test set, or one that another sample or split has, or none at all.
+    """Find samples with placeholder images, duplicates of other samples or splits, and leaks of test sets.
 
-    Its file `shard.parquet` has `sample_id`, `drop_reason`, `detail`, and `duplicate_of`, the sample that stays in
-    its stead; `marks.parquet` the samples that are marked as images of a test set.
+    The file `shard.parquet` has the columns `sample_id`, `drop_reason`, `detail` and `duplicate_of` (the sample that is
+    kept instead). `marks.parquet` lists the samples that are only marked as leaks.
 
     Args:
         job: reads `check`, `forget-images` and `test-set`.
-        sources: their names, best first.
-        config: what of section `[duplicates]` decides about images.
+        sources: names of the sources, most preferred first.
+        config: the settings of `[duplicates]` that decide about images.
         leaks: section `[leaks]`.
         split: section `[split]`.
-        test_sets: names of the recipe's.
+        test_sets: names of the recipe's test sets.
     """
     files = job.shards("forget-images")
     duplicates = DuplicatesConfig(**{**config, "keep": tuple(config["keep"])})
@@ -197,12 +199,12 @@ def find_duplicates(
 
 
 def decisive_settings(config: DuplicatesConfig) -> dict[str, Any]:
-    """Return the settings of `[duplicates]` that decide about images; the order of sources is resolved elsewhere."""
+    """Return the settings of `[duplicates]` that decide about images, without the order of sources."""
     return {name: value for name, value in json_values(config).items() if name not in _NOT_DECISIVE}
 
 
 def merge_captions(job: Job) -> StepFacts:
-    """Gather the captions of dropped duplicates that go to another image: rows with `merged_into`, by that.
+    """Collect the captions of dropped duplicates that another image gets: rows with `merged_into`, sorted by it.
 
     Args:
         job: reads `check` and `find-duplicates`.
@@ -213,18 +215,18 @@ def merge_captions(job: Job) -> StepFacts:
 
 
 def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -> StepFacts:
-    """Apply to a shard's captions what became of their images, and drop duplicates; counts for three funnel rows.
+    """Drop captions whose image failed or is a duplicate, and repeated captions; count three rows of the funnel.
 
     Args:
-        job: reads `check`, `forget-images`, `find-duplicates` and, where captions of duplicates are not dropped with
-            them, `merge-captions`.
+        job: reads `check`, `forget-images`, `find-duplicates` and, if captions of duplicates are merged,
+            `merge-captions`.
         leaks: section `[leaks]`.
-        drop_repeated_captions: of one image.
+        drop_repeated_captions: drop repeated captions of the same image.
     """
     before = pq.read_table(job.shard("check"))
     drops: dict[str, dict[str, Drop]] = {"fetch": {}, "normalise": {}}
     for row in pq.read_table(job.shard("forget-images"), columns=["sample_id", "drop_reason", "detail"]).to_pylist():
-        if row["drop_reason"]:  # a reason belongs to one step only
+        if row["drop_reason"]:  # each reason belongs to exactly one step
             drops[image_step(row["drop_reason"])][row["sample_id"]] = Drop(row["drop_reason"], row["detail"])
     found = job.one("find-duplicates")
     fetched = reject_samples(before, drops["fetch"], step="fetch")
@@ -236,7 +238,7 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
         table = drop_or_mark(table, rows, verdicts, leaks, step="deduplicate")
     table = reject_samples(table, drops_of(found.path(SHARD), before), step="deduplicate")
     table = reject_repeated_captions(table, step="deduplicate") if drop_repeated_captions else table
-    # The texts of all captions of images that turned out to be forgotten are emptied, whatever dropped them.
+    # Empty the texts of all captions of forgotten images, whichever step dropped them.
     forgotten = [sample_id for sample_id, drop in drops["normalise"].items() if drop.reason == FORGOTTEN]
     table = without_texts(table, is_of_samples(table, forgotten)) if forgotten else table
     save_parquet(table, job.folder / SHARD)
@@ -245,12 +247,12 @@ def deduplicate(job: Job, *, leaks: LeaksConfig, drop_repeated_captions: bool) -
 
 
 def publish(job: Job, *, split: SplitConfig, image_rows: Sequence[str]) -> StepFacts:
-    """Write one shard's published files; the snapshot gets them when it is committed.
+    """Write a shard's published files, which become part of the snapshot when it is committed.
 
     Args:
-        job: reads `deduplicate`, `forget-images` and, where captions are merged, `merge-captions`.
+        job: reads `deduplicate`, `forget-images` and, if captions are merged, `merge-captions`.
         split: section `[split]`.
-        image_rows: rows of the funnel that drop captions whose images were asked for.
+        image_rows: the funnel rows that drop captions after their images were fetched.
     """
     merged = job.shard("merge-captions") if "merge-captions" in job.inputs else None
     rows = publish_shard(

@@ -1,4 +1,4 @@
-"""What a build depends on, opened, checked and hashed before any work starts; and the tools that its steps use."""
+"""Inputs of a build, opened, checked and hashed before any work starts, and the tools that its steps use."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -37,20 +37,20 @@ from translation.memory import TranslationMemory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Everything a build depends on, opened and hashed before work starts.
+    """Everything that a build depends on, opened and hashed before work starts.
 
     Args:
         locations: folder, zip or tar of local images, or a glob of them, by source.
-        location_digests: content hashes of those, by location.
-        packs: language packs by language, the target's included.
-        test_files: name and sha256 of each file of each test set, by set.
-        test_images: content hash of each test set's own images, by set, where the recipe says where they are.
-        tagger: tells proper nouns, or None: a rule of thumb does.
-        translator: the engine, or None where every source speaks the target language.
-        reverse: the engine for the way back, or None where the recipe asks for none.
-        build_key: equal keys make equal snapshots, from the same downloads, attempt and tombstones; those are not
-            in it, since a take-down makes every snapshot obey them.
-        tombstones: what must not be in the dataset.
+        location_digests: content hashes of these, by location.
+        packs: language packs by language, including the target language.
+        test_files: name and SHA-256 of each file of each test set, by set.
+        test_images: content hash of each test set's images, by set, if the recipe sets them.
+        tagger: the tagger of proper nouns, or None: a heuristic is used.
+        translator: the engine, or None if all sources are in the target language.
+        reverse: the engine for round trips, or None if the recipe has none.
+        build_key: key of the build. Equal keys give equal snapshots from the same downloads, attempt and tombstones.
+            Tombstones are not part of it, since a take-down is applied to every snapshot.
+        tombstones: markers of removed images.
     """
 
     sources: Sequence[Source]
@@ -72,7 +72,7 @@ class Inputs:
         return {name: self.location_digests[location] for name, location in self.locations.items()}
 
     def test_set_identity(self, name: str) -> list[list[str]]:
-        """Return the names and contents of a test set's files, in an order that says nothing."""
+        """Return the names and content hashes of a test set's files, in sorted order."""
         return entries_identity(self.test_files[name])
 
 
@@ -80,13 +80,13 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     """Check and hash every input, and open the engine.
 
     Args:
-        recipe: what is built.
+        recipe: recipe of the dataset.
         root: of the catalog.
-        versions: of the steps, by name.
+        versions: versions of the steps, by name.
 
     Raises:
-        SettingsError: what the recipe says does not go together, or is not said.
-        InputError: a file is missing, empty or of another kind; no pack; no engine for the languages.
+        SettingsError: settings of the recipe contradict each other, or a required one is missing.
+        InputError: a file is missing, empty or of another kind; or the language pack or engine is missing.
     """
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
@@ -94,8 +94,8 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     for source in recipe.sources:
         if source.kind.operator is not None and recipe.fetch.contact is None:
             raise SettingsError(
-                f"sources.{source.name} asks the servers of {source.kind.operator} for its images, which refuse robots "
-                "that do not say whom to write to: give a mail address or a page, --set fetch.contact=you@example.org"
+                f"sources.{source.name} fetches images from {source.kind.operator}, which refuses robots without "
+                "contact details: set a mail address or a web page, --set fetch.contact=you@example.org"
             )
     tagger = recipe.check.find_tagger(pack)
     translator = open_engine(recipe, root)
@@ -110,7 +110,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     test_images = {name: found for name, found in digests.items() if found is not None}
     hashes.save()
     packs = packs_of_captions(recipe, named, pack)
-    pivot = recipe.translate.pivot  # it judges no caption, but names the engine's models
+    pivot = recipe.translate.pivot  # its pack checks no captions, but selects the engine's models
     build_key = digest(
         {
             "settings": what_settings(recipe),
@@ -142,13 +142,13 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
 
 
 def require_readable(recipe: Recipe) -> None:
-    """Refuse a recipe whose upstream files are not there, or whose sources do not go with the rest of it.
+    """Refuse a recipe whose upstream files are missing, or whose sources contradict its other settings.
 
-    It must say what becomes of the splits that its sources state, and not keep what none states; originals of captions
-    that are themselves to be translated would be read and dropped.
+    If sources state splits, the recipe must say whether to keep them; it cannot keep splits that no source states.
+    Originals of captions that are themselves translated are refused, as they would be read and then dropped.
 
     Raises:
-        SettingsError, InputError: name the source or test set, and what to do.
+        SettingsError, InputError: the message names the source or test set, and what to do.
     """
     for source in recipe.sources:
         source.check()
@@ -164,7 +164,7 @@ def require_readable(recipe: Recipe) -> None:
 def packs_of_captions(
     recipe: Recipe, named: Mapping[str, LanguagePack], target: LanguagePack
 ) -> dict[str, LanguagePack]:
-    """Return the packs that judge captions: those the recipe names, and of languages that sources may bring."""
+    """Return the packs that check captions: those that the recipe names, and those of the languages of its sources."""
     found = [source.kind.languages(source.config) or frozenset() for source in recipe.sources]
     languages = {recipe.source_language, *named, *(language for languages in found for language in languages)}
     known = {**load_language_packs(), **named}
@@ -172,7 +172,7 @@ def packs_of_captions(
 
 
 def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source:
-    """Return a source of a recipe as it is ingested, with its files hashed."""
+    """Return a source of a recipe in the form that `ingest` reads, with the hashes of its files."""
     files = settings.upstream_files()
     return Source(
         name=settings.name,
@@ -186,7 +186,7 @@ def source_of(settings: SourceSettings, sha256: Callable[[Path], str]) -> Source
 
 
 class Tools:
-    """The tools of one build, in the flow's process; sent to another one they are what steps on the processor use."""
+    """The tools of a build in the flow's process. Pickled, they become `RemoteTools` for steps in other processes."""
 
     def __init__(
         self,
@@ -198,15 +198,15 @@ class Tools:
         fetching: Fetching,
         log_folder: Path,
     ) -> None:
-        """Open the memories of the engines.
+        """Open the translation memories of the engines.
 
         Args:
-            recipe: what is built.
+            recipe: recipe of the dataset.
             root: of the catalog.
             inputs: of the build.
             workers: child processes for images.
-            fetching: decides which outcomes that the root knows hold.
-            log_folder: where tries and latencies of fetching go.
+            fetching: settings and attempt, which decide which known image outcomes are reused.
+            log_folder: folder of the fetch logs, with tries and latencies.
 
         Raises:
             DamagedError: a memory is damaged.
@@ -224,32 +224,32 @@ class Tools:
         self._tagging = (inputs.pack, recipe.check.proper_noun_tagger) if inputs.tagger else None
         self._root, self._fetching = root, fetching
         self._known: RecordedOutcomes | None = None
-        self._looking = threading.Lock()
+        self._known_lock = threading.Lock()
 
     @property
     def known(self) -> RecordedOutcomes:
-        """Return what the root knows of images; looked through when the first are to be fetched."""
-        with self._looking:  # several shards are fetched at once
+        """Return the known image outcomes of the root; they are read on first use."""
+        with self._known_lock:  # several shards are fetched at the same time
             if self._known is None:
                 self._known = RecordedOutcomes(self._root, self._fetching)
             return self._known
 
     def seal(self) -> None:
-        """Let the memories note what they hold: nothing is translated any more."""
+        """Record the contents of the translation memories, after the last translation."""
         for memory in filter(None, (self.memory, self.reverse_memory)):
             memory.seal()
 
-    def __reduce__(self) -> tuple[Callable[..., "ToolsElsewhere"], tuple[Any, ...]]:
-        return ToolsElsewhere, (self.workers, self._tagging)
+    def __reduce__(self) -> tuple[Callable[..., "RemoteTools"], tuple[Any, ...]]:
+        return RemoteTools, (self.workers, self._tagging)
 
 
-class ToolsElsewhere:
-    """What steps on the processor use in another process."""
+class RemoteTools:
+    """The tools of steps that run in another process."""
 
     def __init__(self, workers: ImageWorkers, tagging: tuple[LanguagePack, str] | None) -> None:
         self.workers, self._tagging = workers, tagging
 
     @cached_property
     def tagger(self) -> Tagger | None:
-        """Return what tells proper nouns, found by name as in the flow's process."""
+        """Return the tagger of proper nouns, found by name as in the flow's process."""
         return find_tagger(*self._tagging) if self._tagging else None

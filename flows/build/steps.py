@@ -1,7 +1,7 @@
-"""The build on one page: every step, what it reads, when a build has it, where it runs, and what it may drop.
+"""The table of all steps of a build: their inputs, conditions, lanes, settings and drop reasons.
 
-Keys, order, overlap, the funnel, the wording of reports, `vernaclip why`, progress and Prefect's task names are derived
-from this table. No other list of steps exists: to add one, write its function and add an entry here.
+Keys, order, overlap, the funnel, the texts of reports, `vernaclip why`, progress and Prefect's task names are derived
+from this table. No other list of steps exists: to add a step, write its function and add an entry here.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ from flows.recipe.sources import TestSetSettings, source_settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """What the table's functions are given: one build of one recipe.
+    """One build of a recipe, the argument of the functions in the table.
 
     Args:
-        recipe: what to build.
-        inputs: opened and hashed.
-        attempt: how often images that failed were asked for once more.
+        recipe: recipe of the dataset.
+        inputs: its opened and hashed inputs.
+        attempt: how many times failed images have been fetched again.
     """
 
     recipe: Recipe
@@ -44,16 +44,17 @@ class Build:
 
     @property
     def test_set_names(self) -> list[str]:
-        """Return their names, in order."""
+        """Return the names of the test sets, in order."""
         return [test_set.name for test_set in self.recipe.test_sets]
 
     @property
     def workers(self) -> int:
-        """Return how many calls run at once on the processor."""
+        """Return how many calls run at the same time on the processor."""
         return self.recipe.build.workers
 
 
-def _reading(build: Build) -> Mapping[str, Any]:
+def _ingest_settings(build: Build) -> Mapping[str, Any]:
+    """Return the settings of `ingest`."""
     recipe = build.recipe
     return {
         "sources": {source.name: source_settings(source) for source in recipe.sources},
@@ -65,10 +66,12 @@ def _reading(build: Build) -> Mapping[str, Any]:
 
 
 def _ingest(job: Job, *, sources: object, files: object, **settings: Any) -> StepFacts:
+    """Ingest the sources of the build; `sources` and `files` are only part of the key."""
     return ingest(job.folder, job.tools.sources, **settings)
 
 
-def _test_set(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
+def _test_set_settings(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
+    """Return the settings of `test-set` for a test set."""
     return {
         "name": test_set.name,
         "kind": test_set.kind.kind,
@@ -79,7 +82,8 @@ def _test_set(build: Build, test_set: TestSetSettings) -> Mapping[str, Any]:
     }
 
 
-def _checking(build: Build) -> Mapping[str, Any]:
+def _check_settings(build: Build) -> Mapping[str, Any]:
+    """Return the settings of `check`."""
     recipe, tagger = build.recipe, build.inputs.tagger
     return {
         "config": recipe.check,
@@ -92,7 +96,8 @@ def _checking(build: Build) -> Mapping[str, Any]:
     }
 
 
-def _forgetting(build: Build) -> Mapping[str, Any]:
+def _forget_settings(build: Build) -> Mapping[str, Any]:
+    """Return the settings of `forget` and `forget-images`."""
     return {"in_force": ActiveTombstones.of(build.inputs.tombstones)}
 
 
@@ -103,7 +108,7 @@ STEPS = (
         meaning="Read the upstream files into shards of caption rows.",
         scope=MAKES_SHARDS,
         lane=FLOW,
-        settings=_reading,
+        settings=_ingest_settings,
         run=_ingest,
         rows={
             "ingest": FunnelRow(
@@ -120,25 +125,25 @@ STEPS = (
     Step(
         name="forget",
         version=2,
-        meaning="Reject the rows that a take-down means, before anything is asked for.",
+        meaning="Reject the rows that a take-down removed, before any image is fetched.",
         scope=PER_SHARD,
         after=("ingest",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
-        settings=_forgetting,
+        settings=_forget_settings,
         run=captions.forget_captions,
         rows={"forget": FunnelRow(meaning="applying take-downs", reasons=FORGET_REASONS)},
     ),
     Step(
         name="clean",
         version=6,
-        meaning="Clean the captions as upstream has them, and judge them in their own language.",
+        meaning="Clean the source captions, and check them in their own language.",
         scope=PER_SHARD,
         after=("forget",),
         settings=lambda build: {"config": build.recipe.clean, "packs": build.inputs.packs},
         run=captions.clean,
         rows={
             "clean": FunnelRow(
-                meaning="cleaning captions and judging them as they are upstream",
+                meaning="cleaning and checking source captions",
                 reasons=CLEAN_REASONS,
                 rules=("clean",),
                 columns=(
@@ -153,13 +158,13 @@ STEPS = (
         version=2,
         meaning="Read a test set and hash its images.",
         scope=PER_TEST_SET,
-        settings=_test_set,
+        settings=_test_set_settings,
         run=captions.read_test_set,
     ),
     Step(
         name="find-repeats",
         version=2,
-        meaning="Find captions that are nearly the same, over all shards.",
+        meaning="Find near-duplicate captions over all shards.",
         scope=WHOLE,
         after=("clean",),
         when=lambda build: build.recipe.repeats.near_captions or build.recipe.repeats.common_captions,
@@ -174,7 +179,7 @@ STEPS = (
     Step(
         name="screen",
         version=2,
-        meaning="Drop what test sets hold and captions that others repeat, before they are translated.",
+        meaning="Drop leaks of test sets and repeated captions before translation.",
         scope=PER_SHARD,
         after=("clean", "test-set", "find-repeats"),
         settings=lambda build: {
@@ -187,7 +192,7 @@ STEPS = (
         run=captions.screen,
         rows={
             "screen": FunnelRow(
-                meaning="looking for test sets and for repeated captions",
+                meaning="looking for leaks of test sets and for repeated captions",
                 reasons=captions.SCREEN_REASONS,
                 rules=("leaks", "repeats"),
             )
@@ -196,7 +201,7 @@ STEPS = (
     Step(
         name="translate",
         version=4,
-        meaning="Give every caption its text in the target language.",
+        meaning="Translate captions into the target language.",
         scope=PER_SHARD,
         after=("screen",),
         lane=MODEL,
@@ -220,7 +225,7 @@ STEPS = (
     Step(
         name="round-trip",
         version=3,
-        meaning="Translate translations back, and measure what comes back.",
+        meaning="Translate translations back, and compare the result with the source captions.",
         scope=PER_SHARD,
         after=("translate",),
         when=lambda build: build.inputs.reverse is not None,
@@ -231,14 +236,14 @@ STEPS = (
     Step(
         name="check",
         version=6,
-        meaning="Judge captions in the target language, and translations beside their source.",
+        meaning="Check captions in the target language, and compare translations with their source captions.",
         scope=PER_SHARD,
         after=("round-trip", "test-set"),
-        settings=_checking,
+        settings=_check_settings,
         run=captions.check,
         rows={
             "check": FunnelRow(
-                meaning="judging the captions in the target language",
+                meaning="checking captions in the target language",
                 reasons=CHECK_REASONS | captions.CHECK_LEAK_REASONS,
                 rules=("check",),
                 columns=(
@@ -251,7 +256,7 @@ STEPS = (
     Step(
         name="fetch",
         version=outcomes.VERSION,
-        meaning="Get the images that the root does not know yet.",
+        meaning="Fetch the images whose outcome the root does not know yet.",
         scope=PER_SHARD,
         after=("check",),
         lane=lambda build, captions: images.fetch_lane(build.recipe.fetch, build.recipe.build.fetch_workers, captions),
@@ -275,17 +280,17 @@ STEPS = (
     Step(
         name="forget-images",
         version=4,
-        meaning="Leave out images that a take-down means by what they turned out to be.",
+        meaning="Drop images that match a take-down by final URL, bytes or perceptual hash.",
         scope=PER_SHARD,
         after=("normalise",),
         when=lambda build: bool(build.inputs.tombstones.tombstones),
-        settings=_forgetting,
+        settings=_forget_settings,
         run=images.forget_images,
     ),
     Step(
         name="find-duplicates",
         version=4,
-        meaning="Find images that are the same, over all shards, and images of test sets.",
+        meaning="Find duplicate images over all shards, and images of test sets.",
         scope=WHOLE,
         after=("check", "forget-images", "test-set"),
         lane=FLOW,
@@ -301,7 +306,7 @@ STEPS = (
     Step(
         name="merge-captions",
         version=2,
-        meaning="Publish captions of dropped duplicates with the images that stay in their stead.",
+        meaning="Add captions of dropped duplicates to the images that are kept instead.",
         scope=WHOLE,
         after=("check", "find-duplicates"),
         when=lambda build: build.recipe.duplicates.merge_captions,
@@ -311,7 +316,7 @@ STEPS = (
     Step(
         name="deduplicate",
         version=6,
-        meaning="Drop captions whose images did not come or are there already, and captions that repeat others.",
+        meaning="Drop captions whose images failed or are duplicates, and repeated captions.",
         scope=PER_SHARD,
         after=("check", "forget-images", "find-duplicates", "merge-captions"),
         settings=lambda build: {
@@ -321,7 +326,7 @@ STEPS = (
         run=images.deduplicate,
         rows={
             "fetch": FunnelRow(
-                meaning="getting the images",
+                meaning="fetching the images",
                 reasons=FETCH_REASONS,
                 rules=("fetch",),
                 image_columns=(
@@ -341,7 +346,7 @@ STEPS = (
                 image_columns=(*("original_format", "original_width", "original_height", "width", "height", "phash"),),
             ),
             "deduplicate": FunnelRow(
-                meaning="looking for images and captions that are there already",
+                meaning="looking for duplicate images and captions",
                 reasons=images.DEDUPLICATE_REASONS,
                 rules=("duplicates", "leaks", "split"),
                 columns=("merged_into", "leaks"),
@@ -351,7 +356,7 @@ STEPS = (
     Step(
         name="publish",
         version=7,
-        meaning="Write pairs, captions, outcomes of images and spare pictures.",
+        meaning="Write pairs, captions, image outcomes and spare images (those that no pair contains).",
         scope=PER_SHARD,
         after=("deduplicate", "forget-images", "merge-captions"),
         settings=lambda build: {"split": build.recipe.split, "image_rows": list(_rows_of("deduplicate"))},
@@ -361,4 +366,5 @@ STEPS = (
 
 
 def _rows_of(name: str) -> Mapping[str, FunnelRow]:
+    """Return the funnel rows of a step."""
     return next(step.rows for step in STEPS if step.name == name)

@@ -1,4 +1,4 @@
-"""The command line: `vernaclip --help`. Its modules are light; each command imports what does its work."""
+"""The command line, `vernaclip`. Its modules import little; each command imports the code that does its work."""
 
 from flows.cli.app import main
 

@@ -1,4 +1,4 @@
-"""All commands by name, and the one way into them: wrong usage, errors, exit codes."""
+"""The table of all commands and the entry point `main`, with usage errors, error messages and exit codes."""
 
 import inspect
 import logging
@@ -27,11 +27,11 @@ from cyclopts import (
 from data_catalog.plain_text import visible_text
 from flows import PACKAGES
 from flows.cli import (
-    abilities,
     catalog,
     comparisons,
     export,
     first_steps,
+    inference,
     jobs,
     mt,
     services,
@@ -44,16 +44,16 @@ from training.processes import process_rank
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXIT_DEFECT, EXIT_LATER = 70, 75  # EX_SOFTWARE and EX_TEMPFAIL of sysexits.h
 HOW_TO_REPORT = (
-    "This is a defect of vernaclip. Please report it to whoever gave you this copy: send the lines above, the command, "
-    "and what `vernaclip doctor` prints."
+    "This is a defect of vernaclip. Please report it to whoever gave you this copy. Send the lines above, the command, "
+    "and the output of `vernaclip doctor`."
 )
 HELP_FLAGS = frozenset({"--help", "-h"})
 
 DESCRIPTION = (
-    "Give any language its own CLIP: translated, cleaned, queryable image-caption data, and a compact open_clip model "
-    "trained and scored on it.\n\n"
-    "exit codes: 0 done; 1 failed, with one sentence that says what to do; 2 wrong usage; 70 a defect of vernaclip, to "
-    "be reported; 75 failed, and the same command may work later"
+    "Give any language its own CLIP: build a translated, cleaned and queryable dataset of images with captions, then "
+    "train and score a compact open_clip model on it.\n\n"
+    "exit codes: 0 success; 1 failure, the message says what to do; 2 wrong usage; 70 a defect of vernaclip, please "
+    "report it; 75 temporary failure, the same command may succeed later"
 )
 
 Command = Callable[..., Any]
@@ -68,7 +68,7 @@ MEMORY: dict[str, Command] = {
     "export": mt.export_translations,
     "import": mt.import_translations,
 }
-# Commands by the title of their group; a family of them has a name, a line of help, and commands of its own.
+# Commands by the title of their group in the help.
 COMMANDS: dict[str, Sequence[Command]] = {
     "Jobs": (
         first_steps.init,
@@ -83,20 +83,21 @@ COMMANDS: dict[str, Sequence[Command]] = {
         *(catalog.catalog, catalog.report, catalog.why, catalog.sql, catalog.recipes, first_steps.download),
         *(snapshots.snapshots, snapshots.diff, snapshots.verify, snapshots.prune, snapshots.forget, export.export),
     ),
-    "Models": (catalog.models, abilities.search, abilities.classify, abilities.localize, export.export_model),
+    "Models": (catalog.models, inference.search, inference.classify, inference.localize, export.export_model),
     "Translation": (translate.translate, mt.scenes_pairs),
     "Environment": (services.up, services.down, services.doctor),
 }
 
 
 def _help_of(command: Command) -> str:
-    """Return what a docstring says before its arguments; lines of a paragraph flow, those of a list stay."""
+    """Return the part of a command's docstring before `Args:`, with paragraphs unwrapped and lists kept as they are."""
     text = (inspect.getdoc(command) or "").partition("\n\nArgs:\n")[0]
-    text = re.sub(r"\n\nExample(s?):\n", r"\n\nexample\1:\n", text)  # a section of that name would not be shown
+    text = re.sub(r"\n\nExample(s?):\n", r"\n\nexample\1:\n", text)  # cyclopts hides a section with this title
     return "\n\n".join(part if "\n  " in part else part.replace("\n", " ") for part in text.split("\n\n"))
 
 
 def _family(name: str, text: str, commands: Mapping[str, Command]) -> App:
+    """Return a command that has only subcommands."""
     family = App(name=name, help=text)
     for word, command in commands.items():
         family.command(command, name=word, help=_help_of(command))
@@ -114,20 +115,20 @@ def _assembled() -> App:
         help=DESCRIPTION,
         help_format="plaintext",
         version=lambda: version("vernaclip"),
-        # As argparse has it: no flag is invented that says the contrary, and of an option given twice the last holds.
+        # As in argparse: there are no --no-FLAG options, and the last value of a repeated option wins.
         default_parameter=Parameter(negative="", allow_repeating=True, show_default=shown_default),
     )
     groups = {title: Group(title, sort_key=place) for place, title in enumerate(COMMANDS)}
     for title, commands in COMMANDS.items():
         for command in commands:
             top.command(command, group=groups[title], help=_help_of(command))
-    trained = _family("mt", "Train, evaluate or install translation packages.", PACKAGE_COMMANDS)
-    trained.command(_family("memory", "List, export and import what a catalog remembers of its translations.", MEMORY))
-    raters = "Have people rate a sample of translations, as the CLIP-Italian paper did."
-    for family in (trained, _family("audit", raters, {"draw": translate.draw, "score": translate.score})):
+    packages = _family("mt", "Train, evaluate, list or install translation packages.", PACKAGE_COMMANDS)
+    packages.command(_family("memory", "List, export and import the translation memories of a catalog.", MEMORY))
+    audit = "Let people rate a sample of translations, as in the CLIP-Italian paper."
+    for family in (packages, _family("audit", audit, {"draw": translate.draw, "score": translate.score})):
         family.group = (groups["Translation"],)
         top.command(family)
-    top.register_install_completion_command(help="Install completion of commands and options for your shell.")
+    top.register_install_completion_command(help="Install shell completion for commands and options.")
     return top
 
 
@@ -136,25 +137,27 @@ app = _assembled()
 
 @Parameter(name="*", group=Group("Every command", sort_key=9))
 @dataclass(frozen=True, kw_only=True)
-class Talk:
-    """Options of every command: how much it says beside its result."""
+class Verbosity:
+    """Options of every command that decide how much it logs."""
 
     quiet: Annotated[bool, Parameter(alias="-q")] = False
-    """Results and what is wrong, and nothing else."""
+    """Print results, warnings and errors only."""
     verbose: Annotated[bool, Parameter(alias="-v")] = False
-    """Debug messages, too."""
+    """Also log debug messages."""
     debug: bool = False
-    """Debug messages, and tracebacks of errors."""
+    """Also log debug messages, and print the tracebacks of errors."""
 
 
-_TALK = Talk()
-# They are taken out before the command's own are read, so that they may be anywhere.
-TALK_WORDS = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "--debug": "debug"}
+_VERBOSITY = Verbosity()
+# Removed from the command line before the command's own options are read, so that they may be anywhere in it.
+VERBOSITY_FLAGS = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose", "--debug": "debug"}
 
 
 @app.meta.default
-def _any_command(*words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], talk: Talk = _TALK) -> None:
-    """Have help and completion show the options of every command; nothing calls it."""
+def _any_command(
+    *words: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], verbosity: Verbosity = _VERBOSITY
+) -> None:
+    """Declare the options of every command for help and completion; never called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,50 +165,50 @@ class Call:
     """A command with its arguments.
 
     Args:
-        command: what is called.
+        command: the function to call.
         bound: its arguments.
-        talk: how much it says.
+        verbosity: how much it logs.
     """
 
     command: Callable[..., Any]
     bound: inspect.BoundArguments
-    talk: Talk = _TALK
+    verbosity: Verbosity = _VERBOSITY
 
     @property
     def root(self) -> Path | None:
-        """Return the root that the command works on; None where it has none."""
+        """Return the root that the command works on, or None for a command without a root."""
         if "root" not in self.bound.signature.parameters:
             return None
         return Path(self.bound.arguments.get("root", DEFAULT_ROOT))
 
     @property
     def is_command(self) -> bool:
-        """Tell if it is a command of ours, and not the help, the version or the completion."""
+        """Return False for help, version and completion, which cyclopts implements."""
         return self.command.__module__.startswith("flows.")
 
 
 def parse(words: Sequence[str]) -> Call:
-    """Return what words on the command line call.
+    """Return the call that the words of a command line ask for.
 
     Raises:
-        CycloptsError: they are no correct usage.
+        CycloptsError: the usage is wrong.
     """
     end = words.index("--") if "--" in words else len(words)
-    talk = Talk(**{TALK_WORDS[word]: True for word in words[:end] if word in TALK_WORDS})
-    own = [*(word for word in words[:end] if word not in TALK_WORDS), *words[end:]]
+    verbosity = Verbosity(**{VERBOSITY_FLAGS[word]: True for word in words[:end] if word in VERBOSITY_FLAGS})
+    own = [*(word for word in words[:end] if word not in VERBOSITY_FLAGS), *words[end:]]
     asks_help = not HELP_FLAGS.isdisjoint(own)
     parser = app.meta if asks_help else app
     command, bound, _ = parser.parse_args(own, print_error=False, exit_on_error=False)
     if getattr(command, "__func__", None) is App.help_print and not asks_help:
         raise CycloptsError(msg="A command is missing.", command_chain=own)
-    return Call(command=command, bound=bound, talk=talk)
+    return Call(command=command, bound=bound, verbosity=verbosity)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code.
+    """Run one command and return the exit code.
 
     Raises:
-        SystemExit: wrong usage (2), or help that was asked for (0).
+        SystemExit: the usage is wrong (2), or help was printed (0).
     """
     try:
         call = parse(sys.argv[1:] if arguments is None else arguments)
@@ -216,11 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             call.command(*call.bound.args, **call.bound.kwargs)
         except SystemExit:
-            # Rich ends the process where a pager that has seen enough closes its pipe: that is its right.
+            # Rich exits when a pager closes its pipe early, which is no error.
             if getattr(call.command, "__func__", None) not in (App.help_print, App.version_print):
                 raise
         raise SystemExit(EXIT_OK)
-    is_quiet, is_verbose = call.talk.quiet or process_rank() > 0, call.talk.debug or call.talk.verbose
+    is_quiet = call.verbosity.quiet or process_rank() > 0
+    is_verbose = call.verbosity.debug or call.verbosity.verbose
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
     for package in PACKAGES:
         level = logging.DEBUG if is_verbose else logging.WARNING if is_quiet else logging.INFO
@@ -229,9 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage_text(error: CycloptsError) -> str:
-    """Return what is wrong in one line, with the nearest name where there is one, and where to read more."""
+    """Return one line with the mistake, the nearest name if there is one, and the help command."""
     if isinstance(error, CoercionError) and error.token and error.app and "Unknown option" in str(error):
-        options = error.app.assemble_argument_collection()  # `no_option` does not know them
+        options = error.app.assemble_argument_collection()  # `no_option` has no access to them
         error = UnknownOptionError(token=error.token, argument_collection=options, command_chain=error.command_chain)
     error.verbose = False
     chain = " ".join(["vernaclip", *(error.command_chain or ())])
@@ -242,11 +246,12 @@ def _usage_text(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError):
         text = f"Unknown arguments: {' '.join(error.unused_tokens or ())}."
     if isinstance(error, UnknownCommandError):
-        text = text.partition(" Available commands:")[0]  # a few of many: help has all
-    return f"{chain}: {text} `{chain} --help` says what there is."
+        text = text.partition(" Available commands:")[0]  # an incomplete list; the help has all
+    return f"{chain}: {text} See `{chain} --help`."
 
 
 def _run(call: Call) -> int:
+    """Run a command of ours, print its error, and return the exit code."""
     from data_catalog.errors import BusyError, DefectError, PipelineError, TransientError
     from data_catalog.storage.disk_errors import disk_errors
     from data_catalog.storage.lock import remove_empty
@@ -266,41 +271,42 @@ def _run(call: Call) -> int:
         with disk_errors((root or Path()) / "catalog"), reading():
             return int(call.command(*call.bound.args, **call.bound.kwargs) or EXIT_OK)
     except PipelineError as error:
-        for folder in missing:  # a command that fails leaves no empty folders in the places that it names
+        for folder in missing:  # a failed command leaves no empty folder at a path that it was given
             remove_empty(folder)
         text = f"{error}{_about_root(call, str(error))}"
         if isinstance(error, DefectError):
             return _fail_by_defect(text)
-        if call.talk.debug:
+        if call.verbosity.debug:
             _write_error(traceback.format_exc())
         _write_error(f"vernaclip: {text}\n")
         return EXIT_LATER if isinstance(error, BusyError | TransientError) else EXIT_FAILED
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: run the same command again to go on\n")
+        sys.stderr.write("\ninterrupted: run the same command again to resume\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output (a pager, head) has gone: that is its right.
+        # The reader of our output (a pager, head) closed the pipe, which is no error.
         sys.stderr.close()
         return EXIT_OK
-    except Exception as error:  # noqa: BLE001 - the outermost boundary: what nobody thought of is a defect
+    except Exception as error:  # noqa: BLE001 - the outermost boundary: an unexpected exception is a defect
         return _fail_by_defect(f"unexpected {type(error).__name__}: {error}")
 
 
 def _about_root(call: Call, text: str) -> str:
-    """Return what to add to an error that speaks of the default root: the user may never have heard of that folder."""
+    """Return a remark for an error that names the default root, since the user did not type that folder."""
     if call.root is None or "root" in call.bound.arguments:
         return ""
     named = re.search(rf"(?<![\w/.-])(?<!vernaclip )(?<!the ){re.escape(str(call.root))}(?![\w.-])", text)
     if named is None and str(call.root.absolute()) not in text:
         return ""
-    return f" (no --root was given, nor {ROOT_VARIABLE}: it is {call.root} in {Path.cwd()})"
+    return f" (neither --root nor {ROOT_VARIABLE} is set, so the root is {call.root} in {Path.cwd()})"
 
 
 def _fail_by_defect(text: str) -> int:
+    """Print the current exception with how to report it, and return the exit code of a defect."""
     _write_error(f"{traceback.format_exc()}vernaclip: {text}\n{HOW_TO_REPORT}\n")
     return EXIT_DEFECT
 
 
 def _write_error(text: str) -> None:
-    """Write lines to standard error; they may quote what a dataset or a file name holds."""
+    """Write lines to standard error, with control characters escaped: they may quote data or file names."""
     sys.stderr.write("\n".join(map(visible_text, text.split("\n"))))

@@ -1,4 +1,4 @@
-"""Commands that say what there is and why: catalog, models, recipes, report, why, sql."""
+"""The commands catalog, models, recipes, report, why and sql, which show the contents of a root."""
 
 import sys
 from contextlib import nullcontext
@@ -12,17 +12,16 @@ from cyclopts import Parameter
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.plain_text import cell_text, command
 from flows.cli.options import DEFAULT_ROOT, DatasetName, Json, Number, Root, Text
-from flows.cli.output import require_own_file, say, say_json, say_table, speaking
+from flows.cli.output import encoding_errors, require_own_file, say, say_json, say_table
 
-# Of each reason: with more, the page would be a list of the dataset.
-MAX_EXAMPLES = 50
+MAX_EXAMPLES = 50  # captions of each reason; with more, the page would list the whole dataset
 
 
 def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = False) -> None:
-    """Say what a root holds: datasets, rows kept and dropped, splits, sources, licenses, exports.
+    """Show the contents of a root: datasets, rows kept and dropped, splits, sources, licenses, exports.
 
     Args:
-        rebuild: Write catalog.duckdb anew, as after moving the root.
+        rebuild: Rebuild catalog.duckdb, for example after moving the root.
     """
     from data_catalog.database.catalog import catalog_path
     from data_catalog.database.catalog import rebuild as write_catalog
@@ -37,7 +36,9 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
         if not json:
             say(f"rebuilt {path}\n")
     if not catalog_path(root).is_file():
-        raise DamagedError(f"{root} holds no catalog: `{command('catalog', '--rebuild', '--root', root)}` writes it")
+        raise DamagedError(
+            f"{root} has no catalog.duckdb: write it with `{command('catalog', '--rebuild', '--root', root)}`"
+        )
     found = overview(root, snapshots)
     if json:
         say_json(found)
@@ -46,16 +47,16 @@ def catalog(*, root: Root = DEFAULT_ROOT, rebuild: bool = False, json: Json = Fa
 
 
 def models(*, root: Root = DEFAULT_ROOT, json: Json = False) -> None:
-    """List the trained models of a root: dataset, snapshot, model config, when, and the best score.
+    """List the trained models of a root: dataset, snapshot, model config, date and best score.
 
-    The score is recall at 5 of texts to images among distinct captions, as `vernaclip evaluate` shows it; of the
-    snapshot only the newest model of each dataset has a record.
+    The score is text-to-image recall at 5 with distinct captions, as in `vernaclip evaluate`. The snapshot is recorded
+    for the newest model of each dataset only.
     """
     from training.trained_models import list_models
 
     found = list_models(root)
     if not found:
-        raise InputError(f"{root} holds no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
+        raise InputError(f"{root} has no trained model: run `{command('run', 'RECIPE', '--root', root)}` first")
     if json:
         say_json([asdict(model) for model in found])
         return
@@ -90,11 +91,11 @@ def report(
     out: Annotated[Path | None, Parameter(metavar="FILE.html")] = None,
     examples: Number = 3,
 ) -> None:
-    """Write the page of a dataset: what is in it, with pictures, and what became of the rest.
+    """Write an HTML report of a dataset: its contents with example images, its funnel, and its rejected rows.
 
     Args:
-        out: Where the page goes (default: report.html of the dataset).
-        examples: Captions shown for each reason, at most 50.
+        out: Path of the page (default: report.html of the dataset).
+        examples: Captions to show for each drop reason, at most 50.
     """
     from data_catalog.report.page import write_report
     from data_catalog.storage.lock import writer_lock
@@ -104,7 +105,7 @@ def report(
         raise SettingsError(f"--examples must be from 0 to {MAX_EXAMPLES}, got {examples}")
     if out is not None:
         require_own_file(out)
-    require_snapshot(root, dataset)  # before a lock makes the root
+    require_snapshot(root, dataset)  # before the lock creates the root
     with nullcontext() if out else writer_lock(root):
         snapshot = require_snapshot(root, dataset)
         path = write_report(root, snapshot, out=out, num_examples=examples)
@@ -115,8 +116,7 @@ if TYPE_CHECKING:
     from data_catalog.storage.manifest import Snapshot
     from data_catalog.tombstones import Tombstone
 
-# An address may be that of many samples, as that of a picture that stands for missing ones.
-MOST_STORIES = 10
+MOST_RECORDS = 10  # one URL may belong to many samples, such as that of a placeholder image
 
 
 def why(
@@ -129,46 +129,50 @@ def why(
     rules: bool = False,
     json: Json = False,
 ) -> None:
-    """Tell why a sample, a caption or an image is in a dataset or not: its story, from the upstream line on.
+    """Explain why a sample, caption or image is in a dataset or not, step by step from its upstream row.
 
     Examples:
       vernaclip why mscoco:391895 --root italy
       vernaclip why mscoco:391895#770337 --root italy
       vernaclip why https://upload.wikimedia.org/wikipedia/commons/a/a9/Example.jpg --root italy
 
-    An address is found in any spelling, as upstream has it and as it was after redirects. Exit code 1: nothing is
-    called so there. JSON has all columns and settings.
+    A URL is found in any spelling, as upstream has it and as it was after redirects. The exit code is 1 if nothing
+    matches. JSON contains all columns and settings.
 
     Args:
         identity: A sample_id, a caption_id, an image's URL, or the sha256 of an image's bytes.
         dataset: Look in this dataset only.
-        snapshot: Look in the snapshot of this id, or start of an id.
-        rules: Tell the settings of every step, not only where it dropped.
+        snapshot: Look in this snapshot only: its id, or the start of its id.
+        rules: Show the settings of every step, not only of the steps that dropped a row.
     """
-    from data_catalog.database.story import find_stories, not_there, story_lines, story_values
+    from data_catalog.database.sample_record import find_sample_records, not_found_text, record_lines, record_values
     from data_catalog.tombstones import find_tombstone
 
     snapshots = _snapshots(root, dataset, snapshot)
-    stories = [story for found in snapshots for story in find_stories(found, identity)]
-    tombstone = find_tombstone(root, identity, [story.sample_id for story in stories])
+    records = [record for found in snapshots for record in find_sample_records(found, identity)]
+    tombstone = find_tombstone(root, identity, [record.sample_id for record in records])
     if json:
         names = ("kind", "value", "datasets", "reason", "date")
         forgotten = None if tombstone is None else {name: getattr(tombstone, name) for name in names}
-        say_json({"id": identity, "forgotten": forgotten, "stories": [story_values(story) for story in stories]})
-    if not stories and not tombstone:
-        raise InputError(not_there(snapshots, identity))
+        say_json({"id": identity, "forgotten": forgotten, "stories": [record_values(record) for record in records]})
+    if not records and not tombstone:
+        raise InputError(not_found_text(snapshots, identity))
     if json:
         return
-    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(stories))]
-    asked = identity.strip()
-    paragraphs += ("\n".join(story_lines(story, asked=asked, all_rules=rules)) for story in stories[:MOST_STORIES])
-    if len(stories) > MOST_STORIES:
-        paragraphs.append(f"and {len(stories) - MOST_STORIES} more samples (--json has them all)")
+    paragraphs = [] if tombstone is None else [_forgotten(identity, tombstone, is_there=bool(records))]
+    identity = identity.strip()
+    paragraphs += ("\n".join(record_lines(each, identity=identity, all_rules=rules)) for each in records[:MOST_RECORDS])
+    if len(records) > MOST_RECORDS:
+        paragraphs.append(f"and {len(records) - MOST_RECORDS} more samples (--json has them all)")
     say("\n\n".join(paragraphs))
 
 
 def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[Snapshot]":
-    """Return where to look: the newest snapshot of every dataset, or those that are asked for."""
+    """Return the snapshots to search: the newest of every dataset, or those that match the options.
+
+    Raises:
+        InputError: no snapshot matches.
+    """
     from data_catalog.storage.manifest import committed_snapshots, require_datasets, require_snapshot
 
     names = require_datasets(root, dataset)
@@ -178,11 +182,12 @@ def _snapshots(root: Path, dataset: str | None, snapshot: str | None) -> "list[S
     chosen = [found for found in known if found.snapshot.startswith(snapshot)]
     if not chosen:
         there = ", ".join(f"{found.snapshot} of {found.dataset}" for found in known)
-        raise InputError(f"{root} holds no snapshot {cell_text(snapshot)!r}: there are {there}")
+        raise InputError(f"{root} has no snapshot {cell_text(snapshot)!r}: it has {there}")
     return chosen
 
 
 def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
+    """Return the paragraph of `why` about a forgotten image."""
     where = f" in {', '.join(tombstone.datasets)}" if tombstone.datasets else ""
     date = f", since {tombstone.date}" if tombstone.date else ""
     reason = f" ({cell_text(tombstone.reason)})" if tombstone.reason else ""
@@ -190,65 +195,65 @@ def _forgotten(identity: str, tombstone: "Tombstone", *, is_there: bool) -> str:
         f"{cell_text(identity)} is forgotten{where}{date}: a take-down of the {tombstone.kind} "
         f"{cell_text(tombstone.value)}{reason}. Builds leave it out."
     )
-    return text if is_there else f"{text}\nNo row of it is there."
+    return text if is_there else f"{text}\nNo rows of it are in this root."
 
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from data_catalog.database.answer_files import Batches
+    from data_catalog.database.result_files import Batches
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """In which form an answer comes, and where it goes."""
+    """Options for the form and the file of an answer."""
 
     format: Literal["table", "csv", "json", "parquet"] = "table"
-    """A table, CSV, JSON lines, or Parquet (with --out)."""
+    """A table, CSV, JSON Lines, or Parquet (with --out)."""
     out: Annotated[Path | None, Parameter(metavar="FILE")] = None
-    """Write CSV, JSON lines or Parquet there."""
+    """Write CSV, JSON Lines or Parquet to this file."""
     raw: bool = False
-    """CSV with all texts as they are."""
+    """Leave texts in CSV unchanged."""
     max_rows: Number = 1000
-    """Rows of a table; other forms have all."""
+    """Most rows of a table; other formats contain all rows."""
 
 
 _DEFAULTS = AnswerOptions()
 
 
 def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _DEFAULTS) -> None:
-    """Answer an SQL query on the catalog's views, of which `FROM duckdb_views()` says what they hold.
+    """Run an SQL query on the views of the catalog; `FROM duckdb_views()` describes them.
 
     Examples:
       vernaclip sql "FROM funnel" --root italy
       vernaclip sql "SELECT source, count(*) FROM rejects GROUP BY ALL" --root italy --format csv --out rejects.csv
       vernaclip sql "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal" --root italy
 
-    The connection reads the datasets of this root and nothing else, and writes nothing. In tables, characters that
-    steer a terminal are shown as their codes. In CSV, texts that a spreadsheet would take for formulas (they begin with
-    = + - @, a tab or a carriage return) get an apostrophe in front, and control characters but tabs and line ends
-    become their codes; --raw leaves texts as they are. JSON and Parquet hold everything as it is.
+    The query can read the datasets of this root only, and can write nothing. Tables show control characters as codes.
+    In CSV, texts that a spreadsheet would run as formulas (they begin with = + - @, a tab or a carriage return) get a
+    leading apostrophe, and control characters except tabs and line ends become codes; --raw turns this off. JSON and
+    Parquet contain all texts unchanged.
 
     Args:
-        query: One statement of DuckDB's SQL.
+        query: One DuckDB SQL statement.
     """
     import pyarrow as pa
 
-    from data_catalog.database.answer_files import distinct_names, short_value, write_parquet
-    from data_catalog.database.catalog import answer
+    from data_catalog.database.catalog import stream_query
+    from data_catalog.database.result_files import distinct_names, short_value, write_parquet
     from data_catalog.storage.shards import write_atomically
-    from flows.ending import interrupted_by_sigterm
+    from flows.signals import interrupted_by_sigterm
 
     if options.format == "table" and options.out:
-        raise SettingsError("a table is for the terminal: give --format csv, json or parquet with --out")
+        raise SettingsError("--out cannot be used with --format table: choose --format csv, json or parquet")
     if options.format == "parquet" and not options.out:
-        raise SettingsError("Parquet is for a file: give --out FILE with it")
+        raise SettingsError("--format parquet needs a file: add --out FILE")
     if options.max_rows < 1:
         raise SettingsError(f"--max-rows must be 1 or more, got {options.max_rows}")
     if options.out:
         require_own_file(options.out)
-    with interrupted_by_sigterm(), answer(root, query) as (found, rows):
+    with interrupted_by_sigterm(), stream_query(root, query) as (found, rows):
         names = distinct_names(found.names)
         schema = pa.schema([field.with_name(name) for field, name in zip(found, names, strict=True)])
         batches = (batch.rename_columns(names) for batch in rows)
@@ -257,7 +262,7 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
             shown = list(islice(cells, options.max_rows))
             say_table([{name: short_value(value) for name, value in row.items()} for row in shown])
             if next(cells, None) is not None:
-                say(f"... and more: these are the first {options.max_rows:,} rows (--max-rows N; --format csv has all)")
+                say(f"... only the first {options.max_rows:,} rows are shown (--max-rows N; --format csv has all rows)")
         elif options.out is not None and options.format == "parquet":
             write_atomically(options.out, lambda path: write_parquet(path, schema, batches))
         else:
@@ -265,17 +270,18 @@ def sql(query: Text, /, *, root: Root = DEFAULT_ROOT, options: AnswerOptions = _
 
 
 def _write_text(options: AnswerOptions, schema: "pa.Schema", batches: "Batches") -> None:
-    from data_catalog.database.answer_files import write_csv, write_json_lines
+    """Write an answer as CSV or JSON Lines to the file of `--out`, or to standard output."""
+    from data_catalog.database.result_files import write_csv, write_json_lines
     from data_catalog.storage.shards import write_atomically
 
     write = write_csv if options.format == "csv" else write_json_lines
     if options.out is None:
-        with speaking():
+        with encoding_errors():
             write(sys.stdout, schema, batches, raw=options.raw)
         return
 
     def to_file(path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file, speaking():
+        with path.open("w", encoding="utf-8", newline="") as file, encoding_errors():
             write(file, schema, batches, raw=options.raw)
 
     write_atomically(options.out, to_file)

@@ -1,4 +1,4 @@
-"""Commands that compare models: ablate (one for each filter of a recipe), scoreboard (many models on many sets)."""
+"""The commands ablate, which measures the filters of a recipe, and scoreboard, which compares models on test sets."""
 
 import math
 import tempfile
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from flows.ablation import AblationConfig, Variant
     from flows.recipe.recipe import Recipe
 
-_ROWS = 1000  # of each source, for what a variant would change
-_PACE = 250  # samples a second of a small model on two cores: an order of magnitude
+_ROWS = 1000  # sampled from each source to estimate what a variant changes
+_PACE = 250  # samples per second of a small model on two cores; an order of magnitude
 
 
 @Parameter(name="*")
@@ -29,32 +29,34 @@ class AblateOptions(BuildOptions):
     """Options of `ablate` beside recipe and root."""
 
     toggles: Annotated[Words, Parameter(name="--toggle", metavar="FILTER")] = ()
-    """A filter that one variant has switched the other way; may be given often."""
+    """Filter to switch in one variant. Repeatable: one variant for each."""
     lists: Annotated[bool, Parameter(name="--list")] = False
-    """List what can be switched and what it is now, and end."""
+    """List all filters with their current values, and exit."""
     steps: Number = 0
-    """Optimizer steps of every model (default: as many as the recipe's epochs have on its own dataset)."""
+    """Optimizer steps for each model (default: the steps of the recipe's epochs on its own dataset)."""
     seeds: Annotated[Number, Parameter(metavar="K")] = 3
-    """Models of each variant; with one nobody knows what training anew would change."""
+    """Models to train for each variant. One model does not show how much results vary between trainings."""
     split: Literal["val", "test"] | None = None
-    """Whose images they are scored on (default: evaluate.split of the recipe)."""
+    """Split to score on (default: evaluate.split of the recipe)."""
     dry_run: bool = False
-    """Print the variants, what they change and the cost."""
+    """Print the variants, their effects and the cost, and train nothing."""
 
 
 _DEFAULTS = AblateOptions()
 
 
 def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateOptions = _DEFAULTS) -> None:
-    """Say which filters of a recipe help: models with and without each, of equal training, compared.
+    """Measure which filters of a recipe help, by training and comparing models with and without each filter.
 
-    A filter is a switch of [clean], [check], [repeats], [duplicates] or [leaks], as check.proper_noun_check;
-    `cleaning.NAME` finds the one of them that has NAME, `_check` may be left out (cleaning.proper_nouns), A+B switches
-    both at once, and what is neither on nor off is given another value: check.min_words=0.
+    A filter is an on/off setting of [clean], [check], [repeats], [duplicates] or [leaks], such as
+    check.proper_noun_check. Write cleaning.NAME to search all these sections; `_check` may be left out
+    (cleaning.proper_nouns). A+B switches two filters in one variant. Give other settings a new value:
+    check.min_words=0.
 
-    Each variant is a dataset of its own in the same root, and none of their images is downloaded twice. All models get
-    the same number of optimizer steps and are scored on the same held-out images, which none of them saw. The same
-    command goes on where it was killed. The table, the record and a plot go to ROOT/ablations.
+    Each variant is a dataset of its own in the same root, and no image is fetched twice. All models are trained for
+    the same number of optimizer steps, and scored on the same held-out images, which none of them was trained on.
+    After an interruption, run the same command again to resume. The table, the record and a plot are written to
+    ROOT/ablations.
 
     Example:
       vernaclip ablate scenes --toggle clean.language+check.language --toggle cleaning.proper_nouns --steps 200
@@ -73,7 +75,7 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     config = AblationConfig(toggles=toggles, steps=options.steps, seeds=options.seeds, split=options.split or "")
     variants = variants_of(recipe, root=root, overrides=options.overrides, toggles=toggles)
     if options.dry_run:
-        _tell_plan(loaded, variants, config, root)
+        _print_plan(loaded, variants, config, root)
         return
     job = Job(recipe=recipe, root=root, executor=options.executor, dask_address=options.dask_address)
 
@@ -89,7 +91,8 @@ def ablate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: AblateO
     say(f"\n{root / FOLDER / found.key}: {PAGE_FILE} for the dataset's card, {RECORD_FILE}, {PLOT_FILE}")
 
 
-def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
+def _print_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "AblationConfig", root: "Path") -> None:
+    """Print the variants, how many sampled rows each drops, and the cost of training."""
     from data_catalog.storage.manifest import current_snapshot
     from data_catalog.storage.shards import digest
     from flows.dry_run import dry_run
@@ -97,20 +100,20 @@ def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablatio
     from training.scores.ablation import default_steps, sizes_of
     from training.trained_models import pair_files
 
-    say(f"\nVariants of {recipe.name}: rows of a sample of each source ({_ROWS:,} at most) that the rules drop\n")
+    say(f"\nVariants of {recipe.name}: rows that the rules drop in a sample of each source (at most {_ROWS:,} rows)\n")
     rows: list[dict[str, object]] = []
     dropped: list[int] = []
-    num_images = 0  # of the recipe as it is, once that is built
+    num_images = 0  # of the unchanged recipe; 0 if it is not built yet
     for variant in variants:
         judged = dry_run(variant.recipe, root=root, num_rows=_ROWS, num_examples=0)
         dropped.append(sum(rule.num_rows for rule in judged.dropped if not rule.is_mark))
         toggle, built = variant.toggle, current_snapshot(root, variant.recipe.name)
         count = None
-        # A dataset of other settings is not this one.
+        # An existing dataset counts only if it was built with the same settings.
         if built is not None and digest(built.manifest["settings"]) == digest(what_settings(variant.recipe)):
             count = sizes_of(pair_files(built))["images"]
             num_images = num_images if rows else count
-        now = [str(instead).lower() for _, instead in toggle.settings.values()] if toggle else ["as the recipe has it"]
+        now = [str(instead).lower() for _, instead in toggle.settings.values()] if toggle else ["unchanged recipe"]
         rows.append(
             {
                 "dataset": variant.recipe.name,
@@ -122,19 +125,20 @@ def _tell_plan(recipe: "Recipe", variants: "Sequence[Variant]", config: "Ablatio
             }
         )
     say_table(rows)
-    say("\nOnly rules that judge captions before their translation are counted, not those on translations and images.")
+    say("\nOnly rules that check captions before translation are counted, not those for translations and images.")
     steps = config.steps or (default_steps(recipe.train, num_images) if num_images else 0)
     models = len(variants) * config.seeds
     if not steps:
         epochs = recipe.train.frozen_epochs + recipe.train.epochs
         say(
-            f"{models} models, each of as many steps as {epochs} epochs of {variants[0].recipe.name}, once it is built."
+            f"{models} models, each trained for as many steps as {epochs} epochs of {variants[0].recipe.name}, "
+            "which is not built yet."
         )
         return
     samples = models * steps * recipe.train.batch_size
     say(
-        f"{models} models of {steps:,} steps of {recipe.train.batch_size} images: {samples:,} images through a model, "
-        f"about {math.ceil(samples / _PACE / 60):,} min at {_PACE} a second."
+        f"{models} models, {steps:,} steps each with {recipe.train.batch_size} images a batch: {samples:,} images in "
+        f"total, about {math.ceil(samples / _PACE / 60):,} min at {_PACE} images per second."
     )
 
 
@@ -149,23 +153,38 @@ def scoreboard(
     options: ScoreboardOptions = _AS_SHIPPED,
     json: Json = False,
 ) -> None:
-    r"""Score models side by side: yours, others', an English one with translated queries; on any test set.
+    r"""Score several models side by side on test sets: your own, others', and an English one with translated queries.
 
-    models, each by one KEY=VALUE:
-      folder=DIR                        a model that was trained here
-      open_clip=MODEL/PRETRAINED|DIR    of open_clip, such as ViT-B-32/openai, or a folder in its hub layout
-      transformers=NAME|DIR             a dual encoder of Hugging Face, such as VisionTextDualEncoder
-      with settings of a translation engine, such as package=it_en.argosmodel or engine=argos, texts are translated
-      into English before the model is asked
+    --model NAME and one of:
+      folder=DIR                      model that vernaclip trained
+      open_clip=MODEL/PRETRAINED|DIR  model of open_clip, as ViT-B-32/openai,
+                                      or a folder in its hub layout
+      transformers=NAME|DIR           dual encoder of Hugging Face, such as
+                                      VisionTextDualEncoder
 
-    test sets, kind=KIND and its settings as in a recipe's [test_sets.NAME] (docs/test-sets.md), with images=DIR;
-      captions_by=human|machine         who made the captions, where the files do not say
-      captions_in=LANG                  their language, where that is not the one that is scored
-      translate=true                    translate them from that language with the recipe's engine; or
-      kind=folders images=DIR           one folder of images a class, as ImageNet has them
-      class_names=FILE.json             a list in the order of the sorted folders, or names by folder; default: of
-                                        the language pack; class_names_key=NAME where the file has several
-      templates=FILE.json|bare          likewise; the bare template, {c}, is scored in any case
+    Further settings of a translation engine, such as package=it_en.argosmodel or engine=argos, translate the texts to
+    English before the model encodes them.
+
+    --test-set NAME, kind=KIND, its settings as in [test_sets.NAME], and:
+      images=DIR                      the images
+      captions_by=human|machine       origin of the captions, if the files
+                                      do not state it
+      captions_in=LANG                their language, if it is not the one
+                                      that is scored
+      translate=true                  translate them from that language
+                                      with the engine of the recipe
+
+    --test-set NAME, kind=folders (classification), and:
+      images=DIR                      one folder of images for each class,
+                                      as in ImageNet
+      class_names=FILE.json           names by folder, or a list in the
+                                      order of the sorted folders
+                                      (default: from the language pack)
+      class_names_key=NAME            part of the file, if it has several
+      templates=FILE.json|bare        likewise; the bare template, {c}, is
+                                      always scored
+
+    docs/scores.md describes the kinds of test sets.
 
     Examples:
       vernaclip scoreboard scenes --root demo-catalog
@@ -175,11 +194,11 @@ def scoreboard(
       vernaclip scoreboard --language it --model theirs transformers=clip-italian/clip-italian \
           --test-set xtd10 files='["XTD10/*.txt"]' images=coco
 
-    The first model, the recipe's own if there is one, is what the others are compared with. What others' models were
-    trained on is not known here, so their leaks cannot be told.
+    All models are compared with the first one, which is the recipe's own model if a recipe is given. Leaks are checked
+    only for models that vernaclip trained, as the training data of other models is unknown.
 
     Args:
-        recipe: Whose model is scored, on the held-out images of its dataset and on its test sets.
+        recipe: Score the model of this recipe, on the held-out images of its dataset and on its test sets.
     """
     from data_catalog.storage.shards import read_json
     from flows.recipe.recipe import load_recipe
@@ -198,4 +217,4 @@ def scoreboard(
             say_table(section.rows)
         for note in section.notes:
             say(f"  {note}")
-    say(f"\nAs files: {folder}")
+    say(f"\nFiles: {folder}")

@@ -1,4 +1,4 @@
-"""Commands that write what other people's tools read: export of a dataset, export-model of a trained model."""
+"""The commands export and export-model, which write datasets and models in the formats of other tools."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,20 +17,20 @@ from training.exports.formats import ALL, MODEL_FORMATS
 if TYPE_CHECKING:
     FormatName = str
     ModelFormatName = str
-else:  # what help and completion list, and what is refused, comes from the tables
+else:  # at run time, help, completion and validation take the names from the tables
     FormatName, ModelFormatName = Literal[tuple(FORMATS)], Literal[(*MODEL_FORMATS, ALL)]
 
 Pixels = Annotated[
     Literal["licensed", "noncommercial", "all", "none"],
     Parameter(
-        help="Whose pixels go along: of images under a free license (licensed), also of those whose license forbids "
-        "commercial use only, of all of them, whatever the law says where you are, or of none."
+        help="Images to include as pixels: with a free license (licensed), also with a license that forbids only "
+        "commercial use (noncommercial), all regardless of license (all), or none."
     ),
 ]
 
 
 def _listing(helps: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that puts formats, each with its help, where the docstring of a command says FORMATS."""
+    """Return a decorator that replaces FORMATS in the docstring of a command by the formats and their help."""
     width = max(map(len, helps))
     listed = "\n".join(f"  {name:<{width}}  {text}" for name, text in helps.items())
 
@@ -47,30 +47,30 @@ class ExportOptions:
     """Options of an export of a dataset."""
 
     format: FormatName
-    """What reads it."""
+    """Format of the export; see the list above."""
     out: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Where it goes (default: exports/DATASET/FORMAT in the root)."""
+    """Folder of the export (default: exports/DATASET/FORMAT in the root)."""
     pixels: Pixels = "licensed"
     allowed: Annotated[Words, Parameter(name="--allow", metavar="SOURCE")] = ()
-    """You have the right to pass on the images of this source; may be given several times."""
+    """Include the images of this source, which you have the right to redistribute. Repeatable."""
     samples_per_shard: Number = 1000
-    """Of tar shards."""
+    """Samples in each tar shard."""
     captions: Literal["first", "every"] = "first"
-    """Of tar shards: an image is one sample with its first caption, or one for every caption."""
+    """In tar shards, write each image once with its first caption, or once for every caption."""
     published: Annotated[str | None, Parameter(metavar="DATE")] = None
-    """Date of publication for croissant.json, as in 2026-01-31."""
+    """Date of publication for croissant.json, such as 2026-01-31."""
 
 
 @_listing({name: kind.help for name, kind in FORMATS.items()})
 def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: ExportOptions) -> None:
-    """Write a dataset as a folder that other tools read, such as Hugging Face datasets, WebDataset or img2dataset.
+    """Export a dataset as a folder for other tools, such as Hugging Face datasets, WebDataset or img2dataset.
 
     formats:
       FORMATS
 
-    Pixels go along where the row's license allows it, or the recipe says so of its source ([sources.NAME] license =
-    "..." or redistribution = true); other images are listed by address in every format. ATTRIBUTION.csv names each
-    one's license.
+    Pixels are included if the license of the row allows it, or if the recipe states it for the source ([sources.NAME]
+    license = "..." or redistribution = true). All other images are listed by URL in every format. ATTRIBUTION.csv
+    lists the license of each image.
 
     Examples:
       vernaclip export italian --format huggingface
@@ -86,7 +86,7 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     require_root(root)
     with writer_lock(root):
         snapshot = require_snapshot(root, dataset)
-        # `vernaclip forget` removes what lies here and holds what is forgotten.
+        # `vernaclip forget` removes exports in this folder that contain forgotten images.
         folder = options.out or root / EXPORTS / dataset / options.format
         report = export_snapshot(snapshot, config, folder)
     rows = [
@@ -95,13 +95,13 @@ def export(dataset: DatasetName, /, *, root: Root = DEFAULT_ROOT, options: Expor
     ]
     say_table(rows)
     if report.withheld:
-        say("\nImages whose pixels are not in it:\n")
+        say("\nImages exported without pixels:\n")
         say_table([{"source": source, "images": count, "why": why} for source, why, count in report.withheld])
     for source, count in report.unlisted.items():
-        say(f"{count:,} of {source} are not in it at all: they have no URL")
+        say(f"{count:,} images of {source} are not exported: they have no URL")
     if report.marked:
-        say(f"{report.marked:,} pairs hold something of a test set, and are in no export")
-    say(f"\n{'Up to date' if report.up_to_date else 'Exported'}: {report.folder} (README.md says how it is read)")
+        say(f"{report.marked:,} pairs are not exported: they are marked as leaks of a test set")
+    say(f"\n{'Up to date' if report.up_to_date else 'Exported'}: {report.folder} (README.md explains how to read it)")
 
 
 @Parameter(name="*")
@@ -110,30 +110,30 @@ class ModelExportOptions:
     """Options of an export of a model, and of its card."""
 
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """A trained model's own folder instead; the card then cannot say what it was trained on."""
+    """Export the model in this folder. The card then cannot state the training data."""
     formats: Annotated[tuple[ModelFormatName, ...], Parameter(name="--format")]
-    """May be given several times; several formats go into folders of these names in FOLDER."""
+    """Format of the export; see the list above. Repeatable: each format then goes into its own subfolder of FOLDER."""
     out: Annotated[Path, Parameter(metavar="FOLDER")]
-    """Where it goes."""
+    """Folder of the export."""
     replace: Annotated[bool, Parameter(name="--force")] = False
-    """Replace an earlier export of a model that FOLDER holds, with whatever was added to it since."""
+    """Replace an earlier export of a model in FOLDER, including files that were added to it."""
     license: Annotated[str, Parameter(name="--license", metavar="NAME")] = ""
-    """License that the model card states, as the hub spells it, as cc-by-4.0; other: one that it has no word for."""
+    """License for the model card by its identifier on the hub, such as cc-by-4.0, or other."""
     license_name: Annotated[str, Parameter(name="--license-name", metavar="NAME")] = ""
-    """Of --license other: what it is called."""
+    """With --license other: name of the license."""
     license_link: Annotated[str, Parameter(name="--license-link", metavar="URL")] = ""
-    """Of --license other: where its text is, or LICENSE for a file of that name that you add to the export."""
+    """With --license other: URL of its text, or LICENSE for a file of that name that you add to the export."""
     scoreboards: Annotated[tuple[Path, ...], Parameter(name="--scores", metavar="scoreboard.json")] = ()
-    """What `vernaclip scoreboard` wrote: its scores of this model go into the card, too; may be given often."""
+    """Add this model's scores from a scoreboard.json of `vernaclip scoreboard` to the card. Repeatable."""
     hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
-    """Name under which it goes to the hub; open_clip's config of a Hugging Face text encoder then names it."""
+    """Name of the model on the hub. open_clip's config then refers to it for a Hugging Face text encoder."""
     dataset_hub_name: Annotated[str | None, Parameter(metavar="OWNER/NAME")] = None
-    """Name of the dataset on the hub, if you published it: the card then links it."""
+    """Name of the published dataset on the hub, to which the card then links."""
 
 
 @_listing(
     {name: kind.help for name, kind in MODEL_FORMATS.items()}
-    | {ALL: "each of them that has an equivalent of the model's architecture"}
+    | {ALL: "each of these formats that supports the model's architecture"}
 )
 def export_model(
     dataset: Annotated[str | None, Parameter(name="RECIPE_OR_DATASET")] = None,
@@ -142,13 +142,13 @@ def export_model(
     root: Root = DEFAULT_ROOT,
     options: ModelExportOptions,
 ) -> None:
-    """Write a trained model as a folder that open_clip, transformers or others read, with a model card.
+    """Export a trained model as a folder for open_clip, transformers or other libraries, with a model card.
 
     formats:
       FORMATS
 
-    Each is read back by the library that it is for, and must score as the model does, or nothing is written. README.md
-    in it is a model card: data, settings, scores, limits, time and energy. docs/export-models.md has more.
+    Each export is loaded with its library, and must give the same scores as the model; otherwise nothing is written.
+    Its README.md is a model card with data, settings, scores, limits, time and energy. See docs/use.md.
 
     Examples:
       vernaclip export-model scenes --root demo-catalog --format open_clip --out scenes-clip
@@ -157,16 +157,16 @@ def export_model(
       vernaclip export-model --model catalog/models/italian/0123456789ab --format onnx --out clip-it-onnx
 
     Args:
-        dataset: Whose newest model: the name of a dataset, or of its recipe, or the recipe's TOML file.
+        dataset: Export the newest model of this dataset: its name, the name of its recipe, or the recipe's TOML file.
     """
     from data_catalog.storage.roots import require_root
     from flows.recipe.recipe import load_recipe
     from training.processes import let_threads_sleep
     from training.trained_models import current_model
 
-    folder, snapshot = options.model, None  # of a folder alone nobody knows what it saw
+    folder, snapshot = options.model, None  # for a folder alone, the training data is unknown
     if (dataset is None) == (folder is None):
-        raise SettingsError("name one model: a dataset or recipe whose newest it is, or its folder with --model")
+        raise SettingsError("name one model: a dataset or recipe for its newest model, or a folder with --model")
     if dataset is not None:
         require_root(root)
         model = current_model(root, load_recipe(dataset, root=root).name if dataset.endswith(".toml") else dataset)
@@ -194,5 +194,5 @@ def export_model(
     ]
     say_table(rows)
     for format_name, reason in report.refused.items():
-        say(f"{format_name} has no equivalent of this model, since {reason}")
-    say("\nREADME.md in each is a model card, which says how it is read; edit it before you publish.")
+        say(f"{format_name} cannot represent this model: {reason}")
+    say("\nThe README.md of each export is a model card, which explains how to load it. Edit it before you publish.")

@@ -1,4 +1,4 @@
-"""`vernaclip init` and `vernaclip download`: a first recipe, and annotation files of upstream datasets."""
+"""The commands init, which writes a first recipe, and download, which fetches annotation files of public datasets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from flows.cli.options import PrivateHosts
 from flows.cli.output import is_quiet, say, say_table
 
 if TYPE_CHECKING:
-    from data_catalog.downloads.obtaining import Obtained, Order
+    from data_catalog.downloads.annotation_files import DownloadJob, FileResult
     from data_catalog.downloads.registry import UpstreamFile, UpstreamSource
 
 
@@ -25,34 +25,34 @@ def init(
     pairs: Annotated[str | None, Parameter(metavar="FILE")] = None,
     images: Annotated[str | None, Parameter(metavar="DIR")] = None,
 ) -> None:
-    """Write a first recipe into the working folder, of your own images and captions or of public sources.
+    """Write a first recipe into the working folder, for your own images and captions or for public sources.
 
     Examples:
       vernaclip init garden --language uk --pairs captions.csv --images photos
       vernaclip init ukrainian --language uk
 
-    It looks at the files, chooses settings for what is in them, and writes each into NAME.toml with what it means. A
-    language that comes without a pack gets a small one beside it. It overwrites nothing.
+    The command reads your files, chooses fitting settings, and writes them to NAME.toml with explanations. If no
+    language pack comes with vernaclip for the language, it writes a small one beside the recipe. It overwrites nothing.
 
     Args:
-        name: Name of the dataset: NAME.toml becomes its recipe.
-        language: Language of the captions and of the queries: a code such as uk, or a language pack's file.
-        pairs: CSV, TSV, JSON Lines or Parquet with a column of images and one of captions.
-        images: Folder, zip or tar of the images that the file names (default: the folder of the file).
+        name: Name of the dataset. The recipe is NAME.toml.
+        language: Language of captions and queries: a code such as uk, or the file of a language pack.
+        pairs: CSV, TSV, JSON Lines or Parquet file with one column of images and one of captions.
+        images: Folder, zip or tar with the images that the file names (default: the folder of the file).
     """
     from flows.cli.services import finding_text
-    from flows.recipe.starting import start
+    from flows.recipe.first_recipe import write_first_recipe
 
-    started = start(name, language, pairs=pairs, images=images)
+    started = write_first_recipe(name, language, pairs=pairs, images=images)
     if is_quiet():
         return
     for line in started.found:
         say(visible_text(f"{line.topic:<10}{line.text}"))
     if started.lacking:
-        say("\nWhat the language lacks here:\n")
+        say("\nMissing for this language:\n")
     for finding in started.lacking:
         say(finding_text(finding))
-    say(f"\nWritten: {', '.join(map(str, started.files))}\n\nType next:")
+    say(f"\nWritten: {', '.join(map(str, started.files))}\n\nTry next:")
     width = max(len(line.topic) for line in started.commands)
     for line in started.commands:
         say(visible_text(f"  {line.topic:<{width}}  # {line.text}"))
@@ -61,18 +61,18 @@ def init(
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
-    """Options that choose files, where they come from and where they go."""
+    """Options that select files, their origin and their folder."""
 
     to: Annotated[Path, Parameter(metavar="DIR")] = Path("data")
-    """Folder of all upstream data."""
+    """Folder for the annotation files of all sources."""
     accept: Annotated[str | None, Parameter(metavar="LICENSE")] = None
-    """Accept the source's license, by the name that is listed."""
+    """Accept the license of the source, by its name in the list."""
     only: Annotated[str | None, Parameter(metavar="PATTERN")] = None
-    """Only files whose path or name fits, such as '*-00000-of-*'."""
+    """Only files whose path or name matches, such as '*-00000-of-*'."""
     check: bool = False
-    """Compare what is there with the record, and see whether it can be read."""
+    """Download nothing. Compare the files with their recorded checksums, and try to read them."""
     registry: Annotated[Path | None, Parameter(metavar="FILE.toml")] = None
-    """Other URLs, such as a mirror's (default: those that ship)."""
+    """File with other URLs, such as those of a mirror (default: the URLs that come with vernaclip)."""
     private_hosts: PrivateHosts = ()
 
 
@@ -80,26 +80,27 @@ _DEFAULTS = DownloadOptions()
 
 
 def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAULTS) -> None:
-    """List the annotation files of upstream datasets and their licenses, or download those of one.
+    """List the annotation files of public datasets and their licenses, or download the files of one dataset.
 
     Examples:
       vernaclip download
       vernaclip download wit --to data --accept "CC BY-SA 3.0" --only "*-00000-of-*"
 
-    Files go where the recipes expect them below the folder, which recipes take as --set data=DIR. An interrupted
-    download goes on where it stopped; sizes and checksums are compared with those that are published. What came, from
-    where and under which license is in downloads.json beside the files.
+    It downloads annotation files, not images, and only after you accept the license by its name. Files go where the
+    recipes expect them below DIR; recipes take that folder as --set data=DIR. An interrupted download resumes. Sizes
+    and checksums are compared with the published ones. downloads.json beside the files records their URLs, checksums
+    and licenses.
 
     Args:
-        source: Whose files; without it, all are listed.
+        source: Source to download; without it, all sources are listed.
     """
     from data_catalog.downloads.registry import read_registry
 
     registry = read_registry(options.registry)
     if source is None:
         if options.check or options.accept or options.only:
-            raise SettingsError("--accept, --only and --check need a source: see `vernaclip download` for their names")
-        from data_catalog.downloads.obtaining import file_rows, read_record
+            raise SettingsError("--accept, --only and --check need a source: `vernaclip download` lists their names")
+        from data_catalog.downloads.annotation_files import file_rows, read_record
 
         record = read_record(options.to)
         say_table([row for each in registry.values() for row in file_rows(each, options.to, record)])
@@ -109,8 +110,8 @@ def download(source: str | None = None, /, *, options: DownloadOptions = _DEFAUL
         return
     found = registry.get(source)
     if found is None:
-        raise SettingsError(f"no source is called {source!r}: there are {', '.join(registry)}")
-    files = found.files_like(options.only)
+        raise SettingsError(f"unknown source {source!r}: use one of {', '.join(registry)}")
+    files = found.files_matching(options.only)
     if options.check:
         _check(found, files, options.to)
     else:
@@ -126,84 +127,96 @@ def _say_terms(source: "UpstreamSource") -> None:
 
 
 def _get(source: "UpstreamSource", files: "Sequence[UpstreamFile]", options: DownloadOptions) -> None:
-    """Download what is missing, under an accepted license; then see to what a person has to fetch."""
+    """Download missing files if their license is accepted, then check the files that a person must fetch by hand."""
+    from data_catalog.downloads.annotation_files import (
+        DownloadJob,
+        download_file,
+        download_lock,
+        is_pending,
+        require_space,
+    )
     from data_catalog.downloads.download import DownloadConfig
-    from data_catalog.downloads.obtaining import Order, is_pending, obtain, obtaining, require_space
 
     accepted = _folded(options.accept or "") == _folded(source.license)
     config = DownloadConfig(private_hosts=tuple(options.private_hosts))
-    order = Order(source=source, folder=options.to, license_accepted=accepted, config=config)
+    job = DownloadJob(source=source, folder=options.to, license_accepted=accepted, config=config)
     if options.accept and not accepted:
         raise SettingsError(
-            f'the license of {source.name} is not called {options.accept!r}: read it, and --accept "{source.license}"'
-        )
-    if not accepted and any(is_pending(file, order) for file in files):
-        _say_terms(source)
-        raise SettingsError(
-            f"nothing is downloaded before the license of {source.name} is accepted by its name: add "
+            f"the license of {source.name} is not called {options.accept!r}: read it, then use "
             f'--accept "{source.license}"'
         )
-    require_space(files, order)
+    if not accepted and any(is_pending(file, job) for file in files):
+        _say_terms(source)
+        raise SettingsError(
+            f'the license of {source.name} is not accepted, so nothing is downloaded: add --accept "{source.license}"'
+        )
+    require_space(files, job)
     if with_url := [file for file in files if file.url]:
-        with obtaining(order.folder):
+        with download_lock(job.folder):
             for file in with_url:
                 try:
-                    found = obtain(file, order)
+                    found = download_file(file, job)
                 except TransientError as error:
-                    raise TransientError(f"{error}: run the same command again, and the download goes on") from error
+                    raise TransientError(f"{error}: run the same command again to resume the download") from error
                 for each in found:
-                    _say_obtained(each, order)
+                    _say_result(each, job)
     if by_hand := [file for file in files if not file.url]:
-        _by_hand(source, by_hand, order)
+        _by_hand(source, by_hand, job)
 
 
 def _folded(name: str) -> str:
     return " ".join(name.split()).casefold()
 
 
-def _say_obtained(obtained: "Obtained", order: "Order") -> None:
-    path, entry = order.folder / obtained.path, obtained.download
+def _say_result(result: "FileResult", job: "DownloadJob") -> None:
+    path, entry = job.folder / result.path, result.download
     if entry is None:
-        say(f"kept {path}: it came by other means, and nothing published tells whether it is the same")
+        say(f"kept {path}: not downloaded by this command, and no checksum is published to verify it")
         return
-    verified = f"equal to the published {entry.verified_by}" if entry.verified_by else "no checksum is published"
-    of_archive = ", of the archive that holds it" if entry.archive_sha256 and entry.verified_by else ""
-    say(f"{'came' if obtained.came else 'there already'} {path}: {entry.num_bytes:,} bytes, {verified}{of_archive}")
+    verified = f"matches the published {entry.verified_by}" if entry.verified_by else "no checksum is published"
+    of_archive = " of its archive" if entry.archive_sha256 and entry.verified_by else ""
+    say(f"{'downloaded' if result.is_new else 'present'} {path}: {entry.num_bytes:,} bytes, {verified}{of_archive}")
     say(f"  sha256 {entry.sha256}")
 
 
-def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", order: "Order") -> None:
-    """Say what a person has to fetch, and where it goes; or check what is there, and record it."""
-    from data_catalog.downloads.obtaining import check_readable, files_there, obtaining, record_by_hand
+def _by_hand(source: "UpstreamSource", files: "Sequence[UpstreamFile]", job: "DownloadJob") -> None:
+    """Check and record the files that a person fetched by hand; if some are missing, print where to get them.
 
-    places = [(path, file) for file in files for path in file.paths if not (order.folder / path).is_file()]
+    Raises:
+        InputError: a file is missing.
+    """
+    from data_catalog.downloads.annotation_files import check_readable, download_lock, existing_files, record_by_hand
+
+    places = [(path, file) for file in files for path in file.paths if not (job.folder / path).is_file()]
     if places:
         _say_terms(source)
         for path, file in places:
-            say(f"  to do    {order.folder / path}: {file.by_hand}")
+            say(f"  to do    {job.folder / path}: {file.by_hand}")
         if source.images:
-            say(f"  to do    {order.folder / source.images}: the images, in a folder or a zip of this name")
-        raise InputError(f"{places[0][0]} of {source.name} has to be fetched by hand: do so, and run this again")
-    there = files_there(files, order.folder)
-    check_readable(source, there, images=order.folder / source.images)
-    with obtaining(order.folder):
+            say(f"  to do    {job.folder / source.images}: the images, in a folder or a zip of this name")
+        raise InputError(
+            f"{places[0][0]} of {source.name} must be fetched by hand: fetch it, then run the same command again"
+        )
+    there = existing_files(files, job.folder)
+    check_readable(source, there, images=job.folder / source.images)
+    with download_lock(job.folder):
         for file in files:
-            record_by_hand(file, order)
-    say(f"there, and it reads as {source.kind}: {', '.join(map(str, there))}")
+            record_by_hand(file, job)
+    say(f"present, and readable as {source.kind}: {', '.join(map(str, there))}")
 
 
 def _check(source: "UpstreamSource", files: "Sequence[UpstreamFile]", folder: Path) -> None:
-    """Compare the files that are there with the record, and let what will read them look at them."""
-    from data_catalog.downloads.obtaining import check_readable, files_there, read_record
+    """Compare present files with their recorded checksums, and read each with the reader of its source."""
+    from data_catalog.downloads.annotation_files import check_readable, existing_files, read_record
     from data_catalog.storage.shards import sha256_of
 
-    record, there = read_record(folder), files_there(files, folder)
+    record, there = read_record(folder), existing_files(files, folder)
     if not there:
-        raise InputError(f"none of these files of {source.name} is in {folder}: download them first")
+        raise InputError(f"{folder} has none of these files of {source.name}: download them first")
     for path in there:
         entry = record.get(path.relative_to(folder).as_posix())
         if entry is not None and sha256_of(path) != entry.sha256:
-            raise DamagedError(f"{path} is not as it came: move it away, and download it again")
-        say(f"{'as it came' if entry is not None else 'not in the record'}: {path}")
+            raise DamagedError(f"{path} has changed since its download: move it away, then download it again")
+        say(f"{'unchanged' if entry is not None else 'not recorded'}: {path}")
     check_readable(source, there, images=folder / source.images)
-    say(f"all {len(there)} read as {source.kind}")
+    say(f"all {len(there)} files are readable as {source.kind}")

@@ -1,4 +1,4 @@
-"""The main jobs: run, build, train, evaluate; each prints what it came to and what to try next."""
+"""The commands run, build, train and evaluate. Each prints its results and the commands to try next."""
 
 import shlex
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.plain_text import cell_text, command, counted, decided_text
+from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
 from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
@@ -24,50 +24,50 @@ FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "eval
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """Options of a job that builds, beside recipe and root."""
+    """Options of a job that builds a dataset, beside recipe and root."""
 
     overrides: Overrides = ()
-    """Override a setting of the recipe; may be given often."""
+    """Override a setting of the recipe. Repeatable."""
     executor: Literal["prefect", "local", "dask"] = "prefect"
-    """Through Prefect, or the same steps in threads without it, or through Prefect on Dask (docs/clusters.md)."""
+    """Run the steps through Prefect, in threads without Prefect (local), or on a Dask cluster (docs/operations.md)."""
     dask_address: Annotated[str | None, Parameter(metavar="ADDRESS")] = None
-    """With --executor dask: the scheduler, as tcp://10.0.0.5:8786 (default: the recipe's, else processes here)."""
+    """Scheduler for --executor dask, such as tcp://10.0.0.5:8786 (default: the recipe's, else local processes)."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Options of a job that builds nothing, beside recipe and root."""
+    """Options of a job that trains or evaluates, beside recipe and root."""
 
     overrides: Overrides = ()
-    """Override a setting of the recipe; may be given often."""
+    """Override a setting of the recipe. Repeatable."""
     executor: Literal["prefect", "local"] = "prefect"
-    """Through Prefect, or the same steps without it."""
+    """Run the job through Prefect, or without it (local)."""
     json: Json = False
 
 
 @Parameter(name="*", group=Group("Instead of building", sort_key=1))
 @dataclass(frozen=True, kw_only=True)
 class DryRunOptions:
-    """Options of a dry run; None is what was not given."""
+    """Options of a dry run; None means that an option was not given."""
 
     dry_run: bool = False
-    """Print what the rules would drop of a sample of each source, with examples."""
+    """Print which captions of a sample of each source the checks would drop, with examples."""
     rows: OptionalNumber = None
-    """Rows of each source, 0 for all (default: 1000)."""
+    """Rows to sample from each source, 0 for all (default: 1000)."""
     examples: OptionalNumber = None
-    """Captions shown of each rule and source (default: 3)."""
+    """Captions to show for each rule and source (default: 3)."""
     seed: OptionalNumber = None
-    """Another one draws others (default: 1)."""
+    """Seed of the sample (default: 1)."""
     translate: bool = False
-    """Translate the sample as well, and judge the translations."""
+    """Also translate the sample, and check the translations."""
     page: Annotated[Path | None, Parameter(metavar="OUT.html")] = None
-    """Write it as a page, too."""
+    """Also write the result as an HTML page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job as the command line asks for it."""
+    """A job with its recipe, root and options, as given on the command line."""
 
     recipe: str
     root: Path
@@ -80,7 +80,7 @@ class Job:
 _BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
 RetryFailed = Annotated[
     bool,
-    Parameter(help="Of a dataset that is there, ask once more for the images that failed for reasons that may pass."),
+    Parameter(help="Fetch images again that failed for a temporary reason in an earlier build of the dataset."),
 ]
 
 
@@ -92,18 +92,18 @@ def run(
     options: BuildOptions = _BUILD,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Build the dataset of a recipe, train a model on it, evaluate it."""
+    """Build the dataset of a recipe, train a model on it, and evaluate the model."""
     from flows.jobs import require_ready, require_scorable
     from flows.recipe.recipe import load_recipe
 
     job = _job(recipe, root, options, retry_failed=retry_failed)
     loaded = load_recipe(recipe, root=root, overrides=job.overrides)
     require_ready(loaded, root)
-    _tell_build(with_executor("build", job), job)
+    _print_build(with_executor("build", job), job)
     require_scorable(loaded, root)
-    _tell_training(with_executor("train", job))
-    _tell_scores(with_executor("evaluate", job))
-    _tell_next(job, ("report", "search", "sql", "duckdb", "verify", "up"))
+    _print_training(with_executor("train", job))
+    _print_scores(with_executor("evaluate", job))
+    _print_next(job, ("report", "search", "sql", "duckdb", "verify", "up"))
 
 
 def build(
@@ -116,19 +116,19 @@ def build(
     json: Json = False,
     dry: DryRunOptions = _DRY_RUN,
 ) -> None:
-    """Build the dataset of a recipe; run it again to go on after an interruption."""
+    """Build the dataset of a recipe. After an interruption, run the same command again to resume."""
     job = _job(recipe, root, options, retry_failed=retry_failed)
     names = ("rows", "examples", "seed", "translate", "page")
     given = [f"--{name}" for name in names if getattr(dry, name) not in (None, False)]
     if given and not dry.dry_run:
-        raise SettingsError(f"{', '.join(given)}: only with --dry-run")
+        raise SettingsError(f"{', '.join(given)} can be used only with --dry-run")
     if dry.dry_run:
         _dry_run(job, dry, json=json)
         return
     report: BuildReport = with_executor("build", job)
     if not json:
-        _tell_build(report, job)
-        _tell_next(job, ("report", "train", "sql", "duckdb"))
+        _print_build(report, job)
+        _print_next(job, ("report", "train", "sql", "duckdb"))
         return
     snapshot = report.snapshot
     say_json(
@@ -148,7 +148,7 @@ def build(
 
 
 def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
-    """Train the recipe's model on the dataset that was built."""
+    """Train the recipe's model on its dataset, which must have been built."""
     from training.processes import process_rank
 
     job = _job(recipe, root, options)
@@ -161,8 +161,8 @@ def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOpt
             | {name.replace(" ", "_"): value for name, value in report.row().items()}
         )
         return
-    _tell_training(report)
-    _tell_next(job, ("evaluate",))
+    _print_training(report)
+    _print_next(job, ("evaluate",))
 
 
 def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
@@ -172,8 +172,8 @@ def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: Model
     if options.json:
         say_json({"folder": report.folder, "path": report.path, **report.scores.to_json()})
         return
-    _tell_scores(report)
-    _tell_next(job, ("search",))
+    _print_scores(report)
+    _print_next(job, ("search",))
 
 
 def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry_failed: bool = False) -> Job:
@@ -182,40 +182,42 @@ def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry
 
 
 def with_executor(name: str, job: Job) -> Any:
-    """Do one of the jobs of `flows.jobs` ("build", "train", "evaluate") as the options say; returns its report.
+    """Run a job of `flows.jobs` ("build", "train" or "evaluate") with the chosen executor, and return its report.
 
-    Only builds have steps for a cluster: the other jobs of a run with `--executor dask` go through Prefect as ever.
+    Only builds use a cluster. The other jobs of a run with `--executor dask` go through Prefect.
 
     Raises:
         SettingsError: several processes are to do more than train, or an address is given for another executor.
-        InputError: there is no Dask.
+        InputError: Dask is not installed.
     """
     from training.processes import process_count
 
     if job.executor != "dask" and job.dask_address is not None:
-        raise SettingsError("--dask-address: only with --executor dask")
+        raise SettingsError("--dask-address can be used only with --executor dask")
     if job.executor == "dask" and find_spec("prefect_dask") is None:
-        from data_catalog.errors import extra_to_install
+        from data_catalog.errors import install_hint
 
-        raise InputError(f"--executor dask needs the extra: {extra_to_install('dask')}")
+        raise InputError(f"--executor dask needs an extra: {install_hint('dask')}")
     if process_count() > 1 and (name != "train" or job.executor != "local"):
-        raise SettingsError("several processes can only train, without Prefect: vernaclip train --executor local")
+        raise SettingsError(
+            "several processes can only train, and without Prefect: use `vernaclip train --executor local`"
+        )
     more = {"retry_failed": job.retry_failed} if name == "build" else {}
     if job.executor == "local":
         from flows import jobs
         from flows.build.execution import LocalExecutor
-        from flows.ending import ended_by_signals
+        from flows.signals import exit_on_signals
 
-        with ended_by_signals(), LocalExecutor() as executor:
+        with exit_on_signals(), LocalExecutor() as executor:
             return getattr(jobs, name)(job.recipe, root=job.root, overrides=job.overrides, executor=executor, **more)
     from data_catalog.storage.manifest import require_snapshot
     from flows.orchestration.temporary_server import run_flow
     from flows.recipe.recipe import load_recipe
 
-    # What the job would refuse after Prefect's long start is refused before it.
+    # Fail before the slow start of Prefect, not after it.
     loaded = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
     if name != "build":
-        require_snapshot(job.root, loaded.name, recipe=loaded.called)
+        require_snapshot(job.root, loaded.name, recipe=loaded.reference)
     overrides = list(job.overrides)
     if job.dask_address is not None:
         overrides.append(f'build.dask_address="{job.dask_address}"')
@@ -225,17 +227,17 @@ def with_executor(name: str, job: Job) -> Any:
 
 
 def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
-    """Judge a sample of each source, and print what each rule drops, with examples.
+    """Check a sample of each source, and print what each rule drops, with examples.
 
     Raises:
-        SettingsError: an option does not go with it, or a number is negative.
-        PipelineError: there can be no such page.
+        SettingsError: an option cannot be combined with a dry run, or a number is negative.
+        PipelineError: the page cannot be written.
     """
     from flows.dry_run import dry_run, write_page
     from flows.recipe.recipe import load_recipe
 
     if job.retry_failed:
-        raise SettingsError("--retry-failed: not with --dry-run, which asks for no images")
+        raise SettingsError("--retry-failed cannot be used with --dry-run, which fetches no images")
     for name in ("rows", "examples"):
         if (getattr(dry, name) or 0) < 0:
             raise SettingsError(f"--{name} must not be negative, got {getattr(dry, name)}")
@@ -261,34 +263,35 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
         rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
         say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}})
     else:
-        _tell_dry_run(found, recipe.name)
+        _print_dry_run(found, recipe.name)
     if dry.page:
         write_page(found, dry.page, name=recipe.name)
         if not json:
-            say(f"\nAs a page: {dry.page}")
+            say(f"\nPage: {dry.page}")
 
 
-def _tell_dry_run(found: "DryRun", name: str) -> None:
-    say(f"\nWhat the rules of {name} would drop\n")
+def _print_dry_run(found: "DryRun", name: str) -> None:
+    """Print the result of a dry run, with examples."""
+    say(f"\nRows that the rules of {name} would drop\n")
     say_table(found.rows())
     for source, num_rows in found.num_rows.items():
         unjudged = found.num_unjudged.get(source, 0)
-        said = f"; {unjudged:,} would be translated, and are judged as far as that" if unjudged else ""
+        remarks = f"; {unjudged:,} need translation and passed all checks before it" if unjudged else ""
         beyond = found.num_beyond.get(source, 0)
-        said += f"; {beyond:,} are beyond its limit" if beyond else ""
-        say(f"\n{source}: {counted(num_rows, 'row')} looked at{said}")
+        remarks += f"; {beyond:,} are beyond its limit" if beyond else ""
+        say(f"\n{source}: {counted(num_rows, 'row')} checked{remarks}")
         for rule in (rule for rule in found.dropped if rule.source == source):
-            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, decided_text(rule.decided_by)]))})")
+            say(f"  {rule.rule} ({'; '.join(filter(None, [rule.step, deciding_settings_text(rule.decided_by)]))})")
             for caption, detail in rule.examples:
                 say(f"    {cell_text(caption)}" + (f"  [{cell_text(detail)}]" if detail else ""))
     asked, known = found.num_images
-    say(f"\nImages of the captions that stay: {asked:,} would be asked for, {known:,} are known already.")
+    say(f"\nImages of the remaining captions: {asked:,} would be fetched, {known:,} are known already.")
     if any(found.num_unjudged.values()):
-        say("\nTranslations are judged as well with --translate.")
+        say("\nAdd --translate to check translations as well.")
 
 
 def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
-    """Return why captions were dropped, most frequent first: a funnel only says how many."""
+    """Return the drop reasons of a dataset's captions with their counts, by source and step."""
     from data_catalog.database.catalog import query
 
     sql = f"SELECT source, step, drop_reason, dropped FROM drop_reasons WHERE dataset = '{dataset}' ORDER BY ALL"
@@ -296,16 +299,17 @@ def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _tell_build(report: "BuildReport", job: Job) -> None:
+def _print_build(report: "BuildReport", job: Job) -> None:
+    """Print the funnel, the drop reasons and the outcomes of images of a build."""
     from textwrap import fill
 
     dataset, downloads = report.snapshot.dataset, report.downloads
     say(f"\nFunnel of {dataset}: captions that each step read, kept and dropped\n")
     say_table(report.funnel)
-    say("\nWhy captions were dropped\n")
+    say("\nDrop reasons of captions\n")
     say_table(_top_reasons(job.root, dataset))
     if downloads.rows():
-        say("\nWhat became of the images that were asked of the web\n")
+        say("\nOutcomes of the images that were fetched from the web\n")
         say_table(downloads.rows())
     for finding in downloads.findings:
         say("\n" + fill(finding, 110))
@@ -316,21 +320,21 @@ def _tell_build(report: "BuildReport", job: Job) -> None:
         say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
 
 
-def _tell_training(report: "TrainReport") -> None:
+def _print_training(report: "TrainReport") -> None:
     result = report.result
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.3f}"
     say(f"\nModel: {report.folder}")
-    say(f"{result.num_samples:,} images, {result.epochs} epochs, the best was epoch {result.best_epoch}{loss}")
+    say(f"{result.num_samples:,} images, {result.epochs} epochs, best epoch {result.best_epoch}{loss}")
 
 
-def _tell_scores(report: "EvaluateReport") -> None:
+def _print_scores(report: "EvaluateReport") -> None:
     say(f"\nScoreboard: retrieval among the images of the {report.scores.split} split\n")
     say(report.scores.table("distinct"))
-    say(f"\nThese and the other ways to count captions: {report.path}")
+    say(f"\nAll scores, with other ways to count captions: {report.path}")
 
 
-def _tell_next(job: Job, topics: tuple[str, ...]) -> None:
-    """Print commands that make sense now."""
+def _print_next(job: Job, topics: tuple[str, ...]) -> None:
+    """Print the commands to try next."""
     if is_quiet():
         return
     say("\nTry next:")
@@ -351,7 +355,7 @@ def _dataset(job: Job) -> str:
 
 
 def _search(job: Job) -> str:
-    """Return a command that searches for a short caption of a held-out image, as an example of a query."""
+    """Return a search command with the shortest caption of a held-out image as its query."""
     import pyarrow.parquet as pq
 
     from data_catalog.storage.manifest import require_snapshot
@@ -371,7 +375,7 @@ NEXT: dict[str, Callable[[Job], str]] = {
     "search": _search,
     "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
     "duckdb": lambda job: (
-        f"{shlex.join(['duckdb', '-readonly', str(job.root / 'catalog.duckdb')])}  (any DuckDB opens it: FROM rejects)"
+        f"{shlex.join(['duckdb', '-readonly', str(job.root / 'catalog.duckdb')])}  (in any DuckDB shell: FROM rejects)"
     ),
     "verify": lambda job: command("verify", "--root", job.root),
     "up": lambda job: "vernaclip up, then: prefect deployment run build-dataset",

@@ -1,4 +1,4 @@
-"""Commands around translation packages: mt train, evaluate, install, packages, memory; and scenes-pairs."""
+"""The commands of `mt` (train, evaluate, install, packages, memory), and scenes-pairs."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,15 +34,15 @@ class TrainOptions:
     """Options of the training of a package."""
 
     out: Annotated[Path, Parameter(metavar="FILE.argosmodel")]
-    """Where the package goes."""
+    """Path of the new package."""
     preset: Literal["tiny", "small", "base"] = "tiny"
-    """Settings for templates of a small world, tens of thousands of captions, or hundreds of thousands and more."""
+    """tiny: captions from templates; small: tens of thousands of captions; base: hundreds of thousands or more."""
     held_out: Annotated[Path | None, Parameter(metavar="PAIRS.tsv")] = None
-    """Pairs to validate on, instead of some of the given ones."""
+    """Pairs to validate on (default: some of the given pairs)."""
     continued: Annotated[Path | None, Parameter(name="--continue", metavar="FILE.argosmodel")] = None
-    """Start from the weights of a package that was trained here, with its vocabulary and sizes."""
+    """Start from the weights, vocabulary and sizes of a package that `mt train` wrote on this machine."""
     overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()
-    """Override a training setting."""
+    """Override a training setting. Repeatable."""
 
 
 def train(
@@ -55,14 +55,14 @@ def train(
 ) -> None:
     """Train a compact translation package from parallel captions.
 
-    A killed training goes on where it was when the same command is run again.
+    After an interruption, run the same command again to resume.
 
     Examples:
       vernaclip mt train captions.tsv --from en --to de --preset small --out en_de.argosmodel
       vernaclip mt train more.tsv --from en --to de --preset small --continue en_de.argosmodel --out en_de-2.argosmodel
 
     Args:
-        pairs: Source text, tab, target text; one pair a line.
+        pairs: UTF-8 files with source text, a tab and target text on each line.
     """
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
@@ -72,7 +72,7 @@ def train(
     overrides = override_values(options.overrides)
     if options.continued and (fixed := sorted(overrides.keys() & set(SIZES))):
         raise SettingsError(
-            f"--set {', '.join(fixed)}: {options.continued} is continued, whose sizes stay: leave that out"
+            f"--set {', '.join(fixed)} cannot be used with --continue: the sizes of {options.continued} are fixed"
         )
     settings = PRESETS[options.preset] | overrides
     config = read(TrainPackageConfig, settings, "mt_train")
@@ -95,8 +95,8 @@ def train(
     say_table([{"measure": name, "value": value} for name, value in asdict(report).items() if name != "dropped"])
     if report.dropped:
         say_table([{"dropped because": reason, "lines": count} for reason, count in report.dropped.items()])
-    say(f"the curve is in {training_folder(options.out) / REPORT_FILE}; the folder keeps what --continue needs")
-    say(f"wrote {options.out}; use it with `{command('mt', 'install', options.out)}`, or name it in a recipe")
+    say(f"training curve: {training_folder(options.out) / REPORT_FILE} (--continue needs this folder)")
+    say(f"wrote {options.out}: install it with `{command('mt', 'install', options.out)}`, or name it in a recipe")
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def evaluate(
     to_code: To,
     options: EvaluateOptions,
 ) -> None:
-    r"""Score translation engines on parallel captions, side by side: BLEU, chrF and speed.
+    r"""Compare translation engines on parallel captions: BLEU, chrF and speed.
 
     Examples:
       vernaclip mt evaluate val.tsv --from en --to de --system mine package=en_de.argosmodel
@@ -115,13 +115,12 @@ def evaluate(
           --system wide package=en_de.argosmodel beam_size=4 --system opus engine=ctranslate2 model=opus-en-de \
           --system theirs output=theirs.txt --out evaluation
 
-    The first system is what the others are compared with. PAIRS.tsv is UTF-8, source, tab, reference, one pair a line;
-    every line counts: lines that are no pair are named, and nothing is evaluated. BLEU, chrF and the paired bootstrap
-    (1,000 resamples, seeded) are sacrebleu's. Speed is of one pass over all captions, without loading; other work on
-    the machine slows it down.
+    All systems are compared with the first one. If a line of PAIRS.tsv is not a pair, it is reported and nothing is
+    evaluated. BLEU, chrF and the paired bootstrap (1,000 resamples, seeded) are sacrebleu's. Speed is measured in one
+    pass over all captions, without loading the engine; other work on the machine slows it down.
 
     Args:
-        pairs: Source text, tab, reference; one pair a line.
+        pairs: UTF-8 file with source text, a tab and the reference translation on each line.
     """
     from flows.cli.mt_evaluate import evaluate as run
 
@@ -143,12 +142,12 @@ def install(
       vernaclip mt install --from en --to it
       vernaclip mt install translate-en_it-1_0.argosmodel
 
-    A package goes where Argos Translate looks for packages (ARGOS_PACKAGES_DIR), and serves both. The index is Argos
-    Translate's own (ARGOS_PACKAGE_INDEX). An interrupted download goes on where it stopped.
+    Packages are installed into the folder of Argos Translate (ARGOS_PACKAGES_DIR), which can use them, too. The index
+    is also that of Argos Translate (ARGOS_PACKAGE_INDEX). An interrupted download resumes.
 
     Args:
-        file: An .argosmodel file, instead of the index.
-        sha256: Refuse a file with another sha256; the index has none.
+        file: Install this .argosmodel file instead of a package from the index.
+        sha256: Refuse a file with another SHA-256. The index lists no checksums.
     """
     from data_catalog.downloads.download import DownloadConfig
     from translation.packages.install import install_file, install_from_index
@@ -162,7 +161,7 @@ def install(
     else:
         raise SettingsError("give either FILE, or both --from and --to to install from the Argos index")
     package, source = found.package, found.source
-    what = "installed" if found.changed else "unchanged, it was installed already:"
+    what = "installed" if found.changed else "already installed:"
     say(f"{what} {package.pair} {package.package_version} in {package.folder}")
     say(f"sha256 of the file     {source.file_sha256}")
     say(f"sha256 of the package  {package.sha256}")
@@ -177,10 +176,10 @@ def packages(
     to_code: MaybeTo = None,
     private_hosts: PrivateHosts = (),
 ) -> None:
-    """List what the Argos index offers, or what is installed.
+    """List the packages of the Argos index, or the installed packages.
 
     Args:
-        installed: List what is installed; no network is used.
+        installed: List the installed packages, without network access.
     """
     from data_catalog.downloads.download import DownloadConfig
     from translation.packages.install import index_rows, installed_rows
@@ -191,12 +190,12 @@ def packages(
 
 
 def list_memories(*, root: Root = DEFAULT_ROOT) -> None:
-    """List the engines whose translations are remembered."""
+    """List the translation memories of a root: one for each engine, by its fingerprint."""
     rows = [
         {"fingerprint": found.fingerprint, "captions": found.count(), "bytes": found.num_bytes()}
         for found in _memories(root)
     ]
-    say(plain_table(rows) if rows else f"no memories in {root}")
+    say(plain_table(rows) if rows else f"no translation memories in {root}")
 
 
 def export_translations(
@@ -207,24 +206,25 @@ def export_translations(
     root: Root = DEFAULT_ROOT,
     force: bool = False,
 ) -> None:
-    """Write an engine's translations to a Parquet file.
+    """Write the cached translations of an engine to a Parquet file.
 
     Args:
-        fingerprint: Of the engine, as `list` shows it.
-        file: Where they go.
-        force: Replace a file that is there.
+        fingerprint: Fingerprint of the engine, as `vernaclip mt memory list` shows it.
+        file: Path of the Parquet file.
+        force: Replace an existing file.
     """
     from translation.memory import export_memory
 
     found = {each.fingerprint: each for each in _memories(root)}
     if fingerprint not in found:
-        there = ", ".join(found) or "no memory"
-        raise InputError(f"{root} has no memory of the engine {fingerprint!r}: it has {there}")
+        there = ", ".join(found) or "none"
+        raise InputError(f"{root} has no translation memory of the engine {fingerprint!r}; it has: {there}")
     num_rows = export_memory(found[fingerprint], file, overwrite=force)
     say(f"wrote {num_rows:,} translations to {file}")
 
 
 def _memories(root: Path) -> "list[TranslationMemory]":
+    """Return the translation memories of a root."""
     from data_catalog.storage.reading import open_to_readers
     from data_catalog.storage.roots import require_root
     from translation.memory import memories
@@ -235,21 +235,21 @@ def _memories(root: Path) -> "list[TranslationMemory]":
 
 
 def import_translations(file: Annotated[Path, Parameter(name="FILE.parquet")], /, *, root: Root = DEFAULT_ROOT) -> None:
-    """Merge an exported file; captions known already stay as they are.
+    """Import translations from an exported file. Translations that are already cached are not changed.
 
     Args:
-        file: What `export` wrote.
+        file: Parquet file that `vernaclip mt memory export` wrote.
     """
     from data_catalog.storage.lock import writer_lock
     from translation.memory import TranslationMemory, import_memory, read_export
 
-    read_export(file)  # before any folder is made
+    read_export(file)  # before a folder is created
     with writer_lock(root):
         found = import_memory(file, root / MEMORY_FOLDER)
         TranslationMemory(root / MEMORY_FOLDER, found.fingerprint).seal()
     say(
-        f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were known, "
-        f"{found.different:,} are different here and stay as they are"
+        f"{found.new:,} new translations of {found.fingerprint}; {found.known:,} were already cached; "
+        f"{found.different:,} differ from the cached ones, which are kept"
     )
 
 
@@ -261,13 +261,13 @@ def scenes_pairs(
     seed: Number = 1,
     num_pairs: Number = 60_000,
 ) -> None:
-    """Write parallel captions of the sample's grammar, to train a package on.
+    """Write parallel captions in the grammar of the scenes sample, as training data for `vernaclip mt train`.
 
     Args:
-        out: Where they go.
-        to: Language beside the English: it or de.
-        seed: Another one draws others.
-        num_pairs: How many.
+        out: Path of the file.
+        to: Target language: it or de. The source language is English.
+        seed: Seed of the random captions.
+        num_pairs: Number of pairs.
     """
     from data_catalog.sample.grammar import write_pairs
 

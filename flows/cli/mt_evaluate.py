@@ -1,4 +1,4 @@
-"""What `mt evaluate` does: BLEU, chrF and speed of systems side by side, and where the first two differ most."""
+"""Implementation of `mt evaluate`: BLEU, chrF and speed of systems, and the captions on which the first two differ."""
 
 import os
 import re
@@ -41,17 +41,17 @@ _OUTPUT = "output="
 
 
 def evaluate(pairs_file: Path, from_code: str, to_code: str, options: EvaluateOptions) -> None:
-    """Translate the sources with every system, score what comes out, and show it.
+    """Translate the source texts with every system, then score the translations and print the scores.
 
     Raises:
-        PipelineError: files, systems or settings are wrong; all is looked at before any work.
+        PipelineError: files, systems or settings are wrong. All are checked before any work.
     """
     systems = [_system(name, words) for name, *words in options.systems]
     names: dict[str, str] = {}
     for system in systems:
-        key = system.name.casefold()  # some disks tell no capitals from small letters
+        key = system.name.casefold()  # some file systems ignore case
         if key in names:
-            raise SettingsError(f"--system {system.name}: {names[key]} is there already: name one of them otherwise")
+            raise SettingsError(f"--system {system.name}: another system is called {names[key]}: rename one of them")
         names[key] = system.name
     pairs = read_test_pairs(pairs_file)
     tokenizer = options.tokenize or bleu_tokenizer(to_code)
@@ -87,29 +87,29 @@ def evaluate(pairs_file: Path, from_code: str, to_code: str, options: EvaluateOp
 
 
 def _system(name: str, words: Sequence[str]) -> System:
-    """Return a system as `--system NAME KEY=VALUE ...` names it.
+    """Return the system that `--system NAME KEY=VALUE ...` describes.
 
     Raises:
-        SettingsError: its name is unfit for a file; settings are missing, wrong or none of ours.
+        SettingsError: the name cannot be a file name; or settings are missing, wrong or unknown.
     """
     if not _NAME.fullmatch(name):
         raise SettingsError(
-            f"--system {name}: a system's name comes first, of up to {MAX_NAME_LETTERS} letters, digits, '.', '+', '-' "
-            "and '_', as in --system mine package=FILE"
+            f"--system {name}: the first word must be a name of up to {MAX_NAME_LETTERS} letters, digits, '.', '+', "
+            "'-' and '_', as in --system mine package=FILE"
         )
     if not words:
-        raise SettingsError(f"--system {name} says nothing of it: give engine=argos for the package that is installed")
+        raise SettingsError(f"--system {name} has no settings: add engine=argos to use the installed package")
     for word in words:
         _, equals, value = word.partition("=")
         if not equals:
             raise SettingsError(
-                f"--system {name}: {word} is no KEY=VALUE, such as package=FILE; PAIRS.tsv stands before the options"
+                f"--system {name}: {word} is not KEY=VALUE, such as package=FILE. PAIRS.tsv goes before the options."
             )
         if not value:
-            raise SettingsError(f"--system {name}: {word} names nothing: write its value behind the =")
+            raise SettingsError(f"--system {name}: {word} has no value: write one after the =")
     outputs = [word.removeprefix(_OUTPUT) for word in words if word.startswith(_OUTPUT)]
     if outputs and len(words) > 1:
-        raise SettingsError(f"--system {name}: {_OUTPUT}FILE stands alone; its translations are there already")
+        raise SettingsError(f"--system {name}: {_OUTPUT}FILE takes no other settings, as nothing is translated")
     if outputs:
         return System(name=name, output=Path(outputs[0]))
     try:
@@ -119,21 +119,21 @@ def _system(name: str, words: Sequence[str]) -> System:
 
 
 def _check_out(out: Path, names: Sequence[str], inputs: Sequence[Path], *, force: bool) -> None:
-    """Refuse a folder that cannot be written to, or in which something would be replaced that must stay."""
+    """Refuse an output folder that is not writable, or in which a file would be replaced without `--force`."""
     make_writable_folder(out, "--out")
     for file in (out / name for name in names):
         if not file.exists():
             continue
         if not file.is_file() or any(read.exists() and file.samefile(read) for read in inputs):
-            raise SettingsError(f"{file} cannot be replaced, as it is read or no file: name another folder (--out)")
+            raise SettingsError(f"{file} is an input or not a file, so it is not replaced: choose another --out")
         if not force:
-            raise SettingsError(f"{file} exists: name another folder (--out), or replace it with --force")
+            raise SettingsError(f"{file} exists: choose another --out, or replace it with --force")
 
 
 def _opened(
     systems: Sequence[System], from_code: str, to_code: str, options: EvaluateOptions, cache_dir: Path
 ) -> dict[str, Translator]:
-    """Return engines by the name of their system."""
+    """Return the opened engines by the names of their systems."""
     configs = {system.name: system.engine for system in systems if system.engine is not None}
     routes = {name: route_codes(from_code, config, to_code) for name, config in configs.items()}
     ends = route_codes(from_code, TranslateConfig(), to_code)
@@ -144,12 +144,13 @@ def _opened(
             engine = open_translator(config, [packs[code] for code in routes[name]], cache_dir=cache_dir)
         except PipelineError as error:
             raise type(error)(f"--system {name}: {error}") from error
-        # What is not paid for is never taken from a memory: its speed is asked for.
+        # A memory is used for paid engines only, since a cached translation would distort the measured speed.
         engines[name] = with_memory(engine, options.memory) if is_paid(engine) else engine
     return engines
 
 
 def _show(runs: Sequence[Run], comparison: Comparison, pairs: Sequence[Pair]) -> None:
+    """Print the scores and speeds of all systems, and the captions on which the first two differ most."""
     say(f"{len(pairs):,} pairs, {len(os.sched_getaffinity(0))} CPUs")
     say()
     say_table(quality_rows(runs, comparison))
@@ -160,9 +161,9 @@ def _show(runs: Sequence[Run], comparison: Comparison, pairs: Sequence[Pair]) ->
         found = largest_differences(ours, theirs, [reference for _, reference in pairs], most=NUM_EXAMPLES)
         say()
         if found:
-            say(f"where {first} and {second} differ most, by the chrF of a caption:")
+            say(f"captions on which {first} and {second} differ most in chrF:")
         else:
-            say(f"{first} and {second} do equally well on every caption")
+            say(f"{first} and {second} have equal chrF on every caption")
         for item in found:
             source, reference = pairs[item.place]
             say(f"\n  line {item.place + 1}: {cell_text(source)}")
@@ -170,6 +171,6 @@ def _show(runs: Sequence[Run], comparison: Comparison, pairs: Sequence[Pair]) ->
             say(f"  {item.first_chrf:5.1f}  {first}: {cell_text(ours[item.place])}")
             say(f"  {item.second_chrf:5.1f}  {second}: {cell_text(theirs[item.place])}")
     say()
-    say("±: half of the 95 % interval; p: how often chance alone makes such a difference; both by paired bootstrap")
+    say("±: half of the 95 % confidence interval; p: probability of such a difference by chance; by paired bootstrap")
     for signature in comparison.signatures:
         say(signature)

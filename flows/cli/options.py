@@ -1,4 +1,4 @@
-"""Options that several commands take, each with its type and help; the help of a command is its docstring."""
+"""Options that several commands share, each with its type and help text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ ROOT_VARIABLE = "VERNACLIP_ROOT"
 
 
 def whole_number(_: Any, tokens: Sequence[Token]) -> int:
-    """Read an integer as Python does: cyclopts itself would round 1.5.
+    """Return a word as an integer; cyclopts itself would round 1.5.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an integer.
     """
     try:
         return int(tokens[0].value)
     except ValueError as error:
-        raise ValueError(f"{tokens[0].value!r} is no whole number.") from error
+        raise ValueError(f"{tokens[0].value!r} is not a whole number.") from error
 
 
 def word_groups(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, ...], ...]:
-    """Group the words of an option that is given often and takes several each time."""
+    """Return the words of a repeatable option that takes several words, as one tuple for each occurrence."""
     groups: list[list[str]] = []
     for token in tokens:
         if token.index == 0:
@@ -34,10 +34,10 @@ def word_groups(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, ...], ...]:
 
 
 def no_option(_: Any, tokens: Sequence[Token]) -> str:
-    """Read a text that may begin with a hyphen, where a mistyped option would pass for one: - alone, or with spaces.
+    """Return a text that may begin with a hyphen if it is "-" or has a space, since a mistyped option has neither.
 
     Raises:
-        ValueError: it looks like an option.
+        ValueError: the text looks like an option.
     """
     value = tokens[0].value
     if value.startswith("-") and value != "-" and " " not in value:
@@ -54,10 +54,10 @@ Groups = Annotated[
 ]
 KeyValues = Annotated[Words, Parameter(consume_multiple=1, metavar="KEY=VALUE...")]
 
-RecipeName = Annotated[str, Parameter(help="Name of a recipe (see `vernaclip recipes`) or a TOML file.")]
+RecipeName = Annotated[str, Parameter(help="Name of a recipe (see `vernaclip recipes`), or a TOML file.")]
 DatasetName = Annotated[str, Parameter(help="Name of a dataset (see `vernaclip catalog`).")]
-Root = Annotated[Path, Parameter(env_var=ROOT_VARIABLE, metavar="DIR", help="Folder of the catalog.")]
-Json = Annotated[bool, Parameter(help="Print the same as JSON, and nothing else.")]
+Root = Annotated[Path, Parameter(env_var=ROOT_VARIABLE, metavar="DIR", help="Root folder of the catalog.")]
+Json = Annotated[bool, Parameter(help="Print the result as JSON only.")]
 Overrides = Annotated[Words, Parameter(name="--set", metavar="SECTION.KEY=VALUE")]
 From = Annotated[str, Parameter(name="--from", metavar="LANG", help="Language of the input, such as en.")]
 To = Annotated[str, Parameter(name="--to", metavar="LANG", help="Language of the output, such as it.")]
@@ -69,7 +69,7 @@ PrivateHosts = Annotated[
     Parameter(
         name="--private-host",
         metavar="HOST",
-        help="Also ask this host, such as a mirror on your own network, at whatever address and port; may be repeated.",
+        help="Allow this host at any address and port, such as a mirror on your own network. Repeatable.",
     ),
 ]
 Split = Literal["train", "val", "test"]
@@ -78,21 +78,21 @@ Split = Literal["train", "val", "test"]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Options of `mt evaluate`: the systems that are scored."""
+    """Options of `mt evaluate`: the systems to score, and where the results go."""
 
     systems: Annotated[Groups, Parameter(name="--system")]
-    """An engine by any settings of [translate], as package=FILE; or output=FILE, translations; may be given often."""
+    """Engine by settings of [translate], such as package=FILE, or translations in a file, output=FILE. Repeatable."""
     language_packs: LanguagePacks = ()
-    """TOML file of a language's codes, for --from, --to or a pivot; may be given often."""
+    """Language pack (TOML file) for --from, --to or a pivot. Repeatable."""
     memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Keep here what a paid engine translates; its speed is not measured."""
-    # sacrebleu's others fetch a model from the network.
+    """Cache the translations of paid engines in this folder. The speed of a paid engine is not measured."""
+    # sacrebleu's other tokenizers fetch a model from the network.
     tokenize: Literal["13a", "intl", "zh", "char", "ja-mecab", "ko-mecab"] | None = None
     """sacrebleu's tokenizer for BLEU (default: 13a; zh for zh; char for ja, ko, th, lo, km and my)."""
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """Write scores.json, and NAME.txt with what each engine made."""
+    """Write scores.json and the translations of each engine (NAME.txt) into this folder."""
     force: bool = False
-    """Replace what FOLDER holds of an earlier evaluation."""
+    """Replace the files of an earlier evaluation in FOLDER."""
 
 
 @Parameter(name="*")
@@ -101,22 +101,22 @@ class ScoreboardOptions:
     """Options of `scoreboard` beside recipe and root."""
 
     overrides: Overrides = ()
-    """Override a setting of the recipe; without one, of [evaluate] only; may be given often."""
+    """Override a setting of the recipe; without a recipe, of [evaluate] only. Repeatable."""
     language: str | None = None
-    """Of captions and class names, where no recipe is given."""
+    """Language of captions and class names, if no recipe is given."""
     models: Annotated[Groups, Parameter(name="--model")] = ()
-    """A model to score beside the recipe's; may be given often."""
+    """Also score this model. Repeatable."""
     english: KeyValues | None = None
-    """An English model as two baselines: asked in the target language as it is, and in translation."""
+    """Add an English model as two baselines: queried in the target language, and with queries translated to English."""
     test_sets: Annotated[Groups, Parameter(name="--test-set")] = ()
-    """A set to score on beside the recipe's; may be given often."""
+    """Also score on this test set. Repeatable."""
     protocol: Annotated[KeyValues | None, Parameter(metavar="NAME KEY=VALUE...")] = None
-    """As a paper measured: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
+    """Measure as a paper did: clip-italian captions=FILE images=DIR imagenet=DIR class_names=FILE."""
     no_split: bool = False
-    """Leave out the dataset's own held-out images (evaluate.split)."""
+    """Do not score on the dataset's own held-out images (evaluate.split)."""
     report_anyway: bool = False
-    """Where a model was trained on images of a set: score all images, and those that are left, side by side."""
+    """If a model was trained on images of a test set, score it on all images and on the unseen ones, side by side."""
     language_packs: LanguagePacks = ()
-    """TOML file of a language's class names, templates and codes; may be given often."""
+    """Language pack (TOML file) with class names, templates and codes. Repeatable."""
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """Where the files go (default: in the root)."""
+    """Folder of the results (default: scoreboards/ in the root)."""

@@ -1,4 +1,4 @@
-"""Where commands put their results: standard output, in plain lines or as JSON."""
+"""Functions that print the results of commands: lines, tables and JSON on standard output."""
 
 import json
 import logging
@@ -15,56 +15,56 @@ from data_catalog.plain_text import escaped_json, plain_table
 
 
 def require_own_file(out: Path, option: str = "--out") -> None:
-    """Refuse a place where no file can be written, or would put an end to something else, such as to `/dev/stdout`.
+    """Refuse an output path where no file can be written, or where writing would replace a pipe, device or link.
 
     Raises:
-        SettingsError: it is a folder, a pipe, a device or a link, or below a file.
-        DiskError: its folder may not be written to.
+        SettingsError: the path is a folder, a pipe, a device or a link, or is below a file.
+        DiskError: its folder is not writable.
     """
     if out.is_dir() and not out.is_symlink():
         raise SettingsError(f"{option} names the folder {out}: name a file in it")
     if out.is_symlink() or (out.exists() and not out.is_file()):
-        raise SettingsError(f"{option}: {out} is no file of its own, so no file can take its place")
+        raise SettingsError(f"{option}: {out} is a link, a pipe or a device and is not replaced. Name a regular file.")
     folder = next(place for place in out.absolute().parents if place.exists())
     if not folder.is_dir():
-        raise SettingsError(f"{option} names {out}, and {folder} is no folder")
+        raise SettingsError(f"{option} names {out}, but {folder} is not a folder")
     if not os.access(folder, os.W_OK):
-        raise DiskError(f"{option} names {out}, and nothing can be written into {folder}")
+        raise DiskError(f"{option} names {out}, but the folder {folder} is not writable")
 
 
 def say(text: str = "") -> None:
-    """Write one line, or several, to standard output.
+    """Print a text of one or several lines to standard output.
 
     Raises:
-        SettingsError: standard output has an encoding without these letters.
+        SettingsError: the encoding of standard output lacks a character.
     """
-    with speaking():
+    with encoding_errors():
         sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 @contextmanager
-def speaking() -> Iterator[None]:
-    """Say in a sentence that the encoding of standard output lacks a letter."""
+def encoding_errors() -> Iterator[None]:
+    """Turn an encoding error of standard output into a `SettingsError` that says what to do."""
     try:
         yield
     except UnicodeEncodeError as error:
         letter = ascii(error.object[error.start])
         raise SettingsError(
-            f"the encoding of this terminal, or of the file that the output goes to, is {error.encoding} and has no "
-            f"{letter}: set PYTHONIOENCODING=utf-8"
+            f"the encoding of the terminal, or of the file that the output goes to, is {error.encoding} and lacks the "
+            f"character {letter}: set PYTHONIOENCODING=utf-8"
         ) from error
 
 
 def say_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows with equal keys as a table."""
+    """Print rows with equal keys as a table."""
     say(plain_table(rows))
 
 
 def say_json(value: Any, *, indent: int | None = 1) -> None:
-    """Write a value as JSON that reads back as it was and does nothing to a terminal; without `indent`, in one line."""
+    """Print a value as JSON, with control characters escaped; on one line if `indent` is None."""
 
-    def as_text(other: Any) -> str:  # what JSON has no type for
+    def as_text(other: Any) -> str:  # types that JSON lacks
         if isinstance(other, bytes):
             return other.hex()
         return other.isoformat() if isinstance(other, datetime) else str(other)
@@ -74,5 +74,5 @@ def say_json(value: Any, *, indent: int | None = 1) -> None:
 
 
 def is_quiet() -> bool:
-    """Tell if the user wants results and what is wrong, and no more: `--quiet` lowers the level of our logs."""
+    """Return True if the command was called with `--quiet`, which raises the level of our loggers."""
     return not logging.getLogger("flows").isEnabledFor(logging.INFO)

@@ -1,4 +1,4 @@
-"""Commands around Prefect and the environment: up, down, doctor."""
+"""The commands up, down and doctor, which start and stop Prefect and diagnose the environment."""
 
 import os
 import re
@@ -20,30 +20,32 @@ NO_BREAK = "\xa0"
 
 
 def up(*, port: OptionalNumber = None) -> None:
-    """Start Prefect's server, a worker and the deployments, on this machine only, or what is gone of them.
+    """Start the Prefect server, a worker and the deployments on this machine; restart whichever are down.
 
     Args:
-        port: Where a new server listens (default: 4200, or the next free one).
+        port: Port of a new server (default: 4200, or the next free one).
     """
     from flows.orchestration.services import up as start_services
 
     services = start_services(Path.cwd(), port=port)
     for name in ("server", "worker"):
-        say(f"{name}: {'started' if name in services.started else 'was up already'}")
+        say(f"{name}: {'started' if name in services.started else 'was already running'}")
     say(f"pages:  {services.api.url.removesuffix('/api')}")
-    say("login:  paste, once a browser, the text between the quotes behind PREFECT_API_AUTH_STRING in .env; to see it:")
+    say(
+        "login:  paste the value of PREFECT_API_AUTH_STRING from .env, without quotes, once in each browser; to see it:"
+    )
     say("        grep PREFECT_API_AUTH_STRING .env")
-    say("deployments, for `prefect deployment run` in this folder (build-dataset alone will do for the first):")
+    say("deployments, for `prefect deployment run` in this folder (the first also by its short name, build-dataset):")
     for deployment in services.deployments:
         say(f"  {deployment}")
-    say("after a crash: vernaclip up again, then prefect flow-run retry ID (prefect flow-run ls shows runs and IDs)")
+    say("after a crash: vernaclip up, then prefect flow-run retry ID (prefect flow-run ls lists runs and IDs)")
 
 
 def down(*, now: bool = False) -> None:
-    """Stop what `up` started, after the runs that have begun.
+    """Stop the server and the worker that `up` started, after the active runs have ended.
 
     Args:
-        now: Kill runs that have begun; they go on when run again.
+        now: Kill active runs. They resume when they are run again.
     """
     from flows.orchestration.services import down as stop_services
 
@@ -52,15 +54,15 @@ def down(*, now: bool = False) -> None:
 
 
 def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metavar="LANG")] = None) -> int:
-    """Say what is wrong with this environment, or what a language lacks; with --quiet, nothing where nothing is wrong.
+    """Diagnose this environment, or report what a language has and lacks. With --quiet, print problems only.
 
     Args:
-        fix: Mend what can be mended.
-        language: Say instead what this language has and lacks here: a code such as el, or a language pack's file.
+        fix: Repair what can be repaired.
+        language: Report on this language instead: a code such as el, or the file of a language pack.
     """
     if language is not None:
         if fix:
-            raise SettingsError("--fix mends the environment, not a language: leave out --fix or --language")
+            raise SettingsError("--fix repairs the environment, not a language: leave out --fix or --language")
         from flows.language_doctor import examine, find_language
 
         spoken = find_language(language)
@@ -82,14 +84,14 @@ def doctor(*, fix: bool = False, language: Annotated[str | None, Parameter(metav
         if finding.severity == "broken" or not is_quiet():
             say(f"{finding.severity}: {finding.text}")
     if not findings and not is_quiet():
-        say("nothing is wrong")
+        say("no problems found")
     return int(any(finding.severity == "broken" for finding in findings))
 
 
 def finding_text(finding: "Finding") -> str:
-    """Return what a language has or lacks, with costs and advice, in lines for a terminal.
+    """Return a finding about a language as lines for a terminal, with its consequences and advice.
 
-    Commands stay on one line, to be copied.
+    Commands are never wrapped, so that they can be copied.
     """
     state = {"found": "found", "broken": "MISSING", "warning": "missing"}[finding.severity]
     parts = [(state, finding.topic, finding.text)]

@@ -1,4 +1,4 @@
-"""Commands on the snapshots of a catalog: verify, list, compare and remove them, and take images down (forget)."""
+"""The commands verify, snapshots, diff, prune and forget, which work on the snapshots of a catalog."""
 
 import csv
 import sys
@@ -32,11 +32,11 @@ def verify(
     dataset: str | None = None,
     snapshot: Annotated[str | None, Parameter(metavar="ID")] = None,
 ) -> int:
-    """Check that every byte of the catalog is what was written; exit code 1 if any is damaged.
+    """Check that every file of the catalog is as it was written. The exit code is 1 if any is damaged.
 
     Args:
-        dataset: Only the files of this dataset, and its exports.
-        snapshot: Only the files of this snapshot.
+        dataset: Check only this dataset and its exports.
+        snapshot: Check only this snapshot.
     """
     from data_catalog.progress import Progress
     from data_catalog.storage.manifest import datasets_folder, snapshot_names
@@ -58,16 +58,16 @@ def verify(
             is_whole = not any(path.is_relative_to(folder / name) for path in damaged)
             say(f"{folder.name} {name}: {'sound' if is_whole else 'damaged'}")
     more = f"; {num_strays} stray files, {num_notes} notes" if num_strays or num_notes else ""
-    say(f"{root}: {f'{len(damaged)} damaged' if damaged else 'sound'} ({len(todo)} files looked at{more})")
+    say(f"{root}: {f'{len(damaged)} damaged' if damaged else 'sound'} ({len(todo)} files checked{more})")
     return int(bool(damaged))
 
 
 def snapshots(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, format: Form = "table") -> None:
-    """List all committed snapshots, oldest first: which is current, when each was published, what it holds.
+    """List all committed snapshots, oldest first, with their date and contents, and mark the current one.
 
     Args:
-        dataset: Only this one (default: all).
-        format: How the list is printed.
+        dataset: List only this dataset (default: all).
+        format: Format of the list.
     """
     from data_catalog.storage.history import history
     from data_catalog.storage.manifest import require_datasets
@@ -86,14 +86,14 @@ def diff(
     examples: Number = 3,
     format: Form = "table",
 ) -> None:
-    """Say which rows two snapshots of a dataset have or judge differently, and which settings and files differ.
+    """Compare two snapshots of a dataset: rows added, gone or judged differently, changed settings and files.
 
     Args:
-        before: The earlier one: a snapshot's id or its first letters, `current`, or `previous`, the one before it.
-        after: The later one, named likewise.
-        dataset: Of which dataset, where ids do not tell.
-        examples: Rows that are shown of each change.
-        format: How the differences are printed.
+        before: The earlier snapshot: its id or the start of its id, `current`, or `previous` (the one before current).
+        after: The later snapshot, given in the same way.
+        dataset: Dataset of the snapshots, if the ids do not decide it.
+        examples: Rows to show for each kind of change.
+        format: Format of the differences.
     """
     from data_catalog.storage.diff import diff_snapshots
     from data_catalog.storage.history import resolve
@@ -121,7 +121,7 @@ def _say_diff(found: "Diff") -> None:
     say(f"\nimages that are published: {_counted(found.images)}")
     _say_changes(found.images)
     if found.settings:
-        say("\nwhat the manifests say:")
+        say("\nmanifests:")
         settings = found.settings.items()
         say_table([{"name": name, "before": _short(was), "after": _short(now)} for name, (was, now) in settings])
     say("\nfiles:")
@@ -144,9 +144,9 @@ def _say_changes(changes: "Sequence[Change]") -> None:
     for change in changes[:MAX_GROUPS]:
         for example in change.examples:
             say(f"  {change.change}: {cell_text(example.id)}")
-            # Of rows that came or went, columns that say what they are.
-            telling = ("source_caption", "caption", "captions", "detail")
-            names = example.columns if change.before == change.after else telling
+            # Of added and gone rows, show only the columns that identify them.
+            identifying = ("source_caption", "caption", "captions", "detail")
+            names = example.columns if change.before == change.after else identifying
             for name in (name for name in names if name in example.columns):
                 was, now = example.columns[name]
                 say(f"    {name}: {_short(was)} -> {_short(now)}")
@@ -158,36 +158,38 @@ def _short(value: object) -> str:
 
 
 def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Number = 1, dry_run: bool = False) -> None:
-    """Remove old snapshots that nothing needs, and what killed builds left of theirs.
+    """Remove old snapshots that nothing needs, and unfinished snapshots of killed builds.
 
-    What stays besides: the snapshot that the newest model saw, the one that an interrupted --retry-failed goes on with,
-    and all of a dataset while a model is trained on it. A program that has catalog.duckdb open still sees the views of
-    when it opened it: if their snapshot is removed, its next query says so, and opening the file again helps.
+    These snapshots are kept, too: the one that the newest model was trained on, the one that an interrupted
+    --retry-failed needs, and all snapshots of a dataset while a model is trained on it. A program that has
+    catalog.duckdb open still uses the old views. If their snapshot is removed, its next query fails; open the file
+    again.
 
     Args:
-        dataset: Only of this one (default: all).
-        keep: How many of the newest stay, the current one among them.
-        dry_run: Say what would go, and remove nothing.
+        dataset: Prune only this dataset (default: all).
+        keep: Number of newest snapshots to keep, including the current one.
+        dry_run: List what would be removed, and remove nothing.
     """
     from data_catalog.storage.history import prune as prune_snapshots
 
     found = prune_snapshots(root, dataset=dataset, keep=keep, dry_run=dry_run)
-    done = "would be removed" if dry_run else "removed"
+    done, fate = ("would be removed",) * 2 if dry_run else ("removed", "is removed")
     for each in found.removed:
-        what = "" if each.is_finished else " (unfinished, of a build that was killed)"
+        what = "" if each.is_finished else " (unfinished snapshot of a killed build)"
         say(f"{done}: {each.dataset} {each.snapshot}{what}")
     for need in found.kept:
         say(f"kept: {need.dataset} {need.snapshot}: {need.reason}")
-    goes = "goes" if dry_run else "is gone"
     for folder in found.exports:
-        say(f"note: {folder} was made of a snapshot that {goes}; it is whole in itself")
+        say(f"note: {folder} was exported from a snapshot that {fate}; the export stays usable")
     if found.num_urls:
-        say(f"note: with that {goes} what is known of {found.num_urls:,} image URLs: later builds ask for them again")
+        lost = "would be lost" if dry_run else "are lost"
+        say(f"note: the fetch outcomes of {found.num_urls:,} image URLs {lost}: later builds fetch these images again")
     freed = f"{found.freed:,} bytes {'would be freed' if dry_run else 'freed'}"
     say(f"{counted(len(found.removed), 'snapshot')}, {freed}" if found.removed else "nothing to remove")
 
 
 def _print(rows: Sequence[Row], form: Form) -> None:
+    """Print rows as a table, as CSV, or as one JSON object on each line."""
     if form == "table":
         say_table(rows)
     elif form == "json":
@@ -207,29 +209,28 @@ if TYPE_CHECKING:
     from data_catalog.takedown import AffectedSample, TakeDownResult
     from data_catalog.tombstones import Tombstone
 
-# Of a dry run; there may be millions.
-_MOST_ROWS = 200
+_MOST_ROWS = 200  # of a dry run; there may be millions
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ForgetOptions:
-    """Options that name what to forget; the first four are the kinds of tombstones by name."""
+    """Options that select the images to forget; the first four are named like the kinds of tombstones."""
 
     url: Annotated[Words, Parameter(metavar="URL")] = ()
-    """The image at this address, or that it redirects to, or all images of the page; may be given often."""
+    """Image at this URL or that it redirects to, or all images of the page at this URL. Repeatable."""
     domain: Annotated[Words, Parameter(metavar="HOST")] = ()
-    """All images of this host and the hosts below it, and of its pages; may be given often."""
+    """All images of this host and its subdomains, and all images of their pages. Repeatable."""
     sample: Annotated[Words, Parameter(metavar="SOURCE:ID")] = ()
-    """The image of this sample; may be given often."""
+    """Image of this sample. Repeatable."""
     phash: Annotated[Words, Parameter(metavar="HASH")] = ()
-    """Images that look so: 16 hexadecimal digits, as the column `phash` has them; may be given often."""
+    """Images with this perceptual hash: 16 hexadecimal digits, as in the column `phash`. Repeatable."""
     distance: Annotated[Number, Parameter(metavar="BITS")] = 0
-    """By how many bits of 64 the hash of --phash may differ (default: 0)."""
+    """Number of bits, of 64, by which an image's hash may differ from --phash (default: 0)."""
     dataset: Annotated[Words, Parameter(metavar="NAME")] = ()
-    """In this dataset alone; may be given often (default: in all, those of later builds included)."""
+    """Forget only in this dataset (default: in all, also in datasets built later). Repeatable."""
     reason: Annotated[str | None, Parameter(metavar="TEXT")] = None
-    """Kept with the tombstone, for whoever reads the list."""
+    """Reason to store with the tombstone."""
 
 
 _NOTHING = ForgetOptions()
@@ -242,11 +243,11 @@ def forget(
     dry_run: bool = False,
     lists: Annotated[bool, Parameter(name="--list")] = False,
 ) -> None:
-    """Take images down: in every dataset of a root, now and in later builds.
+    """Remove images from every dataset of a root (take-down), and keep them out of later builds.
 
     Args:
-        dry_run: List what is meant, and change nothing.
-        lists: List what was forgotten so far.
+        dry_run: List the matching images, and change nothing.
+        lists: List all tombstones, the records of what was forgotten.
     """
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root
@@ -263,8 +264,8 @@ def forget(
     unknown = sorted(set(options.dataset) - set(dataset_names(root)))
     if unknown:
         raise InputError(
-            f"{root} has no dataset {unknown[0]!r}: name one that it has (`vernaclip catalog`), or leave "
-            "--dataset out, which holds for later ones as well"
+            f"{root} has no dataset {unknown[0]!r}: name an existing one (see `vernaclip catalog`), or leave --dataset "
+            "out to forget in all datasets, also in later ones"
         )
     if dry_run:
         _say_affected(list(affected_samples(root, tombstones)))
@@ -274,10 +275,10 @@ def forget(
 
 
 def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
-    """Return the tombstones that the options ask for.
+    """Return new tombstones for the options.
 
     Raises:
-        SettingsError: a value is none of its kind; or there is none, and no take-down that waits to be ended.
+        SettingsError: a value is invalid for its option; or no image is selected and no interrupted take-down exists.
     """
     from data_catalog.tombstones import KINDS, new_tombstone, read_tombstones
 
@@ -290,9 +291,11 @@ def _tombstones(root: Path, options: ForgetOptions) -> "list[Tombstone]":
         for value in getattr(options, kind)
     ]
     if not found and not read_tombstones(root).is_unfinished:
-        raise SettingsError("say what is to be forgotten: --url, --domain, --sample or --phash; --list lists what was")
+        raise SettingsError(
+            "no images are selected: use --url, --domain, --sample or --phash (--list shows what was forgotten)"
+        )
     if options.distance and not options.phash:
-        raise SettingsError("--distance goes with --phash")
+        raise SettingsError("--distance can be used only with --phash")
     return found
 
 
@@ -301,7 +304,7 @@ def _list(root: Path) -> None:
 
     found = read_tombstones(root)
     if not found.tombstones:
-        say(f"nothing was ever forgotten in {root}")
+        say(f"nothing was forgotten in {root}")
         return
     rows = [
         {
@@ -316,7 +319,7 @@ def _list(root: Path) -> None:
     ]
     say_table(rows)
     if found.is_unfinished:
-        say(f"\nThe last take-down was interrupted: `{command('forget', '--root', root)}`, or a build, ends it.")
+        say(f"\nThe last take-down was interrupted: finish it with `{command('forget', '--root', root)}` or a build.")
 
 
 def _say_affected(found: "Sequence[AffectedSample]") -> None:
@@ -342,30 +345,30 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
     for one in done.rewritten:
         say(
             f"{one.dataset}: {counted(one.num_samples, 'image')} and {counted(one.num_captions, 'caption')} are "
-            f"forgotten; snapshot {one.now} takes the place of {one.before}"
+            f"forgotten; snapshot {one.now} replaces {one.before}"
         )
     if not done.rewritten and not done.removed:
-        say(f"no snapshot in {root} has any of it")
+        say(f"no snapshot in {root} contains a matching image")
     if done.removed:
         say(f"removed snapshots: {', '.join(f'{dataset} {name}' for dataset, name in done.removed)}")
     gone = [counted(len(paths), what) for what, paths in done.gone.items() if paths]
     if gone:
-        say(f"removed as well: {', '.join(gone)}")
+        say(f"also removed: {', '.join(gone)}")
     if done.gone.get("report"):
-        say("written anew: the report of each dataset that has one")
+        say("rewritten: the existing reports of the datasets")
     for folder in done.gone.get("export", []):
-        say(f"an export that is gone: {folder}")
+        say(f"removed export: {folder}")
     if done.gone.get("export"):
-        say("`vernaclip export` writes exports anew, from what there is now")
+        say("`vernaclip export` writes exports again, from the new snapshots")
     if done.log_lines:
-        say(f"taken out of fetch logs: {counted(done.log_lines, 'line')}")
+        say(f"removed from fetch logs: {counted(done.log_lines, 'line')}")
     if done.num_translations:
-        say(f"taken out of translation memories: {counted(done.num_translations, 'translation')}")
+        say(f"removed from translation memories: {counted(done.num_translations, 'translation')}")
     values = ", ".join(f"{one.kind} {one.value}" for one in tombstones)
-    say(f"in force from now on, for every build in {root}: {values}")
+    say(f"from now on, every build in {root} leaves out: {values}")
     say(
-        "Not touched: upstream files and image folders, audits (sentences without images), and whatever was copied out "
-        "of the root."
+        "Not changed: upstream files and image folders, audits (they contain sentences, no images), and all copies "
+        "outside the root."
     )
     for model in done.models:
-        say(f"A model that was trained on it keeps what it learnt: {model}. Train again, then remove that folder.")
+        say(f"The model {model} was trained on a forgotten image: train again, then remove that folder.")

@@ -1,4 +1,4 @@
-"""Commands around translations: translate (a file, without a catalog), audit draw, audit score (by people)."""
+"""The commands translate, which translates a file without a catalog, and audit, with which people rate translations."""
 
 import sys
 import tempfile
@@ -23,17 +23,17 @@ class FileOptions:
     """Options of the input and the output."""
 
     out: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="OUTPUT")] = None
-    """A file, of INPUT's format, or - for standard output (default)."""
+    """Output file in the format of INPUT, or - for standard output (default)."""
     force: bool = False
     """Replace OUTPUT if it exists."""
     format: Literal["lines", "csv", "tsv", "parquet"] | None = None
-    """Default: told by INPUT's name, else lines."""
+    """Format of INPUT (default: from its file name, else lines)."""
     column: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """The column to translate (default: caption)."""
+    """Column to translate (default: caption)."""
     write_column: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """The new column (default: COLUMN_LANG, as caption_it)."""
+    """Name of the new column (default: COLUMN_LANG, such as caption_it)."""
     scores: bool = False
-    """Write score, truncated and repetitive too; of lines, score and a tab first."""
+    """Add the columns score, truncated and repetitive; in format lines, write the score and a tab before each line."""
 
 
 @Parameter(name="*", group=Group("Engine", sort_key=2))
@@ -42,19 +42,19 @@ class EngineOptions:
     """Options of the engine."""
 
     engine: Annotated[str | None, Parameter(metavar="NAME")] = None
-    """argos (default), ctranslate2, transformers, deepl, apertium, command, or one of a package (docs/engines.md)."""
+    """argos (default), ctranslate2, transformers, deepl, apertium, command, or a plug-in's (docs/translation.md)."""
     package: Annotated[Words, Parameter(metavar="FILE")] = ()
-    """argos: .argosmodel file or folder (default: the installed one)."""
+    """For argos: .argosmodel file or folder (default: the installed package)."""
     model: Annotated[Words, Parameter(metavar="DIR")] = ()
-    """ctranslate2: folder of a converted model, with its tokenizer; transformers: a folder, or a hub's name."""
+    """For ctranslate2: folder of a converted model with its tokenizer. For transformers: folder, or name on the hub."""
     language_packs: LanguagePacks = ()
-    """TOML file of a language's codes, for --from, --to or --pivot; may be given often."""
+    """Language pack (TOML file) for --from, --to or --pivot. Repeatable."""
     pivot: Annotated[str | None, Parameter(metavar="LANG")] = None
-    """Go through this language; takes two packages or models."""
+    """Translate by way of this language; needs two packages or models."""
     memory: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Record translations here, and never ask again for recorded ones."""
+    """Cache translations in this folder, and never translate a cached text again."""
     overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()
-    """Any setting of a recipe's [translate] table, such as beam_size=1; may be given often."""
+    """Set any key of the [translate] section of recipes, such as beam_size=1. Repeatable."""
 
 
 _FILES, _ENGINE = FileOptions(), EngineOptions()
@@ -69,7 +69,7 @@ def translate(
     files: FileOptions = _FILES,
     engine: EngineOptions = _ENGINE,
 ) -> None:
-    """Translate lines of text, or a column of a CSV, TSV or Parquet file.
+    """Translate lines of text, or one column of a CSV, TSV or Parquet file.
 
     Examples:
       echo "two red stars" | vernaclip translate --from en --to it --package en_it.argosmodel
@@ -78,13 +78,13 @@ def translate(
       vernaclip translate captions.parquet --out italian.parquet --from en --to it --memory catalog/memory
       cut -f1 no-header.tsv | vernaclip translate --from en --to it --engine apertium --pivot ca
 
-    Line N of the output is the translation of line N of the input. Rows of a table stay as they are, in order, with
-    the new columns behind; null stays null. Text is UTF-8. OUTPUT appears when it is whole, and not before. Standard
-    output gets its lines whenever 20,000 have been read and translated, fewer with a paid engine, and at the end of
-    INPUT: a pipe that stays open waits. With --memory, a command that was stopped goes on where it was when run again.
+    Line N of the output is the translation of line N of the input. Tables keep their rows, order and columns; new
+    columns come last, and null stays null. Text is UTF-8. OUTPUT appears only when it is complete. Standard output is
+    written after every 20,000 lines (fewer with a paid engine) and at the end of INPUT, so an open pipe may wait. With
+    --memory, an interrupted command resumes when it is run again.
 
     Args:
-        source: A file, or - for standard input (default).
+        source: Input file, or - for standard input (default).
     """
     from data_catalog.progress import Progress
     from translation.files import count_rows, translate_files
@@ -93,7 +93,7 @@ def translate(
     with tempfile.TemporaryDirectory() as cache:
         translator = _opened(from_code, to_code, engine, Path(cache))
         num_rows = count_rows(found)
-        if found.target is None and sys.stdout.isatty():  # a bar would stand amid the lines
+        if found.target is None and sys.stdout.isatty():  # a progress bar would appear between the lines
             translate_files(found, translator)
             return
         with Progress("translate", total=num_rows, unit="captions") as progress:
@@ -101,17 +101,17 @@ def translate(
 
 
 def _caption_files(name: str | None, to_code: str, options: FileOptions) -> "CaptionFiles":
-    """Return input, output, format and columns as the options name them.
+    """Return the input, output, format and columns that the options name.
 
     Raises:
-        PipelineError: they cannot be read or written, or columns are named for lines, which have none.
+        PipelineError: a file cannot be read or written, or a column is named for the format lines.
     """
     from translation.files import CaptionFiles, Columns, format_of
 
     source, target = (None if each in (None, "-") else Path(each) for each in (name, options.out))
     named = options.format or ("lines" if source is None else format_of(source))
     if named == "lines" and (options.column or options.write_column):
-        raise SettingsError("lines have no columns: leave --column and --write-column out, or give --format")
+        raise SettingsError("the format lines has no columns: leave --column and --write-column out, or set --format")
     column = options.column or "caption"
     columns = Columns(read=column, write=options.write_column or f"{column}_{to_code}", scores=options.scores)
     return CaptionFiles(source=source, target=target, format=named, columns=columns, overwrite=options.force)
@@ -121,8 +121,7 @@ def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Pat
     """Return the engine that the options and `--set` name.
 
     Raises:
-        PipelineError: a setting is unknown or wrong, is given twice, or is about the way back, which is not gone here;
-            or the engine cannot be opened.
+        PipelineError: a setting is unknown, wrong, given twice or about round trips; or the engine cannot be opened.
     """
     from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
     from translation.memory import with_memory
@@ -132,7 +131,7 @@ def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Pat
     named = {"engine": options.engine, "package": list(options.package), "model": list(options.model)}
     for name, given in {**named, "pivot": options.pivot}.items():
         if given and name in values:
-            raise SettingsError(f"translate.{name} is given twice, as --{name} and as --set {name}=...")
+            raise SettingsError(f"translate.{name} is given twice, by --{name} and by --set {name}=...: keep one")
         if given:
             values[name] = given
     config = one_way_config(values)
@@ -151,12 +150,12 @@ def draw(
     seed: Number = 1,
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
 ) -> None:
-    """Draw translated captions, and write a form on which people rate them.
+    """Draw a sample of translated captions, and write a form in which people rate them.
 
     Args:
-        num_rows: How many captions.
-        seed: Another one draws others.
-        out: Where audit.csv and audit.html go (default: in the root).
+        num_rows: Number of captions.
+        seed: Seed of the sample.
+        out: Folder for audit.csv and audit.html (default: in audits/ of the root).
     """
     from data_catalog.storage.shards import write_bytes
     from translation.audit.draw import AUDIT_COLUMNS, draw_audit
@@ -167,7 +166,7 @@ def draw(
     sheet, path = sheet_text(AUDIT_COLUMNS, drawn.rows).encode(), folder / AUDIT_FILE
     try:
         if path.is_file() and path.read_bytes() != sheet:
-            raise SettingsError(f"{path} is another audit, which may have ratings: give another --out")
+            raise SettingsError(f"{path} belongs to another audit, which may have ratings: choose another --out")
         write_bytes(folder / FORM_FILE, render_form(drawn).encode())
         write_bytes(path, sheet)
     except OSError as error:
@@ -175,11 +174,11 @@ def draw(
     rows = [{"stratum": found.name, "pairs": found.num_pairs, "drawn": found.num_drawn} for found in drawn.strata]
     say_table(rows)
     if len(drawn.rows) < num_rows:
-        say(f"{len(drawn.rows):,} distinct pairs are all that there are, fewer than {num_rows:,}: all are drawn")
+        say(f"only {len(drawn.rows):,} distinct pairs exist, fewer than {num_rows:,}: all are drawn")
     if num_missed := sum(not stratum.num_drawn for stratum in drawn.strata):
-        say(f"{num_missed} strata are without a row: --n {len(drawn.strata)} or more gives each one")
+        say(f"{num_missed} strata have no row in the sample: --n {len(drawn.strata)} or more gives each one a row")
     say(f"\nwrote {folder / AUDIT_FILE} and {folder / FORM_FILE}: audit {drawn.audit_id}, {len(drawn.rows):,} pairs")
-    say(f"give each rater {FORM_FILE}, which opens in any browser; keep {AUDIT_FILE} to yourself: it holds the scores")
+    say(f"give {FORM_FILE} to each rater (any browser opens it); do not give them {AUDIT_FILE}: it contains the scores")
 
 
 def score(
@@ -191,14 +190,14 @@ def score(
     max_good_dropped: Annotated[float, Parameter(metavar="SHARE")] = 0.05,
     worst: Number = 5,
 ) -> None:
-    """Say what raters found, and which thresholds follow for a recipe.
+    """Summarize the ratings of an audit, and suggest thresholds for a recipe.
 
     Args:
-        ratings: What the form saved, one file a rater.
-        sheet: What `draw` wrote (default: audit.csv beside the first ratings).
-        bad_below: A lower mean rating is bad.
-        max_good_dropped: Of the rows that are not bad, how many a threshold may cost.
-        worst: How many bad rows are listed.
+        ratings: Files that the form saved, one for each rater.
+        sheet: The audit.csv that `draw` wrote (default: audit.csv beside the first ratings).
+        bad_below: A translation is bad if its mean rating is lower than this.
+        max_good_dropped: Largest share of good translations that a suggested threshold may drop.
+        worst: Number of bad rows to list.
     """
     from translation.audit.report import audit_report
 

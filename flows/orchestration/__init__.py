@@ -1,1 +1,1 @@
-"""Prefect and Dask: flows, executors, servers and what becomes of their runs."""
+"""Orchestration with Prefect and Dask: flows, executors, servers and their background processes."""

@@ -1,7 +1,7 @@
 """Background processes of a project that outlive the command which starts them.
 
-A daemon holds a lock on a file for as long as it lives, through a descriptor that it inherits and never uses. So
-"is it running?" has a true answer after any crash, and no stale process id is ever signalled.
+A daemon inherits a descriptor with a lock on a file, and so holds the lock as long as it lives. It is therefore always
+known whether a daemon runs, even after a crash, and a signal is never sent to a stale process id.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ POLL_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
-    """A background process: its name and the folder of its lock (with its process id) and log."""
+    """A background process: its name, and the folder of its lock file (with its process id) and its log."""
 
     name: str
     folder: Path
@@ -33,11 +33,11 @@ class Daemon:
 
     @property
     def log_path(self) -> Path:
-        """Return the file that its output goes to."""
+        """Return the file of its output."""
         return self.folder / f"{self.name}.log"
 
     def last_words(self, num_lines: int = 5) -> str:
-        """Return the last lines that it printed, for an error message."""
+        """Return the last lines of its output, for an error message."""
         if not self.log_path.is_file():
             return ""
         return "\n".join(self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-num_lines:])
@@ -51,20 +51,20 @@ def start(
     working_dir: Path,
     stdin: int = subprocess.DEVNULL,
 ) -> int:
-    """Start a daemon in a session of its own, so that no Ctrl-C or closed terminal reaches it.
+    """Start a daemon in its own session, so that Ctrl-C or a closed terminal does not end it.
 
     Args:
-        daemon: not running.
+        daemon: a daemon that is not running.
         command: program and arguments.
-        environment: its variables, on top of ours.
-        working_dir: its current folder.
-        stdin: a descriptor that it reads.
+        environment: environment variables, in addition to those of this process.
+        working_dir: current folder of the daemon.
+        stdin: descriptor of its standard input.
 
     Returns:
-        Its process id.
+        The process id of the daemon.
 
     Raises:
-        BusyError: it is running already.
+        BusyError: the daemon is running already.
     """
     with daemon.lock_path.open("a+", encoding="ascii") as lock:
         if not try_lock(lock.fileno()):
@@ -84,13 +84,13 @@ def start(
         lock.write(f"{process.pid}\n")
         pid = process.pid
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)  # "still running": that is the purpose
+            warnings.simplefilter("ignore", ResourceWarning)  # the process is meant to keep running
             del process
     return pid
 
 
 def running_pid(daemon: Daemon) -> int | None:
-    """Return the process id of a daemon that runs now, or None."""
+    """Return the process id of a daemon, or None if it is not running."""
     if not daemon.lock_path.is_file():
         return None
     with daemon.lock_path.open("r", encoding="ascii") as lock:
@@ -101,7 +101,7 @@ def running_pid(daemon: Daemon) -> int | None:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file for whoever holds its descriptor, or return False if another process has locked it."""
+    """Lock an open file; the lock is shared by all holders of the descriptor. Return False if it is locked already."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,7 +110,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def wait_until(ready: Callable[[], bool], daemon: Daemon, *, timeout_s: float) -> bool:
-    """Wait until something is so; False if the daemon has ended, or after `timeout_s`."""
+    """Wait until `ready` returns True. Return False if the daemon ends, or after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and running_pid(daemon) is not None:
         if ready():
@@ -120,7 +120,7 @@ def wait_until(ready: Callable[[], bool], daemon: Daemon, *, timeout_s: float) -
 
 
 def end(daemon: Daemon, *, timeout_s: float) -> None:
-    """Ask a daemon, if it runs, to end in its own time (SIGTERM); after `timeout_s` it is killed."""
+    """Ask a daemon to end (SIGTERM) if it runs, and kill it after `timeout_s`."""
     pid = running_pid(daemon)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
@@ -129,7 +129,7 @@ def end(daemon: Daemon, *, timeout_s: float) -> None:
 
 
 def kill(daemon: Daemon) -> None:
-    """End a daemon and every process of its session at once (SIGKILL)."""
+    """Kill a daemon and all processes of its session (SIGKILL)."""
     pid = running_pid(daemon)
     if pid is not None:
         os.killpg(pid, signal.SIGKILL)
@@ -137,6 +137,6 @@ def kill(daemon: Daemon) -> None:
 
 
 def wait_for_end(daemon: Daemon, *, timeout_s: float) -> bool:
-    """Wait until a daemon has ended; False if it still runs after `timeout_s`."""
+    """Wait until a daemon has ended; return False if it still runs after `timeout_s`."""
     wait_until(lambda: False, daemon, timeout_s=timeout_s)
     return running_pid(daemon) is None

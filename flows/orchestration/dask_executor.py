@@ -1,10 +1,10 @@
-"""Steps on a Dask cluster: Prefect's tasks, done by processes of this machine or of many; the same bytes.
+"""An executor that runs steps on a Dask cluster, on this machine or on several, with byte-equal outputs.
 
-What is submitted goes to the cluster as a function's name and references to files. What waits for hosts of the web, and
-what the flow does itself, stays in the flow's process.
+The cluster gets the name of a function and references to files. Steps that wait for web hosts, and work of the flow
+itself, stay in the flow's process.
 
-The tasks stay there as well, and wait. Those of prefect-dask run on the workers, and fail where these do not reach the
-flow's Prefect server, which as a rule listens on loopback only; and each worker would be given what opens it.
+The Prefect tasks also stay in the flow's process and wait there. The task runner of prefect-dask would run them on the
+workers, which usually cannot reach the flow's Prefect server on loopback, and would give each worker its credentials.
 """
 
 import asyncio
@@ -44,23 +44,23 @@ T = TypeVar("T")
 
 _DISTRIBUTION = "vernaclip"
 _PACKAGES = ("flows", "translation", "cleaning", "data_catalog")
-# Calls on a cluster that is there, each with a thread that waits for it; how many workers it has may change.
+# Calls on an existing cluster, each with a thread that waits for it; its number of workers may change.
 _MOST_WAITING = 256
-# What a client says where the scheduler or the workers are gone.
-_GONE = (OSError, RuntimeError, ClosedClientError)
-# On a busy machine a worker that died may take longer to come back than Dask waits for it by itself (15 s): it would be
-# taken off the cluster for good, and a build without workers would wait for ever.
-_PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 day"}
+# Errors of a client when the scheduler or the workers are gone.
+_GONE_ERRORS = (OSError, RuntimeError, ClosedClientError)
+# On a busy machine, a worker that died may need more than Dask's 15 s to restart. Dask would then remove it for good,
+# and a build without workers would wait for ever.
+_DASK_SETTINGS = {"distributed.deploy.lost-worker-timeout": "1 day"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class House:
-    """Where a flow runs, as far as whoever does its steps must agree with it.
+class FlowEnvironment:
+    """The environment of a flow that workers must share to run its steps.
 
     Args:
         folder: the flow's current folder, to which a recipe's paths are relative.
-        mark: a file below the root that this flow alone has made; absolute.
-        versions: see `versions`; None where they cannot differ.
+        mark: absolute path of a file below the root that only this flow has made.
+        versions: see `versions`; None if they cannot differ.
     """
 
     folder: Path
@@ -70,11 +70,11 @@ class House:
 
 @functools.lru_cache(maxsize=1)
 def versions() -> Mapping[str, str]:
-    """Return, by name, what the bytes that this process writes depend on: machine, Python, our code, packages."""
+    """Return the versions that decide the bytes of outputs, by name: machine type, Python, our code, packages."""
     base = Path(__file__).parents[2]
     files = (path for package in _PACKAGES for path in (base / package).rglob("*.py"))
     code = digest({path.relative_to(base).as_posix(): sha256_of(path) for path in files})[:12]
-    found = {"the kind of machine": platform.machine(), "Python": sys.version.split()[0], "vernaclip's own code": code}
+    found = {"machine type": platform.machine(), "Python": sys.version.split()[0], "vernaclip code": code}
     for requirement in requires(_DISTRIBUTION) or []:
         if "extra ==" not in requirement:
             name = Requirement(requirement).name
@@ -83,50 +83,50 @@ def versions() -> Mapping[str, str]:
     return found
 
 
-# Marks of the flows whose steps this process does.
-_entered: set[Path] = set()
+# Marks of the flows that this process has been checked for.
+_checked: set[Path] = set()
 
 
-def enter(house: House) -> None:
-    """Make sure, once for each flow, that this process may do its steps, and go to its folder, from another's perhaps.
+def enter(environment: FlowEnvironment) -> None:
+    """Check, once for each flow, that this process has the flow's files and versions, and change to its folder.
 
     Raises:
-        InputError: this process sees other files, or has other versions; the text says which.
+        InputError: this process sees other files or has other versions; the message names them.
     """
-    if house.mark not in _entered:
+    if environment.mark not in _checked:
         here = f"the worker on {platform.node()}"
-        if not house.mark.is_file() or not house.folder.is_dir():
-            missing = house.folder if house.mark.is_file() else house.mark.parent
+        if not environment.mark.is_file() or not environment.folder.is_dir():
+            missing = environment.folder if environment.mark.is_file() else environment.mark.parent
             raise InputError(
-                f"{here} does not see {missing} as the flow does: put the root, and the folder that the build is "
-                "started in, on a file system that all machines share under the same names"
+                f"{here} does not see {missing} as the flow does: put the root and the folder in which the build is "
+                "started on a file system that all machines share under the same paths"
             )
-        wanted = house.versions or {}
+        wanted = environment.versions or {}
         own = versions() if wanted else {}
         for name in sorted({*own, *wanted}):
             if own.get(name) != wanted.get(name):
                 raise InputError(
-                    f"{here} has {name} {own.get(name, 'not at all')}, the flow {wanted.get(name, 'not at all')}: "
-                    "install the same on all machines and start the workers again, or the bytes would differ"
+                    f"{here} has {name} {own.get(name, '(none)')}, but the flow has {wanted.get(name, '(none)')}, so "
+                    "outputs would differ: install the same version on all machines, and restart the workers"
                 )
-        _entered.add(house.mark)
-    os.chdir(house.folder)
+        _checked.add(environment.mark)
+    os.chdir(environment.folder)
 
 
 class DaskExecutor(PrefectExecutor):
-    """Steps as tasks of the flow that is running, done by Dask; use it as a context manager.
+    """An executor that runs steps on Dask, each as a task of the current flow; use it as a context manager.
 
     Args:
-        max_workers: processes of the cluster on this machine, each with one thread; must be positive.
-        root: of the catalog; the workers must see it under the same name.
-        address: of the scheduler of a cluster that is there; None: one on this machine, which ends with the executor.
-        artifacts: what the run shows of its progress.
+        max_workers: number of processes of a cluster on this machine, with one thread each; must be positive.
+        root: of the catalog; the workers must see it under the same path.
+        address: scheduler of an existing cluster; None: a new cluster on this machine, which ends with the executor.
+        artifacts: progress artifact and tables of the flow run.
 
     Raises:
         InputError: no scheduler answers at `address`.
     """
 
-    submits_elsewhere = True
+    runs_remotely = True
 
     def __init__(
         self,
@@ -138,26 +138,26 @@ class DaskExecutor(PrefectExecutor):
         artifacts: FlowArtifacts | None = None,
     ) -> None:
         super().__init__(retry_delays_s=retry_delays_s, artifacts=artifacts)
-        self.most_elsewhere = _MOST_WAITING if address else None
+        self.max_remote_calls = _MOST_WAITING if address else None
         self._address = address
         self._cluster = DaskTaskRunner(address=address) if address else _local_cluster(max_workers)
         self._mark = root.absolute() / "work" / f"{TEMPORARY_PREFIX}flow-{uuid4().hex}"
-        self._house: House | None = None
+        self._environment: FlowEnvironment | None = None
         self._exits = ExitStack()
 
     def __enter__(self) -> Self:
         logging.getLogger("distributed").setLevel(logging.WARNING)
         if self._address is not None:
             _require_scheduler(self._address)
-        self._exits.enter_context(dask.config.set(_PATIENCE))
+        self._exits.enter_context(dask.config.set(_DASK_SETTINGS))
         self._exits.enter_context(self._cluster)
         try:
             client = self._cluster.client
             if not client.scheduler_info()["workers"]:
                 logger.warning(
-                    "the Dask cluster has no workers yet: steps wait until some come (`dask worker ADDRESS`)"
+                    "the Dask cluster has no workers yet: steps wait until you start some (`dask worker ADDRESS`)"
                 )
-            self._exits.enter_context(_working(client))
+            self._exits.enter_context(_forwarded_logs(client))
             self._exits.callback(self._mark.unlink, missing_ok=True)
         except BaseException:
             self._exits.close()
@@ -171,42 +171,42 @@ class DaskExecutor(PrefectExecutor):
         self._exits.close()
         super().__exit__(kind, error, trace)
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
-        """Start a call on the cluster, if it may be done there; a thread of the flow waits for it, as a task."""
-        if not elsewhere:
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
+        """Start a call on the cluster if it may run remotely; a task in a thread of the flow waits for its result."""
+        if not remote:
             return super().submit(name, call)
-        if self._house is None:  # the first step is submitted with the writer's lock held
+        if self._environment is None:  # the first step is submitted with the writer's lock held
             write_json(self._mark, {})
-            found = versions() if self._address else None  # processes of our own start from the same files
-            self._house = House(folder=Path.cwd(), mark=self._mark, versions=found)
-        there = partial(_do_there, self._house, call)
+            found = versions() if self._address else None  # local processes always have the same versions
+            self._environment = FlowEnvironment(folder=Path.cwd(), mark=self._mark, versions=found)
+        remote_call = partial(_run_remotely, self._environment, call)
 
         def wait() -> T:
             try:
-                result: T = self._cluster.client.submit(there, pure=False).result()  # type: ignore[no-untyped-call]
+                result: T = self._cluster.client.submit(remote_call, pure=False).result()  # type: ignore[no-untyped-call]
             except KilledWorker as error:
                 raise InputError(
-                    f"{name}: several Dask workers died over it, perhaps for lack of memory: give them more of it, or "
-                    "fewer steps at once (--set build.workers=N), and run the same command again"
+                    f"{name}: several Dask workers died during this step, perhaps of too little memory: give them more "
+                    "memory, or run fewer steps at once (--set build.workers=N), then run the same command again"
                 ) from error
             except CancelledError as error:
-                raise InputError(f"{name}: the Dask cluster is gone: run the same command again") from error
+                raise InputError(f"{name}: the Dask cluster has ended: run the same command again") from error
             return result
 
         return self._runner.submit(self._task(name, wait), parameters={})
 
 
-def _do_there(house: House, call: Callable[[], T]) -> T:
-    """Do a call in a worker's process."""
-    enter(house)
+def _run_remotely(environment: FlowEnvironment, call: Callable[[], T]) -> T:
+    """Run a call in the process of a worker."""
+    enter(environment)
     return call()
 
 
 def _local_cluster(num_processes: int) -> DaskTaskRunner:
-    """Make a cluster on this machine, on loopback, closed to all who have not its key, that ends with this process.
+    """Return a new cluster on this machine, which listens on loopback and ends with this process.
 
-    Its workers have no memory limit: Dask would pause one whose memory does not shrink, and the build would wait for
-    ever. Memory is bounded where it matters, in the processes that decode images.
+    Connections need its TLS key. Its workers have no memory limit, since Dask would pause a worker whose memory does
+    not shrink, and the build would wait for ever. Memory is limited in the processes that decode images.
     """
     local = {
         "host": "127.0.0.1",
@@ -216,7 +216,7 @@ def _local_cluster(num_processes: int) -> DaskTaskRunner:
         "memory_limit": 0,
         "dashboard_address": "127.0.0.1:0",
         "worker_dashboard_address": None,
-        # Our plugin is for the command line, and what goes wrong is told on the terminal once, by the flow.
+        # Our Prefect plugin serves only the command line, and the flow alone prints errors on the terminal.
         "env": {"PREFECT_PLUGINS_ENABLED": "false", "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"},
         "security": True,
         "silence_logs": logging.ERROR,
@@ -225,7 +225,11 @@ def _local_cluster(num_processes: int) -> DaskTaskRunner:
 
 
 def _require_scheduler(address: str) -> None:
-    """Refuse an address where nothing speaks as a scheduler does: Dask's own client would wait for ever for that."""
+    """Refuse an address where no Dask scheduler answers; Dask's own client would wait for ever.
+
+    Raises:
+        InputError: no scheduler answers.
+    """
     timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
 
     async def greet() -> None:
@@ -235,23 +239,23 @@ def _require_scheduler(address: str) -> None:
     try:
         asyncio.run(asyncio.wait_for(greet(), timeout_s))
     except (OSError, ValueError) as error:
-        what = str(error) or "what listens there says nothing that Dask understands"
+        problem = str(error) or "the program that listens there does not speak Dask's protocol"
         raise InputError(
-            f"no Dask scheduler answers at {address} ({what}): "
-            "start one with `dask scheduler`, or leave build.dask_address out for a cluster on this machine"
+            f"no Dask scheduler answers at {address} ({problem}): start one with `dask scheduler`, or leave "
+            "build.dask_address out to use a cluster on this machine"
         ) from error
 
 
 @contextmanager
-def _working(client: Client) -> Iterator[None]:
-    """Have what our code logs on workers logged here; in the end let workers end the processes that decoded images."""
+def _forwarded_logs(client: Client) -> Iterator[None]:
+    """Forward the log lines of workers to this process; on exit, end the image processes of the workers."""
     for name in PACKAGES:
         client.forward_logging(name, logging.getLogger(name).level)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        with suppress(*_GONE):  # workers that go on without us
+        with suppress(*_GONE_ERRORS):  # workers of an existing cluster go on without this flow
             client.run(end_process_workers, on_error="ignore")
         for name in PACKAGES:
-            with suppress(*_GONE, ValueError):  # the last: another flow has done so
+            with suppress(*_GONE_ERRORS, ValueError):  # ValueError: another flow has already done it
                 client.unforward_logging(name)  # type: ignore[no-untyped-call]

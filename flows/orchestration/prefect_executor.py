@@ -1,8 +1,8 @@
-"""Steps as Prefect tasks: the executor that shows a run, its progress and its tables on Prefect's pages.
+"""An executor that runs steps as Prefect tasks, and shows progress and tables of a run on Prefect's pages.
 
-Prefect schedules, retries and shows; it remembers nothing that a run depends on. No result is kept or cached: each step
-asks the disk whether it is done. Artifacts are for people to look at, their texts escaped: a server that does not
-answer costs the run nothing but them.
+Prefect schedules, retries and displays, but no run depends on its memory. Results are neither persisted nor cached by
+Prefect: each step looks on disk whether it is finished. Artifacts are only for people, and their texts are escaped. If
+the server does not answer, a run loses only its artifacts.
 """
 
 import contextvars
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 
 class RunProgress:
-    """Counts units done by phase; what it says of the whole never goes back.
+    """Counter of finished units by phase, with a total percentage that never decreases.
 
     Args:
-        phases: what the run will go through, in order; each counts as an equal part of the whole. Further ones that
-            show up are named, and count for nothing. Without any, those that show up are all there is.
+        phases: phases of the run in order; each is an equal part of the total. Other phases are named in the text, but
+            do not count. If empty, all phases that are noted count.
     """
 
     def __init__(self, phases: Sequence[str] = ()) -> None:
@@ -46,7 +46,7 @@ class RunProgress:
         self.percent = 0.0
 
     def note(self, phase: str, *, done: int, total: int) -> None:
-        """Note that `done` of `total` units of a phase are done."""
+        """Record that `done` of `total` units of a phase are finished."""
         self._seen[phase] = done, total
         counts = [count for name, count in self._seen.items() if name in self._phases or not self._phases]
         shares = [min(1.0, done / total) if total else 1.0 for done, total in counts]
@@ -54,27 +54,25 @@ class RunProgress:
 
     @property
     def text(self) -> str:
-        """Return the phases under way with their counts, or the last one that is done."""
+        """Return the running phases with their counts, or the last finished one."""
         under_way = [f"{name}: {done:,} of {total:,}" for name, (done, total) in self._seen.items() if done < total]
         if under_way:
             return ", ".join(under_way)
         return f"{list(self._seen)[-1]}: done" if self._seen else "begun"
 
 
-# An artifact's update is an HTTP call: more often than this nobody could see it anyway.
-SECONDS_BETWEEN_UPDATES = 2.0
-# How long the end of a run may wait for its last update.
-LAST_UPDATE_S = 10.0
+SECONDS_BETWEEN_UPDATES = 2.0  # each update of an artifact is an HTTP request
+LAST_UPDATE_S = 10.0  # that the end of a run waits for its last update
 
 
 class FlowArtifacts:
-    """The one progress artifact of a flow run, and its tables; use it as a context manager, inside the flow.
+    """The progress artifact and the tables of a flow run; use it as a context manager inside the flow.
 
-    A thread of its own tells the server of progress, so that a slow or dead server never holds up the run.
+    A separate thread sends the progress, so that a slow or dead server never delays the run.
 
     Args:
-        key: of the progress artifact, such as "progress-build-dataset-scenes".
-        phases: of `RunProgress`.
+        key: key of the progress artifact, such as "progress-build-dataset-scenes".
+        phases: see `RunProgress`.
     """
 
     def __init__(self, key: str = "progress", phases: Sequence[str] = ()) -> None:
@@ -83,33 +81,33 @@ class FlowArtifacts:
         self._lock, self._over = threading.Lock(), threading.Event()
 
     def __enter__(self) -> Self:
-        context = contextvars.copy_context()  # with it the thread knows which run it speaks for
-        self._thread = threading.Thread(target=context.run, args=(self._tell,), name="progress", daemon=True)
+        context = contextvars.copy_context()  # tells Prefect which run the thread belongs to
+        self._thread = threading.Thread(target=context.run, args=(self._send_progress,), name="progress", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._ending = "done" if kind is None else "stopped"
         self._over.set()
-        if kind is None or issubclass(kind, Exception):  # else the process is to end, and soon
+        if kind is None or issubclass(kind, Exception):  # otherwise the process must end soon
             self._thread.join(LAST_UPDATE_S)
 
     def progress(self, phase: str, *, done: int, total: int) -> None:
-        """Note how many of `total` units of a phase are done; may be called from any thread."""
+        """Record that `done` of `total` units of a phase are finished; may be called from any thread."""
         with self._lock:
             self._progress.note(phase, done=done, total=total)
 
-    def _tell(self) -> None:
-        """Keep the artifact as new as the state (percent done, and what is under way), until the run is over."""
+    def _send_progress(self) -> None:
+        """Keep the artifact up to date with the percentage and the running phases until the run ends."""
         artifact: UUID | None = None
-        told: tuple[float, str] | None = None
+        sent: tuple[float, str] | None = None
         while True:
             is_last = self._over.wait(SECONDS_BETWEEN_UPDATES if artifact else 0)
             with self._lock:
                 percent, text = self._progress.percent, self._progress.text
             if self._ending is not None:
                 percent, text = (100.0, "done") if self._ending == "done" else (percent, f"{self._ending}; {text}")
-            if (percent, text) != told:
+            if (percent, text) != sent:
                 description = str(markdown_safe(text))
                 with _never_fatal("progress"):
                     if artifact is None:
@@ -117,14 +115,14 @@ class FlowArtifacts:
                         artifact = cast(UUID, made)
                     else:
                         update_progress_artifact(artifact, percent, description=description)
-                    told = percent, text
+                    sent = percent, text
             if is_last:
                 return
             if artifact is None:  # the server does not answer
                 time.sleep(SECONDS_BETWEEN_UPDATES)
 
     def table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
-        """Make a table an artifact of the flow run, its texts escaped."""
+        """Create a table artifact of the flow run, with escaped texts."""
         table = [{name: markdown_safe(value) for name, value in row.items()} for row in rows]
         with _never_fatal(key):
             create_table_artifact(key=artifact_key(key), table=table, description=str(markdown_safe(description)))
@@ -132,29 +130,29 @@ class FlowArtifacts:
 
 @contextmanager
 def _never_fatal(what: str) -> Iterator[None]:
-    """Leave out what a silent or unwilling server does not take."""
+    """Log a warning instead of an HTTP error of the server."""
     try:
         yield
     except HTTPError as error:
-        logger.warning("Prefect's server does not take the artifact %s: %s", what, error)
+        logger.warning("the Prefect server does not accept the artifact %s: %s", what, error)
 
 
 def artifact_key(text: str) -> str:
-    """Return `text` as Prefect wants artifact keys: lower-case letters, digits and dashes."""
+    """Return `text` as an artifact key of Prefect: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "artifact"
 
 
 class PrefectExecutor:
-    """Calls as tasks of the flow that is running; use it as a context manager.
+    """An executor that runs calls as tasks of the current flow; use it as a context manager.
 
-    Leaving it waits for what runs, unless the process is to end: by Ctrl-C, or since the run was cancelled.
+    On exit it waits for running calls, unless the process must end because of Ctrl-C or a cancelled run.
 
     Args:
-        artifacts: what the run shows of its progress.
+        artifacts: progress artifact and tables of the flow run.
     """
 
-    submits_elsewhere = False
-    most_elsewhere: int | None = None
+    runs_remotely = False
+    max_remote_calls: int | None = None
 
     def __init__(
         self, *, retry_delays_s: Sequence[float] = RETRY_DELAYS_S, artifacts: FlowArtifacts | None = None
@@ -177,21 +175,21 @@ class PrefectExecutor:
             self._runner.__exit__(kind, error, trace)
         self._artifacts.__exit__(kind, error, trace)
 
-    def submit(self, name: str, call: Callable[[], T], *, elsewhere: bool = False) -> Future[T]:
-        """Start a call as a task named after its kind, its run named `name`."""
+    def submit(self, name: str, call: Callable[[], T], *, remote: bool = False) -> Future[T]:
+        """Start a call as a task with the name of its step; its task run is called `name`."""
         return self._runner.submit(self._task(name, call), parameters={})
 
     def run(self, name: str, call: Callable[[], T]) -> T:
-        """Do a call as a task in the flow's own thread; one that is the only one of its kind is a phase by itself."""
+        """Run a call as a task in the flow's own thread; a call whose name is one word counts as a phase."""
         result = self._task(name, call)()
         if len(name.split()) == 1:
             self.progress(name, done=1, total=1)
         return result
 
     def _task(self, name: str, call: Callable[[], T]) -> Task[[], T]:
-        """Make a task without parameters: Prefect would look through them, and store what it finds."""
+        """Return a task without parameters, since Prefect would inspect and store them."""
         return Task(
-            fn=lambda: call(),  # Prefect takes no other callables than functions
+            fn=lambda: call(),  # Prefect accepts only functions
             name=name.split()[0],
             task_run_name=lambda: name,
             retries=len(self._retry_delays_s),
@@ -202,19 +200,20 @@ class PrefectExecutor:
         )
 
     def artifact_table(self, key: str, rows: Sequence[Mapping[str, object]], description: str) -> None:
-        """Make the table an artifact of the flow run, its texts escaped."""
+        """Create a table artifact of the flow run, with escaped texts."""
         self._artifacts.table(key, rows, description)
 
     def progress(self, key: str, *, done: int, total: int) -> None:
-        """Move the run's progress artifact on: `key` is one of its phases."""
+        """Update the progress artifact; `key` is one of its phases."""
         self._artifacts.progress(key, done=done, total=total)
 
 
 def _is_transient(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Return True if a task failed with `TransientError`."""
     try:
         state.result()
     except TransientError:
         return True
-    except Exception:  # noqa: BLE001 - whatever else it was, the task's own future raises it
+    except Exception:  # noqa: BLE001 - the task's future raises it
         return False
     return False

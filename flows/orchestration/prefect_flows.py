@@ -1,7 +1,7 @@
-"""The four flows: a recipe's name, a root and settings in, one of the main jobs done through Prefect.
+"""The four Prefect flows, each of which runs main jobs for a recipe, a root and settings.
 
-Deployed, they are what `prefect deployment run build-dataset -p recipe=italian` starts. Importing this module loads
-Prefect; what each job does is in `flows.jobs`, without it.
+When deployed, they are started by `prefect deployment run build-dataset -p recipe=italian`. Importing this module loads
+Prefect; the jobs themselves are in `flows.jobs`, which does not.
 """
 
 import json
@@ -25,11 +25,11 @@ from flows import jobs as runs
 from flows.build.execution import Executor
 from flows.build.steps import STEPS
 from flows.doctor import require_sound_environment
-from flows.ending import ended_by_signals
 from flows.jobs import require_ready, require_scorable
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
 from flows.recipe.recipe import DEFAULT_ROOT, SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import schema
+from flows.signals import exit_on_signals
 
 P = ParamSpec("P")
 
@@ -39,10 +39,10 @@ RUN_NAME = "{recipe} in {root}"
 
 
 def _form(config_type: type) -> dict[str, Any]:
-    """Return what Prefect's form offers for a table of settings: what is left out stays as the recipe has it."""
+    """Return the schema of a table of settings for Prefect's form, in which empty fields do not change the recipe."""
     found = schema(config_type)
     for field in found["properties"].values():
-        if "default" in field:  # the form would fill it in, over what the recipe says
+        if "default" in field:  # the form would fill it in and override the recipe
             field["description"] += f" (default: {json.dumps(field.pop('default'))})"
     return {name: value for name, value in found.items() if name != "required"}
 
@@ -55,17 +55,17 @@ _FORM["properties"] |= {
     "test_sets": {**_TABLES, "title": "Test sets", "description": "Settings of each test set, by its name."},
     **{name: {**_form(kind), "title": name} for name, kind in SECTIONS.items()},
 }
-# Prefect's server refuses what the form does not allow before anything is scheduled; `load_recipe` checks the rest.
+# The Prefect server refuses values that the schema does not allow before scheduling; `load_recipe` checks the rest.
 Settings = Annotated[Any, WithJsonSchema(_FORM)]
 
-# What progress goes through; each counts as much as any other.
+# Phases of the progress artifact; all have the same weight.
 BUILD_PHASES = tuple(step.name for step in STEPS)
 TRAIN_PHASES = ("train",)
 EVALUATE_PHASES = ("evaluate",)
 
 
 def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
-    """Make a job a flow: a run that fails for a reason that we know says that sentence, and no more, on its page."""
+    """Return a decorator that makes a job a flow; a run that fails with a `PipelineError` shows only its message."""
 
     def made(job: Callable[P, Any]) -> Flow[P, Any]:
         @flow(name=name, flow_run_name=RUN_NAME, persist_result=False)
@@ -75,7 +75,7 @@ def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
             try:
                 return job(*args, **kwargs)
             except PipelineError as error:
-                return Failed(message=str(error), data=error)  # whoever called the flow in this process gets the error
+                return Failed(message=str(error), data=error)  # a caller in this process gets the error
 
         return run
 
@@ -83,7 +83,7 @@ def _flow(name: str) -> Callable[[Callable[P, Any]], Flow[P, Any]]:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Take the traceback off what Prefect's engine logs of an error that we know: a defect keeps it."""
+    """Remove the traceback from Prefect's log of a `PipelineError`, unless it is a `DefectError`."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, PipelineError) and not isinstance(error, DefectError):
         record.msg, record.args, record.exc_info = str(error), (), None
@@ -103,9 +103,9 @@ def build_dataset(
     Args:
         recipe: name of a recipe, or a TOML file.
         root: folder of the catalog, relative to the project's folder.
-        settings: what differs from the recipe.
-        retry_failed: ask once more for images that failed for reasons that may have passed.
-        dask: have the steps done by a Dask cluster, that of build.dask_address or one on this machine.
+        settings: settings that override those of the recipe.
+        retry_failed: fetch images again that failed for a temporary reason in an earlier build of the dataset.
+        dask: run the steps on a Dask cluster: that of build.dask_address, or one on this machine.
     """
     with _executor("build-dataset", BUILD_PHASES, recipe, root, settings, dask=dask) as executor:
         return runs.build(
@@ -115,12 +115,12 @@ def build_dataset(
 
 @_flow("train-clip")
 def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
-    """Train the model of a recipe on the dataset that was built.
+    """Train the model of a recipe on its dataset, which must have been built.
 
     Args:
         recipe: name of a recipe, or a TOML file.
         root: folder of the catalog, relative to the project's folder.
-        settings: what differs from the recipe.
+        settings: settings that override those of the recipe.
     """
     with _executor("train-clip", TRAIN_PHASES, recipe, root, settings) as executor:
         return runs.train(recipe, root=Path(root), overrides=settings or {}, executor=executor)
@@ -133,7 +133,7 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
     Args:
         recipe: name of a recipe, or a TOML file.
         root: folder of the catalog, relative to the project's folder.
-        settings: what differs from the recipe.
+        settings: settings that override those of the recipe.
     """
     with _executor("evaluate-clip", EVALUATE_PHASES, recipe, root, settings) as executor:
         return runs.evaluate(recipe, root=Path(root), overrides=settings or {}, executor=executor)
@@ -141,12 +141,12 @@ def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Sett
 
 @_flow("build-and-train")
 def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
-    """Build the dataset of a recipe, train its model, score it.
+    """Build the dataset of a recipe, train its model, and score the model.
 
     Args:
         recipe: name of a recipe, or a TOML file.
         root: folder of the catalog, relative to the project's folder.
-        settings: what differs from the recipe.
+        settings: settings that override those of the recipe.
     """
     phases = (*BUILD_PHASES, *TRAIN_PHASES, *EVALUATE_PHASES)
     with _executor("build-and-train", phases, recipe, root, settings) as executor:
@@ -168,9 +168,9 @@ FLOWS: dict[str, Flow[..., Any]] = {
 def _executor(
     name: str, phases: Sequence[str], recipe: str, root: str, settings: Settings, *, dask: bool = False
 ) -> Iterator[Executor]:
-    """Yield what does the steps of the flow `name`, and shows its progress on the way through `phases`."""
+    """Yield the executor for the flow `name`, which shows its progress through `phases`."""
     require_sound_environment()
-    for package in PACKAGES:  # in a worker's process nobody has set the level, and the default would hide what goes on
+    for package in PACKAGES:  # in a worker's process no level is set, and the default would hide log lines
         if logging.getLogger(package).level == logging.NOTSET:
             logging.getLogger(package).setLevel(logging.INFO)
     open_root(Path(root), writes=True)
@@ -190,5 +190,5 @@ def _executor(
         )
     else:
         executor = PrefectExecutor(artifacts=artifacts)
-    with reading(), ended_by_signals(), executor, watched(watch):
+    with reading(), exit_on_signals(), executor, watched(watch):
         yield executor

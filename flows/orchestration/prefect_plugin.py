@@ -1,8 +1,8 @@
-"""A Prefect plugin by which the bare name of a deployment will do: `prefect deployment run build-dataset`.
+"""A Prefect plugin that accepts deployments by their short name: `prefect deployment run build-dataset`.
 
-Prefect asks for FLOW/DEPLOYMENT. It loads this module (entry-point group `prefect.plugins`) at `import prefect`, in
-folders whose settings switch plugins on. What it wraps is a private module of Prefect's: with a version that has moved
-it, full names go on working, and a warning says so.
+Prefect itself requires FLOW/DEPLOYMENT. It loads this module (entry-point group `prefect.plugins`) at `import prefect`
+in folders whose settings switch plugins on. The plugin wraps a private module of Prefect. If a version of Prefect has
+moved it, only full names work, and a warning says so.
 """
 
 import functools
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 @register_hook
 def setup_environment(*, ctx: "HookContext") -> SetupResult:
-    """Prefect's start-up hook: wrap, once, the look-up of deployments by name; keep proxies out of the way."""
+    """Wrap the look-up of deployments by name, and bypass proxies for this machine. Prefect calls this at start-up."""
     try:
         from prefect.client.orchestration._deployments.client import DeploymentAsyncClient, DeploymentClient
 
         wrap_lookup(DeploymentAsyncClient, DeploymentClient)
     except (ImportError, AttributeError):
         logger.warning(
-            "Prefect %s looks deployments up in a new way: name them in full, as in build-dataset/build-dataset",
+            "vernaclip's plugin does not work with Prefect %s: use full names, such as build-dataset/build-dataset",
             ctx.prefect_version,
         )
     return SetupResult(env={"no_proxy": no_proxy()})
 
 
 def wrap_lookup(async_client: Any, client: Any) -> None:
-    """Make `read_deployment_by_name` of Prefect's two client classes understand bare names; once is enough."""
+    """Wrap `read_deployment_by_name` of Prefect's two client classes to accept short names, unless it is wrapped."""
     if hasattr(async_client.read_deployment_by_name, "__wrapped__"):
         return
     read_async, read = async_client.read_deployment_by_name, client.read_deployment_by_name
@@ -66,14 +66,16 @@ def _named(name: str) -> Any:
 
 
 def full_name(name: str, flows: Sequence[str]) -> str:
-    """Return FLOW/DEPLOYMENT for a bare deployment name, given the flows that have such a deployment.
+    """Return FLOW/DEPLOYMENT for a short deployment name.
 
-    Without any it is NAME/NAME, which Prefect then reports as not found.
+    Args:
+        name: the short name.
+        flows: names of the flows with such a deployment; if empty, NAME/NAME is returned, which Prefect does not find.
 
     Raises:
-        SettingsError: several flows have one.
+        SettingsError: several flows have such a deployment.
     """
     if len(flows) > 1:
         choices = ", ".join(sorted(f"{flow}/{name}" for flow in flows))
-        raise SettingsError(f"several flows have a deployment {name!r}: name one of {choices}")
+        raise SettingsError(f"several flows have a deployment {name!r}: use one of {choices}")
     return f"{flows[0] if flows else name}/{name}"

@@ -1,9 +1,9 @@
-"""`vernaclip up` and `down`: Prefect's server, a worker and our deployments, on this machine only.
+"""`vernaclip up` and `down`: a Prefect server, a worker and our deployments, on this machine only.
 
-`up` may be given any number of times, after any crash: it starts what does not run, and says so. It deploys each flow
-under its own name, so that `prefect deployment run build-dataset` is unique (our plugin fills in the flow) and takes
-the recipe as a parameter; and the dataset's flow once more under each recipe's name: `build-dataset/italian` has it
-filled in.
+`up` can be run any number of times and after any crash: it starts whatever is not running, and reports it. It deploys
+each flow under its own name, so that `prefect deployment run build-dataset` is unique (our plugin adds the flow) and
+takes the recipe as a parameter. It also deploys the build flow once for each built-in recipe, such as
+`build-dataset/italian`, with the recipe as its default.
 """
 
 import logging
@@ -52,18 +52,18 @@ NUM_PORTS = 100
 START_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 20.0
 
-# One run at a time: runs write the same catalog and use all processors; later ones wait in order.
+# Runs write the same catalog and use all processors, so only one runs at a time; later ones wait in order.
 MAX_RUNS = 1
 
-# Prefect's default, 10 s, would let a person wait for nothing: the server is on the same machine.
+# The worker asks for runs every 3 s; Prefect's default of 10 s is meant for remote servers.
 WORKER_ENVIRONMENT = {"PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_WORKER_QUERY_SECONDS": "3"}
 RUNS_POLL_S = 0.5
 SECONDS_BETWEEN_LINES = 15.0
 
 AUTOMATION = "vernaclip: runs without a heartbeat have crashed"
 
-# Silence after which a run counts as dead: three heartbeats may be lost, or one C call may keep all other threads out
-# for a minute and a half. `vernaclip up` finds dead runs of this machine at once, so nobody has to wait for this.
+# Seconds without a heartbeat after which a run counts as crashed: three heartbeats may be lost, or one C call may block
+# all other threads for a minute and a half. `vernaclip up` finds crashed runs of this machine without this delay.
 SILENCE_S = 120
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -71,12 +71,13 @@ _ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 
 
 def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None:
-    """Make the automation, or bring it up to date; one that a user has switched off stays off.
+    """Create or update the automation that marks runs without a heartbeat as crashed.
+
+    An automation that the user has switched off stays off.
 
     Args:
-        client: of the server.
-        flows: names of our flows, whose runs it looks at, deployed or not: others on the same server are none of its
-            business.
+        client: client of the server.
+        flows: names of our flows, whose runs are watched, deployed or not; runs of other flows are not.
     """
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
@@ -99,7 +100,7 @@ def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None
     )
 
     def meaning(automation: AutomationCore) -> dict[str, Any]:
-        # As Python values: in JSON its sets are lists, whose order is of chance.
+        # As Python values, since sets become lists of random order in JSON.
         return automation.model_dump(include={"trigger", "actions"}, exclude={"trigger": {"id"}})
 
     found = client.read_automations_by_name(AUTOMATION)
@@ -109,18 +110,18 @@ def ensure_automation(client: "SyncPrefectClient", flows: Iterable[str]) -> None
     first, *more = found
     for each in more:
         client.delete_automation(each.id)
-    # Not without need: a changed automation forgets which runs it was waiting for.
+    # Update only if necessary, as an updated automation forgets the runs that it was watching.
     if meaning(first) != meaning(wanted):
         client.update_automation(first.id, wanted.model_copy(update={"enabled": first.enabled}))
 
 
 def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
-    """Create or renew all that the server needs to know; runs will have `project` as their current folder.
+    """Create or update the work pool, the deployments, and the automation for runs without a heartbeat.
 
-    That is the work pool, the deployments, and the automation that finds runs without a heartbeat.
+    Runs will have `project` as their current folder.
 
     Returns:
-        The deployments as Prefect writes them: FLOW/DEPLOYMENT.
+        The deployments as FLOW/DEPLOYMENT.
     """
     from flows.orchestration.prefect_flows import FLOWS
     from flows.recipe.recipe import recipe_names
@@ -135,7 +136,7 @@ def deploy_all(client: "SyncPrefectClient", project: Path) -> list[str]:
 
 
 def ensure_work_pool(client: "SyncPrefectClient") -> None:
-    """Create the work pool, of processes on this machine, unless it is there."""
+    """Create the work pool for processes on this machine, unless it exists."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
@@ -146,13 +147,13 @@ def ensure_work_pool(client: "SyncPrefectClient") -> None:
 
 
 def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, parameters: Any, project: Path) -> None:
-    """Create a deployment of a flow on our work pool, or renew it.
+    """Create or update a deployment of a flow in our work pool.
 
     Args:
-        client: of the server.
-        flow: a function of an importable module.
-        name: of the deployment.
-        parameters: those that differ from the flow's own defaults.
+        client: client of the server.
+        flow: a flow in an importable module.
+        name: name of the deployment.
+        parameters: parameters that differ from the defaults of the flow.
         project: absolute path of the current folder of its runs.
     """
     from prefect.utilities.callables import parameter_schema
@@ -162,11 +163,11 @@ def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, pa
         name=name,
         description=flow.description,
         parameters=parameters,
-        # Of a misspelt parameter the server says so at once; the run would crash.
+        # The server then refuses a misspelt parameter at once; otherwise the run would crash.
         parameter_openapi_schema={**parameter_schema(flow.fn).model_dump(), "additionalProperties": False},
         enforce_parameter_schema=True,
         work_pool_name=WORK_POOL,
-        # A module, not a file: Prefect would put the file's folder on the path, in front of packages of other names.
+        # A module, not a file: Prefect would put the file's folder first on the path, where it could hide packages.
         entrypoint=f"{flow.fn.__module__}.{flow.fn.__name__}",
         pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(project)}}],
     )
@@ -174,13 +175,13 @@ def deploy(client: "SyncPrefectClient", flow: "Flow[..., Any]", *, name: str, pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What `up` came to.
+    """Result of `up`.
 
     Args:
-        api: where the server is, and the auth string that its pages ask for.
-        started: what was not running: "server", "worker", both or nothing.
-        ours: whether the server is one that `up` started, and `down` stops.
-        deployments: all that can be run by name: FLOW/DEPLOYMENT.
+        api: URL of the server, and the auth string that its pages ask for.
+        started: processes that were started now: "server", "worker", both or none.
+        ours: whether the server was started by `up`, so that `down` stops it.
+        deployments: all deployments as FLOW/DEPLOYMENT.
     """
 
     api: Api
@@ -193,18 +194,18 @@ Deploy = Callable[["SyncPrefectClient", Path], Sequence[str]]
 
 
 def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -> Services:
-    """Make sure that a server answers, all deployments are there and a worker waits for runs.
+    """Start a server and a worker if they are not running, and create or update all deployments.
 
     Args:
-        project: the folder whose `.env` plain `prefect` will read, and in which deployed flows run.
-        port: where a new server listens; None for 4200, or the next free one.
-        deploy: makes the deployments, given a client and the project's folder.
+        project: folder in which deployed flows run; its `.env` tells `prefect` commands the server.
+        port: port of a new server; None: 4200, or the next free one.
+        deploy: creates the deployments with a client, for the project's folder.
 
     Raises:
-        BusyError: the port is taken, or another `up` or `down` is at work.
-        SettingsError: a configured server refuses us.
-        InputError: the environment breaks Prefect, or a server or worker does not start; the text ends with its last
-            words.
+        BusyError: the port is taken, or another `up` or `down` is running.
+        SettingsError: a configured server refuses our credentials.
+        InputError: the environment breaks Prefect, or a server or worker does not start; the message ends with its last
+            output.
     """
     require_sound_environment()
     prepare_process()
@@ -222,12 +223,12 @@ def up(project: Path, *, port: int | None = None, deploy: Deploy = deploy_all) -
 
 
 def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
-    """Stop what `up` started, and take its address out of `.env`.
+    """Stop the server and worker that `up` started, and remove the server's URL from `.env`.
 
-    Runs that have begun may end first; `now` kills them instead.
+    Active runs end first; with `now`, they are killed.
 
     Returns:
-        What was running: "worker", "server", both or nothing.
+        The processes that were stopped: "worker", "server", both or none.
     """
     prepare_process()
     stopped = []
@@ -244,22 +245,22 @@ def down(project: Path, *, now: bool = False) -> tuple[str, ...]:
 
 
 def _end_runs(project: Path, *, now: bool) -> None:
-    """Let no further run begin, and wait, however long that takes, for those that have begun; or kill these `now`."""
+    """Pause the work pool, then wait until all active runs have ended, or kill them with `now`."""
     api = read_env_block(project) or configured_api()
     if api is None or not api.is_up():
-        return  # without a server nobody knows of any
+        return  # without a server, runs are unknown
     with _client(api) as client:
         set_paused(client, True)
-        said = float("-inf")
+        last_logged = float("-inf")
         while runs := [(run, pid) for run in active_runs(client) if (pid := process_of(run)) is not None]:
             if now:
                 for run, pid in runs:
-                    with suppress(ProcessLookupError):  # it has ended meanwhile
-                        os.killpg(pid, signal.SIGKILL)  # each leads a process group of its own
+                    with suppress(ProcessLookupError):  # the run has ended meanwhile
+                        os.killpg(pid, signal.SIGKILL)  # each run has its own process group
                     logger.warning("killed the run %s", run.name)
                 return
-            if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
-                said = time.monotonic()
+            if time.monotonic() - last_logged >= SECONDS_BETWEEN_LINES:
+                last_logged = time.monotonic()
                 names = ", ".join(run.name for run, _ in runs)
                 logger.info("waiting for %s to end (`vernaclip down --now` kills it)", names)
             time.sleep(RUNS_POLL_S)
@@ -271,14 +272,19 @@ def _daemon(project: Path, name: str) -> Daemon:
 
 @contextmanager
 def _one_at_a_time(project: Path) -> Iterator[None]:
+    """Hold the lock of `up` and `down` in a project.
+
+    Raises:
+        BusyError: another process holds it.
+    """
     with (state_folder(project) / "up.lock").open("a", encoding="ascii") as lock:
         if not daemons.try_lock(lock.fileno()):
-            raise BusyError(f"another `vernaclip up` or `down` is at work in {project}: wait for it")
+            raise BusyError(f"another `vernaclip up` or `down` is running in {project}: wait until it ends")
         yield
 
 
 def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
-    """Return an API that answers; whether its server is ours; whether it was started now."""
+    """Return an API that answers, whether its server is ours, and whether it was started now."""
     written = read_env_block(project)
     server = _daemon(project, "server")
     running = daemons.running_pid(server) is not None
@@ -290,9 +296,9 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
         configured = configured_api()
         if configured not in (None, written) and answers(configured, otherwise="starting one here"):
             return configured, False, False
-    # A server of ours that nobody can talk to any more (its address or auth string is lost) makes room for a new one.
+    # Replace a server of ours that cannot be used any more, since its URL or auth string is lost.
     daemons.kill(server)
-    # The new one is at the old address, with the old secret, where there was one.
+    # The new server gets the old port and auth string, if they are known.
     api = Api(
         url=f"http://{HOST}:{_free_port(port, written)}/api",
         auth_string=(written and written.auth_string) or new_auth_string(),
@@ -301,19 +307,23 @@ def _ensure_server(project: Path, port: int | None) -> tuple[Api, bool, bool]:
     environment = server_environment(api, server.folder / "prefect.db")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", api.port]
     daemons.start(server, [*command, "--analytics-off"], environment=environment, working_dir=project)
-    logger.info("starting Prefect's server on %s", api.ui_url)
+    logger.info("starting the Prefect server on %s", api.ui_url)
     if not daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
         daemons.kill(server)
         remove_env_block(project)
-        raise InputError(f"Prefect's server did not start; the end of {server.log_path}:\n{server.last_words()}")
+        raise InputError(f"the Prefect server did not start. The end of {server.log_path}:\n{server.last_words()}")
     return api, True, True
 
 
 def _free_port(port: int | None, written: Api | None) -> int:
-    """Return the port that is asked for, or the first that is free: the one of before, then Prefect's own and up."""
+    """Return the given port, or the first free one: the port of the last server, else from Prefect's port 4200 up.
+
+    Raises:
+        BusyError: the given port, or every port, is taken.
+    """
     if port is not None:
         if port_is_busy(port):
-            raise BusyError(f"port {port} is taken by another program: choose another, or stop that program")
+            raise BusyError(f"port {port} is taken by another program: choose another port, or stop that program")
         return port
     last = SERVER_PORT + NUM_PORTS
     candidates = list(range(SERVER_PORT, last))
@@ -322,12 +332,12 @@ def _free_port(port: int | None, written: Api | None) -> int:
     for candidate in candidates:
         if not port_is_busy(candidate):
             return candidate
-    raise BusyError(f"ports {SERVER_PORT} to {last - 1} are all taken: give another with --port")
+    raise BusyError(f"all ports from {SERVER_PORT} to {last - 1} are taken: choose another one with --port")
 
 
 @contextmanager
 def _client(api: Api) -> "Iterator[SyncPrefectClient]":
-    """Yield a client of this API, whatever this process's settings name."""
+    """Yield a client of this API, whatever API the settings of this process name."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
@@ -337,7 +347,7 @@ def _client(api: Api) -> "Iterator[SyncPrefectClient]":
 
 
 def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool:
-    """Start a worker of this server, or replace one that knows another address; False if it was there."""
+    """Start a worker for this server, or replace one of another server; return False if it was running already."""
     worker = _daemon(project, "worker")
     address = worker.folder / "worker.api"
     if daemons.running_pid(worker) is not None:
@@ -362,12 +372,12 @@ def _ensure_worker(project: Path, api: Api, client: "SyncPrefectClient") -> bool
     daemons.start(worker, command, environment=environment, working_dir=project)
     if not daemons.wait_until(is_seen, worker, timeout_s=START_TIMEOUT_S):
         daemons.kill(worker)
-        raise InputError(f"the worker did not start; the end of {worker.log_path}:\n{worker.last_words()}")
+        raise InputError(f"the worker did not start. The end of {worker.log_path}:\n{worker.last_words()}")
     return True
 
 
 def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
-    """Return runs of our work pool that have begun and not ended."""
+    """Return the active runs of our work pool, those that have begun and not ended."""
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
 
     begun = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
@@ -378,17 +388,18 @@ def active_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
 
 
 def set_paused(client: "SyncPrefectClient", paused: bool) -> None:
-    """Let workers begin no more runs, or let them again."""
+    """Pause or resume the work pool, from which workers take runs."""
     from prefect.client.schemas.actions import WorkPoolUpdate
 
     client.update_work_pool(WORK_POOL, WorkPoolUpdate(is_paused=paused))
 
 
 def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
-    """Mark as crashed the active runs whose process is gone.
+    """Mark active runs as crashed if their process is gone.
 
     Args:
-        has_worker: a worker is at work: then runs that have no process yet may just be about to get one.
+        client: client of the server.
+        has_worker: whether a worker is running, which may be about to start a process for a run that has none.
     """
     from prefect.states import Crashed
 
@@ -398,16 +409,16 @@ def give_up_lost_runs(client: "SyncPrefectClient", *, has_worker: bool) -> None:
         if pid is None and not (has_worker and may_begin):
             client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
             logger.warning(
-                "the run %s has lost its process: `prefect flow-run retry %s` goes on with it", run.name, run.id
+                "the process of the run %s is gone: resume the run with `prefect flow-run retry %s`", run.name, run.id
             )
         elif pid is not None and not has_worker:
-            logger.warning("the run %s goes on in process %d, though its worker is gone", run.name, pid)
+            logger.warning("the run %s continues in process %d, but its worker is gone", run.name, pid)
 
 
 def process_of(run: "FlowRun") -> int | None:
-    """Return the process id of a run on this machine, or None where it has none (any more).
+    """Return the process id of a run on this machine, or None if it has no process (any more).
 
-    The id alone may belong to another process by now, even to one of Prefect's.
+    The process is checked, too, since its id may now belong to another process, even to one of Prefect.
     """
     text = run.infrastructure_pid or ""
     if not text.isdigit():

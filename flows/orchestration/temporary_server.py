@@ -1,8 +1,8 @@
-"""A flow in this process, with the Prefect server that is up, or one that ends with the process.
+"""Runs of a flow in this process, with the configured Prefect server or with a temporary one.
 
-Prefect can start a server by itself, but that one outlives a killed parent, and answers Ctrl-C with tracebacks. This
-one, `python -m flows.orchestration.temporary_server PORT`, has a session of its own, and ends when the pipe from its
-parent closes, however the parent ended.
+Prefect can start a temporary server itself, but that one outlives a killed parent, and prints tracebacks on Ctrl-C. Our
+server, `python -m flows.orchestration.temporary_server PORT`, has its own session. It ends when the pipe from its
+parent closes, however the parent has ended.
 """
 
 import atexit
@@ -46,62 +46,64 @@ def run_flow(
     project: Path,
     **parameters: bool,
 ) -> Any:
-    """Run one of the flows in this process, with the server that is up or a temporary one.
+    """Run a flow in this process, with the configured server if it answers, or with a temporary one.
 
     Args:
         name: "build-dataset", "train-clip", "evaluate-clip" or "build-and-train".
         recipe: name or file of a recipe.
         root: folder of the catalog.
-        overrides: settings that differ from the recipe's.
-        project: folder that keeps the history of runs, in a hidden folder of its own; usually the current one.
-        parameters: further ones of the flow.
+        overrides: settings that override those of the recipe.
+        project: folder in whose hidden subfolder the history of runs is kept; usually the current one.
+        parameters: further parameters of the flow.
 
     Returns:
-        What the jobs of `flows.jobs` return: one report, or for "build-and-train" a tuple of three.
+        The report of the job in `flows.jobs`; for "build-and-train" a tuple of three reports.
 
     Raises:
-        PipelineError: whatever the job raises; InputError where this environment breaks Prefect.
+        PipelineError: any error of the job.
+        InputError: the environment breaks Prefect.
     """
-    from flows.doctor import require_sound_environment  # none of it is for the server's own process
+    from flows.doctor import require_sound_environment  # imported here, as the server's own process does not need it
     from flows.recipe.recipe import load_recipe, override_values
 
     require_sound_environment()
-    load_recipe(recipe, root=root, overrides=overrides)  # what is wrong with it is said before Prefect's long start
+    load_recipe(recipe, root=root, overrides=overrides)  # fail before the slow start of Prefect, not after it
     prepare_process()
     use_answering_api(project)
     from prefect.exceptions import TerminationSignal
 
     from flows.orchestration.prefect_flows import FLOWS
 
-    # Prefect logs a failure's traceback: that belongs on its own pages; our caller gets the exception itself.
+    # Prefect logs the traceback of a failure. Keep it off the terminal, as our caller gets the exception itself.
     for logged in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(logged).propagate = False
     try:
         return FLOWS[name](recipe=recipe, root=str(root), settings=override_values(overrides), **parameters)
-    except TerminationSignal as error:  # the run is marked as crashed: no traceback says more
+    except TerminationSignal as error:  # Prefect has marked the run as crashed
         raise SystemExit(128 + signal.SIGTERM) from error
 
 
 def use_answering_api(project: Path) -> Api | None:
-    """Make sure that a flow in this process finds an API: the configured one, or a temporary server's.
+    """Let flows in this process use the configured API, or start a temporary server if it does not answer.
 
-    A configured server that is silent is no reason to fail: it is left aside, and a warning says so.
+    A configured server that is silent is ignored with a warning.
 
     Returns:
-        The API in use, or None for the temporary server.
+        The configured API, or None if a temporary server is used.
 
     Raises:
-        SettingsError: the configured server refuses our auth string.
+        SettingsError: the configured server refuses our credentials.
         InputError: a temporary server does not start.
     """
     api = configured_api()
-    if api and answers(api, otherwise="this run uses a temporary one (`vernaclip up` starts a lasting one)"):
+    if api and answers(api, otherwise="this run uses a temporary server (`vernaclip up` starts a permanent one)"):
         return api
     from prefect.context import refresh_global_settings_context
 
-    os.environ.update(start(state_folder(project)).environment())  # which goes before all other settings of Prefect
+    os.environ.update(start(state_folder(project)).environment())  # overrides all other settings of Prefect
     refresh_global_settings_context()
-    os.environ.pop("PREFECT_API_AUTH_STRING", None)  # Prefect has read it; children that decode others' files need not
+    # Prefect has read it; child processes that decode untrusted files must not have it.
+    os.environ.pop("PREFECT_API_AUTH_STRING", None)
     return None
 
 
@@ -109,32 +111,31 @@ def start(folder: Path) -> Api:
     """Start a server that ends with this process.
 
     Args:
-        folder: where its database and its log go, beside those of other servers.
+        folder: folder for its database and its log, beside those of other servers.
 
     Raises:
-        InputError: it does not start.
+        InputError: the server does not start.
     """
-    for _ in range(NUM_TRIES):  # somebody else may take the port meanwhile
+    for _ in range(NUM_TRIES):  # another program may take the port meanwhile
         with socket.socket() as free:
             free.bind((HOST, 0))
             port = free.getsockname()[1]
         api = Api(url=f"http://{HOST}:{port}/api", auth_string=new_auth_string())
-        server, pipe = _started(api, folder)
+        server, pipe = _start_process(api, folder)
         if daemons.wait_until(api.is_up, server, timeout_s=START_TIMEOUT_S):
             atexit.register(_end, server, pipe)
             return api
         _end(server, pipe)
     raise InputError(
-        "Prefect's temporary server does not start: --executor local does without; the end of "
+        "the temporary Prefect server does not start. Use --executor local to run without Prefect. The end of "
         f"{server.log_path}:\n{server.last_words()}"
     )
 
 
-def _started(api: Api, folder: Path) -> tuple[Daemon, int]:
-    """Start a server with a database that no other one uses; return it, and the pipe that it lives by.
+def _start_process(api: Api, folder: Path) -> tuple[Daemon, int]:
+    """Start a server with a database of its own; return the server, and the pipe whose closing ends it.
 
-    The database stays for the next temporary server, since making a new one takes Prefect longer than all else that it
-    starts.
+    The database is kept for the next temporary server, since Prefect needs most of its start-up time to create one.
     """
     command = [sys.executable, "-m", "flows.orchestration.temporary_server", api.port]
     for number in count(1):
@@ -153,6 +154,7 @@ def _started(api: Api, folder: Path) -> tuple[Daemon, int]:
 
 
 def _end(server: Daemon, pipe: int) -> None:
+    """Close the pipe of a server, and kill the server if it does not end."""
     os.close(pipe)
     if not daemons.wait_for_end(server, timeout_s=END_TIMEOUT_S):
         daemons.kill(server)
@@ -167,7 +169,7 @@ def serve(port: int) -> None:
         sys.stdin.read()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(END_TIMEOUT_S)
-        os._exit(1)  # it hangs: nobody needs it any more
+        os._exit(1)  # the server hangs
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     uvicorn.run(create_app(ephemeral=True, final=True), host=HOST, port=port, log_level="error")

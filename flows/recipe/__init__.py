@@ -1,1 +1,1 @@
-"""Recipes: read from TOML and `--set`, validated, with the language packs and engines that they name."""
+"""Recipes, read from TOML and `--set` and validated, with the language packs and engines that they name."""

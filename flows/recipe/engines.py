@@ -1,4 +1,4 @@
-"""Translation engines: the one that a recipe needs, and those that the options of a command name."""
+"""Translation engines of recipes and of the options of commands."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 def open_engine(recipe: Recipe, root: Path) -> Translator | None:
-    """Return the engine that translates the recipe's foreign captions; None where it could translate none.
+    """Return the engine that translates the recipe's captions, or None if there is nothing that it could translate.
 
-    Rows in a third language are rejected with a reason, later, one by one.
+    Rows in a third language are rejected later, with a reason for each.
 
     Raises:
-        SettingsError: there is no such engine.
+        SettingsError: the engine is unknown.
         InputError: a source is in another language, and no package for it is named or installed.
     """
-    find_plugin(recipe.translate.engine)  # also where it will have nothing to do
+    find_plugin(recipe.translate.engine)  # an unknown engine is an error even if nothing is to be translated
     languages = [source.kind.languages(source.config) for source in recipe.sources]
     known = {language for found in languages if found is not None for language in found}
     if recipe.source_language == recipe.target_language or not (recipe.source_language in known or None in languages):
@@ -37,16 +37,16 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
     except (DamagedError, InputError, SettingsError) as error:
         if recipe.source_language in known or recipe.translate.package or recipe.translate.engine != "argos":
             raise
-        # The rows of some source say their language themselves: foreign ones may never come.
-        logger.warning("rows in other languages than %s will be rejected: %s", recipe.target_language, error)
+        # Each row of some source states its language, so there may be no row that needs the engine.
+        logger.warning("rows in languages other than %s will be rejected: %s", recipe.target_language, error)
         return None
 
 
 def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
-    """The engine for the way back, if the recipe asks for round trips.
+    """Return the engine that translates back, or None if the recipe has no round trips.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: the engine cannot be opened.
     """
     if not recipe.translate.round_trip:
         return None
@@ -55,17 +55,17 @@ def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:
 
 
 def open_recipes_engine(recipe: Recipe, root: Path) -> Translator:
-    """Return the recipe's engine, whatever its sources are in.
+    """Return the recipe's engine, whatever the languages of its sources.
 
     Raises:
-        SettingsError: there is no such engine.
-        InputError: it cannot be opened.
+        SettingsError: the engine is unknown.
+        InputError: the engine cannot be opened.
     """
     return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
 
 
 def _route(recipe: Recipe) -> list[LanguagePack]:
-    """Language packs from the source language to the target, by way of the pivot if there is one."""
+    """Return the language packs of the source language, the pivot if there is one, and the target language."""
     named = named_language_packs(recipe)
     languages = [recipe.source_language, recipe.translate.pivot]
     passed = [language_pack(language, named) for language in languages if language]
@@ -73,7 +73,7 @@ def _route(recipe: Recipe) -> list[LanguagePack]:
 
 
 def setting_values(overrides: Overrides) -> dict[str, Any]:
-    """Return overrides of an engine's settings as a table, not yet checked; "translate." before a key may be left out.
+    """Return overrides of an engine's settings as a table, not yet validated. Keys may begin with "translate.".
 
     Raises:
         SettingsError: a text is not `key=value`.
@@ -86,39 +86,39 @@ def setting_values(overrides: Overrides) -> dict[str, Any]:
 
 
 def one_way_config(values: Mapping[str, Any]) -> TranslateConfig:
-    """Settings of an engine that translates one way.
+    """Return validated settings of an engine that translates in one direction.
 
     Raises:
-        SettingsError: a setting is unknown or wrong, or is about the way back.
+        SettingsError: a setting is unknown, wrong or about round trips.
     """
     for name in values:
         if name == "round_trip" or name.startswith("reverse_"):
-            raise SettingsError(f"translate.{name} is a setting of recipes: this command translates one way only")
+            raise SettingsError(f"translate.{name} can be set in recipes only: this command does not translate back")
     return read(TranslateConfig, values, "translate")
 
 
 def route_codes(from_code: str, config: TranslateConfig, to_code: str) -> list[str]:
-    """The languages that an engine passes, first and last as `--from` and `--to` name them.
+    """Return the languages of a translation: `--from`, the pivot if there is one, and `--to`.
 
     Raises:
-        SettingsError: one is no code.
+        SettingsError: one is not a language code.
     """
     stops = {"--from": from_code, "translate.pivot": config.pivot, "--to": to_code}
     return [require_language(code, setting) for setting, code in stops.items() if code]
 
 
 def packs_of(codes: Iterable[str], files: Sequence[str]) -> dict[str, LanguagePack]:
-    """The language pack of each code: the one in `files`, else the one that ships, else one of nothing but its code.
+    """Return the language pack of each code: from `files`, else the built-in one, else a minimal one.
 
     Raises:
-        SettingsError: a file is no language pack, or is of none of these languages.
+        SettingsError: a file is not a language pack, or is for none of these languages.
     """
     named = language_packs_of(files)
-    passed = list(dict.fromkeys(codes))
-    unused = sorted(named.keys() - set(passed))
+    needed = list(dict.fromkeys(codes))
+    unused = sorted(named.keys() - set(needed))
     if unused:
         raise SettingsError(
-            f"--language-pack is given for {', '.join(unused)}, but {' - '.join(passed)} is translated: correct the "
-            "pack's code, or leave it out"
+            f"--language-pack is for {', '.join(unused)}, but the translation is {' - '.join(needed)}: correct the "
+            "pack's code, or leave the pack out"
         )
-    return {code: language_pack(code, named) for code in passed}
+    return {code: language_pack(code, named) for code in needed}

@@ -1,4 +1,4 @@
-"""Language packs from TOML: those that ship in `flows/languages`, and any other file that a recipe names."""
+"""Language packs in TOML: the built-in ones in `flows/languages`, and files that a recipe names."""
 
 import logging
 import tomllib
@@ -19,48 +19,49 @@ _SHIPPED = Path(__file__).parents[1] / "languages"
 
 
 def available_language_packs() -> list[str]:
-    """Return the codes of the language packs that ship, sorted."""
+    """Return the sorted codes of the built-in language packs."""
     return sorted(path.stem for path in _SHIPPED.glob("*.toml"))
 
 
 def load_language_packs() -> dict[str, LanguagePack]:
-    """Return all language packs that ship, by code."""
+    """Return all built-in language packs, by code."""
     return {code: load_language_pack(code) for code in available_language_packs()}
 
 
 def language_packs_of(files: Sequence[str]) -> dict[str, LanguagePack]:
-    """Return the packs in files of the user's, by code.
+    """Return the language packs in the user's files, by code.
 
     Raises:
-        PipelineError: one cannot be loaded; SettingsError: two are of the same language.
+        PipelineError: a file cannot be loaded.
+        SettingsError: two packs are for the same language.
     """
     packs: dict[str, LanguagePack] = {}
     places: dict[str, str] = {}
     for file in dict.fromkeys(files):
         pack = load_language_pack(file)
         if pack.code in packs:
-            raise SettingsError(f"{places[pack.code]} and {file} are both language packs of {pack.code}: name one")
+            raise SettingsError(f"{places[pack.code]} and {file} are both language packs for {pack.code}: keep one")
         packs[pack.code], places[pack.code] = pack, file
     return packs
 
 
 def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
-    """Return the packs in files that a recipe names, by code.
+    """Return the language packs in the files that a recipe names, by code.
 
     Raises:
-        SettingsError: see `language_packs_of`; or `language_pack` is of another language than the target.
+        SettingsError: see `language_packs_of`; or `language_pack` is not for the target language.
     """
     target = recipe.language_pack
     if target and (code := load_language_pack(target).code) != recipe.target_language:
         raise SettingsError(
-            f"the language pack {target} is of {code}, but target_language is {recipe.target_language}: correct one of "
-            "them, or name packs of other languages in language_packs"
+            f"the language pack {target} is for {code}, but target_language is {recipe.target_language}: correct one "
+            "of them, or name packs of other languages in language_packs"
         )
     return language_packs_of([*([target] if target else []), *recipe.language_packs])
 
 
 def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> LanguagePack:
-    """Return the pack of a recipe's target language: the one that is named, else the one that ships.
+    """Return the pack of a recipe's target language: the one that the recipe names, else the built-in one.
 
     Raises:
         SettingsError: there is neither.
@@ -69,24 +70,24 @@ def target_language_pack(recipe: Recipe, named: Mapping[str, LanguagePack]) -> L
 
 
 def language_pack(code: str, named: Mapping[str, LanguagePack] = MappingProxyType({})) -> LanguagePack:
-    """Return the pack of a language: one that is named, else one that ships, else one of nothing but its code."""
+    """Return the pack of a language: one of `named`, else the built-in one, else a minimal one with only its code."""
     if code in named:
         return named[code]
     return load_language_pack(code) if code in available_language_packs() else LanguagePack.minimal(code)
 
 
 def load_language_pack(name: str) -> LanguagePack:
-    """Return the language pack of a code ("it"), or of a file if the name ends in ".toml".
+    """Return the built-in language pack of a code ("it"), or the pack in a file if the name ends in ".toml".
 
     Raises:
-        SettingsError: no such pack, an unknown key, a wrong type.
-        InputError: no such file, or it is not TOML.
+        SettingsError: the pack is unknown, or has an unknown key or a wrong type.
+        InputError: the file does not exist or is not TOML.
     """
     path = Path(name) if name.endswith(".toml") else _SHIPPED / f"{name}.toml"
     if path.suffix == ".toml" and not name.endswith(".toml") and name not in available_language_packs():
         raise SettingsError(
             f"there is no language pack {name!r}: use one of {', '.join(available_language_packs())}, "
-            'or write one and name its file in the recipe, language_pack = "xx.toml"'
+            'or write one and name its file in the recipe with language_pack = "xx.toml"'
         )
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -98,9 +99,9 @@ def load_language_pack(name: str) -> LanguagePack:
 
 
 def column_language(pack: LanguagePack) -> Check | None:
-    """Return the check that texts are in the pack's language; None, with a warning, where no engine knows it."""
+    """Return the check that texts are in the pack's language; None, with a warning, if it cannot be identified."""
     code = detectable_code(pack)
     if code is None:
-        logger.warning("pairs are not checked for being in %r: no engine knows that language", pack.code)
+        logger.warning("the language of pairs is not checked: no engine can identify %r", pack.code)
         return None
     return caption_language(code, confusions=pack.confusions)

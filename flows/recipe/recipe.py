@@ -1,4 +1,4 @@
-"""A recipe: everything that one run needs, read from TOML, with --set overrides, into validated dataclasses."""
+"""Recipes: all settings of a run, read from TOML and `--set` overrides into validated dataclasses."""
 
 import re
 import tomllib
@@ -38,31 +38,31 @@ from translation.config import TranslateConfig
 DEFAULT_ROOT = Path("catalog")
 DATA = "data"
 
-# The parts of a setting's path; one that holds dots, such as a host's name, stands in quotes.
+# The parts of a setting's path. A part with dots, such as the name of a host, is in quotes.
 _KEYS = re.compile(r'"[^"]+"|[^."]+')
 
 
-# Settings that differ from a recipe's: `section.key=value` texts, or a table by section, or by dotted path.
+# Settings that replace those of a recipe: `section.key=value` texts, or a table by section or dotted path.
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
-    """Shards of a dataset, and how many of them are worked on at once."""
+    """Size of the shards of a dataset, and number of shards that are processed at the same time."""
 
     shard_size: int = 5_000
-    """Samples a shard, about. A step works on one shard at a time."""
+    """Approximate number of samples in a shard. A step works on one shard at a time."""
     workers: int = how(4)
-    """Steps that run at the same time on the processor."""
+    """Number of steps that run at the same time on the processor."""
     fetch_workers: int = how(2)
-    """Shards whose images are fetched at the same time, from many hosts; each slow host that a source has all its
-    images on is asked beside them."""
+    """Number of shards whose images are fetched at the same time. A slow host with at least half of a shard's images
+    is asked in addition, for one shard at a time."""
     dask_address: str | None = how(None)
-    """Scheduler of the Dask cluster that does the steps with `--executor dask`, such as tcp://10.0.0.5:8786. Without
-    one, as many processes of this machine as there are workers do them."""
+    """Scheduler of a Dask cluster for `--executor dask`, such as tcp://10.0.0.5:8786. Without it, `workers` processes
+    on this machine run the steps."""
 
     def __post_init__(self) -> None:
-        """Refuse what does no work."""
+        """Check that all numbers are positive."""
         for name in ("shard_size", "workers", "fetch_workers"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"build.{name} must be positive, got {getattr(self, name)}")
@@ -70,28 +70,28 @@ class BuildConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Name, languages and files of the dataset: what a recipe says before its sections."""
+    """Name, languages and files of the dataset: the settings of a recipe before its first section."""
 
     name: str = ""
-    """Name of the dataset, and of its folder: letters, digits, - and _. Left out, it is the recipe file's."""
+    """Name of the dataset and of its folder: letters, digits, - and _. The default is the name of the recipe file."""
     target_language: str
-    """ISO 639-1 code of the language that captions end in."""
+    """ISO 639-1 code of the language of the published captions."""
     source_language: str = "en"
     """ISO 639-1 code of the language that the engine translates from."""
     language_pack: str | None = path_setting(None)
-    """TOML file with the pack of a target language that does not come with vernaclip."""
+    """TOML file with the language pack of the target language, if it does not come with vernaclip."""
     language_packs: tuple[str, ...] = path_setting(())
-    """TOML files of further packs: of the source language, the pivot, or captions that are read."""
+    """TOML files with further language packs: for the source language, the pivot, or the languages of captions."""
     data: str = path_setting(DATA)
-    """Folder of the upstream files: `{data}` in other settings."""
+    """Folder of the upstream files. Other settings refer to it as `{data}`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe(Dataset):
-    """A complete, validated run: one field a section, and what `Dataset` says."""
+    """A complete and validated recipe: the settings of `Dataset`, and one field for each section."""
 
-    called: str = ""
-    """What was typed to name the recipe, for hints: a name or a file."""
+    reference: str = ""
+    """Name or file by which the user named the recipe; used in hints."""
     sources: tuple[SourceSettings, ...]
     test_sets: tuple[TestSetSettings, ...] = ()
     scenes: ScenesConfig | None = None
@@ -110,16 +110,16 @@ class Recipe(Dataset):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a name that names no folder, an order of sources that are none, and test sets in a third language."""
+        """Check the name, the order of the sources, and the languages of test sets that are translated."""
         if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise SettingsError(f"name must be letters, digits, - and _ (it names a folder), got {self.name!r}")
+            raise SettingsError(f"name must consist of letters, digits, - and _ (it names a folder), got {self.name!r}")
         _ = self.source_order
         for test_set in self.test_sets:
             test_set.require_translatable(self.source_language, self.target_language)
 
     @property
     def keeps_splits(self) -> bool:
-        """Tell whether the splits that sources state are kept."""
+        """Return True if the splits that sources state are kept."""
         return self.split.by == UPSTREAM
 
     @property
@@ -129,7 +129,7 @@ class Recipe(Dataset):
 
     @property
     def source_order(self) -> list[str]:
-        """Return the names of the sources, best first: whose image stays where two are the same."""
+        """Return the names of the sources, most preferred first: of duplicate images, the preferred one is kept."""
         return self.duplicates.source_order([source.name for source in self.sources])
 
 
@@ -150,14 +150,14 @@ SECTIONS: dict[str, Any] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
 }
-# Sections that decide what a dataset is; the order is the manifest's.
+# Sections with what-settings of a dataset, in the order of the manifest.
 _WHAT_SECTIONS = [name for name in SECTIONS if name not in ("scenes", "serve", "consent", "train", "evaluate")]
 
 
 def what_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings that decide what a dataset is, as JSON values: hashed into keys and kept in the manifest.
+    """Return the what-settings of a dataset as JSON values, for keys and for the manifest.
 
-    Where files are is left out (their content is hashed instead), and so is every field marked `how`.
+    Paths of files are left out, as their content is hashed instead. Fields marked `how` are left out, too.
     """
     settings: dict[str, Any] = {
         "target_language": recipe.target_language,
@@ -165,58 +165,59 @@ def what_settings(recipe: Recipe) -> dict[str, Any]:
     }
     for section in _WHAT_SECTIONS:
         settings[section] = what_values(getattr(recipe, section))
-    # Whether the order is that of the recipe or said explicitly changes nothing.
+    # An explicit order of sources and the order of the recipe have the same effect.
     del settings["duplicates"]["sources"]
     settings["source_order"] = recipe.source_order
     settings["sources"] = {source.name: source_settings(source) for source in recipe.sources}
     rights = {source.name: source.rights.stated() for source in recipe.sources if source.rights.stated()}
-    if rights:  # a recipe that says nothing of rights has the key that it always had
+    if rights:  # a recipe without rights keeps its key
         settings["rights"] = rights
     settings["test_sets"] = {test_set.name: test_set_settings(test_set) for test_set in recipe.test_sets}
     return settings
 
 
 def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe:
-    """Read a recipe by name or file, with overrides.
+    """Read a recipe by name or file, and apply overrides.
 
-    Relative paths in a recipe file are relative to its folder; those of a recipe that comes with vernaclip, and of
-    overrides, to the current one. `{root}`, `{recipe}` and `{data}` in texts mean the catalog's root, the folder of the
-    recipe file and the recipe's `data` setting.
+    Relative paths in a recipe file are relative to its folder. Those in built-in recipes and in overrides are relative
+    to the current folder. In texts, `{root}`, `{recipe}` and `{data}` stand for the root of the catalog, the folder of
+    the recipe file and the setting `data`.
 
     Raises:
-        SettingsError: no such recipe, broken TOML, an unknown key, or a value that is not allowed.
+        SettingsError: the recipe does not exist, is not TOML, or has an unknown key or an invalid value.
+        InputError: the file cannot be read.
     """
     file = find_recipe(recipe)
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # TOML's and Unicode's, and numbers of thousands of digits
+    except (ValueError, RecursionError) as error:  # invalid TOML or UTF-8, or numbers of thousands of digits
         raise SettingsError(f"{file} is not TOML: {error}") from error
     except OSError as error:
         raise InputError(f"cannot read the recipe {file}: {error.strerror}") from error
     if is_file(recipe):
-        values = _beside(values, file.parent.absolute())
+        values = _resolve_paths(values, file.parent.absolute())
     _merge(values, override_values(overrides), ())
     places = {"root": str(root), "recipe": str(file.parent)}
     places["data"] = str(_substitute(values.get("data", DATA), places))
-    return _recipe(_substitute(values, places), called=recipe, default_name=file.stem)
+    return _recipe(_substitute(values, places), reference=recipe, default_name=file.stem)
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with vernaclip."""
+    """Return the names of the built-in recipes."""
     return sorted(entry.name.removesuffix(".toml") for entry in _recipes_folder().glob("*.toml"))
 
 
 def recipe_summary(name: str) -> str:
-    """Return the first comment line of a recipe that comes with vernaclip."""
+    """Return the summary of a built-in recipe, its first comment line."""
     first = find_recipe(name).read_text(encoding="utf-8").splitlines()[0]
     return first.removeprefix("#").strip()
 
 
 def find_recipe(recipe: str) -> Path:
-    """Return the path of a recipe, given its name or its file.
+    """Return the path of a recipe from its name or file.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: the recipe does not exist.
     """
     if is_file(recipe):
         if not Path(recipe).is_file():
@@ -224,12 +225,12 @@ def find_recipe(recipe: str) -> Path:
         return Path(recipe)
     path = _recipes_folder() / f"{recipe}.toml"
     if not path.is_file():
-        raise SettingsError(f"there is no recipe {recipe!r}: name one of {', '.join(recipe_names())}, or give a file")
+        raise SettingsError(f"there is no recipe {recipe!r}: use one of {', '.join(recipe_names())}, or a TOML file")
     return path
 
 
 def is_file(recipe: str) -> bool:
-    """Tell if a recipe is given by its file, not by the name of one that comes with vernaclip."""
+    """Return True if a recipe is given by its file, not by the name of a built-in one."""
     return recipe.endswith(".toml") or "/" in recipe
 
 
@@ -238,7 +239,7 @@ def _recipes_folder() -> Path:
 
 
 def override_values(overrides: Overrides) -> dict[str, Any]:
-    """Return overrides as nested tables, not yet checked.
+    """Return overrides as nested tables, not yet validated.
 
     >>> override_values(["train.steps=10", 'fetch.hosts."example.org".concurrency=4'])
     {'train': {'steps': 10}, 'fetch': {'hosts': {'example.org': {'concurrency': 4}}}}
@@ -246,7 +247,7 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
     {'train': {'steps': 10}, 'split': {'by': 'hash'}}
 
     Raises:
-        SettingsError: a text is not of that form.
+        SettingsError: a text is not `section.key=value`.
     """
     values: dict[str, Any] = {}
     if isinstance(overrides, Mapping):
@@ -261,12 +262,13 @@ def override_values(overrides: Overrides) -> dict[str, Any]:
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):
-            value = text  # as it is, without quotes
+            value = text  # a string without quotes
         _merge(values, _nested([key.strip('"') for key in (*tables, name)], value), ())
     return values
 
 
 def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a value in nested tables with the keys of `place`."""
     for name in reversed(place):
         value = {name: value}
     nested: dict[str, Any] = value
@@ -274,7 +276,11 @@ def _nested(place: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    """Write values over others, table by table."""
+    """Merge other values into `values`, table by table.
+
+    Raises:
+        SettingsError: a value takes the place of a section.
+    """
     for name, value in others.items():
         place = (*path, name)
         if isinstance(value, Mapping):
@@ -287,6 +293,7 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any], path: tuple[str, .
 
 
 def _substitute(value: Any, places: Mapping[str, str]) -> Any:
+    """Return a value with the placeholders in all its texts replaced."""
     if isinstance(value, str):
         for name, place in places.items():
             value = value.replace(f"{{{name}}}", place)
@@ -296,50 +303,56 @@ def _substitute(value: Any, places: Mapping[str, str]) -> Any:
     return [_substitute(item, places) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a recipe file's values with the relative paths among them below the folder of the file."""
-    found: dict[str, Any] = _absolute({"data": DATA, **values}, Dataset, folder)
+def _resolve_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a recipe file with relative paths resolved against its folder."""
+    found: dict[str, Any] = _resolve_table({"data": DATA, **values}, Dataset, folder)
     for name, kind in SECTIONS.items():
         if name in found:
-            found[name] = _absolute(found[name], kind, folder)
+            found[name] = _resolve_table(found[name], kind, folder)
     for section, kinds in (("sources", SOURCE_KINDS), ("test_sets", TEST_SET_KINDS)):
         for name, table in dict(found.get(section) or {}).items() if isinstance(found.get(section), Mapping) else ():
             kind = table.get("kind", name) if isinstance(table, Mapping) else None
             if isinstance(kind, str) and kind in kinds:
-                found[section] = {**found[section], name: _absolute(table, kinds[kind].config_type, folder)}
+                found[section] = {**found[section], name: _resolve_table(table, kinds[kind].config_type, folder)}
     return found
 
 
-def _absolute(table: Any, config_type: type, folder: Path) -> Any:
+def _resolve_table(table: Any, config_type: type, folder: Path) -> Any:
+    """Return the table of a section with relative paths resolved against a folder."""
     if not isinstance(table, Mapping):
         return table
     fields = section_fields(config_type)
     return {
-        name: _placed(value, fields[name].metadata.get("path"), folder) if name in fields else value
+        name: _resolve_path(value, fields[name].metadata.get("path"), folder) if name in fields else value
         for name, value in table.items()
     }
 
 
-def _placed(value: Any, mark: str | None, folder: Path) -> Any:
-    """Return a path, or each of a list, below a folder; a name that is no file there is left as it is."""
+def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
+    """Return a path, or a list of paths, resolved against a folder; leave names alone that are not files there."""
     if isinstance(value, list):
-        return [_placed(item, mark, folder) for item in value]
+        return [_resolve_path(item, mark, folder) for item in value]
     if not isinstance(value, str) or not value or mark is None or value.startswith(("{", "~")) or "://" in value:
         return value
     is_there = (folder / value).exists()
     if (mark == NAME_OR_FILE and not is_there) or (mark == NAME_OR_JSON and not value.endswith(".json")):
         return value
-    # The folder's own name is no pattern.
+    # Characters in the folder's own name are not part of the pattern.
     return str((folder if is_there else Path(escape(str(folder)))) / value) if has_magic(value) else str(folder / value)
 
 
-def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe:
+def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Recipe:
+    """Return the validated recipe of nested tables.
+
+    Raises:
+        SettingsError: a key is unknown or missing, or a value is invalid.
+    """
     general = section_fields(Dataset)
     for name in values:
         if name not in {*general, *SECTIONS, "sources", "test_sets"}:
             raise unknown_key(name, "a recipe", {*general, *SECTIONS, "sources", "test_sets"})
     if "target_language" not in values:
-        raise SettingsError('target_language is missing: the recipe must name it, as in target_language = "it"')
+        raise SettingsError('target_language is missing: set it in the recipe, as in target_language = "it"')
     dataset = read(Dataset, {name: value for name, value in values.items() if name in general}, "")
     for name in ("target_language", "source_language"):
         require_language(getattr(dataset, name), name)
@@ -348,7 +361,7 @@ def _recipe(values: dict[str, Any], *, called: str, default_name: str) -> Recipe
         sections["fetch"] = replace(sections.get("fetch", FetchConfig()), consent=sections.pop("consent"))
     return Recipe(
         **{**asdict(dataset), "name": dataset.name or default_name},
-        called=called,
+        reference=reference,
         sources=read_sources(values.get("sources", {}), dataset.target_language),
         test_sets=read_test_sets(values.get("test_sets", {}), dataset.target_language),
         **sections,

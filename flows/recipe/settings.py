@@ -1,4 +1,4 @@
-"""Read settings: plain values of TOML, `--set`, Prefect or Python become config dataclasses, or one sentence."""
+"""Validation of settings: values from TOML, `--set`, Prefect or Python become config dataclasses or one clear error."""
 
 import dataclasses
 import difflib
@@ -19,23 +19,22 @@ from data_catalog.settings import require_bounds
 
 T = TypeVar("T")
 
-# Keys that recipes had once ("*" is any name): what holds now, and what to do. A key that has another name now says
-# that name here.
-_IMAGES_ARE_KNOWN = "what a root knows of images is never asked again: remove it"
-_CONSENT = "all that servers say about use is heeded: remove it, or, where it was false, set consent.ignore = {}"
+# Keys of earlier versions ("*" is any name), each with the present behaviour and what to do.
+_IMAGES_ARE_KNOWN = "images with a known outcome are never fetched again: remove this key"
+_CONSENT = "all opt-outs of servers are respected: remove this key or, if it was false, set consent.ignore = {}"
 OLD_KEYS: Mapping[str, str] = {
-    "build.chunk_size": "captions are translated shard by shard, of build.shard_size samples each: remove it",
+    "build.chunk_size": "captions are translated shard by shard, with build.shard_size samples each: remove this key",
     "build.keep_work": _IMAGES_ARE_KNOWN,
     "build.reuse_images": _IMAGES_ARE_KNOWN,
     "fetch.respect_robots_tag": _CONSENT.format('["tdm-reservation", "x-robots-tag"]'),
     "fetch.respect_robots_txt": _CONSENT.format('["robots.txt"]'),
-    "sources.*.licence": "it is called license",
+    "sources.*.licence": "its name is license",
 }
 _MOST_BITS = 63  # of a whole number
-_MOST_KEYS = 12  # of a table that an error lists
+_MOST_KEYS = 12  # that an error lists for a table
 _BOUNDS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
 _WANTED = {
-    "string_type": "a text",
+    "string_type": "a string",
     "path_type": "a path",
     "int_type": "a whole number",
     "float_type": "a number",
@@ -47,47 +46,48 @@ _WANTED = {
 }
 
 
-def read(config_type: type[T], values: Any, path: str, *, elsewhere: Collection[str] = ()) -> T:
+def read(config_type: type[T], values: Any, path: str, *, other_keys: Collection[str] = ()) -> T:
     """Return a table of values as an instance of a config dataclass.
 
-    Types are strict: no text is taken for a number. One item does for a list of one, and an empty text for nothing.
+    Types are strict: a string is never converted to a number. A single item may stand for a list of one, and an empty
+    string for None.
 
     Args:
-        config_type: its attribute docstrings say what its fields mean.
+        config_type: config dataclass whose attribute docstrings describe its fields.
         values: the table, of JSON values.
-        path: where the table is in the recipe, such as "normalise".
-        elsewhere: other keys that the table may have: for the error.
+        path: path of the table in the recipe, such as "normalise".
+        other_keys: other keys that the table may have, to be listed in an error.
 
     Raises:
-        SettingsError: an unknown or missing key, a wrong type, or a value that the dataclass refuses.
+        SettingsError: a key is unknown or missing, a type is wrong, or the dataclass refuses a value.
     """
     if not isinstance(values, Mapping):
         raise SettingsError(f"{path} must be a table of settings, got {values!r}")
     known = section_fields(config_type)
     for name in values:
         if name not in known:
-            raise unknown_key(f"{path}.{name}", path, {*known, *elsewhere})
+            raise unknown_key(f"{path}.{name}", path, {*known, *other_keys})
     result: T = read_value(config_type, values, path)
     return result
 
 
 def read_value(kind: Any, value: Any, path: str) -> Any:
-    """Return a value as the annotated type `kind`.
+    """Return a value validated as the annotated type `kind`.
 
     Raises:
-        SettingsError: it is of another type, or refused.
+        SettingsError: the value has another type, or is refused.
     """
-    text = json.dumps(_in_shape(kind, value, path))
+    text = json.dumps(_shaped(kind, value, path))
     try:
         return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        raise _sentence(error, kind, path) from error
+        raise _settings_error(error, kind, path) from error
 
 
 def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
-    """Return the fields of a config dataclass that its table may set, by name, as a reader wants them.
+    """Return the fields of a config dataclass that its table may set, by name, in the order of the documentation.
 
-    A field that is a config dataclass itself is a table of its own.
+    Fields that are config dataclasses themselves are left out, as they are tables of their own.
     """
     hints = typing.get_type_hints(config_type)
     found = config_type.settings() if issubclass(config_type, Section) else dataclasses.fields(config_type)  # type: ignore[arg-type]
@@ -95,7 +95,7 @@ def section_fields(config_type: type) -> "dict[str, dataclasses.Field[Any]]":
 
 
 def schema(config_type: type) -> dict[str, Any]:
-    """Return the JSON schema of a config dataclass, complete in itself, with what each field means."""
+    """Return the JSON schema of a config dataclass without references, with a description of each field."""
     found = _adapter(config_type).json_schema()
     parts = found.pop("$defs", {})
 
@@ -117,22 +117,22 @@ def schema(config_type: type) -> dict[str, Any]:
 
 
 def _inherited_meanings(config_type: type) -> dict[str, str]:
-    """Return what the fields of the base classes mean, by name; an adapter knows those of the class itself."""
+    """Return the descriptions of inherited fields, by name; pydantic finds only those of the class itself."""
     bases = [base for base in reversed(config_type.__mro__[1:]) if dataclasses.is_dataclass(base)]
     return {name: field["description"] for base in bases for name, field in schema(base)["properties"].items()}
 
 
 def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
-    """Return the error for a key that a recipe may not have, or not any more.
+    """Return the error for an unknown key, or for a key of an earlier version.
 
     Args:
-        key: with its path.
-        table: what it is in.
-        known: keys that may be there.
+        key: the key with its path.
+        table: the table that contains it.
+        known: keys that the table may have.
     """
     old = next((meaning for pattern, meaning in OLD_KEYS.items() if fnmatchcase(key, pattern)), None)
     if old is not None:
-        return SettingsError(f"{key} is no setting any more: {old}")
+        return SettingsError(f"{key} is no longer a setting: {old}")
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     listed = f"{table} has {', '.join(sorted(known))}"
@@ -141,7 +141,7 @@ def unknown_key(key: str, table: str, known: Collection[str]) -> SettingsError:
 
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Return what validates a type; the packages that define config dataclasses know nothing of pydantic."""
+    """Return the pydantic adapter of a type; it is configured here, since other packages import no pydantic."""
     for each in _dataclasses_of(kind):
         config = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
         each.__pydantic_config__ = config  # type: ignore[attr-defined]
@@ -149,6 +149,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _dataclasses_of(kind: Any) -> Iterator[type]:
+    """Yield the dataclasses in a type, including those of their fields."""
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         yield kind
         for hint in typing.get_type_hints(kind).values():
@@ -157,54 +158,54 @@ def _dataclasses_of(kind: Any) -> Iterator[type]:
         yield from _dataclasses_of(argument)
 
 
-def _in_shape(kind: Any, value: Any, path: str) -> Any:
-    """Return a value in JSON and as its type has it: one item as a list of one, an empty text as nothing if it may be.
+def _shaped(kind: Any, value: Any, path: str) -> Any:
+    """Return a JSON value in the shape of its type: a single item as a list of one, an empty string as None if allowed.
 
     Raises:
-        SettingsError: JSON has no such value, as of a date.
+        SettingsError: JSON has no such value, such as a date.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         some = next(option for option in arguments if option is not type(None))
-        return None if value is None or value == "" else _in_shape(some, value, path)
+        return None if value is None or value == "" else _shaped(some, value, path)
     if isinstance(value, list | tuple):
-        return [_in_shape(Any, item, path) for item in value]
+        return [_shaped(Any, item, path) for item in value]
     if origin is tuple:
-        return [_in_shape(Any, value, path)]
+        return [_shaped(Any, value, path)]
     if isinstance(value, Mapping):
         hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
         of_items = arguments[1] if origin is not None and len(arguments) > 1 else Any
         return {
-            name: _in_shape(hints.get(name, of_items), item, f"{path}.{name}".removeprefix("."))
+            name: _shaped(hints.get(name, of_items), item, f"{path}.{name}".removeprefix("."))
             for name, item in value.items()
         }
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise SettingsError(f"{path} is {value!r}, which is no text in UTF-8: rename the file or folder, or correct it")
+        raise SettingsError(f"{path} is {value!r}, which is not valid UTF-8: rename the file or folder, or correct it")
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise SettingsError(f"{path} is a number of {value.bit_length()} bits, which no setting can be")
+        raise SettingsError(f"{path} is a number of {value.bit_length()} bits: at most {_MOST_BITS} bits are allowed")
     if value is None or isinstance(value, str | int | float):
         return value
-    raise SettingsError(f"{path} is {value!r}, which no setting can be: write it as a text, in quotes")
+    raise SettingsError(f"{path} is {value!r}, a type that no setting has: write it as a string, in quotes")
 
 
 def _type_at(kind: Any, place: Iterable[int | str]) -> Any:
-    """Return the type of what is at a place within a type."""
+    """Return the type of the value at a path within a type."""
     for name in place:
         kind = typing.get_type_hints(kind)[str(name)] if dataclasses.is_dataclass(kind) else typing.get_args(kind)[-1]
     return kind
 
 
-def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
-    """Return the first of the things that are wrong, with its path and what would be right."""
+def _settings_error(error: ValidationError, kind: Any, path: str) -> SettingsError:
+    """Return the first validation error as a `SettingsError` with its path and the expected value."""
     first = error.errors()[0]
     place = ".".join(filter(None, [path, *(part for part in first["loc"] if isinstance(part, str))]))
     refused = first.get("ctx", {}).get("error")
-    if isinstance(refused, ValueError):  # what the dataclass itself raised
+    if isinstance(refused, ValueError):  # raised by the dataclass itself
         return SettingsError(str(refused) if path in str(refused) else f"{path}: {refused}")
     if first["type"] == "missing":
-        return SettingsError(f"{place} is missing: the recipe, or --set {place}=..., must give it")
+        return SettingsError(f"{place} is missing: set it in the recipe, or with --set {place}=...")
     if first["type"] == "unexpected_keyword_argument":
         table, known = place.rpartition(".")[0], section_fields(_type_at(kind, first["loc"][:-1]))
         return unknown_key(place, table, known)
@@ -215,5 +216,5 @@ def _sentence(error: ValidationError, kind: Any, path: str) -> SettingsError:
         except SettingsError as out_of_bounds:
             return out_of_bounds
     wanted = _WANTED.get(first["type"])
-    said = f"must be {wanted}" if wanted else f"is wrong ({first['msg']})"
-    return SettingsError(f"{place} {said}, got {first['input']!r}")
+    problem = f"must be {wanted}" if wanted else f"is wrong ({first['msg']})"
+    return SettingsError(f"{place} {problem}, got {first['input']!r}")

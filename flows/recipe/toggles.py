@@ -1,4 +1,4 @@
-"""Filters of a recipe that an ablation switches: which settings there are, by what names, and what a switch changes."""
+"""Filters of a recipe that an ablation can switch, found by their names."""
 
 import json
 import re
@@ -15,9 +15,11 @@ from flows.recipe.recipe import Recipe, override_values
 from flows.recipe.settings import read_value, section_fields
 
 SECTIONS = ("clean", "check", "repeats", "duplicates", "leaks")
-ANY_SECTION = "cleaning"  # stands for whichever of them has the setting
-# Without it a model would be trained on what it is scored on, and every filter would be judged by that.
-NEVER = {"duplicates.split_guard": "it keeps images of the test split out of training, so that nothing could be scored"}
+ANY_SECTION = "cleaning"  # in a filter's path, means whichever section has the setting
+# Without the split guard, models would be trained on the images that they are scored on.
+NOT_SWITCHABLE = {
+    "duplicates.split_guard": "it keeps images of the test split out of training, which all scores rely on"
+}
 _MAX_SLUG = 60
 
 
@@ -26,14 +28,14 @@ class Toggle:
     """One or several settings that are switched together.
 
     Args:
-        settings: what each is in the recipe, and what instead, by its path.
+        settings: value in the recipe and other value of each setting, by its path.
     """
 
     settings: Mapping[str, tuple[Any, Any]]
 
     @property
     def label(self) -> str:
-        """Return what is switched, for people: a switch by its path, another setting with both values."""
+        """Return the label of the toggle: the path of an on/off setting, or the path and both values of another one."""
         return " + ".join(
             path if isinstance(now, bool) else f"{path} {_shown(now)}, not {_shown(instead)}"
             for path, (now, instead) in self.settings.items()
@@ -41,12 +43,12 @@ class Toggle:
 
     @property
     def adds(self) -> bool:
-        """Tell if the recipe lacks the filter, so that it is the variant that has it."""
+        """Return True if the filter is off in the recipe, so that only the variant has it."""
         return all(now is False for now, _ in self.settings.values())
 
     @property
     def overrides(self) -> list[str]:
-        """Return what makes a recipe the variant, as `--set` takes it: a JSON value is a TOML value."""
+        """Return the overrides that turn the recipe into the variant, as `--set` takes them (JSON values are TOML)."""
         return [f"{path}={json.dumps(instead)}" for path, (_, instead) in self.settings.items()]
 
     @property
@@ -63,16 +65,16 @@ class Toggle:
 
 
 def switches(recipe: Recipe) -> dict[str, bool]:
-    """Return everything that is on or off, by its path."""
+    """Return the values of all filters that are on or off, by path."""
     found = {path: value for path, value in _settings(recipe).items() if isinstance(value, bool)}
-    return {path: value for path, value in found.items() if path not in NEVER}
+    return {path: value for path, value in found.items() if path not in NOT_SWITCHABLE}
 
 
 def toggle_of(text: str, recipe: Recipe) -> Toggle:
-    """Return the toggle that a text names: paths, each with `=VALUE` where it is neither on nor off, joined by `+`.
+    """Return the toggle of a text: paths joined by `+`, each with `=VALUE` if the setting is not an on/off setting.
 
     Raises:
-        SettingsError: no such setting, or several; one that is neither on nor off without a value; or nothing changes.
+        SettingsError: a setting is unknown, ambiguous or unchanged; or a value is missing.
     """
     settings: dict[str, tuple[Any, Any]] = {}
     for part in re.split(r"\+\s*(?=[a-z_])", text.strip()):
@@ -83,7 +85,7 @@ def toggle_of(text: str, recipe: Recipe) -> Toggle:
     switched = {now for now, _ in settings.values() if isinstance(now, bool)}
     if len(switched) > 1:
         raise SettingsError(
-            f"--toggle {text}: one of them is on and another off, so neither with nor without says which"
+            f"--toggle {text}: one filter is on and another is off in the recipe: use one --toggle for each"
         )
     return Toggle(settings=settings)
 
@@ -92,12 +94,10 @@ def toggles_of(texts: Sequence[str], recipe: Recipe) -> list[Toggle]:
     """Return all toggles of a command line.
 
     Raises:
-        SettingsError: as `toggle_of`, or two of them are the same, or there are none.
+        SettingsError: see `toggle_of`; or two toggles are equal, or there are none.
     """
     if not texts:
-        raise SettingsError(
-            "--toggle says which filter is switched, and may be given often: --list shows which there are"
-        )
+        raise SettingsError("no filter is given: add --toggle FILTER, once or more often (--list shows all filters)")
     toggles = [toggle_of(text, recipe) for text in texts]
     for number, toggle in enumerate(toggles):
         if toggle in toggles[:number]:
@@ -117,28 +117,33 @@ def _switched(part: str, recipe: Recipe) -> tuple[str, Any, Any]:
     elif isinstance(now, bool):
         instead = not now
     else:
-        raise SettingsError(f"{path} is neither on nor off: say what it is to be instead, as in --toggle {path}=VALUE")
+        raise SettingsError(f"{path} is not an on/off setting: give the other value, as in --toggle {path}=VALUE")
     if instead == now:
-        raise SettingsError(f"--toggle {part} changes nothing: in the recipe {path} is {_shown(now)} already")
+        raise SettingsError(f"--toggle {part} changes nothing: in the recipe, {path} is {_shown(now)} already")
     return path, now, instead
 
 
 def _path(name: str, recipe: Recipe) -> str:
+    """Return the path of the setting that a name means.
+
+    Raises:
+        SettingsError: the name is unknown or ambiguous, or the setting cannot be switched.
+    """
     known = _settings(recipe)
     section, dot, setting = name.rpartition(".")
     sections = SECTIONS if not dot or section == ANY_SECTION else (section,) * (section in SECTIONS)
     found = [path for each in sections for path in _spelt(each, setting) if path in known]
     if not found:
-        raise SettingsError(f"there is no {name!r} to toggle: there are {', '.join(switches(recipe))}")
+        raise SettingsError(f"there is no filter {name!r}: use one of {', '.join(switches(recipe))}")
     if len(found) > 1:
-        raise SettingsError(f"{name!r} may be {' or '.join(found)}: name one, or all at once as {'+'.join(found)}")
-    if found[0] in NEVER:
-        raise SettingsError(f"{found[0]} can't be toggled: {NEVER[found[0]]}")
+        raise SettingsError(f"{name!r} may be {' or '.join(found)}: use one, or switch all with {'+'.join(found)}")
+    if found[0] in NOT_SWITCHABLE:
+        raise SettingsError(f"{found[0]} cannot be switched: {NOT_SWITCHABLE[found[0]]}")
     return found[0]
 
 
 def _spelt(section: str, name: str) -> list[str]:
-    """Return the paths in a section that a name may mean: a setting's own, or that of a check's switch."""
+    """Return the paths in a section that a name may mean: the setting of this name, or the switch of a check."""
     kind = RECIPE_SECTIONS[section]
     switches = {check.name: check.switch() for check in kind.check_types()} if issubclass(kind, Section) else {}
     meant = [switch for check, switch in switches.items() if name in (check, switch.removesuffix("_check"))]
@@ -146,7 +151,7 @@ def _spelt(section: str, name: str) -> list[str]:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings of all sections with filters, by path."""
+    """Return the values of all settings in sections with filters, by path."""
     configs = {section: getattr(recipe, section) for section in SECTIONS}
     return {
         f"{section}.{field.name}": getattr(config, field.name)

@@ -80,7 +80,7 @@ def test_checks_that_a_language_cannot_have_are_left_out_and_said_once(caplog: p
             assert {"proper_nouns", "language"}.isdisjoint(names)
     assert sorted(record.message.split(":")[0] for record in caplog.records) == [
         "captions in 'qqq' are not checked for proper nouns",
-        "captions in 'qqq' are not checked for their language",
+        "the language of captions in 'qqq' is not checked",
     ]
 
 

@@ -1,7 +1,8 @@
-"""docs/cleaning.md says of checks and reasons what the code says; run as a program, this writes them."""
+"""Tables of checks and reasons in docs/captions.md, generated from the code; run this file to write them."""
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,17 @@ from flows.recipe.recipe import SECTIONS
 REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGE = (DOCS / "cleaning.md").read_text(encoding="utf-8")
-IMAGES = (DOCS / "images.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "captions.md").read_text(encoding="utf-8")
 
 
 def rows(page: str) -> list[list[str]]:
-    """Cells of all rows of all tables of a page."""
+    """Return the cells of all rows of all tables of a page."""
     lines = [line for line in page.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
 def section(heading: str) -> str:
-    """What stands below a heading, up to the next of its kind."""
+    """Return the text below a heading, up to the next heading."""
     found = re.search(rf"^{re.escape(heading)}.*?$(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
     assert found, heading
     return found.group(1)
@@ -38,7 +38,7 @@ def examples(cell: str) -> list[str]:
     return [text.replace("\\|", "|") for text in re.findall(r"`([^`]+)`", cell)]
 
 
-# Settings that have no check, and stand with their examples in a table of their own.
+# Settings that have no check; the page has their examples in a table of their own.
 MENDING = sorted(CleanConfig.__annotations__.keys() - {"section", "columns"})
 REASONS_BY_STEP = {
     "clean": CLEAN_REASONS,
@@ -49,34 +49,49 @@ REASONS_BY_STEP = {
 }
 
 
+def table(*lines: tuple[str, ...]) -> str:
+    """Return a Markdown table; the first line is its header."""
+    head, *rest = ["|" + "|".join(line) + "|" for line in lines]
+    return "\n".join(["", head, "|" + "---|" * len(lines[0]), *rest, "", ""])
+
+
+def settings_of(paths: Iterable[str], config: str = "") -> str:
+    """Return setting paths as code; those of the section itself without its name."""
+    return ", ".join(f"`{path.removeprefix(f'{config}.') if config else path}`" for path in paths)
+
+
 def checks_of(config: type[Section]) -> str:
-    """A table of a section's checks; docs/recipes.md has their settings."""
-    lines = ["", "| check | switch | drops | reads | reason |", "|---|---|---|---|---|"]
+    """Return the table of a section's checks, with the settings that decide their reasons."""
+    lines: list[tuple[str, ...]] = [("check", "drops", "reads", "reasons", "settings")]
     for check in config.check_types():
-        switch, drops = f"`{config.section}.{check.switch()}`", check.drops().removeprefix("Drop ").removesuffix(".")
-        reads = ", ".join("the caption" if name == TEXT else f"`{name}`" for name in check.reads)
+        found = [REASONS[config.section][name] for name in check.reasons]
+        decided = dict.fromkeys(path for reason in found for path in reason.settings)
+        settings = {f"{config.section}.{check.switch()}": None} | decided
+        drops = check.drops().removeprefix("Drop ").removesuffix(".")
+        reads = ", ".join("caption" if name == TEXT else f"`{name}`" for name in check.reads)
         reasons = ", ".join(f"`{name}`" for name in check.reasons)
-        lines.append(f"| `{check.name}` | {switch} | {drops} | {reads} | {reasons} |")
-    return "\n".join([*lines, "", ""])
+        lines.append((f"`{check.name}`", drops, reads, reasons, settings_of(settings, config.section)))
+    return table(*lines)
 
 
-def reasons_by_step() -> str:
-    rows = [
-        f"| `{name}` | {step} | {reason.meaning} | {', '.join(f'`{path}`' for path in reason.settings)} |".replace(
-            "|  |", "| |"
-        )
+def other_reasons() -> str:
+    """Return the table of the reasons of captions that no check gives."""
+    of_checks = {"clean": CLEAN_REASONS.keys(), "check": CHECK_REASONS.keys()}
+    lines = [
+        (f"`{name}`", step, reason.meaning, settings_of(reason.settings))
         for step, found in REASONS_BY_STEP.items()
         for name, reason in found.items()
+        if name not in of_checks.get(step, ()) and not (step == "deduplicate" and name != "duplicate_caption")
     ]
-    return "\n".join(["", "| reason | step | meaning | decided by |", "|---|---|---|---|", *rows, "", ""])
+    return table(("reason", "step", "meaning", "settings"), *lines)
 
 
 def rewritten(page: str) -> str:
-    """The page with what stands between the marks as the code has it."""
+    """Return a page with its tables as the code has them."""
     for start, end, text in (
         ("checks of [clean]: written from cleaning/checks", "end of checks of [clean]", checks_of(CleanConfig)),
         ("checks of [check]: written from cleaning/checks", "end of checks of [check]", checks_of(CheckConfig)),
-        ("reasons: written from the checks and steps", "end of reasons", reasons_by_step()),
+        ("other reasons: written from the steps", "end of other reasons", other_reasons()),
     ):
         assert page.count(f"<!-- {start} -->") == page.count(f"<!-- {end} -->") == 1
         before, _, rest = page.partition(f"<!-- {start} -->")
@@ -84,8 +99,7 @@ def rewritten(page: str) -> str:
     return page
 
 
-def test_checks_and_reasons_stand_there_as_the_code_has_them() -> None:
-    """Where they do not, run this file as a program."""
+def test_tables_of_checks_and_reasons_match_the_code() -> None:
     assert rewritten(PAGE) == PAGE
     assert set(CHECK_REASONS) < set(REASONS["check"])
 
@@ -101,12 +115,7 @@ def test_what_decides_a_reason_is_a_setting_of_recipes() -> None:
 @pytest.mark.parametrize("name", MENDING)
 def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
     assert getattr(CleanConfig(), name) is True
-    assert [f"`clean.{name}`", "`true`"] in [row[:2] for row in rows(section("## What is mended"))]
-
-
-@pytest.mark.parametrize("name", sorted(REASONS["deduplicate"].keys() - {"duplicate_caption"}))
-def test_the_page_about_images_has_what_drops_them(name: str) -> None:
-    assert [f"`{name}`", "deduplicate", "", REASONS["deduplicate"][name].meaning] in rows(IMAGES)
+    assert [f"`clean.{name}`", "`true`"] in [row[:2] for row in rows(section("## Mending"))]
 
 
 def test_rules_of_boilerplate_are_listed_in_their_order() -> None:
@@ -129,7 +138,7 @@ def test_what_says_what_is_seen_is_no_boilerplate() -> None:
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(row[2], row[3]) for row in rows(section("## What is mended"))[2:]],
+    [(row[2], row[3]) for row in rows(section("## Mending"))[2:]],
     ids=lambda cell: str(cell),
 )
 def test_texts_are_mended_as_shown(before: str, after: str) -> None:
@@ -143,4 +152,4 @@ def test_what_is_left_alone_is() -> None:
 
 
 if __name__ == "__main__":
-    (DOCS / "cleaning.md").write_text(rewritten(PAGE), encoding="utf-8")
+    (DOCS / "captions.md").write_text(rewritten(PAGE), encoding="utf-8")

@@ -183,5 +183,5 @@ def test_unknown_names_are_refused() -> None:
         language_identifier("gl", engine="lingua")
     with pytest.raises(SettingsError, match=r"does not know the language 'xx'; no engine does"):
         caption_language("xx")
-    with pytest.raises(SettingsError, match=r"no engine tells the language 'xx'; known are .*it"):
+    with pytest.raises(SettingsError, match=r"no engine knows the language 'xx': known are .*it"):
         language_identifier("it", candidates=["xx"])

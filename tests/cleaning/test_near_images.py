@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.duplicates.near_images import (
-    Looks,
-    first_alike,
-    first_staying,
+    ImageSimilarity,
+    first_kept,
+    first_similar,
     leak_matches,
     near_pairs,
     parse_hashes,
@@ -58,9 +58,9 @@ def as_set(pairs: NDArray[np.int64]) -> set[tuple[int, int]]:
 
 def looks_of(
     hashes: Hashes, thumbnails: NDArray[np.uint8] | None = None, *, max_distance: int = DuplicatesConfig().max_distance
-) -> Looks:
+) -> ImageSimilarity:
     """All of one colour, unless thumbnails say otherwise."""
-    return Looks(
+    return ImageSimilarity(
         hashes=hashes,
         thumbnails=np.zeros((len(hashes), 192), np.uint8) if thumbnails is None else thumbnails,
         max_distance=max_distance,
@@ -68,9 +68,9 @@ def looks_of(
     )
 
 
-def stays_for(looks: Looks) -> set[tuple[int, int]]:
+def stays_for(looks: ImageSimilarity) -> set[tuple[int, int]]:
     """Pairs (row that stays, row that goes for it), where the lower rows stay."""
-    first = first_staying(looks, np.arange(len(looks.hashes)))
+    first = first_kept(looks, np.arange(len(looks.hashes)))
     return {(int(stays), row) for row, stays in enumerate(first) if stays != row}
 
 
@@ -97,9 +97,9 @@ def test_what_stays_is_what_comparing_all_one_by_one_says(hashes: Hashes, max_di
     thumbnails = np.repeat(colours.astype(np.uint8)[:, None], 192, axis=1)
     looks = looks_of(hashes, thumbnails, max_distance=max_distance)
     alike = (distances(hashes, hashes) <= max_distance) & (colours[:, None] == colours)
-    assert first_staying(looks, np.arange(len(hashes))).tolist() == one_by_one(alike)
+    assert first_kept(looks, np.arange(len(hashes))).tolist() == one_by_one(alike)
     order = np.random.default_rng(seed).permutation(len(hashes))
-    backwards = first_staying(looks, order)
+    backwards = first_kept(looks, order)
     assert backwards.tolist() == order[one_by_one(alike[np.ix_(order, order)])].tolist()
 
 
@@ -109,7 +109,7 @@ def test_the_first_reference_is_that_of_comparing_all(hashes: Hashes, max_distan
     rows, references = np.arange(len(hashes))[:cut], np.arange(len(hashes))[cut:][::-1]
     near = distances(hashes[rows], hashes[references]) <= max_distance
     expected = [int(references[row.argmax()]) if row.any() else -1 for row in near]
-    assert first_alike(looks_of(hashes, max_distance=max_distance), rows, references).tolist() == expected
+    assert first_similar(looks_of(hashes, max_distance=max_distance), rows, references).tolist() == expected
 
 
 def test_crowds_are_what_comparing_all_one_by_one_says() -> None:
@@ -119,11 +119,11 @@ def test_crowds_are_what_comparing_all_one_by_one_says() -> None:
     alike = distances(hashes, hashes) <= 4
     assert alike.sum() > 400_000
     looks = looks_of(hashes, max_distance=4)
-    assert first_staying(looks, np.arange(1500)).tolist() == one_by_one(alike)
+    assert first_kept(looks, np.arange(1500)).tolist() == one_by_one(alike)
     rows, references = np.arange(700), np.arange(700, 1500)
     near = alike[:700, 700:]
     expected = np.where(near.any(axis=1), references[near.argmax(axis=1)], -1)
-    assert first_alike(looks, rows, references).tolist() == expected.tolist()
+    assert first_similar(looks, rows, references).tolist() == expected.tolist()
 
 
 class Counting(np.ndarray[Any, np.dtype[np.uint8]]):
@@ -178,7 +178,7 @@ def test_large_inputs_find_what_was_planted() -> None:
         assert planted <= found
         assert all(int(hashes[i] ^ hashes[j]).bit_count() <= max_distance for i, j in found)
         assert len(found) <= len(planted) + 5
-        matches = first_alike(looks, np.arange(100_000, 200_000), np.arange(100_000))
+        matches = first_similar(looks, np.arange(100_000, 200_000), np.arange(100_000))
         assert {(int(one), 100_000 + at) for at, one in enumerate(matches) if one >= 0} == {
             pair for pair in found if pair[0] < 100_000 <= pair[1]
         }

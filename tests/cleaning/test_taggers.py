@@ -144,7 +144,7 @@ def installed_model(folder: Path, name: str) -> Path:
 def test_a_model_that_tags_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed_model(tmp_path, "fr_blank_test")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"fr_blank_test 1\.0\.0 tags no proper nouns: it holds nothing"):
+    with pytest.raises(InputError, match=r"fr_blank_test 1\.0\.0 tags no proper nouns: its pipeline has nothing"):
         find_tagger(LanguagePack(code="fr", spacy="fr_blank_test"), "auto")
 
 

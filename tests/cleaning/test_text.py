@@ -36,7 +36,7 @@ def one(transform: Transform, text: str) -> str:
         ("perchÃ© cosÃ¬ in cittÃ ", "perché così in città "),
         ("â€œciaoâ€\x9d", "“ciao”"),
         ("ﬁne", "fine"),
-        ("ÚDOLÍ°", "ÚDOLͰ"),  # ftfy's own mistake, of which the docs tell
+        ("ÚDOLÍ°", "ÚDOLͰ"),  # ftfy's own mistake
         ("\ud83d\ude00", "😀"),
         ("Î\x88Î½Î± Ï\x83Ï\x80Î¯Ï\x84Î¹", "Ένα σπίτι"),
         ("“quoted” „gut“ «bien»", "“quoted” „gut“ «bien»"),

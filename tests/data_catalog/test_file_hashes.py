@@ -62,4 +62,4 @@ def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptu
     text = store.read_text(encoding="utf-8")
     store.write_text(text.replace(found, found[::-1]), encoding="utf-8")
     assert FileHashes(store).sha256(file) == found
-    assert "does not fit its checksum): upstream files are read once more" in caplog.text
+    assert "does not match its checksum): upstream files are hashed again" in caplog.text

@@ -116,7 +116,7 @@ def test_a_place_in_a_folder_that_is_not_there_leaves_none(tmp_path: Path) -> No
     with place_lock(tmp_path / "a/b/out"):
         (tmp_path / "a/mine").write_text("mine")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]
-    with pytest.raises(DiskError, match="mine cannot be a folder to write to"), place_lock(tmp_path / "a/mine/out"):
+    with pytest.raises(DiskError, match="mine is not a writable folder"), place_lock(tmp_path / "a/mine/out"):
         pass
 
 
@@ -150,7 +150,7 @@ def test_where_no_lock_can_be_there_is_none(
     monkeypatch.setattr(fcntl, "flock", lock)
     with place_lock(tmp_path / "new" / "out"):
         pass
-    assert ("knows no locks" in caplog.text) is is_told
+    assert ("does not support locks" in caplog.text) is is_told
     if is_told:
         assert list(tmp_path.iterdir()) == []
 
@@ -177,7 +177,10 @@ def test_the_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_link_to_nowhere_in_the_place_of_a_lock_is_told(tmp_path: Path) -> None:
     (tmp_path / ".out.writer-lock").symlink_to(tmp_path / "gone" / "lock")
-    with pytest.raises(InputError, match="is a link, and nothing is written through it"), place_lock(tmp_path / "out"):
+    with (
+        pytest.raises(InputError, match="is a symbolic link, and nothing is written through links"),
+        place_lock(tmp_path / "out"),
+    ):
         pass
 
 

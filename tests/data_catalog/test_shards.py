@@ -44,7 +44,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> Non
 def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SettingsError, match=f"{name} is no file"):
+    with pytest.raises(SettingsError, match=f"{name} exists and is no regular file"):
         write_json(tmp_path / name, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 

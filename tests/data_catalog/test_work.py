@@ -142,7 +142,7 @@ def test_what_an_earlier_run_wrote_is_looked_at_before_a_step_reads_it(tmp_path:
     else:
         made.path("x.txt").unlink()
     for _ in range(2):  # whoever else reads it is told as well
-        with pytest.raises(DamagedError, match=r"x\.txt is not what was written, .*run the same command again"):
+        with pytest.raises(DamagedError, match=r"x\.txt was damaged .*run the same command again"):
             work.run(following, refuse, reads=[found])
     again = WorkStore(tmp_path)
     again.run(key(), produce)

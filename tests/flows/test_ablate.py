@@ -167,7 +167,7 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(root: Path) -> N
     export = ["export", "scenes", "--root", str(root), "--format", "urls"]
     assert main(export) == 0
     card = root / "exports" / "scenes" / "urls" / "README.md"
-    assert "Which filters help" not in card.read_text()
+    assert "Ablation of the filters" not in card.read_text()
     write_ablation(found_of(snapshot), root / "ablations" / "0123456789ab")
     other = AblationTable(key="other", columns=["filter"], rows=[["of another snapshot"]], notes=[])
     write_ablation_record(root / "ablations" / "other", {"dataset": "scenes", "snapshot": "0" * 12}, other)
@@ -175,12 +175,12 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(root: Path) -> N
     assert found.rows[0][0] == "clean.language_check | <b>"
     assert main(export) == 0, "the export is written again"
     text = card.read_text()
-    assert text.count("## Which filters help") == 1
+    assert text.count("## Ablation of the filters") == 1
     assert "&#124; &#60;b&#62;" in text
     assert "of another snapshot" not in text
     write_report(root, snapshot)
     page = report_path(root, "scenes").read_text()
-    assert page.count("<h2>Which filters help</h2>") == 1
+    assert page.count("<h2>Ablation of the filters</h2>") == 1
     assert "&lt;b&gt;" in page
     record = root / "ablations" / "0123456789ab" / "ablation.json"
     record.write_text(record.read_text().replace('"num_images": 300', '"num_images": 900'))
@@ -194,7 +194,7 @@ def test_the_command_line_lists_and_refuses(tmp_path: Path, capsys: pytest.Captu
     listed = dict(line.split() for line in capsys.readouterr().out.splitlines()[2:])
     assert (listed["check.proper_noun_check"], listed["repeats.near_captions"]) == ("on", "off")
     assert main([*command, "--toggle", "cleaning.language"]) == 1
-    assert "name one, or all at once as clean.language_check+check.language_check" in capsys.readouterr().err
+    assert "use one, or switch all with clean.language_check+check.language_check" in capsys.readouterr().err
     assert main([*command, "--toggle", "proper_nouns", "--seeds", "0"]) == 1
     assert "--seeds must be at least 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -12,12 +12,12 @@ SEES = {Scope.MAKES_SHARDS: "all sources", Scope.WHOLE: "all shards"}
 
 
 def rewritten(page: str) -> str:
-    rows = ["| step | what it does | it sees | it reads | lane |", "|---|---|---|---|---|"]
+    rows = ["|step|what it does|it sees|it reads|lane|", "|---|---|---|---|---|"]
     for step in STEPS:
         lane = step.lane.name if isinstance(step.lane, Lane) else f"`{step.name}` or `{step.name}-HOST`"
         reads = ", ".join(f"`{name}`" for name in step.after) or "upstream files"
         sees = SEES.get(step.scope, step.scope.value)
-        rows.append(f"| `{step.name}` | {step.meaning} | {sees} | {reads} | {lane} |")
+        rows.append(f"|`{step.name}`|{step.meaning}|{sees}|{reads}|{lane}|")
     text = "\n".join([BEGIN, *rows, END])
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: text, page, flags=re.DOTALL)
 

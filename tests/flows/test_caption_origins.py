@@ -251,7 +251,7 @@ def test_an_export_has_the_column_and_a_card_that_counts_it(root: Path, tmp_path
         ({"origin": "x"}, "native, human_translation, machine_translation or machine_translation_corrected"),
         ({"translator": "Anna B."}, "translator"),
         ({"origin": "native", "translator": "Anna B."}, "translator"),
-        ({"origin": "human_translation", "translator": "Native"}, "the word for captions that nobody translated"),
+        ({"origin": "human_translation", "translator": "Native"}, "marks captions without a translator"),
         ({"source_caption_column": "original", "source_lang": "en"}, "origin"),
         ({"source_caption_column": "original", "origin": "human_translation"}, "source_lang"),
         ({"source_lang": "en", "origin": "human_translation"}, "source_caption_column"),
@@ -284,7 +284,7 @@ def test_originals_of_captions_that_are_translated_themselves_are_refused(
     settings = [f'sources.tradotte.{name}="{value}"' for name, value in (("lang", "fr"), ("source_lang", "en"))]
     options = ["--executor", "local", *(argument for setting in settings for argument in ("--set", setting))]
     assert main(["build", str(upstream / "origini.toml"), "--root", str(tmp_path), *options, *more]) == 1
-    assert "originals go beside captions in it only" in capsys.readouterr().err
+    assert "source_caption_column is only for captions in it" in capsys.readouterr().err
 
 
 def test_a_recipe_can_say_what_file_names_do_not(upstream: Path, root: Path) -> None:

@@ -74,8 +74,8 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "vernaclip: A command is missing. `vernaclip --help`"),
-        (["fly"], 'vernaclip: Unknown command "fly". `vernaclip --help`'),
+        ([], "vernaclip: A command is missing. See `vernaclip --help`"),
+        (["fly"], 'vernaclip: Unknown command "fly". See `vernaclip --help`'),
         (["biuld", "scenes"], 'Did you mean "build"?'),
         (["mt"], "vernaclip mt: A command is missing. `vernaclip mt --help`"),
         (["mt", "trian"], 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
@@ -83,7 +83,7 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
         (["build", "scenes", "--executor", "magic"], '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
         (["build", "scenes", "--exekutor", "local"], "Unknown option: --exekutor. Did you mean --executor?"),
         (["build", "scenes", "--set"], "--set needs a value"),
-        (["build", "scenes", "--rows", "1.5"], "for --rows: '1.5' is no whole number"),
+        (["build", "scenes", "--rows", "1.5"], "for --rows: '1.5' is not a whole number"),
         (["build", "scenes", "other"], "Unknown arguments: other."),
         (["build", "scenes", "--no-retry-failed"], "Unknown option: --no-retry-failed"),
         (["export", "scenes"], "--format is missing"),
@@ -155,9 +155,11 @@ def test_an_error_on_the_default_root_says_that_none_was_given(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 1
-    assert f"(no --root was given, nor VERNACLIP_ROOT: it is catalog in {tmp_path})" in capsys.readouterr().err
+    assert (
+        f"(neither --root nor VERNACLIP_ROOT is set, so the root is catalog in {tmp_path})" in capsys.readouterr().err
+    )
     assert main([*arguments, "--root", "catalog"]) == 1
-    assert "no --root was given" not in capsys.readouterr().err
+    assert "neither --root nor" not in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +168,7 @@ def test_an_error_that_is_not_about_the_root_says_nothing_of_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["build", "klingon"]) == 1
-    assert "no --root was given" not in capsys.readouterr().err
+    assert "neither --root nor" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -325,7 +327,7 @@ def test_several_processes_only_train(
     """As torchrun starts them, which tells them by their environment."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main([*arguments, "--root", str(tmp_path)]) == 1
-    assert "several processes can only train, without Prefect" in capsys.readouterr().err
+    assert "several processes can only train, and without Prefect" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,7 +32,7 @@ def recipe(tmp_path: Path) -> str:
 
 
 def test_wikimedia_is_not_asked_without_a_contact(recipe: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"sources\.wit asks the servers of Wikimedia.*fetch\.contact"):
+    with pytest.raises(SettingsError, match=r"sources\.wit fetches images from Wikimedia.*fetch\.contact"):
         open_inputs(load_recipe(recipe, root=tmp_path), tmp_path, {})
 
 

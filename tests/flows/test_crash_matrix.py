@@ -1,6 +1,6 @@
 """Runs of a real server and worker that are killed, cancelled or starved: each ends well after the documented command.
 
-`docs/prefect.md` has the table. What was committed before is left alone afterwards, and the snapshot is byte-equal to
+`docs/operations.md` has the table. What was committed before is left alone, and the snapshot is byte-equal to
 that of an undisturbed run. The server, its worker and all commands are processes of their own, as a user has them.
 """
 

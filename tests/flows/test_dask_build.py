@@ -23,7 +23,7 @@ from data_catalog.storage.shards import read_json, sha256_of, write_json
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset
-from flows.orchestration.dask_executor import DaskExecutor, House, enter, versions
+from flows.orchestration.dask_executor import DaskExecutor, FlowEnvironment, enter, versions
 from flows.recipe.recipe import load_recipe
 
 # In the environment of everything that is started here: what is left of it can be found.
@@ -68,7 +68,7 @@ def orderly(executor):
         folder = Path.cwd() / "tries"
         folder.mkdir()
         def there(name, call, *arguments):
-            return executor.submit(name, partial(call, *arguments), elsewhere=True)
+            return executor.submit(name, partial(call, *arguments), remote=True)
         squares = [there(f"square {number:05d}", steps.square, number) for number in range(3)]
         done = []
         squares[0].add_done_callback(done.append)
@@ -77,14 +77,14 @@ def orderly(executor):
             "flaky": there("flaky", steps.flaky, folder).result() != os.getpid(),
             "broken": error_of(there("broken", steps.broken)),
             "here": executor.run("here", os.getpid) == os.getpid(),
-            "not elsewhere": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
+            "not remote": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
             "called": done == squares[:1],
         }
 
 def deadly(executor):
         return [
-            error_of(executor.submit("deadly 00007", steps.deadly, elsewhere=True)),
-            executor.submit("square 00003", partial(steps.square, 3), elsewhere=True).result(),
+            error_of(executor.submit("deadly 00007", steps.deadly, remote=True)),
+            executor.submit("square 00003", partial(steps.square, 3), remote=True).result(),
         ]
 
 def main(name):
@@ -256,7 +256,7 @@ def test_steps_end_on_a_cluster_as_in_threads(project: Project) -> None:
         "flaky": True,
         "broken": "InputError: broken",
         "here": True,
-        "not elsewhere": True,
+        "not remote": True,
         "called": True,
     }
     assert told.count("squaring 2") == 1
@@ -265,28 +265,30 @@ def test_steps_end_on_a_cluster_as_in_threads(project: Project) -> None:
 @pytest.mark.slow
 def test_a_step_that_kills_its_workers_is_given_up_in_a_sentence_and_others_go_on(project: Project) -> None:
     (error, after), _ = drive(project, "deadly")
-    assert error.startswith("InputError: deadly 00007: several Dask workers died over it, perhaps for lack of memory")
+    assert error.startswith(
+        "InputError: deadly 00007: several Dask workers died during this step, perhaps of too little memory"
+    )
     assert after == 9
 
 
-def house(place: Path, **changes: Any) -> House:
+def environment(place: Path, **changes: Any) -> FlowEnvironment:
     write_json(place / "mark", {})
-    return House(**{"folder": place, "mark": place / "mark", "versions": versions(), **changes})
+    return FlowEnvironment(**{"folder": place, "mark": place / "mark", "versions": versions(), **changes})
 
 
 def test_a_worker_of_another_kind_is_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    enter(house(tmp_path))
+    enter(environment(tmp_path))
     with pytest.raises(InputError, match=r"does not see .*/elsewhere as the flow does"):
-        enter(house(tmp_path, mark=tmp_path / "elsewhere" / "mark"))
+        enter(environment(tmp_path, mark=tmp_path / "elsewhere" / "mark"))
     with pytest.raises(InputError, match=r"does not see .*/gone as the flow does"):
-        enter(house(tmp_path, mark=write(tmp_path / "new"), folder=tmp_path / "gone", versions=None))
+        enter(environment(tmp_path, mark=write(tmp_path / "new"), folder=tmp_path / "gone", versions=None))
     other = {**versions(), "pyarrow": "1.0"}
-    with pytest.raises(InputError, match=r"has pyarrow [\d.]+, the flow 1\.0: install the same"):
-        enter(house(tmp_path, mark=write(tmp_path / "third"), versions=other))
+    with pytest.raises(InputError, match=r"has pyarrow [\d.]+, but the flow has 1\.0, so .*: install the same"):
+        enter(environment(tmp_path, mark=write(tmp_path / "third"), versions=other))
     lacking = {name: version for name, version in versions().items() if name != "Python"}
-    with pytest.raises(InputError, match="the flow not at all"):
-        enter(house(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
+    with pytest.raises(InputError, match=r"the flow has \(none\)"):
+        enter(environment(tmp_path, mark=write(tmp_path / "fourth"), versions=lacking))
 
 
 def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +296,8 @@ def test_flows_of_several_folders_may_share_a_worker(tmp_path: Path, monkeypatch
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    houses = [house(folder, versions=None) for folder in folders]
-    for each in (*houses, *houses):
+    environments = [environment(folder, versions=None) for folder in folders]
+    for each in (*environments, *environments):
         enter(each)
         assert Path.cwd() == each.folder
 
@@ -316,7 +318,7 @@ def test_an_address_where_no_scheduler_answers_is_refused_soon(tmp_path: Path) -
 
 def test_an_address_is_for_dask_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "scenes", "--executor", "local", "--dask-address", "tcp://127.0.0.1:1"]) == 1
-    assert capsys.readouterr().err == "vernaclip: --dask-address: only with --executor dask\n"
+    assert capsys.readouterr().err == "vernaclip: --dask-address can be used only with --executor dask\n"
 
 
 def test_without_the_extra_a_sentence_says_what_to_install(

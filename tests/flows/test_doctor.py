@@ -92,7 +92,7 @@ def test_a_wrong_version_is_named(packages: Path) -> None:
     information = packages / "prefect-99.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: prefect\nVersion: 99.0\n", encoding="utf-8")
-    assert "warning prefect is 99.0, but vernaclip is made for" in run(DIAGNOSE, packages)
+    assert "warning prefect is 99.0, but vernaclip needs" in run(DIAGNOSE, packages)
 
 
 def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     texts = [finding.text for finding in diagnose(tmp_path, tmp_path)]
     assert any(f"{url}, named in .env, does not answer" in text for text in texts)
-    assert any("hides the server that `vernaclip up` started" in text for text in texts)
+    assert any("overrides the server that `vernaclip up` started" in text for text in texts)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

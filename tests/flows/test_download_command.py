@@ -84,11 +84,11 @@ def test_nothing_comes_before_the_license_is_accepted_by_its_name(
 def test_files_come_and_the_command_says_what_is_known_of_them(
     arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for news in ("came", "there already"):
+    for news in ("downloaded", "present"):
         assert main(["download", "cc", "--accept", LICENSE.lower(), *arguments]) == 0
         val = gzip.compress(CAPTIONS, mtime=0)
         assert capsys.readouterr().out.splitlines() == [
-            f"{news} {folder / 'cc/train.tsv'}: {len(CAPTIONS)} bytes, equal to the published sha256",
+            f"{news} {folder / 'cc/train.tsv'}: {len(CAPTIONS)} bytes, matches the published sha256",
             f"  sha256 {hashlib.sha256(CAPTIONS).hexdigest()}",
             f"{news} {folder / 'cc/val.tsv'}: {len(val)} bytes, no checksum is published",
             f"  sha256 {hashlib.sha256(val).hexdigest()}",
@@ -118,7 +118,7 @@ def test_a_private_host_is_asked_only_where_the_user_allows_it(
     monkeypatch.delenv("http_proxy", raising=False)
     command = ["download", "cc", "--accept", LICENSE, "--only", "train*", *arguments]
     assert main(command) == 1
-    assert "allow it by --private-host mirror.example" in capsys.readouterr().err
+    assert "allow it with --private-host mirror.example" in capsys.readouterr().err
     assert not (folder / "cc" / "train.tsv").exists()
     assert main([*command, "--private-host", "mirror.example"]) == 0
     assert (folder / "cc" / "train.tsv").read_bytes() == CAPTIONS
@@ -154,7 +154,7 @@ def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
     out, error = capsys.readouterr()
     assert f"to do    {folder / 'photos/results.csv'}: Fill in the form at https://example.org/form." in out
     assert f"to do    {folder / 'photos/images'}: the images" in out
-    assert "photos/results.csv of photos has to be fetched by hand: do so, and run this again" in error
+    assert "photos/results.csv of photos must be fetched by hand: fetch it, then run the same command again" in error
     assert not folder.exists()
     (folder / "photos").mkdir(parents=True)
     place = folder / "photos" / "results.csv"
@@ -168,7 +168,7 @@ def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
         assert message in capsys.readouterr().err
     (folder / "photos" / "images").mkdir()
     assert main(["download", "photos", *arguments]) == 0
-    assert capsys.readouterr().out == f"there, and it reads as flickr30k: {place}\n"
+    assert capsys.readouterr().out == f"present, and readable as flickr30k: {place}\n"
     entry = json.loads((folder / "downloads.json").read_text(encoding="utf-8"))["files"]["photos/results.csv"]
     assert (entry["url"], entry["license_accepted"]) == ("", False)
     assert entry["sha256"] == hashlib.sha256(RESULTS.encode()).hexdigest()
@@ -176,19 +176,19 @@ def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
 
 def test_check_finds_what_has_changed(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "cc", "--check", *arguments]) == 1
-    assert "none of these files of cc is in" in capsys.readouterr().err
+    assert "has none of these files of cc" in capsys.readouterr().err
     assert main(["download", "cc", "--accept", LICENSE, *arguments]) == 0
     assert main(["download", "cc", "--check", *arguments]) == 0
-    assert capsys.readouterr().out.endswith("all 2 read as cc3m\n")
+    assert capsys.readouterr().out.endswith("all 2 files are readable as cc3m\n")
     (folder / "cc" / "train.tsv").write_bytes(CAPTIONS.replace(b"dog", b"god"))
     assert main(["download", "cc", "--check", *arguments]) == 1
-    assert "train.tsv is not as it came" in capsys.readouterr().err
+    assert "train.tsv has changed since its download" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["wot"], "no source is called 'wot': there are cc, photos"),
+        (["wot"], "unknown source 'wot': use one of cc, photos"),
         (["--accept", LICENSE], "--accept, --only and --check need a source"),
         (["--check"], "--accept, --only and --check need a source"),
     ],
@@ -225,5 +225,5 @@ def test_real_files_are_what_the_registry_says(
     for words in (["--only", "*devset*"], ["--only", "*devset*", "--check"]):
         assert main(["download", "mscoco_it", "--to", str(tmp_path), *words]) == 0
     out = capsys.readouterr().out
-    assert out.count("equal to the published sha256") == out.count("as it came: ") == 2
-    assert out.endswith("all 2 read as mscoco_it\n")
+    assert out.count("matches the published sha256") == out.count("unchanged: ") == 2
+    assert out.endswith("all 2 files are readable as mscoco_it\n")

@@ -369,7 +369,7 @@ def test_what_an_earlier_run_wrote_and_is_damaged_is_noticed_before_it_is_read(t
     damaged = whole.engine.commits("first")[1].only_file
     damaged.write_bytes(b"")
     changed, journal = Toys(words={"last": "new"}), Journal()
-    with pytest.raises(DamagedError, match=r"is not what was written, and is gone .*: run the same command again"):
+    with pytest.raises(DamagedError, match=r"was damaged and is removed .*: run the same command again"):
         run(table, tmp_path, changed, journal=journal)
     assert "last 00001" not in journal.begun("last")
     again = run(table, tmp_path, changed)
@@ -385,9 +385,9 @@ class Watched(LocalExecutor):
         self.submitted: dict[str, bool] = {}
         self.shown: dict[str, list[tuple[int, int]]] = {}
 
-    def submit(self, name: str, call: Callable[[], Any], *, elsewhere: bool = False) -> Future[Any]:
-        self.submitted[name] = elsewhere
-        return super().submit(name, call, elsewhere=elsewhere)
+    def submit(self, name: str, call: Callable[[], Any], *, remote: bool = False) -> Future[Any]:
+        self.submitted[name] = remote
+        return super().submit(name, call, remote=remote)
 
     def progress(self, key: str, *, done: int, total: int) -> None:
         self.shown.setdefault(key, []).append((done, total))
@@ -425,9 +425,9 @@ def test_an_executor_is_told_names_progress_and_what_may_be_done_elsewhere(tmp_p
 
 
 def test_a_call_of_ours_that_may_be_done_elsewhere_can_be_sent_there(tmp_path: Path) -> None:
-    elsewhere = [step for step in STEPS if isinstance(step.lane, Lane) and step.lane.elsewhere]
-    assert {"clean", "check", "normalise", "publish"} <= {step.name for step in elsewhere}
-    for step in elsewhere:
+    remote = [step for step in STEPS if isinstance(step.lane, Lane) and step.lane.remote]
+    assert {"clean", "check", "normalise", "publish"} <= {step.name for step in remote}
+    for step in remote:
         commit = Commit(folder=tmp_path, files={"x": "h"}, facts={})
         call = call_of(step, dict.fromkeys(step.after, commit), {"threads": Threads(2)}, work=WorkStore(tmp_path))
         there = pickle.loads(pickle.dumps(call))

@@ -464,9 +464,9 @@ def test_older_snapshots_that_hold_it_go_and_others_stay(root: Path, recipe_file
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ([], "say what is to be forgotten"),
+        ([], "no images are selected"),
         (["--domain", "http://a.org/"], "--domain"),
-        (["--domain", "a.org", "--distance", "2"], "--distance goes with --phash"),
+        (["--domain", "a.org", "--distance", "2"], "--distance can be used only with --phash"),
         (["--domain", "a.org", "--dataset", "wed"], "has no dataset 'wed'"),
     ],
 )

@@ -17,9 +17,9 @@ from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main
 from flows.jobs import build_dataset
+from flows.recipe.first_recipe import FirstRecipe, write_first_recipe
 from flows.recipe.language_packs import load_language_pack
 from flows.recipe.recipe import Recipe, load_recipe
-from flows.recipe.starting import Started, start
 
 NUM_IMAGES = 12
 CAPTIONS = (
@@ -67,17 +67,17 @@ def own(path: str = "captions.csv") -> str:
     return table(path, ("image", name), ("caption", caption))
 
 
-def recipe(started: Started) -> Recipe:
+def recipe(started: FirstRecipe) -> Recipe:
     return load_recipe(str(started.files[0]), root=Path("catalog"))
 
 
-def source(started: Started) -> PairsConfig:
+def source(started: FirstRecipe) -> PairsConfig:
     config = recipe(started).sources[0].config
     assert isinstance(config, PairsConfig)
     return config
 
 
-def texts(started: Started) -> str:
+def texts(started: FirstRecipe) -> str:
     return "\n".join(f"{line.topic}: {line.text}" for line in started.found)
 
 
@@ -87,8 +87,8 @@ def test_own_pairs_become_a_recipe_that_builds(capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert "12 rows: 12 captions of 12 images" in out
     assert "12 of 12 are in photos" in out
-    assert "of 12, 12 may be Ukrainian (uk); 2 of 12 are a single word" in out
-    assert "captions that are little but names stay in" in out
+    assert "of 12 captions, 12 may be Ukrainian (uk); 2 of 12 are a single word" in out
+    assert "captions that consist mostly of names are not dropped" in out
     assert "mt install" not in out, "native captions need no translation"
     assert load_language_pack("uk.toml").name == "Ukrainian"
     made = load_recipe("garden.toml", root=Path("catalog"))
@@ -105,7 +105,10 @@ def test_what_is_to_be_typed_next_is_understood() -> None:
     from flows.cli.app import parse
 
     own()
-    for started in (start("a", "uk", pairs="captions.csv", images="photos"), start("b", "uk")):
+    for started in (
+        write_first_recipe("a", "uk", pairs="captions.csv", images="photos"),
+        write_first_recipe("b", "uk"),
+    ):
         for command in started.commands:
             assert parse(shlex.split(command.topic)[1:]).is_command
 
@@ -115,12 +118,12 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
     "the language tells captions from originals": (
         [("english", lambda n: f"A red cat sleeps on the old sofa {n}"), ("file", name), ("ukrainian", caption)],
         {"path_column": "file", "caption_column": "ukrainian", "lang": "uk"},
-        'in doubt: column "english" may hold captions, too',
+        'doubtful: column "english" may also contain captions',
     ),
     "the name tells captions from other texts": (
         [("img", name), ("alt", caption), ("caption", caption)],
         {"path_column": "img", "caption_column": "caption"},
-        'column "alt" may hold captions, too',
+        'column "alt" may also contain captions',
     ),
     "facts beside captions": (
         [
@@ -145,17 +148,17 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
     "a column of other languages' names is left alone": (
         [("image", name), ("caption", caption), ("language", lambda n: "Ukrainian")],
         {"lang_column": None, "lang": "uk"},
-        '"language" has no code uk',
+        '"language" never contains uk',
     ),
     "files that are there go before others": (
         [("thumbnail", lambda n: f"small/{n}.png"), ("original", name), ("caption", caption)],
         {"path_column": "original"},
-        'column "thumbnail" may name images, too',
+        'column "thumbnail" may also name images',
     ),
     "captions that are surely in another language are translated": (
         [("image", name), ("caption", lambda n: f"A brown dog runs along the beach beside {n} children")],
         {"caption_column": "caption", "lang": "en"},
-        "may be Ukrainian (uk), 12 surely are in another language: en 12",
+        "may be Ukrainian (uk), 12 are certainly in another language: en 12",
     ),
 }
 
@@ -163,7 +166,7 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
 @pytest.mark.parametrize("case", COLUMNS)
 def test_columns_are_told_by_what_they_hold(case: str) -> None:
     columns, expected, told = COLUMNS[case]
-    started = start("mine", "uk", pairs=table("mine.csv", *columns), images="photos")
+    started = write_first_recipe("mine", "uk", pairs=table("mine.csv", *columns), images="photos")
     found = source(started)
     assert {column: getattr(found, column) for column in expected} == expected
     assert told in texts(started)
@@ -175,15 +178,15 @@ def test_columns_are_told_by_what_they_hold(case: str) -> None:
 
 def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
     table("web.csv", ("url", lambda n: f"https://photos.example.org/{n}.jpg"), ("caption", caption))
-    started = start("web", "uk", pairs="web.csv")
+    started = write_first_recipe("web", "uk", pairs="web.csv")
     assert (source(started).url_column, source(started).images) == ("url", None)
     assert "1 host (photos.example.org 12)" in texts(started)
 
 
 @pytest.mark.parametrize("code", ["ua", "ru"])
 def test_captions_that_read_like_another_language_are_in_doubt(code: str) -> None:
-    started = start("mine", code, pairs=own(), images="photos")
-    assert f'column "caption" reads like uk: is --language {code} right?' in texts(started)
+    started = write_first_recipe("mine", code, pairs=own(), images="photos")
+    assert f'column "caption" seems to be in uk: is --language {code} right?' in texts(started)
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
@@ -197,7 +200,7 @@ def test_every_format_of_pairs_is_looked_at(suffix: str) -> None:
     else:
         lines = ["image\tcaption", *("\t".join(row.values()) for row in rows)]
         path.write_text("\n".join(lines), encoding="utf-8")
-    started = start("mine", "uk", pairs=str(path), images="photos")
+    started = write_first_recipe("mine", "uk", pairs=str(path), images="photos")
     assert "12 rows: 12 captions of 12 images" in texts(started)
     assert source(started).caption_column == "caption"
 
@@ -206,8 +209,8 @@ def test_what_is_missing_or_unfit_is_counted_before_a_build() -> None:
     Path("photos/0.png").unlink()
     Image.new("RGB", (20, 20), "red").save("photos/1.png")
     table("mine.csv", ("image", name), ("caption", lambda n: "" if n == 2 else caption(n)))
-    told = texts(start("mine", "uk", pairs="mine.csv", images="photos"))
-    assert "12 rows: 11 captions of 11 images; 1 are no pairs, and will be rejected: caption_missing 1" in told
+    told = texts(write_first_recipe("mine", "uk", pairs="mine.csv", images="photos"))
+    assert "12 rows: 11 captions of 11 images; 1 are not pairs and will be rejected: caption_missing 1" in told
     assert "10 of 11 are in photos" in told
     assert "missing: 0.png" in told
     assert "a build will drop too_small 1" in told
@@ -229,14 +232,14 @@ def test_settings_suit_the_number_of_images(num_images: int, train: dict[str, in
         ("caption", lambda n: f"Чорний собака біжить по снігу {n}"),
         num_rows=num_images,
     )
-    made = recipe(start("mine", "uk", pairs="mine.csv"))
+    made = recipe(write_first_recipe("mine", "uk", pairs="mine.csv"))
     assert {setting: getattr(made.train, setting) for setting in train} == train
     assert (made.split.val, made.split.test) == split
     assert made.clean.min_words == made.check.min_words == 2
 
 
 def test_without_pairs_public_sources_are_translated() -> None:
-    started = start("public", "uk")
+    started = write_first_recipe("public", "uk")
     made = recipe(started)
     assert [each.name for each in made.sources] == ["wit", "mscoco", "cc3m"]
     assert made.sources[0].config.languages == ("uk",)
@@ -247,16 +250,16 @@ def test_without_pairs_public_sources_are_translated() -> None:
 
 
 def test_a_pack_that_ships_or_is_there_is_used() -> None:
-    assert recipe(start("one", "it")).language_pack is None
+    assert recipe(write_first_recipe("one", "it")).language_pack is None
     assert not Path("it.toml").exists()
     Path("uk.toml").write_text('code = "uk"\nfunction_words = ["на", "у"]\n', encoding="utf-8")
-    started = start("two", "uk")
+    started = write_first_recipe("two", "uk")
     assert started.files == [Path("two.toml")]
     assert "proper nouns" not in {trait.topic for trait in started.lacking}
 
 
 def test_a_dataset_with_the_name_of_its_language_has_its_pack_beside_it() -> None:
-    started = start("sw", "sw")
+    started = write_first_recipe("sw", "sw")
     assert started.files == [Path("sw.toml"), Path("sw-language.toml")]
     assert load_language_pack("sw-language.toml").code == "sw"
     assert recipe(started).target_language == "sw"
@@ -277,11 +280,11 @@ def no_folder() -> Iterator[str]:
 
 
 WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] = {
-    "no name": (SettingsError, lambda: ["a/b"], "name must be letters, digits, - and _"),
-    "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml is there already, and is not overwritten"),
+    "no name": (SettingsError, lambda: ["a/b"], "name must consist of letters, digits, - and _"),
+    "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml exists and is not overwritten"),
     "no code": (SettingsError, lambda: ["x", "--language", "ukrainian"], "takes an ISO 639 code such as el"),
-    "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian is called uk here"),
-    "images of nothing": (SettingsError, lambda: ["x", "--images", "photos"], "--images goes with --pairs"),
+    "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian has the code uk here"),
+    "images of nothing": (SettingsError, lambda: ["x", "--images", "photos"], "--images needs --pairs"),
     "no file": (InputError, lambda: ["x", "--pairs", "no.csv"], "--pairs: files names no.csv, which does not exist"),
     "another format": (
         InputError,
@@ -289,7 +292,7 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
         "captions.txt has a name of no known format",
     ),
     "an empty file": (InputError, lambda: ["x", *pairs_of(b"")], "captions.csv is empty"),
-    "columns and no rows": (InputError, lambda: ["x", *pairs_of(b"image,caption\n")], "has columns and no rows"),
+    "columns and no rows": (InputError, lambda: ["x", *pairs_of(b"image,caption\n")], "has columns but no rows"),
     "semicolons": (
         InputError,
         lambda: ["x", *pairs_of("image;caption\n0.png;Кіт спить\n".encode())],
@@ -298,7 +301,7 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
     "another encoding": (
         InputError,
         lambda: ["x", *pairs_of("image,caption\n0.png,Кіт спить\n".encode("cp1251"))],
-        "captions.csv is not UTF-8 (the first such line is 2): save it anew as UTF-8, or convert it",
+        "captions.csv is not UTF-8 (first invalid line: 2): save it as UTF-8, or convert it",
     ),
     "another encoding of names": (
         InputError,
@@ -309,23 +312,23 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
     "no captions": (
         InputError,
         lambda: ["x", "--pairs", table("c.csv", ("image", name), ("width", str)), "--images", "photos"],
-        'has no column of captions: beside "image", none of its columns (width)',
+        'has no column of captions: apart from "image", none of its columns (width)',
     ),
     "no images": (
         InputError,
         lambda: ["x", "--pairs", table("c.csv", ("n", str), ("caption", caption)), "--images", "photos"],
-        "has no column of images: none of n, caption holds names of files",
+        "has no column of images: none of n, caption contains file names",
     ),
     "no folder": (InputError, lambda: ["x", *no_folder()], "--images: images names"),
     "another folder": (
         InputError,
         lambda: ["x", "--pairs", own(), "--images", "data"],
-        "--images: none of 12 images, such as 0.png, is in data: give the folder",
+        "--images: none of 12 images, such as 0.png, is in data: use --images DIR",
     ),
     "a folder too deep": (
         InputError,
         lambda: ["x", *elsewhere(), "--images", "photos"],
-        'is in photos: names in column "image" begin one folder above: --images .',
+        'is in photos: names in column "image" start one folder higher: use --images .',
     ),
     "images for addresses": (
         SettingsError,
@@ -334,17 +337,17 @@ WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] =
             *("--pairs", table("c.csv", ("url", lambda n: f"https://example.org/{n}"), ("caption", caption))),
             *("--images", "photos"),
         ],
-        'the column "url" holds addresses of the web: leave it out',
+        'the column "url" contains URLs: leave --images out',
     ),
     "a recipe where a pack should be": (
         SettingsError,
         lambda: ["x", "--language", "sq"],
-        "sq.toml is there already, and is no language pack of sq",
+        "sq.toml exists and is not a language pack for sq",
     ),
     "a pack of another language": (
         SettingsError,
         lambda: ["x", "--language", "sw"],
-        "sw.toml is there already, a language pack of sv",
+        "sw.toml exists and is a language pack for sv",
     ),
 }
 
@@ -368,4 +371,6 @@ def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
     with pytest.raises(kind):
-        start(arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images"))
+        write_first_recipe(
+            arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images")
+        )

@@ -311,7 +311,7 @@ def test_damage_to_what_is_published_is_noticed(recipe: Path, tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DamagedError, match="is not what was written"):
+    with pytest.raises(DamagedError, match="was damaged and is removed"):
         build(recipe, root)
     whole = build(recipe, root)
     assert whole.snapshot.verify() == []

@@ -74,11 +74,11 @@ def test_what_is_missing_has_a_cost_and_what_is_there_has_none(name: str) -> Non
 def test_a_language_without_a_pack_is_told_how_to_write_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--language", "sw"]) == 1
     out = capsys.readouterr().out
-    assert out.startswith("sw\n\nMISSING  language pack     no pack of sw comes with vernaclip\n")
+    assert out.startswith("sw\n\nMISSING  language pack     no language pack for sw comes with vernaclip\n")
     words = " ".join(out.split())
-    assert "sw cannot be a recipe's target_language" in words
+    assert "sw cannot be the target_language of a recipe" in words
     assert 'language_pack = "sw.toml"' in words
-    assert "fastText and lingua tell sw" in words
+    assert "fastText and lingua can identify sw" in words
     assert "set function_words in sw.toml" in words
     assert "`vernaclip doctor --language sw.toml`" in out, "commands are not broken over lines"
 
@@ -90,15 +90,17 @@ def test_a_pack_of_ones_own_is_examined_by_its_file(tmp_path: Path, capsys: pyte
     out = capsys.readouterr().out
     assert out.startswith("Swahili (sw)\n")
     assert "MISSING" not in out
-    assert "told by capitals, with 3 function words" in out
+    assert "found by capitals, with 3 function words" in out
     assert "set tens in sw.toml" in out
 
 
 def test_a_language_that_no_engine_tells() -> None:
     check = findings("xx")["language check"]
     assert check.severity == "warning"
-    assert "other languages stay in" in check.cost
-    assert check.advice.startswith("set langdetect in xx.toml (docs/languages.md), if it has another code: ")
+    assert "other languages are not dropped" in check.cost
+    assert check.advice.startswith(
+        "set langdetect in xx.toml (docs/languages.md), if it has another one of these codes: "
+    )
     assert ", zh-cn, zh-tw" in check.advice
 
 
@@ -116,7 +118,7 @@ def test_the_code_of_a_pack_in_argos_counts(data: Path, tmp_path: Path) -> None:
     file.write_text('code = "zh"\nargos = "zt"\nlangdetect = "zh-tw"\n', encoding="utf-8")
     found = findings(str(file))
     assert found["translation"].severity == "found"
-    assert found["language check"].text.startswith("fastText and lingua tell zh-tw")
+    assert found["language check"].text.startswith("fastText and lingua can identify zh-tw")
 
 
 def test_the_stored_index_decides_the_advice(data: Path) -> None:
@@ -176,7 +178,10 @@ def test_quiet_tells_only_what_stops_a_build(capsys: pytest.CaptureFixture[str])
     assert main(["doctor", "--language", "el", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     assert main(["doctor", "--language", "sw", "--quiet"]) == 1
-    assert capsys.readouterr().out.splitlines()[0] == "MISSING  language pack     no pack of sw comes with vernaclip"
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == "MISSING  language pack     no language pack for sw comes with vernaclip"
+    )
 
 
 def test_engines_of_packages_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

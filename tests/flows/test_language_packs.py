@@ -50,7 +50,7 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'code = "eu"\nfunction_word = []\n', "unknown key eu.toml.function_word"),
-        (b"code = 7\n", "eu.toml.code must be a text"),
+        (b"code = 7\n", "eu.toml.code must be a string"),
         (b"name = 'x'\n", "eu.toml.code is missing"),
         (b"code = \n", "is not TOML"),
         (b"code = '\xff'\n", "is not TOML"),
@@ -59,7 +59,7 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
         (b"code = 'eu'\nnegations = ['ez']\n", "negations must be among function_words, got 'ez'"),
         (b"code = 'eu'\nshared_words = ['bar']\n", "four letters or more"),
         (b"code = 'eu'\nshared_words = ['Hotel']\n", "lower-case words"),
-        (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "hold {c} once"),
+        (b"code = 'eu'\nprompt_templates = ['argazkia']\n", "contain {c} once"),
         (None, "cannot read the language pack"),
     ],
 )

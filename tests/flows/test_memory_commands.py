@@ -30,7 +30,7 @@ def test_memories_are_listed(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert listed[3].split()[:2] == ["deepl:en-it", "1"]
     (tmp_path / "empty").mkdir()
     assert main(["mt", "memory", "list", "--root", str(tmp_path / "empty")]) == 0
-    assert capsys.readouterr().out == f"no memories in {tmp_path / 'empty'}\n"
+    assert capsys.readouterr().out == f"no translation memories in {tmp_path / 'empty'}\n"
 
 
 @pytest.mark.parametrize("command", [["list"], ["export", ENGINE, "out.parquet"]])
@@ -49,8 +49,8 @@ def test_a_memory_goes_to_another_root_and_back(root: Path, tmp_path: Path, caps
     assert main(["mt", "memory", "import", str(file), "--root", str(root)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"wrote 1,234 translations to {file}",
-        f"1,234 new translations of {ENGINE}; 0 were known, 0 are different here and stay as they are",
-        f"0 new translations of {ENGINE}; 1,234 were known, 0 are different here and stay as they are",
+        f"1,234 new translations of {ENGINE}; 0 were already cached; 0 differ from the cached ones, which are kept",
+        f"0 new translations of {ENGINE}; 1,234 were already cached; 0 differ from the cached ones, which are kept",
     ]
     again = tmp_path / "again.parquet"
     assert main(["mt", "memory", "export", ENGINE, str(again), "--root", str(other)]) == 0
@@ -59,7 +59,9 @@ def test_a_memory_goes_to_another_root_and_back(root: Path, tmp_path: Path, caps
 
 def test_an_unknown_engine_is_answered_with_those_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mt", "memory", "export", "argos:en-de:1", str(root / "out.parquet"), "--root", str(root)]) == 1
-    assert f"no memory of the engine 'argos:en-de:1': it has {ENGINE}, deepl:en-it" in capsys.readouterr().err
+    assert (
+        f"no translation memory of the engine 'argos:en-de:1'; it has: {ENGINE}, deepl:en-it" in capsys.readouterr().err
+    )
     assert not (root / "out.parquet").exists()
 
 

@@ -60,7 +60,7 @@ def test_install_tells_what_it_did_and_the_doctor_is_content(
 ) -> None:
     folder = packages_dir / "translate-en_it-1_0"
     sha256 = hashlib.sha256(SCENES.read_bytes()).hexdigest()
-    for news in ("installed en-it 1.0 in", "unchanged, it was installed already: en-it 1.0 in"):
+    for news in ("installed en-it 1.0 in", "already installed: en-it 1.0 in"):
         assert main(["mt", "install", "--from", "en", "--to", "it", "--sha256", sha256]) == 0
         assert capsys.readouterr().out.splitlines() == [
             f"{news} {folder}",
@@ -121,7 +121,7 @@ def test_a_private_index_is_asked_only_where_the_user_allows_it(
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"https://mirror.example:{server.server_address[1]}")
         assert main(command) == 1
-        assert "allow it by --private-host mirror.example" in capsys.readouterr().err
+        assert "allow it with --private-host mirror.example" in capsys.readouterr().err
         assert main([*command, "--private-host", "mirror.example"]) == 1
         assert "SSL" in capsys.readouterr().err
         server.shutdown()

@@ -115,9 +115,9 @@ def test_the_targets_pack_may_stand_in_either_key(folder: Path) -> None:
 def test_packs_that_contradict_each_other_or_the_recipe(folder: Path) -> None:
     (folder / "other.toml").write_text('code = "fr"\n', encoding="utf-8")
     twice = f'language_packs=["{folder}/fr.toml", "{folder}/other.toml"]'
-    with pytest.raises(SettingsError, match=r"fr\.toml and .*other\.toml are both language packs of fr: name one"):
+    with pytest.raises(SettingsError, match=r"fr\.toml and .*other\.toml are both language packs for fr: keep one"):
         open_inputs(recipe_in(folder, twice), folder / "root", {})
-    with pytest.raises(SettingsError, match=r"fr\.toml is of fr, but target_language is it"):
+    with pytest.raises(SettingsError, match=r"fr\.toml is for fr, but target_language is it"):
         open_inputs(recipe_in(folder, f"language_pack={folder}/fr.toml"), folder / "root", {})
     with pytest.raises(InputError, match="cannot read the language pack"):
         open_inputs(recipe_in(folder, "language_packs=absent.toml"), folder / "root", {})
@@ -139,4 +139,4 @@ def test_the_command_takes_packs(
     assert translated([], monkeypatch) == 1
     assert "set iso639_3 in the language pack fr.toml" in capsys.readouterr().err
     assert translated(packs, monkeypatch) == 1
-    assert "--language-pack is given for oc, but fr - it is translated" in capsys.readouterr().err
+    assert "--language-pack is for oc, but the translation is fr - it" in capsys.readouterr().err

@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "no such text encoder": (
         lambda folder: [changed_model(folder, lambda config: config["text_cfg"].update(hf_model_name=str(folder)))],
-        "cannot be had",
+        "cannot be loaded",
     ),
     "a batch in pieces": (
         lambda _: ["train.model=compact", "train.microbatch=2"],
@@ -126,11 +126,11 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "no GPU": (lambda _: ["train.device=cuda"], "train.device is cuda, but torch finds 0 GPUs"),
     "no test images": (
         lambda _: ["evaluate.split=test"],
-        "evaluate.split is test, and split.test is 0, so that there would be nothing to score on",
+        "evaluate.split is test but split.test is 0, so there would be nothing to score on",
     ),
     "nothing held out": (
         lambda _: ["split.val=0"],
-        "split.val and split.test are 0, so that there would be nothing to score on",
+        "split.val and split.test are 0, so there would be nothing to score on",
     ),
     "no guard against a test set": (
         lambda _: [
@@ -138,7 +138,7 @@ WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
             'test_sets.held.files=["list.txt"]',
             *(f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")),
         ],
-        "nothing of test set held would be looked for",
+        "the leak guard is off, so the dataset may contain test set held",
     ),
     "no engine": (lambda _: ['target_language="it"'], "no Argos package translates en to it"),
 }
@@ -202,7 +202,7 @@ def test_a_build_that_keeps_nothing_does_not_take_the_place_of_one_that_does(
     for _ in range(2):
         assert main(call("build", "clean.min_words=50")) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert f"snapshot {good} stays the current one" in error
+        assert f"snapshot {good} remains the current one" in error
         assert require_snapshot(root, "photos").snapshot == good
     (empty,) = set(snapshot_names(root, "photos")) - {good}
     assert f"vernaclip diff {good} {empty} --root {root}" in error

@@ -20,4 +20,4 @@ def test_a_column_is_checked_by_its_language_pack() -> None:
 def test_a_language_without_a_profile_is_not_checked_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert column_language(LanguagePack.minimal("fur")) is None
     [record] = caplog.records
-    assert "not checked for being in 'fur'" in record.getMessage()
+    assert "no engine can identify 'fur'" in record.getMessage()

@@ -1,4 +1,4 @@
-"""The package of docs/engines.md, installed by pip into a folder, translates a dataset from end to end."""
+"""The package of docs/translation.md, installed by pip into a folder, translates a dataset from end to end."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from flows.cli import main
 from translation.memory import TranslationMemory
 
 HOME = Path(__file__).parents[2]
-DOCS = (HOME / "docs" / "engines.md").read_text(encoding="utf-8")
+DOCS = (HOME / "docs" / "translation.md").read_text(encoding="utf-8")
 WORDS = {"a": "un", "dog": "cane", "sleeps": "dorme", "near": "vicino", "the": "al", "red": "rosso", "table": "tavolo"}
 RECIPE = """
 target_language = "it"

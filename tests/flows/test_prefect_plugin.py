@@ -73,7 +73,7 @@ def test_a_prefect_that_has_moved_its_client_goes_on_with_full_names(
     monkeypatch.setitem(sys.modules, "prefect.client.orchestration._deployments.client", None)
     with caplog.at_level(logging.WARNING):
         plugin.setup_environment(ctx=SimpleNamespace(prefect_version="9.9"))
-    assert "name them in full" in caplog.text
+    assert "use full names" in caplog.text
 
 
 def test_prefect_finds_the_plugin() -> None:

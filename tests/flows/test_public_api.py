@@ -116,12 +116,12 @@ def test_the_page_of_examples_runs(tmp_path: Path, home: Path, monkeypatch: pyte
         copy(path, tmp_path / path.name)
     rebuild(tmp_path / "catalog")
     monkeypatch.chdir(tmp_path)
-    page = (CHECKOUT / "docs" / "api.md").read_text("utf-8")
+    page = (CHECKOUT / "docs" / "use.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 5
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "docs/api.md", "exec"), names)
+        exec(compile(block, "docs/use.md", "exec"), names)
     assert names["texts"]
 
 

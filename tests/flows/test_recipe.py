@@ -65,25 +65,25 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: did you mean min_words"),
         (["trian.steps=3"], r"unknown key trian: did you mean train"),
         (["split.val=nan"], r"split\.val must be a finite number, got nan"),
-        (["split.val=2026-11-27"], r"split\.val is datetime\.date\(2026, 11, 27\), which no setting can be"),
+        (["split.val=2026-11-27"], r"split\.val is datetime\.date\(2026, 11, 27\), a type that no setting has"),
         (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
         (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
         (["consent.ignore=noai"], r"consent\.ignore names no signal 'noai': there are robots\.txt, .*train-ai"),
-        (["consent.ignore=[5]"], r"consent\.ignore must be a text, got 5"),
+        (["consent.ignore=[5]"], r"consent\.ignore must be a string, got 5"),
         (["consent.heed=train-ai"], r"unknown key consent\.heed: consent has ignore"),
         (["fetch.consent.ignore=train-ai"], r"unknown key fetch\.consent: fetch has .*contact"),
         (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
-        (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': kinds are .*pairs"),
+        (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': use one of .*pairs"),
         (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
         (["sources.mine.enabled=False"], r"sources\.mine\.enabled must be true or false, got 'False'"),
         (["sources.mine.flies=x"], r"unknown key sources\.mine\.flies"),
         (["build.shard_size"], "--set takes section.key=value"),
         (["target_language.x=1"], "target_language is not a section"),
-        (["name=../up"], "name must be letters, digits"),
-        (["target_language=5"], "target_language must be a text"),
-        (["language_packs=[5]"], "language_packs must be a text, got 5"),
+        (["name=../up"], "name must consist of letters, digits"),
+        (["target_language=5"], "target_language must be a string"),
+        (["language_packs=[5]"], "language_packs must be a string, got 5"),
         (["fetch.max_bytes=-1"], r"fetch\.max_bytes"),
         (["fetch.contact=nobody"], r"fetch\.contact must be a mail address or a URL"),
         (["fetch.wikimedia_width=300"], r"fetch\.wikimedia_width must be 0 .*330"),
@@ -97,8 +97,8 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["train.steps=" + "9" * 5000], r"train\.steps must be a whole number, got '9999"),
         (["train.steps=0x" + "f" * 9000], r"train\.steps is a number of 36000 bits"),
         (["fetch.contact=" + "[" * 20_000], r"fetch\.contact must be"),
-        (["data=caf\udce9"], r"data is 'caf\\udce9', which is no text in UTF-8"),
-        (["target_language="], r"target_language  names no language"),
+        (["data=caf\udce9"], r"data is 'caf\\udce9', which is not valid UTF-8"),
+        (["target_language="], r"target_language  is not a language code"),
         (["fetch.hosts=example.org"], r"fetch\.hosts must be a table"),
     ],
 )
@@ -109,7 +109,9 @@ def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[st
 
 @pytest.mark.parametrize("key", [key for key in OLD_KEYS if "*" not in key])
 def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str) -> None:
-    sentence = rf"^{re.escape(key)} is no setting any more: [^:]+: remove it($|, or, where it was false, set consent\.)"
+    sentence = (
+        rf"^{re.escape(key)} is no longer a setting: [^:]+: remove this key($| or, if it was false, set consent\.)"
+    )
     with pytest.raises(SettingsError, match=sentence):
         load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[f"{key}=true"])
     table, _, name = key.partition(".")
@@ -118,7 +120,7 @@ def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str
 
 
 def test_a_key_that_has_another_name_now_says_that_name(tmp_path: Path) -> None:
-    sentence = r"^sources\.mine\.licence is no setting any more: it is called license$"
+    sentence = r"^sources\.mine\.licence is no longer a setting: its name is license$"
     with pytest.raises(SettingsError, match=sentence):
         load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=['sources.mine.licence="CC0-1.0"'])
     recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=['sources.mine.license="CC0-1.0"'])

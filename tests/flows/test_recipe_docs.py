@@ -1,14 +1,15 @@
-"""`docs/recipes.md` lists every setting as the code has it, with an example that is read; run this file to write it."""
+"""Settings of docs/recipes.md and docs/translation.md, generated from the code; run this file to write them."""
 
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cleaning.checks.definition import Section
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
@@ -21,7 +22,8 @@ from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions
 from translation.train.config import TrainPackageConfig
 
-PAGE = Path(__file__).parents[2] / "docs" / "recipes.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "recipes.md"
 BEGIN, END = "<!-- settings: written from the code by `make docs` -->", "<!-- end of settings -->"
 
 # Of settings whose default says too little of what they may be, by path; "*" is any table.
@@ -161,84 +163,211 @@ REQUIRED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def tables() -> Iterator[tuple[str, type, str]]:
-    """Yield heading, config dataclass and path of every table that a recipe may have, and of what is read like one."""
-    yield "What stands before all tables", Dataset, ""
+# Examples that a section's block shows, where not all of its examples can be given together.
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "scenes": (),
+    "serve": (),
+    "translate": ("engine", "beam_size"),
+    "duplicates": ("keep", "merge_captions"),
+    "train": ("epochs", "lr"),
+    "sources.wit": ("files", "languages"),
+    "sources.mscoco": ("files", "images"),
+    "sources.pairs": ("files", "path_column", "caption_column", "lang"),
+    "test_sets.pairs": ("files", "path_column", "caption_column", "images"),
+    "clean": ("order", "max_words"),
+    "check": ("order", "max_proper_noun_share"),
+    "leaks": ("action", "min_caption_words"),
+    "repeats": ("min_similarity", "max_images_per_caption"),
+    "normalise": ("image_size", "resize_mode"),
+}
+
+# Tables of the example blocks of sources and test sets: their names, by path. A name that is no kind needs `kind`.
+NAMED: Mapping[str, str] = {
+    "sources.wit": "wit",
+    "sources.mscoco": "coco",
+    "sources.pairs": "mine",
+    "test_sets.xtd10": "xtd10",
+    "test_sets.pairs": "shop",
+}
+
+
+def sections() -> Iterator[tuple[str, type, str]]:
+    """Yield the heading, config dataclass and path of every section of a recipe that has one form."""
+    yield "Before all tables", Dataset, ""
     for name, kind in SECTIONS.items():
         yield f"`[{name}]`", kind, name
         if name == "fetch":
             yield '`[fetch.hosts."NAME"]`', HostLimits, "fetch.hosts.*"
-    yield "`[sources.NAME]` of every kind", SourceRights, "sources.*"
-    yield "`[sources.NAME]` of every kind, in part", RowLimit, "sources.*"
-    yield from of_kinds("sources", {name: kind.config_type for name, kind in SOURCE_KINDS.items()})
-    yield "`[test_sets.NAME]` of every kind", StatedCaptions, "test_sets.*"
-    yield from of_kinds("test_sets", {name: kind.config_type for name, kind in TEST_SET_KINDS.items()})
-    yield "A language pack, the file that `language_pack` names", LanguagePack, "pack"
-    yield "`vernaclip mt train --set NAME=...`", TrainPackageConfig, "mt_train"
 
 
-def of_kinds(section: str, kinds: Mapping[str, type]) -> Iterator[tuple[str, type, str]]:
-    """Yield a table for all kinds that have the same settings."""
-    for config_type in dict.fromkeys(kinds.values()):
-        names = [name for name, each in kinds.items() if each is config_type]
-        told = " or ".join(f"`{name}`" for name in names)
-        yield f"`[{section}.NAME]` of kind {told}", config_type, f"{section}.{names[0]}"
+def kinds_of(section: str) -> dict[str, tuple[type, list[str]]]:
+    """Return, by path, the config dataclasses of sources or test sets with the kinds that have them."""
+    kinds = SOURCE_KINDS if section == "sources" else TEST_SET_KINDS
+    found: dict[type, list[str]] = {}
+    for name, kind in kinds.items():
+        found.setdefault(kind.config_type, []).append(name)
+    return {f"{section}.{names[0]}": (config_type, names) for config_type, names in found.items()}
+
+
+# Settings that every kind of source or test set has.
+COMMON: Mapping[str, tuple[type, ...]] = {"sources": (SourceRights, RowLimit), "test_sets": (StatedCaptions,)}
+
+
+def tables() -> Iterator[tuple[str, type, str]]:
+    """Yield the heading, config dataclass and path of every table whose settings have examples."""
+    yield from sections()
+    for section, common in COMMON.items():
+        for config_type in common:
+            yield f"`[{section}.NAME]` of every kind", config_type, f"{section}.*"
+        for path, (config_type, names) in kinds_of(section).items():
+            yield f"`[{section}.NAME]` of kind {', '.join(names)}", config_type, path
+    yield "A language pack", LanguagePack, "pack"
+    yield "`vernaclip mt train`", TrainPackageConfig, "mt_train"
 
 
 def type_of(field: Mapping[str, Any], place: str | None) -> str:
-    """Return a JSON schema's type in the words of errors."""
+    """Return the name of a JSON schema's type; that of a list is a plural."""
     options = [option for option in field.get("anyOf", [field]) if option.get("type") != "null"]
     kind = options[0]["type"]
     if kind == "array":
-        return f"list of {type_of(options[0]['items'], place)}s".replace("name or", "names or")
+        return f"{type_of(options[0]['items'], place)}s".replace("name or", "names or")
     if kind == "string" and place:
         return "path" if place == FILE else "name or path"
-    names = {"integer": "whole number", "boolean": "true or false", "string": "text", "object": "table"}
-    return names.get(kind, str(kind))
+    return {"string": "text", "object": "table"}.get(kind, str(kind))
 
 
 def given_example(path: str, name: str) -> str | None:
     return EXAMPLES.get(f"{path}.{name}".removeprefix("."))
 
 
-def rows(kind: type, path: str) -> Iterator[list[str]]:
-    """Yield the cells of each setting's row."""
-    described, fields = schema(kind), section_fields(kind)
-    for name, field in described["properties"].items():
-        default, metadata = field.get("default"), fields[name].metadata
-        if name in described.get("required", ()):
-            said = "required"
-        elif default in (None, "", [], {}):
-            said = "none"
-        elif isinstance(default, list) and default == list(metadata.get("among", ())):
-            said = "all"
-        else:
-            said = f"`{json.dumps(default, ensure_ascii=False)}`"
-        example = given_example(path, name)
-        yield [
-            f"`{name}`{' †' if metadata.get('how') else ''}",
-            said if isinstance(default, bool) else f"{type_of(field, metadata.get('path'))}: {said}",
-            field["description"],
-            f"`{name} = {example}`" if example else "",
-        ]
+def default_of(kind: type, name: str) -> str:
+    """Return the cell of a setting's default."""
+    described = schema(kind)
+    default = described["properties"][name].get("default")
+    if name in described.get("required", ()):
+        return "required"
+    if default in (None, "", [], {}):
+        return "none"
+    if isinstance(default, list) and default == list(section_fields(kind)[name].metadata.get("among", ())):
+        return "all"
+    return f"`{json.dumps(default, ensure_ascii=False)}`"
 
 
-def rewritten(page: str) -> str:
-    lines = [BEGIN]
-    for heading, kind, path in tables():
-        first = schema(kind)["description"].partition("\n\n")[0]
-        lines += ["", f"### {heading}", "", " ".join(first.split()), ""]
-        found = [["setting", "type: default", "meaning", "example"], ["---"] * 4, *rows(kind, path)]
-        width = 4 if any(cells[3] for cells in found[2:]) else 3
-        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells[:width])} |" for cells in found]
-    text = "\n".join([*lines, "", END])
+def cells(kind: type) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, type, default and meaning of each setting; a dagger marks a how-setting."""
+    fields = section_fields(kind)
+    for name, field in schema(kind)["properties"].items():
+        metadata = fields[name].metadata
+        label = f"`{name}`{'†' if metadata.get('how') else ''}"
+        yield label, type_of(field, metadata.get("path")), default_of(kind, name), field["description"]
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [list(header), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return [f"|{'|'.join(cell.replace('|', chr(92) + '|') for cell in line)}|" for line in lines]
+
+
+def example_values(kind: type, path: str) -> dict[str, str]:
+    """Return the settings of a section's example block, as TOML, by name."""
+    names = SHOWN.get(path, tuple(name for name in section_fields(kind) if given_example(path, name)))
+    defaults = {name: field.get("default") for name, field in schema(kind)["properties"].items()}
+    return {name: given_example(path, name) or json.dumps(defaults[name], ensure_ascii=False) for name in names}
+
+
+def example_block(*blocks: tuple[type, str]) -> list[str]:
+    """Return the lines of an example of one or several tables, or none if there is none."""
+    lines: list[str] = []
+    for kind, path in blocks:
+        values = example_values(kind, path)
+        if values:
+            section, _, kind_name = path.partition(".")
+            name = NAMED.get(path, kind_name.replace("hosts.*", 'hosts."example.org"'))
+            head = f"[{section}.{name}]" if name else f"[{section}]"
+            lines += ["", *([head] if path else [])]
+            if path in NAMED and name != kind_name:
+                lines.append(f'kind = "{kind_name}"')
+            lines += [f"{setting} = {value}" for setting, value in values.items()]
+    return ["", "```toml", *lines[1:], "```"] if lines else []
+
+
+def kind_rows(section: str) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of all kinds of sources or test sets; a setting with one meaning has one row."""
+    for config_type in COMMON[section]:
+        for label, type_name, default, meaning in cells(config_type):
+            yield label, "all", type_name, default, meaning
+    kinds = kinds_of(section).values()
+    found: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    for config_type, names in kinds:
+        for label, type_name, default, meaning in cells(config_type):
+            found.setdefault((label, type_name, meaning), {}).setdefault(default, []).extend(names)
+    for (label, type_name, meaning), defaults in found.items():
+        names = [name for some in defaults.values() for name in some]
+        where = "all" if len(names) == sum(len(each) for _, each in kinds) else ", ".join(f"`{name}`" for name in names)
+        (usual, _), *others = defaults.items()
+        special = "; ".join(f"{', '.join(some)}: {default}" for default, some in others)
+        yield label, where, type_name, f"{usual}; {special}" if special else usual, meaning
+
+
+def settings_of_recipes() -> list[str]:
+    """Return the generated lines of docs/recipes.md."""
+    lines: list[str] = []
+    clean = set(cells(SECTIONS["clean"]))
+    for heading, kind, path in sections():
+        switches = {f"`{check.switch()}`" for check in kind.check_types()} if issubclass(kind, Section) else set()
+        same = [row[0] for row in cells(kind) if path == "check" and row in clean and row[0] not in switches]
+        shown = [row for row in cells(kind) if row[0] not in switches and row[0] not in same]
+        lines += ["", f"### {heading}", "", *table(("setting", "type", "default", "meaning"), shown)]
+        if switches:
+            assert all(row[2] == "`true`" for row in cells(kind) if row[0] in switches)
+            names = ", ".join(row[0] for row in cells(kind) if row[0] in switches)
+            lines += ["", f"Switches of [checks](captions.md#checks-of-{path}), `true` by default: {names}."]
+        if same:
+            lines += ["", f"As in `[clean]`: {', '.join(same)}."]
+        lines += example_block((kind, path))
+    for section in COMMON:
+        lines += ["", f"### `[{section}.NAME]`", ""]
+        lines += table(("setting", "kinds", "type", "default", "meaning"), kind_rows(section))
+        lines += example_block(*((kind, path) for path, (kind, _) in kinds_of(section).items() if path in NAMED))
+    return lines
+
+
+def settings_of_packages() -> list[str]:
+    """Return the generated lines of docs/translation.md."""
+    return ["", *table(("setting", "type", "default", "meaning"), cells(TrainPackageConfig))]
+
+
+PAGES: Mapping[Path, Callable[[], list[str]]] = {
+    DOCS / "recipes.md": settings_of_recipes,
+    DOCS / "translation.md": settings_of_packages,
+}
+
+
+def rewritten(path: Path) -> str:
+    """Return a page with its settings as the code has them."""
+    page = path.read_text(encoding="utf-8")
+    assert page.count(BEGIN) == page.count(END) == 1
+    text = "\n".join([BEGIN, *PAGES[path](), "", END])
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: text, page, flags=re.DOTALL)
 
 
-def test_the_page_lists_every_setting_as_the_code_has_it() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    assert BEGIN in page
-    assert rewritten(page) == page
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_the_page_lists_every_setting_as_the_code_has_it(path: Path) -> None:
+    assert rewritten(path) == path.read_text(encoding="utf-8")
+
+
+def test_the_page_about_languages_lists_every_field_of_a_pack() -> None:
+    fields = re.findall(r"^\|`(\w+)`\|", (DOCS / "languages.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(fields) == sorted(section_fields(LanguagePack))
+
+
+@pytest.mark.parametrize(("heading", "kind", "path"), list(tables()))
+def test_every_example_block_is_read_as_a_whole(heading: str, kind: type, path: str) -> None:
+    values = tomllib.loads("\n".join(f"{name} = {value}" for name, value in example_values(kind, path).items()))
+    required = {name: value for name, value in REQUIRED.get(path, {}).items() if name not in values}
+    if path not in ("pack", "mt_train"):
+        assert read(kind, {**required, **values}, path), heading
 
 
 @pytest.mark.parametrize(("heading", "kind", "path"), list(tables()))
@@ -274,4 +403,5 @@ def test_the_smallest_recipe_is_read_with_paths_beside_it(tmp_path: Path, monkey
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rewritten(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for each in PAGES:
+        each.write_text(rewritten(each), encoding="utf-8")

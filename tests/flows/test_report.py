@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.database.connections import questions
+from data_catalog.database.connections import snapshot_queries
 from data_catalog.report.contents import gather
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import caption, decimal, duration, linked, percent, plain, size, text
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
-from flows.build.build import face
+from flows.build.build import step_entries
 from flows.build.execution import LocalExecutor
 from flows.build.steps import STEPS
 from flows.cli import main
@@ -142,7 +142,7 @@ def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, Bui
     counts_of_reasons = "SELECT step, drop_reason, sum(dropped)::INT AS n FROM drop_reasons GROUP BY ALL"
     for row in query(root, counts_of_reasons).to_pylist():
         assert f"{row['step']} {row['drop_reason']} {row['n']:,} " in page.text
-    assert "an earlier caption of the same image says the same in nearly the same letters (repeats." in page.text
+    assert "an earlier caption of the same image is nearly the same text (repeats." in page.text
     assert page.text.count("repeats.min_similarity = 0.85") == 2, "in the table, and above the examples"
 
 
@@ -221,8 +221,8 @@ def test_the_command_writes_the_page_where_it_is_asked_to(
         (["scenes", "--examples", "-1"], "--examples must be from 0 to 50"),
         (["scenes", "--examples", "51"], "--examples must be from 0 to 50"),
         (["scenes", "--out", "."], "--out names the folder ."),
-        (["scenes", "--out", "/dev/null"], "--out: /dev/null is no file of its own"),
-        (["scenes", "--out", "/dev/stdout"], "--out: /dev/stdout is no file of its own"),
+        (["scenes", "--out", "/dev/null"], "--out: /dev/null is a link, a pipe or a device"),
+        (["scenes", "--out", "/dev/stdout"], "--out: /dev/stdout is a link, a pipe or a device"),
         (["nothing"], "has no dataset 'nothing'"),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_damaged_file_is_named(
 
 
 def test_what_does_not_fit_the_memory_is_written_nowhere_near_and_removed(built: tuple[Path, BuildReport]) -> None:
-    with questions(built[1].snapshot) as ask:
+    with snapshot_queries(built[1].snapshot) as ask:
         place = Path(ask("SELECT current_setting('temp_directory') AS place").to_pylist()[0]["place"])
         assert place.is_dir()
         assert not place.is_relative_to(Path.cwd())
@@ -344,7 +344,7 @@ def _snapshot(
         "translator": "native",
         "sources": {source: {"files": [], "license": None, "unselected": {}} for source in sources},
         "test_sets": {},
-        "steps": face([step for step in STEPS if step.name != "forget"]),
+        "steps": step_entries([step for step in STEPS if step.name != "forget"]),
         "funnel": funnel,
         "files": files,
     }

@@ -85,7 +85,7 @@ def test_a_link_to_such_a_path_is_refused_as_well(tmp_path: Path, capsys: Captur
     (tmp_path / "a?b").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a?b")
     assert main(["catalog", "--root", str(tmp_path / "link")]) == 1
-    assert "DuckDB reads such paths wrongly" in capsys.readouterr().err
+    assert "DuckDB misreads such paths" in capsys.readouterr().err
 
 
 def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
     (tmp_path / "work").symlink_to(tmp_path)
     write_checksummed(tmp_path / "old" / "datasets" / "scenes" / "0123456789ab" / "manifest.json", {"format": 1})
     refusals = {
-        tmp_path / "old": "is of format 1, and this version",
-        tmp_path / "a?b": "DuckDB reads such paths wrongly",
+        tmp_path / "old": "has format 1, and this version",
+        tmp_path / "a?b": "DuckDB misreads such paths",
         tmp_path: "nothing is written or removed through a link",
     }
     for flow in FLOWS.values():
@@ -143,9 +143,9 @@ def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
             code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
             error = capsys.readouterr().err
             assert (code, error.count("\n")) == (1, 1), (arguments, error)
-            assert f"{root} is of format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
+            assert f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
             assert "build into a new --root" in error
-        with pytest.raises(InputError, match=f"is of format {number}"):
+        with pytest.raises(InputError, match=f"has format {number}"):
             require_snapshot(root, "scenes")
         assert state(root) == before
     of_format(root, MANIFEST_FORMAT)
@@ -158,7 +158,7 @@ def test_one_old_snapshot_of_another_format_is_enough_and_a_damaged_one_is_damag
     other = current.folder.with_name("0123456789ab") / "manifest.json"
     write_checksummed(other, {"format": 7, "what": "nobody knows"})
     assert main(["sql", "FROM builds", "--root", str(root)]) == 1
-    assert "is of format 7" in capsys.readouterr().err
+    assert "has format 7" in capsys.readouterr().err
     shutil.rmtree(other.parent)
     manifest = current.folder / "manifest.json"
     content = manifest.read_bytes()
@@ -224,7 +224,7 @@ def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock, *, t
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / LOCK_FILE if lock is writer_lock else tmp_path / f".out{LOCK_FILE}"
     path.symlink_to(file)
-    with pytest.raises(InputError, match=f"{path} is a link, and nothing is written"), lock(tmp_path / "out"):
+    with pytest.raises(InputError, match=f"{path} is a symbolic link, and nothing is written"), lock(tmp_path / "out"):
         pass
     assert file.exists() is there
     assert not there or file.read_text(encoding="utf-8") == "years of work"

@@ -27,8 +27,8 @@ def test_pairs_in_the_language_that_is_asked_for(tmp_path: Path, arguments: list
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--to", "fr"], "pairs English with it or de, not with fr"),
-        (["--to", "en"], "pairs English with it or de, not with en"),
+        (["--to", "fr"], "pairs of English and it or de, not of English and fr"),
+        (["--to", "en"], "pairs of English and it or de, not of English and en"),
         (["--num-pairs", "0"], "the number of pairs must be at least 1, got 0"),
     ],
 )

@@ -260,7 +260,7 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     at_home = [*call[:5], "folder=~/model", *call[6:], *folders[:3], "images=~/val", "class_names=~/names.json"]
     assert "three: zero-shot classification" in told(capsys, [*at_home, "class_names_key=imagenet1k"])
     nobody = [*call, *folders[:3], "images=~nobody.of.that.name/val", "class_names=x.json"]
-    assert "images: ~nobody.of.that.name/val is in the home of a user who is not" in told(capsys, nobody, code=1)
+    assert "images: ~nobody.of.that.name/val names the home folder of an unknown user" in told(capsys, nobody, code=1)
 
 
 def test_an_english_model_is_asked_as_it_is_and_in_translation(
@@ -299,33 +299,36 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["scoreboard"], "--language is missing"),
-        (["scoreboard", "--language", "IT"], "--language IT names no language"),
+        (["scoreboard"], "--language must name the language"),
+        (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
-        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is no folder"),
-        ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is no folder"),
+        ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is not a folder"),
+        ([*IN_ITALIAN, "--model", "x", "transformers=./gone"], "transformers=./gone is not a folder"),
         ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
         ([*IN_ITALIAN, "--model", "x"], "name the model by one of folder=..."),
-        ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "a name comes first"),
+        ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "the first word must be a name"),
         ([*IN_ITALIAN, "--model", "x", B32, "folder=b"], "name the model by one of"),
         (
             [*IN_ITALIAN, "--model", "x", B32, "--model", "x", B16],
             "--model x is given twice",
         ),
         ([*IN_ITALIAN, "--model", "x", B32, "beam=2"], "unknown key translate.beam"),
-        ([*IN_ITALIAN, "--english", B32], "asks the model in English, too"),
-        (["scoreboard", "--language", "en", "--english", B32, "engine=apertium", "pivot=ca"], "in English already"),
-        ([*IN_ITALIAN, "--set", "train.lr=1"], "the settings of evaluate only"),
-        (["scoreboard", "scenes", "--language", "de"], "the recipe's target language is it"),
+        ([*IN_ITALIAN, "--english", B32], "also translates queries into English"),
+        (["scoreboard", "--language", "en", "--english", B32, "engine=apertium", "pivot=ca"], "are English already"),
+        ([*IN_ITALIAN, "--set", "train.lr=1"], "only settings of evaluate can be set"),
+        (["scoreboard", "scenes", "--language", "de"], "differs from the recipe's target language, it"),
         (ONE_MODEL, "nothing to score on"),
         ([*ONE_MODEL, "--protocol", "imagenet"], "there is clip-italian"),
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
         ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
-        ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "kind is 'tables': kinds are coco, crossmodal3600, flickr30k"),
+        (
+            [*ONE_MODEL, "--test-set", "y", "kind=tables"],
+            "kind is 'tables': use one of coco, crossmodal3600, flickr30k",
+        ),
         ([*ONE_MODEL, "--test-set", "y", "kind=tables"], "folders"),
-        ([*ONE_MODEL, "--test-set", "y", "files=x"], "kinds are coco, crossmodal3600, flickr30k, flickr8k, folders"),
-        ([*ONE_MODEL, "--test-set", "y", 'kind=["coco"]'], "kind must be a text"),
+        ([*ONE_MODEL, "--test-set", "y", "files=x"], "use one of coco, crossmodal3600, flickr30k, flickr8k, folders"),
+        ([*ONE_MODEL, "--test-set", "y", 'kind=["coco"]'], "kind must be a string"),
         ([*ONE_MODEL, "--test-set", "a b", "kind=folders", "images=x"], "letters, digits and _"),
     ],
 )

@@ -198,7 +198,9 @@ def test_a_busy_port_is_an_error_that_names_it(tmp_path: Path, project: Project)
     port = project.api().ui_url.rpartition(":")[2]
     assert project.api().auth_string not in (None, "")
     other = Project(tmp_path)
-    assert other.drive("up", port) == f"port {port} is taken by another program: choose another, or stop that program"
+    assert (
+        other.drive("up", port) == f"port {port} is taken by another program: choose another port, or stop that program"
+    )
     assert not (tmp_path / ".env").exists()
 
 
@@ -280,7 +282,7 @@ def test_a_dead_server_is_no_reason_to_fail_and_the_lasting_one_hears_nothing_of
     url = f"http://127.0.0.1:{free_port()}/api"
     found = project.run("-c", code, PREFECT_API_URL=url, PREFECT_API_AUTH_STRING="old:secret")
     assert found.stdout.strip().endswith("done"), found.stderr
-    assert f"no Prefect server answers at {url}: this run uses a temporary one" in found.stderr
+    assert f"no Prefect server answers at {url}: this run uses a temporary server" in found.stderr
     assert {run["id"] for run in project.ask("/flow_runs/filter", {})} == before
 
 

@@ -244,7 +244,7 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, caps
     )
     assert set(snapshot_names(root, "scenes")) == {names[0], names[4], names[5]}
     assert f"kept: scenes {names[0]}: the newest model was trained on it" in out
-    assert "urls was made of a snapshot that is gone" in out
+    assert "urls was exported from a snapshot that is removed" in out
     assert "fedcba987654 (unfinished" in out
     assert sorted(path.name for path in (root / "datasets" / "scenes").iterdir() if path.is_dir()) == sorted(
         [names[0], names[4], names[5], "fetch-log"]

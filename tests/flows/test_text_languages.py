@@ -137,8 +137,8 @@ def test_texts_in_another_language(
         language, notes = judged(texts, asked)
     assert next(iter(language.looks_like)) == other
     assert language.looks_like[other] > 0.7
-    assert f"look like another language than {asked} ({other} " in notes[0]
-    assert notes[0].endswith(f"these are hardly scores in {asked}")
+    assert f"seem to be in another language than {asked} ({other} " in notes[0]
+    assert notes[0].endswith(f"The scores say little about {asked}")
     assert notes[0] in caplog.text
 
 
@@ -168,8 +168,8 @@ def test_a_set_that_is_mixed_is_told_and_not_called_another_language(caplog: pyt
         language, (note,) = judged([*mixed, *ITALIAN * 200], "it")
     assert language.looks_like.keys() == {"en"}
     assert 0.35 < language.looks_like["en"] < 0.45
-    assert "% look like another language than it (en " in note
-    assert "hardly" not in note
+    assert "seem to be in another language than it (en " in note
+    assert "say little" not in note
     assert not caplog.text
 
 
@@ -177,22 +177,22 @@ def test_a_set_that_is_mixed_is_told_and_not_called_another_language(caplog: pyt
 def test_too_little_to_tell(texts: Sequence[str]) -> None:
     language, notes = judged(texts, "it")
     assert (language.looks_like, language.num_judged) == ({}, 0)
-    assert notes == ["whether the captions are in it cannot be told: they have too few letters"]
+    assert notes == ["the language of the captions was not checked: they have too few letters"]
 
 
 def test_a_language_that_no_identifier_knows() -> None:
     found = with_language(gallery(ITALIAN), "xx", LanguagePack.minimal("xx"))
     assert found.language == TextLanguage(asked="xx", stated=None, looks_like={}, num_judged=None)
-    assert found.notes[1:] == ("whether the captions are in xx is not known: no identifier of languages knows it",)
+    assert found.notes[1:] == ("the language of the captions was not checked: no engine knows xx",)
 
 
 def test_a_language_that_is_stated() -> None:
     language, notes = judged(ENGLISH, "it", "en")
     assert (language.stated, language.looks_like) == ("en", {})
-    assert notes == ["the captions are in en, as stated, not in it"]
+    assert notes == ["the captions are stated to be in en, not in it"]
     language, notes = judged(SPANISH, "it", "en")
-    assert notes[0] == "the captions are in en, as stated, not in it"
-    assert "look like another language than en (es 100 %)" in notes[1]
+    assert notes[0] == "the captions are stated to be in en, not in it"
+    assert "seem to be in another language than en (es 100 %)" in notes[1]
     assert judged(ITALIAN, "it", "it")[1] == []
 
 
@@ -202,7 +202,7 @@ def test_class_names_in_another_language() -> None:
         "it",
         language_pack("it"),
     )
-    assert "class names that were looked at, 100 % look like another language than it (en 100 %)" in found.notes[0]
+    assert "checked class names seem to be in another language than it (en 100 %)" in found.notes[0]
 
 
 def test_the_same_sample_each_time() -> None:
@@ -213,8 +213,8 @@ def test_the_same_sample_each_time() -> None:
 
 def test_the_command_tells_of_captions_in_another_language(score: Score, tmp_path: Path) -> None:
     out, board = score("it", *karpathy_set(tmp_path, ENGLISH))
-    assert "look like another language than it (en 100 %): these are hardly scores in it" in out
-    assert "hardly scores in it" in (tmp_path / "out" / "scoreboard.md").read_text()
+    assert "seem to be in another language than it (en 100 %). The scores say little about it" in out
+    assert "The scores say little about it" in (tmp_path / "out" / "scoreboard.md").read_text()
     (facts,) = board["sets"]
     assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {"en": 1.0}, "num_judged": 5}
     out, _ = score("it", *karpathy_set(tmp_path, ITALIAN))
@@ -225,9 +225,9 @@ def test_files_with_several_languages_state_it_by_the_choice(score: Score, tmp_p
     words = xtd10_set(tmp_path)
     out, _ = score("it", *words)
     assert "another language" not in out
-    assert "as stated" not in out
+    assert "stated to be" not in out
     out, board = score("it", *words, 'languages=["en"]')
-    assert "the captions are in en, as stated, not in it" in out
+    assert "the captions are stated to be in en, not in it" in out
     assert "another language" not in out
     assert board["sets"][0]["language"]["stated"] == "en"
 
@@ -241,7 +241,7 @@ def test_of_several_languages_that_are_guarded_the_one_that_is_asked_counts(scor
 
 def test_whoever_names_a_set_says_its_language(score: Score, tmp_path: Path) -> None:
     out, board = score("it", *karpathy_set(tmp_path, ENGLISH), "captions_in=en")
-    assert "the captions are in en, as stated, not in it" in out
+    assert "the captions are stated to be in en, not in it" in out
     assert "another language" not in out
     assert board["sets"][0]["language"] == {"asked": "it", "stated": "en", "looks_like": {}, "num_judged": 5}
 
@@ -272,7 +272,7 @@ def test_a_recipe_says_of_a_test_set_what_the_command_does(
     assert main(call) == 0
     out = capsys.readouterr().out
     assert "all captions are translated by a machine" in out
-    assert "the captions are in en, as stated, not in it" in out
+    assert "the captions are stated to be in en, not in it" in out
     by_recipe = json.loads((tmp_path / "root" / "scoreboards" / "own" / "scoreboard.json").read_text())
     assert by_recipe["sets"] == by_command["sets"]
 
@@ -286,7 +286,7 @@ def test_stated_captions_are_not_translated_from_another_language(
     call = ["scoreboard", "--language", "it", "--out", str(tmp_path / "out"), *english]
     assert main([*call, *karpathy_set(tmp_path, ENGLISH), "captions_in=en"]) == 1
     error = capsys.readouterr().err
-    assert "flickr are in en, as stated, and what english-translated is asked is translated from it" in error
+    assert "flickr are stated to be in en, but texts for the model english-translated are translated from it" in error
 
 
 PROGRAM = """
@@ -327,7 +327,7 @@ def test_a_test_set_in_another_language_is_translated_where_that_is_asked_for(
         (facts,) = json.loads((tmp_path / "root" / "scoreboards" / "own" / "scoreboard.json").read_text())["sets"]
         note = next(note for note in facts["notes"] if "machine" in note)
         assert "all captions are translated by a machine (machine_translation) from en by command:" in note
-        assert "of the originals, all captions are native, or written or validated by people" in note
+        assert "original captions: all captions are native, or written or validated by people" in note
         assert out.count(note) == 1
         assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {}, "num_judged": 5}
         assert "another language" not in out
@@ -337,7 +337,7 @@ def test_a_test_set_in_another_language_is_translated_where_that_is_asked_for(
 @pytest.mark.parametrize(
     ("said", "error"),
     [
-        (("translate = true",), r"test_sets\.held\.translate: .* translates from en, .*: say so with captions_in"),
+        (("translate = true",), r"test_sets\.held\.translate: .* translates from en, .*: set captions_in"),
         (('captions_in = "es"', "translate = true"), r"test_sets\.held\.translate: .* translates from en, "),
         (('translate = "yes"',), r"test_sets\.held\.translate must be true or false"),
     ],
@@ -355,10 +355,10 @@ def test_captions_are_not_translated_where_nothing_is(
 ) -> None:
     call = translating_recipe(tmp_path, 'captions_in = "en"', "translate = true")
     assert main([*call, "--set", "target_language=en", "--set", "sources.own.lang=en"]) == 1
-    assert "the recipe translates nothing, since its source_language is en, too" in capsys.readouterr().err
+    assert "the recipe translates nothing, as source_language is also en" in capsys.readouterr().err
     words = [*karpathy_set(tmp_path, ENGLISH), "captions_in=en", "translate=true"]
     assert main(["scoreboard", "--language", "it", "--model", "x", f"folder={random_clip(ITALIAN)}", *words]) == 1
-    assert "no recipe says by which engine" in capsys.readouterr().err
+    assert "translate=true needs the engine of a recipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_captions_are_not_translated_where_nothing_is(
         ('captions_by = "bot"', r"test_sets\.karpathy: captions_by must be human or machine, got 'bot'"),
         ("captions_by = 3", r"test_sets\.karpathy\.captions_by must be"),
         ('captions_by = ["human"]', r"test_sets\.karpathy\.captions_by must be"),
-        ('captions_in = "Italian"', r"captions_in Italian names no language"),
+        ('captions_in = "Italian"', r"captions_in Italian is not a language code"),
         ("captions_in = true", r"test_sets\.karpathy\.captions_in must be"),
         ('captions_bye = "human"', r"unknown key test_sets\.karpathy\.captions_bye: .*captions_by, captions_in"),
     ],
@@ -382,7 +382,7 @@ def test_what_a_recipe_says_wrong_of_captions(said: str, error: str, tmp_path: P
 def test_files_that_tell_their_languages_need_nobody_to_state_one(tmp_path: Path) -> None:
     recipe = tmp_path / "own.toml"
     recipe.write_text(f'{RECIPE}[test_sets.xtd10]\nfiles = ["gone.txt"]\ncaptions_in = "en"', "utf-8")
-    with pytest.raises(SettingsError, match=r"test_sets\.xtd10\.captions_in: the files tell the languages"):
+    with pytest.raises(SettingsError, match=r"test_sets\.xtd10\.captions_in: the files state the languages"):
         load_recipe(str(recipe), root=tmp_path)
     (held,) = load_recipe(str(recipe), root=tmp_path, overrides=["test_sets.xtd10.captions_in="]).test_sets
     assert held.captions.captions_in is None

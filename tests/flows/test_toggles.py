@@ -49,20 +49,20 @@ def test_names_find_settings(recipe: Recipe, text: str, settings: dict[str, tupl
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cleaning.blub", "there is no 'cleaning.blub' to toggle: there are clean.fix_encoding, "),
-        ("train.epochs", "there is no 'train.epochs' to toggle"),
-        ("", "there is no '' to toggle"),
-        ("cleaning.", "there is no 'cleaning.' to toggle"),
+        ("cleaning.blub", "there is no filter 'cleaning.blub': use one of clean.fix_encoding, "),
+        ("train.epochs", "there is no filter 'train.epochs'"),
+        ("", "there is no filter ''"),
+        ("cleaning.", "there is no filter 'cleaning.'"),
         (
             "language",
-            "may be clean.language_check or check.language_check: name one, or all at once as clean.language_",
+            "may be clean.language_check or check.language_check: use one, or switch all with clean.language_",
         ),
-        ("check.min_words", "neither on nor off: say what it is to be instead, as in --toggle check.min_words=VALUE"),
-        ("check.min_words=2", "changes nothing: in the recipe check.min_words is 2 already"),
+        ("check.min_words", "is not an on/off setting: give the other value, as in --toggle check.min_words=VALUE"),
+        ("check.min_words=2", "changes nothing: in the recipe, check.min_words is 2 already"),
         ("check.proper_noun_check=true", "changes nothing"),
         ("check.min_words=many", "check.min_words must be a whole number, got 'many'"),
         ("clean.boilerplate+clean.boilerplate", "clean.boilerplate is named twice"),
-        ("duplicates.split_guard", "can't be toggled: it keeps images of the test split out of training"),
+        ("duplicates.split_guard", "cannot be switched: it keeps images of the test split out of training"),
     ],
 )
 def test_what_cannot_be_switched_is_said(recipe: Recipe, text: str, message: str) -> None:
@@ -71,7 +71,7 @@ def test_what_cannot_be_switched_is_said(recipe: Recipe, text: str, message: str
 
 
 def test_toggles_are_some_and_different(recipe: Recipe) -> None:
-    with pytest.raises(SettingsError, match="--list shows which there are"):
+    with pytest.raises(SettingsError, match="--list shows all filters"):
         toggles_of([], recipe)
     with pytest.raises(SettingsError, match=r"check\.proper_noun_check is given twice"):
         toggles_of(["proper_nouns", "check.proper_noun_check"], recipe)
@@ -96,7 +96,7 @@ def test_a_filter_that_the_recipe_lacks_is_added(recipe: Recipe) -> None:
     assert toggle_of("common_captions", recipe).adds
     assert toggle_of("common_captions", recipe).slug == "with-repeats-common_captions"
     assert not toggle_of("near_captions", recipe).adds
-    with pytest.raises(SettingsError, match="one of them is on and another off"):
+    with pytest.raises(SettingsError, match="one filter is on and another is off"):
         toggle_of("near_captions+common_captions", recipe)
 
 
@@ -116,5 +116,5 @@ def test_a_value_that_the_recipe_refuses_is_refused_before_any_work(tmp_path: Pa
 
 
 def test_a_mistyped_section_is_refused(recipe: Recipe) -> None:
-    with pytest.raises(SettingsError, match=r"there is no 'clena\.min_words' to toggle"):
+    with pytest.raises(SettingsError, match=r"there is no filter 'clena\.min_words'"):
         toggle_of("clena.min_words=3", recipe)

@@ -89,7 +89,7 @@ def test_all_test_photographs_of_upstream_end_in_test_and_those_without_a_split_
         save(tmp_path / "photos", f"{number}.jpg", number)
     source = pairs_source(tmp_path, "own", rows)
     report = build(tmp_path, source, UPSTREAM, "split.val=0.5")
-    assert "of which upstream states a split" in (report.snapshot.folder / "README.md").read_text("utf-8")
+    assert "for which upstream states a split" in (report.snapshot.folder / "README.md").read_text("utf-8")
     found = outcomes(tmp_path)
     by_stated = {split: Counter(found[text] for _, said, text in rows if said == split) for _, split, _ in rows}
     drawn = by_stated.pop("")
@@ -257,7 +257,7 @@ def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_sta
 ) -> None:
     save(tmp_path / "photos", "0.jpg", 0)
     recipe = recipe_of(tmp_path, source(tmp_path))
-    wanted = r'^source photos states splits: say \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
+    wanted = r'^source photos states splits: set \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
     with pytest.raises(SettingsError, match=wanted):
         build(tmp_path, source(tmp_path))
     with pytest.raises(SettingsError, match=wanted):

@@ -150,7 +150,7 @@ def test_a_bit_of_a_model_that_flips_is_found(root: Path, capsys: pytest.Capture
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert main(["verify", "--root", str(root)]) == 1
     path.write_bytes(content)
-    assert f"damage: {path} is not what was written" in capsys.readouterr().out
+    assert f"damage: {path} is damaged" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["effort.json", "result.json", "files.json", "metrics.jsonl"])
@@ -257,7 +257,7 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
     command += ["--root", str(root), "--template", "si vede {c}"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "Probabilities compare these texts only" in said
+    assert "Probabilities compare only these texts" in said
     assert main([*command, "--json", "-"]) == 0
     choices = json.loads(capsys.readouterr().out)["choices"]
     assert {choice["text"] for choice in choices} == {"si vede un cerchio", "si vede una stella", "si vede un cuore"}
@@ -271,10 +271,16 @@ def test_an_image_is_classified(root: Path, photos: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["classify", "{0}", "un cane", "un gatto", "--out", "{0}"], "is the image itself"),
-        (["localize", "{0}", "un cane", "--json", "{0}"], "is the image itself"),
-        (["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"], "are searched: say by --out"),
-        (["search", "un cane", "--images", "{photos}", "--json", "{photos}/1.jpg"], "are searched: say by --json"),
+        (["classify", "{0}", "un cane", "un gatto", "--out", "{0}"], "is the input image"),
+        (["localize", "{0}", "un cane", "--json", "{0}"], "is the input image"),
+        (
+            ["search", "un cane", "--images", "{photos}", "--out", "{photos}/1.jpg"],
+            "is searched: choose another path with --out",
+        ),
+        (
+            ["search", "un cane", "--images", "{photos}", "--json", "{photos}/1.jpg"],
+            "is searched: choose another path with --json",
+        ),
         (["search", "un cane", "--out", "o.png", "--json", "o.png"], "both name o.png"),
         (["search", "un cane", "--json", "{photos}"], "names the folder"),
     ],
@@ -296,7 +302,7 @@ def test_a_picture_of_an_earlier_search_elsewhere_stays(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "un-cane.png").write_bytes(b"mine")
     assert main(["search", "un cane", "--images", str(photos), "--model", model]) == 1
-    assert "is there already: say by --out" in capsys.readouterr().err
+    assert "exists: choose the path of the picture with --out" in capsys.readouterr().err
     assert (tmp_path / "un-cane.png").read_bytes() == b"mine"
 
 
@@ -316,12 +322,12 @@ def test_a_text_is_found_in_an_image(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["search", "uno", "--model", "m"], "--model goes with --images"),
-        (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "give one of the two"),
-        (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split is of a dataset"),
-        (["search", "uno", "--images", "gone"], "gone is no folder"),
+        (["search", "uno", "--model", "m"], "--model can be used only with --images"),
+        (["search", "uno", "--images", "PHOTOS", "--model", "m", "--dataset", "scenes"], "use one of the two"),
+        (["search", "uno", "--images", "PHOTOS", "--split", "test"], "--split belongs to a dataset"),
+        (["search", "uno", "--images", "gone"], "gone is not a folder"),
         (["search", "uno", "--out", "PHOTOS"], "names the folder"),
-        (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is no folder"),
+        (["search", "uno", "--out", "PHOTOS/0.jpg/sheet.png"], "0.jpg is not a folder"),
         (["search", "uno", "--top", "0"], "--top must be at least 1"),
         (["search", "uno", "--out", "sheet.jpg"], "sheet.jpg must end in .png"),
         (["search", " "], "a text is empty"),

@@ -66,9 +66,9 @@ def test_a_rejected_caption_is_told_from_its_line_to_its_reason(built: Built, ca
     assert f"      upstream_line: {row['upstream_line']}" in own
     assert [line.split(":")[0].split()[1] for line in own if line[2:3].isdigit()] == ["ingest", "clean", "screen"]
     assert "  3 screen: REJECTED, near_duplicate_caption (repeats.min_similarity = 0.85)" in own
-    assert any("an earlier caption of the same image says the same" in line for line in own)
+    assert any("an earlier caption of the same image is nearly the same text" in line for line in own)
     assert any(line.startswith("      rules of repeats: ") and "min_similarity = 0.85" in line for line in own)
-    assert own[-1].startswith("  = not published; the row stands in captions/captions-")
+    assert own[-1].startswith("  = not published; the row is in captions/captions-")
     story = stories(root, row["caption_id"], capsys)[0]
     decided = {caption["caption_id"]: caption["decided_by"] for caption in story["captions"]}
     assert decided[row["caption_id"]] == {"repeats.min_similarity": 0.85}
@@ -101,7 +101,7 @@ def test_a_lost_image_is_told_with_its_answer_and_its_tries(built: Built, capsys
     assert "lost by fetch" in image
     assert "http_status: 404" in image
     assert "the file does not exist any more" in image
-    assert "asked: 1 try, " in image
+    assert "requested: 1 try, " in image
     assert "can be tried again: no, this is final" in image
     assert "normalise:" not in image
 
@@ -111,7 +111,7 @@ def test_a_malformed_row_has_a_story_and_no_image(built: Built, capsys: Capture)
     row = rows(root, "SELECT * FROM rejects WHERE step = 'ingest' ORDER BY 1, 3 LIMIT 1")[0]
     text = told(root, row["sample_id"], capsys)
     assert f"1 ingest: REJECTED, {row['drop_reason']}" in text
-    assert "image: never asked for" in text
+    assert "image: never requested" in text
 
 
 def test_a_duplicate_names_the_sample_that_stays_and_that_one_is_found(built: Built, capsys: Capture) -> None:
@@ -198,7 +198,7 @@ def test_a_damaged_file_is_named(built: Built, capsys: Capture, tmp_path: Path, 
         return
     error = refused(root, sample, capsys)
     assert any(str(path) in error for path in files)
-    assert "`vernaclip verify` lists all that is damaged" in error
+    assert "`vernaclip verify` lists all damaged files" in error
 
 
 def test_an_unknown_caption_of_a_known_sample_leads_to_the_sample(built: Built, capsys: Capture) -> None:
@@ -227,7 +227,7 @@ def test_what_is_forgotten_is_said_with_a_row_and_without(built: Built, capsys: 
     text = told(root, "https://www.gone.example/a.jpg", capsys)
     assert "is forgotten, since 2026-11-01: a take-down of the domain gone.example" in text
     assert "\x1b" not in text
-    assert "No row of it is there." in text
+    assert "No rows of it are in this root." in text
     text = told(root, sample, capsys)
     assert text.startswith(f"{sample} is forgotten: a take-down of the sample")
     assert "\ncaption " in text

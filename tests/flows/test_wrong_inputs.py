@@ -76,7 +76,7 @@ WRONG = {
         'fetch.hosts."a.org".speed=1', SettingsError, r"unknown key fetch\.hosts\.a\.org\.speed"
     ),
     "a key of before": setting(
-        "build.chunk_size=5", SettingsError, "build.chunk_size is no setting any more: .* remove it"
+        "build.chunk_size=5", SettingsError, "build.chunk_size is no longer a setting: .* remove this key"
     ),
     "no key": setting("workers", SettingsError, "--set takes section.key=value, got 'workers'"),
     "a missing key": Wrong(
@@ -95,7 +95,7 @@ WRONG = {
     "nothing to train on": setting("split={val=0.5,test=0.5}", SettingsError, "together leave nothing to train on"),
     "a batch of one": setting("train.batch_size=1", SettingsError, r"train\.batch_size must be at least 2"),
     "a date": setting(
-        "split.by=2026-11-27", SettingsError, r"split\.by is datetime\.date\(2026, 11, 27\), which no setting can be"
+        "split.by=2026-11-27", SettingsError, r"split\.by is datetime\.date\(2026, 11, 27\), a type that no setting has"
     ),
     # Ports and hosts.
     "a port that is none": setting("fetch.ports=[70000]", SettingsError, r"fetch\.ports must be between 1 and 65535"),
@@ -156,7 +156,7 @@ WRONG = {
         BUILD, SettingsError, "no language pack 'tlh'", recipe('target_language = "en"', 'target_language = "tlh"')
     ),
     "a language that is no code": Wrong(
-        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English names no language"
+        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English is not a language code"
     ),
     "a pack of another language": setting("language_pack=it", SettingsError, "is of it, but target_language is en"),
     "a pack that is no TOML": Wrong(

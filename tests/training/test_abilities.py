@@ -119,7 +119,7 @@ def test_the_template_makes_the_text(flag: Path) -> None:
     [
         ([], "{c}", "two or more"),
         (["rosso"], "{c}", "a single text always gets"),
-        (["rosso", "blu", " rosso"], "{c}", "'rosso' is there 2 times"),
+        (["rosso", "blu", " rosso"], "{c}", "'rosso' is given 2 times"),
         (["rosso", " "], "{c}", "is empty"),
         (["rosso", "blu"], "una foto", "has no {c}"),
     ],

@@ -65,7 +65,7 @@ def test_a_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> N
     path = tmp_path / "state"
     module, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3, bias=False)
     save(path, module, make_optimizer(module, config))
-    with pytest.raises(DamagedError, match=r"does not fit the run \(.*bias.*\): go on with the versions") as caught:
+    with pytest.raises(DamagedError, match=r"does not match the run \(.*bias.*\): use the library versions") as caught:
         load(path, other, make_optimizer(other, config))
     assert "\n" not in str(caught.value)
     with pytest.raises(SettingsError, match="belongs to a run with other settings or data"):

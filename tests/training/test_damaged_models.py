@@ -94,12 +94,12 @@ TENSORS: dict[str, tuple[Damage, str]] = {
     "no tensors": (put(b"<!doctype html>" * 9), "is broken"),
     "one is missing": (
         tensors(lambda found, name: found.update({f"{name}x": found.pop(name)})),
-        "it lacks the tensor '.*'",
+        "the tensor '.*' is missing",
     ),
-    "one too many": (tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"it has the tensor 'a\\nb' bes"),
+    "one too many": (tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"the tensor 'a\\nb' is unexp"),
     "of another shape": (tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "is of shape"),
     "whole numbers": (tensors(lambda found, name: found.update({name: found[name].long()})), "is of torch.int64"),
-    "an empty list": (tensors(lambda found, _: found.clear()), "it lacks the tensors '.* and .* more"),
+    "an empty list": (tensors(lambda found, _: found.clear()), "the tensors '.* and .* more are missing"),
 }
 VALUES: list[tuple[str, Damage, str]] = [
     (CONFIG, put(b"{}"), "model_cfg is missing|preprocess_cfg is missing"),
@@ -115,7 +115,7 @@ VALUES: list[tuple[str, Damage, str]] = [
     (CONFIG, said("model_cfg.vision_cfg.head_width", -1), "cannot be opened"),
     (CONFIG, said("model_cfg.vision_cfg.width", {}), "cannot be opened"),
     (CONFIG, said("model_cfg.nonsense", 1), "cannot be opened"),
-    (CONFIG, said("model_cfg.embed_dim", 48), r"does not fit the model that open_clip_config.json .* is of shape"),
+    (CONFIG, said("model_cfg.embed_dim", 48), r"does not match the model that open_clip_config.json .* is of shape"),
     ("tokenizer.json", put(b"{}"), "cannot be opened"),
     ("tokenizer.json", said("model", None), "cannot be opened"),
     ("tokenizer.json", said("model.vocab", {"a": 0}), "cannot be opened"),
@@ -133,7 +133,7 @@ ENCODER_VALUES: list[tuple[str, Damage, str]] = [
     ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
     ("config.json", said("num_attention_heads", -1), "cannot be opened"),
     ("config.json", said("pad_token_id", None), "cannot be opened"),
-    ("config.json", said("hidden_size", 64), "does not fit|cannot be opened"),
+    ("config.json", said("hidden_size", 64), "does not match|cannot be opened"),
 ]
 
 

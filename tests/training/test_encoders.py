@@ -241,7 +241,7 @@ def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     for source, is_quick in (("ViT-B-32/openai", True), ("ViT-B-32/laion2b_s34b_b79k", False)):
-        with pytest.raises(InputError, match="cannot be had"):
+        with pytest.raises(InputError, match="cannot be fetched"):
             open_open_clip(source, "theirs")
         assert asked["force_quick_gelu"] is is_quick
         assert asked["weights_only"] is True

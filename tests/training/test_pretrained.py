@@ -251,7 +251,7 @@ def test_what_is_not_within_reach_is_said_at_once(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
-    with pytest.raises(InputError, match=r"the text encoder nobody/has-this cannot be had .* train\.text_encoder"):
+    with pytest.raises(InputError, match=r"the text encoder nobody/has-this cannot be loaded .* train\.text_encoder"):
         train(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path / "run")
     with pytest.raises(
         SettingsError, match=r"train\.text_encoder is set, but the model .* has no Hugging Face text tower"

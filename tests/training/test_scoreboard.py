@@ -387,7 +387,7 @@ def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
 def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no subfolders with images"):
         labelled_images("none", tmp_path, WORDS, ["{c}"])
-    with pytest.raises(InputError, match="which is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         labelled_images("none", tmp_path / "gone", WORDS, ["{c}"])
 
 
@@ -399,10 +399,10 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
         ({"imagenet1k": ["a"]}, None, ["a"]),
         ({"n01": "a", "n02": "b"}, None, {"n01": "a", "n02": "b"}),
         ({"imagenet1k": ["a"], "pets": ["b"]}, None, "has imagenet1k, pets: choose one with class_names_key"),
-        (["a"], "pets", "leave it out"),
+        (["a"], "pets", "leave out class_names_key=pets"),
         ({"n01": "a", "n02": " "}, None, "none of them empty"),
         ({"imagenet1k": ["a", ""]}, None, "none of them empty"),
-        (7, None, "must hold a list"),
+        (7, None, "must contain a list"),
         ({"n01": "un \ud83d cane"}, None, r"contains .*ud83d cane., which is not valid Unicode"),
     ],
 )
@@ -427,7 +427,7 @@ def test_the_files_of_imagenet_in_italian(shared_data: Path) -> None:
     assert (len(names), len(templates)) == (1000, 49)
     assert all("{c}" in template for template in templates)
     assert len(read_names(folder / "en_classnames.json", "imagenet1k")) == 1000
-    with pytest.raises(SettingsError, match="say which"):
+    with pytest.raises(SettingsError, match="choose one"):
         read_names(folder / "en_classnames.json", None)
 
 

@@ -230,7 +230,7 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_found(
     assert reasons.keys() == {*bad, "bomb.png", "dangling.jpg", "pipe.jpg"}
     assert "9,000,000 pixels, of 8,000,000" in reasons["bomb.png"]
     assert reasons["dangling.jpg"] == "there is no such file"
-    assert reasons["pipe.jpg"] == "it is no file"
+    assert reasons["pipe.jpg"] == "it is not a file"
     assert "HEIF" in reasons["phone.heic"]
     assert "before the image does" in reasons["cut.png"]
     assert search_folder(QUERY, photos, model, k=100) == found, "from the index, reasons too"
@@ -244,10 +244,10 @@ def test_a_name_that_is_no_text_is_listed(photos: Path, model: Path) -> None:
 
 
 def test_folders_with_nothing_to_search(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         search_folder(QUERY, tmp_path / "gone", model)
     (tmp_path / "photos").mkdir()
-    with pytest.raises(InputError, match="holds no image files"):
+    with pytest.raises(InputError, match="contains no image files"):
         search_folder(QUERY, tmp_path / "photos", model)
     (tmp_path / "photos" / "a.jpg").write_bytes(b"no image")
     for _ in range(2):

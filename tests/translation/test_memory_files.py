@@ -146,7 +146,7 @@ def test_an_export_to_an_impossible_place_is_a_config_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="is a folder: give the path of the file"):
         export_memory(memory, tmp_path, overwrite=True)
-    with pytest.raises(DiskError, match="file cannot be a folder to write to"):
+    with pytest.raises(DiskError, match="file is not a writable folder"):
         export_memory(memory, tmp_path / "file" / "out.parquet")
 
 

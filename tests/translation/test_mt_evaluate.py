@@ -92,7 +92,7 @@ def test_what_was_written_can_be_evaluated_again(capsys: pytest.CaptureFixture[s
     assert evaluate(MINE, ["again", "output=out/mine.txt"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\nagain +100\.00 ± 0\.00 +100\.00 ± 0\.00 +\+0\.00 +\+0\.00\n", out)
-    assert "mine and again do equally well on every caption" in out
+    assert "mine and again have equal chrF on every caption" in out
 
 
 def test_flagged_translations_are_counted(tiny_argosmodel: Path, tiny_tsv: Path) -> None:
@@ -189,26 +189,30 @@ def test_translations_must_be_one_a_line(content: bytes, message: str, capsys: p
 @pytest.mark.parametrize(
     ("systems", "more", "message"),
     [
-        ([MINE, MINE], (), "--system mine: mine is there already"),
-        ([MINE, ["Mine", *MINE[1:]]], (), "--system Mine: mine is there already"),
-        ([["mine"]], (), "--system mine says nothing of it: give engine=argos"),
-        ([[f"package={PACKAGE}"]], (), "a system's name comes first"),
-        ([["../mine", *MINE[1:]]], (), "--system ../mine: a system's name comes first"),
-        ([["ß" * 61, *MINE[1:]]], ("--out", "old"), "a system's name comes first, of up to 60 letters"),
-        ([["none", "output="]], (), "--system none: output= names nothing: write its value behind the ="),
-        ([["none", "package="]], (), "--system none: package= names nothing"),
-        ([[*MINE, "val.tsv"]], (), "val.tsv is no KEY=VALUE, such as package=FILE; PAIRS.tsv stands before"),
-        ([[*FILE, "beam_size=1"]], (), "--system theirs: output=FILE stands alone"),
+        ([MINE, MINE], (), "--system mine: another system is called mine"),
+        ([MINE, ["Mine", *MINE[1:]]], (), "--system Mine: another system is called mine"),
+        ([["mine"]], (), "--system mine has no settings: add engine=argos"),
+        ([[f"package={PACKAGE}"]], (), "the first word must be a name"),
+        ([["../mine", *MINE[1:]]], (), "--system ../mine: the first word must be a name"),
+        ([["ß" * 61, *MINE[1:]]], ("--out", "old"), "the first word must be a name of up to 60 letters"),
+        ([["none", "output="]], (), "--system none: output= has no value: write one after the ="),
+        ([["none", "package="]], (), "--system none: package= has no value"),
+        ([[*MINE, "val.tsv"]], (), "val.tsv is not KEY=VALUE, such as package=FILE. PAIRS.tsv goes before"),
+        ([[*FILE, "beam_size=1"]], (), "--system theirs: output=FILE takes no other settings"),
         ([["none", "output=none.txt"]], (), "none.txt is not a file: give a file of translations"),
         ([[*MINE, "beam_sise=1"]], (), "--system mine: unknown key translate.beam_sise"),
-        ([[*MINE, "round_trip=true"]], (), "--system mine: translate.round_trip is a setting of recipes"),
+        ([[*MINE, "round_trip=true"]], (), "--system mine: translate.round_trip can be set in recipes only"),
         ([[*MINE, "pivot=ca"]], (), "--system mine: translate.package must name 2"),
         ([["none", "package=none.argosmodel"]], (), "--system none: "),
-        ([FILE], ("--language-pack", "eo.toml"), "--language-pack is given for eo, but en - it is translated"),
-        ([FILE], ("--to", "IT"), "--to IT names no language"),
-        ([MINE], ("--out", "theirs.txt"), "--out theirs.txt is no folder and cannot be made one"),
-        ([FILE, ["theirs2", *MINE[1:]]], ("--out", "old"), "old/theirs2.txt exists: name another folder (--out), or"),
-        ([["x", "output=old/theirs2.txt"], ["theirs2", *MINE[1:]]], ("--out", "old", "--force"), "as it is read"),
+        ([FILE], ("--language-pack", "eo.toml"), "--language-pack is for eo, but the translation is en - it"),
+        ([FILE], ("--to", "IT"), "--to IT is not a language code"),
+        ([MINE], ("--out", "theirs.txt"), "--out theirs.txt cannot be made a folder"),
+        ([FILE, ["theirs2", *MINE[1:]]], ("--out", "old"), "old/theirs2.txt exists: choose another --out, or"),
+        (
+            [["x", "output=old/theirs2.txt"], ["theirs2", *MINE[1:]]],
+            ("--out", "old", "--force"),
+            "is an input or not a file",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_done(

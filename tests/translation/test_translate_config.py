@@ -87,7 +87,7 @@ def test_settings_of_a_package_are_a_table_of_plain_values(tmp_path: Path) -> No
     found = load_recipe(str(file), root=tmp_path, overrides=["translate.settings.more=x"]).translate
     assert found.settings == {"words": f"{tmp_path}/words.tsv", "deep": {"list": [1, 2.5, True]}, "more": "x"}
     with pytest.raises(
-        SettingsError, match=r"translate\.settings\.day is datetime\.date\(2026, 1, 1\), which no setting"
+        SettingsError, match=r"translate\.settings\.day is datetime\.date\(2026, 1, 1\), a type that no setting"
     ):
         load_recipe(str(file), root=tmp_path, overrides=["translate.settings.day=2026-01-01"])
     with pytest.raises(SettingsError, match=r"translate\.settings must be a table"):

@@ -151,7 +151,7 @@ def split_to_score(files: PairFiles, requested: str) -> str:
             return split
     none = f"the {requested} split has no images" if requested else "neither the test nor the val split has images"
     raise SettingsError(
-        f"{none}, so there is nothing to score. Set split.{requested or 'val'} higher and build again, or choose "
+        f"{none}, so there is nothing to score on. Set split.{requested or 'val'} higher and build again, or choose "
         'another split with evaluate.split. If split.by is "upstream", shares draw only from images without a '
         'stated split: state a split for more images, or set split.by to "hash"'
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_catalog.errors import SettingsError
-from data_catalog.exports.place import exporting_to, is_whole, place_of, record_of, replacing
+from data_catalog.exports.export_folder import export_lock, is_whole, record_of, replace_folder, resolve_export_folder
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD
@@ -164,7 +164,7 @@ def export_model(
     with ExitStack() as stack:
         jobs = []
         for name, place in places.items():  # lock and check all folders before work starts
-            stack.enter_context(exporting_to(place))
+            stack.enter_context(export_lock(place))
             how_to_read = writers[name].how_to_read(trained, config.hub_name)
             card = model_card(trained, data, config, library=name, how_to_read=how_to_read)
             identity = {
@@ -215,7 +215,7 @@ def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportC
 
 
 def _place(folder: Path, model: Path, root: Path) -> Path:
-    place = place_of(folder, root)
+    place = resolve_export_folder(folder, root)
     if place.is_relative_to(model.resolve()) or model.resolve().is_relative_to(place):
         raise SettingsError(
             f"one of {folder} and the model folder {model} contains the other: choose another folder with --out"
@@ -264,7 +264,7 @@ def _write(
     job: _Job, writer: ModelWriter, trained: TrainedFolder, probe: Probe, hub_name: str | None
 ) -> Mapping[str, Any]:
     """Write and check an export, move it to its folder, and return its record."""
-    with replacing(job.place) as folder:
+    with replace_folder(job.place) as folder:
         writer.write(trained, folder, job.place, hub_name)
         difference = writer.check(trained, probe, folder)
         write_bytes(folder / CARD_FILE, job.card.encode())

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from data_catalog.errors import InputError, extra_to_install
+from data_catalog.errors import InputError, install_hint
 from data_catalog.storage.shards import TEMPORARY_PREFIX
 from training.exports.hugging_face import CLEANING, write_image_processor, write_tokenizer
 from training.exports.trained_folder import (
@@ -75,7 +75,7 @@ def require_onnx() -> None:
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise InputError(f"the format onnx needs {', '.join(missing)}: {extra_to_install('onnx')}")
+        raise InputError(f"the format onnx needs {', '.join(missing)}: {install_hint('onnx')}")
 
 
 def write_onnx(trained: TrainedFolder, folder: Path, _place: Path, _hub_name: str | None) -> None:

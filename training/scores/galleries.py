@@ -141,7 +141,7 @@ def makers_note(made_by: Sequence[str]) -> str:
     """Return a sentence on who wrote the captions of a set."""
     what = {
         HUMAN: "native, or written or validated by people",
-        MACHINE: "translated by machine",
+        MACHINE: "translated by a machine",
         UNSTATED: "of unstated origin",
     }
     counts = {maker: list(made_by).count(maker) for maker in what if maker in made_by}

@@ -18,7 +18,7 @@ CAPTION_MODES = {
     "one": "the first caption of each image",
     "distinct": "captions that belong to only one image of the gallery",
     "human": "captions that people wrote or validated, and native ones",
-    "machine": "captions translated by machine",
+    "machine": "captions translated by a machine",
     "unstated": "captions of unstated origin",
     "bare": "class names in the bare template, {c}",
     "templates": "class names in each template, with averaged features",

@@ -76,7 +76,7 @@ def read_model_config(model: str) -> dict[str, Any]:
     path = Path(model) if model.endswith(".json") else _CONFIGS / f"{model}.json"
     if not path.is_file():
         known = ", ".join(sorted(path.stem for path in _CONFIGS.glob("*.json")))
-        raise SettingsError(f"there is no model config {model!r}: use {known}, or the path of a JSON file")
+        raise SettingsError(f"there is no model config {model!r}: name one of {known}, or give a JSON file")
     try:
         config = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

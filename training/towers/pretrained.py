@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Names of weights files in a folder, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
-_ENCODER_ELSEWHERE = (
-    "it is not a folder, and the hub does not have it or cannot be reached. Copy it to a folder on a machine with "
-    "network access, and set train.text_encoder to the folder"
+_ENCODER_REMEDY = (
+    "train.text_encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
+    "encoder into a folder, and name the folder"
 )
 # Prefixes of head weights from an encoder's pretraining. All other weights must be used.
 _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
@@ -119,7 +119,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     source = model_config["text_cfg"]["hf_model_name"]
     pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
-    with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE), _reading(f"the text encoder {source}"):
+    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY), _reading(f"the text encoder {source}"):
         encoder, info = AutoModel.from_pretrained(source, **how, **pooling)
     mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
@@ -148,18 +148,18 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     from transformers import AutoConfig
 
     source = model_config["text_cfg"]["hf_model_name"]
-    with _fetching(f"the text encoder {source}", _ENCODER_ELSEWHERE):
+    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY):
         found = AutoConfig.from_pretrained(source)
     write_json(folder / ENCODER_CONFIG_FILE, found.to_dict())
 
 
 @contextmanager
 def _fetching(what: str, remedy: str) -> Iterator[None]:
-    """Translate errors of fetching something from a hub into an error with a remedy."""
+    """Translate errors of loading something from a hub or folder into an error with a remedy."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise InputError(f"{what} cannot be fetched ({one_line(error)}): {remedy}") from error
+        raise InputError(f"{what} cannot be loaded ({one_line(error)}): {remedy}") from error
 
 
 def _weights_file(path: Path) -> Path:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_catalog.errors import InputError
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engine import Translation
@@ -282,7 +282,7 @@ def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path
     fitting = [name for name in installed if name.split("-")[0] in starts]
     have = f"installed from {source.code}: {', '.join(fitting) or 'none'}"
     nameless = [pack for pack in (source, target) if pack.iso639_3 is None]
-    first = "".join(f"set iso639_3 {in_pack_of(pack)}, " for pack in nameless)
+    first = "".join(f"set iso639_3 {language_pack_hint(pack)}, " for pack in nameless)
     raise InputError(
         f"Apertium has no mode {names[0]} ({have}): {first}install its package, such as Debian's apertium-{names[0]}, "
         "or set a language between the two as translate.pivot"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, extra_to_install
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError, install_hint
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation
@@ -67,14 +67,14 @@ def open_engine(config: TranslateConfig, source: LanguagePack, target: LanguageP
     try:
         import deepl
     except ImportError as error:
-        raise InputError(f"the engine 'deepl' needs DeepL's client: {extra_to_install('deepl')}") from error
+        raise InputError(f"the engine 'deepl' needs DeepL's client: {install_hint('deepl')}") from error
     source_code, target_code = deepl_code(source).partition("-")[0], deepl_code(target)
     known = {value.upper() for name, value in vars(deepl.Language).items() if name.isupper()}
     for pack, code, possible in ((source, source_code, known), (target, target_code, known - SOURCES_ONLY)):
         if code not in possible:
             raise SettingsError(
                 f"DeepL's client cannot translate {'from' if pack is source else 'to'} {code!r}: set `deepl` to "
-                f"DeepL's code {in_pack_of(pack)}, or use another engine"
+                f"DeepL's code {language_pack_hint(pack)}, or use another engine"
             )
     deepl.http_client.max_network_retries = MAX_RETRIES
     deepl.http_client.min_connection_timeout = TIMEOUT_S

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.language_pack import LanguagePack, in_pack_of
+from data_catalog.language_pack import LanguagePack, language_pack_hint
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Language tokens by model family: ">>ita<<", "__it__", "ita_Latn"; unconverted families also have "it_IT" and "<2it>".
@@ -87,7 +87,7 @@ def _target_token(model: ModelInfo, target: LanguagePack) -> tuple[str, ...]:
     if known and model.tokenizer_config.get("target_lang") not in _codes(target):
         raise InputError(
             f"{model.folder} has no token for {target.code} ({', '.join(_codes(target))}), it has "
-            f"{_listed(known)}. Name another model, or set iso639_3 {in_pack_of(target)}"
+            f"{_listed(known)}. Name another model, or set iso639_3 {language_pack_hint(target)}"
         )
     return ()
 
@@ -103,7 +103,7 @@ def _require_languages(model: ModelInfo, source: LanguagePack, target: LanguageP
         if pack and isinstance(given, str) and given.islower() and len(given) in lengths and given not in _codes(pack):
             raise InputError(
                 f"{model.folder} has {name} = {given!r} in tokenizer_config.json, but {pack.code} is needed. Name "
-                f"another model, or, if that is the same language, set iso639_3 {in_pack_of(pack)}"
+                f"another model, or, if that is the same language, set iso639_3 {language_pack_hint(pack)}"
             )
 
 
@@ -121,7 +121,7 @@ def _nllb_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -
         if pack.flores is None:
             raise SettingsError(
                 f"{model.folder} is an NLLB model, and the FLORES code of {pack.code} is not known: set flores, such "
-                f'as flores = "ita_Latn", {in_pack_of(pack)}'
+                f'as flores = "ita_Latn", {language_pack_hint(pack)}'
             )
         return _known(model, [pack.flores], pack)
 
@@ -156,7 +156,7 @@ def _t5_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> 
         if not pack.name:
             raise SettingsError(
                 f"{model.folder} is a T5 model, whose prompt has the English names of languages, and the name of "
-                f'{pack.code} is not known: set name, such as name = "Italian", {in_pack_of(pack)}'
+                f'{pack.code} is not known: set name, such as name = "Italian", {language_pack_hint(pack)}'
             )
     return LanguageTokens(prompt=f"translate {source.name} to {target.name}:", after=model.end)
 
@@ -174,7 +174,7 @@ def _known(model: ModelInfo, tokens: list[str], pack: LanguagePack) -> str:
     known = sorted(filter(LANGUAGE_PATTERNS[model.family].fullmatch, vocabulary))
     raise InputError(
         f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}. Name another "
-        f"model, or correct the codes {in_pack_of(pack)}. If it has none, convert or copy it again"
+        f"model, or correct the codes {language_pack_hint(pack)}. If it has none, convert or copy it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Translation engines of installed packages, found by entry points; docs/engines.md shows how to write one.
+"""Translation engines of installed packages, found by entry points; docs/translation.md shows how to write one.
 
 A package names a factory in the entry point group `vernaclip.engines`. Names are read from the metadata of installed
 packages. A package is imported only when a recipe uses its engine.
@@ -134,7 +134,7 @@ def find_plugin(name: str) -> Plugin | None:
     if not found and name not in ENGINES:
         raise SettingsError(
             f"translate.engine must be one of {', '.join(engine_names())}, got {name!r}. A package can add an engine "
-            f"in the entry point group {GROUP} (docs/engines.md)"
+            f"in the entry point group {GROUP} (docs/translation.md)"
         )
     return found[0] if found else None
 

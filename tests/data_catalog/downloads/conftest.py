@@ -1,4 +1,4 @@
-"""An upstream on loopback, well or badly behaved, a registry that points to it, and what gets files from it."""
+"""Fixtures: an upstream server on loopback, a registry that points to it, and a function that downloads from it."""
 
 import hashlib
 import threading
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from data_catalog.downloads.annotation_files import DownloadJob, FileResult, download_file, download_lock
 from data_catalog.downloads.download import DownloadConfig
-from data_catalog.downloads.obtaining import Obtained, Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource, parse_registry
 
 CONFIG = DownloadConfig(timeout_s=5.0, num_tries=3, backoff_s=0.0)
@@ -41,14 +41,14 @@ class Upstream(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def headers_of(self, path: str) -> list[dict[str, str]]:
-        """What was asked with, request by request."""
+        """Return a header of each request."""
         return [headers for asked, headers in self.requests if asked == path]
 
     def status(self, code: int, **headers: str) -> Fault:
         return lambda handler: handler.answer(code, b"<html>sorry</html>", headers)
 
     def cut(self, num_bytes: int, data: bytes) -> Fault:
-        """The file announced whole, and a connection that ends after some bytes."""
+        """Return a response that announces the whole file and ends after some bytes."""
         return lambda handler: handler.answer(200, data[:num_bytes], version_of(data), announced=len(data))
 
 
@@ -99,14 +99,14 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def captions() -> bytes:
-    """A CC3M TSV of some 400 KB."""
+    """Return a CC3M TSV of about 400 KB."""
     lines = (f"a caption of number {number}\thttps://example.org/{number}.jpg\n" for number in range(8_000))
     return "".join(lines).encode()
 
 
 @pytest.fixture
 def source() -> Callable[..., UpstreamSource]:
-    """Makes a source of one kind with files as a registry has them."""
+    """Return a function that makes a source from entries of a registry."""
 
     def make(*files: dict[str, Any], kind: str = "cc3m", **changes: str) -> UpstreamSource:
         document = {"some": {"kind": kind, **TERMS, **changes, "files": list(files)}}
@@ -117,17 +117,17 @@ def source() -> Callable[..., UpstreamSource]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of all data; it is not there yet."""
+    """Return the data folder, which does not exist yet."""
     return tmp_path / "data"
 
 
 @pytest.fixture
-def get(folder: Path) -> Callable[[UpstreamSource], list[Obtained]]:
-    """Gets all files of a source, impatiently."""
+def get(folder: Path) -> Callable[[UpstreamSource], list[FileResult]]:
+    """Return a function that downloads all files of a source, without waits between tries."""
 
-    def act(source: UpstreamSource) -> list[Obtained]:
-        order = Order(source=source, folder=folder, license_accepted=True, config=CONFIG)
-        with obtaining(folder):
-            return [each for file in source.files for each in obtain(file, order)]
+    def act(source: UpstreamSource) -> list[FileResult]:
+        job = DownloadJob(source=source, folder=folder, license_accepted=True, config=CONFIG)
+        with download_lock(folder):
+            return [each for file in source.files for each in download_file(file, job)]
 
     return act

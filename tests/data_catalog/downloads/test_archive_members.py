@@ -1,4 +1,4 @@
-"""Members of archives that upstream serves: those that are needed, from zip and tar, and none that is unsafe."""
+"""Archives: only the needed members of zips and tars are unpacked, and unsafe ones are refused."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.downloads import obtaining
+from data_catalog.downloads import annotation_files
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import InputError
 
@@ -44,7 +44,7 @@ def tar_of(contents: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
 
 @pytest.fixture
 def entry(upstream: Any) -> Callable[..., dict[str, Any]]:
-    """Serves an archive; returns it as a registry has it."""
+    """Return a function that serves an archive and returns its entry of the registry."""
 
     def act(archive: bytes, *paths: str) -> dict[str, Any]:
         upstream.files["/a"] = archive
@@ -59,24 +59,22 @@ def test_only_the_members_that_are_needed_are_unpacked(
 ) -> None:
     other = {f"annotations/{name}": b"other" for name in ("instances_val2014.json", "._captions_val2014.json")}
     archive = pack({"annotations/captions_train2014.json": CAPTIONS, "captions_val2014.json": b"val", **other})
-    obtained = get(source(entry(archive, TRAIN, VAL), kind="mscoco"))
-    assert [(each.path, each.came) for each in obtained] == [(TRAIN, True), (VAL, True)]
+    result = get(source(entry(archive, TRAIN, VAL), kind="mscoco"))
+    assert [(each.path, each.is_new) for each in result] == [(TRAIN, True), (VAL, True)]
     assert ((folder / TRAIN).read_bytes(), (folder / VAL).read_bytes()) == (CAPTIONS, b"val")
-    download = obtained[0].download
+    download = result[0].download
     assert (download.sha256, download.num_bytes) == (hashlib.sha256(CAPTIONS).hexdigest(), len(CAPTIONS))
     assert (download.archive_sha256, download.verified_by) == (hashlib.sha256(archive).hexdigest(), "sha256")
     files = [path.name for path in folder.rglob("*") if path.is_file()]
     assert sorted(files) == [".writer-lock", "captions_train2014.json", "captions_val2014.json", "downloads.json"]
 
 
-def test_a_member_that_is_missing_comes_again_and_the_others_stay(
-    source: MakeSource, entry: Any, folder: Path, get: Get
-) -> None:
+def test_only_missing_members_are_downloaded_again(source: MakeSource, entry: Any, folder: Path, get: Get) -> None:
     known = source(entry(zip_of({"captions_train2014.json": b"train", "captions_val2014.json": b"val"}), TRAIN, VAL))
     get(known)
     (folder / VAL).unlink()
     (folder / TRAIN).write_bytes(b"TRAIN")  # of the same size: only a check tells
-    assert [each.came for each in get(known)] == [False, True]
+    assert [each.is_new for each in get(known)] == [False, True]
     assert ((folder / TRAIN).read_bytes(), (folder / VAL).read_bytes()) == (b"TRAIN", b"val")
 
 
@@ -88,15 +86,15 @@ def test_a_member_that_is_missing_comes_again_and_the_others_stay(
             "2 members called captions_val2014",
         ),
         (zip_of({"other.json": b"1"}), "no members called captions_val2014"),
-        (zip_of({"../../captions_val2014.json": b"1"}), "holds the unsafe name"),
-        (zip_of({"/etc/captions_val2014.json": b"1"}), "holds the unsafe name"),
-        (tar_of({"../captions_val2014.json": b"1"}), "holds the unsafe name"),
+        (zip_of({"../../captions_val2014.json": b"1"}), "contains the unsafe path"),
+        (zip_of({"/etc/captions_val2014.json": b"1"}), "contains the unsafe path"),
+        (tar_of({"../captions_val2014.json": b"1"}), "contains the unsafe path"),
         (zip_of({"captions_val2014.json": b"/etc/passwd"}, stat.S_IFLNK | 0o777), "which is a link or a device"),
         (tar_of({"captions_val2014.json": b""}, tarfile.SYMTYPE), "which is a link or a device"),
         (tar_of({"captions_val2014.json": b""}, tarfile.LNKTYPE), "which is a link or a device"),
-        (zip_of({"captions_val2014.json": b"1" * 99})[:-30], "is damaged or no archive"),
-        (b"<html>sorry</html>", "is damaged or no archive"),
-        (tar_of({"captions_val2014.json": bytes(range(256)) * 99})[:-90], "is damaged or no archive"),
+        (zip_of({"captions_val2014.json": b"1" * 99})[:-30], "is damaged, or not an archive"),
+        (b"<html>sorry</html>", "is damaged, or not an archive"),
+        (tar_of({"captions_val2014.json": bytes(range(256)) * 99})[:-90], "is damaged, or not an archive"),
     ],
 )
 def test_archives_that_cannot_be_trusted_leave_nothing_behind(
@@ -111,7 +109,7 @@ def test_archives_that_cannot_be_trusted_leave_nothing_behind(
 def test_a_member_within_the_archive_that_is_too_large_is_refused(
     source: MakeSource, entry: Any, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(obtaining, "MAX_MEMBER_BYTES", 1_000)
+    monkeypatch.setattr(annotation_files, "MAX_MEMBER_BYTES", 1_000)
     with pytest.raises(InputError, match="of 1,001 bytes, more than 1,000"):
         get(source(entry(zip_of({"captions_val2014.json": bytes(1_001)}), VAL)))
 
@@ -121,14 +119,14 @@ def test_without_a_checksum_the_members_must_be_readable(
 ) -> None:
     unknown = entry(zip_of({"captions_train2014.json": b"{}"}), TRAIN)
     del unknown["sha256"]
-    with pytest.raises(InputError, match="is not what some reads"):
+    with pytest.raises(InputError, match="is not a file that some reads"):
         get(source(unknown, kind="mscoco"))
     unknown = entry(zip_of({"captions_train2014.json": CAPTIONS}), TRAIN)
     del unknown["sha256"]
-    assert get(source(unknown, kind="mscoco"))[0].came
+    assert get(source(unknown, kind="mscoco"))[0].is_new
 
 
-def test_an_archive_that_came_whole_is_not_asked_for_again(
+def test_a_complete_archive_is_not_requested_again(
     upstream: Any, source: MakeSource, entry: Any, folder: Path, get: Get
 ) -> None:
     archive = zip_of({"captions_train2014.json": CAPTIONS})
@@ -138,4 +136,4 @@ def test_an_archive_that_came_whole_is_not_asked_for_again(
         with pytest.raises(InputError, match="has no members called captions_val2014"):
             get(source(known))
         assert len(upstream.requests) == num_requests
-    assert get(source(entry(archive, TRAIN)))[0].came
+    assert get(source(entry(archive, TRAIN)))[0].is_new

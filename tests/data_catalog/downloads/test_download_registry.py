@@ -1,4 +1,4 @@
-"""The registry: what it refuses, and that the one that ships leads where the recipes look."""
+"""Registry: invalid entries are refused, and the shipped registry matches the recipes."""
 
 import tomllib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ MakeSource = Callable[..., UpstreamSource]
 
 @pytest.fixture(scope="module")
 def shipped() -> dict[str, UpstreamSource]:
-    """The registry that ships."""
+    """Return the shipped registry."""
     text = Path(registry.__file__).with_suffix(".toml").read_text(encoding="utf-8")
     return parse_registry(tomllib.loads(text), named="the registry")
 
@@ -32,11 +32,11 @@ def shipped() -> dict[str, UpstreamSource]:
         ({"file": "a.tsv"}, "either url or by_hand"),
         (FILE | {"by_hand": "ask"}, "either url or by_hand"),
         (FILE | {"members": ["a"]}, "either file or members"),
-        (FILE | {"file": "../b.tsv"}, "is no path inside"),
-        (FILE | {"file": "/b.tsv"}, "is no path inside"),
-        (FILE | {"file": "a//b.tsv"}, "is no path inside"),
-        (FILE | {"file": "a\\b.tsv"}, "is no path inside"),
-        (FILE | {"file": "a/.hidden"}, "is no path inside"),
+        (FILE | {"file": "../b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "/b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "a//b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "a\\b.tsv"}, "is not a path inside"),
+        (FILE | {"file": "a/.hidden"}, "is not a path inside"),
         (FILE | {"file": 3}, "needs file, one line of text"),
         (FILE | {"size": 3}, "unknown key size"),
         (FILE | {"num_bytes": 0}, "num_bytes must be a whole number"),
@@ -44,26 +44,26 @@ def shipped() -> dict[str, UpstreamSource]:
         (FILE | {"sha256": SHA256[1:]}, "is no sha256: give its 64 hexadecimal digits"),
         (FILE | {"md5": "g" * 32}, "is no md5: give its 32 hexadecimal digits"),
         (FILE | {"sha256": SHA256, "md5": "0" * 32}, "has both sha256 and md5"),
-        (FILE | {"url": "ftp://example.org/b"}, "is not asked: only https"),
-        (FILE | {"url": "file:///etc/passwd", "sha256": SHA256}, "is no URL to download from"),
-        (FILE | {"url": "file://localhost/etc/passwd", "sha256": SHA256}, "is not asked: only https"),
-        (FILE | {"url": "https://me:secret@example.org/b"}, "holds a user name or a password"),
+        (FILE | {"url": "ftp://example.org/b"}, "is not requested: only https"),
+        (FILE | {"url": "file:///etc/passwd", "sha256": SHA256}, "is not a URL to download from"),
+        (FILE | {"url": "file://localhost/etc/passwd", "sha256": SHA256}, "is not requested: only https"),
+        (FILE | {"url": "https://me:secret@example.org/b"}, "contains a user name or a password"),
         ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same last part"),
         ({"members": [], "url": FILE["url"]}, "members must be a list of paths"),
         ("b.tsv", "must be a table"),
     ],
 )
-def test_files_that_cannot_be_meant_are_refused(source: MakeSource, entry: Any, message: str) -> None:
+def test_invalid_files_are_refused(source: MakeSource, entry: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         source(entry)
 
 
-def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
+def test_invalid_sources_are_refused(source: MakeSource) -> None:
     with pytest.raises(SettingsError, match=r"registry puts two files at a/b\.tsv"):
         source(FILE, FILE)
     with pytest.raises(SettingsError, match="registry: some has no files"):
         source()
-    with pytest.raises(SettingsError, match="the kind 'laion' is none of wit, mscoco"):
+    with pytest.raises(SettingsError, match=r"kind must be one of wit, mscoco, .*, got 'laion'"):
         source(FILE, kind="laion")
     with pytest.raises(SettingsError, match="needs license, one line of text"):
         source(FILE, license="")
@@ -71,7 +71,7 @@ def test_sources_that_cannot_be_meant_are_refused(source: MakeSource) -> None:
         parse_registry({}, named="registry")
 
 
-def test_what_ships_has_the_sources_of_the_papers(shipped: dict[str, UpstreamSource]) -> None:
+def test_the_shipped_registry_has_all_sources(shipped: dict[str, UpstreamSource]) -> None:
     names = {"wit", "mscoco", "mscoco_it", "cc3m", "cc12m", "sbu", "flickr8k", "flickr30k"}
     assert names <= set(shipped)
     assert {name for name in names if shipped[name].kind != name} == set()
@@ -79,7 +79,7 @@ def test_what_ships_has_the_sources_of_the_papers(shipped: dict[str, UpstreamSou
 
 
 @pytest.mark.parametrize("recipe", ["italian", "german"])
-def test_what_ships_fills_the_folders_of_the_recipes(shipped: dict[str, UpstreamSource], recipe: str) -> None:
+def test_the_shipped_registry_matches_the_paths_in_the_recipes(shipped: dict[str, UpstreamSource], recipe: str) -> None:
     document = tomllib.loads((ROOT / "flows" / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"))
     for name, settings in document["sources"].items():
         paths = {path for file in shipped[name].files for path in file.paths}

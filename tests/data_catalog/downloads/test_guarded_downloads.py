@@ -1,4 +1,4 @@
-"""A download asks the public internet, this machine where the user names it, and private hosts that the user allows."""
+"""Downloads use the public internet, this machine if the user names it, and private hosts that the user allows."""
 
 import base64
 import contextlib
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import trustme
 
+from data_catalog.downloads.annotation_files import DownloadJob, download_file, download_lock
 from data_catalog.downloads.download import DownloadConfig, fetch_small
-from data_catalog.downloads.obtaining import Order, obtain, obtaining
 from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 
@@ -53,7 +53,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
-    """A file whose sha256 is published, so that http is good enough."""
+    """Return an entry with a sha256, so that http is allowed."""
     upstream.files["/p"] = captions
     return {"file": PLACE, "url": upstream.url("/p"), "sha256": hashlib.sha256(captions).hexdigest()}
 
@@ -62,14 +62,16 @@ def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
 def get(source: Callable[..., UpstreamSource], folder: Path) -> Get:
     def act(entry: dict[str, Any], config: DownloadConfig = CONFIG) -> Any:
         found = source(entry)
-        with obtaining(folder):
-            return obtain(found.files[0], Order(source=found, folder=folder, license_accepted=True, config=config))
+        with download_lock(folder):
+            return download_file(
+                found.files[0], DownloadJob(source=found, folder=folder, license_accepted=True, config=config)
+            )
 
     return act
 
 
 def named(upstream: Any, host: str, path: str = "/p") -> str:
-    """A URL of the upstream by another name."""
+    """Return a URL of the upstream server under another host name."""
     return upstream.url(path).replace("127.0.0.1", host)  # type: ignore[no-any-return]
 
 
@@ -91,7 +93,7 @@ def named(upstream: Any, host: str, path: str = "/p") -> str:
 def test_private_addresses_are_refused_named_or_by_redirect(
     upstream: Any, entry: dict[str, Any], get: Get, url: str, where: str
 ) -> None:
-    message = rf"is not asked: \S+ is at {where}, which is not on the public internet.*--private-host"
+    message = rf"is not requested: \S+ is at {where}, which is not on the public internet.*--private-host"
     with pytest.raises(SettingsError, match=message) as refused:
         get(entry | {"url": url})
     assert "\n" not in str(refused.value)
@@ -103,10 +105,8 @@ def test_private_addresses_are_refused_named_or_by_redirect(
         fetch_small(upstream.url("/p"), CONFIG)
 
 
-def test_a_name_that_leads_here_is_refused_before_anything_is_asked(
-    upstream: Any, entry: dict[str, Any], get: Get
-) -> None:
-    with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not asked: port"):
+def test_a_name_that_resolves_to_this_machine_is_refused(upstream: Any, entry: dict[str, Any], get: Get) -> None:
+    with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not requested: port"):
         get(entry | {"url": named(upstream, "mirror.example")})
     assert upstream.requests == []
 
@@ -119,26 +119,26 @@ def test_no_redirect_leads_to_another_server_of_this_machine(
         other.settimeout(0)
         url = f"http://{place}:{other.getsockname()[1]}/p"
         upstream.faults["/p"] = [upstream.status(302, Location=url)]
-        with pytest.raises(InputError, match=r"is on this machine, and .* may not lead there"):
+        with pytest.raises(InputError, match=r"is on this machine, and .* may not redirect to it"):
             get(entry)
         with pytest.raises(BlockingIOError):
             other.accept()
 
 
 def test_other_ports_of_the_internet_are_refused(entry: dict[str, Any], get: Get) -> None:
-    with pytest.raises(SettingsError, match=r"is not asked: port 22 is neither 80 nor 443.*--private-host"):
+    with pytest.raises(SettingsError, match=r"is not requested: port 22 is neither 80 nor 443.*--private-host"):
         get(entry | {"url": "https://93.184.216.34:22/p"})
 
 
-def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
+def test_an_allowed_private_host_is_requested_and_resumed(
     upstream: Any, entry: dict[str, Any], captions: bytes, folder: Path, get: Get, asked: list[str]
 ) -> None:
     upstream.faults["/p"] = [upstream.cut(100_000, captions)]
     mirror = entry | {"url": named(upstream, "mirror.example")}
     allowed = replace(CONFIG, private_hosts=("Mirror.Example",))
-    with pytest.raises(TransientError, match=r"broke off after 100,000 of"):
+    with pytest.raises(TransientError, match=r"was interrupted after 100,000 of"):
         get(mirror, allowed)
-    assert get(mirror, allowed)[0].came
+    assert get(mirror, allowed)[0].is_new
     assert (folder / PLACE).read_bytes() == captions
     assert upstream.headers_of("/p")[1]["Range"] == "bytes=100000-"
     assert upstream.headers_of("/p")[0]["Host"] == named(upstream, "mirror.example", "").removeprefix("http://")
@@ -146,12 +146,14 @@ def test_a_private_host_that_the_user_allows_is_asked_and_gone_on_with(
 
 
 @pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
-def test_what_is_no_host_is_refused_as_one(name: str, entry: dict[str, Any], get: Get) -> None:
-    with pytest.raises(SettingsError, match="--private-host takes the name or the address of a host, got"):
+def test_an_invalid_private_host_is_refused(name: str, entry: dict[str, Any], get: Get) -> None:
+    with pytest.raises(SettingsError, match="--private-host needs the name or the address of a host, got"):
         get(entry, replace(CONFIG, private_hosts=(name,)))
 
 
-def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry: dict[str, Any], get: Get) -> None:
+def test_an_allowed_host_may_not_redirect_to_another_private_host(
+    upstream: Any, entry: dict[str, Any], get: Get
+) -> None:
     allowed = replace(CONFIG, private_hosts=("mirror.example",))
     for url, message in {
         "https://intranet.example/p": "is not on the public internet",
@@ -163,7 +165,7 @@ def test_an_allowed_host_may_lead_to_no_other_private_place(upstream: Any, entry
     assert len(upstream.requests) == 2
 
 
-def test_a_proxy_is_asked_for_no_address_that_is_private(
+def test_private_addresses_are_not_requested_through_a_proxy(
     upstream: Any, entry: dict[str, Any], get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy"):
@@ -177,17 +179,17 @@ def test_a_proxy_is_asked_for_no_address_that_is_private(
 LOGIN = "Basic " + base64.b64encode(b"me:p@ss").decode()
 
 
-def test_a_proxy_gets_its_login_and_no_host_that_it_is_not_for(
+def test_a_proxy_gets_its_login_and_no_proxy_is_respected(
     upstream: Any, entry: dict[str, Any], captions: bytes, get: Get, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upstream.files["http://upstream.example/p"] = captions
     monkeypatch.setenv("http_proxy", upstream.url("").replace("//", "//me:p%40ss@"))
-    assert get(entry | {"url": "http://upstream.example/p"})[0].came
+    assert get(entry | {"url": "http://upstream.example/p"})[0].is_new
     assert upstream.headers_of("http://upstream.example/p")[0]["Proxy-Authorization"] == LOGIN
     mirror = named(upstream, "mirror.example")
     monkeypatch.setenv("no_proxy", mirror.removeprefix("http://").removesuffix("/p"))  # a host and its port
     (folder / PLACE).unlink()
-    assert get(entry | {"url": mirror}, replace(CONFIG, private_hosts=("mirror.example",)))[0].came
+    assert get(entry | {"url": mirror}, replace(CONFIG, private_hosts=("mirror.example",)))[0].is_new
     assert "Proxy-Authorization" not in upstream.headers_of("/p")[0]
 
 
@@ -230,7 +232,7 @@ def test_https_is_tunnelled_through_a_proxy(
         with pytest.raises(InputError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
             get(entry | {"url": "https://upstream.example/p"})
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert get(entry | {"url": "https://upstream.example/p"})[0].came
+        assert get(entry | {"url": "https://upstream.example/p"})[0].is_new
         with pytest.raises(TransientError, match=r"closed.*cannot be reached.*Tunnel connection failed: 403"):
             get(entry | {"url": "https://closed.example/p", "file": "cc3m/other.tsv"})
         assert proxy.asked[1:] == [("upstream.example:443", LOGIN), ("closed.example:443", LOGIN)]  # type: ignore[attr-defined]

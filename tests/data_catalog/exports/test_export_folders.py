@@ -129,7 +129,7 @@ def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Sna
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(PipelineError, match=r"is not what was written.*nothing is exported"):
+    with pytest.raises(PipelineError, match=r"is damaged.*Nothing is exported"):
         export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
     assert tree(out) == before
 
@@ -154,21 +154,30 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
         (
             {},
             {},
-            r"1 of photos stays away, since no license is stated: --allow photos .*; --pixels none exports the 1 that",
+            r"1 of photos is withheld, since no license is stated\. --allow photos .*\. "
+            r"--pixels none exports a list of the 1 that have an address",
         ),
-        ({"url": None}, {"format": "webdataset"}, r".*no license is stated: --allow photos lets them go along, if you"),
-        ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, r".*--pixels noncommercial lets them"),
+        (
+            {"url": None},
+            {"format": "webdataset"},
+            r".*no license is stated\. --allow photos includes them: use it if you",
+        ),
+        ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, r".*--pixels noncommercial includes them"),
         (
             {"url": None},
             {"format": "urls"},
-            r"none of its images has an address: --format huggingface .*--allow photos all",
+            r"none of its images has an address\. --format huggingface .*--allow photos it exports all",
         ),
         (
             {"url": None},
             {"pixels": "none"},
-            r"none of its images has an address: --pixels licensed .*--allow photos all",
+            r"none of its images has an address\. --pixels licensed .*--allow photos it exports all",
         ),
-        ({"source": "mine"}, {}, r"1 of mine stays away, since the recipe says .*: take redistribution = false out of"),
+        (
+            {"source": "mine"},
+            {},
+            r"1 of mine is withheld, since the recipe forbids .*, remove redistribution = false from",
+        ),
         (None, {}, r"the dataset has no pairs: "),
         (None, {"format": "urls"}, r"the dataset has no pairs: "),
     ],
@@ -185,7 +194,7 @@ def test_an_export_without_images_is_refused_and_the_switch_is_named(
     sources = {"photos": {"license": "?"}, "mine": {"license": "?", "rights": {"redistribution": False}}}
     snapshot = make_snapshot(tmp_path / "catalog", shards, sources=sources, tombstones={"digest": "another"})
     for _ in range(2):
-        with pytest.raises(SettingsError, match=f"the export of cani would hold no image: {told}"):
+        with pytest.raises(SettingsError, match=f"the export of cani would have no image: {told}"):
             export_snapshot(snapshot, config, tmp_path / "out")
     assert tree(tmp_path / "out") == before, "an earlier export stays"
 
@@ -292,15 +301,15 @@ def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Pa
     for text in (
         "| all | 7 / 14 | 2 / 4 | 1 / 2 |",
         "| all | 5 / 10 |",
-        "Of 30 captions, machine translation made 15 (50.0%). Our engine's fingerprint is `argos 1`.",
-        "no classifier looked for it",
+        "Of 30 captions, machine translation made 15 (50.0%). The fingerprint of the build's engine is `argos 1`.",
+        "no classifier searched for it",
         "nothing was blurred",
         "vernaclip forget",
         "arXiv:2108.08688",
         "Conceptual Captions",
         "| photos | no license is stated | 2 |",
         "| `ingest` | 30 | 28 | 2 |",
-        "No test set was guarded",
+        "There was no leak guard",
     ):
         assert text in body
     assert str(tmp_path) not in body
@@ -312,7 +321,7 @@ def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: 
     assert yaml.safe_load(head)["language"] == ["it", "en"]
     assert yaml.safe_load(head)["multilinguality"] == ["translation"]
     for text in (
-        "No image with its pixels.\n\nListed by address, without pixels.",
+        "There are no images with pixels.\n\nImages listed by address, without pixels.",
         "| photos | 12 / 24 | 1 / 2 | 1 / 2 |",
         "| all | 12 / 24 | 2 / 4 | 1 / 2 |",
         "Of 30 captions, machine translation made 15 (50.0%).",

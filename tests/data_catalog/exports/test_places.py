@@ -14,7 +14,7 @@ from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
 
 URLS = ExportConfig(format="urls")
-NO_EXPORT = "is there and is no export of ours: name another place with --out"
+NO_EXPORT = "exists and is not an export of vernaclip: name another folder with --out"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_pa
     with pytest.raises(SettingsError, match=NO_EXPORT):
         export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(SettingsError, match="is there and is no export of ours"):
+    with pytest.raises(SettingsError, match="exists and is not an export of vernaclip"):
         export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "file")
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
@@ -54,7 +54,9 @@ def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot:
     path = export / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("write to me@example.org")
-    with pytest.raises(SettingsError, match=f"{path} was added or edited by somebody.*: move it away, or name another"):
+    with pytest.raises(
+        SettingsError, match=f"{path} was added to the export or edited, .*: move it away, or name another"
+    ):
         export_snapshot(snapshot, ExportConfig(format="huggingface"), export)
     assert path.read_text() == "write to me@example.org"
     path.unlink()
@@ -66,7 +68,7 @@ def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot:
 def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path, place: str) -> None:
     root = tmp_path / "catalog"
     (root / "link").symlink_to(root / "datasets")
-    with pytest.raises(SettingsError, match="which is not for exports: name another place with --out"):
+    with pytest.raises(SettingsError, match="which is not for exports: name another folder with --out"):
         export_snapshot(snapshot, URLS, root / place)
     assert not (root / place / "README.md").exists()
     assert not export_snapshot(snapshot, URLS, root / "mine").up_to_date
@@ -75,10 +77,10 @@ def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path
 def test_none_goes_where_nothing_can_be_replaced_or_written(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SettingsError, match="/proc is where a disk is mounted, which nothing can replace"):
+    with pytest.raises(SettingsError, match="/proc is a mount point, which cannot be replaced"):
         export_snapshot(snapshot, URLS, Path("/proc"))
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(DiskError, match=f"{tmp_path}/file cannot be a folder to write to: "):
+    with pytest.raises(DiskError, match=f"{tmp_path}/file is not a writable folder: "):
         export_snapshot(snapshot, URLS, tmp_path / "file" / "out")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name in ("loop/out", "x" * 250):
@@ -86,7 +88,7 @@ def test_none_goes_where_nothing_can_be_replaced_or_written(
             export_snapshot(snapshot, URLS, tmp_path / name)
     export_snapshot(snapshot, URLS, tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out/links")
-    with pytest.raises(SettingsError, match="cannot go into the current one"):
+    with pytest.raises(SettingsError, match="which cannot be the current one"):
         export_snapshot(snapshot, ExportConfig(format="urls", published="2026-01-31"), tmp_path / "out")
 
 
@@ -101,7 +103,7 @@ def test_where_an_export_goes_may_be_said_in_any_way(
     for name in ("there", "here/a/c"):
         assert (tmp_path / name / "export.json").is_file()
     assert (tmp_path / "link").is_symlink()
-    with pytest.raises(SettingsError, match="cannot go into the current one: name another place with --out"):
+    with pytest.raises(SettingsError, match="which cannot be the current one: name another folder with --out"):
         export_snapshot(snapshot, ExportConfig(format="urls"), Path())
 
 
@@ -123,7 +125,7 @@ def test_an_export_that_a_killed_one_had_moved_away_is_there_again(export: Path,
     shard = snapshot.pair_files("train")[0]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(PipelineError, match="nothing is exported"):
+    with pytest.raises(PipelineError, match="Nothing is exported"):
         export_snapshot(snapshot, ExportConfig(format="webdataset"), export)
     assert {name: sha256_of(export / name) for name in record["files"]} == record["files"]
     assert export_snapshot(snapshot, URLS, export).up_to_date
@@ -137,7 +139,7 @@ def test_half_an_export_is_not_put_back(export: Path, snapshot: Snapshot, gone: 
     shard = snapshot.pair_files("train")[0]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(PipelineError, match="nothing is exported"):
+    with pytest.raises(PipelineError, match="Nothing is exported"):
         export_snapshot(snapshot, URLS, export)
     assert not export.exists()
     shard.write_bytes(content)

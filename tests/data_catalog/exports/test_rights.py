@@ -12,9 +12,9 @@ def row(license: str | None = None, *, attribution: str | None = None, page_url:
     return {"source": "photos", "license": license, "attribution": attribution, "page_url": page_url}
 
 
-def why_not(pixels: str, asked: dict[str, Any], said: SourceRights | None = None, *allowed: str) -> str | None:
+def withheld_reason(pixels: str, asked: dict[str, Any], said: SourceRights | None = None, *allowed: str) -> str | None:
     sources = {} if said is None else {"photos": said}
-    return Policy(pixels=pixels, sources=sources, allowed=frozenset(allowed)).why_not(asked)
+    return Policy(pixels=pixels, sources=sources, allowed=frozenset(allowed)).withheld_reason(asked)
 
 
 @pytest.mark.parametrize(
@@ -36,27 +36,27 @@ def why_not(pixels: str, asked: dict[str, Any], said: SourceRights | None = None
 def test_licenses_decide_where_nobody_says_more(
     asked: dict[str, Any], licensed: str | None, noncommercial: str | None
 ) -> None:
-    assert why_not("licensed", asked) == licensed
-    assert why_not("noncommercial", asked) == noncommercial
-    assert why_not("all", asked) is None
-    assert why_not("none", asked) == rights.NOT_ASKED
+    assert withheld_reason("licensed", asked) == licensed
+    assert withheld_reason("noncommercial", asked) == noncommercial
+    assert withheld_reason("all", asked) is None
+    assert withheld_reason("none", asked) == rights.WITHOUT_PIXELS
 
 
 def test_a_recipes_license_holds_where_the_row_states_none() -> None:
     free = SourceRights(license="CC-BY-4.0")
-    assert why_not("licensed", row(), free) is None, "whoever states it is who is credited"
-    assert why_not("licensed", row(" "), free) is None
-    assert why_not("licensed", row("All rights reserved"), free) == rights.COPIES_FORBIDDEN
-    assert why_not("licensed", row(), SourceRights(license="ours")) == rights.UNKNOWN_LICENSE
+    assert withheld_reason("licensed", row(), free) is None, "whoever states it is who is credited"
+    assert withheld_reason("licensed", row(" "), free) is None
+    assert withheld_reason("licensed", row("All rights reserved"), free) == rights.COPIES_FORBIDDEN
+    assert withheld_reason("licensed", row(), SourceRights(license="ours")) == rights.UNKNOWN_LICENSE
 
 
 def test_a_recipe_may_let_all_images_of_a_source_go_or_none() -> None:
-    assert why_not("licensed", row("CC BY-NC 4.0"), SourceRights(redistribution=True)) is None
+    assert withheld_reason("licensed", row("CC BY-NC 4.0"), SourceRights(redistribution=True)) is None
     for pixels in ("licensed", "noncommercial", "all"):
-        assert why_not(pixels, row("CC0"), SourceRights(redistribution=False)) == rights.SOURCE_FORBIDS
+        assert withheld_reason(pixels, row("CC0"), SourceRights(redistribution=False)) == rights.SOURCE_FORBIDS
 
 
 def test_the_user_may_vouch_for_a_source_but_not_against_the_recipe() -> None:
-    assert why_not("licensed", row(), None, "photos") is None
-    assert why_not("licensed", row(), None, "others") == rights.NO_LICENSE
-    assert why_not("licensed", row(), SourceRights(redistribution=False), "photos") == rights.SOURCE_FORBIDS
+    assert withheld_reason("licensed", row(), None, "photos") is None
+    assert withheld_reason("licensed", row(), None, "others") == rights.NO_LICENSE
+    assert withheld_reason("licensed", row(), SourceRights(redistribution=False), "photos") == rights.SOURCE_FORBIDS

@@ -61,7 +61,7 @@ def test_split_by_file_name(tmp_path: Path, name: str, split: str | None) -> Non
         (b"caff\xe8\thttps://host.example/a.jpg", "bad_encoding"),
     ],
 )
-def test_a_bad_line_costs_itself(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_a_malformed_line_affects_no_other(tmp_path: Path, line: bytes, reason: str) -> None:
     good = f'"quotes are "text\u2028\x85\t {URL} \n'.encode()
     before, bad, after = read(tmp_path, "cc3m", good + line + b"\n" + good)
     assert isinstance(bad, MalformedRow)
@@ -74,10 +74,10 @@ def test_a_bad_line_costs_itself(tmp_path: Path, line: bytes, reason: str) -> No
 @pytest.mark.parametrize(
     ("kind", "content", "found"),
     [
-        ("cc3m", f"{URL}\ta caption\n", "that is cc12m"),
-        ("cc12m", f"a caption\t{URL}\n", "that is cc3m"),
-        ("cc3m", "a\tb\nc\td\n", "no URL where one belongs"),
-        ("cc3m", f"{URL}\n", "no two columns"),
+        ("cc3m", f"{URL}\ta caption\n", "set kind to cc12m"),
+        ("cc12m", f"a caption\t{URL}\n", "set kind to cc3m"),
+        ("cc3m", "a\tb\nc\td\n", "no URL in the URL column"),
+        ("cc3m", f"{URL}\n", "does not have two columns"),
         ("cc3m", "\n\n", "only blank lines"),
         ("cc12m", "", "is empty"),
         ("cc12m", gzip.compress(f"{URL}\ta\n".encode() * 999)[:-5], "truncated gzip"),

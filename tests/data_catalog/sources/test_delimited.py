@@ -1,4 +1,4 @@
-"""Quoted records: what csv writes comes back exactly, and what is broken costs nothing but itself."""
+"""Quoted records: what csv writes is read exactly, and a broken record affects no other."""
 
 import csv
 import io
@@ -80,7 +80,7 @@ def test_records_know_the_line_where_they_start() -> None:
     assert [record.line for record in records_of(text)] == [1, 5, 6, 7]
 
 
-def test_trouble_of_a_later_line_is_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_of_a_later_line_belongs_to_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     trouble = delimited.Trouble("bad_encoding", "a NUL")
     lines = [Line(1, 'h\t"a', "\n", None), Line(2, 'b\0"\tc', "\n", trouble), Line(3, "h\ta\tb", "\n", None)]
     records = list(read_records(lines, delimiter="\t", num_cells=3, starts_row=starts_row))

@@ -142,7 +142,7 @@ def test_wrong_flickr_files(tmp_path: Path, content: str | bytes, found: str) ->
 def test_images_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="images names"):
         read(tmp_path, "flickr8k", "a.jpg#0\ttext\n", images=str(tmp_path / "none"))
-    with pytest.raises(InputError, match="no whole zip"):
+    with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
         read(tmp_path, "flickr8k", "a.jpg#0\ttext\n", images=str(tmp_path / "file0"))
     with pytest.raises(SettingsError, match="images must name"):
         read(tmp_path, "flickr8k", "a.jpg#0\ttext\n", images="")

@@ -81,7 +81,7 @@ def test_read_by_name(tmp_path: Path, opened: Opened) -> None:
         "x" * 5000,
     ],
 )
-def test_other_names_are_not_there(tmp_path: Path, opened: Opened, name: str) -> None:
+def test_other_names_are_not_found(tmp_path: Path, opened: Opened, name: str) -> None:
     (tmp_path / "a.jpg").write_bytes(b"outside")
     images = opened(tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -109,17 +109,17 @@ def test_a_folder_knows_exact_names_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off", bytes(10_240), b"\xff\xd8\xff picture"])
-def test_no_archive_is_a_config_error(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_an_input_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "images.zip").write_bytes(content)
-    with pytest.raises(InputError, match="no folder, no tar and no whole zip"):
+    with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
         open_images(str(tmp_path / "images.zip"))
     with pytest.raises(InputError, match="does not exist"):
         open_images(str(tmp_path / "images"))
 
 
-def test_a_pipe_is_a_config_error(tmp_path: Path) -> None:
+def test_a_pipe_is_an_input_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images.zip")
-    with pytest.raises(InputError, match="no folder and no file"):
+    with pytest.raises(InputError, match="neither a folder nor a file"):
         open_images(str(tmp_path / "images.zip"))
 
 
@@ -186,7 +186,7 @@ def test_a_glob_of_several_places(tmp_path: Path) -> None:
     images.close()
 
 
-def test_a_place_that_is_meant_twice_is_opened_once(tmp_path: Path) -> None:
+def test_a_location_that_matches_twice_is_opened_once(tmp_path: Path) -> None:
     archive(tmp_path).close()
     (tmp_path / "images-again.zip").symlink_to("images.zip")
     images = open_images(str(tmp_path / "*.zip"))
@@ -218,7 +218,7 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locatio
 def test_a_glob_is_checked_as_a_whole(tmp_path: Path) -> None:
     location = several(tmp_path)
     (tmp_path / "c" / "images-3.zip").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"images-3\.zip, which is no folder, no tar and no whole zip"):
+    with pytest.raises(InputError, match=r"images-3\.zip, which is not a folder, a tar or a complete zip"):
         open_images(location)
     with pytest.raises(InputError, match="matches no folder, zip or tar"):
         open_images(str(tmp_path / "none*"))

@@ -1,4 +1,4 @@
-"""Images on an object store: folders, zips, tars and globs by URL, read as those on a disk are, and refused alike."""
+"""Images on an object store: folders, zips, tars and globs by URL, with the same results and errors as on a disk."""
 
 import io
 import sys
@@ -72,13 +72,13 @@ def test_a_glob_and_a_real_name_with_brackets(store: fsspec.AbstractFileSystem) 
     assert open_images("memory://bucket/images[1]").read("a.jpg") == b"A"
 
 
-def test_what_is_not_there_or_no_archive_is_a_config_error(store: fsspec.AbstractFileSystem) -> None:
+def test_missing_files_and_other_formats_are_input_errors(store: fsspec.AbstractFileSystem) -> None:
     store.pipe({"/bucket/cut.zip": b"PK\x03\x04 cut off", "/bucket/packed.tar": b"\x1f\x8b"})
     for name, sentence in {
         "none": r"images names memory:///bucket/none, which does not exist",
         "none*": "matches no folder, zip or tar",
-        "cut.zip": "no folder, no tar and no whole zip",
-        "packed.tar": "compressed by gzip",
+        "cut.zip": "not a folder, a tar or a complete zip",
+        "packed.tar": "compressed with gzip",
     }.items():
         with pytest.raises(InputError, match=sentence):
             open_images(f"memory://bucket/{name}")
@@ -88,7 +88,7 @@ def test_what_is_not_there_or_no_archive_is_a_config_error(store: fsspec.Abstrac
     "url", ["http://h/i.zip", "HTTPS://h/i", "ftp://h/i", "ssh://h/i", "zip://a::s3://b/c", "hf://x"]
 )
 def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"neither a path nor a URL of s3:// or gs://"):
+    with pytest.raises(SettingsError, match=r"neither a path nor an s3:// or gs:// URL"):
         open_images(url)
 
 
@@ -106,14 +106,14 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("url", "client", "extra"), [("s3://b/i", "s3fs", "s3"), ("gcs://b/i", "gcsfs", "gs")])
-def test_a_client_that_is_missing_is_named(url: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(url: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, client, None)
-    with pytest.raises(InputError, match=rf"takes an extra of vernaclip: run `pip install -e '\.\[{extra}\]'`"):
+    with pytest.raises(InputError, match=rf"needs an extra of vernaclip: run `pip install -e '\.\[{extra}\]'`"):
         open_images(url)
 
 
 @PLACES
-def test_a_store_that_fails_is_no_fault_of_an_image(
+def test_a_failing_store_is_a_transient_error(
     store: fsspec.AbstractFileSystem, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = open_images(f"memory://bucket/{place}")

@@ -50,7 +50,7 @@ def test_lists_are_as_when_read_whole(
         assert lists(path) == {name: value if isinstance(value, list) else None for name, value in whole.items()}
 
 
-def test_a_list_knows_its_length_and_can_be_gone_through_again(tmp_path: Path) -> None:
+def test_a_list_has_a_length_and_can_be_iterated_again(tmp_path: Path) -> None:
     path = write(tmp_path, gzip.compress(b'\xef\xbb\xbf {"b": [1, 2,\n 3], "a": {"b": [4]}, "c": []} '))
     document = open_json(path, expected="a COCO JSON")
     assert isinstance(document, dict)
@@ -60,7 +60,7 @@ def test_a_list_knows_its_length_and_can_be_gone_through_again(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("content", "found"), [(b"[1, 2]", [1, 2]), (b' "text" ', "text"), (b"12", 12)])
-def test_what_is_no_object_comes_as_it_is(tmp_path: Path, content: bytes, found: Any) -> None:
+def test_other_documents_are_returned_as_they_are(tmp_path: Path, content: bytes, found: Any) -> None:
     assert open_json(write(tmp_path, content), expected="a COCO JSON") == found
 
 
@@ -73,36 +73,36 @@ def test_what_is_no_object_comes_as_it_is(tmp_path: Path, content: bytes, found:
         (b'{"images": [1]', "ends too early"),
         (b'{"images"', "ends too early"),
         (b'{"images": [{"caption": "half a str', "ends too early"),
-        (b'{"images": oops}', "no valid JSON"),
-        (b'{"images": [1 2]}', "no valid JSON"),
-        (b'{"images": [1, ]}', "no valid JSON"),
+        (b'{"images": oops}', "not valid JSON"),
+        (b'{"images": [1 2]}', "not valid JSON"),
+        (b'{"images": [1, ]}', "not valid JSON"),
         (b'{"images": [], }', "Expecting value"),
-        (b'{"images": [nul, 1, 2, 3, 4, 5, 6]}', "no valid JSON"),
+        (b'{"images": [nul, 1, 2, 3, 4, 5, 6]}', "not valid JSON"),
         (b'{"images": []} {"images": []}', "more text follows the end"),
-        (b'{"images": []} x', "is no valid JSON .more text follows the end"),
-        (b'{"images": [], 7: []}', "name of the outermost object is no text"),
-        (b"[" * 200_000, "nests too deeply"),
-        (b'{"images": ' + b"[" * 200_000, "nests too deeply"),
-        (b'{"images": ' + b'[{"a":' * 200_000, "nests too deeply"),
+        (b'{"images": []} x', "is not valid JSON .more text follows the end"),
+        (b'{"images": [], 7: []}', "name in the outermost object is not a text"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"images": ' + b"[" * 200_000, "nested too deeply"),
+        (b'{"images": ' + b'[{"a":' * 200_000, "nested too deeply"),
         (b'{"a": "caff\xe8"}', "not UTF-8"),
         (gzip.compress(b'{"images": []}' * 1000)[:-12], "truncated gzip"),
         (b"  ", "ends too early"),
         (b'{"images": [{"id": 1, "file": "a", "id": 2}]}', "'id' stands twice in one object"),
         (b'{"images": [[{"id": 1}, {"x": {"y": 1, "y": 1}}]]}', "'y' stands twice in one object"),
-        (b'{"images": [1], "info": {}, "images": [2]}', "'images' stands twice in the outermost object"),
-        (b'{"images": [1], "im\\u0061ges": [2]}', "'images' stands twice in the outermost object"),
+        (b'{"images": [1], "info": {}, "images": [2]}', "'images' is repeated in the outermost object"),
+        (b'{"images": [1], "im\\u0061ges": [2]}', "'images' is repeated in the outermost object"),
         (b"{" + b",".join(b'"%d": 1' % number for number in range(2000)) + b"}", "more than 1,000 names"),
         (b'{"images": ["' + b"x" * 9_000_000 + b'"]}', "a value has more than 2,097,152 characters"),
         (b'{"images": {"a": [' + b"1," * 5_000_000 + b"1]}}", "a value has more than 2,097,152 characters"),
     ],
 )
-def test_a_broken_document_is_a_config_error(tmp_path: Path, content: bytes, found: str) -> None:
+def test_a_broken_document_is_an_input_error(tmp_path: Path, content: bytes, found: str) -> None:
     with pytest.raises(InputError, match=found) as caught:
         open_json(write(tmp_path, content), expected="a COCO JSON")
     assert "captions.json" in str(caught.value)
     assert len(str(caught.value)) < 1000
 
 
-def test_numbers_of_thousands_of_digits_end_nothing(tmp_path: Path) -> None:
+def test_numbers_of_thousands_of_digits_do_not_fail(tmp_path: Path) -> None:
     found = lists(write(tmp_path, b'{"ids": [' + b"9" * 5000 + b", -" + b"9" * 5000 + b", 1]}"))
     assert found == {"ids": [float("inf"), float("-inf"), 1]}

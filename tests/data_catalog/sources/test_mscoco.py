@@ -125,7 +125,7 @@ def test_local_images_by_file_name(tmp_path: Path) -> None:
         (None, "image_missing", "no image_id"),
     ],
 )
-def test_a_bad_annotation_costs_itself(tmp_path: Path, annotation: Any, reason: str, detail: str) -> None:
+def test_a_malformed_annotation_affects_no_other(tmp_path: Path, annotation: Any, reason: str, detail: str) -> None:
     before, bad, after = read(tmp_path, document(annotations=[CAPTION, annotation, CAPTION]))
     assert isinstance(before, UpstreamRow)
     assert isinstance(after, UpstreamRow)
@@ -135,7 +135,7 @@ def test_a_bad_annotation_costs_itself(tmp_path: Path, annotation: Any, reason: 
     (bad.raw or "").encode()
 
 
-def test_a_number_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
+def test_a_number_of_thousands_of_digits_affects_its_row_only(tmp_path: Path) -> None:
     digits = "9" * 5000
     text = json.dumps(document(annotations=[CAPTION, CAPTION | {"image_id": -1}, CAPTION | {"id": -1}, CAPTION]))
     before, bad, nameless, after = read(tmp_path, text.replace("-1", digits).encode())
@@ -148,14 +148,14 @@ def test_a_number_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("repeat", "found"),
     [
-        (lambda text: text[:-1] + ', "annotations": []}', "'annotations' stands twice in the outermost object"),
-        (lambda text: '{"images": [], ' + text[1:], "'images' stands twice in the outermost object"),
+        (lambda text: text[:-1] + ', "annotations": []}', "'annotations' is repeated in the outermost object"),
+        (lambda text: '{"images": [], ' + text[1:], "'images' is repeated in the outermost object"),
         (lambda text: text.replace('"id": 770337', '"id": 1, "id": 770337'), "'id' stands twice in one object"),
         (lambda text: text.replace('"caption":', '"caption": "A dog.", "caption":'), "'caption' stands twice"),
         (lambda text: text.replace('"license": 3', '"license": 3, "license": 4'), "'license' stands twice"),
     ],
 )
-def test_a_name_that_stands_twice_is_a_config_error(tmp_path: Path, repeat: Callable[[str], str], found: str) -> None:
+def test_a_repeated_name_is_an_input_error(tmp_path: Path, repeat: Callable[[str], str], found: str) -> None:
     text = json.dumps(document(annotations=[CAPTION]))
     assert repeat(text) != text
     with pytest.raises(InputError, match=found):
@@ -183,7 +183,7 @@ def test_an_image_that_is_listed_twice_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["captions", "karpathy"])
-def test_an_id_that_another_file_gives_to_another_image_pairs_nothing_wrong(tmp_path: Path, other: str) -> None:
+def test_an_id_of_different_images_in_two_files_is_rejected(tmp_path: Path, other: str) -> None:
     (tmp_path / "a.json").write_text(json.dumps(document(annotations=[CAPTION])))
     content: dict[str, Any] = {"images": [{"id": 391895, "file_name": OTHER_NAME}], "annotations": [CAPTION]}
     if other == "karpathy":
@@ -196,7 +196,7 @@ def test_an_id_that_another_file_gives_to_another_image_pairs_nothing_wrong(tmp_
     assert (second.reason, second.detail) == ("image_missing", "several images have the id 391895")
 
 
-def test_the_years_names_of_an_image_are_one_image(tmp_path: Path) -> None:
+def test_file_names_of_2014_and_2017_are_one_image(tmp_path: Path) -> None:
     for number, name in enumerate([NAME, LEGACY_NAME, f"val2017/{NAME}"]):
         content = document(annotations=[CAPTION], file_name=name)
         (tmp_path / f"{number}.json").write_text(json.dumps(content))

@@ -107,7 +107,7 @@ def test_every_format(tmp_path: Path, suffix: str, packed: bool) -> None:
         ),
     ],
 )
-def test_bad_rows_cost_themselves(tmp_path: Path, name: str, lines: list[bytes], expected: None) -> None:
+def test_malformed_rows_affect_no_other(tmp_path: Path, name: str, lines: list[bytes], expected: None) -> None:
     found = read(tmp_path, name, b"\n".join(lines).replace(b"U", URL.encode()), **SIMPLE)
     assert [getattr(row, "reason", "row") for row in found] == [
         "row",
@@ -127,7 +127,7 @@ def test_bad_rows_cost_themselves(tmp_path: Path, name: str, lines: list[bytes],
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-def test_unterminated_quotes_swallow_nothing(tmp_path: Path, suffix: str) -> None:
+def test_unterminated_quotes_lose_no_other_row(tmp_path: Path, suffix: str) -> None:
     delimiter = "\t" if suffix == ".tsv" else ","
     lines = ["image|text", f'{URL}|"never closed', f'{URL}|wide 24"', f'{URL}|"two\nlines"', f'{URL}|"Hi" he said']
     found = read(tmp_path, f"p{suffix}", "\n".join(lines).replace("|", delimiter).encode(), **SIMPLE)
@@ -213,12 +213,12 @@ def test_files_of_several_folders_need_images(tmp_path: Path) -> None:
         ("p.csv.gz", gzip.compress(b"image,text\nx,y\n" * 999)[:-5], "truncated gzip"),
         ("p.jsonl", b'{"url": "x"}\n', "no text column image, text: its text columns are url"),
         ("p.jsonl", b"not json\n", r"columns are \(none\)"),
-        ("p.parquet", b"PAR1 cut off", "no whole Parquet"),
-        ("p.parquet", b"", "no whole Parquet"),
+        ("p.parquet", b"PAR1 cut off", "not a complete Parquet"),
+        ("p.parquet", b"", "not a complete Parquet"),
         ("p.parquet", encode([{"image": 1, "text": "x"}], ".parquet"), "no text column image"),
-        ("p.parquet", encode([{"image": "x", "text": "y"}], ".parquet")[:-20], "no whole Parquet"),
-        ("p.xlsx", b"x", "no known format"),
-        ("p.parquet.gz", b"x", "no known format"),
+        ("p.parquet", encode([{"image": "x", "text": "y"}], ".parquet")[:-20], "not a complete Parquet"),
+        ("p.xlsx", b"x", "unknown suffix"),
+        ("p.parquet.gz", b"x", "unknown suffix"),
     ],
 )
 def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> None:
@@ -235,10 +235,10 @@ def test_wrong_files(tmp_path: Path, name: str, content: bytes, found: str) -> N
         ({"path_column": "p"}, "exactly one of url_column and path_column"),
         ({"url_column": None}, "exactly one of url_column and path_column"),
         ({"lang": None}, "lang or lang_column"),
-        ({"images": "folder"}, "images goes with path_column"),
+        ({"images": "folder"}, "images needs path_column"),
     ],
 )
-def test_settings_that_make_no_sense(options: dict[str, Any], found: str) -> None:
+def test_contradictory_settings_are_refused(options: dict[str, Any], found: str) -> None:
     with pytest.raises(SettingsError, match=found):
         PairsConfig(**({"files": ("x.csv",), "caption_column": "text"} | SIMPLE | options))
 
@@ -253,7 +253,7 @@ def test_settings_that_make_no_sense(options: dict[str, Any], found: str) -> Non
         ('{"image": "U", "text": "' + "x" * 250_001 + '"}', "a text of 250,001 characters"),
     ],
 )
-def test_a_line_that_says_two_things_or_too_much_costs_itself(tmp_path: Path, line: str, detail: str) -> None:
+def test_repeated_names_and_long_texts_affect_their_line_only(tmp_path: Path, line: str, detail: str) -> None:
     good = json.dumps({"image": URL, "text": "un cane"})
     content = "\n".join([good, line.replace('"U"', f'"{URL}"'), good]).encode()
     before, bad, after = read(tmp_path, "p.jsonl", content, **SIMPLE)

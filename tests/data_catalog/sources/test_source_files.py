@@ -1,4 +1,4 @@
-"""Opening upstream files: every way in which they are wrong, and lines as they are."""
+"""Upstream files: errors of every kind, and the lines as read."""
 
 import gzip
 from dataclasses import dataclass

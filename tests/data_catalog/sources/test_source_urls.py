@@ -1,4 +1,4 @@
-"""One spelling for an image's URL."""
+"""Canonical form of an image's URL."""
 
 import pytest
 from hypothesis import given

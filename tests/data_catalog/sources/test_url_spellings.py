@@ -1,4 +1,4 @@
-"""Whatever an address is spelled like, a take-down that means it finds it: alone, and in a table."""
+"""All spellings of a URL have the same key, so that a take-down finds each of them."""
 
 import pyarrow as pa
 import pytest
@@ -31,7 +31,7 @@ def spelled_hosts(draw: st.DrawFn, name: str) -> str:
 
 @st.composite
 def spellings(draw: st.DrawFn) -> tuple[str, str]:
-    """A URL, and another spelling of it."""
+    """Return a URL and another spelling of it."""
     name, segments = draw(NAMES), draw(SEGMENTS)
     slash = st.sampled_from("/\\")
     path = draw(slash) + draw(slash).join(draw(DETOURS) + segment for segment in segments)
@@ -43,7 +43,7 @@ def spellings(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(spellings())
-def test_all_spellings_of_an_address_are_one(both: tuple[str, str]) -> None:
+def test_all_spellings_of_a_url_have_one_key(both: tuple[str, str]) -> None:
     plain, spelled = both
     assert host_of(spelled) == host_of(plain)
     assert address_key(spelled) == address_key(plain)
@@ -73,5 +73,5 @@ def test_any_text_for_a_host_has_one_spelling(text: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.256", "1.2.3.4.5", "0x7g.1", "08.1", "4294967296", "1.2.65536", "1..2"])
-def test_what_is_no_number_is_no_address(host: str) -> None:
+def test_other_numbers_are_not_addresses(host: str) -> None:
     assert host_of(f"http://{host}/") == host

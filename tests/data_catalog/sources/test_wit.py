@@ -99,13 +99,13 @@ def test_one_strange_row_and_its_neighbours(tmp_path: Path, values: dict[str, st
         assert "\0" not in found[1].raw
 
 
-def test_bytes_that_are_not_utf8_cost_their_row(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_affect_their_row_only(tmp_path: Path) -> None:
     content = tsv(row(), row(), row(page_title="città"), row()).encode()
     found = read(tmp_path, content.replace("città".encode(), "città".encode("latin-1")))
     assert kinds(found) == ["row", "row", "bad_encoding", "row"]
 
 
-def test_unterminated_quotes_swallow_nothing(tmp_path: Path) -> None:
+def test_unterminated_quotes_lose_no_other_row(tmp_path: Path) -> None:
     plain = "\t".join(row().values())
     cut = plain.removesuffix("\t") + '"La nube, cut in the last but one field'
     header = "\t".join(COLUMNS)

@@ -1,4 +1,4 @@
-"""By what an image is known: sample ids, file names and URLs of every source, and what only looks like one."""
+"""Identities of images: sample ids, file names and URLs of every source, and similar texts that are none."""
 
 import re
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from data_catalog.identities import (
     canonical_identities,
     name_identities,
+    parse_identities,
     photo_identities,
     url_identities,
-    written_identities,
 )
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.urls import canonical_url
@@ -20,7 +20,7 @@ COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
 
 
 def known(url: str) -> set[str]:
-    """What a URL tells beyond itself."""
+    """Return the identities in a URL without the URL itself."""
     return {identity for identity in url_identities(url) if not identity.startswith("url:")}
 
 
@@ -222,7 +222,7 @@ def test_pages_in_capitals(page_url: str, identity: str) -> None:
         "https://\ud800.org/\udfff",
     ],
 )
-def test_half_a_character_is_no_reason_to_stop_and_no_name(place: str, text: str) -> None:
+def test_lone_surrogates_do_not_fail(place: str, text: str) -> None:
     for kind in ("wit", "mscoco", "flickr8k"):
         for identity in row(kind, f"a:{text}", **{place: text}):
             identity.encode()
@@ -241,16 +241,16 @@ def test_names_of_flickr_sets() -> None:
     assert photo_identities("dog.jpg") == set()
 
 
-def test_identities_that_people_write() -> None:
-    assert written_identities("coco:000391895 flickr:7") == {"coco:391895", "flickr:7"}
-    assert written_identities("wikimedia:duomo_di_Milano.jpg") == {"wikimedia:Duomo_di_Milano.jpg"}
-    assert written_identities("wikimedia:wikipedia/en/logo.png") == {"wikimedia:wikipedia/en/Logo.png"}
-    assert written_identities("url:HTTPS://Example.org/%61.jpg") == written_identities("url:example.org/a.jpg")
-    assert written_identities("url:example.org/a.jpg") == url_identities("http://example.org/a.jpg")
-    assert written_identities("") == set()
-    assert written_identities("coco:abc") is None
-    assert written_identities("flickr:1 mine:2") is None
-    assert written_identities("wikimedia:\ud800.jpg") is None  # half a character
+def test_parse_identities() -> None:
+    assert parse_identities("coco:000391895 flickr:7") == {"coco:391895", "flickr:7"}
+    assert parse_identities("wikimedia:duomo_di_Milano.jpg") == {"wikimedia:Duomo_di_Milano.jpg"}
+    assert parse_identities("wikimedia:wikipedia/en/logo.png") == {"wikimedia:wikipedia/en/Logo.png"}
+    assert parse_identities("url:HTTPS://Example.org/%61.jpg") == parse_identities("url:example.org/a.jpg")
+    assert parse_identities("url:example.org/a.jpg") == url_identities("http://example.org/a.jpg")
+    assert parse_identities("") == set()
+    assert parse_identities("coco:abc") is None
+    assert parse_identities("flickr:1 mine:2") is None
+    assert parse_identities("wikimedia:\ud800.jpg") is None  # half a character
 
 
 @given(

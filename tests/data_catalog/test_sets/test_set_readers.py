@@ -1,4 +1,4 @@
-"""Test sets in their native files, broken ones first: what is read, what is reported, what is refused."""
+"""Readers of test sets: rows read, malformed rows reported, and wrong files refused."""
 
 import gzip
 import json
@@ -25,7 +25,7 @@ def write(folder: Path, contents: dict[str, str | bytes | Any]) -> tuple[str, ..
     return tuple(str(folder / name) for name in contents)
 
 
-def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> test_sets.GatheredImages:
+def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> test_sets.TestSetImages:
     """Check a set of files as a build does before it starts, then read it."""
     test_set = test_sets.TEST_SET_KINDS[kind]
     config = test_set.config_type(files=write(folder, contents), **options)
@@ -34,11 +34,11 @@ def load(folder: Path, kind: str, contents: dict[str, Any], **options: Any) -> t
     return test_set.load(config)
 
 
-def brief(gathered: test_sets.GatheredImages) -> list[tuple[str, set[str], tuple[str, ...]]]:
+def brief(gathered: test_sets.TestSetImages) -> list[tuple[str, set[str], tuple[str, ...]]]:
     return [(image.name, set(image.identities), image.captions) for image in gathered.images]
 
 
-def reasons(gathered: test_sets.GatheredImages) -> list[tuple[int, str]]:
+def reasons(gathered: test_sets.TestSetImages) -> list[tuple[int, str]]:
     return [(row.upstream_line, row.reason) for row in gathered.malformed]
 
 
@@ -91,7 +91,7 @@ def test_coco_with_broken_rows(tmp_path: Path, kind: str) -> None:
     ]
 
 
-def test_coco_images_bear_their_flickr_numbers_too(tmp_path: Path) -> None:
+def test_coco_images_have_their_flickr_numbers_too(tmp_path: Path) -> None:
     document = coco([IMAGE_7, {**IMAGE_9, "url": "http://farm1.static.flickr.com/2/1418878_1e92283336_z.jpg"}], [])
     seven, nine = load(tmp_path, "coco", {"a.json": document}).images
     assert {"coco:7", "flickr:5101244485", "url:images.cocodataset.org/val2017/000000000007.jpg"} < seven.identities
@@ -138,7 +138,7 @@ def test_coco_files_that_are_damaged_or_something_else(tmp_path: Path, content: 
         load(tmp_path, "mscoco_it", {"a.json": whole, "b.json": content})
 
 
-def test_a_coco_file_with_two_images_of_one_id_or_two_lists_of_one_name_guards_nothing(tmp_path: Path) -> None:
+def test_a_coco_file_with_repeated_ids_or_names_is_refused(tmp_path: Path) -> None:
     captions = [{"image_id": 9, "caption": "Un cane"}]
     message = refusal(tmp_path, "coco", {"a.json": coco([IMAGE_9, {**IMAGE_7, "id": 9}], captions)})
     assert "a.json has several images with the id 9" in message
@@ -146,7 +146,7 @@ def test_a_coco_file_with_two_images_of_one_id_or_two_lists_of_one_name_guards_n
     assert "'annotations' stands twice" in refusal(tmp_path, "coco", {"a.json": twice})
 
 
-def test_an_id_of_thousands_of_digits_costs_its_row(tmp_path: Path) -> None:
+def test_an_id_of_thousands_of_digits_affects_its_row_only(tmp_path: Path) -> None:
     digits = "9" * 5000
     text = json.dumps(coco([IMAGE_9], [{"image_id": n, "caption": "Un cane"} for n in (9, digits, -1, 9)]))
     found = load(tmp_path, "coco", {"a.json": text.replace("-1", digits)})
@@ -197,16 +197,16 @@ def test_a_broken_name_in_xtd10_moves_no_caption(tmp_path: Path) -> None:
         ("129945.jpg", ("tre",)),
     ]
     assert reasons(found) == [(2, "image_missing")]
-    assert "2 images, not 3, with 1 broken rows" in refusal(
+    assert "2 images instead of 3, and 1 malformed rows" in refusal(
         tmp_path, "xtd10", {"n.txt": names, "test_1kcaptions_it.txt": "uno\ndue\ntre"}, num_images=3
     )
 
 
-def test_xtd10_files_that_do_not_go_together(tmp_path: Path) -> None:
+def test_xtd10_files_of_different_lengths_are_refused(tmp_path: Path) -> None:
     captions = {"test_1kcaptions_it.txt": "uno\ndue"}
     names = {"test_image_names.txt": NAMES}
     assert "2 captions in" in refusal(tmp_path, "xtd10", {**names, **captions}, num_images=3)
-    assert "3 images, not 1000" in refusal(tmp_path, "xtd10", names)
+    assert "3 images instead of 1000" in refusal(tmp_path, "xtd10", names)
     longer = {"test_1kcaptions_it.txt": "uno\ndue\ntre\nquattro"}
     assert "4 captions in" in refusal(tmp_path, "xtd10", {**names, **longer}, num_images=3)
     assert "0 lists of image names" in refusal(tmp_path, "xtd10", captions)
@@ -266,7 +266,7 @@ def test_karpathys_flickr_sets(tmp_path: Path, kind: str, filename: str, number:
     assert brief(found) == [(filename, {f"flickr:{number}"}, ("A girl", RTL))]
 
 
-def test_karpathys_files_that_cannot_be(tmp_path: Path) -> None:
+def test_wrong_karpathy_files_are_refused(tmp_path: Path) -> None:
     val = karpathy("flickr8k", {"filename": "1_2.jpg", "split": "val", "sentences": sentences("A girl")})
     assert "no image of the split test: it has val" in refusal(tmp_path, "karpathy", {"a.json": val})
     assert "no image of the split test" in refusal(tmp_path, "flickr8k", {"a.json": val})
@@ -326,10 +326,10 @@ def test_a_list_by_itself_guards_images(tmp_path: Path) -> None:
     assert not found.malformed
 
 
-def test_captions_of_all_flickr_images_are_no_test_set(tmp_path: Path) -> None:
+def test_captions_without_a_list_of_test_images_are_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, "flickr30k", {"results_20130124.token": "1016887272.jpg#0\tSeveral climbers\n"})
-    assert "nothing that tells the test images" in message
-    assert "2 images, not 1000" in refusal(tmp_path, "flickr30k", {"test.txt": "1\n2"}, num_images=1000)
+    assert "but no list of the test images" in message
+    assert "2 images instead of 1000" in refusal(tmp_path, "flickr30k", {"test.txt": "1\n2"}, num_images=1000)
     assert "is empty" in refusal(tmp_path, "flickr30k", {"test.txt": ""})
     assert "is not Flickr captions" in refusal(tmp_path, "flickr30k", {"test.txt": "1", "more.txt": "something else"})
 
@@ -385,10 +385,10 @@ def test_crossmodal(tmp_path: Path) -> None:
     assert len(hebrew.malformed) == 4
 
 
-def test_crossmodal_files_that_cannot_be(tmp_path: Path) -> None:
+def test_wrong_crossmodal_files_are_refused(tmp_path: Path) -> None:
     line = crossmodal("000411001ff7dd4f", it={"caption": ["Un fiume"]})
-    assert "1 images, not 3600" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl": line})
-    assert "no image has captions in de: found are it" in refusal(
+    assert "1 images instead of 3600" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl": line})
+    assert "no image has captions in de: the files have it" in refusal(
         tmp_path, "crossmodal3600", {"captions.jsonl": line}, languages=("de",), num_images=1
     )
     assert "no text column image/key" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl": '{"a": 1}'})
@@ -397,7 +397,7 @@ def test_crossmodal_files_that_cannot_be(tmp_path: Path) -> None:
     assert "truncated gzip" in refusal(tmp_path, "crossmodal3600", {"captions.jsonl.gz": cut})
 
 
-def test_a_table_of_ones_own(tmp_path: Path) -> None:
+def test_a_table_of_the_users_own(tmp_path: Path) -> None:
     table = (
         "file,where,id,text\n"
         'a.jpg,,coco:9 flickr:8,"Un cane, ""due"""\n'
@@ -430,14 +430,14 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     ]
 
 
-def test_json_lines_of_ones_own_may_hold_lists(tmp_path: Path) -> None:
+def test_json_lines_may_contain_lists_of_captions(tmp_path: Path) -> None:
     lines = [json.dumps({"image": "foto/a.jpg", "captions": ["Un cane", RTL, 7]}), json.dumps({"image": 5})]
     found = load(tmp_path, "pairs", {"a.jsonl": "\n".join(lines)}, path_column="image", caption_column="captions")
     assert brief(found) == [("foto/a.jpg", set(), ("Un cane", RTL))]
     assert reasons(found) == [(1, "caption_missing"), (2, "image_missing")]
 
 
-def test_a_list_of_ones_own(tmp_path: Path) -> None:
+def test_a_list_of_the_users_own(tmp_path: Path) -> None:
     content = (
         "\ufeffcittà 1.jpg\r\n\nCOCO_val2014_000000000009.jpg\nhttps://example.org/a.jpg\n"
         "wikimedia:duomo.jpg\ncoco:x\n\xe9\0\n"
@@ -452,7 +452,7 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
     assert reasons(found) == [(6, "malformed_row"), (7, "bad_encoding")]
 
 
-def test_settings_that_name_nothing(tmp_path: Path) -> None:
+def test_settings_without_files_or_images_are_refused(tmp_path: Path) -> None:
     for kind in test_sets.TEST_SET_KINDS.values():
         settings = {"path_column": "a"} if kind.kind == "pairs" else {}
         with pytest.raises(SettingsError, match="files must name"):
@@ -460,12 +460,12 @@ def test_settings_that_name_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not exist"):
             kind.check(kind.config_type(files=(str(tmp_path / "none"),), **settings))
         assert test_sets.TEST_SET_KINDS[kind.kind] is kind
-    assert "to tell the images" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, caption_column="text")
+    assert "to find the images" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, caption_column="text")
     assert "no text column file" in refusal(tmp_path, "pairs", {"a.csv": "text\na"}, path_column="file")
-    assert "images goes with path_column" in refusal(tmp_path, "pairs", {"a.csv": "u\na"}, url_column="u", images="x")
+    assert "images needs path_column" in refusal(tmp_path, "pairs", {"a.csv": "u\na"}, url_column="u", images="x")
 
 
-def test_a_list_of_nothing_but_broken_rows_says_the_first(tmp_path: Path) -> None:
+def test_a_list_of_malformed_rows_only_reports_the_first(tmp_path: Path) -> None:
     message = refusal(tmp_path, "list", {"mine.txt": "coco:x\nflickr:y"})
     assert "no image" in message
     assert "mine.txt, line or record 1: malformed_row" in message
@@ -488,5 +488,5 @@ def test_reading_warns_of_broken_rows_and_counts_them(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         assert len(list(kind.read(config))) == 1
     assert "line or record 2: malformed_row" in caplog.messages[0]
-    assert caplog.messages[-1] == "list test set: 30 rows could not be read, 1 images could"
+    assert caplog.messages[-1] == "list test set: 30 rows are malformed; 1 images were read"
     assert len(caplog.messages) == 21

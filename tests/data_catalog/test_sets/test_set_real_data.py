@@ -1,4 +1,4 @@
-"""Real test sets against real training data: who is in whom, by identity and by caption."""
+"""Real test sets and training data: overlaps by identity and by caption."""
 
 import gzip
 from pathlib import Path
@@ -26,7 +26,7 @@ def identities(kind: str, *files: Path) -> tuple[set[str], list[str], int]:
 
 
 def rows(kind: str, **settings: Any) -> dict[str, set[str]]:
-    """Identities of the images of a source, by sample."""
+    """Return the identities of the images of a source, by sample."""
     source = SOURCE_KINDS[kind]
     found: dict[str, set[str]] = {}
     for row in source.read(source.config_type(**settings)):

@@ -12,8 +12,8 @@ from prefect import flow
 from data_catalog.errors import InputError, TransientError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
-from flows.ending import ended_by_signals
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
+from flows.signals import exit_on_signals
 
 tries: dict[str, int] = {}
 running: set[int] = set()
@@ -83,7 +83,7 @@ def long_call_in_c() -> None:
 
 @flow(name="stuck")
 def stuck() -> None:
-    with ended_by_signals(), PrefectExecutor() as executor, ImageWorkers(Path("hosts")) as workers:
+    with exit_on_signals(), PrefectExecutor() as executor, ImageWorkers(Path("hosts")) as workers:
         workers.prepare(NormaliseConfig(), fetching=1, normalising=1)
         executor.submit("call 1", long_call_in_c)
         executor.run("call 2", long_call_in_c)

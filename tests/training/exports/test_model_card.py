@@ -219,7 +219,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
     path.write_text(json.dumps(board))
     text = card(model, None, scoreboards=[path])
     assert "Of its 9 images 5 are among those that the model was trained on" in text
-    assert "- All captions are translated by machine." in text
+    assert "- All captions are translated by a machine." in text
     (result,) = head(text)["model-index"][0]["results"]
     assert [metric["value"] for metric in result["metrics"]] == [0.25]
     board["sets"][0] |= {"leaked": {"ours": leaked | {f"{place}.png": "the same" for place in range(4)}}}

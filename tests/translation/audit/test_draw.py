@@ -225,7 +225,7 @@ def test_the_command_tells_what_it_drew(
     command = ["audit", "draw", "captions", "--root", str(root)]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "9 distinct pairs are all that there are, fewer than 100: all are drawn" in said
+    assert "only 9 distinct pairs exist, fewer than 100: all are drawn" in said
     assert re.search(r"mscoco: low score +3 +3", said)
     (folder,) = (root / "audits").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["audit.csv", "audit.html"]
@@ -233,9 +233,9 @@ def test_the_command_tells_what_it_drew(
     assert main(command) == 0  # the same audit may be written again
     assert (folder / "audit.csv").read_bytes() == sheet
     assert main([*command, "--n", "2"]) == 0
-    assert "1 strata are without a row: --n 3 or more gives each one" in capsys.readouterr().out
+    assert "1 strata have no row in the sample: --n 3 or more gives each one a row" in capsys.readouterr().out
     assert main([*command, "--n", "4", "--out", str(folder)]) == 1
-    assert "is another audit, which may have ratings" in capsys.readouterr().err
+    assert "belongs to another audit, which may have ratings" in capsys.readouterr().err
     assert (folder / "audit.csv").read_bytes() == sheet
     (tmp_path / "file").touch()
     assert main([*command, "--out", str(tmp_path / "file")]) == 1

@@ -16,7 +16,7 @@ from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names, find_pl
 from translation.registry import OPENERS, open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
-DOCS = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "translation.md").read_text(encoding="utf-8")
 EXAMPLE = re.findall(r"```python\n# vernaclip_glossary\.py\n(.*?)```", DOCS, re.DOTALL)[0]
 
 # An engine that works, which tests take apart by replacing what is between the marks.

@@ -63,7 +63,9 @@ def test_an_unpacked_package_that_was_altered_is_not_used(tmp_path: Path, change
     open_engine(config, EN, IT, tmp_path)
     folder = open_package(SCENES, tmp_path).folder
     change(folder)
-    with pytest.raises(DamagedError, match=f"{folder.parent}.*: remove the folder {folder.parent}, and it is unpacked"):
+    with pytest.raises(
+        DamagedError, match=f"{folder.parent}.*: remove the folder {folder.parent}, and the package is unpacked"
+    ):
         open_engine(config, EN, IT, tmp_path)
     shutil.rmtree(folder.parent)
     assert open_engine(config, EN, IT, tmp_path).translate(["a red star"])[0].text

@@ -178,6 +178,6 @@ def test_an_interrupted_training_says_how_to_go_on(tiny_tsv: Path, tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "interrupted: run the same command again to go on" in errors
+    assert "interrupted: run the same command again to resume" in errors
     assert "Traceback" not in errors
     assert not list(training_folder(out).glob(".tmp-*"))

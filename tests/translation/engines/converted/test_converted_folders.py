@@ -139,7 +139,7 @@ def test_other_tokenizers_are_refused(opus: Any, copy_of: Any) -> None:
             "nllb",
             LanguagePack.minimal("en"),
             ITALIAN,
-            'language_packs = ["en.toml"] in the recipe, --language-pack en.toml',
+            'language_packs = ["en.toml"], or with --language-pack en.toml',
         ),
     ],
 )

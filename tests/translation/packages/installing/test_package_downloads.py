@@ -115,7 +115,7 @@ def test_the_next_link_is_tried(server: Any, install: Install, caplog: pytest.Lo
     assert "/gone answers HTTP 404" in caplog.text
     assert "is not an Argos package, which is a zip file" in caplog.text
     assert "is damaged or cannot be unpacked (Error -3 while decompressing data" in caplog.text
-    assert "http://example.org/p is not asked: only https" in caplog.text
+    assert "http://example.org/p is not requested: only https" in caplog.text
 
 
 def test_when_no_link_helps_the_error_says_what_to_do(server: Any, install: Install, packages_dir: Path) -> None:
@@ -132,10 +132,10 @@ def test_when_no_link_helps_the_error_says_what_to_do(server: Any, install: Inst
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("http://example.org/p", "http://example.org/p is not asked: only https"),
+        ("http://example.org/p", "http://example.org/p is not requested: only https"),
         ("file:///etc/passwd", "answers HTTP 302, a redirect that is not followed"),
         ("ftp://example.org/p", "only https"),
-        ("https://user:secret@example.org/p", "holds a user name or a password"),
+        ("https://user:secret@example.org/p", "contains a user name or a password"),
         ("/loop", "answers HTTP 302, a redirect that is not followed"),
         ("https://[bad", "cannot be reached"),
     ],

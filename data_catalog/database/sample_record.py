@@ -1,6 +1,6 @@
-"""The story of a sample: what a snapshot knows of one image and its captions, found by id, by address or by its bytes.
+"""Record of a sample: all that a snapshot contains of one image and its captions, found by id, address or hash.
 
-In words, each caption is followed from its upstream line through every step, then its image.
+The text follows each caption from its upstream line through every step, then its image.
 """
 
 import re
@@ -15,38 +15,38 @@ import pyarrow.compute as pc
 
 from data_catalog.database.lookup import LOOKUP_KIND, shards_with
 from data_catalog.fetch.reasons import is_retryable
-from data_catalog.plain_text import cell_text, decided_text
+from data_catalog.plain_text import cell_text, deciding_settings_text
 from data_catalog.schema import KEPT, PAIRS
 from data_catalog.sources.urls import canonical_url, is_web_url
 from data_catalog.storage.manifest import FETCH_LOGS, MARKED, Snapshot
 from data_catalog.storage.shards import column_names, read_columns
 
 Row = dict[str, Any]
-# Where in the snapshot a row stands.
+# Name of the added column with a row's file in the snapshot.
 FILE = "file"
 _PIXELS = ("image", "original")
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
-# Ids are looked through for their beginnings up to so many rows; more would take longer than an answer may.
+# In larger snapshots ids are not searched by prefix, since that would take too long.
 MOST_ROWS_READ = 1_000_000
 MOST_HINTS = 3
-MOST_CHARACTERS = 200  # of an id that is not there are said again
+MOST_CHARACTERS = 200  # of an unknown id in the error's text
 _WIDTH = 116
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
-    """One sample in one snapshot.
+class SampleRecord:
+    """Record of one sample in a snapshot.
 
     Args:
-        snapshot: in which it is.
-        sample_id: of the sample.
-        shard: its number.
-        captions: its rows of the schema `CAPTIONS`, each with the `FILE` that it stands in.
-        image: what became of its image, schema `OUTCOMES`; None: it was never asked for.
-        pairs: by `sample_id`, without pixels and with their `FILE`: the published image, and those that captions of
-            the sample are merged into.
-        guests: captions of other samples that are published with its image.
-        requests: how it was fetched (schema `FETCH_LOG`), where the log is still there.
+        snapshot: the snapshot.
+        sample_id: id of the sample.
+        shard: number of its shard.
+        captions: its rows of the schema `CAPTIONS`, each with its `FILE`.
+        image: outcome of its image, schema `OUTCOMES`; None: it was never requested.
+        pairs: published rows by `sample_id`, without pixels and with their `FILE`: the sample's own, and those that its
+            captions are merged into.
+        captions_of_others: ids of other samples' captions that are published with its image.
+        requests: rows of the fetch log (schema `FETCH_LOG`), if the log still exists.
     """
 
     snapshot: Snapshot
@@ -55,28 +55,28 @@ class Story:
     captions: list[Row]
     image: Row | None
     pairs: dict[str, Row]
-    guests: list[str]
+    captions_of_others: list[str]
     requests: list[Row]
 
 
-def find_stories(snapshot: Snapshot, identity: str) -> list[Story]:
-    """Return the samples that an id, an address or a hash means in a snapshot; none if there are none there.
+def find_sample_records(snapshot: Snapshot, identity: str) -> list[SampleRecord]:
+    """Return the records of the samples that match an id, an address or a hash; empty if none matches.
 
     Args:
-        snapshot: where to look.
+        snapshot: the snapshot.
         identity: a `sample_id`, a `caption_id`, an image's address in any spelling, before or after redirects, or
-            the sha256 of its bytes as they came.
+            the sha256 of its original bytes.
     """
-    return [_story(snapshot, shard, sample_id) for shard, sample_id in find_samples(snapshot, identity)]
+    return [_sample_record(snapshot, shard, sample_id) for shard, sample_id in find_samples(snapshot, identity)]
 
 
 def find_samples(snapshot: Snapshot, identity: str) -> list[tuple[int, str]]:
-    """Return the shards and `sample_id`s that an id, an address or a hash means; none if there are none."""
+    """Return the shard and `sample_id` of the samples that match an id, an address or a hash; empty if none matches."""
     identity = identity.strip()
     if _SHA256.fullmatch(identity):
         identity = identity.lower()
     address = canonical_url(identity) if is_web_url(identity) else None
-    # A caption's id is its sample's with something behind a "#"; a key may have more of these.
+    # A caption's id is its sample's id, "#" and a suffix; the sample's own key may contain "#", too.
     ends = [place for place, char in enumerate(identity) if char == "#"] if address is None else []
     shards = _shards_with(snapshot, [identity, *(identity[:end] for end in ends)])
     return [
@@ -87,7 +87,7 @@ def find_samples(snapshot: Snapshot, identity: str) -> list[tuple[int, str]]:
 
 
 def _shards_with(snapshot: Snapshot, texts: Sequence[str]) -> list[int]:
-    """Return the shards that may hold some samples."""
+    """Return the shards that may have any of the given ids or addresses."""
     lookups = snapshot.manifest["files"][LOOKUP_KIND]
     return sorted({shard for entry in lookups for shard in shards_with(snapshot.folder / entry["path"], texts)})
 
@@ -99,7 +99,7 @@ def _files(snapshot: Snapshot, kind: str, shard: int) -> list[Path]:
 
 
 def _matches(snapshot: Snapshot, shard: int, identity: str, address: str | None) -> Iterator[str]:
-    """Yield the `sample_id`s of a shard that are asked for, by an identity or, if there is one, by an address."""
+    """Yield the `sample_id`s of a shard that match an identity or, if there is one, an address."""
     for kind, name, url in (("captions", "caption_id", "url"), ("images", "sha256", "final_url")):
         for path in _files(snapshot, kind, shard):
             table = read_columns(path, ["sample_id", name, url])
@@ -113,7 +113,7 @@ def _matches(snapshot: Snapshot, shard: int, identity: str, address: str | None)
                     yield sample_id
 
 
-def _story(snapshot: Snapshot, shard: int, sample_id: str) -> Story:
+def _sample_record(snapshot: Snapshot, shard: int, sample_id: str) -> SampleRecord:
     captions = _rows(snapshot, "captions", shard, sample_id)
     images = _rows(snapshot, "images", shard, sample_id)
     pairs: dict[str, Row] = {}
@@ -123,17 +123,16 @@ def _story(snapshot: Snapshot, shard: int, sample_id: str) -> Story:
             pairs[name] = {column: row.get(column) for column in (*PAIRS.names, FILE) if column not in _PIXELS}
     own = {row["caption_id"] for row in captions}
     published = pairs[sample_id]["caption_ids"] if sample_id in pairs else []
-    # How it was fetched, the oldest log first.
     logs = (snapshot.folder.parent / FETCH_LOGS).glob(f"{shard:05d}-*.parquet")
     in_order = sorted(logs, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    return Story(
+    return SampleRecord(
         snapshot=snapshot,
         sample_id=sample_id,
         shard=shard,
         captions=captions,
         image=images[0] if images else None,
         pairs=pairs,
-        guests=[name for name in published if name not in own],
+        captions_of_others=[name for name in published if name not in own],
         requests=[row for path in in_order for row in _rows_of(read_columns(path, None), sample_id)],
     )
 
@@ -153,11 +152,11 @@ def _rows_of(table: pa.Table, sample_id: str) -> list[Row]:
     return rows
 
 
-def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
-    """Return one sentence for an id that is nowhere, with what may have been meant."""
+def not_found_text(snapshots: Sequence[Snapshot], identity: str) -> str:
+    """Return one sentence for an id that matches nothing, with similar ids or an example."""
     places = ", ".join(f"{found.dataset} {found.snapshot}" for found in snapshots)
     shown = identity if len(identity) <= MOST_CHARACTERS else f"{identity[:MOST_CHARACTERS]}..."
-    text = f"nothing in {places} is called '{cell_text(shown)}'"
+    text = f"there is no '{cell_text(shown)}' in {places}"
     found = (sample_id for snapshot in snapshots for sample_id in _near(snapshot, identity.strip()))
     near = list(dict.fromkeys(found))[:MOST_HINTS]
     if near:
@@ -166,18 +165,18 @@ def not_there(snapshots: Sequence[Snapshot], identity: str) -> str:
     looks = f" (a sample_id looks like {cell_text(examples[0])})" if examples else ""
     sources = [source for found in snapshots for source in found.manifest["sources"].values()]
     unselected = sum(sum(source["unselected"].values()) for source in sources)
-    counted = f"; {unselected:,} upstream rows were not selected, and are counted only" if unselected else ""
+    counted = f". {unselected:,} upstream rows were not selected: they are only counted" if unselected else ""
     return f"{text}: give a sample_id, a caption_id, an image's URL or the sha256 of its bytes{looks}{counted}"
 
 
 def _near(snapshot: Snapshot, identity: str) -> Iterator[str]:
-    """Yield ids that are there and like one that is not: with a source before it, without an end, another scheme."""
+    """Yield existing ids similar to an unknown one: with a source's name, without their end, with another scheme."""
     is_small = sum(entry["rows"] for entry in snapshot.manifest["files"]["captions"]) <= MOST_ROWS_READ
     for other in dict.fromkeys(_spellings(snapshot, identity)):
         if other not in ("", identity) and find_samples(snapshot, other):
             yield other
     if is_small and len(identity) > 2 and not is_web_url(identity):
-        # Samples whose id, or whose key behind the source's name, begins with the text.
+        # Samples whose id, or whose key after the source's name, begins with the text.
         texts = {identity, *(f"{source}:{identity}" for source in snapshot.manifest["sources"])}
         for path in snapshot.caption_files():
             ids = read_columns(path, ["sample_id"]).column(0).unique()
@@ -210,121 +209,123 @@ def _example_id(snapshot: Snapshot) -> str | None:
     return None
 
 
-def story_lines(story: Story, *, asked: str, all_rules: bool = False) -> Iterator[str]:
-    """Yield a story as lines of plain text, safe for a terminal.
+def record_lines(record: SampleRecord, *, identity: str, all_rules: bool = False) -> Iterator[str]:
+    """Yield a sample's record as lines of plain text, safe for a terminal.
 
     Args:
-        story: what is told.
-        asked: the id that was asked for: the caption of that id comes first.
-        all_rules: tell the settings of every step, and not only of those that rejected something.
+        record: the record.
+        identity: the id that the user gave; the caption of that id comes first.
+        all_rules: show the settings of every step, and not only of those that rejected something.
     """
-    snapshot = story.snapshot
-    yield f"{cell_text(story.sample_id)}  in dataset {snapshot.dataset}, snapshot {snapshot.snapshot}"
-    source = story.captions[0]["source"]
-    kept = sum(row["outcome"] == KEPT for row in story.captions)
+    snapshot = record.snapshot
+    yield f"{cell_text(record.sample_id)}  in dataset {snapshot.dataset}, snapshot {snapshot.snapshot}"
+    source = record.captions[0]["source"]
+    kept = sum(row["outcome"] == KEPT for row in record.captions)
     license = snapshot.manifest["sources"][source]["license"]
-    captions = f"{len(story.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
+    captions = f"{len(record.captions)}, of which {kept} {'is' if kept == 1 else 'are'} kept"
     yield from _facts("  ", {"source": source, "license of the source": license, "captions": captions})
-    for row in sorted(story.captions, key=lambda row: row["caption_id"] != asked):
+    for row in sorted(record.captions, key=lambda row: row["caption_id"] != identity):
         yield ""
-        yield from _caption(story, row, all_rules=all_rules)
+        yield from _caption(record, row, all_rules=all_rules)
     yield ""
-    yield from _image(story, all_rules=all_rules)
+    yield from _image(record, all_rules=all_rules)
 
 
-def _caption(story: Story, row: Mapping[str, Any], *, all_rules: bool) -> Iterator[str]:
+def _caption(record: SampleRecord, row: Mapping[str, Any], *, all_rules: bool) -> Iterator[str]:
     kept = row["outcome"] == KEPT
     yield f"caption {cell_text(row['caption_id'])}: {'kept' if kept else 'rejected by ' + cell_text(row['step'])}"
-    columns = story.snapshot.columns()
-    for number, step in enumerate(_passed(story, row), start=1):
+    columns = record.snapshot.columns()
+    for number, step in enumerate(_passed(record, row), start=1):
         rejects = step == row["step"]
-        yield f"  {number} {step}: {_verdict(story, row) if rejects else 'passed'}"
+        yield f"  {number} {step}: {_verdict(record, row) if rejects else 'passed'}"
         yield from _facts("      ", {name: row.get(name) for name in columns.get(step, ())})
         if rejects:
-            yield from _facts("      ", {"meaning": _meaning(story, row), "detail": row["detail"]})
+            yield from _facts("      ", {"meaning": _meaning(record, row), "detail": row["detail"]})
         if rejects or all_rules:
-            yield from _rules("      ", story, step, row)
-    yield f"  = {_end(story, row)}"
+            yield from _rules("      ", record, step, row)
+    yield f"  = {_end(record, row)}"
 
 
-def _passed(story: Story, row: Mapping[str, Any]) -> list[str]:
-    """Return the steps that a row came to: all of them, where it is kept."""
-    steps = story.snapshot.steps
+def _passed(record: SampleRecord, row: Mapping[str, Any]) -> list[str]:
+    """Return the steps that a row reached; all steps if it is kept."""
+    steps = record.snapshot.steps
     if row["step"] is None:
         return steps
-    # A step that the funnel does not know is told all the same.
+    # A step that is missing in the funnel is shown nevertheless.
     return [*steps[: steps.index(row["step"])], row["step"]] if row["step"] in steps else [row["step"]]
 
 
-def _verdict(story: Story, row: Mapping[str, Any]) -> str:
-    settings = decided_text(story.snapshot.decided_by(row["step"], row["drop_reason"]))
+def _verdict(record: SampleRecord, row: Mapping[str, Any]) -> str:
+    settings = deciding_settings_text(record.snapshot.decided_by(row["step"], row["drop_reason"]))
     return f"REJECTED, {cell_text(row['drop_reason'])}" + (f" ({settings})" if settings else "")
 
 
-def _end(story: Story, row: Mapping[str, Any]) -> str:
-    """Return a sentence on where a caption ended."""
+def _end(record: SampleRecord, row: Mapping[str, Any]) -> str:
+    """Return the final state of a caption and its file."""
     if row["outcome"] != KEPT:
-        return f"not published; the row stands in {row[FILE]}"
-    pair = story.pairs.get(row["merged_into"] or story.sample_id)
+        return f"not published; the row is in {row[FILE]}"
+    pair = record.pairs.get(row["merged_into"] or record.sample_id)
     if pair is None:
-        return f"kept; the row stands in {row[FILE]}"
+        return f"kept; the row is in {row[FILE]}"
     of_other = f" with the image of {cell_text(row['merged_into'])}" if row["merged_into"] else ""
-    marked = " (it holds something of a test set: in no split)" if pair["split"] == MARKED else ""
-    return f"published{of_other}: split {pair['split']}{marked}, in {pair[FILE]}; the row stands in {row[FILE]}"
+    marked = " (it overlaps a test set: in no split)" if pair["split"] == MARKED else ""
+    return f"published{of_other}: split {pair['split']}{marked}, in {pair[FILE]}; the row is in {row[FILE]}"
 
 
-def _image(story: Story, *, all_rules: bool) -> Iterator[str]:
-    image, first = story.image, story.captions[0]
+def _image(record: SampleRecord, *, all_rules: bool) -> Iterator[str]:
+    image, first = record.image, record.captions[0]
     if image is None:
-        yield "image: never asked for, since no caption came so far"
+        yield "image: never requested, since no caption reached that step"
         yield from _facts("  ", {"url": first["url"], "path": first["path"]})
         return
-    yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(story)}"
-    for step, names in story.snapshot.columns("image_columns").items():
+    yield f"image {cell_text(image['url'] or image['path'])}: {_image_end(record)}"
+    for step, names in record.snapshot.columns("image_columns").items():
         if step == "normalise" and image["step"] == "fetch":
             return
         rejects = image["step"] == step
-        yield f"  {step}: {_verdict(story, image) if rejects else 'good'}"
+        yield f"  {step}: {_verdict(record, image) if rejects else 'good'}"
         yield from _facts("      ", {name: image.get(name) for name in names})
-        for row in story.requests if step == "fetch" else ():
+        for row in record.requests if step == "fetch" else ():
             seconds = f"{row['asking_s'] or 0:.1f} s in requests and {row['waiting_s'] or 0:.1f} s between them"
             tries = f"{row['tries']} {'try' if row['tries'] == 1 else 'tries'}"
             began = f"first at {row['asked_at']:%Y-%m-%d %H:%M:%S} UTC, " if row["asked_at"] else ""
-            yield from _facts("      ", {"asked": f"{tries}, {began}{seconds}: {row['drop_reason'] or 'bytes came'}"})
+            outcome = row["drop_reason"] or "received"
+            yield from _facts("      ", {"requested": f"{tries}, {began}{seconds}: {outcome}"})
         if rejects:
             is_final = not is_retryable(image["drop_reason"])
             again = "no, this is final" if is_final else "yes: vernaclip build RECIPE --retry-failed"
-            meaning = _meaning(story, image)
+            meaning = _meaning(record, image)
             yield from _facts("      ", {"meaning": meaning, "detail": image["detail"], "can be tried again": again})
         if rejects or all_rules:
-            yield from _rules("      ", story, step, first)
-    if story.guests:
-        yield from _facts("  ", {"captions of others": story.guests})
+            yield from _rules("      ", record, step, first)
+    if record.captions_of_others:
+        yield from _facts("  ", {"captions of others": record.captions_of_others})
 
 
-def _image_end(story: Story) -> str:
-    image, pair = story.image, story.pairs.get(story.sample_id)
+def _image_end(record: SampleRecord) -> str:
+    """Return the final state of a sample's image."""
+    image, pair = record.image, record.pairs.get(record.sample_id)
     if image is not None and image["step"]:
         return f"lost by {cell_text(image['step'])}"
     if pair is not None:
         return f"published, split {pair['split']}, {pair['width']} x {pair['height']} pixels, in {pair[FILE]}"
-    merged = sorted({row["merged_into"] for row in story.captions if row["merged_into"]})
+    merged = sorted({row["merged_into"] for row in record.captions if row["merged_into"]})
     if merged:
         return f"good, and not published: its captions are with {', '.join(map(cell_text, merged))}"
     return "good, and not published: no caption is left"
 
 
-def _rules(indent: str, story: Story, step: str, row: Mapping[str, Any]) -> Iterator[str]:
-    """Return the settings that a step judged by."""
-    for section, values in story.snapshot.rules(step).items():
+def _rules(indent: str, record: SampleRecord, step: str, row: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the settings that a step applied."""
+    for section, values in record.snapshot.rules(step).items():
         if section == "sources":
             values = values.get(row["source"], {})
-        told = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
-        yield from _facts(indent, {f"rules of {section}": told or None})
+        settings = ", ".join(f"{name} = {_setting(value)}" for name, value in sorted(values.items()))
+        yield from _facts(indent, {f"rules of {section}": settings or None})
 
 
 def _setting(value: object) -> str:
-    """Return a setting among others: lists in brackets, tables in braces, and a text of nothing as `""`."""
+    """Return a setting's value as text: lists in brackets, tables in braces, and an empty text as `""`."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{name} = {_setting(item)}' for name, item in value.items())}}}"
     if isinstance(value, list | tuple):
@@ -333,7 +334,7 @@ def _setting(value: object) -> str:
 
 
 def _facts(indent: str, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield names and values, one a line, without those that are null; long ones go on below."""
+    """Yield names and values, one a line, without null values; long lines are wrapped."""
     for name, value in facts.items():
         if value is None or value == []:
             continue
@@ -349,41 +350,41 @@ def _facts(indent: str, facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
-    if isinstance(value, Mapping):  # what it says, and then what is known of it
+    if isinstance(value, Mapping):  # the value first, its properties in brackets
         first, *others = map(_value, value.values())
         return f"{first} ({', '.join(others)})" if others else first
     if isinstance(value, list | tuple):
         return ", ".join(_value(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)  # a line's number, a width: to be copied as it is
+        return str(value)  # without thousands separators, since users copy line numbers
     return cell_text(value)
 
 
-def story_values(story: Story) -> dict[str, Any]:
-    """Return a story as JSON values: everything that the text tells, and every column."""
-    snapshot, source = story.snapshot, story.captions[0]["source"]
+def record_values(record: SampleRecord) -> dict[str, Any]:
+    """Return a sample's record as JSON values: all that the text shows, and every column."""
+    snapshot, source = record.snapshot, record.captions[0]["source"]
     facts = snapshot.manifest["sources"][source]
 
     def explained(row: Row) -> dict[str, Any]:
         reason = row["drop_reason"]
         settings = snapshot.decided_by(row["step"], reason) if reason else {}
-        return {**row, "meaning": _meaning(story, row), "decided_by": settings}
+        return {**row, "meaning": _meaning(record, row), "decided_by": settings}
 
     return {
         "dataset": snapshot.dataset,
         "snapshot": snapshot.snapshot,
-        "sample_id": story.sample_id,
+        "sample_id": record.sample_id,
         "source": {"name": source, **{name: value for name, value in facts.items() if name != "rights"}},
         "steps": [
             {"step": step, "meaning": snapshot.meaning(step), "rules": snapshot.rules(step)} for step in snapshot.steps
         ],
-        "captions": [explained(row) for row in story.captions],
-        "image": None if story.image is None else explained(story.image),
-        "requests": story.requests,
-        "pairs": list(story.pairs.values()),
-        "captions_of_others": story.guests,
+        "captions": [explained(row) for row in record.captions],
+        "image": None if record.image is None else explained(record.image),
+        "requests": record.requests,
+        "pairs": list(record.pairs.values()),
+        "captions_of_others": record.captions_of_others,
     }
 
 
-def _meaning(story: Story, row: Mapping[str, Any]) -> str | None:
-    return story.snapshot.meaning(row["step"], row["drop_reason"]) if row["drop_reason"] else None
+def _meaning(record: SampleRecord, row: Mapping[str, Any]) -> str | None:
+    return record.snapshot.meaning(row["step"], row["drop_reason"]) if row["drop_reason"] else None

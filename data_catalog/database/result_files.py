@@ -1,4 +1,4 @@
-"""Answers of the catalog in forms that other programs read, and values as a table shows them."""
+"""Query results as Parquet, CSV and JSON lines, and values shortened for tables."""
 
 import csv
 import json
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from data_catalog.plain_text import escaped_json, spreadsheet_text
 
-# Long texts and image bytes would make a table unreadable; the other forms have everything.
+# Long texts and image bytes would make a table unreadable; the other formats have full values.
 MAX_CELL = 60
 Batches = Iterator[pa.RecordBatch]
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Return names of columns, of which no two are alike: a second `a` is `a_1`."""
+    """Return column names made unique: a second `a` becomes `a_1`."""
     found: dict[str, None] = {}
     for name in names:
         others = (f"{name}_{number}" for number in count(1))
@@ -29,14 +29,14 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Batches) -> None:
-    """Write an answer as one Parquet file."""
+    """Write a query result as one Parquet file."""
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
 def write_csv(file: TextIO, schema: pa.Schema, batches: Batches, *, raw: bool) -> None:
-    """Write an answer as CSV; unless `raw`, its texts do nothing in a spreadsheet or a terminal."""
+    """Write a query result as CSV; unless `raw`, escape spreadsheet formulas and terminal control characters."""
     text: Callable[[str], str] = str if raw else spreadsheet_text
     writer = csv.writer(file)
     writer.writerow([text(name) for name in schema.names])
@@ -54,7 +54,7 @@ def _csv_cell(value: object, text: Callable[[str], str]) -> object:
 
 
 def write_json_lines(file: TextIO, _: pa.Schema, batches: Batches, *, raw: bool) -> None:
-    """Write an answer as JSON, one row a line; unless `raw`, it does nothing to a terminal."""
+    """Write a query result as JSON, one row a line; unless `raw`, escape control characters of terminals."""
     for batch in batches:
         for row in batch.to_pylist():
             line = json.dumps(_json_value(row), ensure_ascii=False, default=str)
@@ -62,7 +62,7 @@ def write_json_lines(file: TextIO, _: pa.Schema, batches: Batches, *, raw: bool)
 
 
 def _json_value(value: object) -> object:
-    """Return a value as JSON has it: bytes in hexadecimal, decimals as numbers, and null for what is no number."""
+    """Return a value for JSON: bytes in hexadecimal, decimals as numbers, and null for NaN and infinity."""
     if isinstance(value, dict):
         return {name: _json_value(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -76,12 +76,12 @@ def _json_value(value: object) -> object:
 
 
 def _whole(value: Decimal) -> int | Decimal:
-    """Return an integer where a type without decimals holds it, such as that of sums."""
+    """Return a decimal without fraction, such as a sum, as an integer."""
     return int(value) if value.as_tuple().exponent == 0 else value
 
 
 def short_value(value: object) -> object:
-    """Return a value as a table shows it: the number of bytes in place of them, long texts cut."""
+    """Return a value for a table: the number of bytes in place of the bytes, and long texts cut."""
     if isinstance(value, bytes):
         return f"<{len(value):,} bytes>"
     if isinstance(value, Decimal):

@@ -1,4 +1,4 @@
-"""Commands that show what a model can do: search, classify, localize."""
+"""The commands search, classify and localize, which use a trained model."""
 
 import re
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ from data_catalog.plain_text import visible_text
 from flows.cli.options import DEFAULT_ROOT, Number, Root, Split, Text, Words
 from flows.cli.output import require_own_file, say, say_json, say_table
 
-NOTHING_CHANGES = "No part of the image changes it: the model does not find the text in it."
-NOTHING_HOT = "Every part of the image fits the text worse than the rest: the model does not find it in any."
-MOST_UNREADABLE = 10  # files that are listed; --json has all
+NOTHING_CHANGES = "The cosine is the same with any part covered: the model does not find the text in the image."
+NOTHING_HOT = "No part of the image matches the text better than the rest: the model does not find the text in it."
+MOST_UNREADABLE = 10  # files to list; --json lists all
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions:
-    """Options of the model that is asked, and of the place of the result."""
+    """Options that choose the model and the files of the result."""
 
     dataset: str | None = None
-    """Which dataset's model, where the root holds several."""
+    """Dataset whose newest model is used, if the root contains several."""
     model: Annotated[Path | None, Parameter(metavar="FOLDER")] = None
-    """A model's folder, instead of one of the root."""
+    """Use the model in this folder instead of one in the root."""
     out: Annotated[Path | None, Parameter(metavar="FILE.png")] = None
-    """Where the picture goes (default: searches/ in the root; with --model, the working folder)."""
+    """Path of the picture (default: in searches/ of the root; with --model, in the working folder)."""
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True, metavar="FILE")] = None
-    """The result as JSON; - for standard output, and nothing else."""
+    """Write the result as JSON to this file; with -, print JSON only."""
 
 
 _DEFAULTS = ShowOptions()
@@ -45,7 +45,7 @@ def search(
     top: Number = 12,
     options: ShowOptions = _DEFAULTS,
 ) -> None:
-    """Find the images of a dataset, or of a folder, that fit a text, and write them as a contact sheet.
+    """Find the images of a dataset or folder that match a text, and write them as one picture (contact sheet).
 
     Examples:
       vernaclip search "due cerchi rossi" --root demo-catalog
@@ -53,16 +53,16 @@ def search(
       vernaclip search "un cane sulla spiaggia" --images ~/Pictures --root demo-catalog --json hits.json
       vernaclip search "un cane sulla spiaggia" --images ~/Pictures --model my-model --json -
 
-    The features of a folder's images are kept in it, in .vernaclip, or below the root where it cannot be written to;
-    only files that have changed are encoded again.
+    The features of a folder's images are cached in its subfolder .vernaclip, or in the root if the folder is not
+    writable. Only new and changed files are encoded again.
 
     Args:
-        text: In the language of the model.
-        images: Search image files instead of a dataset.
-        split: Only the images of one split of the dataset.
-        top: How many images.
+        text: Query in the language of the model.
+        images: Search the image files of this folder instead of a dataset.
+        split: Search only this split of the dataset.
+        top: Number of images to find.
     """
-    from data_catalog.database.answer_files import short_value
+    from data_catalog.database.result_files import short_value
     from training.use.pictures import contact_sheet
     from training.use.search import search_dataset, search_folder
 
@@ -70,12 +70,12 @@ def search(
     if top < 1:
         raise SettingsError(f"--top must be at least 1, got {top}")
     if images is not None and split is not None:
-        raise SettingsError("--split is of a dataset, and --images searches a folder: give one of the two")
+        raise SettingsError("--split belongs to a dataset, but --images searches a folder: use one of the two")
     if images is not None:
-        keeps = root if root.is_dir() else None  # what a folder cannot keep
-        found = search_folder(text, images, _chosen_model(root, options), k=top, root=keeps)
+        fallback = root if root.is_dir() else None  # caches features if the folder is not writable
+        found = search_folder(text, images, _chosen_model(root, options), k=top, root=fallback)
     elif options.model is not None:
-        raise SettingsError("--model goes with --images; a dataset is searched by its own model")
+        raise SettingsError("--model can be used only with --images: a dataset is searched with its own model")
     else:
         found = search_dataset(root, options.dataset, text, num_hits=top, split=split)
     contact_sheet(found.hits, out, text)
@@ -99,7 +99,7 @@ def search(
         for path, reason in found.unreadable[:MOST_UNREADABLE]:
             say(visible_text(f"  {path}: {reason}"))
         if len(found.unreadable) > MOST_UNREADABLE:
-            say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more, which --json lists")
+            say(f"  and {len(found.unreadable) - MOST_UNREADABLE:,} more (--json lists all)")
     say(f"\nContact sheet: {out}")
 
 
@@ -113,22 +113,22 @@ def classify(
     template: str = "{c}",
     options: ShowOptions = _DEFAULTS,
 ) -> None:
-    """Say which of several texts fits an image best, with a picture of the probabilities.
+    """Rank several texts by how well they match an image, and draw their probabilities as a bar chart.
 
     Examples:
       vernaclip classify photo.jpg "un gatto" "un cane" "un cavallo" --root demo-catalog
       vernaclip classify photo.jpg --classes animals.txt --template "una foto di {c}" --root demo-catalog
 
-    Probabilities compare the given texts with each other only: one of them comes out on top even where none fits.
-    Models that were trained with the SigLIP loss judge each text by itself.
+    Probabilities compare only the given texts, so one of them comes first even if none matches. Models that were
+    trained with the SigLIP loss score each text independently.
 
     Args:
-        image: The image.
-        texts: Two or more, in the language of the model.
-        classes: More texts, one a line.
-        template: What is made of each text, such as "una foto di {c}".
+        image: Image file.
+        texts: Two or more texts in the language of the model.
+        classes: File with more texts, one on each line.
+        template: Sentence in which each text replaces {c}, such as "una foto di {c}".
     """
-    from data_catalog.database.answer_files import short_value
+    from data_catalog.database.result_files import short_value
     from training.use.classify import SOFTMAX
     from training.use.classify import classify as run
     from training.use.pictures import bars
@@ -141,20 +141,25 @@ def classify(
         return
     rows = [
         {"rank": choice.rank, "text": short_value(choice.text), "probability": f"{choice.probability:.1%}"}
-        | {"cosine": f"{choice.cosine:.3f}", "note": "its end was left out: too long" if choice.is_cut else ""}
+        | {"cosine": f"{choice.cosine:.3f}", "note": "too long: its end was cut off" if choice.is_cut else ""}
         for choice in found.choices
     ]
     is_noted = any(row["note"] for row in rows)
     say_table([{name: row[name] for name in row if is_noted or name != "note"} for row in rows])
     if found.method == SOFTMAX:
-        say(f"\nProbabilities compare these texts only: softmax of {found.logit_scale:.1f} times the cosine.")
+        say(f"\nProbabilities compare only these texts: softmax of {found.logit_scale:.1f} times the cosine.")
     else:
         terms = f"{found.logit_scale:.1f} times the cosine {found.logit_bias or 0.0:+.1f}"
-        say(f"\nEach text is judged by itself, as a SigLIP model is trained to: sigmoid of {terms}.")
+        say(f"\nA SigLIP model scores each text independently: sigmoid of {terms}.")
     say(f"Picture: {out}")
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the non-empty lines of the file of `--classes`.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -173,19 +178,19 @@ def localize(
     method: Literal["both", "cover", "reveal"] = "both",
     options: ShowOptions = _DEFAULTS,
 ) -> None:
-    """Find where in an image a text is, with a heat map over the image.
+    """Find the part of an image that matches a text, and draw a heat map over the image.
 
     Example:
       vernaclip localize photo.jpg "un gatto" --root demo-catalog
 
-    Squares of the image are covered one after the other, and each is shown alone. Where the cosine of image and text
-    falls most without a part, and rises most by it alone, there the text is. Something is hottest even where the text
-    is not in the image at all.
+    The method covers squares of the image one after the other, and also shows each square alone. A part matches if the
+    cosine of image and text falls without it and rises with it alone. Some part is always hottest, even if the image
+    does not show what the text describes.
 
     Args:
-        image: The image.
-        text: In the language of the model.
-        method: Cover squares, reveal them alone, or both.
+        image: Image file.
+        text: Text in the language of the model.
+        method: Cover each square, reveal each square alone, or both.
     """
     from training.use.localize import METHODS
     from training.use.localize import localize as run
@@ -206,52 +211,58 @@ def localize(
 
 
 def _chosen_model(root: Path, options: ShowOptions) -> Path:
-    """Return the folder of the model that is named, or of the newest one of a dataset, or of the root's only one."""
+    """Return the folder of the model that the options name: `--model`, or the newest model of a dataset.
+
+    Raises:
+        SettingsError: both a model and a dataset are given.
+    """
     from training.trained_models import current_model
 
     if options.model is None:
         return current_model(root, options.dataset).folder
     if options.dataset is not None:
-        raise SettingsError("--model names a model, and --dataset another: give one of the two")
+        raise SettingsError("--model and --dataset both choose a model: use one of the two")
     return options.model
 
 
 def _picture(root: Path, options: ShowOptions, name: str, *, read: Path | None) -> Path:
-    """Return where the picture goes: with a model from elsewhere there may be no root, and none is made for it.
+    """Return the path of the picture: below the root, or in the working folder if `--model` is given.
+
+    With `--model` there may be no root, and none is created.
 
     Args:
         root: of the catalog.
         options: of the command.
-        name: what the picture is called.
-        read: the image, or the folder of images, that is looked at.
+        name: text from which the file name is made.
+        read: the image, or the folder of images, that the command reads.
 
     Raises:
-        SettingsError: it would take the place of something else, or lie among the images that are searched.
+        SettingsError: the picture would replace another file, or be written among the images that are searched.
     """
     folder = root / "searches" if options.model is None else Path()
     # Letters and digits stay; other runs of characters become one dash.
     file_name = re.sub(r"\W+", "-", name.lower()).strip("-")[:60] or "search"
     out = options.out or folder / f"{file_name}.png"
     if options.out is None and options.model is not None and out.exists():
-        raise SettingsError(f"{out} is there already: say by --out where the picture goes")
+        raise SettingsError(f"{out} exists: choose the path of the picture with --out")
     places = {"--out": out}
     if options.json not in (None, "-"):
         places["--json"] = Path(options.json)
     for option, place in places.items():
         require_own_file(place, option)
         if read is not None and place.resolve() == read.resolve():
-            raise SettingsError(f"{place} is the image itself, which is not overwritten: name another file")
+            raise SettingsError(f"{place} is the input image, which is not overwritten: name another file")
         if read is not None and read.is_dir() and place.resolve().is_relative_to(read.resolve()):
-            raise SettingsError(f"{place} would lie among the images that are searched: say by {option} where it goes")
+            raise SettingsError(f"{place} is in the folder that is searched: choose another path with {option}")
     if out.suffix.lower() != ".png":
-        raise SettingsError(f"--out: pictures are PNG files, so {out.name} must end in .png")
+        raise SettingsError(f"--out: the picture is a PNG file, so {out.name} must end in .png")
     if len({place.resolve() for place in places.values()}) < len(places):
-        raise SettingsError(f"--json and --out both name {out}: give two files")
+        raise SettingsError(f"--json and --out both name {out}: use two different files")
     return out
 
 
 def _wrote_json(options: ShowOptions, value: dict[str, Any]) -> bool:
-    """Write the result where `--json` says, if it says so; return True if it went to standard output, alone."""
+    """Write the result to the file of `--json`, if given; return True if it was printed and nothing else should be."""
     from data_catalog.storage.shards import write_json
 
     if options.json == "-":

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database import walls
+from data_catalog.database import sandbox
 from data_catalog.database.catalog import rebuild
 from flows.doctor import diagnose
 from flows.jobs import BuildReport
@@ -25,7 +25,7 @@ CHILD = """
 import contextlib, io, json, os, resource, sys
 from pathlib import Path
 import duckdb
-import data_catalog.database.catalog, data_catalog.database.walls, flows.cli.catalog
+import data_catalog.database.catalog, data_catalog.database.sandbox, flows.cli.catalog
 from flows.cli import main
 
 def contents(place):
@@ -48,9 +48,9 @@ def ask(statement):  # in a process of its own, which DuckDB may abort
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 root, place, walls, statements = json.load(sys.stdin)
 if walls == "statements":
-    data_catalog.database.walls.landlock_version = lambda: 0
+    data_catalog.database.sandbox.landlock_version = lambda: 0
 if walls == "landlock":
-    data_catalog.database.catalog.refuse_all_but_one_question = lambda connection, sql: None
+    data_catalog.database.catalog.require_read_only_query = lambda connection, sql: None
 main(["sql", "FROM funnel", "--root", root, "--format", "csv", "--out", "warm.csv"])  # loads what all need
 Path("warm.csv").unlink()
 print(duckdb.__version__)
@@ -297,7 +297,7 @@ def test_what_is_no_question_is_refused_in_a_sentence_by_what_it_says_alone(plac
     assert [asked for asked, result in results.items() if "defect" in result["error"]] == []
 
 
-@pytest.mark.skipif(walls.landlock_version() == 0, reason="the kernel has no Landlock")
+@pytest.mark.skipif(sandbox.landlock_version() == 0, reason="the kernel has no Landlock")
 def test_landlock_alone_keeps_every_byte(place: Path, library: list[str]) -> None:
     results = ask(place, library, "landlock", HOSTILE + ODD)
     assert changes(results) == {}
@@ -312,6 +312,6 @@ def test_questions_are_answered(place: Path, library: list[str]) -> None:
 
 def test_doctor_tells_that_the_kernel_has_no_landlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version, told in ((0, 1), (1, 0)):
-        monkeypatch.setattr(walls, "landlock_version", lambda version=version: version)
+        monkeypatch.setattr(sandbox, "landlock_version", lambda version=version: version)
         texts = [finding.text for finding in diagnose(tmp_path, tmp_path) if "Landlock" in finding.text]
         assert len(texts) == told

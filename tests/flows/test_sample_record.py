@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.story import Story, story_lines, story_values
+from data_catalog.database.sample_record import SampleRecord, record_lines, record_values
 from data_catalog.database.views import view_texts
 from data_catalog.schema import OUTCOMES
 from data_catalog.storage.manifest import Snapshot
@@ -24,7 +24,7 @@ SAID = [
 COLUMNS = next(list(row.image_columns) for step in STEPS for name, row in step.rows.items() if name == "fetch")
 
 
-def story(folder: Path) -> Story:
+def story(folder: Path) -> SampleRecord:
     """An image that its host does not want trained on, in a snapshot of nothing else."""
     image = {
         "sample_id": "web:1",
@@ -47,7 +47,7 @@ def story(folder: Path) -> Story:
         "translator": "native",
         "settings": {"fetch": {"consent": {"ignore": []}, "timeout_s": 10.0}},
     }
-    return Story(
+    return SampleRecord(
         snapshot=Snapshot(dataset="one", snapshot="0123456789ab", folder=folder, manifest=manifest),
         sample_id="web:1",
         shard=0,
@@ -58,7 +58,7 @@ def story(folder: Path) -> Story:
         ],
         image=image,
         pairs={},
-        guests=[],
+        captions_of_others=[],
         requests=[
             {"tries": 2, "asking_s": 0.3, "waiting_s": 1.0, "drop_reason": "content_usage"}
             | {"asked_at": datetime(2026, 11, 27, 20, 0, 1, tzinfo=UTC)},
@@ -68,7 +68,7 @@ def story(folder: Path) -> Story:
 
 
 def test_a_story_tells_what_was_said_where_and_when_it_was_asked(tmp_path: Path) -> None:
-    lines = [line.strip() for line in story_lines(story(tmp_path), asked="web:1")]
+    lines = [line.strip() for line in record_lines(story(tmp_path), identity="web:1")]
     text = " ".join(lines)
     assert (
         "content_usage: train-ai=n (robots.txt, draft-a-01, draft-b-02), search=y (header, draft-a-01, draft-" in text
@@ -80,7 +80,7 @@ def test_a_story_tells_what_was_said_where_and_when_it_was_asked(tmp_path: Path)
 
 
 def test_json_has_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    say_json(story_values(story(tmp_path)))
+    say_json(record_values(story(tmp_path)))
     told = json.loads(capsys.readouterr().out)
     assert told["image"]["content_usage"] == SAID
     assert told["requests"][0]["asked_at"] == "2026-11-27T20:00:01+00:00"
@@ -99,7 +99,7 @@ def test_a_reason_names_the_settings_that_decide_it_and_their_values(tmp_path: P
     settings = ["consent.ignore", "fetch.timeout_s", "fetch.consent"]
     told.snapshot.manifest["steps"][0]["decided_by"] = {"content_usage": settings}
     decided = "content_usage (consent.ignore, fetch.timeout_s = 10, fetch.consent)"
-    assert f"  fetch: REJECTED, {decided}" in list(story_lines(told, asked="web:1"))
-    values = story_values(told)
+    assert f"  fetch: REJECTED, {decided}" in list(record_lines(told, identity="web:1"))
+    values = record_values(told)
     named: dict[str, Any] = {"consent.ignore": None, "fetch.timeout_s": 10.0, "fetch.consent": {"ignore": []}}
     assert values["image"]["decided_by"] == values["captions"][0]["decided_by"] == named

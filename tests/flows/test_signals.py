@@ -9,7 +9,7 @@ import pytest
 
 BEGIN = """
 import hashlib, sys, threading, time
-from flows.ending import ended_by_signals
+from flows.signals import exit_on_signals
 def say():
     sys.stdout.write("stuck\\n")
     sys.stdout.flush()
@@ -36,11 +36,11 @@ def interrupted(code: str) -> int:
     "code",
     [
         """
-        with ended_by_signals(0.1):
+        with exit_on_signals(0.1):
             stuck()
         """,
         """
-        with ended_by_signals(0.1):
+        with exit_on_signals(0.1):
             threading.Thread(target=stuck).start()
             time.sleep(1000)
         """,
@@ -54,7 +54,7 @@ def test_a_process_ends_whatever_it_is_at(code: str) -> None:
 def test_the_programs_own_handling_comes_first() -> None:
     code = """
     try:
-        with ended_by_signals(20):
+        with exit_on_signals(20):
             say()
             time.sleep(1000)
     except KeyboardInterrupt:
@@ -66,7 +66,7 @@ def test_the_programs_own_handling_comes_first() -> None:
 def test_outside_the_main_thread_it_does_nothing() -> None:
     code = """
     def inside():
-        with ended_by_signals(0.1):
+        with exit_on_signals(0.1):
             say()
             time.sleep(1)
     thread = threading.Thread(target=inside)

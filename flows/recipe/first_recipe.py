@@ -1,6 +1,6 @@
-"""A first recipe for a language: look at somebody's pairs, choose settings for so few or so many, write all of it down.
+"""First recipe for a language: analyse the user's pairs, choose fitting settings, and write a commented recipe.
 
-The files are read by the reader that a build reads them with, and some images go through its decoder.
+The files are read with the reader of a build, and some images are decoded with its decoder.
 """
 
 import json
@@ -34,8 +34,8 @@ from data_catalog.plain_text import counted
 from data_catalog.sources.files import text_trouble, upstream_files
 from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.sources.pairs import PairsConfig, check_pairs, read_pairs
-from data_catalog.sources.rows import MalformedRow, UpstreamRow, usual_split
-from data_catalog.sources.tables import Wanted, read_table, text_columns
+from data_catalog.sources.rows import MalformedRow, UpstreamRow, normalised_split
+from data_catalog.sources.tables import ColumnSpec, read_table, text_columns
 from data_catalog.sources.urls import is_web_url
 from data_catalog.storage.manifest import SPLITS
 from data_catalog.storage.shards import write_bytes
@@ -43,30 +43,30 @@ from flows.doctor import Finding
 from flows.language_doctor import FOR_TRANSLATIONS, SOURCE, Language, examine, find_language
 from flows.recipe.recipe import Recipe
 
-MAX_ROWS = 1_000_000  # no more are looked at
+MAX_ROWS = 1_000_000  # to read at most
 _ROWS_FOR_COLUMNS, _CAPTIONS_FOR_LANGUAGE, _IMAGES_TRIED = 500, 1_000, 60
 _MOST_NAMED = 3
 _SAMPLES_SEEN = 40_000  # by training on few images: some minutes on two cores
-# With fewer, val would hold too few to tell which epoch's weights are best: it would choose nearly untrained ones.
+# With fewer images, val would be too small to choose the best epoch: it would choose nearly untrained weights.
 _FEW_IMAGES = 1_000
 
 
 class Line(NamedTuple):
-    """One thing to tell: a topic or a command, and what there is to say of it."""
+    """A line of output: a topic or a command, and its description."""
 
     topic: str
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """What was written, and what there is to tell of it.
+class FirstRecipe:
+    """Result of `vernaclip init`.
 
     Args:
-        files: the recipe, and the language pack where there was none.
-        found: what the files hold.
-        lacking: what the language has not got here, with what that costs.
-        commands: what to type next, in order.
+        files: the files written: the recipe, and a language pack if there was none.
+        found: facts about the user's files.
+        lacking: findings about what the language lacks.
+        commands: commands to try next, in order.
     """
 
     files: Sequence[Path]
@@ -75,31 +75,31 @@ class Started:
     commands: Sequence[Line]
 
 
-def start(name: str, language: str, *, pairs: str | None = None, images: str | None = None) -> Started:
-    """Write a recipe `NAME.toml` into the working folder, and a language pack where none ships and none is there.
+def write_first_recipe(name: str, language: str, *, pairs: str | None = None, images: str | None = None) -> FirstRecipe:
+    """Write a recipe `NAME.toml` into the working folder, and a language pack if none is built in and none exists.
 
     Args:
-        name: of the dataset.
+        name: name of the dataset.
         language: a code, or the file of a language pack.
-        pairs: file of images and captions, or a glob; without it the recipe translates public English sources.
-        images: folder, zip or tar of the images, where the file names their files.
+        pairs: file of images and captions, or a glob; without it, the recipe translates public English sources.
+        images: folder, zip or tar of the images, if the file contains names of image files.
 
     Raises:
-        SettingsError: no such name or language, or the recipe is there already.
-        InputError: a file cannot be read, has no captions or no images, or none of its images is there.
+        SettingsError: the name or language is invalid, or the recipe exists already.
+        InputError: a file cannot be read, has no captions or no images, or none of its images exists.
     """
     name = name.removesuffix(".toml")
     recipe = Path(f"{name}.toml")
-    _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that names no folder
+    _ = Recipe(name=name, target_language=language, sources=())  # refuses a name that cannot be a folder
     for option, place in (("--pairs", pairs), ("--images", images)):
         if place is not None and any("\ud800" <= letter <= "\udfff" for letter in place):
-            raise SettingsError(f"{option} {place!r} is no text in UTF-8, and a recipe is: rename it")
+            raise SettingsError(f"{option} {place!r} is not valid UTF-8 and cannot be written to a recipe: rename it")
     if recipe.exists():
-        raise SettingsError(f"{recipe} is there already, and is not overwritten: give another NAME, or move it away")
+        raise SettingsError(f"{recipe} exists and is not overwritten: choose another NAME, or move the file away")
     if images is not None and pairs is None:
-        raise SettingsError("--images goes with --pairs, a table of images and captions: give it, too")
+        raise SettingsError("--images needs --pairs, a table of images and captions: add it")
     spoken, pack_file, is_new = _language(name, language)
-    look = _look(pairs, images, spoken.pack) if pairs is not None else None
+    look = _analyse(pairs, images, spoken.pack) if pairs is not None else None
     source = look.source_language if look else SOURCE if spoken.pack.code != SOURCE else None
     found = list(_found(look, spoken)) if look else []
     english = "in English" if spoken.pack.code == SOURCE else "translated from English"
@@ -110,9 +110,9 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
         pack_text = _written("first_language.toml", title=spoken.title, file=spoken.file, pack=spoken.pack)
         write_bytes(Path(pack_file), pack_text)
         spoken = find_language(pack_file)
-        found.append(Line("language", f"no pack of {spoken.title} ships: {pack_file} is a small one, yours to fill"))
+        found.append(Line("language", f"no built-in pack for {spoken.title}: {pack_file} is a small one to extend"))
     write_bytes(recipe, text)
-    return Started(
+    return FirstRecipe(
         files=[recipe, *([Path(pack_file)] if is_new else [])],
         found=found,
         lacking=[
@@ -125,7 +125,7 @@ def start(name: str, language: str, *, pairs: str | None = None, images: str | N
 
 
 def _language(name: str, language: str) -> tuple[Language, str, bool]:
-    """Return the language, its pack's file, empty where that ships, and whether the file is to be written."""
+    """Return the language, the file of its pack ("" for a built-in one), and whether the file must be written."""
     spoken = find_language(language)
     code = spoken.pack.code
     if spoken.has_pack:
@@ -135,18 +135,18 @@ def _language(name: str, language: str) -> tuple[Language, str, bool]:
         try:
             spoken = find_language(file)
         except PipelineError as error:
-            raise SettingsError(f"{file} is there already, and is no language pack of {code} ({error})") from error
+            raise SettingsError(f"{file} exists and is not a language pack for {code}: {error}") from error
         if spoken.pack.code != code:
-            raise SettingsError(f"{file} is there already, a language pack of {spoken.pack.code}: move it away")
+            raise SettingsError(f"{file} exists and is a language pack for {spoken.pack.code}: move it away")
         return spoken, file, False
     title, iso639_3 = language_names().get(code, ("", None))
     return replace(spoken, file=file, pack=replace(spoken.pack, name=title, iso639_3=iso639_3)), file, True
 
 
-# --- What the files hold --------------------------------------------------------------------------------------------
+# --- Analysis of the files ------------------------------------------------------------------------------------------
 
 Samples = Mapping[str, Sequence[str]]  # texts of the first rows, by column
-# Usual names of columns; of captions the likeliest first.
+# Usual names of columns; those of captions are in order of likelihood.
 _CAPTION_NAMES = ("caption", "captions", "text", "description", "sentence", "title", "alt", "alt_text")
 _IMAGE_NAMES = frozenset(("image", "img", "photo", "picture", "file", "filename", "path", "url"))
 _FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
@@ -156,7 +156,7 @@ _FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
     ),
     "split_column": (
         frozenset(("split", "subset", "partition", "set", "fold")),
-        lambda text: usual_split(text) in SPLITS,
+        lambda text: normalised_split(text) in SPLITS,
     ),
     "license_column": (frozenset(("license", "licence", "rights")), bool),
     "attribution_column": (frozenset(("attribution", "author", "photographer", "credit", "creator", "artist")), bool),
@@ -165,21 +165,22 @@ _FACTS: Mapping[str, tuple[frozenset[str], Callable[[str], bool]]] = {
 
 
 @dataclass(slots=True, kw_only=True)
-class _Look:
-    """What was found in the files of pairs.
+class _PairsAnalysis:
+    """Facts about the user's files of pairs.
 
     Args:
-        config: how a recipe names them.
+        config: their settings in the recipe.
         where: folder, zip or tar of the images.
-        doubts: columns that may have been meant instead, and those that could not be taken.
-        num_short: captions of a single word.
-        images: names or addresses, each once.
-        languages, splits: those that the rows state, by number of captions.
-        foreign: of some captions, those surely in another language; None: no engine knows the language.
-        missing: names of images that are not there.
-        tried: what became of some images in the decoder: reasons, "" for good ones.
-        sides: shorter sides of the good ones, in pixels.
-        source_language: what is to be translated; None: nothing is.
+        doubts: remarks about columns that may have been meant instead, or that could not be used.
+        num_short: number of captions of a single word.
+        images: distinct names or URLs.
+        languages, splits: number of captions by stated language and by stated split.
+        foreign: number of sampled captions that are certainly in another language, by language; None: the language
+            cannot be identified.
+        missing: names of images that do not exist.
+        tried: outcomes of decoding some images: drop reasons, "" for good images.
+        sides: shorter sides of the good images, in pixels.
+        source_language: the language to translate from; None: nothing is translated.
     """
 
     config: PairsConfig
@@ -201,54 +202,58 @@ class _Look:
 
     @property
     def num_images(self) -> int:
-        """Count the images that a build can hope for."""
+        """Return the number of images that exist, or that a build would fetch."""
         return len(self.images) - len(self.missing)
 
     @property
     def keeps_splits(self) -> bool:
-        """Tell if the rows hold out images themselves."""
+        """Return True if the rows state a train split and a held-out split."""
         return bool(self.splits["train"] and (self.splits["val"] or self.splits["test"]))
 
     @property
     def sampled_captions(self) -> list[str]:
-        """Draw captions of which the languages are told."""
+        """Return a random sample of captions for language identification."""
         return Random(0).sample(self.captions, min(len(self.captions), _CAPTIONS_FOR_LANGUAGE))
 
 
 @contextmanager
-def _option(name: str) -> Iterator[None]:
-    """Say which option an error is about."""
+def _prefixed_errors(name: str) -> Iterator[None]:
+    """Add to an error the name of the option that causes it."""
     try:
         yield
     except PipelineError as error:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _look(pairs: str, images: str | None, pack: LanguagePack) -> _Look:
-    """Read the files of pairs, find which column is what, then look at the images."""
+def _analyse(pairs: str, images: str | None, pack: LanguagePack) -> _PairsAnalysis:
+    """Read the files of pairs, find the role of each column, then check the images."""
     probe = PairsConfig(files=(pairs,), caption_column="?", path_column="?", images=images, lang=pack.code)
-    with _option("--pairs"):
+    with _prefixed_errors("--pairs"):
         file = upstream_files(probe)[0]
         samples = _samples(file)
     where = images or str(file.parent)
-    with _option("--images"):
+    with _prefixed_errors("--images"):
         opened = open_images(where)
     with closing(opened):
         config, doubts = _columns(samples, probe, pack, opened)
-        look = _Look(config=config, where=where, doubts=doubts)
-        with _option("--pairs"):
+        look = _PairsAnalysis(config=config, where=where, doubts=doubts)
+        with _prefixed_errors("--pairs"):
             check_pairs(config)
             _read_rows(look)
         if config.path_column:
-            with _option("--images"):
+            with _prefixed_errors("--images"):
                 _find_images(look, opened)
             _try_images(look)
-    _tell_languages(look, pack)
+    _find_languages(look, pack)
     return look
 
 
 def _samples(path: Path) -> dict[str, list[str]]:
-    """Return the columns of a file with the texts of its first rows. Raises InputError if it is no table of UTF-8."""
+    """Return the columns of a file with the texts of its first rows.
+
+    Raises:
+        InputError: the file is not a table with two columns of text, has no rows, or is not UTF-8.
+    """
     try:
         columns = text_columns(path)
     except OSError as error:
@@ -256,18 +261,18 @@ def _samples(path: Path) -> dict[str, list[str]]:
     trouble = next((found.detail for column in columns if (found := text_trouble(column))), None)
     if len(columns) < 2 and not trouble:
         raise InputError(
-            f"{path} has {counted(len(columns), 'column')} of text ({', '.join(columns)}), and pairs need one of "
-            "images and one of captions: the columns of a .csv are parted by commas, those of a .tsv by tabs"
+            f"{path} has {counted(len(columns), 'column')} of text ({', '.join(columns)}), but pairs need one of "
+            "images and one of captions: columns are separated by commas in .csv files, by tabs in .tsv files"
         )
-    wanted = Wanted(required=columns, image_column=columns[0], is_image=lambda text: False)
+    wanted = ColumnSpec(required=columns, image_column=columns[0], is_image=lambda text: False)
     entries = list(islice(read_table(path, wanted), _ROWS_FOR_COLUMNS))
     if not entries:
-        raise InputError(f"{path} has columns and no rows")
+        raise InputError(f"{path} has columns but no rows")
     bad = [entry for entry in entries if entry.trouble and entry.trouble.reason == "bad_encoding"]
     if trouble or len(bad) > len(entries) / 2:
         raise InputError(
-            f"{path} is not UTF-8 ({trouble or f'the first such line is {bad[0].line}'}): save it anew as UTF-8, or "
-            f"convert it, as in `iconv -f WINDOWS-1251 -t UTF-8 {shlex.quote(str(path))} > utf8{path.suffix}`"
+            f"{path} is not UTF-8 ({trouble or f'first invalid line: {bad[0].line}'}): save it as UTF-8, or convert "
+            f"it, as in `iconv -f WINDOWS-1251 -t UTF-8 {shlex.quote(str(path))} > utf8{path.suffix}`"
         )
     cells = {column: [entry.values.get(column) for entry in entries] for column in columns}
     return {
@@ -279,23 +284,23 @@ def _samples(path: Path) -> dict[str, list[str]]:
 def _columns(
     samples: Samples, probe: PairsConfig, pack: LanguagePack, opened: ImageFiles
 ) -> tuple[PairsConfig, list[str]]:
-    """Find out which column is what; also return what is in doubt."""
+    """Return the settings for the columns of images, captions and facts, and remarks about doubtful columns."""
     image, is_web, others = _image_column(samples, probe, opened)
-    doubts = [f'"{other}" may name images, too: if so, change path_column or url_column' for other in others]
+    doubts = [f'"{other}" may also name images: if so, change path_column or url_column' for other in others]
     facts: dict[str, Any] = {}
     for column, values in samples.items():
         for name, (names, fits) in _FACTS.items():
             if _key(column) not in names or name in facts or column == image:
                 continue
             if name == "lang_column" and pack.code not in values:
-                doubts.append(f'"{column}" has no code {pack.code}, so no languages of captions were read from it')
+                doubts.append(f'"{column}" never contains {pack.code}, so it is not used as the language of captions')
             elif _share(values, fits) >= 0.9:
                 facts[name] = column
     rest = {column: values for column, values in samples.items() if column not in (image, *facts.values())}
     caption, others = _caption_column(rest, image, probe, pack)
     doubts += [
-        f'"{other}" may hold captions, too: if so, change caption_column, or name it as source_caption_column if '
-        f'"{caption}" is translated from it'
+        f'"{other}" may also contain captions: if so, change caption_column, or set source_caption_column if '
+        f'"{caption}" was translated from it'
         for other in others
     ]
     web, path = (image, None) if is_web else (None, image)
@@ -311,9 +316,13 @@ def _share(values: Sequence[str], fits: Callable[[str], bool]) -> float:
 
 
 def _image_column(samples: Samples, probe: PairsConfig, opened: ImageFiles) -> tuple[str, bool, list[str]]:
-    """Return the column of images, whether it holds addresses, and other columns that may be it.
+    """Return the column of images, whether it contains URLs, and other possible columns of images.
 
-    One whose files are there goes before one that only looks like it, and that before one of addresses.
+    A column of existing files is preferred to one of other image file names, and both to one of URLs.
+
+    Raises:
+        InputError: there is no column of images.
+        SettingsError: `--images` is given for a column of URLs.
     """
     ranks: dict[str, tuple[bool, bool, bool, bool]] = {}
     for column, values in samples.items():
@@ -325,19 +334,18 @@ def _image_column(samples: Samples, probe: PairsConfig, opened: ImageFiles) -> t
             ranks[column] = (is_there, looks and not is_web, looks, named)
     if not ranks:
         raise InputError(
-            f"--pairs: {probe.files[0]} has no column of images: none of {', '.join(samples)} holds names of files "
-            "such as photo.jpg, or addresses of the web"
+            f"--pairs: {probe.files[0]} has no column of images: none of {', '.join(samples)} contains file names such "
+            "as photo.jpg, or URLs"
         )
     best = max(ranks, key=lambda column: ranks[column])
     is_web = _share(samples[best], is_web_url) >= 0.5
     if is_web and probe.images:
-        raise SettingsError(
-            f'--images goes with names of files, and the column "{best}" holds addresses of the web: leave it out'
-        )
+        raise SettingsError(f'--images is for file names, but the column "{best}" contains URLs: leave --images out')
     return best, is_web, [column for column in ranks if column != best]
 
 
 def _size(opened: ImageFiles, name: str) -> int | None:
+    """Return the size of an image file in bytes, or None if it cannot be read."""
     try:
         return opened.size(name)
     except OSError:
@@ -345,7 +353,11 @@ def _size(opened: ImageFiles, name: str) -> int | None:
 
 
 def _caption_column(samples: Samples, image: str, probe: PairsConfig, pack: LanguagePack) -> tuple[str, list[str]]:
-    """Return the column of captions, and others that may be it: the language counts first, then the column's name."""
+    """Return the column of captions and other possible ones; the language of the texts counts more than column names.
+
+    Raises:
+        InputError: there is no column of captions.
+    """
     code = detectable_code(pack, "cascade")
     identify = language_identifier(code, candidates=[SOURCE]) if code else None
     ranks: dict[str, tuple[bool, bool, int, float]] = {}
@@ -360,8 +372,8 @@ def _caption_column(samples: Samples, image: str, probe: PairsConfig, pack: Lang
         ranks[column] = (num_spoken * 2 > len(verdicts), pack.code in key.split("_"), -place, num_words)
     if not ranks:
         raise InputError(
-            f'--pairs: {probe.files[0]} has no column of captions: beside "{image}", none of its columns '
-            f"({', '.join(samples) or 'there is no other'}) holds texts"
+            f'--pairs: {probe.files[0]} has no column of captions: apart from "{image}", none of its columns '
+            f"({', '.join(samples) or 'there is no other'}) contains texts"
         )
     best = max(ranks, key=lambda column: ranks[column])
     likely = [column for column, rank in ranks.items() if rank[1] or rank[2] > -len(_CAPTION_NAMES) or rank[3] >= 2]
@@ -372,8 +384,12 @@ def _is_text(text: str) -> bool:
     return any(map(str.isalpha, text)) and not is_web_url(text) and not is_image_name(text)
 
 
-def _read_rows(look: _Look) -> None:
-    """Read the rows as a build would, and count what is in them."""
+def _read_rows(look: _PairsAnalysis) -> None:
+    """Read the rows with the reader of a build, and count their contents.
+
+    Raises:
+        InputError: no row is a pair.
+    """
     for row in islice(read_pairs(look.config), MAX_ROWS):
         look.num_rows += 1
         if isinstance(row, MalformedRow):
@@ -388,8 +404,12 @@ def _read_rows(look: _Look) -> None:
         raise InputError(f"no row of {look.config.files[0]} is a pair of image and caption: {_counts(look.malformed)}")
 
 
-def _find_images(look: _Look, opened: ImageFiles) -> None:
-    """See which images are there. Raises InputError if none is."""
+def _find_images(look: _PairsAnalysis, opened: ImageFiles) -> None:
+    """Record the images that do not exist, and the total size of the others.
+
+    Raises:
+        InputError: no image exists.
+    """
     for name in look.images:
         size = _size(opened, name)
         look.num_bytes += size or 0
@@ -397,16 +417,16 @@ def _find_images(look: _Look, opened: ImageFiles) -> None:
     if look.num_images:
         return
     first, column, above = look.missing[0], look.config.path_column, Path(look.where).parent
-    advice = f'give the folder, zip or tar in which the names of column "{column}" are, --images DIR'
+    advice = f'use --images DIR to name the folder, zip or tar that contains the files of column "{column}"'
     if Path(first).is_absolute():
-        advice = f'names in column "{column}" must be relative to it, and are absolute'
+        advice = f'names in column "{column}" are absolute, but must be relative to this folder'
     elif (above / first).is_file():
-        advice = f'names in column "{column}" begin one folder above: --images {shlex.quote(str(above))}'
+        advice = f'names in column "{column}" start one folder higher: use --images {shlex.quote(str(above))}'
     raise InputError(f"none of {counted(len(look.images), 'image')}, such as {first}, is in {look.where}: {advice}")
 
 
-def _try_images(look: _Look) -> None:
-    """Decode some of the images as a build does, in a process of its own."""
+def _try_images(look: _PairsAnalysis) -> None:
+    """Decode some of the images with the decoder of a build, in child processes, and record the outcomes."""
     there = list(look.images.keys() - set(look.missing))
     some = Random(0).sample(sorted(there), min(len(there), _IMAGES_TRIED))
     schema = pa.schema([(name, pa.string()) for name in ("sample_id", "url", "path", "location")])
@@ -422,8 +442,8 @@ def _try_images(look: _Look) -> None:
     look.sides = [min(row["original_width"], row["original_height"]) for row in facts if row["drop_reason"] is None]
 
 
-def _tell_languages(look: _Look, pack: LanguagePack) -> None:
-    """Find out what is to be translated: most of the captions, some of them, or none."""
+def _find_languages(look: _PairsAnalysis, pack: LanguagePack) -> None:
+    """Identify the languages of the captions, and decide whether they must be translated."""
     code = detectable_code(pack, "cascade")
     if look.config.lang_column:
         others = (lang for lang, _ in look.languages.most_common() if lang != pack.code)
@@ -441,11 +461,11 @@ def _tell_languages(look: _Look, pack: LanguagePack) -> None:
     for likeliest, count in Counter(verdict.language for verdict in verdicts).most_common(1):
         if count > len(captions) / 2 and likeliest not in (None, canonical_code(code or ""), look.source_language):
             look.doubts.append(
-                f'"{look.config.caption_column}" reads like {likeliest}: is --language {pack.code} right?'
+                f'"{look.config.caption_column}" seems to be in {likeliest}: is --language {pack.code} right?'
             )
 
 
-# --- What there is to tell ------------------------------------------------------------------------------------------
+# --- Printed lines --------------------------------------------------------------------------------------------------
 
 
 def _some(texts: Sequence[str]) -> str:
@@ -456,65 +476,69 @@ def _counts(counter: Counter[str]) -> str:
     return _some([f"{name} {count:,}" for name, count in counter.most_common()])
 
 
-def _found(look: _Look, spoken: Language) -> Iterator[Line]:
+def _found(look: _PairsAnalysis, spoken: Language) -> Iterator[Line]:
+    """Yield the facts about the user's files."""
     config, num_captions = look.config, len(look.captions)
-    rows = f"{look.num_rows:,} rows{' (no more were looked at)' if look.num_rows == MAX_ROWS else ''}: "
+    rows = f"{look.num_rows:,} rows{' (no more were read)' if look.num_rows == MAX_ROWS else ''}: "
     rows += f"{counted(num_captions, 'caption')} of {counted(len(look.images), 'image')}"
     if look.malformed:
-        rows += f"; {look.malformed.total():,} are no pairs, and will be rejected: {_counts(look.malformed)}"
+        rows += f"; {look.malformed.total():,} are not pairs and will be rejected: {_counts(look.malformed)}"
     yield Line("pairs", rows)
     if config.url_column:
         hosts = Counter(urlsplit(url).hostname or "" for url in look.images)
-        asked = f"addresses on {counted(len(hosts), 'host')} ({_counts(hosts)}), which a build asks for them"
-        yield Line("images", f'column "{config.url_column}": {asked}')
+        urls = f"URLs on {counted(len(hosts), 'host')} ({_counts(hosts)}), from which a build fetches them"
+        yield Line("images", f'column "{config.url_column}": {urls}')
     else:
         there = f"{look.num_images:,} of {len(look.images):,} are in {look.where}, {look.num_bytes / 1e6:,.1f} MB"
         there += f"; missing: {_some(look.missing)}" if look.missing else ""
         yield Line("images", f'column "{config.path_column}": {there}')
         bad = Counter({reason: count for reason, count in look.tried.items() if reason})
-        tried = f"of {look.tried.total()} decoded for a try {look.tried['']} are good"
+        tried = f"test: {look.tried['']} of {look.tried.total()} decoded images are good"
         tried += f", with {min(look.sides)} to {max(look.sides)} pixels on the shorter side" if look.sides else ""
         yield Line("", tried + (f"; a build will drop {_counts(bad)}" if bad else ""))
     if config.lang_column:
-        spoken_in = f'languages by column "{config.lang_column}": {_counts(look.languages)}'
+        languages = f'languages by column "{config.lang_column}": {_counts(look.languages)}'
     elif look.foreign is None:
-        spoken_in = f"taken to be {spoken.title}, a language that no engine here can tell"
+        languages = f"assumed to be {spoken.title}, which no engine here can identify"
     else:
-        num_told, num_foreign = len(look.sampled_captions), look.foreign.total()
-        spoken_in = f"of {num_told:,}, {num_told - num_foreign:,} may be {spoken.title}"
-        spoken_in += f", {num_foreign:,} surely are in another language: {_counts(look.foreign)}" if num_foreign else ""
+        num_sampled, num_foreign = len(look.sampled_captions), look.foreign.total()
+        languages = f"of {num_sampled:,} captions, {num_sampled - num_foreign:,} may be {spoken.title}"
+        languages += (
+            f", {num_foreign:,} are certainly in another language: {_counts(look.foreign)}" if num_foreign else ""
+        )
     short = f"{look.num_short:,} of {num_captions:,} are a single word"
-    yield Line("captions", f'column "{config.caption_column}": {spoken_in}; {short}')
+    yield Line("captions", f'column "{config.caption_column}": {languages}; {short}')
     if config.split_column:
-        what = "kept" if look.keeps_splits else "not kept: there must be train, and val or test"
+        what = "kept" if look.keeps_splits else "not kept: they need train, and val or test"
         yield Line("splits", f'column "{config.split_column}": {_counts(look.splits)}; {what}')
     for doubt in look.doubts:
-        yield Line("in doubt", f"column {doubt}")
+        yield Line("doubtful", f"column {doubt}")
 
 
-def _commands(name: str, look: _Look | None, code: str, source: str | None) -> Iterator[Line]:
+def _commands(name: str, look: _PairsAnalysis | None, code: str, source: str | None) -> Iterator[Line]:
+    """Yield the commands to try next, with their descriptions."""
     contact = "" if look and look.config.path_column else " --set fetch.contact=you@example.org"
     if look is None:
-        yield Line("vernaclip download", "lists sources, files, sizes, licenses")
+        yield Line("vernaclip download", "list sources, files, sizes and licenses")
         yield Line('vernaclip download wit --accept "CC BY-SA 3.0" --only "*-00000-of-*"', f"captions in {code}")
         yield Line('vernaclip download mscoco --accept "CC BY 4.0"', "captions in English")
-        yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more of them")
+        yield Line('vernaclip download cc3m --accept "Conceptual Captions terms"', "more captions in English")
     if source:
-        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: what translates (docs/engines.md)")
-    yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "what the rules would drop, with examples")
-    yield Line(f"vernaclip run {name}.toml{contact}", "dataset, model, scores; interrupted, it goes on where it was")
-    yield Line(f"vernaclip report {name}", "the dataset's page, for a browser")
+        yield Line(f"vernaclip mt install --from {source} --to {code}", "once: install an engine (docs/translation.md)")
+    yield Line(f"vernaclip build {name}.toml --dry-run{contact}", "see what the rules would drop, with examples")
+    yield Line(f"vernaclip run {name}.toml{contact}", "make dataset, model and scores; run it again to resume")
+    yield Line(f"vernaclip report {name}", "write the dataset's report, a page for browsers")
     if look:
         long = [caption for caption in look.captions if count_words(caption) > 1] or look.captions
         query = shlex.quote(min(long, key=lambda text: (len(text), text)))
-        yield Line(f"vernaclip search {query} --dataset {name}", "the images that fit a text, in one picture")
+        yield Line(f"vernaclip search {query} --dataset {name}", "find the images that match a text")
 
 
-# --- What is written ------------------------------------------------------------------------------------------------
+# --- Written files --------------------------------------------------------------------------------------------------
 
 
 def _written_path(place: str) -> str:
-    """Return a path as the recipe has it: relative to the working folder, where the recipe goes, or absolute."""
+    """Return a path for the recipe: relative to the working folder, into which the recipe is written, or absolute."""
     path = Path(place).expanduser()
     if "://" in place or (not path.is_absolute() and ".." not in path.parts):
         return place
@@ -523,22 +547,23 @@ def _written_path(place: str) -> str:
 
 
 def _toml(value: str) -> str:
+    """Return a text as a TOML string."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _written(template: str, **values: object) -> bytes:
-    """Return a file of `flows/pages` with its places filled in."""
+    """Return a template of `flows/pages` filled with values."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(  # noqa: S701  TOML, no HTML
+    environment = Environment(  # noqa: S701  TOML, not HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined
     )
     environment.filters["toml"] = _toml
     return environment.from_string((files("flows") / "pages" / template).read_text("utf-8")).render(values).encode()
 
 
-def _pairs_settings(look: _Look) -> dict[str, Any]:
-    """Return what a recipe for somebody's own pairs says, with the settings that suit so many."""
+def _pairs_settings(look: _PairsAnalysis) -> dict[str, Any]:
+    """Return the values of a recipe for the user's own pairs, with settings that fit their number."""
     val, test = _held_out(look.num_images)
     share_short = look.num_short / len(look.captions)
     num_train = look.num_images * (1 - val - test)
@@ -566,7 +591,7 @@ def _pairs_settings(look: _Look) -> dict[str, Any]:
 
 
 def _held_out(num_images: int) -> tuple[float, float]:
-    """Return the shares of val and test: some five hundred images each, where there are enough."""
+    """Return the shares of val and test: about five hundred images each, if there are enough."""
     if num_images < _FEW_IMAGES:
         return 0.0, 0.1 if num_images >= 100 else 0.2
     share = round(min(0.1, max(0.01, 500 / num_images)), 2)

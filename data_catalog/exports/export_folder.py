@@ -1,4 +1,4 @@
-"""Where an export goes: a folder that it may replace, and that readers find whole, the old one or the new one."""
+"""The folder of an export: checks that it may be replaced, and a replacement that readers never see half-done."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -13,36 +13,36 @@ from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
 from data_catalog.storage.integrity import read_checksummed
 from data_catalog.storage.lock import place_lock
 from data_catalog.storage.manifest import EXPORT_RECORD
-from data_catalog.storage.reading import putting_in_place
+from data_catalog.storage.reading import block_takedowns
 from data_catalog.storage.shards import TEMPORARY_PREFIX, make_folder, sha256_of, sync
 
-# What every record of an export has; other people's files may be called so.
+# Keys that every record of an export has; a file of that name without them is not ours.
 RECORD_KEYS = frozenset({"dataset", "snapshot", "format", "files"})
-# Folders of a root that hold no exports: what builds and training make is kept in order there.
+# Folders of a root that belong to builds and training, so that no export may be in them.
 WITHOUT_EXPORTS = frozenset({"datasets", "models", "work"})
-# What people add to before they publish.
+# Documents that users edit before they publish an export.
 _EDITED = (CARD_FILE, CROISSANT_FILE, TERMS_FILE)
-_ELSEWHERE = "name another place with --out"
+_ELSEWHERE = "name another folder with --out"
 
 
-def place_of(folder: Path, root: Path) -> Path:
-    """Return the folder as the disk has it.
+def resolve_export_folder(folder: Path, root: Path) -> Path:
+    """Return the resolved path of an export's folder.
 
     Raises:
-        SettingsError: no folder there can be replaced, or it is one of a root's own.
-        DiskError: the disk knows no such place.
+        SettingsError: the folder cannot be replaced, or is in a folder of the root that has no exports.
+        DiskError: the disk cannot have such a path.
     """
     with _as_place(folder):
         place = folder.resolve()
         if Path.cwd().is_relative_to(place):
-            raise SettingsError(f"an export replaces its folder, and cannot go into the current one: {_ELSEWHERE}")
+            raise SettingsError(f"an export replaces its folder, which cannot be the current one: {_ELSEWHERE}")
         if place.is_mount():
-            raise SettingsError(f"{folder} is where a disk is mounted, which nothing can replace: name a folder in it")
+            raise SettingsError(f"{folder} is a mount point, which cannot be replaced: name a folder in it")
         for name in sorted(WITHOUT_EXPORTS):
             if place.is_relative_to((root / name).resolve()):
-                raise SettingsError(f"{folder} lies in {root / name}, which is not for exports: {_ELSEWHERE}")
+                raise SettingsError(f"{folder} is in {root / name}, which is not for exports: {_ELSEWHERE}")
         for path in _beside(place):
-            path.exists()  # which is an error where a name is too long
+            path.exists()  # raises an error if a name is too long
     return place
 
 
@@ -50,23 +50,23 @@ def place_of(folder: Path, root: Path) -> Path:
 def _as_place(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # the latter of links in a circle
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise_if_disk_fails(error, folder)
         raise DiskError(f"{folder} cannot be an export's folder: {error}") from error
 
 
 def _beside(place: Path) -> tuple[Path, Path]:
-    """Return where a new export is filled, and where the old one is while the new one takes its place."""
+    """Return the temporary path where a new export is written, and that of the old one during the swap."""
     new, old = (place.with_name(f"{TEMPORARY_PREFIX}{what}-{place.name}") for what in ("new", "old"))
     return new, old
 
 
 @contextmanager
-def exporting_to(place: Path) -> Iterator[None]:
-    """Be the only one that exports to a place, which is whole then, also if a killed export had moved it away.
+def export_lock(place: Path) -> Iterator[None]:
+    """Hold the lock of an export's folder; put back an export that a killed process had moved away.
 
     Raises:
-        BusyError: another process exports to it, which is named.
+        BusyError: another process exports to it; the text names it.
         DiskError: nothing can be written there.
     """
     with place_lock(place):
@@ -77,7 +77,7 @@ def exporting_to(place: Path) -> Iterator[None]:
                     record = record_of(old)
                 except (DamagedError, SettingsError):
                     record = None
-                if record is not None and is_whole(old, record):  # or the export was killed while this was removed
+                if record is not None and is_whole(old, record):  # a partial one was being removed
                     old.rename(place)
             for leftover in (temporary, old):
                 if leftover.exists():
@@ -86,10 +86,10 @@ def exporting_to(place: Path) -> Iterator[None]:
 
 
 def record_of(place: Path) -> dict[str, Any] | None:
-    """Return the record of an export that is there, or None where there is none.
+    """Return the record of an existing export; None if there is none.
 
     Raises:
-        SettingsError: the folder holds something else.
+        SettingsError: the folder has other content.
         DamagedError: the record of the export is damaged.
     """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
@@ -100,21 +100,21 @@ def record_of(place: Path) -> dict[str, Any] | None:
         remedy = f"if {place} is an export, remove it and export again; if not, {_ELSEWHERE}"
         record = read_checksummed(path, remedy=remedy)
     if record is None or not record.keys() >= RECORD_KEYS:
-        raise SettingsError(f"{place} is there and is no export of ours: {_ELSEWHERE}")
+        raise SettingsError(f"{place} exists and is not an export of vernaclip: {_ELSEWHERE}")
     return record
 
 
 def is_whole(place: Path, record: Mapping[str, Any]) -> bool:
-    """Tell if all files are there in full; their content is `vernaclip verify`'s business."""
+    """Return whether all files of an export have their recorded sizes; `vernaclip verify` checks their contents."""
     sizes: Mapping[str, int] = record["bytes"]
     return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
 
 
-def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
-    """Refuse to replace an export to which somebody added a file or in which somebody edited a document.
+def require_no_foreign_files(place: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to replace an export with an added file or an edited document.
 
     Raises:
-        SettingsError: there is such a file; it is named.
+        SettingsError: there is such a file; the text names it.
     """
     files: Mapping[str, str] = record["files"]
     for path in sorted(place.rglob("*")):
@@ -124,16 +124,17 @@ def require_nothing_of_others(place: Path, record: Mapping[str, Any]) -> None:
         is_ours = name in files or name == EXPORT_RECORD
         if not is_ours or (name in _EDITED and sha256_of(path) != files[name]):
             raise SettingsError(
-                f"{path} was added or edited by somebody, and would go with the export that it is in: move it away, or "
+                f"{path} was added to the export or edited, and a new export would remove it: move it away, or "
                 f"{_ELSEWHERE}"
             )
 
 
 @contextmanager
-def replacing(place: Path) -> Iterator[Path]:
-    """Yield a new folder to fill, which then is put in its place, once all of it is on the disk.
+def replace_folder(place: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill, then sync it to the disk and swap it in.
 
-    Call it within `exporting_to`. Killed between the two renames it leaves no export; that puts the old one back.
+    Call it within `export_lock`. A process that is killed between the two renames leaves no export; `export_lock`
+    then puts the old one back.
 
     Raises:
         DiskError: nothing can be written there, or the disk is full or fails.
@@ -144,17 +145,17 @@ def replacing(place: Path) -> Iterator[Path]:
             make_folder(temporary)
         except OSError as error:
             raise_if_disk_fails(error, temporary)
-            raise DiskError(f"{place.parent} cannot be a folder to write to: {error.strerror}") from error
+            raise DiskError(f"{place.parent} is not a writable folder: {error.strerror}") from error
         try:
             yield temporary
             for path in sorted(temporary.rglob("*"), reverse=True):
                 sync(path)
             sync(temporary)
-            with putting_in_place():
+            with block_takedowns():
                 if place.exists():
                     place.rename(old)
                 temporary.rename(place)
                 sync(place.parent)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # of one that failed: it may be what fills the disk
+            shutil.rmtree(temporary, ignore_errors=True)  # a failed export may fill the disk
         shutil.rmtree(old, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The walls around SQL of others: its tree shows what it would do, and the Linux kernel keeps its thread from files.
+"""Sandbox for users' SQL: a check of the query's syntax tree, and the Linux kernel's Landlock on its thread.
 
-The kernel's part is Landlock, which takes from a thread, and all that it starts, the files that it does not need.
+Landlock takes from a thread, and from all threads that it starts, the access to all files that it does not need.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ from data_catalog.errors import InputError, SettingsError
 
 _EXPLAIN = re.compile(r"\A\s*EXPLAIN\s+(?:ANALYZE\s+)?(?=[A-Za-z])", re.IGNORECASE)
 _QUESTIONS = ("SELECT_NODE", "SET_OPERATION_NODE", "CTE_NODE", "RECURSIVE_CTE_NODE")
-# They make rows, read what the connection may read, or tell of the catalog. Others change settings, write logs, or hide
-# a statement in a text.
+# These make rows, read what the connection may read, or describe the catalog. Others change settings, write logs, or
+# run a statement from a text.
 _TABLE_FUNCTIONS = """
     generate_series range repeat repeat_row unnest json_each json_tree histogram histogram_values summary
     glob read_blob read_text read_csv read_csv_auto sniff_csv read_json read_json_auto read_json_objects
@@ -31,66 +31,66 @@ _TABLE_FUNCTIONS = """
     pragma_table_info pragma_version
     """
 _ONE_QUESTION = (
-    "one question at a time, as SELECT, FROM, WITH, DESCRIBE, SHOW and SUMMARIZE ask it; EXPLAIN and EXPLAIN ANALYZE "
-    "stand in front of one without options, and PIVOT names its values, as in PIVOT ... ON column IN (values)"
+    "give one query that starts with SELECT, FROM, WITH, DESCRIBE, SHOW or SUMMARIZE. EXPLAIN and EXPLAIN ANALYZE may "
+    "precede it, without options; PIVOT must list its values, as in PIVOT ... ON column IN (values)"
 )
-# Numbers of the kernel's interface, the same on every processor that wheels are made for.
+# Numbers of Landlock's system calls and rights, the same on every processor that our wheels support.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ASK_VERSION, _PATH_BENEATH, _SET_NO_NEW_PRIVS = 1, 1, 38
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
-# Rights on files that a version of the interface brought: to execute, write, read, remove and make; to move between
-# folders; to truncate; to steer devices.
+# Rights on files by the version of Landlock that added them: execute, write, read, remove and make; move between
+# folders; truncate; control devices.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 
 
-def refuse_all_but_one_question(connection: Any, sql: str) -> None:
-    """Refuse what does anything but read, at any depth: DuckDB 2 takes a COPY inside of a WITH.
+def require_read_only_query(connection: Any, sql: str) -> None:
+    """Check that a text is one query that only reads, at any depth: DuckDB 2 accepts a COPY inside of a WITH.
 
     Raises:
-        SettingsError: the text holds no statement, several, or one that is not a question through and through.
+        SettingsError: the text has no statement or several, or a part of it may write.
         duckdb.Error: the text is no SQL.
     """
     try:
         sql.encode()
     except UnicodeEncodeError as error:
         raise SettingsError("DuckDB refuses the query: it is not UTF-8") from error
-    # In full, since a catalog may have a function of this name.
+    # The full name, since a catalog may define a function of this name.
     asked = connection.execute("SELECT system.main.json_serialize_sql(?)", [_EXPLAIN.sub("", sql)])
     [[text]] = asked.fetchall()
     try:
-        tree = json.loads(text, object_hook=_refuse_what_may_write)
+        tree = json.loads(text, object_hook=_refuse_writes)
     except RecursionError as error:
         raise SettingsError("DuckDB refuses the query: it is nested too deeply") from error
     if tree.get("error_type") == "parser":
-        connection.extract_statements(sql)  # raises, and shows the place
+        connection.extract_statements(sql)  # raises an error that shows the position
     if tree["error"] or len(tree["statements"]) != 1:
         raise SettingsError(f"DuckDB refuses the query: {_ONE_QUESTION}")
 
 
-def _refuse_what_may_write(part: dict[str, Any]) -> dict[str, Any]:
+def _refuse_writes(part: dict[str, Any]) -> dict[str, Any]:
     kind = str(part.get("type"))
     if ("cte_map" in part or kind.endswith("_NODE")) and kind not in _QUESTIONS:
-        raise SettingsError(f"DuckDB refuses the query: a part of it is no question ({kind})")
+        raise SettingsError(f"DuckDB refuses the query: a part of it does more than read ({kind})")
     if kind == "TABLE_FUNCTION" and (name := part["function"]["function_name"].lower()) not in _TABLE_FUNCTIONS.split():
-        raise SettingsError(f"DuckDB refuses the query: {name} is none of the table functions that only read")
+        raise SettingsError(f"DuckDB refuses the query: {name} is not one of the table functions that only read")
     return part
 
 
 def landlock_version() -> int:
-    """Return the version of Landlock that the kernel has, 0 where it has none."""
+    """Return the kernel's version of Landlock; 0 if it has none."""
     if sys.platform != "linux":
         return 0
     return max(0, int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _ASK_VERSION)))
 
 
 def restrict_thread(readable: Iterable[Path], writable: Iterable[Path]) -> None:
-    """Take from the calling thread, and all that it will start, every file but these, for good.
+    """Restrict the calling thread, and all threads that it will start, to the given files, for good.
 
-    Where the kernel has no Landlock, nothing is taken.
+    Without Landlock in the kernel, nothing is restricted.
 
     Args:
-        readable: folders and files that may be read; what does not exist is passed over.
-        writable: folders in which anything may be done.
+        readable: folders and files that may be read; missing ones are skipped.
+        writable: folders with all rights.
 
     Raises:
         InputError: the kernel has Landlock and refuses to apply it.
@@ -113,7 +113,7 @@ def restrict_thread(readable: Iterable[Path], writable: Iterable[Path]) -> None:
             os.close(ruleset)
     except OSError as error:
         raise InputError(
-            f"the kernel does not let a query be kept from writing ({error}): see `man landlock`"
+            f"the kernel refuses to restrict the query's access to files ({error}): see `man landlock`"
         ) from error
 
 
