@@ -112,7 +112,7 @@ def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, Recorde
     for file in source.files:
         num_bytes = file.expected.num_bytes
         size = "by hand" if not file.url else "unknown" if num_bytes is None else f"{num_bytes / 1e6:,.1f}"
-        come = partial_download(file, folder).num_bytes if file.url else 0
+        downloaded = partial_download(file, folder).num_bytes if file.url else 0
         for path in file.paths:
             state = state_of(path, folder, record)
             yield {
@@ -120,7 +120,7 @@ def file_rows(source: UpstreamSource, folder: Path, record: Mapping[str, Recorde
                 "file": path,
                 "download MB": size if path == file.paths[0] else "the same",
                 "published checksum": file.expected.algorithm or "none",
-                f"in {folder}": f"{come:,} bytes" if state is State.MISSING and come else state.value,
+                f"in {folder}": f"{downloaded:,} bytes" if state is State.MISSING and downloaded else state.value,
             }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cleaning.checks.definition import Section
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
@@ -314,11 +315,16 @@ def settings_of_recipes() -> list[str]:
     lines: list[str] = []
     clean = set(cells(SECTIONS["clean"]))
     for heading, kind, path in sections():
-        shown = [row for row in cells(kind) if path != "check" or row not in clean]
+        switches = {f"`{check.switch()}`" for check in kind.check_types()} if issubclass(kind, Section) else set()
+        same = [row[0] for row in cells(kind) if path == "check" and row in clean and row[0] not in switches]
+        shown = [row for row in cells(kind) if row[0] not in switches and row[0] not in same]
         lines += ["", f"### {heading}", "", *table(("setting", "type", "default", "meaning"), shown)]
-        if path == "check":
-            same = ", ".join(row[0] for row in cells(kind) if row in clean)
-            lines += ["", f"With the meanings and defaults of `[clean]`: {same}."]
+        if switches:
+            assert all(row[2] == "`true`" for row in cells(kind) if row[0] in switches)
+            names = ", ".join(row[0] for row in cells(kind) if row[0] in switches)
+            lines += ["", f"Switches of [checks](captions.md#checks-of-{path}), `true` by default: {names}."]
+        if same:
+            lines += ["", f"As in `[clean]`: {', '.join(same)}."]
         lines += example_block((kind, path))
     for section in COMMON:
         lines += ["", f"### `[{section}.NAME]`", ""]
