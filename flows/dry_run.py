@@ -40,7 +40,7 @@ from flows.recipe.language_packs import named_language_packs, target_language_pa
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 from translation.engine import Translator
-from translation.engines.plugins import find_announcement
+from translation.engines.plugins import find_plugin
 
 _POOL_FACTOR = 10  # a sample of N rows is drawn from the first 10 N rows of a source
 _MARKED = "marked: "
@@ -137,7 +137,7 @@ def dry_run(
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
     require_readable(recipe)
-    find_announcement(recipe.translate.engine)
+    find_plugin(recipe.translate.engine)
     fetching = Fetching(
         dataset=recipe.name,
         attempt=attempt_of(root, recipe.name).number,
