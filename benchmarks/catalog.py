@@ -1,10 +1,9 @@
-"""Questions to a catalog of ten million caption rows in 2,000 shards: python benchmarks/catalog.py [--quick].
+"""Queries of a catalog with ten million caption rows in 2,000 shards: python benchmarks/catalog.py [--quick].
 
-Rows are synthetic, with ids, addresses, steps and reasons as real sources have them, and no pixels; texts are drawn
-from a small pool. Files and manifest are written by the code that builds write them with. Every question is asked once
-to warm up and then in rounds: in one process, and as a command of its own, start-up of Python included. CPU seconds, of
-all threads, stand beside wall-clock ones. Manifests are written, read and made into views for a quarter, half and all
-of the shards.
+Rows are synthetic, with ids, URLs, steps and reasons as in real sources, and without pixels; texts are from a small
+pool. Files and manifest are written by the code of builds. Every query runs once to warm up and then in rounds: in one
+process, and as a command with the start-up of Python included. Tables show wall-clock seconds and CPU seconds of all
+threads. Manifests are written, read and made into views for a quarter, half and all of the shards.
 """
 
 import hashlib
@@ -24,12 +23,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from harness import apart, judge, options_of, peak_mb, table_of, tell
+from harness import in_new_process, judge, options_of, peak_mb, print_table, table_of
 
 ROWS, SHARDS, ROUNDS = 10_000_000, 2_000, 5
 QUICK_ROWS, QUICK_SHARDS = 200_000, 40
 QUESTION_S, GROWTH, PEAK_MB = 1.0, 1.5, 2_000
-START_UP_S = 0.5  # of a command: Python, its modules, and DuckDB opening 2,000 files anew
+START_UP_S = 0.5  # of a command: Python, its modules, and DuckDB's opening of 2,000 files
 GROUP_BYS = {
     "drop-reasons": "FROM drop_reasons",
     "by-source-and-language": "SELECT source, source_lang, outcome, count(*) FROM captions GROUP BY ALL",
@@ -39,14 +38,14 @@ Times = list[tuple[float, float]]
 
 
 CAPTIONS_PER_SAMPLE = 2
-# Source: share of the shards, addresses, languages of its captions.
+# Share of the shards, URL template and caption languages of each source.
 SOURCES: Mapping[str, tuple[float, str | None, tuple[str, ...]]] = {
     "cc12m": (0.5, "https://images{host}.example.com/photos/{n}/view-{n}.jpg?size=large", ("en",)),
     "flickr30k": (0.05, None, ("en",)),
     "mscoco": (0.15, "http://images.cocodataset.org/train2017/{n:012d}.jpg", ("en",)),
     "wit": (0.3, "https://upload.wikimedia.org/wikipedia/commons/{host:x}/{n}_Piazza.jpg", ("en", "it", "fr")),
 }
-# How caption rows end, by step and reason, in promille of all; the others are kept.
+# Dropped caption rows by step and drop reason, in thousandths of all rows; the others are kept.
 ENDS: Mapping[str, Mapping[str, int]] = {
     "clean": {"caption_too_short": 40, "wrong_language": 25, "caption_boilerplate": 15},
     "screen": {"near_duplicate_caption": 20, "common_caption": 20},
@@ -63,7 +62,7 @@ Columns = dict[str, pa.Array]
 
 
 def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthetic") -> Any:
-    """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; returns it."""
+    """Write one snapshot of `rows` caption rows in `shards` shards, with its manifest; return it."""
     from data_catalog.database.catalog import rebuild, recounted
     from data_catalog.database.lookup import write_lookup
     from data_catalog.schema import CAPTIONS_VERSION, OUTCOMES_VERSION, PAIRS_VERSION
@@ -82,8 +81,8 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
     files["lookup"] = [write_lookup(folder, files)]
     sources: dict[str, Any] = {}
     for shard in found:
-        told = {"selected": 0, "malformed": 0, "unselected": {}, "files": [], "license": f"as {shard['source']} says"}
-        sources.setdefault(shard["source"], told)["selected"] += shard["captions"][0]["rows"]
+        empty = {"selected": 0, "malformed": 0, "unselected": {}, "files": [], "license": f"as {shard['source']} says"}
+        sources.setdefault(shard["source"], empty)["selected"] += shard["captions"][0]["rows"]
     manifest = {
         "format": MANIFEST_FORMAT,
         "schemas": {"captions": CAPTIONS_VERSION, "pairs": PAIRS_VERSION, "images": OUTCOMES_VERSION},
@@ -109,12 +108,12 @@ def write_catalog(root: Path, *, rows: int, shards: int, dataset: str = "synthet
 
 
 def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str, Any]:
-    """Write the files of one shard; the manifest's lines by kind, and its source."""
+    """Write the files of one shard; return its source and the manifest's entries by kind."""
     from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
     from data_catalog.storage.manifest import file_entry
     from data_catalog.storage.shards import open_image_writer, save_parquet, write_named_atomically
 
-    # Each source has shards of its own, in the order of the names.
+    # Each source has its own shards, in the order of the names.
     bounds = np.cumsum([share for share, _, _ in SOURCES.values()])
     source = list(SOURCES)[int(np.searchsorted(bounds[:-1], (shard + 0.5) / shards, side="right"))]
     drawn = draw(shard, samples, source)
@@ -141,7 +140,7 @@ def write_shard(folder: Path, samples: int, shards: int, shard: int) -> dict[str
 
 
 def draw(shard: int, samples: int, source: str) -> Any:
-    """The samples of a shard: one row a sample, all its captions end alike."""
+    """Return the samples of a shard, one row each; all captions of a sample have the same outcome."""
     rng = np.random.default_rng(shard)
     numbers = np.arange(samples, dtype=np.int64) + shard * samples
     template = SOURCES[source][1]
@@ -162,12 +161,12 @@ POOLS = {language: pa.array([f"{language} {text}" for text in _TEXTS]) for langu
 
 
 def where(mask: pa.Array) -> Callable[[pa.Array], pa.Array]:
-    """Leaves null what the mask does not choose."""
+    """Return a function that sets values to null where the mask is false."""
     return lambda values: pc.if_else(mask, values, pa.scalar(None, values.type))
 
 
 def captions_of(drawn: Any) -> Columns:
-    """Columns of the caption rows."""
+    """Return the columns of the caption rows."""
     rng = np.random.default_rng(int(drawn.numbers[0]) + 1)
     of_sample = np.repeat(np.arange(len(drawn.numbers)), CAPTIONS_PER_SAMPLE)
     count = len(of_sample)
@@ -211,7 +210,7 @@ def captions_of(drawn: Any) -> Columns:
 
 
 def images_of(drawn: Any) -> Columns:
-    """Columns of the outcomes of images: of the samples of which a caption came so far."""
+    """Return the columns of the image outcomes, for samples with a caption that reached the images."""
     image_steps = ["fetch", "normalise"]
     asked = pc.fill_null(pc.is_in(drawn.steps, pa.array([*image_steps, "deduplicate", None], pa.string())), True)
     steps = drawn.steps.filter(asked)
@@ -236,7 +235,7 @@ def images_of(drawn: Any) -> Columns:
 
 
 def pairs_of(drawn: Any, captions: Columns, images: Columns) -> Iterator[tuple[str, Columns]]:
-    """Columns of the published pairs by split: an image of one byte each."""
+    """Yield the columns of the published pairs by split; an image is one byte."""
     kept_rows, kept = pc.is_null(captions["step"]), pc.is_null(drawn.steps)
     ids = drawn.sample_ids.filter(kept)
     published = pc.is_in(images["sample_id"], ids)
@@ -263,7 +262,7 @@ def pairs_of(drawn: Any, captions: Columns, images: Columns) -> Iterator[tuple[s
 
 
 def ids_of(root: Path) -> dict[str, str]:
-    """What is asked after: of a row in the middle, and what is not there."""
+    """Return the ids that are looked up: those of a row in the middle, and missing ones."""
     import pyarrow.parquet as pq
 
     from data_catalog.storage.manifest import current_snapshots
@@ -281,7 +280,7 @@ def ids_of(root: Path) -> dict[str, str]:
 
 
 def questions(root: Path) -> dict[str, Callable[[], object]]:
-    """Every question, as a function of one process."""
+    """Return all queries as functions that run in this process."""
     from data_catalog.database.catalog import query
     from data_catalog.database.overview import overview
     from data_catalog.database.sample_record import find_sample_records, not_found_text
@@ -304,12 +303,12 @@ def questions(root: Path) -> dict[str, Callable[[], object]]:
 
 
 def ask_in_one_process(root: Path, rounds: int) -> tuple[dict[str, Times], float]:
-    """Times by question, and the most memory that this process held."""
+    """Return the times by query, and the peak memory of this process in MB."""
     return timed(questions(root), rounds, RUSAGE_SELF), peak_mb()
 
 
 def ask_as_commands(root: Path, rounds: int) -> dict[str, Times]:
-    """Wall-clock and CPU seconds of commands; each must answer, or say that nothing is there."""
+    """Return wall-clock and CPU seconds of commands; each must answer, or report that the id is missing."""
     asked = {"overview": ["catalog"]}
     asked |= {f"why-{name}": ["why", identity] for name, identity in ids_of(root).items()}
     asked |= {name: ["sql", sql] for name, sql in GROUP_BYS.items()}
@@ -323,7 +322,7 @@ def ask_as_commands(root: Path, rounds: int) -> dict[str, Times]:
 
 
 def timed(works: Mapping[str, Callable[[], object]], rounds: int, whose: int) -> dict[str, Times]:
-    """Wall-clock and CPU seconds of each, one after the other, after one round of warming up."""
+    """Return wall-clock and CPU seconds of each work in turn, after one warm-up."""
     times: dict[str, Times] = {}
     for name, work in works.items():
         for turn in range(rounds + 1):
@@ -337,7 +336,7 @@ def timed(works: Mapping[str, Callable[[], object]], rounds: int, whose: int) ->
 
 
 def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: Path) -> dict[int, dict[str, float]]:
-    """Median CPU seconds to write, read and make views of the manifest of so many shards."""
+    """Return median CPU seconds to write, read and make views of a manifest, by its number of shards."""
     from data_catalog.database.catalog import rebuild
     from data_catalog.storage.manifest import commit_snapshot, read_snapshot, snapshot_folder
 
@@ -363,39 +362,39 @@ def handle_manifests(snapshot: Any, counts: Sequence[int], rounds: int, folder: 
 
 
 def tell_times(title: str, times: dict[str, Times]) -> dict[str, float]:
-    """Print medians; wall-clock ones by question."""
+    """Print medians; return the wall-clock ones by query."""
     found = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in times.items()}
-    tell([{title: name, "s": f"{wall:.3f}", "CPU s": f"{cpu:.3f}"} for name, (wall, cpu) in found.items()])
+    print_table([{title: name, "s": f"{wall:.3f}", "CPU s": f"{cpu:.3f}"} for name, (wall, cpu) in found.items()])
     return {name: wall for name, (wall, _) in found.items()}
 
 
 def measure(root: Path, snapshot: Any, rounds: int, folder: Path) -> dict[str, tuple[float, float]]:
-    """Ask, print, and return each claim's value and goal."""
+    """Run the queries, print, and return each claim's value and goal."""
     shards = len(snapshot.manifest["files"]["captions"])
     size = sum(entry["bytes"] for entry in snapshot.entries()) / 1e9
     print(f"{sum(e['rows'] for e in snapshot.manifest['files']['captions']):,} rows, {shards:,} shards, {size:.2f} GB")
-    times, peak = apart(ask_in_one_process, root, rounds)
+    times, peak = in_new_process(ask_in_one_process, root, rounds)
     claims = {f"{name}-s": (s, QUESTION_S) for name, s in tell_times("in one process", times).items()}
     for name, seconds in tell_times("as a command", ask_as_commands(root, rounds)).items():
         claims[f"{name}-command-s"] = (seconds, QUESTION_S + START_UP_S)
     found = handle_manifests(snapshot, [max(1, shards // 4), max(1, shards // 2), shards], rounds, folder)
     rows = [{"shards": n, **{name: f"{s:.3f}" for name, s in spent.items()}} for n, spent in found.items()]
-    tell(rows, "CPU seconds, medians")
+    print_table(rows, "CPU seconds, medians")
     few, many = min(found), max(found)
     growth = sum(found[many].values()) / many / (sum(found[few].values()) / few)
     return claims | {"manifest-growth": (growth, GROWTH), "peak-mb": (peak, PEAK_MB)}
 
 
 def main() -> int:
-    """Write the catalog, ask, and judge the claims."""
+    """Write the catalog, query it, and judge the claims."""
     from data_catalog.storage.manifest import current_snapshots
 
     parser = options_of(__doc__)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--shards", type=int, default=SHARDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--scratch", type=Path, help="a folder on a disk with 0.3 KB free a row (default: temporary)")
-    parser.add_argument("--root", type=Path, help="write the catalog there and leave it, or ask the one that is there")
+    parser.add_argument("--scratch", type=Path, help="folder with 0.3 KB free for each row (default: temporary)")
+    parser.add_argument("--root", type=Path, help="write the catalog there and keep it, or use the one there")
     options = parser.parse_args()
     rows, shards = (QUICK_ROWS, QUICK_SHARDS) if options.quick else (options.rows, options.shards)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:

@@ -1,6 +1,6 @@
-"""Cleaning and language identification beside what a user would do otherwise: benchmarks/cleaning.py [--data FOLDER].
+"""Cleaning and language identification compared with common libraries: benchmarks/cleaning.py [--data FOLDER].
 
-The two parts run by themselves, too: `text_cleaning.py` and `language_identification.py`, which say what they compare.
+The two parts also run alone: `text_cleaning.py` and `language_identification.py` describe their comparisons.
 """
 
 import sys

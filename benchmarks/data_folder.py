@@ -1,4 +1,4 @@
-"""The folder of real files that benchmarks read: as publishers have them, where `vernaclip download` puts them."""
+"""The folder of real files that benchmarks read: the publishers' files, where `vernaclip download` puts them."""
 
 import argparse
 import gzip
@@ -11,40 +11,40 @@ from harness import options_of
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PHOTOS = "coco/train2017"
-# Of files that may be large, so many lines are enough.
+# Lines that are read of files that may be large.
 CC3M_LINES, FLICKR8K_LINES = 8000, 5000
 
 
 def options_with_data(description: str | None) -> argparse.ArgumentParser:
-    """A parser of options that has `--quick` and `--data`."""
+    """Return a parser of options that has `--quick` and `--data`."""
     parser = options_of(description)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the real files (see docs/captions.md)")
     return parser
 
 
-def absent(data: Path, patterns: Iterable[str]) -> list[str]:
-    """Those of some patterns that no file of the folder has."""
+def missing_files(data: Path, patterns: Iterable[str]) -> list[str]:
+    """Return the patterns that no file of the folder matches."""
     return [pattern for pattern in patterns if not any(data.glob(pattern))]
 
 
 def cc3m_captions(data: Path) -> list[str]:
-    """The first of Conceptual Captions' captions, those of validation where both files are there."""
+    """Return the first captions of Conceptual Captions, of the validation file if both files are there."""
     return _column(sorted(data.glob("cc3m/*.tsv"), reverse=True), 0, CC3M_LINES)
 
 
 def flickr8k_captions(data: Path) -> list[str]:
-    """The first of Flickr8k's captions."""
+    """Return the first captions of Flickr8k."""
     return _column(sorted(data.glob("flickr8k/Flickr8k.token*.txt")), 1, FLICKR8K_LINES)
 
 
 def multi30k(data: Path, language: str, parts: Iterable[str] = ("train",)) -> list[str]:
-    """Multi30k's captions in a language, those that are there."""
+    """Return Multi30k's captions in a language, as far as its files are there."""
     paths = [path for part in parts for path in sorted(data.glob(f"multi30k/{part}.{language}.gz"))]
     return [line for path in paths for line in gzip.decompress(path.read_bytes()).decode("utf-8").splitlines()]
 
 
 def mscoco_it(data: Path, kind: str) -> list[str]:
-    """MSCOCO-IT's captions, "validated" or "unvalidated", if they are there."""
+    """Return MSCOCO-IT's captions, "validated" or "unvalidated", if they are there."""
     paths = data.glob(f"mscoco_it/captions_ita_devset_{kind}.json.gz")
     return [row["caption"] for path in paths for row in json.loads(gzip.decompress(path.read_bytes()))["annotations"]]
 

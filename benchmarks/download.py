@@ -1,14 +1,14 @@
-"""Images fetched and normalised beside img2dataset's own command line: python benchmarks/download.py [--quick].
+"""Speed of fetching and normalising images, compared with img2dataset: python benchmarks/download.py [--quick].
 
 Download: both get the same photographs from the same server on loopback, with the same number of threads, resizing and
-encoding, two processes that decode, and Parquet at the end; both are cold processes each time, as a user starts them.
-Ours asks for robots.txt, keeps the pace of hosts, fetches in a process of its own and writes raw images before it
-normalises them in two, as a build does; img2dataset does all of it in two. The EXIF of the originals is read by
-neither: img2dataset would only keep it as a text, and we do not keep it.
+encoding, two processes that decode, and Parquet output. Each run is a new process, as a user starts it. Ours requests
+robots.txt, limits the rate for each host, fetches in a separate process and writes raw images before it normalises them
+in two processes, as a build does; img2dataset does all in two. Neither reads the EXIF of the originals: img2dataset
+would only store it as text, and we do not store it.
 
-Decoders: `normalise_image`, which also checks the header, converts profiles and hashes, beside img2dataset's Resizer,
-to a shorter side of 256 as JPEG of quality 95, in turn; what counts is CPU time. Photographs are once as the web has
-them (640 pixels wide, quality 75), once as cameras make them (2,000 wide, quality 90).
+Decoders: `normalise_image`, which also checks the header, converts profiles and hashes, takes turns with img2dataset's
+Resizer. Output is a shorter side of 256 as JPEG of quality 95; CPU time is measured. Photographs have the size of the
+web (640 pixels wide, quality 75) and that of cameras (2,000 wide, quality 90).
 """
 
 import io
@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import Goals, apart, in_turn, judge, medians, options_of, race, ratio, tell
+from harness import Goals, in_new_process, in_turn, judge, medians, options_of, print_table, race, ratio
 from loopback_server import LoopbackServer, request_table, serving
 from photographs import jpeg, write_photographs
 
@@ -41,13 +41,12 @@ from data_catalog.images.workers import ImageWorkers
 ADDRESS = "127.0.0.1"
 THREADS = 32
 PROCESSES = 2
-# Rounds, images, images a shard.
+# Rounds, images, images in each shard.
 SIZES = {"quick": (3, 600, 100), "full": (5, 5_000, 500)}
-# Rounds, photographs of the web's size, of a camera's.
+# Rounds, photographs of the web's size, photographs of a camera's size.
 DECODED = {"quick": (7, 40, 6), "full": (15, 80, 24)}
 OURS, THEIRS = "vernaclip", "img2dataset"
-# Of 255: the mean over all pixels of all images, and the share of pixels that differ by more than 8.
-FAR = 8
+FAR = 8  # a larger difference of a value, of 255, counts as far
 GOALS: Goals = {
     "download-speed-to-img2dataset": (">=", 1.5),
     "download-pixels-mean-difference": ("<=", 0.5),
@@ -57,14 +56,14 @@ GOALS: Goals = {
     "decoders-camera-cpu-to-img2dataset": (">=", 1.5),
 }
 Run = tuple[float, float, float, Path]  # wall and CPU seconds, seconds from the first request on, the output
-# What img2dataset says of an image, and where we have it; its status and error_message are our drop_reason and detail.
+# img2dataset's columns and ours; its status and error_message are our drop_reason and detail.
 SAME_FACTS = ("width", "height", "original_width", "original_height", "sha256")
 COUNTERPARTS = {**{name: name for name in SAME_FACTS}, "url": "final_url", "key": "sample_id", "jpg": "bytes"}
 COUNTERPARTS |= {"status": "drop_reason", "error_message": "detail"}
 
 
 def fetch_and_normalise(requests: Path, out: Path) -> None:
-    """Our side, in a process of its own: shards are fetched one by one, and normalised as soon as they are there."""
+    """Fetch shards one by one with vernaclip, and normalise each as soon as it is complete; called in a new process."""
     fetch = FetchConfig(
         allow_loopback=True, threads=THREADS, hosts={ADDRESS: HostLimits(concurrency=64, requests_per_s=0)}
     )
@@ -87,7 +86,7 @@ def fetch_and_normalise(requests: Path, out: Path) -> None:
             done.result()
 
 
-def be_img2dataset(urls: Path, out: Path, shard_rows: int) -> None:
+def run_img2dataset(urls: Path, out: Path, shard_rows: int) -> None:
     fixed = (
         *("input_format=txt", "output_format=parquet", "image_size=256", "resize_mode=keep_ratio", "timeout=10"),
         *("resize_only_if_bigger=True", "encode_format=jpg", "encode_quality=95", "extract_exif=False"),
@@ -98,31 +97,34 @@ def be_img2dataset(urls: Path, out: Path, shard_rows: int) -> None:
 
 
 def run(name: str, folder: Path, shard_rows: int, server: LoopbackServer) -> Run:
-    """One cold run; the server runs on."""
+    """Make one run in a new process, with the running server."""
     out = Path(tempfile.mkdtemp(dir=folder)) / "out"
     log_size, before, started = server.log_size(), getrusage(RUSAGE_CHILDREN), time.time()
     if name == OURS:
-        apart(fetch_and_normalise, folder / "requests", out)
+        in_new_process(fetch_and_normalise, folder / "requests", out)
     else:
-        be_img2dataset(folder / "urls.txt", out, shard_rows)
+        run_img2dataset(folder / "urls.txt", out, shard_rows)
     ended, after = time.time(), getrusage(RUSAGE_CHILDREN)
     first = server.requests(log_size)[0].time_s
     return ended - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, ended - first, out
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """All rows of a folder of Parquet files, by URL."""
+    """Return all rows of a folder of Parquet files, by URL."""
     tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
     rows = pa.concat_tables(tables).to_pylist()
     return {row["url"] if "url" in row else row["sample_id"]: row for row in rows}
 
 
 def pixel_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[float, float, int]:
-    """Mean difference, share of values that are far apart, largest difference; of 255. Sizes must be the same."""
+    """Return mean difference, share of values that are far apart, and largest difference, of 255.
+
+    Images of the same URL must have the same size.
+    """
     means, far, largest = [], [], 0
     for url, row in ours.items():
         if row["bytes"] is None or theirs[url]["jpg"] is None:
-            continue  # `lacking` tells of it
+            continue  # reported by `lacking`
         left, right = (
             cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data in (row["bytes"], theirs[url]["jpg"])
         )
@@ -134,7 +136,7 @@ def pixel_differences(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[flo
 
 
 def lacking(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
-    """What img2dataset's output says and ours does not: columns, rows, values."""
+    """Yield the columns, rows and values of img2dataset's output that ours does not have."""
     yield from sorted(set(next(iter(theirs.values()))) - set(COUNTERPARTS))
     for url, row in theirs.items():
         if url not in ours:
@@ -146,7 +148,7 @@ def lacking(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:
 
 
 def download(rounds: int, num_images: int, shard_rows: int) -> tuple[float, float, float, float]:
-    """Race and compare what came out; the claims' values."""
+    """Run both in turn and compare the outputs; return the claims' values."""
     with tempfile.TemporaryDirectory(prefix="vernaclip-benchmark-") as name:
         folder, photographs = Path(name), Path(name) / "www"
         photographs.mkdir()
@@ -166,16 +168,16 @@ def download(rounds: int, num_images: int, shard_rows: int) -> tuple[float, floa
         cpu_ms = f"{1000 * statistics.median(cpu_s) / num_images:.2f}"
         rows.append({"": who, "wall s": f"{statistics.median(wall_s):.1f}", "highest": f"{max(wall_s):.1f}"})
         rows[-1] |= {"steady images/s": f"{num_images / statistics.median(steady_s):.0f}", "CPU ms/image": cpu_ms}
-    tell(rows, f"{num_images:,} images ({origin}), {rounds} rounds, medians")
+    print_table(rows, f"{num_images:,} images ({origin}), medians of {rounds} rounds")
     mean, share_far, largest = pixel_differences(ours, theirs)
     missing = list(lacking(ours, theirs))
-    print(f"pixels: the largest difference of all is {largest} of 255; missing: {', '.join(missing[:10]) or 'nothing'}")
+    print(f"pixels: the largest difference is {largest} of 255; missing: {', '.join(missing[:10]) or 'nothing'}")
     speed = ratio(*([wall_s for wall_s, *_ in runs[who]] for who in (THEIRS, OURS)))
     return speed, mean, share_far, len(missing)
 
 
 def decode(rounds: int, num_web: int, num_camera: int) -> tuple[float, float]:
-    """Print milliseconds of CPU a photograph; how many times as much img2dataset takes, of the web's and a camera's."""
+    """Print CPU milliseconds a photograph; return img2dataset's CPU time over ours, for the web's and a camera's."""
     from PIL import Image
 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -186,7 +188,7 @@ def decode(rounds: int, num_web: int, num_camera: int) -> tuple[float, float]:
         write_photographs(Path(folder), num_web)
         photos = [Image.open(path).convert("RGB") for path in sorted(Path(folder).iterdir())]
     resizer, config = Resizer(256, "keep_ratio", True), NormaliseConfig()
-    load_decoders()  # what the decoding child does first
+    load_decoders()  # the decoding child process does this first
     wide = [photo.resize((2000, round(2000 * photo.height / photo.width))) for photo in photos[:num_camera]]
     sets = {"web": [jpeg(photo, 75) for photo in photos], "camera": [jpeg(photo, 90) for photo in wide]}
 
@@ -204,12 +206,12 @@ def decode(rounds: int, num_web: int, num_camera: int) -> tuple[float, float]:
     found = medians(race(works, rounds, clock=time.process_time, warm_up=True))
     ms = {key: 1000 * seconds / len(sets[key[1]]) for key, seconds in found.items()}
     rows = [{"ms of CPU a photograph": name, **{kind: f"{ms[name, kind]:.2f}" for kind in sets}} for name in ways]
-    tell(rows, f"{rounds} rounds interleaved, medians")
+    print_table(rows, f"medians of {rounds} interleaved rounds")
     return ms[THEIRS, "web"] / ms[OURS, "web"], ms[THEIRS, "camera"] / ms[OURS, "camera"]
 
 
 def main() -> int:
-    """Measure both, and judge the claims."""
+    """Measure both parts, and judge the claims."""
     size = "quick" if options_of(__doc__).parse_args().quick else "full"
     return judge(dict(zip(GOALS, (*download(*SIZES[size]), *decode(*DECODED[size])), strict=True)), GOALS)
 

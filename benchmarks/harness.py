@@ -1,7 +1,7 @@
-"""What benchmarks share: options, rounds in turn, processes of their own, tables, and one line a claim.
+"""Shared code of the benchmarks: options, interleaved rounds, new processes, tables, and one line for each claim.
 
-A benchmark prints tables, then `claim NAME VALUE goal GOAL ok|short` for each of its claims, and exits with 1 if one is
-short, with 2 where it lacks what it measures with. `--quick` takes about a minute.
+A benchmark prints tables, then `claim NAME VALUE goal GOAL ok|short` for each of its claims. It exits with 1 if a claim
+is short, and with 2 if its data or tools are missing. `--quick` takes about a minute.
 """
 
 import argparse
@@ -15,27 +15,27 @@ from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-Goals = Mapping[str, tuple[str, float]]  # by claim: how a value is to be to what
+Goals = Mapping[str, tuple[str, float]]  # relation and goal of each claim
 Work = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 HERE = Path(__file__).resolve().parent
-# This folder has a cleaning.py of its own: the package is to be found before it.
+# This folder contains a cleaning.py, and the package of that name must be found first.
 sys.path[:] = [*(place for place in sys.path if place != str(HERE)), str(HERE)]
 
 
 def options_of(description: str | None) -> argparse.ArgumentParser:
-    """A parser of options that has `--quick`."""
+    """Return a parser of options that has `--quick`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less of everything, about a minute")
+    parser.add_argument("--quick", action="store_true", help="measure less, in about a minute")
     return parser
 
 
 def race(
     works: Mapping[Key, Work], rounds: int = 5, *, clock: Callable[[], float] = time.perf_counter, warm_up: bool = False
 ) -> dict[Key, list[float]]:
-    """Seconds of each work, round by round, all in turn; a round that warms up is not counted."""
+    """Return the seconds of each work in each round; works take turns. A warm-up round is not counted."""
 
     def timed(work: Work) -> float:
         started = clock()
@@ -47,7 +47,7 @@ def race(
 
 
 def in_turn(works: Mapping[Key, Callable[[], Result]], rounds: int = 5) -> dict[Key, list[Result]]:
-    """What each work returns, round by round, all in turn."""
+    """Return the results of each work in each round; works take turns."""
     found: dict[Key, list[Result]] = {key: [] for key in works}
     for _ in range(rounds):
         for key, work in works.items():
@@ -56,12 +56,12 @@ def in_turn(works: Mapping[Key, Callable[[], Result]], rounds: int = 5) -> dict[
 
 
 def medians(times: Mapping[Key, Sequence[float]]) -> dict[Key, float]:
-    """The median of each."""
+    """Return the median of each work."""
     return {key: statistics.median(found) for key, found in times.items()}
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of each round's ratio."""
+    """Return the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
@@ -69,20 +69,23 @@ def _as_a_program() -> None:
     set_start_method(None, force=True)
 
 
-def apart(work: Callable[..., Result], *arguments: Any) -> Result:
-    """What a function of a module returns, called in a fresh process, which starts others as a program does."""
+def in_new_process(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a new process, which starts child processes as a program does; return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_as_a_program) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def peak_mb(key: str = "VmHWM") -> float:
-    """Memory of this process at its peak, or now (VmRSS); what `getrusage` tells includes the parent's."""
+    """Return this process's peak memory in MB, or its present memory (VmRSS).
+
+    `getrusage` would include the parent's memory.
+    """
     status = Path("/proc/self/status").read_text("utf-8")
     return int(status.split(f"{key}:")[1].split()[0]) / 1024
 
 
 def table_of(values: Mapping[str, Any], schema: Any) -> Any:
-    """An Arrow table of some of a schema's columns, lists or arrays, and of nulls in the others."""
+    """Return an Arrow table with these columns, lists or arrays, and nulls in the schema's other columns."""
     import pyarrow as pa
 
     nothing = [None] * len(next(iter(values.values())))
@@ -94,15 +97,15 @@ def table_of(values: Mapping[str, Any], schema: Any) -> Any:
     return pa.table([column(field.name, field.type) for field in schema], schema=schema)
 
 
-def tell(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print a table, with an empty line after it."""
+def print_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
+    """Print a table, followed by an empty line."""
     from data_catalog.plain_text import plain_table
 
     print(f"{title}\n" * bool(title) + plain_table(rows), end="\n\n", flush=True)
 
 
 def judge(values: Mapping[str, float], goals: Goals, prefix: str = "") -> int:
-    """Print a line a claim; 1 if one is short."""
+    """Print one line for each claim; return 1 if one is short, else 0."""
     is_short = False
     for name, value in values.items():
         relation, goal = goals[name]
@@ -112,7 +115,7 @@ def judge(values: Mapping[str, float], goals: Goals, prefix: str = "") -> int:
     return int(is_short)
 
 
-def lacks(what: str) -> NoReturn:
-    """Say what is not there, and end."""
-    print(f"nothing is measured: {what}")
+def exit_without(what: str) -> NoReturn:
+    """Print what is missing, and exit with 2."""
+    print(f"nothing was measured: {what}")
     sys.exit(2)

@@ -1,14 +1,14 @@
-"""Hosts that are slow, busy or to be spared, as a server sees it: python benchmarks/hosts.py [--quick].
+"""Fetching from slow, busy and rate-limited hosts, as a server sees it: python benchmarks/hosts.py [--quick].
 
-Politeness: two sources of native captions with images by URL, built as every dataset is: all images of one are on one
-host, those of the other on a hundred. Each host is to be asked five times a second at most. The first source must never
-exceed that, and the second must be fetched as fast as in a build of its own.
+Politeness: two sources of native captions with images by URL are built. All images of one source are on one host, those
+of the other on a hundred hosts. Each host allows five requests a second. The first source must never exceed that, and
+the second must be fetched as fast as in a build of its own.
 
-Slow hosts: a shard of 5,000 images on 500 hosts, ten each, beside the least time that it can take: 50 hosts answer
-everything after 10 s; 20 say 429 with `Retry-After: 30` to all that is asked within 30 s of their first request. No
-shard can be faster than its slowest host by itself, nor than the seconds of all requests divided by the threads.
+Slow hosts: a shard of 5,000 images on 500 hosts, ten each, is compared with its least possible time. 50 hosts answer
+everything after 10 s; 20 answer 429 with `Retry-After: 30` to all requests within 30 s of their first request. No shard
+can be faster than its slowest host alone, nor than the seconds of all requests divided by the threads.
 
-All hosts are addresses of this machine, of one server.
+All hosts are addresses of this machine, served by one server.
 """
 
 import json
@@ -23,7 +23,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from harness import Goals, in_turn, judge, options_of, ratio, tell
+from harness import Goals, in_turn, judge, options_of, print_table, ratio
 from loopback_server import LoopbackServer, Request, request_table, serving
 from photographs import write_photographs
 
@@ -37,7 +37,7 @@ from flows.recipe.recipe import load_recipe
 SLOW_HOST = "127.0.2.1"
 MANY_HOSTS = [f"127.0.1.{number}" for number in range(1, 101)]
 REQUESTS_PER_S = 5
-# Rounds, images of the slow host, images of each of the others.
+# Rounds, images of the single host, images of each of the others.
 SIZES = {"quick": (2, 30, 15), "full": (5, 100, 50)}
 PHOTOGRAPH_SIZE = (160, 120)
 IMAGES_A_HOST = 10
@@ -63,18 +63,18 @@ lang = "it"
 
 
 def rate(requests: Sequence[Request]) -> float:
-    """Requests a second, by the gaps between them; they are in the order of their times."""
+    """Return requests a second, by the gaps between them; requests are in the order of their times."""
     return (len(requests) - 1) / (requests[-1].time_s - requests[0].time_s)
 
 
 def busiest_second(requests: Sequence[Request]) -> int:
-    """The most requests that came within any window of one second."""
+    """Return the most requests within any window of one second."""
     times = [request.time_s for request in requests]
     return max(sum(start <= time < start + 1.0 for time in times) for start in times)
 
 
 def write_sources(folder: Path, port: int, num_slow: int, num_each: int) -> dict[str, Path]:
-    """Files of captions and URLs; every image has a caption of its own."""
+    """Write files of captions and URLs; every image has a different caption."""
     num_many = num_each * len(MANY_HOSTS)
     pairs = parallel_pairs(seed=5, num_pairs=4 * (num_slow + num_many))
     captions = iter(dict.fromkeys(caption for _, caption in pairs))
@@ -89,7 +89,7 @@ def write_sources(folder: Path, port: int, num_slow: int, num_each: int) -> dict
 
 
 def measured(server: LoopbackServer, folder: Path, files: dict[str, Path]) -> dict[str, list[Request]]:
-    """Build a dataset of some sources in a new root; what the server was asked for each of them."""
+    """Build a dataset of some sources in a new root; return the requests that the server got for each source."""
     start, root = server.log_size(), Path(tempfile.mkdtemp(dir=folder))
     recipe = root / "polite.toml"
     sources = "".join(SOURCE.format(name=name, file=file) for name, file in files.items())
@@ -103,7 +103,7 @@ def measured(server: LoopbackServer, folder: Path, files: dict[str, Path]) -> di
 
 
 def politeness(rounds: int, num_slow: int, num_each: int) -> dict[str, float]:
-    """Build the second source alone and both together, in turn; the claims' values."""
+    """Build the second source alone and both together, in turn; return the claims' values."""
     with tempfile.TemporaryDirectory(prefix="vernaclip-benchmark-") as name:
         folder, photographs = Path(name), Path(name) / "www"
         photographs.mkdir()
@@ -115,12 +115,14 @@ def politeness(rounds: int, num_slow: int, num_each: int) -> dict[str, float]:
             found = in_turn(works, rounds)
     alone, together = ([seen["many"] for seen in found[name]] for name in ("alone", "together"))
     slow = [seen["slow"] for seen in found["together"]]
-    shown = {"a hundred hosts alone": alone, "a hundred hosts beside the one": together, "the one host": slow}
+    shown = {"a hundred hosts alone": alone, "a hundred hosts with the one host": together, "the one host": slow}
     rows = [
-        {"asked": name, "requests": len(seen[0]), "a second": f"{statistics.median(map(rate, seen)):.1f}"}
+        {"hosts": name, "requests": len(seen[0]), "a second": f"{statistics.median(map(rate, seen)):.1f}"}
         for name, seen in shown.items()
     ]
-    tell(rows, f"{num_slow} images on one host, {num_each} on each of {len(MANY_HOSTS)}, {rounds} rounds, medians")
+    print_table(
+        rows, f"{num_slow} images on one host, {num_each} on each of {len(MANY_HOSTS)}; medians of {rounds} rounds"
+    )
     others = ratio([rate(seen) for seen in together], [rate(seen) for seen in alone])
     found = (max(map(busiest_second, slow)), max(map(rate, slow)), others)
     return dict(zip(GOALS, found, strict=False))
@@ -128,7 +130,17 @@ def politeness(rounds: int, num_slow: int, num_each: int) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Rounds, hosts (slow and busy ones among them), threads, seconds that a slow one takes and a busy one asks for."""
+    """The size of a measurement.
+
+    Args:
+        rounds: number of rounds.
+        num_hosts: hosts, slow and busy ones included.
+        num_slow: slow hosts.
+        num_busy: busy hosts.
+        threads: threads that fetch.
+        slow_s: seconds until a slow host answers.
+        busy_s: seconds that a busy host asks to wait.
+    """
 
     rounds: int
     num_hosts: int
@@ -143,7 +155,7 @@ HOST_SIZES = {"quick": Size(1, 100, 10, 4, 20, 3.0, 8.0), "full": Size(5, 500, 5
 
 
 def measure(size: Size, folder: Path) -> tuple[float, float]:
-    """Fetch the shard once; its wall seconds, and the least that they could be."""
+    """Fetch the shard once; return its wall-clock seconds, and the least possible seconds."""
     config = FetchConfig(allow_loopback=True, threads=size.threads, timeout_s=60, deadline_s=120)
     hosts = [f"127.0.{2 + number // 250}.{1 + number % 250}" for number in range(size.num_hosts)]
     slow, busy = hosts[: size.num_slow], hosts[size.num_slow : size.num_slow + size.num_busy]
@@ -157,9 +169,9 @@ def measure(size: Size, folder: Path) -> tuple[float, float]:
         asked_s = sum(request.took_s for request in server.requests(before))
     reasons = pq.read_table(folder / "raw")["drop_reason"]
     if reasons.null_count != len(urls):
-        raise SystemExit(f"{len(urls) - reasons.null_count} images did not come: {reasons.value_counts().to_pylist()}")
-    # No way of asking can be faster than a host by itself, or than the requests' seconds over the threads.
-    slow_s = size.slow_s * (1 + math.ceil(IMAGES_A_HOST / config.host_concurrency))  # robots.txt first
+        raise SystemExit(f"{len(urls) - reasons.null_count} images failed: {reasons.value_counts().to_pylist()}")
+    # The time is at least that of the slowest host alone, and the seconds of all requests divided by the threads.
+    slow_s = size.slow_s * (1 + math.ceil(IMAGES_A_HOST / config.host_concurrency))  # robots.txt comes first
     busy_s = size.busy_s + (1 + IMAGES_A_HOST) / config.host_requests_per_s
     return wall_s, max(slow_s, busy_s, asked_s / size.threads)
 
@@ -172,7 +184,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="vernaclip-benchmark-") as name:
             wall_s, ideal_s = measure(hosts, Path(name))
         rows.append({"wall s": round(wall_s, 1), "least s": round(ideal_s, 1), "ratio": wall_s / ideal_s})
-    tell(rows, f"{hosts.num_hosts * IMAGES_A_HOST:,} images on {hosts.num_hosts} hosts; {hosts}")
+    print_table(rows, f"{hosts.num_hosts * IMAGES_A_HOST:,} images on {hosts.num_hosts} hosts; {hosts}")
     return judge(values | {"slow-hosts-to-least-time": statistics.median(row["ratio"] for row in rows)}, GOALS)
 
 

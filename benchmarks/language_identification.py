@@ -1,10 +1,10 @@
-"""Engines that tell languages beside each other: python benchmarks/language_identification.py [--data FOLDER].
+"""Comparison of language identifiers: python benchmarks/language_identification.py [--data FOLDER].
 
-Accuracy on whole captions and on two to five words in a row out of them, told their language and told a wrong one; what
-the decision to drop costs and catches; speed; memory. Each contestant lives in a process of its own and has its turn
-in every round; what counts is CPU time of all its threads. Italian captions are MSCOCO-IT's, English, German and French
-ones Multi30k's; Spanish, Portuguese and Catalan ones were written for this: the cascade's weights were chosen without
-them, the thresholds of dropping with them among the foreign ones.
+Measured are the accuracy on whole captions and on two to five consecutive words of them, with the right and with a
+wrong expected language; losses and recall of the decision to drop; speed; and memory. Each contestant has its own
+process and one turn in every round; CPU time of all its threads is measured. Italian captions are MSCOCO-IT's, English,
+German and French ones Multi30k's. Spanish, Portuguese and Catalan ones were written for this benchmark. The cascade's
+weights were chosen without them; the thresholds of dropping were chosen with them among the foreign captions.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from data_folder import mscoco_it, multi30k, options_with_data
-from harness import HERE, Goals, in_turn, judge, peak_mb, tell
+from harness import HERE, Goals, in_turn, judge, peak_mb, print_table
 
 from cleaning.languages.engines import (
     COMMON_LANGUAGES,
@@ -31,13 +31,13 @@ from cleaning.languages.identification import LanguageVerdict, caption_language,
 from flows.recipe.language_packs import load_language_pack
 
 OWN = HERE / "data" / "iberian_captions.tsv"
-# The seventeen of the notes, or nearly so: what a user would choose for Italian.
+# Seventeen languages that a user would choose for Italian.
 SEVENTEEN = frozenset({*COMMON_LANGUAGES, "ca", "el", "ro"} - {"ko"})
-# Captions a set, captions timed, rounds.
+# Captions of each set, captions timed, rounds.
 SIZES = {"quick": (120, 280, 5), "full": (600, 700, 5)}
 NATIVE = {"quick": 300, "full": 2000}
 LANGDETECT = {"min_probability": 0.1, "min_other_probability": 0.99, "min_letters": 20}
-# Where no pack ships: what one would name.
+# Confusions of languages without a pack.
 CONFUSIONS = {
     "es": ["pt", "ca", "gl", "it", "fr"],
     "pt": ["es", "gl", "ca", "it", "fr"],
@@ -49,11 +49,11 @@ LIMITS |= {f"short-italian-mscoco-it-{kind}-over-lingua": (">=", 0.0) for kind i
 LIMITS |= {f"{kind}-natives-dropped-less-langdetect": ("<=", 0.0) for kind in ("whole", "short")}
 LIMITS |= {f"{kind}-foreign-caught-less-langdetect": (">=", 0.0) for kind in ("whole", "short")}
 GOALS: Goals = {f"language-{name}": limit for name, limit in LIMITS.items()}
-Told = Callable[[Sequence[str], str], list[str | None]]
+Identify = Callable[[Sequence[str], str], list[str | None]]
 
 
 def load_captions(num_captions: int, data: Path) -> Captions:
-    """Sets of different captions in a seeded order; those whose files are absent are missing, and it says so."""
+    """Return sets of distinct captions in a seeded order; sets without files are left out with a message."""
     found = {f"it, MSCOCO-IT {kind}": ("it", mscoco_it(data, kind)) for kind in ("validated", "unvalidated")}
     found |= {f"{language}, Multi30k": (language, multi30k(data, language)) for language in ("en", "de", "fr")}
     found = {name: captions for name, captions in found.items() if captions[1]}
@@ -61,7 +61,7 @@ def load_captions(num_captions: int, data: Path) -> Captions:
         language, caption = line.split("\t")
         found.setdefault(f"{language}, our own", (language, []))[1].append(caption)
     if len(found) < 8:
-        print(f"only {', '.join(found)}: the other captions are absent ({data})")
+        print(f"only {', '.join(found)}: {data} does not contain the other captions")
     return {name: (language, drawn(texts, num_captions)) for name, (language, texts) in found.items()}
 
 
@@ -72,7 +72,7 @@ def drawn(texts: Iterable[str], num_texts: int) -> list[str]:
 
 
 def cut(texts: Iterable[str]) -> list[str]:
-    """Two to five words in a row of each text, anywhere in it."""
+    """Return two to five consecutive words of each text, at a random position."""
     numbers = random.Random(2)
     found = []
     for words in map(str.split, texts):
@@ -84,11 +84,11 @@ def cut(texts: Iterable[str]) -> list[str]:
 
 @functools.cache
 def confusions(language: str) -> Collection[str]:
-    """What the language's pack names, or would."""
+    """Return the languages that the language's pack names as confusions."""
     return CONFUSIONS.get(language) or load_language_pack(language).confusions
 
 
-def by_engine(engine: str) -> Told:
+def by_engine(engine: str) -> Identify:
     @functools.cache
     def identifier(expected: str) -> Callable[[Sequence[str]], list[LanguageVerdict]]:
         return language_identifier(expected, candidates=confusions(expected), engine=engine)
@@ -100,7 +100,7 @@ def likeliest(probabilities: Mapping[str, float]) -> str | None:
     return max(probabilities, key=lambda code: probabilities[code], default=None)
 
 
-CONTESTANTS: dict[str, Told] = {
+CONTESTANTS: dict[str, Identify] = {
     "langdetect": by_engine("langdetect"),
     "fast, all 176": lambda texts, _: [likeliest(fast_probabilities(text)) for text in texts],
     "fast, restricted": by_engine("fast"),
@@ -111,7 +111,10 @@ CONTESTANTS: dict[str, Told] = {
 
 
 def answer(name: str, texts: Sequence[str], expected: str) -> tuple[list[str | None], float, float]:
-    """In a contestant's process: what it makes of texts that should be in `expected`, CPU seconds, MB now."""
+    """Return a contestant's languages of texts that should be in `expected`, CPU seconds, and present MB.
+
+    It is called in the contestant's process.
+    """
     langdetect_probabilities.cache_clear()
     started = time.process_time()
     languages = CONTESTANTS[name](texts, expected)
@@ -125,26 +128,29 @@ class Ring:
         self.pools = {name: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for name in CONTESTANTS}
 
     def ask(self, name: str, texts: list[str], expected: str) -> tuple[list[str | None], float, float]:
-        """See `answer`."""
+        """Call `answer` in the contestant's process."""
         return self.pools[name].submit(answer, name, texts, expected).result()
 
 
 def accuracy(ring: Ring, sets: Captions, expected: str | None, title: str) -> dict[str, dict[str, float]]:
-    """Print the table of captions whose language is told, in per cent, by set and contestant.
+    """Print the table of captions with the right language, in per cent, by set and contestant.
 
     Args:
-        expected: what each is told that it should be; None for its own language.
+        ring: the contestants' processes.
+        sets: the captions.
+        expected: expected language for all captions; None for each caption's own language.
+        title: title of the table.
     """
     found: dict[str, dict[str, float]] = {}
     for name, (language, texts) in sets.items():
-        told = {contestant: ring.ask(contestant, texts, expected or language)[0] for contestant in CONTESTANTS}
-        found[name] = {key: 100 * languages.count(language) / len(texts) for key, languages in told.items()}
-    tell([{"per cent": name, **{key: f"{v:.1f}" for key, v in found[name].items()}} for name in found], title)
+        answers = {contestant: ring.ask(contestant, texts, expected or language)[0] for contestant in CONTESTANTS}
+        found[name] = {key: 100 * languages.count(language) / len(texts) for key, languages in answers.items()}
+    print_table([{"per cent": name, **{key: f"{v:.1f}" for key, v in found[name].items()}} for name in found], title)
     return found
 
 
 def compare_speed(ring: Ring, sets: Captions, num_texts: int, rounds: int) -> float:
-    """Print whole captions a CPU second, each told its own language; returns cascade over langdetect."""
+    """Print whole captions a CPU second, with the right expected language; return cascade over langdetect."""
     by_language: dict[str, list[str]] = {}
     for language, texts in sets.values():
         by_language.setdefault(language, []).extend(texts)
@@ -155,7 +161,7 @@ def compare_speed(ring: Ring, sets: Captions, num_texts: int, rounds: int) -> fl
         return sum(seconds for _, seconds, _ in answers), answers[-1][2]
 
     works = {name: functools.partial(ask, name) for name in CONTESTANTS}
-    in_turn(works, 1)  # loads models
+    in_turn(works, 1)  # loads the models
     runs = in_turn(works, rounds)
     taken = {name: statistics.median(seconds for seconds, _ in found) for name, found in runs.items()}
     num_timed = sum(map(len, whole.values()))
@@ -164,14 +170,15 @@ def compare_speed(ring: Ring, sets: Captions, num_texts: int, rounds: int) -> fl
         | {"x langdetect": f"{taken['langdetect'] / seconds:.1f}"}
         for name, seconds in taken.items()
     ]
-    tell(rows, f"{num_timed} captions in {len(whole)} languages, medians of {rounds} rounds; memory")
+    print_table(rows, f"{num_timed} captions in {len(whole)} languages, medians of {rounds} rounds; memory")
     return taken["langdetect"] / taken["cascade"]
 
 
 def compare_drops(sets: Captions, natives: Captions) -> dict[str, list[float]]:
-    """Print whom each policy drops: native captions lost, whole and short, and per cent of foreign ones caught.
+    """Print the drops of each policy: native captions lost, whole and short, and per cent of foreign ones caught.
 
-    Returns, by policy, the four columns: sums of those lost, means of the shares caught.
+    Returns:
+        The four columns by policy: sums of the lost captions, means of the shares caught.
     """
     policies = {"langdetect": {"engine": "langdetect", **LANGDETECT}, "cascade": {"engine": "cascade"}}
     found: dict[str, list[list[float]]] = {name: [] for name in policies}
@@ -185,26 +192,26 @@ def compare_drops(sets: Captions, natives: Captions) -> dict[str, list[float]]:
             num_dropped = [sum(drop is not None for drop in check(t)) for t in (own, cut(own), others, cut(others))]
             found[name].append([*num_dropped[:2], *(100 * number / len(others) for number in num_dropped[2:])])
             rows[-1][name] = " ".join(f"{value:.4g}" for value in found[name][-1])
-    tell(rows, "Native captions dropped, whole and short; per cent of foreign ones caught, likewise")
+    print_table(rows, "Native captions dropped, whole and short; per cent of foreign captions caught, whole and short")
     columns = {name: list(zip(*lines, strict=True)) for name, lines in found.items()}
     return {name: [*map(sum, parts[:2]), *map(statistics.mean, parts[2:])] for name, parts in columns.items()}
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
-    """Print the tables; the claims' values and goals."""
+    """Print the tables; return the claims' values and goals."""
     size = "quick" if options.quick else "full"
     num_captions, num_timed, rounds = SIZES[size]
     sets = load_captions(num_captions, options.data)
     short = {name: (language, cut(texts)) for name, (language, texts) in sets.items()}
     ring = Ring()
     values = {"speed-to-langdetect": compare_speed(ring, sets, num_timed, rounds)}
-    accuracy(ring, sets, None, "Right on whole captions, each told its own language")
-    found = accuracy(ring, short, None, "Right on two to five words, each told its own language")
-    accuracy(ring, short, "it", "The same, all told that they should be Italian")
+    accuracy(ring, sets, None, "Right on whole captions, expected language right")
+    found = accuracy(ring, short, None, "Right on two to five words, expected language right")
+    accuracy(ring, short, "it", "Right on two to five words, expected language always Italian")
     for pool in ring.pools.values():
         pool.shutdown()
     drops = compare_drops(sets, load_captions(NATIVE[size], options.data))
-    gains = {name: told["cascade"] - told["lingua, 17"] for name, told in found.items()}
+    gains = {name: shares["cascade"] - shares["lingua, 17"] for name, shares in found.items()}
     for name, gain in gains.items():
         if name.startswith("it"):
             values[f"short-italian-{name.split(', ')[1].lower().replace(' ', '-')}-over-lingua"] = gain

@@ -1,9 +1,9 @@
-"""Planted leaks in a real build: python benchmarks/leaks.py [--quick] [--data FOLDER].
+"""Recall of the leak guard on planted leaks, in a real build: python benchmarks/leaks.py [--quick] [--data FOLDER].
 
-Eighty photographs of MSCOCO: half of them are a test set, the other half one's own. Beside one's own photographs lie
-copies of the test images, re-encoded, resized, cropped, mirrored, or under their own names; and captions of the test
-set with other punctuation and case. A whole build, by the command's own functions, says which of them are found; a
-second one that does not know of the test set is what training is to refuse.
+Half of eighty photographs of MSCOCO are a test set, the others are the user's own. Copies of the test images are added
+to the user's photographs: re-encoded, resized, cropped, mirrored, or under their own names; and captions of the test
+set with other punctuation and case. A whole build, by the command's own functions, shows which of them are found. A
+second build without the test set makes a dataset that training must refuse.
 """
 
 import io
@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from data_folder import PHOTOS, options_with_data
-from harness import judge, lacks, tell
+from harness import exit_without, judge, print_table
 from near_images import Change, cropped, mirrored, scaled
 from photographs import jpeg
 
@@ -41,7 +41,7 @@ PIXELS: dict[str, Change] = {
     "cropped by 3 % at one side": lambda image: jpeg(cropped(image, 0, 0, 0.03, 0)),
     "mirrored": lambda image: jpeg(mirrored(image)),
 }
-# Far from the whole picture: only the name tells.
+# Too small a part of the image to be recognised; only the name gives it away.
 NAMED = "cropped to a half, under its own name"
 HALVED: dict[str, Change] = {NAMED: lambda image: jpeg(cropped(image, 0.25, 0.25, 0.25, 0.25))}
 CAPTION = "caption with other punctuation"
@@ -49,7 +49,7 @@ OWN = "one's own"
 
 
 def repunctuated(caption: str, draw: random.Random) -> str:
-    """A caption as somebody else might have written it down."""
+    """Return a caption with other punctuation and case."""
     words = caption.rstrip(".!? ").split()
     at = draw.randrange(1, len(words))
     joined = " ".join(words[:at]) + draw.choice((", ", " - ", "; ", "  ")) + " ".join(words[at:])
@@ -58,7 +58,7 @@ def repunctuated(caption: str, draw: random.Random) -> str:
 
 
 def plant(folder: Path, num_tests: int, data: Path, captions_file: Path) -> list[tuple[str, str, str]]:
-    """Write photographs and the test set; what is what: kind, file name and caption of each row of one's own."""
+    """Write photographs and the test set; return kind, file name and caption of each of the user's rows."""
     from PIL import Image
 
     annotations = json.loads(captions_file.read_text("utf-8"))
@@ -96,7 +96,7 @@ def plant(folder: Path, num_tests: int, data: Path, captions_file: Path) -> list
 
 
 def build(folder: Path, root: Path, *, guarded: bool) -> Recipe:
-    """Build the dataset, with or without the test set."""
+    """Build the dataset, with or without the test set; return its recipe."""
     path = folder / f"{guarded}.toml"
     guard = f'[test_sets.held]\nkind = "coco"\nfiles = ["{folder}/test.json"]\nimages = "{folder}/test"\n'
     path.write_text(
@@ -113,11 +113,11 @@ def build(folder: Path, root: Path, *, guarded: bool) -> Recipe:
 
 
 def main() -> int:
-    """Plant, build, count; a line a claim."""
+    """Plant, build, count; print one line for each claim."""
     options = options_with_data(__doc__).parse_args()
     files = [options.data / name for name in CAPTIONS if (options.data / name).is_file()]
     if not files or not (options.data / PHOTOS).is_dir():
-        lacks(f"real photographs are planted, and {options.data} has no {CAPTIONS[-1]} or no {PHOTOS}")
+        exit_without(f"real photographs are needed, and {options.data} has no {CAPTIONS[-1]} or no {PHOTOS}")
     with tempfile.TemporaryDirectory() as name:
         folder, root, refused = Path(name), Path(name) / "catalog", ""
         rows = plant(folder, 10 if options.quick else 40, options.data, files[0])
@@ -131,14 +131,14 @@ def main() -> int:
     found = {row["source_caption"]: row["drop_reason"] for row in dropped}
     table, values, goals = [], {}, {"training-refuses": (">=", 1.0)}
     for kind in dict.fromkeys(kind for kind, _, _ in rows):
-        told = [found[caption] for other, _, caption in rows if other == kind]
-        hits = Counter(reason for reason in told if reason in ("test_image", "test_caption", "test_pixels"))
-        table.append({"planted": kind, "rows": len(told), "found": f"{hits.total() / len(told):.1%}"})
+        reasons = [found[caption] for other, _, caption in rows if other == kind]
+        hits = Counter(reason for reason in reasons if reason in ("test_image", "test_caption", "test_pixels"))
+        table.append({"planted": kind, "rows": len(reasons), "found": f"{hits.total() / len(reasons):.1%}"})
         table[-1]["found for"] = ", ".join(f"{reason} {count}" for reason, count in hits.most_common())
         name = kind.replace(",", "").replace(" %", "%").replace("'", "").replace(" ", "-")
-        values[name], goals[name] = hits.total() / len(told), ("<=", MAX_LOST) if kind == OWN else (">=", MIN_FOUND)
-    tell(table)
-    print(f"training on a dataset that was built without the test set: {refused or 'would begin'}\n")
+        values[name], goals[name] = hits.total() / len(reasons), ("<=", MAX_LOST) if kind == OWN else (">=", MIN_FOUND)
+    print_table(table)
+    print(f"training on a dataset that was built without the test set: {refused or 'is not refused'}\n")
     return judge(values | {"training-refuses": float(bool(refused))}, goals, "leaks-")
 
 

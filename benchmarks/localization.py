@@ -1,9 +1,9 @@
-"""How often the hottest place is on what a text names: python benchmarks/localization.py [--quick] [--model FOLDER].
+"""Accuracy of the hottest place for what a text names: python benchmarks/localization.py [--quick] [--model FOLDER].
 
-Scenes with two or three groups of shapes are drawn anew; the text names one of the groups, and its shapes' boxes are
-known. Chance is the boxes' share of the picture. The three methods of `training.localize` stand beside the one of
-CLIP-Italian's demo (strips left visible on grey), each on the same pictures. Without --model the `scenes` recipe is
-built and trained for it, which takes ten minutes; with --quick so small that it says nothing, and nothing is claimed.
+New scenes with two or three groups of shapes are drawn. The text names one of the groups, whose boxes are known. The
+chance level is the boxes' share of the image. The three methods of `training.localize` are compared with that of
+CLIP-Italian's demo (strips left visible on grey), on the same images. Without --model, the `scenes` recipe is built and
+trained, which takes ten minutes. With --quick it is too small to mean anything, and nothing is claimed.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from harness import Goals, judge, options_of, tell
+from harness import Goals, judge, options_of, print_table
 from recipe import build_scenes
 
 from data_catalog.sample import italian
@@ -32,30 +32,33 @@ from training.use.localize import GRID, METHODS, localize
 NUM_TEXTS = {"quick": 6, "full": 150}
 QUICK_RECIPE = ("scenes.num_images=300", "split.test=0.2", "split.val=0.1", "train.epochs=1")
 DEMO = "strips on grey (CLIP-Italian's demo)"
-STRIP_CELLS = 22  # of the demo: 224 pixels by 10
+STRIP_CELLS = 22  # of the demo: 224 pixels divided by 10
 GOALS: Goals = {"both": (">=", 0.75), "both-over-demo": (">=", 2.0)}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A picture, a text, and where what it names is: boxes as shares of width and height (left, top, right, bottom)."""
+    """An image, a text, and the boxes of what the text names.
+
+    Boxes are shares of width and height (left, top, right, bottom).
+    """
 
     image: bytes
     text: str
     boxes: tuple[tuple[float, float, float, float], ...]
 
     def holds(self, x: float, y: float) -> bool:
-        """Whether a place, in shares of the picture, is in one of the boxes."""
+        """Return whether a place, in shares of the image, is in one of the boxes."""
         return any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in self.boxes)
 
     def share(self) -> float:
-        """The chance of a place drawn at random."""
+        """Return the chance level: the share of the image in the boxes."""
         middles = (np.arange(200) + 0.5) / 200
         return float(np.mean([self.holds(x, y) for x in middles for y in middles]))
 
 
 def questions() -> Iterator[Question]:
-    """One a group of each scene that has several; the draws are none of the recipe's."""
+    """Yield one question for each group of each scene with several groups; the scenes are not in the recipe's."""
     for number in count(1):
         scene = random_scene(Random(f"scene to localize {number}"))
         layout = place(scene, Random(f"layout to localize {number}"))
@@ -72,7 +75,7 @@ def questions() -> Iterator[Question]:
 
 
 def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float]:
-    """Where the demo's map is largest: its algorithm, told in `training.localize`, on the model's square."""
+    """Return the maximum of the demo's map; `training.localize` describes the algorithm, here on the model's square."""
     pixels = decode(image, model.image_size)
     cell_of = np.arange(model.image_size) * STRIP_CELLS // model.image_size
     spans = [(i, j) for i in range(STRIP_CELLS) for j in range(i + 1, STRIP_CELLS + 1)]
@@ -84,7 +87,7 @@ def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float
     cosines = np.concatenate(
         [picture_features(model, np.where(some, pixels, np.uint8(128))) @ wanted for some in np.array_split(shown, 8)]
     )
-    # The demo multiplies before it subtracts: the same, as long as cosines are above 0, as large models' are.
+    # The demo multiplies before it subtracts. The result is the same for cosines above 0, as large models have.
     heat = (np.clip(cosines - whole, 0, None)[:, None, None] * strips).mean(axis=0)
     for _ in range(3):
         heat = np.clip(heat - heat.mean(), 0, None)
@@ -93,7 +96,7 @@ def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float
 
 
 def ask(model: LoadedModel, asked: Sequence[Question], folder: Path) -> tuple[dict[str, list[bool]], dict[str, float]]:
-    """Whether each method's hottest place is right, and its seconds in all."""
+    """Return whether each method's hottest place is right, for each question, and each method's total seconds."""
     right: dict[str, list[bool]] = {name: [] for name in (*METHODS, DEMO)}
     seconds = dict.fromkeys(right, 0.0)
     path = folder / "picture.png"
@@ -113,7 +116,7 @@ def ask(model: LoadedModel, asked: Sequence[Question], folder: Path) -> tuple[di
 
 
 def main() -> int:
-    """Draw, ask, print; 1 where a claim is short."""
+    """Draw, localize, print; return 1 if a claim is short."""
     parser = options_of(__doc__)
     parser.add_argument("--model", type=Path, help="folder of a model that was trained on the scenes")
     options = parser.parse_args()
@@ -129,9 +132,11 @@ def main() -> int:
     for name, values in right.items():
         low, high = bootstrap_interval(np.array(values, dtype=float), np.arange(len(values)), rounds=1000, seed=0)
         rows.append({"method": name, "hottest place is right": f"{np.mean(values):.1%}"})
-        rows[-1] |= {"95 % interval": f"{low:.1%}-{high:.1%}", "s a picture": f"{seconds[name] / len(values):.2f}"}
+        rows[-1] |= {"95 % interval": f"{low:.1%}-{high:.1%}", "s an image": f"{seconds[name] / len(values):.2f}"}
     chance = statistics.mean(question.share() for question in asked)
-    tell(rows, f"{len(asked)} texts, each of one group of several; chance {chance:.1%}; {GRID}x{GRID} cells")
+    print_table(
+        rows, f"{len(asked)} texts, each for one group of several; chance level {chance:.1%}; {GRID}x{GRID} cells"
+    )
     both, demo = (float(np.mean(right[name])) for name in ("both", DEMO))
     goals: Goals = dict.fromkeys(GOALS, (">=", 0.0)) if options.quick else GOALS
     return judge({"both": both, "both-over-demo": both / max(demo, 1e-9)}, goals, "hottest-place-")

@@ -1,7 +1,7 @@
-"""A server on all addresses of this machine, in a process of its own, with a log of when each request came.
+"""A server on all loopback addresses of this machine, in its own process, with a log of the times of requests.
 
-It gives the files of a folder, or, where that is None, the same bytes for every path. Some hosts are slow: they answer
-after some seconds. Some are busy: they say 429 with `Retry-After` so long after their first request.
+It serves the files of a folder, or, if the folder is None, the same bytes for every path. Slow hosts answer after some
+seconds. Busy hosts answer 429 with `Retry-After` for that many seconds after their first request.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _BODY = b"\xff\xd8" + bytes(20_000)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked of which address: when, in seconds of the wall clock, and the seconds until the answer."""
+    """A request to an address: its wall-clock time, and the seconds until the answer."""
 
     time_s: float
     took_s: float
@@ -35,18 +35,18 @@ class LoopbackServer:
     log: Path
 
     def requests(self, start: int = 0) -> list[Request]:
-        """What was asked, from a size of the log on, by time."""
+        """Return the requests in the log from byte `start` on, by time."""
         fields = (line.split(" ", 3) for line in self.log.read_bytes()[start:].decode().splitlines())
         found = [Request(float(began), float(took), address, path) for began, took, address, path in fields]
         return sorted(found, key=lambda request: request.time_s)
 
     def log_size(self) -> int:
-        """Bytes that the log has now."""
+        """Return the present size of the log in bytes."""
         return self.log.stat().st_size
 
 
 def request_table(urls: list[str]) -> pa.Table:
-    """What a build asks its workers for."""
+    """Return the table with which a build asks its workers to fetch these URLs."""
     nothing = pa.nulls(len(urls), pa.string())
     return pa.table({"sample_id": urls, "url": urls, "path": nothing, "location": nothing})
 
@@ -55,7 +55,7 @@ def request_table(urls: list[str]) -> pa.Table:
 def serving(
     folder: Path | None, log: Path, slow_s: Mapping[str, float] | None = None, busy_s: Mapping[str, float] | None = None
 ) -> Iterator[LoopbackServer]:
-    """Serve until the block ends; the log is a new file."""
+    """Serve until the block ends; `log` is a new file."""
     context = get_context("spawn")
     port, its = context.Pipe(duplex=False)
     arguments = (folder, log, slow_s or {}, busy_s or {}, its)
@@ -96,7 +96,7 @@ async def _answer_all(
                 await writer.drain()
                 file.write(f"{began:.4f} {time.time() - began:.4f} {host} {path}\n")
         except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()  # the client has gone
+            writer.close()  # the client has closed the connection
 
     server = await asyncio.start_server(answer, "0.0.0.0", 0, backlog=4096)
     port.send(server.sockets[0].getsockname()[1])  # type: ignore[attr-defined]

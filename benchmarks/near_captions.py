@@ -1,14 +1,14 @@
-"""Near-duplicate captions beside what else is there: python benchmarks/near_captions.py [--quick] [--data FOLDER].
+"""Near-duplicate captions, compared with other libraries: python benchmarks/near_captions.py [--quick] [--data FOLDER].
 
-Real captions recombined, one row in ten a variation of another as people vary them (planted_captions.py): a typo, a
+Captions are recombined from real ones, and one row in ten is a variation of another (planted_captions.py): a typo, a
 function word changed, added or dropped, other punctuation and case, singular and plural, neighbours swapped, a word
-twice. Found clusters are held against that truth. Each run has a process of its own, which reads the captions from a
-file; contestants and sizes take turns.
+doubled. Found clusters are compared with this truth. Each run is a new process that reads the captions from a file;
+contestants and sizes take turns.
 
-- ours: `cleaning.duplicates.near_captions.cluster_captions` at 0.85, with function words, two threads.
-- rensa, datasketch (where installed): sets of words into MinHash, 128 permutations, and their LSH; the first caption
-  that comes back is the cluster. Buckets fill up with captions that share function words: a million captions take
-  rensa more than ten minutes.
+- ours: `cleaning.duplicates.near_captions.cluster_captions` at 0.85, with function words, two threads. - rensa,
+datasketch (if installed): sets of words into MinHash, 128 permutations, and their LSH; the first caption that
+  is returned is the cluster. Buckets fill up with captions that share function words: a million captions take rensa
+  more than ten minutes.
 """
 
 import importlib.util
@@ -26,19 +26,18 @@ from typing import Any
 
 import numpy as np
 from data_folder import options_with_data
-from harness import Goals, apart, in_turn, judge, peak_mb, tell
+from harness import Goals, in_new_process, in_turn, judge, peak_mb, print_table
 from planted_captions import Labels, function_words, planted, real_captions, varied
 
 SIMILARITY = 0.85
 BATCH = 10_000
 Run = tuple[float, float, list[int]]  # seconds, peak megabytes, first rows
-# Rounds; rows of the middle and the large run; the middle one is where libraries run too.
+# Rounds; rows of the middle and the large run. Libraries run only the middle one.
 SIZES = {"quick": (5, 50_000, 100_000), "full": (5, 100_000, 1_000_000)}
-# The large run may take so much longer a row than the middle one.
 GOALS: Goals = {
     "recall": (">=", 0.95),
     "precision": (">=", 0.95),
-    "growth": ("<=", 1.25),
+    "growth": ("<=", 1.25),  # time for a row in the large run, divided by that in the middle run
     "peak-mb": ("<=", 500),
     "short-recall": (">=", 0.95),
     "times-rensa": (">=", 1.5),
@@ -47,7 +46,7 @@ GOALS: Goals = {
 
 
 def batches(path: Path, count: int) -> Iterator[list[str]]:
-    """The first captions of a file of JSON lines."""
+    """Yield the first captions of a file of JSON lines, in batches."""
     with path.open(encoding="utf-8") as file:
         lines = itertools.islice(file, count)
         while batch := [json.loads(line)[0] for line in itertools.islice(lines, BATCH)]:
@@ -98,14 +97,14 @@ CONTESTANTS = {"ours": ours, "rensa": with_rensa, "datasketch": with_datasketch}
 
 
 def run(name: str, path: Path, count: int) -> Run:
-    """In a process of its own: seconds, peak megabytes, first rows."""
+    """Return seconds, peak megabytes and first rows of one contestant; called in a new process."""
     started = time.perf_counter()
     first_rows = CONTESTANTS[name](path, count)
     return time.perf_counter() - started, peak_mb(), first_rows
 
 
 def short_captions(count: int, captions: Sequence[str]) -> float:
-    """Recall on real captions of five to nine words, as they are, each beside one variation: the hardest."""
+    """Return the recall on real captions of five to nine words, each beside one variation; these are the hardest."""
     from cleaning.duplicates.near_captions import cluster_captions
 
     words, numbers = function_words(), random.Random(9)
@@ -125,11 +124,11 @@ def short_captions(count: int, captions: Sequence[str]) -> float:
 
 
 def compare(path: Path, labels: Labels, sizes: Sequence[int], rounds: int) -> dict[str, float]:
-    """Run all in turn, print the table; returns the claims' values."""
+    """Run all in turn and print the table; return the claims' values."""
     middle, large = sizes
     libraries = [name for name in ("rensa", "datasketch") if importlib.util.find_spec(name)]
     jobs = [*((name, middle) for name in libraries), ("ours", middle), ("ours", large)]
-    runs = in_turn({(name, count): partial(apart, run, name, path, count) for name, count in jobs}, rounds)
+    runs = in_turn({(name, count): partial(in_new_process, run, name, path, count) for name, count in jobs}, rounds)
     assert all(found[0][2] == other[2] for found in runs.values() for other in found), "two runs differ"
     firsts = {job: np.array(found[0][2], np.int64) for job, found in runs.items()}
     truths = {job: labels.judge(rows, shown=job == ("ours", large)) for job, rows in firsts.items()}
@@ -140,7 +139,7 @@ def compare(path: Path, labels: Labels, sizes: Sequence[int], rounds: int) -> di
         | {name: f"{value:.4f}" for name, value in zip(("recall", "precision"), truths[job], strict=True)}
         for job in jobs
     ]
-    tell(rows, f"{rounds} rounds interleaved, medians")
+    print_table(rows, f"medians of {rounds} interleaved rounds")
     values = dict(zip(("recall", "precision"), truths["ours", large], strict=True))
     values["growth"] = seconds["ours", large] / large / (seconds["ours", middle] / middle)
     values["peak-mb"] = max(found[1] for found in runs["ours", large])
@@ -148,7 +147,7 @@ def compare(path: Path, labels: Labels, sizes: Sequence[int], rounds: int) -> di
 
 
 def main() -> int:
-    """Plant, race, and judge the claims."""
+    """Plant variations, run all contestants, and judge the claims."""
     options = options_with_data(__doc__).parse_args()
     rounds, *sizes = SIZES["quick" if options.quick else "full"]
     real = real_captions(options.data)

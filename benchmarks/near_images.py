@@ -1,10 +1,10 @@
-"""Images that look alike, found and mistaken: python benchmarks/near_images.py [--quick] [FOLDER...].
+"""Near-duplicates and leaks of images, found and mistaken: python benchmarks/near_images.py [--quick] [FOLDER...].
 
-Photographs are COCO's, with pieces of them (quarters) as further distinct ones; scenes are drawn; each FOLDER of PNG
-files, such as Tux Paint's stamps, is a set of its own, without a claim. Every change of a picture is hashed as training
-images are, and looked for as a duplicate, or by the views of the picture as a leak. Speed is that of finding
-what stays beside comparing all hashes with all in numpy, interleaved; hashes are drawn like real ones, a tenth near
-another, and all thumbnails are equal.
+Photographs are COCO's, and their quarters serve as further distinct ones. Scenes are drawn. Each FOLDER of PNG files,
+such as Tux Paint's stamps, is a set of its own, without a claim. Every changed image is hashed as training images are,
+and searched for as a duplicate, or as a leak among the views of the original. Speed is measured for the choice of
+images that stay, in turn with a comparison of all pairs of hashes in numpy. Its hashes are drawn with the statistics of
+real ones, a tenth of them near another, and all thumbnails are equal.
 """
 
 import io
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from data_folder import DATA, PHOTOS
-from harness import judge, medians, options_of, peak_mb, race, tell
+from harness import judge, medians, options_of, peak_mb, print_table, race
 from photographs import jpeg, saved
 
 from cleaning.duplicates.images import DuplicatesConfig
@@ -38,14 +38,14 @@ from data_catalog.images.normalise import ImageRejectedError, NormaliseConfig, n
 from data_catalog.images.views import image_views
 from data_catalog.sample.scene import encode, paint, place, random_scene
 
-# Drawn scenes, rounds, sizes raced against comparing all, further sizes.
+# Drawn scenes, rounds, numbers of hashes that are also compared in pairs, further numbers of hashes.
 SIZES: dict[str, tuple[int, int, tuple[int, ...], tuple[int, ...]]] = {
     "quick": (1500, 5, (10_000, 30_000), (100_000, 1_000_000)),
     "full": (4000, 5, (10_000, 100_000), (1_000_000, 10_000_000)),
 }
-# How many times as fast as comparing all hashes, by their number, though it compares thumbnails and decides what stays.
+# Speed relative to the comparison of all pairs, which neither compares thumbnails nor chooses the images that stay.
 TIMES = {"times-10000": 2.0, "times-30000": 5.0, "times-100000": 20.0}
-MOST_CHANGED = 80  # pictures of a set
+MOST_CHANGED = 80  # most images of a set that are changed
 CONFIG = NormaliseConfig(min_image_size=16, max_aspect_ratio=20.0)
 Change = Callable[[Any], bytes]
 DUPLICATE_LIMITS, LEAKS_CONFIG = DuplicatesConfig(), LeaksConfig()
@@ -93,7 +93,7 @@ LEAKS: dict[str, Change] = {
 
 
 def coco_photographs() -> list[bytes]:
-    """Photographs, and the quarters of each."""
+    """Return photographs, and the quarters of each."""
     from PIL import Image
 
     whole = [path.read_bytes() for path in sorted((DATA / PHOTOS).glob("*.jpg"))]
@@ -103,7 +103,7 @@ def coco_photographs() -> list[bytes]:
 
 
 def hashed(files: Sequence[bytes]) -> tuple[Arrays, list[int]]:
-    """Hashes and thumbnails as of training images, and which files are good."""
+    """Return hashes and thumbnails as of training images, and the indices of the files that were accepted."""
     good, phashes, thumbnails = [], [], []
     for at, raw in enumerate(files):
         try:
@@ -124,7 +124,7 @@ def on_white(raw: bytes) -> Any:
 
 
 def found_rates(files: Sequence[bytes]) -> dict[str, float]:
-    """Share of changed pictures that are found, by kind of change."""
+    """Return the share of changed images that are found, by kind of change."""
     originals, good = hashed(files)
     images = [on_white(files[at]) for at in good]
     rates = {}
@@ -144,7 +144,7 @@ def found_rates(files: Sequence[bytes]) -> dict[str, float]:
 
 
 def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
-    """For each picture the one that stays."""
+    """Return for each image the one that stays."""
     looks = ImageSimilarity(
         hashes=hashes,
         thumbnails=thumbnails,
@@ -155,14 +155,14 @@ def staying(hashes: Hashes, thumbnails: Thumbnails) -> Rows:
 
 
 def views_of(files: Sequence[bytes]) -> Arrays:
-    """All views of the files."""
+    """Return the hashes and thumbnails of all views of the files."""
     views = [view for raw in files for view in image_views(raw)]
     hashes = parse_hashes(pa.array([view.phash for view in views]))
     return hashes, parse_thumbnails(pa.array([view.thumbnail for view in views]))
 
 
 def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
-    """Of distinct pictures: share of pairs taken for duplicates, and for leaks."""
+    """Return the shares of pairs of distinct images that are mistaken for duplicates, and for leaks."""
     (hashes, thumbnails), good = hashed(files)
     tests = [files[at] for at in good[: len(good) // 8]]
     train = (hashes[len(tests) :], thumbnails[len(tests) :])
@@ -172,13 +172,15 @@ def false_pairs(files: Sequence[bytes]) -> tuple[float, float]:
         at + 1 + np.flatnonzero(np.bitwise_count(hashes[at + 1 :] ^ hashes[at]) <= limit) for at in range(len(good))
     ]
     one, other = np.repeat(np.arange(len(good)), list(map(len, near))), np.concatenate(near)
-    apart = thumbnail_distances(thumbnails, thumbnails, np.stack([one, other], axis=1)) if len(other) else np.zeros(0)
-    alike = int((apart <= DUPLICATE_LIMITS.max_thumbnail_difference).sum())
+    differences = (
+        thumbnail_distances(thumbnails, thumbnails, np.stack([one, other], axis=1)) if len(other) else np.zeros(0)
+    )
+    alike = int((differences <= DUPLICATE_LIMITS.max_thumbnail_difference).sum())
     return alike / (len(good) * (len(good) - 1) / 2), leaks
 
 
 def hashes_like(real: Hashes, count: int, seed: int) -> Hashes:
-    """Drawn with the shares and correlations of the bits of real ones; a tenth is within 2 bits of another."""
+    """Return hashes drawn with the bit shares and correlations of real ones; a tenth are within 2 bits of another."""
     numbers = np.random.default_rng(seed)
     places = np.arange(64, dtype=np.uint64)
     signs = 2.0 * ((real[:, None] >> places) & np.uint64(1)) - 1
@@ -197,14 +199,14 @@ def hashes_like(real: Hashes, count: int, seed: int) -> Hashes:
 
 
 def all_with_all(hashes: Hashes) -> int:
-    """What anybody would write."""
+    """Return the number of near pairs, by a plain comparison of all pairs."""
     distinct = np.unique(hashes)
     rest = (distinct[at + 1 :] ^ distinct[at] for at in range(len(distinct)))
     return sum(int((np.bitwise_count(bits) <= DUPLICATE_LIMITS.max_distance).sum()) for bits in rest)
 
 
 def compare_speed(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequence[int]) -> dict[str, float]:
-    """Print seconds by number of hashes; returns them, and how many times as fast as comparing all."""
+    """Print seconds by number of hashes; return them, and the speed relative to the comparison of all pairs."""
     values, rows = {}, []
     for count in (*raced, *alone):
         hashes = hashes_like(real, count, count)
@@ -218,7 +220,9 @@ def compare_speed(real: Hashes, rounds: int, raced: Sequence[int], alone: Sequen
             values[f"times-{count}"] = seconds["all with all, s"] / seconds["s"]
         shown = {name: f"{seconds[name]:.3f}" if name in seconds else "" for name in ("s", "all with all, s")}
         rows.append({"hashes": count, **shown, "peak MB so far": round(peak_mb())})
-    tell(rows, f"what stays within {DUPLICATE_LIMITS.max_distance} bits, {rounds} rounds interleaved, medians")
+    print_table(
+        rows, f"choice of images within {DUPLICATE_LIMITS.max_distance} bits, medians of {rounds} interleaved rounds"
+    )
     return values
 
 
@@ -227,7 +231,7 @@ def main() -> int:
     parser = options_of(__doc__)
     parser.add_argument("folders", nargs="*", type=Path, help="folders of PNG files")
     options = parser.parse_args()
-    warnings.simplefilter("ignore")  # Pillow's, of odd files
+    warnings.simplefilter("ignore")  # Pillow warns about unusual files
     num_scenes, rounds, raced, alone = SIZES["quick" if options.quick else "full"]
     scenes = (place(random_scene(Random(f"s{at}")), Random(f"l{at}")) for at in range(num_scenes))
     sets = {"photographs": coco_photographs(), "scenes": [encode(paint(scene), "JPEG") for scene in scenes]}
@@ -235,7 +239,7 @@ def main() -> int:
     sets = {name: files for name, files in sets.items() if files}
     rates = {name: found_rates(files[: MOST_CHANGED : 2 if options.quick else 1]) for name, files in sets.items()}
     kinds = next(iter(rates.values()))
-    tell([{"found": kind, **{name: f"{found[kind]:.3f}" for name, found in rates.items()}} for kind in kinds])
+    print_table([{"found": kind, **{name: f"{found[kind]:.3f}" for name, found in rates.items()}} for kind in kinds])
     values, goals = {}, {}
     for name, files in sets.items():
         false = false_pairs(files)
@@ -243,7 +247,7 @@ def main() -> int:
         if name in ("photographs", "scenes"):
             values |= {f"found-{name}": min(rates[name].values()), f"mistaken-{name}": max(false)}
             goals |= {f"found-{name}": (">=", 0.95), f"mistaken-{name}": ("<=", 0.001)}
-    # Drawn scenes have far fewer kinds of hashes than pictures of the web.
+    # Drawn scenes have far fewer different hashes than photographs.
     seconds = compare_speed(hashed(sets.get("photographs", sets["scenes"]))[0][0], rounds, raced, alone)
     goals |= {name: (">=", goal) for name, goal in TIMES.items()} | {"seconds-10000000": ("<=", 600.0)}
     return judge(values | {name: value for name, value in seconds.items() if name in goals}, goals, "near-images-")

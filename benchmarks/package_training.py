@@ -1,9 +1,9 @@
-"""How fast `vernaclip mt train` learns: its steps beside those of a plain PyTorch loop over the same network.
+"""Speed of `vernaclip mt train`, compared with a plain PyTorch loop over the same network.
 
 python benchmarks/package_training.py [--quick]
 
-The network is that of the preset `small` with 8,000 pieces, the batches are made of token ids as long as Multi30k's
-captions are. The plain loop scores every position, padding too, and takes `torch.nn.functional.cross_entropy`.
+The network is that of the preset `small` with 8,000 pieces. Batches consist of token ids with the lengths of Multi30k's
+captions. The plain loop scores every position, padding included, and uses `torch.nn.functional.cross_entropy`.
 """
 
 import random
@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import in_turn, judge, medians, options_of, tell
+from harness import in_turn, judge, medians, options_of, print_table
 
 from translation.train.config import PRESETS, TrainPackageConfig
 from translation.train.loop import IGNORED, MAX_GRADIENT_NORM, Batch, epoch_batches, to_batch, train_step
@@ -23,17 +23,17 @@ from translation.train.model import TranslationModel
 
 SEED = 1
 NUM_PIECES, NUM_PAIRS = 8000, 4000
-MEAN_PIECES, SPREAD_PIECES = 15, 5  # of a caption of Multi30k, English or German
+MEAN_PIECES, SPREAD_PIECES = 15, 5  # in a caption of Multi30k, English or German
 ROUNDS, QUICK_ROUNDS = 7, 5
 STEPS, QUICK_STEPS = 20, 4
-GOAL_RATIO = 1.15  # of bf16, which docs/translation.md trains with; plain PyTorch computes in fp32
+GOAL_RATIO = 1.15  # for bf16, as in docs/translation.md; plain PyTorch computes in fp32
 
 CONFIG = TrainPackageConfig(**PRESETS["small"])  # type: ignore[arg-type]
 Step = Callable[[TranslationModel, Batch, torch.optim.Optimizer], float]
 
 
 def plain_step(model: TranslationModel, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
-    """One update as PyTorch's tutorials have it."""
+    """Make one update as in PyTorch's tutorials; return the loss."""
     model.train()
     source, source_lengths, target, labels = batch
     logits = model(source, source_lengths, target)
@@ -57,7 +57,7 @@ STEPS_BY_NAME: dict[str, Step] = {
 
 
 def batches(count: int) -> list[Batch]:
-    """Batches of random pieces with realistic lengths."""
+    """Return batches of random pieces with realistic lengths."""
     rng = random.Random(SEED)
     lengths = [max(4, round(rng.gauss(MEAN_PIECES, SPREAD_PIECES))) for _ in range(2 * NUM_PAIRS)]
     texts = [[rng.randrange(3, NUM_PIECES) for _ in range(length)] for length in lengths]
@@ -67,7 +67,7 @@ def batches(count: int) -> list[Batch]:
 
 
 def tokens_per_second(step: Step, work: Sequence[Batch]) -> float:
-    """Target tokens a second, from a fresh network, one step for warming up left out."""
+    """Return target tokens a second, from a new network, after one warm-up step."""
     torch.manual_seed(SEED)
     model = TranslationModel(replace(CONFIG, vocabulary_size=NUM_PIECES))
     optimizer = torch.optim.AdamW(model.parameters(), lr=CONFIG.lr, fused=True)
@@ -87,7 +87,7 @@ def main() -> int:
     found = medians(in_turn(runs, QUICK_ROUNDS if quick else ROUNDS))
     plain, _, ours = found.values()
     times = {name: f"{rate / plain:.2f}" for name, rate in found.items()}
-    tell([{"steps": name, "target tokens/s": round(found[name]), "times plain": times[name]} for name in found])
+    print_table([{"steps": name, "target tokens/s": round(found[name]), "times plain": times[name]} for name in found])
     return judge({"training-ratio-to-plain": ours / plain}, {"training-ratio-to-plain": (">=", GOAL_RATIO)})
 
 

@@ -1,4 +1,4 @@
-"""Distinct photographs for benchmarks: cut out of COCO's where they are, drawn where they are not."""
+"""Distinct photographs for benchmarks: cut from COCO's if these are there, otherwise drawn."""
 
 import io
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from data_folder import DATA, PHOTOS
 
-# Gives photographs of 640x480 pixels about 35 KB each.
+# With this quality, photographs of 640x480 pixels have about 35 KB.
 _QUALITY = 60
 
 
 def write_photographs(folder: Path, count: int, size: tuple[int, int] = (640, 480)) -> str:
-    """Write 000000.jpg and so on, of (width, height), no two alike; returns what they were made of."""
+    """Write distinct photographs 000000.jpg and so on, of (width, height); return a description of their origin."""
     cv2.setNumThreads(1)
     originals = [cv2.imread(str(path)) for path in sorted((DATA / PHOTOS).glob("*.jpg"))]
 
@@ -29,7 +29,7 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int] = (640, 48
 
 
 def _cut_out(originals: Sequence[Any], seed: int, size: tuple[int, int]) -> Any:
-    """A piece of nearly a whole photograph, at another scale, perhaps mirrored."""
+    """Return a cut of nearly a whole photograph, at another scale, possibly mirrored."""
     rng = np.random.default_rng(seed)
     picture = originals[rng.integers(len(originals))]
     height, width = picture.shape[:2]
@@ -41,7 +41,7 @@ def _cut_out(originals: Sequence[Any], seed: int, size: tuple[int, int]) -> Any:
 
 
 def drawn(seed: int, size: tuple[int, int]) -> Any:
-    """Noise at all scales, the coarser the stronger, as in photographs: 8-bit pixels, shape (height, width, 3)."""
+    """Return noise at all scales, stronger at coarse ones as in photographs: uint8, shape (height, width, 3)."""
     rng = np.random.default_rng(seed)
     picture = np.full((size[1], size[0], 3), 128.0, np.float32)
     for side, strength in ((3, 60), (8, 30), (30, 20), (120, 12), (640, 5)):
@@ -51,12 +51,12 @@ def drawn(seed: int, size: tuple[int, int]) -> Any:
 
 
 def saved(image: Any, kind: str, **options: Any) -> bytes:
-    """The file of a Pillow image."""
+    """Return the file of a Pillow image."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def jpeg(image: Any, quality: int = 75) -> bytes:
-    """The file of a Pillow image as JPEG."""
+    """Return the JPEG file of a Pillow image."""
     return saved(image, "JPEG", quality=quality)

@@ -1,4 +1,4 @@
-"""Captions with near-duplicates of known truth: real captions recombined, some of them varied as people vary them."""
+"""Captions with known near-duplicates: recombined from real captions, some of them varied as people would."""
 
 import itertools
 import random
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from data_folder import cc3m_captions, flickr8k_captions, multi30k
-from harness import HERE, lacks, tell
+from harness import HERE, exit_without, print_table
 
 WORDS_OF_A_PIECE = (2, 6)
 VOWELS = "aeiouyàèéìòùäöü"
@@ -21,11 +21,11 @@ Variation = Callable[[list[str], random.Random, Sequence[str]], list[str] | None
 
 
 class Planted(NamedTuple):
-    """A caption, and which one it is a variation of.
+    """A caption, with the caption that it is a variation of.
 
     Args:
         caption: the text.
-        base: number of the distinct caption that it is, or varies; rows of equal numbers are the truth's clusters.
+        base: number of the distinct caption that it is, or varies; rows with equal numbers are the true clusters.
         kind: name of the variation; None for the distinct caption itself.
     """
 
@@ -35,18 +35,18 @@ class Planted(NamedTuple):
 
 
 def real_captions(data: Path) -> list[str]:
-    """Real English captions, in the order of the files."""
+    """Return real English captions, in the order of the files."""
     found = [*multi30k(data, "en", ("*",)), *cc3m_captions(data), *flickr8k_captions(data)]
     if not found:
-        lacks(f"there are no real captions in {data}")
+        exit_without(f"{data} contains no real captions")
     return [" ".join(caption.split()) for caption in found]
 
 
 class Recombined:
-    """Distinct captions without end, by number: beginning, middle and end of three real captions.
+    """Distinct captions by number, each with the beginning, middle and end of three real captions.
 
-    Any two of them have one of the three pieces in common at most, and no two pieces have the same words of content, so
-    that no two are near-duplicates which the truth does not know.
+    Any two of them share at most one of the three pieces, and no two pieces have the same content words. So no two are
+    near-duplicates that the truth does not contain.
     """
 
     def __init__(self, captions: Sequence[str], function_words: Collection[str]) -> None:
@@ -58,7 +58,7 @@ class Recombined:
         self.count = self._size**2
 
     def caption(self, number: int) -> str:
-        """The caption of a number below `count`; other numbers, other captions."""
+        """Return the caption of a number below `count`; different numbers give different captions."""
         turn, place = divmod(number, self._size)
         first, second, third = self._pieces
         size = self._size
@@ -66,14 +66,14 @@ class Recombined:
 
 
 def pieces_of(caption: str) -> list[str]:
-    """A caption's words in three pieces of about equal length."""
+    """Return a caption's words in three pieces of about equal length."""
     words = caption.rstrip(" .").split()
     cuts = [len(words) * part // 3 for part in range(4)]
     return [" ".join(words[start:stop]) for start, stop in itertools.pairwise(cuts)]
 
 
 def distinct_pieces(pieces: Iterable[str], function_words: Collection[str]) -> list[str]:
-    """Pieces of fitting length, one of each set of words of content, endings aside."""
+    """Return pieces of suitable length, one for each set of content words without their endings."""
     low, high = WORDS_OF_A_PIECE
     found: dict[tuple[str, ...], str] = {}
     for piece in pieces:
@@ -84,7 +84,7 @@ def distinct_pieces(pieces: Iterable[str], function_words: Collection[str]) -> l
 
 
 def one_word(change: Callable[[str, random.Random], str], letters: int) -> Variation:
-    """One word that has so many letters is changed."""
+    """Return a variation that changes one word with at least `letters` letters."""
 
     def varied(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
         places = [place for place, word in enumerate(words) if len(word) >= letters and word.isalpha()]
@@ -97,7 +97,7 @@ def one_word(change: Callable[[str, random.Random], str], letters: int) -> Varia
 
 
 def typo(word: str, numbers: random.Random) -> str:
-    """A letter is left out, doubled, exchanged with its neighbour, or another."""
+    """Return a word with a letter omitted, doubled, swapped with its neighbour, or replaced."""
     at = numbers.randrange(1, len(word) - 1)
     swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
     other = word[:at] + numbers.choice("etaoinsr") + word[at + 1 :]
@@ -105,14 +105,14 @@ def typo(word: str, numbers: random.Random) -> str:
 
 
 def singular_or_plural(word: str, numbers: random.Random) -> str:
-    """A word gets an ending or loses it."""
+    """Return a word with an ending added or removed."""
     if word.endswith("s"):
         return word[:-1]
     return word[:-1] + numbers.choice("aeio") if word[-1] in VOWELS else word + "s"
 
 
 def function_word(change: str) -> Variation:
-    """A function word another, one more or one less, by whether "changed", "added" or "dropped"."""
+    """Return a variation of one function word: "changed", "added" or "dropped"."""
 
     def varied(words: list[str], numbers: random.Random, function_words: Sequence[str]) -> list[str] | None:
         places = [place for place, word in enumerate(words) if word.lower() in function_words]
@@ -128,14 +128,14 @@ def function_word(change: str) -> Variation:
 
 
 def punctuation_and_case(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """A comma in the middle, another end, another case."""
+    """Return the words with a comma in the middle, another end and another case."""
     place = numbers.randrange(1, len(words))
     comma = " ".join([*words[:place], ",", *words[place:]]).replace(" ,", ",")
     return [numbers.choice([str.upper, str.title, str.lower])(comma) + numbers.choice([".", "!", " .", "..."])]
 
 
 def words_swapped(words: list[str], numbers: random.Random, _function_words: Sequence[str]) -> list[str] | None:
-    """Two neighbours change places."""
+    """Return the words with two neighbours swapped."""
     place = numbers.randrange(len(words) - 1)
     return [*words[:place], words[place + 1], words[place], *words[place + 2 :]]
 
@@ -151,17 +151,17 @@ VARIATIONS: dict[str, Variation] = {
 
 
 def varied(caption: str, kind: str, numbers: random.Random, function_words: Sequence[str]) -> str | None:
-    """A caption with one variation; None where it leaves nothing else than the caption."""
+    """Return a caption with one variation, or None if it does not change the caption."""
     words = VARIATIONS[kind](caption.split(), numbers, function_words)
     changed = None if words is None else " ".join(words)
     return None if changed == caption else changed
 
 
 def planted(captions: Sequence[str], count: int, *, share: float = 0.1, seed: int = 1) -> Iterator[Planted]:
-    """`count` rows, of which about `share` vary one of the distinct captions before them, one kind after the other.
+    """Yield `count` rows, of which about `share` vary one of the distinct captions before them; kinds take turns.
 
     Raises:
-        ValueError: fewer distinct captions can be made than are asked for.
+        ValueError: there are fewer distinct captions than `count`.
     """
     words = function_words()
     source, numbers, kinds = Recombined(captions, words), random.Random(seed), itertools.cycle(VARIATIONS)
@@ -180,7 +180,7 @@ def planted(captions: Sequence[str], count: int, *, share: float = 0.1, seed: in
 
 
 def function_words() -> list[str]:
-    """English function words, from the pack; no negations, and no single letters but "a"."""
+    """Return English function words from the language pack, without negations and single letters other than "a"."""
     pack = tomllib.loads((HERE.parent / "flows" / "languages" / "en.toml").read_text("utf-8"))
     harmless = (word for word in pack["function_words"] if word not in pack["negations"])
     return [word for word in harmless if len(word) > 1 or word == "a"]
@@ -188,23 +188,23 @@ def function_words() -> list[str]:
 
 @dataclass(slots=True)
 class Labels:
-    """What the rows of a stream are, by the base and the variation of each."""
+    """The true base and variation of each row of a stream."""
 
     bases: list[int] = field(default_factory=list)
     kinds: list[str | None] = field(default_factory=list)
 
     def add(self, rows: Iterable[Planted]) -> None:
-        """More rows."""
+        """Add rows."""
         for row in rows:
             self.bases.append(row.base)
             self.kinds.append(row.kind)
 
     def judge(self, first_rows: npt.NDArray[np.int64], *, shown: bool = False) -> tuple[float, float]:
-        """Recall (of the variations) and precision (of the joined rows) of the clusters of the stream's first rows.
+        """Return recall (of variations) and precision (of joined rows) of the clusters of the stream's first rows.
 
         Args:
-            first_rows: the first row of each row's cluster, shape (rows or fewer,); -1 where it is to be left out.
-            shown: print how many of each variation are found.
+            first_rows: the first row of each row's cluster, shape (rows or fewer,); -1 for rows that are left out.
+            shown: print the found share of each variation.
         """
         count, rows = len(first_rows), np.arange(len(first_rows))
         bases, is_varied = np.array(self.bases[:count]), np.array([kind is not None for kind in self.kinds[:count]])
@@ -217,5 +217,5 @@ class Labels:
         right = bases[joined] == bases[first_rows[joined]]
         if shown:
             counts, hits = (Counter(self.kinds[row] for row in np.flatnonzero(some)) for some in (planted_rows, found))
-            tell([{"kind": kind, "planted": n, "found": f"{hits[kind] / n:.4f}"} for kind, n in counts.items()])
+            print_table([{"kind": kind, "planted": n, "found": f"{hits[kind] / n:.4f}"} for kind, n in counts.items()])
         return float(found.sum() / max(planted_rows.sum(), 1)), float(right.sum() / max(joined.sum(), 1))

@@ -1,13 +1,13 @@
-"""Checks for captions that are mostly names: python benchmarks/proper_nouns.py [--quick].
+"""Precision and recall of the checks for captions that are mostly names: python benchmarks/proper_nouns.py [--quick].
 
-The rule of thumb, spaCy's tags, and the rule of thumb with common nouns given ("nouns"), which are here the words that
-Multi30k's captions have in small letters three times or more. They judge `data/french_captions.tsv`: captions as
-Wikipedia has them, written and labelled by hand before either had seen them. "names" means that no word but names is
-left when function words, numbers and dates are put aside; "more" that some word says in its ordinary sense what can be
-seen, be it the "Rue" of "Rue Victor Hugo". Then Multi30k's French captions where they are at hand: whoever drops one of
-those is wrong. Captions of one word are left out, since a build drops them by their length. The goals say what was
-found, to notice when it changes: neither is good enough to be trusted blindly, and on French names spaCy's small model
-is no better than the rule of thumb.
+Compared are the heuristic, spaCy's tags, and the heuristic with a list of common nouns ("nouns"): here, the words that
+occur three or more times in lower case in Multi30k's captions. They judge `data/french_captions.tsv`: Wikipedia's
+captions, written and labelled by hand before either check was run on them. "names" means that only names are left
+without function words, numbers and dates. "more" means that some word describes in its ordinary sense something
+visible, even the "Rue" of "Rue Victor Hugo". Then they judge Multi30k's French captions, if present: each of these that
+is dropped is a false drop. Captions of one word are left out, because a build drops them for their length. The goals
+record the present results, so that a change is noticed: neither check is reliable alone, and on French names spaCy's
+small model is no better than the heuristic.
 """
 
 import csv
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data_folder import DATA, multi30k
-from harness import HERE, Goals, judge, medians, options_of, race, tell
+from harness import HERE, Goals, judge, medians, options_of, print_table, race
 
 from cleaning.checks.captions import Length
 from cleaning.checks.definition import Captions
@@ -27,7 +27,7 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.stages import Check
 from flows.recipe.language_packs import load_language_pack
 
-# Rounds; captions that are timed in each; captions of Multi30k that are judged.
+# Rounds; captions timed in each round; captions of Multi30k that are judged.
 SIZES = {"quick": (5, 600, 2_000), "full": (7, 1_500, 29_000)}
 LEAST = {
     "heuristic-to-labels-precision": 0.6,
@@ -48,7 +48,7 @@ Verdicts = list[bool]
 
 
 def labelled_captions() -> list[dict[str, str]]:
-    """Rows of label, kind and caption that a build would come to judge."""
+    """Return rows of label, kind and caption that a build would judge."""
     with (HERE / "data" / "french_captions.tsv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     length = Length().bind(Captions(pack=LanguagePack.minimal("fr")))
@@ -56,7 +56,7 @@ def labelled_captions() -> list[dict[str, str]]:
 
 
 def common_nouns(captions: Sequence[str]) -> set[str]:
-    """Words in small letters that occur three times or more."""
+    """Return words that occur three or more times in lower case."""
     counts = Counter(word for caption in captions for word in re.findall(r"[^\W\d_]{3,}", caption) if word.islower())
     return {word for word, count in counts.items() if count >= 3}
 
@@ -66,7 +66,7 @@ def verdicts_of(check: Check, captions: Sequence[str]) -> Verdicts:
 
 
 def judge_labelled(checks: dict[str, Check], rows: list[dict[str, str]]) -> dict[str, float]:
-    """Print what each drops of each kind, and precision and recall of each; returns them by claim."""
+    """Print the drops of each check by kind, and its precision and recall; return these by claim."""
     names = [row["label"] == "names" for row in rows]
     drops = {name: verdicts_of(check, [row["caption"] for row in rows]) for name, check in checks.items()}
     kinds = [(row["label"], row["kind"]) for row in rows]
@@ -75,7 +75,7 @@ def judge_labelled(checks: dict[str, Check], rows: list[dict[str, str]]) -> dict
     for key, count in sorted(Counter(kinds).items(), reverse=True):
         dropped = {f"{name} drops": counts[name][key] for name in drops}
         lines.append({"label": key[0], "kind": key[1], "captions": count, **dropped})
-    tell(lines)
+    print_table(lines)
     pairs = {f"{name}-to-labels": (found, names) for name, found in drops.items()}
     pairs["heuristic-to-spacy"] = (drops["heuristic"], drops["spacy"])
     values: dict[str, float] = {}
@@ -83,15 +83,15 @@ def judge_labelled(checks: dict[str, Check], rows: list[dict[str, str]]) -> dict
     for name, (found, truth) in pairs.items():
         hits = sum(drop and right for drop, right in zip(found, truth, strict=True))
         precision, recall = hits / max(1, sum(found)), hits / max(1, sum(truth))
-        lines.append({"verdicts held against": name, "drops": sum(found), "due": sum(truth)})
+        lines.append({"verdicts compared with": name, "drops": sum(found), "correct drops": sum(truth)})
         lines[-1] |= {"precision": f"{precision:.3f}", "recall": f"{recall:.3f}"}
         values |= {f"{name}-precision": precision, f"{name}-recall": recall}
-    tell(lines)
+    print_table(lines)
     return values
 
 
 def whole_pipeline(model: str) -> Check:
-    """What a user would do at first: all parts of the model, one caption after the other."""
+    """Return a check as a first attempt would be: all components of the model, one caption at a time."""
     import spacy
 
     nlp = spacy.load(model)
@@ -105,7 +105,7 @@ def whole_pipeline(model: str) -> Check:
 
 
 def main() -> int:
-    """Judge labelled captions and descriptions, race, and judge the claims."""
+    """Judge labelled captions and descriptions, measure speed, and judge the claims."""
     rounds, num_timed, num_judged = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     pack = load_language_pack(str(HERE / "data" / "french.toml"))
     tagger = find_tagger(pack, "spacy")
@@ -122,13 +122,13 @@ def main() -> int:
     values = judge_labelled(checks, rows)
     if described := described[:num_judged]:
         false = {f"{name}-false-drops": sum(verdicts_of(check, described)) for name, check in checks.items()}
-        tell([{"descriptions of Multi30k": len(described), **false}])
+        print_table([{"descriptions of Multi30k": len(described), **false}])
         values |= {name: count / len(described) for name, count in false.items()}
     captions = [*(row["caption"] for row in rows), *described][:num_timed]
     racers = {"heuristic": checks["heuristic"], "spacy": checks["spacy"], "whole": whole_pipeline(pack.spacy)}
     works = {name: lambda check=check: check(captions) for name, check in racers.items()}
     seconds = medians(race(works, rounds, clock=time.process_time, warm_up=True))
-    tell([{"speed": name, "captions a CPU second": round(len(captions) / s)} for name, s in seconds.items()])
+    print_table([{"speed": name, "captions a CPU second": round(len(captions) / s)} for name, s in seconds.items()])
     values["spacy-to-whole-pipeline"] = seconds["whole"] / seconds["spacy"]
     values["heuristic-to-spacy"] = seconds["spacy"] / seconds["heuristic"]
     return judge(values, GOALS, "proper-nouns-")

@@ -1,15 +1,14 @@
-"""What the rules drop of real captions: python benchmarks/real_drops.py [--quick] [--data FOLDER] [--stamps FOLDER].
+"""Drops of the rules on real captions: python benchmarks/real_drops.py [--quick] [--data FOLDER] [--stamps FOLDER].
 
-Every rule with its defaults over all rows of the real files, each source in the language that suits it: MSCOCO-IT,
-CC3M, MSCOCO, Flickr8k, Multi30k in three languages, WIT and Tux Paint's stamps in four (Debian's
-tuxpaint-stamps-default, unpacked somewhere; `--stamps` names the folder). `--page` writes ten examples a rule and
-source for people to read.
+Every rule runs with its defaults over all rows of the real files, each source in its language: MSCOCO-IT, CC3M, MSCOCO,
+Flickr8k, Multi30k in three languages, WIT, and Tux Paint's stamps in four (Debian's tuxpaint-stamps-default, unpacked;
+`--stamps` names the folder). `--page` writes ten examples for each rule and source for people to read.
 
-Verdicts stand in data/real_drops_checked.tsv, which knows captions by their digests alone. A drop is right if a careful
-editor would make it by the rule's own meaning. A near-duplicate is dropped rightly if all that it says of number,
-colour, age, place or kind is said by some caption of the image that stays; a caption is mostly names if these are names
-of somebody or something, whatever the capitals. `--quick` takes the verdicts as they stand; otherwise those on captions
-that no rule drops any more are left out.
+Verdicts are in data/real_drops_checked.tsv, which identifies captions only by their digests. A drop is right if a
+careful editor would make it by the rule's own meaning. The drop of a near-duplicate is right if a remaining caption of
+the image has all its information about number, colour, age, place or kind. A caption is mostly names if its words are
+names of persons or things, whatever their capitals. `--quick` uses all verdicts; otherwise verdicts on captions that no
+rule drops any more are left out.
 """
 
 import csv
@@ -25,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 from data_folder import multi30k, options_with_data
-from harness import HERE, Goals, judge, tell
+from harness import HERE, Goals, judge, print_table
 
 from data_catalog.schema import REJECTED
 from flows.dry_run import Dropped, DryRun, dry_run, write_page
@@ -34,9 +33,9 @@ from flows.recipe.recipe import load_recipe
 CHECKED = HERE / "data" / "real_drops_checked.tsv"
 QUICK_ROWS, NUM_EXAMPLES = 200, 10
 GOALS: Goals = {"checked-drops": (">=", 200), "false-drop-rate": ("<=", 0.1), "false-drops-per-row": ("<=", 0.0005)}
-# Languages that no pack ships for.
+# Packs for languages that have none in the package.
 PACKS = {"fr": HERE / "data" / "french.toml"}
-# Kind, files and more settings of the sources in files of their own formats, by language.
+# Sources with formats of their own, by language: kind, files and further settings.
 WIT = {"caption_kinds": ["reference", "attribution", "alt_text"]}
 NATIVE: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
     "it": (("mscoco_it", "mscoco_it/*.json.gz", {}), ("wit", "wit/*.tsv", WIT)),
@@ -49,11 +48,14 @@ NATIVE: Mapping[str, Sequence[tuple[str, str, dict[str, Any]]]] = {
     "fr": (),
 }
 Settings = dict[str, Any]
-Verdict = Mapping[str, str]  # source, step, rule, digest of the caption, verdict, why
+Verdict = Mapping[str, str]  # source, step, rule, digest of the caption, verdict, reason
 
 
 def stamps(folder: Path | None, language: str) -> list[str]:
-    """Tux Paint's captions in one language: a file's first line is English, the others are `xx.utf8=caption`."""
+    """Return Tux Paint's captions in one language.
+
+    A file's first line is English, the others are `xx.utf8=caption`.
+    """
     found = []
     for path in sorted(folder.rglob("*.txt")) if folder else ():
         if any(path.with_suffix(suffix).exists() for suffix in (".png", ".svg")):
@@ -64,7 +66,7 @@ def stamps(folder: Path | None, language: str) -> list[str]:
 
 
 def sources_of(data: Path, stamps_folder: Path | None, language: str, folder: Path) -> dict[str, Settings]:
-    """Settings of all sources in a language; those without a format of their own are written as pairs."""
+    """Return the settings of all sources in a language; sources without a format of their own are written as pairs."""
     (folder / "images").mkdir(exist_ok=True)
     sources: dict[str, Settings] = {}
     for kind, files, more in NATIVE[language]:
@@ -85,7 +87,7 @@ def sources_of(data: Path, stamps_folder: Path | None, language: str, folder: Pa
 
 
 def recipe_text(language: str, sources: Mapping[str, Settings]) -> str:
-    """A recipe in TOML, every rule as it is by default; texts and lists of texts are JSON's."""
+    """Return a recipe in TOML with the defaults of every rule; strings and lists are written as JSON."""
     lines = [f'target_language = "{language}"', f'source_language = "{language}"', 'split.by = "hash"']
     if language in PACKS:
         lines.append(f"language_pack = {json.dumps(str(PACKS[language]))}")
@@ -95,7 +97,7 @@ def recipe_text(language: str, sources: Mapping[str, Settings]) -> str:
 
 
 def run_all(data: Path, stamps_folder: Path | None, num_rows: int) -> DryRun | None:
-    """What became of the rows of all sources in all languages, 0 rows: all; None where there is no source."""
+    """Return the dry run over all sources in all languages; `num_rows` 0 means all rows. None if there is no source."""
     runs = []
     with tempfile.TemporaryDirectory(prefix="real-drops-") as temporary:
         folder = Path(temporary)
@@ -116,29 +118,29 @@ def run_all(data: Path, stamps_folder: Path | None, num_rows: int) -> DryRun | N
 
 
 def rule_of(row: Mapping[str, Any]) -> str:
-    """As the dry run names rules."""
+    """Return the name of the rule that dropped a row, as in the dry run."""
     named = row["drop_reason"] == "caption_boilerplate"
     return f"{row['drop_reason']}: {row['detail']}" if named else str(row["drop_reason"])
 
 
 def without_mended(verdicts: Sequence[Verdict], captions: pa.Table) -> list[Verdict]:
-    """Without those on captions that were looked at and are no longer dropped for the same reason."""
+    """Return the verdicts without those on captions that were read again and are not dropped for that reason now."""
     known = [row for row in captions.to_pylist() if row["source_caption"]]
     rows = [(row, hashlib.sha256(row["source_caption"].encode("utf-8")).hexdigest()[:16]) for row in known]
     seen = {(row["source"], digest) for row, digest in rows}
     drops = {(row["source"], row["step"], rule_of(row), digest) for row, digest in rows if row["outcome"] == REJECTED}
 
-    def stands(said: Verdict) -> bool:
-        is_seen = (said["source"], said["digest"]) in seen
-        return not is_seen or (said["source"], said["step"], said["rule"], said["digest"]) in drops
+    def is_valid(verdict: Verdict) -> bool:
+        is_seen = (verdict["source"], verdict["digest"]) in seen
+        return not is_seen or (verdict["source"], verdict["step"], verdict["rule"], verdict["digest"]) in drops
 
-    return list(filter(stands, verdicts))
+    return list(filter(is_valid, verdicts))
 
 
 def rates(verdicts: Sequence[Verdict], dropped: Sequence[Dropped]) -> list[dict[str, Any]]:
-    """A row a rule: what was checked and found wrong, beside how much the rule drops."""
-    checked = Counter((said["step"], said["rule"]) for said in verdicts)
-    wrong = Counter((said["step"], said["rule"]) for said in verdicts if said["verdict"] == "wrong")
+    """Return one row for each rule: its drops, the checked ones, and the wrong ones among them."""
+    checked = Counter((verdict["step"], verdict["rule"]) for verdict in verdicts)
+    wrong = Counter((verdict["step"], verdict["rule"]) for verdict in verdicts if verdict["verdict"] == "wrong")
     rows: Counter[tuple[str, str]] = Counter()
     for found in dropped:
         rows[found.step, found.rule] += found.num_rows
@@ -149,7 +151,7 @@ def rates(verdicts: Sequence[Verdict], dropped: Sequence[Dropped]) -> list[dict[
 
 
 def main() -> int:
-    """The tables, then a line a claim."""
+    """Print the tables, then one line for each claim."""
     parser = options_with_data(__doc__)
     parser.add_argument("--stamps", type=Path, help="folder of Tux Paint's stamps")
     parser.add_argument("--page", type=Path, help="write examples as a page of HTML")
@@ -158,24 +160,24 @@ def main() -> int:
         checked = verdicts = list(csv.DictReader(file, delimiter="\t"))
     run = run_all(options.data, options.stamps, QUICK_ROWS if options.quick else 0)
     if run is None:
-        print(f"no real captions in {options.data}: what follows is what was checked by hand\n")
+        print(f"no real captions in {options.data}: the table contains only the drops checked by hand\n")
     else:
         gone = Counter(dict.fromkeys(run.num_rows, 0))
         for found in run.dropped:
             gone[found.source] += found.num_rows
-        tell([{"source": name, "rows": count, "dropped": gone[name]} for name, count in run.num_rows.items()])
-        tell(run.rows())
+        print_table([{"source": name, "rows": count, "dropped": gone[name]} for name, count in run.num_rows.items()])
+        print_table(run.rows())
         if options.page:
             write_page(run, options.page, name="a recipe of defaults")
-        if not options.quick:  # a sample has drops that are none in the whole, and lacks others
+        if not options.quick:  # the drops of a sample differ from those of all rows
             verdicts = without_mended(checked, run.captions)
     left_out = len(checked) - len(verdicts)
     table = rates(verdicts, run.dropped if run else [])
-    tell(table, f"{len(checked)} drops were checked by hand; {left_out} of them are drops no more, and are left out")
+    print_table(table, f"{len(checked)} drops were checked by hand; {left_out} are no longer dropped and left out")
     num_wrong = sum(row["wrong"] for row in table)
     values = {"checked-drops": len(verdicts), "false-drop-rate": num_wrong / max(1, len(verdicts))}
     if run and not options.quick:
-        # An estimate: what each rule drops, times the share that was wrong of what was checked of it.
+        # An estimate: the drops of each rule times the share of wrong ones among its checked drops.
         wrong = sum(row["dropped"] * row["wrong"] / row["checked"] for row in table if row["checked"])
         values["false-drops-per-row"] = wrong / max(1, sum(run.num_rows.values()))
     return judge(values, GOALS)

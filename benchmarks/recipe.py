@@ -1,8 +1,8 @@
-"""The parts of the paper's recipe, one at a time, on the sample that ships: python benchmarks/recipe.py [--quick].
+"""Effect of each part of the paper's recipe, on the included sample: python benchmarks/recipe.py [--quick].
 
-Builds `scenes` in Italian, trains the demo's model with each part switched on or off from the same
-seeds, and scores text to image on held-out pictures, captions that fit one of them only. What is told is the mean
-difference from the base over the seeds, with a 95 % interval by Student's t: few seeds make it wide.
+Builds `scenes` in Italian, trains the demo's model with each part switched on or off from the same seeds, and scores
+text to image on held-out images, with captions that match only one of them. The table has the mean difference from the
+base over the seeds, with a 95 % interval by Student's t, which is wide for few seeds.
 """
 
 import os
@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from harness import judge, options_of, tell
+from harness import judge, options_of, print_table
 
 from data_catalog.storage.manifest import current_snapshot_name, require_snapshot
 from flows.build.execution import LocalExecutor
@@ -41,12 +41,12 @@ PARTS: Mapping[str, Mapping[str, Any]] = {
     "hues alone": {"augment": ("hue",)},
 }
 SEEDS, EPOCHS = (1, 2, 3), 6
-# Student's t at 97.5 % for one degree of freedom less than seeds.
+# Student's t at 97.5 %, by number of seeds; the degrees of freedom are one fewer.
 STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 def build_scenes(root: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
-    """The sample's pair shards, by split, those of the root if there are any; and the recipe."""
+    """Build the sample unless the root contains it; return its pair shards by split, and the recipe."""
     recipe = load_recipe("scenes", root=root, overrides=list(overrides))
     if current_snapshot_name(root, "scenes") is None:
         with LocalExecutor() as executor:
@@ -55,7 +55,7 @@ def build_scenes(root: Path, overrides: Sequence[str]) -> tuple[Any, Any]:
 
 
 def score(files: Any, config: TrainConfig) -> float:
-    """The metric of one run, by one thread."""
+    """Return the metric of one run with one thread."""
     with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
         train(files, replace(config, num_threads=1), Path(folder) / "run")
         scores = evaluate(files, Path(folder) / "run", EvaluateConfig(bootstrap_rounds=1))
@@ -65,7 +65,7 @@ def score(files: Any, config: TrainConfig) -> float:
 def measure(
     files: Any, parts: Sequence[str], seeds: Sequence[int], epochs: int
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """Rows of the table, and each part's mean difference; as many runs side by side as there are processors."""
+    """Return the rows of the table and each part's mean difference; one run for each processor is active at a time."""
     config = TrainConfig(**BASE, epochs=epochs)
     configs = {"base": config, **{part: replace(config, **PARTS[part]) for part in parts}}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
@@ -86,9 +86,9 @@ def measure(
 
 
 def main() -> int:
-    """Build, train, print; 1 where a claim is short."""
+    """Build, train, print; return 1 if a claim is short."""
     parser = options_of(__doc__)
-    parser.add_argument("--root", type=Path, help="catalog to build in, or to take the dataset from, if it is there")
+    parser.add_argument("--root", type=Path, help="catalog to build in, or that already contains the dataset")
     options = parser.parse_args()
     seeds, epochs, num_images = (SEEDS[:2], 1, 240) if options.quick else (SEEDS, EPOCHS, 6000)
     parts = (SAFE, PAPER) if options.quick else tuple(PARTS)
@@ -96,8 +96,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="recipe-") as folder:
         files = build_scenes(options.root or Path(folder), overrides)[0]
         rows, means = measure(files, parts, seeds, epochs)
-    tell(rows)
-    # One epoch of a few images learns nothing to compare.
+    print_table(rows)
+    # With --quick the model learns too little to compare.
     goals = {"caption-safe-over-paper-augmentations": (">=", -1.0 if options.quick else 0.0)}
     return judge({"caption-safe-over-paper-augmentations": means[SAFE] - means[PAPER]}, goals)
 

@@ -1,9 +1,9 @@
-"""How well a small model finds pictures by Italian captions: python benchmarks/retrieval_quality.py [--quick].
+"""Retrieval by Italian captions with a small model: python benchmarks/retrieval_quality.py [--quick].
 
-Builds `scenes` large, trains a model by the recipe with the changes that `--set` names, and has captions find their
-pictures among 1,000 held-out ones: captions that belong to one of them only. The table says R@1 of all these, of those
-whose wording no training caption has, and of those that speak of colour, count, position, size. What a model without
-mistakes would reach stands beside it, since some captions are true of other pictures too.
+Builds a large `scenes`, trains a model by the recipe with the changes of `--set`, and searches for images by captions
+among 1,000 held-out images; each caption belongs to only one of them. The table has R@1 of all captions, of those with
+a wording that no training caption has, and of those that mention colour, count, position or size. It also has the score
+of a model without mistakes, because some captions are also true of other images.
 """
 
 import sys
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import judge, options_of, tell
+from harness import judge, options_of, print_table
 from recipe import build_scenes
 
 from data_catalog.sample import italian
@@ -48,7 +48,7 @@ def _forms(*adjectives: str) -> frozenset[str]:
     )
 
 
-# A caption that has one of these words speaks of the attribute; of shapes, every caption does.
+# A caption with one of these words mentions the attribute. Shapes are not listed, because every caption mentions them.
 WORDS: Mapping[str, frozenset[str]] = {
     "colour": _forms(*COLOURS, *BACKGROUNDS),
     "count": _forms("only") | {"due", "tre", "quattro"},
@@ -58,7 +58,7 @@ WORDS: Mapping[str, frozenset[str]] = {
 
 
 def shown(sample: Sample) -> Scene:
-    """The scene, with sides where its own captions say no more than that one group is beside the other."""
+    """Return the scene, with sides if its captions only say that one group is beside the other."""
     scene = sample.scene()
     if scene.relation != "next":
         return scene
@@ -68,28 +68,28 @@ def shown(sample: Sample) -> Scene:
 
 
 def says(scene: Scene) -> set[str]:
-    """The wordings of all captions that the grammar has for a scene as it was planned."""
+    """Return the wordings of all captions that the grammar has for a scene as it was planned."""
     both = ((template, synonym) for template in templates(scene) for synonym in (0, 1))
     return {wording(italian.render(scene, template, synonym)) for template, synonym in both}
 
 
 def fitting(scene: Scene) -> set[str]:
-    """The wordings of all captions that are true of a picture of a scene, whatever its own captions are.
+    """Return the wordings of all captions that are true of an image of a scene, not only of its own captions.
 
-    A size that is not named is the middle one: "una stella" does not fit a picture of a small star.
+    A size that is not named is the middle one: "una stella" is not true of an image of a small star.
     """
     return {text for reading in _readings(scene) for text in says(reading)}
 
 
 def _readings(scene: Scene) -> Iterator[Scene]:
-    """Scenes that the same picture shows as well."""
+    """Yield the scenes that the same image also shows."""
     groups = scene.groups
     yield scene
     if scene.relation in _MIRRORED:
         yield replace(scene, groups=groups[::-1], relation=_MIRRORED[scene.relation])
     if scene.relation in ("left", "right"):
         yield from (replace(scene, groups=order, relation="next") for order in permutations(groups))
-    if len(groups) == 3:  # in a row or a column, the middle one being the second of a list
+    if len(groups) == 3:  # in a row or a column; the middle group is the second of a list
         middle = groups[scene.relation == "list"]
         ends = [group for group in groups if group is not middle]
         yield from (replace(scene, groups=(middle, *order), relation="between") for order in permutations(ends))
@@ -98,12 +98,14 @@ def _readings(scene: Scene) -> Iterator[Scene]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """Held-out pictures, and the captions that belong to one of them only.
+    """Held-out images, and the captions that belong to only one of them.
 
     Args:
-        fitting: wordings that are true of each picture.
+        fitting: wordings that are true of each image.
+        features: features of the images, shape (images, width).
         queries: captions.
-        owners: the picture of each query.
+        owners: index of each query's image.
+        query_features: features of the queries, shape (queries, width).
     """
 
     fitting: Sequence[set[str]]
@@ -114,9 +116,9 @@ class Gallery:
 
 
 def open_gallery(files: PairFiles, upstream: Path, model: LoadedModel) -> Gallery:
-    """At most `GALLERY` pictures of the test split, by lot, and their features."""
+    """Return at most `GALLERY` images of the test split, chosen at random, with their features."""
     settings = read_json(upstream / COMMIT_FILE)["settings"]
-    drawn = {  # each image by its URL, or by its name where it has none
+    drawn = {  # samples by URL, or by file name if they have none
         Path(sample.path).stem if sample.source == FLICKR8K else url_of(sample, settings["base_url"]): sample
         for sample in plan(settings["seed"], settings["num_images"])
     }
@@ -138,16 +140,19 @@ def open_gallery(files: PairFiles, upstream: Path, model: LoadedModel) -> Galler
 
 
 def score_queries(gallery: Gallery, known: set[str]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Rows of the table, and R@1 by kind of query; `known` are the wordings of the training captions."""
+    """Return the rows of the table, and R@1 by kind of query; `known` are the wordings of the training captions."""
     ranks = text_to_image_ranks(gallery.query_features, gallery.features, gallery.owners)
-    told = [wording(text) for text in gallery.queries]
+    wordings = [wording(text) for text in gallery.queries]
     fits = Counter(text for texts in gallery.fitting for text in texts)
-    owned = zip(told, gallery.owners, strict=True)
+    owned = zip(wordings, gallery.owners, strict=True)
     ceiling = np.array([1 / fits[text] if text in gallery.fitting[owner] else 0.0 for text, owner in owned])
-    kinds = {"all": np.ones(len(told), dtype=bool), "unseen wording": np.array([text not in known for text in told])}
-    kinds["true of one picture"] = ceiling == 1
+    kinds = {
+        "all": np.ones(len(wordings), dtype=bool),
+        "unseen wording": np.array([text not in known for text in wordings]),
+    }
+    kinds["true of one image"] = ceiling == 1
     for attribute, words in WORDS.items():
-        kinds[attribute] = np.array([not words.isdisjoint(text.split()) for text in told])
+        kinds[attribute] = np.array([not words.isdisjoint(text.split()) for text in wordings])
     rows, found = [], {}
     for kind, chosen in kinds.items():
         values = recalls(ranks[chosen], 1)
@@ -161,11 +166,11 @@ def score_queries(gallery: Gallery, known: set[str]) -> tuple[list[dict[str, Any
 
 
 def main() -> int:
-    """Build, train, score, print; 1 where a claim is short."""
+    """Build, train, score, print; return 1 if a claim is short."""
     parser = options_of(__doc__)
-    parser.add_argument("--root", type=Path, help="catalog to build in, or to take the dataset from, if it is there")
+    parser.add_argument("--root", type=Path, help="catalog to build in, or that already contains the dataset")
     parser.add_argument("--out", type=Path, help="folder of the model that is trained (default: temporary)")
-    parser.add_argument("--model", type=Path, help="folder of a trained model, which is only scored")
+    parser.add_argument("--model", type=Path, help="folder of a trained model; it is only scored")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of [train]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="retrieval-quality-") as folder:
@@ -179,9 +184,9 @@ def main() -> int:
         gallery = open_gallery(files, root / "upstream", load_model(out))
         known = {wording(text) for texts in read_captions(files.train).to_pylist() for text in texts}
     rows, found = score_queries(gallery, known)
-    tell(rows, f"text to image, {len(gallery.fitting):,} pictures, captions distinct")
+    print_table(rows, f"text to image, {len(gallery.fitting):,} images, distinct captions")
     recall = f"text-to-image-R@1-of-{len(gallery.fitting)}"
-    goal = 0.0 if options.quick else RECALL  # one epoch of a few images learns little
+    goal = 0.0 if options.quick else RECALL  # with --quick the model learns little
     return judge({recall: found["all"], **minutes}, {recall: (">=", goal), "training-minutes": ("<=", MINUTES)})
 
 

@@ -1,11 +1,10 @@
 """Millions of caption rows through the steps that judge them: python benchmarks/scale.py [--rows N] [--data FOLDER].
 
-Real captions recombined, one row in ten a near-duplicate of known truth (planted_captions.py), one image in fifty of
-the same bytes as another, in shards of caption rows as ingest writes them, five captions an image. The steps are those
-of a build: clean, find-repeats, screen, translate (all captions are native), check, find-duplicates, deduplicate; then
-the split of each sample. A run is
-a process of its own, which holds nothing but what the steps hold; a tenth of the rows and all of them take turns, and
-the growth is that of the CPU seconds a row.
+Captions are recombined from real ones; one row in ten is a known near-duplicate (planted_captions.py), and one image in
+fifty has the bytes of another. Shards of caption rows are as ingest writes them, with five captions an image. The steps
+are those of a build: clean, find-repeats, screen, translate (all captions are native), check, find-duplicates,
+deduplicate; then the split of each sample. A run is a new process with only the memory of the steps. A tenth of the
+rows and all rows take turns, and growth is measured in CPU seconds a row.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from data_folder import options_with_data
-from harness import Goals, apart, in_turn, judge, peak_mb, table_of, tell
+from harness import Goals, in_new_process, in_turn, judge, peak_mb, print_table, table_of
 from planted_captions import Labels, planted, real_captions
 
 CAPTIONS_PER_SAMPLE, SAMPLES_PER_SHARD = 5, 5_000
@@ -37,7 +36,7 @@ STEPS = ("clean", "find-repeats", "screen", "translate", "check", "find-duplicat
 
 
 def prepare(count: int, real: Sequence[str], folder: Path) -> Labels:
-    """Write shards of caption rows and of images; what each row is."""
+    """Write shards of caption rows and of images; return the true labels of the rows."""
     from data_catalog.schema import CAPTIONS, IMAGES
     from data_catalog.storage.shards import save_parquet
 
@@ -64,7 +63,7 @@ def prepare(count: int, real: Sequence[str], folder: Path) -> Labels:
 
 
 def caption_columns(texts: Sequence[str], start: int, captions_per_sample: int) -> dict[str, list[Any]]:
-    """Columns of caption rows as ingest writes them, in English; the first one has the number `start`."""
+    """Return columns of English caption rows as ingest writes them; the first row has the number `start`."""
     numbers = range(start, start + len(texts))
     samples = [number // captions_per_sample for number in numbers]
     fixed = {"source": "mscoco", "source_lang": "en", "target_lang": "en", "upstream_file": "captions.json"}
@@ -80,7 +79,7 @@ def caption_columns(texts: Sequence[str], start: int, captions_per_sample: int) 
 
 
 def run(folder: Path, num_shards: int) -> dict[str, float]:
-    """All steps over some shards; seconds by step, peak megabytes, and what was counted. Writes `first_rows.npy`."""
+    """Run all steps over some shards; return seconds by step, peak megabytes and counts. Writes `first_rows.npy`."""
     from cleaning.checks import CheckConfig, CleanConfig
     from cleaning.duplicates.captions import RepeatsConfig
     from cleaning.duplicates.images import DuplicatesConfig
@@ -130,7 +129,7 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
                 split_of(sample_id, SplitConfig())
         seconds["split"] = time.perf_counter() - started
         num_kept = sum(int(pending(shard.only_file).sum()) for shard in done)
-        # What find-repeats says, with -1 for the rows that it did not look at.
+        # The clusters of find-repeats, with -1 for rows that it did not read.
         looked_at = np.concatenate([pending(shard.only_file) for shard in cleaned])
         clusters = [pq.read_table(part.only_file).column("cluster").to_numpy() for part in parts]
         first_rows = np.full(len(looked_at), -1)
@@ -140,7 +139,7 @@ def run(folder: Path, num_shards: int) -> dict[str, float]:
 
 
 def shards_of(folder: Path, count: int | None = None) -> list[Any]:
-    """The first files of a folder as outputs of a step, a shard each."""
+    """Return the first files of a folder as commits of a step, one for each shard."""
     from data_catalog.storage.shards import sha256_of
     from data_catalog.storage.work import Commit
 
@@ -156,12 +155,12 @@ def pending(path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def compare(rows: int, rounds: int, real: Sequence[str], folder: Path) -> dict[str, float]:
-    """Write the rows, run a tenth and all of them in turn, print the table; returns the claims' values."""
+    """Write the rows, run a tenth and all of them in turn, print the table; return the claims' values."""
     labels = prepare(rows, real, folder)
     num_shards = len(list((folder / "captions").iterdir()))
     small = max(1, num_shards // 10)
     sizes = {small: min(rows, small * CAPTIONS_PER_SAMPLE * SAMPLES_PER_SHARD), num_shards: rows}
-    runs = in_turn({size: partial(apart, run, folder, size) for size in sizes}, rounds)
+    runs = in_turn({size: partial(in_new_process, run, folder, size) for size in sizes}, rounds)
     lines, cpu = [], {}
     for size, found in runs.items():
         count, seconds = sizes[size], {step: statistics.median(one[step] for one in found) for step in STEPS}
@@ -169,7 +168,7 @@ def compare(rows: int, rounds: int, real: Sequence[str], folder: Path) -> dict[s
         rates = {step: round(count / taken) for step, taken in {**seconds, "all": sum(seconds.values())}.items()}
         lines.append({"rows": count, **rates, "s": round(sum(seconds.values()), 1), "CPU s": round(cpu[size], 1)})
         lines[-1]["peak MB"] = round(max(one["peak"] for one in found))
-    tell(lines, f"{rounds} rounds, medians; rows/s of each step and of all")
+    print_table(lines, f"rows a second of each step and of all; medians of {rounds} rounds")
     print(f"{runs[num_shards][-1]['kept']:,.0f} rows kept")
     recall, precision = labels.judge(np.load(folder / "first_rows.npy"), shown=True)
     growth = cpu[num_shards] / rows / (cpu[small] / sizes[small])
@@ -181,8 +180,8 @@ def main() -> int:
     """Write, run, and judge the claims."""
     parser = options_with_data(__doc__)
     parser.add_argument("--rows", type=int, default=ROWS, help="caption rows of the large run")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each size runs")
-    parser.add_argument("--scratch", type=Path, help="a folder on a disk with 1 KB free a row (default: temporary)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="number of runs of each size")
+    parser.add_argument("--scratch", type=Path, help="folder with 1 KB free for each row (default: temporary)")
     options = parser.parse_args()
     real = real_captions(options.data)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:

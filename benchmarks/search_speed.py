@@ -1,9 +1,9 @@
-"""How fast the images nearest to a text are found: python benchmarks/search_speed.py [--quick].
+"""Speed of the search for the images nearest to a text: python benchmarks/search_speed.py [--quick].
 
-A million random unit features of 512 numbers; the ten best for one query and for a thousand, in turn with what one
-would write oneself (all products, then a sort of them) and with FAISS's exact index (`pip install faiss-cpu`), if that
-is installed. Every answer is compared with that of float64 throughout. Memory is what a fresh process takes at its
-peak beyond features and queries; FAISS's index is a copy of the features, which is counted.
+There are a million random unit features of 512 numbers. The search returns the ten best for one query and for a
+thousand. It takes turns with a plain implementation (all products, then a sort) and with FAISS's exact index (`pip
+install faiss-cpu`), if that is installed. Every answer is compared with the answer in float64. Memory is the peak of a
+new process beyond features and queries; FAISS's index copies the features, and the copy is counted.
 """
 
 import statistics
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import Goals, apart, judge, options_of, peak_mb, race, ratio, tell
+from harness import Goals, in_new_process, judge, options_of, peak_mb, print_table, race, ratio
 
 from training.use.search import nearest
 
 K, DIM = 10, 512
 HAS_FAISS = find_spec("faiss") is not None
-MANY, CHECKED = 1000, 50  # queries; those whose answers are compared
+MANY, CHECKED = 1000, 50  # queries; queries whose answers are compared
 # Rows and rounds.
 SIZES = {"quick": (100_000, 3), "full": (1_000_000, 5)}
 OURS, PLAIN, FAISS = "nearest", "products, argsort", "faiss.IndexFlatIP"
-PLAIN_QUERIES = 20  # of the thousand that are sorted plainly a round: all of them take minutes
+PLAIN_QUERIES = 20  # queries of the plain implementation in each round; a thousand would take minutes
 GOALS: Goals = {
     "wrong-answers": ("<=", 0),
     "one-query-plain-over-ours": (">=", 1.0),
@@ -39,7 +39,7 @@ Search = Callable[[Matrix], Matrix]
 
 
 def unit_rows(count: int, seed: int) -> Matrix:
-    """Random unit rows; some are there twice, as images of a collection are."""
+    """Return random unit rows; some occur twice, as images of a collection do."""
     generator = np.random.default_rng(seed)
     rows = generator.standard_normal((count, DIM), dtype=np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -49,12 +49,12 @@ def unit_rows(count: int, seed: int) -> Matrix:
 
 
 def plain(features: Matrix, queries: Matrix) -> Matrix:
-    """What one would write oneself."""
+    """Return the answers of a plain implementation."""
     return np.stack([np.argsort(-(features @ query), kind="stable")[:K] for query in queries])
 
 
 def ways(features: Matrix, *, with_faiss: bool) -> dict[str, Search]:
-    """What is compared, by name."""
+    """Return the compared searches by name."""
     found: dict[str, Search] = {
         OURS: lambda queries: nearest(features, queries, K).indices,
         PLAIN: lambda queries: plain(features, queries),
@@ -69,33 +69,33 @@ def ways(features: Matrix, *, with_faiss: bool) -> dict[str, Search]:
 
 
 def compare(searches: Mapping[str, Search], queries: Matrix, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way, round by round, in turn; of plain sorting scaled up from fewer queries."""
+    """Return seconds of each search in each round, in turn; the plain one is scaled up from fewer queries."""
     some = {name: queries[:PLAIN_QUERIES] if name == PLAIN else queries for name in searches}
     times = race({name: lambda name=name: searches[name](some[name]) for name in searches}, rounds)
     return {name: [s * len(queries) / len(some[name]) for s in found] for name, found in times.items()}
 
 
 def wrong(features: Matrix, queries: Matrix, found: Matrix) -> int:
-    """Queries whose answer is not that of float64, equal rows in the order of their places."""
+    """Return the number of queries whose answer differs from float64's; equal rows are ordered by index."""
     starts, wanted = range(0, len(features), 50_000), queries.astype(np.float64).T
     cosines = np.concatenate([features[at : at + 50_000].astype(np.float64) @ wanted for at in starts])
-    # Equal rows may differ in their last digits here, where the place in a block decides how sums are taken.
+    # Equal rows may differ in their last digits, because the order of sums depends on the position in a block.
     best = [np.argsort(-np.round(column, 13), kind="stable")[:K] for column in cosines.T]
     return sum(not np.array_equal(a, b) for a, b in zip(best, found, strict=True))
 
 
 def memory_mb(name: str, path: Path, num_queries: int) -> float:
-    """What a search takes in a fresh process, beyond features, queries and libraries."""
+    """Return the memory in MB of a search in a new process, beyond features, queries and libraries."""
     features, queries = np.load(path), unit_rows(num_queries, seed=2)
     if HAS_FAISS:
-        import faiss  # noqa: F401 -- its libraries are no part of a search
+        import faiss  # noqa: F401 -- the memory of its libraries is not counted
     before = peak_mb("VmRSS")
     ways(features, with_faiss=name == FAISS)[name](queries[:PLAIN_QUERIES] if name == PLAIN else queries)
     return peak_mb() - before
 
 
 def main() -> int:
-    """Race over features in memory, then look at answers and memory; 1 where a claim is short."""
+    """Time searches over features in memory, then check answers and memory; return 1 if a claim is short."""
     num_rows, rounds = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     with tempfile.TemporaryDirectory(prefix="search-speed-") as folder:
         path = Path(folder) / "features.npy"
@@ -109,15 +109,17 @@ def main() -> int:
         num_wrong = wrong(features, some, answers)
         same = {name: int((search(some) == answers).all(axis=1).sum()) for name, search in searches.items()}
         del searches, features
-        memory = {name: [apart(memory_mb, name, path, count) for count in (1, MANY)] for name in one}
+        memory = {name: [in_new_process(memory_mb, name, path, count) for count in (1, MANY)] for name in one}
     rows = [
         {"exact search": name, "1 query, s": f"{statistics.median(one[name]):.3f}", "more MB": round(memory[name][0])}
         | {"1,000 queries, s": f"{statistics.median(many[name]):.1f}", "and MB": round(memory[name][1])}
-        | {f"answers like ours, of {CHECKED}": same[name]}
+        | {f"answers equal to ours, of {CHECKED}": same[name]}
         for name in one
     ]
-    tell(rows, f"{num_rows:,} features of {DIM} numbers, the {K} best; medians of {3 * rounds} and {rounds} rounds")
-    print(f"of plain sorting, {PLAIN_QUERIES} queries are scaled up to 1,000; {num_wrong} answers unlike float64's")
+    print_table(
+        rows, f"{num_rows:,} features of {DIM} numbers, the {K} best; medians of {3 * rounds} and {rounds} rounds"
+    )
+    print(f"plain sorting is scaled up from {PLAIN_QUERIES} queries; {num_wrong} answers differ from float64's")
     print(f"one query over a mapped file: {statistics.median(from_file):.3f} s\n")
     values = {"wrong-answers": float(num_wrong), "thousand-queries-memory-mb": memory[OURS][1]}
     for label, times in (("one-query", one), ("thousand-queries", many)):

@@ -1,10 +1,10 @@
-"""How long `vernaclip --help` and `import vernaclip` take, beside a bare interpreter: python benchmarks/startup.py."""
+"""Start-up time of `vernaclip --help` and `import vernaclip`, beside Python's own: python benchmarks/startup.py."""
 
 import subprocess
 import sys
 from functools import partial
 
-from harness import judge, medians, options_of, race, tell
+from harness import judge, medians, options_of, print_table, race
 
 GOALS = {"help-startup-seconds": ("<", 0.5), "import-seconds": ("<", 0.3)}
 COMMANDS = {
@@ -16,12 +16,14 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Interleave the commands, print medians, judge the claims."""
+    """Run the commands in turn, print medians, judge the claims."""
     rounds = 5 if options_of(__doc__).parse_args().quick else 20
     start = partial(subprocess.run, check=True, capture_output=True)
     times = race({name: partial(start, [sys.executable, *words]) for name, words in COMMANDS.items()}, rounds)
     found = medians(times)
-    tell([{"command": name, "median s": f"{found[name]:.3f}", "worst s": f"{max(times[name]):.3f}"} for name in times])
+    print_table(
+        [{"command": name, "median s": f"{found[name]:.3f}", "worst s": f"{max(times[name]):.3f}"} for name in times]
+    )
     return judge(
         {"help-startup-seconds": found["vernaclip --help"], "import-seconds": found["import vernaclip"]}, GOALS
     )

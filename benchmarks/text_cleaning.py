@@ -1,9 +1,9 @@
-"""Text cleaning beside plain ftfy on real captions: python benchmarks/text_cleaning.py [--quick] [--data FOLDER].
+"""Speed of text cleaning compared with ftfy: python benchmarks/text_cleaning.py [--quick] [--data FOLDER].
 
 English captions are the ASCII ones of Conceptual Captions, Flickr8k and Multi30k (3 : 2 : 5), French ones those of
-Multi30k, all as their publishers have them. Plain ftfy is `ftfy.fix_text` as it comes. Rounds are interleaved; what
-counts is CPU time. That `fix_encoding` gives what ftfy gives with the same settings is compared for every caption that
-there is, and for captions garbled through code pages.
+Multi30k, all from the publishers' files. ftfy is `ftfy.fix_text` with its defaults. Rounds are interleaved; CPU time is
+measured. `fix_encoding` is also compared with ftfy's output at the same settings, for every caption and for captions
+garbled through code pages.
 """
 
 import argparse
@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ftfy
-from data_folder import absent, cc3m_captions, flickr8k_captions, mscoco_it, multi30k, options_with_data
-from harness import Goals, judge, lacks, medians, race, tell
+from data_folder import cc3m_captions, flickr8k_captions, missing_files, mscoco_it, multi30k, options_with_data
+from harness import Goals, exit_without, judge, medians, print_table, race
 
 from cleaning.checks import CleanConfig
 from cleaning.text.mending import clean_text, encoding_rewrite, ftfy_settings
@@ -25,7 +25,7 @@ NEEDED = (
     *(f"mscoco_it/captions_ita_devset_{kind}.json.gz" for kind in ("validated", "unvalidated")),
     *(f"multi30k/train.{language}.gz" for language in ("en", "fr", "de")),
 )
-# Rounds, captions a set.
+# Rounds, captions of each set.
 SIZES = {"quick": (5, 20_000), "full": (15, 20_000)}
 GOALS: Goals = {
     **{f"text-{name}-to-ftfy": (">=", 20.0) for name in ("ascii-fix-encoding", "ascii-clean-text")},
@@ -36,7 +36,7 @@ CODE_PAGES = ("latin-1", "cp1252", "cp1250", "cp1251", "cp437", "iso8859-2", "ma
 
 
 def caption_sets(size: int, data: Path) -> dict[str, list[str]]:
-    """As many captions of each language as asked for."""
+    """Return at most `size` captions of each language."""
     english = [*cc3m_captions(data), *flickr8k_captions(data)]
     english += multi30k(data, "en")[: len(english)]
     sets = {"ascii": [text for text in english if text.isascii()], "french": multi30k(data, "fr")}
@@ -44,7 +44,7 @@ def caption_sets(size: int, data: Path) -> dict[str, list[str]]:
 
 
 def mojibake(texts: Sequence[str], at_most: int) -> list[str]:
-    """Captions with accents, garbled through each code page as far as that has the bytes, once and twice."""
+    """Return captions with accents, garbled once and twice through each code page, as far as it has the bytes."""
     accented = [text for text in texts if not text.isascii()]
     chosen = random.Random(1).sample(accented, min(at_most, len(accented)))
     garbled = []
@@ -55,15 +55,15 @@ def mojibake(texts: Sequence[str], at_most: int) -> list[str]:
 
 
 def count_differences(texts: Sequence[str]) -> int:
-    """Texts that `encoding_rewrite` gives back otherwise than ftfy does with the same settings."""
+    """Return the number of texts that `encoding_rewrite` changes differently from ftfy with the same settings."""
     settings, rewrite = ftfy_settings(), encoding_rewrite()
     return sum(rewrite(text) != ftfy.fix_text(text, settings) for text in texts)
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
-    """Race, compare, print the table; the claims' values and goals."""
-    if missing := absent(options.data, NEEDED):
-        lacks(f"{options.data} has no {', '.join(missing)}")
+    """Time, compare, print the table; return the claims' values and goals."""
+    if missing := missing_files(options.data, NEEDED):
+        exit_without(f"{options.data} has no {', '.join(missing)}")
     rounds, size = SIZES["quick" if options.quick else "full"]
     sets, rewrite = caption_sets(size, options.data), encoding_rewrite()
     ways: dict[str, Callable[[Sequence[str]], object]] = {
@@ -78,10 +78,10 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, float], Goals]:
         times = found[label, "plain-ftfy"] / seconds
         micros = 1e6 * seconds / len(sets[label])
         rows.append({"captions": label, "number": len(sets[label]), "": name, "us a caption": f"{micros:.3f}"})
-        rows[-1] |= {"x plain ftfy": f"{times:.1f}"}
+        rows[-1] |= {"times ftfy": f"{times:.1f}"}
         if name != "plain-ftfy":
             values[f"text-{label}-{name}-to-ftfy"] = times
-    tell(rows, f"{rounds} rounds interleaved, medians of CPU time")
+    print_table(rows, f"medians of CPU time over {rounds} interleaved rounds")
     known = {*cc3m_captions(options.data), *flickr8k_captions(options.data)}
     known.update(*(mscoco_it(options.data, kind) for kind in ("validated", "unvalidated")))
     captions = sorted(known.union(*(multi30k(options.data, language) for language in ("en", "fr", "de"))))

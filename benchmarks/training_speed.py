@@ -1,16 +1,16 @@
-"""How fast `vernaclip train` learns: beside open_clip_train, in bfloat16, with frozen towers, waiting for data or not.
+"""Speed of `vernaclip train`: compared with open_clip_train, in bfloat16, with frozen towers, and its wait for data.
 
 python benchmarks/training_speed.py [--quick] [--root CATALOG]
 
-Both trainers take the same model (`compact`), tokenizer, encoded images on the disk, batches of 128, crops, AdamW,
-clipping, schedule and threads; open_clip_train reads what `vernaclip export --format webdataset` writes. Each run is a
-process of its own, and they take turns; told are medians, and the median of each round's ratios. A run's clock starts
-with everything imported and stops when the trainer returns: reading, hashing, a tokenizer, weights on disk are in it.
-What a trainer reports of itself is taken from its log: both say when an epoch ends. open_clip_train decodes in each
-epoch, in two workers, which on two cores were about as fast as none and faster than one; we decode once and keep the
-pixels (`train.cache_max_bytes`), and a row says what that is worth. It takes an image's first caption, we take any. It
-needs no workaround but the model's config by name. The share of time spent waiting for data is told, not claimed:
-epochs of six batches, as here, wait for the first of each, which longer ones do not notice.
+Both trainers use the same model (`compact`), tokenizer, encoded images on disk, batches of 128, crops, AdamW, clipping,
+schedule and threads; open_clip_train reads the output of `vernaclip export --format webdataset`. Each run is a new
+process, and runs take turns. The tables have medians, and the median of each round's ratios. A run's clock starts after
+all imports and stops when the trainer returns, so that it includes reading, hashing, a tokenizer and weights on disk.
+Epoch times are from the trainers' logs. open_clip_train decodes images in each epoch, in two workers, which on two
+cores were about as fast as none and faster than one. We decode once and keep the pixels (`train.cache_max_bytes`); one
+row shows the effect. open_clip_train uses an image's first caption, we use any. It needs no workaround except the
+model's config by name. The share of time spent waiting for data is reported without a claim: epochs of six batches, as
+here, wait for their first batch, which has no weight in longer epochs.
 """
 
 import json
@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import HERE, Goals, apart, in_turn, judge, options_of, ratio, tell
+from harness import HERE, Goals, in_new_process, in_turn, judge, options_of, print_table, ratio
 
 BATCH_SIZE, VIT_BATCH_SIZE, THEIR_WORKERS = 128, 256, 2
-# Images drawn, rounds, epochs of a run (with all weights), epochs with frozen towers. With 400 images open_clip_train's
-# workers were seen to wait for ever.
+# Images drawn, rounds, epochs of a run (with all weights), epochs with frozen towers. With 400 images, workers of
+# open_clip_train waited forever.
 SIZES = {"quick": (1000, 1, 2, 2), "full": (1000, 5, 3, 6)}
 GOALS: Goals = {
     "samples-per-second-over-open_clip_train": (">=", 1.0),
@@ -41,9 +41,9 @@ GOALS: Goals = {
     "bf16-loss-difference": ("<=", 0.05),
     "cached-frozen-tower-over-full-step": (">=", 2.5),
 }
-# Few images tell nothing: then any number will do.
+# Results on few images mean nothing, so any value is accepted.
 QUICK_GOALS: Goals = {name: (">=", 0.0) if sign == ">=" else ("<=", 1.0) for name, (sign, _) in GOALS.items()}
-# Both trainers and their libraries import much only when they first need it.
+# Modules that the trainers and their libraries import at first use.
 WARM_UP = (
     *("numpy", "PIL.Image", "pyarrow.parquet", "timm.optim", "timm.utils.agc", "torchvision.transforms.v2"),
     *("transformers.models.auto.tokenization_auto", "open_clip_train.main", "training.fit.loop"),
@@ -58,28 +58,28 @@ FP32, BF16, NOT_KEPT = "vernaclip, fp32", "vernaclip, bf16", "vernaclip, fp32, d
 THEIR_FP32, THEIR_BF16 = "open_clip_train, fp32", "open_clip_train, bf16"
 VIT_FP32, VIT_BF16 = "ViT, fp32", "ViT, bf16"
 FROZEN, VIT_FROZEN = "compact, frozen first", "ViT, frozen first"
-# Rows of the table: a run, and what it is compared with.
-BESIDE = (
+# Rows of the table: a run, and the run that it is compared with.
+COMPARISONS = (
     *((FP32, THEIR_FP32), (NOT_KEPT, THEIR_FP32), (BF16, THEIR_BF16), (BF16, FP32), (THEIR_FP32, THEIR_FP32)),
     *((THEIR_BF16, THEIR_FP32), (VIT_FP32, VIT_FP32), (VIT_BF16, VIT_FP32)),
 )
 QUICK = (FP32, THEIR_FP32, VIT_FP32, VIT_BF16, FROZEN)
-Runs = dict[str, list["Told"]]
+Runs = dict[str, list["RunResult"]]
 _OUR_EPOCH = re.compile(r"epoch (\d+): train loss")
 _OUR_WAITING = re.compile(r"([\d.]+) ?% of the time spent waiting for data")
 _THEIR_STEP = re.compile(r"Train Epoch: (\d+) .*/(\d+) \(")
 
 
 @dataclass(slots=True, kw_only=True)
-class Told:
-    """What a run came to.
+class RunResult:
+    """The results of a run.
 
     Args:
         seconds: from the call of the trainer to its return.
         samples: images that went through the model, over all epochs.
-        epoch_seconds: of each epoch; the first one also of everything before it.
-        waiting: share of each epoch's time that was spent waiting for data, and
-        losses: mean of each epoch, of ours.
+        epoch_seconds: seconds of each epoch; the first includes everything before it.
+        waiting: share of each epoch's time that was spent waiting for data; empty for open_clip_train.
+        losses: mean loss of each epoch; empty for open_clip_train.
     """
 
     seconds: float
@@ -90,39 +90,39 @@ class Told:
 
     @property
     def rate(self) -> float:
-        """Samples a second of the whole run."""
+        """Return samples a second over the whole run."""
         return self.samples / self.seconds
 
     def rates(self, epochs: slice) -> list[float]:
-        """Samples a second of some epochs."""
+        """Return samples a second of some epochs."""
         return [self.samples / len(self.epoch_seconds) / seconds for seconds in self.epoch_seconds[epochs]]
 
 
 class Marks(logging.Handler):
-    """Log messages, and when they came."""
+    """A handler that records log messages with their times."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[float, str]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note a message."""
+        """Record a message."""
         self.found.append((time.perf_counter(), record.getMessage()))
 
 
-def warm_run(train: Callable[[Mapping[str, Any], Path], Told], job: Mapping[str, Any]) -> Told:
-    """In that process: import everything, and train."""
+def warm_run(train: Callable[[Mapping[str, Any], Path], RunResult], job: Mapping[str, Any]) -> RunResult:
+    """Import everything, and train; called in a new process."""
     from training.processes import let_threads_sleep
 
-    let_threads_sleep()  # ours does so by itself, where torch is not loaded yet; it does the other no harm
+    let_threads_sleep()  # our trainer does so itself, before it loads torch; it does not affect the other one
     for name in WARM_UP:
         import_module(name)
     with tempfile.TemporaryDirectory(prefix="training-") as folder:
         return train(job, Path(folder))
 
 
-def train_ours(job: Mapping[str, Any], folder: Path) -> Told:
-    """Ours: `job` has the pair shards of the train split and the settings; nothing is held out."""
+def train_ours(job: Mapping[str, Any], folder: Path) -> RunResult:
+    """Train with vernaclip; `job` has the pair shards of the train split and the settings. Nothing is held out."""
     from training.config import TrainConfig
     from training.data.pairs import PairFiles
     from training.fit.loop import train
@@ -137,7 +137,7 @@ def train_ours(job: Mapping[str, Any], folder: Path) -> Told:
     ends = [at for at, message in marks.found if _OUR_EPOCH.search(message)]
     shares = [_OUR_WAITING.search(message) for _, message in marks.found]
     lines = (folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
-    return Told(
+    return RunResult(
         seconds=seconds,
         samples=result.steps * min(config.batch_size, result.num_samples),
         epoch_seconds=np.diff([started, *ends]).tolist(),
@@ -146,8 +146,11 @@ def train_ours(job: Mapping[str, Any], folder: Path) -> Told:
     )
 
 
-def train_theirs(job: Mapping[str, Any], folder: Path) -> Told:
-    """open_clip_train: `job` has its command line, and a folder with the model's config, which it knows by name."""
+def train_theirs(job: Mapping[str, Any], folder: Path) -> RunResult:
+    """Train with open_clip_train.
+
+    `job` has its command line, and the folder of the model's config, which it knows by name.
+    """
     import open_clip
 
     open_clip.add_model_config(job["model_configs"])
@@ -160,11 +163,11 @@ def train_theirs(job: Mapping[str, Any], folder: Path) -> Told:
     last = {found[1]: (at, int(found[2])) for at, found in steps}
     ends = [at for at, _ in last.values()]
     samples = sum(count for _, count in last.values())
-    return Told(seconds=seconds, samples=samples, epoch_seconds=np.diff([started, *ends]).tolist())
+    return RunResult(seconds=seconds, samples=samples, epoch_seconds=np.diff([started, *ends]).tolist())
 
 
 def prepare(root: Path, num_images: int, folder: Path) -> dict[str, Any]:
-    """The sample's train split for both trainers: what `contestants` needs."""
+    """Write the sample's train split for both trainers; return the arguments of `contestants`."""
     from recipe import build_scenes
 
     from training.config import TrainConfig
@@ -174,7 +177,7 @@ def prepare(root: Path, num_images: int, folder: Path) -> dict[str, Any]:
 
     files = build_scenes(root, (f"scenes.num_images={num_images}", "split.test=0.1"))[0].train
     export = [sys.executable, "-m", "flows.cli", "export", "scenes", "--format", "webdataset", "--root", str(root)]
-    # Many small shards, so that each of its workers gets as much as the others.
+    # Many small shards, so that open_clip_train's workers get equal shares.
     export += ["--out", str(folder / "tars"), "--samples-per-shard", "100"]
     subprocess.run(export, check=True, capture_output=True, cwd=HERE.parent)
     shards = sorted((folder / "tars").glob("train-*.tar"))
@@ -194,8 +197,8 @@ def prepare(root: Path, num_images: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def theirs(prepared: Mapping[str, Any], *, epochs: int, precision: str) -> Told:
-    """open_clip_train with our settings, which it has under other names, logging the ends of an epoch only."""
+def theirs(prepared: Mapping[str, Any], *, epochs: int, precision: str) -> RunResult:
+    """Run open_clip_train with our settings under its names; it logs only the ends of epochs."""
     from training.config import TrainConfig
 
     config = TrainConfig()
@@ -204,17 +207,17 @@ def theirs(prepared: Mapping[str, Any], *, epochs: int, precision: str) -> Told:
     options += f"batch-size={BATCH_SIZE} epochs={epochs} precision={precision} lr={config.lr} wd={config.weight_decay} "
     options += f"warmup={config.warmup_steps} grad-clip-norm={config.max_grad_norm}"
     arguments = [word for option in options.split() for word in f"--{option}".split("=", 1)]
-    return apart(warm_run, train_theirs, {"arguments": arguments, "model_configs": prepared["model_configs"]})
+    return in_new_process(warm_run, train_theirs, {"arguments": arguments, "model_configs": prepared["model_configs"]})
 
 
-def contestants(prepared: Mapping[str, Any], epochs: int, frozen_epochs: int) -> dict[str, Callable[[], Told]]:
-    """All runs, by name."""
+def contestants(prepared: Mapping[str, Any], epochs: int, frozen_epochs: int) -> dict[str, Callable[[], RunResult]]:
+    """Return all runs by name."""
     vit = {"model": prepared["vit"], "batch_size": VIT_BATCH_SIZE}
     frozen = {"augment": [], "frozen_epochs": frozen_epochs, "patience": frozen_epochs + epochs}
 
-    def mine(**settings: Any) -> Callable[[], Told]:
+    def mine(**settings: Any) -> Callable[[], RunResult]:
         job = {"files": prepared["files"], "settings": {"epochs": epochs, **settings}}
-        return partial(apart, warm_run, train_ours, job)
+        return partial(in_new_process, warm_run, train_ours, job)
 
     its = partial(partial, theirs, prepared, epochs=epochs)
     return {
@@ -230,29 +233,29 @@ def contestants(prepared: Mapping[str, Any], epochs: int, frozen_epochs: int) ->
     }
 
 
-def later(told: Told) -> float:
-    """Samples a second of an epoch, the first one aside, which decodes, draws up a tokenizer and hashes."""
-    return statistics.median(told.rates(slice(1, None)))
+def later(run: RunResult) -> float:
+    """Return samples a second of an epoch, without the first one, which decodes, trains a tokenizer and hashes."""
+    return statistics.median(run.rates(slice(1, None)))
 
 
 def speed_rows(runs: Runs) -> list[dict[str, Any]]:
-    """The table of whole runs, and what each is compared with."""
+    """Return the rows of whole runs, each with its comparison."""
     rows = []
-    for name, base in BESIDE:
+    for name, base in COMPARISONS:
         if name in runs:
             shares = [statistics.mean(run.waiting) for run in runs[name] if run.waiting]
             rate = statistics.median(run.rate for run in runs[name])
-            rows.append({"run": name, "samples/s": round(rate), "beside": base})
+            rows.append({"run": name, "samples/s": round(rate), "compared with": base})
             rows[-1] |= {"ratio": f"{ratio_of(runs, name, base, lambda run: run.rate):.2f}"}
             rows[-1] |= {"after the first epoch": f"{ratio_of(runs, name, base, later):.2f}"}
-            rows[-1] |= {"waiting for data": f"{statistics.median(shares):.1%}" if shares else "not told"}
+            rows[-1] |= {"waiting for data": f"{statistics.median(shares):.1%}" if shares else "not reported"}
     return rows
 
 
-def frozen_ratio(runs: Sequence[Told], frozen_epochs: int) -> float:
-    """Samples a second while towers are frozen, beside those of all weights.
+def frozen_ratio(runs: Sequence[RunResult], frozen_epochs: int) -> float:
+    """Return samples a second with frozen towers, divided by those with all weights.
 
-    The first epoch, which computes what is kept of images, is left out; the later ones still meet new captions.
+    The first epoch, which computes the stored image features, is left out. Later epochs still encode new captions.
     """
     seconds = [run.epoch_seconds for run in runs]
     return ratio(
@@ -262,7 +265,7 @@ def frozen_ratio(runs: Sequence[Told], frozen_epochs: int) -> float:
 
 
 def frozen_rows(runs: Runs, frozen_epochs: int) -> list[dict[str, Any]]:
-    """The table of the phase with frozen towers, in samples a second."""
+    """Return the rows of the phase with frozen towers, in samples a second."""
     rows = []
     for name in (FROZEN, VIT_FROZEN):
         if name in runs:
@@ -272,14 +275,14 @@ def frozen_rows(runs: Runs, frozen_epochs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def ratio_of(runs: Runs, above: str, below: str, of: Callable[[Told], float]) -> float:
+def ratio_of(runs: Runs, above: str, below: str, of: Callable[[RunResult], float]) -> float:
     return ratio(list(map(of, runs[above])), list(map(of, runs[below])))
 
 
 def main() -> int:
-    """Build, export, train by turns, print; 1 where a claim is short."""
+    """Build, export, train in turn, print; return 1 if a claim is short."""
     parser = options_of(__doc__)
-    parser.add_argument("--root", type=Path, help="catalog to build in, or to take the dataset from, if it is there")
+    parser.add_argument("--root", type=Path, help="catalog to build in, or that already contains the dataset")
     options = parser.parse_args()
     num_images, rounds, epochs, frozen_epochs = SIZES["quick" if options.quick else "full"]
     with tempfile.TemporaryDirectory(prefix="training-speed-") as name:
@@ -287,10 +290,10 @@ def main() -> int:
         prepared = prepare(options.root or folder / "root", num_images, folder)
         ways = contestants(prepared, epochs, frozen_epochs)
         runs: Runs = in_turn({name: ways[name] for name in QUICK} if options.quick else ways, rounds)
-    tell(speed_rows(runs))
-    tell(frozen_rows(runs, frozen_epochs))
-    losses = list(zip(runs[VIT_FP32][0].losses, runs[VIT_BF16][0].losses, strict=True))  # all rounds have the same
-    tell([{"epoch of ViT": at, "fp32": f"{a:.4f}", "bf16": f"{b:.4f}"} for at, (a, b) in enumerate(losses, 1)])
+    print_table(speed_rows(runs))
+    print_table(frozen_rows(runs, frozen_epochs))
+    losses = list(zip(runs[VIT_FP32][0].losses, runs[VIT_BF16][0].losses, strict=True))  # equal in all rounds
+    print_table([{"epoch of ViT": at, "fp32": f"{a:.4f}", "bf16": f"{b:.4f}"} for at, (a, b) in enumerate(losses, 1)])
     values = {
         "samples-per-second-over-open_clip_train": ratio_of(runs, FP32, THEIR_FP32, lambda run: run.rate),
         "bf16-over-fp32": ratio_of(runs, VIT_BF16, VIT_FP32, later),

@@ -1,8 +1,8 @@
-"""What the checks of translations find, and what they wrongly drop: python benchmarks/translation_checks.py [--quick].
+"""Precision and recall of the checks of translations: python benchmarks/translation_checks.py [--quick].
 
-Judges captions labelled by hand (`benchmarks/data/labelled_translations.tsv`) as a build would, prints precision and
-recall of each check and each defect, and how both follow from each threshold; then counts what is dropped of Multi30k's
-human translations, where those are present.
+Judges hand-labelled captions (`benchmarks/data/labelled_translations.tsv`) as a build would. Prints precision and
+recall of each check and each defect, and their dependence on each threshold. Then counts the drops among Multi30k's
+human translations, if these are present.
 """
 
 import random
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from data_folder import DATA, multi30k
-from harness import HERE, Goals, judge, options_of, table_of, tell
+from harness import HERE, Goals, judge, options_of, print_table, table_of
 
 from cleaning.checks import CheckConfig, CleanConfig, apply_rules, translation_measure
 from data_catalog.schema import CAPTIONS, PENDING
@@ -24,12 +24,12 @@ from flows.recipe.language_packs import language_pack
 
 LABELLED = HERE / "data" / "labelled_translations.tsv"
 GOOD = "good"
-# Names are no captions to the pipeline, however well they are translated: that check judges no translation.
+# The check for names does not judge translations, so it is off.
 DEFAULTS = CheckConfig(proper_noun_check=False)
 
 
 class Example(NamedTuple):
-    """A caption and a translation of it, with what is known of that."""
+    """A caption and its translation, with its label."""
 
     source: str
     target: str
@@ -38,7 +38,7 @@ class Example(NamedTuple):
 
 
 class Judged:
-    """Examples of one language as rows, their columns filled; `reasons` judges them under any settings."""
+    """Examples of one language as rows with their quality columns; `reasons` judges them under any settings."""
 
     def __init__(self, examples: Sequence[Example], *, listed: bool = True) -> None:
         self.examples = examples
@@ -48,7 +48,7 @@ class Judged:
         self.table = apply_measure(_rows(examples), measure, source="clean_caption", target="caption")
 
     def reasons(self, config: CheckConfig) -> list[str | None]:
-        """Per example, why it is dropped, or None."""
+        """Return the drop reason of each example, or None."""
         table = apply_rules(self.table, config.rules(self.pack), step="check")
         found: list[str | None] = table.column("drop_reason").to_pylist()
         return found
@@ -66,7 +66,7 @@ def _rows(examples: Sequence[Example]) -> pa.Table:
 
 
 def labelled_examples() -> list[Example]:
-    """The labelled set without those of which the source would be dropped before it is translated."""
+    """Return the labelled set without examples whose source would be dropped before translation."""
     _, *lines = LABELLED.read_text(encoding="utf-8").splitlines()
     cells = (line.split("\t") for line in lines)
     examples = [Example(*row[:4]) for row in cells]
@@ -74,12 +74,12 @@ def labelled_examples() -> list[Example]:
     dropped = [reason is not None for reason in judged.column("drop_reason").to_pylist()]
     kept = [example for example, drop in zip(examples, dropped, strict=True) if not drop]
     counts = Counter(example.label for example in kept)
-    print(f"{len(examples)} labelled translations; {sum(dropped)} of them have sources that no build would translate;")
-    print(f"of the rest, {counts[GOOD]} are good and {len(kept) - counts[GOOD]} bad.\n")
+    print(f"{len(examples)} labelled translations; a build would not translate the sources of {sum(dropped)} of them;")
+    print(f"of the others, {counts[GOOD]} are good and {len(kept) - counts[GOOD]} bad.\n")
     return kept
 
 
-# Which defects a check is meant to find; nothing here can see that a fluent text is about something else.
+# The defects that each check should find. No check can detect a fluent text about something else.
 MEANT_FOR = {
     "copied_through": {"copied"},
     "copied_words": {"partly_copied"},
@@ -113,7 +113,7 @@ LANGUAGE_THRESHOLDS = {"min_other_probability", "min_language_letters"}
 
 
 def labels_and_reasons(judged: Iterable[Judged], config: CheckConfig) -> list[tuple[str, str | None]]:
-    """Label and drop reason of every example."""
+    """Return label and drop reason of every example."""
     return [
         (example.label, reason)
         for part in judged
@@ -122,13 +122,13 @@ def labels_and_reasons(judged: Iterable[Judged], config: CheckConfig) -> list[tu
 
 
 def precision_of(found: Sequence[tuple[str, str | None]]) -> float:
-    """Share of the dropped that are bad; 1 where nothing is dropped."""
+    """Return the share of dropped examples that are bad; 1 if nothing is dropped."""
     dropped = [label != GOOD for label, reason in found if reason]
     return sum(dropped) / len(dropped) if dropped else 1.0
 
 
 def recall_of(found: Sequence[tuple[str, str | None]], labels: set[str]) -> float:
-    """Share of those with one of the labels that are dropped."""
+    """Return the share of examples with one of the labels that are dropped."""
     wanted = [reason is not None for label, reason in found if label in labels]
     return sum(wanted) / len(wanted)
 
@@ -140,36 +140,36 @@ SWITCHED = {name.removesuffix("_check"): name for name in SWITCHES} | {
 
 
 def only(reason: str) -> CheckConfig:
-    """The defaults with but one check of translations switched on (the length in words always is)."""
+    """Return the defaults with only one check of translations switched on (the length in words is always checked)."""
     return replace(DEFAULTS, **{name: name == SWITCHED.get(reason) for name in SWITCHES})
 
 
 def check_rows(judged: Sequence[Judged]) -> list[dict[str, object]]:
-    """Each check by itself: what it drops, and how much of what it is meant for."""
+    """Return one row for each check alone: its drops, precision, and recall of the defects that it should find."""
     rows = []
     for reason, labels in MEANT_FOR.items():
         found = [(label, r if r == reason else None) for label, r in labels_and_reasons(judged, only(reason))]
         dropped = [label for label, r in found if r]
-        rows.append({"check, by itself": reason, "dropped": len(dropped), "good": dropped.count(GOOD)})
+        rows.append({"check alone": reason, "dropped": len(dropped), "good": dropped.count(GOOD)})
         rows[-1] |= {"precision": f"{precision_of(found):.3f}", "recall": f"{recall_of(found, labels):.3f}"}
         rows[-1]["of"] = ", ".join(sorted(labels))
     return rows
 
 
 def defect_rows(found: Sequence[tuple[str, str | None]]) -> list[dict[str, object]]:
-    """Each defect: how much of it all checks together find, and which."""
+    """Return one row for each defect: the recall of all checks together, and the drop reasons."""
     rows = []
     for label, count in Counter(label for label, _ in found).most_common():
         reasons = Counter(reason for other, reason in found if other == label and reason)
         listed = ", ".join(f"{reason} {times}" for reason, times in reasons.most_common())
-        rows.append({"defect": label, "rows": count, "recall": f"{recall_of(found, {label}):.3f}", "for": listed})
+        rows.append({"defect": label, "rows": count, "recall": f"{recall_of(found, {label}):.3f}", "reasons": listed})
     return rows
 
 
 def tell_sweeps(
     judged: Sequence[Judged], unlisted: Sequence[Judged], human: Judged | None, plain_human: Judged | None
 ) -> None:
-    """How precision, recall and the loss of human translations follow from each threshold, all else as by default."""
+    """Print precision, recall and dropped human translations by each threshold; other settings have defaults."""
     seen = {example.label for part in judged for example in part.examples} - UNSEEN - {GOOD}
     for name, values in SWEEPS.items():
         examples, humans = (unlisted, plain_human) if name == "max_copied_share_unlisted" else (judged, human)
@@ -184,29 +184,31 @@ def tell_sweeps(
             if humans and name not in LANGUAGE_THRESHOLDS:
                 reasons = humans.reasons(replace(config, language_check=False))
                 rows[-1]["human German dropped"] = f"{1 - reasons.count(None) / len(reasons):.4f}"
-        tell(rows)
+        print_table(rows)
 
 
 def human_dropped(judged: Judged, language_sample: int) -> float:
-    """Print what is dropped of human translations, per reason; languages are told of a sample."""
+    """Print the drops of human translations by reason; languages are checked on a sample."""
     reasons = Counter(filter(None, judged.reasons(replace(DEFAULTS, language_check=False))))
     sample = Judged(judged.examples[:language_sample]).reasons(only("wrong_language"))
     shares = {reason: count / len(judged.examples) for reason, count in reasons.most_common()}
     shares["wrong_language"] = sample.count("wrong_language") / len(sample)
     rows = [{"dropped for": reason, "share": f"{share:.4%}"} for reason, share in shares.items()]
-    tell(rows, f"{len(judged.examples):,} human German translations of Multi30k, {len(sample):,} by language")
+    print_table(
+        rows, f"{len(judged.examples):,} human German translations of Multi30k; language checked for {len(sample):,}"
+    )
     return sum(shares.values())
 
 
 def main() -> int:
-    """All tables and claims."""
+    """Print all tables and claims."""
     quick = options_of(__doc__).parse_args().quick
     examples = labelled_examples()
     parts = [[example for example in examples if example.lang == lang] for lang in ("de", "it")]
     judged, unlisted = [Judged(part) for part in parts], [Judged(part, listed=False) for part in parts]
     found = labels_and_reasons(judged, DEFAULTS)
-    tell(check_rows(judged))
-    tell(defect_rows(found))
+    print_table(check_rows(judged))
+    print_table(defect_rows(found))
     pairs = list(zip(*(multi30k(DATA, code, ("train", "val")) for code in ("en", "de")), strict=True))
     pairs = random.Random(0).sample(pairs, min(3_000 if quick else 100_000, len(pairs)))
     german = [Example(source, target, "de") for source, target in pairs]

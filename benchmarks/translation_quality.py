@@ -1,9 +1,9 @@
-"""Stock Argos Translate's texts, and what a beam is worth: python benchmarks/translation_quality.py [--quick].
+"""Texts equal to Argos Translate's, and the effect of beam size: python benchmarks/translation_quality.py [--quick].
 
-Without arguments, with the sample's package and captions of its own grammar. `--package FILE --pairs FILE.tsv` takes
-any package and parallel captions (source, tab, reference). Stock's sentence splitter, which would be downloaded, is
-replaced by one that takes each caption for one sentence: parity is measured on captions that are one sentence to us,
-too, and have nothing that we keep from the model.
+Without arguments it uses the sample's package and captions of the sample's grammar. `--package FILE --pairs FILE.tsv`
+takes any package and parallel captions (source, tab, reference). Argos Translate's sentence splitter, which would be
+downloaded, is replaced by one that treats each caption as one sentence. So equality is measured on captions that we
+also treat as one sentence, and that go to the model completely.
 """
 
 import os
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import HERE, judge, medians, options_of, race, tell
+from harness import HERE, judge, medians, options_of, print_table, race
 from translation_speed import stock
 
 from data_catalog.sample.grammar import parallel_pairs
@@ -26,7 +26,7 @@ from translation.guards import prepare
 from translation.packages.package import Package, open_package
 
 SAMPLE = HERE.parent / "flows" / "packages" / "scenes-en_it.argosmodel"
-# Beam size and patience; the last is what stock does.
+# Beam size and patience; the last pair is Argos Translate's.
 BEAMS = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 1))
 Beam = tuple[int, int]
 ROUNDS = 5
@@ -34,7 +34,7 @@ GOALS = {"translation-equal-to-stock": (">=", 0.98), "translation-chrf-differenc
 
 
 def read_pairs(path: Path | None, count: int) -> list[tuple[str, str]]:
-    """Captions and their references: distinct captions, evenly drawn."""
+    """Return captions and their references: distinct captions, evenly sampled."""
     if path is None:
         found = sorted(dict(parallel_pairs(seed=77, num_pairs=2 * count)).items())
     else:
@@ -44,7 +44,7 @@ def read_pairs(path: Path | None, count: int) -> list[tuple[str, str]]:
 
 
 def beams(package: Package, sources: Sequence[str], references: Sequence[str]) -> dict[Beam, list[Translation]]:
-    """Print chrF, score and speed of every beam, interleaved; returns their translations."""
+    """Print chrF, score and speed of every beam, interleaved; return their translations."""
     found: dict[Beam, list[Translation]] = {}
 
     def translate(beam: Beam, engine: CTranslate2Translator) -> None:
@@ -60,13 +60,15 @@ def beams(package: Package, sources: Sequence[str], references: Sequence[str]) -
         flagged = sum(item.truncated or item.repetitive for item in found[beam])
         rows.append({"beam": beam[0], "patience": beam[1], "chrF": f"{chrf:.2f}", "mean score": f"{score:.3f}"})
         rows[-1] |= {"flagged": flagged, "captions/s": f"{len(sources) / seconds[beam]:.1f}"}
-        rows[-1] |= {"x last": f"{seconds[BEAMS[-1]] / seconds[beam]:.2f}"}
-    tell(rows, f"{len(sources):,} captions, {ROUNDS} rounds interleaved, medians; the last row decodes as stock does")
+        rows[-1] |= {"times last": f"{seconds[BEAMS[-1]] / seconds[beam]:.2f}"}
+    print_table(
+        rows, f"{len(sources):,} captions, medians of {ROUNDS} interleaved rounds; the last row is Argos Translate's"
+    )
     return found
 
 
 def score_bands(found: Sequence[Translation], references: Sequence[str]) -> None:
-    """Print what translations below each score are worth, for `check.min_translation_score`."""
+    """Print the chrF of translations below each score, for `check.min_translation_score`."""
     both = zip(found, references, strict=True)
     judged = [(item.score, sentence_chrf(item.text, text)) for item, text in both if item.score is not None]
     rows = []
@@ -74,13 +76,13 @@ def score_bands(found: Sequence[Translation], references: Sequence[str]) -> None
         if below := [chrf for score, chrf in judged if score < least]:
             rows.append({"score below": least, "captions": len(below), "share": f"{len(below) / len(judged):.1%}"})
             rows[-1] |= {"mean chrF": f"{statistics.mean(below):.1f}", "chrF >= 60": sum(chrf >= 60 for chrf in below)}
-    tell(rows)
+    print_table(rows)
 
 
 def parity(package: Package, pairs: Sequence[tuple[str, str]], ours: Sequence[Translation]) -> tuple[float, float]:
-    """Share of single-sentence captions with stock's text, and how far the chrF of all of them differs."""
+    """Return the share of single-sentence captions with Argos Translate's text, and the difference in chrF."""
     engine = argos_translator(package, TranslateConfig(beam_size=4, patience=1))
-    single = []  # captions that go to the model as they are
+    single = []  # captions that go to the model unchanged
     for number, (source, _) in enumerate(pairs):
         prepared = prepare(source, engine.alphabet)
         if prepared.sentences == (source.strip(),) and not any(part.strip() for part in prepared.around):
@@ -89,8 +91,8 @@ def parity(package: Package, pairs: Sequence[tuple[str, str]], ours: Sequence[Tr
     mine = [ours[number].text for number in single]
     references = [pairs[number][1] for number in single]
     ours_chrf, stock_chrf = corpus_chrf(mine, references), corpus_chrf(theirs, references)
-    print(f"{len(single):,} of {len(pairs):,} captions are one sentence that goes whole to the model")
-    print(f"chrF: ours {ours_chrf:.3f}, stock {stock_chrf:.3f}")
+    print(f"{len(single):,} of {len(pairs):,} captions are one sentence that goes unchanged to the model")
+    print(f"chrF: vernaclip {ours_chrf:.3f}, Argos Translate {stock_chrf:.3f}")
     return sum(a == b for a, b in zip(mine, theirs, strict=True)) / len(single), abs(ours_chrf - stock_chrf)
 
 
@@ -102,7 +104,7 @@ def main() -> int:
     options = parser.parse_args()
     pairs = read_pairs(options.pairs, 300 if options.quick else 5_000)
     with tempfile.TemporaryDirectory() as name:
-        os.environ["HOME"] = name  # importing Argos Translate creates folders there
+        os.environ["HOME"] = name  # the import of Argos Translate creates folders in it
         package = open_package(options.package, Path(name))
         found = beams(package, [source for source, _ in pairs], [reference for _, reference in pairs])
         config = TranslateConfig()

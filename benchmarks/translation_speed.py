@@ -1,10 +1,10 @@
-"""Captions a second beside stock Argos Translate: python benchmarks/translation_speed.py [--quick].
+"""Captions a second, compared with Argos Translate: python benchmarks/translation_speed.py [--quick].
 
-Stock translates one caption a call, measured as a user has it and with `ARGOS_INTRA_THREADS=1`, which alone makes it
-faster; its sentence splitter, which would be downloaded, is replaced by one that costs nothing. The model has the size
-of the published packages (6+6 layers, 512 wide, 32,000 pieces, int8) and random weights, made to end its translations
-after as many tokens as captions have; our guard against loops is off, since random weights do loop.
-The captions are Multi30k's, one a line, or the sample's where these are not there.
+Argos Translate translates one caption in each call. It is measured with its defaults and with `ARGOS_INTRA_THREADS=1`,
+which alone makes it faster. Its sentence splitter, which would be downloaded, is replaced by one that takes no time.
+The model has the size of the published packages (6+6 layers, 512 wide, 32,000 pieces, int8) and random weights that end
+translations after as many tokens as captions have. Our guard against repetition is off, because random weights repeat
+themselves. The captions are Multi30k's, one in each line, or the sample's if these are missing.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data_folder import DATA, multi30k
-from harness import Goals, in_turn, judge, options_of, tell
+from harness import Goals, in_turn, judge, options_of, print_table
 
 from data_catalog.sample.grammar import parallel_pairs
 from translation import guards
@@ -28,14 +28,14 @@ from translation.engines.argos import argos_translator
 from translation.packages.package import Package, read_package
 
 NUM_PIECES, NUM_REAL_PIECES, TARGET_TOKENS = 32_000, 8_000, 14
-# Rounds, captions of ours, captions of stock's.
+# Rounds, captions for vernaclip, captions for Argos Translate.
 SIZES = {"quick": (5, 160, 5), "full": (5, 2_000, 60)}
 GOALS: Goals = {
     "ratio-to-stock": (">=", 6.0),
     "ratio-to-stock-one-thread": (">=", 4.0),
     "beam-1-to-beam-4": (">=", 2.0),
 }
-SAME = "vernaclip as stock decodes"
+SAME = "vernaclip, argostranslate's decoding"
 OURS = {
     SAME: TranslateConfig(beam_size=4, patience=1),
     "vernaclip by default": TranslateConfig(),
@@ -46,14 +46,14 @@ STOCK, STOCK_ONE = "argostranslate", "argostranslate, 1 thread"
 
 
 def read_captions(count: int) -> list[str]:
-    """Distinct captions, evenly drawn from Multi30k's, or from the sample's grammar where these are not there."""
+    """Return distinct captions, evenly sampled from Multi30k, or from the sample's grammar if it is missing."""
     lines = {line.strip() for line in multi30k(DATA, "en")} - {""}
     found = sorted(lines or {source for source, _ in parallel_pairs(seed=77, num_pairs=4 * count)})
     return found[:: max(1, len(found) // count)][:count]
 
 
 def published_size(captions: Sequence[str], folder: Path) -> Package:
-    """A package of random weights whose tokenizer knows the captions' words, and whose end token comes in time."""
+    """Return a package with random weights, a tokenizer of the captions' words, and realistic lengths of outputs."""
     import torch
 
     from translation.train.config import TrainPackageConfig
@@ -70,7 +70,7 @@ def published_size(captions: Sequence[str], folder: Path) -> Package:
     torch.set_grad_enabled(False)
     sizes = {"embed_dim": 512, "num_heads": 8, "ffn_dim": 2048, "num_encoder_layers": 6, "num_decoder_layers": 6}
     model = TranslationModel(TrainPackageConfig(vocabulary_size=NUM_PIECES, dropout=0.0, **sizes)).eval()
-    # Position speaks louder than the token before, so that the end token can be made to come at one position.
+    # Small embeddings give the position more weight than the previous token, so that it can decide the end token.
     model.embedding.weight.data.mul_(0.1)
     model.embedding.weight[END_ID] = end_row(model)
     (folder / "model").mkdir(parents=True)
@@ -84,7 +84,7 @@ def published_size(captions: Sequence[str], folder: Path) -> Package:
 
 
 def end_row(model: Any) -> Any:
-    """The row of the output projection that gives the end token a low logit first and a high one later."""
+    """Return the row of the output projection that gives the end token a low logit first and a high one later."""
     import torch
 
     last_states: list[torch.Tensor] = []
@@ -99,18 +99,19 @@ def end_row(model: Any) -> Any:
 
 
 class OneSentence:
-    """Takes the place of Argos Translate's sentence splitter, which it would download; it costs nothing."""
+    """A replacement of Argos Translate's sentence splitter, which would be downloaded; it takes no time."""
 
     def split_sentences(self, text: str) -> list[str]:
-        """The whole text."""
+        """Return the whole text as one sentence."""
         return [text]
 
 
 def stock(folder: Path, intra_threads: int) -> Callable[[Sequence[str]], list[str]]:
-    """Argos Translate's own translation object over an unpacked package: one caption a call, 4 hypotheses.
+    """Return Argos Translate's own translation over an unpacked package: one caption in each call, 4 hypotheses.
 
     Args:
-        intra_threads: its `ARGOS_INTRA_THREADS`; 0 is its default, 1 makes it faster on small batches.
+        folder: folder of the package.
+        intra_threads: its `ARGOS_INTRA_THREADS`; 0 is its default, 1 is faster on small batches.
     """
     from argostranslate import package, settings, translate
 
@@ -125,7 +126,7 @@ def stock(folder: Path, intra_threads: int) -> Callable[[Sequence[str]], list[st
 
 
 def speed(translate: Callable[[Sequence[str]], object], captions: Sequence[str]) -> tuple[float, float]:
-    """Captions a second, and CPU seconds a caption."""
+    """Return captions a second, and CPU seconds a caption."""
     started, cpu_started = time.perf_counter(), time.process_time()
     translate(captions)
     taken, cpu = time.perf_counter() - started, time.process_time() - cpu_started
@@ -133,13 +134,13 @@ def speed(translate: Callable[[Sequence[str]], object], captions: Sequence[str])
 
 
 def main() -> int:
-    """Race and judge the claims; stock gets fewer captions, evenly drawn."""
+    """Measure all in turn and judge the claims; Argos Translate gets fewer captions, evenly sampled."""
     rounds, num_ours, num_stock = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     captions = read_captions(num_ours)
     few = captions[:: max(1, len(captions) // num_stock)][:num_stock]
-    guards.MIN_COPIES = 10**9
+    guards.MIN_REPEATS = 10**9
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["HOME"] = folder  # importing Argos Translate creates folders there
+        os.environ["HOME"] = folder  # the import of Argos Translate creates folders in it
         package, ways = published_size(captions, Path(folder) / "package"), {}
         for name, config in OURS.items():
             ways[name] = argos_translator(package, config).translate
@@ -152,8 +153,8 @@ def main() -> int:
     for name, runs in found.items():
         cpu = statistics.median(seconds for _, seconds in runs)
         rows.append({"": name, "captions/s": f"{rates[name]:.1f}", "lowest": f"{min(runs)[0]:.1f}"})
-        rows[-1] |= {"CPU s/caption": f"{cpu:.4f}", "x stock": f"{rates[name] / rates[STOCK]:.1f}"}
-    tell(rows, f"{len(captions):,} captions, {os.cpu_count()} CPUs, {rounds} rounds interleaved, medians")
+        rows[-1] |= {"CPU s/caption": f"{cpu:.4f}", "times argostranslate": f"{rates[name] / rates[STOCK]:.1f}"}
+    print_table(rows, f"{len(captions):,} captions, {os.cpu_count()} CPUs, medians of {rounds} interleaved rounds")
     ours = rates[SAME]
     ratios = (ours / rates[STOCK], ours / rates[STOCK_ONE], rates["vernaclip, beam 1"] / ours)
     return judge(dict(zip(GOALS, ratios, strict=True)), GOALS, "translation-")

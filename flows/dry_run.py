@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
-from data_catalog.fetch.urls import askable_url
+from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.plain_text import deciding_settings_text
 from data_catalog.sample.datasets import draw_upstream
@@ -40,7 +40,7 @@ from flows.recipe.language_packs import named_language_packs, target_language_pa
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
 from translation.engine import Translator
-from translation.engines.plugins import find_announcement
+from translation.engines.plugins import find_plugin
 
 _POOL_FACTOR = 10  # a sample of N rows is drawn from the first 10 N rows of a source
 _MARKED = "marked: "
@@ -137,7 +137,7 @@ def dry_run(
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
     require_readable(recipe)
-    find_announcement(recipe.translate.engine)
+    find_plugin(recipe.translate.engine)
     fetching = Fetching(
         dataset=recipe.name,
         attempt=attempt_of(root, recipe.name).number,
@@ -168,7 +168,7 @@ def dry_run(
     remains = pc.equal(table.column("outcome"), PENDING)
     if not translate:
         remains = pc.or_(remains, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
-    urls = {askable_url(url) for url in table.filter(remains).column("url").to_pylist()} - {None}
+    urls = {fetchable_url(url) for url in table.filter(remains).column("url").to_pylist()} - {None}
     known = RecordedOutcomes(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
     dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
     num_rows_of = Counter(table.column("source").to_pylist())

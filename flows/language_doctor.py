@@ -165,11 +165,11 @@ def _engines(language: Language) -> Iterator[Finding]:
     """Yield a finding about each engine of a plug-in, whose languages are unknown."""
     if language.pack.code == SOURCE:
         return
-    from translation.engines.plugins import announcements, find_announcement
+    from translation.engines.plugins import find_plugin, find_plugins
 
-    for name in dict.fromkeys(each.name for each in announcements()):
+    for name in dict.fromkeys(each.name for each in find_plugins()):
         try:
-            found = find_announcement(name)
+            found = find_plugin(name)
         except InputError as error:
             yield Finding("warning", str(error).partition(":")[0], f"translate.engine = {name} is refused")
         else:

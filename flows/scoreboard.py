@@ -49,7 +49,7 @@ from training.scores.scoreboard_files import CHANCE, Section, write_scoreboard
 from training.trained_models import TrainedModel, model_of_folder, newest_model, pair_files
 from translation.config import TranslateConfig
 from translation.engine import Translator
-from translation.memory import TranslationMemory, remembered
+from translation.memory import TranslationMemory, translate_with_memory
 from translation.registry import open_translator, reverse
 
 FOLDERS = "folders"
@@ -190,7 +190,7 @@ class SetReader:
         memory.require_whole()
         with writer_lock(self.root):
             where = f"test set {gallery.name}"
-            found = remembered(gallery.captions, engine, memory, title=f"translate {where}", where=where)
+            found = translate_with_memory(gallery.captions, engine, memory, title=f"translate {where}", where=where)
             memory.seal()
         translated = [(each.text, owner) for each, owner in zip(found, gallery.owners, strict=True) if each.text]
         num_lost = len(gallery.captions) - len(translated)

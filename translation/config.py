@@ -18,13 +18,13 @@ TORCH_COMPUTE_TYPES = ("default", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "cuda", "auto")
 _CTRANSLATE2 = ("argos", "ctranslate2")
 _DECODERS = (*_CTRANSLATE2, "transformers")
-_OF_NAMED_MODELS = ("ctranslate2", "transformers")
+_MODEL_ENGINES = ("ctranslate2", "transformers")
 # Engines that use a setting. All engines use the settings that are not listed. Only engines of packages use `settings`.
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "package": ("argos",),
     "reverse_package": ("argos",),
-    "model": _OF_NAMED_MODELS,
-    "reverse_model": _OF_NAMED_MODELS,
+    "model": _MODEL_ENGINES,
+    "reverse_model": _MODEL_ENGINES,
     **dict.fromkeys(("beam_size", "max_batch_tokens", "compute_type", "device"), _DECODERS),
     **dict.fromkeys(("patience", "intra_threads"), _CTRANSLATE2),
     "inter_threads": (*_CTRANSLATE2, "apertium"),
@@ -163,10 +163,10 @@ class TranslateConfig:
                 "translate.pivot cannot be used with the engine 'deepl', which translates every pair directly: remove "
                 "the pivot"
             )
-        if self.engine in _OF_NAMED_MODELS and not self.model:
+        if self.engine in _MODEL_ENGINES and not self.model:
             what = {"ctranslate2": "the folder of a converted model", "transformers": "a folder, or a name on the hub"}
             raise SettingsError(f"translate.model is missing: give {what[self.engine]}")
-        if self.engine in _OF_NAMED_MODELS and self.round_trip and not self.reverse_model:
+        if self.engine in _MODEL_ENGINES and self.round_trip and not self.reverse_model:
             raise SettingsError(
                 "translate.reverse_model is missing: translate.round_trip needs a model that translates back"
             )

@@ -349,7 +349,7 @@ def quality_rows(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, 
         bleu, chrf = comparison.bleu[name], comparison.chrf[name]
         rows.append({"system": name, "BLEU": score(bleu), "chrF": score(chrf)})
         if len(runs) > 1:
-            rows[-1] |= {f"BLEU beside {first}": difference(bleu), f"chrF beside {first}": difference(chrf)}
+            rows[-1] |= {f"BLEU vs {first}": difference(bleu), f"chrF vs {first}": difference(chrf)}
     return rows
 
 

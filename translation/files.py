@@ -72,7 +72,7 @@ class Columns:
         quality = (translation.score, translation.truncated, translation.repetitive)
         return (translation.text, *(quality if self.scores else ()))
 
-    def place_among(self, existing: Sequence[str], table: str) -> int:
+    def index_among(self, existing: Sequence[str], table: str) -> int:
         """Return the index of the column of captions in a table.
 
         Args:
@@ -275,17 +275,17 @@ def _text_table(files: CaptionFiles) -> Iterator[TextTable]:
     if files.source is None:
         standard_input = sys.stdin.buffer
         assert isinstance(standard_input, io.BufferedReader)
-        yield _opened_table(files, standard_input, "standard input")
+        yield _open_table(files, standard_input, "standard input")
         return
     try:
         file: BinaryFile = open_bytes(files.source) if files.source.is_file() else files.source.open("rb")
     except PermissionError as error:
         raise InputError(f"{files.source} cannot be read: permission denied") from error
     with gzip_errors(files.source), file:
-        yield _opened_table(files, file, str(files.source))
+        yield _open_table(files, file, str(files.source))
 
 
-def _opened_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable:
+def _open_table(files: CaptionFiles, file: BinaryFile, name: str) -> TextTable:
     """Return the rows of an open file.
 
     Args:
@@ -344,7 +344,7 @@ def _delimited(lines: Iterator[Line], name: str, mark: str, *, delimiter: str, c
         raise InputError(f"{name} is empty: the first line must contain the names of its columns")
     _refuse(name, header.number, header.trouble)
     existing = [cell.strip() for cell in complete_cells(header.text, delimiter=delimiter)]
-    place, end_of_line = columns.place_among(existing, name), header.end or "\n"
+    place, end_of_line = columns.index_among(existing, name), header.end or "\n"
     blank = "".join(line.end for line in used[:-1])
     used.clear()
 
@@ -425,7 +425,7 @@ def _parquet_schema(path: Path, columns: Columns) -> pa.Schema:
     """
     with _open_parquet(path) as file:
         schema = file.schema_arrow
-    kind = schema.field(columns.place_among(schema.names, str(path))).type
+    kind = schema.field(columns.index_among(schema.names, str(path))).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values)):
         raise SettingsError(

@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MIN_SHOUTED_WORDS = 2  # one word in capitals is probably a name: "NASA"
+MIN_CAPITAL_WORDS = 2  # one word in capitals is probably a name: "NASA"
 MAX_BLOCK_TOKENS = 12
-MIN_COPIES = 3
+MIN_REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class Prepared:
     Args:
         sentences: texts for the model, in order; none if there is nothing to translate.
         around: texts before, between and after the sentences that stay as they are; one more than there are sentences.
-        shouted: the translation must be put in capitals.
+        all_capitals: the translation must be put in capitals.
     """
 
     sentences: tuple[str, ...]
     around: tuple[str, ...]
-    shouted: bool = False
+    all_capitals: bool = False
 
 
 def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: str = "") -> Prepared:
@@ -40,7 +40,7 @@ def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: s
         language: ISO 639-1 code of the caption's language, for its rules of lower case and its question mark.
     """
     pieces = _pieces(" ".join(" ".join(caption.splitlines()).split()), alphabet)
-    shouted = is_shouted("".join(piece for piece, kept in pieces if not kept))
+    all_capitals = is_all_capitals("".join(piece for piece, kept in pieces if not kept))
     sentences: list[str] = []
     around = [""]
     for piece, kept in pieces:
@@ -51,9 +51,9 @@ def prepare(caption: str, alphabet: frozenset[str] | None = None, *, language: s
                 continue
             before, _, after = sentence.partition(bare)
             around[-1] += before
-            sentences.append(lower_case(bare, language) if shouted else bare)
+            sentences.append(lower_case(bare, language) if all_capitals else bare)
             around.append(after)
-    return Prepared(tuple(sentences), tuple(around), shouted)
+    return Prepared(tuple(sentences), tuple(around), all_capitals)
 
 
 def restore(translations: Sequence[str], prepared: Prepared, *, language: str = "") -> str:
@@ -64,7 +64,7 @@ def restore(translations: Sequence[str], prepared: Prepared, *, language: str = 
         prepared: the prepared caption.
         language: ISO 639-1 code of the translation's language, for its rules of capitals and spaces.
     """
-    texts = [upper_case(text, language) if prepared.shouted else text for text in translations]
+    texts = [upper_case(text, language) if prepared.all_capitals else text for text in translations]
     parts = [prepared.around[0]]
     for number, text in enumerate(texts):
         after = prepared.around[number + 1]
@@ -197,13 +197,13 @@ def _ends_sentence(sentence: str, following: str) -> bool:
     return len(last) > 1 and "." not in last and not _SHORTENED.fullmatch(last)
 
 
-def is_shouted(text: str) -> bool:
+def is_all_capitals(text: str) -> bool:
     """Return whether a text of several words is all in capitals; a word without case is not in capitals."""
     words = [word for word in text.split() if sum(map(str.isalpha, word)) > 1]
-    return len(words) >= MIN_SHOUTED_WORDS and text.isupper() and all(map(str.isupper, words))
+    return len(words) >= MIN_CAPITAL_WORDS and text.isupper() and all(map(str.isupper, words))
 
 
-def copies(tokens: Sequence[object]) -> int:
+def count_repeats(tokens: Sequence[object]) -> int:
     """Return how often the most repeated block of tokens occurs back to back: 1 if no block is repeated."""
     most = 1
     for width in range(1, min(MAX_BLOCK_TOKENS, len(tokens) // 2) + 1):
@@ -216,8 +216,8 @@ def copies(tokens: Sequence[object]) -> int:
 
 def is_repetitive(source: Sequence[object], target: Sequence[object]) -> bool:
     """Return whether a translation repeats a block at least three times in a row, and more often than its source."""
-    found = copies(target)
-    return found >= MIN_COPIES and found > copies(source)
+    found = count_repeats(target)
+    return found >= MIN_REPEATS and found > count_repeats(source)
 
 
 _DOTTED_AND_DOTLESS = ("tr", "az")

@@ -131,7 +131,7 @@ class TranslationMemory:
                     for statement in _TABLES:
                         connection.execute(statement)
                     connection.execute("INSERT INTO meta VALUES (?)", [self.fingerprint])
-                doubtful = _doubtful(connection, [row[0] for row in rows])
+                doubtful = _possible_repeats(connection, [row[0] for row in rows])
                 connection.executemany(_INSERT, (row for row in rows if row[0] not in doubtful))
                 connection.executemany(_INSERT_UNLESS_THERE, (row for row in rows if row[0] in doubtful))
                 failpoint("memory.before_commit", self.path)
@@ -215,7 +215,7 @@ class TranslationMemory:
             by_hash = sorted((crc32(caption.encode()), caption) for caption in set(captions))
             for start in range(0, len(by_hash), CAPTIONS_PER_QUERY):
                 hashes, wanted = zip(*by_hash[start : start + CAPTIONS_PER_QUERY], strict=True)
-                query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({_marks(len(hashes))})"
+                query = f"SELECT {columns} FROM translations WHERE caption_hash IN ({_placeholders(len(hashes))})"
                 captions_of_batch = frozenset(wanted)
                 yield from (row for row in connection.execute(query, hashes) if row[0] in captions_of_batch)
 
@@ -270,17 +270,17 @@ def _fingerprint(connection: sqlite3.Connection, path: Path) -> str | None:
     return str(connection.execute("SELECT fingerprint FROM meta").fetchone()[0])
 
 
-def _doubtful(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
+def _possible_repeats(connection: sqlite3.Connection, hashes: Sequence[int]) -> set[int]:
     """Return the sorted hashes that occur twice or that a recorded caption has; their captions must be compared."""
     found = {first for first, second in pairwise(hashes) if first == second}
     for start in range(0, len(hashes), CAPTIONS_PER_QUERY):
         batch = hashes[start : start + CAPTIONS_PER_QUERY]
-        query = f"SELECT caption_hash FROM translations WHERE caption_hash IN ({_marks(len(batch))})"
+        query = f"SELECT caption_hash FROM translations WHERE caption_hash IN ({_placeholders(len(batch))})"
         found.update(row[0] for row in connection.execute(query, batch))
     return found
 
 
-def _marks(count: int) -> str:
+def _placeholders(count: int) -> str:
     return ",".join("?" * count)
 
 
@@ -321,7 +321,7 @@ def _damaged(path: Path, problem: object) -> DamagedError:
     )
 
 
-class RememberingTranslator:
+class MemoryTranslator:
     """A `translation.engine.Translator` with a memory: recorded translations are reused, new ones are recorded."""
 
     def __init__(self, engine: Translator, memory: TranslationMemory) -> None:
@@ -338,12 +338,12 @@ class RememberingTranslator:
         missing = list(dict.fromkeys(caption for caption in captions if caption not in known))
         if on_done is not None:
             on_done(len(captions) - len(missing))
-        for part, found in _recorded(missing, self._engine, self._memory, on_done):
+        for part, found in _translate_and_record(missing, self._engine, self._memory, on_done):
             known.update(zip(part, found, strict=True))
         return [known[caption] for caption in captions]
 
 
-def remembering(engine: Translator, memory: Path | None) -> Translator:
+def with_memory(engine: Translator, memory: Path | None) -> Translator:
     """Return the engine with the memory in the folder `memory`, or the engine itself if `memory` is None.
 
     Raises:
@@ -358,10 +358,10 @@ def remembering(engine: Translator, memory: Path | None) -> Translator:
     if memory is None:
         return engine
     make_writable_folder(memory, "--memory")
-    return RememberingTranslator(engine, TranslationMemory(memory, engine.fingerprint))
+    return MemoryTranslator(engine, TranslationMemory(memory, engine.fingerprint))
 
 
-def remembered(
+def translate_with_memory(
     captions: Sequence[str],
     engine: Translator,
     memory: TranslationMemory,
@@ -389,7 +389,7 @@ def remembered(
     """
     missing = memory.missing(captions)
     with Progress(title, total=len(missing), unit="captions") as progress:
-        for _ in _recorded(missing, engine, memory, progress.advance, window=window):
+        for _ in _translate_and_record(missing, engine, memory, progress.advance, window=window):
             pass
     known = memory.known(captions)
     lost = next((caption for caption in captions if caption not in known), None)
@@ -398,7 +398,7 @@ def remembered(
     return [known[caption] for caption in captions]
 
 
-def _recorded(
+def _translate_and_record(
     missing: Sequence[str],
     engine: Translator,
     memory: TranslationMemory,
@@ -538,7 +538,7 @@ def import_memory(path: Path, folder: Path) -> Imported:
 
 def _exported_fingerprint(path: Path) -> str:
     """Return the fingerprint of the engine whose translations an exported file contains."""
-    with _told(path):
+    with _parquet_errors(path):
         schema = pq.read_schema(path)
     metadata = schema.metadata or {}
     if FINGERPRINT_KEY not in metadata or not schema.equals(MEMORY_ROWS):
@@ -561,7 +561,7 @@ def _groups(path: Path) -> Iterator[Entries]:
     Raises:
         InputError: a score is not a log-probability, or the file cannot be read.
     """
-    with _told(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with _parquet_errors(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(ROWS_PER_GROUP):
             captions, *columns = (column.to_pylist() for column in batch.columns)
             found = [
@@ -577,7 +577,7 @@ def _groups(path: Path) -> Iterator[Entries]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _parquet_errors(path: Path) -> Iterator[None]:
     """Turn the errors of reading a Parquet file into an InputError that names the file."""
     try:
         yield

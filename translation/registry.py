@@ -12,7 +12,7 @@ from data_catalog.storage.shards import digest
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator
 from translation.engines import apertium, argos, command, converted, deepl_engine, transformers_model
-from translation.engines.plugins import find_announcement, open_plugin
+from translation.engines.plugins import find_plugin, open_plugin
 
 Opener = Callable[[TranslateConfig, LanguagePack, LanguagePack, Path], Translator]
 
@@ -46,8 +46,8 @@ def open_translator(config: TranslateConfig, route: Sequence[LanguagePack], *, c
     if codes[1:-1] != between or len(codes) < 2:
         shown = " - ".join(codes)
         raise SettingsError(f"the route {shown} does not match translate.pivot, which is {config.pivot!r}")
-    announcement = find_announcement(config.engine)
-    opener = OPENERS[config.engine] if announcement is None else partial(open_plugin, announcement)
+    plugin = find_plugin(config.engine)
+    opener = OPENERS[config.engine] if plugin is None else partial(open_plugin, plugin)
     legs = [
         opener(
             replace(

@@ -15,7 +15,7 @@ from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, EvaluateReport, TrainReport
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.engine import Translation, translate_stream
-from translation.memory import remembering
+from translation.memory import with_memory
 from translation.registry import open_translator
 
 Place = str | PathLike[str]
@@ -129,7 +129,7 @@ def translate(
     packs = packs_of(codes, [fspath(path) for path in language_packs])
     with tempfile.TemporaryDirectory(prefix="vernaclip-") as cache:
         engine = open_translator(config, [packs[code] for code in codes], cache_dir=Path(cache))
-        return list(translate_stream(remembering(engine, Path(memory) if memory is not None else None), captions))
+        return list(translate_stream(with_memory(engine, Path(memory) if memory is not None else None), captions))
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from data_catalog.tombstones import FORGET, ActiveTombstones, Matcher, forget_ro
 from flows.build.engine import SHARD, UNCHANGED, Job
 from translation.engine import STREAM_WINDOW
 from translation.evaluate import sentence_chrf
-from translation.memory import remembered
+from translation.memory import translate_with_memory
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,9 @@ def _translated(table: pa.Table, job: Job, from_code: str) -> pa.Table:
     foreign = pc.and_(has_original(table), pc.equal(table.column("source_lang"), from_code))
     rows = pending_rows(table, pc.and_(foreign, pc.is_null(table.column("caption"))))
     captions, memory, where = texts(table, "clean_caption", rows), job.tools.memory, f"shard {job.label}"
-    found = remembered(captions, job.tools.translator, memory, title="translate", where=where, window=STREAM_WINDOW)
+    found = translate_with_memory(
+        captions, job.tools.translator, memory, title="translate", where=where, window=STREAM_WINDOW
+    )
     table = set_values(table, "caption", rows, [each.text for each in found])
     table = set_values(table, "origin", rows, [MACHINE_TRANSLATION] * len(rows))
     table = set_values(table, "translator", rows, [memory.fingerprint] * len(rows))
@@ -265,7 +267,7 @@ def round_trip(job: Job, *, engine: str) -> StepFacts:
     from_there = pc.equal(table.column("source_lang"), reverse.to_code)
     rows = pending_rows(table, pc.and_(has_original(table), from_there))
     captions, where = texts(table, "caption", rows), f"shard {job.label}"
-    back = remembered(captions, reverse, memory, title="translate back", where=where, window=STREAM_WINDOW)
+    back = translate_with_memory(captions, reverse, memory, title="translate back", where=where, window=STREAM_WINDOW)
     sources = texts(table, "clean_caption", rows)
     scores = [sentence_chrf(each.text, source) for each, source in zip(back, sources, strict=True)]
     save_parquet(set_values(table, "round_trip_chrf", rows, scores), job.folder / SHARD)

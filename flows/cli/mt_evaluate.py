@@ -30,7 +30,7 @@ from translation.evaluate import (
     run_json,
     run_systems,
 )
-from translation.memory import remembering
+from translation.memory import with_memory
 from translation.registry import open_translator
 
 SCORES = "scores.json"
@@ -145,7 +145,7 @@ def _opened(
         except PipelineError as error:
             raise type(error)(f"--system {name}: {error}") from error
         # A memory is used for paid engines only, since a cached translation would distort the measured speed.
-        engines[name] = remembering(engine, options.memory) if is_paid(engine) else engine
+        engines[name] = with_memory(engine, options.memory) if is_paid(engine) else engine
     return engines
 
 

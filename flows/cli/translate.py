@@ -124,7 +124,7 @@ def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Pat
         PipelineError: a setting is unknown, wrong, given twice or about round trips; or the engine cannot be opened.
     """
     from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
-    from translation.memory import remembering
+    from translation.memory import with_memory
     from translation.registry import open_translator
 
     values = setting_values(options.overrides)
@@ -138,7 +138,7 @@ def _opened(from_code: str, to_code: str, options: EngineOptions, cache_dir: Pat
     codes = route_codes(from_code, config, to_code)
     packs = packs_of(codes, options.language_packs)
     engine = open_translator(config, [packs[code] for code in codes], cache_dir=cache_dir)
-    return remembering(engine, options.memory)
+    return with_memory(engine, options.memory)
 
 
 def draw(

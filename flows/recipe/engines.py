@@ -12,7 +12,7 @@ from flows.recipe.recipe import Overrides, Recipe, override_values
 from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
-from translation.engines.plugins import find_announcement
+from translation.engines.plugins import find_plugin
 from translation.registry import open_translator, reverse
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         SettingsError: the engine is unknown.
         InputError: a source is in another language, and no package for it is named or installed.
     """
-    find_announcement(recipe.translate.engine)  # an unknown engine is an error even if nothing is to be translated
+    find_plugin(recipe.translate.engine)  # an unknown engine is an error even if nothing is to be translated
     languages = [source.kind.languages(source.config) for source in recipe.sources]
     known = {language for found in languages if found is not None for language in found}
     if recipe.source_language == recipe.target_language or not (recipe.source_language in known or None in languages):

@@ -88,7 +88,7 @@ def test_what_is_written_says_how_it_came_about() -> None:
 
 def test_what_was_written_can_be_evaluated_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(MINE, more=("--out", "out")) == 0
-    assert "BLEU beside" not in capsys.readouterr().out, "one system is compared with none"
+    assert "BLEU vs" not in capsys.readouterr().out, "one system is compared with none"
     assert evaluate(MINE, ["again", "output=out/mine.txt"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\nagain +100\.00 ± 0\.00 +100\.00 ± 0\.00 +\+0\.00 +\+0\.00\n", out)

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from translation.guards import Prepared, copies, is_repetitive, is_shouted, prepare, restore
+from translation.guards import Prepared, count_repeats, is_all_capitals, is_repetitive, prepare, restore
 
 
 @pytest.mark.parametrize(
-    ("caption", "shouted"),
+    ("caption", "all_capitals"),
     [
         ("A RED CAR", True),
         ("DER GROẞE FLUẞ", True),
@@ -25,8 +25,8 @@ from translation.guards import Prepared, copies, is_repetitive, is_shouted, prep
         ("현대 SUV 자동차", False),
     ],
 )
-def test_shouting(caption: str, shouted: bool) -> None:
-    assert is_shouted(caption) is shouted
+def test_shouting(caption: str, all_capitals: bool) -> None:
+    assert is_all_capitals(caption) is all_capitals
 
 
 def test_capitals_come_back() -> None:
@@ -49,7 +49,7 @@ def test_capitals_come_back() -> None:
     ],
 )
 def test_copies(tokens: str, most: int) -> None:
-    assert copies(tokens.split()) == most
+    assert count_repeats(tokens.split()) == most
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_capitals_follow_the_language() -> None:
     assert restore(["ორი წრე"], prepared, language="ka") == "ორი წრე"
 
 
-def test_what_is_kept_is_not_shouted() -> None:
+def test_what_is_kept_is_not_put_in_capitals() -> None:
     assert prepare("THE DOG http://t.co/x RUNS").sentences == ("the dog", "runs")
 
 
@@ -171,8 +171,8 @@ def test_sentences_get_the_space_that_the_target_wants() -> None:
 def test_nothing_of_a_caption_is_lost(caption: str) -> None:
     prepared = prepare(caption, ALPHABET)
     whole = restore(prepared.sentences, prepared)
-    expected = caption.lower() if prepared.shouted else caption
-    same = whole.lower() if prepared.shouted else whole
+    expected = caption.lower() if prepared.all_capitals else caption
+    same = whole.lower() if prepared.all_capitals else whole
     assert "".join(same.replace("_", " ").split()) == "".join(expected.replace("_", " ").split())
 
 

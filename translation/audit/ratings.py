@@ -116,9 +116,9 @@ def read_audit(path: Path) -> AuditSheet:
         InputError: the file is missing, empty, not the CSV of an audit, or contains a row twice or an invalid number.
     """
     rows = _read_sheet(path, _AUDIT_COLUMNS, what="an audit's CSV")
-    audit_id = _only_one(rows, "audit_id", path)
-    places = _places(rows)
-    return AuditSheet(audit_id=audit_id, rows=[_audit_row(row) for row in places.values()])
+    audit_id = _single_value(rows, "audit_id", path)
+    rows_by_id = _rows_by_id(rows)
+    return AuditSheet(audit_id=audit_id, rows=[_audit_row(row) for row in rows_by_id.values()])
 
 
 def read_ratings(paths: Sequence[Path], audit: AuditSheet) -> list[RatingSheet]:
@@ -144,16 +144,16 @@ def read_ratings(paths: Sequence[Path], audit: AuditSheet) -> list[RatingSheet]:
 
 def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
     rows = _read_sheet(path, RATING_COLUMNS, what="ratings as the form saves them")
-    found = _only_one(rows, "audit_id", path)
+    found = _single_value(rows, "audit_id", path)
     if found != audit_id:
         raise InputError(f"{path} rates audit {found}, but this is audit {audit_id}: give the files of one audit")
-    rater = _only_one(rows, "rater", path)
-    places = _places(rows)
-    for row_id, row in places.items():
+    rater = _single_value(rows, "rater", path)
+    rows_by_id = _rows_by_id(rows)
+    for row_id, row in rows_by_id.items():
         if row_id not in known:
             raise InputError(f"{row.where}: the audit has no row {row_id!r}: undo the change to its row_id")
     grades: dict[str, int] = {}
-    for row_id, row in places.items():
+    for row_id, row in rows_by_id.items():
         rating = row.cells["rating"].strip()
         if rating and rating not in _GRADES:
             raise InputError(f"{row.where}: the rating {rating!r} is not 1, 2, 3 or 4: correct it or leave it empty")
@@ -161,7 +161,7 @@ def _rating_sheet(path: Path, audit_id: str, known: set[str]) -> RatingSheet:
             grades[row_id] = _GRADES[rating]
     if not grades:
         raise InputError(f"{path} contains no ratings: leave the file out, or have it filled in")
-    comments = {row_id: comment for row_id, row in places.items() if (comment := row.cells["comment"].strip())}
+    comments = {row_id: comment for row_id, row in rows_by_id.items() if (comment := row.cells["comment"].strip())}
     return RatingSheet(rater=rater, grades=grades, comments=comments)
 
 
@@ -194,24 +194,24 @@ def _number(row: _Row, column: str) -> float | None:
     return number
 
 
-def _places(rows: Sequence[_Row]) -> dict[str, _Row]:
+def _rows_by_id(rows: Sequence[_Row]) -> dict[str, _Row]:
     """Return the rows by their row_id, in order.
 
     Raises:
         InputError: a row_id is empty, or occurs twice.
     """
-    places: dict[str, _Row] = {}
+    rows_by_id: dict[str, _Row] = {}
     for row in rows:
         row_id = row.cells["row_id"].strip()
         if not row_id:
             raise InputError(f"{row.where}: the row_id is empty: undo the change to that row")
-        if row_id in places:
-            raise InputError(f"{row.where}: row {row_id!r} occurs twice, first at {places[row_id].where}: keep one")
-        places[row_id] = row
-    return places
+        if row_id in rows_by_id:
+            raise InputError(f"{row.where}: row {row_id!r} occurs twice, first at {rows_by_id[row_id].where}: keep one")
+        rows_by_id[row_id] = row
+    return rows_by_id
 
 
-def _only_one(rows: Sequence[_Row], column: str, path: Path) -> str:
+def _single_value(rows: Sequence[_Row], column: str, path: Path) -> str:
     """Return the value that a column has in all rows.
 
     Raises:

@@ -68,11 +68,11 @@ def open_engine(
     path = f"{Path(command).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     kept = {name: value for name, value in os.environ.items() if name != "AP_SETVAR"}
     environment = kept | {"LC_ALL": "C.UTF-8", "PATH": path}
-    script = _printed(["apertium-wblank-mode", "-z", str(mode_file)], environment)
+    script = _output_of(["apertium-wblank-mode", "-z", str(mode_file)], environment)
     files = _program_files(script, environment)
     what = {
         "engine": ENGINE_VERSION,
-        "apertium": _printed([command, "-V"], environment),
+        "apertium": _output_of([command, "-V"], environment),
         # Files are identified by name and content; their folder does not matter.
         "programs": [
             (Path(word).name, _sha256(Path(word))) if Path(word).is_absolute() else word for word in shlex.split(script)
@@ -167,10 +167,10 @@ class Pipeline:
                 parts.append(stage)
         found = list(texts)
         for part in parts:
-            found = self._tagged(part, found) if is_stateful(part) else self._piped(part, found)
+            found = self._run_tagger(part, found) if is_stateful(part) else self._run_piped(part, found)
         return found
 
-    def _piped(self, stages: str, texts: list[str]) -> list[str]:
+    def _run_piped(self, stages: str, texts: list[str]) -> list[str]:
         """Run the texts through programs that share one shell."""
         data = "".join(f"{text}\0" for text in texts).encode("utf-8", "replace")
         with subprocess.Popen(
@@ -195,7 +195,7 @@ class Pipeline:
             raise _failure(f"gave {len(found) - 1} texts for {len(texts)}", errors)
         return found[: len(texts)]
 
-    def _tagged(self, stage: str, texts: list[str]) -> list[str]:
+    def _run_tagger(self, stage: str, texts: list[str]) -> list[str]:
         """Run each text through a tagger in its initial state."""
         program, *arguments = shlex.split(stage)
         command = [program, "-d", *(argument for argument in arguments if not argument.startswith("$"))]
@@ -207,10 +207,10 @@ class Pipeline:
                         (answer,) = tagger.answers([text])
                     except ProgramError as error:
                         raise InputError(
-                            f"Apertium {error}" + (f": {error.complaints}" if error.complaints else "")
+                            f"Apertium {error}" + (f": {error.error_output}" if error.error_output else "")
                         ) from error
                     found.append(answer.decode("utf-8", "replace"))
-                    if tagger.has_complained():  # standard error is unbuffered and written before the answer ends
+                    if tagger.has_error_output():  # standard error is unbuffered and written before the answer ends
                         break
         return found
 
@@ -289,7 +289,7 @@ def _mode_file(folder: Path, source: LanguagePack, target: LanguagePack) -> Path
     )
 
 
-def _printed(command: Sequence[str], environment: dict[str, str]) -> str:
+def _output_of(command: Sequence[str], environment: dict[str, str]) -> str:
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, check=True, timeout=_PROBE_TIMEOUT_S, text=True

@@ -84,7 +84,7 @@ class CommandTranslator:
         except BaseException as error:  # Ctrl-C included: answers would no longer match lines
             self._end()
             if isinstance(error, ProgramError):
-                raise InputError(self._said(error)) from error
+                raise InputError(self._message(error)) from error
             raise
         return found
 
@@ -98,7 +98,7 @@ class CommandTranslator:
             try:
                 answers = self._running().answers(batch)
             except EndedError as error:
-                raise InputError(f"{self._said(error)}, for the second time") from error
+                raise InputError(f"{self._message(error)}, for the second time") from error
         return [Translation(text=_text(answer, line)) for answer, line in zip(answers, batch, strict=True)]
 
     def _running(self) -> Program:
@@ -121,7 +121,7 @@ class CommandTranslator:
             self._program.close()
             self._program = None
 
-    def _said(self, error: ProgramError) -> str:
+    def _message(self, error: ProgramError) -> str:
         """Return a message about the program's failure, with the end of its standard error."""
         name = shlex.join([Path(self._command[0]).name, *self._command[1:]])[:_SHOWN]
         what = f"{error} after {error.progress} lines" if isinstance(error, EndedError) else str(error)
@@ -130,7 +130,7 @@ class CommandTranslator:
                 f"was killed because it gave {error.progress} lines within {self._timeout_s:g} s "
                 "(translate.timeout_s); a program must flush each line that it writes"
             )
-        return f"the command {name} {what}" + (f": {error.complaints}" if error.complaints else "")
+        return f"the command {name} {what}" + (f": {error.error_output}" if error.error_output else "")
 
 
 def as_line(caption: str) -> str:

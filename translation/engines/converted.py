@@ -22,7 +22,14 @@ from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig
 from translation.engines.ctranslate2_model import CTranslate2Translator, Model
-from translation.engines.frames import FRAMES, LANGUAGES, TOKENIZER_CONFIG, ModelFacts, read_json, read_object
+from translation.engines.language_tokens import (
+    LANGUAGE_PATTERNS,
+    LANGUAGE_TOKENS,
+    TOKENIZER_CONFIG,
+    ModelInfo,
+    read_json,
+    read_object,
+)
 from translation.engines.sentences import Tokens
 
 # Tokenizer files by model family: alternatives, the preferred one first.
@@ -45,9 +52,9 @@ FAMILIES = {
 GENERIC_CLASSES = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 DEFAULT_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # CTranslate2's
 PLACEHOLDER = re.compile(r"madeupword\d+")  # pads the vocabulary of M2M-100
-# Version of the file layout since CTranslate2 3.0, as `ctranslate2.specs.ModelSpec` writes it: version, name and
-# revision of the specification; each variable as name, dimensions, type, size in bytes and the bytes; pairs of names
-# for the same variable.
+# Version of the file layout since CTranslate2 3.0 (`ctranslate2.specs.ModelSpec`). A file contains this version; name
+# and revision of the specification; each variable as name, dimensions, type, size in bytes and the bytes; and
+# pairs of names of the same variable.
 LAYOUT = 6
 POSITIONS = "position_encodings/encodings"
 SPACE = "▁"  # sentencepiece's character for a space
@@ -74,7 +81,7 @@ def open_engine(
     family = _family(folder, tokenizer_config, target_vocabulary)
     tokenizer_files = _tokenizer_files(folder, family)
     named = {name: str(model_config.get(name) or default) for name, default in DEFAULT_TOKENS.items()}
-    facts = ModelFacts(
+    facts = ModelInfo(
         folder=folder,
         family=family,
         tokenizer_config=tokenizer_config,
@@ -83,13 +90,13 @@ def open_engine(
         end=() if model_config.get("add_source_eos") else (named["eos_token"],),
         starts_with_end=model_config.get("decoder_start_token") == named["eos_token"],  # true for Marian
     )
-    frame = FRAMES[family](facts, source, target)
-    is_language = LANGUAGES[family].fullmatch
+    language_tokens = LANGUAGE_TOKENS[family](facts, source, target)
+    is_language = LANGUAGE_PATTERNS[family].fullmatch
     tokens = {*source_vocabulary, *target_vocabulary}
     no_text = {token for token in tokens if is_language(token) or PLACEHOLDER.fullmatch(token)}
     special = SpecialTokens(
-        before=frame.before,
-        after=frame.after,
+        before=language_tokens.before,
+        after=language_tokens.after,
         unknown=named["unk_token"],
         all=frozenset({*named.values(), "<pad>", "<mask>", *no_text}),
     )
@@ -103,10 +110,10 @@ def open_engine(
     model = Model(
         engine="ctranslate2",
         folder=folder,
-        sha256=digest({"files": hashes, "before": frame.before, "after": frame.after}),
+        sha256=digest({"files": hashes, "before": language_tokens.before, "after": language_tokens.after}),
         from_code=source.code,
         to_code=target.code,
-        target_prefix=frame.target_prefix,
+        target_prefix=language_tokens.target_prefix,
         max_positions=max_positions(folder / "model.bin") or sys.maxsize,
     )
     return CTranslate2Translator(model, tokenizer, config)
@@ -133,7 +140,7 @@ def _family(folder: Path, tokenizer_config: Mapping[str, Any], vocabulary: Colle
     if name not in GENERIC_CLASSES:
         raise InputError(f"{folder} has a {name}: only OPUS-MT (Marian), M2M-100, NLLB and OpenNMT models work")
     for family in ("nllb", "m2m"):
-        if any(map(LANGUAGES[family].fullmatch, vocabulary)):
+        if any(map(LANGUAGE_PATTERNS[family].fullmatch, vocabulary)):
             return family
     return "opus"
 
@@ -185,7 +192,7 @@ class SpecialTokens:
     unknown: str
     all: frozenset[str]
 
-    def framed(self, pieces: Iterable[str]) -> Tokens:
+    def with_special(self, pieces: Iterable[str]) -> Tokens:
         """Return the tokens of a sentence, special ones added; a piece named as a special token becomes unknown.
 
         The result is empty for a sentence of spaces only, for which a model would invent text.
@@ -193,7 +200,7 @@ class SpecialTokens:
         text = [self.unknown if piece in self.all else piece for piece in pieces]
         return [*self.before, *text, *self.after] if any(piece.strip(SPACE) for piece in text) else []
 
-    def removed(self, tokens: Tokens) -> Tokens:
+    def without_special(self, tokens: Tokens) -> Tokens:
         """Return the tokens that are text."""
         return [token for token in tokens if token not in self.all]
 
@@ -208,11 +215,11 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> Tokens:
         """Return the pieces of a text between the model's special tokens."""
-        return self._special.framed(self._source.encode(text, out_type=str))
+        return self._special.with_special(self._source.encode(text, out_type=str))
 
     def decode(self, tokens: Tokens) -> str:
         """Return the text of pieces."""
-        text: str = self._target.decode_pieces(self._special.removed(tokens))
+        text: str = self._target.decode_pieces(self._special.without_special(tokens))
         # Pieces that only the source's model knows, mostly copied names, keep their space characters.
         return text.replace(SPACE, " ")
 
@@ -230,14 +237,14 @@ class JsonTokenizer:
     def encode(self, text: str) -> Tokens:
         """Return the pieces of a text between the model's special tokens."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
-        return self._special.framed(
+        return self._special.with_special(
             text[start:end] if token == self._special.unknown else token
             for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True)
         )
 
     def decode(self, tokens: Tokens) -> str:
         """Return the text of pieces."""
-        text: str = self._tokenizer.decoder.decode(self._special.removed(tokens))
+        text: str = self._tokenizer.decoder.decode(self._special.without_special(tokens))
         return text
 
 

@@ -77,7 +77,7 @@ class PluginEngine(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Announcement:
+class Plugin:
     """An engine of an installed package.
 
     Args:
@@ -96,9 +96,9 @@ class Announcement:
         return f"the engine {self.name!r} of the package {self.package} {self.version}"
 
 
-def announcements() -> list[Announcement]:
+def find_plugins() -> list[Plugin]:
     """Return the engines of installed packages, by name; no package is imported."""
-    found: dict[str, list[Announcement]] = {}
+    found: dict[str, list[Plugin]] = {}
     for distribution in metadata.distributions():
         try:
             announced = GROUP in (distribution.read_text(_ENTRY_POINTS) or "")
@@ -112,17 +112,17 @@ def announcements() -> list[Announcement]:
 
 def engine_names() -> list[str]:
     """Return the names of all engines, built-in ones first."""
-    return [*ENGINES, *dict.fromkeys(each.name for each in announcements() if each.name not in ENGINES)]
+    return [*ENGINES, *dict.fromkeys(each.name for each in find_plugins() if each.name not in ENGINES)]
 
 
-def find_announcement(name: str) -> Announcement | None:
+def find_plugin(name: str) -> Plugin | None:
     """Return the installed package's engine of this name, or None for a built-in engine.
 
     Raises:
         SettingsError: there is no engine of this name.
         InputError: several packages have an engine of this name, or it is the name of a built-in engine.
     """
-    found = [each for each in announcements() if each.name == name]
+    found = [each for each in find_plugins() if each.name == name]
     packages = " and ".join(each.package for each in found)
     if found and name in ENGINES:
         raise InputError(
@@ -140,7 +140,7 @@ def find_announcement(name: str) -> Announcement | None:
 
 
 def open_plugin(
-    announcement: Announcement, config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
+    plugin: Plugin, config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path
 ) -> "PluginTranslator":
     """Import a package and open its engine, with a folder of its own below the user's cache.
 
@@ -148,18 +148,18 @@ def open_plugin(
         InputError: the package cannot be imported, refuses, or returns no engine. The message names the package.
         DiskError: the engine's folder cannot be created.
     """
-    remedy = f"repair or uninstall {announcement.package}"
-    with fenced(f"{announcement} cannot be imported", remedy):
-        factory = announcement.entry_point.load()
+    remedy = f"repair or uninstall {plugin.package}"
+    with foreign_errors(f"{plugin} cannot be imported", remedy):
+        factory = plugin.entry_point.load()
     if not callable(factory):
-        raise InputError(f"{announcement} must be a function, but is {_shown(factory)}: {remedy}")
+        raise InputError(f"{plugin} must be a function, but is {_shown(factory)}: {remedy}")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache) / "vernaclip" / "engines" / announcement.name
+    folder = Path(cache) / "vernaclip" / "engines" / plugin.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiskError(
-            f"the folder {folder} of the engine {announcement.name!r} cannot be created ({_one_line(error)}): remove "
+            f"the folder {folder} of the engine {plugin.name!r} cannot be created ({_one_line(error)}): remove "
             "what blocks it"
         ) from error
     request = EngineRequest(
@@ -168,8 +168,8 @@ def open_plugin(
         settings=MappingProxyType(copy.deepcopy(dict(config.settings))),
         folder=folder,
     )
-    with fenced(f"{announcement} cannot be opened", f"correct translate.settings or {announcement.package}"):
-        return PluginTranslator(factory(request), announcement, from_code=source.code, to_code=target.code)
+    with foreign_errors(f"{plugin} cannot be opened", f"correct translate.settings or {plugin.package}"):
+        return PluginTranslator(factory(request), plugin, from_code=source.code, to_code=target.code)
 
 
 class PluginTranslator:
@@ -179,26 +179,26 @@ class PluginTranslator:
     so that no package can use the cached translations of another engine.
     """
 
-    def __init__(self, engine: PluginEngine, announcement: Announcement, *, from_code: str, to_code: str) -> None:
+    def __init__(self, engine: PluginEngine, plugin: Plugin, *, from_code: str, to_code: str) -> None:
         """Check the engine's attributes.
 
         Raises:
             InputError: an attribute is missing or invalid.
         """
         self.from_code, self.to_code = from_code, to_code
-        self._engine, self._announcement = engine, announcement
+        self._engine, self._plugin = engine, plugin
         said, size = getattr(engine, "fingerprint", None), getattr(engine, "max_chunk_size", None)
         if not isinstance(said, str) or not said.strip():
             raise InputError(f"its fingerprint must be a non-empty string, got {_shown(said)}")
         if size is not None and (type(size) is not int or size < 1):
             raise InputError(f"its max_chunk_size must be a positive number or None, got {_shown(size)}")
-        self._said, self.max_chunk_size = said, size
+        self._fingerprint, self.max_chunk_size = said, size
         if not callable(getattr(engine, "translate", None)):
             raise InputError(f"its factory returned {_shown(engine)}, which has no method `translate`")
-        if engine.fingerprint != self._said:
-            raise InputError(f"its fingerprint changes between two reads, was {_shown(self._said)}")
-        what = {"protocol": PROTOCOL_VERSION, "package": announcement.package, "fingerprint": self._said}
-        self.fingerprint = f"{announcement.name}:{from_code}-{to_code}:{digest(what)[:12]}"
+        if engine.fingerprint != self._fingerprint:
+            raise InputError(f"its fingerprint changes between two reads, was {_shown(self._fingerprint)}")
+        what = {"protocol": PROTOCOL_VERSION, "package": plugin.package, "fingerprint": self._fingerprint}
+        self.fingerprint = f"{plugin.name}:{from_code}-{to_code}:{digest(what)[:12]}"
 
     def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
         """Return one translation per caption; see `Translator.translate`.
@@ -209,14 +209,14 @@ class PluginTranslator:
         return translate_distinct(captions, self._translated, on_done, size=self.max_chunk_size or CAPTIONS_PER_CALL)
 
     def _translated(self, captions: list[str]) -> list[Translation]:
-        remedy = f"repair {self._announcement.package}; finished translations are kept"
-        with fenced(f"{self._announcement} failed", remedy, may_pass=True):
+        remedy = f"repair {self._plugin.package}; finished translations are kept"
+        with foreign_errors(f"{self._plugin} failed", remedy, may_pass=True):
             answers = self._engine.translate(list(captions))
             if not isinstance(answers, list | tuple):
                 raise InputError(f"it returned {_shown(answers)}, not a list")
             if len(answers) != len(captions):
                 raise InputError(f"it returned {len(answers):,} translations for {len(captions):,} captions")
-            if self._engine.fingerprint != self._said:
+            if self._engine.fingerprint != self._fingerprint:
                 raise InputError("its fingerprint changed while it translated")
             return [_translation(answer, caption) for answer, caption in zip(answers, captions, strict=True)]
 
@@ -248,7 +248,7 @@ def _translation(answer: object, caption: str) -> Translation:
 
 
 @contextmanager
-def fenced(what: str, remedy: str, *, may_pass: bool = False) -> Iterator[None]:
+def foreign_errors(what: str, remedy: str, *, may_pass: bool = False) -> Iterator[None]:
     """Turn any error of foreign code in the block into an InputError: `what` (the error's text): `remedy`.
 
     An error of ours keeps its class and its message, after `what`.
@@ -295,7 +295,7 @@ def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
     return str(found.get("Name") or f"at {distribution.locate_file('')}"), str(found.get("Version") or "of no version")
 
 
-def _of_package(distribution: metadata.Distribution, package: str, version: str) -> list[Announcement]:
+def _of_package(distribution: metadata.Distribution, package: str, version: str) -> list[Plugin]:
     try:
         entry_points = list(distribution.entry_points.select(group=GROUP))
     except Exception as error:  # noqa: BLE001  a malformed line may raise anything
@@ -305,4 +305,4 @@ def _of_package(distribution: metadata.Distribution, package: str, version: str)
     for each in entry_points:
         if each not in fit:
             logger.warning("the package %s has an engine with the invalid name %.60r", package, each.name)
-    return [Announcement(name=each.name, package=package, version=version, entry_point=each) for each in fit]
+    return [Plugin(name=each.name, package=package, version=version, entry_point=each) for each in fit]

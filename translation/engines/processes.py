@@ -24,12 +24,12 @@ class ProgramError(Exception):
     Args:
         what: the program's action.
         progress: number of answers that it gave, of those expected.
-        complaints: the end of its standard error, as one line.
+        error_output: the end of its standard error, as one line.
     """
 
-    def __init__(self, what: str, *, progress: str, complaints: str) -> None:
+    def __init__(self, what: str, *, progress: str, error_output: str) -> None:
         super().__init__(what)
-        self.progress, self.complaints = progress, complaints
+        self.progress, self.error_output = progress, error_output
 
 
 class EndedError(ProgramError):
@@ -70,12 +70,12 @@ class Program:
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
-        self._input, self._output, self._complaints = (
+        self._input, self._output, self._errors = (
             pipe.fileno() for pipe in (process.stdin, process.stdout, process.stderr)
         )
         os.set_blocking(self._input, False)
         self._selector = selectors.DefaultSelector()
-        for pipe in (self._output, self._complaints):
+        for pipe in (self._output, self._errors):
             self._selector.register(pipe, selectors.EVENT_READ)
         self.close = weakref.finalize(self, _close, process, self._selector, os.getpid())
         self._tail = b""
@@ -134,12 +134,12 @@ class Program:
                 raise self._error(_TOO_MANY)
         return lives
 
-    def has_complained(self) -> bool:
+    def has_error_output(self) -> bool:
         """Return whether the program has written anything to its standard error, white space included."""
         for _ in range(_MOST_CHUNKS):
-            if not any(key.fd == self._complaints for key, _ in self._selector.select(0.0)):
+            if not any(key.fd == self._errors for key, _ in self._selector.select(0.0)):
                 break
-            self._read_complaints()
+            self._read_errors()
         return bool(self._tail)
 
     def _ready(self, deadline: float) -> set[int]:
@@ -150,8 +150,8 @@ class Program:
 
     def _read(self, ready: set[int]) -> bool:
         """Read the program's output; return False at its end."""
-        if self._complaints in ready:
-            self._read_complaints()
+        if self._errors in ready:
+            self._read_errors()
         if self._output not in ready:
             return True
         data = os.read(self._output, _CHUNK_BYTES)
@@ -164,18 +164,18 @@ class Program:
             raise self._error(f"wrote a line of more than {MAX_ANSWER_BYTES:,} bytes")
         return bool(data)
 
-    def _read_complaints(self) -> None:
+    def _read_errors(self) -> None:
         """Read standard error and keep its end; the program may close that pipe and run on."""
-        data = os.read(self._complaints, _CHUNK_BYTES)
+        data = os.read(self._errors, _CHUNK_BYTES)
         if not data:
-            self._selector.unregister(self._complaints)
+            self._selector.unregister(self._errors)
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
     def _error(self, what: str, kind: type[ProgramError] = ProgramError) -> ProgramError:
         """Return the error for the program's action; the caller must end the program."""
-        self.has_complained()  # reads the rest of standard error
-        complaints = " ".join(self._tail.decode("utf-8", "replace").split())[-_SHOWN:]
-        return kind(what, progress=f"{len(self._answers):,} of {self._num_asked:,}", complaints=complaints)
+        self.has_error_output()  # reads the rest of standard error
+        error_output = " ".join(self._tail.decode("utf-8", "replace").split())[-_SHOWN:]
+        return kind(what, progress=f"{len(self._answers):,} of {self._num_asked:,}", error_output=error_output)
 
 
 def _close(process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, owner: int) -> None:

@@ -18,8 +18,14 @@ from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.storage.shards import digest, sha256_of
 from translation.config import TranslateConfig, default_batch_tokens
-from translation.engines.frames import FRAMES, LANGUAGES, TOKENIZER_CONFIG, ModelFacts, read_object
-from translation.engines.plugins import fenced
+from translation.engines.language_tokens import (
+    LANGUAGE_PATTERNS,
+    LANGUAGE_TOKENS,
+    TOKENIZER_CONFIG,
+    ModelInfo,
+    read_object,
+)
+from translation.engines.plugins import foreign_errors
 from translation.engines.sentences import (
     MAX_SOURCE_TOKENS,
     Decoded,
@@ -60,10 +66,10 @@ def open_engine(
     (name,) = config.model
     folder = _model_folder(name)
     _require_whole(folder, name)
-    with fenced(f"the model {name} cannot be opened", REMEDY):
+    with foreign_errors(f"the model {name} cannot be opened", REMEDY):
         vocabulary = Vocabulary(folder)
-        frame = _frame(vocabulary, source, target)
-    return TransformersTranslator(vocabulary, frame, config, from_code=source.code, to_code=target.code)
+        token_ids = _token_ids(vocabulary, source, target)
+    return TransformersTranslator(vocabulary, token_ids, config, from_code=source.code, to_code=target.code)
 
 
 def _model_folder(name: str) -> Path:
@@ -78,7 +84,7 @@ def _model_folder(name: str) -> Path:
     repository, _, revision = name.partition("@")
     patterns = [f"*{suffix}" for suffix in _DECIDING]
     remedy = "without a network, name a folder with a copy of the model"
-    with fenced(f"translate.model: {name} is not a folder, and cannot be downloaded from the hub", remedy):
+    with foreign_errors(f"translate.model: {name} is not a folder, and cannot be downloaded from the hub", remedy):
         return Path(
             snapshot_download(repository, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
         )
@@ -123,7 +129,7 @@ class Vocabulary:
         folder: folder of the model.
         tokenizer: tokenizer of `transformers`.
         numbers: ids of the tokens.
-        family: a key of `FRAMES`; "" for models of one pair without language tokens.
+        family: a key of `LANGUAGE_TOKENS`; "" for models of one pair without language tokens.
         special: ids of the tokens that are not text.
         blank: ids of the tokens that are only space.
         alphabet: every character that the tokens can spell; None if some tokens are bytes, or no token contains a
@@ -145,10 +151,10 @@ class Vocabulary:
         self.folder, self.tokenizer = folder, tokenizer
         self.numbers: dict[str, int] = tokenizer.get_vocab() | getattr(tokenizer, "lang_token_to_id", {})
         if model_type == "m2m_100":
-            self.family = "nllb" if any(map(LANGUAGES["nllb"].fullmatch, self.numbers)) else "m2m"
+            self.family = "nllb" if any(map(LANGUAGE_PATTERNS["nllb"].fullmatch, self.numbers)) else "m2m"
         else:
             self.family = {"marian": "opus", "mbart": "mbart", **dict.fromkeys(_T5, "t5")}.get(model_type, "")
-        is_language = LANGUAGES[self.family].fullmatch if self.family else lambda _: None
+        is_language = LANGUAGE_PATTERNS[self.family].fullmatch if self.family else lambda _: None
         others = (n for token, n in self.numbers.items() if is_language(token) or _PLACEHOLDER.fullmatch(token))
         self.special = frozenset([*tokenizer.all_special_ids, *others])
         self.blank = frozenset(number for token, number in self.numbers.items() if not token.strip(_BLANK))
@@ -164,7 +170,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _NumberFrame:
+class _TokenIds:
     """The tokens around a sentence, as ids.
 
     Args:
@@ -180,7 +186,7 @@ class _NumberFrame:
     starts_with_prefix: bool = False
 
 
-def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -> _NumberFrame:
+def _token_ids(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -> _TokenIds:
     """Return the tokens that the model needs around a sentence to know the languages.
 
     Raises:
@@ -188,7 +194,7 @@ def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -
     """
     folder, numbers = vocabulary.folder, vocabulary.numbers
     if vocabulary.family:
-        facts = ModelFacts(
+        facts = ModelInfo(
             folder=folder,
             family=vocabulary.family,
             tokenizer_config=read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {},
@@ -196,13 +202,17 @@ def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -
             target_vocabulary=numbers,
             end=(str(vocabulary.tokenizer.eos_token),),
         )
-        frame = FRAMES[vocabulary.family](facts, source, target)
-        before = vocabulary.pieces(frame.prompt) if frame.prompt else [numbers[token] for token in frame.before]
-        return _NumberFrame(
+        language_tokens = LANGUAGE_TOKENS[vocabulary.family](facts, source, target)
+        before = (
+            vocabulary.pieces(language_tokens.prompt)
+            if language_tokens.prompt
+            else [numbers[token] for token in language_tokens.before]
+        )
+        return _TokenIds(
             before=tuple(before),
-            after=tuple(numbers[token] for token in frame.after),
-            prefix=numbers[frame.target_prefix] if frame.target_prefix else None,
-            starts_with_prefix=frame.starts_with_prefix,
+            after=tuple(numbers[token] for token in language_tokens.after),
+            prefix=numbers[language_tokens.target_prefix] if language_tokens.target_prefix else None,
+            starts_with_prefix=language_tokens.starts_with_prefix,
         )
     logger.warning(
         "%s does not state its languages; it is assumed to translate %s to %s",
@@ -212,10 +222,10 @@ def _frame(vocabulary: Vocabulary, source: LanguagePack, target: LanguagePack) -
     )
     # The tokens that the tokenizer itself puts around a text.
     bare = vocabulary.pieces("a")
-    framed = list(vocabulary.tokenizer("a").input_ids)
-    for start in range(len(framed) - len(bare) + 1):
-        if bare and framed[start : start + len(bare)] == bare:
-            return _NumberFrame(before=tuple(framed[:start]), after=tuple(framed[start + len(bare) :]))
+    with_special = list(vocabulary.tokenizer("a").input_ids)
+    for start in range(len(with_special) - len(bare) + 1):
+        if bare and with_special[start : start + len(bare)] == bare:
+            return _TokenIds(before=tuple(with_special[:start]), after=tuple(with_special[start + len(bare) :]))
     raise InputError("its tokenizer splits a text differently with special tokens: name another model")
 
 
@@ -226,10 +236,10 @@ class TransformersTranslator(SentenceTranslator[int]):
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, frame: _NumberFrame, config: TranslateConfig, *, from_code: str, to_code: str
+        self, vocabulary: Vocabulary, token_ids: _TokenIds, config: TranslateConfig, *, from_code: str, to_code: str
     ) -> None:
         self.from_code, self.to_code, self.alphabet = from_code, to_code, vocabulary.alphabet
-        self._vocabulary, self._frame, self._beam_size = vocabulary, frame, config.beam_size
+        self._vocabulary, self._token_ids, self._beam_size = vocabulary, token_ids, config.beam_size
         self._device = config.device
         if self._device == "auto":
             import torch
@@ -241,7 +251,7 @@ class TransformersTranslator(SentenceTranslator[int]):
         what = {
             "engine": ENGINE_VERSION,
             "files": {path.name: sha256_of(path) for path in files},
-            "frame": [frame.before, frame.after, frame.prefix, frame.starts_with_prefix],
+            "frame": [token_ids.before, token_ids.after, token_ids.prefix, token_ids.starts_with_prefix],
             "libraries": [version("transformers"), version("torch")],
             "beam_size": config.beam_size,
             "max_batch_tokens": self._max_batch_tokens,
@@ -258,7 +268,7 @@ class TransformersTranslator(SentenceTranslator[int]):
         unknown, special = self._vocabulary.tokenizer.unk_token_id, self._vocabulary.special
         text = [unknown if number in special else number for number in self._vocabulary.pieces(sentence)]
         is_text = any(number not in self._vocabulary.blank for number in text)
-        return [*self._frame.before, *text, *self._frame.after] if is_text else []
+        return [*self._token_ids.before, *text, *self._token_ids.after] if is_text else []
 
     def decode(
         self, tokens: Mapping[str, list[int]], report: Callable[[list[str]], object], *, no_repeat_ngram_size: int = 0
@@ -266,7 +276,7 @@ class TransformersTranslator(SentenceTranslator[int]):
         """Translate distinct sentences; see `SentenceTranslator.decode`."""
         found: dict[str, Decoded] = {}
         for batch in token_batches(tokens, self._max_batch_tokens):
-            with fenced(
+            with foreign_errors(
                 f"the model in {self._vocabulary.folder} cannot translate",
                 "a smaller translate.max_batch_tokens needs less memory; otherwise name another model",
             ):
@@ -277,7 +287,7 @@ class TransformersTranslator(SentenceTranslator[int]):
     def _decoded(self, batch: Mapping[str, list[int]], no_repeat_ngram_size: int) -> dict[str, Decoded]:
         import torch
 
-        model, num_after = self._model, len(self._frame.after)
+        model, num_after = self._model, len(self._token_ids.after)
         most = min(MAX_SOURCE_TOKENS, model.most_positions)
         longest = min(decoding_limit(max(map(len, batch.values()))), model.most_positions - 1)
         # A sentence that is too long for the model is cut; the special tokens stay.
@@ -286,7 +296,7 @@ class TransformersTranslator(SentenceTranslator[int]):
             for numbers in batch.values()
         ]
         # Tokens at the start of a translation that the model did not choose.
-        num_given = 1 + (self._frame.prefix is not None and not self._frame.starts_with_prefix)
+        num_given = 1 + (self._token_ids.prefix is not None and not self._token_ids.starts_with_prefix)
         with torch.inference_mode():
             inputs = self._padded(rows)
             written = model.generate(inputs, longest, no_repeat_ngram_size)
@@ -321,8 +331,8 @@ class TransformersTranslator(SentenceTranslator[int]):
 
     @cached_property
     def _model(self) -> "_Network":
-        with fenced(f"the model in {self._vocabulary.folder} cannot be loaded", REMEDY):
-            return _Network(self._vocabulary, self._frame, self._beam_size, self._type, self._device)
+        with foreign_errors(f"the model in {self._vocabulary.folder} cannot be loaded", REMEDY):
+            return _Network(self._vocabulary, self._token_ids, self._beam_size, self._type, self._device)
 
 
 class _Network:
@@ -335,7 +345,7 @@ class _Network:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, frame: _NumberFrame, beam_size: int, compute_type: str, device: str
+        self, vocabulary: Vocabulary, token_ids: _TokenIds, beam_size: int, compute_type: str, device: str
     ) -> None:
         import torch
         from transformers import AutoModelForSeq2SeqLM, GenerationConfig
@@ -359,8 +369,8 @@ class _Network:
         self.end = int(vocabulary.tokenizer.eos_token_id)
         self.padding = _first_number(vocabulary.tokenizer.pad_token_id, self._setting("pad_token_id"), self.end)
         self.most_positions = int(getattr(self._module.config, "max_position_embeddings", None) or sys.maxsize)
-        start = frame.prefix if frame.starts_with_prefix else self._setting("decoder_start_token_id")
-        forced = None if frame.starts_with_prefix else frame.prefix
+        start = token_ids.prefix if token_ids.starts_with_prefix else self._setting("decoder_start_token_id")
+        forced = None if token_ids.starts_with_prefix else token_ids.prefix
         if forced is None and not vocabulary.family:
             forced = self._setting("forced_bos_token_id")
         # Ids that are not text: special tokens, and ids that only pad the model's matrix.

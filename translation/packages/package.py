@@ -224,20 +224,20 @@ def open_package(path: Path, cache_dir: Path) -> Package:
     from data_catalog.storage.verify import unpacked_checks
 
     if path.is_dir():
-        return _as_installed(read_package(path))
+        return _require_unchanged(read_package(path))
     if not path.is_file():
         raise InputError(f"{path} does not exist: give an .argosmodel file or an installed package's folder")
     home = cache_dir / sha256_of(path)[:16]
     if not home.is_dir():
         with _unpacked(path, cache_dir) as package:
-            _put(package.folder.parent, home)
+            _move_into_place(package.folder.parent, home)
     for check in unpacked_checks(home):
         for finding in check():
             raise DamagedError(finding.text)
     return read_package(home / check_archive(path))
 
 
-def _as_installed(package: Package) -> Package:
+def _require_unchanged(package: Package) -> Package:
     """Return the package, after a check that it has not changed since we installed it.
 
     Packages that Argos Translate installed have no record and are not checked.
@@ -283,7 +283,7 @@ def install(
             if claimed.is_dir():
                 shutil.rmtree(claimed)
             claimed.unlink(missing_ok=True)
-            _put(package.folder, home)
+            _move_into_place(package.folder, home)
         elif package_sha256(home) != package.sha256:
             raise PlaceTakenError(f"{home} contains another package: to replace it, remove that folder first")
     return home
@@ -305,7 +305,9 @@ def find(from_code: str, to_code: str, packages_dir: Path) -> Package:
             f"install --from {from_code} --to {to_code}`, or from a file with `vernaclip mt install FILE`, or train "
             "one with `vernaclip mt train`"
         )
-    return _as_installed(max(fitting, key=lambda package: (version_key(package.package_version), package.folder.name)))
+    return _require_unchanged(
+        max(fitting, key=lambda package: (version_key(package.package_version), package.folder.name))
+    )
 
 
 def installed(packages_dir: Path) -> list[Package]:
@@ -406,7 +408,7 @@ def _unpacked(path: Path, parent: Path) -> Iterator[Package]:
         raise DiskError(f"{path} cannot be unpacked below {parent}: {error}") from error
 
 
-def _put(folder: Path, home: Path) -> None:
+def _move_into_place(folder: Path, home: Path) -> None:
     """Move a complete folder into place. If another process was faster, its folder has the same content and stays."""
     for path in (*folder.rglob("*"), folder):
         sync(path)

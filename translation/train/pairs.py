@@ -31,7 +31,8 @@ DROP_REASONS = {
     "empty": "one of the two texts is empty or has no visible characters",
     "too_long": f"one of the two texts has more than {MAX_CHARACTERS} characters",
     "untranslated": f"source and target are the same text, of {MIN_COPIED_WORDS} words or more",
-    "length_ratio": f"beside the other text, one is more than {MAX_LENGTH_RATIO:g} times as long as usual in its file",
+    "length_ratio": f"relative to the other text, one text is more than {MAX_LENGTH_RATIO:g} times as long as is usual "
+    "in its file",
     "misaligned": "near this line, lengths of sources and targets do not correlate: the columns are misaligned",
     "duplicate": "the same source with the same target occurred before",
     "wrong_language": "the source or the target is clearly in another language",
@@ -208,9 +209,9 @@ def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
             drops.add(reason, line)
         else:
             lines.append(line)
-    lines = drops.part(lines, _unlike_in_length(lines), "length_ratio")
+    lines = drops.part(lines, _length_outliers(lines), "length_ratio")
     misaligned = [False] * len(lines)
-    for found in out_of_step([len(line.source) for line in lines], [len(line.target) for line in lines]):
+    for found in misaligned_ranges([len(line.source) for line in lines], [len(line.target) for line in lines]):
         logger.warning(
             "%s: lines %d to %d are misaligned (lengths of sources and targets do not correlate) and are dropped",
             *(path, lines[found.start].number, lines[found.stop - 1].number),
@@ -245,7 +246,7 @@ def _plain(text: str) -> str:
     return text.casefold().replace(" ,", ",").rstrip(" .!")
 
 
-def _unlike_in_length(lines: list[PairLine]) -> list[bool]:
+def _length_outliers(lines: list[PairLine]) -> list[bool]:
     """Return for each line whether one text is much too long relative to the other.
 
     Chinese needs a third of the characters of English. So lengths are compared at the median ratio of the file, in
@@ -254,14 +255,14 @@ def _unlike_in_length(lines: list[PairLine]) -> list[bool]:
     if not lines:
         return []
     usual = statistics.median(len(line.target) / len(line.source) for line in lines)
-    unlike = []
+    outliers = []
     for line in lines:
         shorter, longer = sorted((len(line.source) * max(usual, 1), len(line.target) * max(1 / usual, 1)))
-        unlike.append(longer > SHORT_CHARACTERS and longer > MAX_LENGTH_RATIO * shorter)
-    return unlike
+        outliers.append(longer > SHORT_CHARACTERS and longer > MAX_LENGTH_RATIO * shorter)
+    return outliers
 
 
-def out_of_step(source_lengths: Sequence[int], target_lengths: Sequence[int]) -> list[range]:
+def misaligned_ranges(source_lengths: Sequence[int], target_lengths: Sequence[int]) -> list[range]:
     """Return ranges of pairs, in the order of the file, whose lengths do not correlate.
 
     A long text has a long translation (Gale and Church, 1993). So in every `WINDOW` of consecutive pairs the logs of

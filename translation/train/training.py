@@ -100,8 +100,8 @@ def train_package(
     """
     _check_arguments(from_code, to_code, out)
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
-    earlier: Earlier | None = None
-    kept_out: list[Pair] = []
+    earlier: EarlierTraining | None = None
+    held_out_pairs: list[Pair] = []
     if continued:
         if continued.resolve() == out.resolve():
             raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
@@ -110,16 +110,16 @@ def train_package(
                 f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
                 "pairs, because it may have trained on any others. Remove --held-out"
             )
-        earlier = open_earlier(continued, from_code=from_code, to_code=to_code)
-        config, kept_out = replace(config, **earlier.sizes), earlier.held_out  # type: ignore[arg-type]
+        earlier = open_earlier_training(continued, from_code=from_code, to_code=to_code)
+        config, held_out_pairs = replace(config, **earlier.sizes), earlier.held_out  # type: ignore[arg-type]
     elif held_out:
         validation = read_pairs(held_out, num_held_out=0, source_check=source_check, target_check=target_check)
         logger.info("lines of %s dropped: %s", held_out, validation.dropped)
-        kept_out = validation.training
+        held_out_pairs = validation.training
     data = read_pairs(
         pairs,
         num_held_out=config.num_held_out,
-        held_out=kept_out,
+        held_out=held_out_pairs,
         source_check=source_check,
         target_check=target_check,
     )
@@ -166,7 +166,7 @@ def training_folder(out: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Earlier:
+class EarlierTraining:
     """A training to continue from."""
 
     folder: Path
@@ -175,7 +175,7 @@ class Earlier:
     held_out: list[Pair]
 
 
-def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
+def open_earlier_training(package: Path, *, from_code: str, to_code: str) -> EarlierTraining:
     """Open the training of an earlier package.
 
     Args:
@@ -200,7 +200,7 @@ def open_earlier(package: Path, *, from_code: str, to_code: str) -> Earlier:
     key, (own_from, own_to), sizes = _read_run(folder / RUN_FILE)
     if (own_from, own_to) != (from_code, to_code):
         raise InputError(f"{package} translates {own_from} to {own_to}, not {from_code} to {to_code}")
-    return Earlier(folder=folder, key=key, sizes=sizes, held_out=read_held_out(folder))
+    return EarlierTraining(folder=folder, key=key, sizes=sizes, held_out=read_held_out(folder))
 
 
 def _read_run(path: Path) -> tuple[str, tuple[str, str], dict[str, int]]:
@@ -243,7 +243,7 @@ def read_held_out(folder: Path) -> list[Pair]:
     return [(source, target) for source, target in pairs]
 
 
-def _train(training: Training, earlier: Earlier | None) -> tuple[TranslationModel, TrainState]:
+def _train(training: Training, earlier: EarlierTraining | None) -> tuple[TranslationModel, TrainState]:
     """Train, or resume, to the end; return the network with the weights of its best validation, and the final state."""
     key = _begin(training)
     save_held_out(training.folder, training.data.held_out)
@@ -308,9 +308,8 @@ def _begin(training: Training) -> str:
             f"{training.folder} contains a training with other settings, pairs or libraries: remove it to train again, "
             "or give another --out"
         )
-    (training.folder / VOCABULARY_FILE).unlink(
-        missing_ok=True
-    )  # the other training's; removed before this one's record is written
+    # The vocabulary of the other training must be removed before the record of this one is written.
+    (training.folder / VOCABULARY_FILE).unlink(missing_ok=True)
     write_json(path, {"key": key, **made_of})
     return key
 

@@ -124,7 +124,7 @@ def test_ids_of_another_set_in_the_same_form_are_no_ids_of_mscoco(tmp_path: Path
         (coco([], []), "lists no images"),
         (coco([IMAGE_9], [{"image_id": 9, "bbox": [1, 2, 3, 4]}]), "annotations without captions"),
         ({"images": [IMAGE_9], "annotations": 7}, "annotations without captions"),
-        (json.dumps(coco([IMAGE_9], []))[:-5].encode(), "no valid JSON|ends too early"),
+        (json.dumps(coco([IMAGE_9], []))[:-5].encode(), "not valid JSON|ends too early"),
         (gzip.compress(json.dumps(coco([IMAGE_9], [])).encode())[:-9], "truncated gzip"),
         (b'{"images": "\xff"}', "not UTF-8"),
     ],

@@ -15,7 +15,7 @@ from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, translate_stream
 from translation.engines.deepl_engine import DeepLEngine, request_batches
-from translation.memory import RememberingTranslator, TranslationMemory
+from translation.memory import MemoryTranslator, TranslationMemory
 from translation.registry import open_translator
 
 EN, IT = LanguagePack.minimal("en"), LanguagePack.minimal("it")
@@ -130,7 +130,7 @@ def test_what_was_paid_for_before_a_stop_is_kept(deepl_server: Any, tmp_path: Pa
     memory = TranslationMemory(tmp_path, engine().fingerprint)
 
     def run(max_characters: int) -> list[str]:
-        translator = RememberingTranslator(engine(max_characters=max_characters), memory)
+        translator = MemoryTranslator(engine(max_characters=max_characters), memory)
         return texts(list(translate_stream(translator, captions)))
 
     if stop == "quota":

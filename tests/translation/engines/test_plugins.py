@@ -12,7 +12,7 @@ from data_catalog.errors import InputError, PipelineError, SettingsError, Transi
 from data_catalog.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translation, Translator
-from translation.engines.plugins import CAPTIONS_PER_CALL, announcements, engine_names
+from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names, find_plugins
 from translation.registry import OPENERS, open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
@@ -245,7 +245,7 @@ def test_metadata_may_be_anything(
     install(GOOD, package="nameless", name="orphan", metadata="\n")
     (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
     (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
-    assert [each.name for each in announcements()] == ["orphan"]
+    assert [each.name for each in find_plugins()] == ["orphan"]
     assert "the engines of the package shapeless are unknown" in caplog.text
     assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text
     assert opened("orphan").translate(["a"])[0].text == "A"
@@ -260,4 +260,4 @@ def test_the_first_of_two_installations_counts(
     (older / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-engine\nVersion: 0.1\n")
     (older / "entry_points.txt").write_text("[vernaclip.engines]\nmine = mine_engine:open_engine\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(older.parent)])
-    assert [(each.name, each.version) for each in announcements()] == [("mine", "1.5")]
+    assert [(each.name, each.version) for each in find_plugins()] == [("mine", "1.5")]

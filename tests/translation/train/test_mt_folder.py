@@ -24,7 +24,7 @@ from translation.train.report import REPORT_FILE
 from translation.train.training import (
     HELD_OUT_FILE,
     VOCABULARY_FILE,
-    open_earlier,
+    open_earlier_training,
     read_held_out,
     save_held_out,
     train_package,
@@ -83,21 +83,21 @@ def test_held_out_pairs_come_back_as_they_were(tmp_path: Path, held_out: list[Pa
 def test_pairs_held_out_with_odd_signs_stay_held_out(tiny_argosmodel: Path, tmp_path: Path) -> None:
     odd = ("a dog\ra cat\u2028a bird", "un cane\run gatto\u2028un uccello")
     package = finished(tmp_path, "\t".join(odd).encode() + b"\n", tiny_argosmodel)
-    assert open_earlier(package, from_code="en", to_code="it").held_out == [odd]
+    assert open_earlier_training(package, from_code="en", to_code="it").held_out == [odd]
 
 
 @pytest.mark.parametrize("content", [b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\n"])
 def test_damaged_held_out_pairs_are_told(tiny_argosmodel: Path, tmp_path: Path, content: bytes) -> None:
     package = finished(tmp_path, content, tiny_argosmodel)
     with pytest.raises(DamagedError, match=rf"{HELD_OUT_FILE} (is damaged|cannot be read).*(R|r)estore"):
-        open_earlier(package, from_code="en", to_code="it")
+        open_earlier_training(package, from_code="en", to_code="it")
 
 
 def test_an_unfinished_training_is_not_continued(tiny_argosmodel: Path, tmp_path: Path) -> None:
     package = finished(tmp_path, b"a dog\tun cane\n", tiny_argosmodel)
     package.unlink()
     with pytest.raises(InputError, match="give a package whose training has ended"):
-        open_earlier(package, from_code="en", to_code="it")
+        open_earlier_training(package, from_code="en", to_code="it")
 
 
 @given(

@@ -244,15 +244,15 @@ def mbart(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "framed", "given"),
+    ("kind", "with_special", "given"),
     [
         ("MBart50", ["en_XX", "▁two", "▁dogs", "</s>"], ["</s>", "it_IT"]),
         ("MBart", ["▁two", "▁dogs", "</s>", "en_XX"], ["it_IT"]),
     ],
 )
-def test_mbart_wants_its_languages(kind: str, framed: list[str], given: list[str], tmp_path: Path) -> None:
+def test_mbart_wants_its_languages(kind: str, with_special: list[str], given: list[str], tmp_path: Path) -> None:
     engine = opened(mbart(tmp_path / "mbart", kind))
-    assert tokens(engine, "two dogs") == framed
+    assert tokens(engine, "two dogs") == with_special
     (found,) = engine.translate(["two dogs " * 40])
     assert found.truncated
     written = engine._model.generate(engine._padded([engine.encode("two dogs")]), 8, 0)[0].tolist()

@@ -1,8 +1,8 @@
-"""What keeping features saves a scoreboard that runs again: python benchmarks/kept_features.py [--quick].
+"""Time that the feature store saves a repeated scoreboard: python benchmarks/feature_store.py [--quick].
 
-Photographs of noise and captions by a ViT-B/32 with random weights, in turn: encoded anew, as without keeping; for the
-first time, with an empty folder; and again. What keeping costs the first time is the other claim, and that features are
-those that the model makes the third.
+Noise images and captions are encoded by a ViT-B/32 with random weights, in turn: without a store, with an empty store,
+and with the filled store. The other claims are the overhead of filling the store, and that stored features equal those
+of the model.
 """
 
 import sys
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from harness import Goals, judge, medians, options_of, race, ratio, tell
+from harness import Goals, judge, medians, options_of, print_table, race, ratio
 from photographs import drawn, jpeg
 from PIL import Image
 
@@ -22,7 +22,7 @@ from training.data.features import Encoder, FeatureStore
 from training.processes import let_threads_sleep
 from training.scores.encoders import tensors_sha256
 
-# Images, as many captions, and rounds.
+# Images (and as many captions), and rounds.
 SIZES = {"quick": (48, 5), "full": (384, 5)}
 WIDTH, HEIGHT = 480, 320
 ANEW, FIRST, AGAIN = "anew", "first", "again"
@@ -32,7 +32,7 @@ Run = Callable[[], tuple[Features, Features]]
 
 
 def vit() -> Encoder:
-    """A ViT-B/32 of open_clip with random weights."""
+    """Return a ViT-B/32 of open_clip with random weights."""
     torch.manual_seed(0)
     module, _, prepare = open_clip.create_model_and_transforms("ViT-B-32")
     tokenize = open_clip.get_tokenizer("ViT-B-32")
@@ -48,7 +48,7 @@ def vit() -> Encoder:
 
 
 def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[str, Run]:
-    """What is compared, by name; "again" finds what "first" has kept."""
+    """Return the compared runs by name; "again" reads the features that "first" has stored."""
     names = list(images)
     captions = [f"una foto della cosa numero {number} su un prato" for number in range(len(images))]
 
@@ -69,12 +69,12 @@ def ways(encoder: Encoder, images: Mapping[str, bytes], folder: Path) -> dict[st
 
 
 def main() -> int:
-    """Race, print a table and claims."""
+    """Run in turn, print a table and claims."""
     count, rounds = SIZES["quick" if options_of(__doc__).parse_args().quick else "full"]
     let_threads_sleep()
     images = {f"{number}.jpg": jpeg(Image.fromarray(drawn(number, (WIDTH, HEIGHT)))) for number in range(count)}
     made: dict[str, list[tuple[Features, Features]]] = {ANEW: [], FIRST: [], AGAIN: []}
-    with tempfile.TemporaryDirectory(prefix="kept-features-") as folder:
+    with tempfile.TemporaryDirectory(prefix="feature-store-") as folder:
         runs = ways(vit(), images, Path(folder))
         times = race({name: lambda name=name: made[name].append(runs[name]()) for name in runs}, rounds)
     gaps = [
@@ -84,7 +84,7 @@ def main() -> int:
         for a, b in zip(made[name][turn], made[ANEW][turn], strict=True)
     ]
     rows = [{"features": name, "s": f"{seconds:.2f}"} for name, seconds in medians(times).items()]
-    tell(rows, f"{count} images and {count} captions by a ViT-B/32; medians of {rounds} rounds, in turn\n")
+    print_table(rows, f"{count} images and {count} captions by a ViT-B/32; medians of {rounds} interleaved rounds\n")
     values = {"anew-over-again": ratio(times[ANEW], times[AGAIN]), "first-over-anew": ratio(times[FIRST], times[ANEW])}
     return judge(values | {"largest-difference": max(gaps)}, GOALS)
 

@@ -16,7 +16,7 @@ from data_catalog.language_pack import LanguagePack, language_pack_hint
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Language tokens by model family: ">>ita<<", "__it__", "ita_Latn"; unconverted families also have "it_IT" and "<2it>".
-LANGUAGES = {
+LANGUAGE_PATTERNS = {
     "opus": re.compile(r">>\w+<<"),
     "m2m": re.compile(r"__[a-z]{2,3}__"),
     "nllb": re.compile(r"[a-z]{3}_[A-Z][a-z]{3}"),
@@ -26,12 +26,12 @@ LANGUAGES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
+class ModelInfo:
     """The facts about a model that decide its special tokens.
 
     Args:
         folder: folder of the model, for messages.
-        family: a key of `FRAMES`.
+        family: a key of `LANGUAGE_TOKENS`.
         tokenizer_config: tokenizer configuration of Hugging Face, empty if there is none.
         source_vocabulary: tokens of the encoder.
         target_vocabulary: tokens of the decoder.
@@ -49,7 +49,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class LanguageTokens:
     """The tokens around a sentence and before its translation.
 
     Args:
@@ -67,19 +67,19 @@ class Frame:
     starts_with_prefix: bool = False
 
 
-def _opus_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
+def _opus_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
     """Return the tokens of an OPUS model: an end token for Marian only, and the target language if there are several.
 
     Marian's decoder also starts with the end token, which distinguishes it from OpenNMT if the tokenizers do not.
     """
     wanted = _target_token(model, target)
     _require_languages(model, source, None if wanted else target)
-    return Frame(before=wanted, after=model.end if model.starts_with_end else ())
+    return LanguageTokens(before=wanted, after=model.end if model.starts_with_end else ())
 
 
-def _target_token(model: ModelFacts, target: LanguagePack) -> tuple[str, ...]:
+def _target_token(model: ModelInfo, target: LanguagePack) -> tuple[str, ...]:
     """Return the token that selects the target language in a multilingual model; none for a model of one target."""
-    known = list(filter(LANGUAGES["opus"].fullmatch, model.source_vocabulary))
+    known = list(filter(LANGUAGE_PATTERNS["opus"].fullmatch, model.source_vocabulary))
     for code in _codes(target):
         if f">>{code}<<" in known:
             return (f">>{code}<<",)
@@ -92,7 +92,7 @@ def _target_token(model: ModelFacts, target: LanguagePack) -> tuple[str, ...]:
     return ()
 
 
-def _require_languages(model: ModelFacts, source: LanguagePack, target: LanguagePack | None) -> None:
+def _require_languages(model: ModelInfo, source: LanguagePack, target: LanguagePack | None) -> None:
     """Check the languages in the tokenizer's configuration; a source group such as "roa" is accepted.
 
     Raises:
@@ -107,14 +107,14 @@ def _require_languages(model: ModelFacts, source: LanguagePack, target: Language
             )
 
 
-def _m2m_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
+def _m2m_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
     def token(pack: LanguagePack) -> str:
         return _known(model, [f"__{code}__" for code in (pack.code, pack.iso639_3) if code], pack)
 
-    return Frame(before=(token(source),), after=model.end, target_prefix=token(target))
+    return LanguageTokens(before=(token(source),), after=model.end, target_prefix=token(target))
 
 
-def _nllb_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
+def _nllb_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
     """Return the tokens of an NLLB model: the source language first, or after the end for a tokenizer before 2023."""
 
     def token(pack: LanguagePack) -> str:
@@ -127,41 +127,41 @@ def _nllb_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -
 
     before, after, prefix = (token(source),), model.end, token(target)
     if model.tokenizer_config.get("legacy_behaviour"):
-        return Frame(after=after + before, target_prefix=prefix)
-    return Frame(before=before, after=after, target_prefix=prefix)
+        return LanguageTokens(after=after + before, target_prefix=prefix)
+    return LanguageTokens(before=before, after=after, target_prefix=prefix)
 
 
-def _mbart_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
+def _mbart_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
     """Return the tokens of an mBART model.
 
     mBART-50 has the source language first. mBART has it last, and its decoder starts with the target language.
     """
 
     def token(pack: LanguagePack) -> str:
-        is_language = LANGUAGES["mbart"].fullmatch
+        is_language = LANGUAGE_PATTERNS["mbart"].fullmatch
         fit = sorted(token for token in model.target_vocabulary if is_language(token) and token[:2] == pack.code)
         return _known(model, fit or [f"{pack.code}_.."], pack)
 
     before, after, prefix = (token(source),), model.end, token(target)
     if str(model.tokenizer_config.get("tokenizer_class")).startswith("MBart50"):
-        return Frame(before=before, after=after, target_prefix=prefix)
-    return Frame(after=after + before, target_prefix=prefix, starts_with_prefix=True)
+        return LanguageTokens(before=before, after=after, target_prefix=prefix)
+    return LanguageTokens(after=after + before, target_prefix=prefix, starts_with_prefix=True)
 
 
-def _t5_frame(model: ModelFacts, source: LanguagePack, target: LanguagePack) -> Frame:
+def _t5_tokens(model: ModelInfo, source: LanguagePack, target: LanguagePack) -> LanguageTokens:
     """Return the prompt of a T5 model: an English sentence, or for MADLAD-400 a token such as "<2it>"."""
-    if any(map(LANGUAGES["t5"].fullmatch, model.source_vocabulary)):
-        return Frame(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=model.end)
+    if any(map(LANGUAGE_PATTERNS["t5"].fullmatch, model.source_vocabulary)):
+        return LanguageTokens(prompt=_known(model, [f"<2{code}>" for code in _codes(target)], target), after=model.end)
     for pack in (source, target):
         if not pack.name:
             raise SettingsError(
                 f"{model.folder} is a T5 model, whose prompt has the English names of languages, and the name of "
                 f'{pack.code} is not known: set name, such as name = "Italian", {language_pack_hint(pack)}'
             )
-    return Frame(prompt=f"translate {source.name} to {target.name}:", after=model.end)
+    return LanguageTokens(prompt=f"translate {source.name} to {target.name}:", after=model.end)
 
 
-def _known(model: ModelFacts, tokens: list[str], pack: LanguagePack) -> str:
+def _known(model: ModelInfo, tokens: list[str], pack: LanguagePack) -> str:
     """Return the first of these tokens that the model has.
 
     Raises:
@@ -171,7 +171,7 @@ def _known(model: ModelFacts, tokens: list[str], pack: LanguagePack) -> str:
     for token in tokens:
         if token in vocabulary:
             return token
-    known = sorted(filter(LANGUAGES[model.family].fullmatch, vocabulary))
+    known = sorted(filter(LANGUAGE_PATTERNS[model.family].fullmatch, vocabulary))
     raise InputError(
         f"{model.folder} has no token for {pack.code} ({', '.join(tokens)}), it has {_listed(known)}. Name another "
         f"model, or correct the codes {language_pack_hint(pack)}. If it has none, convert or copy it again"
@@ -189,12 +189,12 @@ def _codes(pack: LanguagePack) -> list[str]:
     return [code for code in dict.fromkeys((pack.code, pack.iso639_3, flores[:3], flores)) if code]
 
 
-FRAMES: dict[str, Callable[[ModelFacts, LanguagePack, LanguagePack], Frame]] = {
-    "opus": _opus_frame,
-    "m2m": _m2m_frame,
-    "nllb": _nllb_frame,
-    "mbart": _mbart_frame,
-    "t5": _t5_frame,
+LANGUAGE_TOKENS: dict[str, Callable[[ModelInfo, LanguagePack, LanguagePack], LanguageTokens]] = {
+    "opus": _opus_tokens,
+    "m2m": _m2m_tokens,
+    "nllb": _nllb_tokens,
+    "mbart": _mbart_tokens,
+    "t5": _t5_tokens,
 }
 
 
