@@ -182,7 +182,7 @@ BROKEN_AT_WORK = {
     "return [('x', float('nan')), 'y']": "its score of 'a' is nan",
     "return [('x', True), 'y']": "its score of 'a' is True",
     r"return ['x\0', 'y']": "its translation of 'a' contains a NUL character",
-    r"return ['x', '\ud800']": "its translation of 'b' holds half of a surrogate pair",
+    r"return ['x', '\ud800']": "its translation of 'b' contains half of a surrogate pair",
     "self.fingerprint = '2'; return captions": "its fingerprint changed while it translated",
     "captions.clear(); return captions": "it returned 0 translations of 2 captions",
     "raise ValueError('two\\nlines')": "(ValueError: two lines): repair mine-engine; finished translations are kept",

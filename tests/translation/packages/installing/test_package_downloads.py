@@ -185,7 +185,7 @@ def test_an_index_that_cannot_be_had_says_how_to_do_without(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(InputError, match=r"cannot be had.*on another machine.*`vernaclip mt install FILE`"):
+        with pytest.raises(InputError, match=r"cannot be downloaded.*on another machine.*`vernaclip mt install FILE`"):
             install()
     monkeypatch.setenv("ARGOS_PACKAGE_INDEX", "http://example.org/")
     with pytest.raises(InputError, match="only https is safe"):
