@@ -253,7 +253,7 @@ def test_damage_is_named(damage: Any, tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path, "x")
     memory.record(captions, [said(caption.title()) for caption in captions])
     damage(memory.path)
-    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged \(.*\): remove it, and its captions are translated"):
+    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged \(.*\)\. Remove it, and its captions are translated"):
         TranslationMemory(tmp_path, "x").known(captions)
 
 
