@@ -124,7 +124,7 @@ class TakeDownResult:
     Args:
         rewritten: datasets with a new snapshot.
         removed: dataset and id of the removed snapshots.
-        gone: other removed files and folders, by kind.
+        removed_files: other removed files and folders, by kind.
         log_lines: number of lines removed from fetch logs.
         num_translations: number of translations removed from translation memories.
         models: models that were trained on removed snapshots; they are not changed.
@@ -132,7 +132,7 @@ class TakeDownResult:
 
     rewritten: list[RewrittenDataset] = field(default_factory=list)
     removed: list[tuple[str, str]] = field(default_factory=list)
-    gone: dict[str, list[Path]] = field(default_factory=dict)
+    removed_files: dict[str, list[Path]] = field(default_factory=dict)
     log_lines: int = 0
     num_translations: int = 0
     models: list[Path] = field(default_factory=list)
@@ -168,7 +168,7 @@ def forget(root: Path, more: Sequence[Tombstone], *, forget_texts: ForgetTexts) 
         found = with_found_copies(root, known.with_more(more))
         write_tombstones(root, replace(found, is_unfinished=True))
         done = _carry_out(root, found, forget_texts, is_resumed=known.is_unfinished)
-        for path in done.gone["report"]:
+        for path in done.removed_files["report"]:
             snapshot = current_snapshot(root, path.parent.name)
             if snapshot is not None:
                 write_report(root, snapshot)
@@ -252,11 +252,11 @@ def _carry_out(root: Path, tombstones: Tombstones, forget_texts: ForgetTexts, *,
     reports = [
         datasets_folder(root) / name / REPORT_FILE for name in dataset_names(root) if is_resumed or name in touched
     ]
-    done.gone = {
+    done.removed_files = {
         "report": clear_files(reports),
         "contact sheet": clear_files(sheets),
         "search index": clear_indexes(root, dataset_names(root) if is_resumed else sorted(touched)),
-        "kept features folder": clear_features(root) if touched or is_resumed else [],
+        "cached features folder": clear_features(root) if touched or is_resumed else [],
         "export": clear_exports(root),
         "step output": [path for folder in work_folders(root) for path in clear_work(folder, tombstones)],
     }
@@ -394,7 +394,7 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
         table = _read(path)
         table = table.filter(is_of_samples(table, samples))
         has_url = "url" in table.schema.names
-        told = (matcher.by_url(table.column("url").combine_chunks()) >= 0).tolist() if has_url else []
+        is_covered = (matcher.by_url(table.column("url").combine_chunks()) >= 0).tolist() if has_url else []
         for number, row in enumerate(table.to_pylist()):
             images, addresses, local = found[samples[row["sample_id"]]]
             # The bytes of a rejected file identify no image: a host sends the same web page for many missing images.
@@ -402,7 +402,7 @@ def _known_by(files: Sequence[Path], matcher: Matcher) -> dict[int, _Known]:
                 images.add(row["sha256"])
             if has_url and row["url"] is None:
                 local.add(row["sample_id"])
-            elif has_url and not told[number]:
+            elif has_url and not is_covered[number]:
                 addresses.add(address_key(row["url"]))
     return found
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
-from data_catalog.fetch.urls import askable_url
+from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.workers import ImageWorkers
 from data_catalog.plain_text import deciding_settings_text
 from data_catalog.sample.datasets import draw_upstream
@@ -168,7 +168,7 @@ def dry_run(
     remains = pc.equal(table.column("outcome"), PENDING)
     if not translate:
         remains = pc.or_(remains, pc.fill_null(pc.equal(table.column("drop_reason"), NOT_SERVED), False))
-    urls = {askable_url(url) for url in table.filter(remains).column("url").to_pylist()} - {None}
+    urls = {fetchable_url(url) for url in table.filter(remains).column("url").to_pylist()} - {None}
     known = RecordedOutcomes(root, fetching).has(pa.array(sorted(urls), pa.string()))  # type: ignore[type-var]
     dropped, num_unjudged = _summary(table, marks, recipe, num_examples, translate=translate)
     num_rows_of = Counter(table.column("source").to_pylist())

@@ -182,7 +182,7 @@ def _padded(key: str) -> str:
 
 
 def figure_marks(keys: Sequence[str]) -> Words:
-    """Return a number for the `figures_of` each caption: equal for equal figures, and zero if there are none."""
+    """Return a number for each caption: equal for captions with equal `figures_of`, and zero for those without any."""
     marks = np.zeros(len(keys), np.uint64)
     for at, key in enumerate(keys):
         if figures := figures_of(key):

@@ -150,7 +150,9 @@ ENGINES: dict[str, tuple[Judge, Callable[[], frozenset[str]]]] = {
 
 
 def language_identifier(expected: str, *, candidates: Collection[str] = (), engine: str = "cascade") -> Identifier:
-    """Return a function that identifies the languages of texts expected in `expected`: one verdict a text, in order.
+    """Return a function that identifies the languages of texts that should be in `expected`.
+
+    It returns one verdict for each text, in order.
 
     A verdict depends only on the text and these arguments. Models are loaded at the first text from installed packages;
     the network is never used.

@@ -158,14 +158,14 @@ class GuardedClient:
         for hop in range(self.limits.max_redirects + 1):
             if hop:
                 hooks.before_hop(target)
-            with _placed(target):
-                response = self._ask(target, headers or {}, deadline, hooks.before_connect)
+            with _with_url(target):
+                response = self._request(target, headers or {}, deadline, hooks.before_connect)
                 location = response.headers.get("Location") if response.status in REDIRECTS else None
                 if location is None or response.status in answers:
                     return Response(response, target.url, self.limits.max_bytes, answers)
                 response.close()
                 target = redirect_target(target, location)
-        with _placed(target):
+        with _with_url(target):
             raise FetchError("redirects", f"more than {self.limits.max_redirects}")
 
     def addresses(self, target: Target, resolver: Resolver) -> Sequence[str]:
@@ -177,7 +177,7 @@ class GuardedClient:
         limits = self.limits
         return checked_addresses(target, allow_loopback=limits.allow_loopback, resolver=resolver, ports=limits.ports)
 
-    def _ask(
+    def _request(
         self, target: Target, headers: Mapping[str, str], deadline: Deadline, before_connect: Callable[[Target], None]
     ) -> http.client.HTTPResponse:
         proxy = self._proxy_of(target)
@@ -196,7 +196,7 @@ class GuardedClient:
             connection.request("GET", path, headers={**ours, **headers})
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            connection.give_up()
+            connection.close_socket()
             raise failure_of(error) from error
         connection.head_is_over()
         return response
@@ -298,7 +298,7 @@ def _in_time(resolver: Resolver, deadline: Deadline) -> Resolver:
 
 
 @contextmanager
-def _placed(target: Target) -> Iterator[None]:
+def _with_url(target: Target) -> Iterator[None]:
     """Set the URL of a `FetchError` that is raised inside the context."""
     try:
         yield
@@ -369,7 +369,7 @@ class _Connection(http.client.HTTPConnection):
         assert self._stream is not None
         self._stream.head_bytes = None
 
-    def give_up(self) -> None:
+    def close_socket(self) -> None:
         """Close the socket. `close` alone leaves it open for a response that still reads from it."""
         self.close()
         if self._stream is not None:

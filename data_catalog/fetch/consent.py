@@ -28,12 +28,12 @@ HEADER = "header"
 # so no other label implies one of these. (Drafts up to vocab-04 had broader ones: tdm, all, bots.) "search" does not
 # concern us. The draft is about models that generate content. CLIP does not, but is a part of many models that do, and
 # an operator who says "n" to training rarely makes the distinction. So the broader meaning is applied.
-LABELS: Mapping[str, str] = MappingProxyType({"train-ai": f"Content-Usage says train-ai=n ({VOCAB_DRAFT})"})
+LABELS: Mapping[str, str] = MappingProxyType({"train-ai": f"Content-Usage has train-ai=n ({VOCAB_DRAFT})"})
 
 # All signals, which are respected unless `ConsentConfig.ignore` names them, with their meanings.
 SIGNALS: Mapping[str, str] = MappingProxyType(
     {
-        ROBOTS_TXT: "the host's robots.txt forbids to fetch the file (RFC 9309); if ignored, robots.txt is not fetched",
+        ROBOTS_TXT: "the host's robots.txt forbids fetching the file (RFC 9309); if ignored, robots.txt is not fetched",
         ROBOTS_TAG: "X-Robots-Tag has noai, noimageai, noindex, noimageindex, noml or none, for all robots or for ours",
         TDM_RESERVATION: "TDM-Reservation is 1 (W3C's TDM Reservation Protocol)",
         **LABELS,
@@ -59,10 +59,12 @@ class ConsentConfig:
         """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""
         for name in self.ignore:
             if name not in SIGNALS:
-                raise SettingsError(f"consent.ignore has no signal {name!r}. The signals are {', '.join(SIGNALS)}")
+                raise SettingsError(
+                    f"consent.ignore names an unknown signal {name!r}. The signals are {', '.join(SIGNALS)}"
+                )
         object.__setattr__(self, "ignore", tuple(sorted(set(self.ignore))))
 
-    def heeds(self, signal: str) -> bool:
+    def respects(self, signal: str) -> bool:
         """Return whether a signal, such as `ROBOTS_TXT`, is respected."""
         return signal not in self.ignore
 
@@ -120,10 +122,10 @@ class OptOutSignals:
         The most restrictive statement wins: one "n" is enough.
         """
         signals = {signal for tag in self.robots_tags for signal in _signals_of(tag.lower(), robot.lower())}
-        if any(map(config.heeds, signals)):
+        if any(map(config.respects, signals)):
             return "robots_tag", "; ".join(self.robots_tags)[:_LONGEST_DETAIL]
         for usage in self.usages:
-            if any(map(config.heeds, usage.denied)):
+            if any(map(config.respects, usage.denied)):
                 return "content_usage", f"{usage.where}: {usage.value}"[:_LONGEST_DETAIL]
         return None
 

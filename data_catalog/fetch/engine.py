@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 from data_catalog.fetch.client import GuardedClient
 from data_catalog.fetch.config import FetchConfig
-from data_catalog.fetch.hosts import WAIT_S, Hosts
+from data_catalog.fetch.hosts import SHORT_WAIT_S, Hosts
 from data_catalog.fetch.opener import Opener
 from data_catalog.fetch.urls import FetchError
 from data_catalog.storage.failpoints import failpoint
@@ -141,7 +141,7 @@ class _Rounds:
             for group in sorted(by_group, key=lambda name: -len(by_group[name])):
                 num_threads = self._own_threads(group, len(by_group[group]), total)
                 if num_threads:
-                    self._opener.patient.add(group)
+                    self._opener.own_thread_groups.add(group)
                     self._start(num_threads, self._run_own, group, by_group.pop(group), num_threads)
             urls = self._round(by_group, self._config.threads)
 
@@ -157,7 +157,7 @@ class _Rounds:
         `threads` threads.
         """
         pace, threads = self._hosts.pace_of(group), self._config.threads
-        is_quick = num_urls * pace.interval_s <= WAIT_S
+        is_quick = num_urls * pace.interval_s <= SHORT_WAIT_S
         is_wide = threads * num_urls / total <= pace.concurrency
         own = self._most_threads(group, num_urls)
         has_room = sum(other for pool, other in self._pools if not pool.done()) + own <= threads
@@ -166,7 +166,7 @@ class _Rounds:
     def _most_threads(self, group: str, num_urls: int) -> int:
         """Return the largest number of threads that a host keeps busy without one of them waiting too long."""
         pace = self._hosts.pace_of(group)
-        in_time = max(1, int(WAIT_S / pace.interval_s)) if pace.interval_s else num_urls
+        in_time = max(1, int(SHORT_WAIT_S / pace.interval_s)) if pace.interval_s else num_urls
         return min(pace.concurrency, num_urls, in_time)
 
     def _round(self, by_group: dict[str, list[str]], threads: int) -> list[str]:

@@ -26,10 +26,10 @@ from data_catalog.storage.disk_errors import raise_if_disk_fails
 
 HOSTS_FILE, SLOTS_FILE = "hosts.sqlite", "slots"
 # Longest wait of a thread for a slot on a host, or for the time of its request. After it the URL is requested later.
-WAIT_S = 10.0
+SHORT_WAIT_S = 10.0
 # Longest wait for the time of a request if a request was made that would have to be repeated, or if the thread belongs
 # to the host's own pool. It is more than the longest Crawl-delay that is applied.
-PATIENCE_S = 90.0
+LONG_WAIT_S = 90.0
 # If the pause of a host is longer, the thread serves other hosts meanwhile.
 _LONGEST_PAUSE_S = 1.0
 # Factor of intervals. A host counts requests when they arrive, and their travel times differ by up to 50 ms.
@@ -188,7 +188,8 @@ class Hosts:
         Args:
             group: the host's.
             longest_s: the longest wait.
-            sets_rate: reserve a time even if the host has no rate: the answer, a robots.txt, may set one.
+            sets_rate: reserve a time even if the host has no rate: the answer, a robots.txt, may set one, and this
+                request then counts as the last one.
 
         Returns:
             Seconds that the wait took.
@@ -222,7 +223,7 @@ class Hosts:
             now = time.time()
             row = connection.execute("SELECT last FROM hosts WHERE name = ?", (group,)).fetchone()
             last = row[0] if row else 0.0
-            if last > now + PATIENCE_S + interval_s:
+            if last > now + LONG_WAIT_S + interval_s:
                 last = 0.0  # the clock was set back: no reservation is that far ahead
             start = max(now + rest_s, last + interval_s)
             if start - now > longest_s:
@@ -272,7 +273,7 @@ class Hosts:
             return row
         query = "SELECT until, reason, detail, status FROM hosts WHERE name = ? AND noted < ?"
         with self._usable():
-            row = self._connection.execute(query, (group, time.time() + PATIENCE_S)).fetchone()
+            row = self._connection.execute(query, (group, time.time() + LONG_WAIT_S)).fetchone()
             self._known[group] = now + _POLL_S, row
         return row
 
@@ -283,7 +284,7 @@ class Hosts:
             row = self._connection.execute(query, (origin, time.time() - max_age_s)).fetchone()
         return None if row is None else str(row[0])
 
-    def keep_robots(self, origin: str, body: str) -> None:
+    def store_robots(self, origin: str, body: str) -> None:
         """Store the robots.txt of an origin, for other processes and later runs."""
         with self._usable():
             self._connection.execute("INSERT OR REPLACE INTO robots VALUES (?, ?, ?)", (origin, time.time(), body))
@@ -333,15 +334,15 @@ class Visit:
     Args:
         hosts: the limits of hosts.
         deadline: of the try.
-        is_patient: the thread serves only this host, so that it can wait longer.
+        can_wait_long: the thread serves only this host, so that it can wait longer.
     """
 
-    def __init__(self, hosts: Hosts, deadline: Deadline, *, is_patient: bool = False) -> None:
+    def __init__(self, hosts: Hosts, deadline: Deadline, *, can_wait_long: bool = False) -> None:
         self.waited_s = 0.0
         self.deadline = deadline
         self.has_begun = False  # a request for the image was made
         self._hosts = hosts
-        self._is_patient = is_patient
+        self._can_wait_long = can_wait_long
         self._held: tuple[str, int] | None = None
 
     def go_to(self, target: Target) -> None:
@@ -355,7 +356,7 @@ class Visit:
             return
         self.close()
         started = time.monotonic()
-        slot = self._hosts.acquire_slot(group, WAIT_S)
+        slot = self._hosts.acquire_slot(group, SHORT_WAIT_S)
         self._add_wait(time.monotonic() - started)
         if slot is None:
             later = LaterError(0.0)
@@ -388,7 +389,7 @@ class Visit:
 
     def _wait(self, target: Target, *, sets_rate: bool) -> None:
         group = self._hosts.group_of(target.host)
-        longest_s = PATIENCE_S if self._is_patient or self.has_begun else max(0.0, WAIT_S - self.waited_s)
+        longest_s = LONG_WAIT_S if self._can_wait_long or self.has_begun else max(0.0, SHORT_WAIT_S - self.waited_s)
         try:
             self._add_wait(self._hosts.wait_to_begin(group, longest_s, sets_rate=sets_rate))
         except LaterError as later:

@@ -19,7 +19,7 @@ from data_catalog.errors import PipelineError
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Response
 from data_catalog.fetch.config import MAX_BACKOFF_S, FetchConfig
 from data_catalog.fetch.consent import ROBOTS_TXT, OptOutSignals, RobotsTxt, Usage, opt_out_signals
-from data_catalog.fetch.hosts import PATIENCE_S, Hosts, LaterError, Visit
+from data_catalog.fetch.hosts import LONG_WAIT_S, Hosts, LaterError, Visit
 from data_catalog.fetch.reasons import is_retryable
 from data_catalog.fetch.urls import FetchError, Target, parse_url, thumbnail_url
 
@@ -108,22 +108,22 @@ class RobotsCache:
                 answer = self._known.get(origin)
             if answer is not None and (answer.came_at >= came_at or time.monotonic() < answer.valid_until):
                 return answer.rules
-            return self._found(target, deadline, hooks)
+            return self._load_rules(target, deadline, hooks)
         finally:
             asking.release()
 
-    def _found(self, target: Target, deadline: Deadline, hooks: Hooks) -> RobotsTxt | FetchError:
+    def _load_rules(self, target: Target, deadline: Deadline, hooks: Hooks) -> RobotsTxt | FetchError:
         body = self._hosts.robots(target.origin, MAX_AGE_S)
         if body is None:
             try:
-                body = self._asked(target, deadline, hooks)
+                body = self._request_file(target, deadline, hooks)
             except FetchError as error:
-                return self._remember(target.origin, *_unreachable(error), size=_LEAST_TEXT)
-            self._hosts.keep_robots(target.origin, body)
+                return self._cache(target.origin, *_unreachable(error), size=_LEAST_TEXT)
+            self._hosts.store_robots(target.origin, body)
         rules = RobotsTxt(body, self._robot)
-        return self._remember(target.origin, rules, MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
+        return self._cache(target.origin, rules, MAX_AGE_S, size=max(_LEAST_TEXT, len(body)))
 
-    def _asked(self, target: Target, deadline: Deadline, hooks: Hooks) -> str:
+    def _request_file(self, target: Target, deadline: Deadline, hooks: Hooks) -> str:
         """Return the file's text; "", which forbids nothing, if the host has no such file."""
         place = replace(target, path="/robots.txt")
         try:
@@ -135,9 +135,7 @@ class RobotsCache:
                 return ""
             raise
 
-    def _remember(
-        self, origin: str, rules: RobotsTxt | FetchError, age_s: float, *, size: int
-    ) -> RobotsTxt | FetchError:
+    def _cache(self, origin: str, rules: RobotsTxt | FetchError, age_s: float, *, size: int) -> RobotsTxt | FetchError:
         now = time.monotonic()
         with self._lock:
             old = self._known.pop(origin, None)
@@ -166,7 +164,7 @@ def _unreachable(error: FetchError) -> tuple[FetchError, float]:
 logger = logging.getLogger(__name__)
 
 # A request hangs if it takes this much longer than its deadline, which leaves time for waits and a slow resolver.
-SLACK_S = 3 * PATIENCE_S
+SLACK_S = 3 * LONG_WAIT_S
 # A redirect may lead to a host that is always busy.
 _MOST_TURNED_AWAY = 20
 
@@ -239,11 +237,11 @@ class Opener:
     ) -> None:
         self.states = {url: FetchState(_candidates(url, config), hosts.group_of(parse_url(url).host)) for url in urls}
         self.failure: Exception | None = None
-        self.patient: set[str] = set()  # groups of hosts that have threads of their own
+        self.own_thread_groups: set[str] = set()  # groups of hosts that have threads of their own
         self._config = config
         self._client = client
         self._hosts = hosts
-        self._robots = None if not config.consent.heeds(ROBOTS_TXT) else RobotsCache(hosts, client, config.robot)
+        self._robots = None if not config.consent.respects(ROBOTS_TXT) else RobotsCache(hosts, client, config.robot)
         self._on_begin = on_begin
         self._new_body = new_body
         self._budget = _Budget(config)
@@ -294,30 +292,32 @@ class Opener:
         started = time.monotonic()
         state.since = state.since or started
         state.tries += 1
-        visit = Visit(self._hosts, Deadline(self._config.deadline_s), is_patient=state.group in self.patient)
+        visit = Visit(
+            self._hosts, Deadline(self._config.deadline_s), can_wait_long=state.group in self.own_thread_groups
+        )
         try:
             while True:
                 state.http_status, state.final_url, state.signals = None, None, OptOutSignals()
                 try:
-                    return self._in_turn(state, visit)
+                    return self._request_next(state, visit)
                 except FetchError as error:
                     state.http_status, state.final_url = error.http_status, error.url
                     if isinstance(error, _ClosedError):
                         raise
                     if len(state.urls) == 1 or error.http_status not in range(400, 500) or error.http_status == 429:
-                        raise self._again(state, error) from error
+                        raise self._retry_or_failure(state, error) from error
                 state.urls.popleft()  # there is no thumbnail of that width, since the original is smaller
         except (FetchError, LaterError, OSError, PipelineError):
             raise
         except Exception as error:
             # The boundary around parsers of answers: an answer that makes one of them fail costs only its row.
             logger.exception("images: %s", state.urls[0])
-            raise self._again(state, FetchError("fetch_lost", type(error).__name__)) from error
+            raise self._retry_or_failure(state, FetchError("fetch_lost", type(error).__name__)) from error
         finally:
             visit.close()
             state.asking_s += time.monotonic() - started - visit.waited_s
 
-    def _in_turn(self, state: FetchState, visit: Visit) -> IO[bytes]:
+    def _request_next(self, state: FetchState, visit: Visit) -> IO[bytes]:
         """Request the next of a row's URLs, if its host, and any host of a redirect, has a free slot in time.
 
         Raises:
@@ -326,7 +326,7 @@ class Opener:
                 redirects were busy too often.
         """
         try:
-            return self._ask(state, state.urls[0], visit)
+            return self._request(state, state.urls[0], visit)
         except LaterError as later:
             target = later.target or parse_url(state.urls[0])
             self._raise_if_closed(target)
@@ -337,7 +337,7 @@ class Opener:
                 raise _ClosedError("timeout", "the host may not be asked in time") from later
             raise
 
-    def _ask(self, state: FetchState, url: str, visit: Visit) -> IO[bytes]:
+    def _request(self, state: FetchState, url: str, visit: Visit) -> IO[bytes]:
         usages: list[Usage] = []
 
         def before_robots(target: Target) -> None:
@@ -396,7 +396,7 @@ class Opener:
             failure.url = target.url
             raise failure from None
 
-    def _again(self, state: FetchState, failure: FetchError) -> FetchError | LaterError:
+    def _retry_or_failure(self, state: FetchState, failure: FetchError) -> FetchError | LaterError:
         """Return a `LaterError` if a failed URL is to be retried, else the failure.
 
         A Retry-After pauses all rows of the host.
@@ -404,17 +404,17 @@ class Opener:
         backoff_s = min(MAX_BACKOFF_S, self._config.backoff_s * 2.0 ** (state.tries - 1))
         # The random factor spreads the retries of rows that failed together.
         wait_s = backoff_s * self._rng.uniform(1.0, 1.5)
-        asked_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
-        if asked_s or failure.http_status == 429:
+        requested_s = (failure.retry_after_s or 0.0) if failure.http_status in (429, 503) else 0.0
+        if requested_s or failure.http_status == 429:
             # A redirect may have led to another host than the URL's own.
             group = self._hosts.group_of(parse_url(failure.url or state.urls[0]).host)
             self._refusals[group] += 1
-            # The limit is reached if all concurrent rows have used up their tries.
+            # The limit is the number of all tries of as many rows as are requested at once.
             if self._refusals[group] >= (1 + self._config.retries) * self._hosts.pace_of(group).concurrency:
                 self._given_up[group] = failure
-            self._hosts.pause(group, failure, asked_s or min(wait_s, self._config.max_wait_s))
-        may_pass = is_retryable(failure.reason) and asked_s <= self._config.max_wait_s
-        return LaterError(max(wait_s, asked_s)) if may_pass and state.tries <= self._config.retries else failure
+            self._hosts.pause(group, failure, requested_s or min(wait_s, self._config.max_wait_s))
+        may_pass = is_retryable(failure.reason) and requested_s <= self._config.max_wait_s
+        return LaterError(max(wait_s, requested_s)) if may_pass and state.tries <= self._config.retries else failure
 
 
 def _candidates(url: str, config: FetchConfig) -> deque[str]:

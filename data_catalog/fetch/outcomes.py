@@ -225,7 +225,9 @@ class RecordedOutcomes:
                     if not file.is_whole():
                         logger.warning("%s is damaged. Its images are fetched again", file.path)
                         continue
-                    failed_by = f"CASE WHEN drop_reason IN ({_listed(FETCH_REASONS)}) THEN 'fetch' ELSE 'normalise' END"
+                    failed_by = (
+                        f"CASE WHEN drop_reason IN ({_sql_list(FETCH_REASONS)}) THEN 'fetch' ELSE 'normalise' END"
+                    )
                     step = "'fetch'" if is_raw else failed_by
                     query = f"""
                         SELECT hash(url) AS key, *, filename AS picture, number AS picture_row
@@ -238,7 +240,7 @@ class RecordedOutcomes:
         """Return an SQL condition for failures that are valid for the build."""
         attempt = self._fetching.attempt
         is_new = f"attempt >= {attempt}" if own else str(attempt == 0).lower()
-        fetched = f"step = 'fetch' AND (drop_reason NOT IN ({_listed(_RETRYABLE)}) OR {is_new})"
+        fetched = f"step = 'fetch' AND (drop_reason NOT IN ({_sql_list(_RETRYABLE)}) OR {is_new})"
         normalised = f"step = 'normalise' AND drop_reason <> 'forgotten' AND {str(is_same).lower()}"
         return f"(drop_reason IS NOT NULL AND ({fetched} OR {normalised}))"
 
@@ -360,7 +362,7 @@ def _parquet(files: "Sequence[_File]") -> str:
     )
 
 
-def _listed(reasons: Sequence[str] | Mapping[str, Any]) -> str:
+def _sql_list(reasons: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(f"'{reason}'" for reason in reasons)
 
 
@@ -368,7 +370,7 @@ def unpublished_outcomes(
     root: Path,
     fetching: Fetching,
     published: Sequence[Path],
-    is_meant: Callable[[pa.Table], Sequence[bool]],
+    is_taken_down: Callable[[pa.Table], Sequence[bool]],
     folder: Path,
 ) -> Iterator[Row]:
     """Yield outcomes that unfinished builds of a dataset have recorded and a snapshot has not, schema `SPARE`.
@@ -377,24 +379,26 @@ def unpublished_outcomes(
         root: of the catalog.
         fetching: settings of the snapshot's build; outcomes of other settings are left out.
         published: the snapshot's files of outcomes.
-        is_meant: returns which rows are taken down: they are left out.
+        is_taken_down: returns which rows are taken down: they are left out.
         folder: for temporary files; empty, and removed by the caller.
     """
     known = RecordedOutcomes(root, fetching, snapshots=False, unfinished=[fetching.dataset])
-    told = known.urls()
+    unpublished = known.urls()
     for path in published:
         table = pq.read_table(path, columns=["canonical_url", "url"])
         there = pc.coalesce(table.column("canonical_url"), table.column("url"))
-        told = told.filter(pc.invert(pc.is_in(told.column("url"), there)))
-    known.write_recorded(told.column("url").combine_chunks(), told.column("sample_id").to_pylist(), folder)
+        unpublished = unpublished.filter(pc.invert(pc.is_in(unpublished.column("url"), there)))
+    known.write_recorded(
+        unpublished.column("url").combine_chunks(), unpublished.column("sample_id").to_pylist(), folder
+    )
     for name in (RAW_FILE, IMAGES_FILE):
         if not (folder / name).is_file():
             continue
         for group in read_groups(folder / name):
             rows = [_spare_row(row, is_raw=name == RAW_FILE) for row in group]
             facts = [{key: value for key, value in row.items() if key not in IMAGE_COLUMNS} for row in rows]
-            meant = is_meant(pa.Table.from_pylist(facts, schema=OUTCOMES))
-            yield from (row for row, is_one in zip(rows, meant, strict=True) if not is_one)
+            taken_down = is_taken_down(pa.Table.from_pylist(facts, schema=OUTCOMES))
+            yield from (row for row, is_one in zip(rows, taken_down, strict=True) if not is_one)
 
 
 def _spare_row(row: Row, *, is_raw: bool) -> Row:

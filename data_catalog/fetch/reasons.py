@@ -237,7 +237,7 @@ def diagnose(downloads: pa.Table) -> Diagnosis:
         counts[cause_of(row["drop_reason"])] += row["num_images"]
         reason = FETCH_REASONS.get(row["drop_reason"] or "")
         retryable += row["num_images"] if reason is not None and reason.retryable else 0
-    findings = [finding for judge in _JUDGES if (finding := judge(counts, rows)) is not None]
+    findings = [finding for rule in _RULES if (finding := rule(counts, rows)) is not None]
     if retryable and counts.total():
         findings.append(
             f"{retryable:,} of the missing images may come at a later try. Build again later with --retry-failed."
@@ -347,8 +347,8 @@ def _servers(counts: Counter[str], rows: Rows) -> str | None:
     return f"{_percent(counts, 'server')} of the images failed by errors of servers, {count:,} of them on {worst}."
 
 
-_Judge = Callable[[Counter[str], Rows], str | None]
-_JUDGES: tuple[_Judge, ...] = (_offline, _resolver, _network, _blocked, _servers, _gone, _opted_out)
+_Rule = Callable[[Counter[str], Rows], str | None]
+_RULES: tuple[_Rule, ...] = (_offline, _resolver, _network, _blocked, _servers, _gone, _opted_out)
 
 
 def _hosts_of(cause: str, rows: Rows) -> Counter[str]:

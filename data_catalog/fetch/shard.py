@@ -21,8 +21,8 @@ from data_catalog.errors import InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.engine import BODIES_FILE, REQUESTS_FILE
 from data_catalog.fetch.opener import SLACK_S
-from data_catalog.fetch.urls import FetchError, askable_url, parse_url
-from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
+from data_catalog.fetch.urls import FetchError, fetchable_url, parse_url
+from data_catalog.images.children import MAX_EARLY_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed
 from data_catalog.schema import PENDING
 from data_catalog.sources.image_files import ImageFiles, open_images
@@ -81,7 +81,7 @@ def _fetch_all(
     Each child gets one job. The URLs that it finishes are in `outcomes`, even if it dies.
     """
     suspects: list[str] = []
-    idle_deaths = 0
+    early_deaths = 0
     stall_s = config.deadline_s + config.timeout_s + 2 * SLACK_S
     while waiting:
         place = Path(tempfile.mkdtemp(dir=folder))
@@ -107,8 +107,8 @@ def _fetch_all(
             waiting = [url for url in waiting if url not in outcomes]
             here = [url for url in waiting if begun.get(url)]
             logger.warning("images: the fetching process ended (%s) at %s", error, here)
-            idle_deaths = 0 if here or len(waiting) < num_before else idle_deaths + 1
-            if idle_deaths == MAX_IDLE_DEATHS:
+            early_deaths = 0 if here or len(waiting) < num_before else early_deaths + 1
+            if early_deaths == MAX_EARLY_DEATHS:
                 raise InputError(f"images: the fetching process ends before it reaches a row: {error}") from error
             suspects += here
             waiting = [url for url in waiting if not begun.get(url)]
@@ -130,7 +130,7 @@ def raw_rows(rows: list[Row], outcomes: dict[int, Outcome], config: FetchConfig,
         pieces = stack.enter_context(PieceReader())
         for position, row in enumerate(rows):
             if row["path"] is None:
-                yield _raw_row(row, outcomes[position], pieces) | {"url": askable_url(row["url"]), "attempt": attempt}
+                yield _raw_row(row, outcomes[position], pieces) | {"url": fetchable_url(row["url"]), "attempt": attempt}
             else:
                 place, images = Path(row["location"] or ""), folders.get(row["location"])
                 yield _raw_row(row, _read_local(row["path"], images, place, config.max_bytes), pieces)

@@ -77,7 +77,7 @@ class Target:
         return self.origin + self.path
 
 
-def askable_url(url: str | None) -> str | None:
+def fetchable_url(url: str | None) -> str | None:
     """Return the canonical spelling, under which a URL is requested and its outcome recorded; None if it is invalid."""
     try:
         return None if url is None else parse_url(url).url

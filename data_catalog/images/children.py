@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Exit status of a child whose address space is used up: its later results could not be trusted.
 OUT_OF_MEMORY = 77
 # Deaths of children before their first row, after which a job fails: the cause is this machine, not a row.
-MAX_IDLE_DEATHS = 3
+MAX_EARLY_DEATHS = 3
 CLOSED = "images: the child processes have been ended. Open new ImageWorkers"
 _KINDS: dict[str, type[PipelineError]] = {kind.__name__: kind for kind in KINDS}
 # A library that is missing or incompatible, or a machine that can start no more threads.
@@ -139,7 +139,7 @@ class Child:
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
-                # -P: a file in the current folder must not stand in for a module
+                # -P: a file in the current folder must not shadow a module
                 [sys.executable, "-P", "-m", "data_catalog.images.children", kind, str(memory_bytes), str(number)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

@@ -85,7 +85,7 @@ def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWo
         workers: read and decode.
 
     Raises:
-        InputError: the location can't be opened, or the child process can't work at all.
+        InputError: the location can't be opened, or the child process can't start its work.
         DiskError: the disk is full, or fails.
     """
     write_rows(_rows(location, iter(names), out.parent, workers), VIEWS, out)
@@ -94,10 +94,10 @@ def write_views(location: str, names: Iterable[str], out: Path, workers: ImageWo
 def _rows(location: str, names: Iterator[str], folder: Path, workers: ImageWorkers) -> Iterator[Row]:
     while some := list(islice(names, _NAMES_AT_ONCE)):
         none = pa.nulls(len(some), pa.string())
-        asked = pa.table({"sample_id": some, "url": none, "path": some, "location": [location] * len(some)})
+        requests = pa.table({"sample_id": some, "url": none, "path": some, "location": [location] * len(some)})
         with tempfile.TemporaryDirectory(dir=folder, prefix=".tmp-views-") as place:
             raw, images = Path(place) / "raw.parquet", Path(place) / "images.parquet"
-            workers.fetch(asked, FetchConfig(), raw)
+            workers.fetch(requests, FetchConfig(), raw)
             workers.normalise(raw, _CONFIG, images)
             for image in (row for group in read_groups(images) for row in group):
                 known = {"name": image["sample_id"], "sha256": image["sha256"], "drop_reason": image["drop_reason"]}

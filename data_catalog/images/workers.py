@@ -16,7 +16,7 @@ import pyarrow as pa
 from data_catalog.errors import DiskError, InputError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import fetch_from_web, raw_rows, write_log
-from data_catalog.images.children import MAX_IDLE_DEATHS, ChildDiedError, ChildPool
+from data_catalog.images.children import MAX_EARLY_DEATHS, ChildDiedError, ChildPool
 from data_catalog.images.normalise import PICTURES_FILE, NormaliseConfig
 from data_catalog.images.tables import Outcome, Piece, PieceReader, Row, failed, read_groups, write_rows
 from data_catalog.schema import IMAGES, RAW_IMAGES
@@ -232,7 +232,7 @@ def _decode(group: list[Row], config: NormaliseConfig, folder: Path, pool: Child
             waiting = {position: piece for position, piece in waiting.items() if position not in outcomes}
             suspect = next(iter(waiting), None) if error.was_ready else None
             deaths[suspect] += 1
-            if waiting and deaths[None] == MAX_IDLE_DEATHS:  # the cause is this machine, not an image
+            if waiting and deaths[None] == MAX_EARLY_DEATHS:  # the cause is this machine, not an image
                 raise InputError(f"images: the decoding process ends before it reaches an image: {error}") from error
             if suspect is not None:
                 logger.warning("images: the decoding process ended (%s) at %s", error, group[suspect]["sample_id"])

@@ -59,7 +59,7 @@ def _length_chart(unit: str, rows: Rows) -> str:
     series: dict[str, dict[int, int]] = {}
     for row in rows:
         series.setdefault(row["what"], {})[row["length"]] = row["num_captions"]
-    last = max(_tail(counts) for counts in series.values())
+    last = max(_tail_start(counts) for counts in series.values())
     width = max(1, math.ceil((last + 1) / _MAX_BARS))
     edges = [edge - 0.5 for edge in range(0, last + 2 * width, width)]
     last_bar = (len(edges) - 2) * width
@@ -77,7 +77,7 @@ def _length_chart(unit: str, rows: Rows) -> str:
         axes.set_xlim(0, edges[-1])
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.set_xlabel(f"{unit} (last bar: {last_bar:,} or more)" if has_tail else unit)
-        _counts(axes, "captions")
+        _format_count_axis(axes, "captions")
         if len(series) > 1:
             figure.legend(loc="outside upper left", ncols=2, frameon=False)
 
@@ -87,7 +87,7 @@ def _length_chart(unit: str, rows: Rows) -> str:
 def _per_image_chart(rows: Rows) -> str:
     """Draw a bar for each number of captions per image; the last one includes all larger numbers."""
     counts = {row["num_captions"]: row["num_images"] for row in rows}
-    last = min(_tail(counts), min(counts) + 20)
+    last = min(_tail_start(counts), min(counts) + 20)
     bars = {value: count for value, count in counts.items() if value < last}
     bars[last] = sum(count for value, count in counts.items() if value >= last)
     has_tail = any(value > last for value in counts)
@@ -99,7 +99,7 @@ def _per_image_chart(rows: Rows) -> str:
         axes.set_xticks(ticks, [f"{tick}+" if has_tail and tick == last else str(tick) for tick in ticks])
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("captions per image")
-        _counts(axes, "images")
+        _format_count_axis(axes, "images")
 
     return svg_chart("Captions per image", draw)
 
@@ -120,7 +120,7 @@ def _score_chart(counts: Mapping[str, Mapping[int, int]], low: float, width: flo
         for number, (name, bins) in enumerate(counts.items()):
             _stairs(axes, [bins.get(place, 0) for place in range(last + 1)], edges, number, chart_label(name))
         axes.set_xlabel("mean log-probability per token")
-        _counts(axes, "captions")
+        _format_count_axis(axes, "captions")
         figure.legend(loc="outside upper left", ncols=1, frameon=False)
 
     return svg_chart("Captions by translation score", draw)
@@ -166,7 +166,7 @@ def _octave_chart(name: str, counts: Mapping[int, int], per_octave: int, labels:
         axes.set_xticks(list(marks), list(marks.values()))
         axes.set_xlim(low, high)
         axes.set_xlabel(axis)
-        _counts(axes, "images")
+        _format_count_axis(axes, "images")
 
     return svg_chart(name, draw)
 
@@ -177,7 +177,7 @@ def _stairs(axes: "Axes", bars: Sequence[int], edges: Sequence[float], number: i
     axes.stairs(bars, edges, color=colour, linewidth=1.6, label=label)
 
 
-def _counts(axes: "Axes", label: str) -> None:
+def _format_count_axis(axes: "Axes", label: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     def short(value: float, _: object) -> str:
@@ -192,7 +192,7 @@ def _counts(axes: "Axes", label: str) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _tail(counts: Mapping[int, int]) -> int:
+def _tail_start(counts: Mapping[int, int]) -> int:
     """Return the smallest value that at least the share `_TAIL` of the captions do not exceed."""
     most, total = _TAIL * sum(counts.values()), 0
     for value in sorted(counts):
@@ -216,7 +216,7 @@ def _stream_chart(steps: Sequence[str], funnel: Mapping[str, Rows]) -> str:
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        _bare(axes)
+        _hide_axes(axes)
         totals = np.sum(list(series.values()), axis=0)
         left = -totals / 2
         for number, (source, values) in enumerate(series.items()):
@@ -252,7 +252,7 @@ def _losses_chart(funnel: Mapping[str, Rows]) -> str:
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
-        _bare(axes)
+        _hide_axes(axes)
         axes.spines.bottom.set_visible(True)
         axes.set_xticks(range(0, 101, 25))
         axes.xaxis.set_major_formatter("{x:g}%")
@@ -288,7 +288,7 @@ def _smooth(edge: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[n
     return found
 
 
-def _bare(axes: "Axes") -> None:
+def _hide_axes(axes: "Axes") -> None:
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.tick_params(axis="y", length=0)

@@ -50,13 +50,13 @@ QUERIES = {
         FROM captions GROUP BY ALL ORDER BY num_captions DESC, language
     """,
     # Detected languages of source captions and of translations.
-    "found_languages": f"""
-        SELECT side, said, found, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
+    "detected_languages": f"""
+        SELECT side, expected, detected, count(*) AS num_captions, count(*) FILTER (outcome = 'kept') AS num_kept
         FROM (
-            SELECT 'upstream' AS side, source_lang AS said, detected_source_lang AS found, outcome FROM captions
+            SELECT 'upstream' AS side, source_lang AS expected, detected_source_lang AS detected, outcome FROM captions
             UNION ALL
             SELECT 'translated', target_lang, detected_lang, outcome FROM captions WHERE {HAS_ORIGINAL}
-        ) WHERE found <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, said, found
+        ) WHERE detected <> '' GROUP BY ALL ORDER BY side DESC, num_captions DESC, expected, detected
     """,
     # Lengths of kept captions; translated ones count before and after translation. Cleaning leaves one blank between
     # words, so the number of words is the number of blanks plus one.
@@ -262,10 +262,10 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
         answers = {name: query(sql) for name, sql in QUERIES.items()}
         translators, published = _engines(query, num_examples), answers["published"]
         ours = [row for row in translators if row["translator"] == snapshot.manifest["translator"] != NATIVE]
-        makers: Counter[str] = Counter()
+        other_origins: Counter[str] = Counter()
         for row in translators:
             if row not in ours:
-                makers[ORIGINS[row["origin"]]] += row["num_kept"]
+                other_origins[ORIGINS[row["origin"]]] += row["num_kept"]
         return {
             **answers,
             "sides": answers["sides"][0],
@@ -276,7 +276,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "reasons": _reasons(query, snapshot, num_examples),
             "engines": translators,
             "ours": ours,  # captions that were translated by the build
-            "makers": dict(makers.most_common()),  # other kept captions, by origin
+            "other_origins": dict(other_origins.most_common()),  # other kept captions, by origin
             "scores": _scores(query, translators),
             "gallery": _pictures(query, query(CHOSEN)),
             "diagnosis": diagnose(table(ASKED)),
@@ -331,16 +331,16 @@ def _reasons(query: Query, snapshot: Snapshot, num_examples: int) -> Rows:
 def _engines(query: Query, num_examples: int) -> Rows:
     """Return counts and scores by translator, with samples; captions that needed no translation are under `native`."""
     found = query(ENGINES)
-    sampled = _first([row for row in found if row["has_original"]])
+    sampled = _top_engines([row for row in found if row["has_original"]])
     for row in found:
-        asked = {name: row[name] for name in ("translator", "origin", "source_lang")}
+        group = {name: row[name] for name in ("translator", "origin", "source_lang")}
         has_samples = num_examples and row["has_original"] and row["translator"] in sampled
         sql = TRANSLATIONS.format(num_examples=num_examples)
-        row["samples"] = query(sql, cuts=row["cuts"] or [], **asked) if has_samples else []
+        row["samples"] = query(sql, cuts=row["cuts"] or [], **group) if has_samples else []
     return found
 
 
-def _first(engines: Rows) -> list[str]:
+def _top_engines(engines: Rows) -> list[str]:
     return list(dict.fromkeys(row["translator"] for row in engines))[:_MAX_ENGINES]
 
 
@@ -354,7 +354,7 @@ def _scores(query: Query, engines: Rows) -> dict[str, Any] | None:
         return None
     low, high = min(row["ends"][0] for row in scored), max(row["ends"][1] for row in scored)
     bins = {"low": low, "width": max((high - low) / _SCORE_BINS, _LEAST_BIN)}
-    counts = {name: query(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _first(scored)}
+    counts = {name: query(SCORES, translator=name, last=_SCORE_BINS - 1, **bins) for name in _top_engines(scored)}
     return {
         **bins,
         "counts": {name: {row["bin"]: row["num_captions"] for row in rows} for name, rows in counts.items()},

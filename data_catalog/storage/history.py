@@ -132,7 +132,7 @@ def history(root: Path, dataset: str) -> list[Published]:
 
 
 def previous_name(root: Path, dataset: str) -> str | None:
-    """Return the id of the snapshot that was current before the present one and still exists; None if there is none."""
+    """Return the id of the snapshot that was current before the current one and still exists; None if there is none."""
     current = current_snapshot_name(root, dataset)
     there = [published.snapshot.snapshot for published in history(root, dataset)]
     logged = [str(run.get("snapshot")) for run in runs(root, dataset)]

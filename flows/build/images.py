@@ -25,7 +25,7 @@ from data_catalog.fetch.config import FetchConfig, slow_host
 from data_catalog.fetch.outcomes import FETCHED_FILE, IMAGES_FILE, IN_FETCHED, ORDER_FILE, RAW_FILE
 from data_catalog.fetch.reasons import image_step
 from data_catalog.fetch.shard import image_requests
-from data_catalog.fetch.urls import askable_url
+from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.tables import read_groups, write_rows
 from data_catalog.schema import IMAGES, PENDING
@@ -89,7 +89,7 @@ def fetch(
         locations: content hash of the local images of each source that has some.
     """
     requests = image_requests(pq.read_table(job.shard("check")), job.tools.locations)
-    urls = pa.array([askable_url(url) for url in requests.column("url").to_pylist()], pa.string())
+    urls = pa.array([fetchable_url(url) for url in requests.column("url").to_pylist()], pa.string())
     sample_ids = requests.column("sample_id").to_pylist()
     places = job.tools.known.write_recorded(urls, sample_ids, job.folder)
     missing = requests.filter(pa.array([place is None for place in places], pa.bool_()))

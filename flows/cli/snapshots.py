@@ -351,14 +351,14 @@ def _say_done(done: "TakeDownResult", tombstones: "Sequence[Tombstone]", root: P
         say(f"no snapshot in {root} contains a matching image")
     if done.removed:
         say(f"removed snapshots: {', '.join(f'{dataset} {name}' for dataset, name in done.removed)}")
-    gone = [counted(len(paths), what) for what, paths in done.gone.items() if paths]
+    gone = [counted(len(paths), what) for what, paths in done.removed_files.items() if paths]
     if gone:
         say(f"also removed: {', '.join(gone)}")
-    if done.gone.get("report"):
+    if done.removed_files.get("report"):
         say("rewritten: the existing reports of the datasets")
-    for folder in done.gone.get("export", []):
+    for folder in done.removed_files.get("export", []):
         say(f"removed export: {folder}")
-    if done.gone.get("export"):
+    if done.removed_files.get("export"):
         say("`vernaclip export` writes exports again, from the new snapshots")
     if done.log_lines:
         say(f"removed from fetch logs: {counted(done.log_lines, 'line')}")

@@ -165,7 +165,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         ({"target_language": "fr"}, "target_language must be one of en, it, de, got fr"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
         ({"base_url": "http://127.0.0.1:80/"}, "base_url must be"),
-        ({"fault_rates": {"hail": 0.1}}, "fault_rates names 'hail': there are dead_link, "),
+        ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
         ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
         ({"fault_rates": {"mojibake": float("nan")}}, "fault_rates.mojibake must be between 0 and 0.5, got nan"),
         ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),

@@ -403,7 +403,7 @@ def test_a_tombstone_that_concerns_nothing_costs_nothing(host: Host, root: Path,
     add_derived(root)
     before = require_snapshot(root, "web").snapshot
     done = forget(root, [new_tombstone("domain", "example.org")])
-    assert (done.rewritten, done.removed, any(done.gone.values())) == ([], [], False)
+    assert (done.rewritten, done.removed, any(done.removed_files.values())) == ([], [], False)
     host.asked.clear()
     assert build(recipe_file, root).snapshot.snapshot == before
     build(recipe_file, root, "normalise.image_size=48")

@@ -259,7 +259,7 @@ def test_prune_says_how_many_urls_nothing_else_knows(
     fewer = query(root, "SELECT count(*) AS n FROM image_outcomes").to_pylist()[0]["n"]
     assert main(["prune", "--root", str(root)]) == 0
     said = capsys.readouterr().out
-    assert f"with that is gone what is known of {11 - fewer} image URLs" in said
+    assert f"the fetch outcomes of {11 - fewer} image URLs are lost" in said
 
 
 def killed(recipe: Path, root: Path, failpoint: str, *overrides: str) -> None:

@@ -70,7 +70,7 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
         (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
-        (["consent.ignore=noai"], r"consent\.ignore names no signal 'noai': there are robots\.txt, .*train-ai"),
+        (["consent.ignore=noai"], r"consent\.ignore names an unknown signal 'noai'\. The signals are .*train-ai"),
         (["consent.ignore=[5]"], r"consent\.ignore must be a string, got 5"),
         (["consent.heed=train-ai"], r"unknown key consent\.heed: consent has ignore"),
         (["fetch.consent.ignore=train-ai"], r"unknown key fetch\.consent: fetch has .*contact"),

@@ -18,7 +18,7 @@ from data_catalog.language_pack import LanguagePack
 from flows.cli import main
 from flows.recipe.language_packs import language_pack
 from flows.recipe.recipe import load_recipe
-from flows.scored_sets import with_language
+from flows.scoreboard import with_language
 from training.scores.galleries import Gallery, LabelledImages, TextLanguage
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -292,7 +292,7 @@ def test_a_photograph_in_two_lists_is_an_error(tmp_path: Path) -> None:
     source = flickr8k(tmp_path)
     save(tmp_path / "photos", "0.jpg", 0)
     (tmp_path / "Flickr_8k.trainImages.txt").write_text("0.jpg\n3.jpg\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"3\.jpg stands in .*testImages\.txt and in .*trainImages\.txt"):
+    with pytest.raises(InputError, match=r"3\.jpg is in .*testImages\.txt and in .*trainImages\.txt"):
         build(tmp_path, source, UPSTREAM)
 
 

@@ -243,7 +243,7 @@ def test_a_folder_is_searched_without_a_catalog(
     assert main([*command, "--model", model]) == 0
     said = capsys.readouterr().out
     assert "Files that could not be read: 1" in said
-    assert "broken.jpg: the bytes are no image" in said
+    assert "broken.jpg: the file is no image" in said
     alone = json.loads(written.read_text(encoding="utf-8"))
     assert main([*command, "--root", str(root)]) == 0
     assert json.loads(written.read_text(encoding="utf-8")) == alone

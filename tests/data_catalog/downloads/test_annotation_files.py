@@ -81,7 +81,9 @@ def test_a_file_with_another_checksum_is_removed(
     upstream: Any, source: MakeSource, entry: dict[str, Any], captions: bytes, folder: Path, get: Get
 ) -> None:
     upstream.files["/p"] = b"x" * len(captions)
-    with pytest.raises(InputError, match=rf"sha256 of what .*/p gave is \w+, not {sha256(captions)}.*is removed"):
+    with pytest.raises(
+        InputError, match=rf"sha256 of the download of .*/p is \w+, expected {sha256(captions)}.*is removed"
+    ):
         get(source(entry))
     assert tree(folder) == []
     upstream.files["/p"] = captions
@@ -143,7 +145,7 @@ def test_md5_and_git_blob_checksums_are_compared(
     assert (result.download.verified_by, result.download.sha256) == (algorithm, sha256(captions))
     (folder / PLACE).unlink()
     upstream.files["/p"] = captions[:-1] + b" "
-    with pytest.raises(InputError, match=f"the {algorithm} of what .* gave is"):
+    with pytest.raises(InputError, match=f"the {algorithm} of the download of .* is"):
         get(source(known))
 
 

@@ -51,11 +51,13 @@ def usages(body: str, path: str = "/a.jpg", robot: str = "vernaclip") -> list[st
 
 def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
     known = "robots.txt, x-robots-tag, tdm-reservation, train-ai"
-    with pytest.raises(SettingsError, match=rf"consent\.ignore names no signal 'Robots\.txt': there are {known}"):
+    with pytest.raises(
+        SettingsError, match=rf"consent\.ignore .* unknown signal 'Robots\.txt'\. The signals are {known}"
+    ):
         ConsentConfig(ignore=("Robots.txt",))
     assert ", ".join(SIGNALS) == known
     assert ConsentConfig(ignore=("train-ai", "robots.txt", "train-ai")).ignore == ("robots.txt", "train-ai")
-    assert not ConsentConfig(ignore=("robots.txt",)).heeds("robots.txt")
+    assert not ConsentConfig(ignore=("robots.txt",)).respects("robots.txt")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.images.children import MAX_IDLE_DEATHS
+from data_catalog.images.children import MAX_EARLY_DEATHS
 
 # The parent: fetches and normalises all shards, two at a time, each step committed once.
 BUILD = """
@@ -151,7 +151,7 @@ class Attack:
                 continue
             if status == 0:
                 return
-            if self.killed[before:].count("child") < MAX_IDLE_DEATHS:
+            if self.killed[before:].count("child") < MAX_EARLY_DEATHS:
                 pytest.fail(f"gave up with status {status}, after {self.killed}")
             self.build = None
 

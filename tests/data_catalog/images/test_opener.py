@@ -206,7 +206,7 @@ def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_le
 def test_a_redirect_to_a_busy_host_costs_no_try_and_is_no_endless_wait(
     hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits_of_hosts, "WAIT_S", 0.01)
+    monkeypatch.setattr(limits_of_hosts, "SHORT_WAIT_S", 0.01)
     url = "http://a.example/0"
     web = FakeWeb({url: [b"x"]})
     web.redirects[url] = ["http://b.example/0"]

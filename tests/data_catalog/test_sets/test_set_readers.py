@@ -124,7 +124,7 @@ def test_ids_of_another_set_in_the_same_form_are_no_ids_of_mscoco(tmp_path: Path
         (coco([], []), "lists no images"),
         (coco([IMAGE_9], [{"image_id": 9, "bbox": [1, 2, 3, 4]}]), "annotations without captions"),
         ({"images": [IMAGE_9], "annotations": 7}, "annotations without captions"),
-        (json.dumps(coco([IMAGE_9], []))[:-5].encode(), "no valid JSON|ends too early"),
+        (json.dumps(coco([IMAGE_9], []))[:-5].encode(), "not valid JSON|ends too early"),
         (gzip.compress(json.dumps(coco([IMAGE_9], [])).encode())[:-9], "truncated gzip"),
         (b'{"images": "\xff"}', "not UTF-8"),
     ],
@@ -143,7 +143,7 @@ def test_a_coco_file_with_repeated_ids_or_names_is_refused(tmp_path: Path) -> No
     message = refusal(tmp_path, "coco", {"a.json": coco([IMAGE_9, {**IMAGE_7, "id": 9}], captions)})
     assert "a.json has several images with the id 9" in message
     twice = json.dumps(coco([IMAGE_9], captions))[:-1] + ', "annotations": []}'
-    assert "'annotations' stands twice" in refusal(tmp_path, "coco", {"a.json": twice})
+    assert "'annotations' is repeated" in refusal(tmp_path, "coco", {"a.json": twice})
 
 
 def test_an_id_of_thousands_of_digits_affects_its_row_only(tmp_path: Path) -> None:
