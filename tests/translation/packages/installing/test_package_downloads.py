@@ -33,7 +33,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Any, install: Install) 
 
 def test_the_next_run_goes_on_where_the_last_one_gave_up(server: Any, install: Install) -> None:
     server.faults["/p"] = [server.cut(300_000), server.status(500), server.status(502)]
-    with pytest.raises(InputError, match=r"answers HTTP 502.*run the same command again later"):
+    with pytest.raises(InputError, match=r"answers HTTP 502.*Run the same command again later"):
         install()
     assert install(sha256=server.sha256).changed
     assert server.headers_of("/p")[3]["Range"] == "bytes=300000-"
