@@ -55,7 +55,7 @@ class Expected:
     def __post_init__(self) -> None:
         length = ALGORITHMS.get(self.algorithm, 0)
         if len(self.hexdigest) != length or set(self.hexdigest) - set("0123456789abcdef"):
-            raise SettingsError(f"{self.hexdigest!r} is not a {self.algorithm}: give its {length} hexadecimal digits")
+            raise SettingsError(f"{self.hexdigest!r} is not a valid {self.algorithm}: give {length} hexadecimal digits")
 
     @property
     def plain_http(self) -> bool:

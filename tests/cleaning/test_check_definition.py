@@ -80,9 +80,9 @@ def test_checks_judge_the_columns_that_they_read(reasons: Callable[..., list[str
     ("values", "message"),
     [
         ({"max_signs": -1}, r"example\.max_signs must not be negative, got -1"),
-        ({"mark": "en"}, r"example\.mark names 'en': there are it, de"),
+        ({"mark": "en"}, r"example\.mark names 'en', which is unknown: use it, de"),
         ({"order": ("length", "length")}, r"example\.order names one of length, length twice"),
-        ({"order": ("volume",)}, r"example\.order names 'volume': there are shouting, native, length"),
+        ({"order": ("volume",)}, r"example\.order names 'volume', which is unknown: use shouting, native, length"),
         ({"max_words": 1}, r"example\.max_words must be at least 2, got 1"),
     ],
 )

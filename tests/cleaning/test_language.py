@@ -179,9 +179,9 @@ def test_unknown_names_are_refused() -> None:
     assert {"zh-cn", "zh-tw"} <= set(detectable_languages("langdetect"))
     with pytest.raises(SettingsError, match=r"no engine 'cld3' .* cascade, fast, lingua, langdetect"):
         language_identifier("it", engine="cld3")
-    with pytest.raises(SettingsError, match=r"'lingua' does not know the language 'gl'; use cascade or fast"):
+    with pytest.raises(SettingsError, match=r"'lingua' does not know the language 'gl': use cascade or fast"):
         language_identifier("gl", engine="lingua")
-    with pytest.raises(SettingsError, match=r"does not know the language 'xx'; no engine does"):
+    with pytest.raises(SettingsError, match=r"does not know the language 'xx': no engine does"):
         caption_language("xx")
     with pytest.raises(SettingsError, match=r"no engine knows the language 'xx': known are .*it"):
         language_identifier("it", candidates=["xx"])

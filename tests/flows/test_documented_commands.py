@@ -77,7 +77,7 @@ def test_command_lines_are_understood(line: str) -> None:
 @pytest.mark.parametrize("text", QUERIES)
 def test_queries_name_views_and_columns_that_there_are(tmp_path: Path, text: str) -> None:
     rebuild(tmp_path)
-    assert query(tmp_path, text).num_rows <= 1
+    assert query(tmp_path, text).num_rows <= 1 or "duckdb_columns()" in text  # the root is empty, its views are not
 
 
 def test_nobody_is_told_to_install_vernaclip_from_where_it_is_not() -> None:

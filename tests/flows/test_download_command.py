@@ -129,7 +129,7 @@ def test_single_files_by_pattern(arguments: list[str], folder: Path, capsys: pyt
     assert [path.name for path in (folder / "cc").glob("[!.]*")] == ["val.tsv"]
     capsys.readouterr()
     assert main(["download", "cc", "--accept", LICENSE, "--only", "test*", *arguments]) == 1
-    assert "no file of cc fits 'test*': it has cc/train.tsv, cc/val.tsv" in capsys.readouterr().err
+    assert "no file of cc matches 'test*': it has cc/train.tsv, cc/val.tsv" in capsys.readouterr().err
 
 
 def test_the_list_says_what_is_there(arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_the_list_says_what_is_there(arguments: list[str], folder: Path, capsys:
     assert [line.split() for line in lines[2:5]] == [
         ["cc", "cc/train.tsv", "0.0", "sha256", "no"],
         ["cc", "cc/val.tsv", "unknown", "none", "yes"],
-        ["photos", "photos/results.csv", "by", "hand", "none", "yes,", "by", "other", "means"],
+        ["photos", "photos/results.csv", "by", "hand", "none", "yes,", "not", "recorded"],
     ]
     assert lines.count(f"  license  {LICENSE}") == 2
 

@@ -154,7 +154,7 @@ def test_letters_that_no_typeface_has(tmp_path: Path) -> None:
         (["../it"], "takes an ISO 639 code such as el"),
         ([""], "takes an ISO 639 code such as el"),
         (["greek"], "takes an ISO 639 code such as el"),
-        (["ell"], "Greek is called el here: use --language el"),
+        (["ell"], "Greek has the code el here: use --language el"),
         (["absent.toml"], "cannot read the language pack absent.toml"),
         (["el", "--fix"], "leave out --fix or --language"),
     ],

@@ -210,7 +210,7 @@ def test_other_datasets_and_snapshots(built: Built, capsys: Capture) -> None:
     root, snapshot = built[0], built[1].snapshot.snapshot
     sample = rows(root, "SELECT sample_id FROM pairs ORDER BY 1 LIMIT 1")[0]["sample_id"]
     assert sample in told(root, sample, capsys, "--snapshot", snapshot[:6], "--dataset", "scenes")
-    assert f"there are {snapshot} of scenes" in refused(root, sample, capsys, "--snapshot", "ffff")
+    assert f"it has {snapshot} of scenes" in refused(root, sample, capsys, "--snapshot", "ffff")
     assert "no dataset 'klingon'" in refused(root, sample, capsys, "--dataset", "klingon")
     assert "holds no dataset" in refused(root / "datasets" / "nowhere", sample, capsys)
 

@@ -143,7 +143,7 @@ def test_a_coco_file_with_repeated_ids_or_names_is_refused(tmp_path: Path) -> No
     message = refusal(tmp_path, "coco", {"a.json": coco([IMAGE_9, {**IMAGE_7, "id": 9}], captions)})
     assert "a.json has several images with the id 9" in message
     twice = json.dumps(coco([IMAGE_9], captions))[:-1] + ', "annotations": []}'
-    assert "'annotations' stands twice" in refusal(tmp_path, "coco", {"a.json": twice})
+    assert "'annotations' is repeated" in refusal(tmp_path, "coco", {"a.json": twice})
 
 
 def test_an_id_of_thousands_of_digits_affects_its_row_only(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_what_is_no_sha256_is_refused_before_any_work(
         lambda: install(sha256=sha256),
         lambda: install_file(SCENES, packages_dir, sha256=sha256),
     ):
-        with pytest.raises(SettingsError, match="is no sha256: give its 64 hexadecimal digits"):
+        with pytest.raises(SettingsError, match="is not a valid sha256: give 64 hexadecimal digits"):
             act()
     assert server.requests == []
 
