@@ -74,25 +74,18 @@ def test_the_backport_is_refused_and_removed(packages: Path) -> None:
     assert not (packages / "dataclasses.py").exists()
 
 
-def test_another_owner_of_our_names_is_named(packages: Path) -> None:
-    information = packages / "old_trainer-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: old-trainer\nVersion: 1.0\n", encoding="utf-8")
-    (information / "top_level.txt").write_text("training\n", encoding="utf-8")
-    assert "broken old-trainer also installs a package called `training`" in run(DIAGNOSE, packages)
-
-
-def test_a_folder_that_hides_all_argos_packages_is_named(packages: Path) -> None:
+def test_whatever_is_wrong_with_packages_is_named(packages: Path) -> None:
+    """Another owner of our names, a wrong version, and a folder that hides all Argos packages."""
+    for name, number in (("old-trainer", "1.0"), ("prefect", "99.0")):
+        information = packages / f"{name.replace('-', '_')}-{number}.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n", "utf-8")
+    (packages / "old_trainer-1.0.dist-info" / "top_level.txt").write_text("training\n", "utf-8")
     (packages.parent / "argos" / "unpacked_by_hand").mkdir(parents=True)
     printed = run(DIAGNOSE, packages, ARGOS_PACKAGES_DIR=str(packages.parent / "argos"))
+    assert "broken old-trainer also installs a package called `training`" in printed
+    assert "warning prefect is 99.0, but vernaclip needs" in printed
     assert "unpacked_by_hand is not an Argos package" in printed
-
-
-def test_a_wrong_version_is_named(packages: Path) -> None:
-    information = packages / "prefect-99.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: prefect\nVersion: 99.0\n", encoding="utf-8")
-    assert "warning prefect is 99.0, but vernaclip needs" in run(DIAGNOSE, packages)
 
 
 def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
