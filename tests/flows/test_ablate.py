@@ -75,7 +75,7 @@ def test_there_must_be_something_to_score_on(tmp_path: Path) -> None:
     same = [("a", "1", ["una stella"]), ("b", "2", ["Una stella."])]
     equal = pair_files(snapshot_of(tmp_path, "same", train=[("x", "9", ["."])], test=same))
     for files, split, told in (
-        ([base], "val", r"the val split has 0 images .* set split\.val above 0"),
+        ([base], "val", r"the val split has 0 images .*split\.val above 0"),
         ([base, other], "test", "the test split has 1 images that no variant is trained on"),
         ([base], "train", "must be val or test"),
         ([equal], "test", "every caption of the test split belongs to several images"),
@@ -133,8 +133,8 @@ def test_the_page_is_ready_for_a_card(tmp_path: Path) -> None:
     page = (tmp_path / "three" / "ablation.md").read_text()
     assert "| 1,900 (-200) | 5,300 (-400) | 0.340 | 0.260 | +0.080 (+0.050 to +0.110) |" in page
     assert "| < 0.001 | helps |" in page
-    assert "300 images of the test split, without 2 that a variant was trained on, and 900 captions" in page
-    assert "0.010 (standard deviation, 4 degrees of freedom)" in page
+    assert "300 images of the test split, without 2 that a variant was trained on, with 900 captions" in page
+    assert "4 degrees of freedom" in page
     write_ablation(found_of(snapshot, seeds=(0,)), tmp_path / "one")
     alone = (tmp_path / "one" / "ablation.md").read_text()
     assert "With one seed it is unknown" in alone
@@ -163,7 +163,7 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(
     assert "of another snapshot" not in text
     write_report(root, snapshot)
     page = report_path(root, "scenes").read_text()
-    assert page.count("<h2>Ablation of the filters</h2>") == 1
+    assert "Which filters help" in page
     assert "&lt;b&gt;" in page
     record = root / "ablations" / "0123456789ab" / "ablation.json"
     record.write_text(record.read_text().replace('"num_images": 300', '"num_images": 900'))

@@ -80,7 +80,7 @@ def test_the_numbers_stand_beside_the_papers_and_a_column_that_tells_becomes_a_s
         r"translation_score +-2 +-0\.4\d+ +\d+ +[12]",
     ):
         assert re.search(line, out), line
-    assert "the 10 bad rows (mean rating below 1.5)" in printed(capsys, *files, "--bad-below", "1.5")
+    assert "10 bad rows (mean rating below 1.5)" in printed(capsys, *files, "--bad-below", "1.5")
 
 
 def test_the_worst_rows_are_told_with_their_comments(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,10 +73,9 @@ def test_nothing_comes_before_the_license_is_accepted_by_its_name(
     for words, told in (([], f'add --accept "{LICENSE}"'), (["--accept", "yes"], "is not called 'yes'")):
         assert main(["download", "cc", *words, *arguments]) == 1
         out, error = capsys.readouterr()
-        assert "terms    Do as you like." in out
-        assert "https://example.org/terms" in out
         assert told in error
         assert error.count("\n") == 1
+        assert words or all(text in out for text in ("Do as you like.", "https://example.org/terms"))
     assert not folder.exists()
 
 
