@@ -88,10 +88,14 @@ def test_whatever_is_wrong_with_packages_is_named(packages: Path) -> None:
     assert "unpacked_by_hand is not an Argos package" in printed
 
 
-def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+def test_a_server_that_is_gone_and_a_busy_port_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert port_is_busy(port)
+    assert not port_is_busy(port)
+    url = f"http://127.0.0.1:{port}/api"
     write_env_block(tmp_path, Api(url=url))
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     texts = [finding.text for finding in diagnose(tmp_path, tmp_path)]
@@ -104,12 +108,3 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     texts = [finding.text for finding in diagnose(tmp_path, tmp_path / "catalog")]
     assert f"{tmp_path} is not writable: choose another --root" in texts
-
-
-def test_a_busy_port_is_seen() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        assert port_is_busy(listener.getsockname()[1])
-        port = listener.getsockname()[1]
-    assert not port_is_busy(port)

@@ -293,7 +293,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ([*IN_ITALIAN, "--set", "train.lr=1"], "only settings of evaluate can be set"),
         (["scoreboard", "scenes", "--language", "de"], "differs from the recipe's target language, it"),
         (ONE_MODEL, "nothing to score on"),
-        ([*ONE_MODEL, "--protocol", "imagenet"], "there is clip-italian"),
+        ([*ONE_MODEL, "--protocol", "imagenet"], "use clip-italian"),
         ([*ONE_MODEL, "--protocol", "clip-italian"], "takes captions=FILE images=DIR"),
         ([*ONE_MODEL, "--test-set", "y", "kind=coco", "files=gone"], "images=... is missing"),
         ([*ONE_MODEL, "--test-set", "y", "kind=folders"], "takes images=DIR"),
