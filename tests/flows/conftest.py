@@ -1,4 +1,4 @@
-"""A small sample, built once, for tests that ask questions of a catalog; and what is asked of every Prefect API."""
+"""A small sample, built once; builds of a few pictures of a test's own; and what is asked of every Prefect API."""
 
 import json
 import os
@@ -7,17 +7,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from data_catalog.database.catalog import query
+from data_catalog.images import workers
+from data_catalog.images.children import ChildPool
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
 from flows.orchestration.prefect_env import Api, read_env_block
@@ -100,6 +105,113 @@ def built(tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecip
     root = tmp_path_factory.mktemp("built") / "catalog"
     with LocalExecutor() as executor:
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
+
+
+class _SharedPool(ChildPool):
+    """Child processes that stay for the next build of this process."""
+
+    def start(self, kind: str, memory_bytes: int = 0, *, count: int) -> None:
+        idle = self._idle.get((kind, memory_bytes), [])
+        super().start(kind, memory_bytes, count=max(0, count - len(idle)))
+
+    def close(self) -> None:
+        """Leave them."""
+
+
+@pytest.fixture(scope="session")
+def _shared_pool() -> Iterator[ChildPool]:
+    pool = _SharedPool()
+    yield pool
+    ChildPool.close(pool)
+
+
+@pytest.fixture(scope="module")
+def quick_builds(_shared_pool: ChildPool) -> Iterator[None]:
+    """Builds of a module in this process share children for images, and write no report: a quarter of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "ChildPool", lambda: _shared_pool)
+        patch.setattr("flows.jobs.refresh_report", lambda *_, **__: None)
+        yield
+
+
+class OwnFolder:
+    """A folder with photographs, tables of captions, a recipe, and the catalog that is built from it."""
+
+    NOUNS = ("dog", "cat", "train", "kite", "flower", "bridge", "horse", "plane", "violin", "truck")
+    COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root, self.photos = folder, folder / "catalog", folder / "photos"
+        self.photos.mkdir(exist_ok=True)
+
+    def caption(self, number: int) -> str:
+        """Captions of which no two are near each other."""
+        noun, colour = self.NOUNS[number % len(self.NOUNS)], self.COLOURS[number // len(self.NOUNS) % len(self.COLOURS)]
+        return f"A {colour} {noun} stands beside the other {number} of them"
+
+    def photo(self, seed: int) -> Image.Image:
+        """Smooth noise of all scales, as photographs have it; no two seeds look alike."""
+        numbers, size = np.random.default_rng(seed), (256, 192)
+        noise = [Image.fromarray(numbers.integers(0, 255, (2**n, 2**n, 3), np.uint8)) for n in range(1, 7)]
+        layers = [np.asarray(each.resize(size, Image.Resampling.BICUBIC), float) / n for n, each in enumerate(noise, 1)]
+        total = sum(layers)
+        return Image.fromarray((255 * (total - np.min(total)) / np.ptp(total)).astype(np.uint8))
+
+    def save(self, name: str, picture: Image.Image | int, *, quality: int = 90) -> None:
+        """Save a picture, or that of a seed, among the photographs."""
+        (self.photo(picture) if isinstance(picture, int) else picture).save(self.photos / name, quality=quality)
+
+    def source(
+        self, name: str, columns: str, rows: Sequence[Sequence[str]], *, kind: str = "sources", **settings: str
+    ) -> str:
+        """TOML of a source, or another of its kind, whose table has these columns, such as "path caption"."""
+        names = columns.split()
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        (self.folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        given = {"kind": "pairs", "files": [f"{self.folder}/{name}.jsonl"], "lang": "en"}
+        given |= {"images": str(self.photos)} if "path" in names else {}
+        given |= {f"{column}_column": column for column in names}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in (given | settings).items() if value]
+        return "\n".join([f"[{kind}.{name}]", *lines, ""])
+
+    def recipe(self, toml: str, *overrides: str, name: str = "own") -> Recipe:
+        """Load a recipe of this text, whose target language is English where the text names no other one."""
+        target = "" if "target_language" in toml else 'target_language = "en"\n'
+        (self.folder / f"{name}.toml").write_text(target + toml, "utf-8")
+        return load_recipe(str(self.folder / f"{name}.toml"), root=self.root, overrides=overrides)
+
+    def build(self, toml: str, *overrides: str, name: str = "own", **more: bool) -> BuildReport:
+        """Build the recipe's dataset."""
+        return self.build_recipe(self.recipe(toml, *overrides, name=name), **more)
+
+    def build_recipe(self, recipe: Recipe, **more: bool) -> BuildReport:
+        with LocalExecutor() as executor:
+            return build_dataset(recipe, root=self.root, executor=executor, **more)
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Answer a question of the catalog."""
+        found: list[dict[str, Any]] = query(self.root, sql).to_pylist()
+        return found
+
+    def outcomes(self) -> Mapping[str, str]:
+        """By caption, why it was dropped, or the split of its pair."""
+        sql = """
+            SELECT source_caption, coalesce(c.drop_reason, p.split) AS outcome FROM captions c
+            LEFT JOIN (SELECT split, unnest(caption_ids) AS caption_id FROM pairs) p USING (caption_id)
+        """
+        return {row["source_caption"]: row["outcome"] for row in self.rows(sql)}
+
+
+@pytest.fixture(scope="module")
+def own_folder(quick_builds: None) -> Callable[[Path], OwnFolder]:
+    """Called with a path, gives a folder of one's own there."""
+    return OwnFolder
+
+
+@pytest.fixture
+def own(own_folder: Callable[[Path], OwnFolder], tmp_path: Path) -> OwnFolder:
+    """A folder of one's own for this test."""
+    return own_folder(tmp_path)
 
 
 # In the environment of everything that a project starts: what is left of it can be found.

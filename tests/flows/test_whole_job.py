@@ -35,7 +35,7 @@ def arguments(unused_port: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, arguments: list[str]) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, arguments: list[str], quick_builds: None) -> Path:
     """A root in which the whole job was run."""
     folder = tmp_path_factory.mktemp("whole") / "catalog"
     assert main(["run", "scenes", "--root", str(folder), *arguments]) == 0
