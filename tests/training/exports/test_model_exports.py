@@ -150,7 +150,7 @@ def test_compact_goes_to_open_clip_and_says_why_not_to_transformers(
     require_equal(compact, picture, read_here(picture, [tmp_path / "out"], monkeypatch))
     told = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert told["add_prefix_space"], "or transformers 4 would read the first word otherwise"
-    with pytest.raises(SettingsError, match="its image tower is a ResNet.*: open_clip, onnx"):
+    with pytest.raises(SettingsError, match=r"its image tower is a ResNet.*: open_clip, onnx"):
         exported(compact, tmp_path / "two", "open_clip", "transformers")
     assert not (tmp_path / "two").exists()
 
@@ -309,7 +309,7 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
     for out in (compact / "exports", compact.parent):
         with pytest.raises(SettingsError, match="contains the other"):
             exported(compact, out, "open_clip")
-    with pytest.raises(SettingsError, match="not an export|contains the other"):
+    with pytest.raises(SettingsError, match=r"not an export|contains the other"):
         exported(compact, compact, "open_clip")
     config = ModelExportConfig(formats=("open_clip",), name="small")
     with pytest.raises(SettingsError, match="vernaclip forget"):
