@@ -1,9 +1,14 @@
 """A small sample, built once; builds of a few pictures of a test's own; and what is asked of every Prefect API."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +25,7 @@ from data_catalog.images import workers
 from data_catalog.images.children import ChildPool
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
-from flows.orchestration.prefect_env import Api
+from flows.orchestration.prefect_env import Api, read_env_block
 from flows.recipe.recipe import Recipe, load_recipe
 
 NUM_IMAGES = 80
@@ -209,6 +214,85 @@ def own(own_folder: Callable[[Path], OwnFolder], tmp_path: Path) -> OwnFolder:
     return own_folder(tmp_path)
 
 
+# In the environment of everything that a project starts: what is left of it can be found.
+MARK = "VERNACLIP_TEST_PROJECT"
+
+
+class Project:
+    """A folder in which a user gives commands, each a process of its own; nothing of the user's own Prefect is used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found_api: Api | None = None
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.environment = {**kept, "PREFECT_HOME": str(folder / "home"), "COLUMNS": "200", MARK: str(folder)}
+
+    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str, code: int | None = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """A command that ends with an exit code; None: with any."""
+        with self.start(*command, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=180)
+            finally:
+                process.kill()
+        assert code in (None, process.returncode), out + err
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def processes(self, *words: str) -> set[int]:
+        """All that were started from here with these words in their command, whoever their parent is now."""
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is somebody else's
+                is_ours = f"{MARK}={self.folder}".encode() in (process / "environ").read_bytes().split(b"\0")
+                if is_ours and all(word.encode() in (process / "cmdline").read_bytes() for word in words):
+                    found.add(int(process.name))
+        return found
+
+    @property
+    def api(self) -> Api:
+        """The server that `up` started, or another that was found here."""
+        api = self.found_api or read_env_block(self.folder)
+        assert api is not None
+        return api
+
+    def ask(self, path: str, question: dict[str, Any] | None = None, code: int = 200) -> Any:
+        """A GET of the server's API, or a POST where there is a question."""
+        answer = ask(self.api, "GET" if question is None else "POST", path, auth=self.api.auth_string, json=question)
+        assert answer.status_code in (code, 201), answer.text
+        return answer.json()
+
+    @staticmethod
+    def until(ready: Callable[[], Any], seconds: float = 120) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := ready()):
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture(scope="session")
+def project_in() -> Callable[[Path], Project]:
+    """Called with a folder, gives the project there."""
+    return Project
+
+
+def ask(api: Api, method: str, path: str, *, auth: str | None = None, **more: Any) -> httpx.Response:
+    """Ask below the API's address, with an auth string or without."""
+    credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
+    with httpx.Client(trust_env=False, verify=False, timeout=60) as client:  # it speaks no TLS
+        return client.request(method, api.url + path, auth=credentials, **more)
+
+
 class ApiDoors:
     """What a Prefect API answers to whom; every server of ours is tried in the same way."""
 
@@ -222,32 +306,24 @@ class ApiDoors:
     )
     FOREIGN: ClassVar = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
 
-    def ask(self, api: Api, method: str, path: str, *, auth: str | None = None, **more: Any) -> httpx.Response:
-        """Ask below the API's address, with an auth string or without."""
-        credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
-        return httpx.request(method, api.url + path, auth=credentials, timeout=60, trust_env=False, **more)
-
-    def flow_names(self, api: Api) -> set[str]:
-        return {flow["name"] for flow in self.ask(api, "POST", "/flows/filter", auth=api.auth_string, json={}).json()}
-
     def assert_closed(self, api: Api, *, sample: int = 1) -> None:
         """Try every `sample`-th route, each kind of path beside them, foreign origins and the sockets."""
         asked = self._routes(api)
         assert len(asked) > 150
         for method, path in asked[::sample]:
             is_open = (method, path) in self.OPEN
-            assert self.ask(api, method, path).status_code == (200 if is_open else 401), (method, path)
-            assert is_open or self.ask(api, method, path, auth="vernaclip:guess").status_code == 401, (method, path)
+            assert ask(api, method, path).status_code == (200 if is_open else 401), (method, path)
+            assert is_open or ask(api, method, path, auth="vernaclip:guess").status_code == 401, (method, path)
         for path in ("/", "/nothing", "/docs", "/static/prefect-logo-mark-gradient.png"):
-            assert self.ask(api, "GET", path).status_code == 401, path
+            assert ask(api, "GET", path).status_code == 401, path
         for method in ("GET", "OPTIONS"):
-            answer = self.ask(api, method, "/health", headers=self.FOREIGN)
+            answer = ask(api, method, "/health", headers=self.FOREIGN)
             assert "access-control-allow-origin" not in answer.headers, method
         for path in self.SOCKETS[::sample]:
             assert not self._socket_opens(api, path, None), path
             assert not self._socket_opens(api, path, "vernaclip:guess"), path
         assert self._socket_opens(api, "events/out", api.auth_string)
-        assert self.ask(api, "GET", "/admin/version", auth=api.auth_string).status_code == 200
+        assert ask(api, "GET", "/admin/version", auth=api.auth_string).status_code == 200
 
     def _routes(self, api: Api) -> list[tuple[str, str]]:
         """Every method and path of the API, with made-up ids, by the server's own description."""
