@@ -232,19 +232,15 @@ def test_tars_have_a_fixed_number_of_samples_and_names_that_are_hashes(snapshot:
     assert texts == ["un cane numero 1", "il cane 1"]
 
 
-@pytest.mark.parametrize(("encoding", "suffix"), [("WEBP", "webp"), ("PNG", "png")])
-def test_images_in_tars_are_called_what_they_are(
-    make_snapshot: Make, make_pair: Any, tmp_path: Path, encoding: str, suffix: str
-) -> None:
-    Image.new("RGB", (40, 30)).save(out := BytesIO(), encoding)
-    rows = [make_pair("free", 1, license="CC0", image={"bytes": out.getvalue(), "path": None})]
-    export_snapshot(
-        make_snapshot(tmp_path / "catalog", {(0, "train"): rows}), ExportConfig(format="webdataset"), tmp_path / "out"
-    )
-    with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
-        assert [Path(name).suffix for name in tar.getnames()] == [f".{suffix}", ".json", ".txt"]
-    head, _ = card(tmp_path / "out")
-    assert head["dataset_info"][0]["features"][0] == {"name": suffix, "dtype": "image"}
+def test_images_in_tars_are_called_what_they_are(make_snapshot: Make, make_pair: Any, tmp_path: Path) -> None:
+    for encoding, suffix in (("WEBP", "webp"), ("PNG", "png")):
+        Image.new("RGB", (40, 30)).save(out := BytesIO(), encoding)
+        rows = [make_pair("free", 1, license="CC0", image={"bytes": out.getvalue(), "path": None})]
+        snapshot, place = make_snapshot(tmp_path / suffix, {(0, "train"): rows}), tmp_path / f"out-{suffix}"
+        export_snapshot(snapshot, ExportConfig(format="webdataset"), place)
+        with tarfile.open(place / "train-000000.tar") as tar:
+            assert [Path(name).suffix for name in tar.getnames()] == [f".{suffix}", ".json", ".txt"]
+        assert card(place)[0]["dataset_info"][0]["features"][0] == {"name": suffix, "dtype": "image"}
 
 
 @pytest.mark.parametrize("kind", ["huggingface", "urls"])

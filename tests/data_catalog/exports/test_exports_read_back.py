@@ -52,9 +52,8 @@ def test_datasets_loads_the_list_of_what_is_not_there(answers: dict[str, Any]) -
     listed = {"uncredited", "noncommercial", "unstated", "unknown", "reserved"}
     assert {row["sample_id"].removeprefix("photos:") for row in rows} == listed
     assert all("image" not in row and row["url"] for row in rows)
-    beside_tars = answers["datasets_tars_links"]
-    assert beside_tars["configs"] == ["default"], "datasets would read a second one as tars, and fail"
-    assert [row["sample_id"] for row in beside_tars["train"]] == [row["sample_id"] for row in rows]
+    assert answers["configs_of_tars"] == ["default"], "datasets would read a second one as tars, and fail"
+    assert [row["sample_id"] for row in answers["datasets_tars_links"]["train"]] == [row["sample_id"] for row in rows]
 
 
 def test_a_snapshot_is_read_as_it_lies_in_the_catalog(answers: dict[str, Any]) -> None:
