@@ -121,7 +121,7 @@ def test_crowds_are_what_comparing_all_one_by_one_says() -> None:
     assert first_similar(looks, rows, references).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(("max_distance", "num_equal"), [(2, 1), (4, 4), (8, 3), (16, 2)])
+@pytest.mark.parametrize(("max_distance", "num_equal"), [(2, 1), (4, 2), (8, 3), (16, 2)])
 def test_all_numbers_of_blocks_find_the_same(max_distance: int, num_equal: int) -> None:
     """What large inputs choose by their sizes, on a small one that comparing all can answer."""
     numbers = np.random.default_rng(num_equal)

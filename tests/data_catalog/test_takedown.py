@@ -295,27 +295,11 @@ def test_a_step_that_counts_otherwise_than_the_rows_say_is_noticed(before: Snaps
     assert law.startswith("every step counted")
 
 
-def test_a_row_of_a_step_or_a_source_that_the_build_has_not_is_noticed(before: Snapshot) -> None:
-    for changes in ({"steps": before.manifest["steps"][1:]}, {"sources": {"other": {}}}):
-        assert any("of a source of the build" in law for law in broken_laws(with_manifest(before, **changes)))
-
-
-def test_a_row_that_is_lost_or_counted_twice_is_noticed(before: Snapshot) -> None:
-    path = before.caption_files()[0]
-    table = pq.read_table(path)
-    save_parquet(table.slice(1), path)
-    assert any(law.startswith("every step counted") for law in broken_laws(before))
-    save_parquet(pa.concat_tables([table, table.slice(0, 1)]), path)
-    assert {"no caption row occurs twice"} < set(broken_laws(before))
-
-
-def test_what_is_marked_is_in_no_split(before: Snapshot) -> None:
-    [path] = (path for path in before.all_pair_files() if path.name.startswith("marked"))
-    table = pq.read_table(path)
-    train = pa.array(["train"] * table.num_rows)
-    changed = table.set_column(table.schema.get_field_index("split"), table.schema.field("split"), train)
-    pq.write_table(changed, path)
-    assert broken_laws(before) == ["nothing that is marked as a test set's is in a split"]
+def test_a_row_of_a_step_that_the_build_has_not_is_noticed(before: Snapshot) -> None:
+    assert any(
+        "of a source of the build" in law
+        for law in broken_laws(with_manifest(before, steps=before.manifest["steps"][1:]))
+    )
 
 
 def test_a_pair_that_loses_a_caption_stays_where_it_is(before: Snapshot) -> None:

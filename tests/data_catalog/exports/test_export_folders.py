@@ -42,14 +42,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, make_snapshot: Make) -> tup
     """Exports of the snapshot of few pairs, by format, of which none is changed; the snapshot; their reports."""
     place = tmp_path_factory.mktemp("exports")
     snapshot = make_snapshot(place / "catalog")
-    return (
-        place,
-        snapshot,
-        {
-            kind: export_snapshot(snapshot, ExportConfig(format=kind, samples_per_shard=3), place / kind)
-            for kind in FORMATS
-        },
-    )
+    configs = {kind: ExportConfig(format=kind, samples_per_shard=3) for kind in FORMATS}
+    return place, snapshot, {kind: export_snapshot(snapshot, configs[kind], place / kind) for kind in FORMATS}
 
 
 Shared = tuple[Path, Snapshot, dict[str, Any]]
