@@ -108,7 +108,7 @@ def test_translations_are_judged_beside_their_sources_and_native_captions_are_no
 @pytest.mark.parametrize(
     ("source", "target", "with_list", "without"),
     [
-        ("the hotel bartender pours coffee slowly", "il bartender hotel versa caffè", "copied_words", None),
+        ("the hotel bartender pours coffee slowly", "il bartender hotel versa lentamente caffè", "copied_words", None),
         ("the hotel has a piano", "il hotel ha un piano", None, "copied_words"),
     ],
 )

@@ -41,17 +41,21 @@ def holder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
         process.kill()
 
 
-def dead_process() -> int:
+@pytest.fixture
+def signed_before(tmp_path: Path) -> int:
+    """A process that has ended had the lock before; written before another one takes it."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        return process.pid
+        pid = process.pid
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": pid, "command": "before"}), encoding="utf-8")
+    return pid
 
 
 @pytest.mark.parametrize("holder", [0.15], indirect=True)
 def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(
-    tmp_path: Path, holder: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, signed_before: int, holder: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert signed_before != holder
     monkeypatch.setattr("data_catalog.storage.lock.TRIES_TO_READ", 1000)  # a busy machine is no defect
-    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": dead_process(), "command": "before"}), encoding="utf-8")
     with (
         pytest.raises(BusyError, match=rf"process {holder} \(vernaclip build slow\)"),
         writer_lock(tmp_path),
