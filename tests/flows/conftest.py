@@ -24,6 +24,7 @@ from data_catalog.database.catalog import query
 from data_catalog.images import workers
 from data_catalog.images.children import ChildPool
 from flows.build.execution import LocalExecutor
+from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
 from flows.orchestration.prefect_env import Api, read_env_block
 from flows.recipe.recipe import Recipe, load_recipe
@@ -48,6 +49,19 @@ def free_port() -> int:
 def unused_port() -> int:
     """Such a port for all tests of a module."""
     return _unused_port()
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Called with a command, gives what it prints: its output, or the error with which another exit code comes."""
+
+    def call(words: Sequence[str], code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(list(words)) == code
+        captured = capsys.readouterr()
+        return captured.err if code else captured.out
+
+    return call
 
 
 SMALL_MODEL = {
