@@ -256,7 +256,7 @@ class Project:
         """A command that ends with an exit code; None: with any."""
         with self.start(*command, **environment) as process:
             try:
-                out, err = process.communicate(timeout=180)
+                out, err = process.communicate(timeout=600)
             finally:
                 process.kill()
         assert code in (None, process.returncode), out + err

@@ -151,24 +151,24 @@ def test_memories_are_listed(remembering: Path, tmp_path: Path, told: Any) -> No
     assert listed[0].split() == ["fingerprint", "captions", "bytes"]
     assert re.fullmatch(rf"{ENGINE} +1,234 +[\d,]{{6,}}", listed[2])
     assert listed[3].split()[:2] == ["deepl:en-it", "1"]
-    (tmp_path / "empty").mkdir()
-    assert (
-        told(["mt", "memory", "list", "--root", str(tmp_path / "empty")])
-        == f"no translation memories in {tmp_path / 'empty'}\n"
-    )
+    (empty := tmp_path / "empty").mkdir()
+    assert told(["mt", "memory", "list", "--root", str(empty)]) == f"no translation memories in {empty}\n"
 
 
 def test_a_memory_goes_to_another_root_and_back(remembering: Path, tmp_path: Path, told: Any) -> None:
     file, other = tmp_path / "memory.parquet", tmp_path / "other"
-    assert main(["mt", "memory", "export", ENGINE, str(file), "--root", str(remembering)]) == 0
-    assert main(["mt", "memory", "import", str(file), "--root", str(other)]) == 0
-    assert told(["mt", "memory", "import", str(file), "--root", str(remembering)]).splitlines() == [
-        f"wrote 1,234 translations to {file}",
-        f"1,234 new translations of {ENGINE}; 0 were already cached; 0 differ from the cached ones, which are kept",
-        f"0 new translations of {ENGINE}; 1,234 were already cached; 0 differ from the cached ones, which are kept",
+    memory = ["mt", "memory"]
+    assert [
+        told([*memory, "export", ENGINE, str(file), "--root", str(remembering)]),
+        told([*memory, "import", str(file), "--root", str(other)]),
+        told([*memory, "import", str(file), "--root", str(remembering)]),
+    ] == [
+        f"wrote 1,234 translations to {file}\n",
+        f"1,234 new translations of {ENGINE}; 0 were already cached; 0 differ from the cached ones, which are kept\n",
+        f"0 new translations of {ENGINE}; 1,234 were already cached; 0 differ from the cached ones, which are kept\n",
     ]
     again = tmp_path / "again.parquet"
-    assert main(["mt", "memory", "export", ENGINE, str(again), "--root", str(other)]) == 0
+    told([*memory, "export", ENGINE, str(again), "--root", str(other)])
     assert again.read_bytes() == file.read_bytes()
 
 

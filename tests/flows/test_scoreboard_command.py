@@ -264,6 +264,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is not a folder"),
+        ([*IN_ITALIAN, "--model", "x", "folder=~nobody.of.that.name/x"], "home folder of an unknown user"),
         ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
         ([*IN_ITALIAN, "--model", "x"], "name the model by one of folder=..."),
         ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "the first word must be a name"),
