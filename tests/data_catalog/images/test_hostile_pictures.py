@@ -60,19 +60,6 @@ def grey_tiff(width: int, height: int, *more: tuple[int, int, int, int], next_if
     return tiff(*sorted([*entries, *more]), next_ifd=next_ifd, data=pixels)
 
 
-def many_pages(num: int) -> bytes:
-    """A TIFF whose directories lead from one to the next, `num` of them, without a single pixel of their own."""
-    first = grey_tiff(64, 64)
-    start = len(first) + len(first) % 2
-    body = bytearray(first + bytes(start - len(first)))
-    last = 8 + 2 + 12 * 8
-    body[last : last + 4] = struct.pack("<I", start)
-    for index in range(num):
-        entry = struct.pack("<HHHII", 1, 256, 4, 1, 64)
-        body += entry + struct.pack("<I", start + 18 * (index + 1) if index < num - 1 else 0)
-    return bytes(body)
-
-
 def with_height(jpeg: bytes, height: int) -> bytes:
     """The JPEG with another height in its frame header."""
     start = next(at for at in range(len(jpeg)) if jpeg[at : at + 2] in (b"\xff\xc0", b"\xff\xc2"))
@@ -198,7 +185,6 @@ def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
         "jpeg with what looks like scans behind it": (plain + with_scans(progressive, 400), GOOD),
         "jpeg with a segment of no length": (plain[:-2] + (SCAN + b"\0\0") * 500, TOO_MANY_SCANS),
         "tiff, endless directories": (grey_tiff(64, 64, next_ifd=8), GOOD),
-        "tiff, 200,000 directories": (many_pages(200_000), ("animated", "TIFF")),
         "tiff, next directory outside": (grey_tiff(64, 64, next_ifd=2**31), ("animated", "TIFF")),
         "tiff, huge tag": (grey_tiff(64, 64, (270, 2, 2**32 - 1, 8)), GOOD),
         "tiff of 2^31": (tiff((256, 4, 1, 2**31), (257, 4, 1, 2**31)), ("decode_error", "TIFF with a broken header")),

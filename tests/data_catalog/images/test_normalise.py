@@ -4,7 +4,6 @@ import io
 import random
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -263,56 +262,18 @@ def test_photographs_as_jpeg(image_size: int, both: Both, shared_data: Path) -> 
             assert difference(*pair) <= 1.5
 
 
-@pytest.mark.real_data
-def test_large_photos_decoded_at_a_fraction_stay_close(shared_data: Path, file_of: FileOf) -> None:
-    """A photograph of the size that cameras make, four COCO ones."""
-    mosaic = Image.new("RGB", (2400, 2400))
-    for index, path in enumerate(sorted((shared_data / "coco" / "train2017").glob("*.jpg"))[:4]):
-        photo = Image.open(path).convert("RGB").resize((1200, 1200), Image.Resampling.LANCZOS)
-        mosaic.paste(photo, (index % 2 * 1200, index // 2 * 1200))
-    raw = file_of(mosaic, "JPEG", quality=95)
-    for size in (224, 384):
-        exact, quick = (
-            normalise_image(raw, NormaliseConfig(image_size=size, scaled_decoding=scaled, **PNG))
-            for scaled in (False, True)
-        )
+def test_a_large_jpeg_decoded_at_a_fraction_stays_close(file_of: FileOf) -> None:
+    blobs = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (1600, 2400, 3), np.uint8), (0, 0), 5)
+    raw = file_of(Image.fromarray(cv2.normalize(blobs, blobs, 0, 255, cv2.NORM_MINMAX)), "JPEG", quality=95)
+    for size in (64, 224, 384):
+        configs = [NormaliseConfig(image_size=size, scaled_decoding=scaled, **PNG) for scaled in (False, True)]
+        exact, quick = (normalise_image(raw, config) for config in configs)
         assert exact.original_width == quick.original_width == 2400
         assert exact.data != quick.data
         assert difference(decoded(exact), decoded(quick)) <= 1.5
 
 
 # Kinds of pixels, each against what its colours mean
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel; values of shape (height, width, 1, 3 or 4)."""
-    height, width, channels = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_sixteen_bits_keep_their_high_byte(channels: int) -> None:
-    values = np.random.default_rng(1).integers(0, 2**16, (48, 64, channels))
-    clear = 9 if channels == 4 else 0  # rows
-    values[..., 3:] = 0xFFFF
-    values[:clear, :, 3:] = 0
-    found = pixels(png16(values))
-    assert (found[:clear] == 255).all()
-    assert (found[clear:] == np.broadcast_to(values[clear:, :, :3] >> 8, (48 - clear, 64, 3))).all()
-
-
-def test_sixteen_bit_grey_tiff() -> None:
-    values = np.random.default_rng(3).integers(0, 2**16, (48, 64), np.uint16)
-    for order in ("<u2", ">u2"):
-        buffer = io.BytesIO()
-        Image.fromarray(values.astype(order)).save(buffer, "TIFF")
-        assert (pixels(buffer.getvalue()) == np.repeat((values >> 8)[..., None], 3, axis=2)).all()
 
 
 def test_cmyk_is_upside_down_with_and_without_the_marker_of_adobe(picture: Image.Image, file_of: FileOf) -> None:
@@ -324,16 +285,6 @@ def test_cmyk_is_upside_down_with_and_without_the_marker_of_adobe(picture: Image
     assert b"Adobe" not in unmarked
     for body in (raw, unmarked):
         assert difference(pixels(body), picture) <= 2
-
-
-def test_ycck(picture: Image.Image, file_of: FileOf) -> None:
-    """Three planes hold the brightness and colour of what the ink leaves: as Photoshop writes CMYK."""
-    inverted = Image.eval(picture, lambda value: 255 - value).convert("YCbCr")
-    # Pillow turns CMYK upside down as it writes it; so what is to be stored as it is goes in upside down.
-    planes = [Image.eval(plane, lambda value: 255 - value) for plane in inverted.split()]
-    raw = bytearray(file_of(Image.merge("CMYK", [*planes, Image.new("L", picture.size, 0)]), "JPEG", quality=98))
-    raw[raw.index(b"Adobe") + 11] = 2  # the transform: YCCK
-    assert difference(pixels(bytes(raw)), picture) <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -348,15 +299,6 @@ def test_half_transparent_pixels_mix_with_the_matte(mode: str, file_of: FileOf) 
         assert (found[:, 60] == 90).all()
         assert (found[:, 2] == wanted).all()
         assert np.abs(found[:, 20] - (90 + (wanted - 90) * 127 / 255)).max() <= 1
-
-
-def test_a_transparent_colour_of_a_palette_is_matte(file_of: FileOf, picture: Image.Image) -> None:
-    palette = picture.quantize(16)
-    index = palette.getpixel((5, 5))
-    found = pixels(file_of(palette, "PNG", transparency=index))
-    clear = np.asarray(palette) == index
-    assert (found[clear] == 255).all()
-    assert (found[~clear] == np.asarray(palette.convert("RGB"))[~clear]).all()
 
 
 def swapped_profile() -> bytes:
