@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from data_catalog.database.catalog import query
 from data_catalog.images import workers
 from data_catalog.images.children import ChildPool
+from data_catalog.report.page import refresh_report
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
 from flows.orchestration.prefect_env import Api, read_env_block
@@ -100,10 +101,14 @@ def english_recipe(english_overrides: list[str]) -> EnglishRecipe:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe) -> tuple[Path, BuildReport]:
+def built(
+    tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe, _shared_pool: ChildPool
+) -> tuple[Path, BuildReport]:
     """A root with the small English sample, and the report of its build."""
     root = tmp_path_factory.mktemp("built") / "catalog"
-    with LocalExecutor() as executor:
+    with LocalExecutor() as executor, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "ChildPool", lambda: _shared_pool)
+        patch.setattr("flows.jobs.refresh_report", refresh_report)  # also where it is asked for among quick builds
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
 
 
