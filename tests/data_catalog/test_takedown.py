@@ -454,7 +454,7 @@ def test_damage_is_not_hidden_under_a_new_sha256(before: Snapshot, kind: str) ->
         content = bytearray(path.read_bytes())
         content[len(content) // 3] ^= 1
         path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"sha256 differs.*restore it from a copy"):
+    with pytest.raises(DamagedError, match=r"sha256 differs.*Restore the file from a copy"):
         rewrite_files(before, before.folder.with_name("after"), ["web:a"])
 
 

@@ -153,7 +153,7 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
         ),
         (["--to", "de"], "translates en to it, but en to de is needed"),
         (["--column", "caption"], "the format lines has no columns"),
-        (["--format", "csv"], "in.txt has no column 'caption': name one of two red stars"),
+        (["--format", "csv"], "in.txt has no column 'caption': choose one of two red stars"),
         (["--format", "parquet"], "Parquet cannot be piped"),
         (["--out", "in.txt", "--force"], "in.txt is the input"),
         (["--out", "old.txt"], "old.txt exists"),

@@ -196,7 +196,7 @@ def test_a_damaged_file_is_named(built: Built, copy: Path, capsys: Capture, kind
 def test_other_datasets_and_snapshots(built: Built, capsys: Capture) -> None:
     root, snapshot, sample = built[0], built[1].snapshot.snapshot, a_pair(built[0])
     assert sample in told(root, sample, capsys, "--snapshot", snapshot[:6], "--dataset", "scenes")
-    assert f"there are {snapshot} of scenes" in refused(root, sample, capsys, "--snapshot", "ffff")
+    assert f"it has {snapshot} of scenes" in refused(root, sample, capsys, "--snapshot", "ffff")
     assert "no dataset 'klingon'" in refused(root, sample, capsys, "--dataset", "klingon")
     assert "holds no dataset" in refused(root / "datasets" / "nowhere", sample, capsys)
 

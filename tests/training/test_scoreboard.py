@@ -239,7 +239,7 @@ def test_a_picture_under_two_names_is_told() -> None:
     )
     assert score_models([knower("all")], [classes], CONFIG).sets[0].notes == ()
     (note,) = score_models([knower("all")], [replace(classes, labels=[0, 1, 1])], CONFIG).sets[0].notes
-    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), under different")
+    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), but different")
 
 
 def test_differences_draw_images_with_all_of_their_captions() -> None:
@@ -362,7 +362,7 @@ def test_classes_with_one_name_count_wrong_and_are_told(folders: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "templates", "error"),
     [
-        (WORDS[:3], ["{c}"], "3 class names for 4 folders"),
+        (WORDS[:3], ["{c}"], "3 class names for 4 image folders"),
         ({"n00": "rosso"}, ["{c}"], "lack the folder n01"),
         (WORDS, ["una foto"], "'una foto' has no {c}"),
         (WORDS, [], "no templates"),

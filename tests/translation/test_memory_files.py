@@ -115,7 +115,7 @@ def wrong_files(folder: Path) -> list[tuple[Path, str]]:
         pq.write_table(scores, files[-1][0])
     for number, name in enumerate(("source_caption", "caption")):
         column = pa.array([b"\xff\xfe"], pa.binary()).view(pa.string())
-        files.append((folder / f"{name}.parquet", "a text that is not UTF-8"))
+        files.append((folder / f"{name}.parquet", "contains text that is not UTF-8"))
         pq.write_table(table.set_column(number, table.schema.field(name), column), files[-1][0])
     (folder / "text.parquet").write_text("source_caption,caption\n")
     rotten = bytearray(good.read_bytes())
@@ -134,7 +134,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_an_export_replaces_nothing_unless_told_to(tmp_path: Path) -> None:
     memory, path = memory_of(tmp_path / "memory", {"a": said("1")}), tmp_path / "thesis.parquet"
     path.write_text("years of work")
-    with pytest.raises(SettingsError, match=r"thesis\.parquet exists already.*--force"):
+    with pytest.raises(SettingsError, match=r"thesis\.parquet already exists.*--force"):
         export_memory(memory, path)
     assert path.read_text() == "years of work"
     assert export_memory(memory, path, overwrite=True) == 1
@@ -146,7 +146,7 @@ def test_an_export_to_an_impossible_place_is_a_config_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="is a folder: give the path of the file"):
         export_memory(memory, tmp_path, overwrite=True)
-    with pytest.raises(DiskError, match="file is not a writable folder"):
+    with pytest.raises(DiskError, match="file cannot be created"):
         export_memory(memory, tmp_path / "file" / "out.parquet")
 
 

@@ -173,7 +173,7 @@ def test_too_few_pairs_are_config_errors_that_say_what_was_dropped(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"pairs\.tsv is no file"),
+        (None, r"pairs\.tsv is not a file"),
         (b"", "is empty: expected UTF-8 lines"),
         (gzip.compress(b""), "is empty: expected UTF-8 lines"),
         (gzip.compress(GOOD)[:-12], "truncated gzip"),

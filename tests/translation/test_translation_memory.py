@@ -53,7 +53,7 @@ def test_what_was_recorded_is_known_to_the_next(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["taken", "taken/memory", "taken/deep/memory"])
 def test_a_file_in_the_folder_s_place_is_refused_before_anything_is_translated(tmp_path: Path, folder: str) -> None:
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(DiskError, match=r"cannot be the folder of the translation memories: .*taken is a file"):
+    with pytest.raises(DiskError, match=r"cannot be the folder of the translation memories, because .*taken is a file"):
         TranslationMemory(tmp_path / folder, "x")
 
 
@@ -253,7 +253,7 @@ def test_damage_is_named(damage: Any, tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path, "x")
     memory.record(captions, [said(caption.title()) for caption in captions])
     damage(memory.path)
-    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged \(.*\): remove it, and its captions are translated"):
+    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged \(.*\)\. Remove it, and its captions are translated"):
         TranslationMemory(tmp_path, "x").known(captions)
 
 

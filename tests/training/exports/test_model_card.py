@@ -295,7 +295,7 @@ def test_texts_that_look_like_another_language_are_in_that(
             "also where",
         ),
         ("de", True, True, ["scored in `de` and `it` and in no others, but was never trained in `de`"], "not recorded"),
-        ("de", False, True, ["scored in `de` and in no others, but was never trained in `de`. Its"], "`de` and"),
+        ("de", False, True, ["scored in `de` and in no others, but was never trained in `de`. Its"], "`de` and `"),
         (None, True, True, ["of the texts of xtd10 was not recorded", "scored in `it`. Its"], "no others"),
         (None, False, True, ["trained on captions in one language, `it`", "xtd10 was not recorded"], "scored in"),
         ("de", True, False, ["of the texts of test was not recorded", "scored in `de`. Its"], "trained on captions"),

@@ -171,8 +171,8 @@ def test_a_package_that_does_not_open(source: str, install: Install) -> None:
 
 
 BROKEN_AT_WORK = {
-    "return []": "it returned 0 translations of 2 captions",
-    "return ['x'] * 3": "it returned 3 translations of 2 captions",
+    "return []": "it returned 0 translations for 2 captions",
+    "return ['x'] * 3": "it returned 3 translations for 2 captions",
     "return 'ab'": "it returned 'ab', not a list",
     "return (c for c in captions)": "it returned a generator, not a list",
     "return None": "it returned None, not a list",
@@ -182,9 +182,9 @@ BROKEN_AT_WORK = {
     "return [('x', float('nan')), 'y']": "its score of 'a' is nan",
     "return [('x', True), 'y']": "its score of 'a' is True",
     r"return ['x\0', 'y']": "its translation of 'a' contains a NUL character",
-    r"return ['x', '\ud800']": "its translation of 'b' holds half of a surrogate pair",
+    r"return ['x', '\ud800']": "its translation of 'b' contains half of a surrogate pair",
     "self.fingerprint = '2'; return captions": "its fingerprint changed while it translated",
-    "captions.clear(); return captions": "it returned 0 translations of 2 captions",
+    "captions.clear(); return captions": "it returned 0 translations for 2 captions",
     "raise ValueError('two\\nlines')": "(ValueError: two lines): repair mine-engine; finished translations are kept",
     "exit(3)": "(SystemExit: 3)",
 }
@@ -246,7 +246,7 @@ def test_metadata_may_be_anything(
     (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
     (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
     assert [each.name for each in find_plugins()] == ["orphan"]
-    assert "the engines of the package shapeless are unknown" in caplog.text
+    assert "the engines of the package shapeless cannot be read" in caplog.text
     assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text
     assert opened("orphan").translate(["a"])[0].text == "A"
 

@@ -98,10 +98,10 @@ def test_parquet_from_pandas_reads_back_in_pandas(tmp_path: Path, translated: Tr
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"text": ["a"]}, "has no column 'caption': name one of text"),
+        ({"text": ["a"]}, "has no column 'caption': choose one of text"),
         ({"caption": [["a"]]}, "has the type list<.*>, not text"),
         ({"caption": [1]}, "has the type int64, not text"),
-        ({"caption": ["a"], "caption_it": ["b"]}, "has a column 'caption_it' already"),
+        ({"caption": ["a"], "caption_it": ["b"]}, "already has a column 'caption_it'"),
     ],
 )
 def test_parquet_without_the_column_is_refused(

@@ -260,7 +260,7 @@ def test_a_place_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> Non
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.argosmodel"):
         open_package(tmp_path / "absent.argosmodel", tmp_path)
-    with pytest.raises(InputError, match=r"absent\.argosmodel is no file"):
+    with pytest.raises(InputError, match=r"absent\.argosmodel is not a file"):
         install(tmp_path / "absent.argosmodel", tmp_path)
 
 

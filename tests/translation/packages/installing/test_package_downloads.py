@@ -33,7 +33,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server: Any, install: Install) 
 
 def test_the_next_run_goes_on_where_the_last_one_gave_up(server: Any, install: Install) -> None:
     server.faults["/p"] = [server.cut(300_000), server.status(500), server.status(502)]
-    with pytest.raises(InputError, match=r"answers HTTP 502.*run the same command again later"):
+    with pytest.raises(InputError, match=r"answers HTTP 502.*Run the same command again later"):
         install()
     assert install(sha256=server.sha256).changed
     assert server.headers_of("/p")[3]["Range"] == "bytes=300000-"
@@ -185,7 +185,7 @@ def test_an_index_that_cannot_be_had_says_how_to_do_without(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(InputError, match=r"cannot be had.*on another machine.*`vernaclip mt install FILE`"):
+        with pytest.raises(InputError, match=r"cannot be downloaded.*on another machine.*`vernaclip mt install FILE`"):
             install()
     monkeypatch.setenv("ARGOS_PACKAGE_INDEX", "http://example.org/")
     with pytest.raises(InputError, match="only https is safe"):
