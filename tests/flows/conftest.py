@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,13 @@ def built(tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecip
     root = tmp_path_factory.mktemp("built") / "catalog"
     with LocalExecutor() as executor:
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
+
+
+@pytest.fixture
+def copied(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+    """A copy of its root, to be changed: without step outputs and upstream files, its views those of the original."""
+    ignored = shutil.ignore_patterns("work", "upstream", "packages")
+    return Path(shutil.copytree(built[0], tmp_path / "it's a root", ignore=ignored))
 
 
 class ApiDoors:

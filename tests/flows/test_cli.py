@@ -150,7 +150,6 @@ def test_an_error_on_the_default_root_says_that_none_was_given(
         ["build", "klingon", "--executor", "local"],
         ["build", "missing.toml", "--executor", "local"],
         ["train", "scenes", "--executor", "local"],
-        ["evaluate", "scenes", "--executor", "local"],
         ["scoreboard", "--language", "it"],
         ["catalog", "--rebuild"],
         ["export", "photos", "--format", "urls"],

@@ -11,6 +11,7 @@ import yaml
 HOME = Path(__file__).parents[2]
 PAGES = sorted((HOME / "docs").glob("*.md"))
 PACKAGES = ("vernaclip", "flows", "translation", "cleaning", "training", "data_catalog")
+MAX_PAGES, MAX_WORDS = 12, 16_200
 FOLDERS = (*PACKAGES, "tests", "benchmarks", "docs")
 TEXTS = [
     *HOME.glob("*.md"),
@@ -36,6 +37,11 @@ def places(navigation: object) -> list[str]:
 def test_the_navigation_has_every_page_once() -> None:
     site = yaml.safe_load((HOME / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(places(site["nav"])) == [path.name for path in PAGES]
+
+
+def test_the_pages_are_few_and_short() -> None:
+    assert len(PAGES) <= MAX_PAGES
+    assert sum(len(path.read_text(encoding="utf-8").split()) for path in PAGES) <= MAX_WORDS
 
 
 def test_a_page_that_is_named_anywhere_exists_and_has_the_heading() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,16 +19,8 @@ from flows.recipe.recipe import load_recipe, what_settings
 Built = tuple[Path, BuildReport]
 
 
-@pytest.fixture
-def root(built: Built, tmp_path: Path) -> Path:
-    """A copy of the built root that may be written to."""
-    copy = tmp_path / "catalog"
-    shutil.copytree(built[0], copy, ignore=shutil.ignore_patterns("upstream", "work"))
-    return copy
-
-
-def test_a_build_writes_its_card_and_metadata_and_verifies_them(root: Path) -> None:
-    snapshot = require_snapshot(root, "scenes")
+def test_a_build_writes_its_card_and_metadata_and_verifies_them(copied: Path) -> None:
+    snapshot = require_snapshot(copied, "scenes")
     documents = {entry["path"]: entry for entry in snapshot.manifest["documents"]}
     assert documents.keys() == {"README.md", "croissant.json"}
     assert all((snapshot.folder / name).stat().st_size == entry["bytes"] for name, entry in documents.items())
@@ -46,19 +37,21 @@ def test_a_build_writes_its_card_and_metadata_and_verifies_them(root: Path) -> N
     assert problem.startswith(f"{card} is damaged")
 
 
-def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["export", "scenes", "--root", str(root), "--format"]
+def test_the_command_says_what_is_in_an_export_and_what_is_not(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", "scenes", "--root", str(copied), "--format"]
     assert main([*arguments, "huggingface"]) == 0
-    assert f"Exported: {root}/exports/scenes/huggingface" in capsys.readouterr().out
+    assert f"Exported: {copied}/exports/scenes/huggingface" in capsys.readouterr().out
     assert main([*arguments, "huggingface"]) == 0
-    assert f"Up to date: {root}/exports/scenes/huggingface" in capsys.readouterr().out
-    assert main([*arguments, "urls", "--out", str(root.parent / "list")]) == 0
+    assert f"Up to date: {copied}/exports/scenes/huggingface" in capsys.readouterr().out
+    assert main([*arguments, "urls", "--out", str(copied.parent / "list")]) == 0
     said = capsys.readouterr().out
     assert "images of flickr8k are not exported: they have no URL" in said
     assert "the export was made without pixels" in said
-    assert f"Exported: {root.parent}/list" in said
-    rebuild(root)
-    assert main(["verify", "--root", str(root)]) == 0
+    assert f"Exported: {copied.parent}/list" in said
+    rebuild(copied)
+    assert main(["verify", "--root", str(copied)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -80,9 +73,9 @@ def test_wrong_wishes_are_one_sentence(
 @pytest.mark.parametrize(
     ("failpoint", "returncode"), [("atomic.after_write=enospc", 1), ("atomic.after_fsync:2=kill", -9)]
 )
-def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode: int, root: Path) -> None:
-    place = root / "exports" / "scenes" / "webdataset"
-    words = ["export", "scenes", "--root", str(root), "--format", "webdataset"]
+def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode: int, copied: Path) -> None:
+    place = copied / "exports" / "scenes" / "webdataset"
+    words = ["export", "scenes", "--root", str(copied), "--format", "webdataset"]
     environment = {**os.environ, "VERNACLIP_FAILPOINTS": failpoint}
     command = [sys.executable, "-m", "flows.cli", *words]
     failed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

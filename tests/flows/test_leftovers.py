@@ -14,13 +14,11 @@ from data_catalog.storage.shards import write_json
 from data_catalog.takedown import (
     clear_exports,
     clear_features,
-    clear_indexes,
-    clear_log,
     clear_work,
     models_of,
     with_found_copies,
 )
-from data_catalog.tombstones import Matcher, Tombstones, new_tombstone
+from data_catalog.tombstones import Tombstones, new_tombstone
 
 Row = dict[str, object]
 GONE: Row = {"dataset": "web", "snapshot": "0123456789ab", "format": "urls", "tombstones": None, "files": {}}
@@ -44,34 +42,24 @@ def test_exports_of_snapshots_that_are_gone_go_wherever_they_are(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("linked", "record"),
-    [("exports", True), ("exports/web/urls", True), ("exports/web", False)],
+    ("linked", "is_recorded"), [("exports", True), ("exports/web/urls", True), ("exports/web", False)]
 )
 def test_exports_on_another_disk_go_as_well_where_their_record_says_what_they_are(
-    tmp_path: Path, linked: str, *, record: bool, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, linked: str, is_recorded: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
     (root / linked).parent.mkdir(parents=True)
     disk.mkdir()
     (root / linked).symlink_to(disk)
     folder = write_export(root / "exports/web/urls")
-    if not record:
+    if not is_recorded:
         (folder / "export.json").unlink()
     write_export(tmp_path / "disk-of-others/exports/web/urls")
     (root / "others").symlink_to(tmp_path / "disk-of-others")
-    assert clear_exports(root) == ([folder] if record else [])
-    assert any(path.is_file() for path in disk.rglob("*")) is not record
-    assert (f"{folder} has no record of an export" in caplog.text) is not record
+    assert clear_exports(root) == ([folder] if is_recorded else [])
+    assert any(path.is_file() for path in disk.rglob("*")) is not is_recorded
+    assert (f"{folder} has no record of an export" in caplog.text) is not is_recorded
     assert (tmp_path / "disk-of-others/exports/web/urls/export.json").is_file(), "no link is followed but ours"
-    assert clear_exports(root) == []
-
-
-@pytest.mark.parametrize("place", ["exports/web/urls", "share/.tmp-new-urls", ".tmp-removed-mine"])
-def test_what_a_killed_export_or_removal_left_goes(tmp_path: Path, place: str) -> None:
-    (tmp_path / place).mkdir(parents=True)
-    (tmp_path / place / "train.tar").write_bytes(b"pixels")
-    assert clear_exports(tmp_path) == [tmp_path / place]
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("text", ["[]", "no JSON", json.dumps({"dataset": "web", "snapshot": "0123456789ab"})])
@@ -81,19 +69,6 @@ def test_other_peoples_files_of_that_name_stay(tmp_path: Path, text: str) -> Non
     path.write_text(text, encoding="utf-8")
     assert clear_exports(tmp_path) == []
     assert path.is_file()
-
-
-def test_indexes_go_of_the_datasets_that_are_named(tmp_path: Path) -> None:
-    """Also one that a killed removal left."""
-    places = ("web/aaaa/index/k", "web/aaaa/.tmp-removed-index/k", "web/aaaa/.tmp-state", "other/bbbb/index/k")
-    index, left, training, others = (tmp_path / "models" / place / "features.npy" for place in places)
-    for path in (index, left, training, others):
-        path.parent.mkdir(parents=True)
-        path.write_bytes(b"numbers")
-    assert clear_indexes(tmp_path, ["web", "absent"]) == [index.parents[1]]
-    assert not left.exists()
-    assert training.exists(), "a model may be trained meanwhile"
-    assert others.exists()
 
 
 def test_features_of_test_images_go_of_all_models(tmp_path: Path) -> None:
@@ -114,13 +89,6 @@ def test_a_damaged_pointer_to_a_model_stops_no_take_down(tmp_path: Path, caplog:
     gone = [("local", "0123456789ab"), ("web", "0123456789ab")]
     assert models_of(tmp_path, gone) == [tmp_path / "models/web/aaaa"]
     assert "models/local/current.json is damaged" in caplog.text
-
-
-def test_a_log_that_was_being_written_goes(tmp_path: Path) -> None:
-    left = tmp_path / ".tmp-0123.parquet"
-    left.write_bytes(b"http://example.org/a.jpg")
-    assert clear_log(tmp_path, Matcher(Tombstones())) == 0
-    assert not left.exists()
 
 
 def write_step(root: Path, step: str, rows: list[Row], schema: pa.Schema, *, dataset: str = "web") -> Path:

@@ -47,23 +47,19 @@ def story(folder: Path) -> SampleRecord:
         "translator": "native",
         "settings": {"fetch": {"consent": {"ignore": []}, "timeout_s": 10.0}},
     }
+    named = {"caption_id": "web:1#1", "source": "web", "file": "captions"}
+    lost = {"outcome": "rejected", "step": "fetch", "drop_reason": "content_usage"}
+    first = {"tries": 2, "asking_s": 0.3, "waiting_s": 1.0, "drop_reason": "content_usage"}
+    second = {"tries": 1, "asking_s": 0.3, "waiting_s": 0.0, "drop_reason": None, "asked_at": None}
     return SampleRecord(
         snapshot=Snapshot(dataset="one", snapshot="0123456789ab", folder=folder, manifest=manifest),
         sample_id="web:1",
         shard=0,
-        captions=[
-            dict.fromkeys(("url", "path", "merged_into", "detail"))
-            | {"caption_id": "web:1#1", "source": "web", "outcome": "rejected", "step": "fetch", "file": "captions"}
-            | {"drop_reason": "content_usage"}
-        ],
+        captions=[dict.fromkeys(("url", "path", "merged_into", "detail")) | named | lost],
         image=image,
         pairs={},
         captions_of_others=[],
-        requests=[
-            {"tries": 2, "asking_s": 0.3, "waiting_s": 1.0, "drop_reason": "content_usage"}
-            | {"asked_at": datetime(2026, 11, 27, 20, 0, 1, tzinfo=UTC)},
-            {"tries": 1, "asking_s": 0.3, "waiting_s": 0.0, "drop_reason": None, "asked_at": None},
-        ],
+        requests=[{**first, "asked_at": datetime(2026, 11, 27, 20, 0, 1, tzinfo=UTC)}, second],
     )
 
 

@@ -106,13 +106,25 @@ def test_no_csv_cell_begins_as_a_formula_or_steers_a_terminal(text: str) -> None
         assert cell == text
 
 
-def test_lists_and_bytes_in_csv_and_json(root: Path, capsys: Capture) -> None:
+def test_values_of_all_sorts_in_every_form(root: Path, capsys: Capture) -> None:
     sql = "SELECT ['a', NULL, 'b,c'] AS l, {'k': 'ò'} AS s, '\\x00\\xFF'::BLOB AS b, NULL AS n, true AS t"
+    sql += ", sum(range) AS i, sum(range)::DECIMAL(20, 2) / 4 AS d, ['nan'::DOUBLE, 1] AS f FROM range(100_000)"
     [row] = list(csv.DictReader(io.StringIO(answer(root, sql, capsys, "--format", "csv"))))
     assert json.loads(row["l"]) == ["a", None, "b,c"]
     assert (json.loads(row["s"]), row["b"], row["n"], row["t"]) == ({"k": "ò"}, "00ff", "", "True")
-    found: dict[str, Any] = json.loads(answer(root, sql, capsys, "--format", "json"))
-    assert found == {"l": ["a", None, "b,c"], "s": {"k": "ò"}, "b": "00ff", "n": None, "t": True}
+    found: dict[str, Any] = json.loads(answer(root, sql, capsys, "--format", "json"), parse_constant=pytest.fail)
+    assert found == {
+        "l": ["a", None, "b,c"],
+        "s": {"k": "ò"},
+        "b": "00ff",
+        "n": None,
+        "t": True,
+        "i": 4_999_950_000,
+        "d": 1_249_987_500.0,
+        "f": [None, 1.0],
+    }
+    assert isinstance(found["i"], int)
+    assert "4,999,950,000" in answer(root, sql, capsys)
 
 
 def test_steering_characters_do_nothing_in_any_form(root: Path, capsys: Capture) -> None:
@@ -153,18 +165,8 @@ def test_a_failing_query_leaves_the_file_that_was_there(root: Path, tmp_path: Pa
 def test_columns_of_one_name_are_told_apart(root: Path, capsys: Capture, tmp_path: Path) -> None:
     sql, names = "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a", ["a", "a_1", "a_1_1", "a_2"]
     assert answer(root, sql, capsys).split("\n")[0].split() == names
-    assert json.loads(answer(root, sql, capsys, "--format", "json")) == dict(zip(names, [1, 2, 3, 4], strict=True))
-    assert answer(root, sql, capsys, "--format", "csv").split() == [",".join(names), "1,2,3,4"]
     answer(root, sql, capsys, "--format", "parquet", "--out", str(tmp_path / "x.parquet"))
     assert pq.read_table(tmp_path / "x.parquet").to_pylist() == [dict(zip(names, [1, 2, 3, 4], strict=True))]
-
-
-def test_sums_are_numbers_in_every_form(root: Path, capsys: Capture) -> None:
-    sql = "SELECT sum(range) AS n, sum(range)::DECIMAL(20, 2) / 4 AS d, ['nan'::DOUBLE, 1] AS f FROM range(100_000)"
-    assert "4,999,950,000" in answer(root, sql, capsys)
-    line = answer(root, sql, capsys, "--format", "json")
-    assert json.loads(line, parse_constant=pytest.fail) == {"n": 4_999_950_000, "d": 1_249_987_500.0, "f": [None, 1.0]}
-    assert '"n": 4999950000,' in line
 
 
 def test_what_is_no_text_is_no_question(root: Path, capsys: Capture) -> None:

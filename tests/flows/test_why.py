@@ -49,13 +49,6 @@ def a_pair(root: Path) -> str:
     return str(rows(root, "SELECT sample_id FROM pairs ORDER BY 1 LIMIT 1")[0]["sample_id"])
 
 
-@pytest.fixture
-def copy(built: Built, tmp_path: Path) -> Path:
-    """A copy of the root, to be changed."""
-    ignored = shutil.ignore_patterns("work", "upstream", "packages")
-    return Path(shutil.copytree(built[0], tmp_path / "copy", ignore=ignored))
-
-
 def test_every_row_is_found_by_each_of_its_names(built: Built, capsys: Capture) -> None:
     root = built[0]
     sample = rows(root, "SELECT sample_id, url, final_url, sha256 FROM images WHERE final_url IS NOT NULL LIMIT 1")[0]
@@ -136,19 +129,17 @@ def test_json_has_all_columns_meanings_and_rules(built: Built, capsys: Capture) 
     assert set(CAPTIONS.names) <= set(story["captions"][0])
     assert set(OUTCOMES.names) <= set(story["image"])
     assert story["captions"][0]["meaning"]
-    assert [step["step"] for step in story["steps"]] == [
-        row["step"] for row in rows(root, "SELECT DISTINCT step, step_number FROM funnel ORDER BY step_number")
-    ]
+    steps = rows(root, "SELECT DISTINCT step, step_number FROM funnel ORDER BY step_number")
+    assert [step["step"] for step in story["steps"]] == [row["step"] for row in steps]
     assert {step["step"]: step["rules"] for step in story["steps"]}["check"]["check"]["min_words"] == 2
 
 
 def test_all_rules_are_told_on_demand(built: Built, capsys: Capture) -> None:
     root, sample = built[0], a_pair(built[0])
     assert "rules of" not in told(root, sample, capsys)
-    text = told(root, sample, capsys, "--rules")
+    text = " ".join(told(root, sample, capsys, "--rules").split())
     assert all(f"rules of {section}: " in text for section in ("clean", "repeats", "check", "fetch", "duplicates"))
-    assert "keep = [source, resolution, captions], max_distance = 6" in " ".join(text.split())
-    assert "order = []," in text
+    assert "keep = [source, resolution, captions], max_distance = 6" in text
 
 
 def test_no_column_is_forgotten() -> None:
@@ -183,12 +174,12 @@ def test_nonsense_is_refused_in_one_harmless_sentence(built: Built, capsys: Capt
     ("kind", "is_there"),
     [("captions", True), ("images", False), ("pairs", True), ("lookup", False), ("lookup", True), ("fetch-log", True)],
 )
-def test_a_damaged_file_is_named(built: Built, copy: Path, capsys: Capture, kind: str, is_there: bool) -> None:
-    files = list((copy / "datasets" / "scenes").rglob(f"{kind}/*.parquet"))
+def test_a_damaged_file_is_named(built: Built, copied: Path, capsys: Capture, kind: str, is_there: bool) -> None:
+    files = list((copied / "datasets" / "scenes").rglob(f"{kind}/*.parquet"))
     assert files
     for path in files:
         path.write_bytes(path.read_bytes()[:50]) if is_there else path.unlink()
-    error = refused(copy, a_pair(built[0]), capsys)
+    error = refused(copied, a_pair(built[0]), capsys)
     assert any(str(path) in error for path in files)
     assert "`vernaclip verify` lists all damaged files" in error
 
@@ -201,31 +192,31 @@ def test_other_datasets_and_snapshots(built: Built, capsys: Capture) -> None:
     assert "holds no dataset" in refused(root / "datasets" / "nowhere", sample, capsys)
 
 
-def test_what_is_forgotten_is_said_with_a_row_and_without(built: Built, copy: Path, capsys: Capture) -> None:
-    shutil.rmtree(copy / "datasets" / "scenes" / "fetch-log")  # a log is no part of a snapshot, and may be gone
+def test_what_is_forgotten_is_said_with_a_row_and_without(built: Built, copied: Path, capsys: Capture) -> None:
+    shutil.rmtree(copied / "datasets" / "scenes" / "fetch-log")  # a log is no part of a snapshot, and may be gone
     sample = a_pair(built[0])
     more = [
         new_tombstone("domain", "gone.example", reason="asked by \x1b[1mits owner", date="2026-11-01"),
         new_tombstone("sample", sample),
     ]
-    write_tombstones(copy, read_tombstones(copy).with_more(more))
-    text = told(copy, "https://www.gone.example/a.jpg", capsys)
+    write_tombstones(copied, read_tombstones(copied).with_more(more))
+    text = told(copied, "https://www.gone.example/a.jpg", capsys)
     assert "is forgotten, since 2026-11-01: a take-down of the domain gone.example" in text
     assert "\x1b" not in text
     assert "No rows of it are in this root." in text
-    text = told(copy, sample, capsys)
+    text = told(copied, sample, capsys)
     assert text.startswith(f"{sample} is forgotten: a take-down of the sample")
     assert "\ncaption " in text
 
 
-def test_texts_of_a_dataset_do_nothing_to_a_terminal(copy: Path, capsys: Capture) -> None:
-    path = require_snapshot(copy, "scenes").caption_files()[0]
+def test_texts_of_a_dataset_do_nothing_to_a_terminal(copied: Path, capsys: Capture) -> None:
+    path = require_snapshot(copied, "scenes").caption_files()[0]
     table = pq.read_table(path)
     hostile = ["\x1b]0;owned\x07 \u202ereversed \x9b2J\nsecond line"] * table.num_rows
     for name in ("source_caption", "caption", "license", "upstream_file"):
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), [hostile])
     pq.write_table(table, path)
     for more in ((), ("--json",)):
-        text = told(copy, table.column("sample_id")[0].as_py(), capsys, *more)
+        text = told(copied, table.column("sample_id")[0].as_py(), capsys, *more)
         assert not set("\x1b\x07\u202e\x9b") & set(text)
         assert "u202e" in text

@@ -124,6 +124,13 @@ WRONG = {
         "contains no model of 'scenes': run `vernaclip train",
     ),
     "no such dataset": Wrong(("report", "tlh", "--root", "{built}"), InputError, "has no dataset 'tlh': run"),
+    # Options.
+    "too many examples": Wrong(
+        ("report", "scenes", "--root", "{built}", "--examples", "51"), SettingsError, "must be from 0 to 50"
+    ),
+    "a page that is a device": Wrong(
+        ("report", "scenes", "--root", "{built}", "--out", "/dev/stdout"), SettingsError, "a link, a pipe or a device"
+    ),
     # Disks.
     "a disk that takes nothing": Wrong((*BUILD[:3], "/proc/catalog", *BUILD[4:]), DiskError, "/proc"),
 }
