@@ -60,7 +60,7 @@ site: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 real: $(READY)
-	$(BIN)/pytest -m "real_data or slow" --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
+	$(BIN)/pytest -m "real_data or slow or hypothesis" --hypothesis-profile thorough --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
 
 bench: $(READY)
 	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark --quick || exit 1; done

@@ -12,9 +12,10 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from data_catalog.storage.work import Commit
 
-# A busy machine is no defect: no test fails for being slow.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# A busy machine is no defect: no test fails for being slow. `make real` names the profile "thorough".
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.load_profile("quick")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -70,23 +70,17 @@ def test_selection_is_counted_and_malformed_rows_are_kept_as_rejects(tmp_path: P
     assert rejected["upstream_file"] == "a.tsv"
 
 
-def test_all_captions_of_a_sample_lie_in_one_shard(tmp_path: Path) -> None:
-    rows = [row(str(n % 50), f"caption {n}", n, tmp_path) for n in range(500)]
-    paths, _ = ingested(tmp_path / "work", [source(rows, tmp_path)], shard_size=10)
-    shards = [set(pq.read_table(path).column("sample_id").to_pylist()) for path in paths]
-    assert len(shards) == 5
-    assert sum(len(shard) for shard in shards) == len(set.union(*shards)) == 50
-
-
-def test_a_shard_holds_one_source_and_no_source_changes_the_shards_of_another(tmp_path: Path) -> None:
+def test_a_shard_holds_whole_samples_of_one_source_and_no_source_changes_the_shards_of_another(tmp_path: Path) -> None:
     few = [row(str(n), f"caption {n}", n, tmp_path) for n in range(5)]
-    many = [row(str(n), f"caption {n}", n, tmp_path) for n in range(35)]
+    many = [row(str(n % 50), f"caption {n}", n, tmp_path) for n in range(200)]
     both = [source(many, tmp_path, name="b"), source(few, tmp_path, name="a"), source([], tmp_path, name="empty")]
     together, _ = ingested(tmp_path / "work", both, shard_size=10)
     alone, _ = ingested(tmp_path / "alone", both[:1], shard_size=10)
     found = [pq.read_table(path) for path in together]
-    assert [set(table.column("source").to_pylist()) for table in found] == [{"a"}, *[{"b"}] * 4]
+    assert [set(table.column("source").to_pylist()) for table in found] == [{"a"}, *[{"b"}] * 5]
     assert [path.read_bytes() for path in together[1:]] == [path.read_bytes() for path in alone]
+    samples = [set(table.column("sample_id").to_pylist()) for table in found[1:]]
+    assert sum(map(len, samples)) == len(set.union(*samples)) == 50
 
 
 def test_repeated_rows_get_ids_of_their_own(tmp_path: Path) -> None:
@@ -97,10 +91,12 @@ def test_repeated_rows_get_ids_of_their_own(tmp_path: Path) -> None:
     assert [found[-2:] for found in ids[1:]] == ["~2", "~3"]
 
 
+# Each example ingests twice or more.
+FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=settings().max_examples // 5)
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@FEW
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), texts), max_size=40), st.randoms(use_true_random=False))
 def test_the_order_of_reading_does_not_matter(tmp_path: Path, found: list[tuple[str, str]], random: object) -> None:
     rows = [row(sample, caption, line, tmp_path) for line, (sample, caption) in enumerate(found, start=1)]
@@ -121,13 +117,13 @@ def limited(rows: Sequence[SourceRow], folder: Path, *, shard_size: int = 3, **l
     return read_all(shards), counts["pairs"]
 
 
+@FEW
 @given(
     captions=st.lists(st.integers(1, 5), min_size=1, max_size=12),
     num_malformed=st.integers(0, 3),
     limits=st.tuples(st.integers(5, 70), st.integers(5, 70)).map(sorted),
     shuffle=st.randoms(use_true_random=False),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
 def test_a_limit_draws_whole_samples_whatever_the_order(
     tmp_path_factory: pytest.TempPathFactory, captions: Any, num_malformed: int, limits: Any, shuffle: Any
 ) -> None:
@@ -169,5 +165,6 @@ def test_another_seed_draws_other_rows_and_rows_that_are_not_asked_for_do_not_co
 
 def test_a_limit_below_the_captions_of_an_image_is_refused(tmp_path: Path) -> None:
     rows = [row("1", f"caption {number}", number, tmp_path) for number in range(5)]
+    assert limited(rows, tmp_path / "fits", limit=5)[1]["selected"] == 5
     with pytest.raises(SettingsError, match=r"sources\.pairs\.limit = 4 is less than the captions of one image"):
         limited(rows, tmp_path / "work", limit=4)

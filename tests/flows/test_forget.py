@@ -30,6 +30,7 @@ from flows.recipe.recipe import load_recipe
 from translation.engine import Translation
 from translation.memory import TranslationMemory, forget_texts
 
+pytestmark = pytest.mark.usefixtures("quick_builds")
 CAPTIONS = ["Un gatto nero dorme sopra una sedia di legno", "Due cani giocano con una palla rossa sulla spiaggia"]
 KEPT, FORGOTTEN = "127.0.0.1", "localhost"
 

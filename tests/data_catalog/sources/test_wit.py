@@ -74,13 +74,9 @@ def test_a_row(tmp_path: Path) -> None:
     ("values", "expected"),
     [
         ({"language": "de"}, "language"),
-        ({"language": ""}, "language"),
-        ({"caption_reference_description": ""}, "caption_kind"),
         ({"caption_reference_description": " \u00a0"}, "caption_kind"),
-        ({"image_url": ""}, "image_missing"),
         ({"image_url": "File:M94.gif"}, "image_missing"),
         ({"page_title": "a\0b"}, "bad_encoding"),
-        ({"caption_reference_description": "a\0b"}, "bad_encoding"),
         ({"language": "de", "page_title": "a\0b"}, "language"),
         ({"language": "it\0"}, "bad_encoding"),
         ({"caption_reference_description": "separatori\u2028di\x85riga"}, "row"),
@@ -173,12 +169,9 @@ def test_many_files_plain_and_gzipped_in_sorted_order(tmp_path: Path) -> None:
         (tsv(row()).replace("image_url", "image"), "column image_url"),
         (tsv(row()).replace("page_title", "image_url"), "column image_url"),
         (tsv(), "no rows"),
-        ("", "empty"),
-        ("\n\n", "column language"),
-        ('{"images": []}', "column language"),
     ],
 )
-def test_wrong_files(tmp_path: Path, content: str, found: str) -> None:
+def test_wrong_files_are_refused(tmp_path: Path, content: str, found: str) -> None:
     with pytest.raises(InputError, match=found):
         read(tmp_path, content)
 
@@ -191,7 +184,9 @@ def test_wrong_files(tmp_path: Path, content: str, found: str) -> None:
         ({"languages": ()}, "languages must name"),
     ],
 )
-def test_settings_that_select_nothing(tmp_path: Path, options: dict[str, tuple[str, ...]], found: str) -> None:
+def test_settings_that_select_nothing_are_refused(
+    tmp_path: Path, options: dict[str, tuple[str, ...]], found: str
+) -> None:
     with pytest.raises(SettingsError, match=found):
         read(tmp_path, tsv(row()), **options)
 
@@ -207,7 +202,7 @@ ROW = st.fixed_dictionaries(
 @given(
     rows=st.lists(ROW, min_size=1, max_size=5), garbage=NASTY.map(lambda t: t.replace("\n", "")), place=st.integers(0)
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_round_trip_with_a_garbage_line(tmp_path: Path, rows: list[dict[str, str]], garbage: str, place: int) -> None:
     wanted = [entry["caption_reference_description"] for entry in rows]
     written = [tsv(entry).partition("\n")[2] for entry in rows]

@@ -13,7 +13,6 @@ from data_catalog.identities import (
     photo_identities,
     url_identities,
 )
-from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.urls import canonical_url
 
 COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
@@ -31,27 +30,21 @@ def known(url: str) -> set[str]:
         ("https://images.cocodataset.org/val2014/COCO_val2014_000000391895.jpg", "coco:391895"),
         ("http://mscoco.org/images/000000391895.jpg", "coco:391895"),
         ("https://s3.amazonaws.com/mirror/train2014/000000391895.jpg?x=1", "coco:391895"),
-        ("https://example.org/COCO_test2015_000000000001.png", "coco:1"),
         ("https://example.org/000000391895.jpg", None),  # anybody numbers files
         ("https://example.org/train2017/100000391895.jpg", None),  # MSCOCO has no such number
         ("http://farm6.staticflickr.com/5024/5101244485_5b7e2e4b6e_z.jpg", "flickr:5101244485"),
-        ("http://farm1.static.flickr.com/2/1418878_1e92283336_m.jpg", "flickr:1418878"),
         ("http://static.flickr.com/2/1418878_1e92283336.jpg", "flickr:1418878"),
-        ("https://live.staticflickr.com/65535/51012444850_5b7e2e4b6e_3k.jpg", "flickr:51012444850"),
         ("https://c2.staticflickr.com/2/1534/24148019753_bc3bb60f50_o.png?download", "flickr:24148019753"),
         ("HTTPS://Live.StaticFlickr.COM/65535/5101244485_5b7e2e4b6e.jpg", "flickr:5101244485"),
         ("https://www.flickr.com/photos/12345678@N00/5101244485/in/photostream/", "flickr:5101244485"),
         ("https://flickr.com/photos/josé/5101244485", "flickr:5101244485"),
         ("https://www.flickr.com/photo.gne?short=1&id=5101244485", "flickr:5101244485"),
         ("https://flic.kr/p/8LMdg8", "flickr:5101244485"),
-        ("HTTPS://www.Flic.Kr/p/8LMdg8?from=x", "flickr:5101244485"),
         ("flic.kr/p/2", "flickr:1"),
         ("https://flic.kr/p/8LMdg0", None),  # no digit of theirs
         ("https://flic.kr/p/zzzzzzz", None),  # longer than any number of a photo
-        ("https://flic.kr/p/", None),
         ("https://flic.kr/s/8LMdg8", None),  # an album
         ("https://notflic.kr/p/8LMdg8", None),
-        ("https://www.flickr.com/photos/someone/albums/72157600000000000", None),
         ("https://www.flickr.com/photos/someone/123456789012345", None),  # longer than any number of a photo
         ("https://live.staticflickr.com/5024/buddyicons/5101244485.jpg", None),
         ("https://example.org/5101244485_5b7e2e4b6e.jpg", None),
@@ -71,21 +64,16 @@ def test_urls(url: str, identity: str | None) -> None:
     ("url", "names"),
     [
         (f"{COMMONS}/b/b3/Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
-        ("http://upload.wikimedia.org/wikipedia/commons/b/b3/Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         (f"{COMMONS}/thumb/b/b3/Duomo_di_Milano.jpg/440px-Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         (f"{COMMONS}/thumb/d/d7/Med.tif/lossy-page1-80px-Med.tif.jpg", ["Med.tif"]),
         (f"{COMMONS}/archive/b/b3/20090101120000%21Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         (f"{COMMONS}/b/b3/Citt%C3%A0.jpg", ["Città.jpg"]),
-        (f"{COMMONS}/b/b3/Città.jpg", ["Città.jpg"]),
         (f"{COMMONS}/b/b3/Citta%CC%80.jpg", ["Città.jpg"]),
-        (f"{COMMONS}/b/b3/%D7%AA%D7%9C-%D7%90%D7%91%D7%99%D7%91.jpg", ["תל-אביב.jpg"]),
         (f"{COMMONS}/b/b3/%E2%80%8E%D7%AA%D7%9C.jpg", ["תל.jpg"]),  # a direction mark, which MediaWiki drops
         (f"{COMMONS}/b/b3/A%28b%29%2C_100%25%3F.jpg", ["A(b),_100%?.jpg"]),
-        (f"{COMMONS}/b/b3/From_flickr_-_dog.jpg", ["From_flickr_-_dog.jpg"]),
         (f"{COMMONS}/b/b3/%E9t%E9.jpg", []),  # Latin-1: no name of a file there
         (f"{COMMONS}/b/b3/", []),
         ("https://upload.wikimedia.org/wikipedia/en/b/b3/Logo.png", ["wikipedia/en/Logo.png"]),
-        ("https://upload.wikimedia.org/wikipedia/en/thumb/b/b3/Logo.png/80px-Logo.png", ["wikipedia/en/Logo.png"]),
         ("https://upload.wikimedia.org/wikipedia/zh-min-nan/b/b3/Logo.png", ["wikipedia/zh-min-nan/Logo.png"]),
         ("https://commons.wikimedia.org/wiki/File:duomo_di  Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://commons.m.wikimedia.org/wiki/File%3ADuomo%20di_Milano.jpg#file", ["Duomo_di_Milano.jpg"]),
@@ -96,22 +84,15 @@ def test_urls(url: str, identity: str | None) -> None:
         ("https://commons.wikimedia.org/w/thumb.php?f=duomo_di_Milano.jpg&w=300", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/w/thumb.php?width=300&f=Duomo+di%20Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/w/thumb.php?f=20090101120000!A.jpg&archived=1&w=9", ["A.jpg"]),
-        ("https://en.wikipedia.org/w/thumb.php?f=Logo.png&w=9", ["Logo.png", "wikipedia/en/Logo.png"]),
         ("https://commons.wikimedia.org/w/thumb.php?w=300", []),
         ("https://commons.wikimedia.org/w/index.php?title=File:Duomo+di_Milano.jpg&a=b", ["Duomo_di_Milano.jpg"]),
-        ("https://commons.wikimedia.org/wiki/File:A&B+C.jpg", ["A&B+C.jpg"]),
         ("https://de.wikipedia.org/wiki/Datei:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
         ("https://de.wikipedia.org/w/index.php?title=bild:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
         ("https://fr.m.wikipedia.org/wiki/Fichier:Logo.png", ["Logo.png", "wikipedia/fr/Logo.png"]),
-        ("https://it.wikipedia.org/wiki/Immagine:Logo.png", ["Logo.png", "wikipedia/it/Logo.png"]),
-        ("https://cs.wikipedia.org/wiki/Soubor_:_Logo.png", ["Logo.png", "wikipedia/cs/Logo.png"]),
         ("https://ru.wikipedia.org/wiki/%D0%A4%D0%B0%D0%B9%D0%BB:Logo.png", ["Logo.png", "wikipedia/ru/Logo.png"]),
-        ("https://el.wikipedia.org/wiki/Αρχείο:Logo.png", ["Logo.png", "wikipedia/el/Logo.png"]),
         ("https://vi.wikipedia.org/wiki/T%E1%BA%ADp_tin:Logo.png", ["Logo.png", "wikipedia/vi/Logo.png"]),
-        ("https://ja.wikipedia.org/wiki/ファイル:Logo.png", ["Logo.png", "wikipedia/ja/Logo.png"]),
         ("https://tr.wikipedia.org/wiki/DOSYA:Logo.png", ["Logo.png", "wikipedia/tr/Logo.png"]),
         ("https://de.wikipedia.org/wiki/Kategorie:Logo.png", []),
-        ("https://it.wikipedia.org/wiki/Duomo_di_Milano", []),
         ("https://commons.wikimedia.org/wiki/File:ßharp.jpg", ["ßharp.jpg"]),
         ("https://commons.wikimedia.org/wiki/File:", []),
     ],
@@ -124,10 +105,8 @@ def test_files_on_wikimedia(url: str, names: list[str]) -> None:
     ("name", "identity"),
     [
         ("COCO_train2014_000000391895.jpg", "coco:391895"),
-        ("val2014/COCO_val2014_000000391895.jpg", "coco:391895"),
         ("000000391895.jpg", "coco:391895"),
         ("000391895.jpg", None),
-        ("1000268201_693b08cb0e.jpg", "flickr:1000268201"),
         ("photos/1000268201_693b08cb0e_z.JPG", "flickr:1000268201"),
         ("1000092795.jpg", None),  # a number alone says nothing, unless the source is Flickr30k
         ("20190101_120000.jpg", None),  # a camera's
@@ -174,21 +153,15 @@ def test_rows_of_each_source() -> None:
 @pytest.mark.parametrize(
     ("path", "identity"),
     [
-        ("imgs/000000391895.jpg", "coco:391895"),
-        ("000000391895.jpg", "coco:391895"),
         ("val2017/000000391895.jpg", "coco:391895"),
         ("100000391895.jpg", None),  # twelve digits, but MSCOCO has no such number
-        ("val2017/100000391895.jpg", None),
         ("000001391895.jpg", None),
         ("00000391895.jpg", None),  # eleven
-        ("0000000391895.jpg", None),  # thirteen
-        ("imgs/COCO_val2014_000000391895.jpg", "coco:391895"),
         ("20190405_0123456789.jpg", None),  # a day and a number
         ("Images/1000268201_693b08cb0e.jpg", "flickr:1000268201"),
         ("Images/1000268201_0123456789.jpg", None),
         ("Flicker8k_Dataset/1000268201_0123456789.jpg", "flickr:1000268201"),
         ("flickr30k-images/a/1000268201_0123456789_z.jpg", "flickr:1000268201"),
-        ("photos/000411001ff7dd4f.jpg", "openimages:000411001ff7dd4f"),
     ],
 )
 def test_a_file_of_ones_own_is_mscocos_or_flickrs_if_its_name_or_folder_says_so(
@@ -214,9 +187,7 @@ def test_pages_in_capitals(page_url: str, identity: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        f"{COMMONS}/b/b3/\ud800.jpg",
         f"{COMMONS}/b/b3/%41\ud800%C3.jpg",
-        "https://commons.wikimedia.org/wiki/File:\ud800.jpg",
         "https://commons.wikimedia.org/w/thumb.php?f=%41\udfff.jpg",
         "https://www.flickr.com/photos/\ud800/1?\udfff",
         "https://\ud800.org/\udfff",
@@ -227,12 +198,6 @@ def test_lone_surrogates_do_not_fail(place: str, text: str) -> None:
         for identity in row(kind, f"a:{text}", **{place: text}):
             identity.encode()
             assert not identity.startswith("wikimedia:")
-
-
-def test_kinds_that_name_samples_after_the_image_are_kinds_of_sources() -> None:
-    for kind in ("mscoco", "mscoco_it", "flickr8k", "flickr30k"):
-        assert kind in SOURCE_KINDS
-        assert row(kind, "a:12345")
 
 
 def test_names_of_flickr_sets() -> None:

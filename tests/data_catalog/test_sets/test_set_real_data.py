@@ -12,7 +12,7 @@ from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import UpstreamRow
 from data_catalog.test_sets import TEST_SET_KINDS
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 
 def identities(kind: str, *files: Path) -> tuple[set[str], list[str], int]:

@@ -1,0 +1,582 @@
+"""The golden table of a hostile web: answers, hosts and TLS gone wrong, all fetched at once, each with its outcome."""
+
+import datetime
+import gzip
+import io
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from PIL import Image
+
+from data_catalog.fetch.config import FetchConfig, HostLimits
+from data_catalog.fetch.reasons import FETCH_REASONS, NORMALISE_REASONS
+
+Outcome = tuple[str | None, str | None]
+Behaviour = Callable[[Any], object]
+
+GOOD: Outcome = (None, None)
+BROKEN_OFF = ("truncated_body", "the connection broke off")
+NO_ANSWER = ("timeout", "no answer in time")
+SLOW_BODY = ("timeout", "not all of the body in time")
+TOO_LARGE = ("too_large", "more than 1000000 bytes")
+MEMORY_MB = 600
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").resize((120, 80)).convert("RGB").save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+PICTURE = picture()
+LENGTH = len(PICTURE)
+
+
+def page(status: int, body: bytes = b"", **headers: str) -> Behaviour:
+    return lambda it: it.answer(status, body, **headers)
+
+
+def raw(*pieces: bytes) -> Behaviour:
+    """Sends exactly these bytes, and closes the connection."""
+    return lambda it: it.wfile.write(b"".join(pieces))
+
+
+def headed(*lines: str, body: bytes = PICTURE) -> Behaviour:
+    """An answer 200 with these header lines and no others."""
+    return raw("\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode("latin-1"), body)
+
+
+def chunked(body: bytes) -> Behaviour:
+    return headed("Transfer-Encoding: chunked", body=body)
+
+
+def redirect(location: str, status: int = 302) -> Behaviour:
+    return page(status, Location=location)
+
+
+def tagged(*values: str) -> Behaviour:
+    return headed(*(f"X-Robots-Tag: {value}" for value in values), f"Content-Length: {LENGTH}")
+
+
+def endless(head: bytes, piece: bytes) -> Behaviour:
+    """As fast as they are taken, until the client has had enough."""
+
+    def send(it: Any) -> None:
+        it.wfile.write(head)
+        while not it.server.stopping.is_set():
+            it.wfile.write(piece)
+
+    return send
+
+
+def dripping(head: bytes, piece: bytes = b"x") -> Behaviour:
+    return lambda it: it.drip(head, piece)
+
+
+def silent(head: bytes = b"") -> Behaviour:
+    return lambda it: (it.wfile.write(head), it.server.stopping.wait(10))
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CONTINUE, PROCESSING = b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
+# Its fields are those of the hint: a length there says nothing of the picture.
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nContent-Length: 3\r\n\r\n"
+LONG_HINTS = b"Link: <%b>\r\n" % (b"a" * 60_000)
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+ONE_CHUNK = b"%x\r\n%b\r\n" % (LENGTH, PICTURE)
+
+STATUSES: dict[str, tuple[Behaviour, Outcome]] = {
+    f"status-{status}": (page(status, b"x" if status not in (204, 304) else b""), (reason, f"HTTP {status}"))
+    for status, reason in {
+        101: "http_other",
+        204: "http_2xx",
+        302: "http_3xx",
+        304: "http_3xx",
+        404: "http_404",
+        418: "http_4xx",
+        451: "http_451",
+        500: "http_500",
+        599: "http_5xx",
+        600: "http_other",
+    }.items()
+} | {"status-203": (page(203, PICTURE), GOOD)}
+
+PROTOCOL: dict[str, tuple[Behaviour, Outcome]] = {
+    "ssh": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), ("not_http", "BadStatusLine")),
+    "http-2": (raw(b"HTTP/2 200 OK\r\n\r\n", PICTURE), ("not_http", "UnknownProtocol")),
+    "long-status-line": (raw(b"HTTP/1.1 200 ", b"O" * 70_000, b"\r\n\r\n"), ("not_http", "LineTooLong")),
+    "many-headers": (headed(*(f"X-{n}: {n}" for n in range(200))), ("not_http", "HTTPException")),
+    "endless-headers": (endless(HEAD, b"X-Flood: yes\r\n" * 50), ("not_http", "HTTPException")),
+    "long-headers": (headed(*("X-Long: " + "a" * 60_000 for _ in range(40))), ("not_http", "LineTooLong")),
+    "endless-header": (endless(HEAD + b"X-Long: ", b"a" * 9000), ("not_http", "LineTooLong")),
+    "flood-of-100": (endless(b"", CONTINUE * 50), ("not_http", "LineTooLong")),
+    "flood-of-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), ("not_http", "HTTPException")),
+    "long-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % LONG_HINTS), ("not_http", "LineTooLong")),
+    "only-103": (raw(EARLY_HINTS), ("connect", "closed without an answer")),
+    "32-interim": (raw(PROCESSING * 32, HEAD, b"\r\n", PICTURE), GOOD),
+    "33-interim": (raw(PROCESSING * 33, HEAD, b"\r\n", PICTURE), ("not_http", "HTTPException")),
+    "all-1xx-before": (raw(CONTINUE * 20, PROCESSING, EARLY_HINTS * 3, HEAD, b"\r\n", PICTURE), GOOD),
+    "103-before-a-redirect": (raw(EARLY_HINTS, b"HTTP/1.1 302 Found\r\nLocation: /plain\r\n\r\n"), GOOD),
+    "103-before-404": (raw(EARLY_HINTS, b"HTTP/1.1 404 Not Found\r\n\r\n"), ("http_404", "HTTP 404")),
+    "103-before-101": (raw(EARLY_HINTS, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"), ("http_other", "HTTP 101")),
+    "only-newlines": (endless(b"", b"\r\n" * 100), ("not_http", "BadStatusLine")),
+    "headers-of-noise": (raw(HEAD, bytes(range(128, 256)), b"\r\n\r\n", PICTURE), GOOD),
+    "no-header": (raw(HEAD, b"\r\n", PICTURE), GOOD),
+    "bare-newlines": (raw(b"HTTP/1.1 200 OK\n\n", PICTURE), GOOD),
+    "header-cut": (raw(b"HTTP/1.1 200 OK\r\nContent-Le"), ("empty_body", None)),
+    "reset": (lambda it: it.reset(), ("connect", "Connection reset by peer")),
+    "closed": (lambda it: it.connection.close(), ("connect", "closed without an answer")),
+    "hang": (silent(), NO_ANSWER),
+    "hang-in-header": (silent(HEAD + b"X-A: "), NO_ANSWER),
+    "drip-header": (dripping(HEAD + b"X-Long: "), NO_ANSWER),
+    "drip-100": (dripping(b"", CONTINUE), NO_ANSWER),
+}
+
+BODIES: dict[str, tuple[Behaviour, Outcome]] = {
+    "plain": (page(200, PICTURE), GOOD),
+    "empty": (page(200), ("empty_body", None)),
+    "short": (lambda it: it.answer(200, PICTURE[:100], 200), ("truncated_body", "100 of 200 bytes")),
+    "length-too-short": (headed("Content-Length: 50"), ("truncated", "JPEG")),
+    "length-negative": (headed("Content-Length: -1"), GOOD),
+    "length-no-number": (headed("Content-Length: many"), GOOD),
+    "length-of-5000-digits": (headed("Content-Length: " + "9" * 5000), GOOD),
+    "length-of-400-digits": (headed("Content-Length: " + "9" * 400), ("too_large", "9" * 100)),
+    "two-lengths": (headed(f"Content-Length: {LENGTH}", "Content-Length: 5"), GOOD),
+    "two-lengths-list": (headed(f"Content-Length: {LENGTH}, {LENGTH}"), GOOD),
+    "length-and-chunked": (
+        headed("Content-Length: 5", "Transfer-Encoding: chunked", body=ONE_CHUNK + b"0\r\n\r\n"),
+        GOOD,
+    ),
+    "hang-in-body": (lambda it: (it.answer(200, b"x", 100), it.server.stopping.wait(10)), SLOW_BODY),
+    "drip-body": (dripping(HEAD + b"\r\n"), SLOW_BODY),
+    "drip-chunks": (dripping(CHUNKED, b"1\r\nx\r\n"), SLOW_BODY),
+    "huge-announced": (lambda it: it.answer(200, b"", 1_000_001), ("too_large", "1000001 bytes announced")),
+    "huge": (headed(body=bytes(1_000_001)), TOO_LARGE),
+    "largest": (headed(body=PICTURE + bytes(1_000_000 - LENGTH)), GOOD),
+    "endless-chunks": (endless(CHUNKED, b"8000\r\n%b\r\n" % bytes(0x8000)), TOO_LARGE),
+    "chunked": (chunked(ONE_CHUNK + b"0\r\n\r\n"), GOOD),
+    "chunked-by-byte": (chunked(b"".join(b"1\r\n%c\r\n" % byte for byte in PICTURE) + b"0\r\n\r\n"), GOOD),
+    "chunk-extensions": (chunked(b"%x;a=b\r\n%b\r\n0;z\r\nTrailer: 1\r\n\r\n" % (LENGTH, PICTURE)), GOOD),
+    "chunk-cut": (chunked(ONE_CHUNK[:200]), BROKEN_OFF),
+    "chunk-without-end": (chunked(ONE_CHUNK), BROKEN_OFF),
+    "chunk-garbage": (chunked(b"zzz\r\n" + PICTURE), BROKEN_OFF),
+    "chunk-size-negative": (chunked(b"-5\r\n" + PICTURE), BROKEN_OFF),
+    "chunk-size-overflows": (chunked(b"F" * 40 + b"\r\n" + PICTURE), BROKEN_OFF),
+    "chunk-size-long": (chunked(b"0" * 70_000), BROKEN_OFF),
+    "chunk-minus-one-endless": (endless(CHUNKED + b"-1\r\n", bytes(65536)), TOO_LARGE),
+    "endless-trailers": (endless(CHUNKED + ONE_CHUNK + b"0\r\n", b"X-A: b\r\n" * 500), SLOW_BODY),
+    "gzip-bomb": (
+        headed("Content-Encoding: gzip", body=gzip.compress(bytes(300_000_000), 1)[:900_000]),
+        ("not_an_image", "gzip"),
+    ),
+    "type-of-text": (headed("Content-Type: text/html"), GOOD),
+    "page-as-image": (headed("Content-Type: image/jpeg", body=b"<!DOCTYPE html><p>Gone"), ("not_an_image", "HTML")),
+}
+
+REDIRECTS: dict[str, tuple[Behaviour, Outcome]] = {
+    **{f"hop-{status}": (redirect("/plain", status), GOOD) for status in (301, 302, 303, 307, 308)},
+    "hop-to-é": (redirect("/plain é".encode().decode("latin-1")), GOOD),
+    "hop-of-latin-1": (redirect("/caf\xe9"), ("http_404", "HTTP 404")),
+    "three-hops": (redirect("/two-hops"), GOOD),
+    "two-hops": (redirect("/hop-301"), GOOD),
+    "loop": (redirect("/loop"), ("redirects", "more than 3")),
+    "to-file": (redirect("file:///etc/passwd"), ("scheme", "file")),
+    "to-javascript": (redirect("javascript:alert(1)"), ("scheme", "javascript")),
+    "to-private": (redirect("http://10.0.0.1/a.jpg"), ("private_address", "10.0.0.1")),
+    "to-metadata": (redirect("//169.254.169.254/latest/meta-data/"), ("private_address", "169.254.169.254")),
+    "to-userinfo": (redirect("http://me:secret@127.0.0.1/a.jpg"), ("userinfo", None)),
+    "to-port": (redirect("http://8.8.8.8:22/a.jpg"), ("port", "22")),
+    "to-bad-host": (redirect("http://a..b/"), ("bad_url", "host is no name")),
+    "to-long": (redirect("/" + "a" * 9000), ("bad_url", "too long")),
+    "to-two-lines": (raw(b"HTTP/1.1 302 Found\r\nLocation: /plain\r\n  folded\r\n\r\n"), ("http_404", "HTTP 404")),
+    "to-two-places": (raw(b"HTTP/1.1 302 Found\r\nLocation: /plain\r\nLocation: file:///\r\n\r\n"), GOOD),
+    "to-removed": (redirect("/removed.png"), ("placeholder", "/removed.png")),
+    "removed.png": (page(200, PICTURE), GOOD),
+}
+
+TAGS: dict[str, tuple[Behaviour, Outcome]] = {
+    "tag-noai": (tagged("noai"), ("robots_tag", "noai")),
+    "tag-for-us": (tagged("vernaclip: noindex"), ("robots_tag", "vernaclip: noindex")),
+    "tag-for-another": (tagged("otherbot: noai"), GOOD),
+    "tag-twice": (tagged("otherbot: none", "noai"), ("robots_tag", "otherbot: none; noai")),
+    "tag-megabyte": (tagged(*["nofollow," * 6000] * 3), GOOD),
+    "tag-on-404": (page(404, X_Robots_Tag="noai"), ("http_404", "HTTP 404")),
+    "tdm-reserved": (headed("TDM-Reservation: 1", "X-Robots-Tag: all"), ("robots_tag", "all; tdm-reservation: 1")),
+    "tdm-not-reserved": (headed("TDM-Reservation: 0"), GOOD),
+    "train-ai": (headed("Content-Usage: search=y, train-ai=n"), ("content_usage", "header: search=y, train-ai=n")),
+}
+ANSWERS = STATUSES | PROTOCOL | BODIES | REDIRECTS | TAGS
+
+ALL_OUT = b"User-agent: *\nDisallow: /\n"
+MANY_ROBOTS = b"".join(b"User-agent: a%d\n" % n for n in range(15_000)) + b"Disallow: /x\n" * 18_000
+FORBIDDEN: Outcome = ("robots_txt", None)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a host answers when asked for its robots.txt, and for its image by number of the request."""
+
+    robots: Behaviour
+    outcome: Outcome
+    image: Callable[[Any, int], object] | None = None
+    path: str = "/a.jpg"
+
+
+def text(body: bytes, status: int = 200) -> Behaviour:
+    return page(status, body)
+
+
+def lines(*pairs: str) -> Behaviour:
+    return text("\n".join(pairs).encode())
+
+
+def busy_once(status: int, wait: str) -> Callable[[Any, int], object]:
+    """The first request is turned away with a Retry-After."""
+    return lambda it, number: (
+        it.answer(status, b"", Retry_After=wait) if number == 1 else it.answer(200, it.server.files["/good"])
+    )
+
+
+def always(status: int, wait: str) -> Callable[[Any, int], object]:
+    return lambda it, number: it.answer(status, b"", Retry_After=wait)
+
+
+NO_FILE = text(b"", 404)
+ROBOTS: dict[str, Host] = {
+    "none": Host(NO_FILE, GOOD),
+    "forbidden-file": Host(text(b"", 403), GOOD),
+    "empty": Host(text(b""), GOOD),
+    "broken-server": Host(text(b"", 500), ("robots_unreachable", "http_500: HTTP 500")),
+    "busy-server": Host(text(b"", 429), ("robots_unreachable", "http_429: HTTP 429")),
+    "hang": Host(silent(), NO_ANSWER),
+    "drip": Host(dripping(HEAD + b"\r\n"), SLOW_BODY),
+    "reset": Host(lambda it: it.reset(), ("connect", "Connection reset by peer")),
+    "not-http": Host(raw(b"SSH-2.0\r\n"), ("robots_unreachable", "not_http: BadStatusLine")),
+    "cut": Host(
+        lambda it: it.answer(200, b"User-agent: *", 99), ("robots_unreachable", "truncated_body: 13 of 99 bytes")
+    ),
+    "page": Host(text(b"<!DOCTYPE html><p>Disallow: / all of it</p>"), GOOD),
+    "noise": Host(text(bytes(range(256)) * 100), GOOD),
+    "all-out": Host(text(ALL_OUT), FORBIDDEN),
+    "mark": Host(text(b"\xef\xbb\xbf" + ALL_OUT), FORBIDDEN),
+    "early-hints": Host(raw(EARLY_HINTS, HEAD, b"\r\n", ALL_OUT), FORBIDDEN),
+    "carriage-returns": Host(text(ALL_OUT.replace(b"\n", b"\r")), FORBIDDEN),
+    "gzip-claimed": Host(page(200, ALL_OUT, Content_Encoding="gzip"), FORBIDDEN),
+    "two-megabytes": Host(text(ALL_OUT + b"# no more\n" * 200_000), FORBIDDEN),
+    "in-500-kib": Host(text(b"#" * (500 * 1024 - 1) + b"\n" + ALL_OUT), FORBIDDEN),
+    "too-far-down": Host(text(b"# nothing yet\n" * 200_000 + ALL_OUT), GOOD),
+    "many-robots": Host(text(MANY_ROBOTS + ALL_OUT), FORBIDDEN),
+    "many-rules": Host(text(b"User-agent: *\n" + b"Disallow: /*a*b*c*d\n" * 20_000), GOOD),
+    "wildcards": Host(lines("User-agent: *", "Disallow: /*.jpg$"), FORBIDDEN),
+    "slow-wildcards": Host(lines("User-agent: *", "Disallow: /" + "*a" * 500 + "*b"), GOOD, path="/" + "a" * 4000),
+    "longer-allow": Host(lines("User-agent: *", "Disallow: /", "Allow: /a.jpg"), GOOD),
+    "for-us": Host(lines("User-agent: *", "Allow: /", "", "User-agent: vernaclip", "Disallow: /"), FORBIDDEN),
+    "for-all-but-us": Host(lines("User-agent: *", "Disallow: /", "", "User-agent: vernaclip", "Disallow:"), GOOD),
+    "train-ai": Host(lines("User-agent: *", "Content-Usage: train-ai=n"), ("content_usage", "robots.txt: train-ai=n")),
+    "crawl-delay": Host(lines("User-agent: *", "Crawl-delay: 0.1"), GOOD),
+    "crawl-delay-absurd": Host(lines("User-agent: *", "Crawl-delay: 1e999"), GOOD),
+    "moved": Host(redirect("/elsewhere.txt"), FORBIDDEN),
+    "moved-in-a-circle": Host(redirect("/robots.txt"), ("robots_unreachable", "redirects: more than 3")),
+    "moved-to-private": Host(redirect("http://10.0.0.1/robots.txt"), ("private_address", "10.0.0.1")),
+}
+NOW = format_datetime(datetime.datetime.now(datetime.UTC), usegmt=True)
+PAUSES: dict[str, Host] = {
+    "seconds": Host(NO_FILE, GOOD, busy_once(429, "1")),
+    "date": Host(NO_FILE, GOOD, busy_once(503, NOW)),
+    "garbage": Host(NO_FILE, GOOD, busy_once(503, "soon")),
+    "again-and-again": Host(NO_FILE, ("http_429", "HTTP 429"), always(429, "0")),
+    "next-year": Host(NO_FILE, ("http_429", "HTTP 429"), always(429, "Fri, 31 Dec 9999 23:59:59 GMT")),
+    "a-day": Host(NO_FILE, ("http_503", "HTTP 503"), always(503, "86400")),
+}
+HOSTS = ROBOTS | PAUSES
+
+Talk = Callable[[socket.socket], None]
+
+
+class TlsServer:
+    """Accepts connections on a port of 127.0.0.1 and has each talked to in a thread of its own."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk_once, args=(connection,), daemon=True).start()
+
+    def _talk_once(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                self._talk(connection)
+            except OSError:
+                """The client has gone: that is what most of these servers bring about."""
+
+
+def answers(context: ssl.SSLContext, answer: bytes = b"", *, breaks_off: bool = False) -> Talk:
+    """A server that completes the handshake: no robots.txt, and `answer`, or the picture, for all else."""
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (LENGTH, PICTURE)
+
+    def talk(connection: socket.socket) -> None:
+        secure = context.wrap_socket(connection, server_side=True)
+        is_robots = b"/robots.txt" in secure.recv(65536)
+        secure.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" if is_robots else answer or whole)
+        if breaks_off:  # the end of the connection, and none of TLS
+            os.close(secure.detach())
+        else:
+            secure.close()
+
+    return talk
+
+
+def moved(location: str) -> bytes:
+    return b"HTTP/1.1 301 Moved\r\nLocation: %b\r\n\r\n" % location.encode()
+
+
+def says(answer: bytes) -> Talk:
+    return lambda connection: (connection.recv(65536), connection.sendall(answer))[1]
+
+
+def drips(connection: socket.socket) -> None:
+    """A handshake record of 65,535 bytes, one byte at a time."""
+    connection.sendall(b"\x16\x03\x03\x3f\xff\x02\x00\x3f\xfb")
+    for _ in range(200):
+        time.sleep(0.05)
+        connection.sendall(b"\x03")
+
+
+def hangs(connection: socket.socket) -> None:
+    connection.settimeout(10)
+    while connection.recv(65536):
+        """Listens, and says nothing."""
+
+
+def context_of(authority: trustme.CA, *names: str, expires: datetime.datetime | None = None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names, not_after=expires).configure_cert(context)
+    return context
+
+
+# By server: host in the URL, reason, and what the detail holds.
+TLS: dict[str, tuple[str, str | None, str]] = {
+    "good": ("127.0.0.1", None, ""),
+    "by-name": ("localhost", None, ""),
+    "to-http": ("127.0.0.1", None, ""),
+    "to-wrong-name": ("127.0.0.1", "tls", "127.0.0.1"),
+    "wrong-name": ("127.0.0.1", "tls", "not valid for '127.0.0.1'"),
+    "name-for-address": ("127.0.0.1", "tls", "not valid for '127.0.0.1'"),
+    "wildcard-too-wide": ("localhost", "tls", "not valid for 'localhost'"),
+    "expired": ("127.0.0.1", "tls", "certificate has expired"),
+    "other-authority": ("127.0.0.1", "tls", "unable to get local issuer certificate"),
+    "self-signed": ("127.0.0.1", "tls", "self-signed certificate"),
+    "talks-http": ("127.0.0.1", "tls", "WRONG_VERSION_NUMBER"),
+    "alerts": ("127.0.0.1", "tls", "HANDSHAKE_FAILURE"),
+    "closes": ("127.0.0.1", "connect", "closed in the TLS handshake"),
+    "hangs": ("127.0.0.1", "timeout", "no answer in time"),
+    "drips": ("127.0.0.1", "timeout", "no answer in time"),
+    "breaks-off": ("127.0.0.1", "truncated_body", "100 of "),
+}
+
+
+@pytest.fixture(scope="module")
+def sites(make_site: Callable[[], Any]) -> dict[str, Any]:
+    """A server for each host of the table, and two more for what lies between hosts."""
+    servers = {name: make_site() for name in [*HOSTS, "from", "closed"]}
+    for name, host in HOSTS.items():
+        site = servers[name]
+        site.files.update({"/good": PICTURE, host.path: PICTURE, "/elsewhere.txt": ALL_OUT})
+        site.behaviours["/robots.txt"] = host.robots
+        if host.image is not None:
+            image = host.image
+            site.behaviours[host.path] = lambda it, image=image: image(it, it.server.hits["/a.jpg"])
+    servers["closed"].files.update({"/robots.txt": ALL_OUT, "/a.jpg": PICTURE})
+    for name in ("none", "closed"):
+        servers["from"].behaviours[f"/to-{name}"] = redirect(servers[name].url("/a.jpg"))
+    return servers
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def tls_urls(server: Any, authority: trustme.CA) -> Iterator[dict[str, str]]:
+    """The URL on each server of the table."""
+    server.files["/over-http"] = PICTURE
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    good, stranger = context_of(authority, "127.0.0.1", "localhost"), trustme.CA()
+    itself = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with stranger.private_key_pem.tempfile() as key, stranger.cert_pem.tempfile() as certificate:
+        itself.load_cert_chain(certificate, key)
+    wrong = TlsServer(answers(context_of(authority, "pictures.example")))
+    talks: dict[str, Talk] = {
+        "good": answers(good),
+        "by-name": answers(good),
+        "to-http": answers(good, moved(server.url("/over-http"))),
+        "to-wrong-name": answers(good, moved(f"https://127.0.0.1:{wrong.port}/a.jpg")),
+        "wrong-name": answers(context_of(authority, "pictures.example")),
+        "name-for-address": answers(context_of(authority, "localhost")),
+        "wildcard-too-wide": answers(context_of(authority, "*.localhost")),
+        "expired": answers(context_of(authority, "127.0.0.1", expires=long_ago)),
+        "other-authority": answers(context_of(stranger, "127.0.0.1")),
+        "self-signed": answers(itself),
+        "talks-http": says(b"HTTP/1.1 400 Bad Request\r\n\r\nplain HTTP on the port of HTTPS"),
+        "alerts": says(b"\x15\x03\x03\x00\x02\x02\x28"),  # fatal: handshake failure
+        "closes": says(b""),
+        "hangs": hangs,
+        "drips": drips,
+        "breaks-off": answers(
+            good, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (LENGTH, PICTURE[:100]), breaks_off=True
+        ),
+    }
+    servers = {name: TlsServer(talk) for name, talk in talks.items()}
+    yield {name: f"https://{host}:{servers[name].port}/a.jpg" for name, (host, _, _) in TLS.items()}
+    for tls_server in [wrong, *servers.values()]:
+        tls_server.close()
+
+
+@pytest.fixture(scope="module")
+def run(
+    server: Any,
+    sites: dict[str, Any],
+    tls_urls: dict[str, str],
+    authority: trustme.CA,
+    quick: FetchConfig,
+    run_apart: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
+    server.behaviours.update({f"/{name}": behaviour for name, (behaviour, _) in ANSWERS.items()})
+    server.files["/plain é"] = PICTURE
+    trusted: Path = tmp_path_factory.mktemp("trust") / "authorities.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    urls = [server.url(f"/{name}") for name in ANSWERS]
+    urls += [sites[name].url(host.path) for name, host in HOSTS.items()]
+    urls += [sites["from"].url(path) for path in ("/to-none", "/to-closed")]
+    urls += [sites["a-day"].url(f"/more/{number}") for number in range(20)]
+    config = replace(
+        quick,
+        retries=1,
+        backoff_s=0.01,
+        max_wait_s=5.0,
+        timeout_s=2.0,
+        deadline_s=3.0,
+        host_concurrency=1,
+        hosts=dict.fromkeys(("127.0.0.1", "localhost"), HostLimits(concurrency=64, requests_per_s=0)),
+    )
+    return run_apart([*urls, *tls_urls.values()], config, SSL_CERT_FILE=str(trusted))
+
+
+def outcome(row: dict[str, Any]) -> Outcome:
+    return row["drop_reason"], row["detail"]
+
+
+def test_every_answer_and_host_has_its_golden_outcome(run: Any, server: Any, sites: dict[str, Any]) -> None:
+    golden = {server.url(f"/{name}"): expected for name, (_, expected) in ANSWERS.items()}
+    golden[server.url("/to-removed")] = ("placeholder", server.url("/removed.png"))
+    golden |= {sites[name].url(host.path): host.outcome for name, host in HOSTS.items()}
+    found = {url: outcome(run.images[url]) for url in golden}
+    assert {url: (found[url], golden[url]) for url in golden if found[url] != golden[url]} == {}
+    assert {reason for reason, _ in found.values() if reason} <= FETCH_REASONS.keys() | NORMALISE_REASONS.keys()
+
+
+def test_every_tls_server_has_its_golden_outcome(run: Any, tls_urls: dict[str, str]) -> None:
+    rows = {name: run.images[url] for name, url in tls_urls.items()}
+    assert {name: row["drop_reason"] for name, row in rows.items()} == {
+        name: reason for name, (_, reason, _) in TLS.items()
+    }
+    assert {name: row["detail"] for name, row in rows.items() if TLS[name][2] not in (row["detail"] or "")} == {}
+
+
+def test_bytes_come_exactly_where_there_is_no_reason(run: Any, server: Any) -> None:
+    rows = [*run.raw.values(), *run.images.values()]
+    assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
+    for name in ("plain", "chunked", "chunked-by-byte", "hop-308", "all-1xx-before", "103-before-a-redirect"):
+        assert run.raw[server.url(f"/{name}")]["bytes"] == PICTURE
+
+
+def test_what_is_known_of_an_answer_is_kept(run: Any, server: Any) -> None:
+    def fact(name: str, column: str) -> Any:
+        return run.raw[server.url(f"/{name}")][column]
+
+    assert fact("status-404", "http_status") == 404
+    assert fact("hop-301", "final_url") == server.url("/plain")
+    assert fact("hop-to-é", "final_url") == server.url("/plain%20%C3%A9")
+    assert fact("to-private", "final_url") == "http://10.0.0.1/a.jpg"
+    assert fact("tag-for-another", "robots_tag") == "otherbot: noai"
+    assert fact("tdm-not-reserved", "robots_tag") == "tdm-reservation: 0"
+    assert len(fact("tag-megabyte", "robots_tag")) == 1000
+    assert fact("train-ai", "content_usage")[0]["value"] == "search=y, train-ai=n"
+
+
+def test_requests_are_honest(run: Any, server: Any, quick: FetchConfig) -> None:
+    headers = server.seen["/plain"]
+    assert headers["User-Agent"] == quick.limits().user_agent
+    assert headers["Accept-Encoding"] == "identity"
+    assert headers["Host"] == server.url("").removeprefix("http://")
+
+
+def test_where_robots_txt_forbids_nothing_is_asked(run: Any, sites: dict[str, Any]) -> None:
+    refused = [name for name, host in ROBOTS.items() if host.outcome != GOOD and name != "train-ai"]
+    assert {name: sites[name].hits[ROBOTS[name].path] for name in refused} == dict.fromkeys(refused, 0)
+    assert {sites[name].hits["/robots.txt"] for name in ("none", "empty", "all-out", "mark")} == {1}
+
+
+def test_the_robots_txt_of_each_host_on_the_way_counts(run: Any, sites: dict[str, Any]) -> None:
+    assert outcome(run.images[sites["from"].url("/to-none")]) == GOOD
+    closed = run.raw[sites["from"].url("/to-closed")]
+    assert outcome(closed) == FORBIDDEN
+    assert closed["final_url"] == sites["closed"].url("/a.jpg")
+    assert sites["closed"].hits["/a.jpg"] == 0
+
+
+def test_what_passes_is_asked_again_once_and_what_does_not_is_not(run: Any, server: Any, sites: dict[str, Any]) -> None:
+    twice = [name for name in PAUSES if name not in ("next-year", "a-day")]
+    assert {name: sites[name].hits["/a.jpg"] for name in twice} == dict.fromkeys(twice, 2)
+    assert sites["reset"].hits["/robots.txt"] == 2
+    assert sites["next-year"].hits["/a.jpg"] == 1
+    answered = {"status-404": 1, "status-500": 2, "short": 2, "tag-noai": 1, "ssh": 1, "hang": 2}
+    assert {name: server.hits[f"/{name}"] for name in answered} == answered
+
+
+def test_a_host_that_wants_a_day_is_given_up_for_all_its_rows(run: Any, sites: dict[str, Any]) -> None:
+    site = sites["a-day"]
+    assert sum(count for path, count in site.hits.items() if path != "/robots.txt") == 1
+    rows = [run.raw[site.url(f"/more/{number}")] for number in range(20)]
+    assert {(row["drop_reason"], row["http_status"]) for row in rows} == {("http_503", 503)}
+
+
+def test_a_hostile_web_takes_little_memory(run: Any) -> None:
+    assert 0 < run.peak_mb < MEMORY_MB
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_what_is_fetched(server: Any, run_apart: Callable[..., Any]) -> None:
+    limits = HostLimits(concurrency=64, requests_per_s=0)
+    config = FetchConfig(hosts={"127.0.0.1": limits}, allow_loopback=True)
+    body = bytes(config.max_bytes)
+    paths = [f"/large/{number}" for number in range(40)]
+    server.behaviours.update(dict.fromkeys(paths, lambda it: it.answer(200, body)))
+    run = run_apart([server.url(path) for path in paths], config)
+    assert {row["num_bytes"] for row in run.raw.values()} == {config.max_bytes}
+    assert {row["drop_reason"] for row in run.images.values()} == {"not_an_image"}
+    assert 0 < run.peak_mb < MEMORY_MB

@@ -1,0 +1,345 @@
+"""Zips and tars of images: every dialect, links, holes, and what is damaged or hostile."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from data_catalog.errors import InputError
+from data_catalog.sources.image_files import ImageFiles, open_images
+from data_catalog.sources.mscoco import MscocoConfig, check_mscoco, read_mscoco
+from data_catalog.sources.rows import UpstreamRow
+
+LONG = f"{'folder/' * 40}{'n' * 120}.jpg"
+MIB = 2**20
+
+
+def opened(path: Path) -> ImageFiles:
+    return open_images(str(path))
+
+
+def absent(images: ImageFiles, *names: str) -> bool:
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            images.read(name)
+    return True
+
+
+def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(zipfile.ZipInfo(name), content, compress_type=compression)
+    return path
+
+
+def replaced(path: Path, old: bytes, new: bytes, times: int = -1) -> Path:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, times))
+    return path
+
+
+def member(name: str, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    """Return a header; `packed` derives the content of the member from `content`."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(content), kind, link
+    return info
+
+
+def packed(path: Path, members: Sequence[tuple[tarfile.TarInfo, bytes]], dialect: int = tarfile.GNU_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=dialect) as file:
+        for info, content in members:
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], dialect: int = tarfile.GNU_FORMAT) -> Path:
+    return packed(path, [(member(name, content), content) for name, content in files.items()], dialect)
+
+
+# --- Zips -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_member_is_an_os_error(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "images.zip", {"a.jpg": b"A", "train/b.jpg": b"B" * 1000}, zipfile.ZIP_STORED)
+    images = opened(replaced(path, b"B" * 100, b"X" * 100, 1))
+    with pytest.raises(OSError, match=r"train/b\.jpg' in .* cannot be read"):
+        images.read("train/b.jpg")
+    assert images.read("a.jpg") == b"A"
+    images.close()
+
+
+@pytest.mark.parametrize("stated", [10, 2**31])
+def test_a_member_with_a_false_size_is_an_os_error(tmp_path: Path, stated: int) -> None:
+    content = b"x" * 70_000
+    sizes = [size.to_bytes(4, "little") for size in (len(content), stated)]
+    images = opened(replaced(zipped(tmp_path / "images.zip", {"a.jpg": content}), *sizes))
+    assert images.size("a.jpg") == stated
+    with pytest.raises(OSError, match=r"cannot be read|bytes instead of"):
+        images.read("a.jpg")
+    images.close()
+
+
+def test_a_zip_bomb_with_a_small_stated_size_is_not_unpacked(tmp_path: Path) -> None:
+    """Megabytes that claim to be ten bytes, whose checksum even fits: read by a process that has no room for them."""
+    claimed, squeezed = b"x" * 10, zlib.compressobj(1, wbits=-15)
+    pieces = [squeezed.compress(claimed), *(squeezed.compress(bytes(MIB)) for _ in range(512)), squeezed.flush()]
+    body = b"".join(pieces)
+    path = zipped(tmp_path / "images.zip", {"a.jpg": body}, zipfile.ZIP_STORED)
+    crcs = [zlib.crc32(data).to_bytes(4, "little") for data in (body, claimed)]
+    sizes = [len(body).to_bytes(4, "little") * 2, len(body).to_bytes(4, "little") + (10).to_bytes(4, "little")]
+    stored, deflated = b"\0\0\0\0!\0", b"\x08\0\0\0!\0"
+    for old, new in (crcs, sizes, (stored, deflated)):
+        replaced(path, old, new)
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (512 * 2**20,) * 2)\n"
+        "from data_catalog.sources.image_files import open_images\n"
+        "images = open_images(sys.argv[1])\n"
+        "print(images.size('a.jpg'), images.read('a.jpg'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"10 {claimed!r}\n"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_unpack_without_bound_are_refused(tmp_path: Path, method: int) -> None:
+    path = zipped(tmp_path / "images.zip", {"a.jpg": b"A"}, method)
+    with pytest.raises(InputError, match="not compressed with deflate: create it again"):
+        opened(path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as file:
+        file.writestr("b.jpg", b"B")
+    images = opened(path)
+    assert images.read("b.jpg") == b"B"
+    with pytest.raises(OSError, match="another method than deflate"):
+        images.read("a.jpg")
+    images.close()
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "images.zip", {"a.jpg": b"A"}, zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="encrypted"):
+        opened(path)
+
+
+def test_names_in_a_zip_have_other_decodings_which_exact_names_win_over(tmp_path: Path) -> None:
+    members = {"train\\b.jpg": b"B", "c e.jpg": b"C", "d/a.jpg": b"slash", "d\\a.jpg": b"backslash"}
+    # A name in UTF-8 of which the flag that says so is not set.
+    images = opened(replaced(zipped(tmp_path / "images.zip", members), b"c e.jpg", "ça.jpg".encode()))
+    assert images.read("train/b.jpg") == images.read("train\\b.jpg") == images.read("b.jpg") == b"B"
+    assert images.read("ça.jpg") == b"C"
+    assert (images.read("d/a.jpg"), images.read("d\\a.jpg")) == (b"slash", b"backslash")
+    images.close()
+
+
+def test_the_last_member_of_a_name_in_a_zip_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as file:
+        file.writestr("d/a.jpg", b"old")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            file.writestr("d/a.jpg", b"new")
+    images = opened(tmp_path / "images.zip")
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new"
+    images.close()
+
+
+# --- Tars -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> None:
+    files = {LONG: b"long", "čaj 茶.jpg": b"tea", "0/a.jpg": b"A" * 70_000}
+    path = tarred(tmp_path / "images.tar", files, dialect)
+    with tarfile.open(path, "a", encoding="latin-1", format=tarfile.GNU_FORMAT) as file:
+        file.addfile(member("è.jpg", b"latin"), io.BytesIO(b"latin"))
+    images = opened(path)
+    assert {name: images.read(name) for name in files} == files
+    assert images.read(f"{'n' * 120}.jpg") == b"long"
+    assert absent(images, "è.jpg")
+
+
+def test_links_lead_to_files_of_the_tar_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    links = {
+        "d/symbolic.jpg": (tarfile.SYMTYPE, "../a.jpg"),
+        "d/twice.jpg": (tarfile.SYMTYPE, "symbolic.jpg"),
+        "hard.jpg": (tarfile.LNKTYPE, "./a.jpg"),
+        "a.jpg": (tarfile.LNKTYPE, "a.jpg"),  # the second copy of a file is a link to itself
+        "to-hard.jpg": (tarfile.SYMTYPE, "hard.jpg"),
+        "later.jpg": (tarfile.SYMTYPE, "b.jpg"),
+        "hard-later.jpg": (tarfile.LNKTYPE, "b.jpg"),
+        "self.jpg": (tarfile.SYMTYPE, "self.jpg"),
+        "absolute.jpg": (tarfile.SYMTYPE, str(tmp_path / "secret.jpg")),
+        "up.jpg": (tarfile.SYMTYPE, "../secret.jpg"),
+        "hard-up.jpg": (tarfile.LNKTYPE, "../secret.jpg"),
+        "hard-absolute.jpg": (tarfile.LNKTYPE, str(tmp_path / "secret.jpg")),
+        "empty.jpg": (tarfile.SYMTYPE, ""),
+    }
+    kinds = {"pipe.jpg": tarfile.FIFOTYPE, "device.jpg": tarfile.CHRTYPE, "folder.jpg": tarfile.DIRTYPE}
+    members = [(member("a.jpg", b"A"), b"A")]
+    members += [(member(name, kind=kind, link=link), b"") for name, (kind, link) in links.items()]
+    members += [(member(name, kind=kind), b"") for name, kind in kinds.items()]
+    images = opened(packed(tmp_path / "images.tar", [*members, (member("b.jpg", b"B"), b"B")]))
+    assert [images.read(name) for name in ("a.jpg", "d/symbolic.jpg", "hard.jpg", "to-hard.jpg")] == [b"A"] * 4
+    assert images.read("later.jpg") == b"B"
+    assert absent(images, "d/twice.jpg", "hard-later.jpg", "self.jpg", "absolute.jpg", "up.jpg", "empty.jpg", *kinds)
+    assert absent(images, "hard-up.jpg", "hard-absolute.jpg", "secret.jpg")
+
+
+def test_the_last_member_of_a_name_in_a_tar_counts(tmp_path: Path) -> None:
+    members = [(member(name, content), content) for name, content in (("d/a.jpg", b"old"), ("b.jpg", b"B"))]
+    members += [
+        (member("hard.jpg", kind=tarfile.LNKTYPE, link="d/a.jpg"), b""),
+        (member("./d/a.jpg", b"newest"), b"newest"),
+        (member("b.jpg", kind=tarfile.DIRTYPE), b""),
+        (member("link.jpg", kind=tarfile.SYMTYPE, link="hard.jpg"), b""),
+        (member("link.jpg", b"file"), b"file"),
+    ]
+    images = opened(packed(tmp_path / "images.tar", members))
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"newest"
+    assert (images.read("hard.jpg"), images.read("link.jpg")) == (b"old", b"file")
+    assert absent(images, "b.jpg")
+
+
+@pytest.mark.parametrize("version", ["0.1", "1.0"])
+def test_members_of_a_tar_may_have_holes(tmp_path: Path, version: str) -> None:
+    """Holes as GNU tar leaves them out: the map of what is stored stands in the headers, or before the data."""
+    pieces, content = [(0, 512), (4096, 512), (9000, 0)], b"A" * 512 + b"B" * 512
+    numbers = [str(number) for piece in pieces for number in piece]
+    headers = {"GNU.sparse.name": "holes.bmp"}
+    if version == "1.0":
+        content = "\n".join([str(len(pieces)), *numbers, ""]).encode().ljust(512, b"\0") + content
+        headers |= {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9000"}
+    else:
+        headers |= {"GNU.sparse.size": "9000", "GNU.sparse.map": ",".join(numbers)}
+    info = member("holes.bmp", content)
+    info.pax_headers = headers
+    members = [(info, content), (member("z.jpg", b"Z"), b"Z")]
+    images = opened(packed(tmp_path / "images.tar", members, tarfile.PAX_FORMAT))
+    whole = (b"A" * 512).ljust(4096, b"\0") + (b"B" * 512).ljust(9000 - 4096, b"\0")
+    assert (images.size("holes.bmp"), images.read("holes.bmp"), images.read("z.jpg")) == (9000, whole, b"Z")
+
+
+@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_truncated_tar_is_an_input_error(tmp_path: Path, dialect: int) -> None:
+    path = tarred(tmp_path / "images.tar", {LONG: b"long", "a.jpg": b"A" * 700, "b.jpg": b"B" * 512}, dialect)
+    content = path.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    # A multiple of a block that lies between two members is the hardest to notice.
+    for cut in sorted({*range(1, end, 397), *range(512, end, 512), end}):
+        path.write_bytes(content[:cut])
+        with pytest.raises(InputError, match=r"damaged or truncated|not a folder, a tar or a complete zip"):
+            opened(path)
+    path.write_bytes(content)
+    assert opened(path).read("a.jpg") == b"A" * 700
+
+
+def test_a_damaged_header_between_members_hides_none_of_them(tmp_path: Path) -> None:
+    path = replaced(tarred(tmp_path / "images.tar", {"a.jpg": b"A", "b.jpg": b"B", "c.jpg": b"C"}), b"b.jpg", b"x.jpg")
+    with pytest.raises(InputError, match="no header and no end at byte 1024"):
+        opened(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("size", [-512, -(2**40), 2**40, 2**63, 2**80])
+def test_impossible_sizes_are_refused(tmp_path: Path, kind: bytes, size: int) -> None:
+    info = member("big.jpg", kind=kind)
+    info.size = size
+    header, path = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"), tmp_path / "images.tar"
+    path.write_bytes(header + tarred(path, {"a.jpg": b"A"}).read_bytes())
+    with pytest.raises(InputError, match="damaged or truncated"):
+        opened(path)
+
+
+def test_a_huge_member_is_known_by_its_size_before_it_is_read(tmp_path: Path) -> None:
+    info = member("huge.jpg")
+    info.size = 200 * 2**30
+    with (tmp_path / "images.tar").open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.seek(info.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
+        file.write(bytes(1024))
+    assert opened(tmp_path / "images.tar").size("huge.jpg") == info.size
+
+
+def test_a_tar_that_changes_after_it_was_opened_is_an_os_error(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "images.tar", {"a.jpg": b"A"})
+    images = opened(path)
+    tarred(path, {"0.jpg": b"0" * 600, "a.jpg": b"new"})
+    with pytest.raises(OSError, match="has changed since it was opened"):
+        images.read("a.jpg")
+    assert opened(path).read("a.jpg") == b"new"
+    path.unlink()
+    assert absent(images, "a.jpg")
+
+
+# --- Both -----------------------------------------------------------------------------------------------------------
+
+
+def _damaged_zip(content: bytes, draw: random.Random) -> bytes:
+    damaged = bytearray(content[: draw.choice([len(content), draw.randrange(len(content))])])
+    for _ in range(draw.randrange(1, 5)):
+        damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+    return bytes(damaged)
+
+
+def _damaged_tar(content: bytes, draw: random.Random) -> bytes:
+    """Bytes of headers changed, their checksums mended, so that the damage comes further than those."""
+    damaged = bytearray(content)
+    blocks = [at for at in range(0, len(content), 512) if content[at + 257 : at + 262] == b"ustar"]
+    for _ in range(draw.randrange(1, 4)):
+        at = draw.choice(blocks)
+        place = at + draw.choice([draw.randrange(345), draw.randrange(5), draw.randrange(124, 136), 156])
+        damaged[place] = draw.choice([0, 0x80, 0xFF, *b"017-xLSg"])
+        header = damaged[at : at + 512]
+        header[148:156] = b" " * 8
+        damaged[at + 148 : at + 156] = b"%06o\0 " % sum(header)
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("num", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("pack", "damage"), [(zipped, _damaged_zip), (tarred, _damaged_tar)])
+def test_damage_anywhere_is_one_of_two_errors(
+    tmp_path: Path, pack: Callable[..., Path], damage: Callable[[bytes, random.Random], bytes], num: int
+) -> None:
+    files = {name: name.encode() * 60 for name in ("d/a.jpg", "č.jpg", LONG, "b.jpg")}
+    content, draw = pack(tmp_path / "whole", files).read_bytes(), random.Random(5)
+    outcomes = set()
+    for _ in range(num):
+        (tmp_path / "damaged").write_bytes(damage(content, draw))
+        try:
+            images = opened(tmp_path / "damaged")
+        except InputError:
+            outcomes.add("InputError")
+            continue
+        try:
+            outcomes.add("whole" if {name: images.read(name) for name in files} == files else "other")
+        except OSError as error:
+            outcomes.add(type(error).__name__)
+        finally:
+            images.close()
+    expected = {"InputError", "FileNotFoundError", "whole"}
+    assert expected <= outcomes <= {*expected, "OSError", "other"}  # other bytes: a tar has no checksum of its members
+
+
+@pytest.mark.real_data
+def test_the_photos_of_mscoco_are_read_from_a_tar(tmp_path: Path, shared_data: Path) -> None:
+    coco = shared_data / "coco"
+    with tarfile.open(tmp_path / "train2017.tar", "w") as file:
+        file.add(coco / "train2017", "train2017")
+    config = MscocoConfig(files=(str(coco / "captions_train2017.json"),), images=str(tmp_path / "train2017.tar"))
+    check_mscoco(config)
+    names = {row.path for row in read_mscoco(config) if isinstance(row, UpstreamRow) and row.path}
+    from_tar, from_folder = (open_images(location) for location in (str(config.images), str(coco / "train2017")))
+    assert len(names) == 80
+    assert all(from_tar.read(name) == from_folder.read(name) for name in names)
