@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -110,6 +111,13 @@ def built(
         patch.setattr(workers, "ChildPool", lambda: _shared_pool)
         patch.setattr("flows.jobs.refresh_report", refresh_report)  # also where it is asked for among quick builds
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
+
+
+@pytest.fixture
+def copied(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+    """A copy of its root, to be changed: without step outputs and upstream files, its views those of the original."""
+    ignored = shutil.ignore_patterns("work", "upstream", "packages")
+    return Path(shutil.copytree(built[0], tmp_path / "it's a root", ignore=ignored))
 
 
 class _SharedPool(ChildPool):
