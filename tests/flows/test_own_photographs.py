@@ -31,10 +31,10 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe of what is needed alone, for 24 photographs and a table of their captions."""
+    """A recipe of what is needed alone, for 40 photographs and a table of their captions."""
     folder, rng = tmp_path_factory.mktemp("own"), Random(1)
     rows = ["photo,text"]
-    for number in range(24):
+    for number in range(40):
         picture = Image.effect_noise((160, 120), 60 + number).convert("RGB")
         x, y = rng.randint(0, 90), rng.randint(0, 60)
         colour = COLOURS[number % len(COLOURS)]
@@ -113,7 +113,7 @@ def test_what_would_fail_after_the_build_is_said_before_it(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     save_file({"proj": np.zeros((3, 3)), "stem": np.zeros(2)}, tmp_path / "weights.safetensors")
-    (tmp_path / "wrong.json").write_text(json.dumps(SMALL | {"vision_cfg": {"nonsense": 1}}))
+    (tmp_path / "wrong.json").write_text(json.dumps(SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"nonsense": 1}}))
     assert main(call("run", *(setting.replace("{here}", str(tmp_path)) for setting in settings))) == 1
     error = capsys.readouterr().err
     assert told in error.splitlines()[-1]
@@ -149,7 +149,7 @@ def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_tha
     for job in ("build", "run"):  # anew, and as it is found done
         assert main(call(job, "clean.min_words=50")) == 1
         error = capsys.readouterr().err.splitlines()[-1]
-        assert "photos keeps none of 24 captions: clean dropped 24 as caption_too_short" in error
+        assert "photos keeps none of 40 captions: clean dropped 40 as caption_too_short" in error
         assert f"{root}/datasets/photos/report.html" in error
     assert (root / "datasets/photos/report.html").is_file()
     assert not (root / "models").exists()
