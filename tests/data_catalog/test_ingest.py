@@ -27,17 +27,9 @@ def source(
     return Source(name=name, files=files, file_hashes=[content_hash], settings={}, read=read, limit=limit)
 
 
-def row(sample: str, caption: str, line: int, folder: Path, *, key: str | None = None) -> UpstreamRow:
-    file = str(folder / "a.tsv")
-    return UpstreamRow(
-        upstream_file=file,
-        upstream_line=line,
-        sample_key=sample,
-        caption_key=key,
-        url=f"http://x/{sample}",
-        caption=caption,
-        lang="en",
-    )
+def row(sample: str, caption: str, line: int, folder: Path) -> UpstreamRow:
+    file, url = str(folder / "a.tsv"), f"http://x/{sample}"
+    return UpstreamRow(upstream_file=file, upstream_line=line, sample_key=sample, url=url, caption=caption, lang="en")
 
 
 def ingested(folder: Path, sources: Sequence[Source], *, shard_size: int) -> tuple[list[Path], Mapping[str, Any]]:

@@ -17,9 +17,7 @@ import pytest
 from data_catalog.errors import InputError, SettingsError, TransientError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.sources.image_files import image_locations, open_images
-from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
-from data_catalog.sources.rows import UpstreamRow
+from data_catalog.sources.image_files import ImageFiles, image_locations, open_images
 from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
 FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 700_000, "val/b.jpg": b"other", "val/c è [1].jpg": b"C", "empty.jpg": b""}
@@ -87,6 +85,14 @@ def base(request: pytest.FixtureRequest) -> str:
     return found if isinstance(found, str) else "memory://bucket"
 
 
+def absent(images: ImageFiles, *names: str) -> bool:
+    for name in names:
+        for act in (images.read, images.size):
+            with pytest.raises(FileNotFoundError):
+                act(name)
+    return True
+
+
 PLACES = pytest.mark.parametrize("place", ["folder", "folder/", "images.zip", "images.tar"])
 
 
@@ -95,10 +101,7 @@ def test_images_are_read_by_name_and_nothing_outside_them(base: str, place: str)
     images = open_images(f"{base}/{place}")
     assert {name: images.read(name) for name in FILES} == FILES
     assert {name: images.size(name) for name in FILES} == {name: len(content) for name, content in FILES.items()}
-    for name in NOT_FOUND:
-        for act in (images.read, images.size):
-            with pytest.raises(FileNotFoundError):
-                act(name)
+    assert absent(images, *NOT_FOUND)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(images.read, [*FILES] * 8)) == [*FILES.values()] * 8
     images.close()
@@ -107,13 +110,13 @@ def test_images_are_read_by_name_and_nothing_outside_them(base: str, place: str)
 @PLACES
 def test_only_archives_find_a_member_by_its_last_parts(base: str, place: str) -> None:
     images = open_images(f"{base}/{place}")
-    found = {"c è [1].jpg": b"C", "other/val/b.jpg": b"other"}
-    for name in found if "." in place else ():
-        assert images.read(name) == found[name]
     assert images.read("./a.jpg") == b"A"
-    for name in ("b.jpg", "test/b.jpg", "elsewhere/c è [1].jpg", *(found if "." not in place else ())):
-        with pytest.raises(FileNotFoundError):
-            images.read(name)
+    for name, content in {"c è [1].jpg": b"C", "other/val/b.jpg": b"other"}.items():
+        if "." in place:
+            assert images.read(name) == content
+        else:
+            assert absent(images, name)
+    assert absent(images, "b.jpg", "test/b.jpg", "elsewhere/c è [1].jpg")
     images.close()
 
 
@@ -143,6 +146,9 @@ def test_what_is_missing_or_no_file_is_an_input_error(base: str, tmp_path: Path)
         open_images(f"{base}/none")
     with pytest.raises(InputError, match="matches no folder, zip or tar"):
         open_images(f"{base}/none*")
+    for chain in (f"simplecache::{base}/folder", f"{base}/a.jpg::http://127.0.0.1/"):  # a name like any other
+        with pytest.raises(InputError, match="does not exist"):
+            open_images(chain)
     os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(InputError, match="neither a folder nor a file"):
         open_images(str(tmp_path / "pipe.zip"))
@@ -159,9 +165,7 @@ def test_links_of_a_folder_are_followed_to_regular_files_only(disk: str, tmp_pat
         (folder / name).symlink_to(target)
     images = open_images(str(folder))
     assert (images.read("linked.jpg"), images.read("blobs/0af3"), images.size("linked.jpg")) == (b"blob", b"blob", 4)
-    for name in ("pipe.jpg", "device.jpg", "dangling.jpg", "loop.jpg"):
-        with pytest.raises(FileNotFoundError):
-            images.read(name)
+    assert absent(images, "pipe.jpg", "device.jpg", "dangling.jpg", "loop.jpg")
     # What the kernel makes up as it is read has no size beforehand, as a file has that someone still writes.
     (folder / "growing.jpg").symlink_to("/proc/self/status")
     with pytest.raises(OSError, match="changed while it was read"):
@@ -231,12 +235,6 @@ def test_other_urls_are_refused(url: str) -> None:
         open_images(url)
 
 
-def test_a_chain_of_urls_is_a_name_like_any_other(store: fsspec.AbstractFileSystem) -> None:
-    for location in ("simplecache::memory://bucket/folder", "memory://bucket/a.jpg::http://127.0.0.1/"):
-        with pytest.raises(InputError, match="does not exist"):
-            open_images(location)
-
-
 @pytest.mark.parametrize(("url", "client", "extra"), [("s3://b/i", "s3fs", "s3"), ("gcs://b/i", "gcsfs", "gs")])
 def test_a_missing_extra_is_named(url: str, client: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, client, None)
@@ -279,24 +277,12 @@ def test_the_digest_of_a_location_changes_with_names_and_content(
     assert hashed("folder") != changed
 
 
-def test_the_pairs_of_a_source_have_their_images_on_a_store(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    (tmp_path / "pairs.csv").write_text("image,caption\na.jpg,un cane\nval/b.jpg,un gatto\nnone.jpg,niente\n")
-    config = PairsConfig(
-        files=(str(tmp_path / "pairs.csv"),),
-        images="memory://bucket/folder",
-        path_column="image",
-        caption_column="caption",
-        lang="it",
-    )
-    check_pairs(config)
-    names = [row.path for row in read_pairs(config) if isinstance(row, UpstreamRow)]
-    none, location = pa.nulls(len(names), pa.string()), [pairs_images(config)] * len(names)
+def test_images_of_a_build_are_read_from_a_store(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    names = ["a.jpg", "val/b.jpg", "none.jpg"]
+    none, location = pa.nulls(len(names), pa.string()), ["memory://bucket/folder"] * len(names)
+    requests = pa.table({"sample_id": names, "url": none, "path": names, "location": location})
     with ImageWorkers() as workers:
-        requests = pa.table({"sample_id": names, "url": none, "path": names, "location": location})
         workers.fetch(requests, FetchConfig(), tmp_path / "raw.parquet")
     rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
-    assert [(row["sample_id"], row["drop_reason"], row["bytes"]) for row in rows] == [
-        ("a.jpg", None, b"A"),
-        ("val/b.jpg", None, b"other"),
-        ("none.jpg", "missing_file", None),
-    ]
+    found = [(row["drop_reason"], row["bytes"]) for row in rows]
+    assert found == [(None, b"A"), (None, b"other"), ("missing_file", None)]
