@@ -61,7 +61,7 @@ def parquet_dictionary(path: Path) -> None:
 
 
 def parquet_pages(path: Path) -> None:
-    table = pa.table({"image": [URL] * 50, "text": pa.chunked_array([pa.array(["x" * 2**23])] * 50)})
+    table = pa.table({"image": [URL] * 50, "text": [f"{n}" + "x" * 2**23 for n in range(50)]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
 
 
