@@ -67,12 +67,9 @@ def test_records(text: str, expected: list[list[str]]) -> None:
     assert [outcome(record) for record in records_of(text)] == expected
 
 
-def test_records_know_the_line_where_they_start() -> None:
+def test_records_know_the_line_where_they_start_and_the_trouble_of_each_of_their_lines() -> None:
     text = 'h\t"1\n2\n3"\tb\n\nh\ta\tb\nbroken\nh\tc\td\n'
     assert [record.line for record in records_of(text)] == [1, 5, 6, 7]
-
-
-def test_trouble_of_a_later_line_belongs_to_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     trouble = delimited.Trouble("bad_encoding", "a NUL")
     lines = [Line(1, 'h\t"a', "\n", None), Line(2, 'b\0"\tc', "\n", trouble), Line(3, "h\ta\tb", "\n", None)]
     records = list(read_records(lines, delimiter="\t", num_cells=3, starts_row=starts_row))

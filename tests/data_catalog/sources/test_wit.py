@@ -17,17 +17,10 @@ COLUMNS = [
     "page_url",
     "image_url",
     "page_title",
-    "section_title",
     "hierarchical_section_title",
     "caption_reference_description",
     "caption_attribution_description",
     "caption_alt_text_description",
-    "mime_type",
-    "original_height",
-    "original_width",
-    "is_main_image",
-    "attribution_passes_lang_id",
-    "page_changed_recently",
     "context_page_description",
     "context_section_description",
 ]
@@ -37,7 +30,7 @@ IMAGE = "https://upload.wikimedia.org/wikipedia/commons/1/15/M94.gif"
 
 def row(**values: str) -> dict[str, str]:
     filled = {"language": "it", "page_url": "https://it.wikipedia.org/wiki/M94", "image_url": IMAGE}
-    filled |= {"page_title": "M94", "caption_reference_description": "Mappa della nube", "is_main_image": "false"}
+    filled |= {"page_title": "M94", "caption_reference_description": "Mappa della nube"}
     return dict.fromkeys(COLUMNS, "") | filled | values
 
 
