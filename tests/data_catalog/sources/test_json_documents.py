@@ -86,8 +86,8 @@ def test_a_list_has_a_length_and_can_be_iterated_again(tmp_path: Path) -> None:
         (b'{"images": [[{"id": 1}, {"x": {"y": 1, "y": 1}}]]}', "'y' stands twice in one object"),
         (b'{"images": [1], "info": {}, "images": [2]}', "'images' is repeated in the outermost object"),
         (b"{" + b",".join(b'"%d": 1' % number for number in range(2000)) + b"}", "more than 1,000 names"),
-        (b'{"images": ["' + b"x" * 2_500_000 + b'"]}', "a value has more than 2,097,152 characters"),
-        (b'{"images": {"a": [' + b"1," * 1_100_000 + b"1]}}", "a value has more than 2,097,152 characters"),
+        (b'{"images": ["' + b"x" * 4_500_000 + b'"]}', "a value has more than 2,097,152 characters"),
+        (b'{"images": {"a": [' + b"1," * 2_250_000 + b"1]}}", "a value has more than 2,097,152 characters"),
     ],
 )
 def test_a_broken_document_is_an_input_error(tmp_path: Path, content: bytes, found: str) -> None:
