@@ -221,7 +221,7 @@ def test_members_of_a_tar_may_have_holes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_a_truncated_tar_is_an_input_error(tmp_path: Path, dialect: int) -> None:
+def test_a_truncated_or_damaged_tar_is_an_input_error(tmp_path: Path, dialect: int) -> None:
     path = tarred(tmp_path / "images.tar", {LONG: b"long", "a.jpg": b"A" * 700, "b.jpg": b"B" * 512}, dialect)
     content = path.read_bytes()
     end = len(content.rstrip(b"\0"))
@@ -232,33 +232,25 @@ def test_a_truncated_tar_is_an_input_error(tmp_path: Path, dialect: int) -> None
             opened(path)
     path.write_bytes(content)
     assert opened(path).read("a.jpg") == b"A" * 700
-
-
-def test_a_damaged_header_between_members_hides_none_of_them(tmp_path: Path) -> None:
-    path = replaced(tarred(tmp_path / "images.tar", {"a.jpg": b"A", "b.jpg": b"B", "c.jpg": b"C"}), b"b.jpg", b"x.jpg")
-    with pytest.raises(InputError, match="no header and no end at byte 1024"):
-        opened(path)
+    with pytest.raises(InputError, match="no header and no end at byte"):
+        opened(replaced(path, b"b.jpg", b"x.jpg"))  # a damaged header hides no member behind it
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
-@pytest.mark.parametrize("size", [-512, -(2**40), 2**40, 2**63, 2**80])
-def test_impossible_sizes_are_refused(tmp_path: Path, kind: bytes, size: int) -> None:
-    info = member("big.jpg", kind=kind)
-    info.size = size
-    header, path = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"), tmp_path / "images.tar"
-    path.write_bytes(header + tarred(path, {"a.jpg": b"A"}).read_bytes())
-    with pytest.raises(InputError, match="damaged or truncated"):
-        opened(path)
-
-
-def test_a_huge_member_is_known_by_its_size_before_it_is_read(tmp_path: Path) -> None:
-    info = member("huge.jpg")
-    info.size = 200 * 2**30
-    with (tmp_path / "images.tar").open("wb") as file:
-        file.write(info.tobuf(tarfile.GNU_FORMAT))
-        file.seek(info.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
-        file.write(bytes(1024))
-    assert opened(tmp_path / "images.tar").size("huge.jpg") == info.size
+def test_impossible_sizes_are_refused_and_huge_ones_known_before_they_are_read(tmp_path: Path, kind: bytes) -> None:
+    path, info = tmp_path / "images.tar", member("big.jpg", kind=kind)
+    for info.size in (-512, -(2**40), 2**40, 2**63, 2**80):
+        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+        path.write_bytes(header + tarred(path, {"a.jpg": b"A"}).read_bytes())
+        with pytest.raises(InputError, match="damaged or truncated"):
+            opened(path)
+    if kind == tarfile.REGTYPE:
+        info.size = 200 * 2**30
+        with path.open("wb") as file:
+            file.write(info.tobuf(tarfile.GNU_FORMAT))
+            file.seek(info.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
+            file.write(bytes(1024))
+        assert opened(path).size("big.jpg") == info.size
 
 
 def test_a_tar_that_changes_after_it_was_opened_is_an_os_error(tmp_path: Path) -> None:
