@@ -1,21 +1,31 @@
-"""A small sample, built once, for tests that ask questions of a catalog; and what is asked of every Prefect API."""
+"""A small sample, built once; builds of a few pictures of a test's own; and what is asked of every Prefect API."""
 
 import json
+import os
 import re
 import socket
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from data_catalog.database.catalog import query
+from data_catalog.images import workers
+from data_catalog.images.children import ChildPool
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
-from flows.orchestration.prefect_env import Api
+from flows.orchestration.prefect_env import Api, read_env_block
 from flows.recipe.recipe import Recipe, load_recipe
 
 NUM_IMAGES = 80
@@ -97,6 +107,192 @@ def built(tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecip
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
 
 
+class _SharedPool(ChildPool):
+    """Child processes that stay for the next build of this process."""
+
+    def start(self, kind: str, memory_bytes: int = 0, *, count: int) -> None:
+        idle = self._idle.get((kind, memory_bytes), [])
+        super().start(kind, memory_bytes, count=max(0, count - len(idle)))
+
+    def close(self) -> None:
+        """Leave them."""
+
+
+@pytest.fixture(scope="session")
+def _shared_pool() -> Iterator[ChildPool]:
+    pool = _SharedPool()
+    yield pool
+    ChildPool.close(pool)
+
+
+@pytest.fixture(scope="module")
+def quick_builds(_shared_pool: ChildPool) -> Iterator[None]:
+    """Builds of a module in this process share children for images, and write no report: a quarter of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "ChildPool", lambda: _shared_pool)
+        patch.setattr("flows.jobs.refresh_report", lambda *_, **__: None)
+        yield
+
+
+class OwnFolder:
+    """A folder with photographs, tables of captions, a recipe, and the catalog that is built from it."""
+
+    NOUNS = ("dog", "cat", "train", "kite", "flower", "bridge", "horse", "plane", "violin", "truck")
+    COLOURS = ("red", "blue", "green", "yellow", "white", "black", "brown", "grey")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.root, self.photos = folder, folder / "catalog", folder / "photos"
+        self.photos.mkdir(exist_ok=True)
+
+    def caption(self, number: int) -> str:
+        """Captions of which no two are near each other."""
+        noun, colour = self.NOUNS[number % len(self.NOUNS)], self.COLOURS[number // len(self.NOUNS) % len(self.COLOURS)]
+        return f"A {colour} {noun} stands beside the other {number} of them"
+
+    def photo(self, seed: int) -> Image.Image:
+        """Smooth noise of all scales, as photographs have it; no two seeds look alike."""
+        numbers, size = np.random.default_rng(seed), (256, 192)
+        noise = [Image.fromarray(numbers.integers(0, 255, (2**n, 2**n, 3), np.uint8)) for n in range(1, 7)]
+        layers = [np.asarray(each.resize(size, Image.Resampling.BICUBIC), float) / n for n, each in enumerate(noise, 1)]
+        total = sum(layers)
+        return Image.fromarray((255 * (total - np.min(total)) / np.ptp(total)).astype(np.uint8))
+
+    def save(self, name: str, picture: Image.Image | int, *, quality: int = 90) -> None:
+        """Save a picture, or that of a seed, among the photographs."""
+        (self.photo(picture) if isinstance(picture, int) else picture).save(self.photos / name, quality=quality)
+
+    def source(
+        self, name: str, columns: str, rows: Sequence[Sequence[str]], *, kind: str = "sources", **settings: str
+    ) -> str:
+        """TOML of a source, or another of its kind, whose table has these columns, such as "path caption"."""
+        names = columns.split()
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+        (self.folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        given = {"kind": "pairs", "files": [f"{self.folder}/{name}.jsonl"], "lang": "en"}
+        given |= {"images": str(self.photos)} if "path" in names else {}
+        given |= {f"{column}_column": column for column in names}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in (given | settings).items() if value]
+        return "\n".join([f"[{kind}.{name}]", *lines, ""])
+
+    def recipe(self, toml: str, *overrides: str, name: str = "own") -> Recipe:
+        """Load a recipe of this text, whose target language is English where the text names no other one."""
+        target = "" if "target_language" in toml else 'target_language = "en"\n'
+        (self.folder / f"{name}.toml").write_text(target + toml, "utf-8")
+        return load_recipe(str(self.folder / f"{name}.toml"), root=self.root, overrides=overrides)
+
+    def build(self, toml: str, *overrides: str, name: str = "own", **more: bool) -> BuildReport:
+        """Build the recipe's dataset."""
+        return self.build_recipe(self.recipe(toml, *overrides, name=name), **more)
+
+    def build_recipe(self, recipe: Recipe, **more: bool) -> BuildReport:
+        with LocalExecutor() as executor:
+            return build_dataset(recipe, root=self.root, executor=executor, **more)
+
+    def rows(self, sql: str) -> list[dict[str, Any]]:
+        """Answer a question of the catalog."""
+        found: list[dict[str, Any]] = query(self.root, sql).to_pylist()
+        return found
+
+    def outcomes(self) -> Mapping[str, str]:
+        """By caption, why it was dropped, or the split of its pair."""
+        sql = """
+            SELECT source_caption, coalesce(c.drop_reason, p.split) AS outcome FROM captions c
+            LEFT JOIN (SELECT split, unnest(caption_ids) AS caption_id FROM pairs) p USING (caption_id)
+        """
+        return {row["source_caption"]: row["outcome"] for row in self.rows(sql)}
+
+
+@pytest.fixture(scope="module")
+def own_folder(quick_builds: None) -> Callable[[Path], OwnFolder]:
+    """Called with a path, gives a folder of one's own there."""
+    return OwnFolder
+
+
+@pytest.fixture
+def own(own_folder: Callable[[Path], OwnFolder], tmp_path: Path) -> OwnFolder:
+    """A folder of one's own for this test."""
+    return own_folder(tmp_path)
+
+
+# In the environment of everything that a project starts: what is left of it can be found.
+MARK = "VERNACLIP_TEST_PROJECT"
+
+
+class Project:
+    """A folder in which a user gives commands, each a process of its own; nothing of the user's own Prefect is used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found_api: Api | None = None
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.environment = {**kept, "PREFECT_HOME": str(folder / "home"), "COLUMNS": "200", MARK: str(folder)}
+
+    def start(self, *command: str, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, *command],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str, code: int | None = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """A command that ends with an exit code; None: with any."""
+        with self.start(*command, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=180)
+            finally:
+                process.kill()
+        assert code in (None, process.returncode), out + err
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def processes(self, *words: str) -> set[int]:
+        """All that were started from here with these words in their command, whoever their parent is now."""
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended, or is somebody else's
+                is_ours = f"{MARK}={self.folder}".encode() in (process / "environ").read_bytes().split(b"\0")
+                if is_ours and all(word.encode() in (process / "cmdline").read_bytes() for word in words):
+                    found.add(int(process.name))
+        return found
+
+    @property
+    def api(self) -> Api:
+        """The server that `up` started, or another that was found here."""
+        api = self.found_api or read_env_block(self.folder)
+        assert api is not None
+        return api
+
+    def ask(self, path: str, question: dict[str, Any] | None = None, code: int = 200) -> Any:
+        """A GET of the server's API, or a POST where there is a question."""
+        answer = ask(self.api, "GET" if question is None else "POST", path, auth=self.api.auth_string, json=question)
+        assert answer.status_code in (code, 201), answer.text
+        return answer.json()
+
+    @staticmethod
+    def until(ready: Callable[[], Any], seconds: float = 120) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := ready()):
+            assert time.monotonic() < deadline, f"not within {seconds} s"
+            time.sleep(0.05)
+        return found
+
+
+@pytest.fixture(scope="session")
+def project_in() -> Callable[[Path], Project]:
+    """Called with a folder, gives the project there."""
+    return Project
+
+
+def ask(api: Api, method: str, path: str, *, auth: str | None = None, **more: Any) -> httpx.Response:
+    """Ask below the API's address, with an auth string or without."""
+    credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
+    with httpx.Client(trust_env=False, verify=False, timeout=60) as client:  # it speaks no TLS
+        return client.request(method, api.url + path, auth=credentials, **more)
+
+
 class ApiDoors:
     """What a Prefect API answers to whom; every server of ours is tried in the same way."""
 
@@ -110,32 +306,24 @@ class ApiDoors:
     )
     FOREIGN: ClassVar = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
 
-    def ask(self, api: Api, method: str, path: str, *, auth: str | None = None, **more: Any) -> httpx.Response:
-        """Ask below the API's address, with an auth string or without."""
-        credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
-        return httpx.request(method, api.url + path, auth=credentials, timeout=60, trust_env=False, **more)
-
-    def flow_names(self, api: Api) -> set[str]:
-        return {flow["name"] for flow in self.ask(api, "POST", "/flows/filter", auth=api.auth_string, json={}).json()}
-
     def assert_closed(self, api: Api, *, sample: int = 1) -> None:
         """Try every `sample`-th route, each kind of path beside them, foreign origins and the sockets."""
         asked = self._routes(api)
         assert len(asked) > 150
         for method, path in asked[::sample]:
             is_open = (method, path) in self.OPEN
-            assert self.ask(api, method, path).status_code == (200 if is_open else 401), (method, path)
-            assert is_open or self.ask(api, method, path, auth="vernaclip:guess").status_code == 401, (method, path)
+            assert ask(api, method, path).status_code == (200 if is_open else 401), (method, path)
+            assert is_open or ask(api, method, path, auth="vernaclip:guess").status_code == 401, (method, path)
         for path in ("/", "/nothing", "/docs", "/static/prefect-logo-mark-gradient.png"):
-            assert self.ask(api, "GET", path).status_code == 401, path
+            assert ask(api, "GET", path).status_code == 401, path
         for method in ("GET", "OPTIONS"):
-            answer = self.ask(api, method, "/health", headers=self.FOREIGN)
+            answer = ask(api, method, "/health", headers=self.FOREIGN)
             assert "access-control-allow-origin" not in answer.headers, method
         for path in self.SOCKETS[::sample]:
             assert not self._socket_opens(api, path, None), path
             assert not self._socket_opens(api, path, "vernaclip:guess"), path
         assert self._socket_opens(api, "events/out", api.auth_string)
-        assert self.ask(api, "GET", "/admin/version", auth=api.auth_string).status_code == 200
+        assert ask(api, "GET", "/admin/version", auth=api.auth_string).status_code == 200
 
     def _routes(self, api: Api) -> list[tuple[str, str]]:
         """Every method and path of the API, with made-up ids, by the server's own description."""

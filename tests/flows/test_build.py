@@ -1,7 +1,12 @@
-"""A build conserves every row, resumes at any moment, and does nothing twice."""
+"""A build conserves every row, does nothing twice, and gives the same bytes whatever the order of its work."""
 
+import importlib.util
 import json
+import re
 import shutil
+import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +15,16 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from data_catalog.database import sorting
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.errors import BusyError
+from data_catalog.errors import BusyError, DiskError, SettingsError
+from data_catalog.sources import ingest
+from data_catalog.storage import failpoints
 from data_catalog.storage.manifest import current_snapshot
 from data_catalog.storage.shards import read_json, sha256_of
 from flows.build.execution import LocalExecutor
 from flows.jobs import BuildReport, build_dataset
-from flows.recipe.recipe import Recipe
+from flows.recipe.recipe import Recipe, find_recipe, load_recipe, what_settings
 
 Built = tuple[Path, BuildReport]
 EnglishRecipe = Callable[..., Recipe]
@@ -41,10 +49,10 @@ EXPECTED = {
 
 
 def tree(root: Path) -> dict[str, str]:
-    """sha256 of every published file and manifest below a root; run logs, which vary, lie beside them."""
+    """sha256 of every published file below a root; run logs, which vary, lie beside them."""
     datasets = root / "datasets"
-    files = [*datasets.glob("*/*/*/*.parquet"), *datasets.rglob("manifest.json"), *datasets.rglob("current.json")]
-    return {path.relative_to(root).as_posix(): sha256_of(path) for path in files}
+    names = ("*/*/*/*.parquet", "*/*/manifest.json", "*/current.json", "*/*/README.md", "*/*/croissant.json")
+    return {path.relative_to(root).as_posix(): sha256_of(path) for name in names for path in datasets.glob(name)}
 
 
 def test_every_step_keeps_or_drops_what_it_reads(built: Built) -> None:
@@ -60,35 +68,26 @@ def test_every_step_keeps_or_drops_what_it_reads(built: Built) -> None:
     assert query(root, "SELECT count(*) AS n FROM captions WHERE outcome = 'pending'").to_pylist() == [{"n": 0}]
 
 
-def test_every_injected_fault_is_rejected_for_the_right_reason(built: Built) -> None:
+def test_every_injected_fault_ends_as_it_should(built: Built) -> None:
     root, _ = built
-    faults = Counter(fault["kind"] for fault in read_json(root / "upstream" / "faults.json")["faults"])
+    faults = read_json(root / "upstream" / "faults.json")["faults"]
     rows = query(root, "SELECT step, drop_reason, count(*) AS n FROM rejects GROUP BY ALL").to_pylist()
     rejected = {(row["step"], row["drop_reason"]): row["n"] for row in rows}
-    for kind, reasons in EXPECTED.items():
-        if faults[kind]:
-            assert sum(rejected.get(reason, 0) for reason in reasons) >= faults[kind], (kind, rejected)
-
-
-def test_faults_that_can_be_mended_lose_nothing(built: Built) -> None:
-    root, _ = built
-    for fault in read_json(root / "upstream" / "faults.json")["faults"]:
+    for kind, count in Counter(fault["kind"] for fault in faults).items():
+        if kind in EXPECTED:
+            assert sum(rejected.get(reason, 0) for reason in EXPECTED[kind]) >= count, (kind, rejected)
+    images = {
+        row.pop("url"): row for row in query(root, "SELECT url, status, step, drop_reason FROM images").to_pylist()
+    }
+    assert all((row["status"] == "published") is (row["drop_reason"] is None) for row in images.values())
+    for fault in faults:
         if fault["kind"] in ("redirect", "flaky"):
-            found = query(root, f"SELECT status FROM images WHERE url = '{fault['url']}'").to_pylist()
-            assert found == [{"status": "published"}], fault
+            assert images[fault["url"]]["status"] == "published", fault
+        if fault["kind"] == "dead_link":
+            assert (images[fault["url"]]["step"], images[fault["url"]]["drop_reason"]) == ("fetch", "http_404"), fault
         if fault["kind"] == "mojibake":
             found = query(root, f"SELECT caption FROM captions WHERE url = '{fault['url']}'").to_pylist()
             assert fault["repaired"] in [row["caption"] for row in found], fault
-
-
-def test_the_images_view_tells_why_an_image_is_missing(built: Built) -> None:
-    root, _ = built
-    wrong = "SELECT * FROM images WHERE (status = 'published') <> (drop_reason IS NULL)"
-    assert query(root, wrong).to_pylist() == []
-    for fault in read_json(root / "upstream" / "faults.json")["faults"]:
-        if fault["kind"] == "dead_link":
-            found = query(root, f"SELECT step, drop_reason FROM images WHERE url = '{fault['url']}'").to_pylist()
-            assert found == [{"step": "fetch", "drop_reason": "http_404"}], fault
 
 
 def test_any_duckdb_opens_the_catalog_from_any_folder(
@@ -101,27 +100,9 @@ def test_any_duckdb_opens_the_catalog_from_any_folder(
             row[0] for row in connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
         }
         pairs = connection.execute("SELECT count(*) FROM pairs").fetchone()
-    views = {
-        "pairs",
-        "captions",
-        "rejects",
-        "images",
-        "image_outcomes",
-        "funnel",
-        "drop_reasons",
-        "leaks",
-        "translators",
-        "builds",
-    }
-    assert names == views
+    views = "pairs captions rejects images image_outcomes funnel drop_reasons leaks translators builds"
+    assert names == set(views.split())
     assert pairs == (sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"]),)
-
-
-def test_the_translators_view_says_who_made_which_share(built: Built) -> None:
-    root, _ = built
-    rows = query(root, "SELECT translator, num_captions, share, mean_score FROM translators").to_pylist()
-    came = query(root, "SELECT count(*) AS n FROM captions WHERE caption IS NOT NULL").to_pylist()[0]["n"]
-    assert rows == [{"translator": "native", "num_captions": came, "share": 1.0, "mean_score": None}]
 
 
 def test_snapshots_older_than_a_column_are_still_read(built: Built, tmp_path: Path) -> None:
@@ -154,35 +135,48 @@ def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe
     assert not record_left_by_a_kill.exists()
 
 
-def test_worker_count_changes_no_byte_and_a_rule_does(
-    built: Built, english_recipe: EnglishRecipe, tmp_path: Path
+AS_IT_COMES = 'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]'
+
+
+@pytest.fixture
+def reordered(tmp_path: Path) -> str:
+    """The recipe `scenes` with its sections in the opposite order."""
+    scenes = find_recipe("scenes")
+    text = scenes.read_text("utf-8").replace("{recipe}", str(scenes.parent))
+    head, *sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+    path = tmp_path / "scenes.toml"
+    path.write_text(head + "\n".join(reversed(sections)), "utf-8")
+    return str(path)
+
+
+def test_an_order_that_is_said_holds_whatever_the_order_of_the_sections(reordered: str, tmp_path: Path) -> None:
+    plain, turned = (load_recipe(recipe, root=tmp_path) for recipe in ("scenes", reordered))
+    said = (load_recipe(recipe, root=tmp_path, overrides=[AS_IT_COMES]) for recipe in ("scenes", reordered))
+    assert turned.source_order == ["flickr8k", "cc3m", "mscoco", "wit"]
+    assert all(what_settings(each) == what_settings(plain) for each in said)
+    assert what_settings(turned) != what_settings(plain)
+    for sources in ('["wit","mscoco","cc3m"]', '["wit","wit","mscoco","cc3m","flickr8k"]', '["wti"]'):
+        with pytest.raises(SettingsError, match=r"duplicates.sources .*wit, mscoco, cc3m, flickr8k"):
+            load_recipe("scenes", root=tmp_path, overrides=[f"duplicates.sources={sources}"])
+
+
+@pytest.mark.usefixtures("quick_builds")
+def test_neither_order_nor_workers_nor_batch_sizes_nor_a_failing_disk_change_a_byte(
+    built: Built, english_overrides: list[str], reordered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, report = built
+    monkeypatch.setattr(ingest, "ROWS_PER_STAGED_BATCH", 7)
+    monkeypatch.setattr(sorting, "ROWS_PER_BATCH", 11)
+    root = tmp_path / "catalog"
+    recipe = load_recipe(reordered, root=root, overrides=[*english_overrides, AS_IT_COMES, "build.workers=3"])
+    monkeypatch.setattr(failpoints, "_armed", {"commit.after_rename": (9, "eio")})
+    with pytest.raises(DiskError), LocalExecutor() as executor:
+        build_dataset(recipe, root=root, executor=executor)
     with LocalExecutor() as executor:
-        build_dataset(english_recipe(tmp_path, "build.workers=4"), root=tmp_path, executor=executor)
-        assert tree(tmp_path) == tree(root)
-        stricter = build_dataset(english_recipe(tmp_path, "clean.min_words=5"), root=tmp_path, executor=executor)
-    assert stricter.snapshot.snapshot != report.snapshot.snapshot
-    assert not stricter.up_to_date
-
-
-def test_a_damaged_shard_is_found(built: Built) -> None:
-    _, report = built
-    assert report.snapshot.verify() == []
-    path = report.snapshot.all_pair_files()[0]
-    whole = path.read_bytes()
-    try:
-        path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
-        problems = report.snapshot.verify()
-    finally:
-        path.write_bytes(whole)
-    assert len(problems) == 1
-    assert str(path) in problems[0]
+        build_dataset(recipe, root=root, executor=executor)
+    assert tree(root) == tree(built[0])
 
 
 def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecipe, tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server, LocalExecutor() as executor:
         busy = server.getsockname()[1]
         recipe = english_recipe(tmp_path, f"serve.port={busy}")
@@ -194,3 +188,39 @@ def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecip
 def test_the_manifest_names_no_place_of_this_machine(built: Built) -> None:
     root, report = built
     assert str(root) not in json.dumps(report.snapshot.manifest)
+
+
+PROGRAM = Path(__file__).resolve().parents[1] / "torture" / "torture.py"
+
+
+def test_killed_builds_end_byte_equal(built: Built, english_overrides: list[str], tmp_path: Path) -> None:
+    """A short variant of `make torture`, in real processes."""
+    settings = (*english_overrides, "build.workers=1", "build.fetch_workers=1")
+    words = ["--folder", str(tmp_path), "--reference", str(built[0]), "--build-s", "2.5"]
+    words += [part for setting in settings for part in ("--set", setting)]
+    words += ["--kills", "1", "--failpoints", "snapshot.after_manifest", "--errors", "none"]
+    words += ["--no-small-disks", "--no-variants"]
+    done = subprocess.run([sys.executable, str(PROGRAM), *words], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 faults, " in done.stdout
+    assert "all of them equal, byte for byte" in done.stdout
+
+
+def test_the_torture_sees_a_difference(built: Built, tmp_path: Path) -> None:
+    root, copy = built[0], tmp_path / "copy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("upstream", "work"))
+    spec = importlib.util.spec_from_file_location("trials", PROGRAM.with_name("trials.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["trials"] = trials = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trials)
+    assert trials.differences(trials.published(copy), trials.published(root)) == []
+    assert trials.manifest_is_whole(copy)
+    first = sorted(copy.rglob("pairs/*.parquet"))[0]
+    first.write_bytes(first.read_bytes() + b"x")
+    (first.parent / ".tmp-1").touch()
+    name = first.relative_to(copy / "datasets").as_posix()
+    assert trials.differences(trials.published(copy), trials.published(root))[-1] == name
+    assert trials.debris(copy) == [(first.parent / ".tmp-1").relative_to(copy).as_posix()]
+    first.unlink()
+    assert not trials.manifest_is_whole(copy)

@@ -7,55 +7,28 @@ that of an undisturbed run. The server, its worker and all commands are processe
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_catalog.plain_text import plain_table
 from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
-from flows.orchestration.prefect_env import HEARTBEAT_S, Api, read_env_block
+from flows.orchestration.prefect_env import HEARTBEAT_S
 from flows.orchestration.services import SILENCE_S
 from flows.recipe.recipe import load_recipe, override_values
 
-Commits = dict[str, tuple[int, int]]
-
-# In the environment of everything that a laboratory starts: what is left of it can be found.
-MARK = "VERNACLIP_CRASH_MATRIX"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(ready: Callable[[], Any], seconds: float, what: Callable[[], str]) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what()}"
-        time.sleep(0.05)
-    return found
+pytestmark = pytest.mark.slow
 
 
 class Lab:
-    """A project's folder with a server and a worker, and one small build that can be started in it."""
+    """A project with a server and a worker, and one small build that can be started in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        home = {"PREFECT_HOME": str(folder / "home"), "COLUMNS": "200"}
-        self.environment = {**kept, **home, MARK: str(folder)}
-        port = free_port()
+    def __init__(self, project: Any, port: int) -> None:
+        self.project, self.folder = project, project.folder
+        self.ask, self.until, self.processes = project.ask, project.until, project.processes
         self.overrides = [
             'target_language="en"',
             'scenes.target_language="en"',
@@ -67,64 +40,23 @@ class Lab:
             'fetch.hosts."127.0.0.1".requests_per_s=6',  # so that a build has a middle
         ]
 
-    def command(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """A command in the project's folder; it must succeed."""
-        found = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert found.returncode == 0, found.stdout + found.stderr
-        return found
+    def command(self, *command: str) -> str:
+        return str(self.project.run("-m", *command).stdout)
 
     def up(self) -> str:
-        return self.command("flows.cli", "up").stdout
-
-    def prefect(self, *arguments: str) -> str:
-        return self.command("prefect", *arguments).stdout
-
-    @property
-    def api(self) -> Api:
-        api = read_env_block(self.folder)
-        assert api is not None
-        return api
-
-    def ask(self, path: str, question: dict[str, Any] | None = None) -> Any:
-        """A GET of the server's API, or a POST where there is a question."""
-        api = self.api
-        credentials = b64encode((api.auth_string or "").encode()).decode()
-        headers = {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"}
-        data = None if question is None else json.dumps(question).encode()
-        request = urllib.request.Request(f"{api.url}{path}", data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)
+        return self.command("flows.cli", "up")
 
     def start(self, root: str, **variables: str) -> "Run":
         """Start the build below `root` through the deployment, as a user does."""
         settings = json.dumps(override_values(self.overrides))
         more = [part for name, value in variables.items() for part in ("--job-variable", f"env.{name}={value}")]
         parameters = ["--param", f'root="{root}"', "--param", f"settings={settings}"]
-        self.prefect("deployment", "run", "build-dataset/scenes", *parameters, *more)
+        self.command("prefect", "deployment", "run", "build-dataset/scenes", *parameters, *more)
         (newest, *_) = self.ask("/flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC", "limit": 1})
         return Run(self, newest["id"], self.folder / root)
 
     def pid(self, daemon: str) -> int:
         return int((self.folder / ".vernaclip" / f"{daemon}.pid").read_text(encoding="ascii"))
-
-    def processes(self) -> dict[int, str]:
-        """Command lines of all processes that were started from here, by process id."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if f"{MARK}={self.folder}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue  # it has ended, or is somebody else's
-        return {pid: command for pid, command in found.items() if command}
 
 
 class Run:
@@ -134,36 +66,31 @@ class Run:
         self.lab, self.run_id, self.root = lab, run_id, root
 
     def facts(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.lab.ask(f"/flow_runs/{self.run_id}")
-        return found
+        return dict(self.lab.ask(f"/flow_runs/{self.run_id}"))
 
     @property
     def state(self) -> str:
         return str(self.facts()["state_type"])
 
     def pid(self) -> int:
-        return int(until(lambda: self.facts()["infrastructure_pid"], 30, lambda: "a process"))
+        return int(self.lab.until(lambda: self.facts()["infrastructure_pid"], 30))
 
     def wait_for(self, state: str, seconds: float = 90) -> None:
-        until(lambda: self.state == state, seconds, lambda: f"{state}; it is {self.facts()['state']}")
+        self.lab.until(lambda: self.state == state, seconds)
 
-    def commits(self) -> Commits:
-        """Committed step outputs, each with what tells that it was written anew."""
-        records = self.root.glob("work/*/*/[!.]*/commit.json")
-        return {
-            str(path.parent.relative_to(self.root)): (path.stat().st_ino, path.stat().st_mtime_ns) for path in records
-        }
+    def commits(self) -> set[Path]:
+        return set(self.root.glob("work/*/*/[!.]*/commit.json"))
 
     def in_the_middle(self) -> None:
         """Wait until some images are there, and others are not."""
-        until(lambda: list(self.root.glob("work/*/fetch/*/commit.json")), 60, lambda: "an image shard")
+        self.lab.until(lambda: list(self.root.glob("work/*/fetch/*/commit.json")), 60)
         assert not list(self.root.glob("datasets/*/*/manifest.json"))
 
     def retry(self) -> None:
         """The command; once more where the worker, which reports a crash twice, has overwritten it."""
         for _ in range(3):
-            self.lab.prefect("flow-run", "retry", self.run_id)
-            until(lambda: self.state in ("RUNNING", "COMPLETED", "CRASHED"), 60, lambda: self.state)
+            self.lab.command("prefect", "flow-run", "retry", self.run_id)
+            self.lab.until(lambda: self.state in ("RUNNING", "COMPLETED", "CRASHED"), 60)
             if self.state != "CRASHED":
                 return
 
@@ -178,7 +105,7 @@ def kill(*pids: int) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process has not ended; one that nobody has asked after yet, a zombie, has."""
+    """A process that nobody has asked after yet, a zombie, has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -186,19 +113,19 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(tmp_path_factory.mktemp("lab"))
+def lab(project_in: Callable[[Path], Any], unused_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab(project_in(tmp_path_factory.mktemp("lab")), unused_port)
     try:
-        lab.command("flows.cli", "up", "--port", str(free_port()))
+        lab.up()
         yield lab
     finally:
         lab.command("flows.cli", "down", "--now")
-        assert until(lambda: not lab.processes(), 20, lambda: f"the end of {lab.processes()}")
+        lab.until(lambda: not lab.processes(), 20)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(lab: Lab) -> dict[str, bytes]:
-    """The files of the snapshot that nothing happens to; its number of steps is the count of commits."""
+    """The files of the snapshot that nothing happens to."""
     root = lab.folder / "undisturbed"
     recipe = load_recipe("scenes", root=root, overrides=lab.overrides)
     with LocalExecutor() as executor:
@@ -213,136 +140,75 @@ def num_made(root: Path) -> int:
     return int(made)
 
 
-def assert_nothing_was_done_twice(run: Run, committed: Commits) -> int:
-    """The last process made what was not committed, no more; returns how much that was."""
-    made = num_made(run.root)
-    assert made == num_made(run.lab.folder / "undisturbed") - len(committed)
-    return made
+def assert_ends_well(run: Run, undisturbed: dict[str, bytes], committed: Collection[Path] = ()) -> None:
+    """The bytes are those of an undisturbed run, and the last process made what was not committed, no more."""
+    if run.run_id:
+        run.wait_for("COMPLETED", 180)
+    assert run.tree() == undisturbed
+    assert num_made(run.root) == num_made(run.lab.folder / "undisturbed") - len(committed)
 
 
-# What happens to a run; returns what was committed before, what is seen of it, and what a person types then.
-Event = Callable[[Lab, Run], tuple[Commits, str, str]]
-
-
-def the_run_is_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
-    kill(run.pid())
-    run.wait_for("CRASHED")
-    committed = run.commits()
-    run.retry()
-    return committed, "CRASHED at once", "prefect flow-run retry ID"
-
-
-def the_worker_is_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
+@pytest.mark.parametrize(
+    ("killed", "state", "within_s", "needs_up"),
+    [
+        pytest.param(["run"], "CRASHED", 90, False, id="the run"),
+        pytest.param(["worker"], "CRASHED", 0, True, id="the worker, with which its run ends"),
+        pytest.param(["worker", "run"], "RUNNING", 0, True, id="worker and run"),
+        pytest.param(["worker", "run"], "CRASHED", SILENCE_S + HEARTBEAT_S, True, id="both, and nobody comes"),
+        pytest.param(["server", "worker", "run"], None, 0, True, id="all three"),
+    ],
+)
+def test_a_run_whose_process_is_killed_is_known_to_have_crashed_and_goes_on(
+    killed: list[str], state: str | None, within_s: int, needs_up: bool, lab: Lab, undisturbed: dict[str, bytes]
+) -> None:
+    run = lab.start(f"root-{len(list(lab.folder.iterdir()))}")
+    run.in_the_middle()
     pid = run.pid()
-    kill(lab.pid("worker"))
-    until(lambda: not is_alive(pid), 20, lambda: "the run's own end, without its worker")
+    kill(*(pid if each == "run" else lab.pid(each) for each in killed))
+    lab.until(lambda: not is_alive(pid), 20)
+    if state:
+        run.wait_for(state, within_s + 1)
     committed = run.commits()
+    if needs_up:
+        lab.up()
     assert run.state == "CRASHED"
-    lab.up()
+    assert ("no heartbeat" in run.facts()["state"]["message"]) == (within_s > 90)
     run.retry()
-    return committed, "CRASHED at once: the run ends with its worker", "vernaclip up; prefect flow-run retry ID"
+    assert_ends_well(run, undisturbed, committed)
 
 
-def worker_and_run_are_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
-    kill(lab.pid("worker"), run.pid())
-    committed = run.commits()
-    assert run.state == "RUNNING"
-    lab.up()
-    assert run.state == "CRASHED"
-    run.retry()
-    return committed, "RUNNING, CRASHED after up", "vernaclip up; prefect flow-run retry ID"
-
-
-def worker_and_run_are_killed_and_nobody_comes(lab: Lab, run: Run) -> tuple[Commits, str, str]:
-    kill(lab.pid("worker"), run.pid())
-    committed = run.commits()
-    run.wait_for("CRASHED", SILENCE_S + HEARTBEAT_S)
-    assert "no heartbeat" in run.facts()["state"]["message"]
-    lab.up()
-    run.retry()
-    return committed, f"RUNNING, CRASHED after {SILENCE_S} s", "vernaclip up; prefect flow-run retry ID"
-
-
-def the_server_is_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
+@pytest.mark.parametrize("is_away_to_the_end", [False, True])
+def test_a_build_goes_on_without_its_server(is_away_to_the_end: bool, lab: Lab, undisturbed: dict[str, bytes]) -> None:
+    run = lab.start(f"away-{is_away_to_the_end}")
+    run.in_the_middle()
     kill(lab.pid("server"))
+    if is_away_to_the_end:
+        lab.until(lambda: list(run.root.glob("datasets/scenes/current.json")))
     lab.up()
-    return {}, "the run goes on", "vernaclip up"
+    assert_ends_well(run, undisturbed)
 
 
-def the_server_is_away_when_the_build_ends(lab: Lab, run: Run) -> tuple[Commits, str, str]:
-    kill(lab.pid("server"))
-    until(lambda: list(run.root.glob("datasets/scenes/current.json")), 60, lambda: "a snapshot, without a server")
-    lab.up()
-    return {}, "COMPLETED soon after up", "vernaclip up"
-
-
-def all_three_are_killed(lab: Lab, run: Run) -> tuple[Commits, str, str]:
-    kill(lab.pid("server"), lab.pid("worker"), run.pid())
-    committed = run.commits()
-    lab.up()
-    assert run.state == "CRASHED"
-    run.retry()
-    return committed, "CRASHED after up", "vernaclip up; prefect flow-run retry ID"
-
-
-def the_run_is_cancelled(lab: Lab, run: Run) -> tuple[Commits, str, str]:
+def test_a_cancelled_run_is_gone_soon_and_goes_on(lab: Lab, undisturbed: dict[str, bytes]) -> None:
+    run = lab.start("cancelled")
+    run.in_the_middle()
     lab.ask(f"/flow_runs/{run.run_id}/set_state", {"state": {"type": "CANCELLING"}})  # as the command and the pages do
-    daemons = {lab.pid("server"), lab.pid("worker")}
-    until(lambda: set(lab.processes()) == daemons, 10, lambda: f"the end of {lab.processes()}")
+    lab.until(lambda: lab.processes() == {lab.pid("server"), lab.pid("worker")}, 10)
     committed = run.commits()
     run.wait_for("CANCELLED", 30)
     run.retry()
-    return committed, "CANCELLED, no process left after 10 s", "prefect flow-run retry ID"
+    assert_ends_well(run, undisturbed, committed)
 
 
-def the_disk_is_full(lab: Lab, run: Run) -> tuple[Commits, str, str]:
+def test_a_full_disk_is_told_and_the_run_goes_on(lab: Lab, undisturbed: dict[str, bytes]) -> None:
+    """Late in the build: what is left for the retry, whose environment is the same, does not come as far."""
+    run = lab.start("full", VERNACLIP_FAILPOINTS="commit.after_write:50=enospc")
     run.wait_for("FAILED")
     committed = run.commits()
     assert "is full: free space" in run.facts()["state"]["message"]
     run.retry()
-    return committed, "FAILED, and says so", "make room; prefect flow-run retry ID"
+    assert_ends_well(run, undisturbed, committed)
 
 
-EVENTS = (
-    the_run_is_killed,
-    the_worker_is_killed,
-    worker_and_run_are_killed,
-    worker_and_run_are_killed_and_nobody_comes,
-    the_server_is_killed,
-    the_server_is_away_when_the_build_ends,
-    all_three_are_killed,
-    the_run_is_cancelled,
-    the_disk_is_full,
-)
-# Late in the build: what is left for the retry, whose environment is the same, does not come as far.
-ENVIRONMENT = {the_disk_is_full: {"VERNACLIP_FAILPOINTS": "commit.after_write:50=enospc"}}
-
-
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[dict[str, object]]]:
-    """Rows about what was tried; shown at the end."""
-    rows: list[dict[str, object]] = []
-    yield rows
-    writer = request.config.get_terminal_writer()
-    writer.line("\n" + plain_table(rows))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
-def test_a_run_ends_well_though(
-    event: Event, lab: Lab, undisturbed: dict[str, bytes], table: list[dict[str, object]]
-) -> None:
-    run = lab.start(event.__name__, **ENVIRONMENT.get(event, {}))
-    if event not in ENVIRONMENT:
-        run.in_the_middle()
-    committed, seen, typed = event(lab, run)
-    run.wait_for("COMPLETED", 180)
-    assert run.tree() == undisturbed
-    made = assert_nothing_was_done_twice(run, committed)
-    table.append({"event": event.__name__, "seen": seen, "typed": typed, "kept": len(committed), "made": made})
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["prefect", "local"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interrupted_command_leaves_nothing_behind_and_goes_on(
@@ -351,11 +217,9 @@ def test_an_interrupted_command_leaves_nothing_behind_and_goes_on(
     root = f"{executor}-{number.name}"
     settings = [part for setting in lab.overrides for part in ("--set", setting)]
     command = ["flows.cli", "build", "scenes", "--root", root, "--executor", executor, *settings]
-    before = set(lab.processes())
+    before = lab.processes()
     run = Run(lab, "", lab.folder / root)
-    with subprocess.Popen(
-        [sys.executable, "-m", *command], cwd=lab.folder, env=lab.environment, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with lab.project.start("-m", *command) as process:
         try:
             run.in_the_middle()
             process.send_signal(number)
@@ -364,8 +228,7 @@ def test_an_interrupted_command_leaves_nothing_behind_and_goes_on(
             process.kill()
     assert process.returncode in (128 + number, -number), told
     assert "Traceback" not in told
-    until(lambda: set(lab.processes()) <= before, 10, lambda: f"the end of {lab.processes()}")
+    lab.until(lambda: lab.processes() <= before, 10)
     committed = run.commits()
     lab.command(*command)
-    assert run.tree() == undisturbed
-    assert_nothing_was_done_twice(run, committed)
+    assert_ends_well(run, undisturbed, committed)

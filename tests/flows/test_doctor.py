@@ -74,31 +74,28 @@ def test_the_backport_is_refused_and_removed(packages: Path) -> None:
     assert not (packages / "dataclasses.py").exists()
 
 
-def test_another_owner_of_our_names_is_named(packages: Path) -> None:
-    information = packages / "old_trainer-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: old-trainer\nVersion: 1.0\n", encoding="utf-8")
-    (information / "top_level.txt").write_text("training\n", encoding="utf-8")
-    assert "broken old-trainer also installs a package called `training`" in run(DIAGNOSE, packages)
-
-
-def test_a_folder_that_hides_all_argos_packages_is_named(packages: Path) -> None:
+def test_whatever_is_wrong_with_packages_is_named(packages: Path) -> None:
+    """Another owner of our names, a wrong version, and a folder that hides all Argos packages."""
+    for name, number in (("old-trainer", "1.0"), ("prefect", "99.0")):
+        information = packages / f"{name.replace('-', '_')}-{number}.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n", "utf-8")
+    (packages / "old_trainer-1.0.dist-info" / "top_level.txt").write_text("training\n", "utf-8")
     (packages.parent / "argos" / "unpacked_by_hand").mkdir(parents=True)
     printed = run(DIAGNOSE, packages, ARGOS_PACKAGES_DIR=str(packages.parent / "argos"))
+    assert "broken old-trainer also installs a package called `training`" in printed
+    assert "warning prefect is 99.0, but vernaclip needs" in printed
     assert "unpacked_by_hand is not an Argos package" in printed
 
 
-def test_a_wrong_version_is_named(packages: Path) -> None:
-    information = packages / "prefect-99.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: prefect\nVersion: 99.0\n", encoding="utf-8")
-    assert "warning prefect is 99.0, but vernaclip needs" in run(DIAGNOSE, packages)
-
-
-def test_a_server_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+def test_a_server_that_is_gone_and_a_busy_port_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        assert port_is_busy(port)
+    assert not port_is_busy(port)
+    url = f"http://127.0.0.1:{port}/api"
     write_env_block(tmp_path, Api(url=url))
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     texts = [finding.text for finding in diagnose(tmp_path, tmp_path)]
@@ -111,12 +108,3 @@ def test_a_root_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     texts = [finding.text for finding in diagnose(tmp_path, tmp_path / "catalog")]
     assert f"{tmp_path} is not writable: choose another --root" in texts
-
-
-def test_a_busy_port_is_seen() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        assert port_is_busy(listener.getsockname()[1])
-        port = listener.getsockname()[1]
-    assert not port_is_busy(port)

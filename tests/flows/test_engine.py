@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_catalog.errors import DamagedError, InputError
@@ -37,36 +38,18 @@ from flows.build.steps import STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedSet:
-    """What the engine knows of one."""
-
-    name: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Toys:
-    """What tables of toy steps are given.
-
-    Args:
-        shards: the text of each.
-        words: a setting of each step that has one.
-        absent: steps that the build does not have.
-    """
+    """What tables of toy steps are given: the text of each shard, a setting of each step, steps that are absent."""
 
     shards: tuple[str, ...] = ("A", "B", "C")
     words: Mapping[str, Any] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
-    test_sets: tuple[NamedSet, ...] = ()
+    test_sets: tuple[SimpleNamespace, ...] = ()
     workers: int = 4
 
 
 class Journal:
-    """The tools of toy steps: notes what begins and ends.
-
-    Args:
-        waits: which call goes on only when another has ended.
-        meetings: calls that go on only when all of them have begun.
-    """
+    """The tools of toy steps: notes what begins and ends; a call may wait for another's end, or for a meeting."""
 
     def __init__(self, waits: Mapping[str, str] | None = None, *, meetings: Sequence[Sequence[str]] = ()) -> None:
         self.lines: list[str] = []
@@ -148,17 +131,6 @@ def read_test_set(job: Job, *, name: str, word: str) -> Mapping[str, Any]:
     return {}
 
 
-SOURCE = Step(
-    name="source",
-    version=1,
-    meaning="Make the shards.",
-    scope=MAKES_SHARDS,
-    lane=FLOW,
-    settings=lambda build: {"shards": build.shards},
-    run=make_shards,
-)
-
-
 def toy(name: str, *after: str, run: Callable[..., Mapping[str, Any]] = write, **changes: Any) -> Step:
     step = Step(
         name=name,
@@ -171,6 +143,9 @@ def toy(name: str, *after: str, run: Callable[..., Mapping[str, Any]] = write, *
         run=run,
     )
     return replace(step, **changes)
+
+
+SOURCE = toy("source", scope=MAKES_SHARDS, lane=FLOW, settings=lambda build: {"shards": build.shards}, run=make_shards)
 
 
 @dataclass
@@ -233,24 +208,17 @@ def expected(toys: Toys, name: str, number: int | None) -> Any:
             return found
         return stand_in(steps[found].after[0]) if steps[found].scope is PER_SHARD else None
 
-    def content(found: str, item: int | None) -> list[Any]:
-        return [[toys.shards[item or 0]]] if found == "source" else [expected(toys, found, item)]
-
     inputs = {}
     for read_step in steps[name].after:
         found = stand_in(read_step)
-        if found is None:
-            continue
-        if steps[found].scope is WHOLE:
-            inputs[read_step] = [content(found, None)]
-        elif number is None:
-            inputs[read_step] = [content(found, item) for item in range(len(toys.shards))]
-        else:
-            inputs[read_step] = [content(found, number)]
+        if found is not None:
+            items = [None] if steps[found].scope is WHOLE else range(len(toys.shards)) if number is None else [number]
+            inputs[read_step] = [
+                [[toys.shards[item or 0]] if found == "source" else expected(toys, found, item)] for item in items
+            ]
     return [name, None, inputs]
 
 
-@settings(max_examples=40)
 @given(
     absent=st.sets(st.sampled_from([step.name for step in PIPELINE[1:]])),
     shards=st.lists(st.text("xyz", max_size=2), min_size=1, max_size=4),
@@ -284,11 +252,8 @@ def test_where_a_step_changes_nothing_its_readers_get_what_it_has_read(tmp_path:
     first = [step for (step,) in found.texts("first")]
     read_by_last = [text[0][2]["some"][0][0] for text in found.texts("last")]
     assert read_by_last == [first[0], ["some", "B", {"first": [[first[1]]]}], first[2]]
-    assert [output.only_file.parent.parent.name for output in found.engine.outputs("some")] == [
-        "first",
-        "some",
-        "first",
-    ]
+    folders = [output.only_file.parent.parent.name for output in found.engine.outputs("some")]
+    assert folders == ["first", "some", "first"]
     # Another setting that concerns one shard changes the key of no other one's readers.
     begun = run(table, tmp_path, Toys(words={"some": "C"})).journal.begun("last")
     assert sorted(begun) == ["last 00001", "last 00002"]
@@ -403,24 +368,17 @@ def test_an_executor_is_told_names_progress_and_what_may_be_done_elsewhere(tmp_p
     third = toy("third", "first", "test-set", lane=MODEL)
     table = [SOURCE, tests, toy("first", "source"), toy("second", "first"), third]
     executor = Watched()
-    toys = Toys(shards=("a", "b"), absent=frozenset({"second"}), test_sets=(NamedSet(name="z"), NamedSet(name="y")))
+    toys = Toys(
+        shards=("a", "b"),
+        absent=frozenset({"second"}),
+        test_sets=(SimpleNamespace(name="z"), SimpleNamespace(name="y")),
+    )
     found = run(table, tmp_path, toys, executor=executor)
-    assert executor.submitted == {
-        "source": False,
-        "test-set z": True,
-        "test-set y": True,
-        "first 00000": True,
-        "first 00001": True,
-        "third 00000": False,
-        "third 00001": False,
-    }
-    assert executor.shown == {
-        "source": [(1, 1)],
-        "test-set": [(1, 2), (2, 2)],
-        "first": [(1, 2), (2, 2)],
-        "second": [(0, 0)],
-        "third": [(1, 2), (2, 2)],
-    }
+    remote = ("test-set z", "test-set y", "first 00000", "first 00001")
+    local = ("source", "third 00000", "third 00001")
+    assert executor.submitted == dict.fromkeys(remote, True) | dict.fromkeys(local, False)
+    both = {key: [(1, 2), (2, 2)] for key in ("test-set", "first", "third")}
+    assert executor.shown == {"source": [(1, 1)], "second": [(0, 0)], **both}
     assert [text[0][2]["test-set"] for text in found.texts("third")] == [[["z"], ["y"]]] * 2
 
 

@@ -25,8 +25,9 @@ def failing(times: int, error: Exception) -> Callable[[], int]:
     return call
 
 
-def test_calls_begin_at_once_and_each_future_has_its_own_result() -> None:
+def test_calls_begin_at_once_and_whoever_asked_is_told_of_each_end() -> None:
     all_are_there = threading.Barrier(20)
+    told: list[str] = []
 
     def square(number: int) -> int:
         all_are_there.wait(60)
@@ -35,11 +36,6 @@ def test_calls_begin_at_once_and_each_future_has_its_own_result() -> None:
     with LocalExecutor() as executor:
         futures = [executor.submit(f"square {number:05d}", partial(square, number)) for number in range(20)]
         assert [future.result() for future in futures] == [number**2 for number in range(20)]
-
-
-def test_whoever_asked_is_told_of_what_is_done_and_of_what_failed() -> None:
-    told: list[str] = []
-    with LocalExecutor() as executor:
         executor.submit("fine", lambda: 1).add_done_callback(lambda _: told.append("fine"))
         executor.submit("broken", failing(1, InputError("broken"))).add_done_callback(lambda _: told.append("broken"))
     assert sorted(told) == ["broken", "fine"]

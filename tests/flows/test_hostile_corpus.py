@@ -2,27 +2,22 @@
 
 import csv
 import io
-import json
-import os
-import random
 import re
 import shutil
-import sqlite3
 import subprocess
-import sys
 import tarfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+import yaml
 
 from data_catalog.database.catalog import query
-from flows.build.execution import LocalExecutor
+from data_catalog.report.page import write_report
+from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
-from flows.jobs import build_dataset
-from flows.recipe.recipe import load_recipe
 
 # Whatever of these runs in a browser leaves this mark on the document.
 MARK = "data-owned"
@@ -46,89 +41,40 @@ PAYLOADS = (
     "---\nlicense: mit\n---",
 )
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-RECIPE = """
-name = "hostile"
-target_language = "en"
-source_language = "en"
-
-[sources.local]
-kind = "pairs"
-files = ["{recipe}/local.jsonl"]
-caption_column = "caption"
-path_column = "image"
-images = "{recipe}/images"
-license_column = "license"
-attribution_column = "attribution"
-page_column = "page"
-lang = "en"
-
-[sources.web]
-kind = "pairs"
-files = ["{recipe}/web.jsonl"]
-caption_column = "caption"
-url_column = "url"
-license_column = "license"
-attribution_column = "attribution"
-page_column = "page"
-lang = "en"
-
+SETTINGS = """
 [fetch]
 allow_loopback = true
 retries = 0
 contact = "<script>@example.org"
-
 [duplicates]
 near_images = false
-
 [check]
 proper_noun_check = false
 """
-ENGLISH = (
-    "A brown dog is running along the sandy beach",
-    "Two children play with a red ball in the park",
-    "An old man reads his newspaper under a tree",
-    "A white boat lies in the quiet harbour at night",
-    "Three cats are sleeping on the warm kitchen floor",
-    "A woman with a blue hat rides her bicycle to work",
-    "Several people wait for the train at the station",
-    "A small bird sits on the branch of an apple tree",
-)
+COLUMNS = "caption license attribution page"
 
 
-def _records(image_of: Any) -> list[dict[str, Any]]:
-    """Two rows a payload: it in front of an English sentence, and behind one; in every other field as well."""
-    rows = []
-    for number, payload in enumerate(PAYLOADS):
-        sentence = ENGLISH[number % len(ENGLISH)]
-        shared = {"license": payload, "attribution": payload, "page": f"javascript:{RUN}//{number}"}
-        rows.append({**image_of(number, payload), "caption": f"{payload} {sentence}", **shared})
-        rows.append({**image_of(number, payload), "caption": f"{sentence} number {number} {payload}", **shared})
-    return rows
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def _rows(payload: str, number: int, sentence: str) -> list[tuple[str, ...]]:
+    """A payload in front of an English sentence, and behind one; in every other field as well."""
+    rights = (payload, payload, f"javascript:{RUN}//{number}")
+    return [(f"{payload} {sentence}", *rights), (f"{sentence} number {number} {payload}", *rights)]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A catalog built from upstream files in which every text is an attack."""
-    folder = tmp_path_factory.mktemp("hostile")
-    (folder / "images").mkdir()
-
-    def local(number: int, payload: str) -> dict[str, str]:
+    own = own_folder(tmp_path_factory.mktemp("hostile"))
+    local, web = [], []
+    for number, payload in enumerate(PAYLOADS):
+        rows = _rows(payload, number, own.caption(number))
         name = f"{number} " + payload.replace("/", "\u2215").replace("\n", " ")[:120] + ".png"
-        noise = random.Random(number).randbytes(96 * 96 * 3)
-        Image.frombytes("RGB", (96, 96), noise).save(folder / "images" / name)
-        return {"image": name}
-
-    _write(folder / "local.jsonl", _records(local))
-    _write(folder / "web.jsonl", _records(lambda number, payload: {"url": f"http://127.0.0.1:1/{number}/{payload}"}))
-    (folder / "hostile.toml").write_text(RECIPE, encoding="utf-8")
-    recipe = load_recipe(str(folder / "hostile.toml"), root=folder / "root")
-    with LocalExecutor() as executor:
-        build_dataset(recipe, root=folder / "root", executor=executor)
-    return folder / "root"
+        own.save(name, number)
+        local += [(name, *row) for row in rows]
+        web += [(f"http://127.0.0.1:1/{number}/{payload}", *row) for row in rows]
+    sources = own.source("local", f"path {COLUMNS}", local) + own.source("web", f"url {COLUMNS}", web)
+    own.build(sources + SETTINGS, name="hostile")
+    found: Path = own.root
+    return found
 
 
 def _said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -151,9 +97,13 @@ def test_the_corpus_reaches_the_catalog_as_it_stands(root: Path) -> None:
     assert kept[0]["n"] >= 10
 
 
-@pytest.mark.parametrize("view", ["captions", "rejects", "images", "image_outcomes", "drop_reasons", "pairs"])
-def test_a_terminal_shows_text_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str], view: str) -> None:
-    assert _is_inert(_said(capsys, "sql", f"FROM {view}", "--root", str(root)))
+def test_a_terminal_shows_text_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for view in ("captions", "rejects", "images", "image_outcomes", "drop_reasons", "pairs"):
+        assert _is_inert(_said(capsys, "sql", f"FROM {view}", "--root", str(root))), view
+    found = query(root, "SELECT DISTINCT sample_id FROM captions ORDER BY ALL").to_pylist()
+    for row in found[::3]:
+        assert _is_inert(_said(capsys, "why", row["sample_id"], "--root", str(root)))
+    assert main(["why", "' OR 1=1 --", "--root", str(root)]) == 1
 
 
 def test_a_spreadsheet_finds_no_formula(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,19 +114,10 @@ def test_a_spreadsheet_finds_no_formula(root: Path, capsys: pytest.CaptureFixtur
     assert any("cmd|" in cell for row in table for cell in row)
 
 
-def test_a_story_is_told_of_any_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = query(root, "SELECT DISTINCT sample_id, coalesce(url, '') AS url FROM captions").to_pylist()
-    for row in found:
-        assert _is_inert(_said(capsys, "why", row["sample_id"], "--root", str(root)))
-    assert main(["why", "' OR 1=1 --", "--root", str(root)]) == 1
-
-
 @pytest.fixture(scope="module")
 def page(root: Path) -> Path:
     """The report of that build."""
-    found = root / "datasets" / "hostile" / "report.html"
-    assert found.is_file()
-    return found
+    return write_report(root, require_snapshot(root, "hostile"))
 
 
 def _document(browser: str, page: Path, profile: Path) -> str:
@@ -191,9 +132,7 @@ def _document(browser: str, page: Path, profile: Path) -> str:
 def browser() -> str:
     """A browser without a window."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("Chromium is not installed")
-    return found
+    return found or pytest.skip("Chromium is not installed")
 
 
 def test_a_browser_runs_nothing_of_the_report(browser: str, page: Path, tmp_path: Path) -> None:
@@ -220,47 +159,6 @@ def test_the_report_asks_nobody_for_anything(page: Path) -> None:
     assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]", text)
 
 
-@pytest.mark.slow  # of a flow of steps, test_services.py shows the same
-def test_prefects_pages_get_no_markup(root: Path, tmp_path: Path) -> None:
-    """The run finds everything done: what it shows is what it would show anyway."""
-    recipe = root.parent / "hostile.toml"
-    command = [sys.executable, "-m", "flows.cli", "build", str(recipe), "--root", str(root)]
-    names = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment = {**names, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "HOME": str(tmp_path)}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    with sqlite3.connect(tmp_path / ".vernaclip" / "temporary-1.db") as database:
-        artifacts = database.execute("SELECT type, data, description FROM artifact").fetchall()
-    database.close()
-    tables = [data for kind, data, _ in artifacts if kind == "table"]
-    assert tables
-    for _, data, description in artifacts:
-        shown = re.sub(r"&#\d+;", "", str(description or "") + " ".join(_strings(data)))
-        assert not set("<>[]()`|\\") & set(shown.replace("(", "").replace(")", "")), shown
-        assert _is_inert(shown)
-
-
-def _strings(data: str | None) -> list[str]:
-    """All texts inside an artifact's JSON."""
-    found: list[str] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, str):
-            try:
-                walk(json.loads(value))
-            except ValueError:
-                found.append(value)
-        elif isinstance(value, dict):
-            for name, item in value.items():
-                found.append(name)
-                walk(item)
-        elif isinstance(value, list):
-            for item in value:
-                walk(item)
-
-    walk(data or "")
-    return found
-
-
 @pytest.fixture(scope="module")
 def exports(root: Path) -> Path:
     """All exports, pixels included."""
@@ -279,8 +177,6 @@ def test_names_inside_exports_are_safe(exports: Path) -> None:
 
 
 def test_the_card_is_text(exports: Path) -> None:
-    import yaml
-
     text = (exports / "huggingface" / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     assert set(yaml.safe_load(front)) >= {"configs", "dataset_info", "license"}

@@ -1,16 +1,32 @@
+"""Language packs: those that ship, those that are broken, and those that a recipe or a command names."""
+
+import io
+import os
+import re
+import stat
 import string
+import sys
 from pathlib import Path
 
 import pytest
 
 from cleaning.duplicates.near_captions import cluster_captions
 from cleaning.languages.identification import detectable_languages
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.language_pack import LanguagePack, all_function_words
-from flows.recipe.language_packs import available_language_packs, load_language_pack, load_language_packs
+from flows.build.inputs import Inputs, open_inputs
+from flows.cli import main
+from flows.recipe.engines import open_engine, open_reverse_engine
+from flows.recipe.language_packs import (
+    available_language_packs,
+    column_language,
+    load_language_pack,
+    load_language_packs,
+)
+from flows.recipe.recipe import Recipe, load_recipe
 
 
-def test_the_packs_that_ship() -> None:
+def test_the_packs_that_ship_are_whole() -> None:
     packs = load_language_packs()
     assert list(packs) == available_language_packs() == ["ca", "de", "el", "en", "it"]
     for code, pack in packs.items():
@@ -18,32 +34,16 @@ def test_the_packs_that_ship() -> None:
         assert {pack.langdetect, *pack.confusions} <= set(detectable_languages())
         assert pack.langdetect not in pack.confusions
         assert len(set(pack.function_words)) == len(pack.function_words) > 50
-        assert pack.text_encoder
-        assert pack.prompt_templates
-        assert pack.license_notes
-    assert packs["it"].text_encoder == "dbmdz/bert-base-italian-xxl-cased"
-
-
-def test_packs_of_other_languages_than_english_are_whole() -> None:
-    for code, pack in load_language_packs().items():
-        assert len(pack.tens) == 8
-        assert code == "en" or len(pack.shared_words) > 50
-        assert all((pack.iso639_3, pack.name, pack.argos, pack.spacy, pack.flores))
         assert {*pack.function_words}.isdisjoint(pack.shared_words)
-
-
-def test_no_pack_of_that_language() -> None:
-    with pytest.raises(SettingsError, match="no language pack 'xx': use one of ca, de, el, en, it"):
-        load_language_pack("xx")
-    with pytest.raises(SettingsError, match="no language pack"):
-        load_language_pack("../languages/it")
-
-
-def test_a_pack_of_ones_own(tmp_path: Path) -> None:
-    path = tmp_path / "eu.toml"
-    path.write_text('code = "eu"\nname = "Basque"\nfunction_words = ["eta", "ñabar"]\n', encoding="utf-8")
-    pack = load_language_pack(str(path))
-    assert pack == LanguagePack(code="eu", name="Basque", function_words=("eta", "ñabar"))
+        assert code == "en" or len(pack.shared_words) > 50
+        assert len(pack.tens) == 8
+        assert all(
+            (pack.text_encoder, pack.license_notes, pack.iso639_3, pack.name, pack.argos, pack.spacy, pack.flores)
+        )
+        assert pack.prompt_templates
+        for template in pack.prompt_templates:
+            assert [name for _, name, _, _ in string.Formatter().parse(template) if name] == ["c"]
+    assert packs["it"].text_encoder == "dbmdz/bert-base-italian-xxl-cased"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,6 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
         (b'code = "eu"\nfunction_word = []\n', "unknown key eu.toml.function_word"),
         (b"code = 7\n", "eu.toml.code must be a string"),
         (b"name = 'x'\n", "eu.toml.code is missing"),
-        (b"code = \n", "is not TOML"),
         (b"code = '\xff'\n", "is not TOML"),
         (b"code = 'EU'\n", "code must be lower-case"),
         (b"code = 'eu'\nfunction_words = [\"l'\"]\n", "without apostrophe"),
@@ -63,18 +62,21 @@ def test_a_pack_of_ones_own(tmp_path: Path) -> None:
         (None, "cannot read the language pack"),
     ],
 )
-def test_a_broken_pack(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_broken_pack_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "eu.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PipelineError, match=message.replace("{", "\\{").replace(".", "\\.")):
+    with pytest.raises(PipelineError, match=re.escape(message)):
         load_language_pack(str(path))
+    path.write_text('code = "eu"\nname = "Basque"\nfunction_words = ["eta", "ñabar"]\n', encoding="utf-8")
+    own = LanguagePack(code="eu", name="Basque", function_words=("eta", "ñabar"))
+    assert load_language_pack(str(path)) == own
 
 
-def test_templates_of_a_pack_fill_in() -> None:
-    for pack in load_language_packs().values():
-        for template in pack.prompt_templates:
-            assert [name for _, name, _, _ in string.Formatter().parse(template) if name] == ["c"]
+@pytest.mark.parametrize("name", ["xx", "../languages/it"])
+def test_what_is_no_pack_is_answered_with_those_there(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"no language pack .*ca, de, el, en, it"):
+        load_language_pack(name)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,136 @@ def test_near_captions_share_their_negations(caption: str, other: str, tmp_path:
     captions = [caption, other, f"{caption}!"]
     found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=words)
     assert found.tolist() == [0, 1, 0]
+
+
+def test_a_column_is_checked_by_its_pack_or_says_why_not(caplog: pytest.LogCaptureFixture) -> None:
+    check = column_language(load_language_pack("de"))
+    assert check is not None
+    german, english = check(
+        ["Ein großer Hund rennt über die grüne Wiese.", "Two large brown dogs are running across the green meadow."]
+    )
+    assert german is None
+    assert english is not None
+    assert english.reason == "wrong_language"
+    assert column_language(LanguagePack.minimal("fur")) is None
+    [record] = caplog.records
+    assert "'fur'" in record.getMessage()
+
+
+RECIPE = """
+target_language = "it"
+source_language = "fr"
+language_packs = ["{recipe}/fr.toml", "{recipe}/oc.toml"]
+[translate]
+engine = "apertium"
+pivot = "oc"
+[sources.mine]
+kind = "pairs"
+files = ["{recipe}/pairs.tsv"]
+url_column = "url"
+caption_column = "caption"
+lang = "fr"
+"""
+TO_FRENCH = ("target_language=fr", 'translate.pivot=""', "language_pack={recipe}/fr.toml")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe, French and Occitan packs, and programs that stand for Apertium's and write their mode's name."""
+    for name, content in (("apertium", "echo Apertium 1.0"), ("apertium-wblank-mode", 'cat "$2"')):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/usr/bin/env bash\n{content}\n", encoding="utf-8")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    modes = tmp_path / "share" / "apertium" / "modes"
+    modes.mkdir(parents=True)
+    for mode in ("fra-oci", "oci-ita", "ita-oci", "oci-fra", "fra-ita", "xyz-ita"):
+        (modes / f"{mode}.mode").write_text(f"sed -z s/^/{mode}=/", encoding="utf-8")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "fr.toml").write_text('code = "fr"\niso639_3 = "fra"\n', encoding="utf-8")
+    (tmp_path / "oc.toml").write_text('code = "oc"\niso639_3 = "oci"\n', encoding="utf-8")
+    (tmp_path / "pairs.tsv").write_text("url\tcaption\nhttp://example.org/a.jpg\tun chien\n", encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(RECIPE, encoding="utf-8")
+    return tmp_path
+
+
+def recipe_in(folder: Path, *overrides: str) -> Recipe:
+    return load_recipe(str(folder / "mine.toml"), root=folder / "root", overrides=overrides)
+
+
+def inputs_in(folder: Path, *overrides: str) -> Inputs:
+    return open_inputs(recipe_in(folder, *overrides), folder / "root", {})
+
+
+def test_the_source_and_the_pivot_have_packs_too(folder: Path) -> None:
+    engine = open_engine(recipe_in(folder), folder / "root")
+    back = open_reverse_engine(recipe_in(folder, "translate.round_trip=true"), folder / "root")
+    for each, expected in ((engine, "oci-ita=fra-oci=x"), (back, "oci-fra=ita-oci=x")):
+        assert each is not None
+        assert [translation.text for translation in each.translate(["x"])] == [expected]
+
+
+def test_a_pack_of_a_file_wins_over_one_that_ships(folder: Path) -> None:
+    (folder / "it.toml").write_text('code = "it"\niso639_3 = "xyz"\n', encoding="utf-8")
+    files = f'language_packs=["{folder}/fr.toml", "{folder}/it.toml"]'
+    with pytest.raises(InputError, match="no mode fra-xyz"):
+        open_engine(recipe_in(folder, files, 'translate.pivot=""'), folder / "root")
+    packs = inputs_in(folder, f"language_packs={folder}/it.toml", *TO_FRENCH).packs
+    assert packs["it"].iso639_3 == "xyz"
+
+
+def test_captions_are_read_with_named_packs_and_those_that_ship(folder: Path) -> None:
+    packs = inputs_in(folder).packs
+    assert (packs["fr"].iso639_3, packs["it"].iso639_3) == ("fra", "ita")
+    (folder / "eu.toml").write_text('code = "eu"\n', encoding="utf-8")
+    files = f'language_packs=["{folder}/fr.toml", "{folder}/oc.toml", "{folder}/eu.toml"]'
+    assert "eu" in inputs_in(folder, files).packs, "rows may say their language themselves"
+
+
+def test_another_pack_is_another_build_wherever_it_lies(folder: Path) -> None:
+    first = inputs_in(folder).build_key
+    (folder / "moved").mkdir()
+    (folder / "fr.toml").rename(folder / "moved" / "fr.toml")
+    files = f'language_packs=["{folder}/moved/fr.toml", "{folder}/oc.toml"]'
+    assert inputs_in(folder, files).build_key == first
+    for name in ("moved/fr.toml", "oc.toml"):
+        before = inputs_in(folder, files).build_key
+        with (folder / name).open("a", encoding="utf-8") as file:
+            file.write('argos = "xx"\n')
+        assert inputs_in(folder, files).build_key != before
+
+
+def test_the_targets_pack_may_stand_in_either_key(folder: Path) -> None:
+    reading = ("target_language=fr", "source_language=fr", 'translate.pivot=""')
+    expected = inputs_in(folder, *reading, f"language_pack={folder}/fr.toml").pack
+    assert inputs_in(folder, *reading).pack == expected
+    with pytest.raises(SettingsError, match=r"no language pack 'fr'.*language_pack = "):
+        inputs_in(folder, *reading, "language_packs=[]")
+
+
+def test_packs_that_contradict_each_other_or_the_recipe_are_refused(folder: Path) -> None:
+    (folder / "other.toml").write_text('code = "fr"\n', encoding="utf-8")
+    twice = f'language_packs=["{folder}/fr.toml", "{folder}/other.toml"]'
+    with pytest.raises(SettingsError, match=r"fr\.toml and .*other\.toml"):
+        inputs_in(folder, twice)
+    with pytest.raises(SettingsError, match=r"fr\.toml is for fr"):
+        inputs_in(folder, f"language_pack={folder}/fr.toml")
+    with pytest.raises(InputError, match="cannot read the language pack"):
+        inputs_in(folder, "language_packs=absent.toml")
+
+
+def test_the_command_takes_packs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packs = ["--language-pack", str(folder / "fr.toml"), "--language-pack", str(folder / "oc.toml")]
+    for options, out, error in (
+        ([*packs, "--pivot", "oc"], "oci-ita=fra-oci=x\n", ""),
+        (packs[:2], "fra-ita=x\n", ""),
+        ([], "", "set iso639_3 in the language pack fr.toml"),
+        (packs, "", "--language-pack is for oc"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"x\n"))))
+        assert main(["translate", "--engine", "apertium", "--from", "fr", "--to", "it", *options]) == (0 if out else 1)
+        told = capsys.readouterr()
+        assert told.out == out
+        assert error in told.err

@@ -8,10 +8,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from safetensors.numpy import save_file
 
 from data_catalog.errors import SettingsError
+from data_catalog.report.page import refresh_report
 from data_catalog.storage.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
@@ -57,7 +60,7 @@ Call = Callable[..., list[str]]
 
 
 @pytest.fixture
-def call(recipe: Path, tmp_path: Path) -> Call:
+def call(recipe: Path, tmp_path: Path, quick_builds: None) -> Call:
     """`call("run", "split.val=0.2")`: the words of a job with a small model, of one epoch."""
 
     def words(job: str, *more: str) -> list[str]:
@@ -77,80 +80,41 @@ def test_a_recipe_of_what_is_needed_alone_runs_through(
     assert len(list((tmp_path / "catalog/models/photos").glob("*/scores-val.json"))) == 1
 
 
-def test_where_a_test_split_is_there_it_is_scored(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(call("run", "split.test=0.2", "split.val=0.2")) == 0
-    assert "retrieval among the images of the test split" in capsys.readouterr().out
+GUARDS = [f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")]
+NOTHING_HELD_OUT = "so there would be nothing to score on"
 
 
-def changed_model(folder: Path, change: Callable[[dict[str, Any]], Any]) -> str:
-    """A setting that names the small model's config, changed."""
-    config = json.loads(json.dumps(SMALL))
-    change(config)
-    (folder / "changed.json").write_text(json.dumps(config))
-    return f"train.model={folder / 'changed.json'}"
-
-
-def foreign_weights(folder: Path) -> str:
-    """A setting that names weights of another image tower."""
-    import torch
-    from safetensors.torch import save_file
-
-    save_file({"proj": torch.zeros(3, 3), "stem": torch.zeros(2)}, folder / "weights.safetensors")
-    return f"train.image_weights={folder / 'weights.safetensors'}"
-
-
-WRONG: dict[str, tuple[Callable[[Path], list[str]], str]] = {
-    "no such model": (lambda _: ["train.model=gigantic"], "there is no model config 'gigantic': name one of compact"),
-    "no model of open_clip's": (
-        lambda folder: [changed_model(folder, lambda config: config["vision_cfg"].update(nonsense=1))],
-        "open_clip cannot create a model from the model config",
-    ),
-    "features of two sizes": (
-        lambda folder: [changed_model(folder, lambda config: config["text_cfg"].update(width=48, proj_type="none"))],
-        "gives image and text features of different sizes",
-    ),
-    "no such weights": (lambda _: ["train.image_weights=nowhere.pt"], "nowhere.pt is neither a weights file"),
-    "another model's weights": (lambda folder: [foreign_weights(folder)], "does not match the model's image tower: "),
-    "no Hugging Face text tower": (
-        lambda _: ["train.text_encoder=nowhere"],
-        "train.text_encoder is set, but the model",
-    ),
-    "no such text encoder": (
-        lambda folder: [changed_model(folder, lambda config: config["text_cfg"].update(hf_model_name=str(folder)))],
-        "cannot be loaded",
-    ),
-    "a batch in pieces": (
-        lambda _: ["train.model=compact", "train.microbatch=2"],
-        "train.microbatch does not work with batch normalisation",
-    ),
-    "no GPU": (lambda _: ["train.device=cuda"], "train.device is cuda, but torch finds 0 GPUs"),
-    "no test images": (
-        lambda _: ["evaluate.split=test"],
-        "evaluate.split is test but split.test is 0, so there would be nothing to score on",
-    ),
-    "nothing held out": (
-        lambda _: ["split.val=0"],
-        "split.val and split.test are 0, so there would be nothing to score on",
-    ),
-    "no guard against a test set": (
-        lambda _: [
-            'test_sets.held.kind="list"',
-            'test_sets.held.files=["list.txt"]',
-            *(f"leaks.by_{way}=false" for way in ("identity", "caption", "pixels")),
-        ],
-        "the leak guard is off, so the dataset may contain test set held",
-    ),
-    "no engine": (lambda _: ['target_language="it"'], "no Argos package translates en to it"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["train.model=gigantic"], "there is no model config 'gigantic': name one of compact"),
+        (["train.model={here}/wrong.json"], "open_clip cannot create a model from the model config"),
+        (["train.image_weights=nowhere.pt"], "nowhere.pt is neither a weights file"),
+        (["train.image_weights={here}/weights.safetensors"], "does not match the model's image tower: "),
+        (["train.text_encoder=nowhere"], "train.text_encoder is set, but the model"),
+        (["train.model=compact", "train.microbatch=2"], "train.microbatch does not work with batch normalisation"),
+        (["train.device=cuda"], "train.device is cuda, but torch finds 0 GPUs"),
+        (["evaluate.split=test"], f"evaluate.split is test but split.test is 0, {NOTHING_HELD_OUT}"),
+        (["split.val=0"], f"split.val and split.test are 0, {NOTHING_HELD_OUT}"),
+        (
+            ['test_sets.held.kind="list"', 'test_sets.held.files=["list.txt"]', *GUARDS],
+            "the leak guard is off, so the dataset may contain test set held",
+        ),
+        (['target_language="it"'], "no Argos package translates en to it"),
+    ],
+)
 def test_what_would_fail_after_the_build_is_said_before_it(
-    case: str, call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    settings: list[str],
+    told: str,
+    call: Call,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    settings, told = WRONG[case]
-    assert main(call("run", *settings(tmp_path))) == 1
+    save_file({"proj": np.zeros((3, 3)), "stem": np.zeros(2)}, tmp_path / "weights.safetensors")
+    (tmp_path / "wrong.json").write_text(json.dumps(SMALL | {"vision_cfg": SMALL["vision_cfg"] | {"nonsense": 1}}))
+    assert main(call("run", *(setting.replace("{here}", str(tmp_path)) for setting in settings))) == 1
     error = capsys.readouterr().err
     assert told in error.splitlines()[-1]
     assert "defect" not in error
@@ -177,34 +141,25 @@ def test_where_chance_held_nothing_out_it_is_said_before_training(
     assert main(call("train", "split.val=0.0001")) == 0, "a model that is not scored may be trained"
 
 
-def test_a_build_that_keeps_nothing_fails_and_says_where_the_rows_went(
-    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_that_does(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flows.jobs.refresh_report", refresh_report)
     root = tmp_path / "catalog"
-    for _ in range(2):  # anew, and as it is found done
-        assert main(call("build", "clean.min_words=50")) == 1
+    for job in ("build", "run"):  # anew, and as it is found done
+        assert main(call(job, "clean.min_words=50")) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert "photos keeps none of 40 captions: clean dropped 40 as caption_too_short" in error
         assert f"{root}/datasets/photos/report.html" in error
     assert (root / "datasets/photos/report.html").is_file()
-    assert main(["sql", "SELECT count(*) AS n FROM rejects", "--root", str(root)]) == 0
-    assert "40" in capsys.readouterr().out
-    assert main(call("run", "clean.min_words=50")) == 1
     assert not (root / "models").exists()
-
-
-def test_a_build_that_keeps_nothing_does_not_take_the_place_of_one_that_does(
-    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "catalog"
+    (empty,) = snapshot_names(root, "photos")
     assert main(call("build")) == 0
     good = require_snapshot(root, "photos").snapshot
-    for _ in range(2):
-        assert main(call("build", "clean.min_words=50")) == 1
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert f"snapshot {good} remains the current one" in error
-        assert require_snapshot(root, "photos").snapshot == good
-    (empty,) = set(snapshot_names(root, "photos")) - {good}
+    assert main(call("build", "clean.min_words=50")) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"snapshot {good} remains the current one" in error
+    assert require_snapshot(root, "photos").snapshot == good
     assert f"vernaclip diff {good} {empty} --root {root}" in error
     assert main(["diff", good, empty, "--root", str(root)]) == 0
     assert "caption_too_short" in capsys.readouterr().out

@@ -16,6 +16,8 @@ from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from translation.memory import TranslationMemory
 
+pytestmark = pytest.mark.slow
+
 HOME = Path(__file__).parents[2]
 DOCS = (HOME / "docs" / "translation.md").read_text(encoding="utf-8")
 WORDS = {"a": "un", "dog": "cane", "sleeps": "dorme", "near": "vicino", "the": "al", "red": "rosso", "table": "tavolo"}
@@ -41,25 +43,14 @@ def block(language: str, first_line: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for all: the package's project, where pip put it (`site`), the recipe, the catalog."""
-    return tmp_path_factory.mktemp("plugin")
-
-
-@pytest.fixture(scope="module")
-def site(folder: Path) -> Path:
-    """Where pip put the package."""
+    """A folder with the package's project, where pip put it (`site`), a recipe, and the catalog built with them."""
+    folder = tmp_path_factory.mktemp("plugin")
     project, site = folder / "project", folder / "site"
     project.mkdir()
     (project / "pyproject.toml").write_text(block("toml", "# pyproject.toml"), encoding="utf-8")
     (project / "vernaclip_glossary.py").write_text(block("python", "# vernaclip_glossary.py"), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(site), str(project)], check=True, capture_output=True, timeout=300)
-    return site
-
-
-@pytest.fixture(scope="module")
-def catalog(site: Path, folder: Path) -> Path:
-    """The root of a dataset that was built with the package."""
     translate = block("toml", '[translate]\nengine = "glossary"')
     assert tomllib.loads(translate) == {"translate": {"settings": {"file": "{recipe}/words.tsv"}}}
     (folder / "dogs.toml").write_text(f'{RECIPE}[translate]\nengine = "glossary"\n{translate}', encoding="utf-8")
@@ -75,10 +66,11 @@ def catalog(site: Path, folder: Path) -> Path:
         [*command, "--executor", "local"], env={**os.environ, **places}, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    return folder / "catalog"
+    return folder
 
 
-def test_the_package_of_the_docs_builds_a_dataset(catalog: Path) -> None:
+def test_the_package_of_the_docs_builds_a_dataset(folder: Path) -> None:
+    catalog = folder / "catalog"
     snapshot = require_snapshot(catalog, "dogs")
     files = [file for split in ("train", "val", "test") for file in snapshot.pair_files(split)]
     captions = {text for file in files for own in pq.read_table(file).column("captions").to_pylist() for text in own}
@@ -90,7 +82,7 @@ def test_the_package_of_the_docs_builds_a_dataset(catalog: Path) -> None:
 
 
 def test_training_needs_no_engine(
-    catalog: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The package is not installed in this process; a build says so, and training gets as far as its loop."""
 
@@ -98,7 +90,7 @@ def test_training_needs_no_engine(
         raise InputError("training has begun")
 
     monkeypatch.setattr("training.fit.loop.train", begun)
-    options = [str(folder / "dogs.toml"), "--root", str(catalog), "--executor", "local"]
+    options = [str(folder / "dogs.toml"), "--root", str(folder / "catalog"), "--executor", "local"]
     for job, said in (("train", "training has begun"), ("build", "translate.engine must be one of argos, ")):
         assert main([job, *options]) == 1
         assert said in capsys.readouterr().err

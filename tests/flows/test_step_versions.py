@@ -137,16 +137,14 @@ TOMBSTONES = Tombstones(
 
 def content(*paths: Path, without: Sequence[str] = ()) -> str:
     """The digest of some files' rows, bytes as text."""
-    tables = [pq.read_table(path).to_pylist() for path in paths]
-    return digest(
-        [
-            [{name: plain(value) for name, value in row.items() if name not in without} for row in rows]
-            for rows in tables
-        ]
-    )[:16]
+    tables = [pq.read_table(path) for path in paths]
+    kept = (table.select([name for name in table.column_names if name not in without]) for table in tables)
+    return digest([plain(table.to_pylist()) for table in kept])[:16]
 
 
 def plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [plain(found) for found in value]
     if isinstance(value, Mapping):
         return {name: plain(found) for name, found in value.items()}
     return value.hex() if isinstance(value, bytes) else value
@@ -159,34 +157,16 @@ def saved(rows: Sequence[Mapping[str, Any]], schema: pa.Schema, path: Path) -> P
 
 
 def caption_row(number: int, sample_id: str, url: str | None, caption: str, **more: Any) -> dict[str, Any]:
-    return {
-        "sample_id": sample_id,
-        "caption_id": f"{sample_id}#{number}",
-        "source": sample_id.split(":")[0],
-        "url": url,
-        "source_caption": caption,
-        "source_lang": "it",
-        "clean_caption": caption,
-        "caption": caption,
-        "target_lang": "it",
-        "translator": NATIVE,
-        "upstream_file": "a.tsv",
-        "upstream_line": number,
-        "outcome": PENDING,
-        **more,
-    }
+    identity = {"sample_id": sample_id, "caption_id": f"{sample_id}#{number}", "source": sample_id.split(":")[0]}
+    texts = dict.fromkeys(("source_caption", "clean_caption", "caption"), caption)
+    origin = {"source_lang": "it", "target_lang": "it", "translator": NATIVE, "outcome": PENDING}
+    return {"url": url, "upstream_file": "a.tsv", "upstream_line": number, **identity, **texts, **origin, **more}
 
 
 def upstream_rows() -> Iterator[SourceRow]:
     for line, (lang, caption) in enumerate(CAPTIONS_OF_LANGUAGES, start=1):
-        yield UpstreamRow(
-            upstream_file="a.tsv",
-            upstream_line=line,
-            sample_key=str(line % 4),
-            url=f"http://example.org/{line % 4}.jpg",
-            caption=caption,
-            lang=lang,
-        )
+        where = {"sample_key": str(line % 4), "url": f"http://example.org/{line % 4}.jpg"}
+        yield UpstreamRow(upstream_file="a.tsv", upstream_line=line, caption=caption, lang=lang, **where)
     yield MalformedRow(upstream_file="a.tsv", upstream_line=99, reason="malformed_row", detail="1 field", raw="x")
 
 
@@ -214,17 +194,9 @@ def texts_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     cleaned = call("clean", {"forget": ingested}, config=CleanConfig(), packs=packs)
     translated = call("translate", {"screen": cleaned}, engine="argos:en-it:golden", from_code="en")
     there_and_back = call("round-trip", {"translate": translated}, engine="back")
-    checked = call(
-        "check",
-        {"round-trip": translated},
-        config=CheckConfig(proper_noun_tagger="heuristic"),
-        packs=packs,
-        target="it",
-        tagger=None,
-        leaks=LeaksConfig(),
-        source_engine=None,
-        test_sets=[],
-    )
+    checking = {"config": CheckConfig(proper_noun_tagger="heuristic"), "packs": packs, "target": "it", "tagger": None}
+    checking |= {"leaks": LeaksConfig(), "source_engine": None, "test_sets": []}
+    checked = call("check", {"round-trip": translated}, **checking)
     made = (ingested, forgotten, cleaned, translated, there_and_back, checked)
     return {commit.folder.parent.name: content(commit.only_file) for commit in made}
 
@@ -234,19 +206,9 @@ def held_out(call_step: Any, folder: Path) -> Commit:
     path.write_text("".join(json.dumps(entry) + "\n" for entry in HELD_OUT), "utf-8")
     columns = {"url_column": "url", "identity_column": "identity", "caption_column": "caption"}
     (held,) = read_test_sets({"held": {"kind": "pairs", "files": [str(path)], **columns}}, "it")
-    found: Commit = call_step(
-        "test-set",
-        folder / "work",
-        {},
-        {
-            "name": "held",
-            "kind": held.kind.kind,
-            "config": held.config,
-            "files": [[path.name, sha256_of(path)]],
-            "images": None,
-            "min_words": 4,
-        },
-    )
+    settings = {"name": "held", "kind": held.kind.kind, "config": held.config, "images": None, "min_words": 4}
+    settings |= {"files": [[path.name, sha256_of(path)]]}
+    found: Commit = call_step("test-set", folder / "work", {}, settings)
     return found
 
 
@@ -284,24 +246,12 @@ def picture_rows() -> Iterator[dict[str, Any]]:
     pictures = {sample_id: facts for sample_id, *facts in PICTURES}
     for sample_id, (sha256, phash, look, side, _) in pictures.items():
         source, number = sample_id.split(":")
-        yield {
-            "sample_id": sample_id,
-            "bytes": b"",
-            "width": side,
-            "height": side,
-            "original_width": side,
-            "original_height": side,
-            "original_format": "JPEG",
-            "sha256": digest(sha256),
-            "phash": f"{phash:016x}",
-            "thumbnail": thumbnail(look),
-            "http_status": 200,
-            "final_url": f"http://{source}.example.org/{number}.jpg",
-            "url": f"http://example.org/{number}.jpg",
-            "attempt": 0,
-        }
-    for sample_id, reason in LOST_PICTURES.items():
-        yield {"sample_id": sample_id, "drop_reason": reason}
+        sides = dict.fromkeys(("width", "height", "original_width", "original_height"), side)
+        looks = {"sha256": digest(sha256), "phash": f"{phash:016x}", "thumbnail": thumbnail(look)}
+        final = {"http_status": 200, "final_url": f"http://{source}.example.org/{number}.jpg"}
+        told = {"bytes": b"", "original_format": "JPEG", "url": f"http://example.org/{number}.jpg", "attempt": 0}
+        yield {"sample_id": sample_id, **sides, **looks, **final, **told}
+    yield from ({"sample_id": sample_id, "drop_reason": reason} for sample_id, reason in LOST_PICTURES.items())
 
 
 def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
@@ -318,26 +268,19 @@ def images_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
     work, shards = folder / "work", {"check": captions, "forget-images": images}
     found, merged, finished, published = [], [], [], []
     for action in ("drop", "mark"):
-        leaks = LeaksConfig(action=action)
-        deciding = {
-            "sources": ["good", "poor"],
-            "config": decisive_settings(DuplicatesConfig(placeholder_urls=3)),
-            "leaks": leaks,
-            "split": SPLIT,
-            "test_sets": ["held"],
-        }
+        leaks, config = LeaksConfig(action=action), decisive_settings(DuplicatesConfig(placeholder_urls=3))
+        deciding = {"sources": ["good", "poor"], "config": config, "leaks": leaks, "split": SPLIT}
+        deciding |= {"test_sets": ["held"]}
         all_shards = {"check": [captions], "forget-images": [images], "test-set": [held]}
         duplicates = call_step("find-duplicates", work, all_shards, deciding)
         into = call_step("merge-captions", work, {"check": [captions], "find-duplicates": duplicates}, {})
         reads = {**shards, "find-duplicates": duplicates}
-        one = call_step(
-            "deduplicate", work, {**reads, "merge-captions": into}, {"leaks": leaks, "drop_repeated_captions": False}
-        )
-        other = call_step("deduplicate", work, reads, {"leaks": leaks, "drop_repeated_captions": True})
+        dropping = {"leaks": leaks, "drop_repeated_captions": False}
+        one = call_step("deduplicate", work, {**reads, "merge-captions": into}, dropping)
+        other = call_step("deduplicate", work, reads, dropping | {"drop_repeated_captions": True})
         snapshot = {"deduplicate": one, "forget-images": images, "merge-captions": into}
-        files = call_step(
-            "publish", work, snapshot, {"split": SPLIT, "image_rows": ["fetch", "normalise", "deduplicate"]}
-        )
+        publishing = {"split": SPLIT, "image_rows": ["fetch", "normalise", "deduplicate"]}
+        files = call_step("publish", work, snapshot, publishing)
         found += [duplicates.path(SHARD), duplicates.path(MARKS_FILE)]
         merged.append(into.path(SHARD))
         finished += [one.only_file, other.only_file]
@@ -371,13 +314,9 @@ def fetching_through_steps(call_step: Any, folder: Path) -> dict[str, str]:
             workers=workers,
             log_folder=folder / "log",
         )
-        fetched = call_step(
-            "fetch",
-            folder / "work",
-            {"check": saved(rows, CAPTIONS, folder / "captions.parquet")},
-            {"config": config, "normalise": normalise, "attempt": 0, "locations": {"own": "h"}},
-            tools=tools,
-        )
+        captions = {"check": saved(rows, CAPTIONS, folder / "captions.parquet")}
+        settings = {"config": config, "normalise": normalise, "attempt": 0, "locations": {"own": "h"}}
+        fetched = call_step("fetch", folder / "work", captions, settings, tools=tools)
         normalised = call_step("normalise", folder / "work", {"fetch": fetched}, {"config": normalise}, tools=tools)
     assert pq.read_schema(fetched.path("asked.parquet")).equals(RAW_IMAGES)
     return {

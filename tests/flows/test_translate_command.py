@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import signal
 import subprocess
 import sys
@@ -34,28 +35,38 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Pipe:
     return fill
 
 
-def test_lines_from_standard_input_to_standard_output(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
-    pipe(b"two red stars\r\n\ntwo\x0bred\xe2\x80\xa8stars\nTWO RED STARS")
-    assert main(["translate", *OPTIONS]) == 0
-    assert capsys.readouterr().out == "due stelle rosse\r\n\ndue stelle rosse\nDUE STELLE ROSSE\n"
+OWN_COMMAND = [sys.executable, "-c", "import sys; [print(line.upper(), end='', flush=True) for line in sys.stdin]"]
+OWN = ["--from", "en", "--to", "it", "--engine", "command", "--set", f"command={OWN_COMMAND!r}"]
 
 
-def test_a_command_of_ones_own(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
-    pipe(b"two dogs\n\nthree\x0bdogs\n")
-    program = "import sys; [print(line.upper(), end='', flush=True) for line in sys.stdin]"
-    words = [sys.executable, "-c", program]
-    assert main(["translate", "--from", "en", "--to", "it", "--engine", "command", "--set", f"command={words!r}"]) == 0
-    assert capsys.readouterr().out == "TWO DOGS\n\nTHREE DOGS\n"
-
-
-def test_scores_stand_in_front_of_lines(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
-    pipe(b"two red stars\n\n")
-    assert main(["translate", "-", *OPTIONS, "--scores"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    score, text = first.split("\t")
-    assert text == "due stelle rosse"
-    assert -1 < float(score) < 0
-    assert second == "\t"
+@pytest.mark.parametrize(
+    ("options", "given", "written"),
+    [
+        pytest.param(
+            OPTIONS,
+            b"two red stars\r\n\ntwo\x0bred\xe2\x80\xa8stars\nTWO RED STARS",
+            r"due stelle rosse\r\n\ndue stelle rosse\nDUE STELLE ROSSE\n",
+            id="lines",
+        ),
+        pytest.param(OWN, b"two dogs\n\nthree\x0bdogs\n", r"TWO DOGS\n\nTHREE DOGS\n", id="a command of one's own"),
+        pytest.param(
+            [*OPTIONS, "--scores"], b"two red stars\n\n", r"-0\.\d+\tdue stelle rosse\n\t\n", id="scores in front"
+        ),
+        pytest.param(
+            [*OPTIONS, "--out", "-", "--format", "tsv"],
+            b"caption\turl\ntwo red stars\tu1\n\tu2\n",
+            r"caption\turl\tcaption_it\ntwo red stars\tu1\tdue stelle rosse\n\tu2\t\n",
+            id="a table",
+        ),
+    ],
+)
+def test_from_standard_input_to_standard_output(
+    options: list[str], given: bytes, written: str, pipe: Pipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe(given)
+    assert main(["translate", "-", *options]) == 0
+    out = capsys.readouterr().out
+    assert re.fullmatch(written, out), out
 
 
 def test_a_csv_of_a_spreadsheet(tmp_path: Path) -> None:
@@ -69,13 +80,6 @@ def test_a_csv_of_a_spreadsheet(tmp_path: Path) -> None:
         b'\xef\xbb\xbfid,title,note,titolo\r\n1,two red stars,"a\nb",due stelle rosse\r\n'
         b'2,"a red star, a blue ring","""x""","una stella rossa, un anello blu"\r\n'
     )
-
-
-def test_a_tsv_through_pipes(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
-    pipe(b"caption\turl\ntwo red stars\tu1\n\tu2\n")
-    assert main(["translate", "-", "--out", "-", "--format", "tsv", *OPTIONS]) == 0
-    out = capsys.readouterr().out
-    assert out == "caption\turl\tcaption_it\ntwo red stars\tu1\tdue stelle rosse\n\tu2\t\n"
 
 
 def test_a_parquet_column_with_scores(tmp_path: Path) -> None:
@@ -132,28 +136,19 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
     ("options", "message"),
     [
         (["--set", "beam_sise=1"], "unknown key translate.beam_sise"),
-        (["--set", "beam_size=0"], "translate.beam_size must be positive"),
-        (["--set", "engine=argos", "--engine", "argos"], "translate.engine is given twice"),
-        (["--set", "round_trip=true"], "translate.round_trip can be set in recipes only"),
-        (["--engine", "ctranslate2"], "translate.package is only for argos; the engine 'ctranslate2' does not use it"),
-        (["--set", "translate.beam_sise=1"], "unknown key translate.beam_sise"),
         (["--set", "translate.beam_size=0"], "translate.beam_size must be positive"),
-        (["--set", "translate.engine=argos", "--engine", "argos"], "translate.engine is given twice"),
-        (["--set", "translate.round_trip=true"], "translate.round_trip can be set in recipes only"),
+        (["--set", "engine=argos", "--engine", "argos"], "translate.engine is given twice"),
+        (["--set", "translate.round_trip=true"], "can be set in recipes only"),
+        (["--engine", "ctranslate2"], "translate.package is only for argos"),
         (["--set", "max_characters=5"], "Remove it, or give --set translate.max_characters=500000"),
         (["--pivot", "ca"], "translate.package must name 2"),
         (["--from", "EN"], "--from EN is not a language code"),
-        (["--to", "IT"], "--to IT is not a language code: code must be lower-case"),
         (["--to", "pt-BR"], "--to pt-BR is not a language code"),
         (["--pivot", "CA", "--package", str(PACKAGE)], "translate.pivot CA is not a language code"),
-        (["--memory", "old.txt"], "--memory old.txt cannot be made a folder: File exists"),
-        (
-            ["--memory", "old.txt/memory"],
-            "--memory old.txt/memory cannot be made a folder: Not a directory",
-        ),
+        (["--memory", "old.txt/memory"], "--memory old.txt/memory cannot be made a folder"),
         (["--to", "de"], "translates en to it, but en to de is needed"),
         (["--column", "caption"], "the format lines has no columns"),
-        (["--format", "csv"], "in.txt has no column 'caption': choose one of two red stars"),
+        (["--format", "csv"], "in.txt has no column 'caption'"),
         (["--format", "parquet"], "Parquet cannot be piped"),
         (["--out", "in.txt", "--force"], "in.txt is the input"),
         (["--out", "old.txt"], "old.txt exists"),
@@ -179,27 +174,22 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     assert Path("old.txt").read_text(encoding="utf-8") == "old\n"
 
 
-def test_a_line_that_is_not_utf8_is_named(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_is_not_utf8_is_named_and_nothing_paid_is_lost(
+    pipe: Pipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipe(b"two red stars\ncaf\xe9\n")
     assert main(["translate", *OPTIONS]) == 1
-    assert "standard input, line 2: byte 0xe9 at offset 3 of the line is not UTF-8" in capsys.readouterr().err
-
-
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["translate", "--help"])
-    assert stopped.value.code == 0
-    assert '\n  echo "two red stars" | vernaclip translate --from en' in capsys.readouterr().out
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
-    while not condition():
-        assert process.poll() is None, "the command ended too early"
-        time.sleep(0.02)
+    assert "standard input, line 2: byte 0xe9 at offset 3" in capsys.readouterr().err
+    monkeypatch.setenv("DEEPL_AUTH_KEY", "a-key")
+    pipe(b"two red stars")
+    assert main(["translate", "--from", "en", "--to", "it", "--engine", "deepl"]) == 1
+    assert "give --memory DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_command_that_is_stopped_leaves_no_half_file(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_command_that_is_stopped_leaves_no_half_file(
+    tmp_path: Path, number: signal.Signals, code: int, pipe: Pipe
+) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old\n", encoding="utf-8")
     command = [*COMMAND, "--out", str(target), "--force"]
@@ -207,15 +197,17 @@ def test_a_command_that_is_stopped_leaves_no_half_file(tmp_path: Path, number: s
         assert process.stdin is not None
         process.stdin.write(b"two red stars\n")
         process.stdin.flush()  # more may come, so that the command waits
-        wait_for(lambda: len(list(tmp_path.iterdir())) > 1, process)
+        while len(list(tmp_path.iterdir())) == 1:
+            assert process.poll() is None, "the command ended too early"
+            time.sleep(0.02)
         process.send_signal(number)
         process.wait()
     assert process.returncode == code
     assert target.read_text(encoding="utf-8") == "old\n"
     if number == signal.SIGINT:
         assert list(tmp_path.iterdir()) == [target]
-    again = subprocess.run(command, input=b"two red stars\n", check=True, capture_output=True)
-    assert again.stdout == b""
+    pipe(b"two red stars\n")
+    assert main(command[3:]) == 0
     assert target.read_text(encoding="utf-8") == "due stelle rosse\n"
 
 
@@ -230,30 +222,3 @@ def test_a_reader_that_has_gone_is_no_error(tmp_path: Path) -> None:
         error = process.stderr.read()
     assert process.returncode == 0
     assert error == b""
-
-
-@pytest.mark.real_data
-def test_real_captions_flow_through(shared_data: Path, tmp_path: Path) -> None:
-    with gzip.open(shared_data / "multi30k" / "val.en.gz", "rb") as file:
-        lines = file.readlines()[:100]
-    rows = (shared_data / "cc3m" / "Validation_GCC-1.1.0-Validation.first8000.tsv").read_bytes().splitlines()[:100]
-    (tmp_path / "lines.en.gz").write_bytes(gzip.compress(b"".join(lines)))
-    (tmp_path / "cc3m.tsv").write_bytes(b"caption\turl\n" + b"\n".join(rows) + b"\n")
-    options = [*OPTIONS, "--set", "beam_size=1"]
-    assert main(["translate", str(tmp_path / "lines.en.gz"), "--out", str(tmp_path / "lines.it.gz"), *options]) == 0
-    assert main(["translate", str(tmp_path / "cc3m.tsv"), "--out", str(tmp_path / "it.tsv"), *options]) == 0
-    with gzip.open(tmp_path / "lines.it.gz", "rb") as file:
-        assert len(file.readlines()) == 100
-    found = (tmp_path / "it.tsv").read_bytes().split(b"\n")
-    assert [line.rsplit(b"\t", 1)[0] for line in found[1:-1]] == rows
-
-
-def test_what_is_paid_for_is_not_translated_without_a_memory(
-    pipe: Pipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("DEEPL_AUTH_KEY", "a-key")
-    pipe(b"two red stars")
-    assert main(["translate", "--from", "en", "--to", "it", "--engine", "deepl"]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "lost if the run stops: give --memory DIR" in captured.err

@@ -31,13 +31,7 @@ _SOONEST, _LATEST = 0.05, 0.3
 
 @dataclass(slots=True)
 class Outcome:
-    """What a series of faults came to.
-
-    Args:
-        counts: how many faults there were, by what they hit.
-        num_builds: builds that were run to their end and compared.
-        problems: what was not as it should be, one sentence each.
-    """
+    """How many faults of which kind there were, how many builds were compared, and what was not as it should be."""
 
     name: str
     counts: Counter[str] = field(default_factory=Counter)
@@ -47,13 +41,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Series:
-    """Where trials are made, and what each must come to.
-
-    Args:
-        new_trial: makes a trial in a new root.
-        reference: a root that was built without a fault.
-        seconds: that it took, or takes about.
-    """
+    """What makes trials in new roots, the root that each must come to, and the seconds that it took."""
 
     new_trial: Callable[[], Trial]
     reference: Path
@@ -91,7 +79,7 @@ def random_kills(series: Series, num_kills: int, rng: random.Random) -> Outcome:
             series.compare(trial, outcome)
             trial = series.new_trial()
             continue
-        outcome.counts[f"{trial.under_way()}, {manner}"] += 1
+        outcome.counts[manner] += 1
         if outcome.counts.total() % 20 == 0:
             series.tell(f"{outcome.counts.total()} of {num_kills} kills at random moments")
     series.finish(trial, outcome)
@@ -139,11 +127,7 @@ def _places(names: Sequence[str], rng: random.Random, *, later: bool) -> list[tu
     return [(name, 1) for name in names] + [(name, rng.randint(2, most)) for name, most in often if later]
 
 
-def _at_failpoints(
-    series: Series,
-    outcome: Outcome,
-    plan: Sequence[Fault],
-) -> Outcome:
+def _at_failpoints(series: Series, outcome: Outcome, plan: Sequence[Fault]) -> Outcome:
     waiting = sorted(plan, key=lambda fault: (_position(fault[0]), fault[1]))
     while waiting:
         trial, missed = series.new_trial(), list[Fault]()

@@ -1,13 +1,12 @@
 """Kill builds, let disks fail under them, and see that all end as if nothing had been: `make torture`.
 
 A four-source build of the sample that ships, translated, is the measure. Others are killed at random moments and at
-each failpoint, have full and failing disks, other numbers of workers, other batch sizes and another order of sources;
-every one is run again, by the same command, until it is done, and must then be equal to the measure, byte for byte.
+each failpoint, have full and failing disks, or other numbers of workers; every one is run again, by the same command,
+until it is done, and must then be equal to the measure, byte for byte.
 """
 
 import argparse
 import random
-import re
 import shutil
 import socket
 import sys
@@ -21,7 +20,6 @@ from full_disk import small_disks
 from trials import Trial
 
 from data_catalog.plain_text import plain_table
-from flows.recipe.recipe import find_recipe
 
 NUM_IMAGES = 44
 SMALL = (
@@ -30,16 +28,6 @@ SMALL = (
     "build.fetch_workers=1",
     "split.val=0.2",
     'duplicates.sources=["wit","mscoco","cc3m","flickr8k"]',
-)
-# Batch sizes of whatever goes through in batches; none may show in what comes out.
-SMALL_BATCHES = (
-    "data_catalog.sources.ingest.ROWS_PER_STAGED_BATCH=7",
-    "data_catalog.database.sorting.ROWS_PER_BATCH=5",
-    "flows.build.captions.STREAM_WINDOW=20",
-    "translation.memory.CAPTIONS_PER_QUERY=3",
-    "cleaning.duplicates.near_captions.CAPTIONS_PER_BATCH=5",
-    "cleaning.duplicates.near_captions.PAIRS_PER_BATCH=3",
-    "cleaning.duplicates.near_captions.PLACES_PER_BLOCK=16",
 )
 
 
@@ -68,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--kills", type=int, default=200, metavar="N", help="SIGKILLs at random moments")
     command.add_argument("--failpoints", default="all", metavar="NAME,...", help="at which to kill: all, none, or some")
     command.add_argument("--errors", default="all", metavar="NAME,...", help="at which disks fail: all, none, or some")
-    command.add_argument("--no-variants", action="store_true", help="leave out other workers, batches and orders")
+    command.add_argument("--no-variants", action="store_true", help="leave out other numbers of workers")
     command.add_argument("--no-small-disks", action="store_true", help="leave out disks that are really full")
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--folder", type=Path, help="where all is done (default: the system's temporary folder)")
@@ -83,8 +71,8 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     overrides = options.overrides or [*SMALL, *_served_on(_unused_port())]
     numbers = iter(range(1_000_000))
 
-    def trial(*more: str, recipe: str = "scenes", patches: Sequence[str] = ()) -> Trial:
-        return Trial(folder / f"root-{next(numbers):03d}", recipe, [*overrides, *more], patches)
+    def trial(*more: str) -> Trial:
+        return Trial(folder / f"root-{next(numbers):03d}", [*overrides, *more])
 
     reference, seconds = options.reference, options.build_s
     if reference is None:
@@ -100,23 +88,13 @@ def tortured(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     if names := _chosen(options.errors):
         outcomes.append(failpoint_errors(series, names, rng, later=options.errors == "all"))
     if not options.no_small_disks:
-        outcomes.append(small_disks(series, folder))
+        outcomes.append(small_disks(series))
     if not options.no_variants:
-        turned = _turned_recipe(folder)
-        variants = {
-            "1 worker": trial("build.workers=1", "build.fetch_workers=1"),
-            "4 workers": trial("build.workers=4", "build.fetch_workers=4"),
-            "small batches": trial(patches=SMALL_BATCHES),
-            "another order of sources": trial(recipe=turned),
-        }
-        outcomes += [_variant(series, name, variant) for name, variant in variants.items()]
+        for number in (1, 4):
+            outcome = Outcome(f"{number} workers")
+            series.finish(trial(f"build.workers={number}", f"build.fetch_workers={number}"), outcome)
+            outcomes.append(outcome)
     return outcomes
-
-
-def _variant(series: Series, name: str, trial: Trial) -> Outcome:
-    outcome = Outcome(name)
-    series.finish(trial, outcome)
-    return outcome
 
 
 def _rows(outcome: Outcome) -> list[dict[str, object]]:
@@ -142,16 +120,6 @@ def _unused_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _turned_recipe(folder: Path) -> str:
-    """The recipe `scenes` with its sections in the opposite order."""
-    shipped = find_recipe("scenes")
-    text = shipped.read_text(encoding="utf-8").replace("{recipe}", str(shipped.parent))
-    head, *sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
-    path = folder / "scenes.toml"
-    path.write_text(head + "\n".join(reversed(sections)), encoding="utf-8")
-    return str(path)
 
 
 def say(text: str) -> None:

@@ -27,26 +27,17 @@ _GRACE_S = 5.0
 
 @dataclass(slots=True)
 class Trial:
-    """A root and the command that builds it.
-
-    Args:
-        root: of the catalog; new, or what earlier runs of the trial left.
-        recipe: name or file.
-        overrides: `section.key=value` texts.
-        patches: `module.CONSTANT=number` texts: constants of the program that are other ones in this trial.
-    """
+    """A root, new or as earlier runs of the trial left it, and the settings with which it is built."""
 
     root: Path
-    recipe: str
     overrides: Sequence[str]
-    patches: Sequence[str] = ()
     token: str = field(default_factory=lambda: uuid4().hex)
 
     def start(self, armed: str = "") -> "subprocess.Popen[bytes]":
         """Begin the build, with the failpoints that are armed."""
-        patched = Path(__file__).with_name("patched.py")
-        command = [sys.executable, str(patched), *self.patches, "--", "build", self.recipe, "--root", str(self.root)]
-        command += ["--executor", "local", *(part for override in self.overrides for part in ("--set", override))]
+        settings = [part for override in self.overrides for part in ("--set", override)]
+        command = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(self.root), *settings]
+        command += ["--executor", "local"]
         environment = {**os.environ, TOKEN: self.token, VARIABLE: armed}
         self.root.parent.mkdir(parents=True, exist_ok=True)
         with self._log().open("wb") as log:
@@ -85,20 +76,6 @@ class Trial:
             except ProcessLookupError:
                 continue
 
-    def under_way(self) -> str:
-        """Which step a killed run was at, by what it left."""
-        work, datasets = self.root / "work", self.root / "datasets"
-        steps = {path.parent.name for path in work.glob("*/*/.tmp-*") if not path.name.startswith(".tmp-removed")}
-        if any(work.glob("*/.tmp-removed-*")) or any(work.glob(".tmp-removed-*")):
-            return "removing outputs"
-        if steps:
-            return "while " + sorted(steps)[0] + (" and others" if len(steps) > 1 else "")
-        if any(datasets.glob("*/*/manifest.json")):
-            return "after the commit"
-        if any(datasets.glob("*/*/captions")):
-            return "publishing"
-        return "between steps" if any(work.glob("*/*/*/commit.json")) else "before the first step"
-
 
 def _has(pid: int, name: str, value: str) -> bool:
     try:
@@ -136,7 +113,7 @@ def debris(root: Path) -> list[str]:
 
 
 def manifest_is_whole(root: Path) -> bool:
-    """What a reader sees at any moment: no current snapshot, or one of which every file is there."""
+    """Whether a reader sees no current snapshot, or one of which every file is there."""
     for pointer in (root / "datasets").glob("*/current.json"):
         folder = pointer.parent / read_json(pointer)["snapshot"]
         if not (folder / "manifest.json").is_file():

@@ -151,19 +151,61 @@ def kill_while_training() -> Callable[..., None]:
     return kill
 
 
-SMALL_MODEL: dict[str, Any] = {
-    "embed_dim": 32,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {
-        "context_length": 12,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-        "pool_type": "argmax",
-        "hf_tokenizer_name": "tokenizer",
-    },
+VISION: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
 }
+TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
+TOWERS = {
+    kind: {
+        "embed_dim": 32,
+        "custom_text": True,
+        "vision_cfg": vision,
+        "text_cfg": TEXT | {"hf_tokenizer_name": "tokenizer"},
+    }
+    for kind, vision in VISION.items()
+}
+
+
+@pytest.fixture(scope="session")
+def towers() -> dict[str, dict[str, Any]]:
+    """Configs of small models, by the kind of their image tower: "vit" and "resnet"."""
+    return TOWERS
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
+    """`small_run(kind="vit", **settings)`: two epochs of nine steps over `square_files`."""
+    folder = tmp_path_factory.mktemp("towers")
+    for kind, config in TOWERS.items():
+        (folder / f"{kind}.json").write_text(json.dumps(config))
+
+    def config(kind: str = "vit", **settings: Any) -> TrainConfig:
+        chosen = {"epochs": 2, "batch_size": 16, "lr": 5e-3, "warmup_steps": 5, "vocab_size": 300, **settings}
+        return TrainConfig(model=str(folder / f"{kind}.json"), num_threads=1, **chosen)
+
+    return config
+
+
+@pytest.fixture
+def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`interrupt(files, config, out, saves=1)`: end a training once it has written so many resume states."""
+    from training.fit import loop
+
+    def interrupt(files: PairFiles, config: TrainConfig, out: Path, saves: int = 1) -> None:
+        save, left = loop.save_run, iter(range(saves - 1))
+
+        def save_and_end(run: Any) -> None:
+            save(run)
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save_run", save_and_end)
+            with pytest.raises(KeyboardInterrupt):
+                loop.train(files, config, out)
+
+    return interrupt
 
 
 @pytest.fixture(scope="session")
@@ -180,7 +222,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def make(*, seed: int = 1, bias: float | None = None) -> Path:
         folder = tmp_path_factory.mktemp("models") / "model"
-        config = {**SMALL_MODEL, "text_cfg": {**SMALL_MODEL["text_cfg"], "vocab_size": tokenizer.get_vocab_size()}}
+        text = TOWERS["resnet"]["text_cfg"] | {"context_length": 12, "vocab_size": tokenizer.get_vocab_size()}
+        config = TOWERS["resnet"] | {"text_cfg": text}
         config |= {} if bias is None else {"init_logit_bias": bias}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -228,7 +271,35 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`italian.json`, with a small image tower; the encoder is named by the settings."""
     found = read_model_config("italian")
     assert found["text_cfg"]["hf_model_name"] == "dbmdz/bert-base-italian-xxl-cased"
-    found |= {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8}}
+    found |= {"embed_dim": 32, "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8}}
     path = tmp_path_factory.mktemp("model") / "small-italian.json"
     path.write_text(json.dumps(found))
     return path
+
+
+@pytest.fixture(scope="session")
+def dual_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small VisionTextDualEncoder with its processor, as transformers saves one."""
+    import torch
+    from transformers import (
+        BertConfig,
+        CLIPVisionConfig,
+        PreTrainedTokenizerFast,
+        VisionTextDualEncoderConfig,
+        VisionTextDualEncoderModel,
+        VisionTextDualEncoderProcessor,
+        ViTImageProcessor,
+    )
+
+    folder = tmp_path_factory.mktemp("dual")
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = CLIPVisionConfig(**size, image_size=32, patch_size=16)
+    text = BertConfig(**size, vocab_size=99, max_position_embeddings=16)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        VisionTextDualEncoderModel(config).save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(encoder, model_max_length=16)
+    picture = ViTImageProcessor(size={"height": 32, "width": 32})
+    VisionTextDualEncoderProcessor(picture, tokenizer).save_pretrained(folder)
+    return folder

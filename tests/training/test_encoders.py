@@ -5,17 +5,18 @@ import io
 import json
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from training.data.features import Encoder, FeatureStore, fingerprint, rewording
 from training.data.images import picture_or_reason, quiet_decoders
 from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
@@ -23,7 +24,7 @@ from training.towers.model import WEIGHTS_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
-TEXTS = ["un cane", "due gatti neri sul divano", "tre"]
+TEXTS = ["un quadrato", "verde in basso a sinistra", "blu"]
 
 
 def photo(width: int, height: int, colour: str = "navy", fmt: str = "JPEG") -> bytes:
@@ -104,7 +105,6 @@ def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: 
         open_transformers(str(tmp_path), "theirs")
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(["a", "b"]), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8))
 def test_no_damage_to_a_file_stops_the_others(name: str, damage: list[tuple[int, int]]) -> None:
     data = bytearray(PHOTOS[name])
@@ -122,40 +122,6 @@ def test_texts_may_be_put_in_other_words_first(random_clip: Callable[..., Path])
         FeatureStore(asked).texts(TEXTS), FeatureStore(ours).texts([text.upper() + "!" for text in TEXTS])
     )
     assert asked.name == "loud"
-
-
-@pytest.fixture(scope="module")
-def dual_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small VisionTextDualEncoder with its processor, as the hub has them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        BertConfig,
-        BertModel,
-        PreTrainedTokenizerFast,
-        VisionTextDualEncoderModel,
-        VisionTextDualEncoderProcessor,
-        ViTConfig,
-        ViTImageProcessor,
-        ViTModel,
-    )
-
-    folder = tmp_path_factory.mktemp("dual")
-    words = ["[PAD]", "[UNK]", *" ".join(TEXTS).split()]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=16
-    )
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        vision = ViTModel(ViTConfig(image_size=32, patch_size=16, **size))
-        text = BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=16, **size))
-        model = VisionTextDualEncoderModel(vision_model=vision, text_model=text)
-    model.save_pretrained(folder)
-    picture = ViTImageProcessor(size={"height": 32, "width": 32})
-    VisionTextDualEncoderProcessor(picture, fast).save_pretrained(folder)
-    return folder
 
 
 def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
@@ -221,10 +187,7 @@ def test_code_of_a_model_is_never_run(dual_encoder: Path, tmp_path: Path, monkey
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(
-        InputError,
-        match=r"remote/config\.json, .* cannot be opened \(.* contains custom code",
-    ):
+    with pytest.raises(InputError, match="contains custom code"):
         open_transformers(str(folder), "theirs")
     assert not mark.exists()
 
@@ -245,18 +208,6 @@ def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyP
             open_open_clip(source, "theirs")
         assert asked["force_quick_gelu"] is is_quick
         assert asked["weights_only"] is True
-
-
-def test_a_dual_encoder_that_lacks_weights_is_refused(dual_encoder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "lacking"
-    shutil.copytree(dual_encoder, folder)
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["text_projection.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InputError, match=r"lacks weights that its config.json needs, such as text_projection.weight"):
-        open_transformers(str(folder), "theirs")
 
 
 class Bomb:
@@ -280,29 +231,10 @@ def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[
     assert not mark.exists()
 
 
-def test_a_folder_without_weights_is_refused(random_clip: Callable[..., Path], tmp_path: Path) -> None:
-    folder = tmp_path / "bare"
-    shutil.copytree(random_clip(TEXTS), folder)
-    (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"bare contains no weights file, such as model\.safetensors"):
-        open_open_clip(str(folder), "theirs")
-    with pytest.raises(DamagedError, match=r"model\.safetensors is missing"):
-        open_model_folder(folder, "ours")
-
-
 @pytest.mark.parametrize("source", ["ViT-B-32", "ViT-B-33/openai", "nowhere/at/all"])
 def test_open_clip_has_no_such_model(source: str) -> None:
     with pytest.raises(SettingsError, match="nor a MODEL/PRETRAINED of open_clip"):
         open_open_clip(source, "theirs")
-
-
-def test_what_is_no_dual_encoder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
-    with pytest.raises(InputError, match="contains no weights file"):
-        open_transformers(str(tmp_path), "theirs")
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be opened"):
-        open_transformers(str(tmp_path), "theirs")
 
 
 def test_a_model_that_is_opened_twice_is_known_again(dual_encoder: Path, random_clip: Callable[..., Path]) -> None:
@@ -315,3 +247,47 @@ def test_a_model_that_is_opened_twice_is_known_again(dual_encoder: Path, random_
     first, again = ([fingerprint(opener(str(place), "x")) for opener, place in openers] for _ in range(2))
     assert first == again
     assert len(set(first)) == 3
+
+
+A = torch.arange(6, dtype=torch.float32)
+TENSORS = {"a": A.reshape(2, 3), "b": torch.tensor(4.6)}
+
+
+def test_equal_weights_have_one_name_however_they_lie() -> None:
+    name = tensors_sha256(TENSORS)
+    by_hand = hashlib.sha256()  # so that names in old files go on to mean what they did
+    parts = (("a", [2, 3], struct.pack("<6f", *range(6))), ("b", [], struct.pack("<f", 4.6)))
+    for key, shape, raw in parts:
+        head = json.dumps([key, "torch.float32", shape]).encode()
+        by_hand.update(struct.pack("<Q", len(head)) + head + raw)
+    assert name == by_hand.hexdigest()
+    turned = {"b": torch.nn.Parameter(TENSORS["b"]), "a": TENSORS["a"].T.contiguous().T}
+    assert not turned["a"].is_contiguous()
+    assert tensors_sha256(turned) == tensors_sha256({**TENSORS, "_extra_state": {"fp8": None}}) == name
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"a": TENSORS["a"]},
+        {**TENSORS, "c": torch.empty(0)},
+        {"a": TENSORS["a"], "c": TENSORS["b"]},
+        {**TENSORS, "a": A},
+        {**TENSORS, "a": A.reshape(2, 3).view(torch.int32)},  # the same bytes
+        {**TENSORS, "a": A.reshape(2, 3).bfloat16()},
+        {**TENSORS, "b": torch.nextafter(TENSORS["b"], torch.tensor(5.0))},
+        {**TENSORS, "a": TENSORS["a"].flip(0)},
+        {**TENSORS, "a": -TENSORS["a"] * torch.tensor([[1.0, -1, -1], [-1, -1, -1]])},  # a zero with a sign
+        {"b": TENSORS["a"], "a": TENSORS["b"]},
+    ],
+)
+def test_any_change_gives_another_name(other: dict[str, torch.Tensor]) -> None:
+    assert tensors_sha256(other) != tensors_sha256(TENSORS)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool, torch.int64, torch.complex64])
+def test_weights_of_all_types_and_shapes_have_names(dtype: torch.dtype) -> None:
+    for shape in ((), (0,), (3, 0), (2, 3, 4)):
+        zeros, ones = torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)
+        assert (tensors_sha256({"a": zeros}) == tensors_sha256({"a": ones})) is (0 in shape)

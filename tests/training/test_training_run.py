@@ -1,7 +1,9 @@
-"""Whole training runs on coloured squares: learning, resuming, refusing."""
+"""Whole training runs on coloured squares: learning, phases, fixed steps, kept features, resuming, refusing."""
 
 import json
+import logging
 import math
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -9,106 +11,95 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from training.config import EvaluateConfig, TrainConfig
 from training.data.pairs import PairFiles, read_captions
 from training.fit.effort import read_attempts
-from training.fit.loop import TrainResult, train
-from training.fit.optimisation import learning_rate
-from training.fit.run import STATE_FILE, run_key
+from training.fit.loop import train
+from training.fit.run import STATE_FILE
 from training.scores.evaluation import evaluate
-from training.towers.model import load_model, read_model_config
+from training.towers.model import load_model
 from training.trained_models import EFFORT_FILE
 from training.use.pictures import contact_sheet
 from training.use.search import search
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-SMALL: dict[str, Any] = {
-    "embed_dim": 64,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {
-        "context_length": 24,
-        "width": 64,
-        "heads": 2,
-        "layers": 2,
-        "pool_type": "argmax",
-        "hf_tokenizer_name": "tokenizer",
-    },
-}
-Run = Callable[..., TrainResult]
+SmallRun = Callable[..., TrainConfig]
+PAPER: dict[str, Any] = {"optimizer": "adabelief", "agc": 0.01, "max_grad_norm": 0.0, "logit_scale": 20.0}
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plot takes longer than an epoch; that of `trained` is drawn."""
+    if "kill_while_training" not in request.fixturenames:
+        monkeypatch.setattr("training.fit.loop.write_png", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """A small model and few steps, with a resume state every third step."""
-    model = tmp_path_factory.mktemp("model") / "small.json"
-    model.write_text(json.dumps(SMALL))
-    return TrainConfig(
-        model=str(model), epochs=4, batch_size=16, lr=2e-3, warmup_steps=5, num_threads=1, checkpoint_every_steps=3
-    )
+def long_run(small_run: SmallRun) -> TrainConfig:
+    return small_run("resnet", epochs=8, checkpoint_every_steps=3)
 
 
 @pytest.fixture(scope="module")
-def trained(square_files: PairFiles, config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(square_files: PairFiles, long_run: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, never interrupted."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    result = train(square_files, config, out)
-    assert (result.num_samples, result.epochs, result.steps) == (152, 4, 36)
+    result = train(square_files, long_run, out)
+    assert (result.num_samples, result.epochs, result.steps) == (152, 8, 72)
     return out
 
 
-def test_a_trained_model_finds_squares_far_above_chance(
-    square_files: PairFiles, config: TrainConfig, tmp_path: Path
-) -> None:
-    train(square_files, replace(config, epochs=14), tmp_path / "run")
-    scores = evaluate(square_files, tmp_path / "run", EvaluateConfig(bootstrap_rounds=200))
-    found = scores.get("text_to_image_MRR@5")
+@pytest.fixture(scope="module")
+def two_epochs(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the vision transformer with the settings of `small_run()`."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    assert train(square_files, small_run(checkpoint_every_steps=4), out).best_epoch == 2
+    return out
+
+
+@pytest.fixture(scope="module")
+def few(square_files: PairFiles, make_shard: Callable[..., Path], square_rows: Callable[..., Any]) -> PairFiles:
+    """48 squares to train on: three steps an epoch."""
+    return replace(square_files, train=(make_shard("few", square_rows("few", 48, seed=7)),))
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    """What a run wrote of each of its epochs."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_trained_model_finds_squares_far_above_chance(trained: Path, square_files: PairFiles, tmp_path: Path) -> None:
+    found = evaluate(square_files, trained, EvaluateConfig(bootstrap_rounds=200)).get("text_to_image_MRR@5")
     assert (found.gallery_size, found.num_queries) == (24, 48)
     assert found.chance == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 24)
     assert found.value > 4 * found.chance
     assert found.low <= found.value <= found.high
-    found = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
-    hits = found.hits
-    assert [hit.rank for hit in hits] == [1, 2, 3]
-    assert hits[0].cosine >= hits[1].cosine >= hits[2].cosine
+    hits = search("un quadrato verde", square_files.test, load_model(trained), k=3).hits
     assert "verde" in hits[0].captions[0]
     learnt = read_captions(square_files.train).to_pylist()
     assert not any("un quadrato verde" in captions for captions in learnt), "the query is no caption that it has seen"
-    again = search("un quadrato verde", square_files.test, tmp_path / "run", k=3)
-    assert again == found  # from the index on disk
     contact_sheet(hits, tmp_path / "sheet.png", "un quadrato verde, già più in là")
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_leaves_what_others_need(trained: Path, square_files: PairFiles) -> None:
-    names = sorted(path.relative_to(trained).as_posix() for path in trained.rglob("*"))
-    assert names == [
-        "effort.json",
-        "loss.png",
-        "metrics.jsonl",
-        "model.safetensors",
-        "open_clip_config.json",
-        "result.json",
-        "run.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [9, 18, 27, 36]
-    result = json.loads((trained / "result.json").read_text())
-    assert result["best_val_loss"] == min(line["val_loss"] for line in lines)
-    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+def test_a_run_leaves_what_others_need(trained: Path) -> None:
+    model = {"model.safetensors", "open_clip_config.json", "tokenizer.json", "tokenizer_config.json"}
+    account = {"run.json", "metrics.jsonl", "loss.png", "effort.json", "result.json"}
+    assert {path.relative_to(trained).as_posix() for path in trained.rglob("*")} == model | account
+    lines = lines_of(trained)
+    assert [line["step"] for line in lines] == [*range(9, 73, 9)]
+    assert json.loads((trained / "result.json").read_text())["best_val_loss"] == min(line["val_loss"] for line in lines)
     with Image.open(trained / "loss.png") as plot:
         assert plot.size == (960, 540)
 
 
 def test_open_clip_alone_opens_the_folder(trained: Path) -> None:
     import open_clip
-    import torch
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{trained}")
     theirs = open_clip.get_tokenizer(f"local-dir:{trained}")(["un quadrato rosso in basso"])
@@ -120,205 +111,278 @@ def test_open_clip_alone_opens_the_folder(trained: Path) -> None:
     assert preprocess.transforms[0].size == (32, 32)
 
 
+def require_equal(folder: Path, other: Path, *names: str) -> None:
+    for name in ("model.safetensors", "metrics.jsonl", "result.json", "run.json", "tokenizer.json", *names):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(
+    kills: int,
+    two_epochs: Path,
     trained: Path,
     square_files: PairFiles,
-    config: TrainConfig,
+    small_run: SmallRun,
+    long_run: TrainConfig,
     tmp_path: Path,
     kill_while_training: Callable[..., None],
 ) -> None:
-    out = tmp_path / "run"
-    kill_while_training(square_files, config, out)
-    train(square_files, config, out)
-    for name in ("model.safetensors", "metrics.jsonl", "loss.png", "result.json", "run.json", "tokenizer.json"):
-        assert (out / name).read_bytes() == (trained / name).read_bytes(), name
-    first, second = read_attempts(out / EFFORT_FILE)  # what it cost is in none of them
-    assert (first.first_step, second.last_step) == (0, 36)
-    assert second.first_step > 0
+    whole, config = (two_epochs, small_run(checkpoint_every_steps=4)) if kills == 1 else (trained, long_run)
+    rng = random.Random(1)
+    for _ in range(kills):
+        kill_while_training(square_files, config, tmp_path / "run", seconds_more=rng.uniform(0, 0.1))
+    result = train(square_files, config, tmp_path / "run")
+    require_equal(tmp_path / "run", whole, "loss.png")
+    attempts = read_attempts(tmp_path / "run" / EFFORT_FILE)  # what it cost is in none of these files
+    assert (len(attempts), attempts[0].first_step, attempts[-1].last_step) == (kills + 1, 0, result.steps)
+    assert attempts[1].first_step > 0
 
 
-def test_a_finished_run_is_not_trained_again(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:
-    before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
-    result = train(square_files, config, trained)
-    assert json.loads((trained / "result.json").read_text()) == asdict(result)
-    assert {path: path.stat().st_mtime_ns for path in trained.iterdir()} == before
-
-
-def test_the_cache_and_the_number_of_checkpoints_change_nothing(
-    trained: Path, square_files: PairFiles, config: TrainConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    ("saves", "settings"),
+    [
+        (1, {"frozen_epochs": 2, "augment": ()}),  # within the first phase
+        (3, {"frozen_epochs": 2, "patience": 2, **PAPER, "augment": ("paper",)}),  # before the end of its first epoch
+        (7, {"frozen_epochs": 1, "steps": 9}),  # within the second phase
+    ],
+    ids=["kept features", "end of an epoch", "fixed steps"],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit_in_each_phase(
+    saves: int,
+    settings: dict[str, Any],
+    few: PairFiles,
+    small_run: SmallRun,
+    tmp_path: Path,
+    interrupt_training: Callable[..., None],
 ) -> None:
-    train(square_files, replace(config, cache_max_bytes=0, checkpoint_every_steps=1000), tmp_path / "run")
-    assert (tmp_path / "run/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    config = small_run(epochs=1, checkpoint_every_steps=1, **settings)
+    train(few, config, tmp_path / "whole")
+    interrupt_training(few, config, tmp_path / "interrupted", saves)
+    assert not (tmp_path / "interrupted" / "result.json").exists()
+    train(few, config, tmp_path / "interrupted")
+    require_equal(tmp_path / "interrupted", tmp_path / "whole")
+    left = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("interrupted", "whole")]
+    assert left[0] == left[1]
 
 
-def test_a_folder_of_another_run_is_refused(trained: Path, square_files: PairFiles, config: TrainConfig) -> None:
-    with pytest.raises(SettingsError, match="other settings or data"):
-        train(square_files, replace(config, seed=1), trained)
-    with pytest.raises(SettingsError, match="other settings or data"):
-        train(replace(square_files, train=square_files.train[:1]), config, trained)
+def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights(
+    square_files: PairFiles, small_run: SmallRun, tmp_path: Path, interrupt_training: Callable[..., None]
+) -> None:
+    out, config = tmp_path / "run", small_run()
+    interrupt_training(square_files, config, out)
+    best, state = (out / "model.safetensors").read_bytes(), (out / STATE_FILE).read_bytes()
+    for damaged in (state[:-1000], b"\x80\x04pickle, not safetensors"):
+        (out / STATE_FILE).write_bytes(damaged)
+        with pytest.raises(DamagedError, match=r"is no resume state .* remove it"):
+            train(square_files, config, out)
+    (out / STATE_FILE).write_bytes(state)
+    tensors = load_file(out / STATE_FILE)
+    tensors["model.text.text_projection"][0, 0] = math.nan  # as a run leaves it that has left all bounds
+    length = int.from_bytes(state[:8], "little")
+    save_file(tensors, out / STATE_FILE, metadata=json.loads(state[8 : 8 + length])["__metadata__"])
+    with pytest.raises(SettingsError, match=r"step 10 of epoch 2 because the loss is nan\. The weights of epoch 1"):
+        train(square_files, config, out)
+    assert (out / "model.safetensors").read_bytes() == best
 
 
-def test_nothing_is_trained_on_a_test_image(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
-    leaking = replace(square_files, train=(*square_files.train, *square_files.test))
-    with pytest.raises(InputError, match="Training sets must not contain test images"):
-        train(leaking, config, tmp_path / "run")
-    assert not (tmp_path / "run/model.safetensors").exists()
+def test_a_finished_run_is_not_trained_again(
+    trained: Path, square_files: PairFiles, long_run: TrainConfig, tmp_path: Path
+) -> None:
+    """What was left of its resume state goes. Without its weights it is not called trained."""
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / STATE_FILE).parent.mkdir()
+    (out / STATE_FILE).write_bytes(b"left over")
+    result = train(square_files, long_run, out)
+    assert json.loads((out / "result.json").read_text()) == asdict(result)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    for files, config in (
+        (square_files, replace(long_run, seed=1)),
+        (replace(square_files, train=square_files.train[:1]), long_run),
+    ):
+        with pytest.raises(SettingsError, match="other settings or data"):
+            train(files, config, out)
+    (out / "model.safetensors").unlink()
+    with pytest.raises(DamagedError, match="is missing"):
+        train(square_files, long_run, out)
+
+
+def test_how_settings_and_whole_epochs_counted_in_steps_change_no_weight(
+    two_epochs: Path, square_files: PairFiles, small_run: SmallRun, tmp_path: Path
+) -> None:
+    """The cosine goes over exactly these steps, and order and captions are the same."""
+    whole = json.loads((two_epochs / "result.json").read_text())
+    how = train(square_files, small_run(cache_max_bytes=0, checkpoint_every_steps=1000), tmp_path / "how")
+    assert asdict(how) == whole
+    steps = train(square_files, small_run(steps=18), tmp_path / "steps")
+    assert steps.model_sha256 == whole["model_sha256"]
+    assert steps.key != whole["key"]
 
 
 def test_without_a_validation_split_the_last_weights_are_kept(
-    square_files: PairFiles, config: TrainConfig, tmp_path: Path
+    square_files: PairFiles, small_run: SmallRun, tmp_path: Path
 ) -> None:
-    result = train(replace(square_files, val=(), test=()), replace(config, epochs=2, precision="bf16"), tmp_path / "r")
+    out, neither = tmp_path / "run", replace(square_files, val=(), test=())
+    result = train(neither, small_run(precision="bf16"), out)
     assert (result.best_epoch, result.best_val_loss) == (2, None)
-    with pytest.raises(SettingsError, match=r"neither the test nor the val split has images, .* set split\.val higher"):
-        evaluate(replace(square_files, val=(), test=()), tmp_path / "r", EvaluateConfig())
-    with pytest.raises(SettingsError, match=r"the test split has no images"):
-        evaluate(replace(square_files, test=()), tmp_path / "r", EvaluateConfig(split="test"))
+    with pytest.raises(SettingsError, match="neither the test nor the val split"):
+        evaluate(neither, out, EvaluateConfig())
+    with pytest.raises(SettingsError, match="the test split has no images"):
+        evaluate(replace(square_files, test=()), out, EvaluateConfig(split="test"))
     scored = [
-        evaluate(files, tmp_path / "r", EvaluateConfig(bootstrap_rounds=2)).split
+        evaluate(files, out, EvaluateConfig(bootstrap_rounds=2)).split
         for files in (square_files, replace(square_files, test=()))
     ]
     assert scored == ["test", "val"]
 
 
-def test_one_image_is_nothing_to_validate_on(
+def test_what_cannot_be_trained_is_refused_before_it_starts(
     square_files: PairFiles,
-    config: TrainConfig,
+    small_run: SmallRun,
+    towers: dict[str, dict[str, Any]],
     tmp_path: Path,
     make_shard: Callable[..., Path],
     square_rows: Callable[..., list[dict[str, Any]]],
 ) -> None:
-    """Its loss would be 0 from the first epoch on, and patience end the run there."""
-    lone = make_shard("lone", square_rows("val", 1, seed=2))
-    with pytest.raises(SettingsError, match=r"the val split has one image, .* hold out more"):
-        train(replace(square_files, val=(lone,)), config, tmp_path / "run")
-
-
-def test_a_finished_run_without_its_weights_is_not_called_trained(
-    trained: Path, square_files: PairFiles, config: TrainConfig, tmp_path: Path
-) -> None:
-    """And one that was killed before its resume state went loses that."""
-    out = tmp_path / "run"
-    shutil.copytree(trained, out)
-    (out / STATE_FILE).parent.mkdir()
-    (out / STATE_FILE).write_bytes(b"left over")
-    assert train(square_files, config, out).steps == 36
-    assert not (out / STATE_FILE).parent.exists()
-    (out / "model.safetensors").unlink()
-    with pytest.raises(DamagedError, match=r"its model\.safetensors is missing: remove the folder to train it again"):
-        train(square_files, config, out)
-
-
-def test_weights_that_do_not_fit_are_refused(trained: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    with pytest.raises(InputError, match="contains no trained model"):
-        load_model(tmp_path)
-    for name in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((trained / name).read_bytes())
-    weights = load_file(trained / "model.safetensors")
-    del weights["text.text_projection"]
-    save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(DamagedError, match="does not match"):
-        load_model(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(DamagedError, match="is broken"):
-        load_model(tmp_path)
-
-
-def test_a_broken_resume_state_is_named(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
-    (tmp_path / STATE_FILE).parent.mkdir()
-    (tmp_path / STATE_FILE).write_bytes(b"\x80\x04pickle, not safetensors")
-    with pytest.raises(DamagedError, match="is no resume state"):
-        train(square_files, config, tmp_path)
-
-
-def test_the_rate_rises_then_falls_to_nothing(config: TrainConfig) -> None:
-    rates = [learning_rate(step, config=config, total=40) for step in range(40)]
-    assert rates[:5] == pytest.approx([config.lr * part / 5 for part in (1, 2, 3, 4, 5)])
-    assert rates[5] == config.lr
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[-1] < config.lr / 100
-    by_share = replace(config, warmup_steps=0, warmup_ratio=0.125)
-    assert [learning_rate(step, config=by_share, total=40) for step in range(40)] == rates
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("epochs", 0, r"train\.epochs must be positive"),
-        ("batch_size", 1, r"train\.batch_size must be at least 2"),
-        ("lr", -1.0, r"train\.lr must be positive"),
-        ("lr", math.nan, r"train\.lr must be positive"),
-        ("seed", -1, r"train\.seed must not be negative"),
-        ("vocab_size", 100, r"train\.vocab_size must be at least 300"),
-        ("precision", "fp8", r"train\.precision must be one of fp32, bf16"),
-    ],
-)
-def test_bad_settings_are_named(setting: str, value: Any, message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        TrainConfig(**{setting: value})
-
-
-def test_bad_models_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no model config 'enormous': name one of compact, .*lit"):
-        read_model_config("enormous")
-    path = tmp_path / "model.json"
-    for text, message in [
-        ("{", "is not JSON"),
-        ("{}", "embed_dim, text_cfg, vision_cfg is missing"),
-        ("[]", "embed_dim, text_cfg, vision_cfg is missing"),
-        (
-            json.dumps({**SMALL, "vision_cfg": {}, "text_cfg": {}}),
-            "text_cfg.context_length, text_cfg.hf_tokenizer_name, vision_cfg.image_size is missing",
-        ),
-        (json.dumps({**SMALL, "vision_cfg": 5}), "vision_cfg.image_size is missing"),
-        (json.dumps({**SMALL, "vision_cfg": {"image_size": [32, 32]}}), "image_size must be one number"),
-        (json.dumps({**SMALL, "custom_text": False}), "set custom_text"),
-        (json.dumps({**SMALL, "custom_text": 1}), "set custom_text"),  # `load_model` would refuse it in the end
-        (json.dumps({**SMALL, "text_cfg": {**SMALL["text_cfg"], "pool_type": "last"}}), "pool_type argmax"),
-    ]:
-        path.write_text(text)
-        with pytest.raises(InputError, match=message):
-            read_model_config(str(path))
-
-
-def test_a_model_that_open_clip_refuses_is_refused(
-    square_files: PairFiles, config: TrainConfig, tmp_path: Path
-) -> None:
-    path = tmp_path / "model.json"
-    for wrong, message in (
+    lone = make_shard("lone", square_rows("val", 1, seed=2))  # whose loss would be 0 from the first epoch on
+    cases: list[tuple[PairFiles, TrainConfig, type[Exception], str]] = [
+        (replace(square_files, train=()), small_run(), InputError, "fewer than two samples"),
+        (replace(square_files, train=square_files.test), small_run(), InputError, "test images"),
+        (replace(square_files, val=(lone,)), small_run(), SettingsError, "the val split has one image"),
+        (square_files, small_run("resnet", microbatch=8), SettingsError, "batch normalisation"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append((square_files, small_run(device="cuda"), InputError, "torch finds 0 GPUs"))
+    for wrong, word in (
         ({"layerz": 2}, "layerz"),
         ({"width": 64, "layers": "two", "patch_size": 8}, "cannot create a model"),
         ({"timm_model_name": "nobody"}, "Unknown model"),
-        ({"layers": 1, "width": 64, "patch_size": 0}, "division"),
     ):
-        path.write_text(json.dumps({**SMALL, "vision_cfg": {"image_size": 32, **wrong}}))
-        with pytest.raises(InputError, match=message):
-            train(square_files, replace(config, model=str(path)), tmp_path / message)
+        path = tmp_path / f"{word}.json"
+        path.write_text(json.dumps({**towers["vit"], "vision_cfg": {"image_size": 32, **wrong}}))
+        cases.append((square_files, replace(small_run(), model=str(path)), InputError, word))
+    for number, (files, config, error, word) in enumerate(cases):
+        with pytest.raises(error, match=word):
+            train(files, config, tmp_path / str(number))
+        assert not (tmp_path / str(number) / "model.safetensors").exists()
 
 
-def test_nothing_to_train_on_is_said(square_files: PairFiles, config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the train split has fewer than two samples"):
-        train(replace(square_files, train=()), config, tmp_path / "run")
-
-
-def test_a_resume_state_that_is_cut_off_is_named(
-    square_files: PairFiles, config: TrainConfig, tmp_path: Path, kill_while_training: Callable[..., None]
+def test_projections_train_alone_until_the_validation_loss_stops_improving(
+    square_files: PairFiles, small_run: SmallRun, tmp_path: Path
 ) -> None:
-    kill_while_training(square_files, config, tmp_path / "run")
-    state = tmp_path / "run" / STATE_FILE
-    state.write_bytes(state.read_bytes()[:-1000])
-    with pytest.raises(DamagedError, match=r"is no resume state .* remove it to train from the start"):
-        train(square_files, config, tmp_path / "run")
+    """At a rate that is far too high it rises soon."""
+    config = small_run(frozen_epochs=30, epochs=2, lr=0.3, logit_scale=20.0)
+    result = train(square_files, config, tmp_path / "run")
+    lines = lines_of(tmp_path / "run")
+    assert [line["frozen"] for line in lines] == [True] * result.frozen_epochs + [False] * 2
+    assert all(line["logit_scale"] == pytest.approx(20) for line in lines)
+    losses = [line["val_loss"] for line in lines if line["frozen"]]
+    assert len(losses) == result.frozen_epochs < 30
+    assert losses[:-1] == sorted(losses[:-1], reverse=True)
+    assert losses[-1] >= losses[-2]
+    assert (result.epochs, result.best_val_loss) == (len(lines), min(line["val_loss"] for line in lines))
 
 
-def test_the_key_knows_what_from_how(config: TrainConfig) -> None:
-    shards = {"train": ["aa"], "val": [], "test": ["bb"]}
+def test_without_patience_all_epochs_are_gone_through_and_with_it_fewer(
+    few: PairFiles, small_run: SmallRun, tmp_path: Path
+) -> None:
+    wild = small_run(epochs=8, lr=0.5)
+    assert train(few, wild, tmp_path / "all").epochs == 8
+    result = train(few, replace(wild, epochs=30, patience=2), tmp_path / "patient")
+    assert result.epochs == result.best_epoch + 2 < 30
+    steps = train(few, replace(wild, steps=22, patience=1), tmp_path / "steps")
+    assert (steps.steps, steps.best_epoch) == (22, 8)
+    assert steps.best_val_loss == lines_of(tmp_path / "steps")[-1]["val_loss"], "the last weights are kept"
 
-    def key(**changes: Any) -> str:
-        return run_key(replace(config, **changes), SMALL, {}, shards)
 
-    assert key() == key(num_threads=7, cache_max_bytes=1, checkpoint_every_steps=9)
-    assert len({key(), key(seed=5), key(epochs=2), key(augment=()), run_key(config, {}, {}, shards)}) == 5
-    assert key() != run_key(config, SMALL, {}, {**shards, "train": ["ab"]})
+def test_the_sigmoid_loss_learns_and_has_a_bias(
+    square_files: PairFiles, small_run: SmallRun, trained: Path, tmp_path: Path
+) -> None:
+    train(square_files, small_run(loss="siglip", epochs=6, augment=()), tmp_path / "run")
+    first, *_, last = lines_of(tmp_path / "run")
+    assert last["val_loss"] < first["val_loss"] - 0.3
+    assert load_model(tmp_path / "run").module.logit_bias is not None
+    assert load_model(trained).module.logit_bias is None
+
+
+def test_steps_are_the_same_whatever_the_number_of_images(
+    square_files: PairFiles, few: PairFiles, small_run: SmallRun, tmp_path: Path
+) -> None:
+    fixed = small_run(steps=13)
+    assert [train(files, fixed, tmp_path / str(len(files.train))).steps for files in (square_files, few)] == [13, 13]
+    assert [line["step"] for line in lines_of(tmp_path / "2")] == [9, 13]
+    assert [line["step"] for line in lines_of(tmp_path / "1")] == [3, 6, 9, 12, 13]
+    assert lines_of(tmp_path / "1")[-1]["samples_seen"] == 13 * 16
+
+
+@pytest.mark.parametrize(("steps", "frozen_steps"), [(10, 5), (12, 6)])
+def test_steps_are_shared_out_between_the_phases(
+    few: PairFiles, small_run: SmallRun, tmp_path: Path, steps: int, frozen_steps: int
+) -> None:
+    """In the middle of an epoch, which goes on, and at the end of one."""
+    phases = small_run(steps=steps, epochs=3, frozen_epochs=3)
+    assert phases.frozen_steps == frozen_steps
+    assert train(few, phases, tmp_path / "run").steps == steps
+    lines = lines_of(tmp_path / "run")
+    assert [line["step"] for line in lines] == [*range(3, steps, 3), steps]
+    assert [line["frozen"] for line in lines] == [line["step"] <= frozen_steps for line in lines]
+
+
+@pytest.mark.parametrize("lock_image", [False, True])
+def test_training_on_kept_features_is_the_same_as_without(
+    few: PairFiles,
+    small_run: SmallRun,
+    lock_image: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    config = small_run(lock_image=lock_image, frozen_epochs=3, patience=3, augment=(), lr=1e-2)
+    train(few, config, tmp_path / "kept")
+    assert "encode images with the frozen tower: 48 of 48" in caplog.text
+    assert "encode captions with the frozen tower" in caplog.text
+    monkeypatch.setattr("training.fit.inputs.frozen_parts", lambda *_, **__: (None, None))
+    train(few, config, tmp_path / "anew")
+    for one, other in zip(lines_of(tmp_path / "kept"), lines_of(tmp_path / "anew"), strict=True):
+        for loss in ("train_loss", "val_loss"):
+            assert one[loss] == pytest.approx(other[loss], rel=1e-4)
+
+
+def test_no_more_than_a_microbatch_goes_through_the_towers(
+    few: PairFiles,
+    small_run: SmallRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither while features are kept nor in validation. Augmented images are computed anew, their captions are not."""
+    from open_clip.transformer import Transformer
+
+    caplog.set_level(logging.INFO)
+    sizes: list[int] = []
+    forward = Transformer.forward
+
+    def noted(self: Transformer, x: Any, *more: Any, **named: Any) -> Any:
+        sizes.append(len(x))
+        return forward(self, x, *more, **named)
+
+    monkeypatch.setattr(Transformer, "forward", noted)
+    train(few, small_run(frozen_epochs=1, epochs=1, microbatch=6), tmp_path / "run")
+    assert max(sizes) == 6
+    assert "encode captions with the frozen tower" in caplog.text
+    assert "encode images" not in caplog.text
+
+
+def test_a_locked_tower_keeps_its_batch_statistics(
+    few: PairFiles, small_run: SmallRun, towers: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """No batch may come by them, nor the image that is only to show how large the features are."""
+    model = {**towers["resnet"], "vision_cfg": {**towers["resnet"]["vision_cfg"], "image_size": 64}}
+    (tmp_path / "large.json").write_text(json.dumps(model))
+    config = small_run(lock_image=True, frozen_epochs=1, epochs=1, augment=())
+    train(few, replace(config, model=str(tmp_path / "large.json")), tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert weights["visual.bn1.running_mean"].abs().max() == 0
+    assert weights["visual.bn1.num_batches_tracked"] == 0

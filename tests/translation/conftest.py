@@ -1,4 +1,4 @@
-"""Packages trained on the spot from a few templates, a stand-in engine that costs nothing, and a DeepL on loopback."""
+"""Pairs of a few templates, a stand-in engine that costs nothing, and a DeepL on loopback."""
 
 import json
 import random
@@ -13,35 +13,12 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import TransientError
-from translation.config import TranslateConfig
 from translation.engine import Translation
-from translation.engines.argos import argos_translator
-from translation.engines.ctranslate2_model import CTranslate2Translator
-from translation.files import CaptionFiles, Columns, count_rows, format_of, translate_files
-from translation.packages.package import Package, open_package
-from translation.train.config import TrainPackageConfig
-from translation.train.training import train_package
 
 NUMBERS = {"two": "due", "three": "tre", "four": "quattro"}
 NOUNS = {"circles": "cerchi", "squares": "quadrati", "hearts": "cuori", "rings": "anelli", "diamonds": "rombi"}
 COLOURS = {"red": "rossi", "black": "neri", "white": "bianchi", "yellow": "gialli", "brown": "marroni"}
 GROUNDS = {"green": "verde", "pink": "rosa", "grey": "grigio"}
-
-TINY = TrainPackageConfig(
-    vocabulary_size=200,
-    embed_dim=64,
-    num_heads=2,
-    ffn_dim=128,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dropout=0.0,
-    label_smoothing=0.0,
-    num_steps=300,
-    warmup_steps=50,
-    batch_tokens=1024,
-    lr=5e-3,
-    num_held_out=20,
-)
 
 
 def tiny_pairs() -> list[tuple[str, str]]:
@@ -62,26 +39,6 @@ def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
     path.write_text("".join(f"{source}\t{target}\n" for source, target in tiny_pairs()), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="session")
-def tiny_argosmodel(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real package that translates the templates."""
-    out = tmp_path_factory.mktemp("package") / "tiny-en_it.argosmodel"
-    train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=TINY)
-    return out
-
-
-@pytest.fixture(scope="session")
-def tiny_package(tiny_argosmodel: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """The same, unpacked."""
-    return open_package(tiny_argosmodel, tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session")
-def translator(tiny_package: Package) -> CTranslate2Translator:
-    """An engine over it."""
-    return argos_translator(tiny_package, TranslateConfig(inter_threads=1))
 
 
 class Shouter:
@@ -109,40 +66,10 @@ def shouter() -> type[Shouter]:
     return Shouter
 
 
-@pytest.fixture(scope="session")
-def translated() -> Callable[..., Path]:
-    """Translates a file into another one beside it, and checks that the progress told adds up."""
-
-    def run(
-        source: Path, *, scores: bool = False, window: int = 3, translator: Shouter | None = None, name: str = ""
-    ) -> Path:
-        files = CaptionFiles(
-            source=source,
-            target=source.with_name(name or f"out-{source.name}"),
-            format=format_of(source),
-            columns=Columns(read="caption", write="caption_it", scores=scores),
-            overwrite=True,
-        )
-        done: list[int] = []
-        translate_files(files, translator or Shouter(), done.append, window=window)
-        assert sum(done) == count_rows(files)
-        assert files.target is not None
-        return files.target
-
-    return run
-
-
 class DeepLServer(ThreadingHTTPServer):
     """Speaks DeepL's /v2/translate with its documented limits, and keeps the requests.
 
-    Attributes:
-        key: the one that it accepts.
-        translate: its translation of one text.
-        character_limit: of the account.
-        num_billed: characters that it served.
-        trouble: what becomes of the next requests: a status, something to do with the handler, or None: no trouble.
-        distort: changes the reply before it is sent.
-        bodies, headers, sizes: of the requests to translate, in order; sizes in bytes.
+    `trouble` is what becomes of the next requests: a status, something to do with the handler, or None.
     """
 
     daemon_threads = True
@@ -155,8 +82,6 @@ class DeepLServer(ThreadingHTTPServer):
         self.trouble: deque[int | Callable[[_DeepLHandler], None] | None] = deque()
         self.distort: Callable[[Any], Any] = lambda reply: reply
         self.bodies: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.sizes: list[int] = []
         self.stopping = threading.Event()
 
     @property
@@ -180,8 +105,6 @@ class _DeepLHandler(BaseHTTPRequestHandler):
         size = int(self.headers["Content-Length"])
         body = json.loads(self.rfile.read(size))
         self.server.bodies.append(body)
-        self.server.headers.append(dict(self.headers.items()))
-        self.server.sizes.append(size)
         trouble = self.server.trouble.popleft() if self.server.trouble else self._refusal(body, size)
         if callable(trouble):
             trouble(self)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -149,6 +150,31 @@ def make_site() -> Iterator[Callable[[], HostileServer]]:
     yield start
     for site in sites:
         site.stop()
+
+
+class RequestLog:
+    """When requests came, and how many were under way at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self.most = 0
+        self.times: list[float] = []
+
+    def answer(self, it: _Handler, body: bytes, seconds: float = 0.0) -> None:
+        with self._lock:
+            self.times.append(time.monotonic())
+            self._under_way += 1
+            self.most = max(self.most, self._under_way)
+        it.server.stopping.wait(seconds)
+        with self._lock:
+            self._under_way -= 1
+        it.answer(200, body)
+
+
+@pytest.fixture(scope="session")
+def request_log() -> type[RequestLog]:
+    return RequestLog
 
 
 @pytest.fixture(scope="session")

@@ -7,44 +7,36 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Limits
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
-from data_catalog.fetch.hosts import Hosts, LaterError
-from data_catalog.fetch.urls import FetchError
+from data_catalog.fetch.hosts import Hosts, LaterError, Visit
+from data_catalog.fetch.opener import RobotsCache
+from data_catalog.fetch.urls import FetchError, Target, parse_url
 
-LIMITS = {"example.org": HostPace(), "img.example.org": HostPace()}
+A_DAY_S = 86400.0
 
 
 @pytest.mark.parametrize(
     ("host", "group"),
     [
-        ("example.org", "example.org"),
         ("www.example.org", "example.org"),
         ("a.b.IMG.example.org", "img.example.org"),
         ("example.org.", "example.org"),
         ("notexample.org", "notexample.org"),
-        ("elsewhere.net.", "elsewhere.net"),
         ("org", "org"),
         ("::1", "::1"),
     ],
 )
 def test_a_limit_of_a_domain_holds_for_all_its_hosts(host: str, group: str) -> None:
-    assert group_of(host, LIMITS) == group
-
-
-def test_what_a_recipe_says_takes_precedence_over_what_we_know() -> None:
-    mine = HostLimits(concurrency=1, requests_per_s=0.5)
-    config = FetchConfig(hosts={"upload.wikimedia.org": mine, "example.org": mine})
-    pace = HostPace(concurrency=1, requests_per_s=0.5)
-    assert config.named_limits == {**KNOWN_HOSTS, "upload.wikimedia.org": pace, "example.org": pace}
-    assert FetchConfig.from_values(config.to_values()) == config
+    assert group_of(host, {"example.org": HostPace(), "img.example.org": HostPace()}) == group
 
 
 @pytest.mark.parametrize(
@@ -54,13 +46,12 @@ def test_what_a_recipe_says_takes_precedence_over_what_we_know() -> None:
         ("upload.wikimedia.org", HostLimits(requests_per_s=0), HostPace(concurrency=2, requests_per_s=0)),
         ("images.cocodataset.org", HostLimits(), KNOWN_HOSTS["images.cocodataset.org"]),
         ("live.staticflickr.com", HostLimits(requests_per_s=1), HostPace(concurrency=8, requests_per_s=1)),
-        ("example.org", HostLimits(requests_per_s=5), HostPace(concurrency=3, requests_per_s=5)),
         ("example.org", HostLimits(concurrency=5), HostPace(concurrency=5, requests_per_s=2)),
     ],
 )
 def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is(name: str, limits: HostLimits, pace: HostPace) -> None:
     config = FetchConfig(host_concurrency=3, host_requests_per_s=2, hosts={name: limits})
-    assert config.named_limits[name] == pace
+    assert config.named_limits == {**KNOWN_HOSTS, name: pace}
     assert FetchConfig.from_values(config.to_values()) == config
 
 
@@ -77,50 +68,24 @@ def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
 
 
 ONE = HostPace(concurrency=1, requests_per_s=0)
-HOURLY = HostPace(concurrency=9, requests_per_s=1 / 3600)
 SAID = FetchError("http_503", "HTTP 503", http_status=503)
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[tuple[Hosts, Hosts]]:
-    """The hosts as two processes keep them: "a" may be asked by one at a time, "b" once an hour."""
-    named = {"a": ONE, "b": HOURLY}
+    """The hosts as two processes keep them: all may be asked by one at a time, and "b" once an hour."""
+    named = {"b": HostPace(concurrency=9, requests_per_s=1 / 3600)}
     with closing(Hosts(tmp_path, named, ONE)) as one, closing(Hosts(tmp_path, named, ONE)) as other:
         yield one, other
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from data_catalog.fetch.config import HostPace
-from data_catalog.fetch.hosts import Hosts
-hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
-print(*[hosts.acquire_slot("a", 0) for _ in range(2)], flush=True)
-time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("delay_s", [1e-300, 1e-9, 0.02, 60.0])
-def test_any_delay_that_a_host_asks_for_becomes_a_limit(delay_s: float, two: tuple[Hosts, Hosts]) -> None:
+def test_any_delay_that_a_host_asks_for_becomes_a_limit(two: tuple[Hosts, Hosts]) -> None:
     hosts, _ = two
-    hosts.slow_down("a", delay_s)
-    hosts.slow_down("a", 1e-301)
-    assert hosts.pace_of("a").interval_s == pytest.approx(max(delay_s, 1e-4))
+    for number, delay_s in enumerate([1e-300, 1e-9, 0.02, 60.0]):
+        hosts.slow_down(f"a{number}", delay_s)
+        hosts.slow_down(f"a{number}", 1e-301)
+        assert hosts.pace_of(f"a{number}").interval_s == pytest.approx(max(delay_s, 1e-4))
     assert hosts.pace_of("c").interval_s == 0
-
-
-def test_processes_share_slots_and_a_killed_one_has_none(tmp_path: Path) -> None:
-    with (
-        closing(Hosts(tmp_path, {}, HostPace(concurrency=2))) as hosts,
-        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder,
-    ):
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"0 1\n"
-        assert hosts.acquire_slot("a", 0) is None
-        assert hosts.acquire_slot("b", 0) == 0
-        os.kill(holder.pid, signal.SIGKILL)
-        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
-        assert [hosts.acquire_slot("a", 0) for _ in range(3)] == [0, 1, None]
 
 
 def test_a_slot_that_is_given_back_goes_to_whoever_has_waited_longest(two: tuple[Hosts, Hosts]) -> None:
@@ -174,7 +139,7 @@ def test_a_host_that_wants_a_rest_gets_it_from_all_processes_and_later_runs(
         assert next_run.wait_to_begin("a", 0) == 0
         with pytest.raises(FetchError):
             next_run.raise_if_paused("c", 300.0)
-        monkeypatch.setattr(time, "time", lambda: now + 40 * 86400.0)
+        monkeypatch.setattr(time, "time", lambda: now + 40 * A_DAY_S)
         next_run.raise_if_paused("c", 300.0)
 
 
@@ -184,7 +149,7 @@ def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeyp
     for group in "bc":  # with a rate, and without
         hosts.pause(group, SAID, 30.0)
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now - 30 * 86400.0)
+    monkeypatch.setattr(time, "time", lambda: now - 30 * A_DAY_S)
     assert hosts.wait_to_begin("b", 0) == 0
     assert hosts.wait_to_begin("c", 0) == 0
     hosts.pause("c", SAID, 400.0)
@@ -192,60 +157,22 @@ def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeyp
         hosts.raise_if_paused("c", 300.0)
 
 
-OPEN = """
-import sys
-from pathlib import Path
-from data_catalog.fetch.config import HostPace
-from data_catalog.fetch.hosts import Hosts
-sys.stdin.readline()
-Hosts(Path(sys.argv[1]), {}, HostPace()).close()
-"""
+def test_a_try_has_one_slot_wherever_it_goes_and_none_in_the_end(two: tuple[Hosts, Hosts]) -> None:
+    hosts, _ = two
+    visit = Visit(hosts, Deadline(5.0))
 
+    def free() -> list[str]:
+        slots = {group: hosts.acquire_slot(group, 0) for group in ("a.example", "b.example")}
+        for group, slot in slots.items():
+            if slot is not None:
+                hosts.release_slot(group, slot)
+        return [group for group, slot in slots.items() if slot is not None]
 
-def test_processes_that_begin_at_once_wait_for_each_other(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", OPEN, tmp_path]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(6)]
-    for process in processes:
-        process.communicate(b"now\n")
-    assert [process.returncode for process in processes] == [0] * 6
-
-
-SHARE = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from data_catalog.fetch.config import HostPace
-from data_catalog.fetch.hosts import Hosts
-hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
-print(flush=True)
-sys.stdin.readline()
-end = time.monotonic() + 3
-def work(_):
-    served = 0
-    while time.monotonic() < end:
-        slot = hosts.acquire_slot("a", 0.5)
-        if slot is not None:
-            time.sleep(0.05)
-            hosts.release_slot("a", slot)
-            served += 1
-    return served
-with ThreadPoolExecutor(6) as threads:
-    print(sum(threads.map(work, range(6))))
-"""
-
-
-def test_no_process_keeps_a_host_for_itself(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SHARE, tmp_path]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(b"now\n")
-        process.stdin.flush()
-    served = [int(process.communicate()[0]) for process in processes]
-    assert min(served) > 0.2 * sum(served)
+    for here, elsewhere in (("a", "b"), ("b", "a"), ("a", "b")):
+        visit.go_to(parse_url(f"http://{here}.example/"))
+        assert free() == [f"{elsewhere}.example"]
+    visit.close()
+    assert free() == ["a.example", "b.example"]
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
@@ -254,87 +181,189 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Hosts(tmp_path, {}, ONE)
 
 
+# Several processes
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from data_catalog.fetch.config import HostPace
+from data_catalog.fetch.hosts import Hosts
+hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
+print(*[hosts.acquire_slot("a", 0) for _ in range(2)], flush=True)
+time.sleep(600)
+"""
+
+
+def test_processes_share_slots_and_a_killed_one_has_none(tmp_path: Path) -> None:
+    with (
+        closing(Hosts(tmp_path, {}, HostPace(concurrency=2))) as hosts,
+        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder,
+    ):
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"0 1\n"
+        assert hosts.acquire_slot("a", 0) is None
+        assert hosts.acquire_slot("b", 0) == 0
+        os.kill(holder.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+        assert [hosts.acquire_slot("a", 0) for _ in range(3)] == [0, 1, None]
+
+
+# Asks "a" for 1.5 seconds by eight threads, prints how often, and then asks "b" seven times.
 WORK = """
-import sys, urllib.request
+import sys, time, urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from data_catalog.fetch.config import HostPace
 from data_catalog.fetch.hosts import Hosts
-folder, url, rows = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-hosts = Hosts(folder, {}, HostPace(concurrency=3, requests_per_s=float(sys.argv[4])))
-def ask(_):
-    slot = hosts.acquire_slot("a", 600)
-    hosts.wait_to_begin("a", 600)
-    urllib.request.urlopen(url).read()
-    hosts.release_slot("a", slot)
+folder, url = Path(sys.argv[1]), sys.argv[2]
+print(flush=True)
+sys.stdin.readline()
+hosts = Hosts(folder, {"b": HostPace(requests_per_s=20)}, HostPace(concurrency=3, requests_per_s=0))
+end = time.monotonic() + 1.5
+def ask(group):
+    slot = hosts.acquire_slot(group, 600)
+    hosts.wait_to_begin(group, 600)
+    urllib.request.urlopen(url + group).read()
+    hosts.release_slot(group, slot)
+def ask_on(_):
+    served = 0
+    while time.monotonic() < end:
+        ask("a")
+        served += 1
+    return served
 with ThreadPoolExecutor(8) as threads:
-    list(threads.map(ask, range(rows)))
+    print(sum(threads.map(ask_on, range(8))), flush=True)
+    list(threads.map(ask, "b" * 7))
 """
 
 
-class Log:
-    """What the server itself sees: beginnings, and how many requests are under way at once."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._under_way = 0
-        self.most = 0
-        self.begun: list[float] = []
-
-    def answer(self, it: Any) -> None:
-        with self._lock:
-            self.begun.append(time.monotonic())
-            self._under_way += 1
-            self.most = max(self.most, self._under_way)
-        it.server.stopping.wait(0.02)
-        with self._lock:
-            self._under_way -= 1
-        it.answer(200, b"x")
-
-
-def log_of(server: Any, folder: Path, *, rows: int, requests_per_s: float) -> Log:
-    """The log of three processes that share a folder."""
-    log = Log()
-    server.behaviours["/logged"] = log.answer
-    arguments = [folder, server.url("/logged"), str(rows), str(requests_per_s)]
-    processes = [subprocess.Popen([sys.executable, "-c", WORK, *arguments]) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    return log
-
-
-def test_processes_keep_a_limit_of_concurrency_together(server: Any, tmp_path: Path) -> None:
-    log = log_of(server, tmp_path, rows=30, requests_per_s=0)
-    assert len(log.begun) == 90
-    assert 1 < log.most <= 3
-
-
-def test_processes_keep_a_rate_together(server: Any, tmp_path: Path) -> None:
-    log = log_of(server, tmp_path, rows=10, requests_per_s=20)
-    assert len(log.begun) == 30
-    # A request may be late, and the next one on time: over the whole, 29 intervals of 50 ms.
-    assert max(log.begun) - min(log.begun) > 29 * 0.05 - 0.5
-
-
-def test_a_host_with_its_own_rate_does_not_hold_up_the_others(
-    make_site: Callable[[], Any], make_requests: Any, workers: Any, pictures: dict[str, bytes], tmp_path: Path
+def test_processes_that_begin_at_once_keep_concurrency_and_rate_together_and_none_keeps_a_host_for_itself(
+    server: Any, request_log: Callable[[], Any], tmp_path: Path
 ) -> None:
-    slow, fast = make_site(), make_site()
-    order: list[str] = []
-    for name, site in (("slow", slow), ("fast", fast)):
-        site.files.update({f"/{number}": pictures["plain.jpg"] for number in range(30)})
-        for number in range(30):
-            site.behaviours[f"/{number}"] = lambda it, name=name: (
-                order.append(name),
-                it.answer(200, pictures["plain.jpg"]),
-            )
-    config = FetchConfig(
-        threads=4,
-        hosts={slow.server_address[0]: HostLimits(concurrency=1, requests_per_s=10)},
-        host_requests_per_s=0,
-        allow_loopback=True,
-    )
-    urls = [site.url(f"/{number}") for site in (slow, fast) for number in range(30)]
-    workers.fetch(make_requests(*urls), config, tmp_path / "raw")
-    assert pq.read_table(tmp_path / "raw")["drop_reason"].null_count == 60
-    # The slow host's rows come first in the shard, and yet the fast one's are done before a few of them.
-    assert order[:40].count("fast") == 30
+    of_a, of_b = request_log(), request_log()
+    server.behaviours |= {"/a": lambda it: of_a.answer(it, b"x", 0.02), "/b": lambda it: of_b.answer(it, b"x")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes: list[Any] = [
+        subprocess.Popen([sys.executable, "-c", WORK, tmp_path, server.url("/")], **pipes) for _ in range(3)
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write(b"now\n")
+        process.stdin.flush()
+    served = [int(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert len(of_a.times) == sum(served)
+    assert 1 < of_a.most <= 3
+    assert min(served) > 0.1 * sum(served)
+    assert len(of_b.times) == 21
+    # A request may be late, and the next one on time: over the whole, 20 intervals of 50 ms.
+    assert max(of_b.times) - min(of_b.times) > 20 * 0.05 - 0.5
+
+
+# robots.txt
+
+
+class Robots:
+    """A cache of robots.txt files as a process has it."""
+
+    def __init__(self, folder: Path) -> None:
+        limits = {"timeout_s": 5.0, "deadline_s": 5.0, "max_bytes": 100, "max_redirects": 2, "user_agent": "a/1"}
+        client = GuardedClient(Limits(**limits, allow_loopback=True))
+        self.cache = RobotsCache(Hosts(folder, {}, HostPace(requests_per_s=0)), client, "vernaclip")
+
+    def check(self, url: str, deadline_s: float = 5.0) -> float | str:
+        """The delay, or the reason of the failure."""
+        try:
+            return self.cache.check(parse_url(url), Deadline(deadline_s), Hooks()).crawl_delay
+        except FetchError as error:
+            return error.reason
+
+
+def test_many_threads_ask_for_robots_txt_once_and_the_next_process_not_at_all_for_a_day(
+    make_site: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site()
+    everybody = threading.Barrier(16)
+    rules = b"User-agent: *\nDisallow: /no\nCrawl-delay: 2"
+    site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.1), it.answer(200, rules))
+    robots = Robots(tmp_path)
+
+    def ask(number: int) -> float | str:
+        everybody.wait()
+        return robots.check(site.url(f"/{'no' if number % 2 else 'yes'}/{number}"))
+
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(ask, range(16))) == [2.0, "robots_txt"] * 8
+    now = time.time()
+    for later_s, num_requests in ((0.99 * A_DAY_S, 1), (1.01 * A_DAY_S, 2)):
+        monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
+        assert Robots(tmp_path).check(site.url("/yes")) == 2.0
+        assert site.hits["/robots.txt"] == num_requests
+
+
+def test_those_who_wait_share_a_failure_and_those_who_come_later_ask_again(
+    make_site: Callable[[], Any], tmp_path: Path
+) -> None:
+    site = make_site()
+    asked, go_on = threading.Event(), threading.Event()
+    site.behaviours["/robots.txt"] = lambda it: (asked.set(), go_on.wait(), it.reset())
+    robots = Robots(tmp_path)
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(robots.check, site.url("/a"))
+        asked.wait()
+        others = [threads.submit(robots.check, site.url(f"/{number}")) for number in range(7)]
+        while not all(future.running() for future in others):
+            """All come before the failure is known; the last of them may yet be a moment too late."""
+        site.stopping.wait(0.3)
+        go_on.set()
+        assert {first.result(), *(future.result() for future in others)} == {"connect"}
+    assert site.hits["/robots.txt"] <= 3
+    site.behaviours["/robots.txt"] = lambda it: it.answer(404, b"")
+    assert robots.check(site.url("/later")) == 0.0
+
+
+def test_nobody_waits_for_robots_txt_longer_than_there_is_time(make_site: Callable[[], Any], tmp_path: Path) -> None:
+    site = make_site()
+    asked = threading.Event()
+    site.behaviours["/robots.txt"] = lambda it: (asked.set(), it.server.stopping.wait(10))
+    robots = Robots(tmp_path)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(robots.check, site.url("/a"), 0.5)
+        asked.wait()
+        assert robots.check(site.url("/b"), 0.01) == "timeout"
+        assert first.result() == "timeout"
+
+
+def test_a_server_in_trouble_is_left_alone_for_a_while(make_site: Callable[[], Any], tmp_path: Path) -> None:
+    for headers, retry_after_s, num_requests in (({}, None, 1), ({"Retry_After": "7"}, 7.0, 3)):
+        site, robots = make_site(), Robots(tmp_path)
+        site.behaviours["/robots.txt"] = lambda it, headers=headers: it.answer(503, b"", **headers)
+        for _ in range(3):
+            with pytest.raises(FetchError, match="robots_unreachable") as refused:
+                robots.cache.check(parse_url(site.url("/a")), Deadline(5.0), Hooks())
+            assert (refused.value.http_status, refused.value.retry_after_s) == (503, retry_after_s)
+        assert site.hits["/robots.txt"] == num_requests  # with a Retry-After, the host is paused
+
+
+def test_each_request_for_robots_txt_is_announced_and_its_size_does_not_depend_on_the_cap_of_images(
+    make_site: Callable[[], Any], tmp_path: Path
+) -> None:
+    site = make_site()
+    site.behaviours["/robots.txt"] = lambda it: it.answer(302, b"", Location="/other.txt")
+    site.files["/other.txt"] = b"# a hundred bytes are all that an image may have\n" * 9 + b"User-agent: *\nDisallow: /"
+    announced: list[Target] = []
+    with pytest.raises(FetchError, match="robots_txt"):
+        Robots(tmp_path).cache.check(parse_url(site.url("/a")), Deadline(5.0), Hooks(before_connect=announced.append))
+    assert [target.path for target in announced] == ["/robots.txt", "/other.txt"]
+
+
+def test_far_more_hosts_than_memory_is_given_to_are_all_right(make_site: Callable[[], Any], tmp_path: Path) -> None:
+    sites = [make_site() for _ in range(10)]
+    for site in sites:
+        site.files["/robots.txt"] = b"User-agent: *\nDisallow: /no\n#" + b"x" * 510_000
+    robots = Robots(tmp_path)
+    for _ in range(2):
+        assert [robots.check(site.url("/no")) for site in sites] == ["robots_txt"] * 10
+        assert [robots.check(site.url("/yes")) for site in sites] == [0.0] * 10
+    assert {site.hits["/robots.txt"] for site in sites} == {1}

@@ -19,12 +19,14 @@ from data_catalog.fetch.client import Deadline, GuardedClient, Hooks
 from data_catalog.fetch.config import FetchConfig, HostPace
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.hosts import Hosts, LaterError
-from data_catalog.fetch.opener import Opener
-from data_catalog.fetch.urls import FetchError, parse_url
+from data_catalog.fetch.opener import Opener, is_placeholder
+from data_catalog.fetch.urls import FetchError, parse_url, thumbnail_url
 
 ORIGINAL = "https://upload.wikimedia.org/wikipedia/commons/a/ab/Cat.jpg"
 THUMBNAIL = "https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
 CONFIG = FetchConfig(consent=ConsentConfig(ignore=("robots.txt",)), backoff_s=0.001)
+
+TOO_LARGE = bytes(100)
 
 Answer = bytes | Exception
 
@@ -45,6 +47,8 @@ class FakeResponse:
 
     def copy_to(self, sink: IO[bytes]) -> None:
         sink.write(self._body)
+        if self._body == TOO_LARGE:
+            raise FetchError("too_large")
 
 
 class FakeWeb:
@@ -108,11 +112,10 @@ def http(status: int, retry_after_s: float | None = None) -> FetchError:
     [
         ([b"small"], [b"large"], b"small", {THUMBNAIL: 1}),
         ([http(400)], [b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
-        ([http(404)], [b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 1}),
-        ([http(404)], [http(404)], "http_404", {THUMBNAIL: 1, ORIGINAL: 1}),
+        ([http(499)], [http(404)], "http_404", {THUMBNAIL: 1, ORIGINAL: 1}),
         ([http(404)], [http(503), b"large"], b"large", {THUMBNAIL: 1, ORIGINAL: 2}),
         ([http(429), b"small"], [b"large"], b"small", {THUMBNAIL: 2}),
-        ([http(503)], [b"large"], "http_503", {THUMBNAIL: 2}),
+        ([http(500)], [b"large"], "http_500", {THUMBNAIL: 2}),
         ([FetchError("dns")], [b"large"], "dns", {THUMBNAIL: 2}),
         ([FetchError("too_large")], [b"large"], "too_large", {THUMBNAIL: 1}),
     ],
@@ -248,13 +251,91 @@ def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts:
     assert web.asked == {"http://a.example/0": 1}
 
 
-@pytest.mark.parametrize("tries", range(1, 10))
-def test_waits_between_tries_grow_up_to_a_bound(tries: int, hosts: Hosts) -> None:
-    web = FakeWeb({"http://a.example/0": [FetchError("dns")]})
-    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=2.0, retries=20, max_wait_s=1000.0), *web.answers)
-    for number in range(1, tries + 1):
+def test_waits_between_tries_grow_up_to_a_bound(hosts: Hosts) -> None:
+    url = "http://a.example/0"
+    web = FakeWeb({url: [FetchError("dns")]})
+    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=2.0, retries=20, max_wait_s=1000.0), url)
+    for number in range(1, 11):
         started = time.monotonic()
         with pytest.raises(LaterError):
-            opener.open(Request("http://a.example/0"))
+            opener.open(Request(url))
         least = min(300.0, 2.0**number)
-        assert least <= opener.states["http://a.example/0"].due - started <= 1.5 * least + 1
+        assert least <= opener.states[url].due - started <= 1.5 * least + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "outcome", "detail"),
+    [
+        (b"x" * 90, {"max_host_bytes": 250}, 90, "250 bytes of a.example"),
+        (b"x" * 125, {"max_host_bytes": 250}, 125, "250 bytes of a.example"),
+        (TOO_LARGE, {"max_host_bytes": 250}, "too_large", "250 bytes of a.example"),
+        (b"x" * 90, {"max_shard_bytes": 250}, 90, "250 bytes of the shard"),
+    ],
+)
+def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
+    body: bytes, limits: dict[str, int], outcome: int | str, detail: str, hosts: Hosts
+) -> None:
+    ours = [f"http://a.example/{number}" for number in range(5)]
+    web = FakeWeb({url: [body] for url in ours} | {"http://b.example/": [b"another"]})
+    opener = opener_of(web, hosts, replace(CONFIG, **limits), *web.answers)
+    found = [end if isinstance(end, str) else len(end) for end in outcomes(opener)]
+    num_asked = 2 if outcome == 125 else 3  # the last of them goes over
+    assert found[:5] == [outcome] * num_asked + ["byte_budget"] * (5 - num_asked)
+    assert found[5] == (len(b"another") if "max_host_bytes" in limits else "byte_budget")
+    assert sum(web.asked[url] for url in ours) == num_asked
+    assert detail == str(opener.states[ours[4]].failure).partition(": ")[2]
+
+
+COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
+
+
+@pytest.mark.parametrize(
+    ("url", "thumbnail"),
+    [
+        (f"{COMMONS}/a/ab/Cat.JPEG", f"{COMMONS}/thumb/a/ab/Cat.JPEG/500px-Cat.JPEG"),
+        (f"{COMMONS}/a/ab/Caff%C3%A8.png", f"{COMMONS}/thumb/a/ab/Caff%C3%A8.png/500px-Caff%C3%A8.png"),
+        (f"{COMMONS}/a/ab/Map.svg", f"{COMMONS}/thumb/a/ab/Map.svg/500px-Map.svg.png"),
+        (f"{COMMONS}/a/ab/Scan.tiff", f"{COMMONS}/thumb/a/ab/Scan.tiff/lossy-page1-500px-Scan.tiff.jpg"),
+        (f"{COMMONS}/a/ab/X.webp", f"{COMMONS}/thumb/a/ab/X.webp/500px-X.webp"),
+        (
+            "http://upload.wikimedia.org/wikipedia/zh-min-nan/0/0a/A.jpg",
+            "http://upload.wikimedia.org/wikipedia/zh-min-nan/thumb/0/0a/A.jpg/500px-A.jpg",
+        ),
+        (f"{COMMONS}/a/ab/{'n' * 162}.jpg", f"{COMMONS}/thumb/a/ab/{'n' * 162}.jpg/500px-thumbnail.jpg"),
+        (f"{COMMONS}/a/ab/{'n' * 161}.jpg", f"{COMMONS}/thumb/a/ab/{'n' * 161}.jpg/500px-{'n' * 161}.jpg"),
+        (f"{COMMONS}/thumb/a/ab/Cat.jpg/300px-Cat.jpg", None),
+        (f"{COMMONS}/a/ab/Cat.gif", None),
+        (f"{COMMONS}/a/ab/Cat.jpg?download", None),
+        (f"{COMMONS}/archive/a/ab/2010%21Cat.jpg", None),
+        ("https://upload.wikimedia.org.evil.example/wikipedia/commons/a/ab/Cat.jpg", None),
+    ],
+)
+def test_wikimedias_originals_have_thumbnails(url: str, thumbnail: str | None) -> None:
+    assert thumbnail_url(url, 500) == thumbnail
+    assert thumbnail_url(url, 0) is None
+    if thumbnail is not None:
+        assert parse_url(thumbnail).url == thumbnail
+        assert thumbnail_url(thumbnail, 500) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("en-us/photo_unavailable.png", True),
+        ("removed.png", True),
+        ("no-image.gif", True),
+        ("NoPhotoAvailable.jpg", True),
+        ("placeholder-300x200.png?x=1", True),
+        ("image_not_found", True),
+        ("404.jpg", True),
+        ("cat.jpg", False),
+        ("piano-images.jpg", False),
+        ("casino_photo.jpg", False),
+        ("missing-link-monument.jpg", False),
+        ("removed/cat.jpg", False),
+        ("4042.jpg", False),
+    ],
+)
+def test_placeholders_are_known_by_where_a_redirect_leads(name: str, is_one: bool) -> None:
+    assert is_placeholder("http://example.org/asked-for.jpg", f"https://example.org/img/{name}") is is_one
+    assert not is_placeholder(f"http://example.org/{name}", f"https://www.example.org/img/{name}")

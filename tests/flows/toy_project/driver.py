@@ -1,12 +1,15 @@
-"""`up` and `down` of a project with toy flows: prints what they return, or the error's text."""
+"""`up` and `down` of a project with toy flows, and a flow without a server: prints what they come to as JSON."""
 
 import json
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import PipelineError
+from flows.orchestration.prefect_env import configured_api, prepare_process
 from flows.orchestration.services import deploy, down, ensure_automation, ensure_work_pool, up
+from flows.orchestration.temporary_server import use_answering_api
 
 
 def deploy_toys(client: Any, project: Path) -> tuple[()]:
@@ -20,16 +23,37 @@ def deploy_toys(client: Any, project: Path) -> tuple[()]:
     return ()
 
 
-def answer() -> Any:
-    """What the command comes to, as a JSON value."""
-    if sys.argv[1] == "up":
-        services = up(Path.cwd(), port=int(sys.argv[2]) if len(sys.argv) > 2 else None, deploy=deploy_toys)
-        return services.started, services.ours
-    return down(Path.cwd(), now="--now" in sys.argv)
+def say(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
-try:
-    told = answer()
-except PipelineError as error:
-    told = str(error)
-sys.stdout.write(json.dumps(told))
+def alone(flow: str, *words: str) -> None:
+    """Run a flow with a temporary server, whose address is said first, and stay."""
+    prepare_process()
+    assert use_answering_api(Path.cwd()) is None
+    api = configured_api()
+    assert api is not None
+    say(astuple(api)[:2])
+    import toy_flows
+
+    say(getattr(toy_flows, flow)(*words))
+    sys.stdin.read()
+
+
+def main(command: str, *words: str) -> None:
+    """Do one of the four."""
+    if command == "alone":
+        alone(*words)
+    elif command == "up":
+        services = up(Path.cwd(), port=int(words[0]) if words else None, deploy=deploy_toys)
+        say([services.started, services.ours])
+    else:
+        say(down(Path.cwd(), now="--now" in words))
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except PipelineError as error:
+        say(str(error))

@@ -2,14 +2,17 @@
 
 import hashlib
 import logging
+import os
+import signal
 import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
-from data_catalog.errors import InputError, TransientError
+from data_catalog.errors import InputError, PipelineError, TransientError
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
@@ -87,3 +90,52 @@ def stuck() -> None:
         workers.prepare(NormaliseConfig(), fetching=1, normalising=1)
         executor.submit("call 1", long_call_in_c)
         executor.run("call 2", long_call_in_c)
+
+
+def flaky(folder: Path) -> int:
+    """The id of the process that does what fails twice."""
+    tries = len(list(folder.iterdir()))
+    (folder / str(tries)).touch()
+    if tries < 2:
+        raise TransientError("again")
+    return os.getpid()
+
+
+def broken() -> None:
+    raise InputError("broken")
+
+
+def deadly() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@flow(name="on-dask")
+def on_dask(steps: str) -> dict[str, Any]:
+    """Orderly or deadly steps on a cluster, and what they come to."""
+    from flows.orchestration.dask_executor import DaskExecutor
+
+    with DaskExecutor(1, root=Path("root"), retry_delays_s=(0, 0)) as executor:
+
+        def there(name: str, call: Any, *arguments: Any) -> Any:
+            return executor.submit(name, partial(call, *arguments), remote=True)
+
+        def error_of(future: Any) -> str:
+            try:
+                return str(future.result())
+            except PipelineError as error:
+                return f"{type(error).__name__}: {error}"
+
+        if steps == "deadly":
+            return {"deadly": error_of(there("deadly 00007", deadly)), "after": there("later", step, 3).result()}
+        folder, called = Path("tries").absolute(), list[Any]()
+        folder.mkdir()
+        first = there("step 00007", step, 7)
+        first.add_done_callback(called.append)
+        return {
+            "first": first.result(),
+            "flaky": there("flaky", flaky, folder).result() != os.getpid(),
+            "broken": error_of(there("broken", broken)),
+            "here": executor.run("here", os.getpid) == os.getpid(),
+            "not remote": executor.submit("fetch 00000", os.getpid).result() == os.getpid(),
+            "called": called == [first],
+        }

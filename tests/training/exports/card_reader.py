@@ -14,48 +14,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1"}
-
 
 def refuse(*_: Any, **__: Any) -> Any:
     """Stand in for whatever would go to the network."""
     raise AssertionError("the network was asked")
 
 
-socket.socket.connect = refuse  # type: ignore[method-assign]
-socket.getaddrinfo = refuse
-
-
-def features(names: dict[str, Any]) -> list[Any]:
-    """What a block of code left of its features, rows of length 1."""
-    if "found" in names:
-        return [names["found"].image_embeds.tolist(), names["found"].text_embeds.tolist()]
-    if "image_features" in names:
-        return [names["image_features"].tolist(), names["text_features"].tolist()]
-    return [names["images"].tolist(), names["texts"].tolist()]
-
-
-def named_folder(folder: Path) -> Path:
-    """Where a config of open_clip says that its text encoder lies."""
-    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
-    return Path(config["model_cfg"]["text_cfg"]["hf_model_name"])
-
-
 def run(folder: Path, picture: str, texts: list[str]) -> list[Any]:
     """Run a card's code; where a second block says how a moved folder is read, the first block's last lines follow."""
     card = (folder / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
-    code = blocks[0]
-    if len(blocks) > 1 and not named_folder(folder).is_dir():
-        kept = [line for line in code.splitlines() if "create_model" not in line and "get_tokenizer" not in line]
-        code = blocks[1] + "\n".join(kept)
+    code, *moved = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    if moved:
+        config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))
+        if not Path(config["model_cfg"]["text_cfg"]["hf_model_name"]).is_dir():
+            kept = [line for line in code.splitlines() if "create_model" not in line and "get_tokenizer" not in line]
+            code = moved[0] + "\n".join(kept)
     code = code.replace("FOLDER", str(folder)).replace("picture.jpg", picture).replace('["..."]', repr(texts))
     names: dict[str, Any] = {}
     exec(compile(code, str(folder), "exec"), names)
-    return features(names)
+    if "found" in names:
+        return [names["found"].image_embeds.tolist(), names["found"].text_embeds.tolist()]
+    left = ("image_features", "text_features") if "image_features" in names else ("images", "texts")
+    return [names[name].tolist() for name in left]
 
 
 if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    socket.socket.connect = refuse  # type: ignore[method-assign]
+    socket.getaddrinfo = refuse
     picture, texts, *folders = sys.argv[1:]
     found = {folder: run(Path(folder), picture, json.loads(texts)) for folder in folders}
     sys.stdout.write("\n" + json.dumps(found))

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 
@@ -78,14 +77,6 @@ def test_no_text_becomes_markup(text: str) -> None:
     assert data["columns"] == ["audit_id", "row_id", "rating", "comment", "rater"]
 
 
-@given(text=st.text())
-def test_every_text_reaches_the_form_as_it_is(text: str) -> None:
-    found = re.search('id="audit">([^<>&]*)</script>', render_form(audit([text])))
-    assert found is not None
-    (row,) = json.loads(found[1])["rows"]
-    assert (row["source_text"], row["text"]) == (text, text[::-1])
-
-
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
     page = Page(render_form(audit(NASTY)))
     (policy,) = [
@@ -98,28 +89,6 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
         for name, text in (("script-src", script), ("style-src", style))
     }
     assert directives == {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **hashes}
-
-
-def test_nothing_is_loaded_and_no_script_stands_in_an_attribute() -> None:
-    form = render_form(audit(["a dog"]))
-    page = Page(form)
-    for name in ("src", "href", "style", "action", "srcset"):
-        assert page.attributes(name) == []
-    assert not [key for _, attributes in page.tags for key in attributes if key.startswith("on")]
-    assert "://" not in form
-    assert "@import" not in form
-
-
-def test_all_that_takes_input_has_a_name() -> None:
-    page = Page(render_form(audit(["a dog"])))
-    labelled = set(page.attributes("for"))
-    inputs = [found for tag, found in page.tags if tag in ("input", "textarea") and found.get("type") != "radio"]
-    assert len(inputs) == 3
-    assert all(found["id"] in labelled or found.get("aria-label") for found in inputs)
-    # Radio buttons stand within their labels.
-    places = [place for place, (tag, found) in enumerate(page.tags) if found.get("type") == "radio"]
-    assert [page.tags[place][1]["value"] for place in places] == ["1", "2", "3", "4"]
-    assert all(page.tags[place - 1][0] == "label" for place in places)
 
 
 @given(text=st.one_of(st.text(), st.text(alphabet="'=+-@\t\r\n＝x", max_size=4)))

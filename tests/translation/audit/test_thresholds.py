@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleaning.checks import CheckConfig
@@ -59,31 +59,11 @@ def test_few_bad_rows_and_chance_get_none() -> None:
     assert found.reason == "no threshold drops a bad row within --max-good-dropped"
     (found,) = verdicts(scored([], [-1.0] * 20))
     assert (found.auc, found.auc_interval, found.reason) == (None, None, "only 0 bad rows, 10 are needed")
-    assert verdicts([]) == []
-    assert verdicts([rated(1, translation_score=None)]) == []
-
-
-def test_rows_without_a_value_are_left_out() -> None:
     rows = [*scored([-3.0] * 12, [-1.0] * 20), *(rated(1, translation_score=None) for _ in range(5))]
     (found,) = verdicts(rows)
-    assert (found.num_rows, found.num_bad) == (32, 12)
-
-
-def test_error_rates_are_those_of_unseen_rows() -> None:
-    # Overlapping scores: the rates told must be those of fresh rows, within twice the error that 400 rows leave.
-    generator = np.random.default_rng(11)
-
-    def draw(num_rows: int) -> tuple[list[float], list[float]]:
-        return generator.normal(-1.5, 0.5, num_rows).tolist(), generator.normal(-0.5, 0.5, num_rows).tolist()
-
-    (found,) = verdicts(scored(*draw(200)))
-    assert found.proposal is not None
-    fresh_bad, fresh_good = (np.array(side) for side in draw(20_000))
-    bad_kept, good_dropped = found.proposal.bad_kept, found.proposal.good_dropped
-    threshold = found.proposal.threshold
-    assert bad_kept.count / bad_kept.num_rows == pytest.approx((fresh_bad >= threshold).mean(), abs=0.07)
-    assert good_dropped.count / good_dropped.num_rows == pytest.approx((fresh_good < threshold).mean(), abs=0.03)
-    assert bad_kept.interval[0] < (fresh_bad >= threshold).mean() < bad_kept.interval[1]
+    assert (found.num_rows, found.num_bad) == (32, 12), "rows without a value are left out"
+    assert verdicts([]) == []
+    assert verdicts([rated(1, translation_score=None)]) == []
 
 
 def test_the_area_and_its_interval_against_a_bootstrap() -> None:
@@ -91,7 +71,6 @@ def test_the_area_and_its_interval_against_a_bootstrap() -> None:
     bad, good = generator.normal(-1, 1, 80), generator.normal(0, 1, 120)
     (found,) = verdicts(scored(bad.tolist(), good.tolist()))
     assert found.auc == pytest.approx((bad[:, None] < good).mean())
-    assert found.auc_interval is not None
     resampled = [(generator.choice(bad, 80)[:, None] < generator.choice(good, 120)).mean() for _ in range(2000)]
     # Both intervals are some 0.13 wide; ends of 2.5 % tails differ by a tenth of that between sound methods.
     assert found.auc_interval == pytest.approx(tuple(np.quantile(resampled, (0.025, 0.975))), abs=0.02)
@@ -100,7 +79,6 @@ def test_the_area_and_its_interval_against_a_bootstrap() -> None:
 values = st.floats(-1e300, 1e300, allow_subnormal=False) | st.integers(-3, 3).map(float)
 
 
-@settings(deadline=None, max_examples=50)
 @given(bad=st.lists(values, min_size=10, max_size=30), good=st.lists(values, min_size=10, max_size=30))
 def test_a_proposal_does_what_it_promises(bad: list[float], good: list[float]) -> None:
     rows = [*scored(bad, good, "language_margin")]

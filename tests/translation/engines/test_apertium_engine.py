@@ -1,24 +1,15 @@
 """The Apertium engine, over the real programs and pairs where they are installed."""
 
 import os
-import random
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.apertium import (
-    MAX_CHARACTERS,
-    ApertiumTranslator,
-    open_engine,
-)
+from translation.engines.apertium import MAX_CHARACTERS, ApertiumTranslator, open_engine
 
 real_apertium = pytest.mark.skipif(shutil.which("apertium") is None, reason="Apertium is not installed")
 
@@ -27,11 +18,6 @@ ENGINES = {"eng-cat": (EN, CA), "cat-ita": (CA, IT)}
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 CONFIG = TranslateConfig(engine="apertium", inter_threads=2)
 
-# Words of several kinds: known, ambiguous, unknown, inflected, marks.
-WORDS = {
-    "eng-cat": "a|the man|dog|two|red house|is running|down|with|xyzzy|.|,|U.S.|No|3|and|his|sitting|waves",
-    "cat-ita": "un no està|el gos|casa vermella|altres riuen|corredís baix|parlar|un fust|.|,|U.S.|i|seu|3",
-}
 # The first and the third hold words with tags that the tagger was not trained on; the others come out otherwise once
 # those have confused it.
 CATALAN = [
@@ -77,20 +63,6 @@ def texts(engine: ApertiumTranslator, captions: list[str]) -> list[str]:
 
 
 @real_apertium
-@pytest.mark.parametrize("name", ENGINES)
-def test_captions_together_are_translated_as_one_by_one(name: str, engines: dict[str, ApertiumTranslator]) -> None:
-    caption = st.lists(st.sampled_from(WORDS[name].split("|")), min_size=2, max_size=9).map(" ".join)
-
-    @settings(max_examples=2, deadline=None, database=None)
-    @given(st.lists(caption, min_size=3, max_size=3, unique=True))
-    def check(captions: list[str]) -> None:
-        alone = [texts(engines[name], [caption])[0] for caption in captions]
-        assert texts(engines[name], captions) == alone
-
-    check()
-
-
-@real_apertium
 def test_a_word_that_confuses_the_tagger_confuses_no_other_caption(engines: dict[str, ApertiumTranslator]) -> None:
     engine = engines["cat-ita"]
     alone = {caption: texts(engine, [caption])[0] for caption in CATALAN}
@@ -99,8 +71,8 @@ def test_a_word_that_confuses_the_tagger_confuses_no_other_caption(engines: dict
 
 
 @real_apertium
-@pytest.mark.parametrize("caption", ["A dog runs", "The red house.", "A man is enjoying the day", "Two men, sitting!"])
-def test_one_caption_is_translated_as_the_command_does(caption: str, engines: dict[str, ApertiumTranslator]) -> None:
+def test_one_caption_is_translated_as_the_command_does(engines: dict[str, ApertiumTranslator]) -> None:
+    caption = "Two men, sitting! A man is enjoying the day"
     command = subprocess.run(
         ["apertium", "-u", "eng-cat"], input=caption, env=ENVIRONMENT, capture_output=True, check=True, text=True
     )
@@ -108,13 +80,10 @@ def test_one_caption_is_translated_as_the_command_does(caption: str, engines: di
 
 
 @real_apertium
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", ["eng-cat", pytest.param("cat-ita", marks=pytest.mark.slow)])
 def test_nasty_captions_neither_get_lost_nor_shift_others(name: str, engines: dict[str, ApertiumTranslator]) -> None:
-    order = list(range(len(NASTY)))
-    random.Random(3).shuffle(order)
     found = texts(engines[name], NASTY)
-    assert len(found) == len(NASTY)
-    assert texts(engines[name], [NASTY[index] for index in order]) == [found[index] for index in order]
+    assert texts(engines[name], NASTY[::-1]) == found[::-1]
     for caption, text in zip(NASTY, found, strict=True):
         for kept in re.findall(r"[\[\]{}^$\\@<>*#~😀🐕]|שלום|مرحبا|xyzzyblorp|http\S+|@someone|\d+", caption):
             assert text.count(kept) == caption.count(kept), (caption, text)
@@ -140,65 +109,6 @@ def test_what_comes_out(engines: dict[str, ApertiumTranslator]) -> None:
 @real_apertium
 def test_a_very_long_caption_is_cut_and_says_so(engines: dict[str, ApertiumTranslator]) -> None:
     long = "a red house and " * (2 * MAX_CHARACTERS // 16)
-    for engine in engines.values():
-        cut, short = engine.translate([long, "un gos"])
-        assert cut.truncated
-        assert not short.truncated
-        assert MAX_CHARACTERS / 2 < len(cut.text) < len(long)
-
-
-@real_apertium
-def test_another_locale_changes_nothing(
-    engines: dict[str, ApertiumTranslator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name, value in (("LC_ALL", "C"), ("LANG", "C"), ("LC_CTYPE", "POSIX"), ("AP_SETVAR", "x=y")):
-        monkeypatch.setenv(name, value)
-    engine = open_engine(CONFIG, CA, IT, tmp_path)
-    assert engine.fingerprint == engines["cat-ita"].fingerprint
-    assert texts(engine, ["està més a prop"]) == texts(engines["cat-ita"], ["està més a prop"])
-
-
-@real_apertium
-def test_fingerprints_are_stable_and_readable(engines: dict[str, ApertiumTranslator], tmp_path: Path) -> None:
-    for name, (source, target) in ENGINES.items():
-        assert re.fullmatch(rf"apertium:{source.code}-{target.code}:[0-9a-f]{{12}}", engines[name].fingerprint)
-        assert open_engine(CONFIG, source, target, tmp_path).fingerprint == engines[name].fingerprint
-    assert (engines["eng-cat"].from_code, engines["eng-cat"].to_code) == ("en", "ca")
-
-
-@real_apertium
-def test_another_program_is_another_engine(
-    engines: dict[str, ApertiumTranslator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "apertium").symlink_to(str(shutil.which("apertium")))
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    assert open_engine(CONFIG, EN, CA, tmp_path).fingerprint == engines["eng-cat"].fingerprint
-    wrapper = folder / "lt-proc"
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("lt-proc")} "$@"\n', encoding="utf-8")
-    wrapper.chmod(0o755)
-    engine = open_engine(CONFIG, EN, CA, tmp_path)
-    assert engine.fingerprint != engines["eng-cat"].fingerprint
-    assert texts(engine, ["a red house"]) == ["una casa vermella"]
-
-
-@real_apertium
-def test_a_mode_that_is_not_installed(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no mode eng-ita; from en there are eng-cat.*translate\.pivot"):
-        open_engine(CONFIG, EN, IT, tmp_path)
-
-
-@real_apertium
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_real_captions_in_any_order(shared_data: Path, engines: dict[str, ApertiumTranslator]) -> None:
-    unzipped = subprocess.run(
-        ["gzip", "-dc", shared_data / "multi30k" / "val.en.gz"], capture_output=True, check=True, text=True
-    )
-    captions = unzipped.stdout.splitlines()
-    for engine in engines.values():
-        found = dict(zip(captions, texts(engine, captions), strict=True))
-        mixed = random.Random(5).sample(captions, len(captions))
-        assert texts(engine, mixed) == [found[caption] for caption in mixed]
-        captions = list(found.values())
+    cut, short = engines["eng-cat"].translate([long, "a dog"])
+    assert (cut.truncated, short.truncated) == (True, False)
+    assert MAX_CHARACTERS / 2 < len(cut.text) < len(long)

@@ -12,8 +12,8 @@ from data_catalog.errors import InputError, PipelineError, SettingsError, Transi
 from data_catalog.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
 from translation.engine import Translation, Translator
-from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names, find_plugins
-from translation.registry import OPENERS, open_translator, reverse
+from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names
+from translation.registry import open_translator, reverse
 
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
 DOCS = (Path(__file__).parents[3] / "docs" / "translation.md").read_text(encoding="utf-8")
@@ -74,10 +74,6 @@ def refusal(error: type[PipelineError], name: str = "mine", captions: tuple[str,
     return str(caught.value)
 
 
-def test_the_table_of_ours_is_the_list_of_names() -> None:
-    assert tuple(OPENERS) == ENGINES
-
-
 def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) -> None:
     install(EXAMPLE, name="glossary", package="vernaclip-glossary")
     (tmp_path / "words.tsv").write_text("two\tdue\ndogs\tcani\n", encoding="utf-8")
@@ -86,9 +82,9 @@ def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) ->
     assert re.fullmatch(r"glossary:en-it:[0-9a-f]{12}", engine.fingerprint)
     (tmp_path / "words.tsv").write_text("two\tdue\n", encoding="utf-8")
     assert opened("glossary", file=str(tmp_path / "words.tsv")).fingerprint != engine.fingerprint
-    with pytest.raises(InputError, match=r"'glossary' of the package vernaclip-glossary 1\.5 cannot be opened \(Value"):
+    with pytest.raises(InputError, match=r"vernaclip-glossary 1\.5 cannot be opened"):
         opened("glossary", DE, file=str(tmp_path / "words.tsv"))
-    with pytest.raises(InputError, match=r"cannot be opened \(KeyError: 'file'\): correct translate\.settings or"):
+    with pytest.raises(InputError, match=r"translate\.settings"):
         opened("glossary")
 
 
@@ -137,28 +133,17 @@ def test_texts_with_scores_limits_and_the_way_back(install: Install) -> None:
     assert back.translate(["a"])[0].text == "deen itde a"
 
 
-def test_another_package_is_another_engine(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(GOOD, package="first")
-    one = opened().fingerprint
-    monkeypatch.setattr(sys, "path", sys.path[1:])
-    install(GOOD, package="second")
-    assert opened().fingerprint != one
-
-
 TRANSLATE = "        self.asked.append(captions)\n        return [caption.upper() for caption in captions]\n"
 BROKEN_AT_OPENING = {
-    "import no_such_module": r"cannot be imported \(ModuleNotFoundError: No module named 'no_such_module'\)",
-    "raise SystemExit('bye')": r"cannot be imported \(SystemExit: bye\): repair or uninstall mine-engine",
-    "def other(): pass": r"cannot be imported \(AttributeError: module 'mine_engine' has no attribute 'open_engine'\)",
-    "open_engine = 3": r"must be a function, but is 3: repair or uninstall mine-engine",
-    "def open_engine(): pass": r"cannot be opened \(TypeError: open_engine\(\) takes 0 positional arguments",
-    "def open_engine(r): return None": r"cannot be opened: its fingerprint must be a non-empty string, got None",
-    "class E: fingerprint = 7\ndef open_engine(r): return E()": r"fingerprint must be a non-empty string, got 7",
-    "class E: fingerprint = 'x'\ndef open_engine(r): return E()": r"its factory returned a E, which has no method",
-    "class E:\n    fingerprint, max_chunk_size = 'x', 0\ndef open_engine(r): return E()": r"size must be a pos",
+    "import no_such_module": "ModuleNotFoundError: No module named 'no_such_module'",
+    "def other(): pass": "AttributeError",
+    "open_engine = 3": "must be a function, but is 3",
+    "def open_engine(r): return None": "fingerprint must be a non-empty string, got None",
+    "class E: fingerprint = ''\ndef open_engine(r): return E()": "fingerprint must be a non-empty string, got ''",
+    "class E: fingerprint = 'x'\ndef open_engine(r): return E()": "no method",
+    "class E:\n    fingerprint, max_chunk_size = 'x', 0\ndef open_engine(r): return E()": "size must be a pos",
     "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))\n"
-    "def open_engine(r): return E()": r"its fingerprint changes between two reads",
-    "def open_engine(r): exit()": r"cannot be opened \(SystemExit",
+    "def open_engine(r): return E()": "changes between two reads",
 }
 
 
@@ -167,25 +152,21 @@ def test_a_package_that_does_not_open(source: str, install: Install) -> None:
     install(source)
     told = refusal(InputError)
     assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
-    assert re.search(BROKEN_AT_OPENING[source], told)
+    assert BROKEN_AT_OPENING[source] in told
 
 
 BROKEN_AT_WORK = {
-    "return []": "it returned 0 translations for 2 captions",
-    "return ['x'] * 3": "it returned 3 translations for 2 captions",
+    "return []": "0 translations for 2 captions",
     "return 'ab'": "it returned 'ab', not a list",
-    "return (c for c in captions)": "it returned a generator, not a list",
-    "return None": "it returned None, not a list",
-    "return [b'x', b'y']": "it returned b'x' for the caption 'a', not a string",
-    "return [('x', -1, 2), 'y']": "it returned ('x', -1, 2) for the caption 'a', not a string",
-    "return [('x', 0.5), 'y']": "its score of 'a' is 0.5, not a number of at most 0, or None",
-    "return [('x', float('nan')), 'y']": "its score of 'a' is nan",
-    "return [('x', True), 'y']": "its score of 'a' is True",
-    r"return ['x\0', 'y']": "its translation of 'a' contains a NUL character",
-    r"return ['x', '\ud800']": "its translation of 'b' contains half of a surrogate pair",
-    "self.fingerprint = '2'; return captions": "its fingerprint changed while it translated",
-    "captions.clear(); return captions": "it returned 0 translations for 2 captions",
-    "raise ValueError('two\\nlines')": "(ValueError: two lines): repair mine-engine; finished translations are kept",
+    "return [b'x', b'y']": "b'x' for the caption 'a'",
+    "return [('x', -1, 2), 'y']": "('x', -1, 2) for the caption 'a'",
+    "return [('x', 0.5), 'y']": "score of 'a' is 0.5",
+    "return [('x', float('nan')), 'y']": "score of 'a' is nan",
+    r"return ['x\0', 'y']": "NUL",
+    r"return ['x', '\ud800']": "surrogate",
+    "self.fingerprint = '2'; return captions": "fingerprint changed",
+    "captions.clear(); return captions": "0 translations for 2 captions",
+    "raise ValueError('two\\nlines')": "(ValueError: two lines)",
     "exit(3)": "(SystemExit: 3)",
 }
 
@@ -198,66 +179,28 @@ def test_an_engine_that_does_not_translate(body: str, install: Install) -> None:
     assert BROKEN_AT_WORK[body] in told
 
 
-def test_a_connection_may_come_back(install: Install) -> None:
-    install(GOOD.replace(TRANSLATE, "        raise ConnectionResetError('gone')\n"))
-    assert "failed (ConnectionResetError: gone). It may work later" in refusal(TransientError)
+OURS = "from data_catalog.errors import SettingsError, TransientError\n"
+OWN = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n"
 
 
-def test_errors_of_ours_keep_their_class(install: Install) -> None:
-    install(
-        "from data_catalog.errors import SettingsError\n"
-        + GOOD.replace(TRANSLATE, "        raise SettingsError('x')\n")
-    )
-    assert refusal(SettingsError).endswith("1.5 failed: x")
-
-
-def test_a_class_of_a_package_s_own_counts_as_the_one_of_ours_that_it_is(install: Install) -> None:
-    own = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n\n"
-    install(
-        f"from data_catalog.errors import TransientError\n{own}"
-        + GOOD.replace(TRANSLATE, "        raise Own('x', 'y')\n")
-    )
-    assert refusal(TransientError).endswith("1.5 failed: xy")
-
-
-def test_nobody_announces_it() -> None:
-    told = refusal(SettingsError, "argoss")
-    assert told.startswith(
-        f"translate.engine must be one of {', '.join(ENGINES)}, got 'argoss'. A package can add an engine"
-    )
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        ("ConnectionResetError('gone')", TransientError, "ConnectionResetError: gone"),
+        ("SettingsError('xy')", SettingsError, "failed: xy"),
+        ("Own('x', 'y')", TransientError, "failed: xy"),
+    ],
+)
+def test_errors_have_the_class_of_who_must_act(
+    raised: str, error: type[PipelineError], message: str, install: Install
+) -> None:
+    install(OURS + OWN + GOOD.replace(TRANSLATE, f"        raise {raised}\n"))
+    assert message in refusal(error)
 
 
 def test_names_that_are_taken(install: Install) -> None:
     install("raise RuntimeError('imported')", package="first")
     install("raise RuntimeError('imported')", package="second")
-    assert refusal(InputError) == "the engine 'mine' is in several packages, first and second: uninstall all but one"
+    assert "several packages, first and second" in refusal(InputError)
     install("raise RuntimeError('imported')", name="argos", package="third")
-    assert refusal(InputError, "argos").startswith(
-        "the package third has an engine 'argos', which is the name of a built-in engine"
-    )
-
-
-def test_metadata_may_be_anything(
-    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    install("", package="shapeless", entry_points="[vernaclip.engines]\nno equals sign\n")
-    install("", package="misnamed", entry_points="[vernaclip.engines]\nÜber Engine = misnamed:open\n")
-    install(GOOD, package="nameless", name="orphan", metadata="\n")
-    (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
-    (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
-    assert [each.name for each in find_plugins()] == ["orphan"]
-    assert "the engines of the package shapeless cannot be read" in caplog.text
-    assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text
-    assert opened("orphan").translate(["a"])[0].text == "A"
-
-
-def test_the_first_of_two_installations_counts(
-    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(GOOD)
-    older = tmp_path / "older" / "mine_engine-0.1.dist-info"
-    older.mkdir(parents=True)
-    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-engine\nVersion: 0.1\n")
-    (older / "entry_points.txt").write_text("[vernaclip.engines]\nmine = mine_engine:open_engine\n")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(older.parent)])
-    assert [(each.name, each.version) for each in find_plugins()] == [("mine", "1.5")]
+    assert "the package third has an engine 'argos'" in refusal(InputError, "argos")

@@ -1,31 +1,41 @@
-"""Training a package: the network, its twin in CTranslate2, and the file."""
+"""Trainings from end to end: the package, what a kill or an interruption costs, and what the folder holds."""
 
 import hashlib
 import json
+import shutil
+import signal
+import subprocess
+import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import ctranslate2
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from data_catalog.errors import SettingsError
+from cleaning.languages.identification import caption_language
+from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from flows.cli import main
+from translation.packages.package import open_package
+from translation.train import loop
 from translation.train.config import TrainPackageConfig
-from translation.train.loop import epoch_batches, grouped, lr_factor, smoothed_cross_entropy, to_batch
-from translation.train.model import END_ID, START_ID, TranslationModel, save_ctranslate2, visible
-from translation.train.training import train_package
-
-CONFIG = TrainPackageConfig(
-    vocabulary_size=40,
-    embed_dim=32,
-    num_heads=4,
-    ffn_dim=64,
-    num_encoder_layers=2,
-    num_decoder_layers=3,
-    dropout=0.1,
+from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, train_model
+from translation.train.model import TranslationModel, load_vocabulary
+from translation.train.pairs import read_pairs
+from translation.train.report import REPORT_FILE, TrainReport
+from translation.train.training import (
+    HELD_OUT_FILE,
+    RUN_FILE,
+    VOCABULARY_FILE,
+    open_earlier_training,
+    train_package,
+    training_folder,
 )
-PIECES = ["<unk>", "<s>", "</s>", *(f"p{number}" for number in range(37))]
+
 QUICK = TrainPackageConfig(
     vocabulary_size=150,
     embed_dim=16,
@@ -36,118 +46,258 @@ QUICK = TrainPackageConfig(
     num_steps=6,
     warmup_steps=2,
     batch_tokens=256,
-    num_held_out=10,
-    validate_every_steps=3,
+    num_held_out=4,
+    validate_every_steps=2,
+    check_languages=False,
 )
+CHANGED = {name: value for name, value in asdict(QUICK).items() if value != asdict(TrainPackageConfig())[name]}
 
 
-def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, max_tokens: int) -> list[int]:
-    """The most probable next token, again and again: ids of one translation, without start and end token."""
-    model.eval()
-    ids = torch.tensor([source])
-    mask = visible(torch.tensor([len(source)]), len(source))
-    target = [start]
-    with torch.no_grad():
-        memory = model.encode(ids, mask)
-        for _ in range(max_tokens):
-            best = int(model.logits(model.decode(memory, mask, torch.tensor([target]))[0, -1]).argmax())
-            if best == end:
-                break
-            target.append(best)
-    return target[1:]
+def train(pairs: Path, out: Path, config: TrainPackageConfig = QUICK, **given: Any) -> TrainReport:
+    arguments = {"from_code": "en", "to_code": "it", "out": out, "config": config} | given
+    return train_package([pairs], **arguments)
+
+
+def command(pairs: Path, out: Path) -> list[str]:
+    quick = [word for name, value in CHANGED.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    return ["mt", "train", str(pairs), "--from", "en", "--to", "it", "--out", str(out), *quick]
 
 
 @pytest.fixture(scope="module")
-def network() -> TranslationModel:
-    """A random network that says different things of different inputs."""
-    torch.manual_seed(3)
-    model = TranslationModel(CONFIG).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.25)
-    return model
+def finished(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
+    """A package of `QUICK` with its training folder, which nobody changes, and its report."""
+    out = tmp_path_factory.mktemp("finished") / "en_it.argosmodel"
+    return out, train(tiny_tsv, out)
 
 
-@pytest.mark.parametrize("source", [[5], [7, 9, 30, 12], list(range(3, 40)), [11] * 20])
-def test_ctranslate2_computes_what_torch_computes(network: TranslationModel, source: list[int], tmp_path: Path) -> None:
-    save_ctranslate2(network, PIECES, tmp_path, quantization=None)
-    model = ctranslate2.Translator(str(tmp_path), inter_threads=1, intra_threads=1)
-    tokens = [PIECES[index] for index in source]
-    found = model.translate_batch([tokens], beam_size=1, max_decoding_length=12)[0].hypotheses[0]
-    expected = greedy(network, source, start=START_ID, end=END_ID, max_tokens=12)
-    # CTranslate2 does not let the end token come first.
-    assert found == [PIECES[index] for index in expected] or not expected
-
-    target = [4, 17, 23, 5, 39]
-    scores = model.score_batch([tokens], [[PIECES[index] for index in target]])[0].log_probs
-    with torch.no_grad():
-        logits = network(torch.tensor([source]), torch.tensor([len(source)]), torch.tensor([[START_ID, *target]]))
-    log_probs = logits.log_softmax(-1)[0]
-    torch_scores = [log_probs[place, token].item() for place, token in enumerate([*target, END_ID])]
-    assert scores == pytest.approx(torch_scores, abs=1e-4)
+@pytest.fixture
+def copied(finished: tuple[Path, TrainReport], tmp_path: Path) -> Path:
+    """A copy of that, which a test may change."""
+    shutil.copytree(finished[0].parent, tmp_path / "copy")
+    return tmp_path / "copy" / "en_it.argosmodel"
 
 
-def test_padding_changes_nothing(network: TranslationModel) -> None:
-    short, long = ([4, 5], [6]), ([7, 8, 9, 10, 11], [12, 13, 14, 15])
-    source, lengths, target, _ = to_batch([short, long])
-    with torch.no_grad():
-        together = network(source, lengths, target)
-        alone = network(*to_batch([short])[:3])
-    torch.testing.assert_close(together[:1, :2], alone, atol=1e-5, rtol=1e-4)
+def assert_same_training(found: Path, expected: Path) -> None:
+    assert found.read_bytes() == expected.read_bytes()
+    for name in (WEIGHTS_FILE, VOCABULARY_FILE, HELD_OUT_FILE):
+        assert (training_folder(found) / name).read_bytes() == (training_folder(expected) / name).read_bytes()
 
 
-def test_batches_keep_the_budget_and_lose_nothing() -> None:
-    pairs = [([1] * (index % 13 + 1), [index]) for index in range(100)]
-    sizes = [len(group) for group in grouped(sorted(pairs), 40)]
-    assert sum(sizes) == 100
-    orders = []
-    for epoch in (0, 1):
-        batches = [to_batch(group) for group in epoch_batches(pairs, 40, seed=1, epoch=epoch)]
-        assert max(source.numel() for source, *_ in batches) <= 40
-        seen = [label for *_, labels in batches for label in labels[:, 0].tolist()]
-        assert sorted(seen) == list(range(100))
-        orders.append(seen)
-    assert orders[0] != orders[1]
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_the_loss_is_the_librarys(dtype: torch.dtype, tolerance: float, label_smoothing: float) -> None:
-    torch.manual_seed(5)
-    logits, labels = torch.randn(7, 11).to(dtype) * 3, torch.randint(11, (7,))
-    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
-    loss = smoothed_cross_entropy(ours * 2, labels, label_smoothing)
-    (loss * 3).backward()
-    expected = torch.nn.functional.cross_entropy(theirs.float() * 2, labels, label_smoothing=label_smoothing)
-    (expected * 3).backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
-    torch.testing.assert_close(ours.grad, theirs.grad, atol=tolerance, rtol=tolerance)
-
-
-def test_learning_rate_rises_then_falls() -> None:
-    config = replace(QUICK, num_steps=100, warmup_steps=10)
-    factors = [lr_factor(step, config) for step in range(101)]
-    assert factors[9] == factors[10] == max(factors) == 1
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[100] == pytest.approx(0)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-
-
-def test_equal_training_gives_an_equal_file(tiny_tsv: Path, tmp_path: Path) -> None:
-    outs = [tmp_path / name / "en_it.argosmodel" for name in ("a", "b")]
-    state = torch.random.get_rng_state()
-    reports = [train_package([tiny_tsv], from_code="en", to_code="it", out=out, config=QUICK) for out in outs]
+def test_equal_training_gives_an_equal_file(finished: tuple[Path, TrainReport], tiny_tsv: Path, tmp_path: Path) -> None:
+    out, state = tmp_path / "en_it.argosmodel", torch.random.get_rng_state()
+    assert train(tiny_tsv, out) == finished[1]
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert reports[0] == reports[1]
-    assert outs[0].read_bytes() == outs[1].read_bytes()
-    digest = hashlib.sha256(outs[0].read_bytes()).hexdigest()
-    assert (tmp_path / "a" / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
+    assert_same_training(out, finished[0])
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert (tmp_path / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
     names = ["en_it.argosmodel", "en_it.argosmodel.sha256", "en_it.argosmodel.training"]
-    assert sorted(entry.name for entry in (tmp_path / "a").iterdir()) == names
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
 
 
-def test_the_package_says_what_it_is(tiny_argosmodel: Path) -> None:
-    with zipfile.ZipFile(tiny_argosmodel) as file:
+# Runs the command, and kills the process when it calls a function for the second time.
+KILLED = """
+import os, signal, sys
+from unittest import mock
+from flows.cli import main
+import translation.train.loop, translation.train.training
+real, calls = eval(sys.argv[1]), []
+def act(*given, **named):
+    calls.append(1)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given, **named)
+with mock.patch(sys.argv[1], act):
+    main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "translation.train.loop.save_resume_state",  # between the best weights and the state
+        pytest.param("translation.train.loop.save_tensors", marks=pytest.mark.slow),
+        pytest.param("translation.train.loop.train_step", marks=pytest.mark.slow),
+        pytest.param("translation.train.training.write_report", marks=pytest.mark.slow),
+        pytest.param("translation.train.training.write_bytes", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_training_gives_the_same_package(
+    function: str, finished: tuple[Path, TrainReport], tiny_tsv: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "en_it.argosmodel"
+    code = [sys.executable, "-c", KILLED, function, *command(tiny_tsv, out)]
+    assert subprocess.run(code, capture_output=True, check=False).returncode == -signal.SIGKILL
+    train(tiny_tsv, out)
+    assert_same_training(out, finished[0])
+
+
+def test_an_interrupted_training_says_how_to_go_on(
+    finished: tuple[Path, TrainReport],
+    tiny_tsv: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, steps = tmp_path / "en_it.argosmodel", []
+    real = loop.train_step
+
+    def step(*given: Any) -> float:
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    assert main(command(tiny_tsv, out)) == 130
+    assert "run the same command again to resume" in capsys.readouterr().err
+    assert not list(training_folder(out).glob(".tmp-*"))
+    assert main(command(tiny_tsv, out)) == 0
+    assert len(steps) == 4 + 4, "the two steps before the last validation are not done again"
+    assert_same_training(out, finished[0])
+
+
+def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
+    # CTranslate2 sets OpenMP's threads: a training went on with fewer than it was asked for, and resumed with others.
+    seen, num_threads = [], torch.get_num_threads()
+
+    def score(network: TranslationModel) -> HeldOutScores:
+        torch.set_num_threads(3)
+        return HeldOutScores(bleu=0.0, chrf=0.0, texts=[])
+
+    try:
+        torch.set_num_threads(2)
+        train_model(
+            TranslationModel(replace(QUICK, vocabulary_size=20)),
+            [([5, 6], [7])] * 4,
+            [([6, 5], [8])],
+            folder=tmp_path,
+            key="",
+            score=score,
+            report=lambda state, texts: seen.append(torch.get_num_threads()),
+        )
+    finally:
+        torch.set_num_threads(num_threads)
+    assert set(seen) == {2}
+
+
+def test_a_finished_training_is_packed_again_without_a_step(
+    copied: Path, finished: tuple[Path, TrainReport], tiny_tsv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.unlink()
+    monkeypatch.delattr(loop, "train_step")
+    assert train(tiny_tsv, copied) == finished[1]
+    assert_same_training(copied, finished[0])
+
+
+def test_training_ends_where_chrf_has_ceased_to_rise(tiny_tsv: Path, tmp_path: Path) -> None:
+    report = train(tiny_tsv, tmp_path / "en_it.argosmodel", replace(QUICK, lr=1e-12, num_steps=20, early_stop=2))
+    assert (report.num_steps, report.best_step) == (6, 2)
+
+
+def test_other_settings_do_not_go_on_from_there(copied: Path, tiny_tsv: Path) -> None:
+    packed = copied.read_bytes()
+    with pytest.raises(SettingsError, match="other settings"):
+        train(tiny_tsv, copied, replace(QUICK, num_steps=8))
+    assert copied.read_bytes() == packed
+
+
+def test_a_training_does_not_go_on_with_other_pairs_of_the_same_file(tiny_tsv: Path, tmp_path: Path) -> None:
+    pairs, out = tmp_path / "pairs.tsv", tmp_path / "en_it.argosmodel"
+    german = [f"Ein großer Hund und eine kleine Katze auf der Wiese {n}\tdue cani sul prato {n}" for n in range(9)]
+    pairs.write_text(tiny_tsv.read_text(encoding="utf-8") + "\n".join(german), encoding="utf-8")
+    train(pairs, out, replace(QUICK, num_steps=2))
+    with pytest.raises(SettingsError, match="pairs"):
+        train(pairs, out, replace(QUICK, num_steps=2), source_check=caption_language("en"))
+
+
+@pytest.mark.parametrize("name", [RUN_FILE, STATE_FILE])
+def test_a_broken_training_folder_is_told(copied: Path, tiny_tsv: Path, name: str) -> None:
+    (training_folder(copied) / name).write_bytes(b"{}")
+    with pytest.raises(DamagedError, match=r"(R|r)emove"):
+        train(tiny_tsv, copied)
+
+
+def test_held_out_pairs_may_come_from_a_file(tiny_tsv: Path, tmp_path: Path) -> None:
+    lines = tiny_tsv.read_text(encoding="utf-8").splitlines(keepends=True)
+    held_out = tmp_path / "val.tsv"
+    held_out.write_text("".join(lines[:7]), encoding="utf-8")
+    report = train(tiny_tsv, tmp_path / "en_it.argosmodel", replace(QUICK, num_steps=2), held_out=held_out)
+    assert report.num_held_out == 7
+    assert report.dropped["held_out"] >= 7
+    assert report.num_training + sum(report.dropped.values()) == len(lines)
+
+
+def test_more_pairs_continue_a_training(copied: Path, tmp_path: Path) -> None:
+    more, out, old = tmp_path / "more.tsv", tmp_path / "more.argosmodel", training_folder(copied)
+    new = [f"two red circles on a {colour} background\tdue cerchi rossi sullo sfondo {colour}" for colour in "abcdefgh"]
+    odd = "a dog\ra cat\u2028a bird\tun cane\run gatto\u2028un uccello"
+    (old / HELD_OUT_FILE).write_bytes(f"{new[0]}\n{odd}\n".encode())
+    more.write_bytes("\n".join([*new, odd]).encode())
+    report = train(more, out, replace(QUICK, num_steps=1, lr=1e-9, average_decay=0.0, seed=2), continued=copied)
+    assert (report.num_training, report.dropped) == (7, {"held_out": 2})
+    for name in (VOCABULARY_FILE, HELD_OUT_FILE):
+        assert (old / name).read_bytes() == (training_folder(out) / name).read_bytes()
+    before, after = (load_file(folder / WEIGHTS_FILE) for folder in (old, training_folder(out)))
+    assert all(torch.allclose(weights, after[name], atol=1e-6) for name, weights in before.items())
+    assert "started from the training" in (open_package(out, tmp_path).folder / "README.md").read_text()
+
+
+def test_what_cannot_be_continued_is_told(
+    copied: Path, tiny_tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new.argosmodel"
+
+    def fault(**given: object) -> str:
+        with pytest.raises(PipelineError) as caught:
+            train(tiny_tsv, **({"out": out, "continued": copied} | given))  # type: ignore[arg-type]
+        return str(caught.value)
+
+    assert "not en to de" in fault(to_code="de")
+    assert "--out" in fault(out=copied)
+    assert "Remove --held-out" in fault(held_out=tiny_tsv)
+    stray = tmp_path / "stray.argosmodel"
+    stray.write_bytes(copied.read_bytes())
+    assert "stray.argosmodel.training" in fault(continued=stray)
+    # Sizes are the earlier training's.
+    assert main([*command(tiny_tsv, out), "--continue", str(copied)]) == 1
+    assert "--set embed_dim, ffn_dim" in capsys.readouterr().err
+    copied.unlink()
+    assert "has ended" in fault()
+    assert not list(tmp_path.glob("new*"))
+
+
+def test_a_diverging_training_is_told_and_has_a_page(tiny_tsv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "en_it.argosmodel"
+    with pytest.raises(SettingsError, match=r"diverged.*Remove .*\.training and train"):
+        train(tiny_tsv, out, replace(QUICK, lr=1e30, warmup_steps=0, num_steps=20, validate_every_steps=20))
+    assert not out.exists()
+    assert "after step 0 of 20" in (training_folder(out) / REPORT_FILE).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\n"])
+def test_damaged_held_out_pairs_are_told(copied: Path, content: bytes) -> None:
+    (training_folder(copied) / HELD_OUT_FILE).write_bytes(content)
+    with pytest.raises(DamagedError, match=HELD_OUT_FILE):
+        open_earlier_training(copied, from_code="en", to_code="it")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.sampled_from("\x01\x7f\x8f\u061c\u00ad\u200b\u200d\u200f\u2581\ufeff\ufffd\u3000aé☃"), min_size=1)
+)
+def test_every_text_that_is_trained_on_has_pieces(
+    finished: tuple[Path, TrainReport], tmp_path: Path, text: str
+) -> None:
+    # A batch of sources without a piece ended the training with a traceback.
+    path = tmp_path / "pairs.tsv"
+    path.write_text(f"a dog\tun cane\n{text}\tun cane\na dog\t{text}\n", encoding="utf-8")
+    vocabulary = load_vocabulary(training_folder(finished[0]) / VOCABULARY_FILE)
+    data = read_pairs(path, num_held_out=0)
+    assert all(vocabulary.encode(kept) for pair in data.training for kept in pair)
+
+
+def test_the_package_says_what_it_is(finished: tuple[Path, TrainReport]) -> None:
+    with zipfile.ZipFile(finished[0]) as file:
         members = {member.filename.removeprefix("translate-en_it-1_0/"): member for member in file.infolist()}
         metadata = json.loads(file.read(members["metadata.json"]))
         card = file.read(members["README.md"]).decode()
@@ -161,26 +311,28 @@ def test_the_package_says_what_it_is(tiny_argosmodel: Path) -> None:
     ]
     assert (metadata["from_code"], metadata["from_name"], metadata["to_name"]) == ("en", "English", "Italian")
     assert "# English to Italian, version 1.0" in card
-    assert "- `num_steps`: 300" in card
+    assert "- `num_steps`: 6" in card
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"from_code": "EN"}, "'EN' is not an ISO 639 code"),
-        ({"to_code": "../x"}, "is not an ISO 639 code"),
-        ({"to_code": "en"}, "translate en to itself"),
-        ({"out": Path("model.zip")}, r"must end in \.argosmodel, got model\.zip"),
-        ({"config": replace(QUICK, vocabulary_size=20)}, "vocabulary_size 20 does not fit"),
+        ({"from_code": "EN"}, "'EN'"),
+        ({"to_code": "../x"}, "ISO 639"),
+        ({"to_code": "en"}, "itself"),
+        ({"out": Path("model.zip")}, "argosmodel"),
+        ({"out": Path("taken.argosmodel")}, "folder"),
+        ({"config": replace(QUICK, vocabulary_size=20)}, "vocabulary_size 20"),
     ],
 )
 def test_wrong_arguments_are_config_errors(
-    tiny_tsv: Path, tmp_path: Path, arguments: dict[str, object], message: str
+    tiny_tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], message: str
 ) -> None:
-    given = {"from_code": "en", "to_code": "it", "out": tmp_path / "en_it.argosmodel", "config": QUICK} | arguments
+    monkeypatch.chdir(tmp_path)
+    Path("taken.argosmodel").mkdir()
     with pytest.raises(SettingsError, match=message):
-        train_package([tiny_tsv], **given)  # type: ignore[arg-type]
-    assert not list(tmp_path.glob("*.argosmodel"))
+        train(tiny_tsv, **({"out": tmp_path / "en_it.argosmodel"} | arguments))
+    assert [path.name for path in tmp_path.glob("*.argosmodel")] == ["taken.argosmodel"]
 
 
 @pytest.mark.parametrize(

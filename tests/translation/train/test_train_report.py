@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from translation.train.config import TrainPackageConfig
 from translation.train.loop import CurvePoint, TrainState
-from translation.train.pairs import DROP_REASONS, PairLine, ParallelCaptions, Sources, read_pairs
+from translation.train.pairs import PairLine, ParallelCaptions, Sources
 from translation.train.report import REPORT_FILE, Training, TrainReport, write_report
 
 NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror='x()'> \"&lt;' {{ 7 * 7 }} {% raw %}"
@@ -66,9 +66,6 @@ class Page(HTMLParser):
         if self._in_cell:
             self.cells[-1] += data
 
-    def count(self, tag: str) -> int:
-        return sum(name == tag for name, _ in self.tags)
-
     def attributes(self, name: str) -> list[str]:
         return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
 
@@ -90,9 +87,11 @@ def point(step: int, *, chrf: float, train_loss: float = 2.5) -> CurvePoint:
     )
 
 
-def state_of(curve: list[CurvePoint]) -> TrainState:
+def state_of(*curve: CurvePoint) -> TrainState:
     last = curve[-1]
-    return TrainState(step=last.step, epoch=last.epoch, seconds=last.seconds, cpu_seconds=last.cpu_seconds, curve=curve)
+    return TrainState(
+        step=last.step, epoch=last.epoch, seconds=last.seconds, cpu_seconds=last.cpu_seconds, curve=[*curve]
+    )
 
 
 def page_of(
@@ -101,19 +100,18 @@ def page_of(
     *,
     texts: tuple[str, ...] = ("Ein Hund.",),
     data: ParallelCaptions = DATA,
-    sources: Sources = SOURCES,
     report: TrainReport | None = None,
 ) -> Page:
     path = folder / "en_de.argosmodel.training"
-    training = Training(folder=path, data=data, sources=sources, config=CONFIG, metadata=METADATA)
+    training = Training(folder=path, data=data, sources=SOURCES, config=CONFIG, metadata=METADATA)
     write_report(training, state or TrainState(), texts, num_parameters=4_806_144, report=report)
     return Page(path / REPORT_FILE)
 
 
 @pytest.fixture(scope="module")
 def curve_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    curve = [point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5)]
-    return page_of(tmp_path_factory.mktemp("curve"), state_of(curve))
+    state = state_of(point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
+    return page_of(tmp_path_factory.mktemp("curve"), state)
 
 
 def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> None:
@@ -125,24 +123,9 @@ def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> 
         place = curve_page.cells.index(cells[0])
         assert curve_page.cells[place : place + len(cells)] == cells
     assert curve_page.attributes("class").count("best") == 1
-    assert curve_page.count("svg") == 2
+    assert [tag for tag, _ in curve_page.tags].count("svg") == 2
     assert "after step 600 of 4,400" in curve_page.words
-    assert "at the best validation so far, after step 400" in curve_page.words
     assert "4,806,144" in curve_page.words
-
-
-def test_charts_have_text_a_name_and_the_colours_of_the_page(curve_page: Page) -> None:
-    for label in ("BLEU", "chrF", "minutes", "training", "held out", "steps", "nats per token", "best"):
-        assert label in curve_page.text
-    charts = [attributes for tag, attributes in curve_page.tags if tag == "svg"]
-    assert [(chart["role"], chart["aria-label"]) for chart in charts] == [
-        ("img", "BLEU and chrF over minutes"),
-        ("img", "Loss over steps"),
-    ]
-    start = next(place for place, (tag, _) in enumerate(curve_page.tags) if tag == "svg")
-    drawn = [attributes.get("style") or "" for tag, attributes in curve_page.tags[start:] if tag in ("path", "text")]
-    assert any("var(--first)" in style for style in drawn)
-    assert not any("#" in style.replace("url(#", "") for style in drawn)
 
 
 def test_the_page_loads_nothing_and_runs_nothing(curve_page: Page) -> None:
@@ -154,83 +137,22 @@ def test_the_page_loads_nothing_and_runs_nothing(curve_page: Page) -> None:
     assert not [name for name in names if name.startswith("on")]
 
 
-def test_what_charts_refer_to_is_there_once(curve_page: Page) -> None:
-    ids = curve_page.attributes("id")
-    assert len(ids) == len(set(ids))
-    clips = [path.removeprefix("url(#").removesuffix(")") for path in curve_page.attributes("clip-path")]
-    uses = [href.removeprefix("#") for href in curve_page.attributes("xlink:href")]
-    assert clips
-    assert uses
-    assert set(clips + uses) <= set(ids)
-
-
-def test_a_page_before_the_first_validation(tmp_path: Path) -> None:
-    page = page_of(tmp_path, texts=())
-    assert page.count("svg") == 0
-    assert "after step 0 of 4,400" in page.words
-    assert "have not been translated yet" in page.words
-    assert "run the same command again" in page.words
-
-
-def test_a_page_with_one_validation_of_a_loss_that_is_no_number(tmp_path: Path) -> None:
-    page = page_of(tmp_path, state_of([point(200, chrf=0.0, train_loss=float("nan"))]))
-    assert page.count("svg") == 2
-    assert page.cells[page.cells.index("200 best") + 4] == "nan"
-
-
 def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> None:
-    page = page_of(tmp_path, state_of([point(4400, chrf=60.0)]), report=REPORT)
+    page = page_of(tmp_path, state_of(point(4400, chrf=60.0)), report=REPORT)
     assert "version 1.0: finished after 4,400 steps." in page.words
     numbers = ["BLEU", "39.1", "chrF", "63.5", "Parameters", "4,806,144", "Minutes", "55.0", "CPU minutes", "110.0"]
     assert page.cells[:10] == numbers
-    assert "12.3% of which it translates exactly as the reference" in page.words
-    assert "run the same command again" not in page.words
+    assert "12.3%" in page.words
     assert "--from en --to de --continue en_de.argosmodel --out" in page.words
-
-
-def test_a_training_that_stopped_early_says_so(tmp_path: Path) -> None:
-    page = page_of(tmp_path, state_of([point(800, chrf=60.0)]), report=replace(REPORT, num_steps=800))
-    assert "finished after 800 of 4,400 steps, because chrF stopped rising" in page.words
-
-
-def test_equal_trainings_give_equal_pages_and_a_later_one_replaces_an_earlier(tmp_path: Path) -> None:
-    found = [page_of(tmp_path, state_of([point(200, chrf=chrf)])).text for chrf in (40.0, 41.0, 40.0)]
-    assert found[0] == found[2]
-    assert found[0] != found[1]
-    assert [file.name for file in tmp_path.glob("*/*")] == [REPORT_FILE]
-
-
-def test_lines_that_were_dropped_stand_there_with_their_reasons(tmp_path: Path) -> None:
-    pairs = tmp_path / "<i>pairs.tsv"
-    good = [f"A dog runs {number}.\tEin Hund rennt {number}." for number in range(40)]
-    bad = ["no tab " + NASTY, f"\t{NASTY}", good[0], good[1]]
-    pairs.write_bytes("\n".join([*good, *bad]).encode() + b"\n\xff\xfe\x00\tx\n")
-    data = read_pairs(pairs, num_held_out=3)
-    page = page_of(tmp_path, data=data)
-    assert "45 lines of 1 file: 37 pairs to train on, 3 held out, 5 dropped." in page.words
-    for reason, count, share in (("duplicate", 2, "4.44%"), ("empty", 1, "2.22%"), ("wrong_fields", 1, "2.22%")):
-        assert f"{reason} {count} ({share}): {DROP_REASONS[reason]}" in page.words
-    assert "bad_encoding 1" in page.words
-    place = page.cells.index("<i>pairs.tsv, 41")
-    assert page.cells[place + 1] == f"no tab {NASTY}"
-    assert page.cells[page.cells.index("<i>pairs.tsv, 42") + 2] == NASTY
-
-
-def test_held_out_pairs_of_their_own_file_are_no_lines_of_the_pairs(tmp_path: Path) -> None:
-    page = page_of(tmp_path, sources=replace(SOURCES, held_out_sha256="cd" * 32))
-    assert "90 lines of 1 file: 90 pairs to train on, 0 dropped." in page.words
-    assert "The 10 held-out pairs come from a file of their own." in page.words
-    continued = page_of(tmp_path, sources=replace(SOURCES, continued="ef" * 32))
-    assert "come from the training that this one continues." in continued.text
-
-
-def test_texts_have_their_language(curve_page: Page) -> None:
-    cells = [attributes.get("lang") for tag, attributes in curve_page.tags if tag == "td" and "lang" in attributes]
-    assert cells == ["en", "de", "de"]
+    # One that stopped early says so.
+    diverged = point(800, chrf=60.0, train_loss=float("nan"))
+    page = page_of(tmp_path, state_of(diverged), report=replace(REPORT, num_steps=800))
+    assert page.cells[page.cells.index("800 best") + 4] == "nan"
+    assert "800 of 4,400 steps, because chrF" in page.words
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=3, max_size=3))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_text_becomes_markup(tmp_path: Path, texts: list[str]) -> None:
     source, translation, reference = (text + NASTY for text in texts)
     line = PairLine(tmp_path / "x.tsv", 1, source, translation)
@@ -239,6 +161,8 @@ def test_no_text_becomes_markup(tmp_path: Path, texts: list[str]) -> None:
     page = page_of(tmp_path, texts=(translation,), data=data)
     plain = page_of(tmp_path, data=replace(data, examples={"empty": [replace(line, source="a", target="b")]}))
     assert page.tags == plain.tags
+    cells = [attributes.get("lang") for tag, attributes in page.tags if tag == "td" and "lang" in attributes]
+    assert cells == ["en", "de", "de"]
     place = page.cells.index(source)
     assert page.cells[place : place + 3] == [source, translation, reference]
     place = page.cells.index("x.tsv, 1")

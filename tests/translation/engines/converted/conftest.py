@@ -33,20 +33,13 @@ SHAPE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """A model as `transformers` has it, and the same converted.
-
-    Args:
-        original: its folder.
-        folder: what the converter wrote.
-        prefix: what a caption begins with, for the tokenizer of `transformers`.
-        options: of `generate`.
-    """
+    """A model as `transformers` has it (`original`), and what the converter wrote (`folder`)."""
 
     original: Path
     folder: Path
     network: Any
     tokenizer: Any
-    prefix: str = ""
+    prefix: str = ""  # what a caption begins with, for the tokenizer of `transformers`
     options: dict[str, Any]
 
     def source_tokens(self, caption: str) -> list[str]:
@@ -60,9 +53,8 @@ class Converted:
         greedy = {"num_beams": 1, "do_sample": False, "max_length": SHAPE["max_position_embeddings"]}
         with torch.no_grad():
             (ids,) = self.network.generate(**inputs, **greedy, **self.options, **options)
-        words = ids[
-            ids != self.options.get("forced_bos_token_id", -1)
-        ]  # a language that `transformers` 5 takes for a word
+        # `transformers` 5 takes the language for a word.
+        words = ids[ids != self.options.get("forced_bos_token_id", -1)]
         text: str = self.tokenizer.decode(words, skip_special_tokens=True)
         return " ".join(text.split())
 
@@ -80,20 +72,16 @@ def pieces(pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactor
     sides = {"source": [pair[0] for pair in pairs], "target": [pair[1] for pair in pairs]}
     texts = sides | {"shared": sides["source"] + sides["target"]}
     for name, lines in texts.items():
-        _train_pieces(lines, folder / name)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([*lines, "0 1 2 3 4 5 6 7 8 9 . , ! ( )"] * 2),
+            model_prefix=str(folder / name),
+            model_type="bpe",
+            vocab_size=220,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            minloglevel=2,
+        )
     return {name: folder / f"{name}.model" for name in texts}
-
-
-def _train_pieces(lines: Sequence[str], prefix: Path) -> None:
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*lines, "0 1 2 3 4 5 6 7 8 9 . , ! ( )"] * 2),
-        model_prefix=str(prefix),
-        model_type="bpe",
-        vocab_size=220,
-        hard_vocab_limit=False,
-        character_coverage=1.0,
-        minloglevel=2,
-    )
 
 
 def pieces_of(path: Path) -> list[str]:
@@ -228,13 +216,9 @@ def convert(
     if hasattr(tokenizer, "lang_token_to_id"):
         _write_languages(original, list(tokenizer.lang_token_to_id))
     TransformersConverter(str(original), copy_files=files).convert(str(folder / "converted"))
+    converted = folder / "converted"
     return Converted(
-        original=original,
-        folder=folder / "converted",
-        network=network,
-        tokenizer=tokenizer,
-        prefix=prefix,
-        options=options,
+        original=original, folder=converted, network=network, tokenizer=tokenizer, prefix=prefix, options=options
     )
 
 

@@ -1,28 +1,33 @@
-"""Converted models translate as `transformers` does with the originals, and are guarded like any other."""
+"""Converted models translate as `transformers` does with the originals; what is none is refused before any work."""
 
 import json
 import shutil
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from data_catalog.errors import InputError, PipelineError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.converted import open_engine
+from translation.engines.argos import argos_translator
+from translation.engines.converted import max_positions, open_engine
 from translation.engines.ctranslate2_model import CTranslate2Translator
-from translation.packages.package import Package
+from translation.packages.package import open_package
 from translation.registry import open_translator
 
 ENGLISH = LanguagePack(code="en", iso639_3="eng", flores="eng_Latn")
 ITALIAN = LanguagePack(code="it", iso639_3="ita", flores="ita_Latn")
 FRENCH = LanguagePack(code="fr", iso639_3="fra", flores="fra_Latn")
+GERMAN = LanguagePack(code="de", iso639_3="deu", flores="deu_Latn")
+MINIMAL = LanguagePack.minimal("it")
+JAVANESE = LanguagePack(code="jw", flores="jav_Latn")
+SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"
 MODELS = ("opus", "opus_of_many", "m2m", "nllb")
 CAPTIONS = [
     "two red circles",
@@ -41,9 +46,11 @@ def model(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-def opened(folder: Path, target: LanguagePack = ITALIAN, **options: Any) -> CTranslate2Translator:
+def opened(
+    folder: Path, target: LanguagePack = ITALIAN, source: LanguagePack = ENGLISH, **options: Any
+) -> CTranslate2Translator:
     config = TranslateConfig(engine="ctranslate2", model=(str(folder),), inter_threads=1, **options)
-    return open_engine(config, ENGLISH, target, Path("unused"))
+    return open_engine(config, source, target, Path("unused"))
 
 
 def texts(engine: CTranslate2Translator, captions: list[str]) -> list[str]:
@@ -64,13 +71,6 @@ def test_greedy_translations_are_those_of_transformers(model: Any) -> None:
     assert len(set(found)) > 4
 
 
-def test_encoders_get_the_tokens_of_transformers(model: Any) -> None:
-    engine = opened(model.folder)
-    for caption in [*CAPTIONS, "Drei Röcke, 12 €", "due cuori d’oro", "日本 two", "ﬁve ½ 𝒜", "x"]:
-        assert ids(engine._tokenizer.encode(caption), model.folder) == ids(model.source_tokens(caption), model.folder)
-
-
-@settings(deadline=None, max_examples=60)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="<>"), max_size=30))
 def test_encoders_get_the_tokens_of_transformers_for_any_text(opus: Any, m2m: Any, nllb: Any, text: str) -> None:
     caption = " ".join(text.split())
@@ -79,15 +79,6 @@ def test_encoders_get_the_tokens_of_transformers_for_any_text(opus: Any, m2m: An
         expected = ids(model.source_tokens(caption), model.folder)
         spoken = {token.strip("▁") for token in expected} - {"", "</s>", "__en__", "eng_Latn"}
         assert ids(found, model.folder) == (expected if spoken else [])
-
-
-def test_nothing_is_made_up_for_what_cannot_be_seen(model: Any) -> None:
-    for caption in ("\u200b", "\u200b \u200b", "\u3000"):
-        engine = opened(model.folder)
-        assert engine._tokenizer.encode(caption) == []
-        (found,) = engine.translate([caption])
-        assert not any(map(str.isalnum, found.text))
-        assert found.score is None
 
 
 def test_nllb_is_the_same_without_its_tokenizer_json(nllb: Any, pieces: dict[str, Path], copy_of: Any) -> None:
@@ -101,9 +92,14 @@ def test_nllb_is_the_same_without_its_tokenizer_json(nllb: Any, pieces: dict[str
     assert one.alphabet == other.alphabet
 
 
-def test_the_target_decides_the_language(opus_of_many: Any) -> None:
+def test_the_languages_decide_the_text_and_the_fingerprint(opus_of_many: Any, nllb: Any) -> None:
     assert texts(opened(opus_of_many.folder), ["two red circles"]) == ["due cerchi rossi"]
     assert texts(opened(opus_of_many.folder, FRENCH), ["two red circles"]) == ["two red circles"]
+    found = {opened(opus_of_many.folder, target).fingerprint.split(":")[2] for target in (ITALIAN, FRENCH)}
+    assert len(found) == 2
+    config = TranslateConfig(engine="ctranslate2", model=(str(nllb.folder),))
+    sources = [replace(ENGLISH, flores=flores) for flores in ("eng_Latn", "fra_Latn")]
+    assert len({open_engine(config, source, ITALIAN, Path("unused")).fingerprint for source in sources}) == 2
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("m2m", "__it__"), ("nllb", "ita_Latn")])
@@ -120,75 +116,27 @@ def test_the_prefix_is_asked_for_and_taken_off(name: str, prefix: str, request: 
     assert found.score == pytest.approx(sum(scores.log_probs[1:]) / len(scores.log_probs[1:]), abs=1e-3)
 
 
-def test_models_of_before_2023_have_the_source_language_behind(nllb: Any, copy_of: Any) -> None:
+def test_the_folder_says_where_the_source_language_and_the_end_stand(opus: Any, nllb: Any, copy_of: Any) -> None:
     folder = copy_of(nllb.folder)
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"legacy_behaviour": True}))
+    edit(folder / "tokenizer_config.json", legacy_behaviour=True)  # models of before 2023
     assert opened(nllb.folder)._tokenizer.encode("two") == ["eng_Latn", "▁two", "</s>"]
     assert opened(folder)._tokenizer.encode("two") == ["▁two", "</s>", "eng_Latn"]
-
-
-def test_an_end_that_the_model_adds_is_not_added_twice(opus: Any, copy_of: Any) -> None:
     folder = copy_of(opus.folder)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"add_source_eos": True, "decoder_start_token": "<s>"}))
+    edit(folder / "config.json", add_source_eos=True, decoder_start_token="<s>")
     assert opened(folder)._tokenizer.encode("two") == ["▁two"]
     assert texts(opened(folder), CAPTIONS) == texts(opened(opus.folder), CAPTIONS)
 
 
-def test_a_folder_of_opennmt_translates_as_its_package(
-    tiny_package: Package, translator: CTranslate2Translator, copy_of: Any
-) -> None:
-    folder = copy_of(tiny_package.folder / "model")
-    shutil.copy(tiny_package.folder / "sentencepiece.model", folder)
+def test_a_folder_of_opennmt_translates_as_its_package(copy_of: Any, tmp_path: Path) -> None:
+    package = open_package(SCENES, tmp_path / "cache")
+    translator = argos_translator(package, TranslateConfig(inter_threads=1))
+    folder = copy_of(package.folder / "model")
+    shutil.copy(package.folder / "sentencepiece.model", folder)
     engine = opened(folder)
+    assert max_positions(folder / "model.bin") is None
     captions = ["two red circles", "three black rings on a green background", "TWO RED CIRCLES"]
     assert texts(engine, captions) == texts(translator, captions)
     assert engine.alphabet == translator.alphabet
-
-
-def test_vocabularies_as_text_are_read(opus: Any, copy_of: Any) -> None:
-    folder = copy_of(opus.folder)
-    tokens = json.loads((folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
-    (folder / "shared_vocabulary.json").unlink()
-    (folder / "shared_vocabulary.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    assert texts(opened(folder), CAPTIONS) == texts(opened(opus.folder), CAPTIONS)
-
-
-def test_pieces_that_only_the_source_knows_have_their_spaces(opus: Any) -> None:
-    assert opened(opus.folder)._tokenizer.decode(["▁due", "▁circles", "▁rossi"]) == "due circles rossi"
-
-
-@pytest.mark.parametrize("word", ["</s>", "<unk>", "<pad>", "__fr__", "fra_Latn", ">>fra<<", "<s>"])
-def test_names_of_special_tokens_are_text(model: Any, word: str) -> None:
-    engine = opened(model.folder)
-    plain = engine._tokenizer.encode("two red circles")
-    found = engine._tokenizer.encode(f"two {word} red circles")
-    special = ["</s>", "<s>", "<pad>", "__fr__", "fra_Latn", ">>fra<<"]
-    assert [token for token in found if token in special] == [token for token in plain if token in special]
-    assert len(found) > len(plain)
-
-
-def test_truncation_that_was_saved_with_a_tokenizer_is_off(nllb: Any, copy_of: Any) -> None:
-    folder = copy_of(nllb.folder)
-    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    saved["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
-    assert texts(opened(folder), CAPTIONS) == texts(opened(nllb.folder), CAPTIONS)
-
-
-@pytest.mark.parametrize(
-    ("caption", "text"),
-    [
-        ("", ""),
-        ("TWO RED CIRCLES", "DUE CERCHI ROSSI"),
-        ("two_red\ncircles", "due cerchi rossi"),
-        ("two red circles https://example.org/a_b?c=1", "due cerchi rossi https://example.org/a_b?c=1"),
-        ("two red circles 🎈 שלום", "due cerchi rossi 🎈 שלום"),
-    ],
-)
-def test_guards_are_active(model: Any, caption: str, text: str) -> None:
-    assert texts(opened(model.folder), [caption]) == [text]
 
 
 def test_captions_beyond_the_stored_positions_are_flagged(model: Any) -> None:
@@ -202,19 +150,18 @@ def test_captions_beyond_the_stored_positions_are_flagged(model: Any) -> None:
     assert (short.text, short.truncated) == ("due cerchi rossi", False)
 
 
-def test_nothing_touches_the_network(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    config = TranslateConfig(engine="ctranslate2", model=(str(model.folder),), inter_threads=1)
+def test_nothing_touches_the_network(m2m: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "socket")
+    monkeypatch.delattr(socket, "getaddrinfo")
+    config = TranslateConfig(engine="ctranslate2", model=(str(m2m.folder),), inter_threads=1)
     engine = open_translator(config, [ENGLISH, ITALIAN], cache_dir=tmp_path)
-    assert engine.translate(["two red circles"])[0].text == "due cerchi rossi"
+    assert engine.translate(["two red circles https://a.org/b"])[0].text == "due cerchi rossi https://a.org/b"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fingerprint_changes_with_any_file_and_not_with_the_place(model: Any, copy_of: Callable[[Path], Path]) -> None:
+@pytest.mark.parametrize("name", ["opus", "nllb"])
+def test_fingerprint_changes_with_any_file_and_not_with_the_place(name: str, request: Any, copy_of: Any) -> None:
+    model = request.getfixturevalue(name)
     expected = opened(model.folder).fingerprint
     assert expected.startswith("ctranslate2:en-it:")
     folder = copy_of(model.folder)
@@ -231,9 +178,103 @@ def test_fingerprint_changes_with_any_file_and_not_with_the_place(model: Any, co
     assert len(found - {expected}) == len(list(model.folder.iterdir()))
 
 
-def test_fingerprint_changes_with_the_languages(opus_of_many: Any, nllb: Any) -> None:
-    found = {opened(opus_of_many.folder, target).fingerprint.split(":")[2] for target in (ITALIAN, FRENCH)}
-    assert len(found) == 2
-    config = TranslateConfig(engine="ctranslate2", model=(str(nllb.folder),))
-    sources = [replace(ENGLISH, flores=flores) for flores in ("eng_Latn", "fra_Latn")]
-    assert len({open_engine(config, source, ITALIAN, Path("unused")).fingerprint for source in sources}) == 2
+def refusal(folder: Path, target: LanguagePack = ITALIAN, source: LanguagePack = ENGLISH) -> str:
+    with pytest.raises(PipelineError) as error:
+        opened(folder, target, source)
+    return str(error.value)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
+        assert f"{path} is not a folder" in refusal(path)
+    assert "model.bin" in refusal(tmp_path)
+
+
+def test_a_model_of_transformers_is_told_how_to_be_converted(opus: Any, nllb: Any, tmp_path: Path) -> None:
+    command = "ct2-transformers-converter --model {0} --output_dir {0}-ct2 --copy_files {1}"
+    files = "source.spm target.spm vocab.json tokenizer_config.json"
+    assert command.format(opus.original, files) in refusal(opus.original)
+    assert command.format(nllb.original, "tokenizer.json tokenizer_config.json") in refusal(nllb.original)
+    (tmp_path / "pytorch_model-00001-of-00002.bin").touch()
+    assert f"run `ct2-transformers-converter --model {tmp_path} --output_dir {tmp_path}-ct2`" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("opus", "config.json", None, "has no config.json"),
+        ("opus", "shared_vocabulary.json", None, "has no vocabulary"),
+        ("opus", "target.spm", None, "copy source.spm and target.spm"),
+        ("opus", "source.spm", "no pieces", "source.spm"),
+        ("m2m", "sentencepiece.bpe.model", None, "copy sentencepiece.bpe.model"),
+        ("nllb", "tokenizer.json", None, "copy tokenizer.json"),
+        ("nllb", "config.json", "{", "config.json is damaged"),
+        ("nllb", "tokenizer_config.json", "null", "tokenizer_config.json must contain a JSON object"),
+        ("nllb", "shared_vocabulary.json", "[1, 2]", "shared_vocabulary.json must contain a list of tokens"),
+        ("nllb", "tokenizer.json", "{}", "tokenizer.json is damaged"),
+        ("nllb", "model.bin", "abcdefgh", "layout 1684234849"),
+    ],
+)
+def test_missing_and_damaged_parts_are_named(
+    name: str, file: str, content: str | None, message: str, request: Any, copy_of: Any
+) -> None:
+    folder = copy_of(request.getfixturevalue(name).folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    assert message in refusal(folder)
+
+
+def test_other_tokenizers_are_refused(opus: Any, copy_of: Any) -> None:
+    folder = copy_of(opus.folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="MBart50Tokenizer")
+    assert "MBart50Tokenizer" in refusal(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class=["MarianTokenizer", None])
+    assert "OPUS-MT" in refusal(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class="MarianTokenizer", separate_vocabs=True)
+    assert "target vocabulary" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target", "message"),
+    [
+        ("opus", ENGLISH, GERMAN, "target_lang = 'it'"),
+        ("opus", GERMAN, ITALIAN, "source_lang = 'en'"),
+        ("opus_of_many", ENGLISH, GERMAN, "de (de, deu, deu_Latn), it has >>fra<<, >>ita<<"),
+        ("opus_of_many", ENGLISH, MINIMAL, "set iso639_3"),
+        ("m2m", ENGLISH, JAVANESE, "jw (__jw__), it has __af__, __am__"),
+        ("m2m", JAVANESE, ITALIAN, "jw.toml"),
+        ("nllb", ENGLISH, GERMAN, "de (deu_Latn), it has eng_Latn, fra_Latn"),
+        ("nllb", ENGLISH, MINIMAL, "set flores"),
+        ("nllb", LanguagePack.minimal("en"), ITALIAN, "en.toml"),
+    ],
+)
+def test_other_languages_are_refused(
+    name: str, source: LanguagePack, target: LanguagePack, message: str, request: Any
+) -> None:
+    assert message in refusal(request.getfixturevalue(name).folder, target, source)
+
+
+def test_codes_of_three_letters_are_the_same_language(opus: Any, copy_of: Any) -> None:
+    folder = copy_of(opus.folder)
+    edit(folder / "tokenizer_config.json", source_lang="eng", target_lang="ita")
+    assert opened(folder).fingerprint.startswith("ctranslate2:en-it:")
+    assert "set iso639_3" in refusal(folder, target=MINIMAL)
+    edit(folder / "tokenizer_config.json", source_lang="gem", target_lang="it")  # reads all Germanic languages
+    assert opened(folder, source=GERMAN).fingerprint.startswith("ctranslate2:de-it:")
+
+
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_model_that_is_cut_off_anywhere_is_refused(
+    m2m: Any, tmp_path_factory: pytest.TempPathFactory, share: float
+) -> None:
+    content = (m2m.folder / "model.bin").read_bytes()
+    path = tmp_path_factory.mktemp("cut") / "model.bin"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"model\.bin is damaged"):
+        max_positions(path)

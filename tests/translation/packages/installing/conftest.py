@@ -32,7 +32,6 @@ class PackageServer(ThreadingHTTPServer):
         self.files = {"/p": self.content}
         self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self.requests: list[tuple[str, dict[str, str]]] = []
-        self.names_versions = True
         self.offer(self.url("/p"))
 
     def url(self, path: str) -> str:
@@ -73,16 +72,16 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self, data: bytes) -> None:
         version = self.version_of(data)
         asked = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
-        if version and self.headers.get("If-None-Match") == version["ETag"]:
+        if self.headers.get("If-None-Match") == version["ETag"]:
             self.answer(304, b"", {})
-        elif version and asked and self.headers.get("If-Range") == version["ETag"]:
+        elif asked and self.headers.get("If-Range") == version["ETag"]:
             part = {"Content-Range": f"bytes {asked}-{len(data) - 1}/{len(data)}"}
             self.answer(206, data[int(asked) :], version | part)
         else:
             self.answer(200, data, version)
 
     def version_of(self, data: bytes) -> dict[str, str]:
-        return {"ETag": f'"{hashlib.sha256(data).hexdigest()[:8]}"'} if self.server.names_versions else {}
+        return {"ETag": f'"{hashlib.sha256(data).hexdigest()[:8]}"'}
 
     def answer(self, status: int, body: bytes, headers: dict[str, str], announced: int | None = None) -> None:
         self.send_response(status)

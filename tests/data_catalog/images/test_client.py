@@ -1,0 +1,211 @@
+"""The client by itself: in whose name it connects, and to where; what it makes of any bytes."""
+
+import contextlib
+import io
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from data_catalog.fetch.client import GuardedClient, Limits, retry_after_s
+from data_catalog.fetch.reasons import FETCH_REASONS
+from data_catalog.fetch.urls import FetchError
+
+CAP = 1000
+LIMITS = Limits(
+    timeout_s=5.0, deadline_s=5.0, max_bytes=CAP, max_redirects=2, user_agent="probe/1", allow_loopback=True
+)
+
+
+def loopback(host: str, port: int) -> list[str]:
+    return ["127.0.0.1"]
+
+
+def test_the_host_header_names_the_host_and_the_connection_goes_to_the_checked_address(server: Any) -> None:
+    server.files["/named"] = b"here"
+    port = server.server_address[1]
+    with GuardedClient(LIMITS, resolver=loopback).get(f"http://pictures.example:{port}/named") as response:
+        assert response.read_start(100) == b"here"
+        assert response.url == f"http://pictures.example:{port}/named"
+    assert server.seen["/named"]["Host"] == f"pictures.example:{port}"
+    assert server.seen["/named"]["User-Agent"] == "probe/1"
+
+
+def test_a_name_is_looked_up_once_for_each_hop_so_that_rebinding_gains_nothing(server: Any) -> None:
+    server.files["/rebound"] = b"here"
+    asked: list[str] = []
+
+    def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"] if len(asked) == 1 else ["10.0.0.1"]
+
+    client = GuardedClient(LIMITS, resolver=rebinding)
+    with client.get(server.url("/rebound").replace("127.0.0.1", "rebinder.example")) as response:
+        assert response.read_start(100) == b"here"
+    assert asked == ["rebinder.example"]
+
+
+def test_a_redirect_to_a_name_with_a_private_address_is_refused(server: Any) -> None:
+    server.behaviours["/away"] = lambda it: it.answer(302, b"", Location="http://intranet.example/a.jpg")
+    addresses = {"127.0.0.1": "127.0.0.1", "intranet.example": "192.168.0.9"}
+    client = GuardedClient(LIMITS, resolver=lambda host, port: [addresses[host]])
+    with pytest.raises(FetchError, match="private_address") as refused:
+        client.get(server.url("/away"))
+    assert refused.value.detail == "192.168.0.9"
+
+
+def test_the_next_address_is_tried_where_the_first_refuses(server: Any) -> None:
+    server.files["/second"] = b"here"
+    client = GuardedClient(LIMITS, resolver=lambda host, port: ["127.0.0.2", "::1", "127.0.0.1"])
+    with client.get(server.url("/second")) as response:
+        assert response.read_start(100) == b"here"
+
+
+def test_proxies_of_the_environment_are_not_used(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["/direct"] = b"here"
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    with GuardedClient(LIMITS).get(server.url("/direct")) as response:
+        assert response.read_start(100) == b"here"
+
+
+def test_tls_asks_for_the_host_by_name(echo: "Echo") -> None:
+    with pytest.raises(FetchError):
+        GuardedClient(LIMITS, resolver=loopback).get(f"https://pictures.example:{echo.port}/")
+    assert b"pictures.example" in echo.asked
+
+
+def test_a_resolver_that_hangs_is_left_at_the_deadline() -> None:
+    go_on = threading.Event()
+
+    def hang(host: str, port: int) -> list[str]:
+        go_on.wait()
+        return ["127.0.0.1"]
+
+    limits = Limits(timeout_s=5.0, deadline_s=0.1, max_bytes=CAP, max_redirects=2, user_agent="a/1")
+    with pytest.raises(FetchError) as refused:
+        GuardedClient(limits, resolver=hang).get("http://slow.example/")
+    go_on.set()
+    assert (refused.value.reason, refused.value.detail) == ("dns", "no answer about slow.example in time")
+
+
+class Echo:
+    """Keeps what it is asked, sends `answer`, and closes."""
+
+    def __init__(self) -> None:
+        self.answer = self.asked = b""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # of the listener that was closed
+            while True:
+                connection, _ = self._listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    self.asked = connection.recv(65536)
+                    connection.sendall(self.answer)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Echo]:
+    server = Echo()
+    yield server
+    server.close()
+
+
+def only_here(host: str, port: int) -> list[str]:
+    """No redirect of noise leads to the network."""
+    if host != "127.0.0.1":
+        raise OSError
+    return [host]
+
+
+statuses = st.sampled_from(
+    ["HTTP/1.1 200 OK", "HTTP/1.0 200", "HTTP/1.1 302 Found", "HTTP/1.1 100 Continue", "HTTP/9 200"]
+)
+names = st.sampled_from(
+    ["Content-Length", "Transfer-Encoding", "Location", "Retry-After", "Connection", "X-Robots-Tag"]
+)
+values = st.one_of(
+    st.sampled_from(["chunked", "close", "keep-alive", "0", "-1", "5", "1e3", "9" * 20, "/", "//", "?", "\0"]),
+    st.text(st.characters(max_codepoint=255)),
+)
+headers = st.lists(st.tuples(names, values).map(": ".join), max_size=5)
+chunk_sizes = st.sampled_from([b"-1", b"0", b"1", b"0x3", b"1_0", b"+2", b"f" * 20, b"3;x=y", b"", b" 4 "])
+chunks = st.lists(st.tuples(chunk_sizes, st.binary(max_size=2000)).map(b"\r\n".join), max_size=5).map(b"\r\n".join)
+answers = st.one_of(
+    st.binary(max_size=3000),
+    st.builds(
+        lambda status, lines, body: "\r\n".join([status, *lines, "", ""]).encode("latin-1") + body,
+        statuses,
+        headers,
+        st.one_of(chunks, st.binary(max_size=3000)),
+    ),
+)
+
+
+@given(answer=answers)
+@example(answer=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + bytes(3000))
+@example(answer=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n" + bytes(3000))
+@example(answer=b"HTTP/1.1 503 No\r\nRetry-After: Mon, 01 Jan 2024 00:00:00 +99999999999999999999\r\n\r\n")
+@example(answer=b"HTTP/1.1 302 Found\r\nLocation: http://[v1.\xe9:x]/\r\n\r\n")
+def test_any_bytes_end_in_a_body_within_the_cap_or_a_reason(answer: bytes, echo: Echo) -> None:
+    echo.answer = answer
+    body = io.BytesIO()
+    try:
+        with GuardedClient(LIMITS, resolver=only_here).get(f"http://127.0.0.1:{echo.port}/") as response:
+            response.copy_to(body)
+    except FetchError as error:
+        if error.reason not in FETCH_REASONS:
+            raise
+    else:
+        assert 0 < len(body.getvalue()) <= CAP
+
+
+NOW = datetime(2024, 5, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("-1", None),
+        ("1.5", None),
+        ("١٢", None),
+        ("9" * 400, 999_999_999_999.0),
+        ("Wed, 01 May 2024 14:02:00 +0200", 120.0),
+        ("Wed, 01 May 2024 12:02:00", 120.0),
+        ("Wed, 01 May 2024 11:00:00 GMT", 0.0),
+        ("Wednesday, 01-May-24 12:02:00 GMT", 120.0),
+        ("Wed May  1 12:02:00 2024", 120.0),
+        ("Wed, 01 May 2024 12:02:00 +99999999999999999999", None),
+        ("Wed, 01 May 99999999999999999999 12:02:00 GMT", None),
+        ("Wed, 99 May 2024 12:02:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry_after_s(header, NOW) == seconds
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.from_regex(r"[A-Z][a-z]{2}, [0-9]{1,3} [A-Z][a-z]{2} [0-9]{1,12} [0-9:]{1,12} [+-]?[A-Z0-9]{1,12}"),
+    )
+)
+def test_any_retry_after_is_a_wait_or_nothing(header: str) -> None:
+    seconds = retry_after_s(header, NOW)
+    assert seconds is None or seconds >= 0

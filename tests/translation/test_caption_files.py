@@ -1,0 +1,319 @@
+"""Files through a stand-in engine: what is kept and added, in which windows, and what is refused."""
+
+import csv
+import gzip
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
+from translation.engine import Translation, translate_stream
+from translation.files import (
+    CaptionFiles,
+    Columns,
+    Row,
+    TextTable,
+    count_rows,
+    format_of,
+    translate_files,
+    translate_rows,
+)
+
+Translated = Callable[..., Path]  # the fixture of the same name
+Shouter = Any  # the stand-in engine of conftest
+COLUMNS = Columns(read="caption", write="caption_it")
+ADDED = ["caption_it", "caption_it_score", "caption_it_truncated", "caption_it_repetitive"]
+
+
+@pytest.fixture
+def translated(shouter: Shouter) -> Translated:
+    """Translates a file into another one beside it, and checks that the progress told adds up."""
+
+    def run(
+        source: Path, *, scores: bool = False, window: int = 3, translator: Shouter | None = None, name: str = ""
+    ) -> Path:
+        target = source.with_name(name or f"out-{source.name}")
+        columns = Columns(read="caption", write="caption_it", scores=scores)
+        files = CaptionFiles(source=source, target=target, format=format_of(source), columns=columns, overwrite=True)
+        done: list[int] = []
+        translate_files(files, translator or shouter(), done.append, window=window)
+        assert sum(done) == count_rows(files)
+        return target
+
+    return run
+
+
+def test_lines_keep_their_number_whatever_they_hold(tmp_path: Path, translated: Translated) -> None:
+    source = tmp_path / "in.txt"
+    lines = ["one\rtwo", "", "a\u2028b\x85c\x0bd\x1ce", "tab\there", "  ", "last"]
+    source.write_bytes("\n".join(lines).encode())
+    out = translated(source).read_bytes().decode()
+    assert out.endswith("LAST\n")
+    assert out.split("\n")[:-1] == ["ONE TWO", "", "A B C D E", "TAB\tHERE", "  ", "LAST"]
+
+
+def test_lines_with_scores_crlf_and_byte_order_mark(tmp_path: Path, translated: Translated, shouter: Shouter) -> None:
+    source = tmp_path / "in.txt"
+    source.write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\r\n")
+    translator = shouter()
+    out = translated(source, scores=True, translator=translator)
+    assert out.read_bytes() == b"\xef\xbb\xbf-0.5000\tONE\r\n\t\r\n-0.5000\tTWO\r\n"
+    assert translator.asked == [["one", "", "two"]]
+
+
+def read_csv(path: Path, delimiter: str = ",") -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter, strict=True))
+
+
+def test_csv_keeps_every_byte_of_what_it_held(tmp_path: Path, translated: Translated) -> None:
+    source = tmp_path / "in.csv"
+    rows = [
+        '7,"a dog, running","quoted ""twice"""',
+        "8,plain,  spaces kept  ",
+        '9,"two\r\nlines\nor three",x',
+        '"10",,"needless quotes"',
+        '11,"He said ""hi""",\u2028',
+    ]
+    source.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["id,caption,note", *rows]).encode())
+    target = translated(source, scores=True)
+    expected = [
+        "\ufeffid,caption,note,caption_it,caption_it_score,caption_it_truncated,caption_it_repetitive",
+        rows[0] + ',"A DOG, RUNNING",-0.5000,false,false',
+        rows[1] + ",PLAIN,-0.5000,false,false",
+        rows[2] + ',"TWO\r\nLINES\nOR THREE",-0.5000,false,false',
+        rows[3] + ",,,false,false",
+        rows[4] + ',"HE SAID ""HI""",-0.5000,false,false',
+        "",
+    ]
+    assert target.read_bytes().decode() == "\r\n".join(expected)
+    assert [row["caption_it"] for row in read_csv(target)][2] == "TWO\r\nLINES\nOR THREE"
+
+
+def test_tsv_with_quotes_that_are_mere_text(tmp_path: Path, translated: Translated) -> None:
+    source = tmp_path / "in.tsv"
+    source.write_text('caption\turl\n"Hi" he said\tu1\na 5" nail\tu2\n\n"a\ttab"\tu3\n', encoding="utf-8")
+    assert translated(source).read_text(encoding="utf-8") == (
+        'caption\turl\tcaption_it\n"Hi" he said\tu1\t"""HI"" HE SAID"\n'
+        'a 5" nail\tu2\tA 5" NAIL\n\n"a\ttab"\tu3\t"A\tTAB"\n'
+    )
+
+
+def test_gzip_is_read_by_content_and_written_by_name(tmp_path: Path, translated: Translated) -> None:
+    source = tmp_path / "in.csv.gz"
+    source.write_bytes(gzip.compress(b"caption\na\n"))
+    packed = translated(source).read_bytes()
+    assert gzip.decompress(packed) == b"caption,caption_it\na,A\n"
+    assert translated(source).read_bytes() == packed
+    assert translated(source, name="plain.csv").read_bytes() == b"caption,caption_it\na,A\n"
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.sampled_from(
+    ['"', '""', "\r", "\n", "\r\n", ",", "\t", '",', "\u2028", "\ufeff", " "]
+)
+tables = st.integers(2, 4).flatmap(lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), max_size=8))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=tables, delimiter=st.sampled_from([",", "\t"]), end=st.sampled_from(["\n", "\r\n"]))
+def test_any_table_comes_back_with_its_translations(
+    rows: list[list[str]], delimiter: str, end: str, tmp_path_factory: pytest.TempPathFactory, translated: Translated
+) -> None:
+    header = ["caption", *(f"other{number}" for number in range(len(rows[0]) - 1 if rows else 1))]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL)
+    writer.writerows([header, *rows])
+    folder = tmp_path_factory.mktemp("table")
+    source = folder / {",": "in.csv", "\t": "in.tsv"}[delimiter]
+    source.write_bytes(text.getvalue().encode())
+    found = read_csv(translated(source), delimiter)
+    assert [[row[name] for name in header] for row in found] == rows
+    assert [row["caption_it"] for row in found] == [row[0].upper() for row in rows]
+
+
+def test_parquet_keeps_types_metadata_nulls_and_row_groups(tmp_path: Path, translated: Translated) -> None:
+    schema = pa.schema(
+        [
+            pa.field("id", pa.uint16(), nullable=False, metadata={"unit": "none"}),
+            pa.field("caption", pa.large_string()),
+            pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            pa.field("kind", pa.dictionary(pa.int8(), pa.string())),
+            pa.field("taken", pa.timestamp("ms", tz="Europe/Rome")),
+        ],
+        metadata={"huggingface": '{"info": {}}', "mine": "kept"},
+    )
+    image = {"bytes": b"\x00\xff", "path": None}
+    captions = ["a dog", None, "", "two\nlines", None]
+    rows = [{"id": n, "caption": text, "image": image, "kind": "k", "taken": n} for n, text in enumerate(captions)]
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist([*rows, {"id": 5}], schema), source, row_group_size=2)
+    target = translated(source, scores=True, window=2)
+    before, after = pq.read_table(source), pq.read_table(target)
+    assert after.select(before.column_names).equals(before, check_metadata=True)
+    assert after.schema.metadata == before.schema.metadata
+    assert after.column_names == before.column_names + ADDED
+    assert [after.schema.field(name).type for name in ADDED] == [pa.string(), pa.float32(), pa.bool_(), pa.bool_()]
+    assert [tuple(row.values()) for row in after.select(ADDED).to_pylist()] == [
+        ("A DOG", -0.5, False, False),
+        (None, None, None, None),
+        ("", None, False, False),
+        ("TWO\nLINES", -0.5, False, False),
+        (None, None, None, None),
+        (None, None, None, None),
+    ]
+    assert pq.ParquetFile(target).num_row_groups == pq.ParquetFile(source).num_row_groups == 3
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"text": ["a"]}, "no column 'caption'"),
+        ({"caption": [1]}, "int64"),
+        ({"caption": ["a"], "caption_it": ["b"]}, "caption_it"),
+        ({"caption": pa.array([b"fine", b"caf\xe9"]).view(pa.string())}, r"rows 1 to 2.*UTF-8"),
+    ],
+)
+def test_parquet_without_the_column_is_refused(
+    tmp_path: Path, table: dict[str, object], message: str, translated: Translated
+) -> None:
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    with pytest.raises(PipelineError, match=message):
+        translated(tmp_path / "in.parquet")
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 3, 4, 7])
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_windows_and_their_edges_change_nothing(
+    tmp_path: Path, num_rows: int, window: int, translated: Translated, shouter: Shouter
+) -> None:
+    rows = [f"caption {number}" for number in range(num_rows)]
+    (tmp_path / "in.txt").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    (tmp_path / "in.csv").write_text("caption,id\n" + "".join(f"{row},7\n" for row in rows), encoding="utf-8")
+    pq.write_table(pa.table({"caption": pa.array(rows, pa.string())}), tmp_path / "in.parquet", row_group_size=2)
+    translator = shouter()
+    expected = [row.upper() for row in rows]
+    assert translated(tmp_path / "in.txt", window=window, translator=translator).read_text().splitlines() == expected
+    assert all(len(asked) <= window for asked in translator.asked)
+    lines = translated(tmp_path / "in.csv", window=window).read_text().splitlines()
+    assert lines == ["caption,id,caption_it", *(f"{row},7,{row.upper()}" for row in rows)]
+    found = pq.read_table(translated(tmp_path / "in.parquet", window=window))
+    assert found.column("caption_it").to_pylist() == expected
+    assert found.column("caption").to_pylist() == rows
+
+
+def test_an_engine_that_is_paid_by_chunk_is_never_given_more(
+    tmp_path: Path, translated: Translated, shouter: Shouter
+) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    translator = shouter(max_chunk_size=2)
+    translated(source, window=100, translator=translator)
+    assert translator.asked == [["a", "b"], ["c", "d"], ["e"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.txt", b"fine\nfine\ncaf\xe9\n", "line 3: byte 0xe9 at offset 3"),
+        ("in.txt", b"a\0b", "line 1: a NUL"),
+        ("in.csv", b"caption,id\na,1\nb,\xff\n", "line 3: .*UTF-8"),
+        ("in.csv", b"caption,id\na,1\nb,2,3\n", "line 3: 3 fields"),
+        ("in.csv", b"caption,id\na,1\nb\n", "line 3: 1 fields"),
+        ("in.csv", b'caption,id\n"a,1\nb,2\n', "line 2: .*not closed"),
+        ("in.csv", b'caption,id\n"a" b,1,2\n', "line 2: .*mid-text"),
+        ("in.csv", b"", "empty"),
+        ("in.csv", b"text,id\na,1\n", "choose one of text, id"),
+        ("in.csv", b"caption,caption\na,b\n", "more than once"),
+        ("in.csv", b"caption,caption_it\na,b\n", "already has"),
+        ("in.tsv.gz", gzip.compress(b"caption\n" + b"a\n" * 9)[:-9], "truncated gzip"),
+        ("in.parquet", b"PAR1 no more", "Parquet"),
+    ],
+)
+def test_broken_input_is_refused_before_anything_is_translated(
+    tmp_path: Path, name: str, content: bytes, message: str, translated: Translated, shouter: Shouter
+) -> None:
+    source = tmp_path / name
+    source.write_bytes(content)
+    files = CaptionFiles(source=source, target=tmp_path / "out", format=format_of(source), columns=COLUMNS)
+    with pytest.raises(PipelineError, match=message):
+        count_rows(files)
+    with pytest.raises(PipelineError, match=message):
+        translate_files(files, shouter())
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.parquet"])
+def test_an_engine_that_fails_leaves_no_file(
+    tmp_path: Path, name: str, translated: Translated, shouter: Shouter
+) -> None:
+    source = tmp_path / name
+    rows = ["caption", *(f"caption {number}" for number in range(8))]
+    source.write_text("\n".join(rows), encoding="utf-8")
+    if name == "in.parquet":
+        pq.write_table(pa.table({"caption": rows}), source)
+    with pytest.raises(TransientError, match="out of breath"):
+        translated(source, translator=shouter(fails_at="caption 7"))
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_files_that_must_not_be_written(tmp_path: Path) -> None:
+    source, link = tmp_path / "in.txt", tmp_path / "link.txt"
+    source.write_text("a\n", encoding="utf-8")
+    link.symlink_to(source)
+
+    def files(target: Path, *, overwrite: bool = True) -> CaptionFiles:
+        return CaptionFiles(source=source, target=target, format="lines", columns=COLUMNS, overwrite=overwrite)
+
+    for target, message in [
+        (source, "is the input"),
+        (link, "is the input"),
+        (tmp_path / "none" / "out.txt", "folder"),
+        (source / "out.txt", "folder"),
+        (tmp_path, "is not a file"),
+        (Path("/dev/null"), "is not a file"),
+        (tmp_path / "out.csv", "csv"),
+        (tmp_path / "out.parquet", "parquet"),
+        (tmp_path / "out.json", "JSON"),
+    ]:
+        with pytest.raises(PipelineError, match=message):
+            files(target)
+    (tmp_path / "out.txt").write_text("precious", encoding="utf-8")
+    with pytest.raises(SettingsError, match="--force"):
+        files(tmp_path / "out.txt", overwrite=False)
+
+
+def test_input_that_cannot_be_read(tmp_path: Path) -> None:
+    for source, kind in [(tmp_path / "none.txt", "lines"), (tmp_path, "lines"), (None, "parquet")]:
+        with pytest.raises(PipelineError, match=r"cannot be (translated|piped)|not a file"):
+            CaptionFiles(source=source, target=tmp_path / "out", format=kind, columns=COLUMNS)
+    with pytest.raises(InputError, match="JSON"):
+        format_of(Path("captions.jsonl.gz"))
+    found = [format_of(Path(name)) for name in ("a.TSV.gz", "a.parquet", "val.en.gz", "a")]
+    assert found == ["tsv", "parquet", "lines", "lines"]
+
+
+def test_a_stream_holds_no_more_than_its_window(shouter: Shouter) -> None:
+    num_read, ahead = 0, []
+
+    def rows() -> Iterator[Row]:
+        nonlocal num_read
+        for num_read in range(1, 1_001):
+            yield Row(str(num_read), "", "")
+
+    def written(row: Row, translation: Translation) -> str:
+        ahead.append(num_read - int(row.caption))
+        assert translation.text == row.caption
+        return f"{row.caption}\n"
+
+    out = io.StringIO()
+    translate_rows(TextTable("", rows(), written, []), out, partial(translate_stream, shouter(), window=10))
+    assert out.getvalue().split() == [str(number) for number in range(1, 1_001)]
+    assert max(ahead) == 9
