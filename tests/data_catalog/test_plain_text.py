@@ -22,9 +22,8 @@ def test_every_row_stays_on_one_line(texts: list[str]) -> None:
     assert len(plain_table([{"text": text} for text in texts]).split("\n")) == len(texts) + 2
 
 
-@pytest.mark.parametrize(("text", "width"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("", 0)])
-def test_width_is_that_of_a_terminal(text: str, width: int) -> None:
-    assert text_width(text) == width
+def test_width_is_that_of_a_terminal() -> None:
+    assert [text_width(text) for text in ("abc", "日本", "e\u0301", "")] == [3, 4, 1, 0]
 
 
 @given(st.text())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
+from data_catalog.sources.rows import SourceRow, UpstreamRow
 
 URL = "https://host.example/a.jpg"
 
@@ -42,91 +42,59 @@ def test_conceptual_captions_have_the_split_of_the_file_name(
     assert row.sample_key == hashlib.sha1(URL.encode()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b"no tab", "malformed_row"),
-        (b"a\tb\thttps://host.example/a.jpg", "malformed_row"),
-        (b"\thttps://host.example/a.jpg", "caption_missing"),
-        (b"a caption\t", "image_missing"),
-        (b"a caption\tnot a url", "image_missing"),
-        (b"caff\xe8\thttps://host.example/a.jpg", "bad_encoding"),
+GOOD = (None, None, '"quotes are "text\u2028\x85')
+# Each line of a file and what it is: path, key and text of a caption, or why it is malformed.
+LINES = {
+    "cc3m": [
+        (f'"quotes are "text\u2028\x85\t {URL} ', GOOD),
+        ("no tab", "malformed_row"),
+        (f"a\tb\t{URL}", "malformed_row"),
+        (f"\t{URL}", "caption_missing"),
+        ("a caption\t", "image_missing"),
+        ("a caption\tnot a url", "image_missing"),
+        (f"caff\udce8\t{URL}", "bad_encoding"),
+        (f'"quotes are "text\u2028\x85\t{URL}', GOOD),
     ],
-)
-def test_a_malformed_line_of_conceptual_captions_affects_no_other(read: Any, line: bytes, reason: str) -> None:
-    good = f'"quotes are "text\u2028\x85\t {URL} \n'.encode()
-    before, bad, after = read("cc3m", good + line + b"\n" + good)
-    assert (bad.reason, bad.upstream_line) == (reason, 2)
-    for row in (before, after):
-        assert (row.caption, row.url) == ('"quotes are "text\u2028\x85', URL)
+    "flickr8k": [  # Flickr8k.token.txt
+        ("1000268201_693b08cb0e.jpg#0\tA child .\r", ("1000268201_693b08cb0e.jpg", "0", "A child .")),
+        ("a.jpg#1\tA tab\there is text, \u2028 too\r", ("a.jpg", "1", "A tab\there is text, \u2028 too")),
+        ("2258277193_586949ec62.jpg.1#0\tpeople", ("2258277193_586949ec62.jpg", "0", "people")),
+        ("no image#0\ttext", "malformed_row"),
+        ("a.jpg#x\ttext", "malformed_row"),
+        ("a.jpg#0 text", "malformed_row"),
+        ("a.jpg#0\t ", "caption_missing"),
+        ("a\0.jpg#0\ttext", "bad_encoding"),
+        ("b.jpg#4\tlast", ("b.jpg", "4", "last")),
+    ],
+    "flickr30k": [  # results.csv
+        ("\ufeffimage_name| comment_number| comment", None),
+        ("1.jpg| 0| Two young guys | with shaggy hair .", ("1.jpg", "0", "Two young guys | with shaggy hair .")),
+        ("2.jpg| 4   A dog runs across the grass .", ("2.jpg", "4", "A dog runs across the grass .")),
+        ("1.jpg| 1| ", "caption_missing"),
+        ("1.jpg| one| text", "malformed_row"),
+        ("1.jpg", "malformed_row"),
+        ("1.jpg| 2| two\x85lines", ("1.jpg", "2", "two\x85lines")),
+    ],
+    "flickr8k captions.txt": [
+        ("image,caption", None),
+        ("a.jpg,A child .", ("a.jpg", "0", "A child .")),
+        ('a.jpg,"A child, in pink ""tulle"" ."', ("a.jpg", "1", 'A child, in pink "tulle" .')),
+        ("a.jpg,A child, without quotes .", ("a.jpg", "2", "A child, without quotes .")),
+        ('b.jpg,"never closed', "malformed_row"),
+        ("b.jpg,A dog .", ("b.jpg", "0", "A dog .")),
+        ("nothing", "malformed_row"),
+    ],
+}
 
 
-def test_flickr_tokens(read: Any) -> None:
-    content = (
-        "1000268201_693b08cb0e.jpg#0\tA child in a pink dress .\r\n"
-        "1000268201_693b08cb0e.jpg#1\tA tab\there is text, \u2028 too\r\n"
-        "2258277193_586949ec62.jpg.1#0\tpeople waiting for the subway\r\n"
-        "no image#0\ttext\r\n"
-        "a.jpg#x\ttext\r\n"
-        "a.jpg#0 text\r\n"
-        "a.jpg#0\t \r\n"
-        "a\0.jpg#0\ttext\r\n"
-        "b.jpg#4\tlast"
-    )
-    found = read("flickr8k", content)
-    assert brief(found) == [
-        ("1000268201_693b08cb0e.jpg", "0", "A child in a pink dress ."),
-        ("1000268201_693b08cb0e.jpg", "1", "A tab\there is text, \u2028 too"),
-        ("2258277193_586949ec62.jpg", "0", "people waiting for the subway"),
-        *["malformed_row"] * 3,
-        "caption_missing",
-        "bad_encoding",
-        ("b.jpg", "4", "last"),
-    ]
-    first = found[0]
-    assert (first.sample_key, first.lang, first.url) == ("1000268201_693b08cb0e", "en", None)
-    assert [row.upstream_line for row in found if isinstance(row, MalformedRow)] == [4, 5, 6, 7, 8]
-
-
-def test_results_of_flickr30k(read: Any) -> None:
-    content = (
-        "\ufeffimage_name| comment_number| comment\n"
-        "1000092795.jpg| 0| Two young guys | with shaggy hair .\n"
-        "2199200615.jpg| 4   A dog runs across the grass .\n"
-        "1000092795.jpg| 1| \n"
-        "1000092795.jpg| one| text\n"
-        "1000092795.jpg\n"
-        "1000092795.jpg| 2| two\x85lines\n"
-    )
-    found = read("flickr30k", content)
-    assert brief(found) == [
-        ("1000092795.jpg", "0", "Two young guys | with shaggy hair ."),
-        ("2199200615.jpg", "4", "A dog runs across the grass ."),
-        "caption_missing",
-        *["malformed_row"] * 2,
-        ("1000092795.jpg", "2", "two\x85lines"),
-    ]
-    assert [getattr(row, "upstream_line", None) for row in found] == [2, 3, 4, 5, 6, 7]
-
-
-def test_flickr_captions_txt(read: Any) -> None:
-    content = (
-        "image,caption\n"
-        "a.jpg,A child .\n"
-        'a.jpg,"A child, in pink ""tulle"" ."\n'
-        "a.jpg,A child, without quotes .\n"
-        'b.jpg,"never closed\n'
-        "b.jpg,A dog .\n"
-        "nothing\n"
-    )
-    assert brief(read("flickr8k", content)) == [
-        ("a.jpg", "0", "A child ."),
-        ("a.jpg", "1", 'A child, in pink "tulle" .'),
-        ("a.jpg", "2", "A child, without quotes ."),
-        "malformed_row",
-        ("b.jpg", "0", "A dog ."),
-        "malformed_row",
-    ]
+@pytest.mark.parametrize("kind", LINES)
+def test_a_malformed_line_affects_no_other(read: Any, kind: str) -> None:
+    content = "\n".join(line for line, _ in LINES[kind]).encode("utf-8", "surrogateescape")
+    rows = read(kind.split()[0], content)
+    expected = {number: found for number, (_, found) in enumerate(LINES[kind], start=1) if found}
+    assert dict(zip((row.upstream_line for row in rows), brief(rows), strict=True)) == expected
+    if kind == "flickr8k":
+        assert (rows[0].sample_key, rows[0].lang, rows[0].url) == ("1000268201_693b08cb0e", "en", None)
 
 
 def test_karpathys_flickr(read: Any) -> None:

@@ -141,7 +141,7 @@ def test_what_is_missing_or_of_another_format_is_refused(base: str, tmp_path: Pa
     with pytest.raises(InputError, match="matches no folder, zip or tar"):
         open_images(f"{base}/none*")
     for name in (f"{base}/none", f"simplecache::{base}/folder", f"{base}/a.jpg::http://127.0.0.1/"):  # no chains
-        with pytest.raises(InputError, match="images names .*, which does not exist"):
+        with pytest.raises(InputError, match=r"images names .*, which does not exist"):
             open_images(name)
     for url in ("http://h/i.zip", "HTTPS://h/i", "ssh://h/i", "zip://a::s3://b/c", "hf://x"):
         with pytest.raises(SettingsError, match=r"neither a path nor an s3:// or gs:// URL"):

@@ -61,32 +61,33 @@ CAPTION_9 = {"image_id": 9, "caption": "Un cane"}
 DIGITS = "9" * 5000
 
 
+ANNOTATIONS: list[tuple[Any, str | None]] = [
+    ({"image_id": "9", "caption": "Un cane"}, None),
+    ({"image_id": "000009", "caption": "Un cane"}, None),
+    ({"image_id": 9, "caption": RTL}, None),
+    ({"image_id": 8, "caption": "of an image without a name"}, "image_missing"),
+    ({"image_id": 9, "caption": None}, "caption_missing"),
+    ({"image_id": 9, "caption": "  "}, "caption_missing"),
+    ({"image_id": 9, "caption": 7}, "caption_missing"),
+    ({"image_id": 9, "caption": "a\0b"}, "bad_encoding"),
+    ({"caption": "of no image"}, "image_missing"),
+    (None, "image_missing"),
+    ({"image_id": 9, "caption": LONG}, None),
+    ({"image_id": DIGITS, "caption": "of an id of thousands of digits"}, "image_missing"),
+    ({"image_id": int(DIGITS[:4000]), "caption": "of another one"}, "image_missing"),
+]
+
+
 def test_coco_with_broken_rows(tmp_path: Path) -> None:
-    document = coco(
-        [IMAGE_9, {"id": 8}, "x", {"id": None, "file_name": "a.jpg"}, {"id": 10, "file_name": "città 1.jpg"}],
-        [
-            {"image_id": "9", "caption": "Un cane"},
-            {"image_id": "000009", "caption": "Un cane"},
-            {"image_id": 9, "caption": RTL},
-            {"image_id": 8, "caption": "of an image without a name"},
-            {"image_id": 9, "caption": None},
-            {"image_id": 9, "caption": "  "},
-            {"image_id": 9, "caption": 7},
-            {"image_id": 9, "caption": "a\0b"},
-            {"caption": "of no image"},
-            None,
-            {"image_id": 9, "caption": LONG},
-            {"image_id": DIGITS, "caption": "of an id of thousands of digits"},
-            {"image_id": -1, "caption": "of another one"},
-        ],
-    )
-    found = load(tmp_path, "mscoco_it", {"captions.json": json.dumps(document).replace("-1", DIGITS)})
+    images = [IMAGE_9, {"id": 8}, "x", {"id": None, "file_name": "a.jpg"}, {"id": 10, "file_name": "città 1.jpg"}]
+    found = load(tmp_path, "mscoco_it", {"captions.json": coco(images, [annotation for annotation, _ in ANNOTATIONS])})
     assert brief(found) == [
         ("COCO_val2014_000000000009.jpg", {"coco:9"}, ("Un cane", "Un cane", RTL, LONG)),
         ("città 1.jpg", set(), ()),  # of another set in the same form, whose ids are not MSCOCO's
     ]
-    missing = [2, 3, 4, 4, 9, 10, 12, 13]
-    assert reasons(found) == {"image_missing": missing, "caption_missing": [5, 6, 7], "bad_encoding": [8]}
+    malformed = [(number, reason) for number, (_, reason) in enumerate(ANNOTATIONS, start=1) if reason]
+    expected = [*((number, "image_missing") for number in (2, 3, 4)), *malformed]
+    assert [(row.upstream_line, row.reason) for row in found.malformed] == expected
 
 
 def test_images_of_several_files_are_one_where_they_have_one_name(tmp_path: Path) -> None:
