@@ -61,6 +61,7 @@ def outcome(record: Record) -> list[str]:
         # a quote closed in mid-text
         ('h\t"a" b\tc\td\nhttp\t"c"\td\n', [BROKEN, ["http", "c", "d"]]),
         ('h\t"a\nb" c\td\nhttp\t"c"\td\n', [BROKEN, BROKEN, ["http", "c", "d"]]),
+        ('h\ta\t"b\nc" d\nhttp\te\tf\n', [BROKEN, BROKEN, ["http", "e", "f"]]),
     ],
 )
 def test_records(text: str, expected: list[list[str]]) -> None:
@@ -72,8 +73,9 @@ def test_records_know_the_line_where_they_start_and_the_trouble_of_each_of_their
     assert [record.line for record in records_of(text)] == [1, 5, 6, 7]
     trouble = delimited.Trouble("bad_encoding", "a NUL")
     lines = [Line(1, 'h\t"a', "\n", None), Line(2, 'b\0"\tc', "\n", trouble), Line(3, "h\ta\tb", "\n", None)]
+    lines.append(Line(4, "h\0", "\n", trouble))  # the bytes of a line are a better reason than its cells
     records = list(read_records(lines, delimiter="\t", num_cells=3, starts_row=starts_row))
-    assert [record.trouble for record in records] == [trouble, None]
+    assert [record.trouble for record in records] == [trouble, None, trouble]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_RECORD_LINES", 5), ("MAX_RECORD_CHARS", 10)])
