@@ -214,10 +214,10 @@ def test_a_malformed_annotation_affects_no_other(read: Any, annotation: Any, rea
     (bad.raw or "").encode()
 
 
-@pytest.mark.parametrize("image_id", [391895, "391895"])
-def test_two_images_with_one_id_have_no_captions(read: Any, image_id: Any) -> None:
+@pytest.mark.parametrize(("image_id", "name"), [(391895, OTHER_NAME), ("391895", OTHER_NAME), (391895, NAME)])
+def test_two_images_with_one_id_have_no_captions(read: Any, image_id: Any, name: str) -> None:
     content = coco(CAPTION, CAPTION | {"image_id": 7})
-    content["images"] += [{"id": image_id, "file_name": OTHER_NAME}, {"id": 7, "file_name": OTHER_NAME}] * 2
+    content["images"] += [{"id": image_id, "file_name": name}, {"id": 7, "file_name": OTHER_NAME}] * 2
     ambiguous, good = read("mscoco", content, images=str(Path(__file__).parent))
     assert (ambiguous.reason, ambiguous.detail) == ("image_missing", "several images have the id 391895")
     assert good.path == OTHER_NAME  # an image that is listed twice is one

@@ -57,6 +57,7 @@ def parquet(image: Any) -> bytes:
         ("sbu", ["a\n", "b\n"], {}, r"0 list\(s\) of URLs and 2 other"),
         ("sbu", ['{"image_urls": [], "captions": []}'], {}, "0 URLs"),
         ("sbu", ['{"image_urls": ["x"], "captions": []}'], {}, "1 URLs, 0 captions"),
+        ("sbu", ['{"image_urls": ["x"], "captions": ["y"], "user_ids": []}'], {}, "and 0 users"),
         ("sbu", ['{"images": []}'], {}, "keys images"),
         ("sbu", ["{}", "a\n"], {}, "mixes JSON"),
         ("mscoco", [{"info": {}, "annotations": []}], {}, "keys info, annotations"),
