@@ -75,7 +75,7 @@ def test_only_the_row_that_kills_the_child_whenever_it_is_fetched_is_given_up(
     waits.behaviours["/a"] = lambda it: it.answer(200, b"x") if waits.hits["/a"] > 3 else it.answer(503, b"")
     kills.behaviours["/always"] = kill_beside_another
     kills.behaviours["/beside"] = lambda it: (
-        it.answer(200, b"in the end") if kills.hits["/beside"] > 1 else it.drip(b"", b"")
+        it.answer(200, b"in the end") if kills.hits["/beside"] > 1 else it.server.stopping.wait(10)
     )
     urls = [server.url(f"/gallery/{index}") for index in range(12)]
     urls[5:5] = [waits.url("/a"), kills.url("/always"), kills.url("/beside")]
