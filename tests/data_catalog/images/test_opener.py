@@ -253,9 +253,8 @@ def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
     opener = opener_of(web, hosts, replace(CONFIG, **limits), *web.answers)
     assert outcomes(opener) == [*ours, *["byte_budget"] * (5 - len(ours)), theirs]
     assert sum(web.asked[url] for url in urls) == len(ours)
-    assert f"250 bytes of {'a.example' if 'max_host_bytes' in limits else 'the shard'}" in str(
-        opener.states[urls[4]].failure
-    )
+    whose = "a.example" if "max_host_bytes" in limits else "the shard"
+    assert f"250 bytes of {whose}" in str(opener.states[urls[4]].failure)
 
 
 COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
