@@ -251,9 +251,7 @@ def test_many_threads_ask_for_robots_txt_once_and_the_next_process_not_at_all_fo
         assert site.hits["/robots.txt"] == num_requests
 
 
-def test_those_who_wait_share_a_failure_and_those_who_come_later_ask_again(
-    make_site: Callable[[], Any], tmp_path: Path
-) -> None:
+def test_those_who_wait_share_a_failure_and_those_who_come_later_ask_again(make_site: Any, tmp_path: Path) -> None:
     site = make_site()
     asked, go_on = threading.Event(), threading.Event()
     site.behaviours["/robots.txt"] = lambda it: (asked.set(), go_on.wait(), it.reset())
