@@ -132,21 +132,22 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 # Several processes
 
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from data_catalog.fetch.config import HostPace
 from data_catalog.fetch.hosts import Hosts
 hosts = Hosts(Path(sys.argv[1]), {}, HostPace(concurrency=2))
 print(*[hosts.acquire_slot("a", 0) for _ in range(2)], flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
 def test_processes_share_slots_and_a_killed_one_has_none(tmp_path: Path) -> None:
     with (
         closing(Hosts(tmp_path, {}, HostPace(concurrency=2))) as hosts,
-        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as holder,
+        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], **PIPES) as holder,
     ):
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"0 1\n"
@@ -191,9 +192,8 @@ def test_processes_that_begin_at_once_keep_concurrency_and_rate_together_and_non
 ) -> None:
     of_a, of_b = request_log(), request_log()
     server.behaviours |= {"/a": lambda it: of_a.answer(it, b"x", 0.02), "/b": lambda it: of_b.answer(it, b"x")}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     processes: list[Any] = [
-        subprocess.Popen([sys.executable, "-c", WORK, tmp_path, server.url("/")], **pipes) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", WORK, tmp_path, server.url("/")], **PIPES) for _ in range(3)
     ]
     for process in processes:
         process.stdout.readline()
