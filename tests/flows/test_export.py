@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import SettingsError
 from data_catalog.exports.documents import write_documents
-from data_catalog.storage.manifest import Snapshot, require_snapshot
+from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
 from flows.recipe.recipe import load_recipe, what_settings
@@ -20,81 +19,66 @@ from flows.recipe.recipe import load_recipe, what_settings
 Built = tuple[Path, BuildReport]
 
 
-@pytest.fixture
-def root(built: Built, tmp_path: Path) -> Path:
-    """A copy of the built root that may be written to."""
-    copy = tmp_path / "catalog"
-    shutil.copytree(built[0], copy, ignore=shutil.ignore_patterns("upstream", "work"))
-    return copy
-
-
-@pytest.fixture
-def snapshot(root: Path) -> Snapshot:
-    return require_snapshot(root, "scenes")
-
-
-def run(root: Path, *arguments: str, failpoint: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", "export", "scenes", "--root", str(root), *arguments]
-    environment = {**os.environ, "VERNACLIP_FAILPOINTS": failpoint}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-
-
-def test_a_build_writes_its_card_and_metadata_and_verifies_them(snapshot: Snapshot) -> None:
+def test_a_build_writes_its_card_and_metadata_and_verifies_them(copied: Path) -> None:
+    snapshot = require_snapshot(copied, "scenes")
     documents = {entry["path"]: entry for entry in snapshot.manifest["documents"]}
     assert documents.keys() == {"README.md", "croissant.json"}
     assert all((snapshot.folder / name).stat().st_size == entry["bytes"] for name, entry in documents.items())
     assert snapshot.verify() == []
     assert write_documents(snapshot.folder, snapshot.manifest) == snapshot.manifest["documents"], "the same again"
+    metadata = json.loads((snapshot.folder / "croissant.json").read_text())
+    found = {file["contentUrl"]: file["sha256"] for file in metadata["distribution"] if "sha256" in file}
+    assert found == {entry["path"]: entry["sha256"] for entry in snapshot.manifest["files"]["pairs"]}
+    assert {entry["license"] for entry in snapshot.manifest["sources"].values()} == {"CC0-1.0"}
     card = snapshot.folder / "README.md"
+    assert "Srinivasan" not in card.read_text(), "the samples only borrow the format of WIT"
     card.write_text(card.read_text().replace("vernaclip", "somebody"))
     (problem,) = snapshot.verify()
     assert problem.startswith(f"{card} is damaged")
 
 
-def test_metadata_names_the_sha256_of_every_pair_shard(snapshot: Snapshot) -> None:
-    metadata = json.loads((snapshot.folder / "croissant.json").read_text())
-    found = {file["contentUrl"]: file["sha256"] for file in metadata["distribution"] if "sha256" in file}
-    assert found == {entry["path"]: entry["sha256"] for entry in snapshot.manifest["files"]["pairs"]}
-
-
-def test_the_samples_own_rights_are_in_manifest_and_card(snapshot: Snapshot) -> None:
-    assert {name: entry["license"] for name, entry in snapshot.manifest["sources"].items()} == dict.fromkeys(
-        ("wit", "mscoco", "cc3m", "flickr8k"), "CC0-1.0"
-    )
-    assert "Srinivasan" not in (snapshot.folder / "README.md").read_text(), "these only borrow the format of WIT"
-
-
-def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["export", "scenes", "--root", str(root), "--format"]
+def test_the_command_says_what_is_in_an_export_and_what_is_not(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", "scenes", "--root", str(copied), "--format"]
     assert main([*arguments, "huggingface"]) == 0
-    assert f"Exported: {root}/exports/scenes/huggingface" in capsys.readouterr().out
+    assert f"Exported: {copied}/exports/scenes/huggingface" in capsys.readouterr().out
     assert main([*arguments, "huggingface"]) == 0
-    assert f"Up to date: {root}/exports/scenes/huggingface" in capsys.readouterr().out
-    assert main([*arguments, "urls", "--out", str(root.parent / "list")]) == 0
+    assert f"Up to date: {copied}/exports/scenes/huggingface" in capsys.readouterr().out
+    assert main([*arguments, "urls", "--out", str(copied.parent / "list")]) == 0
     said = capsys.readouterr().out
     assert "images of flickr8k are not exported: they have no URL" in said
     assert "the export was made without pixels" in said
-    assert f"Exported: {root.parent}/list" in said
-    rebuild(root)
-    assert main(["verify", "--root", str(root)]) == 0
+    assert f"Exported: {copied.parent}/list" in said
+    rebuild(copied)
+    assert main(["verify", "--root", str(copied)]) == 0
 
 
-def test_wrong_wishes_are_one_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "cats", "--root", str(root), "--format", "urls"]) == 1
-    assert "has no dataset 'cats'" in capsys.readouterr().err
-    assert main(["export", "scenes", "--root", str(root.parent / "typo"), "--format", "urls"]) == 1
-    assert f"{root.parent}/typo does not exist: give the root of a catalog with --root" in capsys.readouterr().err
-    assert not (root.parent / "typo").exists()
-    assert main(["export", "scenes", "--root", str(root), "--format", "urls", "--published", "soon"]) == 1
-    assert "published must be a date such as 2026-01-31, got 'soon'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cats", "--root", "{root}"], "has no dataset 'cats'"),
+        (["scenes", "--root", "{root}/typo"], "typo does not exist: give the root of a catalog with --root"),
+        (["scenes", "--root", "{root}", "--published", "soon"], "published must be a date such as 2026-01-31"),
+    ],
+)
+def test_wrong_wishes_are_one_sentence(
+    built: Built, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *(word.format(root=built[0]) for word in words), "--format", "urls"]) == 1
+    assert told in capsys.readouterr().err
+    assert not (built[0] / "typo").exists()
 
 
 @pytest.mark.parametrize(
     ("failpoint", "returncode"), [("atomic.after_write=enospc", 1), ("atomic.after_fsync:2=kill", -9)]
 )
-def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode: int, root: Path) -> None:
-    place = root / "exports" / "scenes" / "webdataset"
-    failed = run(root, "--format", "webdataset", failpoint=failpoint)
+def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode: int, copied: Path) -> None:
+    place = copied / "exports" / "scenes" / "webdataset"
+    words = ["export", "scenes", "--root", str(copied), "--format", "webdataset"]
+    environment = {**os.environ, "VERNACLIP_FAILPOINTS": failpoint}
+    command = [sys.executable, "-m", "flows.cli", *words]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert failed.returncode == returncode, failed.stderr
     if returncode == 1:
         last = failed.stderr.splitlines()[-1]
@@ -102,7 +86,7 @@ def test_a_full_disk_or_a_kill_leaves_no_half_export(failpoint: str, returncode:
         assert last.endswith("is full: free space and run the same command again")
         assert not list(place.parent.glob(".tmp-*")), "what filled the disk is removed"
     assert not place.exists()
-    assert run(root, "--format", "webdataset").returncode == 0
+    assert main(words) == 0
     assert (place / "export.json").is_file()
     assert not list(place.parent.glob(".tmp-*"))
 

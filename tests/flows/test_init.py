@@ -3,7 +3,8 @@
 import csv
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main
+from flows.cli.app import parse
 from flows.jobs import build_dataset
 from flows.recipe.first_recipe import FirstRecipe, write_first_recipe
 from flows.recipe.language_packs import load_language_pack
@@ -99,20 +101,6 @@ def test_own_pairs_become_a_recipe_that_builds(capsys: pytest.CaptureFixture[str
     assert kept == [{"n": NUM_IMAGES}]
 
 
-def test_what_is_to_be_typed_next_is_understood() -> None:
-    import shlex
-
-    from flows.cli.app import parse
-
-    own()
-    for started in (
-        write_first_recipe("a", "uk", pairs="captions.csv", images="photos"),
-        write_first_recipe("b", "uk"),
-    ):
-        for command in started.commands:
-            assert parse(shlex.split(command.topic)[1:]).is_command
-
-
 Columns = Sequence[tuple[str, Callable[[int], str]]]
 COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
     "the language tells captions from originals": (
@@ -120,35 +108,21 @@ COLUMNS: dict[str, tuple[Columns, dict[str, str | None], str]] = {
         {"path_column": "file", "caption_column": "ukrainian", "lang": "uk"},
         'doubtful: column "english" may also contain captions',
     ),
-    "the name tells captions from other texts": (
-        [("img", name), ("alt", caption), ("caption", caption)],
-        {"path_column": "img", "caption_column": "caption"},
-        'column "alt" may also contain captions',
-    ),
     "facts beside captions": (
         [
-            ("id", str),
-            ("photo", name),
-            ("text", caption),
-            ("Photographer", lambda n: "Олена Коваль"),
-            ("licence", lambda n: "CC BY 4.0"),
-            ("lang", lambda n: "uk"),
+            *(("id", str), ("photo", name), ("alt", caption), ("caption", caption), ("lang", lambda n: "uk")),
+            *(("Photographer", lambda n: "Олена Коваль"), ("licence", lambda n: "CC BY 4.0")),
             ("split", lambda n: ("train", "dev", "test")[n % 3]),
         ],
         {
             "path_column": "photo",
-            "caption_column": "text",
+            "caption_column": "caption",
             "license_column": "licence",
             "attribution_column": "Photographer",
             "lang_column": "lang",
             "split_column": "split",
         },
         'splits: column "split": train 4, val 4, test 4; kept',
-    ),
-    "a column of other languages' names is left alone": (
-        [("image", name), ("caption", caption), ("language", lambda n: "Ukrainian")],
-        {"lang_column": None, "lang": "uk"},
-        '"language" never contains uk',
     ),
     "files that are there go before others": (
         [("thumbnail", lambda n: f"small/{n}.png"), ("original", name), ("caption", caption)],
@@ -183,10 +157,9 @@ def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
     assert "1 host (photos.example.org 12)" in texts(started)
 
 
-@pytest.mark.parametrize("code", ["ua", "ru"])
-def test_captions_that_read_like_another_language_are_in_doubt(code: str) -> None:
-    started = write_first_recipe("mine", code, pairs=own(), images="photos")
-    assert f'column "caption" seems to be in uk: is --language {code} right?' in texts(started)
+def test_captions_that_read_like_another_language_are_in_doubt() -> None:
+    started = write_first_recipe("mine", "ru", pairs=own(), images="photos")
+    assert 'column "caption" seems to be in uk: is --language ru right?' in texts(started)
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
@@ -195,11 +168,9 @@ def test_every_format_of_pairs_is_looked_at(suffix: str) -> None:
     path = Path(f"pairs{suffix}")
     if suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     else:
-        lines = ["image\tcaption", *("\t".join(row.values()) for row in rows)]
-        path.write_text("\n".join(lines), encoding="utf-8")
+        lines = [json.dumps(row) if suffix == ".jsonl" else "\t".join(row.values()) for row in rows]
+        path.write_text("\n".join(lines if suffix == ".jsonl" else ["image\tcaption", *lines]), encoding="utf-8")
     started = write_first_recipe("mine", "uk", pairs=str(path), images="photos")
     assert "12 rows: 12 captions of 12 images" in texts(started)
     assert source(started).caption_column == "caption"
@@ -245,8 +216,8 @@ def test_without_pairs_public_sources_are_translated() -> None:
     assert made.sources[0].config.languages == ("uk",)
     assert {trait.topic for trait in started.lacking} >= {"translation", "proper nouns"}
     commands = [line.topic for line in started.commands]
-    assert "vernaclip download" in commands
-    assert "vernaclip mt install --from en --to uk" in commands
+    assert {"vernaclip download", "vernaclip mt install --from en --to uk"} <= set(commands)
+    assert all(parse(shlex.split(command)[1:]).is_command for command in commands)
 
 
 def test_a_pack_that_ships_or_is_there_is_used() -> None:
@@ -265,112 +236,61 @@ def test_a_dataset_with_the_name_of_its_language_has_its_pack_beside_it() -> Non
     assert recipe(started).target_language == "sw"
 
 
-def pairs_of(content: bytes, path: str = "captions.csv") -> list[str]:
-    Path(path).write_bytes(content)
-    return ["--pairs", path, "--images", "photos"]
-
-
-def elsewhere() -> list[str]:
-    """Images by names that begin with their folder's."""
-    return ["--pairs", table("captions.csv", ("image", lambda n: f"photos/{n}.png"), ("caption", caption))]
-
-
-def no_folder() -> Iterator[str]:
-    yield from ("--pairs", own(), "--images", "nowhere")
-
-
-WRONG: dict[str, tuple[type[PipelineError], Callable[[], Sequence[str]], str]] = {
-    "no name": (SettingsError, lambda: ["a/b"], "name must consist of letters, digits, - and _"),
-    "a recipe that is there": (SettingsError, lambda: ["there"], "there.toml exists and is not overwritten"),
-    "no code": (SettingsError, lambda: ["x", "--language", "ukrainian"], "takes an ISO 639 code such as el"),
-    "another code": (SettingsError, lambda: ["x", "--language", "ukr"], "Ukrainian has the code uk here"),
-    "images of nothing": (SettingsError, lambda: ["x", "--images", "photos"], "--images needs --pairs"),
-    "no file": (InputError, lambda: ["x", "--pairs", "no.csv"], "--pairs: files names no.csv, which does not exist"),
-    "another format": (
-        InputError,
-        lambda: ["x", *pairs_of(b"a,b\n1,2\n", "captions.txt")],
-        "captions.txt has a name of no known format",
-    ),
-    "an empty file": (InputError, lambda: ["x", *pairs_of(b"")], "captions.csv is empty"),
-    "columns and no rows": (InputError, lambda: ["x", *pairs_of(b"image,caption\n")], "has columns but no rows"),
-    "semicolons": (
-        InputError,
-        lambda: ["x", *pairs_of("image;caption\n0.png;Кіт спить\n".encode())],
-        "has 1 column of text (image;caption)",
-    ),
-    "another encoding": (
-        InputError,
-        lambda: ["x", *pairs_of("image,caption\n0.png,Кіт спить\n".encode("cp1251"))],
-        "captions.csv is not UTF-8 (first invalid line: 2): save it as UTF-8, or convert it",
-    ),
-    "another encoding of names": (
-        InputError,
-        lambda: ["x", *pairs_of("image,підпис\n0.png,a b\n".encode("cp1251"))],
-        "captions.csv is not UTF-8",
-    ),
-    "UTF-16": (InputError, lambda: ["x", *pairs_of("image,caption\n".encode("utf-16"))], "UTF-16: convert it"),
-    "no captions": (
-        InputError,
-        lambda: ["x", "--pairs", table("c.csv", ("image", name), ("width", str)), "--images", "photos"],
-        'has no column of captions: apart from "image", none of its columns (width)',
-    ),
-    "no images": (
-        InputError,
-        lambda: ["x", "--pairs", table("c.csv", ("n", str), ("caption", caption)), "--images", "photos"],
-        "has no column of images: none of n, caption contains file names",
-    ),
-    "no folder": (InputError, lambda: ["x", *no_folder()], "--images: images names"),
-    "another folder": (
-        InputError,
-        lambda: ["x", "--pairs", own(), "--images", "data"],
-        "--images: none of 12 images, such as 0.png, is in data: use --images DIR",
-    ),
-    "a folder too deep": (
-        InputError,
-        lambda: ["x", *elsewhere(), "--images", "photos"],
-        'is in photos: names in column "image" start one folder higher: use --images .',
-    ),
-    "images for addresses": (
-        SettingsError,
-        lambda: [
-            "x",
-            *("--pairs", table("c.csv", ("url", lambda n: f"https://example.org/{n}"), ("caption", caption))),
-            *("--images", "photos"),
-        ],
-        'the column "url" contains URLs: leave --images out',
-    ),
-    "a recipe where a pack should be": (
-        SettingsError,
-        lambda: ["x", "--language", "sq"],
-        "sq.toml exists and is not a language pack for sq",
-    ),
-    "a pack of another language": (
-        SettingsError,
-        lambda: ["x", "--language", "sw"],
-        "sw.toml exists and is a language pack for sv",
-    ),
+FILES = {
+    "there.toml": b"mine",
+    "sw.toml": b'code = "sv"',
+    "sq.toml": b'target_language = "sq"',
+    "own.csv": b"image,caption\n0.png,A cat\n",
+    "own.txt": b"image,caption\n0.png,A cat\n",
+    "empty.csv": b"image,caption\n",
+    "semicolons.csv": b"image;caption\n0.png;A cat\n",
+    "cp1251.csv": "image,caption\n0.png,Кіт спить\n".encode("cp1251"),
+    "utf16.csv": "image,caption\n".encode("utf-16"),
+    "width.csv": b"image,width\n0.png,96\n",
+    "number.csv": "n,caption\n1,Кіт спить на дивані\n".encode(),
+    "deep.csv": "image,caption\nphotos/0.png,Кіт спить на дивані\n".encode(),
+    "urls.csv": "url,caption\nhttps://example.org/0,Кіт спить на дивані\n".encode(),
 }
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
-    case: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kind, words, told = WRONG[case]
-    Path("there.toml").write_text("mine", encoding="utf-8")
-    Path("sw.toml").write_text('code = "sv"', encoding="utf-8")
-    Path("sq.toml").write_text('target_language = "sq"', encoding="utf-8")
-    Path("data").mkdir()
-    arguments = list(words())
-    arguments += [] if "--language" in arguments else ["--language", "uk"]
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert main(["init", *arguments]) == 1
-    (error,) = capsys.readouterr().err.splitlines()
-    assert told in error
-    assert "defect" not in error
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    options = dict(zip(arguments[1::2], arguments[2::2], strict=True))
-    with pytest.raises(kind):
-        write_first_recipe(
-            arguments[0], options["--language"], pairs=options.get("--pairs"), images=options.get("--images")
+WRONG: list[tuple[str, type[PipelineError], str]] = [
+    ("a/b --language uk", SettingsError, "name must consist of letters, digits, - and _"),
+    ("there --language uk", SettingsError, "there.toml exists and is not overwritten"),
+    ("x --language ukrainian", SettingsError, "takes an ISO 639 code such as el"),
+    ("x --language sq", SettingsError, "sq.toml exists and is not a language pack for sq"),
+    ("x --language sw", SettingsError, "sw.toml exists and is a language pack for sv"),
+    ("x --language uk --images photos", SettingsError, "--images needs --pairs"),
+    ("x --language uk --pairs no.csv", InputError, "--pairs: files names no.csv, which does not exist"),
+    *(
+        (f"x --language uk --pairs {pairs} --images {images}", kind, told)
+        for pairs, images, kind, told in (
+            ("own.txt", "photos", InputError, "own.txt has an unknown suffix"),
+            ("empty.csv", "photos", InputError, "has columns but no rows"),
+            ("semicolons.csv", "photos", InputError, "has 1 column of text (image;caption)"),
+            ("cp1251.csv", "photos", InputError, "cp1251.csv is not UTF-8 (first invalid line: 2): save it as UTF-8"),
+            ("utf16.csv", "photos", InputError, "UTF-16: convert it"),
+            (
+                "width.csv",
+                "photos",
+                InputError,
+                'no column of captions: apart from "image", none of its columns (width)',
+            ),
+            ("number.csv", "photos", InputError, "has no column of images: none of n, caption contains file names"),
+            ("own.csv", ".", InputError, "--images: none of 1 image, such as 0.png, is in .: use --images DIR"),
+            ("deep.csv", "photos", InputError, 'in column "image" start one folder higher: use --images .'),
+            ("urls.csv", "photos", SettingsError, 'the column "url" contains URLs: leave --images out'),
         )
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "kind", "told"), WRONG)
+def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
+    words: str, kind: type[PipelineError], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, content in FILES.items():
+        Path(path).write_bytes(content)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["init", *words.split(), "--debug"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert told in lines[-1]
+    assert lines[-2].startswith(f"data_catalog.errors.{kind.__name__}: ")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

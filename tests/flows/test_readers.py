@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -64,77 +64,43 @@ def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
     return root
 
 
-BuildCommand = Callable[..., list[str]]
+BuildCommand = Callable[[str], list[str]]
 
 
 @pytest.fixture
 def build_command(root: Path, english_overrides: list[str]) -> BuildCommand:
-    """Called with more overrides, gives the command that builds."""
-
-    def command(*more: str) -> list[str]:
-        settings = [word for override in (*english_overrides, *more) for word in ("--set", override)]
-        words = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(root), "--executor", "local"]
-        return [*words, *settings]
-
-    return command
-
-
-@contextmanager
-def frozen_build(command: list[str], root: Path) -> Iterator[int]:
-    """A build that has begun and does not go on; its process id."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            while holder_of(root) is None:
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(signal.SIGSTOP)
-            yield process.pid
-        finally:
-            process.kill()
+    """Called with another override, gives the command that builds."""
+    words = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(root), "--executor", "local"]
+    words += [word for override in english_overrides for word in ("--set", override)]
+    return lambda override: [*words, "--set", override]
 
 
 def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
     root: Path, build_command: BuildCommand, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with frozen_build(build_command("split.val=0.3"), root) as pid:
+    command = build_command("split.val=0.3")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while holder_of(root) is None:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
         for arguments in (
+            *(["prune"], ["catalog", "--rebuild"], ["forget", "--domain", "example.org"]),
             ["build", "scenes", "--executor", "local"],
-            ["prune"],
-            ["catalog", "--rebuild"],
-            ["forget", "--domain", "example.org"],
         ):
             assert main([*arguments, "--root", str(root)]) == 75, arguments
             told = capsys.readouterr().err.splitlines()[-1]
-            assert f"{root} is being written by process {pid} (vernaclip build scenes)" in told, arguments
+            assert f"{root} is being written by process {process.pid} (vernaclip build scenes)" in told, arguments
             assert told.endswith("): wait until it ends, or stop it")
         assert main(["verify", "--root", str(root)]) == 0, "readers are never refused"
         assert query(root, "SELECT count(*) AS n FROM captions").to_pylist()[0]["n"] > 0
+        process.kill()
     assert holder_of(root) is None
     assert main(["prune", "--root", str(root)]) == 0
 
 
-@contextmanager
-def readers(root: Path, tmp_path: Path, pause_s: float) -> Iterator[list[subprocess.Popen[str]]]:
-    """Readers that are at work, and are told to stop in the end; they leave the processor to the builds."""
-    stop = tmp_path / "stop"
-    command = ["nice", sys.executable, "-c", READER, str(root), str(stop), str(pause_s)]
-    with ExitStack() as stack:
-        started = [
-            stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=Path.cwd())
-            )
-            for _ in range(NUM_READERS)
-        ]
-        try:
-            yield started
-        except BaseException:
-            for reader in started:
-                reader.kill()
-            raise
-
-
 def build_through_kills(command: list[str], moments_s: list[float]) -> int:
-    """Start a build, kill it at each of these moments and start it again, then let it end; how many were killed."""
+    """Build, killed at each of these moments and started again, to the end; how many were killed."""
     killed = 0
     for moment in moments_s:
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -148,13 +114,29 @@ def build_through_kills(command: list[str], moments_s: list[float]) -> int:
     return killed
 
 
-def watch(
-    root: Path, tmp_path: Path, build_command: BuildCommand, builds: dict[str, list[float]], *, pause_s: float
+MANY = ("split.val=0.3", "clean.max_words=9", "normalise.image_size=96", "split.val=0.2", "check.min_words=3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "num_kills", "pause_s"), [(("split.val=0.4",), 2, 1.0), (MANY, 8, 0.2)])
+def test_readers_see_whole_snapshots_while_builds_are_killed(
+    root: Path, tmp_path: Path, build_command: BuildCommand, changes: Sequence[str], num_kills: int, pause_s: float
 ) -> None:
-    """Readers poll while builds are made and killed: what they saw must be whole, and all that was there to see."""
-    with readers(root, tmp_path, pause_s) as started:
-        killed = sum(build_through_kills(build_command(change), moments) for change, moments in builds.items())
-        (tmp_path / "stop").touch()
+    """What they saw is whole, and all that was there to see."""
+    draw = random.Random(7)
+    stop = tmp_path / "stop"
+    # They leave the processor to the builds.
+    command = ["nice", sys.executable, "-c", READER, str(root), str(stop), str(pause_s)]
+    with ExitStack() as stack:
+        stack.callback(stop.touch)
+        started = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            for _ in range(NUM_READERS)
+        ]
+        killed = 0
+        for change in changes:
+            killed += build_through_kills(build_command(change), [draw.uniform(1, 6) for _ in range(num_kills)])
+        stop.touch()
         answers = [reader.communicate() for reader in started]
     assert killed > 0
     assert [err for _, err in answers if err] == []
@@ -171,25 +153,3 @@ def watch(
 def num_rows(snapshot: Snapshot, kind: str) -> int:
     """What the manifest says."""
     return sum(int(file["rows"]) for file in snapshot.manifest["files"][kind])
-
-
-@pytest.mark.slow
-def test_readers_see_whole_snapshots_while_a_build_is_killed(
-    root: Path, tmp_path: Path, build_command: BuildCommand
-) -> None:
-    watch(root, tmp_path, build_command, {"split.val=0.4": [2.0, 3.5]}, pause_s=1.0)
-
-
-@pytest.mark.slow
-def test_readers_see_whole_snapshots_through_many_kills(
-    root: Path, tmp_path: Path, build_command: BuildCommand
-) -> None:
-    draw = random.Random(7)
-    changes = ["split.val=0.3", "clean.max_words=9", "normalise.image_size=96", "split.val=0.2", "check.min_words=3"]
-    watch(
-        root,
-        tmp_path,
-        build_command,
-        {change: [draw.uniform(1, 6) for _ in range(8)] for change in changes},
-        pause_s=0.2,
-    )

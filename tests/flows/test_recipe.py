@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,16 @@ from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.test_sets import TEST_SET_KINDS
-from flows.recipe.engines import setting_values
-from flows.recipe.recipe import SECTIONS, load_recipe, override_values, recipe_names, recipe_summary, what_settings
+from flows.build.inputs import open_inputs
+from flows.recipe.recipe import (
+    SECTIONS,
+    Recipe,
+    load_recipe,
+    override_values,
+    recipe_names,
+    recipe_summary,
+    what_settings,
+)
 from flows.recipe.settings import OLD_KEYS, read, schema
 
 MINIMAL = """
@@ -36,27 +45,35 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_minimal_recipe_has_defaults_and_its_file_name(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path)
+Load = Callable[..., Recipe]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Called with overrides, loads the minimal recipe."""
+
+    def load(*overrides: str, text: str = MINIMAL) -> Recipe:
+        return load_recipe(write(tmp_path, text), root=tmp_path, overrides=overrides)
+
+    return load
+
+
+def test_a_minimal_recipe_has_defaults_and_its_file_name(load: Load, tmp_path: Path) -> None:
+    recipe = load()
     assert recipe.name == "mine"
     assert recipe.split.val == 0.05
     assert recipe.sources[0].config.files == (f"{tmp_path}/pairs.tsv",)
 
 
-def test_overrides_win_and_keep_their_types(tmp_path: Path) -> None:
-    overrides = ["split.val=0.2", "sources.mine.files=other.tsv", "fetch.allow_loopback=true", "name=other"]
-    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+def test_overrides_win_and_keep_their_types(load: Load) -> None:
+    recipe = load(
+        *("split.val=0.2", "sources.mine.files=other.tsv", "fetch.allow_loopback=true", "name=other"),
+        *('fetch.hosts."static.example.org".requests_per_s=5', "fetch.hosts.localhost.concurrency=3"),
+    )
     assert (recipe.split.val, recipe.fetch.allow_loopback, recipe.name) == (0.2, True, "other")
     assert recipe.sources[0].config.files == ("other.tsv",)
-
-
-def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
-    overrides = ['fetch.hosts."static.example.org".requests_per_s=5', "fetch.hosts.localhost.concurrency=3"]
-    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
-    assert recipe.fetch.hosts == {
-        "static.example.org": HostLimits(requests_per_s=5.0),
-        "localhost": HostLimits(concurrency=3),
-    }
+    limits = {"static.example.org": HostLimits(requests_per_s=5.0), "localhost": HostLimits(concurrency=3)}
+    assert recipe.fetch.hosts == limits
 
 
 @pytest.mark.parametrize(
@@ -64,15 +81,12 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
     [
         (["clean.min_wrods=3"], r"unknown key clean\.min_wrods: did you mean min_words"),
         (["trian.steps=3"], r"unknown key trian: did you mean train"),
+        (["split.by=2026-11-27"], r"split\.by is datetime\.date\(2026, 11, 27\), a type that no setting has"),
         (["split.val=nan"], r"split\.val must be a finite number, got nan"),
-        (["split.val=2026-11-27"], r"split\.val is datetime\.date\(2026, 11, 27\), a type that no setting has"),
         (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
-        (["build.shard_size=big"], r"build\.shard_size must be a whole number, got 'big'"),
         (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
         (["consent.ignore=noai"], r"consent\.ignore names an unknown signal 'noai'\. The signals are .*train-ai"),
-        (["consent.ignore=[5]"], r"consent\.ignore must be a string, got 5"),
-        (["consent.heed=train-ai"], r"unknown key consent\.heed: consent has ignore"),
         (["fetch.consent.ignore=train-ai"], r"unknown key fetch\.consent: fetch has .*contact"),
         (["split.val=0.6", "split.test=0.6"], "leave nothing to train on"),
         (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': use one of .*pairs"),
@@ -82,92 +96,106 @@ def test_a_host_is_named_in_quotes(tmp_path: Path) -> None:
         (["build.shard_size"], "--set takes section.key=value"),
         (["target_language.x=1"], "target_language is not a section"),
         (["name=../up"], "name must consist of letters, digits"),
-        (["target_language=5"], "target_language must be a string"),
         (["language_packs=[5]"], "language_packs must be a string, got 5"),
-        (["fetch.max_bytes=-1"], r"fetch\.max_bytes"),
         (["fetch.contact=nobody"], r"fetch\.contact must be a mail address or a URL"),
         (["fetch.wikimedia_width=300"], r"fetch\.wikimedia_width must be 0 .*330"),
         (['fetch.hosts."http://example.org".concurrency=1'], "fetch.hosts names 'http://example.org'"),
         (['fetch.hosts."example.org".concurrency=0'], r"concurrency must be between 1"),
         (['fetch.hosts."example.org.concurrency=1'], "--set takes section.key=value"),
-        (
-            ['fetch.hosts."example.org".concurrencyy=4'],
-            r"example\.org\.concurrencyy: did you mean concurrency",
-        ),
+        (['fetch.hosts."example.org".concurrencyy=4'], r"concurrencyy: did you mean concurrency"),
         (["train.steps=" + "9" * 5000], r"train\.steps must be a whole number, got '9999"),
         (["train.steps=0x" + "f" * 9000], r"train\.steps is a number of 36000 bits"),
         (["fetch.contact=" + "[" * 20_000], r"fetch\.contact must be"),
         (["data=caf\udce9"], r"data is 'caf\\udce9', which is not valid UTF-8"),
         (["target_language="], r"target_language  is not a language code"),
         (["fetch.hosts=example.org"], r"fetch\.hosts must be a table"),
+        (["translate=3"], r"translate must be a table of settings, got 3"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_path(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_what_is_wrong_is_named_with_its_path(load: Load, overrides: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=overrides)
+        load(*overrides)
 
 
 @pytest.mark.parametrize("key", [key for key in OLD_KEYS if "*" not in key])
-def test_a_key_of_before_is_refused_with_what_holds_now(tmp_path: Path, key: str) -> None:
+def test_a_key_of_before_is_refused_with_what_holds_now(load: Load, key: str) -> None:
     sentence = (
         rf"^{re.escape(key)} is no longer a setting: [^:]+: remove this key($| or, if it was false, set consent\.)"
     )
     with pytest.raises(SettingsError, match=sentence):
-        load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[f"{key}=true"])
+        load(f"{key}=true")
     table, _, name = key.partition(".")
     with pytest.raises(SettingsError, match=sentence):
-        load_recipe(write(tmp_path, f"{MINIMAL}[{table}]\n{name} = 5\n"), root=tmp_path)
+        load(text=f"{MINIMAL}[{table}]\n{name} = 5\n")
+    assert name not in [field.name for field in fields(SECTIONS[table])]
 
 
-def test_a_key_that_has_another_name_now_says_that_name(tmp_path: Path) -> None:
-    sentence = r"^sources\.mine\.licence is no longer a setting: its name is license$"
-    with pytest.raises(SettingsError, match=sentence):
-        load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=['sources.mine.licence="CC0-1.0"'])
-    recipe = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=['sources.mine.license="CC0-1.0"'])
-    assert recipe.sources[0].rights.license == "CC0-1.0"
+def test_a_key_that_has_another_name_now_says_that_name(load: Load) -> None:
+    with pytest.raises(SettingsError, match=r"^sources\.mine\.licence is no longer a setting: its name is license$"):
+        load('sources.mine.licence="CC0-1.0"')
+    assert load('sources.mine.license="CC0-1.0"').sources[0].rights.license == "CC0-1.0"
 
 
-def test_what_an_old_recipe_disregarded_is_said_in_consent(tmp_path: Path) -> None:
-    for key in ("fetch.respect_robots_txt", "fetch.respect_robots_tag"):
-        values = OLD_KEYS[key].partition("set ")[2]
-        ignored = load_recipe(write(tmp_path, MINIMAL), root=tmp_path, overrides=[values]).fetch.consent.ignore
-        assert ignored == {"txt": ("robots.txt",), "tag": ("tdm-reservation", "x-robots-tag")}[key[-3:]]
+@pytest.mark.parametrize(
+    ("key", "ignored"),
+    [
+        ("fetch.respect_robots_txt", ("robots.txt",)),
+        ("fetch.respect_robots_tag", ("tdm-reservation", "x-robots-tag")),
+    ],
+)
+def test_what_an_old_recipe_disregarded_is_said_in_consent(load: Load, key: str, ignored: tuple[str, ...]) -> None:
+    assert load(OLD_KEYS[key].partition("set ")[2]).fetch.consent.ignore == ignored
 
 
-def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(tmp_path: Path) -> None:
-    path = write(tmp_path, f'{MINIMAL}[consent]\nignore = ["x-robots-tag", "train-ai"]\n[fetch]\nthreads = 3\n')
-    recipe = load_recipe(path, root=tmp_path)
+def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(load: Load) -> None:
+    text = f'{MINIMAL}[consent]\nignore = ["x-robots-tag", "train-ai"]\n[fetch]\nthreads = 3\n'
+    recipe = load(text=text)
     assert recipe.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai", "x-robots-tag")))
     assert recipe.consent == recipe.fetch.consent
     assert what_settings(recipe)["fetch"]["consent"] == {"ignore": ["train-ai", "x-robots-tag"]}
     assert recipe.fetch == FetchConfig.from_values(json.loads(json.dumps(recipe.fetch.to_values())))
-    override = 'consent.ignore=["train-ai"]'
-    ignoring = load_recipe(path, root=tmp_path, overrides=[override])
+    ignoring = load('consent.ignore=["train-ai"]', text=text)
     assert ignoring.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai",)))
     assert what_settings(ignoring) != what_settings(recipe), "other images come"
     assert "consent" not in schema(FetchConfig)["properties"]
-    assert schema(ConsentConfig)["properties"]["ignore"]["description"]
 
 
-def test_no_key_of_before_is_one_of_now() -> None:
-    now = {f"{section}.{field.name}" for section, kind in SECTIONS.items() for field in fields(kind)}
-    assert not OLD_KEYS.keys() & now
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('target_language = "en"', "target_language is missing"),
+        ('caption_column = "caption"', r"sources\.mine\.caption_column is missing"),
+        ("[sources.mine]", "is not TOML"),
+    ],
+)
+def test_a_line_that_is_missing_is_named(load: Load, line: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load(text=MINIMAL.replace(line, "[" if message == "is not TOML" else ""))
 
 
-def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="target_language is missing"):
-        load_recipe(write(tmp_path, MINIMAL.replace('target_language = "en"', "")), root=tmp_path)
-    with pytest.raises(SettingsError, match=r"sources\.mine\.caption_column is missing"):
-        load_recipe(write(tmp_path, MINIMAL.replace('caption_column = "caption"', "")), root=tmp_path)
-
-
-def test_broken_toml_and_missing_recipes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="is not TOML"):
-        load_recipe(write(tmp_path, "target_language = "), root=tmp_path)
-    with pytest.raises(SettingsError, match=r"there is no recipe 'klingon': name one of .*scenes"):
+def test_missing_recipes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"there is no recipe 'klingon': .*scenes"):
         load_recipe("klingon", root=tmp_path)
     with pytest.raises(SettingsError, match="there is no recipe file"):
         load_recipe(str(tmp_path / "absent.toml"), root=tmp_path)
+
+
+WIT = """
+target_language = "it"
+[sources.wit]
+files = ["{recipe}/wit.tsv"]
+"""
+
+
+def test_wikimedia_is_not_asked_without_a_contact(load: Load, tmp_path: Path) -> None:
+    columns = ("language", "image_url", "caption_reference_description", "caption_attribution_description")
+    lines = [(*columns, "caption_alt_text_description"), ("it", "https://upload.wikimedia.org/a.jpg", "", "", "")]
+    (tmp_path / "wit.tsv").write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"sources\.wit fetches images from Wikimedia.*fetch\.contact"):
+        open_inputs(load(text=WIT), tmp_path, {})
+    recipe = load("fetch.contact=someone@example.org", text=WIT)
+    assert open_inputs(recipe, tmp_path, {}).sources[0].name == "wit"
+    assert recipe.fetch.limits().user_agent.endswith("someone@example.org")
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -176,15 +204,12 @@ def test_every_recipe_that_ships_loads_and_says_what_it_does(name: str, tmp_path
     assert recipe_summary(name)
 
 
-def test_places_and_workers_are_not_part_of_what_a_dataset_is(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL)
-    settings = what_settings(load_recipe(path, root=tmp_path))
-    moved = load_recipe(path, root=tmp_path, overrides=["sources.mine.files=elsewhere.tsv", "build.workers=9"])
-    assert what_settings(moved) == settings
+def test_places_and_workers_are_not_part_of_what_a_dataset_is(load: Load, tmp_path: Path) -> None:
+    settings = what_settings(load())
+    assert what_settings(load("sources.mine.files=elsewhere.tsv", "build.workers=9")) == settings
     assert str(tmp_path) not in str(settings)
     assert settings["source_order"] == ["mine"], "the order decides which of two equal images stays"
-    stricter = load_recipe(path, root=tmp_path, overrides=["check.min_words=4"])
-    assert what_settings(stricter) != settings
+    assert what_settings(load("check.min_words=4")) != settings
 
 
 def test_where_files_are_is_no_part_of_what_a_source_or_a_test_set_is() -> None:
@@ -275,45 +300,33 @@ def test_any_text_of_python_or_of_a_form_survives(text: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KettleConfig:
-    """How water is boiled."""
-
     temperature_c: float = 96.0
     """Temperature at which it is
     poured."""
     places: tuple[Path, ...] = ()
-    """Where kettles are."""
     maker: str | None = None
 
 
-def test_a_dataclass_says_what_its_fields_mean() -> None:
-    properties = schema(KettleConfig)["properties"]
-    assert properties["temperature_c"]["description"] == "Temperature at which it is poured."
-    assert properties["temperature_c"]["default"] == 96.0
+def test_a_dataclass_says_what_its_fields_mean_and_no_number_is_guessed() -> None:
+    described = schema(KettleConfig)["properties"]["temperature_c"]
+    assert (described["description"], described["default"]) == ("Temperature at which it is poured.", 96.0)
     assert read(KettleConfig, {"places": "a", "maker": ""}, "kettle") == KettleConfig(places=(Path("a"),))
+    for value in ("96", True, [96]):
+        with pytest.raises(SettingsError, match=r"kettle\.temperature_c must be a number, got "):
+            read(KettleConfig, {"temperature_c": value}, "kettle")
 
 
-@pytest.mark.parametrize("value", ["96", True, [96]])
-def test_no_number_is_guessed(value: object) -> None:
-    with pytest.raises(SettingsError, match=r"kettle\.temperature_c must be a number, got "):
-        read(KettleConfig, {"temperature_c": value}, "kettle")
-
-
-def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(tmp_path: Path) -> None:
-    file = write(tmp_path, MINIMAL)
-    source = load_recipe(file, root=tmp_path).sources[0].name
-
+def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(load: Load) -> None:
     def settings_with(*overrides: str) -> dict[str, Any]:
-        overrides = tuple(f"sources.{source}.{override}" for override in overrides)
-        found: dict[str, Any] = what_settings(load_recipe(file, root=tmp_path, overrides=overrides))["sources"][source]
+        recipe = load(*(f"sources.mine.{override}" for override in overrides))
+        found: dict[str, Any] = what_settings(recipe)["sources"]["mine"]
         return found
 
     assert "limit" not in settings_with()
     assert settings_with("limit=0", "limit_seed=3") == settings_with()
     assert settings_with("limit=10") == {**settings_with(), "limit": 10, "limit_seed": 0}
-    with pytest.raises(SettingsError, match=rf"sources\.{source}: limit must not be negative, got -1"):
+    with pytest.raises(SettingsError, match=r"sources\.mine: limit must not be negative, got -1"):
         settings_with("limit=-1")
-    with pytest.raises(SettingsError, match=rf"sources\.{source}\.limits: did you mean limit"):
-        settings_with("limits=1")
 
 
 def test_the_folder_of_a_recipe_is_no_pattern_and_no_model(tmp_path: Path) -> None:
@@ -329,8 +342,3 @@ def test_the_folder_of_a_recipe_is_no_pattern_and_no_model(tmp_path: Path) -> No
     own = load_recipe(path, root=tmp_path).train
     assert own.model == f"{folder}/mine.json"
     assert own.what()["model"] == "mine.json", "a project that moves has the same models"
-
-
-def test_overrides_of_an_engine_are_a_table() -> None:
-    with pytest.raises(SettingsError, match="translate must be a table of settings, got 3"):
-        setting_values(["translate=3"])

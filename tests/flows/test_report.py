@@ -2,10 +2,8 @@
 
 import io
 import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.database.catalog import query, rebuild
-from data_catalog.database.connections import snapshot_queries
+from data_catalog.database.catalog import query
 from data_catalog.report.contents import gather
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import caption, decimal, duration, linked, percent, plain, size, text
@@ -23,14 +20,12 @@ from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import MANIFEST_FORMAT, Snapshot, commit_snapshot, file_entry, require_snapshot
 from flows.build.build import step_entries
-from flows.build.execution import LocalExecutor
 from flows.build.steps import STEPS
 from flows.cli import main
-from flows.jobs import BuildReport, build_dataset
-from flows.recipe.recipe import Recipe
+from flows.jobs import BuildReport
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
-CELLS = {"td", "th", "dt", "dd", "li", "p"}
+CELLS = {"td", "th", "dt", "dd", "li", "p"}  # between them is a blank
 # Elements that a browser would load or run something for; none has a place on the page.
 ACTIVE = {"script", "iframe", "object", "embed", "link", "form", "base", "audio", "video", "source", "foreignobject"}
 ATTACKS = (
@@ -59,11 +54,11 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.feed(self.source)
         self.close()
+        self.text = " ".join("".join(self.texts).split())  # what a reader sees, with single blanks
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
+        self.open += [tag] if tag not in VOID else []
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -71,17 +66,10 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag not in VOID:
             assert self.open.pop() == tag, f"</{tag}> closes something else"
-        if tag in CELLS:
-            self.texts.append(" ")
+        self.texts += [" "] if tag in CELLS else []
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] not in ("style", "script"):
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        """What a reader sees, with single blanks."""
-        return " ".join("".join(self.texts).split())
+        self.texts += [data] if not self.open or self.open[-1] not in ("style", "script") else []
 
     def values(self, name: str) -> list[str]:
         """All values of an attribute."""
@@ -100,24 +88,18 @@ def assert_inert(page: Page) -> None:
             assert str(attributes["href"]).startswith("#") or attributes["rel"] == "noopener noreferrer nofollow"
     assert all(value.startswith("#") for value in page.values("xlink:href"))
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy is not None
-    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert str(policy).startswith("default-src 'none'; img-src data:;")
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.source)
     assert "url(http" not in page.source
 
 
 def assert_whole(page: Page) -> None:
-    """Links within the page lead somewhere, names are unique, headings go down by one, images are described."""
+    """Links within the page lead somewhere, names are unique, images are described."""
     names = page.values("id")
     assert len(names) == len(set(names))
     assert {value[1:] for value in page.values("href") if value.startswith("#")} <= set(names)
-    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
     assert all("alt" in attributes for tag, attributes in page.elements if tag == "img")
     assert all(attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg")
-    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +108,15 @@ def page(built: tuple[Path, BuildReport]) -> Page:
     return Page(report_path(built[0], "scenes"))
 
 
-def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page) -> None:
+def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: tuple[Path, BuildReport]) -> None:
     assert_inert(page)
     assert_whole(page)
     assert len(page.source) < 1_000_000
     assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 7
+    run = list(runs(built[0], "scenes"))[-1]
+    assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
+    assert "Time of the latest run by step" in page.text
+    assert "No captions were translated: all captions that reached this step were in English already." in page.text
 
 
 def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, BuildReport]) -> None:
@@ -144,60 +130,24 @@ def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, Bui
         assert f"{row['step']} {row['drop_reason']} {row['n']:,} " in page.text
     assert "an earlier caption of the same image is nearly the same text (repeats." in page.text
     assert page.text.count("repeats.min_similarity = 0.85") == 2, "in the table, and above the examples"
-
-
-def test_the_gallery_shows_every_source_and_split(page: Page, built: tuple[Path, BuildReport]) -> None:
-    groups = query(built[0], "SELECT DISTINCT source, split FROM pairs").to_pylist()
+    groups = query(root, "SELECT DISTINCT source, split FROM pairs").to_pylist()
     assert all(f"{group['source']} {group['split']}" in page.text for group in groups)
-    num_images = query(built[0], "SELECT count(*) AS n FROM pairs").to_pylist()[0]["n"]
     gallery = [a for tag, a in page.elements if tag == "img" and int(str(a["width"])) > 80]
-    assert len(gallery) >= min(36, num_images)
+    assert len(gallery) >= min(36, counts["images"])
     assert all(int(str(a["width"])) <= 160 and int(str(a["height"])) <= 160 for a in gallery)
 
 
-def test_nothing_was_translated_here(page: Page) -> None:
-    assert "No captions were translated: all captions that reached this step were in English already." in page.text
-
-
-def test_the_run_log_says_where_the_time_went(page: Page, built: tuple[Path, BuildReport]) -> None:
-    run = list(runs(built[0], "scenes"))[-1]
-    assert {"ingest", "clean", "fetch", "normalise", "deduplicate", "publish"} <= set(run["seconds_by_step"])
-    assert all(seconds >= 0 for seconds in run["seconds_by_step"].values())
-    assert "Time of the latest run by step" in page.text
-
-
-def test_the_same_snapshot_has_the_same_page(built: tuple[Path, BuildReport], tmp_path: Path) -> None:
-    root, report = built
-    first = write_report(root, report.snapshot, out=tmp_path / "a.html")
-    second = write_report(root, report.snapshot, out=tmp_path / "b.html")
-    assert first.read_bytes() == second.read_bytes() == report_path(root, "scenes").read_bytes()
-
-
 def test_a_page_is_written_again_only_where_it_is_missing_or_of_another_snapshot(
-    built: tuple[Path, BuildReport], tmp_path: Path, english_recipe: Callable[[Path], Recipe]
+    built: tuple[Path, BuildReport], copied: Path
 ) -> None:
-    root = tmp_path / "root"
-    shutil.copytree(built[0], root)
-    rebuild(root)
+    root = copied
     snapshot, path = require_snapshot(root, "scenes"), report_path(root, "scenes")
     before = path.stat().st_mtime_ns
     assert refresh_report(root, snapshot, has_run=False) == path
     assert path.stat().st_mtime_ns == before
     path.write_text(path.read_text(encoding="utf-8").replace(snapshot.snapshot, "0" * 12), encoding="utf-8")
     refresh_report(root, snapshot, has_run=False)
-    assert snapshot.snapshot in path.read_text(encoding="utf-8")
-    path.unlink()
-    with LocalExecutor() as executor:
-        assert build_dataset(english_recipe(root), root=root, executor=executor).up_to_date
-    assert Page(path).text == Page(report_path(built[0], "scenes")).text
-
-
-def test_a_run_writes_the_page_anew_where_the_old_one_cannot_be_read(
-    built: tuple[Path, BuildReport], tmp_path: Path
-) -> None:
-    root = tmp_path / "root"
-    shutil.copytree(built[0], root)
-    snapshot, path = require_snapshot(root, "scenes"), report_path(root, "scenes")
+    assert path.read_bytes() == report_path(built[0], "scenes").read_bytes(), "the same snapshot has the same page"
     path.unlink()
     path.symlink_to(path.name)  # opening it is an error, as of a file without rights to read it
     refresh_report(root, snapshot, has_run=True)
@@ -215,92 +165,37 @@ def test_the_command_writes_the_page_where_it_is_asked_to(
     assert len(short.source) < len(report_path(built[0], "scenes").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["scenes", "--examples", "-1"], "--examples must be from 0 to 50"),
-        (["scenes", "--examples", "51"], "--examples must be from 0 to 50"),
-        (["scenes", "--out", "."], "--out names the folder ."),
-        (["scenes", "--out", "/dev/null"], "--out: /dev/null is a link, a pipe or a device"),
-        (["scenes", "--out", "/dev/stdout"], "--out: /dev/stdout is a link, a pipe or a device"),
-        (["nothing"], "has no dataset 'nothing'"),
-    ],
-)
-def test_wrong_options_are_refused(
-    built: tuple[Path, BuildReport], capsys: pytest.CaptureFixture[str], arguments: Sequence[str], said: str
-) -> None:
-    assert main(["report", *arguments, "--root", str(built[0])]) == 1
-    assert said in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("kind", ["captions", "images", "pairs"])
-@pytest.mark.parametrize("is_there", [True, False])
-def test_a_damaged_file_is_named(
-    built: tuple[Path, BuildReport], tmp_path: Path, kind: str, is_there: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = tmp_path / "root"
-    shutil.copytree(built[0], root, ignore=shutil.ignore_patterns("work", "upstream", "packages"))
-    path = min(require_snapshot(root, "scenes").folder.glob(f"{kind}/*.parquet"))
-    path.write_bytes(path.read_bytes()[:50]) if is_there else path.unlink()
-    assert main(["report", "scenes", "--root", str(root)]) == 1
+def test_a_damaged_file_is_named(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = min(require_snapshot(copied, "scenes").folder.glob("pairs/*.parquet"))
+    path.write_bytes(path.read_bytes()[:50])
+    assert main(["report", "scenes", "--root", str(copied)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(path) in error
     assert "see `vernaclip verify`" in error
 
 
-def test_what_does_not_fit_the_memory_is_written_nowhere_near_and_removed(built: tuple[Path, BuildReport]) -> None:
-    with snapshot_queries(built[1].snapshot) as ask:
-        place = Path(ask("SELECT current_setting('temp_directory') AS place").to_pylist()[0]["place"])
-        assert place.is_dir()
-        assert not place.is_relative_to(Path.cwd())
-        assert not place.is_relative_to(built[0])
-    assert not place.exists()
-
-
 # Snapshots as no build would make them.
 
 
 def _caption(number: int, **more: Any) -> dict[str, Any]:
-    row = {
-        "sample_id": f"made:{number}",
-        "caption_id": f"made:{number}#0",
-        "source": "made",
-        "source_caption": "un cane",
-        "source_lang": "it",
-        "clean_caption": "un cane",
-        "caption": "un cane",
-        "target_lang": "it",
-        "origin": "native",
-        "translator": "native",
-        "upstream_file": "made.tsv",
-        "upstream_line": number,
-        "outcome": "kept",
-        "url": f"https://example.org/{number}.jpg",
-    }
-    return {**row, **more}
+    names = {"sample_id": f"made:{number}", "caption_id": f"made:{number}#0", "source": "made", "origin": "native"}
+    texts = dict.fromkeys(("source_caption", "clean_caption", "caption"), "un cane")
+    languages = {"source_lang": "it", "target_lang": "it", "translator": "native"}
+    place = {"upstream_file": "made.tsv", "upstream_line": number, "url": f"https://example.org/{number}.jpg"}
+    return {**names, **texts, **languages, **place, "outcome": "kept", **more}
 
 
 def _pair(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     file = io.BytesIO()
     Image.new("RGB", (300, 150), (200, 30, 30)).save(file, format="JPEG")
-    pair = {
-        **{name: row.get(name) for name in ("sample_id", "source", "url", "license", "attribution", "page_url")},
-        "split": "train",
-        "image": {"bytes": file.getvalue(), "path": None},
-        "width": 300,
-        "height": 150,
-        "original_width": 600,
-        "original_height": 300,
-        "sha256": "00",
-        "caption_ids": [row["caption_id"]],
-        "captions": [row["caption"]],
-        "source_captions": [row["source_caption"]],
-        "source_langs": [row["source_lang"]],
-        "translators": [row["translator"]],
-        "scores": [None],
+    names = ("sample_id", "source", "url", "license", "attribution", "page_url")
+    sizes = {"width": 300, "height": 150, "original_width": 600, "original_height": 300, "sha256": "00"}
+    lists = {
+        f"{name}s": [row[name]] for name in ("caption_id", "caption", "source_caption", "source_lang", "translator")
     }
-    return {**pair, **more}
+    image = {"image": {"bytes": file.getvalue(), "path": None}, "split": "train", "scores": [None]}
+    return {**{name: row.get(name) for name in names}, **sizes, **lists, **image, **more}
 
 
 def _outcome(row: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -358,23 +253,24 @@ def _page_of(root: Path, snapshot: Snapshot) -> Page:
     return page
 
 
-def test_a_dataset_of_nothing_has_a_page(tmp_path: Path) -> None:
-    page = _page_of(tmp_path, _snapshot(tmp_path, []))
-    assert "No captions were read." in page.text
-    assert "No image is published." in page.text
-
-
 def test_a_dataset_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
     rows = [
         _caption(n, outcome="rejected", step="fetch", drop_reason="http_404", detail="HTTP 404", translator=None)
         for n in range(3)
     ]
-    lost = [_outcome(row, step="fetch", drop_reason="http_404", num_bytes=None, original_format=None) for row in rows]
+    rows.append(_caption(3, url=None, path="folder/dog.jpg", outcome="rejected", step="fetch", drop_reason="no_file"))
+    lost = [
+        _outcome(row, step="fetch", drop_reason="http_404", num_bytes=None, original_format=None) for row in rows[:3]
+    ]
     page = _page_of(tmp_path, _snapshot(tmp_path, rows, outcomes=lost))
-    assert "No caption was kept: all 3 captions of 1 source were dropped." in page.text
+    assert "No caption was kept: all 4 captions of 1 source were dropped." in page.text
     assert "HTTP 404: the file does not exist any more" in page.text
     assert not [style for style in page.values("style") if style == "width: 0.00%"]  # of nothing there is no bar
     assert "3 images were requested from the web. 0 of them (0.0%) are good." in page.text
+    assert "folder/dog.jpg" in page.text
+    nothing = _page_of(tmp_path / "empty", _snapshot(tmp_path / "empty", []))
+    assert "No captions were read." in nothing.text
+    assert "No image is published." in nothing.text
 
 
 def test_a_dataset_of_one_row_is_told_in_the_singular(tmp_path: Path) -> None:
@@ -392,50 +288,32 @@ def test_sizes_stand_where_the_images_have_them(tmp_path: Path) -> None:
     sizes = ((96, 97), (98, 97), (200, 100))  # the first two are in one eighth of an octave
     pairs = [_pair(row, original_width=w, original_height=h) for row, (w, h) in zip(rows, sizes, strict=True)]
     found = gather(_snapshot(tmp_path, rows, pairs), [], num_examples=0)["sizes"]
-    assert {(size["width"], size["height"], size["num_images"]) for size in found} == {
-        (97.0, 97.0, 2),
-        (200.0, 100.0, 1),
-    }
+    counted = {(size["width"], size["height"], size["num_images"]) for size in found}
+    assert counted == {(97.0, 97.0, 2), (200.0, 100.0, 1)}
 
 
-def test_the_last_bar_of_lengths_says_what_it_holds(tmp_path: Path) -> None:
+def test_the_last_bar_of_lengths_says_what_it_holds_and_a_broken_image_leaves_a_gap(tmp_path: Path) -> None:
     words = [3] * 300 + [40]
     rows = [_caption(n, caption=" ".join(["a"] * count)) for n, count in enumerate(words)]
-    page = _page_of(tmp_path, _snapshot(tmp_path, rows))
-    assert "words (last bar: 3 or more)" in page.text
-    assert "characters (last bar" in page.text
-
-
-def test_local_files_that_are_missing_are_named(tmp_path: Path) -> None:
-    row = _caption(1, url=None, path="folder/dog.jpg", outcome="rejected", step="fetch", drop_reason="missing_file")
-    assert "folder/dog.jpg" in _page_of(tmp_path, _snapshot(tmp_path, [row])).text
-
-
-def test_an_image_that_cannot_be_decoded_leaves_a_gap(tmp_path: Path) -> None:
-    rows = [_caption(1), _caption(2)]
     pairs = [_pair(rows[0], image={"bytes": b"\xff\xd8\xffno image", "path": None}), _pair(rows[1])]
     page = _page_of(tmp_path, _snapshot(tmp_path, rows, pairs))
+    assert "words (last bar: 3 or more)" in page.text
+    assert "characters (last bar" in page.text
     assert page.text.count("no picture") == 1
     assert len(page.values("src")) == 1
 
 
 def test_translations_stand_beside_what_they_were_made_of_worst_first(tmp_path: Path) -> None:
-    rows = [
-        _caption(
-            n,
-            source_lang="en",
-            source_caption=f"dog {n}",
-            clean_caption=f"dog {n}",
-            caption=f"cane {n}",
-            origin="machine_translation",
-            translator="argos:en-it:1",
-            translation_score=-n / 10,
-            translation_truncated=n == 9,
-            numbers_lost=["7"] if n == 9 else [],
-            detected_lang="es" if n == 8 else "it",
-        )
-        for n in range(10)
-    ]
+    rows = []
+    for n in range(10):
+        texts = {"source_caption": f"dog {n}", "clean_caption": f"dog {n}", "caption": f"cane {n}"}
+        made = {"source_lang": "en", "origin": "machine_translation", "translator": "argos:en-it:1"}
+        odd = {
+            "translation_truncated": n == 9,
+            "numbers_lost": ["7"] * (n == 9),
+            "detected_lang": "es" if n == 8 else "it",
+        }
+        rows.append(_caption(n, **texts, **made, **odd, translation_score=-n / 10))
     page = _page_of(tmp_path, _snapshot(tmp_path, rows, [_pair(row) for row in rows], translator="argos:en-it:1"))
     assert "All were translated from English." in page.text
     samples = re.findall(r"dog (\d) cane \1", page.text)
@@ -484,25 +362,6 @@ def test_nothing_that_a_dataset_says_is_markup(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("<b>&\"'", "<bdi>&lt;b&gt;&amp;&#34;&#39;</bdi>"),
-        (None, ""),
-        ("a\u200db", "<bdi>a\u200db</bdi>"),
-        ("\ud800", '<bdi><span class="unseen" title="control">U+D800</span></bdi>'),
-        ("\x1b[1m", '<bdi><span class="unseen" title="control">\\x1b</span>[1m</bdi>'),
-        ("\u202e", '<bdi><span class="unseen" title="RIGHT-TO-LEFT OVERRIDE">U+202E</span></bdi>'),
-    ],
-)
-def test_text_is_escaped_isolated_and_visible(value: str | None, shown: str) -> None:
-    assert str(text(value)) == shown
-
-
-def test_long_text_is_cut_and_says_so() -> None:
-    assert str(text("a" * 1400)).endswith('<span class="unseen">… 1,000 more characters</span></bdi>')
-
-
-@pytest.mark.parametrize(
     ("value", "targets"),
     [
         (
@@ -521,7 +380,8 @@ def test_only_addresses_of_the_web_are_links(value: str, targets: list[str]) -> 
     assert re.findall(r'<a href="([^"]*)" rel="noopener noreferrer nofollow">', str(linked(value))) == targets
 
 
-def test_languages_that_are_no_codes_are_left_unsaid() -> None:
+def test_long_text_is_cut_and_languages_that_are_no_codes_are_left_unsaid() -> None:
+    assert str(text("a" * 1400)).endswith('<span class="unseen">… 1,000 more characters</span></bdi>')
     assert str(caption("ciao", "it")) == '<bdi lang="it">ciao</bdi>'
     assert str(caption("ciao", '" onclick="')) == '<bdi lang="">ciao</bdi>'
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_catalog.database.catalog import query
+from data_catalog.database.catalog import query, rebuild
 from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import LOCK_FILE, place_lock, writer_lock
@@ -38,7 +38,7 @@ def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
     """A copy of a small catalog, to be tampered with."""
     root = tmp_path / "catalog"
     shutil.copytree(built[0], root, symlinks=True)
-    assert main(["catalog", "--rebuild", "--root", str(root)]) == 0
+    rebuild(root)
     return root
 
 
@@ -56,9 +56,11 @@ def state(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def build(root: Path, overrides: list[str]) -> int:
+def run(root: Path, arguments: list[str] | None, overrides: list[str]) -> int:
+    """A command on a root; None is a build."""
     more = [word for override in overrides for word in ("--set", override)]
-    return main(["build", "scenes", "--root", str(root), "--executor", "local", *more])
+    words = ["build", "scenes", "--executor", "local", *more] if arguments is None else arguments
+    return main([*words, "--root", str(root)])
 
 
 def first_image(root: Path) -> str:
@@ -67,25 +69,20 @@ def first_image(root: Path) -> str:
     return str(table.column("url")[0])
 
 
-@pytest.mark.parametrize("name", ["a?b", "a\\b", "a*b", "a[b]", "a/?/b", "\udcff"])
+@pytest.mark.parametrize("name", ["a?b", "a\\b", "a*b", "a[b]", "a/?/b", "\udcff", "link"])
 def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
-    tmp_path: Path, name: str, english_overrides: list[str], capsys: Capture
+    tmp_path: Path, outside: Path, name: str, english_overrides: list[str], capsys: Capture
 ) -> None:
-    root = tmp_path / name
+    outside.rename(outside.with_name("a?b c"))
+    (tmp_path / "link").symlink_to(tmp_path / "a?b c")
+    root, before = tmp_path / name, sorted(tmp_path.rglob("*"))
     for arguments in (None, *COMMANDS):
-        code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
+        code = run(root, arguments, english_overrides)
         error = capsys.readouterr().err
         assert (code, error.count("\n")) == (1, 1), arguments
         assert "DuckDB" in error, arguments
         assert "name another --root" in error, arguments
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_link_to_such_a_path_is_refused_as_well(tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "a?b").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "a?b")
-    assert main(["catalog", "--root", str(tmp_path / "link")]) == 1
-    assert "DuckDB misreads such paths" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Path) -> None:
@@ -103,9 +100,12 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
             assert sentence in flow.fn(root=str(root)).message  # its run ends in a failed state
 
 
-def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list[str], capsys: Capture) -> None:
+def test_any_other_path_works_to_the_end(
+    built: tuple[Path, BuildReport], tmp_path: Path, english_overrides: list[str], capsys: Capture
+) -> None:
     root = tmp_path / ODD_NAME / "outcome=kept" / "split=test" / "catalog"
-    assert build(root, english_overrides) == 0
+    shutil.copytree(built[0], root)
+    assert run(root, None, [*english_overrides, "split.val=0.3"]) == 0
     for arguments in COMMANDS:
         assert main([*arguments, "--root", str(root)]) == 0, arguments
     assert query(root, "SELECT DISTINCT split FROM pairs ORDER BY 1").column(0).to_pylist() == ["test", "train", "val"]
@@ -114,67 +114,49 @@ def test_any_other_path_works_to_the_end(tmp_path: Path, english_overrides: list
     assert "forgotten; snapshot" in capsys.readouterr().out
 
 
-def of_format(root: Path, number: int) -> None:
-    """Let the snapshots of a root be of another format, their manifests whole."""
-    for path in root.glob("datasets/*/*/manifest.json"):
-        value = read_checksummed(path, remedy="")
-        write_checksummed(path, {**value, "format": number})
-
-
+@pytest.mark.parametrize("number", [MANIFEST_FORMAT - 1, MANIFEST_FORMAT + 1])
 def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
-    root: Path, english_overrides: list[str], capsys: Capture
+    root: Path, english_overrides: list[str], capsys: Capture, number: int
 ) -> None:
-    snapshot = require_snapshot(root, "scenes").snapshot
-    url = first_image(root)
     commands = (
-        *(*COMMANDS, ["forget", "--url", url], ["why", url], ["diff", "current", snapshot], ["mt", "memory", "list"]),
+        *(None, *COMMANDS, ["why", first_image(root)], ["diff", "current", "current"], ["mt", "memory", "list"]),
         *(["train", "scenes", "--executor", "local"], ["evaluate", "scenes", "--executor", "local"]),
-        *(
-            ["search", "a dog"],
-            ["audit", "draw", "scenes"],
-            ["scoreboard"],
-            ["export-model", "--format", "open_clip", "--out", "m"],
-        ),
+        *(["search", "a dog"], ["audit", "draw", "scenes"], ["scoreboard"]),
+        ["export-model", "--format", "open_clip", "--out", "m"],
     )
-    for number in (MANIFEST_FORMAT - 1, MANIFEST_FORMAT + 1):
-        of_format(root, number)
-        before = state(root)
-        for arguments in (None, *commands):
-            code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
-            error = capsys.readouterr().err
-            assert (code, error.count("\n")) == (1, 1), (arguments, error)
-            assert f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
-            assert "build into a new --root" in error
-        with pytest.raises(InputError, match=f"has format {number}"):
-            require_snapshot(root, "scenes")
-        assert state(root) == before
-    of_format(root, MANIFEST_FORMAT)
-    assert main(["verify", "--root", str(root)]) == 0
+    for path in root.glob("datasets/*/*/manifest.json"):
+        write_checksummed(path, {**read_checksummed(path, remedy=""), "format": number})
+    before = state(root)
+    for arguments in commands:
+        assert run(root, arguments, english_overrides) == 1, arguments
+        error = capsys.readouterr().err
+        assert f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
+        assert "build into a new --root" in error
+    with pytest.raises(InputError, match=f"has format {number}"):
+        require_snapshot(root, "scenes")
+    assert state(root) == before
 
 
 def test_one_old_snapshot_of_another_format_is_enough_and_a_damaged_one_is_damage(root: Path, capsys: Capture) -> None:
     current = require_snapshot(root, "scenes")
-    shutil.copytree(current.folder, current.folder.with_name("0123456789ab"))
     other = current.folder.with_name("0123456789ab") / "manifest.json"
     write_checksummed(other, {"format": 7, "what": "nobody knows"})
     assert main(["sql", "FROM builds", "--root", str(root)]) == 1
     assert "has format 7" in capsys.readouterr().err
     shutil.rmtree(other.parent)
     manifest = current.folder / "manifest.json"
-    content = manifest.read_bytes()
-    ours = f'\n "format": {MANIFEST_FORMAT}'.encode()
-    assert content.count(ours) == 1
-    manifest.write_bytes(content.replace(ours, b'\n "format": 7'))
+    ours = f'\n "format": {MANIFEST_FORMAT}'
+    assert ours in manifest.read_text("utf-8")
+    manifest.write_text(manifest.read_text("utf-8").replace(ours, '\n "format": 7'), "utf-8")
     assert main(["verify", "--root", str(root)]) == 1
     assert f"damage: {manifest} is damaged" in capsys.readouterr().out
 
 
 WRITTEN = (
-    *(".writer-lock", "searches", "searches/mine", "work", "work/clean", "memory", "models", "models/scenes"),
-    *("models/scenes/0123", "models/scenes/0123/index", "scoreboards", "packages", "datasets", "datasets/scenes"),
-    *("datasets/scenes/current.json", "datasets/scenes/runs.jsonl", "datasets/scenes/fetch-log", "SNAPSHOT"),
-    *("SNAPSHOT/pairs", "catalog.duckdb", "forgotten.json", "file-hashes.json", ".tmp-upstream", "audits"),
-    *("kept-features/0a1b2c3d4e5f6071", "folder-indexes", "ablations"),
+    *(".writer-lock", "searches/mine", "work/clean", "memory", "models", "models/scenes/0123/index", "scoreboards"),
+    *("packages", "datasets", "datasets/scenes", "datasets/scenes/current.json", "datasets/scenes/runs.jsonl"),
+    *("datasets/scenes/fetch-log", "SNAPSHOT", "SNAPSHOT/pairs", "catalog.duckdb", "forgotten.json", "audits"),
+    *("file-hashes.json", ".tmp-upstream", "kept-features/0a1b2c3d4e5f6071", "folder-indexes", "ablations"),
 )
 
 
@@ -193,7 +175,7 @@ def test_a_link_where_we_write_or_remove_is_refused_and_nothing_is_touched(
         before = state(outside)
         commands = [forget] if place != ".writer-lock" else [forget, *COMMANDS[1:], None]
         for arguments in commands:
-            code = build(root, english_overrides) if arguments is None else main([*arguments, "--root", str(root)])
+            code = run(root, arguments, english_overrides)
             error = capsys.readouterr().err
             assert (code, error.count("\n")) == (1, 1), (place, arguments)
             assert f"{link} is a link to {link.readlink()}, and nothing is written or removed through" in error, place
@@ -204,40 +186,37 @@ def test_a_link_where_we_write_or_remove_is_refused_and_nothing_is_touched(
     assert main([*forget, "--root", str(root)]) == 0, "without links all is as it was"
 
 
-def test_a_root_that_is_a_link_and_links_of_ones_own_work(root: Path, outside: Path, tmp_path: Path) -> None:
-    """As to a larger disk; what no command writes to is nobody's business."""
-    (tmp_path / "link").symlink_to(root)
-    (root / "photos").symlink_to(outside)
-    (root / "upstream" / "more").symlink_to(outside)
-    before = state(outside)
-    assert main(["forget", "--url", first_image(root), "--root", str(tmp_path / "link")]) == 0
-    assert main(["verify", "--root", str(tmp_path / "link")]) == 0
-    assert state(outside) == before
-
-
 @pytest.mark.parametrize("lock", [writer_lock, place_lock])
-@pytest.mark.parametrize("there", [True, False])
-def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock, *, there: bool) -> None:
+@pytest.mark.parametrize("content", ["years of work", None])
+def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock, content: str | None) -> None:
     file = tmp_path / "thesis.tex"
-    if there:
-        file.write_text("years of work", encoding="utf-8")
+    if content:
+        file.write_text(content, encoding="utf-8")
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / LOCK_FILE if lock is writer_lock else tmp_path / f".out{LOCK_FILE}"
     path.symlink_to(file)
     with pytest.raises(InputError, match=f"{path} is a symbolic link, and nothing is written"), lock(tmp_path / "out"):
         pass
-    assert file.exists() is there
-    assert not there or file.read_text(encoding="utf-8") == "years of work"
+    assert (file.read_text(encoding="utf-8") if file.exists() else None) == content
 
 
-def test_exports_by_a_link_lose_only_what_is_ours_by_name(root: Path, outside: Path) -> None:
+def test_a_root_and_exports_that_are_links_work_and_lose_only_what_is_ours_by_name(
+    root: Path, outside: Path, tmp_path: Path
+) -> None:
+    """As to a larger disk; what no command writes to is nobody's business."""
+    (root / "photos").symlink_to(outside)
+    (root / "upstream" / "more").symlink_to(outside)
     (root / "exports").symlink_to(outside)
     (outside / "scenes").mkdir()
     for name in ("webdataset", ".tmp-old-webdataset"):
         (outside / "scenes" / name).symlink_to(outside / "web")
     before = state(outside)
-    assert main(["export", "scenes", "--format", "urls", "--root", str(root)]) == 0
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    assert main(["export", "scenes", "--format", "urls", "--root", str(link)]) == 0
     assert (outside / "scenes" / "urls" / "export.json").is_file()
-    assert main(["forget", "--url", first_image(root), "--root", str(root)]) == 0
+    assert main(["forget", "--url", first_image(root), "--root", str(link)]) == 0
     assert not (outside / "scenes" / "urls").exists()
     assert state(outside) == before
+    (root / "exports").unlink()
+    assert main(["verify", "--root", str(link)]) == 0

@@ -19,14 +19,9 @@ def test_what_was_not_foreseen_is_named_and_counts_for_nothing() -> None:
     assert (progress.percent, progress.text) == (0, "recall: 1 of 4")
 
 
-def test_it_never_goes_back() -> None:
+def test_it_never_goes_back_and_nothing_to_do_is_done() -> None:
     progress = RunProgress()
-    progress.note("clean", done=3, total=3)
+    progress.note("clean", done=0, total=0)
+    assert (progress.percent, progress.text) == (100, "clean: done")
     progress.note("fetch", done=0, total=3)
     assert progress.percent == 100
-
-
-def test_nothing_to_do_is_done() -> None:
-    progress = RunProgress(["fetch"])
-    progress.note("fetch", done=0, total=0)
-    assert (progress.percent, progress.text) == (100, "fetch: done")

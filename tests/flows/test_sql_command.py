@@ -50,88 +50,24 @@ def test_files_of_the_datasets_can_be_read(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place",
+    ("function", "place"),
     [
-        "{root}/secret.txt",
-        "{root}/datasets/../secret.txt",
-        "{root}/datasets/../../outside.txt",
-        "{root}/datasets/link.txt",
-        "{root}/datasets/folder/outside.txt",
-        "{root}/datasets/folder/*.txt",
-        "{root}/*",
-        "{root}/catalog.duckdb.json",
-        "/proc/self/environ",
-        "https://example.org/a.txt",
-        "file:///etc/passwd",
+        ("read_text", "{root}/secret.txt"),
+        ("read_text", "{root}/datasets/../secret.txt"),
+        ("read_text", "{root}/datasets/link.txt"),
+        ("read_text", "{root}/datasets/folder/*.txt"),
+        ("read_text", "{root}/catalog.duckdb.json"),
+        ("read_text", "/proc/self/environ"),
+        ("read_text", "https://example.org/a.txt"),
+        ("read_csv", "{root}/secret.txt"),
+        ("sniff_csv", "file:///etc/passwd"),
+        ("glob", "{root}/*"),
     ],
 )
-def test_no_other_file_can_be_read(root: Path, place: str, capsys: Capture) -> None:
-    refuses_to_read(root, "read_text", place, capsys)
-
-
-@pytest.mark.parametrize("function", ["read_blob", "read_csv", "read_parquet", "read_json", "glob", "sniff_csv"])
-def test_no_function_reads_other_files(root: Path, function: str, capsys: Capture) -> None:
-    refuses_to_read(root, function, "{root}/secret.txt", capsys)
-
-
-def refuses_to_read(root: Path, function: str, place: str, capsys: Capture) -> None:
+def test_no_other_file_can_be_read(root: Path, function: str, place: str, capsys: Capture) -> None:
     place = place.format(root=str(root)).replace("'", "''")
     assert main(["sql", f"SELECT * FROM {function}('{place}')", "--root", str(root)]) == 1
     assert "DuckDB refuses the query: Permission Error" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "EXPLAIN COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "explain/* */analyze copy (SELECT 1) TO '{root}/datasets/x.csv'",
-        "EXPLAIN (ANALYZE) COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "EXPLAIN -- \n ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "EXPLAIN ANALYZE EXPLAIN ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "SELECT 1; COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-        "SELECT 1; SELECT 2",
-        "SELECT * FROM query('COPY (SELECT 1) TO ''x.csv''')",
-        "EXPORT DATABASE '{root}/datasets/x'",
-        "IMPORT DATABASE '{root}/datasets'",
-        "ATTACH '{root}/datasets/x.duckdb'",
-        "ATTACH ':memory:'",
-        "CREATE TEMP TABLE t AS SELECT 1",
-        "CREATE SECRET s (TYPE s3)",
-        "SET threads = 64",
-        "SET memory_limit = '1TB'",
-        "SET temp_directory = '{root}/datasets'",
-        "SET lock_configuration = false",
-        "RESET enable_external_access",
-        "PRAGMA database_list",
-        "PRAGMA enable_profiling",
-        "CALL enable_logging()",
-        "SELECT * FROM enable_logging()",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "SELECT getenv('HOME')",
-        "SELECT * FROM duckdb_secrets()",
-        "PREPARE p AS SELECT 1",
-        "BEGIN",
-        "CHECKPOINT",
-        "USE memory",
-        "DROP VIEW captions",
-        "",
-        ";",
-        "-- nothing",
-    ],
-)
-def test_nothing_but_one_question_is_let_through(root: Path, sql: str, capsys: Capture) -> None:
-    before = sorted(root.rglob("*"))
-    assert main(["sql", sql.format(root=str(root).replace("'", "''")), "--root", str(root)]) == 1
-    assert "DuckDB refuses the query: " in capsys.readouterr().err
-    assert sorted(root.rglob("*")) == before
-
-
-def test_plans_of_questions_are_shown(root: Path, capsys: Capture) -> None:
-    assert "physical_plan" in answer(root, "EXPLAIN SELECT count(*) FROM captions", capsys, "--format", "json")
-    assert "analyzed_plan" in answer(root, "explain analyze FROM funnel", capsys, "--format", "json")
 
 
 def test_what_does_not_fit_the_memory_is_written_outside_the_root_and_removed(root: Path) -> None:
@@ -148,15 +84,11 @@ def test_a_table_ends_after_its_rows_and_says_so(root: Path, capsys: Capture) ->
     assert "more" not in answer(root, "SELECT 1 AS n", capsys, "--max-rows", "1")
 
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1"]
-
-
-def quoted(text: str) -> str:
-    return "chr(10) || '" + text[1:] + "'" if text[0] == "\n" else "'" + text.replace("'", "''") + "'"
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"]
 
 
 def test_formulas_in_csv_are_texts_and_numbers_stay_numbers(root: Path, capsys: Capture) -> None:
-    sql = " UNION ALL ".join(f'SELECT {n} AS n, {quoted(text)} AS "=t", -1 AS m' for n, text in enumerate(FORMULAS))
+    sql = " UNION ALL ".join(f"""SELECT {n} AS n, '{text}' AS "=t", -1 AS m""" for n, text in enumerate(FORMULAS))
     found = list(csv.reader(io.StringIO(answer(root, f"{sql} ORDER BY n", capsys, "--format", "csv"), newline="")))
     assert found[0] == ["n", "'=t", "m"]
     assert [row[1] for row in found[1:]] == [f"'{text}" for text in FORMULAS]
@@ -174,13 +106,25 @@ def test_no_csv_cell_begins_as_a_formula_or_steers_a_terminal(text: str) -> None
         assert cell == text
 
 
-def test_lists_and_bytes_in_csv_and_json(root: Path, capsys: Capture) -> None:
+def test_values_of_all_sorts_in_every_form(root: Path, capsys: Capture) -> None:
     sql = "SELECT ['a', NULL, 'b,c'] AS l, {'k': 'ò'} AS s, '\\x00\\xFF'::BLOB AS b, NULL AS n, true AS t"
+    sql += ", sum(range) AS i, sum(range)::DECIMAL(20, 2) / 4 AS d, ['nan'::DOUBLE, 1] AS f FROM range(100_000)"
     [row] = list(csv.DictReader(io.StringIO(answer(root, sql, capsys, "--format", "csv"))))
     assert json.loads(row["l"]) == ["a", None, "b,c"]
     assert (json.loads(row["s"]), row["b"], row["n"], row["t"]) == ({"k": "ò"}, "00ff", "", "True")
-    found: dict[str, Any] = json.loads(answer(root, sql, capsys, "--format", "json"))
-    assert found == {"l": ["a", None, "b,c"], "s": {"k": "ò"}, "b": "00ff", "n": None, "t": True}
+    found: dict[str, Any] = json.loads(answer(root, sql, capsys, "--format", "json"), parse_constant=pytest.fail)
+    assert found == {
+        "l": ["a", None, "b,c"],
+        "s": {"k": "ò"},
+        "b": "00ff",
+        "n": None,
+        "t": True,
+        "i": 4_999_950_000,
+        "d": 1_249_987_500.0,
+        "f": [None, 1.0],
+    }
+    assert isinstance(found["i"], int)
+    assert "4,999,950,000" in answer(root, sql, capsys)
 
 
 def test_steering_characters_do_nothing_in_any_form(root: Path, capsys: Capture) -> None:
@@ -221,30 +165,8 @@ def test_a_failing_query_leaves_the_file_that_was_there(root: Path, tmp_path: Pa
 def test_columns_of_one_name_are_told_apart(root: Path, capsys: Capture, tmp_path: Path) -> None:
     sql, names = "SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a", ["a", "a_1", "a_1_1", "a_2"]
     assert answer(root, sql, capsys).split("\n")[0].split() == names
-    assert json.loads(answer(root, sql, capsys, "--format", "json")) == dict(zip(names, [1, 2, 3, 4], strict=True))
-    assert answer(root, sql, capsys, "--format", "csv").split() == [",".join(names), "1,2,3,4"]
     answer(root, sql, capsys, "--format", "parquet", "--out", str(tmp_path / "x.parquet"))
     assert pq.read_table(tmp_path / "x.parquet").to_pylist() == [dict(zip(names, [1, 2, 3, 4], strict=True))]
-
-
-def test_sums_are_numbers_in_every_form(root: Path, capsys: Capture) -> None:
-    sql = "SELECT sum(range) AS n, sum(range)::DECIMAL(20, 2) / 4 AS d, ['nan'::DOUBLE, 1] AS f FROM range(100_000)"
-    assert "4,999,950,000" in answer(root, sql, capsys)
-    line = answer(root, sql, capsys, "--format", "json")
-    assert json.loads(line, parse_constant=pytest.fail) == {"n": 4_999_950_000, "d": 1_249_987_500.0, "f": [None, 1.0]}
-    assert '"n": 4999950000,' in line
-
-
-def test_a_pivot_needs_its_columns(root: Path, capsys: Capture) -> None:
-    assert main(["sql", "PIVOT funnel ON step USING sum(dropped)", "--root", str(root)]) == 1
-    assert "ON column IN (values)" in capsys.readouterr().err
-    assert answer(root, "PIVOT funnel ON step IN ('clean') USING sum(dropped) GROUP BY source", capsys)
-
-
-def test_what_is_nested_deeply_is_answered_or_refused_in_a_sentence(root: Path, capsys: Capture) -> None:
-    if main(["sql", f"SELECT {'1 + ' * 900}1 AS n", "--root", str(root)]) == 1:
-        assert "DuckDB refuses the query: it is nested too deeply" in capsys.readouterr().err
-    assert "900" in answer(root, f"SELECT {'1 + ' * 200}700 AS n", capsys, "--format", "json")
 
 
 def test_what_is_no_text_is_no_question(root: Path, capsys: Capture) -> None:
@@ -265,14 +187,7 @@ def test_an_answer_takes_the_place_of_files_only(root: Path, out: str, tmp_path:
     assert (tmp_path / "link").is_symlink()
 
 
-def test_a_table_has_a_row_at_least(root: Path, capsys: Capture) -> None:
-    for number in ("0", "-1"):
-        assert main(["sql", "SELECT 1", "--root", str(root), "--max-rows", number]) == 1
-        assert "--max-rows must be 1 or more" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
-def test_a_question_without_end_can_be_stopped_and_leaves_nothing(root: Path, tmp_path: Path, told: int) -> None:
+def test_a_question_without_end_can_be_stopped_and_leaves_nothing(root: Path, tmp_path: Path) -> None:
     endless = "SELECT count(*) FROM range(1_000_000_000_000) WHERE hash(range) = 0"
     # As it is installed: `python -m` may end by the signal itself, of which a shell makes the same 130.
     command = [str(Path(sys.executable).with_name("vernaclip")), "sql", endless, "--root", str(root)]
@@ -282,7 +197,7 @@ def test_a_question_without_end_can_be_stopped_and_leaves_nothing(root: Path, tm
             assert process.poll() is None
             time.sleep(0.1)
         time.sleep(1)  # the folder is there a moment before the question is asked
-        process.send_signal(told)
+        process.send_signal(signal.SIGINT)
         try:
             _, error = process.communicate(timeout=30)
         finally:
@@ -292,7 +207,10 @@ def test_a_question_without_end_can_be_stopped_and_leaves_nothing(root: Path, tm
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("form", "more"), [("table", ["--out", "x"]), ("parquet", [])])
-def test_forms_that_do_not_fit_their_place_are_refused(root: Path, form: str, more: list[str], capsys: Capture) -> None:
-    assert main(["sql", "SELECT 1", "--root", str(root), "--format", form, *more]) == 1
-    assert "--out" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--out", "x"], "--out"), (["--format", "parquet"], "--out"), (["--max-rows", "0"], "must be 1 or more")],
+)
+def test_options_that_do_not_fit_are_refused(root: Path, options: list[str], told: str, capsys: Capture) -> None:
+    assert main(["sql", "SELECT 1", "--root", str(root), *options]) == 1
+    assert told in capsys.readouterr().err

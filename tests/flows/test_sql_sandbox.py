@@ -63,167 +63,86 @@ for statement in statements:
     before = after
 """
 
-# {root} is that of the statement, {out} a folder beside it, {serialized} such a statement as JSON.
-HOSTILE = [
+# {root} is that of the statement, {out} a folder beside it, {serialized} such a statement as JSON, {copy} a COPY.
+COPY = "COPY (SELECT 1) TO '{root}/datasets/x.csv'"
+WRITING = [
     "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/scenes' (FORMAT parquet, PER_THREAD_OUTPUT, OVERWRITE)) SELECT 1",
-    "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/scenes' (FORMAT parquet, PARTITION_BY (a), OVERWRITE)) SELECT 1",
-    "WITH x AS (COPY (FROM range(1_000_000)) TO '{root}/datasets/many' (FORMAT csv, PER_THREAD_OUTPUT)) FROM x",
-    "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x",
-    "WITH x AS MATERIALIZED (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x",
-    "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.json' (FORMAT json)) SELECT 1",
-    "WITH x AS (COPY (SELECT 1 AS a) TO '{root}/datasets/x.parquet' (RETURN_STATS)) FROM x",
     "WITH x AS (COPY (SELECT 1) TO '{root}/datasets/own.txt' (FORMAT csv, USE_TMP_FILE false)) SELECT 1",
-    "WITH x AS (COPY captions TO '{root}/datasets/captions.csv') SELECT 1",
-    "WITH x AS (COPY (SELECT 1) TO '{root}/catalog.duckdb') SELECT 1",
     "WITH x AS (COPY (SELECT 1) TO '{out}/x.csv') SELECT 1",
-    "WITH x AS (COPY (SELECT 1) TO 'x.csv') SELECT 1",
     "WITH x AS (COPY (SELECT 1) TO '~/x.csv') SELECT 1",
-    "WITH a AS (SELECT 1), x AS (COPY (FROM a) TO '{root}/datasets/x.csv') FROM a",
-    "WITH RECURSIVE x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "SELECT * FROM (WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x)",
-    "SELECT (WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1)",
-    "SELECT 1 UNION ALL (WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1)",
-    "SELECT EXISTS (WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x)",
-    "FROM range(1) t, LATERAL (WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x)",
-    "DESCRIBE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x",
-    "SUMMARIZE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') FROM x",
-    "PIVOT (WITH x AS (COPY (SELECT 1 AS a) TO '{root}/datasets/x.csv') FROM x) ON a IN (1)",
-    "/* SELECT */ WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1 -- SELECT",
-    "EXPLAIN WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "explain\nanalyze\n with x as (copy (select 1) to '{root}/datasets/x.csv') select 1",
-    "/* */ EXPLAIN ANALYZE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN /* */ ANALYZE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN -- \n ANALYZE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN (ANALYZE) WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN (ANALYZE, FORMAT json) WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN (FORMAT json) SELECT 1",
-    "EXPLAIN\u00a0ANALYZE\u2003WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-    "EXPLAIN ANALYZE EXPLAIN ANALYZE COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-    "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
-    "EXPLAIN SELECT 1; COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-    "SELECT 1; COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-    "SELECT 1; WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
-    "COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-    "COPY (SELECT 1) TO '{root}/datasets/scenes' (FORMAT parquet, PER_THREAD_OUTPUT, OVERWRITE)",
-    "WITH x AS (INSERT INTO funnel VALUES (1) RETURNING *) FROM x",
-    "WITH x AS (UPDATE funnel SET read = 1 RETURNING *) FROM x",
-    "WITH x AS (DELETE FROM funnel RETURNING *) FROM x",
-    "INSERT INTO funnel VALUES (1)",
-    "MERGE INTO funnel USING (SELECT 1 AS a) ON true WHEN MATCHED THEN DELETE",
-    "FROM json_execute_serialized_sql('{serialized}')",
+    "WITH x AS MATERIALIZED ({copy}) FROM x",
+    "WITH RECURSIVE x AS ({copy}) SELECT 1",
+    "SELECT * FROM (WITH x AS ({copy}) FROM x)",
+    "SELECT 1 UNION ALL (WITH x AS ({copy}) SELECT EXISTS (FROM x))",
+    "SUMMARIZE WITH x AS ({copy}) FROM x",
+    "EXPLAIN ANALYZE WITH x AS ({copy}) SELECT 1",
+    "EXPLAIN /* */ ANALYZE WITH x AS ({copy}) SELECT 1",
+    "EXPLAIN\u00a0ANALYZE\u2003WITH x AS ({copy}) SELECT 1",
+    "EXPLAIN ANALYZE EXPLAIN ANALYZE {copy}",
+    "SELECT 1; {copy}",
+    COPY,
     "FROM JSON_EXECUTE_SERIALIZED_SQL('{serialized}')",
-    "FROM system.main.json_execute_serialized_sql('{serialized}')",
-    "EXPLAIN ANALYZE FROM json_execute_serialized_sql('{serialized}')",
-    "SELECT (SELECT count(*) FROM json_execute_serialized_sql('{serialized}'))",
-    "PRAGMA json_execute_serialized_sql('{serialized}')",
-    "FROM enable_logging(storage = 'file', storage_path = '{root}/datasets/logs')",
+    "EXPLAIN ANALYZE FROM system.main.json_execute_serialized_sql('{serialized}')",
     "FROM enable_logging('QueryLog', storage = 'file', storage_config = {{'path': '{out}/logs'}})",
-    "CALL enable_logging(storage = 'file', storage_path = '{root}/datasets/logs')",
-    "FROM enable_logging()",
-    "FROM disable_logging()",
-    "FROM truncate_duckdb_logs()",
-    "FROM enable_profiling(save_location = '{root}/datasets/profile.json')",
-    "PRAGMA enable_profiling('json')",
     "PRAGMA profiling_output = '{root}/datasets/profile.json'",
-    "FROM query('WITH x AS (COPY (SELECT 1) TO ''{root}/datasets/x.csv'') SELECT 1')",
-    "FROM query('SELECT 1')",
-    "FROM query_table('funnel')",
-    "FROM checkpoint()",
-    "FROM force_checkpoint()",
-    "FROM arrow_scan(1, 2, 3)",
-    "FROM python_map_function(1)",
-    "FROM duckdb_secrets()",
-    "FROM read_duckdb('{root}/datasets/other.duckdb')",
-    "FROM add_grammar_extension('x')",
-    "FROM no_such_function()",
-    "CHECKPOINT",
-    "VACUUM",
-    "ANALYZE",
-    "ATTACH '{root}/datasets/new.duckdb'",
     "ATTACH '{root}/datasets/new.duckdb' AS x; CREATE TABLE x.t AS SELECT 1; DETACH x",
     "EXPORT DATABASE '{root}/datasets/exported'",
-    "IMPORT DATABASE '{root}/datasets'",
-    "CREATE TEMP TABLE t AS SELECT 1",
-    "CREATE VIEW v AS SELECT 1",
-    "CREATE MACRO m() AS TABLE WITH x AS (COPY (SELECT 1) TO '{root}/datasets/x.csv') SELECT 1",
     "CREATE PERSISTENT SECRET s (TYPE http)",
-    "CREATE SEQUENCE s",
+]
+REFUSED = [
+    "WITH x AS (INSERT INTO funnel VALUES (1) RETURNING *) FROM x",
+    "WITH x AS (DELETE FROM funnel RETURNING *) FROM x",
+    "EXPLAIN (FORMAT json) SELECT 1",
+    "SELECT 1; SELECT 2",
+    "PIVOT funnel ON step USING sum(dropped)",
+    "INSERT INTO funnel VALUES (1)",
+    "FROM query('SELECT 1')",
+    "FROM checkpoint()",
+    "FROM duckdb_secrets()",
+    "FROM no_such_function()",
+    "CALL enable_logging()",
+    "VACUUM",
+    "CREATE TEMP TABLE t AS SELECT 1",
     "DROP VIEW captions",
-    "ALTER VIEW captions RENAME TO c",
-    "COMMENT ON VIEW captions IS 'x'",
-    "PREPARE p AS COPY (SELECT 1) TO '{root}/datasets/x.csv'",
-    "EXECUTE p",
+    "PREPARE p AS {copy}",
     "INSTALL httpfs",
-    "LOAD httpfs",
-    "UPDATE EXTENSIONS",
-    "UPDATE EXTENSIONS (httpfs)",
     "SET temp_directory = '{root}/datasets'",
-    "SET VARIABLE a = 1",
-    "RESET lock_configuration",
     "BEGIN",
-    "USE memory",
     "PRAGMA table_info('captions')",
+    "SELECT getenv('HOME')",
+    "SELECT no_such_column FROM captions",
+    "selekt 1",
+    "",
+    "-- nothing",
 ]
 # Functions with an effect of some kind, and files that DuckDB writes beside what it reads: answered or not.
 ODD = [
     "SELECT write_log('x', level := 'error')",
-    "SELECT nextval('s')",
     "SELECT setseed(0.5), random(), uuid(), txid_current()",
-    "SELECT getenv('HOME')",
     "SELECT current_setting('secret_directory')",
     "FROM '{root}/datasets/other.duckdb'",
     "FROM read_csv('{root}/datasets/own.txt', store_rejects = true)",
     "FROM 'https://127.0.0.1:1/x.parquet'",
-    "SELECT " + "(" * 900 + "1" + ")" * 900,
+    "SELECT " + "1 + " * 900 + "1",
 ]
 ORDINARY = [
-    "FROM funnel",
     "TABLE funnel",
-    "  from leaks;",
     "-- how many\nSELECT count(*) FROM captions",
-    "SELECT count(*) FROM funnel WHERE read <> kept + dropped",
     "SELECT drop_reason, detail, count(*) FROM rejects WHERE step = 'deduplicate' GROUP BY ALL ORDER BY 3 DESC",
-    "SELECT drop_reason, http_status, count(*) FROM images WHERE status = 'dropped' GROUP BY ALL",
-    "SELECT caption, detected_lang FROM captions WHERE outcome = 'kept' ORDER BY language_margin LIMIT 20",
-    "SELECT view_name, comment FROM duckdb_views() WHERE NOT internal",
-    "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'pairs'",
     "SELECT * EXCLUDE (image, original), image.bytes FROM pairs",
-    "SELECT source, unnest(captions) FROM pairs",
-    "SELECT source, row_number() OVER (PARTITION BY source) AS n FROM captions QUALIFY n = 1",
-    "SELECT COLUMNS('num_.*') FROM builds",
     "SELECT list_transform([1, 2], lambda x: x + 1), [x + 1 FOR x IN [1, 2]], {{'a': 1}}, MAP {{'k': 1}}",
-    "SELECT settings->>'$.name' FROM builds",
     "WITH x AS (SELECT 1 AS a), y AS MATERIALIZED (SELECT 2 AS a) FROM x UNION ALL FROM y",
     "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 5) FROM r",
     "SELECT source FROM captions EXCEPT SELECT source FROM rejects INTERSECT SELECT 'x'",
-    "SELECT * FROM captions c JOIN pairs p USING (dataset, snapshot, sample_id) ANTI JOIN leaks l USING (dataset)",
     "SELECT (SELECT max(read) FROM funnel), EXISTS (FROM leaks), 1 IN (SELECT read FROM funnel)",
-    "FROM captions USING SAMPLE 10%",
     "PIVOT funnel ON step IN ('clean') USING sum(dropped) GROUP BY source",
-    "UNPIVOT (SELECT 1 AS a, 2 AS b) ON a, b",
-    "VALUES (1, 'a'), (2, 'b')",
-    "DESCRIBE captions",
-    "DESCRIBE SELECT 1",
     "FROM (DESCRIBE pairs) WHERE column_name LIKE 'c%'",
     "SUMMARIZE funnel",
-    "SHOW TABLES",
-    "SHOW ALL TABLES",
-    "SHOW captions",
     "EXPLAIN SELECT count(*) FROM captions",
     "explain analyze from funnel",
-    "FROM '{root}/datasets/scenes/*/pairs/*.parquet'",
     "FROM read_parquet('{root}/datasets/scenes/*/captions/*.parquet', filename = true)",
-    "SELECT * FROM parquet_schema('{root}/datasets/scenes/*/pairs/*.parquet')",
     "SELECT content FROM read_text('{root}/datasets/own.txt')",
-    "FROM glob('{root}/datasets/*')",
-    "FROM generate_series(1, 3), range(2), unnest([1, 2])",
-    "FROM json_each('{{\"a\": 1}}')",
     "FROM histogram(funnel, read)",
-    "FROM duckdb_settings()",
-    "SELECT now()::TIMESTAMPTZ AT TIME ZONE 'Europe/Rome', strftime(current_date, '%d')",
     "SELECT range FROM range(1_000_000) ORDER BY hash(range) LIMIT 3",
 ]
 OLDEST = Path(sys.prefix) / "duckdb-1.4"
@@ -239,7 +158,8 @@ def place(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFact
     for name in ("out", "cwd", "home", "tmp"):
         (folder / name).mkdir()
         (folder / name / "own.txt").write_text("own", encoding="utf-8")
-    root = Path(shutil.copytree(built[0], folder / "root"))
+    ignored = shutil.ignore_patterns("work", "upstream", "packages")
+    root = Path(shutil.copytree(built[0], folder / "root", ignore=ignored))
     (root / "datasets" / "own.txt").write_text("own", encoding="utf-8")
     with duckdb.connect(str(root / "datasets" / "other.duckdb")) as connection:
         connection.execute("PRAGMA disable_checkpoint_on_shutdown")  # its log stays, which a writer would clear away
@@ -248,7 +168,7 @@ def place(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-@pytest.fixture(scope="module", params=["installed", "oldest"])
+@pytest.fixture(scope="module", params=["installed", pytest.param("oldest", marks=pytest.mark.slow)])
 def library(request: pytest.FixtureRequest) -> list[str]:
     """Where DuckDB is looked for before the packages that are installed."""
     if request.param == "oldest" and not OLDEST.is_dir():
@@ -261,9 +181,10 @@ def ask(place: Path, library: list[str], walls: str, statements: Sequence[str]) 
     import duckdb
 
     root = str(place / "root")
-    writing = f"WITH x AS (COPY (SELECT 1) TO '{root}/datasets/hidden.csv') SELECT 1"
+    copy = COPY.format(root=root)
+    writing = f"WITH x AS ({copy}) SELECT 1"
     [[serialized]] = duckdb.sql("SELECT json_serialize_sql($sql)", params={"sql": writing}).fetchall()
-    words = {"root": root, "out": str(place / "out"), "serialized": serialized.replace("'", "''")}
+    words = {"root": root, "out": str(place / "out"), "copy": copy, "serialized": serialized.replace("'", "''")}
     paths = {"PYTHONPATH": os.pathsep.join([*library, *filter(None, sys.path)])}
     found = subprocess.run(
         [sys.executable, "-c", CHILD],
@@ -290,18 +211,18 @@ def changes(results: Results) -> dict[str, list[str]]:
 
 
 def test_what_is_no_question_is_refused_in_a_sentence_by_what_it_says_alone(place: Path, library: list[str]) -> None:
-    results = ask(place, library, "statements", HOSTILE + ODD)
+    results = ask(place, library, "statements", WRITING + REFUSED + ODD)
     assert changes(results) == {}
-    errors = {asked: results[asked]["error"] for asked in HOSTILE}
+    errors = {asked: results[asked]["error"] for asked in WRITING + REFUSED}
     assert {asked: text for asked, text in errors.items() if not text.startswith("vernaclip: DuckDB refuses ")} == {}
     assert [asked for asked, result in results.items() if "defect" in result["error"]] == []
 
 
 @pytest.mark.skipif(sandbox.landlock_version() == 0, reason="the kernel has no Landlock")
 def test_landlock_alone_keeps_every_byte(place: Path, library: list[str]) -> None:
-    results = ask(place, library, "landlock", HOSTILE + ODD)
+    results = ask(place, library, "landlock", WRITING + ODD)
     assert changes(results) == {}
-    assert "Permission denied" in results["COPY (SELECT 1) TO '{root}/datasets/x.csv'"]["error"]
+    assert "Permission denied" in results[COPY]["error"]
 
 
 def test_questions_are_answered(place: Path, library: list[str]) -> None:
@@ -310,8 +231,9 @@ def test_questions_are_answered(place: Path, library: list[str]) -> None:
     assert {asked: result["error"] for asked, result in results.items() if result["code"]} == {}
 
 
-def test_doctor_tells_that_the_kernel_has_no_landlock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for version, told in ((0, 1), (1, 0)):
-        monkeypatch.setattr(sandbox, "landlock_version", lambda version=version: version)
-        texts = [finding.text for finding in diagnose(tmp_path, tmp_path) if "Landlock" in finding.text]
-        assert len(texts) == told
+@pytest.mark.parametrize(("version", "told"), [(0, 1), (1, 0)])
+def test_doctor_tells_that_the_kernel_has_no_landlock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, told: int
+) -> None:
+    monkeypatch.setattr(sandbox, "landlock_version", lambda: version)
+    assert len([finding for finding in diagnose(tmp_path, tmp_path) if "Landlock" in finding.text]) == told
