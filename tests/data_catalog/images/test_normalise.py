@@ -242,14 +242,6 @@ def test_every_interpolation(name: str, both: Both, file_of: FileOf) -> None:
         assert np.abs(one - other).max() <= 1
 
 
-@pytest.mark.parametrize("mode", RESIZE_MODES)
-def test_every_mode_and_encoding(mode: str, both: Both, gradient_of: Gradient, file_of: FileOf) -> None:
-    for kind, encode_format, quality in [("JPEG", "jpg", 95), ("BMP", "webp", 80), ("TIFF", "png", 6)]:
-        options = {"resize_mode": mode, "encode_format": encode_format, "encode_quality": quality}
-        one, other = both(file_of(gradient_of(250, 170), kind), image_size=100, resize_only_if_bigger=True, **options)
-        assert difference(one, other) <= 1
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize("image_size", [224, pytest.param(256, marks=pytest.mark.slow), 384])
 def test_photographs_as_jpeg(image_size: int, both: Both, shared_data: Path) -> None:

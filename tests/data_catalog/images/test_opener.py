@@ -128,24 +128,12 @@ def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
     assert web.asked == asked
 
 
-def test_originals_can_be_asked_for(hosts: Hosts) -> None:
-    web = FakeWeb({ORIGINAL: [b"large"]})
-    assert outcomes(opener_of(web, hosts, replace(CONFIG, wikimedia_width=0), ORIGINAL)) == [b"large"]
-
-
 def test_a_parser_that_trips_over_an_answer_costs_one_row(hosts: Hosts) -> None:
-    web = FakeWeb(
-        {
-            "http://a.example/1": [b"one"],
-            "http://a.example/2": [KeyError("what nobody foresaw")],
-            "http://a.example/3": [ValueError("once only"), b"three"],
-        }
-    )
+    answers: list[list[Answer]] = [[b"one"], [KeyError("what nobody foresaw")], [ValueError("once only"), b"three"]]
+    web = FakeWeb({f"http://a.example/{number}": found for number, found in enumerate(answers)})
     opener = opener_of(web, hosts, replace(CONFIG, retries=1), *web.answers)
     assert outcomes(opener) == [b"one", "fetch_lost", b"three"]
-    failure = opener.states["http://a.example/2"].failure
-    assert failure is not None
-    assert failure.detail == "KeyError"
+    assert "KeyError" in str(opener.states["http://a.example/1"].failure)
     assert opener.failure is None
 
 
@@ -163,16 +151,6 @@ def test_trouble_of_the_machine_ends_the_shard(trouble: Exception, hosts: Hosts)
             opener.open(Request(url))
     assert opener.failure is trouble
     assert web.asked == {urls[0]: 1}
-
-
-def test_a_host_that_wants_more_time_than_there_is_is_given_up(hosts: Hosts) -> None:
-    urls = [f"http://a.example/{number}" for number in range(5)]
-    answers: dict[str, list[Answer]] = {url: [b"x"] for url in urls}
-    answers[urls[0]] = [http(429, retry_after_s=86_400.0)]
-    web = FakeWeb({**answers, "http://b.example/": [b"another host"]})
-    opener = opener_of(web, hosts, CONFIG, *web.answers)
-    assert outcomes(opener) == [*["http_429"] * 5, b"another host"]
-    assert web.asked == {urls[0]: 1, "http://b.example/": 1}
 
 
 def test_a_host_that_is_closed_while_a_row_waits_for_it_is_not_waited_for(hosts: Hosts) -> None:
@@ -193,13 +171,8 @@ def test_a_host_that_is_closed_while_a_row_waits_for_it_is_not_waited_for(hosts:
 def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_lead_to_it(hosts: Hosts) -> None:
     elsewhere = http(429, retry_after_s=86_400.0)
     elsewhere.url = "http://b.example/moved"
-    web = FakeWeb(
-        {
-            "http://a.example/0": [elsewhere],
-            "http://a.example/1": [b"here"],
-            "http://b.example/": [b"not asked any more"],
-        }
-    )
+    urls = ["http://a.example/0", "http://a.example/1", "http://b.example/"]
+    web = FakeWeb(dict(zip(urls, ([elsewhere], [b"here"], [b"not asked any more"]), strict=True)))
     opener = opener_of(web, hosts, CONFIG, *web.answers)
     assert outcomes(opener) == ["http_429", b"here", "http_429"]
     assert web.asked["http://b.example/"] == 0
@@ -264,26 +237,24 @@ def test_waits_between_tries_grow_up_to_a_bound(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "limits", "outcome", "detail"),
+    ("body", "limits", "ours", "theirs"),
     [
-        (b"x" * 90, {"max_host_bytes": 250}, 90, "250 bytes of a.example"),
-        (b"x" * 125, {"max_host_bytes": 250}, 125, "250 bytes of a.example"),
-        (TOO_LARGE, {"max_host_bytes": 250}, "too_large", "250 bytes of a.example"),
-        (b"x" * 90, {"max_shard_bytes": 250}, 90, "250 bytes of the shard"),
+        (b"x" * 90, {"max_host_bytes": 250}, [b"x" * 90] * 3, b"another"),
+        (b"x" * 125, {"max_host_bytes": 250}, [b"x" * 125] * 2, b"another"),
+        (TOO_LARGE, {"max_host_bytes": 250}, ["too_large"] * 3, b"another"),
+        (b"x" * 90, {"max_shard_bytes": 250}, [b"x" * 90] * 3, "byte_budget"),
     ],
 )
 def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
-    body: bytes, limits: dict[str, int], outcome: int | str, detail: str, hosts: Hosts
+    body: bytes, limits: dict[str, int], ours: list[bytes | str], theirs: bytes | str, hosts: Hosts
 ) -> None:
-    ours = [f"http://a.example/{number}" for number in range(5)]
-    web = FakeWeb({url: [body] for url in ours} | {"http://b.example/": [b"another"]})
+    urls = [f"http://a.example/{number}" for number in range(5)]
+    web = FakeWeb({url: [body] for url in urls} | {"http://b.example/": [b"another"]})
     opener = opener_of(web, hosts, replace(CONFIG, **limits), *web.answers)
-    found = [end if isinstance(end, str) else len(end) for end in outcomes(opener)]
-    num_asked = 2 if outcome == 125 else 3  # the last of them goes over
-    assert found[:5] == [outcome] * num_asked + ["byte_budget"] * (5 - num_asked)
-    assert found[5] == (len(b"another") if "max_host_bytes" in limits else "byte_budget")
-    assert sum(web.asked[url] for url in ours) == num_asked
-    assert detail == str(opener.states[ours[4]].failure).partition(": ")[2]
+    assert outcomes(opener) == [*ours, *["byte_budget"] * (5 - len(ours)), theirs]
+    assert sum(web.asked[url] for url in urls) == len(ours)
+    whose = "a.example" if "max_host_bytes" in limits else "the shard"
+    assert f"250 bytes of {whose}" in str(opener.states[urls[4]].failure)
 
 
 COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
