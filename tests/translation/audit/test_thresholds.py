@@ -66,6 +66,29 @@ def test_few_bad_rows_and_chance_get_none() -> None:
     assert verdicts([rated(1, translation_score=None)]) == []
 
 
+def test_rows_without_a_value_are_left_out() -> None:
+    rows = [*scored([-3.0] * 12, [-1.0] * 20), *(rated(1, translation_score=None) for _ in range(5))]
+    (found,) = verdicts(rows)
+    assert (found.num_rows, found.num_bad) == (32, 12)
+
+
+def test_error_rates_are_those_of_unseen_rows() -> None:
+    # Overlapping scores: the rates told must be those of fresh rows, within twice the error that 400 rows leave.
+    generator = np.random.default_rng(11)
+
+    def draw(num_rows: int) -> tuple[list[float], list[float]]:
+        return generator.normal(-1.5, 0.5, num_rows).tolist(), generator.normal(-0.5, 0.5, num_rows).tolist()
+
+    (found,) = verdicts(scored(*draw(200)))
+    assert found.proposal is not None
+    fresh_bad, fresh_good = (np.array(side) for side in draw(20_000))
+    bad_kept, good_dropped = found.proposal.bad_kept, found.proposal.good_dropped
+    threshold = found.proposal.threshold
+    assert bad_kept.count / bad_kept.num_rows == pytest.approx((fresh_bad >= threshold).mean(), abs=0.07)
+    assert good_dropped.count / good_dropped.num_rows == pytest.approx((fresh_good < threshold).mean(), abs=0.03)
+    assert bad_kept.interval[0] < (fresh_bad >= threshold).mean() < bad_kept.interval[1]
+
+
 def test_the_area_and_its_interval_against_a_bootstrap() -> None:
     generator = np.random.default_rng(5)
     bad, good = generator.normal(-1, 1, 80), generator.normal(0, 1, 120)

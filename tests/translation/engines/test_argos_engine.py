@@ -13,6 +13,7 @@ from typing import Any
 
 import ctranslate2
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +24,10 @@ from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.engines.ctranslate2_model import CTranslate2Translator
 from translation.engines.sentences import decoding_limit, token_batches
-from translation.packages.package import Package, install, open_package
+from translation.packages.package import Package, install, open_package, read_package
 from translation.registry import open_translator
+from translation.train.config import TrainPackageConfig
+from translation.train.model import TranslationModel, save_ctranslate2
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"
 ROUTE = [LanguagePack(code="en"), LanguagePack(code="it")]
@@ -268,3 +271,27 @@ print(engine.translate(["a red star"])[0].text)
     )
     assert (found.returncode, found.stdout) == (0, "una stella rossa\n"), found.stderr
     assert list(home.iterdir()) == []
+
+
+def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    config = TrainPackageConfig(
+        vocabulary_size=9,
+        embed_dim=16,
+        num_heads=2,
+        ffn_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dropout=0.0,
+    )
+    pieces = ["<unk>", "<s>", "</s>", "re@@", "d", "star", "stel@@", "la", "rossa"]
+    (tmp_path / "model").mkdir()
+    save_ctranslate2(TranslationModel(config), pieces, tmp_path / "model", quantization="int8")
+    (tmp_path / "bpe.model").write_text("#version: 0.2\nr e\ns t\na r</w>\nst ar</w>\n")
+    metadata = {"from_code": "en", "to_code": "it", "package_version": "1.0", "argos_version": "1.0"}
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata))
+    engine = argos_translator(read_package(tmp_path), TranslateConfig(inter_threads=1))
+    assert engine._tokenizer.encode("red star") == ["re@@", "d", "star"]
+    assert engine._tokenizer.decode(["stel@@", "la", "rossa"]) == "stella rossa"
+    (found,) = engine.translate(["red star"])
+    assert "@@ " not in found.text

@@ -204,3 +204,17 @@ def test_names_that_are_taken(install: Install) -> None:
     assert "several packages, first and second" in refusal(InputError)
     install("raise RuntimeError('imported')", name="argos", package="third")
     assert "the package third has an engine 'argos'" in refusal(InputError, "argos")
+
+
+def test_metadata_may_be_anything(
+    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install("", package="shapeless", entry_points="[vernaclip.engines]\nno equals sign\n")
+    install("", package="misnamed", entry_points="[vernaclip.engines]\nÜber Engine = misnamed:open\n")
+    install(GOOD, package="nameless", name="orphan", metadata="\n")
+    (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
+    (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
+    assert engine_names() == [*ENGINES, "orphan"]
+    assert "the engines of the package shapeless cannot be read" in caplog.text
+    assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text
+    assert opened("orphan").translate(["a"])[0].text == "A"
