@@ -13,7 +13,7 @@ from cleaning.text.mending import clean_text
 from data_catalog.language_pack import LanguagePack
 from flows.recipe.language_packs import load_language_packs
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 PACKS = load_language_packs()
 FILES = {

@@ -125,8 +125,8 @@ def test_a_held_out_image_costs_training_what_looks_like_it_and_no_more() -> Non
 
 @pytest.mark.parametrize("switches", [{}, {"near_images": False, "images": False}], ids=["near", "guard"])
 def test_one_crowd_of_many_images_that_look_alike_is_not_compared_each_with_each(switches: dict[str, Any]) -> None:
-    """Of 20,000 images of nearly one look each would be compared with each: 200,000,000 pairs of thumbnails."""
-    num = 20_000
+    """Of 10,000 images of nearly one look each would be compared with each: 50,000,000 pairs of thumbnails."""
+    num = 10_000
     numbers = np.random.default_rng(3)
     flips = np.uint64(1) << numbers.integers(0, 64, (2, num)).astype(np.uint64)
     crowd = Images(

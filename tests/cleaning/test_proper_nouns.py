@@ -317,7 +317,9 @@ def test_stanza_s_models_are_named_with_what_is_in_their_files(
         monkeypatch.setenv("STANZA_RESOURCES_DIR", str(copy))
         assert (found(ITALIAN, "stanza").name == stanza_tagger.name) == alike
     for name in ("it/pos/tiny.pt", "resources.json"):
-        other.joinpath(name).write_bytes(b"not what it was")
+        damaged = Path(shutil.copytree(stanza_models, tmp_path / f"damaged {Path(name).stem}"))
+        damaged.joinpath(name).write_bytes(b"not what it was")
+        monkeypatch.setenv("STANZA_RESOURCES_DIR", str(damaged))
         with pytest.raises(InputError, match=r"cannot be loaded|not the list of models"):
             find_tagger(ITALIAN, "auto")
 
