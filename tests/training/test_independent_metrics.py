@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
-from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from data_catalog.errors import InputError
@@ -58,16 +57,6 @@ def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
     assert ours(image_to_text_ranks(images, texts, owners)) == pytest.approx(theirs(images @ texts.T, is_right.T))
 
 
-def test_accuracy_is_that_of_torchmetrics() -> None:
-    rng = np.random.default_rng(9)
-    images, classes, labels = rng.standard_normal((300, 8)), rng.standard_normal((40, 8)), rng.integers(0, 40, 300)
-    ranks = text_to_image_ranks(images, classes, labels)
-    for k in (1, 5, 10):
-        metric = MulticlassAccuracy(num_classes=40, top_k=k, average="micro")
-        expected = float(metric(torch.from_numpy(images @ classes.T), torch.from_numpy(labels)))
-        assert recalls(ranks, k).mean() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_features_that_are_no_numbers_are_refused(broken: float) -> None:
     good = np.eye(3)
@@ -78,14 +67,6 @@ def test_features_that_are_no_numbers_are_refused(broken: float) -> None:
             text_to_image_ranks(texts, images, np.arange(3))
         with pytest.raises(InputError, match="NaN or infinity"):
             image_to_text_ranks(images, texts, np.arange(3))
-
-
-def test_the_interval_of_a_mean_is_the_analytic_one() -> None:
-    values = np.random.default_rng(4).normal(10.0, 2.0, 2000)
-    low, high = bootstrap_interval(values, np.arange(2000), rounds=4000, seed=1)
-    half = norm.ppf(0.975) * values.std() / np.sqrt(2000)
-    assert low == pytest.approx(values.mean() - half, abs=0.05 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.05 * half)
 
 
 def test_the_interval_of_clustered_values_is_that_of_their_clusters_means() -> None:
