@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
+from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
 from data_catalog.errors import InputError
@@ -55,6 +56,16 @@ def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
     assert len(np.unique(texts @ images.T)) < 200
     assert ours(text_to_image_ranks(texts, images, owners)) == pytest.approx(theirs(texts @ images.T, is_right))
     assert ours(image_to_text_ranks(images, texts, owners)) == pytest.approx(theirs(images @ texts.T, is_right.T))
+
+
+def test_accuracy_is_that_of_torchmetrics() -> None:
+    rng = np.random.default_rng(9)
+    images, classes, labels = rng.standard_normal((300, 8)), rng.standard_normal((40, 8)), rng.integers(0, 40, 300)
+    ranks = text_to_image_ranks(images, classes, labels)
+    for k in (1, 5, 10):
+        metric = MulticlassAccuracy(num_classes=40, top_k=k, average="micro")
+        expected = float(metric(torch.from_numpy(images @ classes.T), torch.from_numpy(labels)))
+        assert recalls(ranks, k).mean() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
