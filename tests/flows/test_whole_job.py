@@ -196,9 +196,9 @@ def test_a_search_as_json_is_of_the_catalog(root: Path, told: Any, tmp_path: Pat
     assert [hit["rank"] for hit in found["hits"]] == list(range(1, 13))
     pairs = rows(root, "SELECT sample_id, captions, split, url, page_url, license, attribution FROM pairs")
     assert found["num_images"] == len(pairs)
-    told = {str(pair["sample_id"]): pair for pair in pairs}
+    known = {str(pair["sample_id"]): pair for pair in pairs}
     for hit in found["hits"]:
-        assert {name: hit[name] for name in told[hit["sample_id"]]} == told[hit["sample_id"]]
+        assert {name: hit[name] for name in known[hit["sample_id"]]} == known[hit["sample_id"]]
     assert found["picture"] == str(sheet)
     with Image.open(sheet) as picture:
         assert picture.width > 600
@@ -235,10 +235,10 @@ def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Pa
     assert [choice["label"] for choice in choices] == shown
     with Image.open(picture) as bars:
         assert bars.format == "PNG"
-    heat, told = tmp_path / "heat.png", tmp_path / "heat.json"
+    heat, written = tmp_path / "heat.png", tmp_path / "heat.json"
     command = ["localize", str(photos / "0.jpg"), "un cerchio", "--root", str(root), "--out", str(heat)]
-    assert main([*command, "--json", str(told)]) == 0
-    found = json.loads(told.read_text(encoding="utf-8"))
+    assert main([*command, "--json", str(written)]) == 0
+    found = json.loads(written.read_text(encoding="utf-8"))
     assert (len(found["grid"]), {len(row) for row in found["grid"]}) == (16, {16})
     with Image.open(photos / "0.jpg") as image, Image.open(heat) as shown_heat:
         assert (found["width"], found["height"]) == image.size
@@ -288,9 +288,9 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written_over
     before = {file: file.read_bytes() for file in photos.iterdir() if file.is_file()}
     places = {"photo": photos / "0.jpg", "photos": photos, "model": model.resolve()}
     command = [word.format_map(places) for word in words]
-    told = told(command if error == "exists: choose the path" else [*command, "--root", str(root)], code=1)
-    assert error in told
-    assert "defect" not in told
+    message = told(command if error == "exists: choose the path" else [*command, "--root", str(root)], code=1)
+    assert error in message
+    assert "defect" not in message
     assert {file: file.read_bytes() for file in photos.iterdir() if file.is_file()} == before
     assert earlier.read_bytes() == b"of an earlier search"
 

@@ -63,17 +63,6 @@ def test_systems_are_compared_with_the_first() -> None:
     assert chrf.startswith("chrF2|nrefs:1|bs:1000|seed:12345|case:mixed|eff:yes|nc:6|nw:0|space:no|version:")
 
 
-@pytest.mark.parametrize("hypotheses", [[], ["a"], ["a", "b", "c"]])
-def test_nothing_is_scored_against_references_of_another_number(hypotheses: list[str]) -> None:
-    for score in (
-        lambda: corpus_chrf(hypotheses, ["a", "b"]),
-        lambda: corpus_bleu(hypotheses, ["a", "b"], "it"),
-        lambda: compare({"mine": hypotheses}, ["a", "b"], tokenizer="13a"),
-    ):
-        with pytest.raises(ValueError, match=rf"{len(hypotheses)} translations cannot be scored against 2 references"):
-            score()
-
-
 texts = st.text(max_size=20).map(str.strip)
 captions_of_two = st.lists(st.tuples(texts, texts, texts.filter(bool)), max_size=8)
 

@@ -13,7 +13,6 @@ from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engines.apertium import (
-    PART_SIZE,
     ApertiumTranslator,
     Pipeline,
     from_stream,
@@ -60,15 +59,6 @@ def test_any_text_survives_the_stream_format(text: str, number: int) -> None:
     assert not re.search(r"(?<!\\)[\^$/@<>{}]", record.replace("\\\\", ""))
     with pytest.raises(InputError, match="mixed up"):
         from_stream(record, number + 1)
-
-
-def test_progress_counts_each_caption_once() -> None:
-    captions = [f"dog {index}" for index in range(2 * PART_SIZE + 1)] + ["dog 0", "dog 1"]
-    told: list[int] = []
-    found = engine_of("cat").translate(captions, told.append)
-    assert [translation.text for translation in found] == captions
-    assert told == [PART_SIZE + 2, PART_SIZE, 1]
-    assert engine_of("false").translate([]) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.engine import Translation, Translator, translate_stream
@@ -78,15 +77,6 @@ def test_chunks_are_as_small_as_either_engine_wants(first: int | None, second: i
     pivot = marking({"max_chunk_size": first}, {"max_chunk_size": second})
     assert pivot.max_chunk_size == size
     assert len(list(translate_stream(pivot, map(str, range(20))))) == 20
-
-
-@pytest.mark.parametrize(
-    ("pivot", "route"),
-    [("ca", [EN, IT]), ("ca", [EN, IT, CA]), ("", [EN, CA, IT]), ("ca", [EN, CA, CA, IT]), ("", [EN])],
-)
-def test_a_route_that_does_not_fit_the_pivot(pivot: str, route: list[LanguagePack], tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"the route en.* does not match translate\.pivot"):
-        open_translator(TranslateConfig(engine="apertium", pivot=pivot), route, cache_dir=tmp_path)
 
 
 def test_each_leg_has_its_own_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
