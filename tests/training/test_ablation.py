@@ -39,13 +39,10 @@ def test_a_difference_worked_out_by_hand() -> None:
     assert found.p_value == pytest.approx(0.5, abs=0.05)
 
 
-def test_equal_differences_everywhere_are_certain() -> None:
+def test_equal_differences_everywhere_are_certain_and_none_has_a_p_value_of_one() -> None:
     found = difference(np.full((1, 30), 0.75), np.full((1, 30), 0.5), np.arange(30), QUIET, rounds=999, seed=0)
     assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
     assert found.p_value == pytest.approx(2 / 1000)
-
-
-def test_no_difference_has_a_p_value_of_one() -> None:
     same = np.random.default_rng(0).random((2, 40))
     found = difference(same, same, np.arange(40), QUIET, rounds=500, seed=0)
     assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)

@@ -80,14 +80,6 @@ def test_features_that_are_no_numbers_are_refused(broken: float) -> None:
             image_to_text_ranks(images, texts, np.arange(3))
 
 
-def test_the_interval_of_a_mean_is_the_analytic_one() -> None:
-    values = np.random.default_rng(4).normal(10.0, 2.0, 2000)
-    low, high = bootstrap_interval(values, np.arange(2000), rounds=4000, seed=1)
-    half = norm.ppf(0.975) * values.std() / np.sqrt(2000)
-    assert low == pytest.approx(values.mean() - half, abs=0.05 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.05 * half)
-
-
 def test_the_interval_of_clustered_values_is_that_of_their_clusters_means() -> None:
     means = np.random.default_rng(5).normal(0.0, 1.0, 800)
     low, high = bootstrap_interval(np.repeat(means, 5), np.repeat(np.arange(800), 5), rounds=4000, seed=1)

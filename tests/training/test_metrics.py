@@ -37,13 +37,10 @@ def test_an_image_is_ranked_by_its_best_caption() -> None:
     texts = np.stack([E1, 0.8 * E0 + 0.6 * E2, 0.9 * E0 + np.sqrt(0.19) * E1])
     # Image 0 owns captions 0 (cosine 0) and 1 (0.8), and 2 (0.9) is nearer; image 1 owns 2 (0.44), and 0 (1) is nearer.
     assert image_to_text_ranks(images, texts, np.array([0, 0, 1])).tolist() == [2, 2]
-
-
-def test_images_without_captions_are_in_the_gallery_but_ask_nothing() -> None:
-    images = np.stack([E0, E1, E2])
-    owners = np.array([2])
-    assert image_to_text_ranks(images, np.stack([E2]), owners).tolist() == [1]
-    assert text_to_image_ranks(np.stack([E0]), images, owners).tolist() == [3]
+    # Images without captions are in the gallery, but ask nothing.
+    three, owner = np.stack([E0, E1, E2]), np.array([2])
+    assert image_to_text_ranks(three, np.stack([E2]), owner).tolist() == [1]
+    assert text_to_image_ranks(np.stack([E0]), three, owner).tolist() == [3]
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])

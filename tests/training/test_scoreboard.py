@@ -371,18 +371,6 @@ def test_names_in_files(tmp_path: Path, document: object, key: str | None, found
         read_templates(path, key)
 
 
-@pytest.mark.real_data
-def test_the_files_of_imagenet_in_italian(shared_data: Path) -> None:
-    folder = shared_data / "imagenet_it"
-    names = read_names(folder / "it_classnames.json", "imagenet1k")
-    templates = read_templates(folder / "it_zeroshot_classification_templates.json", None)
-    assert (len(names), len(templates)) == (1000, 49)
-    assert all("{c}" in template for template in templates)
-    assert len(read_names(folder / "en_classnames.json", "imagenet1k")) == 1000
-    with pytest.raises(SettingsError, match="choose one"):
-        read_names(folder / "en_classnames.json", None)
-
-
 def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Callable[..., dict[str, object]]) -> None:
     rows = [pair_row(f"own:{colour}", png(colour), [f"è {colour}", colour], "test") for colour in WORDS]
     rows[1]["translators"] = ["argos:en-it:1", "argos:en-it:1"]

@@ -109,19 +109,6 @@ def test_a_sheet_has_one_typeface_and_others_for_what_it_lacks() -> None:
     assert [part for part, _ in choose_typefaces(["due gatti"]).runs("due gatti", 15)] == ["due gatti"]
 
 
-def test_lines_end_where_they_are_aligned() -> None:
-    from PIL import Image, ImageDraw
-
-    for text in MIXED:
-        sheet = Image.new("RGB", (400, 60), (255, 255, 255))
-        pen = Pen(ImageDraw.Draw(sheet), choose_typefaces(MIXED))
-        pen.write(390, 10, text, 20, anchor="ra")
-        left, top, right, bottom = Image.eval(sheet.convert("L"), lambda value: 255 - value).getbbox() or (0,) * 4
-        assert 380 <= right <= 394
-        assert right - left <= pen.width(text, 20) + 6
-        assert 8 <= top < bottom <= 46
-
-
 def test_a_book_is_cut_to_a_line_at_once() -> None:
     from PIL import Image, ImageDraw
 

@@ -250,33 +250,10 @@ def in_language(path: Path, language: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "measured"),
-    [
-        ({"asked": "it", "stated": None, "looks_like": {}, "num_judged": None}, "`it` and in no others"),
-        (
-            {"asked": "it", "stated": "de", "looks_like": {"it": 0.5}, "num_judged": 9},
-            "`de` and in no others, but was never",
-        ),
-        (
-            {"asked": "it", "stated": "it", "looks_like": {"en": 0.9, "fr": 0.05}, "num_judged": 9},
-            "`en` and in no others, but was never",
-        ),
-    ],
-)
-def test_texts_that_look_like_another_language_are_in_that(
-    language: dict[str, Any], measured: str, model: Path, tmp_path: Path
-) -> None:
-    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
-    path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
-    in_language(path, language)
-    text = limits_section(card_data(model, seen(), model_sha256=sha256, scoreboards=[path]), open_trained(model))
-    assert f"It was scored in {measured}" in text
-
-
-@pytest.mark.parametrize(
     ("language", "has_split", "is_seen", "told", "not_told"),
     [
         ("it", True, True, ["one language, `it`, and in no other.", "scored in `it` and in no others."], "also where"),
+        ("en", False, True, ["scored in `en` and in no others, but was never trained in `en`"], "`it` and"),
         ("de", True, True, ["scored in `de` and `it` and in no others, but was never trained in `de`"], "not recorded"),
         ("de", False, True, ["scored in `de` and in no others, but was never trained in `de`. Its"], "`de` and `"),
         (None, True, True, ["of the texts of xtd10 was not recorded", "scored in `it`. Its"], "no others"),
@@ -291,7 +268,9 @@ def test_a_card_says_in_which_languages_it_was_measured(
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
     path = scoreboard(tmp_path / "scoreboard.json", open_model_folder(model, "ours").origin)
     if language:
-        in_language(path, {"asked": "it", "stated": language, "looks_like": {}, "num_judged": 9})
+        looks_like = {"en": 0.9, "fr": 0.05} if language == "en" else {"it": 0.5}
+        stated = None if language == "en" else language
+        in_language(path, {"asked": "it", "stated": stated, "looks_like": looks_like, "num_judged": 9})
     if has_split:
         write_scores(model, "test", sha256)
     boards = [] if language == "" else [path]
