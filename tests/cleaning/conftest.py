@@ -1,8 +1,6 @@
-"""Captions and translations as rows, and what rules say of them."""
+"""What rules say of captions and translations as rows."""
 
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pytest
@@ -10,31 +8,9 @@ import pytest
 from cleaning.checks import Rule, apply_rules
 from data_catalog.schema import CAPTIONS, PENDING
 
-Rejects = Callable[..., list[str | None]]
-
-_AWKWARD = MappingProxyType(
-    {
-        "emoji": "\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f44d\U0001f3fd",  # each of several
-        "arabic": "كلب صغير يلعب في الحديقة الخضراء",
-        "pointed hebrew": "יֶלֶד רוֹכֵב עַל סוּס לָבָן",
-        "devanagari": "एक काला कुत्ता हरी घास पर दौड़ता है",
-        "decomposed": unicodedata.normalize("NFD", "Il caffè più caldo è già lì"),
-        "empty": "",
-        "one letter": "x",
-        "10,000 characters": "a small dog " * 833 + "runs",
-        "lone mark": "\u0301",
-    }
-)
-
-
-@pytest.fixture(scope="session")
-def awkward() -> Mapping[str, str]:
-    """Captions that rules have to bear with, by name; a table of reasons says of each what a rule makes of it."""
-    return _AWKWARD
-
 
 @pytest.fixture
-def reasons() -> Rejects:
+def reasons() -> Callable[..., list[str | None]]:
     """Reasons for which rules drop captions, by themselves or as translations of `sources`."""
 
     def judge(

@@ -1,163 +1,113 @@
-"""What each rule says of captions that are emoji, right to left, full of marks, empty, or very short or long."""
+"""What deduplication and the screen step say of captions that are emoji, right to left, full of marks or very long."""
 
+import json
 import unicodedata
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cleaning.checks import CheckConfig, translation_measure
-from cleaning.checks.boilerplate import boilerplate_rule
-from cleaning.duplicates.captions import duplicate_captions
-from flows.build.steps import STEPS
-from flows.recipe.language_packs import load_language_pack
+from cleaning.duplicates.captions import RepeatsConfig, duplicate_captions
+from cleaning.leaks import LeaksConfig
+from data_catalog.schema import CAPTIONS, PENDING
+from data_catalog.storage.shards import save_parquet, sha256_of
+from flows.recipe.sources import read_test_sets
 
-REASONS = {name: row.reasons for step in STEPS for name, row in step.rows.items()}
-
-ITALIAN = load_language_pack("it")
-WITH_LETTERS = frozenset(
-    {"arabic", "pointed hebrew", "devanagari", "decomposed", "one letter", "10,000 characters"},
-)
-WITH_WORDS = WITH_LETTERS - {"one letter"}
-EVERY = WITH_LETTERS | {"emoji", "empty", "lone mark"}
-
-Change = Callable[[str], str]
-Rejects = Callable[..., list[str | None]]
-
-
-def first_words(text: str) -> str:
-    return " ".join(text.split()[:2])
+AWKWARD = {
+    "emoji": "\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \U0001f44d\U0001f3fd",  # each of several
+    "arabic": "كلب صغير يلعب في الحديقة الخضراء",
+    "pointed hebrew": "יֶלֶד רוֹכֵב עַל סוּס לָבָן",
+    "devanagari": "एक काला कुत्ता हरी घास पर दौड़ता है",
+    "decomposed": unicodedata.normalize("NFD", "Il caffè più caldo è già lì"),
+    "empty": "",
+    "one letter": "x",
+    "10,000 characters": "a small dog " * 833 + "runs",
+    "lone mark": "\u0301",
+}
+EVERY = frozenset(AWKWARD)
+WITH_WORDS = EVERY - {"emoji", "empty", "lone mark", "one letter"}
 
 
-def as_it_is(text: str) -> str:
-    return text
-
-
-def table(awkward: Mapping[str, str], reason: str, dropped: Collection[str]) -> dict[str, str | None]:
-    """By caption, the reason, where it is among those dropped."""
-    assert set(dropped) <= awkward.keys()
-    return {name: reason if name in dropped else None for name in awkward}
-
-
-def judged(rejects: Rejects, rule: str, sources: Sequence[str], targets: Sequence[str], **columns: Any) -> Any:
-    """Reasons by which one rule, with its usual settings, drops translations into Italian."""
-    rules = [each for each in CheckConfig().rules(ITALIAN) if each.name == rule]
-    assert len(rules) == 1
-    measured = translation_measure(ITALIAN)(sources, targets)
-    return rejects(rules, targets, sources=sources, **{**measured, **columns})
-
-
-@pytest.mark.parametrize(
-    ("rule", "source", "target", "reason", "dropped"),
-    [
-        # Three words that come back as they were; case, composition and the last stop aside.
-        ("copied_through", as_it_is, lambda text: f"{text}.", "copied_through", WITH_WORDS),
-        (
-            "copied_through",
-            as_it_is,
-            lambda text: unicodedata.normalize("NFC", text).upper(),
-            "copied_through",
-            WITH_WORDS,
-        ),
-        ("copied_through", first_words, first_words, "copied_through", ()),
-        ("copied_through", as_it_is, lambda text: f"{text} e basta", "copied_through", ()),
-        # The translation has words of the source, which "sopra" dilutes to less than one in six.
-        ("copied_words", as_it_is, as_it_is, "copied_words", WITH_WORDS),
-        ("copied_words", as_it_is, lambda text: f"{text} " + "sopra " * 50, "copied_words", {"10,000 characters"}),
-        ("copied_words", lambda text: "a dog", as_it_is, "copied_words", ()),
-        # Over and over what stands there twice or once, or nothing that repeats.
-        ("repetition", first_words, lambda text: f"{first_words(text)} " * 4, "repeated_ngrams", WITH_LETTERS),
-        ("repetition", as_it_is, as_it_is, "repeated_ngrams", ()),
-        ("repetition", lambda text: "a dog", as_it_is, "repeated_ngrams", {"10,000 characters"}),
-        ("repetition", lambda text: "a dog", lambda text: f"{text} {text}", "repeated_ngrams", {"10,000 characters"}),
-        # Far longer and far shorter, where there is a letter to compare with and more than the slack is missing.
-        ("length_ratio", as_it_is, lambda text: f"{text} {text} {text} " + "sopra " * 10, "length_ratio", WITH_LETTERS),
-        ("length_ratio", as_it_is, lambda text: "", "length_ratio", {"arabic", "decomposed", "10,000 characters"}),
-        ("length_ratio", as_it_is, as_it_is, "length_ratio", ()),
-        ("length_ratio", lambda text: "a dog", as_it_is, "length_ratio", {"10,000 characters"}),
-        # The source has a number, which the translation has in other digits, or has not.
-        ("numbers_lost", lambda text: f"{text} 345", as_it_is, "numbers_lost", EVERY),
-        ("numbers_lost", lambda text: f"{text} 345", lambda text: f"٣٤٥ {text}", "numbers_lost", ()),
-        ("numbers_lost", lambda text: f"{text} ३४५", lambda text: f"345 {text}", "numbers_lost", ()),
-        ("numbers_lost", as_it_is, as_it_is, "numbers_lost", ()),
-        ("numbers_invented", as_it_is, lambda text: f"{text} 345", "numbers_invented", EVERY),
-        ("numbers_invented", as_it_is, lambda text: f"{text} ٣٤٥", "numbers_invented", EVERY),
-        ("numbers_invented", lambda text: f"345 {text}", lambda text: f"{text} ३४५", "numbers_invented", ()),
-        ("numbers_invented", as_it_is, as_it_is, "numbers_invented", ()),
-    ],
-)
-def test_rules_that_compare_a_translation_with_its_source(
-    awkward: Mapping[str, str],
-    reasons: Rejects,
-    rule: str,
-    source: Change,
-    target: Change,
-    reason: str,
-    dropped: Collection[str],
-) -> None:
-    sources, targets = (list(map(change, awkward.values())) for change in (source, target))
-    found = judged(reasons, rule, sources, targets)
-    assert dict(zip(awkward, found, strict=True)) == table(awkward, reason, dropped)
-
-
-@pytest.mark.parametrize(
-    ("rule", "column", "value", "reason"),
-    [
-        ("score", "translation_score", -1.25, "low_translation_score"),
-        ("score", "translation_score", -0.75, None),
-        ("round_trip", "round_trip_chrf", 9.5, "low_round_trip"),
-        ("round_trip", "round_trip_chrf", 10.5, None),
-        ("truncated", "translation_truncated", True, "translation_truncated"),
-        ("truncated", "translation_truncated", False, None),
-        ("repetitive", "translation_repetitive", True, "translation_repetitive"),
-        ("repetitive", "translation_repetitive", False, None),
-    ],
-)
-def test_rules_that_read_what_the_engine_says_do_not_look_at_texts(
-    awkward: Mapping[str, str], reasons: Rejects, rule: str, column: str, value: object, reason: str | None
-) -> None:
-    texts = list(awkward.values())
-    for sources, targets in ((texts, texts), (texts, texts[::-1]), (["a dog"] * len(texts), texts)):
-        assert judged(reasons, rule, sources, targets, **{column: [value] * len(texts)}) == [reason] * len(texts)
-    # One translation of a shard has another number than its neighbours.
-    values = [value, *[None] * (len(texts) - 1)]
-    assert judged(reasons, rule, texts, texts, **{column: values}) == [reason, *[None] * (len(texts) - 1)]
+def expected(reason: str, dropped: Collection[str]) -> list[str | None]:
+    """For each awkward caption the reason, where it is among those dropped."""
+    return [reason if name in dropped else None for name in AWKWARD]
 
 
 @pytest.mark.parametrize(
     ("repeat", "dropped"),
     [
-        (as_it_is, EVERY),
-        (lambda text: f"  {text.upper()} ", EVERY),
-        (lambda text: unicodedata.normalize("NFC", text), EVERY),
+        (lambda text: f"  {unicodedata.normalize('NFC', text).upper()} ", EVERY),
         # A stop that is all there is says something else than nothing.
         (lambda text: f"{text}!", EVERY - {"empty"}),
-        (lambda text: f"{text} y", ()),
         (lambda text: f"\u200f{text}y", ()),
     ],
 )
-def test_duplicates_of_an_image(awkward: Mapping[str, str], repeat: Change, dropped: Collection[str]) -> None:
-    """All captions of an image, then a repeat of each: of the same image, and of another one."""
-    texts = list(awkward.values())
-    repeats = list(map(repeat, texts))
-    verdicts = duplicate_captions(["a"] * 2 * len(texts), texts + repeats)
-    found = [None if verdict is None else verdict.reason for verdict in verdicts]
-    assert found[: len(texts)] == [None] * len(texts)
-    assert dict(zip(awkward, found[len(texts) :], strict=True)) == table(awkward, "duplicate_caption", dropped)
+def test_repeats_of_an_image_are_duplicates_and_those_of_others_are_not(
+    repeat: Callable[[str], str], dropped: Collection[str]
+) -> None:
+    texts = list(AWKWARD.values())
+    both = [*texts, *map(repeat, texts)]
+    verdicts = duplicate_captions(["a"] * len(both), both)
+    found = [verdict and verdict.reason for verdict in verdicts]
+    assert found == [None] * len(texts) + expected("duplicate_caption", dropped)
     others = ["a"] * len(texts) + [f"b{number}" for number in range(len(texts))]
-    assert duplicate_captions(others, texts + repeats) == [None] * 2 * len(texts)
-    assert "duplicate_caption" in REASONS["deduplicate"]
+    assert duplicate_captions(others, both) == [None] * len(both)
+
+
+@pytest.fixture
+def screened(tmp_path: Path, call_step: Any) -> Callable[[Sequence[tuple[str, str]], LeaksConfig], list[str | None]]:
+    """`screened(rows, leaks)`: drop reasons of (sample, caption) after the step.
+
+    A test set has the awkward captions, and an image whose address is that of the sample "held".
+    """
+    path = tmp_path / "held.jsonl"
+    held_rows = [{"url": "https://EXAMPLE.org:443/held.jpg#x", "caption": text} for text in AWKWARD.values()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in held_rows), "utf-8")
+    columns = {"kind": "pairs", "files": [str(path)], "url_column": "url", "caption_column": "caption"}
+    (held,) = read_test_sets({"held": columns}, "it")
+    settings = {"name": "held", "kind": held.kind.kind, "config": held.config, "images": None, "min_words": 4}
+    test_set = call_step("test-set", tmp_path / "work", {}, {**settings, "files": [[path.name, sha256_of(path)]]})
+
+    def through_the_step(rows: Sequence[tuple[str, str]], leaks: LeaksConfig) -> list[str | None]:
+        given = [
+            {
+                "sample_id": f"pairs:{sample}",
+                "caption_id": f"pairs:{sample}#{number}",
+                "source": "pairs",
+                "url": f"http://example.org/{sample.replace(' ', '-')}.jpg",
+                "source_caption": caption,
+                "clean_caption": caption,
+                "upstream_file": "a.tsv",
+                "upstream_line": number,
+                "outcome": PENDING,
+            }
+            for number, (sample, caption) in enumerate(rows, start=1)
+        ]
+        path = tmp_path / "in.parquet"
+        save_parquet(pa.Table.from_pylist(given, CAPTIONS), path)
+        settings = {"config": RepeatsConfig(), "function_words": ("a", "un"), "leaks": leaks}
+        settings |= {"kinds": {"pairs": "pairs"}, "test_sets": ["held"]}
+        table = pq.read_table(
+            call_step("screen", tmp_path / "work", {"clean": path, "test-set": (test_set,)}, settings).only_file
+        )
+        assert table.column("caption_id").to_pylist() == [row["caption_id"] for row in given]
+        return table.column("drop_reason").to_pylist()  # type: ignore[no-any-return]
+
+    return through_the_step
 
 
 @pytest.mark.parametrize(
-    ("change", "dropped"),
-    [
-        (as_it_is, {"emoji", "lone mark"}),
-        (lambda text: "?" * 10_000 + text, EVERY - WITH_LETTERS),
-        (lambda text: f"{text} 250 × 300", EVERY - WITH_LETTERS),
-        (lambda text: f"{text}א", ()),
-    ],
+    ("template", "dropped"),
+    [("  «{}» — !? 🐶", WITH_WORDS), ("\u200f{}\u200f", WITH_WORDS), ("{} y", ()), ("{}א", ())],
 )
-def test_captions_without_letters(awkward: Mapping[str, str], change: Change, dropped: Collection[str]) -> None:
-    found = [boilerplate_rule(change(text), ["no_letters"]) for text in awkward.values()]
-    assert dict(zip(awkward, found, strict=True)) == table(awkward, "no_letters", dropped)
+def test_captions_and_images_of_a_test_set(
+    screened: Callable[..., list[str | None]], template: str, dropped: Collection[str]
+) -> None:
+    """Captions of four words; fewer are nobody's."""
+    rows = [(name, template.format(text)) for name, text in AWKWARD.items()]
+    assert screened(rows, LeaksConfig()) == expected("test_caption", dropped)
+    assert screened(rows, LeaksConfig(by_caption=False)) == [None] * len(rows)
+    assert screened([("held", text) for _, text in rows], LeaksConfig()) == ["test_image"] * len(rows)

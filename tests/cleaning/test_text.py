@@ -1,9 +1,11 @@
+"""What mends a caption: encodings, controls, markup, Unicode; and that cleaning passes over nothing."""
+
 import gzip
 import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cleaning.checks import CleanConfig
@@ -38,12 +40,9 @@ def one(transform: Transform, text: str) -> str:
         ("ﬁne", "fine"),
         ("ÚDOLÍ°", "ÚDOLͰ"),  # ftfy's own mistake
         ("\ud83d\ude00", "😀"),
-        ("Î\x88Î½Î± Ï\x83Ï\x80Î¯Ï\x84Î¹", "Ένα σπίτι"),
         ("“quoted” „gut“ «bien»", "“quoted” „gut“ «bien»"),
         ("ＡＢＣ，漢字！", "ＡＢＣ，漢字！"),
-        ("10³ µm ½", "10³ µm ½"),
         ("plain ASCII &amp; <b>", "plain ASCII &amp; <b>"),
-        ("", ""),
     ],
 )
 def test_fix_encoding(text: str, expected: str) -> None:
@@ -55,14 +54,11 @@ def test_fix_encoding(text: str, expected: str) -> None:
     [
         ("Τι κάνει\u037e Τρέχει\u0387 τώρα", "Τι κάνει; Τρέχει\u00b7 τώρα"),
         ("Ε\u0301νας α\u0301ντρας, ι\u0308\u0301", "Ένας άντρας, \u0390"),
-        ("\u1f71 \u03ac", "\u03ac \u03ac"),  # the same letter, coded twice
         ("εί\xb5αι, \xb5ια", "εί\u03bcαι, \u03bcια"),
         ("5 \xb5m", "5 \xb5m"),
-        ("x" + "\u0316" * 30 + "y", "x" + "\u0316" * 30 + "y"),
         ("x" + "\u0316" * 31 + "y" + "\u0316" * 31, "x" + "\u0316" * 30 + "y" + "\u0316" * 30),
         ("—" * 40 + "\u0316" * 40 + "🙂" * 40, "—" * 40 + "\u0316" * 30 + "🙂" * 40),
         ("5 \xb5\u2126", "5 \xb5\u03a9"),
-        ("«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος", "«Ο γάτος» του ΆΓΓΕΛΟΥ, ο σκύλος"),
     ],
 )
 def test_normalise_unicode(text: str, expected: str) -> None:
@@ -72,7 +68,6 @@ def test_normalise_unicode(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a\x00b\x07c\x7f", "abc"),
         ("line\r\nbreak\ttab\u2028x", "line  break tab x"),
         ("\x1b[31mred\x1b[0m", "red"),
         ("\ufeffBOM soft\xadhyphen zero\u200bwidth", "BOM softhyphen zerowidth"),
@@ -96,7 +91,6 @@ def test_strip_controls(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a &lt; b &amp; c", "a < b & c"),
         ("&quot;caff&egrave;&quot; &#233; &#xE9;", '"caffè" é é'),
         ("&amp;amp;amp;lt;", "<"),
         ("R&D&notes; AT&T &unknown;", "R&D&notes; AT&T &unknown;"),
@@ -108,7 +102,6 @@ def test_strip_controls(text: str, expected: str) -> None:
         ("a < b and c > d", "a < b and c > d"),
         ("a<b and c>d", "a<b and c>d"),
         ("<PERSON> with <3 dogs <unk>", "<PERSON> with <3 dogs <unk>"),
-        ("", ""),
     ],
 )
 def test_strip_markup(text: str, expected: str) -> None:
@@ -137,8 +130,6 @@ def test_a_run_of_marks_is_cut_before_it_takes_minutes(marks: str) -> None:
         ("&lt;i&gt;cittÃ &lt;/i&gt;", "città"),
         ("<b" * 30 + ">" * 30 + " cat", "b" + " b" * 9 + " cat"),
         ("\u0301", "\u0301"),
-        ("", ""),
-        ("x", "x"),
         ("ab " * 3333 + "c", "ab " * 3333 + "c"),
     ],
 )
@@ -151,40 +142,17 @@ def test_rules_can_be_switched_off() -> None:
     assert one(clean_text(config), "perchÃ©  <b>l’arco</b>\x00") == "perchÃ© <b>l’arco</b>"
 
 
-MARKUP = [
-    "&amp;",
-    "&lt;",
-    "&#8203;",
-    "&l",
-    "t;",
-    "<b>",
-    "</b>",
-    "<b",
-    ">",
-    "<br/>",
-    "<!--",
-    "-->",
-    "<script>",
-    "</script>",
-]
+MARKUP = ["&amp;", "&#8203;", "&l", "t;", "<b>", "</b>", "<b", ">", "<br/>", "<!--", "-->", "<script>", "</script>"]
 MOJIBAKE = ["Ã©", "â€œ", "Ã ", "ﬁ", "\x85", "\x93"]
 INVISIBLE = ["\u200b", "\u200c", "\u200d", "\ufe0f", "\u202e", "\xad", "\x1b[0m", "\x1b", "\ud83d", "\ude00", "\n"]
 LETTERS = ["a", "’", "e\u0301", "\u0301", "\u0646", "\u0915\u094d", "\U0001f469", "\U0001f3f4", "\U000e0067", " "]
 FRAGMENTS = st.sampled_from(MARKUP + MOJIBAKE + INVISIBLE + LETTERS)
 TEXTS = st.one_of(st.text(), st.lists(FRAGMENTS | st.characters(), max_size=12).map("".join))
-
-
-@settings(max_examples=300, deadline=None)
-@given(TEXTS)
-def test_cleaning_twice_changes_nothing_and_leaves_nothing_invisible(text: str) -> None:
-    cleaned = one(CLEAN, text)
-    assert one(CLEAN, cleaned) == cleaned
-    assert unicodedata.is_normalized("NFC", cleaned)
-    assert cleaned == " ".join(cleaned.split())
-    assert not {unicodedata.category(character) for character in cleaned} & {"Cc", "Cs", "Zl", "Zp"}
-    assert not set("\u200b\u200e\u200f\u202a\u202e\u2066\ufeff\xad") & set(cleaned)
-
-
+# Mostly what is passed over at a glance, with what is not between.
+PLAIN = "aeZ 09.,'-:;/#()é ü ß ñ č ł ő Ωάς Жё ם ع 。あアー猫한 "
+NEARLY_PLAIN = st.text(st.sampled_from(PLAIN) | st.sampled_from("&<>’ÉÃœµ×\u0301\u3099\u1161\u11a8\u0653\xa0\xad\t\n"))
+SUFFIXES = st.sampled_from(["stock photo", "photo by person", "Foto:", "&amp;", "<b>", "cat", "è", "  ", " ", "Ã", "©"])
+NEAR_NORMAL = st.lists(SUFFIXES | NEARLY_PLAIN, max_size=8).map("".join)
 RULES = [
     encoding_rewrite(),
     strip_controls,
@@ -194,14 +162,6 @@ RULES = [
     collapse_whitespace,
     without_suffixes,
 ]
-# Mostly what is passed over at a glance, with what is not between.
-PLAIN = "aeZ 09.,'-:;/#()é ü ß ñ č ł ő Ωάς Жё ם ع 。あアー猫한 "
-NEARLY_PLAIN = st.text(st.sampled_from(PLAIN) | st.sampled_from("&<>’ÉÃœµ×\u0301\u3099\u1161\u11a8\u0653\xa0\xad\t\n"))
-NEAR_NORMAL = st.lists(
-    st.sampled_from(["stock photo", "photo by person", "Foto:", "&amp;", "<b>", "cat", "è", "  ", " ", "Ã", "©"])
-    | NEARLY_PLAIN,
-    max_size=8,
-).map("".join)
 
 
 def by_the_rules(texts: list[str]) -> list[str]:
@@ -214,33 +174,35 @@ def by_the_rules(texts: list[str]) -> list[str]:
             return texts
 
 
-@settings(max_examples=600, deadline=None)
-@given(st.lists(TEXTS | NEARLY_PLAIN | NEAR_NORMAL, max_size=4))
-def test_what_is_passed_over_at_a_glance_needs_no_rule(texts: list[str]) -> None:
-    assert CLEAN(texts) == by_the_rules(texts)
+@given(st.lists(TEXTS | NEARLY_PLAIN | NEAR_NORMAL, min_size=1, max_size=4))
+def test_cleaning_does_what_the_rules_do_twice_is_once_and_nothing_invisible_is_left(texts: list[str]) -> None:
+    cleaned = CLEAN(texts)
+    assert cleaned == by_the_rules(texts)
+    assert CLEAN(cleaned) == cleaned
+    for text in cleaned:
+        assert unicodedata.is_normalized("NFC", text)
+        assert text == " ".join(text.split())
+        assert not {unicodedata.category(character) for character in text} & {"Cc", "Cs", "Zl", "Zp"}
+        assert not set("\u200b\u200e\u200f\u202a\u202e\u2066\ufeff\xad") & set(text)
 
 
-def test_no_character_is_passed_over_that_a_rule_would_change() -> None:
-    assigned = [chr(code) for code in range(0x30000) if unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")]
-    texts = [f"a{character}b" for character in assigned]
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_character_is_passed_over_that_a_rule_would_change(step: int) -> None:
+    assigned = [chr(code) for code in range(0, 0x30000, step) if unicodedata.category(chr(code))[0] != "C"]
+    texts = [f"a{character}b" for character in [*assigned, *map(chr, range(0xA0))]]
     assert CLEAN(texts) == by_the_rules(texts)
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", ["multi30k/val.fr.gz", "multi30k/val.de.gz", "multi30k/val.en.gz"])
-def test_real_captions_are_cleaned_by_the_rules(shared_data: Path, name: str) -> None:
-    captions = gzip.decompress((shared_data / name).read_bytes()).decode().splitlines()
-    assert CLEAN(captions) == by_the_rules(captions)
-
-
-@pytest.mark.real_data
-def test_real_captions_of_the_web_are_cleaned_by_the_rules(shared_data: Path) -> None:
+def test_real_captions_are_cleaned_by_the_rules(shared_data: Path) -> None:
+    captions = gzip.decompress((shared_data / "multi30k" / "val.fr.gz").read_bytes()).decode().splitlines()
     rows = (shared_data / "cc3m" / "Validation_GCC-1.1.0-Validation.first8000.tsv").read_text("utf-8").splitlines()
-    captions = [row.split("\t")[0] for row in rows]
-    assert CLEAN(captions) == by_the_rules(captions)
+    captions += [row.split("\t")[0] for row in rows]
+    cleaned = CLEAN(captions)
+    assert cleaned == by_the_rules(captions)
+    assert CLEAN(cleaned) == cleaned
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="<&#()[]|:©?oO")))
 def test_plain_ascii_only_loses_spare_spaces(text: str) -> None:
     assert one(CLEAN, text) == " ".join(text.split())

@@ -1,5 +1,8 @@
-"""Views over snapshots of several ages: every column is there, null where a snapshot has none of it."""
+"""Views over snapshots: every column is there, and says in the database what it means."""
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.database.views import COLUMNS, literal, view_texts
+from data_catalog.database.catalog import rebuild
+from data_catalog.database.views import COLUMNS, VIEWS, literal, view_texts
 from data_catalog.schema import CAPTIONS
 from data_catalog.storage.manifest import Snapshot
 
@@ -102,6 +106,32 @@ def test_a_file_of_another_schema_within_a_snapshot_is_an_error_and_no_null(tmp_
         connection.execute("SELECT count(drop_reason) FROM captions").fetchall()
 
 
-@pytest.mark.parametrize("text", ["it's", "''", "a\\'b", "\x1b", "$$", "ò", ""])
-def test_literals_are_read_back_as_they_were(text: str) -> None:
-    assert duckdb.sql(f"SELECT {literal(text)}").fetchall() == [(text,)]
+def test_literals_are_read_back_as_they_were() -> None:
+    for text in ("it's", "''", "a\\'b", "\x1b", "$$", "ò", ""):
+        assert duckdb.sql(f"SELECT {literal(text)}").fetchall() == [(text,)]
+
+
+def test_every_view_and_column_has_a_short_text_and_no_text_is_of_another(tmp_path: Path) -> None:
+    """In the catalog of a root that holds nothing yet."""
+    with duckdb.connect(str(rebuild(tmp_path)), read_only=True) as connection:
+        views = connection.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall()
+        columns = connection.execute(
+            "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal"
+        ).fetchall()
+    assert {name for name, _ in views} == set(view_texts([])) == set(VIEWS) == set(COLUMNS)
+    found = {(view, name) for view, name, _ in columns}
+    assert found == {(view, name) for view, names in COLUMNS.items() for name in names}
+    texts = [text for _, text in views] + [text for _, _, text in columns]
+    assert [text for text in texts if not text or "\n" in text or len(text) > 120 or text != text.strip()] == []
+
+
+def test_duckdbs_own_command_line_opens_the_catalog_and_shows_the_texts(tmp_path: Path) -> None:
+    program = shutil.which("duckdb", path=str(Path(sys.executable).parent))
+    assert program is not None, "duckdb-cli is among the dev dependencies"
+    sql = (
+        "SELECT count(*) FROM captions; "
+        "SELECT comment FROM duckdb_columns() WHERE table_name = 'pairs' AND column_name = 'split'"
+    )
+    command = [program, "-readonly", "-csv", "-noheader", str(rebuild(tmp_path)), sql]
+    count, text = subprocess.check_output(command, text=True).splitlines()
+    assert (count, text.strip('"')) == ("0", COLUMNS["pairs"]["split"])

@@ -2,12 +2,11 @@
 
 import errno
 import os
-import resource
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -19,7 +18,7 @@ from data_catalog.errors import DamagedError, DiskError, PipelineError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.shard import raw_rows
 from data_catalog.storage.disk_errors import disk_errors, raise_if_disk_fails
-from data_catalog.storage.shards import append_line, make_folder, save_parquet, write_atomically, write_named_atomically
+from data_catalog.storage.shards import append_line, save_parquet, write_named_atomically
 from data_catalog.storage.work import StepKey, WorkStore
 from translation.engine import Translation
 from translation.memory import TranslationMemory
@@ -40,35 +39,31 @@ PLACE = Path("/catalog/work/x.parquet")
     ids=lambda error: type(error).__name__,
 )
 def test_a_full_disk_is_told_of(error: Exception) -> None:
-    with pytest.raises(DiskError, match="the disk that holds /catalog/work is full: free space and run the same"):
+    with pytest.raises(DiskError, match="the disk that holds /catalog/work is full"):
         raise_if_disk_fails(error, PLACE)
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "Input/output error"), sqlite3.OperationalError("disk I/O error")], ids=repr
+    ("error", "told"),
+    [
+        (OSError(errno.EIO, "Input/output error"), f"failed at {PLACE} "),
+        (sqlite3.OperationalError("disk I/O error"), f"failed at {PLACE} "),
+        (OSError(errno.EIO, "Input/output error", "/upstream/wit.tsv"), r"failed at /upstream/wit\.tsv "),
+        (OSError(errno.EIO, "Input/output error", "/catalog/work/.tmp-1/x"), f"failed at {PLACE} "),
+        (OSError(errno.ENOSPC, "No space left on device", "/other/x"), "holds /other is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "/other/.tmp-1/y/x"), "holds /other is full"),
+    ],
+    ids=repr,
 )
-def test_a_disk_that_fails_is_told_of(error: Exception) -> None:
-    with pytest.raises(DiskError, match=r"the disk failed at /catalog/work/x.parquet .*: check the disk"):
+def test_a_disk_that_fails_is_told_of_and_the_file_unless_it_is_a_temporary_one(error: Exception, told: str) -> None:
+    with pytest.raises(DiskError, match=told):
         raise_if_disk_fails(error, PLACE)
-
-
-def test_the_file_that_the_error_names_is_told_unless_it_is_a_temporary_one() -> None:
-    with pytest.raises(PipelineError, match=r"failed at /upstream/wit\.tsv "):
-        raise_if_disk_fails(OSError(errno.EIO, "Input/output error", "/upstream/wit.tsv"), PLACE)
-    with pytest.raises(PipelineError, match=f"failed at {PLACE} "):
-        raise_if_disk_fails(OSError(errno.EIO, "Input/output error", "/catalog/work/.tmp-1/x"), PLACE)
-
-
-def test_the_folder_of_the_file_that_the_error_names_is_told() -> None:
-    for named in ("/other/x", "/other/.tmp-1/y/x"):
-        with pytest.raises(DiskError, match="the disk that holds /other is full"):
-            raise_if_disk_fails(OSError(errno.ENOSPC, "No space left on device", named), PLACE)
 
 
 def test_a_local_image_that_the_disk_cannot_read_is_no_missing_one(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("/proc/self/mem")  # a regular file, whose first byte gives EIO
     row = {"sample_id": "mine:a", "url": None, "path": "a.jpg", "location": str(tmp_path)}
-    with pytest.raises(PipelineError, match=rf"the disk failed at {tmp_path}/a.jpg "):
+    with pytest.raises(PipelineError, match=f"{tmp_path}/a.jpg"):
         list(raw_rows([row], {}, FetchConfig()))
 
 
@@ -106,13 +101,6 @@ def noise(num_rows: int) -> pa.Table:
     return pa.table({"caption": [os.urandom(200).hex() for _ in range(num_rows)]})
 
 
-def test_parquet_on_a_small_disk(small_disk: Path) -> None:
-    table = noise(2000)
-    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
-        write_atomically(small_disk / "x.parquet", lambda path: save_parquet(table, path))
-    assert list(small_disk.iterdir()) == []
-
-
 def test_a_step_on_a_small_disk(small_disk: Path) -> None:
     def produce(folder: Path) -> dict[str, int]:
         save_parquet(noise(2000), folder / "shard.parquet")
@@ -128,20 +116,14 @@ def test_a_step_on_a_small_disk(small_disk: Path) -> None:
     (small_disk / "work").rmdir()
 
 
-def test_a_translation_memory_on_a_small_disk(small_disk: Path) -> None:
-    memory = TranslationMemory(small_disk, "engine")
-    captions = [f"{number} {'word ' * 50}" for number in range(1000)]
-    found = [Translation(text=caption, score=0.0, truncated=False, repetitive=False) for caption in captions]
-    memory.record(captions[:5], found[:5])
-    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
-        memory.record(captions, found)
-    assert memory.missing(captions[:6]) == captions[5:6]
-    for path in small_disk.iterdir():
-        path.unlink()
-
-
 def test_a_memory_that_has_no_room_for_its_log_is_on_a_full_disk(small_disk: Path) -> None:
     memory = TranslationMemory(small_disk, "engine")
+    captions = [f"{number} {'word ' * 50}" for number in range(1000)]
+    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
+        memory.record(
+            captions, [Translation(text=text, score=0.0, truncated=False, repetitive=False) for text in captions]
+        )
+    assert memory.missing(captions[:1]) == captions[:1]
     found = Translation(text="uno", score=0.0, truncated=False, repetitive=False)
     memory.record(["one"], [found])
     filler = small_disk / "filler"
@@ -165,17 +147,6 @@ def test_a_cut_file_of_bands_is_never_taken_for_a_whole_one(small_disk: Path) ->
     shutil.rmtree(folder)
 
 
-def test_a_limit_on_the_size_of_files_leaves_no_debris(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_atomically(tmp_path / "x.parquet", lambda path: save_parquet(noise(100), path))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_line_that_a_kill_tore_does_not_swallow_the_next_one(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "runs.jsonl"
     append_line(log, '{"run": 1}')
@@ -187,15 +158,6 @@ def test_a_line_that_a_kill_tore_does_not_swallow_the_next_one(tmp_path: Path) -
     assert lines == ['{"run": 1}', '{"run": 2, "hos', '{"run": "tre è"}', '{"run": 4}']
 
 
-def test_folders_are_made_and_what_is_in_the_way_is_told(tmp_path: Path) -> None:
-    make_folder(tmp_path / "a" / "b" / "c")
-    make_folder(tmp_path / "a" / "b" / "c")
-    assert (tmp_path / "a" / "b" / "c").is_dir()
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        make_folder(tmp_path / "file" / "below")
-
-
 def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
     def write(path: Path) -> None:
         path.write_bytes(b"content")
@@ -203,19 +165,3 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
     path = write_named_atomically(tmp_path / "new", lambda found: f"train-{found[:6]}.bin", write)
     assert path.name == "train-ed7002.bin"
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == [path.name]
-
-
-def test_sqlite_without_space_says_so(small_disk: Path) -> None:
-    # What the sentence above is made of: should SQLite ever say it otherwise, this fails.
-    with closing(sqlite3.connect(small_disk / "x.sqlite", isolation_level=None)) as connection:
-        connection.execute("CREATE TABLE t (x)")
-        with pytest.raises(sqlite3.OperationalError, match="database or disk is full"):
-            connection.executemany("INSERT INTO t VALUES (?)", [(os.urandom(1000),) for _ in range(500)])
-    for path in small_disk.iterdir():
-        path.unlink()
-
-
-def test_duckdb_without_space_says_so(small_disk: Path) -> None:
-    with duckdb.connect() as connection, pytest.raises(duckdb.IOException, match="No space left on device"):
-        connection.execute(f"COPY (SELECT random() FROM range(200000)) TO '{small_disk}/x.parquet'")
-    (small_disk / "x.parquet").unlink(missing_ok=True)

@@ -27,17 +27,9 @@ def source(
     return Source(name=name, files=files, file_hashes=[content_hash], settings={}, read=read, limit=limit)
 
 
-def row(sample: str, caption: str, line: int, folder: Path, *, key: str | None = None) -> UpstreamRow:
-    file = str(folder / "a.tsv")
-    return UpstreamRow(
-        upstream_file=file,
-        upstream_line=line,
-        sample_key=sample,
-        caption_key=key,
-        url=f"http://x/{sample}",
-        caption=caption,
-        lang="en",
-    )
+def row(sample: str, caption: str, line: int, folder: Path) -> UpstreamRow:
+    file, url = str(folder / "a.tsv"), f"http://x/{sample}"
+    return UpstreamRow(upstream_file=file, upstream_line=line, sample_key=sample, url=url, caption=caption, lang="en")
 
 
 def ingested(folder: Path, sources: Sequence[Source], *, shard_size: int) -> tuple[list[Path], Mapping[str, Any]]:
@@ -164,7 +156,7 @@ def test_another_seed_draws_other_rows_and_rows_that_are_not_asked_for_do_not_co
 
 
 def test_a_limit_below_the_captions_of_an_image_is_refused(tmp_path: Path) -> None:
-    rows = [row("1", f"caption {number}", number, tmp_path) for number in range(5)]
-    assert limited(rows, tmp_path / "fits", limit=5)[1]["selected"] == 5
+    rows = [row("1", f"caption {number}", number, tmp_path) for number in range(7)]
+    assert limited(rows, tmp_path / "fits", limit=7)[1]["selected"] == 7
     with pytest.raises(SettingsError, match=r"sources\.pairs\.limit = 4 is less than the captions of one image"):
         limited(rows, tmp_path / "work", limit=4)

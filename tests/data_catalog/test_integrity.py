@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,11 @@ VALUE = {
 }
 
 
-def flips(content: bytes) -> list[bytes]:
-    """The content with each of its bits flipped, one at a time."""
+def damaged(content: bytes) -> list[bytes]:
+    """The content with one bit of each byte flipped, in turn, and cut off at each byte."""
     return [
-        content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
-        for place in range(len(content))
-        for bit in range(8)
+        *(content[:at] + bytes([content[at] ^ 1 << at % 8]) + content[at + 1 :] for at in range(len(content))),
+        *(content[:at] for at in range(len(content))),
     ]
 
 
@@ -50,50 +50,29 @@ def test_a_document_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
-def test_every_flipped_bit_of_a_document_shows(tmp_path: Path) -> None:
+def test_every_damage_of_a_document_or_a_line_shows(tmp_path: Path) -> None:
     path = tmp_path / "document.json"
     write_checksummed(path, VALUE)
-    missed = [content for content in flips(path.read_bytes()) if content_problem(content) is None]
-    assert missed == []
-
-
-def test_every_flipped_bit_of_a_line_shows() -> None:
-    line = checksummed_line(VALUE).encode()
+    content, line = path.read_bytes(), checksummed_line(VALUE).encode()
+    assert [bad for bad in [*damaged(content), content + b" ", b" " + content] if content_problem(bad) is None] == []
     assert line_problem(line) is None
     assert json.loads(line)["name"] == VALUE["name"]
-    assert [content for content in flips(line) if line_problem(content) is None] == []
-
-
-def test_every_cut_and_added_byte_shows(tmp_path: Path) -> None:
-    path = tmp_path / "document.json"
-    write_checksummed(path, VALUE)
-    content = path.read_bytes()
-    assert all(content_problem(content[:size]) for size in range(len(content)))
-    assert content_problem(content + b" ")
-    assert content_problem(b" " + content)
+    assert [bad for bad in damaged(line) if line_problem(bad) is None] == []
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\xff\xfe", b"[1, 2]", b"7", b'{"a": 1', b'{"cHecksum": "x"}', pytest.param(b"[" * 100_000, id="deep")],
+    [b"", b"\xff\xfe", b"[1, 2]", b'{"a": 1', b'{"cHecksum": "x"}', pytest.param(b"[" * 100_000, id="deep"), None],
 )
-def test_what_is_no_document_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+def test_what_is_no_document_is_told_with_its_remedy(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "document.json"
-    path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"document\.json is damaged \(.*\): restore it from a copy$"):
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"document\.json .*: restore it from a copy$"):
         read_checksummed(path, remedy="restore it from a copy")
-
-
-def test_a_document_without_a_checksum_is_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "document.json"
     write_json(path, {"snapshot": "abc"})
-    with pytest.raises(DamagedError, match=r"is damaged \(its checksum is missing.*\): restore it"):
+    with pytest.raises(DamagedError, match="checksum is missing"):
         read_checksummed(path, remedy="restore it")
-
-
-def test_what_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DamagedError, match=r"cannot be read \(No such file or directory\): restore it"):
-        read_checksummed(tmp_path / "none.json", remedy="restore it")
 
 
 @pytest.fixture
@@ -110,20 +89,19 @@ def test_a_whole_file_has_no_problem(file: Path) -> None:
 
 
 @pytest.mark.parametrize("which", [lambda path: path, record_path], ids=["file", "record"])
-def test_every_flipped_bit_of_a_file_or_its_record_shows(file: Path, which: object) -> None:
-    path: Path = which(file)  # type: ignore[operator]
+def test_every_damage_of_a_file_or_its_record_shows(file: Path, which: Callable[[Path], Path]) -> None:
+    path = which(file)
     content = path.read_bytes()
-    for place in range(len(content)):
-        for bit in range(8):
-            path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
-            assert record_problem(file) is not None, (place, bit)
+    for bad in damaged(content):
+        path.write_bytes(bad)
+        assert record_problem(file) is not None, bad
     path.write_bytes(content)
     assert record_problem(file) is None
 
 
 def test_a_missing_file_shows(file: Path) -> None:
     file.unlink()
-    assert record_problem(file) == "it is missing"
+    assert record_problem(file) is not None
     assert record_problem(file.with_name("other")) is None
 
 
@@ -147,5 +125,5 @@ def test_a_process_that_dies_meanwhile_leaves_no_record(file: Path) -> None:
 def test_a_document_that_lists_no_files_is_no_record(tmp_path: Path, value: dict[str, object]) -> None:
     path = tmp_path / "files.json"
     write_checksummed(path, value)
-    with pytest.raises(DamagedError, match=r"files\.json is damaged \(it lists no files\): train again"):
+    with pytest.raises(DamagedError, match=r"lists no files.*: train again"):
         read_record(path, remedy="train again")

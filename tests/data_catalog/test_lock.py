@@ -41,16 +41,23 @@ def holder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[int]:
         process.kill()
 
 
-def dead_process() -> int:
+@pytest.fixture
+def signed_before(tmp_path: Path) -> int:
+    """A process that has ended had the lock before; written before another one takes it."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        return process.pid
+        pid = process.pid
+    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": pid, "command": "before"}), encoding="utf-8")
+    return pid
 
 
 @pytest.mark.parametrize("holder", [0.15], indirect=True)
-def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(tmp_path: Path, holder: int) -> None:
-    (tmp_path / LOCK_FILE).write_text(json.dumps({"pid": dead_process(), "command": "before"}), encoding="utf-8")
+def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(
+    tmp_path: Path, signed_before: int, holder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert signed_before != holder
+    monkeypatch.setattr("data_catalog.storage.lock.TRIES_TO_READ", 1000)  # a busy machine is no defect
     with (
-        pytest.raises(BusyError, match=rf"written by process {holder} \(vernaclip build slow\)"),
+        pytest.raises(BusyError, match=rf"process {holder} \(vernaclip build slow\)"),
         writer_lock(tmp_path),
     ):
         pass
@@ -58,11 +65,11 @@ def test_who_has_just_taken_the_lock_is_named_not_who_had_it_before(tmp_path: Pa
 
 
 @pytest.mark.parametrize("holder", [60], indirect=True)
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "\udcff"])
+@pytest.mark.parametrize("text", ['{"pid": 1}', "\udcff"])
 def test_whoever_does_not_sign_is_another_process(tmp_path: Path, holder: int, text: str) -> None:
     (tmp_path / LOCK_FILE).write_text(text, encoding="utf-8", errors="surrogateescape")
     with (
-        pytest.raises(BusyError, match="is being written by another process: wait until it ends"),
+        pytest.raises(BusyError, match="another process"),
         writer_lock(tmp_path),
     ):
         pass
@@ -77,18 +84,22 @@ def test_a_lock_dies_with_its_process_and_looking_does_not_take_it(tmp_path: Pat
         pass
 
 
-def test_a_command_of_several_lines_is_told_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/usr/bin/vernaclip", "build", "a\n  b"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["build", "a\n  b"], "vernaclip build a b"),
+        (["--debug", "forget", "--url", "http://example.org/me.jpg", "--root", "italy"], "vernaclip forget"),
+    ],
+)
+def test_a_lock_tells_the_command_in_one_line_and_none_of_its_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/vernaclip", *words])
     with writer_lock(tmp_path):
-        assert holder_of(tmp_path) == f"process {os.getpid()} (vernaclip build a b)"
-
-
-def test_a_lock_says_nothing_that_an_option_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["/usr/bin/vernaclip", "--debug", "forget", "--url", "http://example.org/me.jpg", "--root", "italy"]
-    monkeypatch.setattr(sys, "argv", words)
-    with writer_lock(tmp_path):
-        assert holder_of(tmp_path) == f"process {os.getpid()} (vernaclip forget)"
+        assert holder_of(tmp_path) == f"process {os.getpid()} ({told})"
         assert b"example" not in (tmp_path / LOCK_FILE).read_bytes()
+        with pytest.raises(BusyError, match=rf"process {os.getpid()} "), writer_lock(tmp_path):
+            pass
 
 
 def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path) -> None:
@@ -97,7 +108,7 @@ def test_a_place_has_one_writer_and_a_killed_one_holds_nobody_up(tmp_path: Path)
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        told = rf"out is being written by process {process.pid} \(vernaclip build slow\): wait until it ends"
+        told = rf"process {process.pid} \(vernaclip build slow\)"
         with pytest.raises(BusyError, match=told), place_lock(tmp_path / "out"):
             pass
         with place_lock(tmp_path / "other"):
@@ -138,9 +149,7 @@ def test_a_lock_that_its_holder_has_just_removed_is_taken_anew(tmp_path: Path, m
             pass
 
 
-@pytest.mark.parametrize(
-    ("number", "is_told"), [(errno.EROFS, False), (errno.EACCES, False), (errno.ENOLCK, True), (errno.ENOTSUP, True)]
-)
+@pytest.mark.parametrize(("number", "is_told"), [(errno.EROFS, False), (errno.EACCES, False), (errno.ENOLCK, True)])
 def test_where_no_lock_can_be_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int, is_told: bool
 ) -> None:
@@ -177,36 +186,29 @@ def test_the_lock_of_another_user_is_one(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_link_to_nowhere_in_the_place_of_a_lock_is_told(tmp_path: Path) -> None:
     (tmp_path / ".out.writer-lock").symlink_to(tmp_path / "gone" / "lock")
-    with (
-        pytest.raises(InputError, match="is a symbolic link, and nothing is written through links"),
-        place_lock(tmp_path / "out"),
-    ):
+    with pytest.raises(InputError, match="symbolic link"), place_lock(tmp_path / "out"):
         pass
 
 
 def fail_after(root: Path, *files: str) -> None:
     with writer_lock(root):
-        (root / "work" / "scenes").mkdir(parents=True)
+        (root / "work" / "scenes").mkdir(parents=True, exist_ok=True)
         for name in files:
             (root / name).write_text("work")
         raise InputError("wrong files")
 
 
-def test_a_root_that_was_made_for_nothing_goes_again(tmp_path: Path) -> None:
+def test_a_root_that_was_made_for_nothing_goes_again_and_one_with_something_in_it_stays(tmp_path: Path) -> None:
     root = tmp_path / "new" / "root"
-    with pytest.raises(InputError, match="wrong files"):
-        fail_after(root)
-    assert list(tmp_path.iterdir()) == []
-    root.mkdir(parents=True)
-    with pytest.raises(InputError, match="wrong files"):
-        fail_after(root)
-    assert {path.name for path in root.iterdir()} == {LOCK_FILE, "work"}
-
-
-def test_a_root_with_something_in_it_stays(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="wrong files"):
-        fail_after(tmp_path / "root", "finished")
-    assert {path.name for path in (tmp_path / "root").iterdir()} == {LOCK_FILE, "finished"}
+    for files, left in ((), None), ((), {LOCK_FILE, "work"}), (("finished",), {LOCK_FILE, "work", "finished"}):
+        if left is not None:
+            root.mkdir(parents=True, exist_ok=True)
+        with pytest.raises(InputError, match="wrong files"):
+            fail_after(root, *files)
+        if left is None:
+            assert list(tmp_path.iterdir()) == []
+        else:
+            assert {path.name for path in root.iterdir()} == left
 
 
 def test_a_lock_whose_root_was_taken_back_meanwhile_is_taken_anew(

@@ -22,23 +22,17 @@ def test_every_row_stays_on_one_line(texts: list[str]) -> None:
     assert len(plain_table([{"text": text} for text in texts]).split("\n")) == len(texts) + 2
 
 
-@pytest.mark.parametrize(("text", "width"), [("abc", 3), ("日本", 4), ("e\u0301", 1), ("", 0)])
-def test_width_is_that_of_a_terminal(text: str, width: int) -> None:
-    assert text_width(text) == width
+def test_width_is_that_of_a_terminal() -> None:
+    assert [text_width(text) for text in ("abc", "日本", "e\u0301", "")] == [3, 4, 1, 0]
 
 
 @given(st.text())
-def test_no_text_can_open_a_tag_a_link_or_code(text: str) -> None:
+def test_no_text_can_open_a_tag_a_link_or_code_and_a_browser_shows_it(text: str) -> None:
     safe = str(markdown_safe(text))
     assert not set("<>\\[]()|`") & set(safe)
     assert "&" not in safe.replace("&#", "")
-
-
-def test_a_browser_shows_the_text_itself() -> None:
-    text = "<b>[x](javascript:alert(1)) | `a` & \\ perché"
-    assert html.unescape(str(markdown_safe(text))) == text
-    assert markdown_safe(3) == 3
-    assert markdown_safe(None) is None
+    assert html.unescape(str(markdown_safe("<b>[x](a) | `a` & \\ perché"))) == "<b>[x](a) | `a` & \\ perché"
+    assert (markdown_safe(3), markdown_safe(None)) == (3, None)
 
 
 @pytest.mark.parametrize(

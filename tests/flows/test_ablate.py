@@ -171,13 +171,13 @@ def test_report_and_exports_show_the_ablation_of_their_snapshot(
         ablations_of(snapshot)
 
 
-def test_the_command_line_lists_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_lists_and_refuses(tmp_path: Path, told: Any) -> None:
     command = ["ablate", "scenes", "--root", str(tmp_path)]
-    assert main([*command, "--list", "--set", "repeats.near_captions=false"]) == 0
-    listed = dict(line.split() for line in capsys.readouterr().out.splitlines()[2:])
+    listed = dict(
+        line.split() for line in told([*command, "--list", "--set", "repeats.near_captions=false"]).splitlines()[2:]
+    )
     assert (listed["check.proper_noun_check"], listed["repeats.near_captions"]) == ("on", "off")
-    assert main([*command, "--toggle", "proper_nouns", "--seeds", "0"]) == 1
-    assert "--seeds must be at least 1" in capsys.readouterr().err
+    assert "--seeds must be at least 1" in told([*command, "--toggle", "proper_nouns", "--seeds", "0"], code=1)
     assert list(tmp_path.iterdir()) == []
 
 

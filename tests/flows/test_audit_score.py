@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS
 from translation.audit.form import RATING_COLUMNS, sheet_text
 
+SCORE = ["audit", "score"]
 ID = "a0123456789abcdef"
 
 
@@ -44,11 +45,6 @@ def write_ratings(folder: Path, rater: str, grades: Sequence[int | None], commen
     return str(folder / f"{rater}.csv")
 
 
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(["audit", "score", *arguments]) == 0
-    return capsys.readouterr().out
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """50 rows by three raters: the first ten are bad and score low; Bo missed the last, and doubts row 20."""
@@ -63,9 +59,9 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_the_numbers_stand_beside_the_papers_and_a_column_that_tells_becomes_a_setting(
-    files: list[str], capsys: pytest.CaptureFixture[str]
+    files: list[str], told: Any
 ) -> None:
-    out = printed(capsys, *files)
+    out = told([*SCORE, *files])
     assert f"audit {ID}: 50 rows, 50 of them rated by 3 raters; missing ratings: 1" in out
     for line in (
         # (10 * 1 + 39 * 4 + 10/3) / 50 and, the first ten weighing three each, (30 * 1 + 39 * 4 + 10/3) / 70.
@@ -80,10 +76,10 @@ def test_the_numbers_stand_beside_the_papers_and_a_column_that_tells_becomes_a_s
         r"translation_score +-2 +-0\.4\d+ +\d+ +[12]",
     ):
         assert re.search(line, out), line
-    assert "10 bad rows (mean rating below 1.5)" in printed(capsys, *files, "--bad-below", "1.5")
+    assert "10 bad rows (mean rating below 1.5)" in told([*SCORE, *files, "--bad-below", "1.5"])
 
 
-def test_the_worst_rows_are_told_with_their_comments(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_worst_rows_are_told_with_their_comments(files: list[str], told: Any) -> None:
     assert (
         "lowest ratings\n"
         "  r0  cc3m  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 0\n    un cane 0\n"
@@ -91,36 +87,33 @@ def test_the_worst_rows_are_told_with_their_comments(files: list[str], capsys: p
         "  r1  mscoco  mean 1.00  (Ann 1, Bo 1, Cy 1)\n    a dog 1\n    un cane 1\n"
         "\nratings furthest apart\n"
         "  r20  cc3m  mean 3.33  (Ann 4, Bo 2, Cy 4)\n    a dog 20\n    un cane 20\n"
-    ) in printed(capsys, *files, "--worst", "2")
-    assert "lowest ratings" not in printed(capsys, *files, "--worst", "0")
+    ) in told([*SCORE, *files, "--worst", "2"])
+    assert "lowest ratings" not in told([*SCORE, *files, "--worst", "0"])
 
 
-def test_what_is_too_little_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_too_little_is_told(tmp_path: Path, told: Any) -> None:
     """One rater, two without a row in common, too few bad rows, and no column with numbers."""
     write_audit(tmp_path, [-1.0, -0.5, -0.4, None])
     one = write_ratings(tmp_path, "Ann", [1, 4, 3, None])
-    out = printed(capsys, one)
+    out = told([*SCORE, one])
     assert "4 rows, 3 of them rated by 1 rater; missing ratings: 1" in out
     assert "no AC1: agreement needs at least two raters" in out
     assert "only 1 bad rows, 10 are needed" in out
     assert "[check]" not in out
     two = write_ratings(tmp_path, "Bo", [None, None, None, 2])
-    assert "no AC1: agreement needs at least two items" in printed(capsys, one, two)
+    assert "no AC1: agreement needs at least two items" in told([*SCORE, one, two])
     write_audit(tmp_path, [None])
-    out = printed(capsys, write_ratings(tmp_path, "Ann", [4]))
+    out = told([*SCORE, write_ratings(tmp_path, "Ann", [4])])
     assert "the audit has no quality columns with numbers" in out
     assert "lowest ratings" not in out
 
 
-def test_the_audit_is_looked_for_beside_the_first_ratings(
-    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_audit_is_looked_for_beside_the_first_ratings(files: list[str], tmp_path: Path, told: Any) -> None:
     moved = tmp_path / "kept.csv"
     (tmp_path / "audit.csv").rename(moved)
     for words, name in (([], "audit.csv"), (["--audit", str(tmp_path / "gone.csv")], "gone.csv")):
-        assert main(["audit", "score", *files, *words]) == 1
-        assert f"{tmp_path / name} is not a file" in capsys.readouterr().err
-    assert "3 raters" in printed(capsys, *files, "--audit", str(moved))
+        assert f"{tmp_path / name} is not a file" in told([*SCORE, *files, *words], code=1)
+    assert "3 raters" in told([*SCORE, *files, "--audit", str(moved)])
 
 
 @pytest.mark.parametrize(
@@ -134,8 +127,5 @@ def test_the_audit_is_looked_for_beside_the_first_ratings(
         ("--worst=-1", "--worst must not be negative, got -1"),
     ],
 )
-def test_options_out_of_bounds_are_refused(
-    option: str, message: str, files: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["audit", "score", *files, option]) == 1
-    assert message in capsys.readouterr().err
+def test_options_out_of_bounds_are_refused(option: str, message: str, files: list[str], told: Any) -> None:
+    assert message in told([*SCORE, *files, option], code=1)

@@ -12,14 +12,11 @@ import pytest
 
 from data_catalog.errors import SettingsError
 from data_catalog.report.page import write_report
-from data_catalog.storage.manifest import Snapshot, require_snapshot
 from flows.cli import main
 from flows.dry_run import dry_run
 from flows.recipe.recipe import load_recipe
 from training.exports.model_card import data_section, training_data
 from training.scores.galleries import pairs_gallery
-
-Capture = pytest.CaptureFixture[str]
 
 NATIVE = ["Un cane nero corre sulla spiaggia", "Due bambini giocano nel parco con la palla"]
 # Caption, its original, and why it goes, if it does: what is measured of our translations is of others' as well.
@@ -61,99 +58,75 @@ def folder(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathF
             own.source("forme", "path caption", english),
         ]
     )
-    own.build(own.toml, "split.val=0", "clean.language_check=false", name="origini")
+    own.snapshot = own.build(own.toml, "split.val=0", "clean.language_check=false", name="origini").snapshot
+    own.engine = own.rows("SELECT translator FROM builds")[0]["translator"]
     return own
 
 
-@pytest.fixture
-def root(folder: Any) -> Path:
-    found: Path = folder.root
-    return found
-
-
-@pytest.fixture
-def snapshot(root: Path) -> Snapshot:
-    return require_snapshot(root, "origini")
-
-
-@pytest.fixture
-def rows(folder: Any) -> Callable[[str], list[dict[str, Any]]]:
-    """Answers a question of the catalog."""
-    found: Callable[[str], list[dict[str, Any]]] = folder.rows
-    return found
-
-
-Rows = Callable[[str], list[dict[str, Any]]]
-
-
-def ours(rows: Rows) -> str:
-    """The fingerprint of the engine."""
-    found: str = rows("SELECT translator FROM builds WHERE dataset = 'origini'")[0]["translator"]
-    return found
-
-
-def test_every_caption_says_who_made_it(rows: Rows) -> None:
-    found = rows("SELECT source, upstream_file, origin, translator FROM captions")
-    assert ours(rows).startswith("argos:en-it:")
+def test_every_caption_says_who_made_it(folder: Any) -> None:
+    found = folder.rows("SELECT source, upstream_file, origin, translator FROM captions")
+    assert folder.engine.startswith("argos:en-it:")
     assert {(row["source"], row["origin"], row["translator"]) for row in found} == {
         ("foto", "native", "native"),
         ("tradotte", "human_translation", "Anna B."),
         ("mscoco_it", "machine_translation_corrected", "Bing"),
         ("mscoco_it", "machine_translation", "Bing"),
-        ("forme", "machine_translation", ours(rows)),
+        ("forme", "machine_translation", folder.engine),
     }
     (corrected,) = [row for row in found if row["origin"] == "machine_translation_corrected"]
     assert corrected["upstream_file"] == "captions_ita_devset_validated.json.gz"
 
 
-def test_translations_of_others_stand_beside_their_originals_and_are_judged_by_them(rows: Rows) -> None:
-    found = rows("SELECT * FROM captions WHERE source = 'tradotte' ORDER BY upstream_line")
+def test_translations_of_others_stand_beside_their_originals_and_are_judged_by_them(folder: Any) -> None:
+    found = folder.rows("SELECT * FROM captions WHERE source = 'tradotte' ORDER BY upstream_line")
     assert [(row["source_caption"], row["source_lang"], row["drop_reason"]) for row in found] == [
         (original or caption, "en" if original else "it", reason) for caption, original, reason in TRANSLATED
     ]
     assert [row["caption"] for row in found] == [caption.replace("&amp;", "&") for caption, _, _ in TRANSLATED]
     assert [row["length_ratio"] is not None for row in found] == [True, True, True, False]
-    alone = rows("SELECT DISTINCT length_ratio, copied_share FROM captions WHERE source IN ('foto', 'mscoco_it')")
+    alone = folder.rows(
+        "SELECT DISTINCT length_ratio, copied_share FROM captions WHERE source IN ('foto', 'mscoco_it')"
+    )
     assert alone == [{"length_ratio": None, "copied_share": None}], "there is nothing to compare them with"
 
 
-def test_published_pairs_have_an_origin_a_caption(rows: Rows) -> None:
+def test_published_pairs_have_an_origin_a_caption(folder: Any) -> None:
     counted = "SELECT source, origin, count(*) AS n FROM {} GROUP BY ALL ORDER BY ALL"
-    listed = rows(counted.format("(SELECT source, unnest(origins) AS origin FROM pairs)"))
-    assert listed == rows(counted.format("captions WHERE outcome = 'kept'"))
+    listed = folder.rows(counted.format("(SELECT source, unnest(origins) AS origin FROM pairs)"))
+    assert listed == folder.rows(counted.format("captions WHERE outcome = 'kept'"))
     assert len({row["origin"] for row in listed}) == 4
 
 
-def test_the_view_of_translators_tells_ours_from_upstreams(rows: Rows) -> None:
-    found = rows("SELECT translator, origin, num_captions FROM translators ORDER BY ALL")
+def test_the_view_of_translators_tells_ours_from_upstreams(folder: Any) -> None:
+    found = folder.rows("SELECT translator, origin, num_captions FROM translators ORDER BY ALL")
     assert [tuple(row.values()) for row in found] == sorted(
         [
             ("Anna B.", "human_translation", 1),  # its source is in no other language
             ("Anna B.", "human_translation", 3),
             ("Bing", "machine_translation", 1),
             ("Bing", "machine_translation_corrected", 1),
-            (ours(rows), "machine_translation", 2),
+            (folder.engine, "machine_translation", 2),
             ("native", "native", 2),
         ]
     )
 
 
-def test_cards_count_what_machines_and_people_translated(snapshot: Snapshot) -> None:
+def test_cards_count_what_machines_and_people_translated(folder: Any) -> None:
     """Ten captions were read, of which one is dropped: 2 native, 3 by a translator, 4 by machines."""
     told = "machine translation made 4 (44.4%), of which people corrected 1. People translated 3."
-    card = (snapshot.folder / "README.md").read_text("utf-8")
+    card = (folder.snapshot.folder / "README.md").read_text("utf-8")
     assert f"Of 9 captions, {told}" in card
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
     assert "`origins`" in card
-    assert f"Of 9 training captions, {told}" in data_section(training_data(snapshot))
-    croissant = json.loads((snapshot.folder / "croissant.json").read_text("utf-8"))
+    assert f"Of 9 training captions, {told}" in data_section(training_data(folder.snapshot))
+    croissant = json.loads((folder.snapshot.folder / "croissant.json").read_text("utf-8"))
     fields = {field["name"]: field for field in croissant["recordSet"][0]["field"]}
     assert "machine_translation_corrected" in fields["origins"]["description"]
     assert fields["origins"]["repeated"] is True
 
 
-def test_the_report_says_who_made_the_captions(root: Path, snapshot: Snapshot) -> None:
-    page = write_report(root, snapshot).read_text("utf-8")
+def test_the_report_says_who_made_the_captions(folder: Any) -> None:
+    page = write_report(folder.root, folder.snapshot).read_text("utf-8")
     text = re.sub(" ([.,])", r"\1", " ".join(re.sub("<[^>]*>", " ", page).split()))
     assert (
         "2 were translated from English, 7 were in Italian already. "
@@ -164,33 +137,33 @@ def test_the_report_says_who_made_the_captions(root: Path, snapshot: Snapshot) -
     assert "Anna B. from English" in text
 
 
-def test_why_tells_origin_and_translator(root: Path, rows: Rows, capsys: Capture) -> None:
-    (row,) = rows("SELECT caption_id FROM captions WHERE origin = 'machine_translation_corrected'")
+def test_why_tells_origin_and_translator(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = folder.rows("SELECT caption_id FROM captions WHERE origin = 'machine_translation_corrected'")
     capsys.readouterr()
-    assert main(["why", row["caption_id"], "--root", str(root)]) == 0
+    assert main(["why", row["caption_id"], "--root", str(folder.root)]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert {"origin: machine_translation_corrected", "translator: Bing"} <= set(lines)
 
 
-def test_an_audit_draws_what_stands_beside_its_original(root: Path, tmp_path: Path) -> None:
-    assert main(["audit", "draw", "origini", "--root", str(root), "--out", str(tmp_path / "audit")]) == 0
+def test_an_audit_draws_what_stands_beside_its_original(folder: Any, tmp_path: Path) -> None:
+    assert main(["audit", "draw", "origini", "--root", str(folder.root), "--out", str(tmp_path / "audit")]) == 0
     (sheet,) = (tmp_path / "audit").rglob("*.csv")
     text = sheet.read_text(encoding="utf-8")
     assert TRANSLATED[0][0] in text
     assert not any(caption in text for caption in (VALIDATED, UNVALIDATED, *NATIVE, TRANSLATED[3][0]))
 
 
-def test_a_scoreboard_tells_human_captions_from_machine_ones(snapshot: Snapshot) -> None:
-    gallery = pairs_gallery("origini:train", snapshot.pair_files("train"))
+def test_a_scoreboard_tells_human_captions_from_machine_ones(folder: Any) -> None:
+    gallery = pairs_gallery("origini:train", folder.snapshot.pair_files("train"))
     makers = dict(zip(gallery.captions, gallery.made_by, strict=True))
     assert {makers[text] for text in (*NATIVE, TRANSLATED[0][0], VALIDATED)} == {"human"}
     assert makers[UNVALIDATED] == "machine"
     assert sorted(makers.values()) == ["human"] * 6 + ["machine"] * 3
 
 
-def test_an_export_has_the_column_and_a_card_that_counts_it(root: Path, tmp_path: Path) -> None:
+def test_an_export_has_the_column_and_a_card_that_counts_it(folder: Any, tmp_path: Path) -> None:
     options = ["--format", "huggingface", "--pixels", "all", "--out", str(tmp_path / "out")]
-    assert main(["export", "origini", "--root", str(root), *options]) == 0
+    assert main(["export", "origini", "--root", str(folder.root), *options]) == 0
     exported = sorted((tmp_path / "out").rglob("*.parquet"))
     origins = [name for path in exported for names in pq.read_table(path)["origins"].to_pylist() for name in names]
     assert origins.count("human_translation") == 3
@@ -232,8 +205,8 @@ def test_originals_of_captions_that_are_translated_themselves_are_refused(folder
         dry_run(folder.recipe(folder.toml, *settings), root=folder.root)
 
 
-def test_a_recipe_can_say_what_file_names_do_not(folder: Any, rows: Rows) -> None:
+def test_a_recipe_can_say_what_file_names_do_not(folder: Any) -> None:
     off = [f"sources.{name}.enabled=false" for name in ("foto", "tradotte", "forme")]
     folder.build(folder.toml, *off, 'sources.mscoco_it.origin="human_translation"', "split.val=0", name="ridetto")
-    found = rows("SELECT DISTINCT origin, translator FROM captions WHERE dataset = 'ridetto'")
+    found = folder.rows("SELECT DISTINCT origin, translator FROM captions WHERE dataset = 'ridetto'")
     assert found == [{"origin": "human_translation", "translator": None}]

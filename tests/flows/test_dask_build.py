@@ -18,7 +18,6 @@ from PIL import Image
 from data_catalog.errors import InputError
 from data_catalog.storage.shards import sha256_of, write_json
 from flows.build.execution import LocalExecutor
-from flows.cli import main
 from flows.jobs import build_dataset
 from flows.orchestration.dask_executor import DaskExecutor, FlowEnvironment, enter, versions
 from flows.recipe.recipe import load_recipe
@@ -112,10 +111,10 @@ def test_an_address_where_no_scheduler_answers_is_refused_soon(tmp_path: Path) -
 
 
 def test_an_address_or_the_cluster_is_refused_where_it_cannot_be_had(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["build", "scenes", "--executor", "local", "--dask-address", "tcp://127.0.0.1:1"]) == 1
-    assert "--dask-address can be used only with --executor dask" in capsys.readouterr().err
+    assert "--dask-address can be used only with --executor dask" in told(
+        ["build", "scenes", "--executor", "local", "--dask-address", "tcp://127.0.0.1:1"], code=1
+    )
     monkeypatch.setitem(sys.modules, "prefect_dask", None)  # the extra is not installed
-    assert main(["build", "scenes", "--executor", "dask"]) == 1
-    assert "run `pip install -e '.[dask]'`" in capsys.readouterr().err
+    assert "run `pip install -e '.[dask]'`" in told(["build", "scenes", "--executor", "dask"], code=1)

@@ -56,9 +56,10 @@ def test_a_page_that_is_named_anywhere_exists_and_has_the_heading() -> None:
     assert [(path, page) for path, page, _ in named if page not in known] == []
 
 
-def test_source_files_that_the_pages_name_exist() -> None:
+def test_source_and_test_files_that_the_pages_name_exist() -> None:
     pattern = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w/.-]+)`")
-    named = [(path.name, place) for path in PAGES for place in pattern.findall(path.read_text(encoding="utf-8"))]
+    texts = [*PAGES, HOME / "README.md", HOME / "CONTRIBUTING.md"]
+    named = [(path.name, place) for path in texts for place in pattern.findall(path.read_text(encoding="utf-8"))]
     assert named
     assert [(page, place) for page, place in named if not (HOME / place).exists()] == []
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,14 +80,11 @@ def test_nothing_comes_before_the_license_is_accepted_by_its_name(
     assert not folder.exists()
 
 
-def test_files_come_and_the_command_says_what_is_known_of_them(
-    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_come_and_the_command_says_what_is_known_of_them(arguments: list[str], folder: Path, told: Any) -> None:
     val = gzip.compress(CAPTIONS, mtime=0)
     hashes = {name: hashlib.sha256(of).hexdigest() for name, of in (("cc/train.tsv", CAPTIONS), ("cc/val.tsv", val))}
     for news in ("downloaded", "present"):
-        assert main(["download", "cc", "--accept", LICENSE.lower(), *arguments]) == 0
-        assert capsys.readouterr().out.splitlines() == [
+        assert told(["download", "cc", "--accept", LICENSE.lower(), *arguments]).splitlines() == [
             f"{news} {folder / 'cc/train.tsv'}: {len(CAPTIONS)} bytes, matches the published sha256",
             f"  sha256 {hashes['cc/train.tsv']}",
             f"{news} {folder / 'cc/val.tsv'}: {len(val)} bytes, no checksum is published",
@@ -98,19 +96,13 @@ def test_files_come_and_the_command_says_what_is_known_of_them(
         ("cc", LICENSE, True)
     }
     assert main(["download", "cc", *arguments]) == 0  # nothing is left to accept anything for
-    assert main(["download", "cc", "--check", *arguments]) == 0
-    assert capsys.readouterr().out.endswith("all 2 files are readable as cc3m\n")
+    assert told(["download", "cc", "--check", *arguments]).endswith("all 2 files are readable as cc3m\n")
     (folder / "cc" / "train.tsv").write_bytes(CAPTIONS.replace(b"dog", b"god"))
-    assert main(["download", "cc", "--check", *arguments]) == 1
-    assert "train.tsv has changed since its download" in capsys.readouterr().err
+    assert "train.tsv has changed since its download" in told(["download", "cc", "--check", *arguments], code=1)
 
 
 def test_a_private_host_is_asked_only_where_the_user_allows_it(
-    arguments: list[str],
-    registry: Path,
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], registry: Path, folder: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.write_text(registry.read_text().replace("127.0.0.1", "mirror.example", 1), encoding="utf-8")
     system = socket.getaddrinfo
@@ -118,23 +110,20 @@ def test_a_private_host_is_asked_only_where_the_user_allows_it(
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **more: system(here.get(host, host), *args, **more))
     monkeypatch.delenv("http_proxy", raising=False)
     command = ["download", "cc", "--accept", LICENSE, "--only", "train*", *arguments]
-    assert main(command) == 1
-    assert "allow it with --private-host mirror.example" in capsys.readouterr().err
+    assert "allow it with --private-host mirror.example" in told(command, code=1)
     assert not (folder / "cc" / "train.tsv").exists()
     assert main([*command, "--private-host", "mirror.example"]) == 0
     assert (folder / "cc" / "train.tsv").read_bytes() == CAPTIONS
 
 
 def test_single_files_come_by_pattern_and_the_list_says_what_is_there(
-    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], folder: Path, told: Any
 ) -> None:
-    assert main(["download", "cc", "--accept", LICENSE, "--only", "val*", *arguments]) == 0
+    told(["download", "cc", "--accept", LICENSE, "--only", "val*", *arguments])
     assert [path.name for path in (folder / "cc").glob("[!.]*")] == ["val.tsv"]
     (folder / "photos").mkdir()
     (folder / "photos" / "results.csv").write_text(RESULTS, encoding="utf-8")
-    capsys.readouterr()
-    assert main(["download", *arguments]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = told(["download", *arguments]).splitlines()
     assert [line.split() for line in lines[2:5]] == [
         ["cc", "cc/train.tsv", "0.0", "sha256", "no"],
         ["cc", "cc/val.tsv", "unknown", "none", "yes"],
@@ -182,26 +171,19 @@ def test_a_source_with_a_form_says_what_to_fetch_and_then_checks_it(
         (["--accept", LICENSE], "--accept, --only and --check need a source"),
     ],
 )
-def test_mistakes_are_told(
-    arguments: list[str], words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["download", *words, *arguments]) == 1
-    assert message in capsys.readouterr().err
+def test_mistakes_are_told(arguments: list[str], words: list[str], message: str, told: Any) -> None:
+    assert message in told(["download", *words, *arguments], code=1)
 
 
-@pytest.mark.parametrize(("text", "told"), [(None, "cannot be read"), ("[", "cannot be read"), ("a = 1", "a table")])
-def test_a_registry_that_cannot_be_read_is_told(
-    text: str | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(("text", "message"), [(None, "cannot be read"), ("[", "cannot be read"), ("a = 1", "a table")])
+def test_a_registry_that_cannot_be_read_is_told(text: str | None, message: str, tmp_path: Path, told: Any) -> None:
     if text is not None:
         (tmp_path / "registry.toml").write_text(text, encoding="utf-8")
-    assert main(["download", "--registry", str(tmp_path / "registry.toml")]) == 1
-    assert told in capsys.readouterr().err
+    assert message in told(["download", "--registry", str(tmp_path / "registry.toml")], code=1)
 
 
-def test_the_registry_that_ships_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["download", "--to", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+def test_the_registry_that_ships_is_listed(tmp_path: Path, told: Any) -> None:
+    out = told(["download", "--to", str(tmp_path)])
     for name in ("wit", "mscoco", "mscoco_it", "cc3m", "cc12m", "sbu", "flickr8k", "flickr30k"):
         assert f"\n{name}: " in out
     assert list(tmp_path.iterdir()) == []

@@ -274,7 +274,7 @@ WRONG: list[tuple[str, type[PipelineError], str]] = [
                 'no column of captions: apart from "image", none of its columns (width)',
             ),
             ("number.csv", "photos", InputError, "has no column of images: none of n, caption contains file names"),
-            ("own.csv", ".", InputError, "--images: none of 1 images, such as 0.png, is in .: use --images DIR"),
+            ("own.csv", ".", InputError, "--images: none of 1 image, such as 0.png, is in .: use --images DIR"),
             ("deep.csv", "photos", InputError, 'in column "image" start one folder higher: use --images .'),
             ("urls.csv", "photos", SettingsError, 'the column "url" contains URLs: leave --images out'),
         )

@@ -4,7 +4,6 @@ import io
 import os
 import random
 import signal
-import ssl
 import subprocess
 import sys
 import threading
@@ -16,13 +15,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import trustme
 from PIL import Image
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import DamagedError, DiskError, InputError
-from data_catalog.images import workers
-from data_catalog.images.children import ChildPool
 from data_catalog.storage import failpoints
 from data_catalog.storage.shards import sha256_of
 from flows.build.execution import LocalExecutor
@@ -68,18 +64,15 @@ class Host(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.scheme = "https" if tls else "http"
-        if tls is not None:
-            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.trouble: Mapping[str, int] = {}
         self.hits: Counter[str] = Counter()
         self.stops_after = 1_000
         self.stopped, self.goes_on = threading.Event(), threading.Event()
 
     def url(self, path: str) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}{path}"
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -155,17 +148,8 @@ class Web:
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(params=[False])
-def host(request: pytest.FixtureRequest, authority: trustme.CA) -> Iterator[Host]:
-    """A host that speaks http; https where a test asks for that."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if request.param else None
-    if tls is not None:
-        authority.issue_cert("127.0.0.1").configure_cert(tls)
-    with Host(tls) as server:
+def host() -> Iterator[Host]:
+    with Host() as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield server
         server.goes_on.set()
@@ -282,22 +266,6 @@ def test_prune_says_how_many_urls_nothing_else_knows(web: Web, capsys: pytest.Ca
     fewer = query(web.root, "SELECT count(*) AS n FROM image_outcomes").to_pylist()[0]["n"]
     assert main(["prune", "--root", str(web.root)]) == 0
     assert f"the fetch outcomes of {len(PATHS) - fewer} image URLs are lost" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("host", [True], indirect=True)
-def test_a_build_over_https_believes_a_private_authority_where_the_system_does(
-    web: Web, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(workers, "ChildPool", ChildPool)  # children of this build's environment
-    words = ["build", str(web.recipe), "--executor", "local"]
-    assert main([*words, "--root", str(web.folder / "doubts")]) == 1
-    assert f"fetch dropped {len(PATHS)} as tls" in capsys.readouterr().err
-    authority.cert_pem.write_to_path(web.folder / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(web.folder / "authority.pem"))
-    assert main([*words, "--root", str(web.root)]) == 0
-    sql = "SELECT http_status, final_url[:8] AS scheme, count(*) AS n FROM images GROUP BY ALL ORDER BY ALL"
-    found = [tuple(row.values()) for row in query(web.root, sql).to_pylist()]
-    assert found == [(200, "https://", len(PATHS) - 1), (404, "https://", 1)]
 
 
 def test_only_what_may_pass_is_asked_again(web: Web, host: Host) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,11 +75,10 @@ def test_a_language_without_a_pack_is_told_how_to_write_one(capsys: pytest.Captu
     assert capsys.readouterr().out == ""
 
 
-def test_a_pack_of_ones_own_is_examined_by_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pack_of_ones_own_is_examined_by_its_file(tmp_path: Path, told: Any) -> None:
     file = tmp_path / "sw.toml"
     file.write_text('code = "sw"\nname = "Swahili"\nfunction_words = ["na", "ya", "wa"]\n', encoding="utf-8")
-    assert main(["doctor", "--language", str(file)]) == 0
-    out = capsys.readouterr().out
+    out = told(["doctor", "--language", str(file)])
     assert out.startswith("Swahili (sw)\n")
     assert "MISSING" not in out
     assert "3 function words" in out

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -65,13 +66,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_install_tells_what_it_did_and_the_doctor_is_content(
-    index: str, packages_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    index: str, packages_dir: Path, tmp_path: Path, told: Any
 ) -> None:
     folder = packages_dir / "translate-en_it-1_0"
     sha256 = hashlib.sha256(SCENES.read_bytes()).hexdigest()
     for news in ("installed en-it 1.0 in", "already installed: en-it 1.0 in"):
-        assert main(["mt", "install", "--from", "en", "--to", "it", "--sha256", sha256]) == 0
-        assert capsys.readouterr().out.splitlines() == [
+        assert told(["mt", "install", "--from", "en", "--to", "it", "--sha256", sha256]).splitlines() == [
             f"{news} {folder}",
             f"sha256 of the file     {sha256}",
             f"sha256 of the package  {read_package(folder).sha256}",
@@ -111,16 +111,15 @@ def test_packages_are_installed_from_files_and_listed_with_what_the_index_offers
     ],
 )
 def test_install_takes_a_file_or_a_pair(
-    options: list[str], message: str, index: str, packages_dir: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, index: str, packages_dir: Path, told: Any
 ) -> None:
-    assert main(["mt", "install", *options]) == 1
-    assert message in capsys.readouterr().err
+    assert message in told(["mt", "install", *options], code=1)
     assert not packages_dir.exists()
 
 
 @pytest.mark.parametrize("command", [["mt", "install", "--from", "en", "--to", "it"], ["mt", "packages"]])
 def test_a_private_index_is_asked_only_where_the_user_allows_it(
-    command: list[str], packages_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: list[str], packages_dir: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = socket.getaddrinfo
     here = {"mirror.example": "127.0.0.1"}
@@ -130,10 +129,8 @@ def test_a_private_index_is_asked_only_where_the_user_allows_it(
     with ThreadingHTTPServer(("127.0.0.1", 0), _Quiet) as server:  # which speaks no TLS: it is met, and no more
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", f"https://mirror.example:{server.server_address[1]}")
-        assert main(command) == 1
-        assert "allow it with --private-host mirror.example" in capsys.readouterr().err
-        assert main([*command, "--private-host", "mirror.example"]) == 1
-        assert "SSL" in capsys.readouterr().err
+        assert "allow it with --private-host mirror.example" in told(command, code=1)
+        assert "SSL" in told([*command, "--private-host", "mirror.example"], code=1)
         server.shutdown()
 
 
@@ -149,37 +146,33 @@ def remembering(tmp_path: Path) -> Path:
     return folder
 
 
-def test_memories_are_listed(remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["mt", "memory", "list", "--root", str(remembering)]) == 0
-    listed = capsys.readouterr().out.splitlines()
+def test_memories_are_listed(remembering: Path, tmp_path: Path, told: Any) -> None:
+    listed = told(["mt", "memory", "list", "--root", str(remembering)]).splitlines()
     assert listed[0].split() == ["fingerprint", "captions", "bytes"]
     assert re.fullmatch(rf"{ENGINE} +1,234 +[\d,]{{6,}}", listed[2])
     assert listed[3].split()[:2] == ["deepl:en-it", "1"]
-    (tmp_path / "empty").mkdir()
-    assert main(["mt", "memory", "list", "--root", str(tmp_path / "empty")]) == 0
-    assert capsys.readouterr().out == f"no translation memories in {tmp_path / 'empty'}\n"
+    (empty := tmp_path / "empty").mkdir()
+    assert told(["mt", "memory", "list", "--root", str(empty)]) == f"no translation memories in {empty}\n"
 
 
-def test_a_memory_goes_to_another_root_and_back(
-    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_memory_goes_to_another_root_and_back(remembering: Path, tmp_path: Path, told: Any) -> None:
     file, other = tmp_path / "memory.parquet", tmp_path / "other"
-    assert main(["mt", "memory", "export", ENGINE, str(file), "--root", str(remembering)]) == 0
-    assert main(["mt", "memory", "import", str(file), "--root", str(other)]) == 0
-    assert main(["mt", "memory", "import", str(file), "--root", str(remembering)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        f"wrote 1,234 translations to {file}",
-        f"1,234 new translations of {ENGINE}; 0 were already cached; 0 differ from the cached ones, which are kept",
-        f"0 new translations of {ENGINE}; 1,234 were already cached; 0 differ from the cached ones, which are kept",
+    memory = ["mt", "memory"]
+    assert [
+        told([*memory, "export", ENGINE, str(file), "--root", str(remembering)]),
+        told([*memory, "import", str(file), "--root", str(other)]),
+        told([*memory, "import", str(file), "--root", str(remembering)]),
+    ] == [
+        f"wrote 1,234 translations to {file}\n",
+        f"1,234 new translations of {ENGINE}; 0 were already cached; 0 differ from the cached ones, which are kept\n",
+        f"0 new translations of {ENGINE}; 1,234 were already cached; 0 differ from the cached ones, which are kept\n",
     ]
     again = tmp_path / "again.parquet"
-    assert main(["mt", "memory", "export", ENGINE, str(again), "--root", str(other)]) == 0
+    told([*memory, "export", ENGINE, str(again), "--root", str(other)])
     assert again.read_bytes() == file.read_bytes()
 
 
-def test_what_cannot_be_done_changes_nothing(
-    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_done_changes_nothing(remembering: Path, tmp_path: Path, told: Any) -> None:
     (tmp_path / "text.parquet").write_text("mine")
     before = sorted(tmp_path.iterdir())
     text, out, nowhere, new = (str(tmp_path / name) for name in ("text.parquet", "out.parquet", "nowhere", "new"))
@@ -191,8 +184,7 @@ def test_what_cannot_be_done_changes_nothing(
         (["import", text, "--root", new], "text.parquet is missing, damaged or not a Parquet file"),
         (["import", out, "--root", new], "out.parquet is missing, damaged or not a Parquet file"),
     ):
-        assert main(["mt", "memory", *words]) == 1
-        assert message in capsys.readouterr().err
+        assert message in told(["mt", "memory", *words], code=1)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "text.parquet").read_text() == "mine"
 
@@ -227,12 +219,11 @@ def test_pairs_in_the_language_that_is_asked_for(tmp_path: Path, arguments: list
     ],
 )
 def test_what_cannot_be_written_leaves_all_files_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+    tmp_path: Path, told: Any, words: list[str], message: str
 ) -> None:
     (tmp_path / "a folder").mkdir()
     (tmp_path / "pairs.tsv").write_text("mine", encoding="utf-8")
-    assert main(["scenes-pairs", str(tmp_path / words[0]), *words[1:]]) == 1
-    error = capsys.readouterr().err
+    error = told(["scenes-pairs", str(tmp_path / words[0]), *words[1:]], code=1)
     assert message in error
     assert "defect" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a folder", "pairs.tsv"]

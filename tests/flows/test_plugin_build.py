@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from data_catalog.errors import InputError
 from data_catalog.storage.manifest import require_snapshot
@@ -21,17 +22,6 @@ pytestmark = pytest.mark.slow
 HOME = Path(__file__).parents[2]
 DOCS = (HOME / "docs" / "translation.md").read_text(encoding="utf-8")
 WORDS = {"a": "un", "dog": "cane", "sleeps": "dorme", "near": "vicino", "the": "al", "red": "rosso", "table": "tavolo"}
-RECIPE = """
-target_language = "it"
-
-[sources.mine]
-kind = "pairs"
-files = ["{recipe}/captions.csv"]
-path_column = "photo"
-caption_column = "text"
-lang = "en"
-
-"""
 
 
 def block(language: str, first_line: str) -> str:
@@ -42,7 +32,7 @@ def block(language: str, first_line: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package's project, where pip put it (`site`), a recipe, and the catalog built with them."""
     folder = tmp_path_factory.mktemp("plugin")
     project, site = folder / "project", folder / "site"
@@ -53,13 +43,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, "--target", str(site), str(project)], check=True, capture_output=True, timeout=300)
     translate = block("toml", '[translate]\nengine = "glossary"')
     assert tomllib.loads(translate) == {"translate": {"settings": {"file": "{recipe}/words.tsv"}}}
-    (folder / "dogs.toml").write_text(f'{RECIPE}[translate]\nengine = "glossary"\n{translate}', encoding="utf-8")
-    (folder / "words.tsv").write_text("".join(f"{word}\t{other}\n" for word, other in WORDS.items()), encoding="utf-8")
-    rows = ["photo,text"]
+    own, captions = own_folder(folder), [f"a red dog sleeps near the table {number}" for number in range(12)]
     for number in range(12):
-        Image.effect_noise((96, 96), 40 + 10 * number).convert("RGB").save(folder / f"{number}.png")
-        rows.append(f"{number}.png,a red dog sleeps near the table {number}")
-    (folder / "captions.csv").write_text("\n".join(rows), encoding="utf-8")
+        own.save(f"{number}.png", number)
+    source = own.source("mine", "path caption", [(f"{number}.png", text) for number, text in enumerate(captions)])
+    text = f'target_language = "it"\n{source}\n[translate]\nengine = "glossary"\n{translate}'
+    (folder / "dogs.toml").write_text(text, encoding="utf-8")
+    (folder / "words.tsv").write_text("".join(f"{word}\t{other}\n" for word, other in WORDS.items()), encoding="utf-8")
     command = [sys.executable, "-m", "flows.cli", "build", str(folder / "dogs.toml"), "--root", str(folder / "catalog")]
     places = {"PYTHONPATH": f"{HOME}{os.pathsep}{site}", "XDG_CACHE_HOME": str(folder / "cache")}
     done = subprocess.run(

@@ -4,10 +4,11 @@ import gzip
 import io
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,6 @@ from PIL import Image
 
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot
 from data_catalog.storage.shards import sha256_of
-from flows.cli import main
 from flows.jobs import BuildReport, train_model
 from flows.recipe.recipe import Recipe
 from training.trained_models import pair_files
@@ -43,13 +43,6 @@ def trained(
     train_model(english_recipe(root, *more), root)
     overrides = [word for override in [*english_overrides, *more] for word in ("--set", override)]
     return root, ["scoreboard", "scenes", "--root", str(root), *overrides]
-
-
-def told(capsys: pytest.CaptureFixture[str], call: Sequence[str], code: int = 0) -> str:
-    capsys.readouterr()
-    assert main(list(call)) == code
-    captured = capsys.readouterr()
-    return captured.err if code else captured.out
 
 
 def train_images(root: Path, report: BuildReport) -> list[dict[str, object]]:
@@ -85,11 +78,9 @@ def leaking(trained: tuple[Path, list[str]], built: tuple[Path, BuildReport]) ->
     return ["--test-set", "held", "kind=pairs", f"files={table}", *columns]
 
 
-def test_the_split_of_the_dataset_is_scored(
-    trained: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_split_of_the_dataset_is_scored(trained: tuple[Path, list[str]], told: Any) -> None:
     root, call = trained
-    out = told(capsys, [*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
+    out = told([*call, "--model", "again", f"folder={next((root / 'models' / 'scenes').glob('*/'))}"])
     for part in (
         "scenes val: text to image",
         "none of the images are among those that scenes was trained on, compared by sample id and bytes",
@@ -104,17 +95,17 @@ def test_the_split_of_the_dataset_is_scored(
     assert (first["tensors_sha256"], first["origin"]) == (second["tensors_sha256"], second["origin"])
     assert board["packages"]["open_clip_torch"] == version("open_clip_torch")
     assert {entry["difference"]["value"] for entry in board["differences"]} == {0.0}
-    answer = json.loads(told(capsys, [*call, "--json"]))
+    answer = json.loads(told([*call, "--json"]))
     assert answer == {"folder": str(folder), **json.loads((folder / "scoreboard.json").read_text())}
     assert (folder / "scoreboard.md").read_text().startswith("# Scoreboard")
     with Image.open(folder / "scoreboard.png") as picture:
         assert picture.width > 500
-    error = told(capsys, [*call, "--set", "evaluate.split=train"], code=1)
+    error = told([*call, "--set", "evaluate.split=train"], code=1)
     assert "images of scenes train are among those that scenes was trained on" in error
 
 
 def test_an_empty_split_is_left_out_before_anything_is_compared_and_no_board_is_overwritten(
-    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
     root = tmp_path / "catalog"
     shutil.copytree(trained[0], root)
@@ -122,44 +113,41 @@ def test_an_empty_split_is_left_out_before_anything_is_compared_and_no_board_is_
     pairs = [entry for entry in manifest["files"]["pairs"] if entry["split"] != "test"]
     commit_snapshot(root, {**manifest, "files": {**manifest["files"], "pairs": pairs}})
     call = [*trained[1], "--root", str(root)]
-    told(capsys, call)
+    told(call)
     folder = root / "scoreboards" / "scenes"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     empty = [*call, "--set", "evaluate.split=test"]
-    assert "there is nothing to score on" in told(capsys, empty, code=1)
-    assert "3 of the 6 images of held are among those" in told(capsys, [*empty, *leaking], code=1)
+    assert "there is nothing to score on" in told(empty, code=1)
+    assert "3 of the 6 images of held are among those" in told([*empty, *leaking], code=1)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    out = told(capsys, [*empty, *leaking, "--report-anyway"])
+    out = told([*empty, *leaking, "--report-anyway"])
     assert "held: text to image" in out
     assert "scenes test" not in out
 
 
 def test_a_test_set_inside_the_training_set_is_refused_or_told(
-    trained: tuple[Path, list[str]],
-    leaking: list[str],
-    built: tuple[Path, BuildReport],
-    capsys: pytest.CaptureFixture[str],
+    trained: tuple[Path, list[str]], leaking: list[str], built: tuple[Path, BuildReport], told: Any
 ) -> None:
     root, call = trained
     folder, blind = root.parent, ["--set", "leaks.by_pixels=false"]
     call = [*call, "--no-split"]
-    error = told(capsys, [*call, *leaking], code=1)
+    error = told([*call, *leaking], code=1)
     assert "3 of the 6 images of held are among those that scenes was trained on (seen0.jpg: the same picture" in error
     assert "--report-anyway" in error
     unseen = "none of the images are among those that scenes was trained on, compared by bytes\n"
-    assert unseen in told(capsys, [*call, *leaking, *blind])
+    assert unseen in told([*call, *leaking, *blind])
     images = train_images(*built)
     trained_on, url = {row["sha256"] for row in images}, next(row["url"] for row in images if row["url"])
     upstream = next(path for path in sorted(built[0].rglob("*.jpg")) if sha256_of(path) in trained_on)
     shutil.copy(upstream, folder / "set" / "copied.jpg")
     (folder / "bytes.tsv").write_text("image\tcaption\ncopied.jpg\tit\nnew0.png\tteal\n", "utf-8")
     copied = [word.replace("set.tsv", "bytes.tsv") for word in leaking]
-    assert "copied.jpg: the same bytes as" in told(capsys, [*call, *copied, *blind], code=1)
+    assert "copied.jpg: the same bytes as" in told([*call, *copied, *blind], code=1)
     (folder / "urls.tsv").write_text(f"image\turl\tcaption\nnew0.png\t{url}\ta block\nnew1.png\t\tit\n", "utf-8")
     urls = [*(word.replace("set.tsv", "urls.tsv") for word in leaking), "url_column=url"]
-    assert "1 of the 2 images of held are among those" in (error := told(capsys, [*call, *urls], code=1))
+    assert "1 of the 2 images of held are among those" in (error := told([*call, *urls], code=1))
     assert "(new0.png: url:127.0.0.1" in error
-    out = told(capsys, [*call, *leaking, "--report-anyway"])
+    out = told([*call, *leaking, "--report-anyway"])
     assert "3 of the images are among those that scenes was trained on" in out
     board = json.loads((root / "scoreboards" / "scenes" / "scoreboard.json").read_text())
     sizes = {
@@ -175,21 +163,21 @@ def test_a_test_set_inside_the_training_set_is_refused_or_told(
 
 
 def test_a_trained_model_is_known_by_its_folder_or_as_an_export_has_it(
-    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Path, list[str]], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
     root, _ = trained
     own, copy = next((root / "models" / "scenes").glob("*/")), tmp_path / "copy"
     shutil.copytree(own, copy)
     (copy / "model.safetensors").rename(copy / "open_clip_model.safetensors")
     for words in ([f"folder={own}", "--out", str(tmp_path / "alone")], [f"open_clip={copy}", "--root", str(root)]):
-        error = told(capsys, ["scoreboard", "--language", "it", "--model", "mine", *words, *leaking], code=1)
+        error = told(["scoreboard", "--language", "it", "--model", "mine", *words, *leaking], code=1)
         assert "mine was trained on (seen0.jpg: the same picture" in error
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_the_protocol_of_clip_italian(
-    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], shared_data: Path
+    random_clip: Callable[..., Path], tmp_path: Path, told: Any, shared_data: Path
 ) -> None:
     """MSCOCO-IT's development set, with a generated picture in the place of each of its images."""
     file = shared_data / "mscoco_it" / "captions_ita_devset_unvalidated.json.gz"
@@ -203,7 +191,7 @@ def test_the_protocol_of_clip_italian(
     call = ["scoreboard", "--language", "it", "--model", "random", f"folder={random_clip(CAPTIONS)}"]
     call += ["--out", str(tmp_path / "out"), "--set", "evaluate.bootstrap_rounds=50"]
     call += ["--set", "evaluate.batch_size=512"]
-    out = told(capsys, [*call, "--protocol", "clip-italian", f"captions={file}", f"images={images}"])
+    out = told([*call, "--protocol", "clip-italian", f"captions={file}", f"images={images}"])
     assert "  1,696 images, 8,486 captions" in out
     assert "all captions are translated by a machine" in out
     assert "CLIP-Italian (published)  0.3797" in out
@@ -211,15 +199,12 @@ def test_the_protocol_of_clip_italian(
     assert row[-2:] == ["1,696", "8,486"]
     assert float(row[3]) < 0.005  # of pictures that show nothing of the captions
     validated = shared_data / "mscoco_it" / "captions_ita_devset_validated.json.gz"
-    error = told(capsys, [*call, "--protocol", "clip-italian", f"captions={validated}", f"images={images}"], code=1)
+    error = told([*call, "--protocol", "clip-italian", f"captions={validated}", f"images={images}"], code=1)
     assert "has 1,696 images and 8,486 captions, but these files have 308 and 1,541" in error
 
 
 def test_imagenet_by_the_protocol_wants_a_thousand_classes(
-    random_clip: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    random_clip: Callable[..., Path], tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         folder = tmp_path / "val" / f"n{number}"
@@ -230,25 +215,25 @@ def test_imagenet_by_the_protocol_wants_a_thousand_classes(
     call = ["scoreboard", "--language", "it", "--model", "random", f"folder={random_clip(CAPTIONS)}"]
     call += ["--out", str(tmp_path / "out")]
     protocol = ["--protocol", "clip-italian", f"imagenet={tmp_path / 'val'}", f"class_names={names}"]
-    assert "has 1,000 classes, but class_names has 3" in told(capsys, [*call, *protocol], code=1)
+    assert "has 1,000 classes, but class_names has 3" in told([*call, *protocol], code=1)
     folders = ["--test-set", "three", "kind=folders", f"images={tmp_path / 'val'}", f"class_names={names}"]
-    out = told(capsys, [*call, *folders, "class_names_key=imagenet1k"])
+    out = told([*call, *folders, "class_names_key=imagenet1k"])
     assert "three: zero-shot classification" in out
     assert "templates" in out  # of the Italian language pack, beside the bare one
     monkeypatch.setenv("HOME", str(tmp_path))
     at_home = [*call, *folders[:3], "images=~/val", "class_names=~/names.json"]
-    assert "three: zero-shot classification" in told(capsys, [*at_home, "class_names_key=imagenet1k"])
+    assert "three: zero-shot classification" in told([*at_home, "class_names_key=imagenet1k"])
     nobody = [*call, *folders[:3], "images=~nobody.of.that.name/val", "class_names=x.json"]
-    assert "images: ~nobody.of.that.name/val names the home folder of an unknown user" in told(capsys, nobody, code=1)
+    assert "images: ~nobody.of.that.name/val names the home folder of an unknown user" in told(nobody, code=1)
 
 
 def test_an_english_model_is_asked_as_it_is_and_in_translation(
-    random_clip: Callable[..., Path], leaking: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    random_clip: Callable[..., Path], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
     if shutil.which("apertium") is None:
         pytest.skip("Apertium is not installed")
     english = ["--english", f"open_clip={random_clip(CAPTIONS)}", "engine=apertium", "pivot=ca"]
-    out = told(capsys, ["scoreboard", "--language", "it", *english, *leaking, "--out", str(tmp_path / "out")])
+    out = told(["scoreboard", "--language", "it", *english, *leaking, "--out", str(tmp_path / "out")])
     assert "english-translated" in out
     board = json.loads((tmp_path / "out" / "scoreboard.json").read_text())
     assert [model["name"] for model in board["models"]] == ["english", "english-translated"]
@@ -256,16 +241,13 @@ def test_an_english_model_is_asked_as_it_is_and_in_translation(
 
 
 def test_a_damaged_model_beside_stops_no_other(
-    random_clip: Callable[..., Path],
-    leaking: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    random_clip: Callable[..., Path], leaking: list[str], tmp_path: Path, told: Any
 ) -> None:
     pointers = tmp_path / "models" / "broken"
     pointers.mkdir(parents=True)
     (pointers / "current.json").write_text("{")
     call = ["scoreboard", "--language", "en", "--root", str(tmp_path), "--set", "evaluate.bootstrap_rounds=10"]
-    told(capsys, [*call, "--model", "other", f"folder={random_clip(CAPTIONS)}", *leaking])
+    told([*call, "--model", "other", f"folder={random_clip(CAPTIONS)}", *leaking])
     board = json.loads((tmp_path / "scoreboards" / "en" / "scoreboard.json").read_text())
     assert board["models"][0]["trained_on"] == "unknown"
 
@@ -282,6 +264,7 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         (["scoreboard", "--language", "IT"], "--language IT is not a language code"),
         (IN_ITALIAN, "there is no model to score"),
         ([*IN_ITALIAN, "--model", "x", "folder=/gone"], "folder=/gone is not a folder"),
+        ([*IN_ITALIAN, "--model", "x", "folder=~nobody.of.that.name/x"], "home folder of an unknown user"),
         ([*IN_ITALIAN, "--model", "chance", "folder=x"], "other than chance"),
         ([*IN_ITALIAN, "--model", "x"], "name the model by one of folder=..."),
         ([*IN_ITALIAN, "--model", "a/b", "folder=x"], "the first word must be a name"),
@@ -303,7 +286,5 @@ ONE_MODEL = [*IN_ITALIAN, "--model", "x", B32]
         ([*ONE_MODEL, "--test-set", "a b", "kind=folders", "images=x"], "letters, digits and _"),
     ],
 )
-def test_wrong_words_are_refused(
-    words: list[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert error in told(capsys, [*words, "--root", str(tmp_path)], code=1)
+def test_wrong_words_are_refused(words: list[str], error: str, tmp_path: Path, told: Any) -> None:
+    assert error in told([*words, "--root", str(tmp_path)], code=1)

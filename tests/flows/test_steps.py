@@ -288,13 +288,9 @@ def test_a_good_translation_is_measured_and_kept(checked: Checked) -> None:
     ("source", "target", "cells", "reason", "detail"),
     [
         ("A dog on the grass", "a dog on the grass", {}, "copied_through", None),
-        ("A squirrel nibbles nuts", "Uno scoiattolo nibbles noci", {}, "copied_words", "share 0.33"),
-        ("Three ducks", "Tre anatre anatre anatre", {}, "repeated_ngrams", "3 times"),
         ("A dog", "Un cane nero", {"translation_repetitive": True}, "translation_repetitive", None),
-        ("A dog", "Un cane nero", {"translation_truncated": True}, "translation_truncated", None),
         ("A brown horse is jumping over a white fence", "Un cavallo", {}, "length_ratio", "ratio 0.26"),
         ("Bus number 345 at the stop", "L'autobus alla fermata", {}, "numbers_lost", "lost 345"),
-        ("A field of sunflowers", "Un campo di 300 girasoli", {}, "numbers_invented", "invented 300"),
         ("A dog", "Un cane nero", {"translation_score": -1.75}, "low_translation_score", "score -1.75"),
         ("A dog", "Un cane nero", {"round_trip_chrf": 4.5}, "low_round_trip", "chrF 4.5"),
         ("A man repairs the roof", "Ein Mann repariert das Dach des Hauses", {}, "wrong_language", "de 0.99"),

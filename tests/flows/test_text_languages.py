@@ -284,28 +284,31 @@ def test_a_test_set_in_another_language_is_translated_where_that_is_asked_for(
     assert Path("asked").read_text() == "xxxxx", "the root keeps translations"
 
 
+TRANSLATED = ('captions_in = "en"', "translate = true")
+ENGLISH_RECIPE = ("--set", "target_language=en", "--set", "sources.own.lang=en")
+
+
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("said", "more", "error"),
     [
-        (("translate = true",), r"test_sets\.held\.translate: .* translates from en, .* set captions_in"),
-        (('captions_in = "es"', "translate = true"), r"test_sets\.held\.translate: .* translates from en, "),
-        (('translate = "yes"',), r"test_sets\.held\.translate must be true or false"),
+        (TRANSLATED[1:], (), r"test_sets\.held\.translate: .* translates from en, .* set captions_in"),
+        (('captions_in = "es"', "translate = true"), (), r"test_sets\.held\.translate: .* translates from en, "),
+        (('translate = "yes"',), (), r"test_sets\.held\.translate must be true or false"),
+        (TRANSLATED, ENGLISH_RECIPE, "the recipe translates nothing, as source_language is also en"),
     ],
 )
 def test_what_no_engine_translates_is_refused_before_any_work(
-    said: Sequence[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    said: Sequence[str], more: Sequence[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["scoreboard", *translating_recipe(tmp_path, *said), "--model", "x", "folder=gone"]) == 1
+    words = [*translating_recipe(tmp_path, *said), *more, "--model", "x", "folder=gone"]
+    assert main(["scoreboard", *words]) == 1
     assert re.search(error, capsys.readouterr().err)
     assert not (tmp_path / "root").exists()
 
 
-def test_captions_are_not_translated_where_nothing_is(
+def test_without_a_recipe_no_set_is_translated(
     random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = translating_recipe(tmp_path, 'captions_in = "en"', "translate = true")
-    assert main(["scoreboard", *words, "--set", "target_language=en", "--set", "sources.own.lang=en"]) == 1
-    assert "the recipe translates nothing, as source_language is also en" in capsys.readouterr().err
     held = [*karpathy_set(tmp_path, ENGLISH), "captions_in=en", "translate=true"]
     assert main(["scoreboard", *ASKED, "--model", "x", f"folder={random_clip(ITALIAN)}", *held]) == 1
     assert "translate=true needs the engine of a recipe" in capsys.readouterr().err

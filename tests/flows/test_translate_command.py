@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,11 +62,10 @@ OWN = ["--from", "en", "--to", "it", "--engine", "command", "--set", f"command={
     ],
 )
 def test_from_standard_input_to_standard_output(
-    options: list[str], given: bytes, written: str, pipe: Pipe, capsys: pytest.CaptureFixture[str]
+    options: list[str], given: bytes, written: str, pipe: Pipe, told: Any
 ) -> None:
     pipe(given)
-    assert main(["translate", "-", *options]) == 0
-    out = capsys.readouterr().out
+    out = told(["translate", "-", *options])
     assert re.fullmatch(written, out), out
 
 
@@ -175,15 +175,13 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 
 
 def test_a_line_that_is_not_utf8_is_named_and_nothing_paid_is_lost(
-    pipe: Pipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pipe: Pipe, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe(b"two red stars\ncaf\xe9\n")
-    assert main(["translate", *OPTIONS]) == 1
-    assert "standard input, line 2: byte 0xe9 at offset 3" in capsys.readouterr().err
+    assert "standard input, line 2: byte 0xe9 at offset 3" in told(["translate", *OPTIONS], code=1)
     monkeypatch.setenv("DEEPL_AUTH_KEY", "a-key")
     pipe(b"two red stars")
-    assert main(["translate", "--from", "en", "--to", "it", "--engine", "deepl"]) == 1
-    assert "give --memory DIR" in capsys.readouterr().err
+    assert "give --memory DIR" in told(["translate", "--from", "en", "--to", "it", "--engine", "deepl"], code=1)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])

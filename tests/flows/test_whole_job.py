@@ -119,16 +119,14 @@ def test_jobs_and_models_answer_as_json_and_do_nothing_twice(
     assert model.name in capsys.readouterr().out
 
 
-def test_a_copied_root_is_scored_and_mended(
-    root: Path, arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copied_root_is_scored_and_mended(root: Path, arguments: list[str], tmp_path: Path, told: Any) -> None:
     """Views of its catalog name files of the root that it was copied from."""
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("work"))
-    assert main(["evaluate", "scenes", "--root", str(copy), *arguments]) == 0
-    assert "vernaclip search '" in capsys.readouterr().out
-    assert main(["sql", "SELECT count(*) FROM pairs", "--root", str(copy)]) == 1
-    assert f"vernaclip catalog --rebuild --root {copy}" in capsys.readouterr().err
+    assert "vernaclip search '" in told(["evaluate", "scenes", "--root", str(copy), *arguments])
+    assert f"vernaclip catalog --rebuild --root {copy}" in told(
+        ["sql", "SELECT count(*) FROM pairs", "--root", str(copy)], code=1
+    )
     assert main(["catalog", "--rebuild", "--root", str(copy)]) == 0
     assert main(["sql", "SELECT count(*) FROM pairs", "--root", str(copy)]) == 0
 
@@ -157,9 +155,7 @@ def test_a_damaged_pointer_to_the_current_model_is_named(tmp_path: Path, text: s
         current_model(tmp_path, "scenes")
 
 
-def test_a_trained_model_is_exported_with_a_card_of_its_run(
-    root: Path, model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_trained_model_is_exported_with_a_card_of_its_run(root: Path, model: Path, told: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["export-model", "scenes", "--root", str(root), "--format", "open_clip", "--license", "cc0-1.0"]
     assert main([*arguments, "--out", str(out)]) == 0
@@ -178,8 +174,7 @@ def test_a_trained_model_is_exported_with_a_card_of_its_run(
         (["--model", str(root / "nothing")], "contains no finished model"),
         (["cats", "--root", str(root)], "contains no model of 'cats'"),
     ):
-        assert main(["export-model", *wrong, "--format", "onnx", "--out", str(tmp_path / "no")]) == 1
-        assert message in capsys.readouterr().err
+        assert message in told(["export-model", *wrong, "--format", "onnx", "--out", str(tmp_path / "no")], code=1)
     assert not (tmp_path / "no").exists()
 
 
@@ -195,32 +190,29 @@ def photos(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_search_as_json_is_of_the_catalog(root: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_search_as_json_is_of_the_catalog(root: Path, told: Any, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    assert main(["search", "due cerchi rossi", "--root", str(root), "--json", "-", "--out", str(sheet)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(told(["search", "due cerchi rossi", "--root", str(root), "--json", "-", "--out", str(sheet)]))
     assert [hit["rank"] for hit in found["hits"]] == list(range(1, 13))
     pairs = rows(root, "SELECT sample_id, captions, split, url, page_url, license, attribution FROM pairs")
     assert found["num_images"] == len(pairs)
-    told = {str(pair["sample_id"]): pair for pair in pairs}
+    known = {str(pair["sample_id"]): pair for pair in pairs}
     for hit in found["hits"]:
-        assert {name: hit[name] for name in told[hit["sample_id"]]} == told[hit["sample_id"]]
+        assert {name: hit[name] for name in known[hit["sample_id"]]} == known[hit["sample_id"]]
     assert found["picture"] == str(sheet)
     with Image.open(sheet) as picture:
         assert picture.width > 600
     command = ["search", "due cerchi rossi", "--root", str(root), "--json", "-", "--out", str(sheet), "--top", "1000"]
-    assert main([*command, "--split", "test"]) == 0
-    held_out = json.loads(capsys.readouterr().out)
+    held_out = json.loads(told([*command, "--split", "test"]))
     assert {hit["sample_id"] for hit in held_out["hits"]} == {p["sample_id"] for p in pairs if p["split"] == "test"}
 
 
 def test_a_folder_is_searched_without_a_catalog(
-    root: Path, model: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    root: Path, model: Path, photos: Path, told: Any, tmp_path: Path
 ) -> None:
     written, sheet = tmp_path / "hits.json", tmp_path / "sheet.png"
     command = ["search", "due cerchi rossi", "--images", str(photos), "--json", str(written), "--out", str(sheet)]
-    assert main([*command, "--model", str(model)]) == 0
-    said = capsys.readouterr().out
+    said = told([*command, "--model", str(model)])
     assert "Files that could not be read: 1" in said
     assert "broken.jpg: the file is no image" in said
     alone = json.loads(written.read_text(encoding="utf-8"))
@@ -229,28 +221,24 @@ def test_a_folder_is_searched_without_a_catalog(
     assert (len(alone["hits"]), alone["num_images"], len(alone["unreadable"])) == (10, 10, 1)
 
 
-def test_an_image_is_classified_and_a_text_is_found_in_it(
-    root: Path, photos: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_image_is_classified_and_a_text_is_found_in_it(root: Path, photos: Path, told: Any, tmp_path: Path) -> None:
     classes, picture = tmp_path / "classes.txt", tmp_path / "bars.png"
     classes.write_text("una stella\n\nun cuore\n", encoding="utf-8")
     command = ["classify", str(photos / "0.jpg"), "un cerchio", "--classes", str(classes), "--out", str(picture)]
     command += ["--root", str(root), "--template", "si vede {c}"]
-    assert main(command) == 0
-    said = capsys.readouterr().out
+    said = told(command)
     assert "Probabilities compare only these texts" in said
-    assert main([*command, "--json", "-"]) == 0
-    choices = json.loads(capsys.readouterr().out)["choices"]
+    choices = json.loads(told([*command, "--json", "-"]))["choices"]
     assert {choice["text"] for choice in choices} == {"si vede un cerchio", "si vede una stella", "si vede un cuore"}
     assert sum(choice["probability"] for choice in choices) == pytest.approx(1)
     shown = re.findall(r"si vede (\w+ \w+)", said)
     assert [choice["label"] for choice in choices] == shown
     with Image.open(picture) as bars:
         assert bars.format == "PNG"
-    heat, told = tmp_path / "heat.png", tmp_path / "heat.json"
+    heat, written = tmp_path / "heat.png", tmp_path / "heat.json"
     command = ["localize", str(photos / "0.jpg"), "un cerchio", "--root", str(root), "--out", str(heat)]
-    assert main([*command, "--json", str(told)]) == 0
-    found = json.loads(told.read_text(encoding="utf-8"))
+    assert main([*command, "--json", str(written)]) == 0
+    found = json.loads(written.read_text(encoding="utf-8"))
     assert (len(found["grid"]), {len(row) for row in found["grid"]}) == (16, {16})
     with Image.open(photos / "0.jpg") as image, Image.open(heat) as shown_heat:
         assert (found["width"], found["height"]) == image.size
@@ -290,7 +278,7 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written_over
     photos: Path,
     words: list[str],
     error: str,
-    capsys: pytest.CaptureFixture[str],
+    told: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -300,10 +288,9 @@ def test_what_cannot_be_done_is_said_in_one_sentence_and_nothing_is_written_over
     before = {file: file.read_bytes() for file in photos.iterdir() if file.is_file()}
     places = {"photo": photos / "0.jpg", "photos": photos, "model": model.resolve()}
     command = [word.format_map(places) for word in words]
-    assert main(command if error == "exists: choose the path" else [*command, "--root", str(root)]) == 1
-    told = capsys.readouterr().err
-    assert error in told
-    assert "defect" not in told
+    message = told(command if error == "exists: choose the path" else [*command, "--root", str(root)], code=1)
+    assert error in message
+    assert "defect" not in message
     assert {file: file.read_bytes() for file in photos.iterdir() if file.is_file()} == before
     assert earlier.read_bytes() == b"of an earlier search"
 
@@ -331,8 +318,7 @@ def test_a_model_is_trained_where_the_engine_is_gone(
 
 
 def test_a_package_for_another_pair_is_refused_before_work_starts(
-    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], tmp_path: Path, told: Any
 ) -> None:
-    assert main(["build", "scenes", "--root", str(tmp_path), *arguments, "--set", "target_language=de"]) == 1
-    assert "it" in capsys.readouterr().err
+    assert "it" in told(["build", "scenes", "--root", str(tmp_path), *arguments, "--set", "target_language=de"], code=1)
     assert not (tmp_path / "datasets").exists()

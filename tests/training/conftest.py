@@ -177,8 +177,8 @@ def towers() -> dict[str, dict[str, Any]]:
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
     """`small_run(kind="vit", **settings)`: two epochs of nine steps over `square_files`."""
     folder = tmp_path_factory.mktemp("towers")
-    for kind, config in TOWERS.items():
-        (folder / f"{kind}.json").write_text(json.dumps(config))
+    for tower, found in TOWERS.items():
+        (folder / f"{tower}.json").write_text(json.dumps(found))
 
     def config(kind: str = "vit", **settings: Any) -> TrainConfig:
         chosen = {"epochs": 2, "batch_size": 16, "lr": 5e-3, "warmup_steps": 5, "vocab_size": 300, **settings}

@@ -98,13 +98,9 @@ def test_a_model_with_a_bias_judges_each_text_by_itself(flag: Path) -> None:
     expected = 1 / (1 + np.exp(5 - 8 * cosines_of(flag, labels)))
     assert by_label(found) == pytest.approx(dict(zip(labels, expected, strict=True)), rel=1e-3)
     assert (found.method, found.logit_bias) == ("sigmoid", -5.0)
-
-
-def test_no_logit_is_too_large(flag: Path) -> None:
-    for bias in (None, -5.0):
-        found = by_label(classify(flag, ["grigio", "blu"], colour_model(scale=1e6, bias=bias)))
-        assert found["grigio"] == pytest.approx(1)
-        assert 0 <= found["blu"] <= 1
+    large = by_label(classify(flag, ["grigio", "blu"], colour_model(scale=1e6, bias=-5.0)))
+    assert large["grigio"] == pytest.approx(1)
+    assert 0 <= large["blu"] <= 1
 
 
 def test_the_template_makes_the_text(flag: Path) -> None:
@@ -118,7 +114,7 @@ def test_the_template_makes_the_text(flag: Path) -> None:
     ("labels", "template", "said"),
     [
         ([], "{c}", "two or more"),
-        (["rosso"], "{c}", "a single text always gets"),
+        (["rosso"], "{c}", "a single text"),
         (["rosso", "blu", " rosso"], "{c}", "'rosso' is given 2 times"),
         (["rosso", " "], "{c}", "is empty"),
         (["rosso", "blu"], "una foto", "has no {c}"),
@@ -130,36 +126,22 @@ def test_classes_that_make_no_sense(flag: Path, labels: list[str], template: str
 
 
 @pytest.mark.parametrize(
-    ("labels", "both", "why"),
+    ("labels", "why"),
     [
-        (
-            ["Un quadrato ROSSO", "blu", "un quadrato rosso"],
-            "'Un quadrato ROSSO' and 'un quadrato rosso'",
-            "ignores the diff",
-        ),
+        (["Un quadrato ROSSO", "blu", "un quadrato rosso"], "'Un quadrato ROSSO' and .*ignores the diff"),
         (
             ["rosso", "città", "citt\N{LATIN SMALL LETTER A}\N{COMBINING GRAVE ACCENT}"],
-            "'città' and",
-            "ignores the diff",
+            "'città' and .*ignores the diff",
         ),
-        (["l’albero", "l'albero"], "'l’albero' and \"l'albero\"", "ignores the difference"),
-        (["rosso " * 30, "rosso " * 31 + "blu"], "'rosso rosso", "texts that are too long are cut off"),
+        (["l’albero", "l'albero"], "ignores the difference"),
+        (["rosso " * 30, "rosso " * 31 + "blu"], "'rosso rosso.* too long are cut off"),
     ],
 )
 def test_texts_that_are_the_same_to_the_model_share_nothing_unseen(
-    flag: Path, make_model: Callable[..., Path], labels: list[str], both: str, why: str
+    flag: Path, make_model: Callable[..., Path], labels: list[str], why: str
 ) -> None:
-    with pytest.raises(
-        SettingsError, match=r"would split one probability between them\. Give only one of the two"
-    ) as caught:
+    with pytest.raises(SettingsError, match=why):
         classify(flag, labels, make_model(seed=3))
-    assert both in str(caught.value)
-    assert why in str(caught.value)
-
-
-def test_long_texts_are_told_apart_by_what_is_read_of_them(flag: Path, make_model: Callable[..., Path]) -> None:
-    found = classify(flag, ["rosso " * 30, "blu " * 30, "rosso"], make_model(seed=3), template="un {c}")
-    assert [choice.is_cut for choice in sorted(found.choices, key=lambda choice: choice.label)] == [True, False, True]
 
 
 def test_bars_are_as_long_as_probabilities(flag: Path, tmp_path: Path) -> None:
@@ -195,16 +177,6 @@ def test_the_peak_is_where_the_text_is(flag: Path, text: str, box: tuple[int, in
     assert sum(model.module.batches[1:]) == found.num_masks
     assert max(model.module.batches) <= 128
     assert localize(flag, text, model, method=method) == found
-
-
-def test_what_is_in_the_middle_is_hot_in_the_middle(tmp_path: Path) -> None:
-    image = Image.new("RGB", (64, 64), (120, 120, 120))
-    image.paste((200, 0, 0), (24, 24, 40, 40))
-    image.save(tmp_path / "middle.png")
-    heat = np.array(localize(tmp_path / "middle.png", "rosso", colour_model()).heat)
-    for turned in (heat[::-1], heat[:, ::-1], heat.T):
-        assert turned == pytest.approx(heat, abs=1e-6)
-    assert heat[7:9, 7:9].min() == pytest.approx(heat.max())
 
 
 def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,47 +216,18 @@ def test_a_heat_map_is_hot_where_the_text_is(flag: Path, tmp_path: Path) -> None
     assert told["peak"] == list(found.peak)
 
 
-def test_what_falls_nowhere_is_drawn_all_the_same(tmp_path: Path) -> None:
-    Image.new("RGB", (50, 1000), (120, 120, 120)).save(tmp_path / "grey.png")
-    found = localize(tmp_path / "grey.png", "rosso", colour_model())
-    assert found.hottest == 0
-    assert found.to_json()["peak"] is None
-    heat_map(found, tmp_path / "heat.png")
-
-
-def sixteen_bit(path: Path) -> None:
-    Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(path)
-
-
-def palette(path: Path) -> None:
-    Image.new("P", (30, 30), 3).save(path, transparency=3)
-
-
-ODD: dict[str, Callable[[Path], None]] = {
-    "one pixel": lambda path: Image.new("RGB", (1, 1), "red").save(path),
-    "transparent": lambda path: Image.new("RGBA", (33, 20), (255, 0, 0, 0)).save(path),
-    "16 bit": sixteen_bit,
-    "palette": palette,
-    "bilevel": lambda path: Image.new("1", (20, 20), 1).save(path),
-    "thin": lambda path: Image.new("RGB", (3000, 1), "blue").save(path),
-}
-
-
-@pytest.mark.parametrize("kind", ODD)
-def test_odd_images_are_taken(tmp_path: Path, kind: str) -> None:
+def test_odd_images_are_taken_as_they_are_meant(tmp_path: Path) -> None:
     path = tmp_path / "odd.png"
-    ODD[kind](path)
-    found = classify(path, ["rosso", "blu"], colour_model())
-    bars(found, tmp_path / "bars.png")
-    heat_map(localize(path, "blu", colour_model()), tmp_path / "heat.png")
-    assert math.isfinite(found.choices[0].probability)
-
-
-def test_bits_and_transparency_are_read_as_they_are_meant(tmp_path: Path) -> None:
-    ODD["16 bit"](tmp_path / "grey.png")
-    assert read_picture(tmp_path / "grey.png", 32).image.getpixel((5, 5)) == (40_000 >> 8,) * 3
-    ODD["transparent"](tmp_path / "clear.png")
-    assert read_picture(tmp_path / "clear.png", 32).image.getpixel((5, 5)) == (255, 255, 255)
+    Image.new("RGBA", (33, 20), (255, 0, 0, 0)).save(path)
+    assert read_picture(path, 32).image.getpixel((5, 5)) == (255, 255, 255)
+    Image.fromarray(np.full((40, 40), 40_000, dtype=np.uint16)).save(path)
+    assert read_picture(path, 32).image.getpixel((5, 5)) == (40_000 >> 8,) * 3
+    for size in ((1, 1), (3000, 1)):
+        Image.new("RGB", size, "grey").save(path)
+        bars(classify(path, ["rosso", "blu"], colour_model()), tmp_path / "bars.png")
+        found = localize(path, "rosso", colour_model())
+        assert (found.hottest, found.to_json()["peak"]) == (0, None), "what falls nowhere is drawn all the same"
+        heat_map(found, tmp_path / "heat.png")
 
 
 def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
@@ -294,22 +237,14 @@ def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path: Path) -> None:
     assert read_picture(tmp_path / "large.jpg", 600).image.size == (2200, 2100)
 
 
-@pytest.mark.parametrize("name", ["gone.png", ".", "text.png"])
-def test_images_that_are_none(tmp_path: Path, name: str) -> None:
+def test_images_that_are_none_and_broken_models_are_told(flag: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
-    for run in (
-        lambda path: classify(path, ["rosso", "blu"], colour_model()),
-        lambda path: localize(path, "blu", colour_model()),
-    ):
-        with pytest.raises(InputError, match="cannot be read as an image"):
-            run(tmp_path / name)
-
-
-def test_a_broken_model_is_told(flag: Path) -> None:
     model = colour_model()
+    for run in (lambda path: classify(path, ["rosso", "blu"], model), lambda path: localize(path, "blu", model)):
+        for name in ("gone.png", ".", "text.png"):
+            with pytest.raises(InputError, match="cannot be read as an image"):
+                run(tmp_path / name)
     model.module.encode_image = lambda images, normalize: torch.full((len(images), 3), torch.nan)
-    with pytest.raises(DamagedError, match="not finite"):
-        classify(flag, ["rosso", "blu"], model)
     with pytest.raises(DamagedError, match="not finite"):
         localize(flag, "rosso", model)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 from torchmetrics.classification import MulticlassAccuracy
@@ -44,7 +44,7 @@ def ours(ranks: np.ndarray) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
     rng = np.random.default_rng(seed)
     # A coarse grid has many ties, and rows that are the same are duplicates of images and captions.
@@ -140,7 +140,6 @@ def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:
     assert len(set(one)) > 1
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
 def test_the_median_is_reached_by_half_of_the_queries(ranks: list[int]) -> None:
     found = median(np.array(ranks))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.scores.metrics import (
@@ -66,7 +66,6 @@ def brute_force_ranks(queries: np.ndarray, gallery: np.ndarray, right: list[set[
     return ranks
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_ranks_are_those_of_brute_force(data: st.DataObject) -> None:
     num_images = data.draw(st.integers(1, 6))

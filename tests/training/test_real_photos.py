@@ -17,12 +17,15 @@ from training.fit.loop import train
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model, read_model_config
 
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
 PairRow = Callable[..., dict[str, Any]]
 
 
-@pytest.mark.real_data
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_coco_photographs(shared_data: Path, make_shard: MakeShard, pair_row: PairRow, tmp_path: Path) -> None:
     coco = json.loads((shared_data / "coco/captions_train2017.json").read_text(encoding="utf-8"))
     captions: dict[int, list[str]] = defaultdict(list)
@@ -47,8 +50,6 @@ def test_coco_photographs(shared_data: Path, make_shard: MakeShard, pair_row: Pa
     assert score.chance == pytest.approx(10 / 16)
 
 
-@pytest.mark.real_data
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_papers_recipe_over_italian_captions(
     shared_data: Path, make_shard: MakeShard, pair_row: PairRow, tmp_path: Path
 ) -> None:

@@ -28,10 +28,11 @@ from training.scores.galleries import (
 from training.scores.protocols import CLIP_ITALIAN
 from training.scores.score import Score
 from training.scores.scoreboard import ModelToScore, Scoreboard, refuse_seen, score_models
-from training.scores.scoreboard_files import markdown, sections, write_scoreboard_plot
+from training.scores.scoreboard_files import Section, markdown, sections, write_scoreboard_plot
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
 WORDS = list(COLOURS)
+SWAPPED = [WORDS[1], WORDS[0], *WORDS[2:]]
 CONFIG = EvaluateConfig(bootstrap_rounds=100)
 
 
@@ -92,6 +93,10 @@ def score_of(
     return found
 
 
+def told_of(test_set: str, board: Scoreboard, title: str = "text to image") -> Section:
+    return next(section for section in sections(board, {}) if section.title == f"{test_set}: {title}")
+
+
 def test_images_that_are_not_there_leave_with_their_captions() -> None:
     board = score_models([knower("all")], [GALLERY], CONFIG)
     (facts,) = board.sets
@@ -102,19 +107,13 @@ def test_images_that_are_not_there_leave_with_their_captions() -> None:
     assert (backwards.value, backwards.gallery_size, backwards.num_queries) == (1.0, 6, 4)
     assert score_of(board, "all", "colours", "text_to_image_median_rank").value == 1
     assert score_of(board, "all", "colours", "text_to_image_R@1", captions="one").num_queries == 4
-
-
-def test_captions_of_people_and_of_machines_stand_side_by_side() -> None:
-    board = score_models([knower("all")], [GALLERY], CONFIG)
-    human = score_of(board, "all", "colours", "text_to_image_R@1", captions="human")
-    machine = score_of(board, "all", "colours", "text_to_image_R@1", captions="machine")
-    assert (human.num_queries, machine.num_queries) == (2, 4)
-    assert human.gallery_size == machine.gallery_size == 4
+    by_maker = [score_of(board, "all", "colours", "text_to_image_R@1", captions=made) for made in ("human", "machine")]
+    assert [(found.num_queries, found.gallery_size) for found in by_maker] == [(2, 4), (4, 4)]
+    assert (score.low, score.high) == (0.0, 1.0), "few images have no interval to speak of"
 
 
 def test_differences_are_paired_by_query() -> None:
-    swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
-    board = score_models([knower("right"), knower("swaps", swapped)], [GALLERY], CONFIG)
+    board = score_models([knower("right"), knower("swaps", SWAPPED)], [GALLERY], CONFIG)
     assert score_of(board, "swaps", "colours", "text_to_image_R@1").value == pytest.approx(2 / 6)
     found = {(entry.difference.name, entry.difference.captions): entry.difference for entry in board.differences}
     assert {entry.first for entry in board.differences} == {"right"}
@@ -151,39 +150,30 @@ def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
     refuse_seen([suspected], [knower("ours")])
     board = score_models([knower("ours")], [suspected], CONFIG)
     assert score_of(board, "ours", "colours", "text_to_image_R@1", images="leak-free").gallery_size == 3
-    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "1 look like training images of ours, and may be others (verde: looks like wit:2)" in told.notes
-    assert (
-        "none of the images are among those that ours was trained on, compared by identity, bytes and looks"
-        in told.notes
-    )
+    notes = told_of("colours", board).notes
+    assert "1 look like training images of ours, and may be others (verde: looks like wit:2)" in notes
+    assert any("none of the images are among those that ours was trained on" in note for note in notes)
 
 
-def test_images_that_are_not_scored_leak_nothing() -> None:
-    gone = replace(GALLERY, guards={"ours": guard(1, 3, 5)})  # not there, broken, no picture
-    board = score_models([knower("ours")], [gone], CONFIG)
+BARE = replace(GALLERY, captions=["rosso", "verde"], owners=[0, 2], made_by=["human"] * 2)
+
+
+@pytest.mark.parametrize(
+    ("gallery", "check", "note"),
+    [
+        (GALLERY, guard(1, 3, 5), "none of the images are among those"),  # not there, broken, no picture
+        (GALLERY, guard(*range(7)), "no image with a caption remains"),
+        (BARE, guard(0, 2), "no image with a caption remains"),  # two images without captions do
+        (GALLERY, LeakCheck(seen={}, ways=()), "it is not known if ours was trained on any of the images"),
+    ],
+)
+def test_where_there_are_no_leak_free_numbers_it_is_said_why(gallery: Gallery, check: LeakCheck, note: str) -> None:
+    board = score_models([knower("ours")], [replace(gallery, guards={"ours": check})], CONFIG)
     assert {entry.score.images for entry in board.entries} == {"all"}
-    assert board.sets[0].leaked == {"ours": {}}
+    assert any(note in found for found in told_of("colours", board).notes)
 
 
-def test_a_set_that_was_trained_on_as_a_whole_has_no_leak_free_numbers() -> None:
-    seen = replace(GALLERY, guards={"ours": guard(*range(7))})
-    board = score_models([knower("ours")], [seen], CONFIG)
-    assert {entry.score.images for entry in board.entries} == {"all"}
-    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "no image with a caption remains without these, so there are no leak-free scores" in told.notes
-
-
-def test_where_only_images_without_captions_are_left_that_is_said() -> None:
-    bare = replace(
-        GALLERY, captions=["rosso", "verde"], owners=[0, 2], made_by=["human"] * 2, guards={"ours": guard(0, 2)}
-    )
-    board = score_models([knower("ours")], [bare], CONFIG)
-    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "no image with a caption remains without these, so there are no leak-free scores" in told.notes
-
-
-@pytest.mark.parametrize("num_images", range(1, 10))
+@pytest.mark.parametrize("num_images", [1, 2, 9])
 def test_a_gallery_that_is_no_larger_than_k_is_chance(num_images: int) -> None:
     small = Gallery(
         name="small",
@@ -193,16 +183,9 @@ def test_a_gallery_that_is_no_larger_than_k_is_chance(num_images: int) -> None:
         owners=list(range(num_images)),
         made_by=["human"] * num_images,
     )
-    found = sections(score_models([knower("ours")], [small], CONFIG), {})
-    told = next(section for section in found if section.title == "small: text to image")
-    (row,) = [row for row in told.rows if row["model"] == "ours"]
+    found = told_of("small", score_models([knower("ours")], [small], CONFIG))
+    (row,) = [row for row in found.rows if row["model"] == "ours"]
     assert row["R@10"] == "1.0000 [0.0000, 1.0000] ~"
-
-
-def test_a_model_that_was_compared_with_nothing_is_not_called_clean() -> None:
-    board = score_models([knower("ours")], [replace(GALLERY, guards={"ours": LeakCheck(seen={}, ways=())})], CONFIG)
-    told = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert "it is not known if ours was trained on any of the images: nothing was compared" in told.notes
 
 
 def many(num_images: int) -> Gallery:
@@ -230,66 +213,43 @@ def test_a_picture_under_two_names_is_told() -> None:
     board = score_models([knower("all"), knower("again")], [twice], CONFIG)
     assert score_of(board, "all", "colours", "text_to_image_R@1").value == pytest.approx(1 / 3)
     (note,) = board.sets[0].notes
-    assert note.startswith(
-        "2 images have the same bytes as another of the set (rosso, rosso-2), so they cannot be distinguished"
-    )
+    assert "(rosso, rosso-2), so they cannot be distinguished" in note
     assert score_models([knower("all")], [GALLERY], CONFIG).sets[0].notes == ()
     classes = LabelledImages(
         name="shades", images=["rosso", "blu", "rosso-2"], read=read, labels=[0, 1, 0], class_names=["rosso", "blu"]
     )
     assert score_models([knower("all")], [classes], CONFIG).sets[0].notes == ()
     (note,) = score_models([knower("all")], [replace(classes, labels=[0, 1, 1])], CONFIG).sets[0].notes
-    assert note.startswith("2 images have the same bytes as another of the set (rosso, rosso-2), but different")
+    assert "(rosso, rosso-2), but different" in note
 
 
 def test_differences_draw_images_with_all_of_their_captions() -> None:
     """As wide as of one caption an image: the five are not independent."""
-    swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
-    found = {}
-    for mode in ("all", "one"):
-        board = score_models([knower("right"), knower("swaps", swapped)], [many(60)], CONFIG)
-        found[mode] = next(
-            entry.difference
-            for entry in board.differences
-            if (entry.difference.name, entry.difference.captions) == ("text_to_image_MRR@10", mode)
-        )
-    assert found["all"].high - found["all"].low == pytest.approx(found["one"].high - found["one"].low, rel=0.05)
-
-
-def test_medians_of_one_model_twice_do_not_differ_in_any_draw() -> None:
-    board = score_models([knower("right"), knower("again")], [many(60)], CONFIG)
-    medians = [entry.difference for entry in board.differences if entry.difference.name.endswith("median_rank")]
+    models = [knower("right"), knower("swaps", SWAPPED), knower("again")]
+    board = score_models(models, [many(60)], CONFIG)
+    found = {
+        (entry.model, entry.difference.name, entry.difference.captions): entry.difference for entry in board.differences
+    }
+    every, one = (found["swaps", "text_to_image_MRR@10", mode] for mode in ("all", "one"))
+    assert every.high - every.low == pytest.approx(one.high - one.low, rel=0.05)
+    medians = [delta for (model, name, _), delta in found.items() if model == "again" and name.endswith("median_rank")]
     assert {(delta.value, delta.low, delta.high) for delta in medians} == {(0.0, 0.0, 0.0)}
+    # All captions of an image are right.
+    assert score_of(board, "right", "many", "image_to_text_R@1").chance == pytest.approx(5 / 300)
+    assert score_of(board, "right", "many", "text_to_image_R@1").chance == pytest.approx(1 / 60)
 
 
-def test_chance_counts_all_captions_of_an_image_as_right() -> None:
-    board = score_models([knower("all")], [many(60)], CONFIG)
-    assert score_of(board, "all", "many", "image_to_text_R@1").chance == pytest.approx(5 / 300)
-    assert score_of(board, "all", "many", "text_to_image_R@1").chance == pytest.approx(1 / 60)
-
-
-def test_few_images_have_no_interval_to_speak_of() -> None:
-    score = score_of(score_models([knower("all")], [GALLERY], CONFIG), "all", "colours", "text_to_image_R@1")
-    assert (score.value, score.low, score.high) == (1.0, 0.0, 1.0)
-
-
-def test_captions_whose_images_are_all_gone_are_refused() -> None:
-    uncaptioned = replace(GALLERY, captions=["non c'è"], owners=[1], made_by=["human"])
-    with pytest.raises(InputError, match="no image of colours with a caption can be found"):
-        score_models([knower("all")], [uncaptioned], CONFIG)
-
-
-def test_features_that_are_no_numbers_are_refused() -> None:
+def test_what_cannot_be_scored_is_refused() -> None:
     broken = knower("broken")
     encoder = replace(broken.open(), encode_texts=lambda texts: torch.full((len(texts), 4), torch.nan))
-    with pytest.raises(InputError, match="NaN"):
-        score_models([replace(broken, open=lambda: encoder)], [GALLERY], CONFIG)
-
-
-def test_a_set_without_a_single_picture_is_refused() -> None:
-    nothing = replace(GALLERY, images=["gone"] * 7)
-    with pytest.raises(InputError, match="none of the 7 images of colours"):
-        score_models([knower("all")], [nothing], CONFIG)
+    uncaptioned = replace(GALLERY, captions=["non c'è"], owners=[1], made_by=["human"])
+    for model, gallery, message in (
+        (knower("all"), uncaptioned, "no image of colours with a caption"),
+        (knower("all"), replace(GALLERY, images=["gone"] * 7), "none of the 7 images of colours"),
+        (replace(broken, open=lambda: encoder), GALLERY, "NaN"),
+    ):
+        with pytest.raises(InputError, match=message):
+            score_models([model], [gallery], CONFIG)
 
 
 @pytest.fixture
@@ -327,17 +287,10 @@ def test_templates_are_averaged_and_images_drawn_one_by_one(folders: Path) -> No
     alone = score_models([knower("all")], [first], CONFIG)
     assert score_of(alone, "all", "shades", "zero_shot_accuracy@1", captions="templates").value == 0.0
     large = replace(astray, images=astray.images * 4, labels=list(astray.labels) * 4)
-    swapped = [WORDS[1], WORDS[0], *WORDS[2:]]
-    board = score_models([knower("half", swapped)], [large], CONFIG)
+    board = score_models([knower("half", SWAPPED)], [large], CONFIG)
     score = score_of(board, "half", "shades", "zero_shot_accuracy@1", captions="bare")
     assert score.value == 0.5
     assert 0.15 < score.high - score.low < 0.5  # of 32 images, not of one
-
-
-def test_named_classes_without_images_are_wrong_answers(folders: Path) -> None:
-    names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
-    found = labelled_images("shades", folders, names, ["{c}"])
-    assert score_models([knower("all")], [found], CONFIG).entries[0].score.gallery_size == 5
 
 
 def test_numbered_folders_do_not_take_a_list(tmp_path: Path) -> None:
@@ -352,11 +305,14 @@ def test_numbered_folders_do_not_take_a_list(tmp_path: Path) -> None:
     assert found.class_names[found.labels[found.images.index("10/a.png")]] == "c10"
 
 
-def test_classes_with_one_name_count_wrong_and_are_told(folders: Path) -> None:
+def test_classes_with_one_name_or_no_image_count_as_wrong_answers(folders: Path) -> None:
     found = labelled_images("shades", folders, ["rosso", "rosso", "blu", "giallo"], ["{c}"])
     assert "2 classes share their name with another (rosso)" in found.notes[0]
     board = score_models([knower("all")], [found], CONFIG)
     assert score_of(board, "all", "shades", "zero_shot_accuracy@1", captions="bare").value == 0.5
+    names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
+    found = labelled_images("shades", folders, names, ["{c}"])
+    assert score_models([knower("all")], [found], CONFIG).entries[0].score.gallery_size == 5
 
 
 @pytest.mark.parametrize(
@@ -371,6 +327,10 @@ def test_classes_with_one_name_count_wrong_and_are_told(folders: Path) -> None:
 def test_names_that_do_not_fit(folders: Path, names: Sequence[str], templates: list[str], error: str) -> None:
     with pytest.raises(InputError, match=error):
         labelled_images("shades", folders, names, templates)
+    with pytest.raises(InputError, match="no subfolders with images"):
+        labelled_images("none", folders / "n00", WORDS, ["{c}"])
+    with pytest.raises(InputError, match="is not a folder"):
+        labelled_images("none", folders / "gone", WORDS, ["{c}"])
 
 
 def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
@@ -384,13 +344,6 @@ def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
     assert (board.sets[0].num_missing, "n02/notes.txt" in before.images) == (2, False)
 
 
-def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no subfolders with images"):
-        labelled_images("none", tmp_path, WORDS, ["{c}"])
-    with pytest.raises(InputError, match="is not a folder"):
-        labelled_images("none", tmp_path / "gone", WORDS, ["{c}"])
-
-
 @pytest.mark.parametrize(
     ("document", "key", "found"),
     [
@@ -398,12 +351,11 @@ def test_folders_without_images_are_no_classes(tmp_path: Path) -> None:
         ({"imagenet1k": ["a"], "pets": ["b"]}, "pets", ["b"]),
         ({"imagenet1k": ["a"]}, None, ["a"]),
         ({"n01": "a", "n02": "b"}, None, {"n01": "a", "n02": "b"}),
-        ({"imagenet1k": ["a"], "pets": ["b"]}, None, "has imagenet1k, pets: choose one with class_names_key"),
-        (["a"], "pets", "leave out class_names_key=pets"),
+        ({"imagenet1k": ["a"], "pets": ["b"]}, None, "choose one"),
+        (["a"], "pets", "leave out"),
         ({"n01": "a", "n02": " "}, None, "none of them empty"),
-        ({"imagenet1k": ["a", ""]}, None, "none of them empty"),
         (7, None, "must contain a list"),
-        ({"n01": "un \ud83d cane"}, None, r"contains .*ud83d cane., which is not valid Unicode"),
+        ({"n01": "un \ud83d cane"}, None, "not valid Unicode"),
     ],
 )
 def test_names_in_files(tmp_path: Path, document: object, key: str | None, found: object) -> None:
@@ -439,9 +391,9 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
     gallery = pairs_gallery("own test", shards)
     assert gallery.owners == [0, 0, 1, 1, 2, 2, 3, 3]
     assert gallery.made_by == ["human"] * 2 + ["machine"] * 2 + ["human"] * 4
-    assert gallery.notes == (
-        "6 captions are native, or written or validated by people; 2 captions are translated by a machine",
-    )
+    (note,) = gallery.notes
+    assert "6 captions are native" in note
+    assert "2 captions are translated by a machine" in note
     assert [gallery.read(name) for name in reversed(gallery.images)] == [png(colour) for colour in reversed(WORDS)]
     board = score_models([knower("all")], [gallery], CONFIG)
     assert score_of(board, "all", "own test", "text_to_image_R@1").value == 1
@@ -457,60 +409,44 @@ def a_board() -> Scoreboard:
     return score_models([knower("right"), knower("swaps", WORDS[::-1])], [named, classes], CONFIG)
 
 
-def test_a_board_is_told_in_tables_with_published_numbers_beside() -> None:
+def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path) -> None:
     board = a_board()
-    whole = replace(CLIP_ITALIAN, num_images=4)
-    found = sections(board, {"colours": whole, "classes": CLIP_ITALIAN})
-    titles = [section.title for section in found]
-    assert titles[:3] == ["Models", "colours: text to image", "colours: image to text"]
-    table = next(section for section in found if section.title == "colours: protocol clip-italian")
-    assert table.rows[0] == {
-        "model": "CLIP-Italian (published)",
-        "MRR@1": "0.3797",
-        "MRR@5": "0.5039",
-        "MRR@10": "0.5204",
-    }
-    assert table.rows[2]["model"] == "right"
-    assert table.rows[2]["MRR@1"].startswith("1.0000 [")
-    scores = next(section for section in found if section.title == "colours: text to image")
-    chance, right, swaps = (row for row in scores.rows if (row["captions"], row["images"]) == ("all", "all"))
+    found = sections(board, {"colours": replace(CLIP_ITALIAN, num_images=4), "classes": CLIP_ITALIAN})
+    by_title = {section.title: section for section in found}
+    assert [*by_title][:3] == ["Models", "colours: text to image", "colours: image to text"]
+    table = by_title["colours: protocol clip-italian"].rows
+    published = {"MRR@1": "0.3797", "MRR@5": "0.5039", "MRR@10": "0.5204"}
+    assert table[0] == {"model": "CLIP-Italian (published)", **published}
+    assert table[2]["model"] == "right"
+    assert table[2]["MRR@1"].startswith("1.0000 [")
+    rows = by_title["colours: text to image"].rows
+    chance, right, swaps = (row for row in rows if (row["captions"], row["images"]) == ("all", "all"))
     assert (chance["model"], chance["R@1"], chance["gallery"]) == ("chance", "0.2500", "4")
     assert right["R@1"] == "1.0000 [0.0000, 1.0000] ~"
     assert swaps["R@1"].startswith("0.0000")
-    other = next(section for section in found if section.title == "classes: protocol clip-italian")
-    assert (other.rows, other.notes[0]) == (
-        [],
-        "2 images were scored, but the protocol has 50,000: not comparable",
-    )
+    other = by_title["classes: protocol clip-italian"]
+    assert other.rows == []
+    assert "not comparable" in other.notes[0]
     text = markdown(found)
     assert "<b>" not in text
     assert "|rosso|" not in text
     assert "1 of the images are among those that right was trained on" in text
-
-
-def test_a_model_may_not_pose_as_chance() -> None:
-    board = score_models([knower("chance")], [GALLERY], CONFIG)
-    scores = next(section for section in sections(board, {}) if section.title == "colours: text to image")
-    assert [row["R@1"] for row in scores.rows[:2]] == ["0.2500", "1.0000 [0.0000, 1.0000] ~"]
-
-
-def test_a_board_survives_json(tmp_path: Path) -> None:
-    board = a_board()
     values = json.loads(json.dumps(board.to_json()))
     assert values["entries"][0]["score"]["name"] == "text_to_image_MRR@1"
     assert list(values["sets"][0]["leaked"]["right"]) == ["rosso"]
     assert values["settings"]["bootstrap_rounds"] == 100
+    write_scoreboard_plot(board, tmp_path / "board.png")
+    with Image.open(tmp_path / "board.png") as picture:
+        assert picture.width == 1020
+        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
+
+
+def test_a_model_may_not_pose_as_chance() -> None:
+    rows = told_of("colours", score_models([knower("chance")], [GALLERY], CONFIG)).rows
+    assert [row["R@1"] for row in rows[:2]] == ["0.2500", "1.0000 [0.0000, 1.0000] ~"]
 
 
 def test_labels_of_pictures_are_whole_and_in_letters_that_can_be_drawn() -> None:
     assert picture_label("модель_2 Ωmega è") == "модель_2 Ωmega è"
     assert picture_label("ein-sehr-langer-modellname-nummer-01-bis-9") == "ein-sehr-langer-modellname-nummer-01-bis-9"
     assert picture_label("a\u0628\nb\U00020000") == r"a\u0628\nb\U00020000"
-
-
-def test_a_board_is_drawn(tmp_path: Path) -> None:
-    path = tmp_path / "board.png"
-    write_scoreboard_plot(a_board(), path)
-    with Image.open(path) as picture:
-        assert picture.width == 1020
-        assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20

@@ -10,7 +10,7 @@ from training.config import EvaluateConfig
 from training.scores.evaluation import chosen_captions, retrieval_scores, wording
 from training.scores.metrics import METRIC_OF
 from training.scores.score import Scores
-from training.use.pictures import PILLOWS_OWN, Pen, Typefaces, choose_typefaces, contact_sheet
+from training.use.pictures import PILLOWS_OWN, Pen, Typefaces, choose_typefaces
 
 CAPTIONS = [
     ["Un cerchio rosso.", "un disco rosso"],
@@ -32,10 +32,7 @@ CONFIG = EvaluateConfig(bootstrap_rounds=50)
 )
 def test_which_captions_a_mode_takes(mode: str, expected: list[bool]) -> None:
     assert chosen_captions(CAPTIONS, mode) == expected
-
-
-def test_a_caption_twice_on_one_image_still_belongs_to_it_alone() -> None:
-    assert chosen_captions([["a b", "A  B."], ["c"]], "distinct") == [True, True, True]
+    assert chosen_captions([["a b", "A  B."], ["c"]], "distinct") == [True, True, True], "of one image alone"
 
 
 @pytest.mark.parametrize(
@@ -72,34 +69,16 @@ def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> Non
     assert board.get("image_to_text_R@1").gallery_size == 7
     with pytest.raises(KeyError, match="no score text_to_image_MRR@7"):
         board.get("text_to_image_MRR@7")
+    _, _, first, *_ = board.table().splitlines()
+    assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", "4", "7", "0"]
+    assert "distinct" not in board.table("one")
+    assert json.loads(json.dumps(board.to_json()))["scores"][0]["name"] == board.scores[0].name
 
 
 def test_a_collapsed_model_does_not_score() -> None:
     board = scores(np.ones((7, 4)) / 2, np.ones((4, 4)) / 2)
     assert board.get("text_to_image_R@1").value == 0
     assert board.get("image_to_text_MRR@5", "one").value == pytest.approx(1 / 4)  # the worst of four
-
-
-def test_the_scoreboard_says_what_each_number_was_measured_on() -> None:
-    images = np.eye(4)
-    board = scores(np.repeat(images, [2, 2, 1, 2], axis=0), images)
-    head, _, first, *_ = board.table().splitlines()
-    assert head.split() == [
-        "metric",
-        "captions",
-        "score",
-        "95",
-        "%",
-        "interval",
-        "chance",
-        "gallery",
-        "queries",
-        "left",
-        "out",
-    ]
-    assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", "4", "7", "0"]
-    assert "distinct" not in board.table("one")
-    assert json.loads(json.dumps(board.to_json()))["scores"][0]["name"] == board.scores[0].name
 
 
 def test_a_sheet_is_written_in_a_font_that_has_the_letters() -> None:
@@ -130,12 +109,6 @@ def test_a_sheet_has_one_typeface_and_others_for_what_it_lacks() -> None:
     assert [part for part, _ in choose_typefaces(["due gatti"]).runs("due gatti", 15)] == ["due gatti"]
 
 
-def test_what_no_line_needs_is_not_in_a_sheet() -> None:
-    mixed, alone = choose_typefaces(MIXED), choose_typefaces(["perché è già sera"])
-    assert len(alone.names) <= len(mixed.names)
-    assert alone.names[0] == choose_typefaces(["è", "perché già sera"]).names[0], "lines do not choose for themselves"
-
-
 def test_lines_end_where_they_are_aligned() -> None:
     from PIL import Image, ImageDraw
 
@@ -147,15 +120,6 @@ def test_lines_end_where_they_are_aligned() -> None:
         assert 380 <= right <= 394
         assert right - left <= pen.width(text, 20) + 6
         assert 8 <= top < bottom <= 46
-
-
-def test_a_sheet_without_hits_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from PIL import Image
-
-    path = tmp_path_factory.mktemp("sheet") / "none.png"
-    contact_sheet([], path, "niente " * 40)
-    with Image.open(path) as sheet:
-        assert sheet.width > 300
 
 
 def test_a_book_is_cut_to_a_line_at_once() -> None:

@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.towers.tokenizer import END, START, TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_tokenizer
@@ -26,7 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.text(max_size=40) | st.sampled_from(CAPTIONS) | st.text(alphabet="àèéìòùçßΩдя你กा 🙂'", max_size=20))
 def test_any_text_comes_back_in_lower_case(text: str) -> None:
     tokenizer = train_tokenizer(CAPTIONS, vocab_size=400)
@@ -54,12 +53,6 @@ def test_ids_are_as_long_as_the_longest_text(folder: Path) -> None:
     assert set(together[0, alone.shape[1] :].tolist()) == {0}
 
 
-def test_case_and_composition_of_accents_do_not_matter(folder: Path) -> None:
-    tokenize = load_tokenizer(folder, context_length=16)
-    composed = tokenize(["c'è una città"])
-    assert composed.tolist() == tokenize([unicodedata.normalize("NFD", "C'È una CITTÀ")]).tolist()
-
-
 GREEK = [
     "Ένας σκύλος τρέχει στον δρόμο; «Όχι», κάθεται\u0387",
     "ο γάτος μας, δύο άνθρωποι και ένα ρολόι",
@@ -69,7 +62,6 @@ GREEK = [
 GREEK_LETTERS = [*"ΑΣςσάΆΐΪήώ «»;", "α\u0301", "Ι\u0308", "ι\u0308\u0301"]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(GREEK) | st.lists(st.sampled_from(GREEK_LETTERS), max_size=20).map("".join))
 def test_greek_comes_back_in_lower_case_with_its_final_sigma(text: str) -> None:
     tokenizer = train_tokenizer(GREEK, vocab_size=500)

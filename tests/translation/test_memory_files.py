@@ -78,8 +78,11 @@ def test_merging_keeps_what_is_there_and_counts(tmp_path: Path, monkeypatch: pyt
     [
         (lambda table: table.replace_schema_metadata(None), "not an exported"),
         (lambda table: table.drop_columns(["score"]), "not an exported"),
-        ({"vernaclip.translation_memory": "2"}, "version '2'"),
-        *(({"vernaclip.fingerprint": value}, "fingerprint") for value in (b"", b"\xff\xfe", "a:\n", "../a", "a" * 201)),
+        ({b"vernaclip.translation_memory": "2"}, "version '2'"),
+        *(
+            ({b"vernaclip.fingerprint": value}, "fingerprint")
+            for value in (b"", b"\xff\xfe", "a:\n", "../a", "a" * 201)
+        ),
         *((("score", pa.array([score])), "log-probability") for score in (float("nan"), float("-inf"), 0.5)),
         (("caption", pa.array([b"\xff"]).view(pa.string())), "UTF-8"),
         (b"source_caption,caption\n", "not a Parquet file"),

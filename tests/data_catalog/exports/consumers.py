@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 huggingface, tars, snapshot, cache = map(Path, sys.argv[1:])
 os.environ |= {
@@ -35,33 +35,25 @@ socket.socket.connect = refuse  # type: ignore[method-assign]
 socket.getaddrinfo = refuse
 
 
-def read_huggingface(folder: Path, config: str = "default") -> dict[str, Any]:
-    """Rows by split, as `datasets` has them."""
-    from datasets import load_dataset
-
-    found = load_dataset(str(folder), config, cache_dir=str(cache / "datasets"))
-    return {split: [described(row) for row in rows] for split, rows in found.items()}
-
-
-def read_lists(folder: Path) -> dict[str, Any]:
-    """Rows of lists that lie beside tars, by split."""
-    from datasets import get_dataset_config_names, load_dataset
-
-    found = load_dataset("parquet", data_dir=str(folder), cache_dir=str(cache / "datasets"))
-    return {
-        "configs": get_dataset_config_names(str(folder.parent)),
-        **{split: list(rows) for split, rows in found.items()},
-    }
-
-
 def described(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as JSON values: an image is its class and size."""
     image = row.pop("image", row.pop("jpg", None))
     return row if image is None else {**row, "image": [type(image).__name__, *image.size]}
 
 
+def read_datasets(*args: Any, **options: Any) -> dict[str, Any]:
+    from datasets import load_dataset
+
+    found = load_dataset(*args, cache_dir=str(cache / "datasets"), **options)
+    return {split: list(map(described, rows)) for split, rows in found.items()}
+
+
+def config_names(folder: Path) -> list[str]:
+    from datasets import get_dataset_config_names
+
+    return list(get_dataset_config_names(str(folder)))
+
+
 def read_croissant(folder: Path) -> dict[str, Any]:
-    """What `mlcroissant` thinks of the metadata, and the records that it finds by it."""
     import mlcroissant
 
     dataset = mlcroissant.Dataset(str(folder / "croissant.json"))
@@ -74,18 +66,12 @@ def read_croissant(folder: Path) -> dict[str, Any]:
         }
         for record in dataset.records("pair")
     ]
-    hashes = {file.content_url: file.sha256 for file in dataset.metadata.file_objects}
-    return {
-        "errors": sorted(issues.errors),
-        "warnings": sorted(issues.warnings),
-        "records": records,
-        "hashes": hashes,
-        "published": str(dataset.metadata.date_published),
-    }
+    published = str(dataset.metadata.date_published)
+    errors, warnings = sorted(issues.errors), sorted(issues.warnings)
+    return {"errors": errors, "warnings": warnings, "records": records, "published": published}
 
 
 def read_webdataset(folder: Path) -> list[dict[str, Any]]:
-    """Samples of all training shards, as `webdataset` has them."""
     import webdataset
 
     shards = sorted(str(path) for path in folder.glob("train-*.tar"))
@@ -129,14 +115,8 @@ def read_open_clip(folder: Path) -> dict[str, Any]:
 class NoLogger:
     """Stands in for the process in which img2dataset counts."""
 
-    def __init__(self, *_: Any) -> None:
-        self.done_shards: set[int] = set()
-
-    def start(self) -> None:
-        """Nothing is started."""
-
-    def join(self) -> None:
-        """Nothing is waited for."""
+    done_shards: ClassVar[set[int]] = set()
+    start = join = __init__ = lambda *_: None
 
 
 def read_img2dataset(folder: Path) -> dict[str, Any]:
@@ -162,11 +142,12 @@ def read_img2dataset(folder: Path) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[], Any]] = {
     "img2dataset": lambda: read_img2dataset(huggingface),
-    "datasets": lambda: read_huggingface(huggingface),
-    "datasets_links": lambda: read_huggingface(huggingface, "links"),
-    "datasets_snapshot": lambda: read_huggingface(snapshot),
-    "datasets_tars": lambda: read_huggingface(tars),
-    "datasets_tars_links": lambda: read_lists(tars / "links"),
+    "datasets": lambda: read_datasets(str(huggingface)),
+    "datasets_links": lambda: read_datasets(str(huggingface), "links"),
+    "datasets_snapshot": lambda: read_datasets(str(snapshot)),
+    "datasets_tars": lambda: read_datasets(str(tars)),
+    "datasets_tars_links": lambda: read_datasets("parquet", data_dir=str(tars / "links")),
+    "configs_of_tars": lambda: config_names(tars),
     "mlcroissant": lambda: read_croissant(huggingface),
     "mlcroissant_snapshot": lambda: read_croissant(snapshot),
     "webdataset": lambda: read_webdataset(tars),

@@ -37,13 +37,32 @@ def pictures(snapshot: Snapshot) -> dict[str, bytes]:
     return {row["sample_id"]: row["image"]["bytes"] for row in rows}
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, make_snapshot: Make) -> tuple[Path, Snapshot, dict[str, Any]]:
+    """Exports of the snapshot of few pairs, by format, of which none is changed; the snapshot; their reports."""
+    place = tmp_path_factory.mktemp("exports")
+    snapshot = make_snapshot(place / "catalog")
+    configs = {kind: ExportConfig(format=kind, samples_per_shard=3) for kind in FORMATS}
+    return place, snapshot, {kind: export_snapshot(snapshot, configs[kind], place / kind) for kind in FORMATS}
+
+
+Shared = tuple[Path, Snapshot, dict[str, Any]]
+
+
+def card(folder: Path) -> tuple[dict[str, Any], str]:
+    """The metadata and the text of the card of an export."""
+    _, head, body = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
 def exported_pictures(folder: Path) -> set[str]:
     """Samples whose image is in a Hugging Face folder."""
     return {name for path in folder.glob("data/*") for name in pq.read_table(path).column("sample_id").to_pylist()}
 
 
-def test_whole_shards_are_linked_and_others_hold_what_may_go(snapshot: Snapshot, tmp_path: Path) -> None:
-    report = export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
+def test_whole_shards_are_linked_and_others_hold_what_may_go(shared: Shared) -> None:
+    place, snapshot, reports = shared
+    report = reports["huggingface"]
     assert report.images == {"train": 7, "val": 2, "test": 1}
     assert report.listed == {"train": 5}
     assert report.unlisted == {"photos": 1}
@@ -55,21 +74,36 @@ def test_whole_shards_are_linked_and_others_hold_what_may_go(snapshot: Snapshot,
         ("photos", rights.UNKNOWN_LICENSE): 1,
         ("photos", rights.COPIES_FORBIDDEN): 1,
     }
+    data = place / "huggingface/data"
     ours = next(path for path in snapshot.pair_files("train") if "train-00000" in path.name)
-    assert (tmp_path / "out/data/train-00000.parquet").samefile(ours)
-    partial = pq.read_table(tmp_path / "out/data/train-00001.parquet")
-    assert partial.column("sample_id").to_pylist() == ["photos:credited"]
-    assert partial.column("image").to_pylist()[0]["bytes"] == pictures(snapshot)["photos:credited"]
-    assert not (tmp_path / "out/data/train-00002.parquet").exists()
+    assert (data / "train-00000.parquet").samefile(ours)
+    assert pq.read_table(data / "train-00001.parquet").column("sample_id").to_pylist() == ["photos:credited"]
+    assert not (data / "train-00002.parquet").exists(), "there is nothing in it that may go"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_pixels_that_may_not_go_are_nowhere_in_an_export(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
-    export_snapshot(snapshot, ExportConfig(format=kind), tmp_path / "out")
-    content = b"".join(tree(tmp_path / "out").values())
-    found = {name for name, picture in pictures(snapshot).items() if picture in content}
+def test_an_export_holds_the_pixels_of_what_may_go_and_its_record_every_file_by_its_hash(
+    kind: str, shared: Shared
+) -> None:
+    place, snapshot, _ = shared
+    files = tree(place / kind)
+    record = json.loads(files.pop("export.json"))
+    assert record["files"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    assert (record["dataset"], record["snapshot"], record["format"]) == ("cani", "0123456789ab", kind)
+    assert record["tombstones"] is None
+    content = b"".join(files.values())
+    found = {sample for sample, picture in pictures(snapshot).items() if picture in content}
     free = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
     assert found == (set() if kind == "urls" else free | {"photos:val", "mine:val", "photos:test"})
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_one_snapshot_gives_the_same_bytes_anywhere(
+    kind: str, make_snapshot: Make, shared: Shared, tmp_path: Path
+) -> None:
+    config = ExportConfig(format=kind, samples_per_shard=3)
+    export_snapshot(make_snapshot(tmp_path / "catalog"), config, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(shared[0] / kind)
 
 
 def test_what_goes_is_what_is_asked_for(snapshot: Snapshot, tmp_path: Path) -> None:
@@ -82,25 +116,6 @@ def test_what_goes_is_what_is_asked_for(snapshot: Snapshot, tmp_path: Path) -> N
     assert everything == pictures(snapshot).keys() - {"photos:marked"}, "what holds a test set never goes"
     assert sent("allowed", allowed=("photos",)) == everything
     assert sent("none", pixels="none") == set()
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_one_snapshot_gives_the_same_bytes_anywhere(kind: str, make_snapshot: Make, tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        snapshot = make_snapshot(tmp_path / name / "catalog")
-        export_snapshot(snapshot, ExportConfig(format=kind, samples_per_shard=2), tmp_path / name / "out")
-    assert tree(tmp_path / "a/out") == tree(tmp_path / "b/out")
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_the_record_names_every_file_by_its_hash(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
-    export_snapshot(snapshot, ExportConfig(format=kind), tmp_path / "out")
-    record = json.loads((tmp_path / "out/export.json").read_text())
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in tree(tmp_path / "out").items()}
-    del files["export.json"]
-    assert record["files"] == files
-    assert (record["dataset"], record["snapshot"], record["format"]) == ("cani", "0123456789ab", kind)
-    assert record["tombstones"] is None
 
 
 def test_nothing_is_done_twice_until_something_changes(make_snapshot: Make, tmp_path: Path) -> None:
@@ -129,21 +144,22 @@ def test_a_damaged_shard_is_not_passed_on_and_the_old_export_stays(snapshot: Sna
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(PipelineError, match=r"is damaged.*Nothing is exported"):
+    with pytest.raises(PipelineError, match="is damaged"):
         export_snapshot(snapshot, ExportConfig(format="webdataset", samples_per_shard=2), out)
     assert tree(out) == before
 
 
 def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
     for wrong, text in (
-        ({"format": "zip"}, "format must be one of huggingface, webdataset, urls, got 'zip'"),
-        ({"format": "urls", "pixels": "some"}, "pixels must be one of"),
-        ({"format": "webdataset", "samples_per_shard": 0}, "samples_per_shard must be positive, got 0"),
-        ({"format": "huggingface", "published": "31.1.2026"}, "published must be a date such as 2026-01-31"),
+        ({"format": "zip"}, "format"),
+        ({"format": "urls", "pixels": "some"}, "pixels"),
+        ({"format": "webdataset", "captions": "some"}, "captions"),
+        ({"format": "webdataset", "samples_per_shard": 0}, "samples_per_shard"),
+        ({"format": "huggingface", "published": "31.1.2026"}, "published"),
     ):
         with pytest.raises(SettingsError, match=text):
             ExportConfig(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="cani has no source birds: its sources are mine, photos"):
+    with pytest.raises(SettingsError, match="birds"):
         export_snapshot(snapshot, ExportConfig(format="urls", allowed=("birds",)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -151,35 +167,14 @@ def test_wrong_wishes_are_told(snapshot: Snapshot, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "options", "told"),
     [
-        (
-            {},
-            {},
-            r"1 of photos is withheld, since no license is stated\. --allow photos .*\. "
-            r"--pixels none exports a list of the 1 that have an address",
-        ),
-        (
-            {"url": None},
-            {"format": "webdataset"},
-            r".*no license is stated\. --allow photos includes them: use it if you",
-        ),
-        ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, r".*--pixels noncommercial includes them"),
-        (
-            {"url": None},
-            {"format": "urls"},
-            r"none of its images has an address\. --format huggingface .*--allow photos it exports all",
-        ),
-        (
-            {"url": None},
-            {"pixels": "none"},
-            r"none of its images has an address\. --pixels licensed .*--allow photos it exports all",
-        ),
-        (
-            {"source": "mine"},
-            {},
-            r"1 of mine is withheld, since the recipe forbids .*, remove redistribution = false from",
-        ),
-        (None, {}, r"the dataset has no pairs: "),
-        (None, {"format": "urls"}, r"the dataset has no pairs: "),
+        ({}, {}, "--allow photos .*--pixels none exports a list of the 1 "),
+        ({"url": None}, {"format": "webdataset"}, "--allow photos includes them: use it if you"),
+        ({"license": "CC BY-NC 4.0", "page_url": "https://a.example"}, {}, "--pixels noncommercial"),
+        ({"url": None}, {"format": "urls"}, "--format huggingface .*--allow photos"),
+        ({"url": None}, {"pixels": "none"}, "--pixels licensed .*--allow photos"),
+        ({"source": "mine"}, {}, "remove redistribution = false"),
+        (None, {}, "no pairs"),
+        (None, {"format": "urls"}, "no pairs"),
     ],
 )
 def test_an_export_without_images_is_refused_and_the_switch_is_named(
@@ -194,7 +189,7 @@ def test_an_export_without_images_is_refused_and_the_switch_is_named(
     sources = {"photos": {"license": "?"}, "mine": {"license": "?", "rights": {"redistribution": False}}}
     snapshot = make_snapshot(tmp_path / "catalog", shards, sources=sources, tombstones={"digest": "another"})
     for _ in range(2):
-        with pytest.raises(SettingsError, match=f"the export of cani would have no image: {told}"):
+        with pytest.raises(SettingsError, match=f"would have no image: .*{told}"):
             export_snapshot(snapshot, config, tmp_path / "out")
     assert tree(tmp_path / "out") == before, "an earlier export stays"
 
@@ -205,7 +200,7 @@ def test_a_snapshot_without_free_images_is_a_list_where_none_are_asked_for(
     snapshot = make_snapshot(tmp_path / "catalog", {(0, "train"): [make_pair("unstated", 1)]})
     report = export_snapshot(snapshot, ExportConfig(format="huggingface", pixels="none"), tmp_path / "out")
     assert (report.images, report.listed) == ({}, {"train": 1})
-    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    head, _ = card(tmp_path / "out")
     assert [config["config_name"] for config in head["configs"]] == ["links"]
     assert head["configs"][0]["default"] is True
 
@@ -231,22 +226,18 @@ def test_tars_have_a_fixed_number_of_samples_and_names_that_are_hashes(snapshot:
     assert texts == ["un cane numero 1", "il cane 1"]
 
 
-@pytest.mark.parametrize(("encoding", "suffix"), [("JPEG", "jpg"), ("WEBP", "webp"), ("PNG", "png")])
-def test_images_in_tars_are_called_what_they_are(
-    make_snapshot: Make, make_pair: Any, tmp_path: Path, encoding: str, suffix: str
-) -> None:
-    Image.new("RGB", (40, 30)).save(out := BytesIO(), encoding)
-    rows = [make_pair("free", 1, license="CC0", image={"bytes": out.getvalue(), "path": None})]
-    export_snapshot(
-        make_snapshot(tmp_path / "catalog", {(0, "train"): rows}), ExportConfig(format="webdataset"), tmp_path / "out"
-    )
-    with tarfile.open(tmp_path / "out/train-000000.tar") as tar:
-        assert [Path(name).suffix for name in tar.getnames()] == [f".{suffix}", ".json", ".txt"]
-    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
-    assert head["dataset_info"][0]["features"][0] == {"name": suffix, "dtype": "image"}
+def test_images_in_tars_are_called_what_they_are(make_snapshot: Make, make_pair: Any, tmp_path: Path) -> None:
+    for encoding, suffix in (("WEBP", "webp"), ("PNG", "png")):
+        Image.new("RGB", (40, 30)).save(out := BytesIO(), encoding)
+        rows = [make_pair("free", 1, license="CC0", image={"bytes": out.getvalue(), "path": None})]
+        snapshot, place = make_snapshot(tmp_path / suffix, {(0, "train"): rows}), tmp_path / f"out-{suffix}"
+        export_snapshot(snapshot, ExportConfig(format="webdataset"), place)
+        with tarfile.open(place / "train-000000.tar") as tar:
+            assert [Path(name).suffix for name in tar.getnames()] == [f".{suffix}", ".json", ".txt"]
+        assert card(place)[0]["dataset_info"][0]["features"][0] == {"name": suffix, "dtype": "image"}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", ["huggingface", "urls"])
 def test_texts_that_mean_harm_stay_text(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_snapshot(snapshot, ExportConfig(format=kind, pixels="all"), out)
@@ -267,32 +258,21 @@ def test_texts_that_mean_harm_stay_text(kind: str, snapshot: Snapshot, tmp_path:
         assert "<img" not in html
 
 
-def test_examples_are_shown_as_they_are(snapshot: Snapshot, tmp_path: Path) -> None:
-    export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
-    html = MarkdownIt("commonmark").enable("table").render((tmp_path / "out/README.md").read_text())
-    assert (
-        "&lt;script&gt;alert(1)&lt;/script&gt; [x](javascript:alert(1)) =1+1 gnp.exe [31m | ``` www.evil.example"
-        in html
-    )
-
-
-def test_lists_have_rights_and_no_pixels(snapshot: Snapshot, tmp_path: Path) -> None:
-    report = export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
-    assert report.listed == {"train": 12, "val": 2, "test": 1}
-    rows = {row["sample_id"]: row for row in pq.read_table(tmp_path / "out/links/val").to_pylist()}
+def test_lists_have_rights_and_no_pixels(shared: Shared) -> None:
+    place, _, reports = shared
+    assert reports["urls"].listed == {"train": 12, "val": 2, "test": 1}
+    rows = {row["sample_id"]: row for row in pq.read_table(place / "urls/links/val").to_pylist()}
     assert rows["mine:val"]["source_langs"] == ["en", "it"]
     assert rows["mine:val"]["translators"] == ["argos 1", "native"], "as the card says"
     assert rows["mine:val"]["license"] == "CC-BY-4.0", "the recipe's, where the row has none"
     assert rows["photos:val"]["license"] == "CC0 1.0"
     assert rows["photos:val"]["width"] == 400, "of the image as it came"
-    schema = pq.read_schema(tmp_path / "out/links/val/part-00000.parquet")
+    schema = pq.read_schema(place / "urls/links/val/part-00000.parquet")
     assert not [column.name for column in schema if "binary" in str(column.type)]
 
 
-def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Path) -> None:
-    export_snapshot(snapshot, ExportConfig(format="huggingface"), tmp_path / "out")
-    _, head, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
-    found = yaml.safe_load(head)
+def test_the_card_says_what_an_honest_card_says(shared: Shared) -> None:
+    found, body = card(shared[0] / "huggingface")
     assert found["language"] == ["it", "en"]
     assert found["license"] == "other"
     assert found["size_categories"] == ["n<1K"]
@@ -312,14 +292,15 @@ def test_the_card_says_what_an_honest_card_says(snapshot: Snapshot, tmp_path: Pa
         "There was no leak guard",
     ):
         assert text in body
-    assert str(tmp_path) not in body
+    assert str(shared[0]) not in body
+    html = MarkdownIt("commonmark").enable("table").render(body)
+    shown = "&lt;script&gt;alert(1)&lt;/script&gt; [x](javascript:alert(1)) =1+1 gnp.exe [31m | ``` www.evil.example"
+    assert shown in html, "examples are shown as they are"
 
 
-def test_the_card_of_a_list_counts_what_is_listed(snapshot: Snapshot, tmp_path: Path) -> None:
-    export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
-    _, head, body = (tmp_path / "out/README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(head)["language"] == ["it", "en"]
-    assert yaml.safe_load(head)["multilinguality"] == ["translation"]
+def test_the_card_of_a_list_counts_what_is_listed(shared: Shared) -> None:
+    head, body = card(shared[0] / "urls")
+    assert (head["language"], head["multilinguality"]) == (["it", "en"], ["translation"])
     for text in (
         "There are no images with pixels.\n\nImages listed by address, without pixels.",
         "| photos | 12 / 24 | 1 / 2 | 1 / 2 |",
@@ -345,5 +326,5 @@ def test_the_size_of_a_dataset_is_that_of_its_rows(make_snapshot: Make, make_pai
     rows = [make_pair(str(number), number, image={"bytes": b"", "path": None}) for number in range(1001)]
     snapshot = make_snapshot(tmp_path / "catalog", {(0, "train"): rows})
     export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
-    head = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---")[1])
+    head, _ = card(tmp_path / "out")
     assert head["size_categories"] == ["1K<n<10K"]

@@ -49,21 +49,22 @@ def test_datasets_loads_images_and_captions_by_split(answers: dict[str, Any]) ->
 
 def test_datasets_loads_the_list_of_what_is_not_there(answers: dict[str, Any]) -> None:
     rows = answers["datasets_links"]["train"]
-    assert {row["sample_id"].removeprefix("photos:") for row in rows} == {
-        "uncredited",
-        "noncommercial",
-        "unstated",
-        "unknown",
-        "reserved",
-    }
+    listed = {"uncredited", "noncommercial", "unstated", "unknown", "reserved"}
+    assert {row["sample_id"].removeprefix("photos:") for row in rows} == listed
     assert all("image" not in row and row["url"] for row in rows)
+    assert answers["configs_of_tars"] == ["default"], "datasets would read a second one as tars, and fail"
+    assert [row["sample_id"] for row in answers["datasets_tars_links"]["train"]] == [row["sample_id"] for row in rows]
 
 
-def test_datasets_loads_a_snapshot_as_it_lies_in_the_catalog(answers: dict[str, Any]) -> None:
+def test_a_snapshot_is_read_as_it_lies_in_the_catalog(answers: dict[str, Any]) -> None:
     splits = answers["datasets_snapshot"]
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 13, "validation": 2, "test": 1}
     assert all(row["image"] == ["JpegImageFile", 40, 30] for rows in splits.values() for row in rows)
     assert "photos:marked" not in {row["sample_id"] for rows in splits.values() for row in rows}
+    found = answers["mlcroissant_snapshot"]
+    assert found["errors"] == []
+    assert ["datePublished" in warning for warning in found["warnings"]] == [True]
+    assert len(found["records"]) == 16
 
 
 def test_datasets_loads_tars_as_well(answers: dict[str, Any]) -> None:
@@ -76,14 +77,6 @@ def test_datasets_loads_tars_as_well(answers: dict[str, Any]) -> None:
     assert (row["json"]["attribution"], row["json"]["caption_2"]) == ("A. Bianchi", None)
 
 
-def test_a_list_beside_tars_is_read_by_itself(answers: dict[str, Any]) -> None:
-    found = answers["datasets_tars_links"]
-    assert found["configs"] == ["default"], "datasets would read a second one as tars, and fail"
-    assert [row["sample_id"] for row in found["train"]] == [
-        row["sample_id"] for row in answers["datasets_links"]["train"]
-    ]
-
-
 def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]) -> None:
     found = answers["mlcroissant"]
     assert (found["errors"], found["warnings"]) == ([], [])
@@ -92,14 +85,6 @@ def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]
     assert captions.keys() == FREE | {"photos:val", "mine:val", "photos:test"}
     assert captions["photos:free"] == ["un cane numero 1", "il cane 1"]
     assert all(record["size"] == [40, 30] for record in found["records"])
-
-
-def test_the_only_thing_mlcroissant_misses_in_a_snapshot_is_a_date(answers: dict[str, Any]) -> None:
-    found = answers["mlcroissant_snapshot"]
-    assert found["errors"] == []
-    assert len(found["warnings"]) == 1
-    assert "datePublished" in found["warnings"][0]
-    assert len(found["records"]) == 16
 
 
 def test_webdataset_has_every_caption_under_keys_that_are_safe(answers: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import sha256_of
 
 URLS = ExportConfig(format="urls")
-NO_EXPORT = "exists and is not an export of vernaclip: name another folder with --out"
 
 
 @pytest.fixture
@@ -24,39 +23,27 @@ def export(snapshot: Snapshot, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path) -> None:
+@pytest.mark.parametrize("record", [None, "{}", '{"files": {}, "format": "x"}', {"hits": [], "dataset": "mine"}])
+def test_a_folder_of_somebody_elses_is_never_replaced(snapshot: Snapshot, tmp_path: Path, record: object) -> None:
+    """Nor is one that has a file of the record's name."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(SettingsError, match=NO_EXPORT):
-        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "out")
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(SettingsError, match="exists and is not an export of vernaclip"):
-        export_snapshot(snapshot, ExportConfig(format="urls"), tmp_path / "file")
-    assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", '{"files": {}, "format": "x"}', '{"hits": [], "dataset": "mine"}'])
-def test_nor_is_one_that_has_a_file_of_the_records_name(snapshot: Snapshot, tmp_path: Path, text: str) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/export.json").write_text(text)
-    (tmp_path / "out/thesis.tex").write_text("years of work")
-    with pytest.raises(DamagedError, match=r"if .*out is an export, remove it and export again; if not, name another"):
-        export_snapshot(snapshot, URLS, tmp_path / "out")
-    write_checksummed(tmp_path / "out/export.json", {"hits": [], "dataset": "mine"})
-    with pytest.raises(SettingsError, match=NO_EXPORT):
+    if isinstance(record, str):
+        (tmp_path / "out/export.json").write_text(record)
+    elif record is not None:
+        write_checksummed(tmp_path / "out/export.json", record)
+    with pytest.raises(DamagedError if isinstance(record, str) else SettingsError, match="name another"):
         export_snapshot(snapshot, URLS, tmp_path / "out")
     assert (tmp_path / "out/thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("name", [".git/HEAD", "links/train/notes.txt", "README.md", "croissant.json"])
+@pytest.mark.parametrize("name", ["links/train/notes.txt", "README.md"])
 def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot: Snapshot, name: str) -> None:
     assert export_snapshot(snapshot, URLS, export).up_to_date
     path = export / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("write to me@example.org")
-    with pytest.raises(
-        SettingsError, match=f"{path} was added to the export or edited, .*: move it away, or name another"
-    ):
+    with pytest.raises(SettingsError, match=f"{path} was added to the export or edited"):
         export_snapshot(snapshot, ExportConfig(format="huggingface"), export)
     assert path.read_text() == "write to me@example.org"
     path.unlink()
@@ -64,11 +51,11 @@ def test_what_somebody_added_or_edited_is_never_replaced(export: Path, snapshot:
         assert not export_snapshot(snapshot, ExportConfig(format="huggingface"), export).up_to_date
 
 
-@pytest.mark.parametrize("place", ["datasets/cani/mine", "datasets", "models/cani", "work/x", "link/x"])
+@pytest.mark.parametrize("place", ["datasets/cani/mine", "models/cani", "link/x"])
 def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path, place: str) -> None:
     root = tmp_path / "catalog"
     (root / "link").symlink_to(root / "datasets")
-    with pytest.raises(SettingsError, match="which is not for exports: name another folder with --out"):
+    with pytest.raises(SettingsError, match="not for exports"):
         export_snapshot(snapshot, URLS, root / place)
     assert not (root / place / "README.md").exists()
     assert not export_snapshot(snapshot, URLS, root / "mine").up_to_date
@@ -77,19 +64,20 @@ def test_none_goes_where_a_root_keeps_its_own(snapshot: Snapshot, tmp_path: Path
 def test_none_goes_where_nothing_can_be_replaced_or_written(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SettingsError, match="/proc is a mount point, which cannot be replaced"):
-        export_snapshot(snapshot, URLS, Path("/proc"))
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(DiskError, match=f"{tmp_path}/file is not a writable folder: "):
-        export_snapshot(snapshot, URLS, tmp_path / "file" / "out")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for name in ("loop/out", "x" * 250):
-        with pytest.raises(DiskError, match=f"{tmp_path}/{name} cannot be an export's folder: "):
-            export_snapshot(snapshot, URLS, tmp_path / name)
     export_snapshot(snapshot, URLS, tmp_path / "out")
     monkeypatch.chdir(tmp_path / "out/links")
-    with pytest.raises(SettingsError, match="which cannot be the current one"):
-        export_snapshot(snapshot, ExportConfig(format="urls", published="2026-01-31"), tmp_path / "out")
+    for error, place, told in (
+        (SettingsError, Path("/proc"), "mount point"),
+        (SettingsError, tmp_path / "file", "not an export"),
+        (DiskError, tmp_path / "file/out", "not a writable folder"),
+        (DiskError, tmp_path / "loop/out", "cannot be an export's folder"),
+        (DiskError, tmp_path / ("x" * 250), "cannot be an export's folder"),
+        (SettingsError, tmp_path / "out", "current"),
+    ):
+        with pytest.raises(error, match=told):
+            export_snapshot(snapshot, ExportConfig(format="urls", published="2026-01-31"), place)
 
 
 def test_where_an_export_goes_may_be_said_in_any_way(
@@ -103,13 +91,14 @@ def test_where_an_export_goes_may_be_said_in_any_way(
     for name in ("there", "here/a/c"):
         assert (tmp_path / name / "export.json").is_file()
     assert (tmp_path / "link").is_symlink()
-    with pytest.raises(SettingsError, match="which cannot be the current one: name another folder with --out"):
-        export_snapshot(snapshot, ExportConfig(format="urls"), Path())
 
 
 def test_leftovers_of_a_killed_export_are_removed(snapshot: Snapshot, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_snapshot(snapshot, ExportConfig(format="webdataset"), out)
+    (tmp_path / ".tmp-new-out").mkdir()
+    assert export_snapshot(snapshot, ExportConfig(format="webdataset"), out).up_to_date
+    assert not list(tmp_path.glob(".tmp-*")), "though nothing else is to be done"
     for name in (".tmp-new-out", ".tmp-old-out"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train-000009.tar").write_bytes(b"half")
@@ -125,7 +114,7 @@ def test_an_export_that_a_killed_one_had_moved_away_is_there_again(export: Path,
     shard = snapshot.pair_files("train")[0]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(PipelineError, match="Nothing is exported"):
+    with pytest.raises(PipelineError, match="damaged"):
         export_snapshot(snapshot, ExportConfig(format="webdataset"), export)
     assert {name: sha256_of(export / name) for name in record["files"]} == record["files"]
     assert export_snapshot(snapshot, URLS, export).up_to_date
@@ -139,17 +128,11 @@ def test_half_an_export_is_not_put_back(export: Path, snapshot: Snapshot, gone: 
     shard = snapshot.pair_files("train")[0]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(PipelineError, match="Nothing is exported"):
+    with pytest.raises(PipelineError, match="damaged"):
         export_snapshot(snapshot, URLS, export)
     assert not export.exists()
     shard.write_bytes(content)
     assert not export_snapshot(snapshot, URLS, export).up_to_date
-
-
-def test_leftovers_go_though_nothing_else_is_to_be_done(export: Path, snapshot: Snapshot) -> None:
-    export.with_name(".tmp-new-out").mkdir()
-    assert export_snapshot(snapshot, URLS, export).up_to_date
-    assert not list(export.parent.glob(".tmp-*"))
 
 
 def test_two_exports_to_one_place_do_not_harm_each_other(export: Path, snapshot: Snapshot) -> None:
@@ -158,9 +141,7 @@ def test_two_exports_to_one_place_do_not_harm_each_other(export: Path, snapshot:
     (half / "train-000000.tar").write_bytes(b"half")
     with place_lock(export):
         for settings in (URLS, ExportConfig(format="webdataset")):
-            with pytest.raises(
-                BusyError, match=rf"out is being written by process {os.getpid()} \(.*\): wait until it"
-            ):
+            with pytest.raises(BusyError, match=f"process {os.getpid()}"):
                 export_snapshot(snapshot, settings, export)
         assert (half / "train-000000.tar").read_bytes() == b"half"
         assert not export_snapshot(snapshot, URLS, export.with_name("other")).up_to_date

@@ -51,9 +51,7 @@ def usages(body: str, path: str = "/a.jpg", robot: str = "vernaclip") -> list[st
 
 def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
     known = "robots.txt, x-robots-tag, tdm-reservation, train-ai"
-    with pytest.raises(
-        SettingsError, match=rf"consent\.ignore .* unknown signal 'Robots\.txt'\. The signals are {known}"
-    ):
+    with pytest.raises(SettingsError, match=rf"consent\.ignore .* unknown signal 'Robots\.txt'.* {known}"):
         ConsentConfig(ignore=("Robots.txt",))
     assert ", ".join(SIGNALS) == known
     assert ConsentConfig(ignore=("train-ai", "robots.txt", "train-ai")).ignore == ("robots.txt", "train-ai")
@@ -63,45 +61,31 @@ def test_an_unknown_signal_is_refused_with_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("headers", "is_forbidden"),
     [
-        ([], False),
-        ([""], False),
         (["all"], False),
-        (["nofollow, nosnippet, noarchive, notranslate"], False),
+        (["", "nofollow, nosnippet, noarchive, notranslate"], False),
         *[([directive], True) for directive in sorted(FORBIDDING)],
         (["NoAI,NoImageAI"], True),
-        (["nofollow,   noml "], True),
         (["vernaclip: noai"], True),
         (["VernaClip : nofollow, none"], True),
         (["otherbot: noai"], False),
-        (["otherbot: noai", "nofollow"], False),
         (["otherbot: noai", "noindex"], True),
-        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False),
         (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], True),
-        (["noai, unavailable_after: 25 Jun 2010 15:00:00 PST"], True),
         (["max-snippet:-1, max-image-preview:large"], False),
-        (["max-snippet:-1, noimageindex"], True),
         (["vernaclip: max-snippet:-1, noindex"], True),
         (["noaix, xnoai, no ai"], False),
         (["noai; noimageai"], True),
-        (["noai noimageai"], True),
-        (["  All ;NoImageAI "], True),
         (["nofollow\tnoai"], True),
         (["noai;otherbot: nofollow"], True),
         (["otherbot: noai; noimageai"], False),
-        (["otherbot: noai noimageai"], False),
         (["otherbot: noai", "vernaclip: noai"], True),
         (["otherbot: noai, vernaclip: noai"], True),
         (["vernaclip: nofollow, otherbot: noai"], False),
-        (["nofollow, otherbot: noai"], False),
         (["noai: otherbot"], True),
         (["unavailable_after: Wednesday, 25-Jun-25 15:00:00 UTC"], False),
-        (["unavailable_after: Wed, 25 Jun 2025 15:00:00 GMT; noai"], True),
-        (["unavailable_after: 2025-06-25T15:00:00Z, otherbot: noai"], False),
         (["max-image-preview: none"], False),
         (["max-image-preview:none noai"], True),
         (["tdm-reservation: 1"], True),
         (["tdm-reservation: 0"], False),
-        (["all", "tdm-reservation: 1"], True),
     ],
 )
 def test_robots_tag(headers: list[str], is_forbidden: bool) -> None:
@@ -145,31 +129,21 @@ def test_headers_are_listed_as_they_came() -> None:
     [
         (["train-ai=n"], True),
         (["train-ai=y"], False),
-        (["search=n, train-ai=n"], True),
         (["search=n"], False),
-        (["train-ai"], False),
-        (['train-ai="n"'], False),
-        (["train-ai=?0"], False),
         (["train-ai=(n)"], False),
-        (["train-ai=no"], False),
+        (['train-ai="n"'], False),
         (["train-ai=N"], False),
-        (["Train-AI=n"], False),
-        (["train-ai = n"], False),
         (["train-ai=n;why=law"], True),
         (["train-ai;allow=n, train-ai=y"], False),
         (["train-ai=y, train-ai=n"], True),
         (["train-ai=n, train-ai=y"], False),
-        (["train-ai=n, train-ai"], False),
         (["train-ai=n,"], False),
         (["train-ai=n, ???"], False),
-        (["train-ai=n; train-ai=y"], True),
         (["new-label=n;x, train-ai=n"], True),
         (["train-genai=n, bots=n, ai=n, tdm=n"], False),
         (["train-ai=n", "search=y"], True),
-        (["train-ai=n", "train-ai=y"], False),
         (["", "train-ai=n", " "], True),
         (["search=y,\r\n\ttrain-ai=n"], True),
-        (["train-ai=n\x00"], False),
         (["train-ai=n\xa0"], False),
         (["train-ai=n" + ", a" * 30_000], False),
     ],
@@ -231,10 +205,8 @@ Content-Usage: train-ai=y
 @pytest.mark.parametrize(
     ("robot", "path", "allowed", "usage"),
     [
-        ("vernaclip", "/test", True, "train-ai=n"),
         ("vernaclip", "/never/test", False, "train-ai=n"),  # never asked for
         ("vernaclip", "/ai-ok/test", True, "train-ai=y"),
-        ("ExampleBot", "/test", True, "train-ai=y"),
         ("ExampleBot", "/never/test", True, "train-ai=y"),
     ],
 )
@@ -248,37 +220,26 @@ def test_the_drafts_example(robot: str, path: str, allowed: bool, usage: str) ->
     [
         ("content-USAGE\t:\ttrain-ai=n \t", "/a", ["train-ai=n"]),
         ("Content-Usage: train-ai=n # not us", "/a", ["train-ai=n"]),
-        ("Content-Usage: /a train-ai=n#", "/a", ["train-ai=n"]),
         ("Content-Usage: /a\ttrain-ai=n, search=y", "/ab", ["train-ai=n, search=y"]),
         ("Content-Usage: /a train-ai=n", "/b", []),
-        ("Content-Usage: / train-ai=n", "/b", ["train-ai=n"]),
         ("Content-Usage: train-ai=n\nContent-Usage: / train-ai=y", "/b", ["train-ai=y"]),
         ("Content-Usage: /a train-ai=n\nContent-Usage: /a/b train-ai=y", "/a/b/c", ["train-ai=y"]),
-        ("Content-Usage: /a/b train-ai=y\nContent-Usage: /a train-ai=n", "/a/b/c", ["train-ai=y"]),
         ("Content-Usage: /a train-ai=n\nContent-Usage: /a/b", "/a/b/c", []),
         ("Content-Usage: train-ai=n\nContent-Usage:", "/a", ["train-ai=n"]),
         ("Content-Usage: /a train-ai=y\nContent-Usage: /a train-ai=n", "/a", ["train-ai=y", "train-ai=n"]),
         ("Content-Usage: /a train-ai=n\nContent-Usage: /a train-ai=n", "/a", ["train-ai=n"]),
-        ("Content-Usage: /*.jpg$ train-ai=n", "/a/b.jpg", ["train-ai=n"]),
         ("Content-Usage: /*.jpg$ train-ai=n", "/a/b.jpg?x", []),
         ("Content-Usage: /*a*b train-ai=n", "/xaxbx", ["train-ai=n"]),
-        ("Content-Usage: /*ab*b train-ai=n", "/xab", []),
         ("Content-Usage: /*ab*b$ train-ai=n", "/xab", []),
-        ("Content-Usage: /a$ train-ai=n", "/a", ["train-ai=n"]),
         ("Content-Usage: /a$ train-ai=n", "/ab", []),
         ("Content-Usage: /a*$ train-ai=n", "/ab", ["train-ai=n"]),
-        ("Content-Usage: /a?x=1 train-ai=n", "/a?x=1&y", ["train-ai=n"]),
         ("Content-Usage: /caff%C3%A8 train-ai=n", "/caffè.jpg", ["train-ai=n"]),
         ("Content-Usage: /caffè train-ai=n", "/caff%c3%a8.jpg", ["train-ai=n"]),
-        ("Content-Usage: /%61%2e train-ai=n", "/a.jpg", ["train-ai=n"]),
-        ("Content-Usage: /a%20b train-ai=n", "/a%20b.jpg", ["train-ai=n"]),
         ("Content-Usage: /a%2fb train-ai=n", "/a%2Fb", ["train-ai=n"]),
         ("Content-Usage: /a%2Fb train-ai=n", "/a/b", []),
         ("Content-Usage: /a%2Ab train-ai=n", "/a*b", ["train-ai=n"]),
         ("Content-Usage: /a%2Ab train-ai=n", "/axb", []),
         ("Content-Usage: /a%24 train-ai=n", "/a$b", ["train-ai=n"]),
-        ("Content-Usage: /a%25b train-ai=n", "/a%25b", ["train-ai=n"]),
-        ("Content-Usage: /a% train-ai=n", "/a%", ["train-ai=n"]),
         # The length is that of the encoded pattern.
         (
             "Content-Usage: /%C3%A8* train-ai=n\nContent-Usage: /*123456 train-ai=y",
@@ -286,10 +247,8 @@ def test_the_drafts_example(robot: str, path: str, allowed: bool, usage: str) ->
             ["train-ai=n", "train-ai=y"],
         ),
         ("Content-Usage: a.jpg train-ai=n", "/a.jpg", ["a.jpg train-ai=n"]),  # no path, and no dictionary
-        ("Content-Usage train-ai=n", "/a", []),
         ("Content Usage: train-ai=n", "/a", []),
         ("Content-U\u017fage: train-ai=n", "/a", []),
-        ("Content-Usage\x00: train-ai=n", "/a", []),
         ("Content-Usage: train-ai=n\rDisallow: /", "/a", ["train-ai=n"]),
     ],
 )
@@ -300,11 +259,8 @@ def test_the_rule_with_the_longest_matching_path_counts(rules: str, path: str, e
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("Content-Usage: train-ai=n", []),
-        ("User-agent: *\nContent-Usage: train-ai=n", ["train-ai=n"]),
         ("User-agent: otherbot\nContent-Usage: train-ai=n", []),
         ("User-agent: otherbot\nUser-agent: VernaClip\nContent-Usage: train-ai=n", ["train-ai=n"]),
-        ("User-agent: *\nContent-Usage: train-ai=n\n\nUser-agent: vernaclip\nAllow: /", []),
         ("User-agent: *\nContent-Usage: train-ai=n\n\nUser-agent: vernaclip", []),
         (
             "User-agent: vernaclip\nContent-Usage: /a train-ai=n\nUser-agent: x\nContent-Usage: /a search=n\n"
@@ -329,32 +285,11 @@ def test_crawl_delay_is_a_number_or_nothing() -> None:
 
 
 LINES = [
-    "User-agent: *",
-    "User-agent: vernaclip",
-    "user agent otherbot",
-    "Useragent : ver*",
-    "USER-AGENT: clip # us",
-    "User-agent: v",
-    "User-agent:",
-    "user-agent",
-    "user agent foo: bar",
-    "User-agent: **",
-    "Disallow: /",
-    "Disallow: /a",
-    "dissalow /b",
-    "Allow: /a",
-    "Disallow:",
-    "Crawl-delay: 3",
-    "crawl  delay 4",
-    "Sitemap: /x",
-    "sitemap http://x",
-    "Host x",
-    "hostile: x",
-    "Content-Usage: train-ai=n",
-    "foo: bar",
-    "foo bar",
+    *("User-agent: *", "User-agent: vernaclip", "user agent otherbot", "Useragent : ver*", "USER-AGENT: clip # us"),
+    *("User-agent: v", "User-agent:", "user-agent", "user agent foo: bar", "User-agent: **", "foo: bar", "foo bar"),
+    *("Disallow: /", "Disallow: /a", "dissalow /b", "Allow: /a", "Disallow:", "Crawl-delay: 3", "crawl  delay 4"),
+    *("Sitemap: /x", "sitemap http://x", "Host x", "hostile: x", "Content-Usage: train-ai=n", ""),
     "User-agent: vernaclip\x0cDisallow: /",
-    "",
 ]
 
 
@@ -372,23 +307,8 @@ def test_our_group_taken_out_says_what_the_whole_file_says(body: str) -> None:
 
 
 PIECES = [
-    "User-agent: ",
-    "Content-Usage:",
-    "*",
-    "x",
-    " /",
-    "%",
-    "%2",
-    "$",
-    "#",
-    "\n",
-    "\r",
-    "train-ai",
-    "=n",
-    "\x00",
-    ",",
+    *("User-agent: ", "Content-Usage:", "*", "x", " /", "%", "%2", "$", "#", "\n", "\r", "train-ai", "=n", "\x00", ","),
     "@9e9",
-    "%",
 ]
 
 
@@ -407,29 +327,8 @@ def test_any_text_is_a_robots_txt(body: str, path: str, robot: str) -> None:
 
 # Every kind of value that structured fields have, whole and broken.
 FIELDS = [
-    "train-ai",
-    "search",
-    "=",
-    "n",
-    "y",
-    ",",
-    ";",
-    " ",
-    '"',
-    "\\",
-    "(",
-    ")",
-    "?1",
-    "?",
-    ":",
-    "AA==",
-    "@",
-    "-",
-    "9" * 15,
-    ".",
-    '%"',
-    "%c3",
-    "é",
+    *("train-ai", "search", "=", "n", "y", ",", ";", " ", '"', "\\", "(", ")", "?1", "?", ":", "AA==", "@", "-"),
+    *("9" * 15, ".", '%"', "%c3", "é"),
 ]
 
 
@@ -450,38 +349,26 @@ def test_any_text_is_a_header(value: str) -> None:
 ROOM = 512 * 1024
 HOSTILE = {
     "many rules": "User-agent: *\n" + "Content-Usage: /a train-ai=n\n" * (ROOM // 29),
-    "many paths": "User-agent: *\n" + "".join(f"Content-Usage: /{n} a=n\n" for n in range(ROOM // 27)),
-    "many wildcards": "User-agent: *\n" + "".join(f"Content-Usage: /*a*a*{n} a=n\n" for n in range(ROOM // 32)),
     "one of wildcards": "User-agent: *\nContent-Usage: /" + "*a" * (ROOM // 2) + "b train-ai=n",
-    "one of escapes": "User-agent: *\nContent-Usage: /" + "%41" * (ROOM // 3) + " train-ai=n",
     "many values": "User-agent: *\n" + "".join(f"Content-Usage: a{n}=n\n" for n in range(ROOM // 23)),
     "a long value": "User-agent: *\nContent-Usage: " + "a," * (ROOM // 2),
     "many robots, many rules": "User-agent: v\nUser-agent: verna\n" * (ROOM // 70) + "Disallow: /a\n" * (ROOM // 26),
     "blanks": "User-agent" + " " * ROOM + "x: x",
-    "blanks of another": "host" + " " * ROOM + "x: x",
-    "zeros": "\x00" * ROOM,
-    "empty lines": "\n" * ROOM,
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_robots_txt_is_read_in_bounded_time(name: str) -> None:
     began = time.process_time()
-    robots = RobotsTxt(HOSTILE[name], "vernaclip")
+    robots = RobotsTxt(HOSTILE[name] + "\nContent-Usage: train-ai=n\n", "vernaclip")
     said = opt_out_signals(Message(), robots.content_usage("/" + "a" * 2000))
     assert len(said.usages) <= 10
+    if name == "many values":  # who says much is heard all the same
+        assert said.refusal(ALL, "vernaclip") == ("content_usage", "robots.txt: train-ai=n")
     assert time.process_time() - began < 5, "it takes a tenth of that"
 
 
-def test_who_says_much_is_heard_all_the_same() -> None:
-    body = HOSTILE["many values"] + "Content-Usage: train-ai=n\n"
-    said = opt_out_signals(Message(), RobotsTxt(body, "vernaclip").content_usage("/"))
-    assert said.refusal(ALL, "vernaclip") == ("content_usage", "robots.txt: train-ai=n")
-
-
-@pytest.mark.parametrize(
-    "value", ["max-" * 16_000, "," * 64_000, ":" * 64_000, "max-a" + " " * 64_000, "a=(" * 20_000, "a;b" * 20_000]
-)
+@pytest.mark.parametrize("value", ["max-" * 16_000, "," * 64_000, "max-a" + " " * 64_000, "a=(" * 20_000])
 def test_a_hostile_header_is_read_in_bounded_time(value: str) -> None:
     began = time.process_time()
     lines = [(name, value) for name in ("Content-Usage", "X-Robots-Tag", "TDM-Reservation")]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,12 @@ import pytest
 from PIL import Image
 
 from data_catalog.fetch.config import FetchConfig, HostLimits
+from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.schema import RAW_IMAGES
+from data_catalog.schema import IMAGES, RAW_IMAGES
 
 Rows = list[dict[str, Any]]
+SMALL = NormaliseConfig(image_size=32)
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -43,18 +44,6 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def png_bomb(side: int) -> bytes:
-    """A grey PNG of side x side zero pixels, some tens of kilobytes, written by hand a row at a time."""
-
-    def part(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    packer = zlib.compressobj(9)
-    data = b"".join(packer.compress(bytes(side + 1)) for _ in range(side)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", data) + part(b"IEND", b"")
 
 
 class HostileServer(ThreadingHTTPServer):
@@ -204,15 +193,10 @@ def make_requests() -> Callable[..., pa.Table]:
 
     def build(*rows: tuple[str | None, str | None, str | None] | str | None) -> pa.Table:
         triples = [row if isinstance(row, tuple) else (row, None, None) for row in rows]
-        text = pa.string()
-        return pa.table(
-            {
-                "sample_id": pa.array([f"test:{index}" for index in range(len(triples))], text),
-                "url": pa.array([triple[0] for triple in triples], text),
-                "path": pa.array([triple[1] for triple in triples], text),
-                "location": pa.array([triple[2] for triple in triples], text),
-            }
-        )
+        columns: dict[str, list[str | None]] = {"sample_id": [f"test:{index}" for index in range(len(rows))]}
+        for place, name in enumerate(("url", "path", "location")):
+            columns[name] = [triple[place] for triple in triples]
+        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
     return build
 
@@ -254,7 +238,6 @@ def pictures() -> dict[str, bytes]:
         "stereo.mpo": encode(plain, "MPO", save_all=True, append_images=[gradient(120, 80)]),
         "float.tif": encode(Image.new("F", (64, 48), 0.5), "TIFF"),
         "icon.ico": encode(plain, "ICO"),
-        "bomb.png": png_bomb(9000),
         "dot.png": encode(Image.new("RGB", (1, 1)), "PNG"),
         "line.png": encode(Image.new("RGB", (5000, 3)), "PNG"),
         "drawing.svg": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
@@ -286,7 +269,7 @@ def fetch(
     def run(*requests: Any, config: FetchConfig = quick, by: ImageWorkers = workers) -> Rows:
         by.fetch(make_requests(*requests), config, tmp_path / "raw.parquet", log=tmp_path / "log.parquet")
         rows: Rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
-        assert len(rows) == len(requests)
+        assert [row["sample_id"] for row in rows] == [f"test:{index}" for index in range(len(requests))]
         assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
         return rows
 
@@ -294,18 +277,31 @@ def fetch(
 
 
 @pytest.fixture(scope="session")
-def write_raw() -> Callable[[Sequence[bytes | None], Path], Path]:
-    """Writes a file as `ImageWorkers.fetch` does; None stands for a row that was not fetched."""
+def normalise(workers: ImageWorkers, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Rows]:
+    """The rows that come of bodies; None stands for one that was not fetched. `out`: the file, else a temporary one."""
 
-    def write(bodies: Sequence[bytes | None], out: Path) -> Path:
-        rows = [
+    def run(
+        bodies: Sequence[bytes | None],
+        config: NormaliseConfig = SMALL,
+        *,
+        by: ImageWorkers = workers,
+        out: Path | None = None,
+    ) -> Rows:
+        out = out or tmp_path_factory.mktemp("normalise") / "images.parquet"
+        raw = [
             {"sample_id": f"raw:{index}", "drop_reason": None if body else "dns", "sha256": "0" * 64, "bytes": body}
             for index, body in enumerate(bodies)
         ]
-        pq.write_table(pa.Table.from_pylist(rows, schema=RAW_IMAGES), out)
-        return out
+        pq.write_table(pa.Table.from_pylist(raw, schema=RAW_IMAGES), out.with_suffix(".raw"))
+        by.normalise(out.with_suffix(".raw"), config, out)
+        table = pq.read_table(out)
+        assert table.schema == IMAGES
+        rows: Rows = table.to_pylist()
+        assert [row["sample_id"] for row in rows] == [f"raw:{index}" for index in range(len(bodies))]
+        assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
+        return rows
 
-    return write
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -340,7 +336,9 @@ config = FetchConfig.from_values(json.loads((folder / "config.json").read_text()
 with ImageWorkers() as workers:
     workers.fetch(pq.read_table(folder / "requests"), config, folder / "raw")
     workers.normalise(folder / "raw", NormaliseConfig(image_size=32), folder / "images")
-print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+# Not RUSAGE_SELF: across fork and exec it keeps the size of the process that started this one.
+own_kb = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
+print(own_kb, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 

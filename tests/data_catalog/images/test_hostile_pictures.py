@@ -5,19 +5,16 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.normalise import NormaliseConfig
 from data_catalog.images.workers import ImageWorkers
-from data_catalog.schema import IMAGES
 
 CONFIG = NormaliseConfig(image_size=64, memory_bytes=256 * 1024**2, timeout_s=20)
 # The decoders' libraries take most of it.
@@ -61,19 +58,6 @@ def grey_tiff(width: int, height: int, *more: tuple[int, int, int, int], next_if
     ]
     pixels = bytes(index % 251 for index in range(size))
     return tiff(*sorted([*entries, *more]), next_ifd=next_ifd, data=pixels)
-
-
-def many_pages(num: int) -> bytes:
-    """A TIFF whose directories lead from one to the next, `num` of them, without a single pixel of their own."""
-    first = grey_tiff(64, 64)
-    start = len(first) + len(first) % 2
-    body = bytearray(first + bytes(start - len(first)))
-    last = 8 + 2 + 12 * 8
-    body[last : last + 4] = struct.pack("<I", start)
-    for index in range(num):
-        entry = struct.pack("<HHHII", 1, 256, 4, 1, 64)
-        body += entry + struct.pack("<I", start + 18 * (index + 1) if index < num - 1 else 0)
-    return bytes(body)
 
 
 def with_height(jpeg: bytes, height: int) -> bytes:
@@ -135,7 +119,6 @@ KNOWN: dict[str, Outcome] = {
     "cut.png": ("truncated", "PNG"),
     "header.jpg": ("truncated", "JPEG"),
     "header.png": ("decode_error", "PNG with a broken header"),
-    "bomb.png": ("too_many_pixels", "81000000 pixels"),
     "dot.png": ("too_small", "1x1"),
     "line.png": ("aspect", "5000x3"),
     "page.html": ("not_an_image", "HTML"),
@@ -156,10 +139,7 @@ def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
         "gif and javascript": (b"GIF89a/*" + gif[8:] + b"*/=1;alert(1);//", ("aspect", "10799x48")),
         "html and jpeg": (b"<html>" + plain, ("not_an_image", "HTML")),
         "pdf and jpeg": (b"%PDF-1.4\n" + plain, ("format_not_allowed", "PDF")),
-        "png of 60,000 x 60,000": (
-            png(60_000, 60_000, rows=bytes(900_000)),
-            ("too_many_pixels", "3600000000 pixels"),
-        ),
+        "png of 60,000 x 60,000": (png(60_000, 60_000), ("too_many_pixels", "3600000000 pixels")),
         "png of 2^31-1": (png(2**31 - 1, 2**31 - 1), ("too_many_pixels", "4611686014132420609 pixels")),
         "png of 0": (png(0, 0), ("decode_error", "PNG with a broken header")),
         "png without pixels": (png(64, 64), ("truncated", "PNG")),
@@ -205,7 +185,6 @@ def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
         "jpeg with what looks like scans behind it": (plain + with_scans(progressive, 400), GOOD),
         "jpeg with a segment of no length": (plain[:-2] + (SCAN + b"\0\0") * 500, TOO_MANY_SCANS),
         "tiff, endless directories": (grey_tiff(64, 64, next_ifd=8), GOOD),
-        "tiff, 200,000 directories": (many_pages(200_000), ("animated", "TIFF")),
         "tiff, next directory outside": (grey_tiff(64, 64, next_ifd=2**31), ("animated", "TIFF")),
         "tiff, huge tag": (grey_tiff(64, 64, (270, 2, 2**32 - 1, 8)), GOOD),
         "tiff of 2^31": (tiff((256, 4, 1, 2**31), (257, 4, 1, 2**31)), ("decode_error", "TIFF with a broken header")),
@@ -223,40 +202,29 @@ def cases(files: dict[str, bytes]) -> dict[str, tuple[bytes, Outcome]]:
 
 @dataclass(frozen=True)
 class Run:
-    """Outcomes and rows by name of the case, the child's peak memory in bytes, and the file that it wrote."""
+    """The table, its bodies, the rows by name of the case, the child's peak memory in bytes, and the written file."""
 
     golden: dict[str, Outcome]
+    bodies: list[bytes]
     rows: dict[str, dict[str, Any]]
     peak_bytes: int
-    raw: Path
     images: Path
 
 
 @pytest.fixture(scope="module")
-def run(
-    pictures: dict[str, bytes],
-    write_raw: Callable[..., Path],
-    children: Callable[..., set[int]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Run:
+def run(pictures: dict[str, bytes], normalise: Any, children: Any, tmp_path_factory: Any) -> Run:
     """All cases in one child, with a good picture after each."""
-    table = cases(pictures)
-    bodies = [body for body, _ in table.values()]
-    folder = tmp_path_factory.mktemp("hostile")
-    raw = write_raw([body for each in bodies for body in (each, pictures["plain.jpg"])], folder / "raw.parquet")
-    others = children("normalise")
+    table, others = cases(pictures), children("normalise")
+    bodies = [body for each, _ in table.values() for body in (each, pictures["plain.jpg"])]
+    out = tmp_path_factory.mktemp("hostile") / "images.parquet"
     with ImageWorkers() as workers:
-        workers.normalise(raw, CONFIG, folder / "images.parquet")
+        rows = normalise(bodies, CONFIG, by=workers, out=out)
         (child,) = children("normalise") - others
         lines = Path(f"/proc/{child}/status").read_text().splitlines()
         peak = next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
-    written = pq.read_table(folder / "images.parquet")
-    assert written.schema == IMAGES
-    rows = written.to_pylist()
-    assert [row["sample_id"] for row in rows] == [f"raw:{at}" for at in range(2 * len(bodies))]
     assert {(row["drop_reason"], row["bytes"]) for row in rows[1::2]} == {(None, rows[1]["bytes"])}
     golden = {name: outcome for name, (_, outcome) in table.items()}
-    return Run(golden, dict(zip(table, rows[::2], strict=True)), peak, raw, folder / "images.parquet")
+    return Run(golden, bodies, dict(zip(table, rows[::2], strict=True)), peak, out)
 
 
 def test_every_case_has_its_golden_outcome(run: Run) -> None:
@@ -286,9 +254,8 @@ def test_the_child_stays_small_and_alive(run: Run) -> None:
 
 
 def test_a_child_that_has_seen_other_files_before_writes_the_same_bytes(
-    run: Run, workers: ImageWorkers, write_raw: Callable[..., Path], pictures: dict[str, bytes], tmp_path: Path
+    run: Run, normalise: Any, pictures: dict[str, bytes], tmp_path: Path
 ) -> None:
-    used = write_raw([pictures["cmyk.jpg"], pictures["palette.png"], None], tmp_path / "used.parquet")
-    workers.normalise(used, replace(CONFIG, image_size=32), tmp_path / "other.parquet")
-    workers.normalise(run.raw, CONFIG, tmp_path / "images.parquet")
+    normalise([pictures["cmyk.jpg"], pictures["palette.png"], None], replace(CONFIG, image_size=32))
+    normalise(run.bodies, CONFIG, out=tmp_path / "images.parquet")
     assert (tmp_path / "images.parquet").read_bytes() == run.images.read_bytes()

@@ -9,9 +9,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import format_datetime
-from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ GOOD: Outcome = (None, None)
 BROKEN_OFF = ("truncated_body", "the connection broke off")
 NO_ANSWER = ("timeout", "no answer in time")
 SLOW_BODY = ("timeout", "not all of the body in time")
+BAD_STATUS, TOO_LONG, TOO_MANY = (("not_http", name) for name in ("BadStatusLine", "LineTooLong", "HTTPException"))
 TOO_LARGE = ("too_large", "more than 1000000 bytes")
 MEMORY_MB = 600
 
@@ -56,8 +58,11 @@ def headed(*lines: str, body: bytes = PICTURE) -> Behaviour:
     return raw("\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode("latin-1"), body)
 
 
+CODED = "Transfer-Encoding: chunked"
+
+
 def chunked(body: bytes) -> Behaviour:
-    return headed("Transfer-Encoding: chunked", body=body)
+    return headed(CODED, body=body)
 
 
 def redirect(location: str, status: int = 302) -> Behaviour:
@@ -112,24 +117,20 @@ STATUSES: dict[str, tuple[Behaviour, Outcome]] = {
 } | {"status-203": (page(203, PICTURE), GOOD)}
 
 PROTOCOL: dict[str, tuple[Behaviour, Outcome]] = {
-    "ssh": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), ("not_http", "BadStatusLine")),
-    "http-2": (raw(b"HTTP/2 200 OK\r\n\r\n", PICTURE), ("not_http", "UnknownProtocol")),
-    "long-status-line": (raw(b"HTTP/1.1 200 ", b"O" * 70_000, b"\r\n\r\n"), ("not_http", "LineTooLong")),
-    "many-headers": (headed(*(f"X-{n}: {n}" for n in range(200))), ("not_http", "HTTPException")),
-    "endless-headers": (endless(HEAD, b"X-Flood: yes\r\n" * 50), ("not_http", "HTTPException")),
-    "long-headers": (headed(*("X-Long: " + "a" * 60_000 for _ in range(40))), ("not_http", "LineTooLong")),
-    "endless-header": (endless(HEAD + b"X-Long: ", b"a" * 9000), ("not_http", "LineTooLong")),
-    "flood-of-100": (endless(b"", CONTINUE * 50), ("not_http", "LineTooLong")),
-    "flood-of-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), ("not_http", "HTTPException")),
-    "long-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % LONG_HINTS), ("not_http", "LineTooLong")),
+    "ssh": (raw(b"SSH-2.0-OpenSSH_9.6\r\n"), BAD_STATUS),
+    "long-status-line": (raw(b"HTTP/1.1 200 ", b"O" * 70_000, b"\r\n\r\n"), TOO_LONG),
+    "many-headers": (headed(*(f"X-{n}: {n}" for n in range(200))), TOO_MANY),
+    "endless-headers": (endless(HEAD, b"X-Flood: yes\r\n" * 50), TOO_MANY),
+    "endless-header": (endless(HEAD + b"X-Long: ", b"a" * 9000), TOO_LONG),
+    "flood-of-100": (endless(b"", CONTINUE * 50), TOO_LONG),
+    "flood-of-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), TOO_MANY),
+    "long-103": (endless(b"", b"HTTP/1.1 103 Early Hints\r\n%b\r\n" % LONG_HINTS), TOO_LONG),
     "only-103": (raw(EARLY_HINTS), ("connect", "closed without an answer")),
     "32-interim": (raw(PROCESSING * 32, HEAD, b"\r\n", PICTURE), GOOD),
-    "33-interim": (raw(PROCESSING * 33, HEAD, b"\r\n", PICTURE), ("not_http", "HTTPException")),
+    "33-interim": (raw(PROCESSING * 33, HEAD, b"\r\n", PICTURE), TOO_MANY),
     "all-1xx-before": (raw(CONTINUE * 20, PROCESSING, EARLY_HINTS * 3, HEAD, b"\r\n", PICTURE), GOOD),
     "103-before-a-redirect": (raw(EARLY_HINTS, b"HTTP/1.1 302 Found\r\nLocation: /plain\r\n\r\n"), GOOD),
-    "103-before-404": (raw(EARLY_HINTS, b"HTTP/1.1 404 Not Found\r\n\r\n"), ("http_404", "HTTP 404")),
     "103-before-101": (raw(EARLY_HINTS, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"), ("http_other", "HTTP 101")),
-    "only-newlines": (endless(b"", b"\r\n" * 100), ("not_http", "BadStatusLine")),
     "headers-of-noise": (raw(HEAD, bytes(range(128, 256)), b"\r\n\r\n", PICTURE), GOOD),
     "no-header": (raw(HEAD, b"\r\n", PICTURE), GOOD),
     "bare-newlines": (raw(b"HTTP/1.1 200 OK\n\n", PICTURE), GOOD),
@@ -148,15 +149,10 @@ BODIES: dict[str, tuple[Behaviour, Outcome]] = {
     "short": (lambda it: it.answer(200, PICTURE[:100], 200), ("truncated_body", "100 of 200 bytes")),
     "length-too-short": (headed("Content-Length: 50"), ("truncated", "JPEG")),
     "length-negative": (headed("Content-Length: -1"), GOOD),
-    "length-no-number": (headed("Content-Length: many"), GOOD),
     "length-of-5000-digits": (headed("Content-Length: " + "9" * 5000), GOOD),
     "length-of-400-digits": (headed("Content-Length: " + "9" * 400), ("too_large", "9" * 100)),
     "two-lengths": (headed(f"Content-Length: {LENGTH}", "Content-Length: 5"), GOOD),
-    "two-lengths-list": (headed(f"Content-Length: {LENGTH}, {LENGTH}"), GOOD),
-    "length-and-chunked": (
-        headed("Content-Length: 5", "Transfer-Encoding: chunked", body=ONE_CHUNK + b"0\r\n\r\n"),
-        GOOD,
-    ),
+    "length-and-chunked": (headed("Content-Length: 5", CODED, body=ONE_CHUNK + b"0\r\n\r\n"), GOOD),
     "hang-in-body": (lambda it: (it.answer(200, b"x", 100), it.server.stopping.wait(10)), SLOW_BODY),
     "drip-body": (dripping(HEAD + b"\r\n"), SLOW_BODY),
     "drip-chunks": (dripping(CHUNKED, b"1\r\nx\r\n"), SLOW_BODY),
@@ -172,13 +168,9 @@ BODIES: dict[str, tuple[Behaviour, Outcome]] = {
     "chunk-garbage": (chunked(b"zzz\r\n" + PICTURE), BROKEN_OFF),
     "chunk-size-negative": (chunked(b"-5\r\n" + PICTURE), BROKEN_OFF),
     "chunk-size-overflows": (chunked(b"F" * 40 + b"\r\n" + PICTURE), BROKEN_OFF),
-    "chunk-size-long": (chunked(b"0" * 70_000), BROKEN_OFF),
     "chunk-minus-one-endless": (endless(CHUNKED + b"-1\r\n", bytes(65536)), TOO_LARGE),
     "endless-trailers": (endless(CHUNKED + ONE_CHUNK + b"0\r\n", b"X-A: b\r\n" * 500), SLOW_BODY),
-    "gzip-bomb": (
-        headed("Content-Encoding: gzip", body=gzip.compress(bytes(300_000_000), 1)[:900_000]),
-        ("not_an_image", "gzip"),
-    ),
+    "gzip-bomb": (headed("Content-Encoding: gzip", body=gzip.compress(bytes(10**8), 1)), ("not_an_image", "gzip")),
     "type-of-text": (headed("Content-Type: text/html"), GOOD),
     "page-as-image": (headed("Content-Type: image/jpeg", body=b"<!DOCTYPE html><p>Gone"), ("not_an_image", "HTML")),
 }
@@ -186,12 +178,10 @@ BODIES: dict[str, tuple[Behaviour, Outcome]] = {
 REDIRECTS: dict[str, tuple[Behaviour, Outcome]] = {
     **{f"hop-{status}": (redirect("/plain", status), GOOD) for status in (301, 302, 303, 307, 308)},
     "hop-to-é": (redirect("/plain é".encode().decode("latin-1")), GOOD),
-    "hop-of-latin-1": (redirect("/caf\xe9"), ("http_404", "HTTP 404")),
     "three-hops": (redirect("/two-hops"), GOOD),
     "two-hops": (redirect("/hop-301"), GOOD),
     "loop": (redirect("/loop"), ("redirects", "more than 3")),
     "to-file": (redirect("file:///etc/passwd"), ("scheme", "file")),
-    "to-javascript": (redirect("javascript:alert(1)"), ("scheme", "javascript")),
     "to-private": (redirect("http://10.0.0.1/a.jpg"), ("private_address", "10.0.0.1")),
     "to-metadata": (redirect("//169.254.169.254/latest/meta-data/"), ("private_address", "169.254.169.254")),
     "to-userinfo": (redirect("http://me:secret@127.0.0.1/a.jpg"), ("userinfo", None)),
@@ -255,18 +245,13 @@ NO_FILE = text(b"", 404)
 ROBOTS: dict[str, Host] = {
     "none": Host(NO_FILE, GOOD),
     "forbidden-file": Host(text(b"", 403), GOOD),
-    "empty": Host(text(b""), GOOD),
     "broken-server": Host(text(b"", 500), ("robots_unreachable", "http_500: HTTP 500")),
     "busy-server": Host(text(b"", 429), ("robots_unreachable", "http_429: HTTP 429")),
     "hang": Host(silent(), NO_ANSWER),
     "drip": Host(dripping(HEAD + b"\r\n"), SLOW_BODY),
     "reset": Host(lambda it: it.reset(), ("connect", "Connection reset by peer")),
     "not-http": Host(raw(b"SSH-2.0\r\n"), ("robots_unreachable", "not_http: BadStatusLine")),
-    "cut": Host(
-        lambda it: it.answer(200, b"User-agent: *", 99), ("robots_unreachable", "truncated_body: 13 of 99 bytes")
-    ),
-    "page": Host(text(b"<!DOCTYPE html><p>Disallow: / all of it</p>"), GOOD),
-    "noise": Host(text(bytes(range(256)) * 100), GOOD),
+    "cut": Host(lambda it: it.answer(200, b"x", 99), ("robots_unreachable", "truncated_body: 1 of 99 bytes")),
     "all-out": Host(text(ALL_OUT), FORBIDDEN),
     "mark": Host(text(b"\xef\xbb\xbf" + ALL_OUT), FORBIDDEN),
     "early-hints": Host(raw(EARLY_HINTS, HEAD, b"\r\n", ALL_OUT), FORBIDDEN),
@@ -300,46 +285,33 @@ PAUSES: dict[str, Host] = {
 }
 HOSTS = ROBOTS | PAUSES
 
-Talk = Callable[[socket.socket], None]
+Talk = Callable[[socket.socket], object]
 
 
-class TlsServer:
-    """Accepts connections on a port of 127.0.0.1 and has each talked to in a thread of its own."""
+def serve(talk: Talk) -> ThreadingTCPServer:
+    """Have each connection to a port of 127.0.0.1 talked to in a thread of its own."""
 
-    def __init__(self, talk: Talk) -> None:
-        self._talk = talk
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the client has gone: that is what most of these servers bring about
+                talk(self.request)
 
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._talk_once, args=(connection,), daemon=True).start()
-
-    def _talk_once(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                self._talk(connection)
-            except OSError:
-                """The client has gone: that is what most of these servers bring about."""
+    server = ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    return server
 
 
-def answers(context: ssl.SSLContext, answer: bytes = b"", *, breaks_off: bool = False) -> Talk:
-    """A server that completes the handshake: no robots.txt, and `answer`, or the picture, for all else."""
-    whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (LENGTH, PICTURE)
+PICTURE_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (LENGTH, PICTURE)
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+def answers(context: ssl.SSLContext, answer: bytes = PICTURE_ANSWER, *, breaks_off: bool = False) -> Talk:
+    """A server that completes the handshake: no robots.txt, and `answer` for all else."""
 
     def talk(connection: socket.socket) -> None:
         secure = context.wrap_socket(connection, server_side=True)
-        is_robots = b"/robots.txt" in secure.recv(65536)
-        secure.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n" if is_robots else answer or whole)
+        secure.sendall(NOT_FOUND if b"/robots.txt" in secure.recv(65536) else answer)
         if breaks_off:  # the end of the connection, and none of TLS
             os.close(secure.detach())
         else:
@@ -353,7 +325,7 @@ def moved(location: str) -> bytes:
 
 
 def says(answer: bytes) -> Talk:
-    return lambda connection: (connection.recv(65536), connection.sendall(answer))[1]
+    return lambda connection: (connection.recv(65536), connection.sendall(answer))
 
 
 def drips(connection: socket.socket) -> None:
@@ -428,12 +400,12 @@ def tls_urls(server: Any, authority: trustme.CA) -> Iterator[dict[str, str]]:
     itself = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with stranger.private_key_pem.tempfile() as key, stranger.cert_pem.tempfile() as certificate:
         itself.load_cert_chain(certificate, key)
-    wrong = TlsServer(answers(context_of(authority, "pictures.example")))
+    wrong = serve(answers(context_of(authority, "pictures.example")))
     talks: dict[str, Talk] = {
         "good": answers(good),
         "by-name": answers(good),
         "to-http": answers(good, moved(server.url("/over-http"))),
-        "to-wrong-name": answers(good, moved(f"https://127.0.0.1:{wrong.port}/a.jpg")),
+        "to-wrong-name": answers(good, moved(f"https://127.0.0.1:{wrong.server_address[1]}/a.jpg")),
         "wrong-name": answers(context_of(authority, "pictures.example")),
         "name-for-address": answers(context_of(authority, "localhost")),
         "wildcard-too-wide": answers(context_of(authority, "*.localhost")),
@@ -445,30 +417,19 @@ def tls_urls(server: Any, authority: trustme.CA) -> Iterator[dict[str, str]]:
         "closes": says(b""),
         "hangs": hangs,
         "drips": drips,
-        "breaks-off": answers(
-            good, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (LENGTH, PICTURE[:100]), breaks_off=True
-        ),
+        "breaks-off": answers(good, PICTURE_ANSWER[: 100 - LENGTH], breaks_off=True),
     }
-    servers = {name: TlsServer(talk) for name, talk in talks.items()}
-    yield {name: f"https://{host}:{servers[name].port}/a.jpg" for name, (host, _, _) in TLS.items()}
-    for tls_server in [wrong, *servers.values()]:
-        tls_server.close()
+    servers = {name: serve(talk) for name, talk in talks.items()}
+    yield {name: f"https://{TLS[name][0]}:{servers[name].server_address[1]}/a.jpg" for name in TLS}
+    for each in [wrong, *servers.values()]:
+        each.shutdown()
+        each.server_close()
 
 
 @pytest.fixture(scope="module")
-def run(
-    server: Any,
-    sites: dict[str, Any],
-    tls_urls: dict[str, str],
-    authority: trustme.CA,
-    quick: FetchConfig,
-    run_apart: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Any:
+def run(server: Any, sites: Any, tls_urls: Any, authority: Any, quick: Any, run_apart: Any) -> Any:
     server.behaviours.update({f"/{name}": behaviour for name, (behaviour, _) in ANSWERS.items()})
     server.files["/plain é"] = PICTURE
-    trusted: Path = tmp_path_factory.mktemp("trust") / "authorities.pem"
-    authority.cert_pem.write_to_path(str(trusted))
     urls = [server.url(f"/{name}") for name in ANSWERS]
     urls += [sites[name].url(host.path) for name, host in HOSTS.items()]
     urls += [sites["from"].url(path) for path in ("/to-none", "/to-closed")]
@@ -478,12 +439,14 @@ def run(
         retries=1,
         backoff_s=0.01,
         max_wait_s=5.0,
-        timeout_s=2.0,
-        deadline_s=3.0,
+        timeout_s=2.5,
+        deadline_s=4.0,
+        contact="mailto:someone@example.org",
         host_concurrency=1,
         hosts=dict.fromkeys(("127.0.0.1", "localhost"), HostLimits(concurrency=64, requests_per_s=0)),
     )
-    return run_apart([*urls, *tls_urls.values()], config, SSL_CERT_FILE=str(trusted))
+    with authority.cert_pem.tempfile() as trusted:
+        return run_apart([*urls, *tls_urls.values()], config, SSL_CERT_FILE=trusted)
 
 
 def outcome(row: dict[str, Any]) -> Outcome:
@@ -530,7 +493,7 @@ def test_what_is_known_of_an_answer_is_kept(run: Any, server: Any) -> None:
 
 def test_requests_are_honest(run: Any, server: Any, quick: FetchConfig) -> None:
     headers = server.seen["/plain"]
-    assert headers["User-Agent"] == quick.limits().user_agent
+    assert headers["User-Agent"] == f"{quick.user_agent} mailto:someone@example.org"
     assert headers["Accept-Encoding"] == "identity"
     assert headers["Host"] == server.url("").removeprefix("http://")
 
@@ -538,7 +501,7 @@ def test_requests_are_honest(run: Any, server: Any, quick: FetchConfig) -> None:
 def test_where_robots_txt_forbids_nothing_is_asked(run: Any, sites: dict[str, Any]) -> None:
     refused = [name for name, host in ROBOTS.items() if host.outcome != GOOD and name != "train-ai"]
     assert {name: sites[name].hits[ROBOTS[name].path] for name in refused} == dict.fromkeys(refused, 0)
-    assert {sites[name].hits["/robots.txt"] for name in ("none", "empty", "all-out", "mark")} == {1}
+    assert {sites[name].hits["/robots.txt"] for name in ("none", "all-out", "mark")} == {1}
 
 
 def test_the_robots_txt_of_each_host_on_the_way_counts(run: Any, sites: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import pytest
 from data_catalog.errors import DamagedError, SettingsError
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Limits
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
-from data_catalog.fetch.hosts import Hosts, LaterError, Visit
+from data_catalog.fetch.hosts import Hosts, LaterError
 from data_catalog.fetch.opener import RobotsCache
 from data_catalog.fetch.urls import FetchError, Target, parse_url
 
@@ -55,16 +55,13 @@ def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is(name: str, limits: Ho
     assert FetchConfig.from_values(config.to_values()) == config
 
 
-@pytest.mark.parametrize("name", ["", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"])
-def test_what_is_no_name_of_a_host_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match="hosts"):
-        FetchConfig(hosts={name: HostLimits()})
-
-
-@pytest.mark.parametrize("limits", [{"concurrency": 0}, {"requests_per_s": -1}, {"requests_per_s": 10_001}])
-def test_limits_out_of_range_are_refused(limits: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="hosts"):
-        HostLimits(**limits)
+def test_what_is_no_name_of_a_host_and_limits_out_of_range_are_refused() -> None:
+    for name in ("", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"):
+        with pytest.raises(SettingsError, match="hosts"):
+            FetchConfig(hosts={name: HostLimits()})
+    for limits in ({"concurrency": 0}, {"requests_per_s": -1}, {"requests_per_s": 10_001}):
+        with pytest.raises(SettingsError, match="hosts"):
+            HostLimits(**limits)
 
 
 ONE = HostPace(concurrency=1, requests_per_s=0)
@@ -86,28 +83,6 @@ def test_any_delay_that_a_host_asks_for_becomes_a_limit(two: tuple[Hosts, Hosts]
         hosts.slow_down(f"a{number}", 1e-301)
         assert hosts.pace_of(f"a{number}").interval_s == pytest.approx(max(delay_s, 1e-4))
     assert hosts.pace_of("c").interval_s == 0
-
-
-def test_a_slot_that_is_given_back_goes_to_whoever_has_waited_longest(two: tuple[Hosts, Hosts]) -> None:
-    hosts, _ = two
-    served: list[int] = []
-
-    def want(number: int) -> None:
-        slot = hosts.acquire_slot("a", 60.0)
-        assert slot == 0
-        served.append(number)
-        hosts.release_slot("a", slot)
-
-    assert hosts.acquire_slot("a", 0) == 0
-    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
-    for number, thread in enumerate(threads):
-        thread.start()
-        while len(hosts._lines["a"].waiting) <= number:
-            time.sleep(0.001)
-    hosts.release_slot("a", 0)
-    for thread in threads:
-        thread.join()
-    assert served == list(range(8))
 
 
 def test_processes_share_moments_and_a_wait_that_is_too_long_reserves_nothing(two: tuple[Hosts, Hosts]) -> None:
@@ -155,24 +130,6 @@ def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeyp
     hosts.pause("c", SAID, 400.0)
     with pytest.raises(FetchError):
         hosts.raise_if_paused("c", 300.0)
-
-
-def test_a_try_has_one_slot_wherever_it_goes_and_none_in_the_end(two: tuple[Hosts, Hosts]) -> None:
-    hosts, _ = two
-    visit = Visit(hosts, Deadline(5.0))
-
-    def free() -> list[str]:
-        slots = {group: hosts.acquire_slot(group, 0) for group in ("a.example", "b.example")}
-        for group, slot in slots.items():
-            if slot is not None:
-                hosts.release_slot(group, slot)
-        return [group for group, slot in slots.items() if slot is not None]
-
-    for here, elsewhere in (("a", "b"), ("b", "a"), ("a", "b")):
-        visit.go_to(parse_url(f"http://{here}.example/"))
-        assert free() == [f"{elsewhere}.example"]
-    visit.close()
-    assert free() == ["a.example", "b.example"]
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -293,10 +293,8 @@ COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
     ("url", "thumbnail"),
     [
         (f"{COMMONS}/a/ab/Cat.JPEG", f"{COMMONS}/thumb/a/ab/Cat.JPEG/500px-Cat.JPEG"),
-        (f"{COMMONS}/a/ab/Caff%C3%A8.png", f"{COMMONS}/thumb/a/ab/Caff%C3%A8.png/500px-Caff%C3%A8.png"),
         (f"{COMMONS}/a/ab/Map.svg", f"{COMMONS}/thumb/a/ab/Map.svg/500px-Map.svg.png"),
         (f"{COMMONS}/a/ab/Scan.tiff", f"{COMMONS}/thumb/a/ab/Scan.tiff/lossy-page1-500px-Scan.tiff.jpg"),
-        (f"{COMMONS}/a/ab/X.webp", f"{COMMONS}/thumb/a/ab/X.webp/500px-X.webp"),
         (
             "http://upload.wikimedia.org/wikipedia/zh-min-nan/0/0a/A.jpg",
             "http://upload.wikimedia.org/wikipedia/zh-min-nan/thumb/0/0a/A.jpg/500px-A.jpg",
@@ -318,24 +316,19 @@ def test_wikimedias_originals_have_thumbnails(url: str, thumbnail: str | None) -
         assert thumbnail_url(thumbnail, 500) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "is_one"),
-    [
-        ("en-us/photo_unavailable.png", True),
-        ("removed.png", True),
-        ("no-image.gif", True),
-        ("NoPhotoAvailable.jpg", True),
-        ("placeholder-300x200.png?x=1", True),
-        ("image_not_found", True),
-        ("404.jpg", True),
-        ("cat.jpg", False),
-        ("piano-images.jpg", False),
-        ("casino_photo.jpg", False),
-        ("missing-link-monument.jpg", False),
-        ("removed/cat.jpg", False),
-        ("4042.jpg", False),
-    ],
-)
-def test_placeholders_are_known_by_where_a_redirect_leads(name: str, is_one: bool) -> None:
-    assert is_placeholder("http://example.org/asked-for.jpg", f"https://example.org/img/{name}") is is_one
-    assert not is_placeholder(f"http://example.org/{name}", f"https://www.example.org/img/{name}")
+def test_placeholders_are_known_by_where_a_redirect_leads() -> None:
+    placeholders = ["en-us/photo_unavailable.png", "removed.png", "no-image.gif", "NoPhotoAvailable.jpg", "404.jpg"]
+    placeholders += ["placeholder-300x200.png?x=1", "image_not_found"]
+    pictures = [
+        "cat.jpg",
+        "piano-images.jpg",
+        "casino_photo.jpg",
+        "missing-link-monument.jpg",
+        "removed/cat.jpg",
+        "4042.jpg",
+    ]
+    asked_for = "http://example.org/asked-for.jpg"
+    names = [*placeholders, *pictures, "4042.jpg"]
+    assert [name for name in names if is_placeholder(asked_for, f"https://example.org/img/{name}")] == placeholders
+    for name in names:
+        assert not is_placeholder(f"http://example.org/{name}", f"https://www.example.org/img/{name}")

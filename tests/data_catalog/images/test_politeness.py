@@ -1,20 +1,12 @@
 """What hosts see of us where something slow, a redirect or a long pause lies between a row and its request."""
 
-import io
-import threading
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
-from urllib.request import Request
 
-from data_catalog.fetch.client import GuardedClient
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.fetch.consent import ConsentConfig
-from data_catalog.fetch.hosts import Hosts
-from data_catalog.fetch.opener import Opener
 
 CONFIG = FetchConfig(
     allow_loopback=True, retries=0, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
@@ -41,36 +33,6 @@ def test_those_who_wait_for_one_robots_txt_do_not_all_begin_when_it_comes(
     site.behaviours |= dict.fromkeys([f"/{number}" for number in range(7)], lambda it: log.answer(it, b"x"))
     assert are_good(fetch(*urls, config=replace(CONFIG, host_requests_per_s=5, consent=ConsentConfig())))
     # Two in time; one more, or two, that a busy machine holds up.
-    assert most_within(log.times, 0.3) <= 4
-
-
-def test_those_who_wait_for_a_slow_resolver_do_not_all_begin_when_it_answers(
-    make_site: MakeSite, request_log: MakeLog, tmp_path: Path
-) -> None:
-    site, log = make_site(), request_log()
-    address, port = site.server_address
-    urls = [f"http://a.example:{port}/{number}" for number in range(7)]
-    site.behaviours |= dict.fromkeys([f"/{number}" for number in range(7)], lambda it: log.answer(it, b"x"))
-    answered = threading.Event()
-    looked_up: list[str] = []
-
-    def look_up(host: str, port: int) -> list[str]:
-        looked_up.append(host)
-        if len(looked_up) == 6:
-            answered.set()
-        answered.wait(20)
-        return [address]
-
-    config = replace(CONFIG, host_requests_per_s=5)
-    with closing(Hosts(tmp_path, {}, config.default_limits)) as hosts:
-        client = GuardedClient(config.limits(), resolver=look_up)
-        opener = Opener(urls, config, client, hosts, on_begin=lambda url: None, new_body=io.BytesIO)
-        threads = [threading.Thread(target=opener.open, args=(Request(url),)) for url in urls]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(log.times) == 7
     assert most_within(log.times, 0.3) <= 4
 
 

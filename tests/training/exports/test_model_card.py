@@ -110,7 +110,7 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
         "It was trained on 152 images",
         "one language, `it`",
         "Machine translation made 25.0% of its captions",
-        "Images: 152. Epochs: 1, of which 0 with frozen towers. Steps: 2. The weights are those of epoch 1",
+        "Images: 152. Epochs: 1, of which 0 with frozen towers. Steps: 1. The weights are those of epoch 1",
         "in one attempt, on ",
         '"model": "resnet.json"',
         "Lin, T.-Y. et al. (2014). Microsoft COCO",
@@ -128,8 +128,13 @@ def test_a_card_says_what_was_seen_how_it_scores_and_what_it_cost(model: Path) -
 def test_a_short_training_has_not_seen_everything(model: Path) -> None:
     result = json.loads((model / "result.json").read_text())
     (model / "result.json").write_text(json.dumps({**result, "steps": 1}))
-    (model / "files.json").unlink(missing_ok=True)
-    assert "It was trained on at most 76 of 152 images" in card(model, seen())
+    run = json.loads((model / "run.json").read_text())
+    run["settings"]["batch_size"] = 100
+    (model / "run.json").write_text(json.dumps(run))
+    assert "It was trained on at most 100 of 152 images" in card(model, seen())
+    del run["settings"]["batch_size"]  # as of another release
+    (model / "run.json").write_text(json.dumps(run))
+    assert "It was trained on 152 images" in card(model, seen())
 
 
 def test_sets_that_were_compared_with_training_are_not_called_unguarded(model: Path, tmp_path: Path) -> None:
@@ -147,19 +152,6 @@ def test_sets_that_were_compared_with_training_are_not_called_unguarded(model: P
         assert said in line
 
 
-def test_the_hub_reads_its_head(model: Path) -> None:
-    from huggingface_hub import ModelCard
-
-    sha256 = json.loads((model / "result.json").read_text())["model_sha256"]
-    write_scores(model, "test", sha256)
-    data = ModelCard(card(model, seen(), license="cc-by-4.0")).data
-    assert (data.language, data.license, data.library_name) == (["it"], "cc-by-4.0", "open_clip")
-    (result,) = data.eval_results
-    assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
-    assert (result.metric_type, result.metric_value) == ("text_to_image_R@1", 0.25)
-    assert "95 % 0.1250-0.5000" in result.metric_name
-
-
 def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
     """Its own would lead to the dataset of somebody else, or to nothing."""
     from huggingface_hub import ModelCard
@@ -168,7 +160,12 @@ def test_a_dataset_is_linked_by_its_name_on_the_hub_alone(model: Path) -> None:
     write_scores(model, "test", sha256)
     text = card(model, seen())
     assert "datasets" not in head(text)
-    result = ModelCard(text).data.eval_results[0]
+    data = ModelCard(text).data
+    assert (data.language, data.library_name) == (["it"], "open_clip")
+    (result,) = data.eval_results
+    assert (result.dataset_name, result.dataset_split) == ("scenes, test split", "test")
+    assert (result.metric_type, result.metric_value) == ("text_to_image_R@1", 0.25)
+    assert "95 % 0.1250-0.5000" in result.metric_name
     assert (result.dataset_type, result.dataset_revision) == ("scenes (not on the hub)", "eca29e9fc2f8")
     assert "The dataset scenes, snapshot eca29e9fc2f8. Of" in text
     text = card(model, seen(), dataset_hub_name="somebody/scenes-it")
@@ -188,14 +185,6 @@ def test_a_license_that_the_hub_has_no_word_for(model: Path) -> None:
     found = head(text)
     assert [found[key] for key in ("license", "license_name", "license_link")] == list(stated.values())
     assert "states the license mine-1.0 (https" in text
-
-
-def test_settings_of_another_release_need_no_batch_size(model: Path) -> None:
-    run = json.loads((model / "run.json").read_text())
-    del run["settings"]["batch_size"]
-    (model / "run.json").write_text(json.dumps(run))
-    (model / "files.json").unlink(missing_ok=True)
-    assert "It was trained on 152 images" in card(model, seen())
 
 
 @pytest.mark.parametrize("images", [5, None, ["all"]])
@@ -228,7 +217,7 @@ def test_leaks_of_a_scoreboard_are_told_and_do_not_lead(model: Path, tmp_path: P
     assert "model-index" not in head(text)
 
 
-@pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}', "[]"])
+@pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}'])
 def test_a_damaged_account_of_what_was_spent_is_told(model: Path, damage: str) -> None:
     (model / EFFORT_FILE).write_text(damage)
     with pytest.raises(DamagedError, match="is damaged"):
@@ -287,25 +276,13 @@ def test_texts_that_look_like_another_language_are_in_that(
 @pytest.mark.parametrize(
     ("language", "has_split", "is_seen", "told", "not_told"),
     [
-        (
-            "it",
-            True,
-            True,
-            ["one language, `it`, and in no other.", "scored in `it` and in no others."],
-            "also where",
-        ),
+        ("it", True, True, ["one language, `it`, and in no other.", "scored in `it` and in no others."], "also where"),
         ("de", True, True, ["scored in `de` and `it` and in no others, but was never trained in `de`"], "not recorded"),
         ("de", False, True, ["scored in `de` and in no others, but was never trained in `de`. Its"], "`de` and `"),
         (None, True, True, ["of the texts of xtd10 was not recorded", "scored in `it`. Its"], "no others"),
         (None, False, True, ["trained on captions in one language, `it`", "xtd10 was not recorded"], "scored in"),
         ("de", True, False, ["of the texts of test was not recorded", "scored in `de`. Its"], "trained on captions"),
-        (
-            "",
-            False,
-            True,
-            ["trained on captions in one language, `it`", "It has not been scored in any"],
-            "was not recorded",
-        ),
+        ("", False, True, ["in one language, `it`", "It has not been scored in any"], "was not recorded"),
     ],
 )
 def test_a_card_says_in_which_languages_it_was_measured(
@@ -326,7 +303,7 @@ def test_a_card_says_in_which_languages_it_was_measured(
 
 
 @pytest.mark.parametrize(
-    "language", [5, ["it"], {}, {"asked": 5, "stated": None, "looks_like": {}}, {"asked": "it", "looks_like": None}]
+    "language", [5, {}, {"asked": 5, "stated": None, "looks_like": {}}, {"asked": "it", "looks_like": None}]
 )
 def test_a_scoreboard_of_no_language_is_none(language: object, model: Path, tmp_path: Path) -> None:
     sha256 = json.loads((model / "result.json").read_text())["model_sha256"]

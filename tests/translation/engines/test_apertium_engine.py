@@ -66,8 +66,7 @@ def texts(engine: ApertiumTranslator, captions: list[str]) -> list[str]:
 def test_a_word_that_confuses_the_tagger_confuses_no_other_caption(engines: dict[str, ApertiumTranslator]) -> None:
     engine = engines["cat-ita"]
     alone = {caption: texts(engine, [caption])[0] for caption in CATALAN}
-    for captions in (CATALAN, CATALAN[::-1]):
-        assert texts(engine, captions) == [alone[caption] for caption in captions]
+    assert texts(engine, CATALAN) == [alone[caption] for caption in CATALAN]
 
 
 @real_apertium

@@ -220,7 +220,8 @@ def test_stock_argos_translate_says_the_same(package: Package, tmp_path: Path) -
     found = subprocess.run(
         [sys.executable, "-c", STOCK, str(SCENES)],
         input=json.dumps(captions),
-        env=environment | {"HOME": str(tmp_path), "ARGOS_PACKAGES_DIR": str(tmp_path), "ARGOS_INTRA_THREADS": "1"},
+        env=environment
+        | {"HOME": str(tmp_path), "ARGOS_PACKAGES_DIR": str(tmp_path / "p"), "ARGOS_INTRA_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,

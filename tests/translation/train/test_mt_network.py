@@ -36,6 +36,7 @@ def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, 
 @pytest.fixture(scope="module")
 def network() -> TranslationModel:
     """A random network that says different things of different inputs."""
+    torch.set_num_threads(1)  # as trainings do; networks this small are slower with two
     torch.manual_seed(3)
     model = TranslationModel(CONFIG).eval()
     with torch.no_grad():

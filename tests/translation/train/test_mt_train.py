@@ -167,7 +167,7 @@ def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
     try:
         torch.set_num_threads(2)
         train_model(
-            TranslationModel(replace(QUICK, vocabulary_size=20)),
+            TranslationModel(replace(QUICK, vocabulary_size=20, num_steps=2, validate_every_steps=1)),
             [([5, 6], [7])] * 4,
             [([6, 5], [8])],
             folder=tmp_path,

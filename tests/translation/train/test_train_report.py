@@ -162,7 +162,7 @@ def test_no_text_becomes_markup(tmp_path: Path, texts: list[str]) -> None:
     plain = page_of(tmp_path, data=replace(data, examples={"empty": [replace(line, source="a", target="b")]}))
     assert page.tags == plain.tags
     cells = [attributes.get("lang") for tag, attributes in page.tags if tag == "td" and "lang" in attributes]
-    assert cells == ["en", "de", "de"]
+    assert cells == ["en", "de", "de", "", ""]
     place = page.cells.index(source)
     assert page.cells[place : place + 3] == [source, translation, reference]
     place = page.cells.index("x.tsv, 1")

@@ -1,0 +1,146 @@
+"""Files and settings of every kind of source that are refused before work starts, and real files that are not."""
+
+import gzip
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_catalog.errors import PipelineError
+from data_catalog.sources.registry import SOURCE_KINDS
+from data_catalog.sources.rows import UpstreamRow
+
+URL = "https://host.example/a.jpg"
+PHOTO = "http://static.flickr.com/2723/4385058960_b0f291553e.jpg"
+WIT = "language\timage_url\tcaption_reference_description\n"
+COCO: Any = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, "caption": "a"}]}
+IT = {"languages": ("it",)}
+PAIRS = {"caption_column": "text", "url_column": "image", "lang": "it"}
+LOCAL_PAIRS = {"caption_column": "text", "path_column": "image", "lang": "it"}
+
+
+def cut_gzip(text: str) -> bytes:
+    return gzip.compress(text.encode())[:-5]
+
+
+def parquet(image: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": [image], "text": ["x"]}), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "contents", "settings", "message"),
+    [
+        ("cc3m", [f"{URL}\ta caption\n"], {}, "set kind to cc12m"),
+        ("cc12m", [f"a caption\t{URL}\n"], {}, "set kind to cc3m"),
+        ("cc3m", ["a\tb\nc\td\n"], {}, "no URL in the URL column"),
+        ("cc3m", [f"{URL}\n"], {}, "does not have two columns"),
+        ("cc3m", ["\n\n"], {}, "only blank lines"),
+        ("cc12m", [cut_gzip(f"{URL}\ta\n" * 999)], {}, "truncated gzip"),
+        ("cc3m", [], {}, "files must name"),
+        ("flickr30k", [""], {}, "is empty"),
+        ("flickr30k", ["\n \n"], {}, "is not Flickr captions"),
+        ("flickr30k", ["caption\turl\n"], {}, "first line is 'caption"),
+        ("flickr30k", ["image,caption\n"], {}, "no rows"),
+        ("flickr30k", ['{"images": []}'], {}, "lists no images"),
+        ("flickr30k", ['{"images": [{"id": 1}]}'], {}, "keys: id"),
+        ("flickr30k", [cut_gzip("a.jpg#0\ttext\n" * 999)], {}, "truncated gzip"),
+        ("flickr8k", ["a.jpg#0\ttext\n"], {"images": "/nowhere"}, "images names /nowhere"),
+        ("flickr8k", ["a.jpg#0\ttext\n"], {"images": __file__}, "not a folder, a tar or a complete zip"),
+        ("flickr8k", ["a.jpg#0\ttext\n"], {"images": ""}, "images must name"),
+        ("sbu", [f"{PHOTO}\n{PHOTO}\n", "one\n"], {}, "has 2 lines and .* has 1"),
+        ("sbu", [f"{PHOTO}\n"], {}, r"1 list\(s\) of URLs and 0 other"),
+        ("sbu", ["a\n", "b\n"], {}, r"0 list\(s\) of URLs and 2 other"),
+        ("sbu", ['{"image_urls": [], "captions": []}'], {}, "0 URLs"),
+        ("sbu", ['{"image_urls": ["x"], "captions": []}'], {}, "1 URLs, 0 captions"),
+        ("sbu", ['{"image_urls": ["x"], "captions": ["y"], "user_ids": []}'], {}, "and 0 users"),
+        ("sbu", ['{"images": []}'], {}, "keys images"),
+        ("sbu", ["{}", "a\n"], {}, "mixes JSON"),
+        ("mscoco", [{"info": {}, "annotations": []}], {}, "keys info, annotations"),
+        ("mscoco", [{"images": {}, "annotations": []}], {}, "keys images, annotations"),
+        ("mscoco", [{"images": [], "categories": []}], {}, "lists no images"),
+        ("mscoco", [{"images": COCO["images"]}], {}, r"without 'filename' and 'sentences' \(keys: id, file_name"),
+        ("mscoco", [COCO | {"annotations": []}], {}, "no annotations"),
+        ("mscoco", [COCO | {"annotations": [{"bbox": []}]}], {}, r"without captions \(keys: bbox"),
+        ("mscoco", [COCO | {"licenses": [{"id": 3}, {"id": "3"}]}], {}, "several licenses with the id 3"),
+        ("mscoco", ['{"images": [], "images": []}'], {}, "'images' is repeated in the outermost object"),
+        ("mscoco", ['{"images": [{"id": 1, "id": 2}]}'], {}, "'id' stands twice in one object"),
+        ("mscoco", [[1, 2]], {}, "a list"),
+        ("mscoco", [COCO], {"images": "/nowhere"}, "images names /nowhere"),
+        ("wit", ["a caption\tu\n"], IT, "column language, image_url, caption_reference_description.*a caption"),
+        ("wit", [WIT.replace("image_url", "language")], IT, "column language, image_url"),
+        ("wit", [WIT], IT, "no rows"),
+        ("wit", [WIT], IT | {"caption_kinds": ("alt",)}, "caption_kinds must be some of reference"),
+        ("wit", [WIT], IT | {"caption_kinds": ()}, "caption_kinds"),
+        ("wit", [WIT], {}, "languages must name"),
+        ("pairs", [], PAIRS, "files must name"),
+        ("pairs", [""], PAIRS | {"caption_column": ""}, "caption_column"),
+        ("pairs", [""], PAIRS | {"path_column": "p"}, "exactly one of url_column and path_column"),
+        ("pairs", [""], PAIRS | {"url_column": None}, "exactly one of url_column and path_column"),
+        ("pairs", [""], PAIRS | {"lang": None}, "lang or lang_column"),
+        ("pairs", [""], PAIRS | {"images": "folder"}, "images needs path_column"),
+        ("pairs", ["image,text\na.jpg,x\n"], LOCAL_PAIRS | {"images": "/nowhere"}, "images names /nowhere"),
+    ],
+)
+def test_a_wrong_file_or_setting_is_refused(
+    read: Any, kind: str, contents: list[Any], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        read(kind, *contents, name="p.csv" if kind == "pairs" else "file", **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", "url,text\nx,y\n", "no text column image: its text columns are url, text"),
+        ("p.csv", "image;text\nx;y\n", "columns are image;text"),
+        ("p.csv", "image,text,image\nx,y,z\n", "image more than once"),
+        ("p.csv", "image,text\n", "no rows"),
+        ("p.csv.gz", cut_gzip("image,text\nx,y\n" * 999), "truncated gzip"),
+        ("p.jsonl", '{"url": "x"}\n', "no text column image, text: its text columns are url"),
+        ("p.jsonl", "not json\n", r"columns are \(none\)"),
+        ("p.parquet", b"", "not a complete Parquet"),
+        ("p.parquet", parquet(1), "no text column image"),
+        ("p.parquet", parquet("x")[:-20], "not a complete Parquet"),
+        ("p.xlsx", b"x", "unknown suffix"),
+        ("p.parquet.gz", b"x", "unknown suffix"),
+    ],
+)
+def test_a_wrong_table_of_pairs_is_refused_by_name(read: Any, name: str, content: Any, message: str) -> None:
+    with pytest.raises(PipelineError, match=message) as caught:
+        read("pairs", content, name=name, **PAIRS)
+    assert name in str(caught.value)
+
+
+DEVSET = "http://images.cocodataset.org/val2014/COCO_val2014_"
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("kind", "pattern", "images", "num_samples", "num_rows", "said"),
+    [
+        ("cc3m", "cc3m/*.tsv", None, 8000, 8000, ("en", "val", "http")),
+        ("flickr8k", "flickr8k/*.txt", "flickr8k", 1000, 5000, ("en", None, "None")),
+        ("mscoco", "coco/*.json", "coco/train2017", 80, 400, ("en", "train", "None")),
+        ("mscoco_it", "mscoco_it/*_validated.json.gz", None, 308, 1541, ("it", "val", DEVSET)),
+        ("mscoco_it", "mscoco_it/*_unvalidated.json.gz", None, 1696, 8486, ("it", "val", DEVSET)),
+    ],
+)
+def test_every_row_of_real_files_is_read(
+    shared_data: Path, kind: str, pattern: str, images: str | None, num_samples: int, num_rows: int, said: Any
+) -> None:
+    source, settings = SOURCE_KINDS[kind], {"images": str(shared_data / images)} if images else {}
+    config = source.config_type(files=(str(shared_data / pattern),), **settings)
+    source.check(config)
+    rows = list(source.read(config))
+    found = [row for row in rows if isinstance(row, UpstreamRow)]
+    assert (len(rows), len(found), len({row.sample_key for row in found})) == (num_rows, num_rows, num_samples)
+    assert {(row.lang, row.split, str(row.url).startswith(said[2])) for row in found} == {(*said[:2], True)}
+    assert not any(row.caption.endswith("\r") for row in found)
+    if kind == "mscoco":
+        assert all(row.license and row.page_url for row in found)
+        assert all((shared_data / str(images) / str(row.path)).is_file() for row in found)
