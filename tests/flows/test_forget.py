@@ -1,5 +1,7 @@
-"""Take-down of a host's images: no byte of them is left, builds go without them, and a killed one ends alike."""
+"""Take-down of a host's images: no byte is left or handed out, builds go without them, a killed one ends alike."""
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -9,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,7 +20,10 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import broken_laws, query, rebuild
+from data_catalog.storage.failpoints import REGISTRY
+from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, require_snapshot, snapshot_names
+from data_catalog.storage.reading import taking_down
 from data_catalog.storage.shards import sha256_of
 from data_catalog.takedown import TakeDownResult
 from data_catalog.takedown import forget as take_down
@@ -107,6 +112,9 @@ IMAGES = [
     (KEPT, "/41.jpg"),
     (FORGOTTEN, "/43.jpg"),
 ]
+GONE = {f"{CAPTIONS[n % 2]}, numero {n}" for n, (name, _) in enumerate(IMAGES) if name == FORGOTTEN}
+STAYING = {f"{CAPTIONS[n % 2]}, numero {n}" for n in (0, 1, 3)}
+ENGINE = "argos:it-en:1"
 # What else holds pixels: what is made of images, and what a command left that was killed.
 MADE = (
     *("searches/un-gatto.png", "kept-features/0a1b2c3d4e5f6071/features", "datasets/web/report.html"),
@@ -162,8 +170,8 @@ def build(recipe_file: Path, root: Path, *overrides: str, retry_failed: bool = F
 
 @pytest.fixture(scope="module")
 def whole(host: Host, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root before anything is forgotten, with the step outputs of a build that was killed, and whatever else holds
-    pixels, as exports, searches and reports write it; not to be changed."""
+    """A root before anything is forgotten, with the step outputs of a build that was killed, translations, and whatever
+    else holds pixels, as exports, searches and reports write it; not to be changed."""
     root = tmp_path_factory.mktemp("whole") / "catalog"
     words = [sys.executable, "-m", "flows.cli", "build", str(recipe_file), "--root", str(root), "--executor", "local"]
     environment = {**os.environ, "VERNACLIP_FAILPOINTS": "snapshot.after_pointer=kill"}
@@ -181,6 +189,9 @@ def whole(host: Host, recipe_file: Path, tmp_path_factory: pytest.TempPathFactor
     for place in MADE + LEFT:
         (root / place).parent.mkdir(parents=True, exist_ok=True)
         (root / place).write_bytes(pixels)
+    captions = sorted(GONE | STAYING)
+    translations = [Translation(text=f"of {caption}", score=None) for caption in captions]
+    TranslationMemory(root / "memory", ENGINE).record(captions, translations)
     # As a build leaves it that is killed while it publishes.
     shutil.copytree(snapshot.folder, snapshot.folder.with_name("0123456789ab"))
     (snapshot.folder.with_name("0123456789ab") / "manifest.json").unlink()
@@ -223,14 +234,23 @@ def rows_of(path: Path) -> str:
     return str(pq.read_table(path).to_pylist()) if path.match("[!.]*.parquet") else ""
 
 
-def holders(root: Path, wanted: set[bytes]) -> set[str]:
-    """Folders of a root with any of some byte strings, as they lie in a file or in a column of a Parquet file."""
+def holders(root: Path, wanted: Iterable[bytes]) -> set[str]:
+    """What of a root has any of some byte strings, as they lie in a file or in a column of a Parquet file."""
     found = set()
     for path in (path for path in root.rglob("*") if path.is_file()):
         content, rows = path.read_bytes(), rows_of(path)
-        if any(piece in content or repr(piece) in rows for piece in wanted):
+        if any(piece in content or repr(piece)[2:-1] in rows for piece in wanted):
             found.add(path.relative_to(root).parts[0])
     return found
+
+
+def require_nothing_left(root: Path, wanted: set[bytes]) -> None:
+    assert holders(root, wanted) == set()
+    # The list of what is forgotten, and when which host was asked.
+    assert holders(root, [FORGOTTEN.encode()]) == {"forgotten.json", "work"}
+    texts = [*GONE, *(path for name, path in IMAGES if name == FORGOTTEN)]
+    assert holders(root, [text.encode() for text in texts]) == set()
+    assert set(TranslationMemory(root / "memory", ENGINE).known(sorted(GONE | STAYING))) == STAYING
 
 
 def published(root: Path) -> dict[str, str]:
@@ -243,10 +263,7 @@ def published(root: Path) -> dict[str, str]:
 def test_no_byte_of_a_forgotten_hosts_images_is_left(whole: Path, forgotten: Path) -> None:
     wanted = traces(whole)
     assert holders(whole, wanted) == {"work", "datasets", "exports", *(place.split("/")[0] for place in MADE + LEFT)}
-    assert holders(forgotten, wanted) == set()
-    rows = "".join(map(rows_of, forgotten.rglob("*.parquet")))
-    captions = [f"{CAPTIONS[n % 2]}, numero {n}" for n, (name, _) in enumerate(IMAGES) if name == FORGOTTEN]
-    assert [text for text in (FORGOTTEN, *captions) if text in rows] == []
+    require_nothing_left(forgotten, wanted)
     after = require_snapshot(forgotten, "web")
     assert snapshot_names(forgotten, "web") == [after.snapshot]
     assert not after.folder.with_name("0123456789ab").exists(), "what was never committed goes as well"
@@ -308,9 +325,8 @@ def test_copies_and_redirects_that_come_later_are_dropped(
     later.with_name("later.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     host.asked.clear()
     report = build(later, root)
-    assert [asked for asked in host.asked if asked.startswith(FORGOTTEN)] == [
-        "localhost/30.jpg"
-    ]  # by a redirect: before it nobody knew
+    asked = [asked for asked in host.asked if asked.startswith(FORGOTTEN)]
+    assert asked == ["localhost/30.jpg"], "by a redirect alone, of which nobody knew"
     rows = query(root, "SELECT * FROM captions WHERE dataset = 'later'").to_pylist()
     reasons = {row["upstream_line"]: (row["step"], row["drop_reason"]) for row in rows}
     assert [reasons[first + n] for n in range(3)] == [("normalise", "forgotten")] * 2 + [(None, None)]
@@ -380,42 +396,156 @@ def test_a_dry_run_lists_and_changes_nothing(whole: Path, capsys: pytest.Capture
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
 
 
-# Failpoints at which the take-down is killed, one after the other: with the tombstone not yet in force, while the new
-# snapshot is written, when it is committed, and while what is left is removed.
-KILLS = [("atomic.after_rename", "forget.after_memory", "snapshot.after_manifest")]
-MORE_KILLS = [
-    *((f"atomic.before_write:{passage}",) for passage in (1, 3, 9)),
-    *((f"atomic.after_rename:{passage}",) for passage in (2, 5, 8)),
-    ("snapshot.after_pointer", "catalog.after_write"),
+def readers(root: Path, out: Path, recipe: Path) -> list[list[str]]:
+    """All commands that hand out something of a root, or that is made of it."""
+    picture = out / "own.png"
+    Image.new("RGB", (32, 32), "navy").save(picture)
+    commands = [
+        ["train", str(recipe), "--executor", "local"],
+        ["evaluate", str(recipe), "--executor", "local"],
+        ["export", "web", "--format", "webdataset"],
+        ["export", "web", "--format", "huggingface", "--out", str(out / "export")],
+        ["search", "a red circle", "--out", str(out / "sheet.png")],
+        ["report", "web"],
+        ["scoreboard", str(recipe), "--out", str(out / "board")],
+        ["sql", "FROM pairs", "--format", "json", "--out", str(out / "pairs.json")],
+        ["why", "web:1"],
+        ["classify", str(picture), "a", "b"],
+        ["localize", str(picture), "a"],
+        ["audit", "draw", "web"],
+        ["export-model", "web", "--format", "open_clip", "--out", str(out / "model")],
+        *(["catalog"], ["catalog", "--rebuild"], ["diff", "current", "current"], ["snapshots"]),
+        ["mt", "memory", "export", ENGINE, str(out / "memory.parquet")],
+        ["forget", "--domain", "example.org", "--dry-run"],
+    ]
+    return [[*words, "--root", str(root)] for words in commands]
+
+
+def require_all_refuse(root: Path, out: Path, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = readers(root, out, recipe)
+    before = set(out.parent.rglob("*"))
+    for words in commands:
+        capsys.readouterr()
+        assert main(words) == 1, words
+        told = capsys.readouterr()
+        assert (f"run `vernaclip forget --root {root}`" in told.err, told.out) == (True, ""), (words, told.err)
+    assert set(out.parent.rglob("*")) == before
+    assert main(["forget", "--root", str(root), "--list"]) == 0
+    assert f"`vernaclip forget --root {root}`" in capsys.readouterr().out
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder outside of the root."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def child(words: list[str], failpoints: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "flows.cli", *words]
+    environment = os.environ | {"VERNACLIP_FAILPOINTS": failpoints}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+# All that a take-down passes, each in some of its passages; and several kills of one take-down: with the tombstone in
+# force, when translations are gone, and when the new snapshot is committed.
+PASSED = [name for name in REGISTRY if name.split(".")[0] in ("atomic", "append", "catalog", "forget")]
+PASSED += [name for name in REGISTRY if name.startswith("snapshot.") and not name.endswith(("_files", "_link"))]
+SEVERAL = [("atomic.after_rename", "forget.after_memory", "snapshot.after_manifest")]
+KILLS = [
+    SEVERAL,
+    *(pytest.param([(f"{name}:{n}",) for n in (1, 2, 5, 13, 34)], marks=pytest.mark.slow) for name in PASSED),
 ]
 
 
-@pytest.mark.parametrize("kills", [*KILLS, *(pytest.param(kills, marks=pytest.mark.slow) for kills in MORE_KILLS)])
-def test_a_killed_take_down_is_in_force_and_ends_alike(
-    root: Path, forgotten: Path, recipe_file: Path, kills: tuple[str, ...]
+@pytest.mark.parametrize("take_downs", KILLS)
+def test_a_killed_take_down_is_in_force_hands_out_nothing_and_ends_alike(
+    whole: Path,
+    forgotten: Path,
+    recipe_file: Path,
+    out: Path,
+    take_downs: list[tuple[str, ...]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    wanted = traces(root)
-    rows = query(root, "SELECT url, clean_caption FROM captions WHERE clean_caption IS NOT NULL").to_pylist()
-    gone = {row["clean_caption"] for row in rows if f"//{FORGOTTEN}:" in row["url"]}
-    stays = {row["clean_caption"] for row in rows if row["url"].endswith(("/0.jpg", "/1.jpg", "/3.jpg"))}
-    memory = TranslationMemory(root / "memory", "argos:it-en:1")
-    captions = sorted(gone | stays)
-    memory.record(captions, [Translation(text=f"of {caption}", score=None) for caption in captions])
-    command = [sys.executable, "-m", "flows.cli", "forget", "--root", str(root), "--domain", FORGOTTEN]
-    for failpoint in kills:
-        environment = os.environ | {"VERNACLIP_FAILPOINTS": f"{failpoint}=kill"}
-        killed = subprocess.run(command, env=environment, check=False, capture_output=True)
-        assert killed.returncode == -signal.SIGKILL, failpoint
-        assert read_tombstones(root).is_unfinished or failpoint == "atomic.before_write:1"
-    if read_tombstones(root).is_unfinished:
-        build(recipe_file, root)
-    else:
-        assert main(command[3:]) == 0
-    assert holders(root, wanted) == set()
-    assert published(root) == published(forgotten)
-    assert read_tombstones(root).digest == read_tombstones(forgotten).digest
-    assert not read_tombstones(root).is_unfinished
-    assert len(gone) > 3 < len(stays)
-    assert set(memory.known(captions)) == stays
-    content = b"".join(path.read_bytes() for path in (root / "memory").iterdir())
-    assert not [caption for caption in gone if f"of {caption}".encode() in content]
+    wanted = traces(whole)
+    for number, kills in enumerate(take_downs):
+        root = copy(whole, out.parent / str(number))
+        write_checksummed(root / "models" / "web" / "current.json", {"model": "aa", "snapshot": "bb"})
+        record_folder(root / "models" / "web" / "aa", [])
+        words = ["forget", "--root", str(root), "--domain", FORGOTTEN]
+        for failpoint in kills:
+            with child(words, f"{failpoint}=kill") as process:
+                process.communicate()
+            if process.returncode != -signal.SIGKILL:
+                assert number > 0, "a take-down passes it"
+                return
+            if read_tombstones(root).is_unfinished and failpoint == kills[0]:
+                assert FORGOTTEN.encode() not in (root / ".writer-lock").read_bytes()
+                require_all_refuse(root, out, recipe_file, capsys)
+        if read_tombstones(root).is_unfinished and len(kills) > 1:
+            build(recipe_file, root)
+        else:
+            assert main(words) == 0
+        require_nothing_left(root, wanted)
+        assert published(root) == published(forgotten)
+        assert read_tombstones(root).digest == read_tombstones(forgotten).digest
+        assert not read_tombstones(root).is_unfinished
+
+
+MEANWHILE = "was taken down while it was read"
+
+
+def forget_meanwhile(root: Path, words: list[str], *meant: str) -> tuple[int, str]:
+    """A command that stands still, about to put something in place, while images are forgotten; how it ends then."""
+    process = child([*words, "--root", str(root)], "atomic.after_fsync=stop")
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status), status
+    assert main(["forget", "--root", str(root), *meant]) == 0
+    os.kill(process.pid, signal.SIGCONT)
+    with process:
+        told = process.communicate()[1]
+    return process.returncode, told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sql", "FROM pairs", "--format", "json", "--out", "OUT/pairs.json"],
+        pytest.param(["report", "web", "--out", "OUT/report.html"], marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_read_before_a_take_down_is_not_written_after_it(root: Path, words: list[str], out: Path) -> None:
+    """A take-down of something else stops no reader."""
+    words = [word.replace("OUT", str(out)) for word in words]
+    code, told = forget_meanwhile(root, words, "--domain", FORGOTTEN)
+    assert (code, MEANWHILE in told) == (1, True), told
+    assert list(out.iterdir()) == []
+    code, told = forget_meanwhile(root, words, "--domain", "example.org")
+    assert code == 0, told
+    assert len(list(out.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_a_model_of_what_was_taken_down_meanwhile_is_not_the_current_one(
+    root: Path, recipe_file: Path, small_model: str, out: Path
+) -> None:
+    (out / "small.json").write_text(small_model)
+    settings = [f"model={out / 'small.json'}", "epochs=1", "vocab_size=400", "batch_size=2"]
+    options = [word for setting in settings for word in ("--set", f"train.{setting}")]
+    words = ["train", str(recipe_file), *options, "--executor", "local"]
+    code, told = forget_meanwhile(root, words, "--domain", FORGOTTEN)
+    assert (code, MEANWHILE in told) == (1, True), told
+    assert not (root / "models" / "web" / "current.json").exists()
+
+
+def test_a_disk_that_has_no_lock_left_to_wait_for_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(_: int, how: int) -> None:
+        number = errno.EWOULDBLOCK if how & fcntl.LOCK_NB else errno.ENOLCK
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("data_catalog.storage.reading.fcntl.flock", flock)
+    with taking_down(tmp_path):
+        pass
+    assert "its disk does not support locks" in caplog.text

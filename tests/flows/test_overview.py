@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.database.catalog import catalog_path, query
+from data_catalog.database.catalog import query
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import commit_snapshot, point_to, require_snapshot
 from flows.cli import main
@@ -75,12 +75,3 @@ def test_a_damaged_record_of_an_export_is_named(copied: Path, record: str, capsy
     (folder / "export.json").write_text(record, encoding="utf-8")
     assert main(["catalog", "--rebuild", "--root", str(copied)]) == 1
     assert "remove its folder and export again" in capsys.readouterr().err
-
-
-def test_after_a_move_the_views_are_rebuilt_on_demand(copied: Path, built: Built, capsys: Capture) -> None:
-    catalog_path(copied).unlink()
-    assert main(["catalog", "--root", str(copied)]) == 1
-    assert "catalog.duckdb" in capsys.readouterr().err
-    assert f"rebuilt {catalog_path(copied)}" in told(copied, capsys, "--rebuild")
-    moved, there = (query(folder, "SELECT count(*) AS n FROM captions").to_pylist() for folder in (copied, built[0]))
-    assert moved == there

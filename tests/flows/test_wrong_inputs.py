@@ -60,10 +60,6 @@ WRONG = {
         "clean.min_wrods=3", SettingsError, r"unknown key clean\.min_wrods: did you mean min_words"
     ),
     "half a worker": setting("build.workers=1.5", SettingsError, r"build\.workers must be a whole number, got 1\.5"),
-    "a number for a table": setting(
-        "sources.mine=5", SettingsError, r"sources\.mine must be a table of settings, got 5"
-    ),
-    "a batch of one": setting("train.batch_size=1", SettingsError, r"train\.batch_size must be at least 2"),
     "a port that is none": setting("fetch.ports=[70000]", SettingsError, r"fetch\.ports must be between 1 and 65535"),
     # Files.
     "a recipe without sources": Wrong(
@@ -94,7 +90,6 @@ WRONG = {
     "no such engine": setting(
         "translate.engine=babelfish", SettingsError, r"translate\.engine must be one of argos, .*got 'babelfish'"
     ),
-    "no model": setting("translate.engine=ctranslate2", SettingsError, r"translate\.model is missing"),
     "a setting of another engine": setting("translate.model=x", SettingsError, "the engine 'argos' does not use it"),
     "a package that is none": Wrong(
         ("mt", "install", "{here}/a.argosmodel"), InputError, r"a\.argosmodel", file("a.argosmodel", "no")
@@ -103,25 +98,11 @@ WRONG = {
     "a language without a pack": Wrong(
         BUILD, SettingsError, "no language pack 'tlh'", recipe('target_language = "en"', 'target_language = "tlh"')
     ),
-    "a language that is no code": Wrong(
-        ("translate", "--from", "English", "--to", "it"), SettingsError, "--from English is not a language code"
-    ),
     "a pack of another language": setting("language_pack=it", SettingsError, "it, but target_language is en"),
-    "a pack that is no TOML": Wrong(
-        (*BUILD, "--set", "language_pack={here}/en.toml"),
-        InputError,
-        r"en\.toml is not TOML",
-        file("en.toml", "code = "),
-    ),
     # Roots, datasets, models.
     "a root that is a file": Wrong(("catalog", "--root", "{here}/captions.csv"), InputError, r"captions\.csv"),
     "a root without datasets": Wrong(
         ("catalog", "--root", "{here}"), InputError, "holds no dataset: run `vernaclip build"
-    ),
-    "nothing trained": Wrong(
-        ("evaluate", "scenes", "--root", "{built}", "--executor", "local"),
-        InputError,
-        "contains no model of 'scenes': run `vernaclip train",
     ),
     "no such dataset": Wrong(("report", "tlh", "--root", "{built}"), InputError, "has no dataset 'tlh': run"),
     # Options.
