@@ -54,8 +54,8 @@ def named_language_packs(recipe: Recipe) -> dict[str, LanguagePack]:
     target = recipe.language_pack
     if target and (code := load_language_pack(target).code) != recipe.target_language:
         raise SettingsError(
-            f"the language pack {target} is for {code}, but target_language is {recipe.target_language}: correct one "
-            "of them, or name packs of other languages in language_packs"
+            f"the language pack {str(target)!r} is for the language {code!r}, but target_language is "
+            f"{recipe.target_language!r}: correct one of them, or name packs of other languages in language_packs"
         )
     return language_packs_of([*([target] if target else []), *recipe.language_packs])
 

@@ -98,7 +98,7 @@ WRONG = {
     "a language without a pack": Wrong(
         BUILD, SettingsError, "no language pack 'tlh'", recipe('target_language = "en"', 'target_language = "tlh"')
     ),
-    "a pack of another language": setting("language_pack=it", SettingsError, "it, but target_language is en"),
+    "a pack of another language": setting("language_pack=it", SettingsError, "'it', but target_language is 'en'"),
     # Roots, datasets, models.
     "a root that is a file": Wrong(("catalog", "--root", "{here}/captions.csv"), InputError, r"captions\.csv"),
     "a root without datasets": Wrong(
