@@ -208,7 +208,7 @@ def test_packs_that_contradict_each_other_or_the_recipe_are_refused(folder: Path
     twice = f'language_packs=["{folder}/fr.toml", "{folder}/other.toml"]'
     with pytest.raises(SettingsError, match=r"fr\.toml and .*other\.toml"):
         inputs_in(folder, twice)
-    with pytest.raises(SettingsError, match=r"fr\.toml is for fr"):
+    with pytest.raises(SettingsError, match=r"fr\.toml' is for the language 'fr'"):
         inputs_in(folder, f"language_pack={folder}/fr.toml")
     with pytest.raises(InputError, match="cannot read the language pack"):
         inputs_in(folder, "language_packs=absent.toml")

@@ -162,7 +162,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
         found[size]["loss"] = value.detach()
     assert found[0].keys() == found[4].keys()
     for name, gradient in found[0].items():
-        torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_siglip_starts_where_its_paper_does(towers: Towers) -> None:
