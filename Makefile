@@ -37,7 +37,7 @@ $(OLDEST_DUCKDB): | $(READY)
 demo: $(READY)
 	$(BIN)/vernaclip run scenes --root demo-catalog
 
-test: $(READY) $(OLDEST_DUCKDB)
+test: $(READY)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --durations 15
 
 lint: $(READY)
@@ -59,7 +59,7 @@ docs: $(READY)
 site: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-real: $(READY)
+real: $(READY) $(OLDEST_DUCKDB)
 	$(BIN)/pytest -m "real_data or slow or hypothesis" --hypothesis-profile thorough --override-ini "addopts=--import-mode=importlib --strict-markers --strict-config"
 
 bench: $(READY)
