@@ -76,7 +76,7 @@ def questions() -> Iterator[Question]:
 
 def demo_peak(model: LoadedModel, image: bytes, text: str) -> tuple[float, float]:
     """Return the maximum of the demo's map; `training.localize` describes the algorithm, here on the model's square."""
-    pixels = decode(image, model.image_size)
+    pixels = decode(image, model.preprocessing)
     cell_of = np.arange(model.image_size) * STRIP_CELLS // model.image_size
     spans = [(i, j) for i in range(STRIP_CELLS) for j in range(i + 1, STRIP_CELLS + 1)]
     rows = np.stack([(np.arange(STRIP_CELLS) >= i) & (np.arange(STRIP_CELLS) < j) for i, j in spans])

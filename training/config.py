@@ -28,6 +28,8 @@ CHOICES = {
     "captions": ("random", "first"),
     "precision": ("fp32", "bf16"),
     "device": DEVICES,
+    "image_resize": ("", "squash", "shortest"),
+    "text_pooler": ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
 }
 
 
@@ -36,14 +38,39 @@ class TrainConfig:
     """Settings of training: model, phases, optimizer, data and hardware."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
-    """Name of a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), or path of a JSON
-    file in the same format."""
+    """Architecture: a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), any of
+    open_clip, such as "ViT-B-32" or "roberta-ViT-B-32", or the path of a JSON file in open_clip's format."""
+    image_tower: str = ""
+    """Image tower in place of the model config's: the name of a timm backbone, such as "tf_efficientnet_lite0". Its
+    classifier is replaced by a projection."""
     # The paths are not part of a run's key. The content or hub name of the weights is.
     image_weights: str = name_or_path("")
-    """File or folder with initial weights for the image tower. Empty takes the open_clip weights that the model config
-    names, or random weights."""
+    """File or folder with initial weights for the image tower, or "random". Empty takes the weights that the model
+    config names, or those of timm's hub for `image_tower`, or random ones if there are none."""
+    image_license: str = how("")
+    """License of the initial weights of the image tower, such as "apache-2.0", for the model card and for exports."""
+    image_size: int = 0
+    """Side of the square images, in pixels. 0 takes the size of the tower."""
+    image_mean: tuple[float, ...] = ()
+    """Mean of each channel of the tower's images, three numbers of values from 0 to 1. Empty takes that of the tower,
+    or CLIP's."""
+    image_std: tuple[float, ...] = ()
+    """Standard deviation of each channel, likewise."""
+    image_resize: str = ""
+    """Way to a square: "squash", which keeps the whole image, or "shortest", which cuts off the longer side. Empty
+    squashes, unless the model config says otherwise."""
     text_encoder: str = name_or_path("")
-    """Text encoder: a folder, or a name on the Hugging Face hub. Empty takes the one of the model config."""
+    """Text encoder: a folder, or a name on the Hugging Face hub. It replaces the text tower of the model config. Empty
+    takes that of the model config."""
+    text_pooler: str = ""
+    """Way from an encoder's tokens to one vector: "mean_pooler", "max_pooler", "cls_pooler" or
+    "cls_last_hidden_state_pooler". Empty takes that of the model config, or the mean."""
+    text_license: str = how("")
+    """License of the weights of the text encoder, such as "apache-2.0", for the model card and for exports."""
+    embed_dim: int = 0
+    """Length of the common features. 0 takes that of the model config."""
+    context_length: int = 0
+    """Maximum number of tokens of a text. 0 takes that of the model config, or 77."""
     lock_image: bool = False
     """Freeze the image tower during the whole run, projection included, as LiT does (https://arxiv.org/abs/2111.07991).
     Useful with a strong tower, little data, or little time."""
@@ -116,7 +143,8 @@ class TrainConfig:
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"train.{name} must be positive, got {getattr(self, name)}")
         not_negative = ("frozen_epochs", "steps", "patience", "microbatch", "weight_decay", "warmup_steps")
-        for name in (*not_negative, "max_grad_norm", "agc", "seed", "num_threads", "cache_max_bytes"):
+        sizes = ("image_size", "embed_dim", "context_length")
+        for name in (*not_negative, *sizes, "max_grad_norm", "agc", "seed", "num_threads", "cache_max_bytes"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"train.{name} must not be negative, got {getattr(self, name)}")
         for name, least, why in (
@@ -137,7 +165,11 @@ class TrainConfig:
             raise SettingsError(f"train.augment has an unknown augmentation {unknown[0]!r}: use {known}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise SettingsError(f"train.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                known = ", ".join(filter(None, choices))
+                raise SettingsError(f"train.{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name)) not in (0, 3):
+                raise SettingsError(f"train.{name} must be three numbers, one per channel, or empty")
 
     @property
     def augmentations(self) -> frozenset[str]:

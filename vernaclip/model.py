@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from data_catalog.errors import InputError
 from training.data.features import stacked, text_features
-from training.data.images import BATCH_SIZE, WHITE, Features, encode_files, picture_features, squashed
+from training.data.images import BATCH_SIZE, WHITE, Features, encode_files, picture_features
 from training.towers.model import LoadedModel, require_texts
 from training.towers.model import open_model as load_model
 
@@ -62,7 +62,9 @@ class Model:
         opened = [image for image in images if isinstance(image, Image.Image)]
         encoded: list[Features] = []
         for start in range(0, len(opened), BATCH_SIZE):
-            pixels = [squashed(_upright(image), self.image_size) for image in opened[start : start + BATCH_SIZE]]
+            pixels = [
+                self._loaded.preprocessing.resized(_upright(image)) for image in opened[start : start + BATCH_SIZE]
+            ]
             encoded += [*picture_features(self._loaded, np.stack(pixels))]
         rest = iter(encoded)
         return stacked([next(rest) if isinstance(image, Image.Image) else rows[Path(image)] for image in images])

@@ -26,7 +26,7 @@ from training.data.pairs import (
     row_groups,
 )
 from training.processes import process_count, process_rank
-from training.towers.model import normalise_pixels
+from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import Tokenize
 
 T = TypeVar("T")
@@ -76,12 +76,14 @@ class BatchPlan:
     captions: Integers
 
 
-def open_train_split(paths: Sequence[Path], config: TrainConfig, *, image_size: int, num_threads: int) -> TrainSplit:
+def open_train_split(
+    paths: Sequence[Path], config: TrainConfig, *, preprocessing: Preprocessing, num_threads: int
+) -> TrainSplit:
     """Read the captions of the train split, and open its images."""
     groups = row_groups(paths)
     reader = ImageReader(
         groups,
-        image_size=image_size,
+        preprocessing=preprocessing,
         num_threads=num_threads,
         cache_max_bytes=config.cache_max_bytes,
         window=config.shuffle_window,
@@ -113,13 +115,15 @@ def places_of(split: TrainSplit, samples: Integers) -> Places:
     return np.stack([groups, samples - split.starts[groups]], axis=1)
 
 
-def image_inputs(split: TrainSplit, config: TrainConfig) -> Callable[[BatchPlan], torch.Tensor]:
+def image_inputs(
+    split: TrainSplit, config: TrainConfig, preprocessing: Preprocessing
+) -> Callable[[BatchPlan], torch.Tensor]:
     """Return a function that reads a batch's augmented and normalised images, floats (images, 3, size, size)."""
 
     def read(plan: BatchPlan) -> torch.Tensor:
         pixels = torch.from_numpy(split.images.read(plan.places))
         names, drawn = config.augmentations, {"seed": config.seed, "step": plan.step, "first": plan.first}
-        images = normalise_pixels(changed_images(pixels, names, split.images.pool, **drawn))
+        images = preprocessing.normalised(changed_images(pixels, names, split.images.pool, **drawn))
         return random_crops(images, **drawn) if "crop" in names else images
 
     return read
@@ -131,7 +135,7 @@ def text_inputs(split: TrainSplit, tokenizer: Tokenize) -> Callable[[BatchPlan],
 
 
 def held_out_batches(
-    paths: Sequence[Path], tokenizer: Tokenize, *, image_size: int, batch_size: int, num_threads: int
+    paths: Sequence[Path], tokenizer: Tokenize, *, preprocessing: Preprocessing, batch_size: int, num_threads: int
 ) -> Iterator[Batch]:
     """Yield the batches of a held-out split in order, with the first caption of each image.
 
@@ -145,9 +149,9 @@ def held_out_batches(
 
     def batch(images: list[torch.Tensor]) -> Batch:
         texts = [texts[0] for texts in captions.slice(start, len(images)).to_pylist()]
-        return normalise_pixels(torch.stack(images)), tokenizer(texts)
+        return preprocessing.normalised(torch.stack(images)), tokenizer(texts)
 
-    for pixels in decoded_groups(row_groups(paths), image_size, num_threads=num_threads):
+    for pixels in decoded_groups(row_groups(paths), preprocessing, num_threads=num_threads):
         rest += list(torch.from_numpy(pixels))
         while len(rest) >= batch_size:
             yield batch(rest[:batch_size])

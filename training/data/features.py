@@ -63,7 +63,7 @@ def image_features(model: LoadedModel, paths: Sequence[Path], *, batch_size: int
     groups = row_groups(paths)
     found: list[Features] = []
     with Progress("encode images", total=sum(group.num_rows for group in groups), unit="images") as progress:
-        for pixels in decoded_groups(groups, model.image_size, num_threads=len(os.sched_getaffinity(0))):
+        for pixels in decoded_groups(groups, model.preprocessing, num_threads=len(os.sched_getaffinity(0))):
             found.append(picture_features(model, pixels, batch_size=batch_size))
             progress.advance(len(pixels))
     return np.concatenate(found) if found else np.empty((0, 0), dtype=np.float32)

@@ -23,9 +23,9 @@ from data_catalog.images.decoding import ImageRejectedError, open_image, rejecti
 from data_catalog.images.decoding import decode as decode_pixels
 from data_catalog.progress import Progress
 from training.data.pairs import Places, RowGroup, read_rows
-from training.towers.model import LoadedModel, normalise_pixels
+from training.towers.model import LoadedModel
+from training.towers.preprocessing import Pixels, Preprocessing
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 Features = np.ndarray[Any, np.dtype[np.float32]]
 
 WHITE = (255, 255, 255)  # background of transparent images, as in builds
@@ -35,29 +35,24 @@ BATCH_SIZE = 128
 _SHORTER_SIDE = 512
 
 
-def decode(data: bytes, image_size: int) -> Pixels:
-    """Decode an image to uint8, shape (image_size, image_size, 3), squashed to a square with bicubic interpolation.
+def decode(data: bytes, preprocessing: Preprocessing) -> Pixels:
+    """Decode an image to the model's square: uint8, shape (size, size, 3).
 
     Raises:
         OSError: Pillow cannot decode it.
     """
     with Image.open(io.BytesIO(data)) as image:
-        return squashed(image.convert("RGB"), image_size)
+        return preprocessing.resized(image.convert("RGB"))
 
 
-def squashed(image: Image.Image, image_size: int) -> Pixels:
-    """Resize an RGB image to a square array as `decode` does."""
-    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC))
-
-
-def decode_all(encoded: Sequence[bytes], image_size: int, pool: ThreadPoolExecutor) -> Pixels:
-    """Decode images with the pool's threads: uint8, shape (images, image_size, image_size, 3).
+def decode_all(encoded: Sequence[bytes], preprocessing: Preprocessing, pool: ThreadPoolExecutor) -> Pixels:
+    """Decode images with the pool's threads: uint8, shape (images, size, size, 3).
 
     Raises:
         DamagedError: an image does not decode.
     """
     try:
-        return np.stack(list(pool.map(lambda data: decode(data, image_size), encoded)))
+        return np.stack(list(pool.map(lambda data: decode(data, preprocessing), encoded)))
     except (OSError, TypeError) as error:
         raise DamagedError(f"an image of a pair shard does not decode ({error}): run `vernaclip verify`") from error
 
@@ -67,11 +62,11 @@ def encoded_images(group: RowGroup) -> list[bytes]:
     return [image["bytes"] for image in read_rows(group, ["image"]).column("image").to_pylist()]
 
 
-def decoded_groups(groups: Sequence[RowGroup], image_size: int, *, num_threads: int) -> Iterator[Pixels]:
+def decoded_groups(groups: Sequence[RowGroup], preprocessing: Preprocessing, *, num_threads: int) -> Iterator[Pixels]:
     """Yield the decoded images of each row group in turn. Only one group is in memory at a time."""
     with ThreadPoolExecutor(max_workers=num_threads) as pool:
         for group in groups:
-            yield decode_all(encoded_images(group), image_size, pool)
+            yield decode_all(encoded_images(group), preprocessing, pool)
 
 
 class ImageReader:
@@ -85,31 +80,33 @@ class ImageReader:
         self,
         groups: Sequence[RowGroup],
         *,
-        image_size: int,
+        preprocessing: Preprocessing,
         num_threads: int,
         cache_max_bytes: int,
         window: int,
     ) -> None:
         num_images = sum(group.num_rows for group in groups)
-        self._groups, self._image_size, self._window = groups, image_size, window
-        self._decoded_fit = num_images * image_size * image_size * 3 <= cache_max_bytes
+        self._groups, self._preprocessing, self._window = groups, preprocessing, window
+        self._decoded_fit = num_images * preprocessing.size**2 * 3 <= cache_max_bytes
         self.pool = ThreadPoolExecutor(max_workers=num_threads)
         self._decoded: dict[int, Pixels] = {}
         self._encoded: dict[int, list[bytes]] = {}
 
     def read(self, places: Places) -> Pixels:
-        """Return the images at pairs of row group and row, (images, 2): uint8, (images, image_size, image_size, 3)."""
+        """Return the images at pairs of row group and row, (images, 2): uint8, (images, size, size, 3)."""
         wanted = places.tolist()
         groups = dict.fromkeys(group for group, _ in wanted)
         if self._decoded_fit:
             for group in groups:
                 if group not in self._decoded:
-                    self._decoded[group] = decode_all(encoded_images(self._groups[group]), self._image_size, self.pool)
+                    self._decoded[group] = decode_all(
+                        encoded_images(self._groups[group]), self._preprocessing, self.pool
+                    )
             return np.stack([self._decoded[group][row] for group, row in wanted])
         for group in groups:
             # Remove and insert again, so that the dict's order is the order of last use.
             self._encoded[group] = self._encoded.pop(group, []) or encoded_images(self._groups[group])
-        found = decode_all([self._encoded[group][row] for group, row in wanted], self._image_size, self.pool)
+        found = decode_all([self._encoded[group][row] for group, row in wanted], self._preprocessing, self.pool)
         # Remove the least recently used groups. Two windows are in use if a batch crosses their border.
         kept = sum(len(images) for images in self._encoded.values())
         for group in list(self._encoded):
@@ -159,7 +156,7 @@ def picture_features(model: LoadedModel, pixels: Pixels, *, batch_size: int = BA
     with torch.no_grad():
         found = [
             model.module.encode_image(
-                normalise_pixels(torch.from_numpy(pixels[start : start + batch_size])), normalize=True
+                model.preprocessing.normalised(torch.from_numpy(pixels[start : start + batch_size])), normalize=True
             ).numpy()
             for start in range(0, len(pixels), batch_size)
         ]
@@ -171,7 +168,7 @@ def encode_files(model: LoadedModel, paths: Sequence[Path]) -> tuple[dict[Path, 
     features: dict[Path, Features] = {}
     reasons: dict[Path, str] = {}
     with Progress("encode images", total=len(paths), unit="images") as progress:
-        for some, found in _decoded(paths, model.image_size):
+        for some, found in _decoded(paths, model.preprocessing):
             good = [(path, pixels) for path, pixels in zip(some, found, strict=True) if not isinstance(pixels, str)]
             reasons |= {path: text for path, text in zip(some, found, strict=True) if isinstance(text, str)}
             if good:
@@ -181,12 +178,14 @@ def encode_files(model: LoadedModel, paths: Sequence[Path]) -> tuple[dict[Path, 
     return features, reasons
 
 
-def _decoded(paths: Sequence[Path], image_size: int) -> Iterator[tuple[Sequence[Path], list[Pixels | str]]]:
+def _decoded(
+    paths: Sequence[Path], preprocessing: Preprocessing
+) -> Iterator[tuple[Sequence[Path], list[Pixels | str]]]:
     """Yield batches of files, each file as pixels at the model's size or as the reason why it cannot be read."""
 
     def pixels_of(path: Path) -> Pixels | str:
-        found = _picture(path, image_size)
-        return found if isinstance(found, str) else squashed(found.image, image_size)
+        found = _picture(path, preprocessing.size)
+        return found if isinstance(found, str) else preprocessing.resized(found.image)
 
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         for start in range(0, len(paths), BATCH_SIZE):

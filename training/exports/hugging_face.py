@@ -28,7 +28,7 @@ from training.exports.trained_folder import (
     require_same_ids,
     require_same_scores,
 )
-from training.towers.model import PREPROCESSING
+from training.towers.preprocessing import SQUASH
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 Tensors = dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ CONFIG_FILE, SAFETENSORS_FILE, IMAGE_PROCESSOR_FILE = "config.json", "model.safe
 _OWN_POOLER = "cls_pooler"
 # Used with both classes, because CLIP's own processor in transformers 4 assumes OpenAI's tokenizer.
 _PROCESSOR = "VisionTextDualEncoderProcessor"
-_BICUBIC = 3  # Pillow's number of the filter
+_RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers of the filters
 _SPECIAL_TOKENS = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
 
 _VISION_KEYS = frozenset({"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio", "patch_dropout"})
@@ -315,21 +315,22 @@ def prefix_setting(path: Path) -> dict[str, bool]:
 
 
 def write_image_processor(trained: TrainedFolder, folder: Path, *, processor: str | None = None) -> None:
-    """Write the image preprocessing: RGB, squashed to a square with bicubic interpolation, normalised."""
-    size = {"height": trained.loaded.image_size, "width": trained.loaded.image_size}
+    """Write the image preprocessing: RGB, resized to the model's square, normalised."""
+    preprocessing = trained.loaded.preprocessing
+    size, crops = {"height": preprocessing.size, "width": preprocessing.size}, preprocessing.resize_mode != SQUASH
     settings: dict[str, Any] = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": size,
-        "resample": _BICUBIC,
-        "do_center_crop": False,
+        "size": {"shortest_edge": preprocessing.size} if crops else size,
+        "resample": _RESAMPLE[preprocessing.interpolation],
+        "do_center_crop": crops,
         "crop_size": size,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": PREPROCESSING["mean"],
-        "image_std": PREPROCESSING["std"],
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
         **({"processor_class": processor} if processor else {}),
     }
     write_json(folder / IMAGE_PROCESSOR_FILE, settings)

@@ -20,6 +20,7 @@ from data_catalog.storage.shards import read_json
 from training.exports.trained_folder import TrainedFolder
 from training.fit.effort import Attempt, read_attempts
 from training.scores.score import CAPTION_MODES, IMAGE_CHOICES, Score
+from training.towers.preprocessing import SQUASH
 from training.trained_models import EFFORT_FILE, SCORES_FILE
 
 _JOULES_IN_KWH = 3_600_000
@@ -348,9 +349,12 @@ def _architecture(trained: TrainedFolder) -> str:
         sum(weight.numel() for weight in tower.parameters()) for tower in (module.visual, module.text)
     )
     bias = "" if trained.logit_bias is None else f", plus {trained.logit_bias:.4f}"
+    preprocessing = trained.loaded.preprocessing
+    resized = "squashed" if preprocessing.resize_mode == SQUASH else "cropped to the middle"
+    images = f"{preprocessing.size} pixels square, {resized}, with {preprocessing.interpolation} interpolation"
     rows: list[list[object]] = [
         ["image tower", f"{image_tower}, {num_image:,} weights"],
-        ["images", f"{trained.loaded.image_size} pixels square, squashed with bicubic interpolation"],
+        ["images", images],
         ["text tower", f"{text_tower}, {num_text:,} weights"],
         ["texts", f"up to {trained.context_length} tokens"],
         ["features", f"{config['embed_dim']} numbers"],

@@ -27,7 +27,6 @@ from training.towers.model import (
     ENCODER_CONFIG_FILE,
     HUB_WEIGHTS_FILE,
     OPEN_CLIP_CONFIG_FILE,
-    PREPROCESSING,
     WEIGHTS_FILE,
 )
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
@@ -90,7 +89,7 @@ def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name:
         encoder = read_json(trained.folder / ENCODER_CONFIG_FILE)
         encoder.pop("_name_or_path", None)
         write_json(folder / ENCODER_CONFIG_FILE, encoder)
-    preprocessing = {"size": trained.loaded.image_size, **PREPROCESSING}
+    preprocessing = trained.loaded.preprocessing.to_json()
     write_json(folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": model_config, "preprocess_cfg": preprocessing})
 
 

@@ -9,23 +9,20 @@ resumed run computes the same ones.
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from data_catalog.progress import Progress
 from data_catalog.storage.disk_errors import disk_errors
 from training.data.batches import BatchPlan, epoch_batches, image_inputs, places_of, text_inputs
 from training.data.pairs import Integers
 from training.fit.losses import Encoders, autocast, encode_images
-from training.fit.optimisation import FrozenPart, frozen_parts
 from training.fit.run import Run
-from training.towers.model import normalise_pixels
+from training.towers.backbones import FrozenPart, backbone_features, frozen_parts, projected
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -47,7 +44,9 @@ class PhaseInputs:
         if image_part is not None and not run.config.augmentations and _is_small(image_part, run):
 
             def pixels(samples: Integers) -> torch.Tensor:
-                return normalise_pixels(torch.from_numpy(run.split.images.read(places_of(run.split, samples))))
+                return run.preprocessing.normalised(
+                    torch.from_numpy(run.split.images.read(places_of(run.split, samples)))
+                )
 
             rows = FeatureRows(len(run.split.captions), run.out)
             self._images = FrozenTower("images", image_part, rows, pixels, lambda plan: plan.samples, run)
@@ -81,7 +80,7 @@ class PhaseInputs:
     def batches(self, epoch: int, *, skip: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the tower inputs of an epoch's batches, without the first `skip`."""
         run = self._run
-        read_images = self._images.read if self._images else image_inputs(run.split, run.config)
+        read_images = self._images.read if self._images else image_inputs(run.split, run.config, run.preprocessing)
         read_texts = self._texts.read if self._texts else text_inputs(run.split, run.tokenizer)
         for plan in self._plans(epoch, skip):
             yield read_images(plan), read_texts(plan)
@@ -174,37 +173,8 @@ class FeatureRows:
         return torch.from_numpy(self._rows[indices])
 
 
-def backbone_features(part: FrozenPart, inputs: torch.Tensor) -> Any:
-    """Return a tower's output without its trained projection."""
-    if not part.projection:
-        return part.tower(inputs)
-    with without(part.tower, part.projection):
-        return part.tower(inputs)
-
-
-@contextmanager
-def without(tower: Any, name: str) -> Iterator[None]:
-    """Replace a tower's projection of that name by the identity while inside."""
-    projection = getattr(tower, name)
-    setattr(tower, name, nn.Identity() if isinstance(projection, nn.Module) else None)
-    try:
-        yield
-    finally:
-        setattr(tower, name, projection)
-
-
-def projected(tower: Any, name: str) -> Encode:
-    """Return a function that applies a tower's projection of that name to features."""
-
-    def project(features: torch.Tensor) -> torch.Tensor:
-        projection = getattr(tower, name)
-        found: torch.Tensor = projection(features) if isinstance(projection, nn.Module) else features @ projection
-        return found
-
-    return project
-
-
 def _is_small(part: FrozenPart, run: Run) -> bool:
+    side = run.preprocessing.size
     with torch.no_grad():
-        features = backbone_features(part, torch.zeros((1, 3, run.image_size, run.image_size), device=run.device))
-    return bool(features.numel() * 4 <= run.image_size * run.image_size * 3)
+        features = backbone_features(part, torch.zeros((1, 3, side, side), device=run.device))
+    return bool(features.numel() * 4 <= side * side * 3)

@@ -261,7 +261,7 @@ def validate(run: Run) -> Validation | None:
     batches = held_out_batches(
         run.files.val,
         run.tokenizer,
-        image_size=run.image_size,
+        preprocessing=run.preprocessing,
         batch_size=run.batch_size,
         num_threads=run.num_threads,
     )

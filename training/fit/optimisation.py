@@ -1,7 +1,6 @@
 """Select the weights that train, and define the optimizer, its schedule and gradient clipping."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +11,9 @@ from torch.optim import AdamW
 
 from data_catalog.errors import SettingsError
 from training.config import TrainConfig
+from training.towers.backbones import towers_of
 
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
-# Attributes with the projection after a backbone, in open_clip's ViT, its ResNet and timm's towers; then in its own
-# text tower and Hugging Face's.
-_IMAGE_PROJECTIONS = ("proj", "attnpool", "head")
-_TEXT_PROJECTIONS = ("text_projection", "proj")
 
 
 def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: bool) -> None:
@@ -36,7 +32,7 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
         parameter.requires_grad_(not frozen)
     module.train()
     if frozen:
-        for tower, name, attributes in _towers(module):
+        for tower, name, attributes in towers_of(module):
             tower.eval()
             trained: list[nn.Parameter] = []
             for found in (getattr(tower, attribute, None) for attribute in attributes):
@@ -57,33 +53,6 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
         module.visual.eval()
         for parameter in module.visual.parameters():
             parameter.requires_grad_(False)
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenPart:
-    """A tower that is frozen during a phase.
-
-    Args:
-        tower: the image or text tower.
-        projection: attribute of the trained projection at the tower's end; empty if the whole tower is frozen.
-    """
-
-    tower: Any
-    projection: str
-
-
-def frozen_parts(module: Any, *, frozen: bool, lock_image: bool) -> tuple[FrozenPart | None, FrozenPart | None]:
-    """Return the image and the text tower, each with its trained projection, or None if a tower is not frozen."""
-    parts: list[FrozenPart | None] = []
-    for tower, _, attributes in _towers(module):
-        found = [name for name in attributes if getattr(tower, name, None) is not None]
-        parts.append(FrozenPart(tower, found[0]) if frozen and len(found) == 1 else None)
-    image, text = parts
-    return FrozenPart(module.visual, "") if lock_image else image, text
-
-
-def _towers(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:
-    return [(module.visual, "image", _IMAGE_PROJECTIONS), (module.text, "text", _TEXT_PROJECTIONS)]
 
 
 def make_optimizer(module: Any, config: TrainConfig) -> Any:

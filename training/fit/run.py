@@ -23,21 +23,23 @@ from training.fit.effort import EffortLog
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
+from training.towers.architecture import model_config_of
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
     create_model,
-    read_model_config,
+    preprocessing_of,
     require_encoding,
     write_model_config,
 )
+from training.towers.preprocessing import Preprocessing
 from training.towers.pretrained import (
     identity_of_weights,
     load_image_tower,
     load_text_encoder,
+    require_recorded_features,
     save_encoder_config,
-    with_text_encoder,
 )
 from training.towers.tokenizer import (
     TOKENIZER_CONFIG_FILE,
@@ -100,7 +102,7 @@ class Run:
     files: PairFiles
     out: Path
     key: str
-    image_size: int
+    preprocessing: Preprocessing
     batch_size: int
     num_threads: int
     device: torch.device
@@ -140,8 +142,8 @@ def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[di
         SettingsError: there is no such model config.
         InputError: the initial weights are missing.
     """
-    model_config = read_model_config(config.model)
-    weights = identity_of_weights(with_text_encoder(model_config, config), config)
+    model_config = model_config_of(config)
+    weights = identity_of_weights(model_config, config)
     return model_config, run_key(config, model_config, weights, shards)
 
 
@@ -191,8 +193,8 @@ def start_run(
     Raises:
         InputError: the train split has fewer than two samples per process.
     """
-    image_size = int(model_config["vision_cfg"]["image_size"])
-    split = open_train_split(files.train, config, image_size=image_size, num_threads=num_threads)
+    preprocessing = preprocessing_of(model_config)
+    split = open_train_split(files.train, config, preprocessing=preprocessing, num_threads=num_threads)
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
@@ -215,7 +217,7 @@ def start_run(
         files=files,
         out=out,
         key=key,
-        image_size=image_size,
+        preprocessing=preprocessing,
         # The configured size, or all samples if there are fewer; a multiple of the process count.
         batch_size=min(config.batch_size, num_samples // count * count),
         num_threads=num_threads,
@@ -298,7 +300,7 @@ def _start_from(
     The tokenizer is that of the text encoder. If the model has none, a tokenizer is trained on the captions. Weights
     are pretrained if the settings name some, and random otherwise.
     """
-    model_config = with_text_encoder(with_loss_constants(model_config, config), config)
+    model_config = with_loss_constants(model_config, config)
     text = model_config["text_cfg"]
     if "hf_model_name" in text:
         save_encoder_config(model_config, out)
@@ -315,7 +317,9 @@ def _start_from(
     load_image_tower(module, model_config, config)
     if "hf_model_name" in text:
         load_text_encoder(module, model_config)
-    require_encoding(module, tokenizer, image_size=int(model_config["vision_cfg"]["image_size"]), model=config.model)
+    preprocessing = preprocessing_of(model_config)
+    require_encoding(module, tokenizer, image_size=preprocessing.size, model=config.model)
+    require_recorded_features(module, tokenizer, preprocessing, model_config)
     return tokenizer, module
 
 

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import sha256_of
 from training.data.features import Encoder
-from training.data.images import squashed
-from training.towers.model import OPEN_CLIP_CONFIG_FILE, normalise_pixels, open_model
+from training.towers.model import OPEN_CLIP_CONFIG_FILE, open_model
 from training.towers.model_files import TRIAL_TEXTS, join_file_names, one_line, require_readable_files, translate_errors
 from training.towers.pretrained import WEIGHT_FILES
 from training.towers.tokenizer import TOKENIZER_FILE, refuse_unbounded_growth, try_in_child_process
@@ -53,7 +52,8 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
     model = open_model(folder)
 
     def prepare(image: Image.Image) -> "torch.Tensor":
-        return normalise_pixels(torch.from_numpy(squashed(image, model.image_size).copy())[None])[0]
+        pixels = torch.from_numpy(model.preprocessing.resized(image).copy())
+        return model.preprocessing.normalised(pixels[None])[0]
 
     return Encoder(
         name=name,

@@ -3,16 +3,15 @@
 open_clip alone can open a finished folder: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 """
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from data_catalog.storage.shards import read_json, sha256_of, write_json
+from data_catalog.storage.shards import sha256_of, write_json
 from training.processes import let_threads_sleep
 from training.towers.model_files import (
     REMEDY,
@@ -26,27 +25,17 @@ from training.towers.model_files import (
     require_file,
     translate_errors,
 )
+from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, SavedTokenizer, load_tokenizer
-
-if TYPE_CHECKING:
-    import torch
 
 OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
 WEIGHTS_FILE = "model.safetensors"
 HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
 
-_CONFIGS = Path(str(files("training.towers") / "model_configs"))
-
-# Required parts of a model config. Without a tokenizer name, open_clip silently uses its own tokenizer.
-_NEEDED = {"vision_cfg": ("image_size",), "text_cfg": ("context_length", "hf_tokenizer_name")}
-# Squashing keeps everything that a caption may mention. Cropping would cut off the edges.
-PREPROCESSING: dict[str, Any] = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "squash",
-}
+# Our own parts of a model config, which open_clip does not know.
+NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features")
+CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,48 +45,19 @@ class LoadedModel:
     Args:
         module: the open_clip model.
         tokenizer: turns texts into int64 token ids, shape (texts, length of the longest).
-        image_size: side of the square input images, in pixels.
+        preprocessing: how its images are resized and normalised.
         sha256: sha256 of the weights file.
     """
 
     module: Any
     tokenizer: SavedTokenizer
-    image_size: int
+    preprocessing: Preprocessing
     sha256: str
 
-
-def read_model_config(model: str) -> dict[str, Any]:
-    """Return an open_clip model config by its name, such as "compact", or from a JSON file.
-
-    Raises:
-        SettingsError: there is no model config of that name.
-        InputError: the file is not a valid model config.
-    """
-    path = Path(model) if model.endswith(".json") else _CONFIGS / f"{model}.json"
-    if not path.is_file():
-        known = ", ".join(sorted(path.stem for path in _CONFIGS.glob("*.json")))
-        raise SettingsError(f"there is no model config {model!r}: name one of {known}, or give a JSON file")
-    try:
-        config = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    found = config if isinstance(config, dict) else {}
-    missing = {"embed_dim", *_NEEDED} - found.keys()
-    for table, names in _NEEDED.items():
-        inside = found.get(table, {})
-        if table in found:
-            missing |= {f"{table}.{name}" for name in names if not isinstance(inside, dict) or name not in inside}
-    if missing:
-        raise InputError(f"{path} is not an open_clip model config: {', '.join(sorted(missing))} is missing")
-    text, image_size = found["text_cfg"], found["vision_cfg"]["image_size"]
-    if type(image_size) is not int or image_size < 1:
-        raise InputError(f"{path}: vision_cfg.image_size must be one number of pixels, got {image_size!r}")
-    is_causal = not {"no_causal_mask", "embed_cls"} & set(text) and text.get("pool_type", "argmax") == "argmax"
-    if found.get("custom_text") is not True or ("hf_model_name" not in text and not is_causal):
-        raise InputError(
-            f"{path}: set custom_text to true, and use a Hugging Face text tower or a causal one with pool_type argmax"
-        )
-    return found
+    @property
+    def image_size(self) -> int:
+        """Return the side of the square input images, in pixels."""
+        return self.preprocessing.size
 
 
 def create_model(model_config: dict[str, Any], folder: Path) -> Any:
@@ -124,7 +84,7 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
     from open_clip.model import CustomTextCLIP
 
     settings = deepcopy(model_config)
-    for name in ("custom_text", "image_weights"):
+    for name in ("custom_text", *NOT_OPEN_CLIP):
         settings.pop(name, None)
     has_encoder = "hf_model_name" in settings["text_cfg"]
     if has_encoder:
@@ -142,10 +102,15 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
 
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
     """Write `open_clip_config.json`, which describes the model and its image preprocessing to open_clip."""
-    size = model_config["vision_cfg"]["image_size"]
-    written = {name: value for name, value in model_config.items() if name != "image_weights"}
-    write_json(
-        folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": written, "preprocess_cfg": {"size": size, **PREPROCESSING}}
+    written = {name: value for name, value in model_config.items() if name not in NOT_OPEN_CLIP}
+    preprocessing = preprocessing_of(model_config)
+    write_json(folder / OPEN_CLIP_CONFIG_FILE, {"model_cfg": written, "preprocess_cfg": preprocessing.to_json()})
+
+
+def preprocessing_of(model_config: dict[str, Any]) -> Preprocessing:
+    """Return the image preprocessing that a model config states, or CLIP's with squashed images."""
+    return Preprocessing.from_json(
+        model_config.get("preprocess_cfg", {}), size=model_config["vision_cfg"]["image_size"]
     )
 
 
@@ -164,6 +129,7 @@ def load_model(folder: Path) -> LoadedModel:
     if not (config_path.exists() or weights_path.exists()):
         raise InputError(f"{folder} contains no trained model: train one first, or name another folder")
     model_config = read_open_clip_config(config_path)
+    preprocessing = _read_preprocessing(config_path, size=model_config["vision_cfg"]["image_size"])
     require_file(weights_path)
     has_encoder = "hf_model_name" in model_config["text_cfg"]
     deciding = [*([ENCODER_CONFIG_FILE] if has_encoder else []), OPEN_CLIP_CONFIG_FILE]
@@ -184,7 +150,7 @@ def load_model(folder: Path) -> LoadedModel:
     found = LoadedModel(
         module=module.eval(),
         tokenizer=tokenizer,
-        image_size=model_config["vision_cfg"]["image_size"],
+        preprocessing=preprocessing,
         sha256=sha256_of(weights_path),
     )
     side = found.image_size
@@ -196,6 +162,21 @@ def load_model(folder: Path) -> LoadedModel:
     if texts.shape != (len(TRIAL_TEXTS), dim):
         raise DamagedError(f"{config_path} gives image and text features of different sizes")
     return found
+
+
+def _read_preprocessing(path: Path, *, size: int) -> Preprocessing:
+    """Read the image preprocessing of an `open_clip_config.json`."""
+    found = read_object(path).get("preprocess_cfg")
+    needed = {"mean", "std", "interpolation", "resize_mode"}
+    if not isinstance(found, dict) or not needed <= found.keys():
+        raise DamagedError(f"{path} is not an open_clip model config, because preprocess_cfg is missing: {REMEDY}")
+    try:
+        return Preprocessing.from_json(found, size=size)
+    except SettingsError as error:
+        raise InputError(
+            f"{path} has an image preprocessing that is not supported here ({error}). `vernaclip scoreboard` can read "
+            "it as open_clip=DIR"
+        ) from error
 
 
 def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int, model: str) -> None:
@@ -220,20 +201,11 @@ def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int,
         raise InputError(f"the model config {model} gives image and text features of different sizes")
 
 
-def normalise_pixels(pixels: "torch.Tensor") -> "torch.Tensor":
-    """Convert uint8 images (batch, height, width, 3) to normalised floats (batch, 3, height, width)."""
-    import torch
-
-    mean = torch.tensor(PREPROCESSING["mean"]).view(1, 3, 1, 1)
-    std = torch.tensor(PREPROCESSING["std"]).view(1, 3, 1, 1)
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
 def open_model(model: LoadedModel | Path) -> LoadedModel:
     """Open a folder in open_clip's hub layout with safetensors weights. Return a loaded model unchanged.
 
     Raises:
-        InputError: the folder contains no model, or its image preprocessing differs from ours.
+        InputError: the folder contains no model, or its image preprocessing is not supported.
         DamagedError: a file is missing or damaged.
     """
     if isinstance(model, LoadedModel):
@@ -241,15 +213,6 @@ def open_model(model: LoadedModel | Path) -> LoadedModel:
     path = model / OPEN_CLIP_CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         raise InputError(f"{model} contains no model: {OPEN_CLIP_CONFIG_FILE} is missing")
-    preparing = read_object(path).get("preprocess_cfg")
-    if not isinstance(preparing, dict):
-        raise DamagedError(f"{path} is not an open_clip model config, because preprocess_cfg is missing: {REMEDY}")
-    other = [name for name, value in PREPROCESSING.items() if preparing.get(name) != value]
-    if other:
-        raise InputError(
-            f"{path} has a different image preprocessing ({', '.join(other)}), so its features would be meaningless "
-            "here. `vernaclip scoreboard` can read it as open_clip=DIR"
-        )
     let_threads_sleep()
     return load_model(model)
 

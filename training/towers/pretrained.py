@@ -5,19 +5,24 @@ Weights load strictly: every tensor must be present. open_clip's `pretrained_ima
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from PIL import Image
 from safetensors import SafetensorError
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
+from training.towers.architecture import RANDOM
+from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE
 from training.towers.model_files import describe_mismatch, named_tensors, one_line
+from training.towers.preprocessing import Preprocessing
+from training.towers.tokenizer import SavedTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -27,24 +32,9 @@ _ENCODER_REMEDY = (
     "train.text_encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
     "encoder into a folder, and name the folder"
 )
+AGREEMENT = 1e-4  # largest difference of a number of a recorded feature, scaled to length 1
 # Prefixes of head weights from an encoder's pretraining. All other weights must be used.
 _HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
-
-
-def with_text_encoder(model_config: dict[str, Any], config: TrainConfig) -> dict[str, Any]:
-    """Return the model config with the text encoder of the settings, if they name one.
-
-    Raises:
-        SettingsError: they name one, but the model's text tower is not a Hugging Face encoder.
-    """
-    if not config.text_encoder:
-        return model_config
-    if "hf_model_name" not in model_config["text_cfg"]:
-        raise SettingsError(
-            f"train.text_encoder is set, but the model {config.model} has no Hugging Face text tower: leave it empty"
-        )
-    names = {"hf_model_name": config.text_encoder, "hf_tokenizer_name": config.text_encoder}
-    return {**model_config, "text_cfg": {**model_config["text_cfg"], **names}}
 
 
 def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -61,51 +51,90 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
         found["text"] = (
             {name: sha256_of(folder / name) for name in names if (folder / name).is_file()} if folder.is_dir() else text
         )
-    if config.image_weights:
+    if config.image_weights not in ("", RANDOM):
         found["image"] = sha256_of(_weights_file(Path(config.image_weights)))
     elif "image_weights" in model_config:
         found["image"] = model_config["image_weights"]
+    for side, stated in model_config.get("recorded_features", {}).items():
+        if isinstance(stated, dict) and isinstance(stated.get("file"), str) and Path(stated["file"]).is_file():
+            found[f"recorded {side}"] = sha256_of(Path(stated["file"]))
     return found
 
 
 def load_image_tower(module: Any, model_config: Mapping[str, Any], config: TrainConfig) -> None:
     """Load the initial weights of the image tower, if the settings or the model config name some.
 
+    The weights of a timm backbone may have its classifier, which is left out. Its projection stays random.
+
     Raises:
         InputError: the weights cannot be fetched or read, or do not match the tower exactly.
     """
-    from open_clip.factory import load_state_dict
-    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
-
-    if not config.image_weights and "image_weights" not in model_config:
+    if config.image_weights == RANDOM or not (config.image_weights or "image_weights" in model_config):
         return
     if config.image_weights:
-        path = _weights_file(Path(config.image_weights))
+        source, tensors = _read_weights(_weights_file(Path(config.image_weights)))
     else:
-        named = model_config["image_weights"]
-        known = get_pretrained_cfg(named["model"], named["pretrained"])
-        if not known:
-            raise InputError(f"open_clip has no weights {named['pretrained']!r} for {named['model']!r}")
-        remedy = "copy them from a machine with network access, and set train.image_weights to the file"
-        with _fetching(f"the weights {named['pretrained']} of {named['model']}", remedy):
-            path = Path(download_pretrained(known))
-    try:
-        with _reading(str(path)):  # pickles are read without executing code
-            tensors = load_state_dict(str(path), device="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path} is not a complete weights file: {one_line(error)}") from error
+        source, tensors = _fetch_weights(model_config["image_weights"])
     visual = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
-    found = visual or tensors
+    found, tower, what = visual or tensors, module.visual, "the model's image tower"
+    if "timm_model_name" in model_config["vision_cfg"] and not any(name.startswith("trunk.") for name in found):
+        tower, what = module.visual.trunk, f"the backbone {model_config['vision_cfg']['timm_model_name']}"
+        classifiers = tower.pretrained_cfg.get("classifier") or ()
+        classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+        found = {
+            name: value
+            for name, value in found.items()
+            if not any(name.startswith(f"{classifier}.") for classifier in classifiers)
+        }
     # Files older than torch 1.0 have no batch counters. They start at 0.
     wanted = {
         name: value
-        for name, value in module.visual.state_dict().items()
+        for name, value in tower.state_dict().items()
         if name in found or not name.endswith(".num_batches_tracked")
     }
     if mismatch := describe_mismatch(wanted, found):
-        raise InputError(f"{path} does not match the model's image tower: {mismatch}")
-    module.visual.load_state_dict(found, strict=True)
-    logger.info("image tower: %s", path)
+        raise InputError(f"{source} does not match {what}: {mismatch}")
+    tower.load_state_dict(tower.state_dict() | found, strict=True)
+    new = [] if tower is module.visual else sorted(name for name, _ in module.visual.head.named_parameters())
+    _log_loaded("image tower", source, [f"head.{name}" for name in new])
+
+
+def _read_weights(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read tensors from a file. A pickle is read without executing code."""
+    from open_clip.factory import load_state_dict
+
+    try:
+        with _reading(str(path)):
+            return str(path), load_state_dict(str(path), device="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path} is not a complete weights file: {one_line(error)}") from error
+
+
+def _fetch_weights(named: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Fetch weights of open_clip or timm by name.
+
+    Args:
+        named: `model` and `pretrained` of open_clip, or `timm`, the name of a backbone.
+    """
+    import timm
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+    remedy = "copy them from a machine with network access, and set train.image_weights to the file"
+    if "timm" in named:
+        what = f"the weights of timm's {named['timm']}"
+        with _fetching(f"{what}", f"{remedy}, or to {RANDOM!r}"), _reading(what):
+            return what, dict(timm.create_model(named["timm"], pretrained=True).state_dict())
+    known = get_pretrained_cfg(named["model"], named["pretrained"])
+    if not known:
+        raise InputError(f"open_clip has no weights {named['pretrained']!r} for {named['model']!r}")
+    with _fetching(f"the weights {named['pretrained']} of {named['model']}", remedy):
+        path = Path(download_pretrained(known))
+    return _read_weights(path)
+
+
+def _log_loaded(tower: str, source: str, new: Sequence[str]) -> None:
+    names = f"; new, with random weights: {', '.join(new)}" if new else ""
+    logger.info("%s: %s%s", tower, source, names)
 
 
 def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
@@ -136,7 +165,7 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     if left:
         raise InputError(f"the text encoder {source} has weights unknown to its architecture: {named_tensors(left)}")
     module.text.transformer.load_state_dict(encoder.state_dict(), strict=True)
-    logger.info("text encoder: %s", source)
+    _log_loaded("text encoder", source, [f"proj.{name}" for name, _ in module.text.proj.named_parameters()])
 
 
 def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
@@ -151,6 +180,52 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     with _fetching(f"the text encoder {source}", _ENCODER_REMEDY):
         found = AutoConfig.from_pretrained(source)
     write_json(folder / ENCODER_CONFIG_FILE, found.to_dict())
+
+
+def require_recorded_features(
+    module: Any, tokenizer: SavedTokenizer, preprocessing: Preprocessing, model_config: Mapping[str, Any]
+) -> None:
+    """Check that the towers return the features that the model config states, before their projections.
+
+    Names and shapes of tensors prove nothing: a network with another activation takes the same tensors. The config's
+    `recorded_features` has for "image" the `file` of a picture, for "text" a `text`, and for each the `feature`, a list
+    of numbers. Both features are scaled to length 1 before they are compared.
+
+    Raises:
+        InputError: a number differs by more than `AGREEMENT`, or the record is not valid.
+    """
+    import torch
+
+    module.eval()
+    image_part, text_part = frozen_parts(module, frozen=True, lock_image=False)
+    for side, stated in model_config.get("recorded_features", {}).items():
+        part, key = (image_part, "file") if side == "image" else (text_part, "text")
+        if side not in ("image", "text") or not isinstance(stated, dict) or not isinstance(stated.get(key), str):
+            raise InputError(f"recorded_features.{side} of the model config must have {key!r} and 'feature'")
+        if part is None:
+            raise InputError(f"recorded_features.{side}: the {side} tower has no projection, so no feature before it")
+        if side == "image":
+            with Image.open(stated["file"]) as picture:
+                pixels = torch.from_numpy(preprocessing.resized(picture.convert("RGB")).copy())
+            inputs = preprocessing.normalised(pixels[None])
+        else:
+            inputs = tokenizer([stated["text"]])
+        with torch.no_grad():
+            made = backbone_features(part, inputs)[0].double()
+        try:
+            wanted = torch.tensor(stated.get("feature"), dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"recorded_features.{side}.feature must be a list of numbers") from error
+        made, wanted = (row / row.norm() for row in (made, wanted))
+        if made.shape != wanted.shape or not bool((made - wanted).abs().max() <= AGREEMENT):
+            cosine = (
+                f"their cosine is {float(made @ wanted):.4f}" if made.shape == wanted.shape else "their sizes differ"
+            )
+            raise InputError(
+                f"the {side} tower does not compute what was recorded of it ({cosine}): its weights fit by name and "
+                "shape only. Check the name of the architecture, the image mean, std and size, and the pooler"
+            )
+        logger.info("%s tower: agrees with its recorded feature", side)
 
 
 @contextmanager

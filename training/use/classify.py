@@ -10,7 +10,7 @@ import numpy as np
 
 from data_catalog.errors import DamagedError, SettingsError
 from training.data.features import text_features
-from training.data.images import picture_features, read_picture, squashed
+from training.data.images import picture_features, read_picture
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
 
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
@@ -94,7 +94,7 @@ def classify(
     loaded = open_model(model)
     too_long = set(loaded.tokenizer.too_long(texts))
     _require_distinct_texts(loaded, labels, texts, too_long)
-    pixels = squashed(read_picture(image, loaded.image_size).image, loaded.image_size)
+    pixels = loaded.preprocessing.resized(read_picture(image, loaded.image_size).image)
     cosines = text_features(loaded, texts).astype(np.float64) @ picture_features(loaded, np.stack([pixels]))[0]
     if not np.isfinite(cosines).all():
         raise DamagedError(f"the model's features are not finite: {WEIGHTS_FILE} is damaged, so train it again")

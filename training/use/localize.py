@@ -7,8 +7,8 @@ strip fits the text than the whole image, and subtracts the mean three times, so
 
 Here the parts are squares of several sizes, and the rest gets the image's mean colour. Each square is covered once, and
 shown alone once. In the first case the described object is missing, in the second it is all that is visible. The value
-of a place is the mean over the squares that contain it, in cosines. The image is squashed to the model's square as in
-training, where the demo pads it. `benchmarks/localization.py` measures both methods and the demo's.
+of a place is the mean over the squares that contain it, in cosines. The whole image is squashed to the model's square,
+where the demo pads it. `benchmarks/localization.py` measures both methods and the demo's.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from data_catalog.errors import DamagedError, SettingsError
-from training.data.images import BATCH_SIZE, Pixels, picture_features, read_picture, squashed
+from data_catalog.errors import DamagedError, InputError, SettingsError
+from training.data.images import BATCH_SIZE, picture_features, read_picture
 from training.data.pairs import Floats
 from training.towers.model import WEIGHTS_FILE, LoadedModel, open_model, require_texts
+from training.towers.preprocessing import SQUASH, Pixels
 from training.use.search import query_features
 
 Masks = np.ndarray[Any, np.dtype[np.bool_]]
@@ -101,15 +102,17 @@ def localize(image: Path, text: str, model: LoadedModel | Path, *, method: str =
 
     Raises:
         SettingsError: the text is empty, or there is no such method.
-        InputError: the image cannot be read, or there is no model.
+        InputError: the image cannot be read, there is no model, or the model crops its images.
         DamagedError: the model's files are damaged.
     """
     require_texts([text])
     if method not in METHODS:
         raise SettingsError(f"the method must be one of {', '.join(METHODS)}, got {method!r}")
     loaded = open_model(model)
+    if loaded.preprocessing.resize_mode != SQUASH:
+        raise InputError("the model sees only the middle of an image, so it cannot localize in the whole of it")
     picture = read_picture(image, loaded.image_size)
-    pixels = squashed(picture.image, loaded.image_size)
+    pixels = loaded.preprocessing.resized(picture.image)
     wanted = query_features(loaded, text)[0].astype(np.float64)
     whole = float(picture_features(loaded, np.stack([pixels]))[0] @ wanted)
     masks = square_masks(min(GRID, loaded.image_size))

@@ -1,0 +1,176 @@
+"""Decide a run's architecture: an open_clip model config by name or from a JSON file, with the towers of the settings.
+
+Parts that a config leaves out are filled in and logged. Beside open_clip's parts, a config may have `image_weights`
+(initial weights of the image tower), `preprocess_cfg` (open_clip's image preprocessing) and `recorded_features`
+(features that the towers must return, see `training.towers.pretrained`).
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.shards import read_json
+from training.config import TrainConfig
+from training.towers.model import CONFIGS, preprocessing_of
+from training.towers.model_files import one_line
+from training.towers.preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random"
+_CONTEXT_LENGTH = 77  # CLIP's
+_OWN_TOKENIZER = "tokenizer"  # trained on the captions
+
+
+def model_config_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the open_clip model config that the settings describe.
+
+    Raises:
+        SettingsError: there is no such model config or backbone, or a setting does not fit it.
+        InputError: the JSON file is not a valid model config.
+    """
+    found = read_model_config(config.model)
+    vision, text = found["vision_cfg"], found["text_cfg"]
+    recorded = dict(found.get("recorded_features", {}))
+    preprocessing: dict[str, Any] = dict(found.get("preprocess_cfg", {}))
+    if config.embed_dim:
+        found["embed_dim"] = config.embed_dim
+    if config.image_tower:
+        vision, preprocessing = _timm_tower(config.image_tower)
+        recorded.pop("image", None)
+        found.pop("quick_gelu", None)
+        found["image_weights"] = {"timm": config.image_tower}
+    if config.image_weights == RANDOM:
+        found.pop("image_weights", None)
+    if config.image_size:
+        vision["image_size"] = config.image_size
+    if config.text_encoder:
+        if "hf_model_name" not in text:
+            text = {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler", "context_length": _CONTEXT_LENGTH}
+        text |= {"hf_model_name": config.text_encoder, "hf_tokenizer_name": config.text_encoder}
+        recorded.pop("text", None)
+    if config.text_pooler:
+        if "hf_model_name" not in text:
+            raise SettingsError(
+                f"train.text_pooler is set, but the model {config.model} has no Hugging Face text tower: leave it empty"
+            )
+        text["hf_pooler_type"] = config.text_pooler
+    if config.context_length:
+        text["context_length"] = config.context_length
+    for name, value in (("mean", config.image_mean), ("std", config.image_std), ("resize_mode", config.image_resize)):
+        if value:
+            preprocessing[name] = list(value) if isinstance(value, tuple) else value
+    found |= {"vision_cfg": vision, "text_cfg": text}
+    if preprocessing:
+        found["preprocess_cfg"] = preprocessing
+    found.pop("recorded_features", None)
+    if recorded:
+        found["recorded_features"] = recorded
+    preprocessing_of(found)  # raises for invalid values
+    return found
+
+
+def read_model_config(model: str) -> dict[str, Any]:
+    """Return a complete model config of ours or of open_clip by its name, such as "compact", or from a JSON file.
+
+    Raises:
+        SettingsError: there is no model config of that name.
+        InputError: the file is not a valid model config.
+    """
+    return _complete(_read(model), model)
+
+
+def _read(model: str) -> dict[str, Any]:
+    from open_clip.factory import get_model_config, list_models
+
+    path = Path(model) if model.endswith(".json") else CONFIGS / f"{model}.json"
+    if not path.is_file():
+        if model in list_models():
+            return deepcopy(get_model_config(model) or {})
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
+        raise SettingsError(
+            f"there is no model config {model!r}: name one of {known}, one of open_clip "
+            "(https://github.com/mlfoundations/open_clip/tree/main/src/open_clip/model_configs), or a JSON file"
+        )
+    try:
+        config = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    found = config if isinstance(config, dict) else {}
+    for side in found.get("recorded_features", {}).values():
+        if isinstance(side, dict) and isinstance(side.get("file"), str):
+            side["file"] = str(path.parent / side["file"])
+    return found
+
+
+def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
+    """Return a config with the parts that it leaves out.
+
+    Raises:
+        InputError: it lacks a tower, or has one that cannot be trained here.
+    """
+    missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - config.keys())
+    if missing:
+        raise InputError(f"{model} is not an open_clip model config: {', '.join(missing)} is missing")
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    if not isinstance(vision, dict) or not isinstance(text, dict):
+        raise InputError(f"{model} is not an open_clip model config: vision_cfg and text_cfg must be objects")
+    size = vision.get("image_size")
+    if type(size) is not int or size < 1:
+        raise InputError(f"{model}: vision_cfg.image_size must be one number of pixels, got {size!r}")
+    if "hf_model_name" in text:
+        defaults = {"context_length": _CONTEXT_LENGTH, "hf_tokenizer_name": text["hf_model_name"]}
+    else:
+        defaults = {"context_length": _CONTEXT_LENGTH, "hf_tokenizer_name": _OWN_TOKENIZER}
+        is_causal = not {"no_causal_mask", "embed_cls"} & text.keys() and text.get("pool_type", "argmax") == "argmax"
+        if not is_causal:
+            raise InputError(
+                f"{model}: use a Hugging Face text tower, or a causal one with pool_type argmax (no embed_cls)"
+            )
+    filled = {name: value for name, value in defaults.items() if name not in text}
+    if config.get("custom_text") is not True:
+        filled["custom_text"] = True
+    if filled:
+        listed = ", ".join(f"{name} = {json.dumps(value)}" for name, value in filled.items())
+        logger.info("%s: filled in %s", model, listed)
+    return {**config, "custom_text": True, "text_cfg": {**defaults, **text}, "vision_cfg": dict(vision)}
+
+
+def _timm_tower(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `vision_cfg` and `preprocess_cfg` of a timm backbone with a linear projection.
+
+    Raises:
+        SettingsError: timm has no backbone of that name.
+    """
+    import timm
+
+    try:
+        known = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        raise SettingsError(f"train.image_tower: timm has no backbone {name!r} ({one_line(error)})") from error
+    if known is None or not timm.is_model(name):
+        near = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
+        meant = f": did you mean {', '.join(near)}?" if near else ""
+        raise SettingsError(f"train.image_tower: timm has no backbone {name!r}{meant}")
+    sizes: Mapping[str, Any] = known.to_dict()
+    _, height, width = sizes["input_size"]
+    vision = {
+        "image_size": min(height, width),
+        "timm_model_name": name,
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+    }
+    interpolation = sizes.get("interpolation")
+    preprocessing = Preprocessing(
+        size=min(height, width),
+        mean=tuple(sizes["mean"]),
+        std=tuple(sizes["std"]),
+        interpolation=interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
+    ).to_json()
+    del preprocessing["size"]
+    return vision, preprocessing

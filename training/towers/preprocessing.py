@@ -1,0 +1,95 @@
+"""Describe how a model's images are resized, cropped and normalised, and do it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from data_catalog.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Channels = tuple[float, float, float]
+
+# Squashing keeps everything that a caption may mention. Cropping cuts off the edges.
+SQUASH, SHORTEST = "squash", "shortest"
+_INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """A model's image preprocessing, in the terms of open_clip's `preprocess_cfg`.
+
+    Args:
+        size: side of the square input images, in pixels.
+        mean: mean of each channel, of values from 0 to 1. The default is CLIP's.
+        std: standard deviation of each channel.
+        interpolation: "bicubic" or "bilinear".
+        resize_mode: "squash" resizes the whole image to the square; "shortest" resizes the shorter side, and cuts the
+            square from the middle.
+
+    Raises:
+        SettingsError: a value is invalid.
+    """
+
+    size: int
+    mean: Channels = (0.48145466, 0.4578275, 0.40821073)
+    std: Channels = (0.26862954, 0.26130258, 0.27577711)
+    interpolation: str = "bicubic"
+    resize_mode: str = SQUASH
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or self.size < 1:
+            raise SettingsError(f"the image size must be a positive number of pixels, got {self.size!r}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            numbers = [value for value in values if isinstance(value, int | float) and -10 < value < 10]
+            if len(values) != 3 or len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
+                raise SettingsError(f"the image {name} must be three numbers, one per channel, got {list(values)!r}")
+        for name, value, known in (
+            ("interpolation", self.interpolation, (*_INTERPOLATIONS,)),
+            ("resize mode", self.resize_mode, (SQUASH, SHORTEST)),
+        ):
+            if value not in known:
+                raise SettingsError(f"the image {name} must be one of {', '.join(known)}, got {value!r}")
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any], *, size: int) -> "Preprocessing":
+        """Return the preprocessing that a `preprocess_cfg` of open_clip describes, for a model of that image size.
+
+        Raises:
+            SettingsError: a value is invalid or unsupported.
+        """
+        values = {name: config[name] for name in ("interpolation", "resize_mode") if name in config}
+        for name in ("mean", "std"):
+            if name in config:
+                if not isinstance(config[name], list | tuple):
+                    raise SettingsError(f"the image {name} must be three numbers, got {config[name]!r}")
+                values[name] = tuple(config[name])
+        return cls(size=size, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return open_clip's `preprocess_cfg`."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def resized(self, image: Image.Image) -> Pixels:
+        """Resize an RGB image to the model's square: uint8, shape (size, size, 3)."""
+        resample, side = _INTERPOLATIONS[self.interpolation], self.size
+        if self.resize_mode == SQUASH:
+            return np.asarray(image.resize((side, side), resample))
+        # As torchvision's Resize and CenterCrop, which open_clip uses.
+        width, height = image.size
+        shorter = min(width, height)
+        wide, high = (side * length // shorter if length != shorter else side for length in (width, height))
+        left, top = round((wide - side) / 2), round((high - side) / 2)
+        return np.asarray(image.resize((wide, high), resample).crop((left, top, left + side, top + side)))
+
+    def normalised(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        """Convert uint8 images (batch, size, size, 3) to normalised floats (batch, 3, size, size)."""
+        import torch
+
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
