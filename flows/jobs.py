@@ -47,7 +47,11 @@ from training.trained_models import EFFORT_FILE, SCORES_FILE, current_model, pai
 from translation.memory import forget_texts
 
 if TYPE_CHECKING:
+    from training.align.curve import Curve
     from training.fit.loop import TrainResult
+
+
+FROZEN_FEATURES = "frozen-features"  # folder in `work` with the features of frozen towers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,15 @@ class TrainReport:
             "epochs": self.result.epochs,
             "best epoch": self.result.best_epoch,
             "validation loss": self.result.best_val_loss,
+            "validation MRR@10": self.result.best_val_mrr,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignReport(TrainReport):
+    """An aligned model, and the curve of scores by number of training images, if it was asked for."""
+
+    curve: "Curve | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +214,20 @@ def train(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) 
     return report
 
 
+def align(
+    recipe: str, *, root: Path, overrides: Overrides, executor: Executor, curve: Sequence[int] = ()
+) -> "AlignReport":
+    """Align the recipe's frozen towers on its dataset below `root`, and measure the curve at some sizes."""
+    loaded = load_recipe(recipe, root=root, overrides=overrides)
+    report = executor.run("align", partial(align_model, loaded, root, curve=curve))
+    executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
+    if report.curve is not None:
+        executor.artifact_table(
+            f"curve-{loaded.name}", report.curve.rows(), f"Scores of {loaded.name} by number of training images."
+        )
+    return report
+
+
 def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on its held-out images, and show the scoreboard."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
@@ -221,11 +247,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
         InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
         DamagedError: a shard is damaged.
     """
-    snapshot = require_snapshot(root, recipe.name, recipe=recipe.reference)
-    require_guarded(snapshot, recipe)
-    problems = snapshot.verify()
-    if problems:
-        raise DamagedError(f"the dataset is damaged: {problems[0]}. Remove {snapshot.folder} and build it again.")
+    snapshot = _trainable_snapshot(recipe, root)
     from training.fit.loop import train as fit
     from training.fit.run import MODEL_FILES, model_and_key
 
@@ -240,6 +262,48 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
             record_folder(models / key[:12], (*MODEL_FILES, EFFORT_FILE))
             write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return TrainReport(folder=models / key[:12], snapshot=snapshot, result=result)
+
+
+def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> AlignReport:
+    """Align the recipe's frozen towers on the dataset's current snapshot, or return at once if that was done.
+
+    Args:
+        recipe: recipe of the dataset.
+        root: of the catalog.
+        curve: numbers of training images at which to measure the curve.
+
+    Raises:
+        SettingsError: a tower would start from random weights.
+        InputError: nothing was built, the splits overlap, or the dataset was not guarded against a test set.
+        DamagedError: a shard is damaged.
+    """
+    snapshot = _trainable_snapshot(recipe, root)
+    from training.align.align import align, aligned_model_and_key
+    from training.align.curve import measure_curve
+    from training.fit.run import MODEL_FILES
+
+    files, hashes = pair_files(snapshot), pair_hashes(snapshot)
+    _, key = aligned_model_and_key(recipe.train, recipe.align, files.hashes(hashes.__getitem__))
+    models, cache = root / "models" / recipe.name, root / "work" / FROZEN_FEATURES
+    out = models / key[:12]
+    with writer_lock(models):
+        result = align(files, recipe.train, recipe.align, out, cache=cache, sha256=hashes.__getitem__)
+        measured = None
+        if curve:
+            measured = measure_curve(files, recipe.train, recipe.align, recipe.evaluate, out, cache=cache, sizes=curve)
+        record_folder(out, (*MODEL_FILES, EFFORT_FILE))
+        write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+    return AlignReport(folder=out, snapshot=snapshot, result=result, curve=measured)
+
+
+def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:
+    """Return the dataset's current snapshot, after it was verified and found to be guarded against all test sets."""
+    snapshot = require_snapshot(root, recipe.name, recipe=recipe.reference)
+    require_guarded(snapshot, recipe)
+    problems = snapshot.verify()
+    if problems:
+        raise DamagedError(f"the dataset is damaged: {problems[0]}. Remove {snapshot.folder} and build it again.")
+    return snapshot
 
 
 def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:

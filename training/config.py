@@ -27,6 +27,7 @@ CHOICES = {
     "loss": ("clip", "siglip"),
     "captions": ("random", "first"),
     "precision": ("fp32", "bf16"),
+    "select": ("mrr", "loss"),
     "device": DEVICES,
     "image_resize": ("", "squash", "shortest"),
     "text_pooler": ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
@@ -78,14 +79,17 @@ class TrainConfig:
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
     """Maximum number of passes before `epochs` in which both towers are frozen and only their projections are trained.
-    This phase ends early when the validation loss stops improving; training continues from its best weights. 0 skips
+    This phase ends early when validation stops improving; training continues from its best weights. 0 skips
     it."""
     steps: int = 0
     """Optimizer steps of the whole run, instead of epochs. The last weights are kept, and `patience` is ignored. Frozen
     epochs get their share of the steps. 0 trains by epochs."""
+    select: str = "mrr"
+    """Measure on the validation split that chooses the epoch whose weights are kept: "mrr", the MRR@10 from captions to
+    images, or "loss"."""
     patience: int = 0
-    """Epochs without a better validation loss after which a phase ends. 0 runs all epochs, except that frozen epochs
-    end after the first one without improvement."""
+    """Epochs without a better validation result (`select`) after which a phase ends. 0 runs all epochs, except that
+    frozen epochs end after the first one without improvement."""
     batch_size: int = 128
     """Images per step, at least 2; 128 in the paper. An incomplete last batch of an epoch is dropped."""
     microbatch: int = 0
@@ -190,6 +194,52 @@ class TrainConfig:
     def frozen_steps(self) -> int:
         """Return the number of `steps` with frozen towers: the share of the frozen epochs among all epochs."""
         return round(self.steps * self.frozen_epochs / (self.frozen_epochs + self.epochs))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlignConfig:
+    """Settings of alignment: heads over the frozen towers that `[train]` names."""
+
+    epochs: int = 40
+    """Passes over the train split after the closed-form start, with one random caption of each image. The epoch with
+    the best MRR@10 on the validation split is kept. 0 keeps the closed-form start."""
+    batch_size: int = 1024
+    """Pairs per step."""
+    lr: float = 1e-3
+    """Peak learning rate of the heads. It falls to 0 along a cosine."""
+    weight_decay: float = 0.1
+    """Weight decay of the heads."""
+    ridge: float = 0.1
+    """Regularisation of the closed-form start: share of the mean variance that is added to each variance."""
+    logit_scale: float = 20.0
+    """Factor of similarities at the start, 1 to 100. It is trained."""
+    hidden: bool = False
+    """Give each head a hidden layer, in place of one linear map. Such heads start from random weights."""
+    dropout: float = 0.0
+    """Share of a tower's features that each step drops, 0 to 1."""
+    mirror: bool = False
+    """Also compute features of the mirrored training images. Each epoch then draws one of the two views. Captions that
+    name left or right become wrong."""
+    refit: bool = False
+    """Train again on the train and validation splits together, for the number of epochs that was chosen."""
+    seed: int = 0
+    """Seed of heads with a hidden layer, order, captions and views."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"align.{name} must be positive, got {getattr(self, name)}")
+        for name in ("epochs", "weight_decay", "ridge", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"align.{name} must not be negative, got {getattr(self, name)}")
+        if not 1 <= self.logit_scale <= 100:
+            raise SettingsError(f"align.logit_scale must be from 1 to 100, got {self.logit_scale}")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
+        if self.batch_size < 2:
+            raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
+        if self.hidden and not self.epochs:
+            raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from data_catalog.errors import PipelineError
     from vernaclip.catalog import Catalog
     from vernaclip.dataset import Pair, PairDataset, open_dataset
-    from vernaclip.jobs import build, score, train, translate
+    from vernaclip.jobs import align, build, score, train, translate
     from vernaclip.model import Model, open_model
 
     __version__: str
@@ -28,6 +28,7 @@ __all__ = [
     "PairDataset",
     "PipelineError",
     "__version__",
+    "align",
     "build",
     "open_dataset",
     "open_model",
@@ -42,6 +43,7 @@ _MODULES = {
     "Pair": "vernaclip.dataset",
     "PairDataset": "vernaclip.dataset",
     "PipelineError": "data_catalog.errors",
+    "align": "vernaclip.jobs",
     "build": "vernaclip.jobs",
     "open_dataset": "vernaclip.dataset",
     "open_model": "vernaclip.model",

@@ -12,7 +12,7 @@ from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 from flows import jobs
 from flows.build.execution import LocalExecutor
-from flows.jobs import BuildReport, EvaluateReport, TrainReport
+from flows.jobs import AlignReport, BuildReport, EvaluateReport, TrainReport
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.engine import Translation, translate_stream
 from translation.memory import with_memory
@@ -68,6 +68,23 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
     """
     with _job(root) as (place, executor):
         return jobs.train(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
+
+
+def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve: Sequence[int] = ()) -> AlignReport:
+    """Train only the projections over the frozen, pretrained towers that the recipe names. Features are kept.
+
+    Args:
+        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
+        root: folder of the catalog.
+        settings: settings that replace those of the recipe. docs/recipes.md lists those of `align` and `train`.
+        curve: numbers of training images at which to measure R@1 too.
+
+    Raises:
+        InputError: the dataset was not built, or the towers' weights are missing or do not match.
+        SettingsError: a tower would start from random weights.
+    """
+    with _job(root) as (place, executor):
+        return jobs.align(fspath(recipe), root=place, overrides=settings or {}, executor=executor, curve=curve)
 
 
 def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> EvaluateReport:

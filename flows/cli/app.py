@@ -75,6 +75,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         jobs.run,
         jobs.build,
         jobs.train,
+        jobs.align,
         jobs.evaluate,
         comparisons.ablate,
         comparisons.scoreboard,

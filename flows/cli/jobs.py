@@ -11,14 +11,14 @@ from cyclopts import Group, Parameter
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.plain_text import cell_text, command, counted, deciding_settings_text
-from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root
+from flows.cli.options import DEFAULT_ROOT, Json, OptionalNumber, Overrides, RecipeName, Root, whole_numbers
 from flows.cli.output import is_quiet, require_own_file, say, say_json, say_table
 
 if TYPE_CHECKING:
     from flows.dry_run import DryRun
-    from flows.jobs import BuildReport, EvaluateReport, TrainReport
+    from flows.jobs import AlignReport, BuildReport, EvaluateReport, TrainReport
 
-FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "evaluate": "evaluate-clip"}
+FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "align": "align-clip", "evaluate": "evaluate-clip"}
 
 
 @Parameter(name="*")
@@ -165,6 +165,38 @@ def train(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOpt
     _print_next(job, ("evaluate",))
 
 
+def align(
+    recipe: RecipeName,
+    /,
+    *,
+    root: Root = DEFAULT_ROOT,
+    options: ModelOptions = _MODEL,
+    curve: Annotated[tuple[int, ...], Parameter(metavar="N,N,...", converter=whole_numbers)] = (),
+) -> None:
+    """Train only the projections over the frozen, pretrained towers that the recipe's [train] names. Takes minutes.
+
+    Features of all images and captions are computed once and kept. The result is an ordinary model.
+
+    Args:
+        curve: Also train on this many images each, such as 250,500,1000, and print R@1 against the number of images.
+    """
+    job = _job(recipe, root, options)
+    report: AlignReport = with_executor("align", job, curve=list(curve))
+    if options.json:
+        say_json(
+            {"folder": report.folder, "dataset": report.snapshot.dataset}
+            | {name.replace(" ", "_"): value for name, value in report.row().items()}
+            | {"curve": None if report.curve is None else report.curve.rows()}
+        )
+        return
+    _print_training(report)
+    if report.curve is not None:
+        say(f"\nScores on the {report.curve.split} split by number of training images\n")
+        say_table(report.curve.rows())
+        say(f"\nPlot: {report.folder / 'curve.png'}")
+    _print_next(job, ("evaluate",))
+
+
 def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
     """Score the trained model on the dataset's held-out images."""
     job = _job(recipe, root, options)
@@ -181,8 +213,8 @@ def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry
     return Job(recipe=recipe, root=root, retry_failed=retry_failed, **values)
 
 
-def with_executor(name: str, job: Job) -> Any:
-    """Run a job of `flows.jobs` ("build", "train" or "evaluate") with the chosen executor, and return its report.
+def with_executor(name: str, job: Job, **options: Any) -> Any:
+    """Run a job of `flows.jobs` ("build", "train", "align" or "evaluate") with the chosen executor; return its report.
 
     Only builds use a cluster. The other jobs of a run with `--executor dask` go through Prefect.
 
@@ -202,7 +234,7 @@ def with_executor(name: str, job: Job) -> Any:
         raise SettingsError(
             "several processes can only train, and without Prefect: use `vernaclip train --executor local`"
         )
-    more = {"retry_failed": job.retry_failed} if name == "build" else {}
+    more = {"retry_failed": job.retry_failed} if name == "build" else options
     if job.executor == "local":
         from flows import jobs
         from flows.build.execution import LocalExecutor
@@ -323,6 +355,7 @@ def _print_build(report: "BuildReport", job: Job) -> None:
 def _print_training(report: "TrainReport") -> None:
     result = report.result
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.3f}"
+    loss += "" if result.best_val_mrr is None else f", validation MRR@10 {result.best_val_mrr:.3f}"
     say(f"\nModel: {report.folder}")
     say(f"{result.num_samples:,} images, {result.epochs} epochs, best epoch {result.best_epoch}{loss}")
 

@@ -23,6 +23,19 @@ def whole_number(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f"{tokens[0].value!r} is not a whole number.") from error
 
 
+def whole_numbers(_: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Return integers that are separated by commas.
+
+    Raises:
+        ValueError: one of them is not an integer.
+    """
+    words = [word for token in tokens for word in token.value.split(",")]
+    try:
+        return tuple(map(int, words))
+    except ValueError as error:
+        raise ValueError(f"{', '.join(map(repr, words))} must be whole numbers, separated by commas.") from error
+
+
 def word_groups(_: Any, tokens: Sequence[Token]) -> tuple[tuple[str, ...], ...]:
     """Return the words of a repeatable option that takes several words, as one tuple for each occurrence."""
     groups: list[list[str]] = []

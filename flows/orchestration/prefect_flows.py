@@ -1,4 +1,4 @@
-"""The four Prefect flows, each of which runs main jobs for a recipe, a root and settings.
+"""The five Prefect flows, each of which runs main jobs for a recipe, a root and settings.
 
 When deployed, they are started by `prefect deployment run build-dataset -p recipe=italian`. Importing this module loads
 Prefect; the jobs themselves are in `flows.jobs`, which does not.
@@ -61,6 +61,7 @@ Settings = Annotated[Any, WithJsonSchema(_FORM)]
 # Phases of the progress artifact; all have the same weight.
 BUILD_PHASES = tuple(step.name for step in STEPS)
 TRAIN_PHASES = ("train",)
+ALIGN_PHASES = ("align",)
 EVALUATE_PHASES = ("evaluate",)
 
 
@@ -126,6 +127,22 @@ def train_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Setting
         return runs.train(recipe, root=Path(root), overrides=settings or {}, executor=executor)
 
 
+@_flow("align-clip")
+def align_clip(
+    recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None, curve: list[int] | None = None
+) -> Any:
+    """Align the frozen towers of a recipe on its dataset, which must have been built.
+
+    Args:
+        recipe: name of a recipe, or a TOML file.
+        root: folder of the catalog, relative to the project's folder.
+        settings: settings that override those of the recipe.
+        curve: numbers of training images at which to measure the score.
+    """
+    with _executor("align-clip", ALIGN_PHASES, recipe, root, settings) as executor:
+        return runs.align(recipe, root=Path(root), overrides=settings or {}, executor=executor, curve=curve or ())
+
+
 @_flow("evaluate-clip")
 def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Score the trained model of a recipe on the dataset's held-out images.
@@ -160,7 +177,7 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
 
 
 FLOWS: dict[str, Flow[..., Any]] = {
-    found.name: found for found in (build_dataset, train_clip, evaluate_clip, build_and_train)
+    found.name: found for found in (build_dataset, train_clip, align_clip, evaluate_clip, build_and_train)
 }
 
 

@@ -32,7 +32,7 @@ from flows.recipe.sources import (
     source_settings,
     test_set_settings,
 )
-from training.config import EvaluateConfig, TrainConfig
+from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
@@ -107,6 +107,7 @@ class Recipe(Dataset):
     duplicates: DuplicatesConfig = field(default_factory=DuplicatesConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
@@ -148,10 +149,11 @@ SECTIONS: dict[str, Any] = {
     "duplicates": DuplicatesConfig,
     "split": SplitConfig,
     "train": TrainConfig,
+    "align": AlignConfig,
     "evaluate": EvaluateConfig,
 }
 # Sections with what-settings of a dataset, in the order of the manifest.
-_WHAT_SECTIONS = [name for name in SECTIONS if name not in ("scenes", "serve", "consent", "train", "evaluate")]
+_WHAT_SECTIONS = [name for name in SECTIONS if name not in ("scenes", "serve", "consent", "train", "align", "evaluate")]
 
 
 def what_settings(recipe: Recipe) -> dict[str, Any]:

@@ -43,10 +43,11 @@ Read = Callable[[str], bytes]  # returns the bytes of an image by name; raises O
 # Packages that load models, tokenize and resize images. Another release may give slightly different features.
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "transformers", "tokenizers", "timm", "pillow", "numpy")
 
-STORE_VERSION = 1  # raise it when the pixels of the same file change, or the format of feature files
+STORE_VERSION = 2  # raise it when the pixels of the same file change, or the format of feature files
 PORTION = 2048  # images or texts that are encoded before their features are written
 INDEX_VERSION = 2
 RECORD_FILE = "index.json"
+_MODEL = b"model"  # metadata of a file of the store: the name of its model's folder
 _FEATURES_FILE = re.compile(r"features-([0-9a-f]{64})\.(npy|parquet)")
 # Inputs that distinguish models in a fingerprint: noise images of these widths and heights, and texts.
 _NOISE = ((64, 64), (31, 97), (480, 360), (20, 9))
@@ -117,7 +118,7 @@ def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]]
 
 
 class FeatureStore:
-    """A cache of a model's unit features of test images and texts, in memory and optionally on disk.
+    """A cache of a model's features of images and texts, in memory and optionally on disk.
 
     Images with equal bytes, and texts with equal characters, have bit-identical features, so they always tie. Features
     that an interrupted run has computed are used by the next one.
@@ -126,14 +127,15 @@ class FeatureStore:
         encoder: the model.
         folder: folder of the cache, with a subfolder for each model, named by its `fingerprint`. None caches in memory
             only.
+        unit: scale features to length 1. False leaves them as the model returns them.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path | None = None) -> None:
-        self.encoder, self._folder = encoder, folder
+    def __init__(self, encoder: Encoder, folder: Path | None = None, *, unit: bool = True) -> None:
+        self.encoder, self._folder, self._unit = encoder, folder, unit
         self._unsaved: dict[bytes, Features] = {}
 
     def images(self, names: Sequence[str], read: Read, *, batch_size: int = 128) -> tuple[Features, dict[int, bytes]]:
-        """Return unit features of all images that exist and decode. Only new images are encoded.
+        """Return features of all images that exist and decode. Only new images are encoded.
 
         Returns:
             Features of shape (images, dim), and the sha256 of each image's bytes by its place in `names`.
@@ -173,7 +175,7 @@ class FeatureStore:
         return stacked([known[one] for one in there.values()]), there
 
     def texts(self, texts: Sequence[str], *, batch_size: int = 128) -> Features:
-        """Return unit features of texts, shape (texts, dim). They are cached by the text after rewording.
+        """Return features of texts, shape (texts, dim). They are cached by the text after rewording.
 
         Raises:
             DiskError: the disk is full, or files in the folder cannot be read or written.
@@ -184,6 +186,7 @@ class FeatureStore:
         digests = [hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest() for word in words]
         items = zip(digests, words, strict=True)
         fresh = list({one: word for one, word in items if one not in self._known}.items())
+        fresh.sort(key=lambda item: len(item[1]))  # texts of a batch are padded to the longest
         with Progress(f"encode texts with {self.encoder.name}", total=len(fresh), unit="texts") as progress:
             for start in range(0, len(fresh), batch_size):
                 some = fresh[start : start + batch_size]
@@ -195,7 +198,8 @@ class FeatureStore:
 
     @cached_property
     def _place(self) -> Path | None:
-        return self._folder / fingerprint(self.encoder) if self._folder is not None else None
+        name = f"{fingerprint(self.encoder)}{'' if self._unit else '-raw'}"
+        return self._folder / name if self._folder is not None else None
 
     @cached_property
     def _known(self) -> dict[bytes, Features]:
@@ -211,6 +215,10 @@ class FeatureStore:
                     path.unlink(missing_ok=True)
                     continue
                 table = pq.read_table(path)
+                if (table.schema.metadata or {}).get(_MODEL) != self._place.name.encode():
+                    logger.warning("%s has features of another model: its images are encoded again", path)
+                    path.unlink(missing_ok=True)
+                    continue
                 column = table.column("feature").combine_chunks()
                 rows = column.flatten().to_numpy().reshape(len(column), -1)
                 found |= dict(zip(table.column("sha256").to_pylist(), rows, strict=True))
@@ -222,8 +230,9 @@ class FeatureStore:
         """Normalise and cache new features, and write them to disk in portions."""
         import torch
 
-        units = torch.nn.functional.normalize(features.float(), dim=-1).numpy()
-        rows = dict(zip(digests, units, strict=True))
+        found = features.float()
+        found = torch.nn.functional.normalize(found, dim=-1) if self._unit else found
+        rows = dict(zip(digests, found.numpy(), strict=True))
         self._known.update(rows)
         self._unsaved |= rows
         if len(self._unsaved) >= PORTION:
@@ -234,6 +243,7 @@ class FeatureStore:
             matrix = np.stack(list(self._unsaved.values()))
             feature = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
             table = pa.table({"sha256": pa.array(list(self._unsaved), pa.binary(32)), "feature": feature})
+            table = table.replace_schema_metadata({_MODEL: self._place.name})
             with _files_of(self._place):
                 _write_named(self._place, "parquet", partial(pq.write_table, table))
         self._unsaved = {}

@@ -1,4 +1,4 @@
-"""Train a CLIP model on pair shards: first the projections, then all weights. Keep the best weights by validation loss.
+"""Train a CLIP model on pair shards: first the projections, then all weights. Keep the best weights by validation MRR.
 
 Losses, models and the tokenizer's wrapper come from open_clip, optimizers from torch and timm. The loop is our own, so
 that a resumed run continues bit for bit from its last resume state.
@@ -33,6 +33,7 @@ from training.fit.run import (
     METRICS_FILE,
     STATE_FILE,
     Run,
+    RunState,
     chosen_device,
     claim_folder,
     close_run,
@@ -50,13 +51,14 @@ from training.processes import (
     process_rank,
     require_same_in_all,
 )
-from training.scores.metrics import text_to_image_ranks
+from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import load_weights, save_weights
 from training.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
+CUTOFF = 10  # of the reciprocal ranks that choose the epoch
 GALLERY = 1000  # maximum number of images; the scores of a finished model use whole splits
 
 
@@ -73,6 +75,7 @@ class TrainResult:
         steps: optimizer steps.
         best_epoch: epoch of the kept weights, 1-based. It is the last one if `train.steps` is set.
         best_val_loss: validation loss of those weights. None without a validation split, where the last epoch is kept.
+        best_val_mrr: validation MRR@10 of those weights, from captions to images. None likewise.
     """
 
     key: str
@@ -83,6 +86,7 @@ class TrainResult:
     steps: int
     best_epoch: int
     best_val_loss: float | None
+    best_val_mrr: float | None = None
 
 
 def train(
@@ -145,6 +149,7 @@ def train(
                 steps=run.state.step,
                 best_epoch=run.state.best_epoch,
                 best_val_loss=run.state.best_val_loss,
+                best_val_mrr=run.state.best_val_mrr,
             )
             write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
             _remove_resume_state(out)
@@ -174,7 +179,7 @@ def _run_phases(run: Run) -> None:
 
 
 def _train_phase(run: Run, name: str, total: int, *, patience: float) -> None:
-    """Train up to `total` steps. Stop early after `patience` epochs without a better validation loss."""
+    """Train up to `total` steps. Stop early after `patience` epochs without a better validation result."""
     state = run.state
     _set_mode(run)  # before anything else, so that frozen towers keep their batch statistics
     inputs = PhaseInputs(run)
@@ -245,12 +250,20 @@ class Validation:
     Args:
         loss: mean contrastive loss, with the training batch size.
         recall: share of captions whose image ranks first in the gallery. Captions that fit several images are included.
+        mrr: mean reciprocal rank of the images, at most `CUTOFF`.
         gallery: number of images in the gallery.
     """
 
     loss: float
     recall: float
+    mrr: float
     gallery: int
+
+    def is_better(self, state: RunState, select: str) -> bool:
+        """Return whether this is the best result of a run so far, by "mrr" or "loss"."""
+        if state.best_val_loss is None or state.best_val_mrr is None:
+            return True
+        return self.loss < state.best_val_loss if select == "loss" else self.mrr > state.best_val_mrr
 
 
 def validate(run: Run) -> Validation | None:
@@ -279,6 +292,7 @@ def validate(run: Run) -> Validation | None:
     return Validation(
         loss=sum(loss * count for loss, count in losses) / sum(count for _, count in losses),
         recall=float((ranks == 1).mean()),
+        mrr=float(reciprocal_ranks(ranks, CUTOFF).mean()),
         gallery=len(image_features),
     )
 
@@ -291,9 +305,10 @@ def _end_epoch(run: Run, pace: str) -> None:
     if val is not None and not math.isfinite(val.loss):
         raise _diverged(run, state.step, f"the validation loss is {val.loss}")
     state.stale_epochs += 1
-    is_best = run.config.steps > 0 or state.best_val_loss is None or val is None or val.loss < state.best_val_loss
+    is_best = run.config.steps > 0 or val is None or val.is_better(state, run.config.select)
     if is_best:
-        state.best_epoch, state.best_val_loss, state.stale_epochs = state.epoch + 1, val.loss if val else None, 0
+        state.best_epoch, state.stale_epochs = state.epoch + 1, 0
+        state.best_val_loss, state.best_val_mrr = (val.loss, val.mrr) if val else (None, None)
     state.history.append(
         {
             "epoch": state.epoch + 1,
@@ -303,6 +318,7 @@ def _end_epoch(run: Run, pace: str) -> None:
             "train_loss": state.loss_sum / (state.step - state.epoch * run.steps_per_epoch),
             "val_loss": val.loss if val else None,
             "val_recall@1": val.recall if val else None,
+            "val_mrr@10": val.mrr if val else None,
             "val_gallery": val.gallery if val else 0,
             "logit_scale": float(run.module.logit_scale.exp().item()),
         }
@@ -315,7 +331,7 @@ def _end_epoch(run: Run, pace: str) -> None:
         write_bytes(run.out / METRICS_FILE, lines.encode())
         _write_loss_plot(state.history, state.best_epoch, run.out / LOSS_PLOT_FILE)
         save_run(run)
-    held_out = f", validation loss {val.loss:.3f}, R@1 of {val.gallery:,} {val.recall:.3f}" if val else ""
+    held_out = f", validation loss {val.loss:.3f}, MRR@10 of {val.gallery:,} {val.mrr:.3f}" if val else ""
     logger.info("epoch %d: train loss %.3f%s, %s", state.epoch, state.history[-1]["train_loss"], held_out, pace)
     barrier()
 

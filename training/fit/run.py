@@ -62,7 +62,7 @@ MODEL_FILES = (
     *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
 )
 
-TRAIN_VERSION = 3  # raise it when the same settings and data would give different weights
+TRAIN_VERSION = 4  # raise it when the same settings and data would give different weights
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,11 +75,12 @@ class RunState:
         step: finished optimizer steps of all epochs.
         phase_epoch: epochs that were finished when the current phase began.
         phase_step: steps that were finished when the current phase began.
-        stale_epochs: epochs of the phase since the last best validation loss.
+        stale_epochs: epochs of the phase since the last best validation result.
         loss_sum: sum of the losses in the current epoch.
         history: metrics of each epoch.
         best_epoch: epoch of the kept weights, 1-based; 0 before the first.
         best_val_loss: validation loss of that epoch. None without a validation split.
+        best_val_mrr: validation MRR@10 of that epoch, likewise.
     """
 
     is_frozen: bool = False
@@ -92,6 +93,7 @@ class RunState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_val_loss: float | None = None
+    best_val_mrr: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,7 +200,7 @@ def start_run(
     num_samples, count = len(split.captions), process_count()
     if num_samples < 2 * count:
         raise InputError("the train split has fewer than two samples per process: build a larger dataset")
-    tokenizer, module = _start_from(model_config, config, out, (text.as_py() for text in split.captions.flat))
+    tokenizer, module = start_model(model_config, config, out, (text.as_py() for text in split.captions.flat))
     module = module.to(device)
     optimizer = make_optimizer(module, config)
     resumed = load_resume_state(
@@ -288,11 +290,11 @@ def require_trainable(config: TrainConfig) -> int:
     refuse_uneven_shares(config)
     chosen_device(config.device)
     with TemporaryDirectory(prefix="vernaclip-") as folder:
-        _, module = _start_from(model_config, config, Path(folder), ())
+        _, module = start_model(model_config, config, Path(folder), ())
     return 4 * sum(int(tensor.nbytes) for tensor in module.state_dict().values())
 
 
-def _start_from(
+def start_model(
     model_config: dict[str, Any], config: TrainConfig, out: Path, captions: Iterable[str]
 ) -> tuple[SavedTokenizer, Any]:
     """Return the tokenizer and the initial model, and write their files except weights into the folder.

@@ -1,0 +1,1 @@
+"""Align frozen towers: train only the heads that map their features into one space."""

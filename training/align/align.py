@@ -1,0 +1,374 @@
+"""Align the frozen towers of a recipe: compute their features once, train the heads, and write a model folder.
+
+The folder is an ordinary one: the heads become the projections of the model's towers, so nothing needs the training
+features afterwards. Features are cached by content, batch by batch, and heads take a minute or two, so a run that was
+interrupted starts its heads again and ends with the same bytes.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from data_catalog.errors import DamagedError, InputError, SettingsError
+from data_catalog.progress import Progress
+from data_catalog.settings import what_values
+from data_catalog.storage.shards import digest, read_json, sha256_of, sweep_temporary, write_bytes, write_json
+from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
+from training.config import AlignConfig, TrainConfig
+from training.data.features import Encoder, FeatureStore
+from training.data.images import Features, encoded_images
+from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
+from training.fit.effort import EffortLog
+from training.fit.loop import TrainResult
+from training.fit.run import METRICS_FILE, start_model
+from training.processes import deterministic_torch, process_count
+from training.scores.encoders import tensors_sha256
+from training.towers.architecture import model_config_of
+from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
+from training.towers.model import WEIGHTS_FILE, preprocessing_of
+from training.towers.model_files import save_weights
+from training.towers.preprocessing import Preprocessing
+from training.towers.pretrained import identity_of_weights
+from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
+
+logger = logging.getLogger(__name__)
+
+ALIGN_VERSION = 1  # raise it when the same settings and data would give different weights
+BATCH_SIZE = 64  # images or captions that a frozen tower encodes at a time
+# Settings of `[train]` that name the towers. The others are for training all weights.
+TOWER_SETTINGS = (
+    *("model", "image_tower", "image_weights", "image_license", "image_size", "image_mean", "image_std"),
+    *("image_resize", "text_encoder", "text_pooler", "text_license", "embed_dim", "context_length"),
+)
+
+
+def aligned_model_and_key(
+    towers: TrainConfig, config: AlignConfig, shards: dict[str, list[str]]
+) -> tuple[dict[str, Any], str]:
+    """Return the model config of the frozen towers with their heads, and the key of the run.
+
+    Args:
+        towers: settings of `[train]`, of which only those of the towers count.
+        config: settings of the alignment.
+        shards: sha256 of the pair shards by split.
+
+    Raises:
+        SettingsError: there is no such model config or backbone, or a tower would have random weights.
+        InputError: the initial weights are missing.
+    """
+    found = model_config_of(towers)
+    vision, text = found["vision_cfg"], found["text_cfg"]
+    if not ("image_weights" in found or towers.image_weights):
+        raise SettingsError(
+            f"align needs a pretrained image tower, but {towers.model} starts from random weights: set "
+            "train.image_tower, or train.image_weights"
+        )
+    if "hf_model_name" not in text:
+        raise SettingsError(
+            f"align needs a pretrained text tower, but that of {towers.model} starts from random weights: set "
+            "train.text_encoder to a Hugging Face encoder"
+        )
+    is_timm = "timm_model_name" in vision
+    if config.hidden and not is_timm:
+        raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
+    kind = "mlp" if config.hidden else "linear"
+    text["hf_proj_type"] = kind
+    if is_timm:
+        vision["timm_proj"] = kind
+    made_of = {"align": what_values(config), "model": found, "weights": identity_of_weights(found, towers)}
+    return found, digest({"version": ALIGN_VERSION, **made_of, "shards": shards})
+
+
+def align(
+    files: PairFiles,
+    towers: TrainConfig,
+    config: AlignConfig,
+    out: Path,
+    *,
+    cache: Path,
+    sha256: Callable[[Path], str] = sha256_of,
+) -> TrainResult:
+    """Align frozen towers into a model folder, or return the result of a finished run.
+
+    The folder gets the same files as a trained model. `metrics.jsonl` has one line per epoch; epoch 0 is the
+    closed-form start.
+
+    Args:
+        files: pair shards by split.
+        towers: settings of `[train]` that name the towers.
+        config: settings of the alignment.
+        out: the model folder.
+        cache: folder with features of frozen towers, shared by all runs.
+        sha256: returns the sha256 of a file; pass a lookup if hashes are already known.
+
+    Raises:
+        SettingsError: a tower has random weights, or the validation split has a single image.
+        InputError: weights do not match, splits overlap, or there are too few images.
+        DamagedError: a shard cannot be read.
+    """
+    if process_count() > 1:
+        raise SettingsError("align runs in one process: start it without torchrun")
+    model_config, key = aligned_model_and_key(towers, config, files.hashes(sha256))
+    claim(out, key, towers, config)
+    if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
+        logger.info("%s is already aligned", out)
+        return TrainResult(**read_json(out / RESULT_FILE))
+    refuse_leaks(files)
+    require_several_validation_images(files)
+    device = torch.device("cpu")
+    with deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=device):
+        effort = EffortLog(out / EFFORT_FILE, device, step=0)
+        try:
+            frozen = FrozenTowers.open(model_config, towers, out, cache=cache)
+            train = frozen.pairs(files, "train", mirror=config.mirror)
+            val = frozen.pairs(files, "val")
+            if train is None or len(train) < 2:
+                raise InputError("the train split has fewer than two images: build a larger dataset")
+            heads, history, best_epoch = fit_heads(frozen, train, val, config)
+            frozen.put(heads)
+            steps = best_epoch * (len(train) // min(config.batch_size, len(train)))
+            effort.note(steps)
+        finally:
+            effort.close()
+        model_sha256 = save_weights(frozen.module, out / WEIGHTS_FILE)
+    write_bytes(out / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in history).encode())
+    best = history[best_epoch]
+    result = TrainResult(
+        key=key,
+        model_sha256=model_sha256,
+        num_samples=len(train),
+        epochs=best_epoch,
+        frozen_epochs=best_epoch,
+        steps=steps,
+        best_epoch=best_epoch,
+        best_val_loss=None,
+        best_val_mrr=best["val_mrr@10"],
+    )
+    write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
+    return result
+
+
+def claim(out: Path, key: str, towers: TrainConfig, config: AlignConfig) -> None:
+    """Write the settings of a run into its folder, which its key names.
+
+    Raises:
+        SettingsError: the folder contains another run.
+    """
+    sweep_temporary([out])
+    path = out / RUN_FILE
+    named = {name: value for name, value in what_values(towers).items() if name in TOWER_SETTINGS}
+    named |= {"image_tower": towers.image_tower, "model": Path(towers.model).name}
+    if not path.is_file():
+        write_json(path, {"key": key, "settings": {**named, "align": what_values(config)}})
+    elif read_json(path)["key"] != key:
+        raise SettingsError(f"{out} contains a run with other settings or data: align into another folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenTowers:
+    """The pretrained towers of a run, and the caches of their features.
+
+    Args:
+        module: the open_clip model, in evaluation mode.
+        image: the image tower and its projection.
+        text: the text tower and its projection.
+        stores: caches of the features of images and captions, and of mirrored images.
+    """
+
+    module: Any
+    image: FrozenPart
+    text: FrozenPart
+    stores: tuple[FeatureStore, FeatureStore]
+
+    @classmethod
+    def open(cls, model_config: dict[str, Any], towers: TrainConfig, out: Path, *, cache: Path) -> "FrozenTowers":
+        """Load the towers, and write the files of the model folder except weights.
+
+        Raises:
+            SettingsError: a tower has no linear projection.
+            InputError: weights do not match, or do not compute what was recorded.
+        """
+        tokenizer, module = start_model(model_config, towers, out, ())
+        module.eval()
+        image, text = frozen_parts(module, frozen=True, lock_image=False)
+        if image is None or text is None or not _is_head(image) or not _is_head(text):
+            raise SettingsError(
+                f"align cannot train the projection of a tower of {towers.model}: use a vision transformer or a timm "
+                "backbone, and a Hugging Face text encoder"
+            )
+        preprocessing = preprocessing_of(model_config)
+        parts = [(tower, name) for tower, name in ((module.visual, image.projection), (module.text, text.projection))]
+        tensors = {
+            f"{number}.{key}": tensor
+            for number, (tower, name) in enumerate(parts)
+            for key, tensor in tower.state_dict().items()
+            if key.partition(".")[0] != name
+        }
+        loaded = tensors_sha256(tensors)
+        vision = model_config["vision_cfg"].get("timm_model_name", towers.model)
+
+        def encoder(mirrored: bool) -> Encoder:
+            return Encoder(
+                name=f"{vision} (mirrored)" if mirrored else str(vision),
+                origin=f"frozen towers, tensors {loaded[:12]}",
+                prepare=lambda picture: _prepared(picture, preprocessing, mirrored=mirrored),
+                encode_pixels=lambda pixels: backbone_features(image, pixels),
+                encode_texts=lambda texts: backbone_features(text, tokenizer(texts)),
+                tensors_sha256=loaded,
+            )
+
+        stores = tuple(FeatureStore(encoder(mirrored), cache, unit=False) for mirrored in (False, True))
+        return cls(module=module, image=image, text=text, stores=(stores[0], stores[1]))
+
+    def pairs(self, files: PairFiles, split: str, *, mirror: bool = False) -> FeaturePairs | None:
+        """Return the features of a split, with those of mirrored images if `mirror` is set. None without images.
+
+        Raises:
+            DamagedError: an image does not decode, or a caption is empty.
+        """
+        paths = files.of(split)
+        groups = row_groups(paths)
+        starts = np.cumsum([0, *(group.num_rows for group in groups)])
+        if not starts[-1]:
+            return None
+        captions = read_captions(paths).to_pylist()
+        texts = [str(text) for group in captions for text in group]
+        if not all(text.strip() for text in texts):
+            raise DamagedError(f"a caption of the {split} split is empty, and has no feature: build the dataset again")
+        encoded = lru_cache(maxsize=4)(encoded_images)
+
+        def read(name: str) -> bytes:
+            number = int(np.searchsorted(starts, int(name), side="right")) - 1
+            return encoded(groups[number])[int(name) - int(starts[number])]
+
+        names = [str(number) for number in range(int(starts[-1]))]
+        views = []
+        for store in self.stores if mirror else self.stores[:1]:
+            rows, there = store.images(names, read, batch_size=BATCH_SIZE)
+            if len(there) != len(names):
+                raise DamagedError(
+                    f"{len(names) - len(there)} images of the {split} split do not decode: run `vernaclip verify`"
+                )
+            views.append(rows)
+        return FeaturePairs(
+            views=tuple(views),
+            texts=self.stores[0].texts(texts, batch_size=BATCH_SIZE),
+            owners=np.repeat(np.arange(len(captions)), [len(group) for group in captions]),
+        )
+
+    def fresh_heads(self, seed: int) -> tuple[nn.Module, nn.Module]:
+        """Return new heads for the two towers, copies of the model's projections with random weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            heads = [_as_module(part) for part in (self.image, self.text)]
+            for head in heads:
+                for part in head.modules():
+                    if isinstance(part, nn.Linear):
+                        part.reset_parameters()
+        return heads[0].train(), heads[1].train()
+
+    def put(self, heads: Heads) -> None:
+        """Make heads the projections of the model."""
+        for part, head in ((self.image, heads.image), (self.text, heads.text)):
+            projection = getattr(part.tower, part.projection)
+            with torch.no_grad():
+                if isinstance(projection, nn.Module):
+                    projection.load_state_dict(head.state_dict())
+                else:
+                    projection.copy_(head.weight.T)
+        with torch.no_grad():
+            self.module.logit_scale.copy_(heads.logit_scale)
+
+
+def _is_head(part: FrozenPart) -> bool:
+    projection = getattr(part.tower, part.projection)
+    if isinstance(projection, nn.Module):
+        return any(isinstance(inner, nn.Linear) for inner in projection.modules())
+    return bool(projection.ndim == 2)
+
+
+def _as_module(part: FrozenPart) -> nn.Module:
+    projection = getattr(part.tower, part.projection)
+    if isinstance(projection, nn.Module):
+        return deepcopy(projection)
+    width, dim = projection.shape
+    return nn.Linear(width, dim, bias=False)
+
+
+def _prepared(picture: Image.Image, preprocessing: Preprocessing, *, mirrored: bool) -> torch.Tensor:
+    pixels = preprocessing.resized(ImageOps.mirror(picture) if mirrored else picture)
+    return preprocessing.normalised(torch.from_numpy(pixels.copy())[None])[0]
+
+
+def fit_heads(
+    frozen: FrozenTowers, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig
+) -> tuple[Heads, Sequence[dict[str, Any]], int]:
+    """Train heads, and return those of the epoch with the best validation MRR@10.
+
+    Returns:
+        The heads, a record of each epoch from 0, and the number of the kept epoch. Without a validation split, the last
+        epoch is kept.
+    """
+    scale = 1 / float(np.sqrt((train.views[0].astype(np.float64) ** 2).sum(axis=1).mean()))
+    scales = scale, 1 / float(np.sqrt((train.texts.astype(np.float64) ** 2).sum(axis=1).mean()))
+    train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
+    heads, history, best_epoch = _trained(frozen, train, val, config, config.epochs)
+    if config.refit and val is not None and best_epoch:
+        heads, *_ = _trained(frozen, _with_val(train, val), None, config, best_epoch)
+    for head, factor in ((heads.image, scales[0]), (heads.text, scales[1])):
+        first = next(part for part in head.modules() if isinstance(part, nn.Linear))
+        with torch.no_grad():
+            first.weight.mul_(factor)  # so that the head takes the tower's own features
+    return heads, history, best_epoch
+
+
+def _with_val(train: FeaturePairs, val: FeaturePairs) -> FeaturePairs:
+    """Return both splits together. Validation images have no mirrored features, so their view is used twice."""
+    views = (val.views[0],) * len(train.views)
+    return train.joined(FeaturePairs(views=views, texts=val.texts, owners=val.owners))
+
+
+def _scaled(pairs: FeaturePairs, scales: tuple[float, float]) -> FeaturePairs:
+    views: tuple[Features, ...] = tuple(np.float32(scales[0]) * view for view in pairs.views)
+    return FeaturePairs(views=views, texts=np.float32(scales[1]) * pairs.texts, owners=pairs.owners)
+
+
+def _trained(
+    frozen: FrozenTowers, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig, num_epochs: int
+) -> tuple[Heads, list[dict[str, Any]], int]:
+    image, text = frozen.fresh_heads(config.seed)
+    heads = closed_form(train, config, image=image, text=text)
+    history: list[dict[str, Any]] = []
+    best, best_epoch = heads, 0
+
+    def note(epoch: int, loss: float | None) -> None:
+        nonlocal best, best_epoch
+        for head in (heads.image, heads.text):
+            head.eval()
+        mrr = heads.mrr(val) if val is not None else None
+        for head in (heads.image, heads.text):
+            head.train()
+        if mrr is None or epoch == 0 or mrr > max(line["val_mrr@10"] for line in history):
+            best, best_epoch = deepcopy(heads), epoch
+        history.append({"epoch": epoch, "train_loss": loss, "val_mrr@10": mrr, "val_gallery": len(val) if val else 0})
+
+    note(0, None)
+    with Progress("train heads", total=num_epochs, unit="epochs") as progress:
+        for epoch, loss in enumerate(epochs_of(heads, train, config, num_epochs=num_epochs), start=1):
+            note(epoch, loss)
+            progress.advance(1, loss=f"{loss:.3f}")
+    for head in (best.image, best.text):
+        head.eval()
+    found = "" if history[best_epoch]["val_mrr@10"] is None else f", MRR@10 {history[best_epoch]['val_mrr@10']:.4f}"
+    logger.info("heads: %d epochs, kept epoch %d%s", num_epochs, best_epoch, found)
+    return best, history, best_epoch
