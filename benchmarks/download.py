@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from harness import Goals, in_new_process, in_turn, judge, medians, options_of, print_table, race, ratio
 from loopback_server import LoopbackServer, request_table, serving
-from photographs import jpeg, write_photographs
+from pictures import jpeg, write_photographs
 
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.images.normalise import NormaliseConfig, load_decoders, normalise_image

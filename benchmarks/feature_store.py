@@ -15,7 +15,7 @@ import numpy as np
 import open_clip
 import torch
 from harness import Goals, judge, medians, options_of, print_table, race, ratio
-from photographs import drawn, jpeg
+from pictures import drawn, jpeg
 from PIL import Image
 
 from training.data.features import Encoder, FeatureStore

@@ -25,7 +25,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from harness import Goals, in_turn, judge, options_of, print_table, ratio
 from loopback_server import LoopbackServer, Request, request_table, serving
-from photographs import write_photographs
+from pictures import write_photographs
 
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.images.workers import ImageWorkers

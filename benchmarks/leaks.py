@@ -19,7 +19,7 @@ from pathlib import Path
 from data_folder import PHOTOS, options_with_data
 from harness import exit_without, judge, print_table
 from near_images import Change, cropped, mirrored, scaled
-from photographs import jpeg
+from pictures import jpeg
 
 from data_catalog.database.catalog import query
 from data_catalog.errors import PipelineError

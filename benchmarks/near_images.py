@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from data_folder import DATA, PHOTOS
 from harness import judge, medians, options_of, peak_mb, print_table, race
-from photographs import jpeg, saved
+from pictures import jpeg, saved
 
 from cleaning.duplicates.images import DuplicatesConfig
 from cleaning.duplicates.near_images import (

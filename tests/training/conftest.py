@@ -22,7 +22,7 @@ from data_catalog.storage.shards import open_image_writer
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.run import STATE_FILE
-from training.towers.model import read_model_config
+from training.towers.architecture import read_model_config
 
 COLOURS = {
     "rosso": (220, 30, 30),

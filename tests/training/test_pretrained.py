@@ -18,7 +18,8 @@ from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.loop import train
 from training.fit.run import MODEL_FILES, model_and_key, require_trainable
-from training.towers.model import create_model, load_model, read_model_config
+from training.towers.architecture import read_model_config
+from training.towers.model import create_model, load_model
 from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, with_text_encoder
 from training.trained_models import EFFORT_FILE
 

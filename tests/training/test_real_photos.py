@@ -13,7 +13,8 @@ import pytest
 from flows.recipe.recipe import load_recipe
 from training.data.pairs import PairFiles
 from training.fit.loop import train
-from training.towers.model import load_model, read_model_config
+from training.towers.architecture import read_model_config
+from training.towers.model import load_model
 
 pytestmark = [
     pytest.mark.real_data,

@@ -21,7 +21,8 @@ from training.fit.inputs import FeatureRows, projected, without
 from training.fit.losses import Encoders, backward, generator_states, set_generator_states, with_loss_constants
 from training.fit.optimisation import choose_trained, frozen_parts, learning_rate, make_optimizer, optimizer_step
 from training.fit.run import run_key
-from training.towers.model import create_model, read_model_config
+from training.towers.architecture import read_model_config
+from training.towers.model import create_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

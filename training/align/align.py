@@ -215,11 +215,12 @@ class FrozenTowers:
             if key.partition(".")[0] != name
         }
         loaded = tensors_sha256(tensors)
-        vision = model_config["vision_cfg"].get("timm_model_name", towers.model)
+        vision, text_name = model_config["vision_cfg"], Path(model_config["text_cfg"]["hf_model_name"]).name
+        named = f"{vision.get('timm_model_name', towers.model)} and {text_name}"
 
         def encoder(mirrored: bool) -> Encoder:
             return Encoder(
-                name=f"{vision} (mirrored)" if mirrored else str(vision),
+                name=f"{named} (mirrored)" if mirrored else named,
                 origin=f"frozen towers, tensors {loaded[:12]}",
                 prepare=lambda picture: _prepared(picture, preprocessing, mirrored=mirrored),
                 encode_pixels=lambda pixels: backbone_features(image, pixels),
@@ -323,7 +324,7 @@ def fit_heads(
     scales = scale, 1 / float(np.sqrt((train.texts.astype(np.float64) ** 2).sum(axis=1).mean()))
     train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
     heads, history, best_epoch = _trained(frozen, train, val, config, config.epochs)
-    if config.refit and val is not None and best_epoch:
+    if config.refit and val is not None:
         heads, *_ = _trained(frozen, _with_val(train, val), None, config, best_epoch)
     for head, factor in ((heads.image, scales[0]), (heads.text, scales[1])):
         first = next(part for part in head.modules() if isinstance(part, nn.Linear))

@@ -96,23 +96,21 @@ def canonical_directions(pairs: FeaturePairs, *, dim: int, ridge: float) -> tupl
     Returns:
         Matrices of shape (image dim, dim) and (text dim, dim). If a side has fewer directions, the rest is zero.
     """
-    mean_view = np.stack(pairs.views).mean(axis=0, dtype=np.float64)
-    images = mean_view[pairs.owners]
-    texts = pairs.texts.astype(np.float64)
-    whitened, roots = [], []
-    for rows in (images, texts):
-        mean = rows.mean(axis=0)
+    images, texts = np.stack(pairs.views).mean(axis=0, dtype=np.float64), pairs.texts.astype(np.float64)
+    counts = np.bincount(pairs.owners, minlength=len(images)).astype(np.float64)
+    # Each image counts as often as it has captions, so the pairs are those of images with the sum of their captions.
+    sums = np.add.reduceat(texts, np.searchsorted(pairs.owners, np.arange(len(images))))
+    roots = []
+    for rows, weights in ((images, counts), (texts, np.ones(len(texts)))):
+        mean = weights @ rows
         mean /= np.linalg.norm(mean)
-        centred = rows - np.outer(rows @ mean, mean)
-        variance = centred.T @ centred / len(centred)
+        without = np.eye(len(mean)) - np.outer(mean, mean)
+        variance = without @ ((rows * weights[:, None]).T @ rows) @ without / len(texts)
         variance += ridge * np.trace(variance) / len(variance) * np.eye(len(variance))
         values, vectors = np.linalg.eigh(variance)
-        root = vectors / np.sqrt(values) @ vectors.T
-        root -= np.outer(mean, mean @ root)  # its input still has the direction of the mean
-        whitened.append(centred)
-        roots.append(root)
-    across = roots[0].T @ (whitened[0].T @ whitened[1] / len(images)) @ roots[1]
-    left, correlations, right = np.linalg.svd(across)
+        roots.append(without @ (vectors / np.sqrt(values) @ vectors.T))  # inputs still have the direction of the mean
+    across = roots[0].T @ (images.T @ sums / len(texts)) @ roots[1]
+    left, correlations, right = np.linalg.svd(across, full_matrices=False)
     kept = min(dim, len(correlations))
     scale = np.sqrt(correlations[:kept])
     found = []
@@ -186,5 +184,5 @@ def epochs_of(heads: Heads, pairs: FeaturePairs, config: AlignConfig, *, num_epo
             optimizer.step()
             with torch.no_grad():
                 heads.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-            total += float(loss)
+            total += loss.item()
         yield total / num_batches

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Mapping
 from copy import deepcopy
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import read_json
 from training.config import TrainConfig
 from training.towers.model import CONFIGS, preprocessing_of
-from training.towers.model_files import one_line
 from training.towers.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -148,14 +148,15 @@ def _timm_tower(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     import timm
 
-    try:
-        known = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    except RuntimeError as error:
-        raise SettingsError(f"train.image_tower: timm has no backbone {name!r} ({one_line(error)})") from error
-    if known is None or not timm.is_model(name):
-        near = timm.list_models(f"*{name.partition('.')[0]}*")[:3]
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = timm.list_models(f"*{architecture}*")[:3] or get_close_matches(architecture, timm.list_models(), n=3)
         meant = f": did you mean {', '.join(near)}?" if near else ""
-        raise SettingsError(f"train.image_tower: timm has no backbone {name!r}{meant}")
+        raise SettingsError(f"train.image_tower: timm has no backbone {architecture!r}{meant}")
+    known = timm.get_pretrained_cfg(name) if name in timm.list_pretrained(architecture) or not tag else None
+    if known is None:
+        tags = ", ".join(timm.list_pretrained(architecture))
+        raise SettingsError(f"train.image_tower: timm has no weights {name!r}: name one of {tags or architecture}")
     sizes: Mapping[str, Any] = known.to_dict()
     _, height, width = sizes["input_size"]
     vision = {

@@ -148,7 +148,8 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     source = model_config["text_cfg"]["hf_model_name"]
     pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
-    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY), _reading(f"the text encoder {source}"):
+    what = f"the text encoder {source}"
+    with _quiet_transformers(), _fetching(what, _ENCODER_REMEDY), _reading(what):
         encoder, info = AutoModel.from_pretrained(source, **how, **pooling)
     mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
@@ -166,6 +167,22 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
         raise InputError(f"the text encoder {source} has weights unknown to its architecture: {named_tensors(left)}")
     module.text.transformer.load_state_dict(encoder.state_dict(), strict=True)
     _log_loaded("text encoder", source, [f"proj.{name}" for name, _ in module.text.proj.named_parameters()])
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence the loading report and progress bar of transformers. Missing and unused weights are checked here."""
+    from transformers.utils import logging as reports
+
+    before, had_bar = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.set_verbosity(before)
+        if had_bar:
+            reports.enable_progress_bar()
 
 
 def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:

@@ -25,7 +25,8 @@ from training.exports.hugging_face import why_not_transformers
 from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.fit.run import MODEL_FILES
-from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
+from training.towers.architecture import read_model_config
+from training.towers.model import load_model, normalise_pixels, open_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

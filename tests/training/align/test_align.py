@@ -1,0 +1,319 @@
+"""Alignment of frozen towers: the heads over a small timm backbone and a small BERT learn colours and sides."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from training.align.align import align
+from training.align.curve import CurvePoint, extended, measure_curve
+from training.align.heads import FeaturePairs, canonical_directions
+from training.config import AlignConfig, EvaluateConfig, TrainConfig
+from training.data.features import FeatureStore, image_features, text_features
+from training.data.pairs import PairFiles, read_captions
+from training.scores.evaluation import evaluate
+from training.towers.model import load_model
+
+BACKBONE = "test_efficientnet"
+CONFIG = AlignConfig(epochs=8, batch_size=32, lr=3e-3, ridge=10.0)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of the backbone with its classifier, as timm's hub has them."""
+    torch.manual_seed(6)
+    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
+    save_file(timm.create_model(BACKBONE, num_classes=10).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def towers(weights: Path, encoder: Path) -> TrainConfig:
+    return TrainConfig(
+        image_tower=BACKBONE,
+        image_weights=str(weights),
+        image_size=64,
+        text_encoder=str(encoder),
+        embed_dim=24,
+        context_length=24,
+        num_threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="module")
+def aligned(
+    square_files: PairFiles, towers: TrainConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "aligned"
+    align(square_files, towers, CONFIG, out, cache=cache)
+    return out
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Of a finished run, without its times."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "effort.json"}
+
+
+def test_an_aligned_model_is_an_ordinary_one_and_finds_squares(aligned: Path, square_files: PairFiles) -> None:
+    scores = {score.name: score for score in evaluate(square_files, aligned, EvaluateConfig(split="test")).scores}
+    found = scores["text_to_image_MRR@10"]
+    assert found.value > 3 * found.chance
+    lines = [json.loads(line) for line in (aligned / "metrics.jsonl").read_text().splitlines()]
+    best = json.loads((aligned / "result.json").read_text())
+    assert [line["epoch"] for line in lines] == list(range(CONFIG.epochs + 1))
+    assert best["best_val_mrr"] == max(line["val_mrr@10"] for line in lines) == lines[best["best_epoch"]]["val_mrr@10"]
+
+
+def test_the_model_gives_the_validation_score_of_its_heads_without_the_kept_features(
+    aligned: Path, square_files: PairFiles
+) -> None:
+    model = load_model(aligned)
+    captions = read_captions(square_files.val).to_pylist()
+    images = image_features(model, square_files.val)
+    texts = text_features(model, [text for group in captions for text in group])
+    owners = np.repeat(np.arange(len(captions)), [len(group) for group in captions])
+    ranks = 1 + (texts @ images.T >= (texts * images[owners]).sum(axis=1)[:, None] + 1e-6).sum(axis=1)
+    mrr = np.where(ranks <= 10, 1 / ranks, 0).mean()
+    assert mrr == pytest.approx(json.loads((aligned / "result.json").read_text())["best_val_mrr"], abs=0.02)
+
+
+@pytest.mark.parametrize("saves", [0, 1, 3])
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    square_files: PairFiles,
+    towers: TrainConfig,
+    aligned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saves: int,
+) -> None:
+    save, left = FeatureStore._save, iter(range(saves))
+
+    def save_and_end(store: FeatureStore) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        save(store)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "_save", save_and_end)
+        patch.setattr("training.data.features.PORTION", 64)
+        with pytest.raises(KeyboardInterrupt):
+            align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    result = align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    assert files_of(tmp_path / "run") == files_of(aligned)
+    assert align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "absent") == result
+
+
+def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones_are_not(
+    square_files: PairFiles,
+    towers: TrainConfig,
+    cache: Path,
+    aligned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    copied = shutil.copytree(cache, tmp_path / "cache")
+    (folder,) = copied.iterdir()
+    files = sorted(folder.iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-7])
+    other = TrainConfig(**{**vars_of(towers), "image_weights": str(other_weights(tmp_path))})
+    align(square_files, other, CONFIG, tmp_path / "other", cache=tmp_path / "others")
+    (foreign,) = (tmp_path / "others").iterdir()
+    for path in foreign.iterdir():
+        shutil.copy(path, folder)
+    align(square_files, towers, CONFIG, tmp_path / "run", cache=copied)
+    assert files_of(tmp_path / "run") == files_of(aligned)
+    assert "is damaged" in caplog.text
+    assert "features of another model" in caplog.text
+    monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
+    align(square_files, towers, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
+
+
+def vars_of(config: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__dataclass_fields__}
+
+
+def other_weights(folder: Path) -> Path:
+    torch.manual_seed(7)
+    save_file(timm.create_model(BACKBONE, num_classes=10).state_dict(), folder / "other.safetensors")
+    return folder / "other.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "epochs"),
+    [
+        ({"epochs": 0}, 0),
+        ({"mirror": True, "dropout": 0.1}, 8),
+        ({"refit": True}, 8),
+        ({"hidden": True, "lr": 1e-2}, 8),
+    ],
+)
+def test_each_option_gives_another_working_model(
+    square_files: PairFiles,
+    towers: TrainConfig,
+    cache: Path,
+    aligned: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    epochs: int,
+) -> None:
+    result = align(square_files, towers, replace(CONFIG, **changes), tmp_path / "run", cache=cache)
+    assert result.best_epoch <= epochs
+    assert result.best_val_mrr is not None
+    assert result.best_val_mrr > 0.3
+    if epochs:
+        assert result.model_sha256 != json.loads((aligned / "result.json").read_text())["model_sha256"]
+    assert load_model(tmp_path / "run").sha256 == result.model_sha256
+
+
+def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
+    square_files: PairFiles, towers: TrainConfig, model_file: Path, encoder: Path, tmp_path: Path
+) -> None:
+    refused: list[tuple[TrainConfig, AlignConfig, str]] = [
+        (TrainConfig(text_encoder=str(encoder)), CONFIG, r"train\.image_tower"),
+        (replace(towers, image_weights="random"), CONFIG, r"train\.image_tower"),
+        (replace(towers, text_encoder=""), CONFIG, r"train\.text_encoder"),
+        (replace(towers, image_tower="test_efficientnett"), CONFIG, "no backbone"),
+        (replace(towers, image_tower="test_resnet"), CONFIG, "does not match the backbone test_resnet"),
+        (
+            replace(towers, image_tower="", model=str(model_file), image_size=0),
+            replace(CONFIG, hidden=True),
+            r"align\.hidden",
+        ),
+    ]
+    for train, config, expected in refused:
+        with pytest.raises(PipelineError, match=expected):
+            align(square_files, train, config, tmp_path / "run", cache=tmp_path / "cache")
+
+
+def test_an_empty_caption_is_refused(
+    square_rows: Callable[..., list[dict[str, Any]]],
+    make_shard: Callable[..., Path],
+    square_files: PairFiles,
+    towers: TrainConfig,
+    tmp_path: Path,
+) -> None:
+    rows = square_rows("train", 8, seed=9)
+    rows[3]["captions"][1] = " "
+    files = replace(square_files, train=(make_shard("empty", rows),))
+    with pytest.raises(DamagedError, match="a caption of the train split is empty"):
+        align(files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+
+
+def recorded(towers: TrainConfig, aligned: Path, folder: Path) -> dict[str, Any]:
+    """Features of a picture and a text by the towers, computed by timm and transformers alone."""
+    from safetensors.torch import load_file
+    from transformers import AutoModel, AutoTokenizer
+
+    pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    backbone = timm.create_model(BACKBONE, num_classes=0).eval()
+    state = {name: value for name, value in load_file(towers.image_weights).items() if "classifier" not in name}
+    backbone.load_state_dict(state)
+    settings = timm.get_pretrained_cfg(BACKBONE)
+    assert settings is not None
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (settings.mean, settings.std))
+    bert, tokenizer = AutoModel.from_pretrained(towers.text_encoder), AutoTokenizer.from_pretrained(towers.text_encoder)
+    with torch.no_grad():
+        image = backbone(((torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std)[None])[0]
+        words = tokenizer("un quadrato rosso", return_tensors="pt")
+        text = bert(**words).last_hidden_state[0].mean(dim=0)
+    return {
+        "image": {"file": "picture.png", "feature": image.tolist()},
+        "text": {"text": "un quadrato rosso", "feature": text.tolist()},
+    }
+
+
+def test_a_tower_must_compute_its_recorded_feature(
+    square_files: PairFiles, towers: TrainConfig, aligned: Path, cache: Path, tmp_path: Path
+) -> None:
+    stated = {
+        "embed_dim": 24,
+        "preprocess_cfg": {},
+        "vision_cfg": {"image_size": 64, "timm_model_name": BACKBONE, "timm_proj": "linear", "timm_pool": ""},
+        "text_cfg": {"hf_model_name": towers.text_encoder, "hf_pooler_type": "mean_pooler", "context_length": 24},
+        "recorded_features": recorded(towers, aligned, tmp_path),
+    }
+    settings = timm.get_pretrained_cfg(BACKBONE)
+    assert settings is not None
+    stated["preprocess_cfg"] = {"mean": list(settings.mean), "std": list(settings.std)}
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(stated))
+    config = TrainConfig(model=str(path), image_weights=towers.image_weights, num_threads=1)
+    align(square_files, config, CONFIG, tmp_path / "right", cache=tmp_path / "cache")
+    for changed, side in (
+        (replace(config, image_mean=(0.1, 0.5, 0.5)), "image"),
+        (replace(config, text_pooler="cls_last_hidden_state_pooler"), "text"),
+        (replace(config, image_weights=str(other_weights(tmp_path))), "image"),
+    ):
+        with pytest.raises(InputError, match=f"the {side} tower does not compute what was recorded"):
+            align(square_files, changed, CONFIG, tmp_path / f"wrong-{side}", cache=tmp_path / "cache")
+        shutil.rmtree(tmp_path / f"wrong-{side}")
+
+
+def test_canonical_directions_find_what_both_sides_share() -> None:
+    generator = np.random.default_rng(4)
+    shared = generator.normal(size=(2000, 3))
+    images, texts = (
+        shared @ generator.normal(size=(3, size)) + 0.3 * generator.normal(size=(2000, size)) + 5.0 for size in (12, 8)
+    )
+    pairs = FeaturePairs(
+        views=(images.astype(np.float32),), texts=texts.astype(np.float32), owners=np.arange(2000, dtype=np.int64)
+    )
+    left, right = canonical_directions(pairs, dim=5, ridge=1e-3)
+    assert left.shape == (12, 5)
+    assert right.shape == (8, 5)
+    correlations = [abs(np.corrcoef(images @ left[:, place], texts @ right[:, place])[0, 1]) for place in range(5)]
+    assert min(correlations[:3]) > 0.9
+    assert max(correlations[3:]) < 0.2
+    assert [np.linalg.norm(left[:, place]) > 0 for place in range(5)] == [True] * 5
+
+
+def test_a_curve_scores_each_size_and_extends_the_line(
+    square_files: PairFiles, towers: TrainConfig, cache: Path, aligned: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(aligned, tmp_path / "run")
+    curve = measure_curve(square_files, towers, CONFIG, EvaluateConfig(), out, cache=cache, sizes=[152, 24, 72, 24])
+    assert [(point.images, point.captions) for point in curve.points] == [(24, 48), (72, 144), (152, 304)]
+    assert (curve.split, curve.gallery) == ("test", 24)
+    assert all(point.low <= point.text_to_image <= point.high for point in (*curve.points, *curve.expected))
+    assert json.loads((out / "curve.json").read_text())["gallery"] == 24
+    with Image.open(out / "curve.png") as plot:
+        assert plot.width > 100
+    assert files_of(out).keys() - files_of(aligned).keys() == {"curve.json", "curve.png"}
+    for sizes, kind in (([1], SettingsError), ([], SettingsError), ([153], InputError)):
+        with pytest.raises(kind, match="curve"):
+            measure_curve(square_files, towers, CONFIG, EvaluateConfig(), out, cache=cache, sizes=sizes)
+
+
+def test_a_curve_is_extended_along_the_log_odds_with_an_interval_that_grows() -> None:
+    def points(*scores: float) -> list[CurvePoint]:
+        return [
+            CurvePoint(images=100 * 2**place, captions=1, text_to_image=score, low=score, high=score)
+            for place, score in enumerate(scores)
+        ]
+
+    doubled = [1 / (1 + np.exp(2 - 0.5 * place)) for place in range(7)]
+    straight = extended(points(*doubled[:4]))
+    assert [point.images for point in straight] == [1600, 3200, 8000]
+    assert [point.text_to_image for point in straight[:2]] == pytest.approx(doubled[4:6])
+    widths = [point.high - point.low for point in extended(points(0.1, 0.2, 0.22, 0.3))]
+    assert widths == sorted(widths)
+    assert widths[0] > 0.01
+    assert extended(points(0.1, 0.2)) == ()
+    assert extended(points(0.0, 0.1, 0.2)) == ()

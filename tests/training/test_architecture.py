@@ -1,0 +1,136 @@
+"""Architectures by name, from JSON and by towers; and image preprocessing, which is open_clip's pixel by pixel."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from data_catalog.errors import InputError, PipelineError, SettingsError
+from training.config import TrainConfig
+from training.towers.architecture import model_config_of, read_model_config
+from training.towers.model import preprocessing_of
+from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing
+
+LITE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.sampled_from([SQUASH, SHORTEST]),
+    st.sampled_from(["bicubic", "bilinear"]),
+    st.integers(1, 40),
+)
+def test_images_are_prepared_as_open_clip_does(
+    sides: tuple[int, int], mode: str, interpolation: str, size: int
+) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    ours = Preprocessing(
+        size=size, mean=(0.1, 0.5, 0.6), std=(0.2, 0.3, 0.4), resize_mode=mode, interpolation=interpolation
+    )
+    pixels = np.random.default_rng(size).integers(0, 256, (*sides, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    theirs = image_transform_v2(PreprocessCfg(**ours.to_json()), is_train=False)(image)
+    found = ours.normalised(torch.from_numpy(ours.resized(image).copy())[None])[0]
+    assert torch.allclose(found, theirs, atol=1e-6)
+    assert Preprocessing.from_json(ours.to_json(), size=size) == ours
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": 0},
+        {"size": True},
+        {"mean": [0.5, 0.5]},
+        {"std": [0.5, 0.0, 0.5]},
+        {"mean": "grey"},
+        {"std": [0.5, float("nan"), 0.5]},
+        {"interpolation": "nearest"},
+        {"resize_mode": "longest"},
+    ],
+)
+def test_a_preprocessing_that_cannot_be_done_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="image"):
+        Preprocessing.from_json(values, size=values.get("size", 32))
+
+
+def test_architectures_of_open_clip_are_completed_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    clip, roberta = (read_model_config(name) for name in ("ViT-B-32", "roberta-ViT-B-32"))
+    assert clip["custom_text"] is True
+    assert clip["text_cfg"]["hf_tokenizer_name"] == "tokenizer"
+    assert roberta["text_cfg"]["context_length"] == 77
+    assert roberta["text_cfg"]["hf_tokenizer_name"] == "roberta-base"
+    assert "roberta-ViT-B-32: filled in context_length = 77" in caplog.text
+    assert preprocessing_of(clip) == Preprocessing(size=224)
+
+
+def test_towers_of_the_settings_replace_those_of_the_model(tmp_path: Path) -> None:
+    found = model_config_of(
+        TrainConfig(
+            model="italian",
+            image_tower="tf_efficientnet_lite0",
+            image_size=192,
+            image_mean=(0.4, 0.4, 0.4),
+            image_resize="shortest",
+            text_encoder="some/bert",
+            text_pooler="max_pooler",
+            embed_dim=99,
+            context_length=33,
+        )
+    )
+    assert found["embed_dim"] == 99
+    assert "quick_gelu" not in found
+    assert found["image_weights"] == {"timm": "tf_efficientnet_lite0"}
+    assert found["vision_cfg"]["timm_model_name"] == "tf_efficientnet_lite0"
+    expected = {"hf_model_name": "some/bert", "hf_pooler_type": "max_pooler", "context_length": 33}
+    assert found["text_cfg"].items() >= expected.items()
+    assert preprocessing_of(found) == Preprocessing(
+        size=192, mean=(0.4, 0.4, 0.4), std=(0.5, 0.5, 0.5), resize_mode=SHORTEST
+    )
+    replaced = model_config_of(TrainConfig(model="compact", text_encoder="some/bert"))["text_cfg"]
+    assert replaced["hf_model_name"] == replaced["hf_tokenizer_name"] == "some/bert"
+    assert "width" not in replaced
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "expected"),
+    [
+        ({"model": "enormous"}, SettingsError, "compact-96, italian, lit"),
+        ({"image_tower": "tf_efficientnet_lite"}, SettingsError, "did you mean tf_efficientnet_lite0"),
+        ({"image_tower": "resnet18.imagined"}, SettingsError, "imagined"),
+        ({"text_pooler": "max_pooler"}, SettingsError, "no Hugging Face text tower"),
+        ({"image_mean": (0.5, 0.5)}, SettingsError, "three numbers"),
+        ({"image_std": (0.5, 0.0, 0.5)}, SettingsError, "image std"),
+        ({"text_pooler": "sum"}, SettingsError, "mean_pooler"),
+    ],
+)
+def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineError], expected: str) -> None:
+    with pytest.raises(kind, match=expected):
+        model_config_of(TrainConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"embed_dim": None}, "embed_dim is missing"),
+        ({"vision_cfg": {"image_size": [224, 224]}}, "one number of pixels"),
+        ({"text_cfg": []}, "must be objects"),
+        ({"text_cfg": {"context_length": 9, "pool_type": "last"}}, "causal"),
+    ],
+)
+def test_an_incomplete_model_file_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    found = {**read_model_config("compact"), **changes}
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({name: value for name, value in found.items() if value is not None}))
+    with pytest.raises(InputError, match=expected):
+        read_model_config(str(path))
+    path.write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        read_model_config(str(path))
