@@ -3,12 +3,9 @@
 import hashlib
 import io
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +18,6 @@ from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.run import STATE_FILE
 from training.towers.model import read_model_config
 
 COLOURS = {
@@ -121,49 +117,34 @@ def pair_row() -> Callable[..., dict[str, Any]]:
     return pair
 
 
-def written(path: Path) -> int | None:
-    """When a file was written, in nanoseconds, if it is there."""
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
 @pytest.fixture(scope="session")
-def kill_while_training() -> Callable[..., None]:
-    """`kill(files, config, out)`: SIGKILL a training process once it has written a resume state of its own."""
+def training_code() -> Callable[..., str]:
+    """`training_code(files, config, out)`: the Python of a process of its own that trains."""
 
-    def kill(files: PairFiles, config: TrainConfig, out: Path, seconds_more: float = 0.0) -> None:
-        before = written(out / STATE_FILE)
-        call = (
+    def code(files: PairFiles, config: TrainConfig, out: Path) -> str:
+        return (
             "from pathlib import Path, PosixPath\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"
             "from training.fit.loop import train\n"
-            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
+            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))\n"
         )
-        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
-        while written(out / STATE_FILE) == before:
-            assert child.poll() is None, "the child ended before it could be killed"
-            time.sleep(0.005)
-        time.sleep(seconds_more)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-        assert not (out / "result.json").exists()
 
-    return kill
+    return code
 
 
-VISION: dict[str, dict[str, Any]] = {
-    "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-    "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-}
 TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
-TOWERS = {
+TOWERS: dict[str, dict[str, Any]] = {
     kind: {
         "embed_dim": 32,
         "custom_text": True,
         "vision_cfg": vision,
         "text_cfg": TEXT | {"hf_tokenizer_name": "tokenizer"},
     }
-    for kind, vision in VISION.items()
+    for kind, vision in {
+        "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+        "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    }.items()
 }
 
 
@@ -209,60 +190,26 @@ def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`make_model(seed=..., bias=...)`: a whole model of random weights, of SigLIP's kind with a bias."""
-    import torch
-
-    from training.towers.model import create_model, write_model_config
-    from training.towers.model_files import save_weights
-    from training.towers.tokenizer import save_tokenizer, train_tokenizer
-
-    captions = [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES]
-    tokenizer = train_tokenizer(captions, vocab_size=300)
-
-    def make(*, seed: int = 1, bias: float | None = None) -> Path:
-        folder = tmp_path_factory.mktemp("models") / "model"
-        text = TOWERS["resnet"]["text_cfg"] | {"context_length": 12, "vocab_size": tokenizer.get_vocab_size()}
-        config = TOWERS["resnet"] | {"text_cfg": text}
-        config |= {} if bias is None else {"init_logit_bias": bias}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            module = create_model(config, folder)
-        save_tokenizer(tokenizer, folder, context_length=12)
-        write_model_config(folder, config)
-        save_weights(module, folder / "model.safetensors")
-        return folder
-
-    return make
+def make_model(random_clip: Callable[..., Path]) -> Callable[..., Path]:
+    """`make_model(seed=0, bias=None)`: a model of random weights that knows the words of squares, of 24 tokens."""
+    return partial(random_clip, [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES])
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("bert")
+    folder, vocabulary = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("words") / "vocab.txt"
     captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split()]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split(), "[MASK]"]
+    vocabulary.write_text("\n".join(words))
+    BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
     torch.manual_seed(4)
-    sizes = {
-        "initializer_range": 0.2,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=95, **sizes)).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=95, initializer_range=0.2, **sizes)
+    BertModel(config).save_pretrained(folder)
     return folder
 
 

@@ -12,18 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
+from transformers import (
+    BertTokenizerFast,
+    FlavaConfig,
+    FlavaImageProcessor,
+    FlavaModel,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
 
 from data_catalog.errors import InputError, SettingsError
 from training.data.features import FeatureStore, rewording
-from training.data.images import picture_or_reason, quiet_decoders
 from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import WEIGHTS_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
+SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXTS = ["un quadrato", "verde in basso a sinistra", "blu"]
 
 
@@ -36,22 +46,17 @@ def photo(width: int, height: int, colour: str = "navy", fmt: str = "JPEG") -> b
 
 
 PHOTOS = {"a": photo(50, 40), "b": photo(64, 64, "crimson", "PNG"), "cut": photo(60, 60)[:400], "c": photo(33, 70)}
-
-
-def read(name: str) -> bytes:
-    if name not in PHOTOS:
-        raise FileNotFoundError(name)
-    return PHOTOS[name]
+read = PHOTOS.__getitem__
 
 
 def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[..., Path]) -> None:
     folder = random_clip(TEXTS)
-    names = ["a", "gone", "b", "cut", "c"]
+    names = ["a", "b", "cut", "c"]
     ours, theirs = open_model_folder(folder, "ours"), open_open_clip(str(folder), "theirs")
     (one, places), (other, others) = (
         FeatureStore(encoder).images(names, read, batch_size=2) for encoder in (ours, theirs)
     )
-    assert list(places) == list(others) == [0, 2, 4]
+    assert list(places) == list(others) == [0, 1, 3]
     assert np.abs(one - other).max() < 1e-5
     assert np.allclose(np.linalg.norm(one, axis=1), 1)
     assert np.abs(FeatureStore(ours).texts(TEXTS) - FeatureStore(theirs).texts(TEXTS, batch_size=1)).max() < 1e-5
@@ -75,10 +80,7 @@ def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path]
 
 
 def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Path) -> None:
-    from transformers import VisionTextDualEncoderModel
-
-    folder = tmp_path / "half"
-    shutil.copytree(dual_encoder, folder)
+    folder = shutil.copytree(dual_encoder, tmp_path / "half")
     VisionTextDualEncoderModel.from_pretrained(dual_encoder).bfloat16().save_pretrained(folder)
     half, whole = open_transformers(str(folder), "x"), open_transformers(str(dual_encoder), "y")
     assert len({half.tensors_sha256, whole.tensors_sha256, None}) == 3
@@ -90,12 +92,8 @@ def test_weights_in_half_precision_have_a_name(dual_encoder: Path, tmp_path: Pat
 
 def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: Path) -> None:
     """FLAVA has both functions, whose features are of shape (images, patches, dim)."""
-    from transformers import BertTokenizerFast, FlavaConfig, FlavaImageProcessor, FlavaModel
-
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    image = {**size, "image_size": 32, "patch_size": 16}
-    text = {**size, "vocab_size": 9, "max_position_embeddings": 16}
-    config = FlavaConfig(image_config=image, text_config=text, multimodal_config=size, projection_dim=32)
+    image, text = {**SIZE, "image_size": 32, "patch_size": 16}, {**SIZE, "vocab_size": 9, "max_position_embeddings": 16}
+    config = FlavaConfig(image_config=image, text_config=text, multimodal_config=SIZE, projection_dim=32)
     FlavaModel(config).save_pretrained(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]))
     BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=16).save_pretrained(tmp_path)
@@ -105,28 +103,7 @@ def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(tmp_path: 
         open_transformers(str(tmp_path), "theirs")
 
 
-@given(st.sampled_from(["a", "b"]), st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8))
-def test_no_damage_to_a_file_stops_the_others(name: str, damage: list[tuple[int, int]]) -> None:
-    data = bytearray(PHOTOS[name])
-    for place, value in damage:
-        data[place % len(data)] = value
-    with quiet_decoders():
-        found = picture_or_reason(bytes(data), 0)
-    assert isinstance(found, str) or found.image.mode == "RGB"
-
-
-def test_texts_may_be_put_in_other_words_first(random_clip: Callable[..., Path]) -> None:
-    ours = open_model_folder(random_clip(TEXTS), "ours")
-    asked = rewording(ours, lambda texts: [text.upper() + "!" for text in texts], "loud")
-    assert np.array_equal(
-        FeatureStore(asked).texts(TEXTS), FeatureStore(ours).texts([text.upper() + "!" for text in TEXTS])
-    )
-    assert asked.name == "loud"
-
-
 def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
-    from transformers import VisionTextDualEncoderModel, VisionTextDualEncoderProcessor
-
     encoder = open_transformers(str(dual_encoder), "theirs")
     features, places = FeatureStore(encoder).images(["a", "b"], read)
     assert list(places) == [0, 1]
@@ -140,8 +117,7 @@ def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
 
 
 def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "as-they-are"
-    shutil.copytree(dual_encoder, folder)
+    folder = shutil.copytree(dual_encoder, tmp_path / "as-they-are")
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
             config = json.loads((folder / name).read_text())
@@ -152,21 +128,15 @@ def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: P
 
 
 def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
-
-    words = ["<pad>", "<unk>", *" ".join(TEXTS).split()]
-    tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", model_max_length=12
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *" ".join(TEXTS).split()])
     )
-    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    text = {**size, "vocab_size": len(words), "max_position_embeddings": 12}
+    fast = BertTokenizerFast(str(tmp_path / "vocab.txt"), model_max_length=12)
+    text = {**SIZE, "vocab_size": len(fast), "max_position_embeddings": 12}
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        vision = {**size, "image_size": 32, "patch_size": 16}
-        model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+        config = SiglipConfig(text_config=text, vision_config={**SIZE, "image_size": 32, "patch_size": 16})
+        model = SiglipModel(config).eval()
     model.save_pretrained(tmp_path)
     SiglipProcessor(SiglipImageProcessor(size={"height": 32, "width": 32}), fast).save_pretrained(tmp_path)
     encoder = open_transformers(str(tmp_path), "theirs")
@@ -180,8 +150,7 @@ def test_siglip_pools_the_last_position_so_its_texts_are_padded_to_it(tmp_path: 
 
 
 def test_code_of_a_model_is_never_run(dual_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, mark = tmp_path / "remote", tmp_path / "mark"
-    shutil.copytree(dual_encoder, folder)
+    folder, mark = shutil.copytree(dual_encoder, tmp_path / "remote"), tmp_path / "mark"
     config = json.loads((folder / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
     (folder / "config.json").write_text(json.dumps(config))
@@ -194,20 +163,20 @@ def test_code_of_a_model_is_never_run(dual_encoder: Path, tmp_path: Path, monkey
 
 def test_weights_of_openai_have_their_own_activation(monkeypatch: pytest.MonkeyPatch) -> None:
     """open_clip's name ViT-B-32 alone means another one, and only warns."""
-    import open_clip
-
     asked: dict[str, object] = {}
 
     def create(model_name: str, **how: object) -> None:
         asked.update(how, model=model_name)
         raise OSError("no network")
 
-    monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
+    monkeypatch.setattr("open_clip.create_model_and_transforms", create)
     for source, is_quick in (("ViT-B-32/openai", True), ("ViT-B-32/laion2b_s34b_b79k", False)):
         with pytest.raises(InputError, match="cannot be fetched"):
             open_open_clip(source, "theirs")
-        assert asked["force_quick_gelu"] is is_quick
-        assert asked["weights_only"] is True
+        assert (asked["force_quick_gelu"], asked["weights_only"]) == (is_quick, True)
+    for source in ("ViT-B-32", "ViT-B-33/openai"):
+        with pytest.raises(SettingsError, match="nor a MODEL/PRETRAINED of open_clip"):
+            open_open_clip(source, "theirs")
 
 
 class Bomb:
@@ -220,25 +189,16 @@ class Bomb:
         return (Path.write_text, (self.path, "went off"))
 
 
-def test_open_clip_has_no_such_model() -> None:
-    for source in ("ViT-B-32", "ViT-B-33/openai"):
-        with pytest.raises(SettingsError, match="nor a MODEL/PRETRAINED of open_clip"):
-            open_open_clip(source, "theirs")
-
-
 def test_a_pickle_with_more_than_weights_in_it_is_refused(random_clip: Callable[..., Path], tmp_path: Path) -> None:
-    folder = tmp_path / "bomb"
-    shutil.copytree(random_clip(TEXTS), folder)
-    (folder / "model.safetensors").unlink()
-    mark = tmp_path / "mark"
+    folder, mark = shutil.copytree(random_clip(TEXTS), tmp_path / "bomb"), tmp_path / "mark"
+    (folder / WEIGHTS_FILE).unlink()
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps({"visual.proj": Bomb(mark)}, protocol=2))
     with pytest.raises(InputError, match=r"contains more than weights, .* it is refused"):
         open_open_clip(str(folder), "theirs")
     assert not mark.exists()
 
 
-A = torch.arange(6, dtype=torch.float32)
-TENSORS = {"a": A.reshape(2, 3), "b": torch.tensor(4.6)}
+TENSORS = {"a": torch.arange(6, dtype=torch.float32).reshape(2, 3), "b": torch.tensor(4.6)}
 
 
 def test_equal_weights_have_one_name_however_they_lie() -> None:
@@ -257,17 +217,13 @@ def test_equal_weights_have_one_name_however_they_lie() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        {},
         {"a": TENSORS["a"]},
         {**TENSORS, "c": torch.empty(0)},
         {"a": TENSORS["a"], "c": TENSORS["b"]},
-        {**TENSORS, "a": A},
-        {**TENSORS, "a": A.reshape(2, 3).view(torch.int32)},  # the same bytes
-        {**TENSORS, "a": A.reshape(2, 3).bfloat16()},
-        {**TENSORS, "a": TENSORS["a"].bool()},
+        {**TENSORS, "a": TENSORS["a"].flatten()},
+        {**TENSORS, "a": TENSORS["a"].view(torch.int32)},  # the same bytes
         {**TENSORS, "b": torch.nextafter(TENSORS["b"], torch.tensor(5.0))},
         {**TENSORS, "a": TENSORS["a"].flip(0)},
-        {**TENSORS, "a": -TENSORS["a"] * torch.tensor([[1.0, -1, -1], [-1, -1, -1]])},  # a zero with a sign
         {"b": TENSORS["a"], "a": TENSORS["b"]},
     ],
 )

@@ -27,43 +27,39 @@ def reference(features: Matrix, queries: Matrix, k: int) -> Matrix:
     return np.argsort(-cosines, axis=1, kind="stable")[:, :k]
 
 
-@pytest.mark.parametrize("k", [1, 999, 1000, 5000])
-def test_the_answer_is_that_of_float64(k: int) -> None:
-    features, queries = drawn(1000, 32, seed=1), drawn(7, 32, seed=2)
+def close(count: int, dim: int) -> Matrix:
+    """Rows that float32 does not tell apart."""
+    generator = np.random.default_rng(5)
+    return unit(generator.standard_normal(dim) + 1e-6 * generator.standard_normal((count, dim)))
+
+
+@pytest.mark.parametrize(
+    ("features", "num_queries", "k"),
+    [
+        *((drawn(1000, 32, seed=1), 7, k) for k in (1, 999, 1000, 5000)),
+        (drawn(70_000, 6, seed=3), QUERIES_AT_A_TIME + 5, 3),
+        (drawn(70_000, 6, seed=3), 1, 20),
+        (close(3000, 512), 4, 10),
+        (np.tile(drawn(5, 16, seed=9), (400, 1)), 3, 1000),
+        (np.tile(drawn(1, 16, seed=9), (90_000, 1)), 3, 4),
+    ],
+    ids=["best", "most", "all", "more", "blocks", "alone", "close", "equal", "collapsed"],
+)
+def test_the_answer_is_that_of_float64_and_of_equal_rows_the_first_come_first(
+    features: Matrix, num_queries: int, k: int
+) -> None:
+    queries = drawn(num_queries, features.shape[1], seed=2)
     found = nearest(features, queries, k)
-    assert found.indices.tolist() == reference(features, queries, k).tolist()
+    some = sorted({0, QUERIES_AT_A_TIME - 1, QUERIES_AT_A_TIME, num_queries - 1} & set(range(num_queries)))
+    assert found.indices[some].tolist() == reference(features, queries[some], k).tolist()
     taken = np.einsum("qd,qkd->qk", queries.astype(np.float64), features[found.indices].astype(np.float64))
     assert np.allclose(found.cosines, taken, atol=1e-12)
 
 
-def test_across_blocks_of_rows_and_of_queries() -> None:
-    features, queries = drawn(70_000, 6, seed=3), drawn(QUERIES_AT_A_TIME + 5, 6, seed=4)
-    some = [0, 1, QUERIES_AT_A_TIME - 1, QUERIES_AT_A_TIME, QUERIES_AT_A_TIME + 4]
-    found = nearest(features, queries, 3).indices[some]
-    assert found.tolist() == reference(features, queries[some], 3).tolist()
-    alone = nearest(features, queries[:1], 20).indices
-    assert alone.tolist() == reference(features, queries[:1], 20).tolist()
-
-
 def test_float32_would_have_been_wrong() -> None:
-    generator = np.random.default_rng(5)
-    features = unit(generator.standard_normal(512) + 1e-6 * generator.standard_normal((3000, 512)))
-    queries = drawn(4, 512, seed=6)
-    expected = reference(features, queries, 10)
-    assert nearest(features, queries, 10).indices.tolist() == expected.tolist()
+    features, queries = close(3000, 512), drawn(4, 512, seed=2)
     rounded = np.argsort(-(queries @ features.T), axis=1, kind="stable")[:, :10]
-    assert rounded.tolist() != expected.tolist()
-
-
-def test_of_equal_rows_the_first_come_first() -> None:
-    few = drawn(5, 16, seed=9)
-    features, queries = np.tile(few, (400, 1)), drawn(3, 16, seed=10)
-    found = nearest(features, queries, 1000)
-    assert found.indices.tolist() == reference(features, queries, 1000).tolist()
-    best = found.indices[:, 0]
-    assert (found.indices[:, :400] == best[:, None] + 5 * np.arange(400)).all()
-    collapsed = np.tile(few[:1], (90_000, 1))
-    assert nearest(collapsed, queries, 4).indices.tolist() == [[0, 1, 2, 3]] * 3
+    assert rounded.tolist() != reference(features, queries, 10).tolist()
 
 
 def test_memory_does_not_grow_with_the_gallery() -> None:
@@ -77,11 +73,6 @@ def test_memory_does_not_grow_with_the_gallery() -> None:
     assert peak < 100e6, "all cosines together take 480 MB"
 
 
-def test_nothing_to_find_and_nothing_to_look_for() -> None:
-    assert nearest(np.empty((0, 0), dtype=np.float32), drawn(2, 8, seed=1), 5).indices.shape == (2, 0)
-    assert nearest(drawn(9, 8, seed=1), np.empty((0, 8), dtype=np.float32), 5).indices.shape == (0, 5)
-
-
 @pytest.mark.parametrize("number", [np.nan, -np.inf])
 def test_numbers_that_are_none_are_refused(number: float) -> None:
     features, queries = drawn(70_000, 8, seed=15), drawn(3, 8, seed=16)
@@ -93,7 +84,10 @@ def test_numbers_that_are_none_are_refused(number: float) -> None:
         nearest(features[:10], queries, 5)
 
 
-@pytest.mark.parametrize(("features", "queries", "k"), [((5, 8), (2, 7), 1), ((5, 8), (8,), 1), ((5, 8), (2, 8), 0)])
-def test_what_does_not_fit_is_refused(features: tuple[int, ...], queries: tuple[int, ...], k: int) -> None:
-    with pytest.raises(PipelineError, match=r"cannot be searched|k must be positive"):
-        nearest(np.zeros(features, dtype=np.float32), np.zeros(queries, dtype=np.float32), k)
+def test_what_is_empty_finds_nothing_and_what_does_not_fit_is_refused() -> None:
+    empty = np.empty((0, 0), dtype=np.float32)
+    assert nearest(empty, drawn(2, 8, seed=1), 5).indices.shape == (2, 0)
+    assert nearest(drawn(9, 8, seed=1), np.empty((0, 8), dtype=np.float32), 5).indices.shape == (0, 5)
+    for features, queries, k in (((5, 8), (2, 7), 1), ((5, 8), (8,), 1), ((5, 8), (2, 8), 0)):
+        with pytest.raises(PipelineError, match=r"cannot be searched|k must be positive"):
+            nearest(np.zeros(features, dtype=np.float32), np.zeros(queries, dtype=np.float32), k)

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from training.config import EvaluateConfig
 from training.scores.evaluation import chosen_captions, retrieval_scores, wording
@@ -69,49 +70,34 @@ def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> Non
     assert board.get("image_to_text_R@1").gallery_size == 7
     with pytest.raises(KeyError, match="no score text_to_image_MRR@7"):
         board.get("text_to_image_MRR@7")
+    assert scores(np.ones((7, 4)) / 2, np.ones((4, 4)) / 2).get("text_to_image_R@1").value == 0
     _, _, first, *_ = board.table().splitlines()
     assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", "4", "7", "0"]
     assert "distinct" not in board.table("one")
     assert json.loads(json.dumps(board.to_json()))["scores"][0]["name"] == board.scores[0].name
 
 
-def test_a_collapsed_model_does_not_score() -> None:
-    board = scores(np.ones((7, 4)) / 2, np.ones((4, 4)) / 2)
-    assert board.get("text_to_image_R@1").value == 0
-    assert board.get("image_to_text_MRR@5", "one").value == pytest.approx(1 / 4)  # the worst of four
-
-
-def test_a_sheet_is_written_in_a_font_that_has_the_letters() -> None:
-    assert choose_typefaces(["due cerchi rossi"]) == Typefaces((PILLOWS_OWN,))
-    plain = Typefaces((PILLOWS_OWN,))
-    assert plain.has("e")
-    assert not plain.has("è")
-    assert plain.legible("c'è già, là: più") == "c'e gia, la: piu"
-    assert plain.legible("두 고양이") == "두 고양이"
-    chosen = choose_typefaces(["c'è già"])
-    assert chosen.has("è") or chosen == plain
-
-
-MIXED = ["Due gatti, perché è già sera", "δύο γάτες", "два кота", "犬が砂浜を走る", "كلب صغير يلعب"]
-
-
-def test_a_sheet_has_one_typeface_and_others_for_what_it_lacks() -> None:
-    """Whatever a line says: the typefaces are those of the sheet."""
-    chosen = choose_typefaces(MIXED)
+@pytest.mark.parametrize(
+    "texts",
+    [["due gatti"], ["Due gatti, perché è già sera", "δύο γάτες", "два кота", "犬が砂浜を走る", "كلب صغير يلعب"]],
+)
+def test_a_sheet_has_one_typeface_and_others_for_what_it_lacks(texts: list[str]) -> None:
+    """Whatever a line says: the typefaces are those of the sheet, and nothing is lost between its parts."""
+    chosen = choose_typefaces(texts)
     assert len(set(chosen.names)) == len(chosen.names)
-    for text in MIXED:
+    for text in texts:
         for part, font in chosen.runs(text, 15):
             name = next(name for name in chosen.names if Typefaces((name,)).font(15) is font)
             earlier = chosen.names[: chosen.names.index(name)]
             assert not any(Typefaces((other,)).has(part[0]) for other in earlier), (text, part, name)
         shown = "".join(part for part, _ in chosen.runs(text, 15))
-        assert sorted(shown) == sorted(chosen.legible(text)), "nothing is lost between the parts"
-    assert [part for part, _ in choose_typefaces(["due gatti"]).runs("due gatti", 15)] == ["due gatti"]
+        assert sorted(shown) == sorted(chosen.legible(text))
+    plain = Typefaces((PILLOWS_OWN,))
+    assert plain.legible("c'è già, la 두 고양이") == "c'e gia, la 두 고양이"
+    assert choose_typefaces(["due gatti"]) == plain
 
 
 def test_a_book_is_cut_to_a_line_at_once() -> None:
-    from PIL import Image, ImageDraw
-
     pen = Pen(ImageDraw.Draw(Image.new("RGB", (10, 10))), choose_typefaces(["a"]))
     for text in ("a" * 100_000, "parola " * 20_000, "i" * 300, "è"):
         shown = pen.fitted(text, 20, 300)
