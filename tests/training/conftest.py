@@ -35,6 +35,11 @@ SIDES = {"in alto a sinistra": (2, 2), "in alto a destra": (52, 2), "in basso": 
 MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Libraries warn of one another."""
+    item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"))
+
+
 def square(colour: str, side: str, rng: Random) -> bytes:
     """A JPEG of 96 x 96 pixels."""
     picture = Image.new("RGB", (96, 96), (245, 245, 245))

@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from training.towers.model_files import save_weights
 from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
 from training.use.classify import classify
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 Damage = Callable[[Path], object]
 CONFIG, WEIGHTS, TOKENIZER = "open_clip_config.json", "model.safetensors", "tokenizer.json"
 
@@ -40,12 +40,9 @@ def make_folder(path: Path) -> None:
     path.mkdir()
 
 
-def link_to(target: str) -> Damage:
-    def link(path: Path) -> None:
-        path.unlink()
-        path.symlink_to(target)
-
-    return link
+def make_broken_link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("gone")
 
 
 def said(trail: str, value: Any) -> Damage:
@@ -79,9 +76,7 @@ one_missing = tensors(lambda found, name: found.update({f"{name}x": found.pop(na
 OURS: list[tuple[str, Damage, str]] = [
     (CONFIG, Path.unlink, "is missing"),
     (CONFIG, make_folder, "is a folder"),
-    (CONFIG, link_to("gone"), "is a broken link"),
-    (CONFIG, link_to(CONFIG), "is a broken link"),
-    (CONFIG, put(b""), "is damaged"),
+    (CONFIG, make_broken_link, "is a broken link"),
     (CONFIG, put(b'{"a": "\xff"}'), "is damaged"),
     (CONFIG, put(b"[" * 100_000), "is damaged"),
     (CONFIG, put(b"[]"), "is not a JSON object"),
@@ -91,25 +86,18 @@ OURS: list[tuple[str, Damage, str]] = [
     (CONFIG, said("model_cfg.custom_text", None), "custom_text must be true"),
     (CONFIG, said("model_cfg.embed_dim", "32"), "embed_dim must be a positive number, got '32'"),
     (CONFIG, said("model_cfg.text_cfg.context_length", 0), "context_length must be a positive number"),
-    (CONFIG, said("model_cfg.vision_cfg.image_size", [32]), "image_size must be a positive number"),
     (CONFIG, said("model_cfg.text_cfg.layers", 10**9), "no model has layers = 1000000000"),
     (CONFIG, said("model_cfg.text_cfg.pool_type", "wörd"), "cannot be opened"),
-    (CONFIG, said("model_cfg.vision_cfg.head_width", -1), "cannot be opened"),
-    (CONFIG, said("model_cfg.nonsense", 1), "cannot be opened"),
     (CONFIG, said("model_cfg.embed_dim", 48), r"does not match .* open_clip_config.json .* is of shape"),
     (TOKENIZER, Path.unlink, "is missing"),
     (TOKENIZER, cut, "is damaged"),
     (TOKENIZER, put(b"null"), "is not a JSON object"),
     (TOKENIZER, said("model", None), "cannot be opened"),
-    (TOKENIZER, said("model.vocab", {"a": 0}), "cannot be opened"),
     (TOKENIZER, said("post_processor.special_tokens", {}), "cannot be opened"),  # Rust panics
     ("tokenizer_config.json", Path.unlink, "is missing"),
-    ("tokenizer_config.json", put(b"[]"), "is not a JSON object"),
     ("tokenizer_config.json", said("pad_token", []), "cannot be opened"),
-    ("tokenizer_config.json", said("pad_token", "<other>"), "gives token 300, but the text tower has 300"),
+    ("tokenizer_config.json", said("pad_token", "<other>"), r"gives token (\d+), but the text tower has \1"),
     (WEIGHTS, Path.unlink, "is missing"),
-    (WEIGHTS, link_to("gone"), "is a broken link"),
-    (WEIGHTS, put(b""), "is broken|is damaged"),
     (WEIGHTS, cut, "is broken|is damaged"),
     (WEIGHTS, one_missing, "the tensor '.*' is missing"),
     (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"the tensor 'a\\nb' is unexp"),
@@ -119,20 +107,16 @@ OURS: list[tuple[str, Damage, str]] = [
 ]
 WITH_ENCODER: list[tuple[str, Damage, str]] = [
     ("config.json", Path.unlink, "is missing"),
-    ("config.json", put(b"[]"), "is not a JSON object"),
     ("config.json", said("model_type", "no-such"), "cannot be opened"),
     ("config.json", said("hidden_act", None), "cannot be opened"),  # several lines, of an error of its own kind
     ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
     ("config.json", said("hidden_size", 64), "does not match|cannot be opened"),
 ]
 OPEN_CLIPS: list[tuple[str, Damage, str]] = [
-    (CONFIG, put(b"\xff"), "is damaged"),
-    (CONFIG, Path.unlink, "is missing"),
     (CONFIG, said("model_cfg.vision_cfg.width", "wörd"), "cannot be opened"),
     (CONFIG, said("model_cfg.vision_cfg.layers", 10**9), "no model has layers"),
     (CONFIG, said("preprocess_cfg.resize_mode", -1), "cannot be opened"),
     (WEIGHTS, cut, "is broken|is damaged"),
-    (WEIGHTS, link_to("gone"), "is a broken link"),
     (WEIGHTS, Path.unlink, "contains no weights file"),
     (WEIGHTS, one_missing, "cannot be opened"),
     (TOKENIZER, put(b"null"), "is not a JSON object"),
@@ -140,7 +124,6 @@ OPEN_CLIPS: list[tuple[str, Damage, str]] = [
 ]
 TRANSFORMERS: list[tuple[str, Damage, str]] = [
     ("config.json", Path.unlink, "is missing"),
-    ("config.json", cut, "is damaged"),
     ("config.json", said("text_config.hidden_size", None), "cannot be opened"),
     ("config.json", said("vision_config.num_hidden_layers", 10**9), "no model has num_hidden_layers"),
     ("config.json", said("vision_config.num_hidden_layers", 0), "has weights that do not exist"),
@@ -150,7 +133,6 @@ TRANSFORMERS: list[tuple[str, Damage, str]] = [
     (WEIGHTS, tensors(lambda found, _: found.update({"a": torch.ones(2)})), "has weights that do not exist .* 'a'"),
     (TOKENIZER, said("model.vocab", -1), "cannot be opened"),
     ("processor_config.json", Path.unlink, "cannot be opened"),
-    ("processor_config.json", put(b"}"), "is damaged"),
 ]
 
 
@@ -176,18 +158,18 @@ def theirs(opener: Callable[[str, str], Any]) -> Callable[[Path], Any]:
     return lambda folder: opener(str(folder), "theirs")
 
 
+@pytest.fixture(scope="module")
+def of_open_clip(own_text: Path) -> Path:
+    """A folder of ours is one of open_clip, too."""
+    return own_text
+
+
 OPENERS: dict[str, tuple[Callable[[Path], Any], list[tuple[str, Damage, str]]]] = {
     "own_text": (load_model, OURS),
     "with_encoder": (load_model, WITH_ENCODER),
     "of_open_clip": (theirs(open_open_clip), OPEN_CLIPS),
     "dual_encoder": (theirs(open_transformers), TRANSFORMERS),
 }
-
-
-@pytest.fixture(scope="module")
-def of_open_clip(own_text: Path) -> Path:
-    """A folder of ours is one of open_clip, too."""
-    return own_text
 
 
 def require_told(opener: Callable[[], Any], name: str, told: str) -> None:
@@ -223,38 +205,27 @@ def test_odd_models_that_are_whole_are_opened(kind: str, request: pytest.Fixture
     assert OPENERS[kind][0](folder)
 
 
-def test_every_opener_tells_of_it(own_text: Path, tmp_path: Path) -> None:
-    """Search, classification and localization open a folder in one way, scoring in another."""
+def test_classification_and_scoring_tell_of_it_too(own_text: Path, tmp_path: Path) -> None:
     Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "photo.png")
-    folder = shutil.copytree(own_text, tmp_path / "model")
-    name = "text.text_projection"
-    whole = (folder / WEIGHTS).read_bytes()
+    folder, name = shutil.copytree(own_text, tmp_path / "model"), "text.text_projection"
     tensors(lambda found, _: found.update({name: found[name] * float("nan")}))(folder / WEIGHTS)
+    classified = partial(classify, tmp_path / "photo.png", ["un", "due"], folder)
     with pytest.raises(DamagedError, match=r"not finite.*model\.safetensors"):
-        classify(tmp_path / "photo.png", ["un", "due"], folder)
-    (folder / WEIGHTS).write_bytes(whole)
+        classified()
     said("model", None)(folder / TOKENIZER)
-    for opener in (
-        lambda: classify(tmp_path / "photo.png", ["un", "due"], folder),
-        lambda: open_model_folder(folder, "mine"),
-    ):
+    for opener in (classified, partial(open_model_folder, folder, "mine")):
         require_told(opener, TOKENIZER, "cannot be opened")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda config: config.pop("preprocess_cfg"),
-        lambda config: config["preprocess_cfg"].update(resize_mode="shortest"),
-        lambda config: config["preprocess_cfg"].update(mean=[0.5, 0.5, 0.5]),
-    ],
-)
+@pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "shortest"}, {"mean": [0.5, 0.5, 0.5]}])
 def test_a_model_that_sees_pictures_otherwise_is_not_scored_as_ours(
-    change: Callable[[dict[str, Any]], object], own_text: Path, tmp_path: Path
+    preprocessing: dict[str, Any] | None, own_text: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(own_text, tmp_path / "model")
     config = json.loads((folder / CONFIG).read_text())
-    change(config)
+    known = config.pop("preprocess_cfg")
+    if preprocessing is not None:
+        config["preprocess_cfg"] = known | preprocessing
     (folder / CONFIG).write_text(json.dumps(config))
     with pytest.raises(PipelineError, match=r"preprocess_cfg is missing|read it as open_clip=DIR"):
         open_model_folder(folder, "ours")
@@ -277,22 +248,16 @@ LIGATURE = normalizers.Replace("ا", "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASA
         (normalizers.Replace(Regex("(?=ж)"), "ж" * 9_999), normalizers.Replace(Regex("(?=ж)"), "ж" * 10_000)),
         (normalizers.Prepend("ж" * 9_999), normalizers.Prepend("ж" * 10_000)),
         (growing(DOUBLE, 13), growing(DOUBLE, 14)),
-        (
-            growing(growing(normalizers.Replace("ж", "жж"), 4), 3),
-            growing(growing(normalizers.Replace("ж", "жж"), 7), 2),
-        ),
+        (growing(growing(DOUBLE, 4), 3), growing(growing(DOUBLE, 7), 2)),
         (normalizers.NFKC(), growing(normalizers.Sequence([LIGATURE, normalizers.NFKC()]), 9)),
         (pre_tokenizers.ByteLevel(), pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(use_regex=False)] * 30)),
     ],
 )
 def test_a_tokenizer_that_makes_texts_endless_is_refused_before_it_meets_one(allowed: Any, refused: Any) -> None:
-    for step, is_refused in ((allowed, False), (refused, True)):
+    for step, outcome in ((allowed, nullcontext()), (refused, pytest.raises(InputError, match="10,000 times as long"))):
         tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
         setattr(tokenizer, "normalizer" if hasattr(step, "normalize_str") else "pre_tokenizer", step)
-        if is_refused:
-            with pytest.raises(InputError, match="10,000 times as long"):
-                refuse_unbounded_growth(tokenizer, "theirs")
-        else:
+        with outcome:
             refuse_unbounded_growth(tokenizer, "theirs")
 
 
@@ -303,9 +268,8 @@ def test_whoever_loads_a_tokenizer_of_others_refuses_one_that_makes_texts_endles
     folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
     step = {"type": "Replace", "pattern": {"String": "ж"}, "content": "жж"}
     said("normalizer", {"type": "Sequence", "normalizers": [step] * 40})(folder / TOKENIZER)
-    copy = lambda source: copy_tokenizer(str(source), tmp_path)  # noqa: E731
-    opener = copy if kind == "encoder" else OPENERS[kind][0]
-    require_told(partial(opener, folder), TOKENIZER, "10,000 times as long")
+    copy = partial(copy_tokenizer, str(folder), tmp_path)
+    require_told(copy if kind == "encoder" else partial(OPENERS[kind][0], folder), TOKENIZER, "10,000 times as long")
 
 
 def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_path: Path) -> None:
@@ -313,7 +277,13 @@ def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_pat
     folder = shutil.copytree(own_text, tmp_path / "model")
     document = json.loads((folder / TOKENIZER).read_text())
     document["normalizer"] = {"type": "Replace", "pattern": {"String": "ж"}, "content": "ж" * 8_000}
-    token = {"id": 299, "content": "ж" * 500_000, "single_word": False, "lstrip": False, "rstrip": False}
+    token = {
+        "id": max(document["model"]["vocab"].values()) + 1,
+        "content": "ж" * 500_000,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+    }
     document["added_tokens"].append({**token, "normalized": True, "special": False})
     (folder / TOKENIZER).write_text(json.dumps(document))
     load_model(own_text)

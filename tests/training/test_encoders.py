@@ -1,4 +1,4 @@
-"""Models of others behind one interface: open_clip's and Hugging Face's folders, made on the spot."""
+"""Models of others behind one interface, from folders made on the spot; their features, encoded once and kept."""
 
 import hashlib
 import io
@@ -7,7 +7,9 @@ import pickle
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +28,10 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
-from data_catalog.errors import InputError, SettingsError
-from training.data.features import FeatureStore, rewording
+from data_catalog.errors import DiskError, InputError, SettingsError
+from training.data.features import Encoder, FeatureStore, fingerprint, rewording
 from training.scores.encoders import open_model_folder, open_open_clip, open_transformers, tensors_sha256
 from training.towers.model import WEIGHTS_FILE
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXTS = ["un quadrato", "verde in basso a sinistra", "blu"]
@@ -229,3 +229,159 @@ def test_equal_weights_have_one_name_however_they_lie() -> None:
 )
 def test_any_change_gives_another_name(other: dict[str, torch.Tensor]) -> None:
     assert tensors_sha256(other) != tensors_sha256(TENSORS)
+
+
+NAMES = ["a", "b", "same as a", "broken", "c"]
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    return {"a": png(1), "b": png(2), "same as a": png(1), "broken": png(3)[:50], "c": png(4)}
+
+
+@pytest.fixture(scope="module")
+def ours(random_clip: Callable[..., Path]) -> Encoder:
+    return open_model_folder(random_clip(TEXTS), "ours")
+
+
+class Counted:
+    """A model that counts what it is asked for."""
+
+    def __init__(self, model: Encoder) -> None:
+        self.num_asked = 0
+
+        def counted(encode: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+            def run(batch: Any) -> torch.Tensor:
+                self.num_asked += len(batch)
+                return encode(batch)
+
+            return run
+
+        encoders = {"encode_pixels": counted(model.encode_pixels), "encode_texts": counted(model.encode_texts)}
+        self.encoder = replace(model, **encoders)
+
+    def asked(self) -> int:
+        """How much it was asked for since then, less four images and four texts that tell which model it is."""
+        found, self.num_asked = self.num_asked, 0
+        return found - 8
+
+
+def test_features_are_those_of_the_model_and_only_bytes_that_are_new_are_encoded(
+    ours: Encoder, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    model = Counted(ours)
+    expected, _ = FeatureStore(model.encoder).images(NAMES, files.__getitem__)
+    model.num_asked = 0
+    for num_encoded in (3, 0):
+        features, places = FeatureStore(model.encoder, tmp_path).images(NAMES, files.__getitem__)
+        assert (list(places), model.asked()) == ([0, 1, 2, 4], num_encoded)
+        assert np.allclose(features, expected, atol=1e-5)
+        assert features[0].tobytes() == features[2].tobytes()
+    files |= {"renamed": files.pop("b"), "c": png(5), "broken": png(3)}
+    names = ["renamed", "c", "broken", "a"]
+    features, places = FeatureStore(model.encoder, tmp_path).images(names, files.__getitem__)
+    assert (list(places), model.asked()) == ([0, 1, 2, 3], 2)
+    expected, _ = FeatureStore(model.encoder).images(names, files.__getitem__)
+    assert np.allclose(features, expected, atol=1e-5)
+
+
+def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
+    ours: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.features.PORTION", 4)
+    files = {str(number): png(number) for number in range(10)}
+    model, encoded = Counted(ours), []
+
+    def interrupted(pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(pixels)
+        if len(encoded) == 4:  # the first of them are of noise, and tell which model it is
+            raise KeyboardInterrupt
+        return model.encoder.encode_pixels(pixels)
+
+    store = FeatureStore(replace(model.encoder, encode_pixels=interrupted), tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        store.images(list(files), files.__getitem__, batch_size=2)
+    model.asked()
+    _, places = FeatureStore(model.encoder, tmp_path).images(list(files), files.__getitem__, batch_size=2)
+    assert (list(places), model.asked()) == (list(range(10)), 6)
+
+
+def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
+    ours: Encoder, files: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Counted(ours)
+    expected, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, files.__getitem__)
+    (path,) = tmp_path.rglob("features-*.parquet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    model.asked()
+    found, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, files.__getitem__)
+    assert model.asked() == 3
+    assert found.tobytes() == expected.tobytes()
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_each_file_is_read_once_and_what_was_read_is_what_was_encoded(ours: Encoder, tmp_path: Path) -> None:
+    """A file that changes meanwhile, even one that another was a copy of, is known by what it was."""
+    contents = {"changes": [png(1), png(2)], "same as that was": [png(1)], "goes": [png(3)], "broken": [b"no picture"]}
+    features, places = FeatureStore(ours, tmp_path).images([*contents], lambda name: contents[name].pop(0))
+    now, _ = FeatureStore(ours).images(["a", "b", "c"], {"a": png(1), "b": png(1), "c": png(3)}.__getitem__)
+    assert list(places) == [0, 1, 2]
+    assert np.allclose(features, now, atol=1e-5)
+    features, places = FeatureStore(ours, tmp_path / "new").images(["cut"], lambda _: png(1)[:50])
+    assert (features.shape, places, list(tmp_path.glob("new/*"))) == ((0, 0), {}, [])
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_is_in_the_way_is_a_sentence(
+    is_file: bool, ours: Encoder, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "kept-features"
+    if is_file:
+        folder.write_text("no folder")
+    else:
+        (folder / fingerprint(ours) / f"features-{'0' * 64}.parquet").mkdir(parents=True)
+    with pytest.raises(DiskError, match=rf"cannot cache features .*{folder}/\w+ .* remove {folder}"):
+        FeatureStore(ours, folder).images(NAMES, files.__getitem__)
+
+
+def test_texts_are_encoded_once_as_they_are_asked(ours: Encoder, tmp_path: Path) -> None:
+    model = Counted(ours)
+    texts = ["un cane", "due gatti", "un cane", "è", "x" * 5000]
+    expected = FeatureStore(model.encoder).texts(texts)
+    model.num_asked = 0
+    for num_encoded in (4, 0):
+        found = FeatureStore(model.encoder, tmp_path).texts(texts, batch_size=2)
+        assert np.allclose(found, expected, atol=1e-5)
+        assert found[0].tobytes() == found[2].tobytes()
+        assert model.asked() == num_encoded
+    loud = rewording(model.encoder, lambda asked: [text.upper() for text in asked], "loud")
+    asked = FeatureStore(loud, tmp_path).texts(["un cane"])
+    assert np.allclose(asked, FeatureStore(model.encoder).texts(["UN CANE"]), atol=1e-5)
+    assert FeatureStore(model.encoder, tmp_path).texts([]).shape == (0, 0)
+
+
+def test_models_are_known_by_weights_tokenizer_and_where_texts_are_cut(
+    ours: Encoder, random_clip: Callable[..., Path]
+) -> None:
+    """Of a model of a hub no files are known; its tokenizer may have changed there."""
+
+    def cut_at(most: int) -> Encoder:
+        return replace(ours, encode_texts=lambda texts: torch.tensor([[len(t.split()[:most]), 1.0] for t in texts]))
+
+    assert fingerprint(ours) == fingerprint(replace(ours, name="another"))
+    models = [
+        ours,
+        *(cut_at(most) for most in (16, 64, 77, 512)),
+        open_model_folder(random_clip(TEXTS, seed=1), "other"),
+    ]
+    models += [replace(ours, files=({"name": "tokenizer.json", "sha256": "0" * 64},))]
+    assert len({fingerprint(model) for model in models}) == 7

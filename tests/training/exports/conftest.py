@@ -11,6 +11,7 @@ from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.loop import train
 
+SmallRun = Callable[..., TrainConfig]
 # One step: what is exported is random weights, moved a little.
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 152, "lr": 1e-3, "warmup_steps": 1}
 
@@ -21,17 +22,14 @@ def italian(square_files: PairFiles, model_file: Path, encoder: Path, tmp_path_f
     folder = tmp_path_factory.mktemp("italian")
     config = json.loads(model_file.read_text())
     del config["image_weights"]
-    path = folder / "italian.json"
-    path.write_text(json.dumps(config))
-    settings = TrainConfig(model=str(path), text_encoder=str(encoder), logit_scale=20.0, num_threads=1, **SHORT)
-    train(square_files, settings, folder / "model")
+    (folder / "italian.json").write_text(json.dumps(config))
+    own = {"model": str(folder / "italian.json"), "text_encoder": str(encoder), "logit_scale": 20.0}
+    train(square_files, TrainConfig(**own, num_threads=1, **SHORT), folder / "model")
     return folder / "model"
 
 
 @pytest.fixture(scope="session")
-def compact(
-    square_files: PairFiles, small_run: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def compact(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ResNet beside open_clip's own text tower, as `compact` is."""
     folder = tmp_path_factory.mktemp("compact") / "model"
     train(square_files, small_run("resnet", **SHORT), folder)
@@ -39,9 +37,7 @@ def compact(
 
 
 @pytest.fixture(scope="session")
-def plain_clip(
-    square_files: PairFiles, small_run: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def plain_clip(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vision transformer beside open_clip's own text tower, trained by the sigmoid loss, which has a bias."""
     folder = tmp_path_factory.mktemp("plain") / "model"
     train(square_files, small_run(loss="siglip", **SHORT), folder)

@@ -18,7 +18,6 @@ from training.exports.model_card import (
     TrainingData,
     card_data,
     cost_section,
-    duration,
     limits_section,
     model_card,
 )
@@ -28,8 +27,6 @@ from training.scores.encoders import open_model_folder
 from training.scores.score import Score
 from training.scores.scoreboard import Entry, ModelFacts, Scoreboard, SetFacts
 from training.trained_models import EFFORT_FILE
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 HOSTILE = "<script>alert(1)</script> [x](http://evil.example) | `a` \u202e --- \x85"
 
@@ -289,11 +286,3 @@ def test_time_and_energy_add_up_over_attempts() -> None:
     assert "- package-0: 1.5000 kWh, in 2 of 3 attempts" in text
     assert "- Not measured: GPU 0&#58; it has no energy counter" in text
     assert "- Not measured: processor&#58; this system has no RAPL counters" in text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "less than a second"), (59.6, "1 min"), (3600, "1 h"), (7384, "2 h 3 min 4 s"), (360_000, "100 h")],
-)
-def test_durations_are_in_words(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

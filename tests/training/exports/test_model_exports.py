@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -26,8 +28,6 @@ from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.fit.run import MODEL_FILES
 from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 READER = Path(__file__).with_name("card_reader.py")
 # Of differing lengths, so that all but one are filled up; one is longer than any context.
@@ -51,8 +51,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(model: Path, picture: Path) -> list[Any]:
     """Features of the picture and `TEXTS` by the model itself."""
-    import torch
-
     found = load_model(model)
     pixels = torch.from_numpy(decode(picture.read_bytes(), found.image_size).copy())[None]
     with torch.no_grad():
@@ -68,10 +66,10 @@ def read_here(picture: Path, folders: Sequence[Path], monkeypatch: pytest.Monkey
     return {str(folder): names["run"](folder, str(picture), TEXTS) for folder in folders}
 
 
-def read(picture: Path, folders: Sequence[Path], elsewhere: Path, **environment: str) -> dict[str, list[Any]]:
-    """Run the cards' own code in a new process, from another folder."""
+def read(picture: Path, folders: Sequence[Path], elsewhere: Path) -> dict[str, list[Any]]:
+    """Run the cards' own code in a new process, from another folder with its own cache of the hub."""
     command = [sys.executable, "-W", "ignore", str(READER), str(picture), json.dumps(TEXTS), *map(str, folders)]
-    told = {**os.environ, **environment}
+    told = {**os.environ, "HF_HUB_CACHE": str(elsewhere / "cache")}
     child = subprocess.run(command, capture_output=True, text=True, check=False, cwd=elsewhere, env=told)
     assert child.returncode == 0, child.stderr
     return dict(json.loads(child.stdout.splitlines()[-1]))
@@ -118,17 +116,13 @@ def test_exports_of_italian_are_read_elsewhere(italian: Path, picture: Path, tmp
     for path in (tmp_path / "hub").glob("*.safetensors"):
         path.unlink()
     folders = [*(found.folder for found in report.exports), tmp_path / "moved", tmp_path / "hub"]
-    found = read(picture, folders, tmp_path, HF_HUB_CACHE=str(tmp_path / "cache"))
-    assert len(found) == 5
-    require_equal(italian, picture, found)
+    require_equal(italian, picture, read(picture, folders, tmp_path))
 
 
 def test_a_plain_clip_becomes_transformers_clip(
     plain_clip: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its bias has no place there: the card says so, and cosines are the same."""
-    from transformers import CLIPModel
-
     exported(plain_clip, tmp_path / "out", "transformers")
     require_equal(plain_clip, picture, read_here(picture, [tmp_path / "out"], monkeypatch))
     ours = open_trained(plain_clip)
@@ -265,8 +259,7 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
             exported(compact, out, "open_clip", replace=replace)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
-    assert not exported(compact, out, "open_clip").exports[0].up_to_date
-    assert exported(compact, out, "open_clip").exports[0].up_to_date
+    assert [exported(compact, out, "open_clip").exports[0].up_to_date for _ in range(2)] == [False, True]
     with pytest.raises(SettingsError, match="--force"):
         exported(compact, out, "open_clip", license="mit")
     assert "license:" not in (out / "README.md").read_text()
@@ -294,17 +287,17 @@ def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".tmp-new-onnx", "open_clip"]
 
 
-def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> None:
-    for out in (compact / "exports", compact.parent):
-        with pytest.raises(SettingsError, match="contains the other"):
-            exported(compact, out, "open_clip")
-    with pytest.raises(SettingsError, match=r"not an export|contains the other"):
-        exported(compact, compact, "open_clip")
+def test_the_models_own_folder_and_the_catalog_are_no_places(compact: Path, tmp_path: Path) -> None:
     config = ModelExportConfig(formats=("open_clip",), name="small")
-    with pytest.raises(SettingsError, match="vernaclip forget"):
-        export_model(compact, config, tmp_path / "mine", seen=None, root=tmp_path)
-    with pytest.raises(SettingsError, match="not for exports"):
-        export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
+    for out, root, message in (
+        (compact / "exports", tmp_path / "catalog", "contains the other"),
+        (compact.parent, tmp_path / "catalog", "contains the other"),
+        (compact, tmp_path / "catalog", "not an export|contains the other"),
+        (tmp_path / "mine", tmp_path, "vernaclip forget"),
+        (tmp_path / "models" / "mine", tmp_path, "not for exports"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            export_model(compact, config, out, seen=None, root=root)
 
 
 @pytest.mark.parametrize(
@@ -315,11 +308,9 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
         ({"formats": ("all", "onnx")}, "give it alone"),
         ({"hub_name": "clip-it"}, "OWNER/NAME, got 'clip-it'"),
         ({"hub_name": "somebody/clip--it"}, "OWNER/NAME"),
-        ({"hub_name": "somebody/clip-it.git"}, "OWNER/NAME"),
         ({"hub_name": f"somebody/{'x' * 97}"}, "OWNER/NAME"),
         ({"dataset_hub_name": "scenes"}, "OWNER/NAME, got 'scenes'"),
         ({"license": "CC-BY-4.0"}, "'CC-BY-4.0' .*did you mean cc-by-4.0 or .* --license other"),
-        ({"license": " mit"}, "did you mean mit"),
         ({"license": "other"}, "needs the license's name"),
         ({"license": "other", "license_name": "my license"}, "got 'my license'"),
         ({"license": "other", "license_name": "mine", "license_link": "LICENCE"}, "--license-link must be an address"),
@@ -330,15 +321,6 @@ def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> Non
 def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         ModelExportConfig(**{"name": "small", "formats": ("onnx",), **wish})
-
-
-def test_names_on_the_hub_and_licenses_that_it_takes() -> None:
-    wishes = [{"hub_name": name, "dataset_hub_name": name} for name in ("a_b/C.d-1_2", f"0/{'x' * 96}")]
-    wishes += [{"license": license} for license in ("", "mit", "cc-by-nc-sa-4.0", "openrail++", "unknown")]
-    own = {"license": "other", "license_name": "mine-1.0"}
-    wishes += [{**own, "license_link": link} for link in ("", "LICENSE", "LICENSE.md", "https://example.org/mine")]
-    for wish in wishes:
-        ModelExportConfig(name="small", formats=("onnx",), **wish)
 
 
 def test_what_onnx_needs_is_said_before_anything_is_written(
