@@ -12,12 +12,25 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+    ViTImageProcessor,
+)
 
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
+from training.fit import loop
 from training.towers.model import read_model_config
 
 COLOURS = {
@@ -139,18 +152,12 @@ def training_code() -> Callable[..., str]:
 
 
 TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
-TOWERS: dict[str, dict[str, Any]] = {
-    kind: {
-        "embed_dim": 32,
-        "custom_text": True,
-        "vision_cfg": vision,
-        "text_cfg": TEXT | {"hf_tokenizer_name": "tokenizer"},
-    }
-    for kind, vision in {
-        "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-        "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    }.items()
+VISION: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
 }
+SHARED = {"embed_dim": 32, "custom_text": True, "text_cfg": {**TEXT, "hf_tokenizer_name": "tokenizer"}}
+TOWERS: dict[str, dict[str, Any]] = {kind: {**SHARED, "vision_cfg": vision} for kind, vision in VISION.items()}
 
 
 @pytest.fixture(scope="session")
@@ -176,7 +183,6 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainCo
 @pytest.fixture
 def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`interrupt(files, config, out, saves=1)`: end a training once it has written so many resume states."""
-    from training.fit import loop
 
     def interrupt(files: PairFiles, config: TrainConfig, out: Path, saves: int = 1) -> None:
         save, left = loop.save_run, iter(range(saves - 1))
@@ -203,15 +209,12 @@ def make_model(random_clip: Callable[..., Path]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
     folder, vocabulary = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("words") / "vocab.txt"
     captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split(), "[MASK]"]
     vocabulary.write_text("\n".join(words))
     BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
-    torch.manual_seed(4)
+    torch.manual_seed(6)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(vocab_size=len(words), max_position_embeddings=95, initializer_range=0.2, **sizes)
     BertModel(config).save_pretrained(folder)
@@ -232,17 +235,6 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dual_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small VisionTextDualEncoder with its processor, as transformers saves one."""
-    import torch
-    from transformers import (
-        BertConfig,
-        CLIPVisionConfig,
-        PreTrainedTokenizerFast,
-        VisionTextDualEncoderConfig,
-        VisionTextDualEncoderModel,
-        VisionTextDualEncoderProcessor,
-        ViTImageProcessor,
-    )
-
     folder = tmp_path_factory.mktemp("dual")
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     vision = CLIPVisionConfig(**size, image_size=32, patch_size=16)

@@ -164,18 +164,6 @@ def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkey
         localize(path, "rosso", colour_model(), method="strips")
 
 
-def test_a_heat_map_is_hot_where_the_text_is(flag: Path, tmp_path: Path) -> None:
-    found = localize(flag, "rosso", colour_model())
-    heat_map(found, tmp_path / "heat.png")
-    with Image.open(tmp_path / "heat.png") as picture:
-        assert picture.size == (2 * (32 + 360 + 20) + 18 + 60, 32 + 76 + 180 + 32)
-        left, above = 32 + 360 + 20, 32 + 76  # of the panel with the heat
-        places = ((left + x * 360 // 256, above + y * 360 // 256) for x, y in ((212, 94), (128, 20)))
-        hot, cold = (np.array(picture.getpixel(place)) for place in places)
-    assert hot[0] > hot[2] + 60, "red"
-    assert cold.max() - cold.min() <= 3, "grey"
-
-
 def test_odd_images_are_taken_as_they_are_meant(tmp_path: Path) -> None:
     path = tmp_path / "odd.png"
     Image.new("RGBA", (33, 20), (255, 0, 0, 0)).save(path)

@@ -1,10 +1,7 @@
 """Paired differences against cases worked out by hand, their intervals against known distributions, and verdicts."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from training.scores.ablation import (
     HELPS,
@@ -18,7 +15,6 @@ from training.scores.ablation import (
     seed_noise,
     values_of,
     verdict,
-    write_forest_plot,
 )
 from training.scores.score import retrieval_outcomes
 
@@ -116,12 +112,3 @@ def test_holm_corrects_step_by_step() -> None:
 def test_verdicts(value: float, p_value: float, degrees: int, num_images: int, expected: str) -> None:
     found = PairedDifference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
     assert verdict(found, p_value, SeedNoise(variance=0.1, degrees=degrees), num_images=num_images) == expected
-
-
-def test_the_plot_has_a_row_for_each_filter(tmp_path: Path) -> None:
-    found = PairedDifference(value=0.1, low=-0.1, high=0.3, p_value=0.2)
-    for count, height in ((1, 282), (4, 552)):
-        labels = ["clean.language_check + check.language_check $x_$"] * count
-        write_forest_plot(labels, {"MRR": [found] * count, "R@1": [found] * count}, tmp_path / "plot.png")
-        with Image.open(tmp_path / "plot.png") as plot:
-            assert plot.size == (960, height)

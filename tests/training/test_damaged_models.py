@@ -6,7 +6,8 @@ import resource
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
 from training.use.classify import classify
 
 Damage = Callable[[Path], object]
+Opener = Callable[[Path], Any]
 CONFIG, WEIGHTS, TOKENIZER = "open_clip_config.json", "model.safetensors", "tokenizer.json"
 
 
@@ -35,26 +37,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-def make_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def make_broken_link(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("gone")
-
-
 def said(trail: str, value: Any) -> Damage:
     """Another value in a JSON file, by its dotted place."""
 
     def change(path: Path) -> None:
         document = json.loads(path.read_text())
         *tables, name = trail.split(".")
-        table = document
-        for key in tables:
-            table = table[key]
-        table[name] = value
+        reduce(getitem, tables, document)[name] = value
         path.write_text(json.dumps(document))
 
     return change
@@ -75,8 +64,8 @@ one_missing = tensors(lambda found, name: found.update({f"{name}x": found.pop(na
 
 OURS: list[tuple[str, Damage, str]] = [
     (CONFIG, Path.unlink, "is missing"),
-    (CONFIG, make_folder, "is a folder"),
-    (CONFIG, make_broken_link, "is a broken link"),
+    (CONFIG, lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+    (CONFIG, lambda path: (path.unlink(), path.symlink_to("gone")), "is a broken link"),
     (CONFIG, put(b'{"a": "\xff"}'), "is damaged"),
     (CONFIG, put(b"[" * 100_000), "is damaged"),
     (CONFIG, put(b"[]"), "is not a JSON object"),
@@ -102,7 +91,7 @@ OURS: list[tuple[str, Damage, str]] = [
     (WEIGHTS, one_missing, "the tensor '.*' is missing"),
     (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"the tensor 'a\\nb' is unexp"),
     (WEIGHTS, tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "is of shape"),
-    (WEIGHTS, tensors(lambda found, name: found.update({name: found[name].long()})), "is of torch.int64"),
+    (WEIGHTS, tensors(lambda found, _: found.update({n: v.long() for n, v in found.items()})), "torch.int64.* more of"),
     (WEIGHTS, tensors(lambda found, _: found.clear()), "the tensors '.* and .* more are missing"),
 ]
 WITH_ENCODER: list[tuple[str, Damage, str]] = [
@@ -154,22 +143,18 @@ def with_encoder(model_file: Path, encoder: Path, tmp_path_factory: pytest.TempP
     return folder
 
 
-def theirs(opener: Callable[[str, str], Any]) -> Callable[[Path], Any]:
+def theirs(opener: Callable[[str, str], Any]) -> Opener:
     return lambda folder: opener(str(folder), "theirs")
 
 
-@pytest.fixture(scope="module")
-def of_open_clip(own_text: Path) -> Path:
-    """A folder of ours is one of open_clip, too."""
-    return own_text
-
-
-OPENERS: dict[str, tuple[Callable[[Path], Any], list[tuple[str, Damage, str]]]] = {
-    "own_text": (load_model, OURS),
-    "with_encoder": (load_model, WITH_ENCODER),
-    "of_open_clip": (theirs(open_open_clip), OPEN_CLIPS),
-    "dual_encoder": (theirs(open_transformers), TRANSFORMERS),
+# A folder of ours is one of open_clip, too.
+KINDS: dict[str, tuple[str, Opener, list[tuple[str, Damage, str]]]] = {
+    "own text": ("own_text", load_model, OURS),
+    "with encoder": ("with_encoder", load_model, WITH_ENCODER),
+    "open_clip": ("own_text", theirs(open_open_clip), OPEN_CLIPS),
+    "transformers": ("dual_encoder", theirs(open_transformers), TRANSFORMERS),
 }
+OPENERS = [pytest.param(*found[:2], id=kind) for kind, found in KINDS.items()]
 
 
 def require_told(opener: Callable[[], Any], name: str, told: str) -> None:
@@ -184,25 +169,28 @@ def require_told(opener: Callable[[], Any], name: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "damage", "told"), [(kind, *case) for kind, (_, cases) in OPENERS.items() for case in cases]
+    ("model", "opener", "name", "damage", "told"),
+    [(model, opener, *case) for model, opener, cases in KINDS.values() for case in cases],
 )
 def test_a_damaged_file_is_named(
-    kind: str, name: str, damage: Damage, told: str, request: pytest.FixtureRequest, tmp_path: Path
+    model: str, opener: Opener, name: str, damage: Damage, told: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
     damage(folder / name)
-    require_told(partial(OPENERS[kind][0], folder), name, told)
+    require_told(partial(opener, folder), name, told)
 
 
-@pytest.mark.parametrize("kind", OPENERS)
-def test_odd_models_that_are_whole_are_opened(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "opener"), OPENERS)
+def test_odd_models_that_are_whole_are_opened(
+    model: str, opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """A word of a vocabulary is no number of layers, and what older releases left in a folder does no harm."""
-    folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
     said("model.vocab.layers", 9014)(folder / TOKENIZER)
-    if kind == "dual_encoder":
+    if model == "dual_encoder":
         old = {"text_model.embeddings.position_ids": torch.ones(2), "vision_model.pooler.dense.bias": torch.ones(2)}
         tensors(lambda found, _: found.update(old))(folder / WEIGHTS)
-    assert OPENERS[kind][0](folder)
+    assert opener(folder)
 
 
 def test_classification_and_scoring_tell_of_it_too(own_text: Path, tmp_path: Path) -> None:
@@ -261,15 +249,14 @@ def test_a_tokenizer_that_makes_texts_endless_is_refused_before_it_meets_one(all
             refuse_unbounded_growth(tokenizer, "theirs")
 
 
-@pytest.mark.parametrize("kind", [*OPENERS, "encoder"])
+@pytest.mark.parametrize(("model", "opener"), [*OPENERS, ("encoder", lambda path: copy_tokenizer(str(path), path))])
 def test_whoever_loads_a_tokenizer_of_others_refuses_one_that_makes_texts_endless(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    model: str, opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(request.getfixturevalue(kind), tmp_path / "model")
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
     step = {"type": "Replace", "pattern": {"String": "ж"}, "content": "жж"}
     said("normalizer", {"type": "Sequence", "normalizers": [step] * 40})(folder / TOKENIZER)
-    copy = partial(copy_tokenizer, str(folder), tmp_path)
-    require_told(copy if kind == "encoder" else partial(OPENERS[kind][0], folder), TOKENIZER, "10,000 times as long")
+    require_told(partial(opener, folder), TOKENIZER, "10,000 times as long")
 
 
 def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_path: Path) -> None:

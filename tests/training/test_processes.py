@@ -19,7 +19,7 @@ from training.data.pairs import PairFiles
 from training.fit.effort import EffortLog, EnergyMeter, read_attempts
 from training.fit.loop import train
 from training.fit.run import seed_process
-from training.processes import let_threads_sleep, process_group, process_rank, require_same_in_all
+from training.processes import process_group, process_rank, require_same_in_all
 from training.trained_models import EFFORT_FILE
 
 SmallRun = Callable[..., TrainConfig]
@@ -127,7 +127,8 @@ def test_each_process_has_dropout_of_its_own() -> None:
     assert drawn[0] == drawn[3]
 
 
-def test_threads_of_a_training_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("told", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_of_a_training_sleep_while_they_wait(told: dict[str, str], expected: str) -> None:
     """OpenMP reads the setting once, when torch is loaded; what the user set stays."""
     code = (
         "import os, sys\n"
@@ -137,13 +138,9 @@ def test_threads_of_a_training_sleep_while_they_wait(monkeypatch: pytest.MonkeyP
         "sys.meta_path.insert(0, Watch())\n"
         "import training.fit.loop\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | told
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert done.stderr.split() == ["PASSIVE"]
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.delitem(sys.modules, "torch")
-    let_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert done.stderr.split() == [expected]
 
 
 WRAPS_AT = 262_143_328_850

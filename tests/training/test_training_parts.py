@@ -30,9 +30,7 @@ Towers = dict[str, dict[str, Any]]
     ("setting", "value", "message"),
     [
         ("epochs", 0, "must be positive"),
-        ("lr", math.nan, "must be positive"),
         ("lr", math.inf, "must be positive"),
-        ("steps", -1, "must not be negative"),
         ("agc", -0.01, "must not be negative"),
         ("batch_size", 1, "must be at least 2"),
         ("vocab_size", 299, "must be at least 300"),
