@@ -34,29 +34,33 @@ SIZE = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 TEXTS = ["un quadrato", "verde in basso a sinistra", "blu"]
 
 
-def photo(width: int, height: int, colour: str = "navy", fmt: str = "JPEG") -> bytes:
-    picture = Image.new("RGB", (width, height), colour)
-    picture.paste("white", (2, 2, width // 2, height // 3))
+NAMES = ["a", "b", "same as a", "broken", "c"]
+
+
+def png(seed: int) -> bytes:
+    """Noise, of a shape of its own."""
+    noise = np.random.default_rng(seed).integers(0, 256, (10 * seed, 50 - 7 * seed, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    picture.save(buffer, fmt)
+    Image.fromarray(noise).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-PHOTOS = {"a": photo(50, 40), "b": photo(64, 64, "crimson", "PNG"), "cut": photo(60, 60)[:400], "c": photo(33, 70)}
-read = PHOTOS.__getitem__
+FILES = {"a": png(1), "b": png(2), "same as a": png(1), "broken": png(3)[:50], "c": png(4)}
+
+
+@pytest.fixture(scope="module")
+def ours(random_clip: Callable[..., Path]) -> Encoder:
+    return open_model_folder(random_clip(TEXTS), "ours")
 
 
 def test_a_folder_of_ours_encodes_alike_through_open_clip(random_clip: Callable[..., Path]) -> None:
     folder = random_clip(TEXTS)
-    names = ["a", "b", "cut", "c"]
-    ours, theirs = open_model_folder(folder, "ours"), open_open_clip(str(folder), "theirs")
-    (one, places), (other, others) = (
-        FeatureStore(encoder).images(names, read, batch_size=2) for encoder in (ours, theirs)
-    )
-    assert list(places) == list(others) == [0, 1, 3]
+    ours, theirs = (FeatureStore(found) for found in (open_model_folder(folder, "x"), open_open_clip(str(folder), "y")))
+    (one, places), (other, others) = (store.images(NAMES, FILES.__getitem__, batch_size=2) for store in (ours, theirs))
+    assert list(places) == list(others) == [0, 1, 2, 4]
     assert np.abs(one - other).max() < 1e-5
     assert np.allclose(np.linalg.norm(one, axis=1), 1)
-    assert np.abs(FeatureStore(ours).texts(TEXTS) - FeatureStore(theirs).texts(TEXTS, batch_size=1)).max() < 1e-5
+    assert np.abs(ours.texts(TEXTS) - theirs.texts(TEXTS, batch_size=1)).max() < 1e-5
 
 
 def test_weights_have_a_name_by_what_was_loaded(random_clip: Callable[..., Path], dual_encoder: Path) -> None:
@@ -95,16 +99,16 @@ def test_features_of_every_patch_and_word_are_no_vectors_of_one_space(
 
 
 def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
-    encoder = open_transformers(str(dual_encoder), "theirs")
-    features, places = FeatureStore(encoder).images(["a", "b"], read)
+    store = FeatureStore(open_transformers(str(dual_encoder), "theirs"))
+    features, places = store.images(["a", "b"], FILES.__getitem__)
     assert list(places) == [0, 1]
     model = VisionTextDualEncoderModel.from_pretrained(dual_encoder).eval()
     processor = VisionTextDualEncoderProcessor.from_pretrained(dual_encoder)
-    pictures = [Image.open(io.BytesIO(PHOTOS[name])).convert("RGB") for name in ("a", "b")]
+    pictures = [Image.open(io.BytesIO(FILES[name])) for name in ("a", "b")]
     with torch.no_grad():
         found = model(**processor(text=TEXTS, images=pictures, padding=True, return_tensors="pt"))
-    cosines = (found.logits_per_image / model.logit_scale.exp()).detach().numpy()
-    assert np.abs(features @ FeatureStore(encoder).texts(TEXTS, batch_size=2).T - cosines).max() < 1e-4
+    cosines = (found.logits_per_image / model.logit_scale.exp()).numpy()
+    assert np.abs(features @ store.texts(TEXTS, batch_size=2).T - cosines).max() < 1e-4
 
 
 def test_pictures_of_different_sizes_are_refused(dual_encoder: Path, tmp_path: Path) -> None:
@@ -220,26 +224,6 @@ def test_any_change_gives_another_name() -> None:
     assert len({tensors_sha256(tensors) for tensors in others}) == len(others)
 
 
-NAMES = ["a", "b", "same as a", "broken", "c"]
-
-
-def png(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def files() -> dict[str, bytes]:
-    return {"a": png(1), "b": png(2), "same as a": png(1), "broken": png(3)[:50], "c": png(4)}
-
-
-@pytest.fixture(scope="module")
-def ours(random_clip: Callable[..., Path]) -> Encoder:
-    return open_model_folder(random_clip(TEXTS), "ours")
-
-
 class Counted:
     """A model that counts what it is asked for."""
 
@@ -262,10 +246,8 @@ class Counted:
         return found - 8
 
 
-def test_features_are_those_of_the_model_and_only_bytes_that_are_new_are_encoded(
-    ours: Encoder, files: dict[str, bytes], tmp_path: Path
-) -> None:
-    model = Counted(ours)
+def test_features_are_those_of_the_model_and_only_bytes_that_are_new_are_encoded(ours: Encoder, tmp_path: Path) -> None:
+    model, files = Counted(ours), {**FILES}
     expected, _ = FeatureStore(model.encoder).images(NAMES, files.__getitem__)
     model.num_asked = 0
     for num_encoded in (3, 0):
@@ -303,16 +285,16 @@ def test_what_an_interrupted_run_has_encoded_is_not_encoded_again(
 
 
 def test_a_damaged_file_is_told_and_its_images_are_encoded_again(
-    ours: Encoder, files: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ours: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Counted(ours)
-    expected, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, files.__getitem__)
+    expected, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, FILES.__getitem__)
     (path,) = tmp_path.rglob("features-*.parquet")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     model.asked()
-    found, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, files.__getitem__)
+    found, _ = FeatureStore(model.encoder, tmp_path).images(NAMES, FILES.__getitem__)
     assert model.asked() == 3
     assert found.tobytes() == expected.tobytes()
     assert f"{path} is damaged" in caplog.text
@@ -330,16 +312,14 @@ def test_each_file_is_read_once_and_what_was_read_is_what_was_encoded(ours: Enco
 
 
 @pytest.mark.parametrize("is_file", [True, False])
-def test_what_is_in_the_way_is_a_sentence(
-    is_file: bool, ours: Encoder, files: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_what_is_in_the_way_is_a_sentence(is_file: bool, ours: Encoder, tmp_path: Path) -> None:
     folder = tmp_path / "kept-features"
     if is_file:
         folder.write_text("no folder")
     else:
         (folder / fingerprint(ours) / f"features-{'0' * 64}.parquet").mkdir(parents=True)
     with pytest.raises(DiskError, match=rf"cannot cache features .*{folder}/\w+ .* remove {folder}"):
-        FeatureStore(ours, folder).images(NAMES, files.__getitem__)
+        FeatureStore(ours, folder).images(NAMES, FILES.__getitem__)
 
 
 def test_texts_are_encoded_once_as_they_are_asked(ours: Encoder, tmp_path: Path) -> None:
