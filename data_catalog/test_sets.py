@@ -143,8 +143,7 @@ class TestSetConfig(FilesConfig):
     """Folder, zip or tar of the images, or a glob of them, with the names that the files use. Without it the leak guard
     compares identities and captions only."""
     num_images: int = how(0)
-    """Number of images that the set must have; a build with another number is refused before it starts. 0 accepts any
-    number."""
+    """Number of images that the set must have; otherwise no build starts. 0 accepts any number."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield all rows of the files. Raises `InputError` if a file as a whole is damaged."""
@@ -290,8 +289,7 @@ class KarpathyTestConfig(TestSetConfig):
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs of JSON files, plain or gzipped."""
     splits: tuple[str, ...] = ("test",)
-    """Splits of Karpathy's JSON whose images are test images: "test", "val" and "train". MSCOCO's "restval" is part of
-    "train"."""
+    """Splits of Karpathy's JSON to read as test images: "test", "val", "train" (with MSCOCO's "restval")."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, no splits or unknown splits."""
@@ -343,7 +341,7 @@ class FlickrTestConfig(KarpathyTestConfig):
 
     files: tuple[str, ...] = field(metadata=PATH)
     """Paths or globs, plain or gzipped, of lists of test images and captions files, or of Karpathy's JSON. Without
-    captions files the images of the lists have no captions."""
+    captions files, the listed images have no captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield the rows of each test image.
@@ -507,7 +505,7 @@ class Xtd10Config(TestSetConfig):
     EXPECTED_FILES: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of exactly one list of image names, and of lists of captions."""
+    """Paths or globs of one list of image names, and of lists of captions."""
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes of the lists to read. By default the recipe's target language; an empty list reads all."""
     num_images: int = how(1000)
@@ -593,7 +591,7 @@ class PairsTestConfig(TestSetConfig):
     EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
+    """Paths or globs of CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
     path_column: str | None = None
     """Column of the images' names in `images`."""
     url_column: str | None = None
@@ -601,7 +599,7 @@ class PairsTestConfig(TestSetConfig):
     identity_column: str | None = None
     """Column of identities such as "coco:391895", separated by spaces."""
     caption_column: str | None = None
-    """Column of the captions; in JSON Lines it may contain lists of captions."""
+    """Column of the captions; in JSON Lines it may hold lists."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, or no column that identifies the images."""

@@ -43,9 +43,9 @@ class MscocoConfig(FilesConfig):
     by URL."""
     origin: str | None = None
     """Origin of the captions: "native", "human_translation", "machine_translation" or "machine_translation_corrected".
-    By default the kind of source decides; for MSCOCO-IT, the names of the files."""
+    By default the source's own; for MSCOCO-IT, the file names decide."""
     translator: str | None = None
-    """Name of the person, service or program that translated the captions."""
+    """Person, service or program that translated the captions."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, or for settings that contradict each other."""

@@ -38,8 +38,8 @@ class WitConfig(FilesConfig):
     languages: tuple[str, ...] = ()
     """ISO 639-1 codes of the pages to read. By default the recipe's target language."""
     caption_kinds: tuple[str, ...] = ("reference",)
-    """Kinds of captions to read: "reference" (the caption under the image on the page, which CLIP-Italian used),
-    "attribution" (the description on the image's own page, often in another language) and "alt_text"."""
+    """Kinds of captions to read: "reference" (below the image on the page, as CLIP-Italian used), "attribution" (on the
+    image's own page, often in another language) and "alt_text"."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, or for unknown or no kinds of captions."""
