@@ -76,10 +76,9 @@ class LeaksConfig:
     min_caption_words: int = 4
     """Captions with fewer words are not searched for: they match by chance."""
     max_distance: int = 8
-    """Maximum number of the perceptual hash's 64 bits in which an image may differ from a test image or one of its
-    views."""
+    """Maximum number of bits, of the perceptual hash's 64, in which an image differs from a test image or its views."""
     max_thumbnail_difference: float = 0.25
-    """Maximum difference of their 8 x 8 thumbnails: 0 for equal ones, 1 for unrelated ones."""
+    """Maximum difference of their 8 x 8 thumbnails: 0 if equal, 1 if unrelated."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:

@@ -39,13 +39,13 @@ class TrainConfig:
     """Model config: "compact", "compact-96", "italian", "lit", or the path of a JSON file in that format."""
     # The paths are not part of a run's key. The content or hub name of the weights is.
     image_weights: str = name_or_path("")
-    """File or folder with initial weights for the image tower. By default the open_clip weights that the model config
-    names, or random ones."""
+    """Initial weights of the image tower: a file or folder. By default those that the model config names, or random
+    ones."""
     text_encoder: str = name_or_path("")
     """Text encoder: a folder, or a name on the Hugging Face hub. By default the model config's."""
     lock_image: bool = False
     """Freeze the image tower and its projection, as LiT does (https://arxiv.org/abs/2111.07991). Useful with a strong
-    tower, little data or little time."""
+    tower or little data."""
     epochs: int = 10
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
@@ -60,8 +60,8 @@ class TrainConfig:
     batch_size: int = 128
     """Images per step, at least 2. An incomplete last batch of an epoch is dropped."""
     microbatch: int = 0
-    """Images that pass the towers at a time, to save memory. The loss still covers the whole batch; a step takes about
-    a third longer. 0 means the whole batch."""
+    """Images that pass the towers at a time, to save memory. The loss covers the whole batch; a step takes a third
+    longer. 0: the whole batch."""
     optimizer: str = "adamw"
     """Optimizer: "adamw", or "adabelief" as in the paper."""
     lr: float = 1e-3

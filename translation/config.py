@@ -53,14 +53,13 @@ class TranslateConfig:
 
     engine: str = "argos"
     """Translation engine: "argos", "ctranslate2", "transformers", "deepl", "apertium", "command" (your own program), or
-    the name of an engine from an installed package. docs/translation.md describes them."""
+    the name of an installed engine; see docs/translation.md."""
     package: tuple[str, ...] = name_or_path(())
     """argos: an `.argosmodel` file or the folder of an installed package; two with a pivot. By default the newest
     installed package for the languages."""
     model: tuple[str, ...] = name_or_path(())
     """ctranslate2: the folder of the converted model with its tokenizer. transformers: a folder, or a name on the
-    Hugging Face hub such as "facebook/nllb-200-distilled-600M", optionally with "@" and a revision. Two with a
-    pivot."""
+    Hugging Face hub, optionally with "@" and a revision. Two with a pivot."""
     pivot: str = ""
     """Code of a pivot language: "ca" translates English to Catalan to Italian. By default, no pivot."""
     round_trip: bool = False
@@ -73,7 +72,7 @@ class TranslateConfig:
     """Number of hypotheses kept while decoding. Argos Translate uses 4."""
     patience: int = 2
     """Decoding stops when `patience` times `beam_size` hypotheses are complete. Argos Translate uses 1, which may miss
-    the best one if the beam is small."""
+    the best one with a small beam."""
     max_batch_tokens: int = 0
     """Maximum number of padded source tokens in a batch. 0 chooses it by device and beam."""
     compute_type: str = "default"
@@ -86,7 +85,7 @@ class TranslateConfig:
     device: str = "auto"
     """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
     max_characters: int = how(500_000)
-    """deepl: maximum number of characters that one run may send in each direction. DeepL charges by the character."""
+    """deepl: maximum number of characters that one run may send in each direction."""
     command: tuple[str, ...] = how(())
     """command: program and arguments. It reads one caption per line, writes one translation per line and flushes each
     line. "{from}" and "{to}" become the language codes."""
@@ -95,7 +94,7 @@ class TranslateConfig:
     timeout_s: float = how(600.0)
     """command: seconds for 100 captions before it is killed."""
     max_chunk_size: int = how(0)
-    """command: maximum number of captions that a crash may lose and that you may pay for twice. 0 means 20,000."""
+    """command: maximum captions that a crash may lose and that you may pay for twice. 0: 20,000."""
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
     """Settings of an engine from an installed package, which documents them."""
 

@@ -59,7 +59,7 @@ class Length(
         "caption_too_long": "the caption has too many words or characters",
     },
 ):
-    """Drop captions that are empty, too short to say anything, or too long to be a caption.
+    """Drop captions that are empty, too short or too long.
 
     Bounds are inclusive. `cleaning.text.scripts.count_words` counts words: in scripts without spaces, by the number of
     characters.
@@ -68,8 +68,8 @@ class Length(
     length_check: bool = setting(True)
     min_words: int = setting(
         2,
-        'Minimum number of words in a caption: "l\'albero" has two, "don\'t" one. In scripts without '
-        "spaces, two ideographs, or four letters of Thai, Lao, Khmer or Burmese, count as one word.",
+        'Minimum number of words: "l\'albero" has two, "don\'t" one. In scripts without spaces, two '
+        "ideographs, or four letters of Thai, Lao, Khmer or Burmese, are one word.",
         ge=0,
         decides="caption_too_short",
     )
@@ -120,7 +120,7 @@ class OnlyEmoji(
     name="only_emoji",
     reasons={"caption_only_emoji": "the caption has only emoji and punctuation"},
 ):
-    """Drop captions that consist of emoji and punctuation only, such as "🐶🐶 !!"; those with a letter or digit stay.
+    """Drop captions of emoji and punctuation only, such as "🐶🐶 !!".
 
     The digits of keycaps ("1️⃣") count as emoji. A text of punctuation alone has no emoji and is left to the other
     checks.
@@ -381,7 +381,7 @@ class Language(
     name="language",
     reasons={"wrong_language": "the caption is almost certainly in another language than its row states"},
 ):
-    """Drop captions that are almost certainly in another language than their row states.
+    """Drop captions that are almost certainly in another language than stated.
 
     It fills the columns of each caption's identified language. The default thresholds suit the cascade. langdetect,
     which is as confident when wrong as when right, needs 0.1, 0.99 and 20. If the engine does not know the language,

@@ -53,7 +53,7 @@ class ProperNouns(
     name="proper_nouns",
     reasons={"mostly_proper_nouns": "the caption consists mostly of names"},
 ):
-    """Drop captions that consist mostly of names and do not describe an image."""
+    """Drop captions that consist mostly of names."""
 
     proper_noun_check: bool = setting(True)
     proper_noun_tagger: str = setting(

@@ -68,7 +68,7 @@ class DuplicatesConfig:
     max_distance: int = 6
     """Maximum number of the 64 bits of `phash` in which near-duplicates differ."""
     max_thumbnail_difference: float = 0.2
-    """Maximum difference of their 8 x 8 colour thumbnails: 0 for equal ones, 1 for unrelated ones."""
+    """Maximum difference of their 8 x 8 colour thumbnails: 0 if equal, 1 if unrelated."""
     keep: tuple[str, ...] = IMAGE_CRITERIA
     """Criteria that decide which sample stays, in order: the best "source", the highest "resolution" before resizing,
     the most "captions"; then the lowest id."""

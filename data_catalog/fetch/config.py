@@ -35,9 +35,9 @@ class HostLimits:
     """Limits that a recipe sets for a host, or for a domain with all its hosts; None leaves the default."""
 
     concurrency: int | None = None
-    """Maximum number of concurrent requests."""
+    """Maximum concurrent requests."""
     requests_per_s: float | None = None
-    """Maximum number of requests per second, evenly spaced, including redirects and robots.txt. 0 means no limit."""
+    """Maximum requests per second, as `host_requests_per_s`."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""
@@ -81,13 +81,12 @@ class FetchConfig:
     timeout_s: float = how(10.0)
     """Maximum seconds to connect, or to wait for the next bytes."""
     deadline_s: float = how(60.0)
-    """Maximum seconds for one try in total: robots.txt, redirects and body."""
+    """Maximum seconds for one try: robots.txt, redirects and body."""
     max_bytes: int = 32 * 1024 * 1024
     """Maximum bytes of an image file, from the web or local; larger ones are rejected. Default: 32 MiB."""
     max_host_bytes: int = 16 * 1024**3
-    """Maximum bytes that one shard may receive from one host, or from a domain named in `hosts`, rejected images
-    included. Beyond it, the remaining rows are rejected (`byte_budget`); which ones depends on the order of the
-    answers. Default: 16 GiB."""
+    """Maximum bytes per shard from one host, or from a domain named in `hosts`, rejected images included. Then the
+    remaining rows are rejected (`byte_budget`); the order of the answers decides which. Default: 16 GiB."""
     max_shard_bytes: int = 32 * 1024**3
     """The same limit for all hosts together. Default: 32 GiB."""
     max_redirects: int = 5
@@ -99,13 +98,13 @@ class FetchConfig:
     max_wait_s: float = how(300.0)
     """Maximum wait in seconds for a Retry-After. A host that asks for more is skipped until that time is over."""
     threads: int = how(32)
-    """Number of images of one shard fetched at once. Hosts with many images get additional threads: each at most its
+    """Images of one shard fetched at once. Hosts with many images get additional threads: each at most its
     `concurrency`, all together at most this number."""
     host_concurrency: int = how(8)
-    """Maximum number of concurrent requests to one host, over all shards."""
+    """Maximum concurrent requests to one host, over all shards."""
     host_requests_per_s: float = how(20.0)
-    """Maximum number of requests per second to one host, over all shards, including redirects and robots.txt. They are
-    evenly spaced, with a margin of 5 %. 0 means no limit."""
+    """Maximum requests per second to one host, over all shards, including redirects and robots.txt. They are evenly
+    spaced, with a margin of 5 %. 0: no limit."""
     hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
     """Limits by host, or by domain for all its hosts together. A limit that you do not set is vernaclip's own
     (Wikimedia, Flickr, COCO), else that of all hosts."""
@@ -114,10 +113,10 @@ class FetchConfig:
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
     """User-Agent header of requests. The part before the slash is the robot's name in robots.txt and X-Robots-Tag."""
     contact: str | None = how(None)
-    """URL or mail address where server operators can reach you, sent in the User-Agent header. Required for Wikimedia
+    """URL or mail address where server operators can reach you, sent in the User-Agent header. Required by Wikimedia
     and Flickr."""
     allow_loopback: bool = False
-    """Allow requests to this machine, on any port. Other private addresses stay forbidden."""
+    """Allow requests to this machine, on any port."""
     consent: ConsentConfig = field(default_factory=ConsentConfig)
     """Section `[consent]`: opt-out signals of servers that are respected."""
     wikimedia_width: int = 500

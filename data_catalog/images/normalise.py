@@ -89,7 +89,7 @@ class NormaliseConfig:
     upscale_interpolation: str = "lanczos"
     """Interpolation for enlarging: "nearest", "linear", "cubic", "area" or "lanczos"."""
     downscale_interpolation: str = "area"
-    """Interpolation for shrinking: "nearest", "linear", "cubic", "area" or "lanczos"."""
+    """Interpolation for shrinking, from the same list."""
     encode_format: str = "jpg"
     """Format of the result: "jpg" (colour at half the resolution), "webp" or "png"."""
     encode_quality: int = 95
@@ -112,7 +112,7 @@ class NormaliseConfig:
     """Also publish the original bytes, in the column `original` of the pairs. Then changes to this section fetch no
     image again."""
     timeout_s: float = 60.0
-    """Seconds that decoding one image may take. Then the decoder is killed and the image rejected."""
+    """Seconds after which a decoder is killed and its image rejected."""
     memory_bytes: int = 2 * 1024**3
     """Bytes of address space for the decoding process, besides its libraries. Default: 2 GiB."""
 

@@ -68,8 +68,7 @@ class ScenesConfig:
     folder: Path = field(metadata=PATH)
     """Folder of the sample. It must be absent or contain an earlier sample, which is replaced if it differs."""
     base_url: str
-    """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765". Every image's URL contains
-    it."""
+    """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765"."""
     num_images: int = 6000
     """Number of images in all four datasets together, at least 40."""
     target_language: str = "it"
@@ -77,8 +76,8 @@ class ScenesConfig:
     seed: int = 1
     """Random seed. Another seed draws another sample."""
     fault_rates: Mapping[str, float] = field(default_factory=dict)
-    """Shares of images with each fault (`dead_link`, `tiny_image` ...), at most 0.5, of the images in datasets that
-    have the fault. The other faults keep their default rates."""
+    """Shares of images with each fault (`dead_link`, `tiny_image` ...), at most 0.5, in the datasets that have it.
+    Other faults keep their default rates."""
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:

@@ -37,10 +37,10 @@ class MscocoConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of JSON files, plain or gzipped."""
+    """JSON files."""
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, with the names in `file_name`. By default images are fetched
-    by URL."""
+    """Folder, zip or tar of the images, or a glob of them, named as in `file_name`. By default images are fetched by
+    URL."""
     origin: str | None = None
     """Origin of the captions: "native", "human_translation", "machine_translation" or "machine_translation_corrected".
     By default the source's own; for MSCOCO-IT, the file names decide."""

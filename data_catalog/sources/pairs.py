@@ -27,7 +27,7 @@ class PairsConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
+    """CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
     caption_column: str
     """Column of the captions."""
     url_column: str | None = None
