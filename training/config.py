@@ -49,11 +49,11 @@ class TrainConfig:
     epochs: int = 10
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
-    """Maximum number of passes before `epochs` that train the projections only. This phase ends when the validation
-    loss stops improving; training continues from its best weights. 0 skips it."""
+    """Maximum number of passes before `epochs` that train the projections only. They end when the validation loss stops
+    improving; training continues from the best weights."""
     steps: int = 0
-    """Optimizer steps of the whole run, instead of epochs. Frozen epochs get their share of them. The last weights are
-    kept, and `patience` is ignored. 0 trains by epochs."""
+    """Optimizer steps of the whole run, instead of epochs; frozen epochs get their share. Keeps the last weights and
+    ignores `patience`. 0 trains by epochs."""
     patience: int = 0
     """Epochs without a better validation loss after which a phase ends. 0 runs all epochs; frozen ones still end after
     the first without improvement."""

@@ -96,7 +96,7 @@ class FetchConfig:
     backoff_s: float = how(1.0)
     """Seconds before the first retry. The wait doubles each time and varies at random."""
     max_wait_s: float = how(300.0)
-    """Maximum wait in seconds for a Retry-After. A host that asks for more is skipped until that time is over."""
+    """Maximum seconds of a Retry-After. A host that asks for more is skipped until then."""
     threads: int = how(32)
     """Images of one shard fetched at once. Hosts with many images get additional threads: each at most its
     `concurrency`, all together at most this number."""
@@ -106,8 +106,8 @@ class FetchConfig:
     """Maximum requests per second to one host, over all shards, including redirects and robots.txt. They are evenly
     spaced, with a margin of 5 %. 0: no limit."""
     hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
-    """Limits by host, or by domain for all its hosts together. A limit that you do not set is vernaclip's own
-    (Wikimedia, Flickr, COCO), else that of all hosts."""
+    """Limits by host, or by domain for all its hosts together. Unset ones are vernaclip's own (Wikimedia, Flickr,
+    COCO), else those of all hosts."""
     ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
     """Ports that requests may use."""
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"

@@ -55,8 +55,8 @@ class BuildConfig:
     workers: int = how(4)
     """Number of steps that run at the same time."""
     fetch_workers: int = how(2)
-    """Number of shards whose images are fetched at the same time. Shards with at least half of their images on one host
-    with a limit come in addition, one per host."""
+    """Number of shards whose images are fetched at the same time, besides one per host that has a limit and at least
+    half of a shard's images."""
     dask_address: str | None = how(None)
     """Address of the Dask scheduler for `--executor dask`. Without it, `workers` processes on this machine run the
     steps."""
