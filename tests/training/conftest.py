@@ -12,25 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 from PIL import Image, ImageDraw
-from transformers import (
-    BertConfig,
-    BertModel,
-    BertTokenizerFast,
-    CLIPVisionConfig,
-    PreTrainedTokenizerFast,
-    VisionTextDualEncoderConfig,
-    VisionTextDualEncoderModel,
-    VisionTextDualEncoderProcessor,
-    ViTImageProcessor,
-)
 
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit import loop
+from training.fit import loop  # before torch, so that its threads sleep while they wait
+from training.fit.loop import train
 from training.towers.model import read_model_config
 
 COLOURS = {
@@ -45,7 +34,10 @@ COLOURS = {
 }
 SIDES = {"in alto a sinistra": (2, 2), "in alto a destra": (52, 2), "in basso": (27, 52)}
 
+SmallRun = Callable[..., TrainConfig]
 MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
+# One step: what is exported is random weights, moved a little.
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 152, "lr": 1e-3, "warmup_steps": 1}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -167,7 +159,7 @@ def towers() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """`small_run(kind="vit", **settings)`: two epochs of nine steps over `square_files`."""
     folder = tmp_path_factory.mktemp("towers")
     for tower, found in TOWERS.items():
@@ -209,6 +201,9 @@ def make_model(random_clip: Callable[..., Path]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
     folder, vocabulary = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("words") / "vocab.txt"
     captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split(), "[MASK]"]
@@ -235,15 +230,46 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dual_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small VisionTextDualEncoder with its processor, as transformers saves one."""
+    import torch
+    import transformers as hub
+
     folder = tmp_path_factory.mktemp("dual")
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    vision = CLIPVisionConfig(**size, image_size=32, patch_size=16)
-    text = BertConfig(**size, vocab_size=99, max_position_embeddings=16)
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
+    vision = hub.CLIPVisionConfig(**size, image_size=32, patch_size=16)
+    text = hub.BertConfig(**size, vocab_size=99, max_position_embeddings=16)
+    config = hub.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        VisionTextDualEncoderModel(config).save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(encoder, model_max_length=16)
-    picture = ViTImageProcessor(size={"height": 32, "width": 32})
-    VisionTextDualEncoderProcessor(picture, tokenizer).save_pretrained(folder)
+        hub.VisionTextDualEncoderModel(config).save_pretrained(folder)
+    tokenizer = hub.PreTrainedTokenizerFast.from_pretrained(encoder, model_max_length=16)
+    picture = hub.ViTImageProcessor(size={"height": 32, "width": 32})
+    hub.VisionTextDualEncoderProcessor(picture, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def italian(square_files: PairFiles, model_file: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the architecture of `italian`, its image tower from random weights."""
+    folder = tmp_path_factory.mktemp("italian")
+    config = json.loads(model_file.read_text())
+    del config["image_weights"]
+    (folder / "italian.json").write_text(json.dumps(config))
+    own = {"model": str(folder / "italian.json"), "text_encoder": str(encoder), "logit_scale": 20.0}
+    train(square_files, TrainConfig(**own, num_threads=1, **SHORT), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def compact(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet beside open_clip's own text tower, as `compact` is."""
+    folder = tmp_path_factory.mktemp("compact") / "model"
+    train(square_files, small_run("resnet", **SHORT), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_clip(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision transformer beside open_clip's own text tower, trained by the sigmoid loss, which has a bias."""
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    train(square_files, small_run(loss="siglip", **SHORT), folder)
     return folder

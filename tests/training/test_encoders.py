@@ -107,7 +107,7 @@ def test_a_dual_encoder_of_hugging_face(dual_encoder: Path) -> None:
     pictures = [Image.open(io.BytesIO(FILES[name])) for name in ("a", "b")]
     with torch.no_grad():
         found = model(**processor(text=TEXTS, images=pictures, padding=True, return_tensors="pt"))
-    cosines = (found.logits_per_image / model.logit_scale.exp()).numpy()
+    cosines = (found.logits_per_image / model.logit_scale.exp()).detach().numpy()
     assert np.abs(features @ store.texts(TEXTS, batch_size=2).T - cosines).max() < 1e-4
 
 

@@ -331,17 +331,15 @@ def test_holm_corrects_step_by_step() -> None:
     assert holm([]) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "p_value", "degrees", "num_images", "expected"),
-    [
+def test_verdicts() -> None:
+    for value, p_value, degrees, num_images, expected in (
         (0.1, 0.01, 4, 365, HELPS),
         (-0.1, 0.01, 4, 30, HURTS),
         (0.1, 0.01, 4, 29, UNKNOWN),
         (0.1, 0.06, 4, 365, UNKNOWN),
         (0.1, 0.001, 0, 365, UNKNOWN),  # one seed
         (0.0, 0.001, 4, 365, UNKNOWN),
-    ],
-)
-def test_verdicts(value: float, p_value: float, degrees: int, num_images: int, expected: str) -> None:
-    found = PairedDifference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
-    assert verdict(found, p_value, SeedNoise(variance=0.1, degrees=degrees), num_images=num_images) == expected
+    ):
+        found = PairedDifference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
+        noise = SeedNoise(variance=0.1, degrees=degrees)
+        assert verdict(found, p_value, noise, num_images=num_images) == expected

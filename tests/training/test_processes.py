@@ -150,9 +150,8 @@ def zone(folder: Path, place: str, name: str, microjoules: int) -> Path:
     """A counter as Linux shows it; a zone within another has a second number."""
     path = folder / f"intel-rapl:{place}"
     path.mkdir(parents=True)
-    (path / "name").write_text(f"{name}\n")
-    (path / "max_energy_range_uj").write_text(f"{WRAPS_AT}\n")
-    (path / "energy_uj").write_text(f"{microjoules}\n")
+    for file, value in (("name", name), ("max_energy_range_uj", WRAPS_AT), ("energy_uj", microjoules)):
+        (path / file).write_text(f"{value}\n")
     return path / "energy_uj"
 
 
@@ -167,15 +166,14 @@ def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_pat
     first = zone(tmp_path, "0", "package-0", 1_000_000)
     second = zone(tmp_path, "1", "package-1", WRAPS_AT - 2_000_000)
     memory = zone(tmp_path, "1:1", "dram", 0)
-    for place, name in (("0:0", "core"), ("2", "psys")):
-        zone(tmp_path, place, name, 0)
+    zone(tmp_path, "0:0", "core", 0)
+    zone(tmp_path, "2", "psys", 0)
     (tmp_path / "intel-rapl:3").mkdir()  # it does not say what it is
     meter = EnergyMeter(powercap=tmp_path)
     meter.close()
-    assert meter.sample() == ({"package-0": 0, "package-1": 0, "dram-1": 0}, ())
     for counter, microjoules in ((first, 4_000_000), (second, 1_000_000), (memory, 500_000)):
         counter.write_text(f"{microjoules}\n")
-    assert meter.sample()[0] == {"package-0": 3, "package-1": 3, "dram-1": 0.5}
+    assert meter.sample() == ({"package-0": 3, "package-1": 3, "dram-1": 0.5}, ())
     second.write_text("3000000\n")
     first.unlink()
     joules, not_measured = meter.sample()
@@ -186,8 +184,8 @@ def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_pat
 def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
     assert measured(tmp_path / "none") == ({}, ("processor: this system has no RAPL counters",))
     zone(tmp_path, "0", "package-0", 0).write_text("much")
-    assert measured(tmp_path) == ({}, ("processor: intel-rapl:0 cannot be read (ValueError)",))
-    _, gpu = measured(tmp_path, ["00000000-0000-0000-0000-000000000000"])[1]
+    _, (processor, gpu) = measured(tmp_path, ["00000000-0000-0000-0000-000000000000"])
+    assert processor == "processor: intel-rapl:0 cannot be read (ValueError)"
     assert gpu.startswith("GPU")
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -45,13 +46,11 @@ def png(colour: str) -> bytes:
 
 
 def read(name: str) -> bytes:
-    if name == "broken":
-        return png("rosso")[:40]
-    if name == "text":
-        return b"<html>not found</html>"
-    if name.partition("-")[0] not in COLOURS:
+    if name == "gone":
         raise FileNotFoundError(name)
-    return png(name.partition("-")[0])
+    broken = {"broken": png("rosso")[:40], "text": b"<html>not found</html>"}
+    kind = name.partition("-")[0]
+    return broken.get(kind) or png(kind)
 
 
 def knower(name: str, words: Sequence[str] = WORDS) -> ModelToScore:
@@ -270,26 +269,21 @@ def test_classes_with_one_name_or_no_image_count_as_wrong_answers_and_no_picture
     assert (board.entries[0].score.gallery_size, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
 
 
-@pytest.mark.parametrize(
-    ("folder", "names", "templates", "error"),
-    [
+def test_names_that_do_not_fit(folders: Path) -> None:
+    for folder, names, templates, error in (
         (".", WORDS[:3], ["{c}"], "3 class names for 4 image folders"),
         (".", {"n00": "rosso"}, ["{c}"], "lack the folder n01"),
         (".", WORDS, ["una foto"], "'una foto' has no {c}"),
         (".", WORDS, [], "no templates"),
         ("n00", WORDS, ["{c}"], "no subfolders with images"),
         ("gone", WORDS, ["{c}"], "is not a folder"),
-        (".", WORDS, ["{c}"], "which sort differently as text"),
-    ],
-)
-def test_names_that_do_not_fit(
-    folders: Path, folder: str, names: Sequence[str], templates: list[str], error: str
-) -> None:
-    if "sort" in error:  # for a person 9, 10; for a list of files 10, 9
-        for name, number in (("n00", "10"), ("n01", "9"), ("n02", "11"), ("n03", "12")):
-            (folders / name).rename(folders / number)
-    with pytest.raises(InputError, match=error):
-        labelled_images("shades", folders / folder, names, templates)
+    ):
+        with pytest.raises(InputError, match=error):
+            labelled_images("shades", folders / folder, names, templates)
+    for name, number in (("n00", "10"), ("n01", "9"), ("n02", "11"), ("n03", "12")):
+        (folders / name).rename(folders / number)
+    with pytest.raises(InputError, match="which sort differently as text"):  # as text 10, 9
+        labelled_images("shades", folders, WORDS, ["{c}"])
 
 
 @pytest.mark.parametrize(
@@ -309,10 +303,7 @@ def test_names_that_do_not_fit(
 def test_names_in_files(tmp_path: Path, document: object, key: str | None, found: object) -> None:
     path = tmp_path / "names.json"
     path.write_text(json.dumps(document))
-    if isinstance(found, str):
-        with pytest.raises(PipelineError, match=found):
-            read_names(path, key)
-    else:
+    with pytest.raises(PipelineError, match=found) if isinstance(found, str) else nullcontext():
         assert read_names(path, key) == found
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
@@ -337,10 +328,9 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
 
 def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path) -> None:
     named = replace(GALLERY, notes=("<b>|rosso|</b>",), guards={"right": guard(0)})
-    classes = LabelledImages(
-        name="classes", images=["rosso", "blu"], read=read, labels=[0, 1], class_names=["rosso", "blu"]
-    )
-    board = score_models([knower("right"), knower("swaps", WORDS[::-1])], [named, classes], CONFIG)
+    how = {"name": "classes", "images": ["rosso", "blu"], "read": read, "class_names": ["rosso", "blu"]}
+    models = [knower("right"), knower("swaps", WORDS[::-1])]
+    board = score_models(models, [named, LabelledImages(labels=[0, 1], **how)], CONFIG)
     found = sections(board, {"colours": replace(CLIP_ITALIAN, num_images=4), "classes": CLIP_ITALIAN})
     by_title = {section.title: section for section in found}
     assert [*by_title][:3] == ["Models", "colours: text to image", "colours: image to text"]
@@ -368,12 +358,8 @@ def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path)
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
 
 
-WORDED = [
-    ["Un cerchio rosso.", "un disco rosso"],
-    ["un cerchio rosso", "Due stelle; blu!"],
-    ["tre rombi"],
-    ["due stelle blu", "una croce"],
-]
+WORDED = [["Un cerchio rosso.", "un disco rosso"], ["un cerchio rosso", "Due stelle; blu!"], ["tre rombi"]]
+WORDED += [["due stelle blu", "una croce"]]
 
 
 def test_a_mode_takes_all_captions_the_first_or_those_whose_words_are_of_one_image() -> None:

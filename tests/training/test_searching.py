@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import training.data.pairs as data
 import training.use.search as search_module
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from training.data.features import image_features, text_features
 from training.data.pairs import PairFiles
 from training.towers.model import load_model
 from training.use.pictures import contact_sheet
-from training.use.search import QUERIES_AT_A_TIME, SearchResult, nearest, search, search_folder
+from training.use.search import QUERIES_AT_A_TIME, nearest, search, search_folder
 
 QUERY = "un quadrato verde in basso"
 
@@ -28,35 +28,29 @@ QUERY = "un quadrato verde in basso"
 @pytest.fixture
 def model(make_model: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder of its own: what is kept of one test is not there in another."""
-    folder: Path = shutil.copytree(make_model(), tmp_path / "model")
-    return folder
+    return Path(shutil.copytree(make_model(), tmp_path / "model"))
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Forty pictures of noise in a folder and folders in it."""
-    folder = tmp_path / "photos"
-    generator = np.random.default_rng(1)
+    folder, generator = tmp_path / "photos", np.random.default_rng(1)
+    (folder / "deep" / "er").mkdir(parents=True)
     for number in range(40):
-        path = folder / ("deep/er" if number % 2 else ".") / f"p{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / ("deep/er" if number % 2 else ".") / f"p{number:02}.png")
     return folder
 
 
-def names(found: SearchResult) -> list[str]:
-    return [hit.name for hit in found.hits]
-
-
 def test_hits_are_those_of_a_plain_product(square_files: PairFiles, model: Path) -> None:
-    files = (*square_files.train, *square_files.test)
-    loaded = load_model(model)
+    files, loaded = (*square_files.train, *square_files.test), load_model(model)
     cosines = image_features(loaded, files).astype(np.float64) @ text_features(loaded, [QUERY])[0]
-    rows = [row for path in files for row in data.pq.read_table(path).to_pylist()]
+    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
     best = np.argsort(-cosines, kind="stable")[:150]
     found = search(QUERY, files, model, k=150)
-    assert names(found) == [rows[index]["sample_id"] for index in best]
-    assert [hit.rank for hit in found.hits] == list(range(1, 151))
+    assert [(hit.name, hit.rank) for hit in found.hits] == [
+        (rows[index]["sample_id"], rank) for rank, index in enumerate(best, start=1)
+    ]
     assert np.allclose([hit.cosine for hit in found.hits], cosines[best])
     first, expected = found.hits[0], rows[best[0]]
     assert (first.image, list(first.captions)) == (expected["image"]["bytes"], expected["captions"])
@@ -77,35 +71,38 @@ def test_a_damaged_index_is_noticed_and_made_anew(
         features.unlink()
     else:
         record.write_text(record.read_text().replace("0", "1", 1))
-    assert search(QUERY, square_files.test, model) == first
-    assert "created again" in caplog.text
-    assert features.read_bytes() == whole
-    caplog.clear()
-    assert search(QUERY, square_files.test, model) == first
-    assert caplog.text == ""
+    for _ in range(2):
+        assert search(QUERY, square_files.test, model) == first
+        assert features.read_bytes() == whole
+    assert caplog.text.count("created again") == 1
 
 
-def test_queries_and_folders_that_make_no_sense(
+@pytest.mark.parametrize(
+    ("query", "k", "word"), [(" \t", 3, "is empty"), ("uno", 0, "k must be positive"), ("a\udc80", 3, "not valid")]
+)
+def test_queries_that_make_no_sense(
+    query: str, k: int, word: str, square_files: PairFiles, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=word):
+        search(query, square_files.test, model, k=k)
+    with pytest.raises(SettingsError, match=word):
+        search_folder(query, tmp_path, model, k=k)
+
+
+def test_long_queries_are_told_and_folders_without_model_or_image_refused(
     square_files: PairFiles, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for query, k, word in ((" \t", 3, "is empty"), ("uno", 0, "k must be positive"), ("a\udc80", 3, "not valid")):
-        with pytest.raises(SettingsError, match=word):
-            search(query, square_files.test, model, k=k)
-        with pytest.raises(SettingsError, match=word):
-            search_folder(query, tmp_path, model, k=k)
     assert len(search(f"{QUERY} " * 20, square_files.test, model, k=2).hits) == 2
     assert "longer than the 24 tokens" in caplog.text
     with pytest.raises(InputError, match="contains no model"):
         search(QUERY, square_files.test, tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
-        search_folder(QUERY, tmp_path / "gone", model)
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(InputError, match="contains no image files"):
-        search_folder(QUERY, tmp_path / "photos", model)
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"no image")
-    for _ in range(2):
-        with pytest.raises(InputError, match=r"none of the 1 image files.*no image"):
-            search_folder(QUERY, tmp_path / "photos", model)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.jpg").write_bytes(b"no image")
+    told = {"gone": "is not a folder", "empty": "contains no image files"}
+    for name, word in (*told.items(), *[("none", r"none of the 1 image files.*no image")] * 2):
+        with pytest.raises(InputError, match=word):
+            search_folder(QUERY, tmp_path / name, model)
 
 
 def test_a_folder_is_searched_as_its_features_say_and_shown_in_a_sheet(
