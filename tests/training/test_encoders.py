@@ -39,7 +39,7 @@ NAMES = ["a", "b", "same as a", "broken", "c"]
 
 def png(seed: int) -> bytes:
     """Noise, of a shape of its own."""
-    noise = np.random.default_rng(seed).integers(0, 256, (10 * seed, 50 - 7 * seed, 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (10 + seed, 60 - 5 * seed, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     return buffer.getvalue()

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.loop import train
@@ -31,7 +30,6 @@ from training.towers.model_files import save_weights
 from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, with_text_encoder
 from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
 from training.trained_models import EFFORT_FILE
-from training.use.classify import classify
 
 Damage = Callable[[Path], object]
 Opener = Callable[[Path], Any]
@@ -69,6 +67,7 @@ def tensors(change: Callable[[dict[str, torch.Tensor], str], object]) -> Damage:
     return run
 
 
+ALL_LONG = tensors(lambda found, _: found.update({name: value.long() for name, value in found.items()}))
 one_missing = tensors(lambda found, name: found.update({f"{name}x": found.pop(name)}))
 
 OURS: list[tuple[str, Damage, str]] = [
@@ -100,7 +99,7 @@ OURS: list[tuple[str, Damage, str]] = [
     (WEIGHTS, one_missing, "the tensor '.*' is missing"),
     (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"the tensor 'a\\nb' is unexp"),
     (WEIGHTS, tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "is of shape"),
-    (WEIGHTS, tensors(lambda found, _: found.update({n: v.long() for n, v in found.items()})), "torch.int64.* more of"),
+    (WEIGHTS, ALL_LONG, r"is of torch\.int64.* more of"),
     (WEIGHTS, tensors(lambda found, _: found.clear()), "the tensors '.* and .* more are missing"),
 ]
 WITH_ENCODER: list[tuple[str, Damage, str]] = [
@@ -200,18 +199,6 @@ def test_odd_models_that_are_whole_are_opened(
         old = {"text_model.embeddings.position_ids": torch.ones(2), "vision_model.pooler.dense.bias": torch.ones(2)}
         tensors(lambda found, _: found.update(old))(folder / WEIGHTS)
     assert opener(folder)
-
-
-def test_classification_and_scoring_tell_of_it_too(own_text: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "photo.png")
-    folder, name = shutil.copytree(own_text, tmp_path / "model"), "text.text_projection"
-    tensors(lambda found, _: found.update({name: found[name] * float("nan")}))(folder / WEIGHTS)
-    classified = partial(classify, tmp_path / "photo.png", ["un", "due"], folder)
-    with pytest.raises(DamagedError, match=r"not finite.*model\.safetensors"):
-        classified()
-    said("model", None)(folder / TOKENIZER)
-    for opener in (classified, partial(open_model_folder, folder, "mine")):
-        require_told(opener, TOKENIZER, "cannot be opened")
 
 
 @pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "shortest"}, {"mean": [0.5, 0.5, 0.5]}])
@@ -371,76 +358,73 @@ def test_the_key_is_of_the_weights_not_of_where_they_lie(config: TrainConfig, en
     assert model_and_key(replace(config, image_weights=""), SHARDS)[1] != key
 
 
-def refuse(files: PairFiles, config: TrainConfig, out: Path, message: str) -> str:
-    """Return the one sentence in which a training is refused."""
+def refuse(files: PairFiles, config: TrainConfig, out: Path, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         train(files, config, out)
     assert "\n" not in str(caught.value)
-    return str(caught.value)
+
+
+PICKLE = put(pickle.dumps({"state_dict": Path("/")}, protocol=2))
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("name", "damage", "message"),
     [
-        ("pickle", "would run code"),
-        ("cut off", "is not a complete weights file"),
-        ("nothing", "is neither a weights file nor a folder with one"),
-        ("another kind", r"is of torch\.int64"),
+        ("weights.pt", PICKLE, "would run code"),
+        (WEIGHTS, cut, "is not a complete weights file"),
+        (WEIGHTS, Path.unlink, "is neither a weights file nor a folder with one"),
+        (WEIGHTS, ALL_LONG, r"is of torch\.int64"),
     ],
 )
 def test_image_weights_that_do_not_fit_are_refused_in_a_sentence(
-    kind: str, message: str, square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
+    name: str, damage: Damage, message: str, square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / ("weights.pt" if kind == "pickle" else "weights.safetensors")
-    if kind == "pickle":
-        path.write_bytes(pickle.dumps({"state_dict": Path("/")}, protocol=2))
-    elif kind == "cut off":
-        path.write_bytes(clip.read_bytes()[:5000])
-    elif kind == "another kind":
-        save_file({name: value.long() for name, value in load_file(clip).items()}, path)
+    path = shutil.copyfile(clip, tmp_path / name)
+    damage(path)
     refuse(square_files, replace(config, image_weights=str(path)), tmp_path / "run", message)
 
 
+A_WEIGHT = "encoder.layer.1.output.dense.weight"  # which transformers would draw
+
+
+def become_a_pickle(path: Path) -> None:
+    path.unlink()
+    torch.save({"embeddings": Path("not a tensor")}, path.with_name("pytorch_model.bin"))
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("name", "damage", "message"),
     [
-        ("lacks one", r"lacks weights .* 'encoder\.layer\.1\.output\.dense\.weight"),  # transformers would draw them
-        ("cut off", "is not a complete weights file"),
-        ("a pickle", "would run code"),
-        ("another shape", r"shape .* 'encoder\.layer\.0\.intermediate"),
-        ("without tokenizer", r"none of tokenizer\.json, vocab\.txt"),
-        ("on a hub", r"nobody/has-this cannot be loaded .* train\.text_encoder"),
+        # transformers would draw it
+        (
+            WEIGHTS,
+            tensors(lambda found, _: found.pop("encoder.layer.1.output.dense.weight")),
+            r"lacks weights .*layer\.1",
+        ),
+        (WEIGHTS, cut, "is not a complete weights file"),
+        (WEIGHTS, become_a_pickle, "would run code"),
+        ("config.json", said("intermediate_size", 48), r"shape .* 'encoder\.layer\.0\.intermediate"),
+        (
+            TOKENIZER,
+            lambda path: [found.unlink() for found in path.parent.glob("tokenizer*")],
+            r"none of tokenizer\.json",
+        ),
     ],
 )
 def test_an_encoder_that_is_not_whole_is_refused_in_a_sentence(
-    kind: str,
-    message: str,
-    square_files: PairFiles,
-    config: TrainConfig,
-    encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, damage: Damage, message: str, square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "bert")
+    damage(folder / name)
+    refuse(square_files, replace(config, text_encoder=str(folder)), tmp_path / "run", message)
+
+
+def test_an_encoder_that_cannot_be_fetched_is_refused_in_a_sentence(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
-    folder = shutil.copytree(encoder, tmp_path / "bert")
-    weights = folder / "model.safetensors"
-    if kind == "lacks one":
-        tensors = load_file(weights)
-        del tensors["encoder.layer.1.output.dense.weight"]
-        save_file(tensors, weights, metadata={"format": "pt"})
-    elif kind == "cut off":
-        weights.write_bytes(weights.read_bytes()[:-100])
-    elif kind == "a pickle":
-        weights.unlink()
-        torch.save({"embeddings": Path("not a tensor")}, folder / "pytorch_model.bin")
-    elif kind == "another shape":
-        settings = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 48}))
-    elif kind == "without tokenizer":
-        for path in folder.glob("tokenizer*.json"):
-            path.unlink()
-    named = "nobody/has-this" if kind == "on a hub" else str(folder)
-    refuse(square_files, replace(config, text_encoder=named), tmp_path / "run", message)
+    message = r"nobody/has-this cannot be loaded .* train\.text_encoder"
+    refuse(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path, message)
 
 
 def test_an_encoder_must_be_wanted_and_have_as_many_positions_as_the_context(

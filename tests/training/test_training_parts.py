@@ -1,7 +1,6 @@
 """What a training reads and is made of: order, tokens, images, augmentations, settings, losses, optimizers, states."""
 
 import errno
-import io
 import json
 import math
 import os
@@ -20,8 +19,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
 from safetensors.torch import save_file
 
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
@@ -29,7 +26,7 @@ from data_catalog.storage.resume import load_resume_state, save_resume_state
 from training.config import AUGMENTATION_SETS, AUGMENTATIONS, TrainConfig
 from training.data.augment import CHANGES, changed_images
 from training.data.batches import Prefetched, epoch_batches, open_train_split
-from training.data.images import ImageReader, decode
+from training.data.images import ImageReader
 from training.data.pairs import (
     Captions,
     PairFiles,
@@ -44,7 +41,7 @@ from training.fit.inputs import FeatureRows
 from training.fit.losses import Encoders, backward, generator_states, set_generator_states, with_loss_constants
 from training.fit.optimisation import choose_trained, learning_rate, make_optimizer, optimizer_step
 from training.fit.run import run_key
-from training.towers.model import PREPROCESSING, create_model, normalise_pixels, read_model_config
+from training.towers.model import create_model, read_model_config
 from training.towers.tokenizer import END, START, load_tokenizer, save_tokenizer, train_tokenizer
 
 MakeShard = Callable[..., Path]
@@ -87,16 +84,6 @@ def test_every_caption_of_an_image_gets_its_turn_or_the_first_alone(square_files
         assert {int(index) % 2 for plan in plans for index in plan.captions} == expected  # two captions an image
         assert all((plan.captions // 2 == plan.samples).all() for plan in plans)
         split.images.close()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_pixels_are_those_of_open_clips_own_preprocessing() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG")
-    ours = normalise_pixels(torch.from_numpy(decode(buffer.getvalue(), 64))[None])[0]
-    theirs = image_transform_v2(PreprocessCfg(size=64, **PREPROCESSING), is_train=False)(Image.open(buffer))
-    assert torch.allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_shard_that_is_damaged_is_named(make_shard: MakeShard, square_rows: Any, tmp_path: Path) -> None:
@@ -343,14 +330,6 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: boo
     assert found[0].keys() == found[4].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[4][name], gradient, rtol=1e-4, atol=1e-5)
-
-
-def test_siglip_starts_where_its_paper_does(towers: Towers) -> None:
-    started = with_loss_constants(towers["vit"], TrainConfig(loss="siglip"))
-    assert (started["init_logit_scale"], started["init_logit_bias"]) == (pytest.approx(math.log(10)), -10.0)
-    own = with_loss_constants({**towers["vit"], "init_logit_bias": -5.0}, TrainConfig(loss="siglip"))
-    assert own["init_logit_bias"] == -5.0
-    assert "init_logit_bias" not in with_loss_constants(towers["vit"], TrainConfig())
 
 
 def test_gradients_are_clipped_by_units(towers: Towers) -> None:
