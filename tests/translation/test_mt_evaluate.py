@@ -145,15 +145,11 @@ def test_pairs_must_be_whole_and_translations_one_a_line(
     ("systems", "more", "message"),
     [
         ([MINE, ["Mine", *MINE[1:]]], (), "another system is called mine"),
-        ([["mine"]], (), "has no settings"),
-        ([[f"package={PACKAGE}"]], (), "must be a name"),
         ([["../mine", *MINE[1:]]], (), "must be a name"),
         ([["ß" * 61, *MINE[1:]]], ("--out", "old"), "60 letters"),
         ([["none", "package="]], (), "package= has no value"),
         ([[*MINE, "val.tsv"]], (), "val.tsv is not KEY=VALUE"),
         ([[*FILE, "beam_size=1"]], (), "no other settings"),
-        ([["none", "output=none.txt"]], (), "none.txt is not a file"),
-        ([[*MINE, "beam_sise=1"]], (), "unknown key translate.beam_sise"),
         ([[*MINE, "round_trip=true"]], (), "recipes only"),
         ([["none", "package=none.argosmodel"]], (), "--system none: "),
         ([FILE], ("--language-pack", "eo.toml"), "is for eo"),
@@ -219,10 +215,8 @@ texts = st.text(max_size=20).map(str.strip)
 @given(st.lists(st.tuples(texts, texts, texts.filter(bool)), max_size=8))
 def test_the_largest_differences_come_first(captions: list[tuple[str, str, str]]) -> None:
     first, second, references = ([caption[place] for caption in captions] for place in range(3))
+    scores = [(sentence_chrf(a, reference), sentence_chrf(b, reference)) for a, b, reference in captions]
     found = largest_differences(first, second, references, most=3)
-    for item in found:
-        assert item.first_chrf == sentence_chrf(first[item.place], references[item.place])
-        assert item.second_chrf == sentence_chrf(second[item.place], references[item.place])
-    sizes = [abs(item.first_chrf - item.second_chrf) for item in found]
-    everywhere = [abs(sentence_chrf(a, reference) - sentence_chrf(b, reference)) for a, b, reference in captions]
-    assert sizes == pytest.approx(sorted((size for size in everywhere if size), reverse=True)[:3])
+    assert [(item.first_chrf, item.second_chrf) for item in found] == [scores[item.place] for item in found]
+    sizes = sorted((abs(a - b) for a, b in scores if a != b), reverse=True)
+    assert [abs(item.first_chrf - item.second_chrf) for item in found] == pytest.approx(sizes[:3])
