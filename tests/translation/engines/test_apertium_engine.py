@@ -20,7 +20,6 @@ from translation.engines.apertium import (
     ApertiumTranslator,
     Pipeline,
     from_stream,
-    is_stateful,
     open_engine,
     to_stream,
 )
@@ -177,26 +176,12 @@ done
 
 
 @pytest.mark.parametrize("complaint", ["A new ambiguity class was found", ""])
-def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["-z -g $2", "--tagger"])
+def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, options: str, tmp_path: Path) -> None:
     tagger = TAGGER.replace("{complaint}", complaint)
-    engine = engine_of("cat | apertium-tagger -z -g $2 'x.prob' | cat", tmp_path, tagger)
+    engine = engine_of(f"cat | apertium-tagger {options} 'x y.prob' | cat", tmp_path, tagger)
     captions = ["old", "new", "older", "newer", "newest", "oldest"]
     assert texts(engine, captions) == [f"{'spoilt' if 'new' in caption else 'clean'} {caption}" for caption in captions]
-
-
-@pytest.mark.parametrize(
-    ("stage", "expected"),
-    [
-        ("apertium-tagger -g $2 'x y.prob'", True),
-        ("/opt/bin/apertium-tagger --tagger x.prob", True),
-        ("apertium-tagger -gx 'x.prob'", False),
-        ("apertium-tagger -z -x -g x.prob", False),
-        ("apertium-tagger --perceptron -g x.prob", False),
-        ("lt-proc -g 'apertium-tagger.bin'", False),
-    ],
-)
-def test_which_tagger_keeps_a_state(stage: str, expected: bool) -> None:
-    assert is_stateful(stage) is expected
 
 
 @pytest.mark.parametrize(

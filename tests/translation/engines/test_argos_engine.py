@@ -48,12 +48,6 @@ def translator(package: Package) -> CTranslate2Translator:
     return argos_translator(package, TranslateConfig(inter_threads=1))
 
 
-def test_captions_of_the_trained_kind_are_translated(translator: CTranslate2Translator) -> None:
-    found = translator.translate(["two red circles", "three black rings on a green background"])
-    assert [item.text for item in found] == ["due cerchi rossi", "tre anelli neri su sfondo verde"]
-    assert all(-1 < item.score <= 0 and not item.truncated and not item.repetitive for item in found)
-
-
 def test_result_depends_neither_on_batches_in_flight_nor_on_order_or_repeats(
     translator: CTranslate2Translator, package: Package
 ) -> None:
@@ -85,7 +79,6 @@ def test_score_is_the_mean_log_probability_of_all_tokens(package: Package) -> No
         ("", ""),
         ("TWO RED CIRCLES", "DUE CERCHI ROSSI"),
         ("two red\ncircles\r\n", "due cerchi rossi"),
-        ("two_red_circles", "due cerchi rossi"),
         ("Two red circles on a green background", "Due cerchi rossi su sfondo verde"),
         ("two red circles. Three black rings", "due cerchi rossi. Tre anelli neri"),
         ("two red circles 5.6", "due cerchi rossi 5.6"),
@@ -101,7 +94,8 @@ def test_captions_are_prepared(translator: CTranslate2Translator, caption: str, 
 def test_a_caption_that_is_too_long_is_flagged(translator: CTranslate2Translator) -> None:
     longest, short = translator.translate(["two red circles and " * 600, "two red circles"])
     assert longest.truncated
-    assert (short.text, short.truncated) == ("due cerchi rossi", False)
+    assert (short.text, short.truncated, short.repetitive) == ("due cerchi rossi", False, False)
+    assert -1 < short.score <= 0
 
 
 def test_loops_get_a_second_try(translator: CTranslate2Translator, package: Package) -> None:

@@ -191,21 +191,19 @@ def test_errors_have_the_class_of_who_must_act(
 
 
 def test_names_that_are_taken(install: Install) -> None:
-    install("raise RuntimeError('imported')", package="first")
-    install("raise RuntimeError('imported')", package="second")
+    for name, package in (("mine", "first"), ("mine", "second"), ("argos", "third")):
+        install("raise RuntimeError('imported')", name=name, package=package)
     assert "several packages, first and second" in refusal(InputError)
-    install("raise RuntimeError('imported')", name="argos", package="third")
     assert "the package third has an engine 'argos'" in refusal(InputError, "argos")
 
 
-def test_metadata_may_be_anything(
-    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_metadata_may_be_anything(install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     install("", package="shapeless", entry_points="[vernaclip.engines]\nno equals sign\n")
     install("", package="misnamed", entry_points="[vernaclip.engines]\nÜber Engine = misnamed:open\n")
     install(GOOD, package="nameless", name="orphan", metadata="\n")
-    (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
-    (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
+    info = tmp_path / "site-shapeless" / "bytes-1.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
     assert engine_names() == [*ENGINES, "orphan"]
     assert "the engines of the package shapeless cannot be read" in caplog.text
     assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text

@@ -296,8 +296,7 @@ def test_the_package_says_what_it_is(finished: Finished) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"from_code": "EN"}, "'EN'"),
-        ({"to_code": "../x"}, "ISO 639"),
+        *(({"from_code": code}, f"'{code}'") for code in ("EN", "../x")),
         ({"to_code": "en"}, "itself"),
         ({"out": Path("model.zip")}, "argosmodel"),
         ({"out": Path("taken.argosmodel")}, "folder"),

@@ -4,7 +4,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,42 +84,31 @@ def page_of(
     return Page(training.folder / REPORT_FILE)
 
 
-@pytest.fixture(scope="module")
-def curve_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    points = point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5)
-    return page_of(tmp_path_factory.mktemp("curve"), *points)
-
-
-def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> None:
+def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(tmp_path: Path) -> None:
+    page = page_of(tmp_path, point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
     for cells in (
         ["200", "2.5", "15.06", "30.12", "2.000", "2.500", "5.0", "1"],
         ["400 best", "5.0", "31.38", "62.75", "2.000", "2.500", "10.0", "2"],
         ["600", "7.5", "31.25", "62.50", "2.000", "2.500", "15.0", "3"],
     ):
-        assert curve_page.after(cells[0], 8) == cells
-    assert [tag for tag, _ in curve_page.tags].count("svg") == 2
-    assert "after step 600 of 4,400" in curve_page.words
-    assert "4,806,144" in curve_page.words
-
-
-def test_the_page_loads_nothing_and_runs_nothing(curve_page: Page) -> None:
-    policies = [attributes.get("content") for _, attributes in curve_page.tags if "http-equiv" in attributes]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
-    assert not {"script", "img", "link", "iframe", "object", "embed", "image"} & {tag for tag, _ in curve_page.tags}
-    names = {name for _, attributes in curve_page.tags for name in attributes}
+        assert page.after(cells[0], 8) == cells
+    assert "after step 600 of 4,400" in page.words
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 2
+    assert not {"script", "img", "link", "iframe", "object", "embed", "image"} & set(tags)
+    (policy,) = [attributes.get("content") for _, attributes in page.tags if "http-equiv" in attributes]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    names = {name for _, attributes in page.tags for name in attributes}
     assert not [name for name in names if name in ("src", "href") or name.startswith("on")]
 
 
-def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> None:
+def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stopped_early(tmp_path: Path) -> None:
     page = page_of(tmp_path, point(4400, chrf=60.0), num_steps=4400)
     assert "version 1.0: finished after 4,400 steps." in page.words
     numbers = ["BLEU", "39.1", "chrF", "63.5", "Parameters", "4,806,144", "Minutes", "55.0", "CPU minutes", "110.0"]
     assert page.cells[:10] == numbers
     assert "12.3%" in page.words
     assert "--from en --to de --continue en_de.argosmodel --out" in page.words
-
-
-def test_a_training_that_stopped_early_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path, point(800, chrf=60.0, train_loss=float("nan")), num_steps=800)
     assert page.after("800 best", 5)[4] == "nan"
     assert "800 of 4,400 steps, because chrF" in page.words

@@ -219,37 +219,28 @@ def file(name: str, content: bytes | str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def pickles(*files: tuple[str, bytes | str]) -> Callable[[Path], object]:
-    """Files in place of the weights."""
-    return lambda folder: [(folder / "model.safetensors").unlink(), *(file(*named)(folder) for named in files)]
+def remove(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).unlink()
 
 
 def cut(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:2000])
 
 
-def with_other_weights(folder: Path) -> None:
-    file("adapter_model.bin", PICKLE)(folder)
-    config(transformers_weights="adapter_model.bin")(folder)
-
-
-def with_code(folder: Path) -> None:
-    file("mine.py", "open('ran', 'w')\n")(folder)
-    config(auto_map={"AutoConfig": "mine.C", "AutoModelForSeq2SeqLM": "mine.M"}, model_type="mine")(folder)
-
-
 INDEX = json.dumps({"weight_map": {"a": "evil.bin"}, "metadata": {}})
-HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "pickles": (pickles(("pytorch_model.bin", PICKLE)), "pickles"),
-    "an index": (pickles(("evil.bin", PICKLE), ("model.safetensors.index.json", INDEX)), "not safetensors"),
-    "other weights": (with_other_weights, "adapter_model.bin"),
-    "code": (with_code, "cannot be opened (ValueError:"),
+CODE = config(auto_map={"AutoConfig": "mine.C", "AutoModelForSeq2SeqLM": "mine.M"}, model_type="mine")
+WEIGHTS = "model.safetensors"
+HOSTILE: dict[str, tuple[Any, ...]] = {
+    "pickles": (remove(WEIGHTS), file("pytorch_model.bin", PICKLE), "pickles"),
+    "an index": (remove(WEIGHTS), file("evil.bin", PICKLE), file(f"{WEIGHTS}.index.json", INDEX), "not safetensors"),
+    "other weights": (file("a.bin", PICKLE), config(transformers_weights="a.bin"), "a.bin"),
+    "code": (file("mine.py", "open('ran', 'w')\n"), CODE, "cannot be opened (ValueError:"),
     "a kernel": (config(attn_implementation="evil/kernel"), "code that is not part of it"),
     "an adapter": (file("adapter_config.json", "{}"), "is an adapter"),
     "layers": (config(encoder_layers=10**9), "encoder_layers = 1000000000"),
     "another kind": (config(model_type="bert"), "bert"),
     "more layers than weights": (config(encoder_layers=2), "model.encoder.layers.1."),
-    "cut weights": (cut("model.safetensors"), "cannot be loaded (SafetensorError"),
+    "cut weights": (cut(WEIGHTS), "cannot be loaded (SafetensorError"),
     "a deep config": (file("config.json", "[" * 100_000), "config.json is damaged"),
     "cut tokenizer": (cut("source.spm"), "cannot be opened ("),
 }
@@ -261,8 +252,9 @@ def test_a_hostile_or_damaged_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = copy_of(opus.original)
-    change, message = HOSTILE[name]
-    change(folder)
+    *changes, message = HOSTILE[name]
+    for change in changes:
+        change(folder)
     assert message in refusal(folder)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "pickled").exists()
