@@ -214,7 +214,7 @@ def test_pairs_in_the_language_that_is_asked_for(tmp_path: Path, arguments: list
         (["pairs.tsv", "--to", "fr"], "English and fr"),
         (["pairs.tsv", "--to", "en"], "English and en"),
         (["pairs.tsv", "--num-pairs", "0"], "at least 1, got 0"),
-        (["a folder", "--num-pairs", "3"], "is no regular file"),
+        (["a folder", "--num-pairs", "3"], "is not a regular file"),
         (["pairs.tsv/pairs.tsv", "--num-pairs", "3"], "cannot be written"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_second_run_with_a_memory_translates_nothing(tmp_path: Path, monkeypat
         (["--from", "EN"], "--from EN is not a language code"),
         (["--to", "pt-BR"], "--to pt-BR is not a language code"),
         (["--pivot", "CA", "--package", str(PACKAGE)], "translate.pivot CA is not a language code"),
-        (["--memory", "old.txt/memory"], "--memory old.txt/memory cannot be made a folder"),
+        (["--memory", "old.txt/memory"], "--memory old.txt/memory cannot be created"),
         (["--to", "de"], "translates en to it, but en to de is needed"),
         (["--column", "caption"], "the format lines has no columns"),
         (["--format", "csv"], "in.txt has no column 'caption'"),

@@ -138,7 +138,7 @@ def test_what_is_retried_is_paid_for_once(deepl_server: Any, monkeypatch: pytest
         (403, SettingsError, "DEEPL_AUTH_KEY"),
         (413, InputError, "trouble 413"),
         (429, TransientError, "status 429"),
-        (456, InputError, "used up"),
+        (456, InputError, "no characters left"),
         (503, TransientError, "status 503"),
         (529, TransientError, "status 529"),
     ],
