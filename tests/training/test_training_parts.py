@@ -291,5 +291,5 @@ def test_a_resume_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Pat
         load(path, module, make_optimizer(module, config), key="another")
     for said in ("[]", '"x"', "null", "{}", "{"):
         save_file({"weight": torch.zeros(1)}, path, {"state": said})
-        with pytest.raises(DamagedError, match="is no resume state"):
+        with pytest.raises(DamagedError, match="is not a resume state"):
             load(path, module, make_optimizer(module, config))

@@ -117,7 +117,7 @@ def test_what_is_retried_is_paid_for_once(deepl_server: Any, monkeypatch: pytest
         *((status, InputError, f"trouble {status}") for status in (400, 413)),
         *((status, SettingsError, "DEEPL_AUTH_KEY") for status in (401, 403)),
         *((status, TransientError, f"status {status}") for status in (429, 503, 529)),
-        (456, InputError, "used up"),
+        (456, InputError, "no characters left"),
     ],
 )
 def test_refusals_say_what_to_do_and_cost_nothing(
