@@ -403,5 +403,5 @@ def test_a_resume_state_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Pat
         load_resume_state(path, key="another", modules={"model": module}, optimizer=optimizer, **how)
     for said in ("[]", "null", "{}", "{"):
         save_file({"weight": torch.zeros(1)}, path, {"state": said})
-        with pytest.raises(DamagedError, match="is no resume state"):
+        with pytest.raises(DamagedError, match="is not a resume state"):
             load_resume_state(path, key="k", modules={"model": module}, optimizer=optimizer, **how)

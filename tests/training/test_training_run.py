@@ -163,7 +163,7 @@ def test_a_resume_state_that_is_damaged_stops_the_run_and_keeps_the_best_weights
     best, state = (out / "model.safetensors").read_bytes(), (out / STATE_FILE).read_bytes()
     for damaged in (state[:-1000], b"\x80\x04pickle, not safetensors"):
         (out / STATE_FILE).write_bytes(damaged)
-        with pytest.raises(DamagedError, match=r"is no resume state .* remove it"):
+        with pytest.raises(DamagedError, match=r"is not a resume state .* remove it"):
             train(square_files, config, out)
     (out / STATE_FILE).write_bytes(state)
     tensors = load_file(out / STATE_FILE)
