@@ -187,50 +187,50 @@ def test_a_host_without_addresses_or_whose_resolver_fails_is_a_reason() -> None:
         assert refusal(checked_addresses, target, allow_loopback=False, resolver=resolver)[0] == "dns"
 
 
-@pytest.mark.parametrize(
-    ("url", "canonical"),
-    [
-        ("http://example.org", "http://example.org/"),
-        ("  HTTP://Example.ORG/A.jpg\n", "http://example.org/A.jpg"),
-        ("https://example.org:443/a.jpg", "https://example.org/a.jpg"),
-        ("http://example.org:8080/a.jpg#top", "http://example.org:8080/a.jpg"),
-        ("http://example.org/a b.jpg?q=ä&r=c d", "http://example.org/a%20b.jpg?q=%C3%A4&r=c%20d"),
-        ("http://example.org/caff%C3%A8.jpg", "http://example.org/caff%C3%A8.jpg"),
-        ("http://example.org/100%.jpg", "http://example.org/100%25.jpg"),
-        ("http://example.org/a[1]\\b.jpg", "http://example.org/a%5B1%5D%5Cb.jpg"),
-        ("http://münchen.example/ü.jpg", "http://xn--mnchen-3ya.example/%C3%BC.jpg"),
-        ("http://upload_1.example.org./a.jpg", "http://upload_1.example.org./a.jpg"),
-        ("http://[2001:DB8:0::1]:80/a.jpg", "http://[2001:db8::1]/a.jpg"),
-        ("http://0x7f000001/", "http://0x7f000001/"),
-        ("http://example.org/\ud800.jpg", "http://example.org/%3F.jpg"),
-    ],
-)
-def test_accepted_urls_are_spelt_in_one_way(url: str, canonical: str) -> None:
-    assert parse_url(url).url == parse_url(canonical).url == canonical
+CANONICAL = {
+    "http://example.org": "http://example.org/",
+    "  HTTP://Example.ORG/A.jpg\n": "http://example.org/A.jpg",
+    "https://example.org:443/a.jpg": "https://example.org/a.jpg",
+    "http://example.org:8080/a.jpg#top": "http://example.org:8080/a.jpg",
+    "http://example.org/a b.jpg?q=ä&r=c d": "http://example.org/a%20b.jpg?q=%C3%A4&r=c%20d",
+    "http://example.org/caff%C3%A8.jpg": "http://example.org/caff%C3%A8.jpg",
+    "http://example.org/100%.jpg": "http://example.org/100%25.jpg",
+    "http://example.org/a[1]\\b.jpg": "http://example.org/a%5B1%5D%5Cb.jpg",
+    "http://münchen.example/ü.jpg": "http://xn--mnchen-3ya.example/%C3%BC.jpg",
+    "http://upload_1.example.org./a.jpg": "http://upload_1.example.org./a.jpg",
+    "http://[2001:DB8:0::1]:80/a.jpg": "http://[2001:db8::1]/a.jpg",
+    "http://0x7f000001/": "http://0x7f000001/",
+    "http://example.org/\ud800.jpg": "http://example.org/%3F.jpg",
+}
 
 
-@pytest.mark.parametrize(
-    ("url", "reason", "detail"),
-    [
-        ("", "bad_url", "empty"),
-        ("//example.org/a.jpg", "bad_url", "no scheme"),
-        ("http://example.org/" + "a" * 8001, "bad_url", "too long"),
-        ("http://[2606:4700::1111%25lo]/", "bad_url", "host with a zone"),
-        ("http://[v1.é:x]/", "bad_url", "host is no address"),
-        ("http:///a.jpg", "bad_url", "no host"),
-        ("http://example.org:99999/", "bad_url", "not a URL"),
-        ("http://[::1/", "bad_url", "not a URL"),
-        ("http://exa mple.org/", "bad_url", "host is no name"),
-        ("http://" + "a" * 64 + ".org/", "bad_url", "host is no name"),
-        ("http://a..b/", "bad_url", "host is no name"),
-        ("file:///etc/passwd", "scheme", "file"),
-        ("HTTPX://example.org/", "scheme", "httpx"),
-        ("http://@example.org/", "userinfo", None),
-        ("http://example.org\\@10.0.0.1/", "userinfo", None),
-    ],
-)
-def test_refused_urls(url: str, reason: str, detail: str | None) -> None:
-    assert refusal(parse_url, url) == (reason, detail)
+def test_accepted_urls_are_spelt_in_one_way() -> None:
+    for url, canonical in CANONICAL.items():
+        assert parse_url(url).url == parse_url(canonical).url == canonical
+
+
+REFUSED = {
+    "": ("bad_url", "empty"),
+    "//example.org/a.jpg": ("bad_url", "no scheme"),
+    "http://example.org/" + "a" * 8001: ("bad_url", "too long"),
+    "http://[2606:4700::1111%25lo]/": ("bad_url", "host with a zone"),
+    "http://[v1.é:x]/": ("bad_url", "host is no address"),
+    "http:///a.jpg": ("bad_url", "no host"),
+    "http://example.org:99999/": ("bad_url", "not a URL"),
+    "http://[::1/": ("bad_url", "not a URL"),
+    "http://exa mple.org/": ("bad_url", "host is no name"),
+    "http://" + "a" * 64 + ".org/": ("bad_url", "host is no name"),
+    "http://a..b/": ("bad_url", "host is no name"),
+    "file:///etc/passwd": ("scheme", "file"),
+    "HTTPX://example.org/": ("scheme", "httpx"),
+    "http://@example.org/": ("userinfo", None),
+    "http://example.org\\@10.0.0.1/": ("userinfo", None),
+}
+
+
+def test_refused_urls() -> None:
+    for url, outcome in REFUSED.items():
+        assert refusal(parse_url, url) == outcome, url[:100]
 
 
 @given(st.one_of(st.text(), st.text().map("http://example.org/{}".format), st.text().map("http://{}".format)))
