@@ -1,8 +1,8 @@
-"""What deduplication and the screen step say of captions that are emoji, right to left, full of marks or very long."""
+"""What deduplication and the leak guard say of captions that are emoji, right to left, full of marks or very long."""
 
 import json
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cleaning.duplicates.captions import RepeatsConfig, duplicate_captions
-from cleaning.leaks import LeaksConfig
+from cleaning.leaks import LeaksConfig, caption_digests, leaking_captions
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet, sha256_of
 from flows.recipe.sources import read_test_sets
@@ -31,11 +31,6 @@ EVERY = frozenset(AWKWARD)
 WITH_WORDS = EVERY - {"emoji", "empty", "lone mark", "one letter"}
 
 
-def expected(reason: str, dropped: Collection[str]) -> list[str | None]:
-    """For each awkward caption the reason, where it is among those dropped."""
-    return [reason if name in dropped else None for name in AWKWARD]
-
-
 @pytest.mark.parametrize(
     ("repeat", "dropped"),
     [
@@ -50,64 +45,41 @@ def test_repeats_of_an_image_are_duplicates_and_those_of_others_are_not(
 ) -> None:
     texts = list(AWKWARD.values())
     both = [*texts, *map(repeat, texts)]
-    verdicts = duplicate_captions(["a"] * len(both), both)
-    found = [verdict and verdict.reason for verdict in verdicts]
-    assert found == [None] * len(texts) + expected("duplicate_caption", dropped)
+    found = [verdict and verdict.reason for verdict in duplicate_captions(["a"] * len(both), both)]
+    assert found == [None] * len(texts) + ["duplicate_caption" if name in dropped else None for name in AWKWARD]
     others = ["a"] * len(texts) + [f"b{number}" for number in range(len(texts))]
     assert duplicate_captions(others, both) == [None] * len(both)
 
 
-@pytest.fixture
-def screened(tmp_path: Path, call_step: Any) -> Callable[[Sequence[tuple[str, str]], LeaksConfig], list[str | None]]:
-    """`screened(rows, leaks)`: drop reasons of (sample, caption) after the step.
+@pytest.mark.parametrize(
+    ("template", "leaking"),
+    [("  «{}» — !? 🐶", WITH_WORDS), ("\u200f{}\u200f", WITH_WORDS), ("{} y", ()), ("{}א", ())],
+)
+def test_captions_of_a_test_set_are_found_where_they_have_four_words(template: str, leaking: Collection[str]) -> None:
+    digests = caption_digests(AWKWARD.values(), min_words=4)
+    texts = [template.format(text) for text in AWKWARD.values()]
+    assert leaking_captions(texts, digests) == [name in leaking for name in AWKWARD]
 
-    A test set has the awkward captions, and an image whose address is that of the sample "held".
-    """
-    path = tmp_path / "held.jsonl"
-    held_rows = [{"url": "https://EXAMPLE.org:443/held.jpg#x", "caption": text} for text in AWKWARD.values()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in held_rows), "utf-8")
+
+def test_the_screen_step_looks_for_images_first_and_for_what_it_is_told_to(tmp_path: Path, call_step: Any) -> None:
+    caption, path = AWKWARD["arabic"], tmp_path / "held.jsonl"
+    path.write_text(json.dumps({"url": "https://EXAMPLE.org:443/held.jpg#x", "caption": caption}), "utf-8")
     columns = {"kind": "pairs", "files": [str(path)], "url_column": "url", "caption_column": "caption"}
     (held,) = read_test_sets({"held": columns}, "it")
     settings = {"name": "held", "kind": held.kind.kind, "config": held.config, "images": None, "min_words": 4}
     test_set = call_step("test-set", tmp_path / "work", {}, {**settings, "files": [[path.name, sha256_of(path)]]})
-
-    def through_the_step(rows: Sequence[tuple[str, str]], leaks: LeaksConfig) -> list[str | None]:
-        given = [
-            {
-                "sample_id": f"pairs:{sample}",
-                "caption_id": f"pairs:{sample}#{number}",
-                "source": "pairs",
-                "url": f"http://example.org/{sample.replace(' ', '-')}.jpg",
-                "source_caption": caption,
-                "clean_caption": caption,
-                "upstream_file": "a.tsv",
-                "upstream_line": number,
-                "outcome": PENDING,
-            }
-            for number, (sample, caption) in enumerate(rows, start=1)
-        ]
-        path = tmp_path / "in.parquet"
-        save_parquet(pa.Table.from_pylist(given, CAPTIONS), path)
-        settings = {"config": RepeatsConfig(), "function_words": ("a", "un"), "leaks": leaks}
+    row = {"source": "pairs", "upstream_file": "a.tsv", "upstream_line": 1, "outcome": PENDING}
+    row |= {"source_caption": caption, "clean_caption": caption}
+    named = [{"sample_id": f"pairs:{name}", "caption_id": f"pairs:{name}#1"} for name in ("held", "other")]
+    rows = [{**row, **names, "url": f"http://example.org/{names['sample_id'][6:]}.jpg"} for names in named]
+    save_parquet(pa.Table.from_pylist(rows, CAPTIONS), tmp_path / "in.parquet")
+    for switches, reasons in (
+        ({}, ["test_image", "test_caption"]),
+        ({"by_caption": False}, ["test_image", None]),
+        ({"by_identity": False}, ["test_caption", "test_caption"]),
+    ):
+        settings = {"config": RepeatsConfig(), "function_words": ("a", "un"), "leaks": LeaksConfig(**switches)}
         settings |= {"kinds": {"pairs": "pairs"}, "test_sets": ["held"]}
-        table = pq.read_table(
-            call_step("screen", tmp_path / "work", {"clean": path, "test-set": (test_set,)}, settings).only_file
-        )
-        assert table.column("caption_id").to_pylist() == [row["caption_id"] for row in given]
-        return table.column("drop_reason").to_pylist()  # type: ignore[no-any-return]
-
-    return through_the_step
-
-
-@pytest.mark.parametrize(
-    ("template", "dropped"),
-    [("  «{}» — !? 🐶", WITH_WORDS), ("\u200f{}\u200f", WITH_WORDS), ("{} y", ()), ("{}א", ())],
-)
-def test_captions_and_images_of_a_test_set(
-    screened: Callable[..., list[str | None]], template: str, dropped: Collection[str]
-) -> None:
-    """Captions of four words; fewer are nobody's."""
-    rows = [(name, template.format(text)) for name, text in AWKWARD.items()]
-    assert screened(rows, LeaksConfig()) == expected("test_caption", dropped)
-    assert screened(rows, LeaksConfig(by_caption=False)) == [None] * len(rows)
-    assert screened([("held", text) for _, text in rows], LeaksConfig()) == ["test_image"] * len(rows)
+        inputs = {"clean": tmp_path / "in.parquet", "test-set": (test_set,)}
+        table = pq.read_table(call_step("screen", tmp_path / "work", inputs, settings).only_file)
+        assert table.column("drop_reason").to_pylist() == reasons

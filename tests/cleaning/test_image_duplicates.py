@@ -155,7 +155,6 @@ ROW = st.fixed_dictionaries(
     }
 )
 SWITCHES = st.fixed_dictionaries({name: st.booleans() for name in ("images", "near_images", "split_guard")})
-LOOKS_OF_BYTES = st.lists(LOOKS, min_size=12, max_size=12)
 
 
 def with_looks(rows: Rows, looks: list[tuple[int, int]], stand_ins: set[int]) -> Rows:
@@ -169,16 +168,21 @@ def with_looks(rows: Rows, looks: list[tuple[int, int]], stand_ins: set[int]) ->
 @given(
     rows=st.lists(ROW, min_size=1, max_size=20),
     preferences=st.permutations(range(20)),
-    looks=LOOKS_OF_BYTES,
+    looks=st.lists(LOOKS, min_size=12, max_size=12),
     stand_ins=st.sets(st.integers(0, 11), max_size=2),
     switches=SWITCHES,
+    order=st.permutations(range(20)),
 )
 def test_what_is_dropped_looks_like_what_it_is_dropped_for_and_no_two_splits_share_a_look(
-    rows: Rows, preferences: list[int], looks: list[tuple[int, int]], stand_ins: set[int], switches: dict[str, bool]
+    rows: Rows, preferences: list[int], looks: list[tuple[int, int]], stand_ins: set[int], switches: Any, order: Any
 ) -> None:
+    """Whatever the order of rows."""
     ranked = [{**row, "preference": preferences[number]} for number, row in enumerate(rows)]
     known = with_looks(ranked, looks, stand_ins)
     found, likeness = judged(known, **switches), alike(known)
+    order = [number for number in order if number < len(rows)]
+    shuffled = enumerate(judged([known[number] for number in order], **switches))
+    assert {order[place]: (verdict, order[other]) for place, (verdict, other) in shuffled} == dict(enumerate(found))
     kept = [number for number, (verdict, _) in enumerate(found) if verdict == "KEEP" and not known[number]["left_out"]]
     for number, (verdict, account) in enumerate(found):
         row, other = known[number], known[account]
@@ -196,23 +200,6 @@ def test_what_is_dropped_looks_like_what_it_is_dropped_for_and_no_two_splits_sha
             assert not switches["near_images"]
             assert not switches["split_guard"] or known[one]["split"] == known[other_one]["split"]
             assert not switches["images"] or known[one]["bytes"] != known[other_one]["bytes"]
-
-
-@given(
-    rows=st.lists(ROW, min_size=1, max_size=12),
-    order=st.permutations(range(12)),
-    looks=LOOKS_OF_BYTES,
-    switches=SWITCHES,
-)
-def test_the_order_of_rows_does_not_matter(
-    rows: Rows, order: list[int], looks: list[tuple[int, int]], switches: dict[str, bool]
-) -> None:
-    known = with_looks([{**row, "preference": number} for number, row in enumerate(rows)], looks, {1})
-    order = [number for number in order if number < len(rows)]
-    found = judged([known[number] for number in order], **switches)
-    assert {order[place]: (verdict, order[account]) for place, (verdict, account) in enumerate(found)} == dict(
-        enumerate(judged(known, **switches))
-    )
 
 
 @pytest.mark.parametrize(

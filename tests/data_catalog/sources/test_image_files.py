@@ -10,13 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import InputError, SettingsError, TransientError
-from data_catalog.fetch.config import FetchConfig
-from data_catalog.images.workers import ImageWorkers
 from data_catalog.sources.image_files import ImageFiles, image_locations, open_images
 from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
@@ -104,37 +100,22 @@ def test_images_are_read_by_name_and_nothing_outside_them(base: str, place: str)
     assert absent(images, *NOT_FOUND)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(images.read, [*FILES] * 8)) == [*FILES.values()] * 8
-    images.close()
-
-
-@PLACES
-def test_only_archives_find_a_member_by_its_last_parts(base: str, place: str) -> None:
-    images = open_images(f"{base}/{place}")
     assert images.read("./a.jpg") == b"A"
+    # Only archives find a member by its last parts.
     for name, content in {"c è [1].jpg": b"C", "other/val/b.jpg": b"other"}.items():
-        if "." in place:
-            assert images.read(name) == content
-        else:
-            assert absent(images, name)
+        assert images.read(name) == content if "." in place else absent(images, name)
     assert absent(images, "b.jpg", "test/b.jpg", "elsewhere/c è [1].jpg")
     images.close()
 
 
 def test_what_is_missing_or_of_another_format_is_refused(base: str, tmp_path: Path) -> None:
-    for name, content in {
-        "empty": b"",
-        "cut.zip": b"PK\x03\x04 cut",
-        "zeros": bytes(10_240),
-        "a": b"\xff\xd8\xff",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
-            open_images(str(tmp_path / name))
-    packed = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"BZh9": "bzip2", b"\x28\xb5\x2f\xfd": "zstandard"}
-    for magic, method in (packed | {b"\x04\x22\x4d\x18": "lz4"}).items():
-        (tmp_path / "packed.tar").write_bytes(magic)
-        with pytest.raises(InputError, match=f"compressed with {method}: .* Decompress it once"):
-            open_images(str(tmp_path / "packed.tar"))
+    wrong = dict.fromkeys((b"", b"PK\x03\x04 cut", bytes(10_240), b"\xff\xd8\xff"), "a tar or a complete zip")
+    wrong |= {b"\x1f\x8b": "with gzip", b"\xfd7zXZ\x00": "with xz", b"BZh9": "with bzip2"}
+    wrong |= {b"\x04\x22\x4d\x18": "with lz4", b"\x28\xb5\x2f\xfd": "with zstandard"}
+    for content, told in wrong.items():
+        (tmp_path / "images.tar").write_bytes(content)
+        with pytest.raises(InputError, match=told):
+            open_images(f"{tmp_path}/images.tar")
     os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(InputError, match="neither a folder nor a file"):
         open_images(str(tmp_path / "pipe.zip"))
@@ -241,23 +222,11 @@ def test_the_digest_of_a_location_changes_with_names_and_content(
         return location_digest(f"memory://bucket/{place}", tmp_path, FileHashes(tmp_path / "hashes.json"))
 
     before = {place: hashed(place) for place in ("folder", "images.zip", "images.*")}
-    assert {place: hashed(place) for place in before} == before
     store.copy("/bucket/folder", "/bucket/copy", recursive=True)
-    assert hashed("copy") == before["folder"]
+    assert hashed("copy") == hashed("folder") == before["folder"]
     store.pipe("/bucket/images.zip", store.cat("/bucket/images.zip")[:-1] + b"x")
     store.pipe("/bucket/folder/val/b.jpg", b"OTHER")
     assert len({*before.values(), *(hashed(place) for place in before)}) == 6
     changed = hashed("folder")
     store.mv("/bucket/folder/a.jpg", "/bucket/folder/d.jpg")
     assert hashed("folder") != changed
-
-
-def test_images_of_a_build_are_read_from_a_store(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    names = ["a.jpg", "val/b.jpg", "none.jpg"]
-    none, location = pa.nulls(len(names), pa.string()), ["memory://bucket/folder"] * len(names)
-    requests = pa.table({"sample_id": names, "url": none, "path": names, "location": location})
-    with ImageWorkers() as workers:
-        workers.fetch(requests, FetchConfig(), tmp_path / "raw.parquet")
-    rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
-    found = [(row["drop_reason"], row["bytes"]) for row in rows]
-    assert found == [(None, b"A"), (None, b"other"), ("missing_file", None)]

@@ -80,14 +80,6 @@ def test_malformed_rows_affect_no_other(read: Any, name: str, text: str, first: 
     assert [row.upstream_line for row in found] == list(range(first, first + 9))
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
-def test_unterminated_quotes_lose_no_other_row(read: Any, suffix: str, delimiter: str) -> None:
-    lines = ["image|text", f'{URL}|"never closed', f'{URL}|wide 24"', f'{URL}|"two\nlines"', f'{URL}|"Hi" he said']
-    found = read("pairs", "\n".join(lines).replace("|", delimiter), name=f"p{suffix}", **SIMPLE)
-    captions = [getattr(row, "caption", "") for row in found]
-    assert captions == ["", 'wide 24"', "two\nlines", '"Hi" he said']
-
-
 def test_a_field_may_be_longer_than_csv_allows(read: Any) -> None:
     (row,) = read("pairs", f'image,text\n{URL},"{"è" * 200_000}"\n', name="p.csv", **SIMPLE)
     assert len(row.caption) == 200_000

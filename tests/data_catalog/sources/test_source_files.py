@@ -29,13 +29,10 @@ def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
     [
         (b"", "is empty"),
         (gzip.compress(b""), "is empty"),
-        (gzip.compress(b"row\n" * 100_000)[:-30], "truncated gzip"),
         (gzip.compress(b"row\n" * 1000)[:-4], "truncated gzip"),
         (gzip.compress(b"row\n" * 1000)[:-8] + b"\0" * 8, "damaged gzip"),
         (b"\x1f\x8b" + b"no gzip at all, by a long way", "damaged gzip"),
         (b"PK\x03\x04....", "zip archive"),
-        (b"BZh91AY", "bzip2"),
-        (b"\xfd7zXZ\x00..", "xz"),
         (b"PAR1....", "Parquet"),
         ("caption\turl".encode("utf-16"), "UTF-16"),
     ],

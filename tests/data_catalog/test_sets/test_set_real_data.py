@@ -61,25 +61,6 @@ def test_mscoco_its_development_set_is_found_in_itself_and_by_its_urls_on_flickr
     assert all({identity for identity in own if identity.startswith("flickr:")} & known for own in train.values())
 
 
-def test_photographs_of_train2017_are_known_by_their_file_names_and_not_in_the_development_set(
-    shared_data: Path, devset: list[Path]
-) -> None:
-    captions = shared_data / "coco" / "captions_train2017.json"
-    known, _, num_images = identities("coco", captions)
-    photos = list((shared_data / "coco" / "train2017").glob("*.jpg"))
-    assert num_images == len(photos) == 80
-    for photo in photos:
-        for kind, name in (("pairs", f"train2017/{photo.name}"), ("mscoco", photo.name)):
-            places = {"url": None, "path": name, "page_url": None}
-            own = canonical_identities(source_kind=kind, sample_id=f"{kind}:{photo.name}", **places)
-            assert own
-            assert own <= known
-    others, _, _ = identities("mscoco_it", *devset)
-    train = rows("mscoco", captions)
-    assert len(train) == 80
-    assert not any(own & others for own in train.values())
-
-
 def test_captions_tell_sets_that_overlap_from_others(shared_data: Path, devset: list[Path]) -> None:
     """Multi30k's images are Flickr30k's, which has Flickr8k's: the captions tell, though few are alike to the byte."""
     tokens = shared_data / "flickr8k" / "Flickr8k.token.first5000.txt"
