@@ -1,6 +1,7 @@
-"""What deduplication and the leak guard say of captions that are emoji, right to left, full of marks or very long."""
+"""What deduplication and the leak guard say of captions in every script, of emoji, marks and great length."""
 
 import json
+import string
 import unicodedata
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cleaning.duplicates.captions import RepeatsConfig, duplicate_captions
-from cleaning.leaks import LeaksConfig, caption_digests, leaking_captions
+from cleaning.leaks import LeaksConfig, caption_digest, caption_digests, caption_key, leaking_captions
 from data_catalog.schema import CAPTIONS, PENDING
 from data_catalog.storage.shards import save_parquet, sha256_of
 from flows.recipe.sources import read_test_sets
@@ -83,3 +86,63 @@ def test_the_screen_step_looks_for_images_first_and_for_what_it_is_told_to(tmp_p
         inputs = {"clean": tmp_path / "in.parquet", "test-set": (test_set,)}
         table = pq.read_table(call_step("screen", tmp_path / "work", inputs, settings).only_file)
         assert table.column("drop_reason").to_pylist() == reasons
+
+
+@pytest.mark.parametrize(
+    ("text", "copy"),
+    [
+        ("A dog runs on the beach", "«A dog — runs on the beach!» 🐶"),
+        ("Ｃａｆé!", "cafe\u0301"),
+        ("İstanbul köprüsü", "istanbul köprüsü"),  # "İ" in small letters is "i" and a dot above
+        ("ISPARTA ILICA", "ısparta ılıca"),
+        ("مُعَلِّم هٰذا", "معلم هذا"),  # vowel signs, which most people leave out
+        ("כֶּלֶב רָץ", "כלב רץ"),
+        ("1.5 m", "1,5 m!"),
+        ("1,500 dogs.", "1500 dogs"),
+        ("1.5 m", "15 m"),  # the price: a needless drop costs one caption, a miss the measurement
+        ("كلب يركض على الشاطئ.", "\u200fكلب يركض على الشاطئ"),
+        ("한국어 개", unicodedata.normalize("NFD", "한국어개")),
+    ],
+)
+def test_copies_have_one_key(text: str, copy: str) -> None:
+    assert caption_key(text) == caption_key(copy)
+    assert caption_digest(text) == caption_digest(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("5 dogs", "6 dogs"),
+        ("का", "कि"),  # vowel signs are marks, which `re` takes for punctuation
+        ("أسد", "اسد"),  # the hamza is no vowel sign
+        ("บ้าน", "บาน"),
+    ],
+)
+def test_others_have_not(text: str, other: str) -> None:
+    assert caption_key(text) != caption_key(other)
+
+
+@given(
+    st.text(max_size=60),
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from(string.punctuation + " \u200b。؟…"))),
+)
+def test_punctuation_anywhere_changes_nothing(text: str, insertions: list[tuple[int, str]]) -> None:
+    copy = text
+    for place, mark in insertions:
+        copy = copy[:place] + mark + copy[place:]
+    assert caption_key(copy) == caption_key(text)
+    assert caption_key(text + "\u2026") == caption_key(text), "ASCII is no special case"
+
+
+def test_short_captions_are_nobodys() -> None:
+    digests = caption_digests(["a cat", "A cat sits on a mat.", "两只狗在沙滩上奔跑", "?!", ""], min_words=4)
+    assert len(digests) == 2
+    texts = ["A cat!", "acatsitsonamat", "两只狗在沙滩上奔跑！", "a cat sits on the mat", "", "…"]
+    assert leaking_captions(texts, digests) == [False, True, True, False, False, False]
+    assert caption_digests(["?!", "", "🐶 🐶 🐶"], min_words=0) == frozenset(), "empty keys never count"
+
+
+def test_digests_stay_the_same() -> None:
+    # They may be kept in files: a change of this number is a change of format.
+    assert caption_digest("A dog runs on the beach.") == caption_digest("adogrunsonthebeach") < 2**64
+    assert caption_digest("A dog runs on the beach.") == 3862603974185542550

@@ -86,7 +86,7 @@ def test_an_image_that_looks_the_same_as_a_held_out_one_is_in_no_other_split() -
     assert judged(rows, split_guard=False)[0] == ("KEEP", 0)
 
 
-def test_what_looks_like_a_stand_in_is_one() -> None:
+def test_what_looks_like_a_stand_in_is_one_and_images_of_test_sets_are_nobodys_duplicates() -> None:
     rows = [
         {"bytes": "a", "look": 1, "preference": 5, "placeholder": True},
         {"bytes": "b", "look": 1, "preference": 0},
@@ -94,26 +94,15 @@ def test_what_looks_like_a_stand_in_is_one() -> None:
     ]
     assert judged(rows) == [("PLACEHOLDER", 0), ("PLACEHOLDER", 0), ("KEEP", 2)]
     assert judged(rows, near_images=False)[1] == ("KEEP", 1)
-
-
-def test_images_of_test_sets_are_nobodys_duplicates() -> None:
-    rows = [{"bytes": "a", "look": 1, "left_out": True}, {"bytes": "b", "look": 1}, {"bytes": "b", "look": 1}]
-    assert judged(rows) == [("KEEP", 0), ("KEEP", 1), ("DUPLICATE", 1)]
-
-
-def test_no_image_at_all() -> None:
-    one = images([{"bytes": "a"}])
+    held = [{"bytes": "a", "look": 1, "left_out": True}, {"bytes": "b", "look": 1}, {"bytes": "b", "look": 1}]
+    assert judged(held) == [("KEEP", 0), ("KEEP", 1), ("DUPLICATE", 1)]
+    one = images(held[:1])
     nothing = Images(**{field.name: getattr(one, field.name)[:0] for field in fields(one)})
-    verdicts, account = judge_images(nothing, DuplicatesConfig())
-    assert (len(verdicts), len(account)) == (0, 0)
-
-
-def chain(num: int, **more: Any) -> Rows:
-    return [{"bytes": number, "look": (1, number), **more} for number in range(num)]
+    assert [len(found) for found in judge_images(nothing, DuplicatesConfig())] == [0, 0]
 
 
 def test_a_held_out_image_costs_training_what_looks_like_it_and_no_more() -> None:
-    rows = chain(20)
+    rows: Rows = [{"bytes": number, "look": (1, number)} for number in range(20)]
     rows[10]["split"] = VAL
     expected = ["KEEP", *["NEAR_DUPLICATE"] * 3, *["SPLIT_LEAK"] * 6, "KEEP", *["SPLIT_LEAK"] * 6]
     assert [verdict for verdict, _ in judged(rows)] == [*expected, "KEEP", *["NEAR_DUPLICATE"] * 2]

@@ -234,48 +234,38 @@ def stanza_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def stanza_tagger(stanza_models: Path, monkeypatch: pytest.MonkeyPatch) -> Tagger:
-    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
-    return found(ITALIAN, "auto")
-
-
 @pytest.mark.slow
-def test_stanza_tags_where_its_models_are_on_disk(stanza_tagger: Tagger) -> None:
+def test_stanza_tags_where_its_models_are_on_disk(stanza_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
+    tagger = found(ITALIAN, "auto")
     captions = ["Anna Maria Mozzoni", "una chiesa a Roma", "Dora Riparia", "una torre a Roma, nera", "una casa"]
-    assert stanza_tagger.share(captions) == [1.0, 0.25, 1.0, 0.2, 0.0]
-    drops = [verdict is not None for verdict in tagged_proper_nouns(stanza_tagger)([*captions, "una casa " * 1_112])]
+    assert tagger.share(captions) == [1.0, 0.25, 1.0, 0.2, 0.0]
+    drops = [verdict is not None for verdict in tagged_proper_nouns(tagger)([*captions, "una casa " * 1_112])]
     assert drops == [True, False, True, False, False, False]
-    check_that_neighbours_do_not_matter(stanza_tagger, ["Kim Rhodes", "una piazza a Torino", *AWKWARD[:-2]])
-    assert stanza_tagger.share(["", " \t", "\u0301", "🙂 !"]) == [None] * 4
+    check_that_neighbours_do_not_matter(tagger, ["Kim Rhodes", "una piazza a Torino", *AWKWARD[:-2]])
+    assert tagger.share(["", " \t", "\u0301", "🙂 !"]) == [None] * 4
+    for code in ("de", "fi"):  # known without files, and unknown
+        assert find_tagger(LanguagePack(code=code), "auto") is None
+        with pytest.raises(InputError, match=f"'{code}'"):
+            find_tagger(LanguagePack(code=code), "stanza")
 
 
 @pytest.mark.slow
 def test_stanza_s_models_are_named_with_what_is_in_their_files(
-    stanza_tagger: Tagger, stanza_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stanza_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stanza_tagger.name.startswith("stanza:it tiny ")
-    assert find_tagger(ITALIAN, "stanza") is stanza_tagger
-    same, other = (Path(shutil.copytree(stanza_models, tmp_path / name)) for name in ("same", "other"))
-    with other.joinpath("it/pos/tiny.pt").open("ab") as file:
-        file.write(b"\0" * 4)
-    for copy, alike in ((same, True), (other, False)):
+    def tagger_of(name: str, file: str = "", content: bytes = b"") -> Tagger:
+        copy = Path(shutil.copytree(stanza_models, tmp_path / name))
+        if file:
+            copy.joinpath(file).write_bytes(content)
         monkeypatch.setenv("STANZA_RESOURCES_DIR", str(copy))
-        assert (found(ITALIAN, "stanza").name == stanza_tagger.name) == alike
-    for name in ("it/pos/tiny.pt", "resources.json"):
-        damaged = Path(shutil.copytree(stanza_models, tmp_path / f"damaged {Path(name).stem}"))
-        damaged.joinpath(name).write_bytes(b"not what it was")
-        monkeypatch.setenv("STANZA_RESOURCES_DIR", str(damaged))
+        return found(ITALIAN, "stanza")
+
+    tagger, weights = tagger_of("first"), "it/pos/tiny.pt"
+    assert tagger.name.startswith("stanza:it tiny ")
+    assert find_tagger(ITALIAN, "auto") is tagger
+    assert tagger_of("same").name == tagger.name
+    assert tagger_of("other", weights, (stanza_models / weights).read_bytes() + b"\0" * 4).name != tagger.name
+    for number, file in enumerate((weights, "resources.json")):
         with pytest.raises(InputError, match=r"cannot be loaded|not the list of models"):
-            find_tagger(ITALIAN, "auto")
-
-
-@pytest.mark.slow
-def test_a_language_that_stanza_knows_and_has_no_files_of_is_absent(
-    stanza_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
-    for code in ("de", "fi"):
-        assert find_tagger(LanguagePack(code=code), "auto") is None
-        with pytest.raises(InputError, match=f"'{code}'"):
-            find_tagger(LanguagePack(code=code), "stanza")
+            tagger_of(f"damaged {number}", file, b"not what it was")

@@ -48,7 +48,7 @@ def small(folder: Path, **changes: Any) -> ScenesConfig:
     return ScenesConfig(**{"folder": folder, "base_url": BASE_URL, "num_images": 40, "seed": 1, **changes})
 
 
-def test_draws_are_byte_identical_and_a_second_one_does_nothing(tmp_path: Path) -> None:
+def test_draws_are_byte_identical_a_second_one_does_nothing_and_other_folders_are_left_alone(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert draw_upstream(small(tmp_path / name, seed=seed))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
@@ -60,6 +60,11 @@ def test_draws_are_byte_identical_and_a_second_one_does_nothing(tmp_path: Path) 
     assert draw_upstream(small(folder, base_url="http://127.0.0.1:9000"))
     assert "127.0.0.1:9000" in (folder / "cc3m/cc3m.tsv").read_text("utf-8")
     assert not list(tmp_path.glob(".tmp-*"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(SettingsError, match="not a sample"):
+        draw_upstream(small(tmp_path / "photos"))
+    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"mine"
 
 
 def test_faults_come_at_other_rates_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -113,24 +118,14 @@ def test_killed_halfway_it_is_drawn_anew(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "mine.jpg").write_bytes(b"mine")
-    with pytest.raises(SettingsError, match="not a sample"):
-        draw_upstream(small(tmp_path / "photos"))
-    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"mine"
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_images": 39}, "num_images must be at least 40, got 39"),
         ({"target_language": "fr"}, "target_language must be one of en, it, de, got fr"),
         ({"base_url": "127.0.0.1:80"}, "base_url must be"),
-        ({"base_url": "http://127.0.0.1:80/"}, "base_url must be"),
         ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
         ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
-        ({"fault_rates": {"mojibake": float("nan")}}, "fault_rates.mojibake must be between 0 and 0.5, got nan"),
         ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
     ],
 )

@@ -1,12 +1,15 @@
-"""Tombstones have one spelling of what they mean, know the others, and are read back as they were written."""
+"""Tombstones have one spelling of what they mean and are read back; all spellings of a URL have one key."""
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_catalog.errors import DamagedError, SettingsError
-from data_catalog.sources.urls import address_key
-from data_catalog.tombstones import Tombstones, new_tombstone, read_tombstones, write_tombstones
+from data_catalog.sources.urls import address_key, canonical_url, flickr_page, host_of, is_web_url, url_key
+from data_catalog.tombstones import Matcher, Tombstones, new_tombstone, read_tombstones, write_tombstones
 
 
 @pytest.mark.parametrize(
@@ -91,3 +94,108 @@ def test_a_damaged_file_is_never_taken_for_none(tmp_path: Path, damage: bytes) -
     (tmp_path / "forgotten.json").write_bytes(damage)
     with pytest.raises(DamagedError, match=r"forgotten\.json"):
         read_tombstones(tmp_path)
+
+
+BASE = "https://upload.wikimedia.org/wikipedia/commons/"
+NAMES = st.sampled_from(["example.org", "xn--citt-3na.example", "127.0.0.1", "a.b.c.example"])
+SEGMENTS = st.lists(st.sampled_from(["a", "b.jpg", "...", ".hidden", "%2F", "é"]), min_size=1, max_size=3)
+BLANKS = st.text(st.sampled_from("\t\n\r"), max_size=2)
+EDGES = st.text(st.sampled_from("\x00\x1f \t\n"), max_size=2)
+UNICODE = {"xn--citt-3na.example": "città.example", "127.0.0.1": "１２７。0。０.１"}
+LOOPBACK = ["127.1", "127.0.1", "2130706433", "0x7f.1", "0x7F000001", "0177.0.0.01", "017700000001", "127.0.0.1."]
+# What steps into a folder and out again, and what stays where it is.
+DETOURS = st.lists(st.sampled_from(["./", "x/../", "x/%2e%2E/", "%2e/", "x/y/../.%2E/"]), max_size=3).map("".join)
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+@st.composite
+def spellings(draw: st.DrawFn) -> tuple[str, str]:
+    """Return a URL and another spelling of it."""
+    name, segments, slash = draw(NAMES), draw(SEGMENTS), st.sampled_from("/\\")
+    host = draw(st.sampled_from([name, UNICODE.get(name, name), *(LOOPBACK if name == "127.0.0.1" else [])]))
+    letters = [
+        draw(st.sampled_from([letter, letter.upper(), f"%{ord(letter):02x}"])) if letter.isascii() else letter
+        for letter in host
+    ]
+    spelled = draw(st.sampled_from(["", "someone@", "a:b@"])) + "".join(letters)
+    path = draw(slash) + draw(slash).join(draw(DETOURS) + segment for segment in segments)
+    port = draw(st.sampled_from(["", ":80", ":0080"]))
+    scheme = draw(st.sampled_from(["http:", "HTTP:"])) + "".join(draw(st.lists(slash, min_size=1, max_size=3)))
+    url = scheme + spelled + port + path
+    cut = draw(st.integers(0, len(url)))
+    return f"http://{name}/{'/'.join(segments)}", draw(EDGES) + url[:cut] + draw(BLANKS) + url[cut:] + draw(EDGES)
+
+
+@given(spellings())
+def test_all_spellings_of_a_url_have_one_key_and_tombstones_find_them(both: tuple[str, str]) -> None:
+    plain, spelled = both
+    host = host_of(plain)
+    assert host is not None
+    assert host_of(spelled) == host
+    assert address_key(spelled) == address_key(plain)
+    assert canonical_url(canonical_url(spelled)) == canonical_url(spelled)
+    table = pa.table({"url": [spelled, "http://other.example/x", None]})
+    for tombstone in (new_tombstone("url", plain), new_tombstone("domain", host)):
+        tombstones = Tombstones(tombstones=(tombstone,))
+        assert tombstones.match(url=spelled) == tombstone
+        assert Matcher(tombstones).numbers(table).tolist() == [0, -1, -1]
+
+
+SAME = [
+    (BASE + "a.jpg#mw-jump", BASE + "a.jpg"),
+    ("https://upload.wikimedia.org:443/wikipedia/commons/a.jpg", BASE + "a.jpg"),
+    (BASE + "Città.jpg", BASE + "Citt%c3%a0.jpg"),
+    (BASE + "M94_%28group%29.gif", BASE + "M94_(group).gif"),
+    ("http://host.example", "http://host.example/"),
+]
+OTHER = [
+    (BASE + "a.jpg", BASE + "A.jpg"),
+    (BASE + "a%2Fb.jpg", BASE + "a/b.jpg"),
+    (BASE + "a%3Fb.jpg", BASE + "a?b.jpg"),
+    (BASE + "a%2541.jpg", BASE + "a%41.jpg"),
+    (BASE + ".a.jpg", BASE + "a.jpg"),
+    (BASE + "c/%2e%2e%2fa.jpg", BASE + "a.jpg"),
+    ("https://host.example/a?x=1%262", "https://host.example/a?x=1&2"),
+    ("https://host.example:8443/a", "https://host.example/a"),
+    ("https://www.host.example/a", "https://host.example/a"),
+]
+
+
+def test_urls_are_of_one_image_or_of_two() -> None:
+    for same in (canonical_url, address_key):
+        assert [pair for pair in SAME if same(pair[0]) != same(pair[1])] == []
+        assert [pair for pair in OTHER if same(pair[0]) == same(pair[1])] == []
+    secure, plain = "https://host.example/a.jpg", "http://host.example/a.jpg"
+    assert canonical_url(secure) != canonical_url(plain)
+    assert address_key(secure) == address_key(plain)
+    assert "example" not in address_key(plain)
+
+
+@given(ANY_TEXT | st.text(st.sampled_from("htps:/%2fA[]?#@é &.w0x7。\\\t")))
+def test_any_text_has_one_canonical_spelling(text: str) -> None:
+    for url in (text, f"https://host.example/{text}", f"http://{text}/a.jpg"):
+        once = canonical_url(url)
+        assert canonical_url(once) == once
+        assert len(url_key(once)) == 40
+    if (host := host_of(f"http://{text}/a.jpg")) is not None:
+        assert host_of(f"http://[{host}]/" if ":" in host else f"http://{host}/") == host
+
+
+def test_other_numbers_are_not_addresses() -> None:
+    for host in ("127.0.0.256", "1.2.3.4.5", "0x7g.1", "08.1", "4294967296", "1.2.65536", "1..2"):
+        assert host_of(f"http://{host}/") == host
+
+
+def test_only_http_and_https_with_a_host_are_urls_of_the_web() -> None:
+    assert all(map(is_web_url, ("https://a.b/c", "HTTP://a")))
+    others = ("https://", "https:///c", "ftp://a.b/c", "//a.b/c", "javascript:http://a", "")
+    assert not any(map(is_web_url, others))
+
+
+def test_a_photo_on_flickr_has_a_page() -> None:
+    page = "https://www.flickr.com/photo.gne?id=3176652494"
+    assert flickr_page("http://farm4.staticflickr.com/3448/3176652494_ba19663418_z.jpg") == page
+    assert flickr_page("http://static.flickr.com/2723/3176652494_b0f291553e.jpg") == page
+    assert flickr_page("http://images.cocodataset.org/val2014/COCO_val2014_000000391895.jpg") is None
+    assert flickr_page("http://evil.example/?http://static.flickr.com/1/2_a.jpg") is None
+    assert flickr_page(None) is None

@@ -63,9 +63,6 @@ def tarred(path: Path, files: dict[str, bytes], dialect: int = tarfile.GNU_FORMA
     return packed(path, [(member(name, content), content) for name, content in files.items()], dialect)
 
 
-# --- Zips -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("old", "new", "size"),
     [
@@ -139,9 +136,6 @@ def test_names_in_a_zip_have_other_decodings_which_exact_names_win_over(tmp_path
     images.close()
 
 
-# --- Tars -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> None:
     files = {LONG: b"long", "čaj 茶.jpg": b"tea", "0/a.jpg": b"A" * 70_000}
@@ -156,24 +150,15 @@ def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> N
 
 def test_links_lead_to_files_of_the_tar_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
-    links = {
-        "d/symbolic.jpg": (tarfile.SYMTYPE, "../a.jpg"),
-        "d/twice.jpg": (tarfile.SYMTYPE, "symbolic.jpg"),
-        "hard.jpg": (tarfile.LNKTYPE, "./a.jpg"),
-        "a.jpg": (tarfile.LNKTYPE, "a.jpg"),  # the second copy of a file is a link to itself
-        "to-hard.jpg": (tarfile.SYMTYPE, "hard.jpg"),
-        "later.jpg": (tarfile.SYMTYPE, "b.jpg"),
-        "hard-later.jpg": (tarfile.LNKTYPE, "b.jpg"),
-        "self.jpg": (tarfile.SYMTYPE, "self.jpg"),
-        "absolute.jpg": (tarfile.SYMTYPE, str(tmp_path / "secret.jpg")),
-        "up.jpg": (tarfile.SYMTYPE, "../secret.jpg"),
-        "hard-up.jpg": (tarfile.LNKTYPE, "../secret.jpg"),
-        "hard-absolute.jpg": (tarfile.LNKTYPE, str(tmp_path / "secret.jpg")),
-        "empty.jpg": (tarfile.SYMTYPE, ""),
-    }
+    symbolic = {"d/symbolic.jpg": "../a.jpg", "d/twice.jpg": "symbolic.jpg", "to-hard.jpg": "hard.jpg"}
+    symbolic |= {"later.jpg": "b.jpg", "self.jpg": "self.jpg", "up.jpg": "../secret.jpg", "empty.jpg": ""}
+    symbolic |= {"absolute.jpg": f"{tmp_path}/secret.jpg"}
+    hard = {"hard.jpg": "./a.jpg", "hard-later.jpg": "b.jpg", "hard-up.jpg": "../secret.jpg"}
+    hard |= {"a.jpg": "a.jpg", "hard-absolute.jpg": f"{tmp_path}/secret.jpg"}  # a second copy is a link to itself
     kinds = {"pipe.jpg": tarfile.FIFOTYPE, "device.jpg": tarfile.CHRTYPE, "folder.jpg": tarfile.DIRTYPE}
     members = [(member("a.jpg", b"A"), b"A")]
-    members += [(member(name, kind=kind, link=link), b"") for name, (kind, link) in links.items()]
+    members += [(member(name, kind=tarfile.LNKTYPE, link=link), b"") for name, link in hard.items()]
+    members += [(member(name, kind=tarfile.SYMTYPE, link=link), b"") for name, link in symbolic.items()]
     members += [(member(name, kind=kind), b"") for name, kind in kinds.items()]
     images = opened(packed(tmp_path / "images.tar", [*members, (member("b.jpg", b"B"), b"B")]))
     assert [images.read(name) for name in ("a.jpg", "d/symbolic.jpg", "hard.jpg", "to-hard.jpg")] == [b"A"] * 4
@@ -201,11 +186,8 @@ def test_members_of_a_tar_may_have_holes(tmp_path: Path) -> None:
     """Holes as GNU tar leaves them out: the map of what is stored stands in the headers."""
     content = b"A" * 512 + b"B" * 512
     info = member("holes.bmp", content)
-    info.pax_headers = {
-        "GNU.sparse.name": "holes.bmp",
-        "GNU.sparse.size": "9000",
-        "GNU.sparse.map": "0,512,4096,512,9000,0",
-    }
+    holes = {"name": "holes.bmp", "size": "9000", "map": "0,512,4096,512,9000,0"}
+    info.pax_headers = {f"GNU.sparse.{name}": value for name, value in holes.items()}
     members = [(info, content), (member("z.jpg", b"Z"), b"Z")]
     images = opened(packed(tmp_path / "images.tar", members, tarfile.PAX_FORMAT))
     whole = (b"A" * 512).ljust(4096, b"\0") + (b"B" * 512).ljust(9000 - 4096, b"\0")
@@ -254,9 +236,6 @@ def test_a_tar_that_changes_after_it_was_opened_is_an_os_error(tmp_path: Path) -
     assert opened(path).read("a.jpg") == b"new"
     path.unlink()
     assert absent(images, "a.jpg")
-
-
-# --- Both -----------------------------------------------------------------------------------------------------------
 
 
 def _damaged_zip(content: bytes, draw: random.Random) -> bytes:

@@ -58,32 +58,20 @@ IMAGE_7 = {
     "flickr_url": "http://farm6.staticflickr.com/5024/5101244485_5b7e2e4b6e_z.jpg",
 }
 CAPTION_9 = {"image_id": 9, "caption": "Un cane"}
-DIGITS = "9" * 5000
-
-
-ANNOTATIONS: list[tuple[Any, str | None]] = [
-    ({"image_id": "000009", "caption": "Un cane"}, None),
-    ({"image_id": 9, "caption": RTL}, None),
-    ({"image_id": 8, "caption": "of an image without a name"}, "image_missing"),
-    ({"image_id": 9, "caption": None}, "caption_missing"),
-    ({"image_id": 9, "caption": "a\0b"}, "bad_encoding"),
-    ({"caption": "of no image"}, "image_missing"),
-    (None, "image_missing"),
-    ({"image_id": 9, "caption": LONG}, None),
-    ({"image_id": DIGITS, "caption": "of an id of thousands of digits"}, "image_missing"),
-]
 
 
 def test_coco_with_broken_rows(tmp_path: Path) -> None:
     images = [IMAGE_9, {"id": 8}, "x", {"id": None, "file_name": "a.jpg"}, {"id": 10, "file_name": "città 1.jpg"}]
-    found = load(tmp_path, "mscoco_it", {"captions.json": coco(images, [annotation for annotation, _ in ANNOTATIONS])})
+    captions = {"Un cane": 9, RTL: "000009", "of an image without a name": 8, "": 9, "a\0b": 9, "of no image": None}
+    captions |= {LONG: 9, "of an id of thousands of digits": "9" * 5000}
+    annotations = [{"image_id": image, "caption": caption} for caption, image in captions.items()]
+    found = load(tmp_path, "mscoco_it", {"captions.json": coco(images, [*annotations, None, {"image_id": 9}])})
     assert brief(found) == [
         ("COCO_val2014_000000000009.jpg", {"coco:9"}, ("Un cane", RTL, LONG)),
         ("città 1.jpg", set(), ()),  # of another set in the same form, whose ids are not MSCOCO's
     ]
-    malformed = [(number, reason) for number, (_, reason) in enumerate(ANNOTATIONS, start=1) if reason]
-    expected = [*((number, "image_missing") for number in (2, 3, 4)), *malformed]
-    assert [(row.upstream_line, row.reason) for row in found.malformed] == expected
+    lines = {"image_missing": [2, 3, 4, 3, 6, 8, 9], "caption_missing": [4, 10], "bad_encoding": [5]}
+    assert reasons(found) == lines
 
 
 def test_images_of_several_files_are_one_where_they_have_one_name(tmp_path: Path) -> None:
@@ -140,15 +128,18 @@ def sentences(*texts: object) -> list[dict[str, object]]:
 
 
 def test_karpathys_splits(tmp_path: Path) -> None:
-    document = karpathy(
-        "coco",
-        {"filename": "COCO_val2014_000000391895.jpg", "cocoid": 391895, "split": "test"}
-        | {"sentences": sentences("A man", None, "  ")},
-        {"filename": "COCO_val2014_000000000009.jpg", "cocoid": 9, "split": "val", "sentences": sentences("A dog")},
-        {"filename": "COCO_train2014_000000000010.jpg", "cocoid": 10, "split": "restval", "sentences": sentences("A")},
-        {"filename": "COCO_val2014_000000000011.jpg", "cocoid": 11, "split": "test", "sentences": []},
-        {"cocoid": 12, "split": "test", "sentences": sentences("Of a nameless image")},
-    )
+    entries = [(391895, "val", "test", ["A man", None, "  "]), (9, "val", "val", ["A dog"])]
+    entries += [
+        (10, "train", "restval", ["A"]),
+        (11, "val", "test", []),
+        (None, "val", "test", ["Of no name"]),
+    ]
+    images: list[dict[str, Any]] = [
+        {"cocoid": number, "split": split, "sentences": sentences(*texts)}
+        | ({"filename": f"COCO_{folder}2014_{number:012}.jpg"} if number else {})
+        for number, folder, split, texts in entries
+    ]
+    document = karpathy("coco", *images)
     found = load(tmp_path, "karpathy", {"dataset_coco.json": document})
     assert brief(found) == [
         ("COCO_val2014_000000391895.jpg", {"coco:391895"}, ("A man",)),
@@ -166,24 +157,20 @@ def test_karpathys_splits(tmp_path: Path) -> None:
 
 
 def test_flickr8k_by_its_lists(tmp_path: Path) -> None:
-    files = {
-        "Flickr_8k.testImages.txt": (
-            "3385593926_d3e9c21170.jpg\r\n2677656448_6b7e7702af.jpg \r\n\r\nnonsense\r\n311146855_0b65fdb169.jpg"
-        ),
-        "Flickr8k.token.txt": (
-            "3385593926_d3e9c21170.jpg#0\tDogs are in the snow .\n"
-            "3385593926_d3e9c21170.jpg#1\tThree dogs .\n"
-            "1000268201_693b08cb0e.jpg#0\tA training image .\n"
-            "2677656448_6b7e7702af.jpg.1#0\tA man\n"
-            "2677656448_6b7e7702af.jpg#1\t \n"
-            "broken\n"
-        ),
-    }
+    first, second, third = "3385593926_d3e9c21170.jpg", "2677656448_6b7e7702af.jpg", "311146855_0b65fdb169.jpg"
+    tokens = [
+        f"{first}#0\tDogs are in the snow .",
+        f"{first}#1\tThree dogs .",
+        "1000268201_693b08cb0e.jpg#0\tOf none",
+    ]
+    tokens += [f"{second}.1#0\tA man", f"{second}#1\t ", "broken\n"]
+    images = f"{first}\r\n{second} \r\n\r\nnonsense\r\n{third}"
+    files = {"Flickr_8k.testImages.txt": images, "Flickr8k.token.txt": "\n".join(tokens)}
     found = load(tmp_path, "flickr8k", files)
     assert brief(found) == [
-        ("3385593926_d3e9c21170.jpg", {"flickr:3385593926"}, ("Dogs are in the snow .", "Three dogs .")),
-        ("2677656448_6b7e7702af.jpg", {"flickr:2677656448"}, ("A man",)),
-        ("311146855_0b65fdb169.jpg", {"flickr:311146855"}, ()),
+        (first, {"flickr:3385593926"}, ("Dogs are in the snow .", "Three dogs .")),
+        (second, {"flickr:2677656448"}, ("A man",)),
+        (third, {"flickr:311146855"}, ()),
     ]
     # The last image of the list, in line 5, has no captions.
     assert reasons(found) == {"image_missing": [4], "caption_missing": [5, 5], "malformed_row": [6]}

@@ -1,12 +1,10 @@
 """Real test sets and training data: overlaps by identity and by caption."""
 
-import gzip
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cleaning.leaks import caption_digests, leaking_captions
 from data_catalog.identities import canonical_identities
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import UpstreamRow
@@ -59,21 +57,3 @@ def test_mscoco_its_development_set_is_found_in_itself_and_by_its_urls_on_flickr
     train = rows("sbu", tmp_path / "urls.txt", tmp_path / "captions.txt")
     assert len(train) == len(urls) > 1990
     assert all({identity for identity in own if identity.startswith("flickr:")} & known for own in train.values())
-
-
-def test_captions_tell_sets_that_overlap_from_others(shared_data: Path, devset: list[Path]) -> None:
-    """Multi30k's images are Flickr30k's, which has Flickr8k's: the captions tell, though few are alike to the byte."""
-    tokens = shared_data / "flickr8k" / "Flickr8k.token.first5000.txt"
-    flickr8k = [line.partition("\t")[2] for line in tokens.read_text(encoding="utf-8").splitlines()]
-    with gzip.open(shared_data / "multi30k" / "train.en.gz", "rt", encoding="utf-8") as file:
-        multi30k = file.read().splitlines()
-    leaks = leaking_captions(multi30k, caption_digests(flickr8k, min_words=5))
-    assert (len(flickr8k), len(multi30k), sum(leaks)) == (5000, 29000, 865)
-    to_the_byte = set(flickr8k)
-    assert sum(leak and caption in to_the_byte for leak, caption in zip(leaks, multi30k, strict=True)) == 52
-    _, captions, _ = identities("mscoco_it", *devset)
-    table = shared_data / "cc3m" / "Validation_GCC-1.1.0-Validation.first8000.tsv"
-    conceptual = [line.partition("\t")[0] for line in table.read_text(encoding="utf-8").splitlines()]
-    digests = caption_digests(captions, min_words=5)
-    assert not any(leaking_captions(conceptual, digests))
-    assert sum(leaking_captions(captions, digests)) > 0.99 * len(captions)
