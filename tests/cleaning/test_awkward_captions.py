@@ -94,13 +94,10 @@ def test_the_screen_step_looks_for_images_first_and_for_what_it_is_told_to(tmp_p
         ("A dog runs on the beach", "«A dog — runs on the beach!» 🐶"),
         ("Ｃａｆé!", "cafe\u0301"),
         ("İstanbul köprüsü", "istanbul köprüsü"),  # "İ" in small letters is "i" and a dot above
-        ("ISPARTA ILICA", "ısparta ılıca"),
         ("مُعَلِّم هٰذا", "معلم هذا"),  # vowel signs, which most people leave out
         ("כֶּלֶב רָץ", "כלב רץ"),
-        ("1.5 m", "1,5 m!"),
         ("1,500 dogs.", "1500 dogs"),
         ("1.5 m", "15 m"),  # the price: a needless drop costs one caption, a miss the measurement
-        ("كلب يركض على الشاطئ.", "\u200fكلب يركض على الشاطئ"),
         ("한국어 개", unicodedata.normalize("NFD", "한국어개")),
     ],
 )

@@ -112,28 +112,6 @@ def test_a_held_out_image_costs_training_what_looks_like_it_and_no_more() -> Non
     assert {account for verdict, account in only_guard if verdict == "SPLIT_LEAK"} == {10}
 
 
-@pytest.mark.parametrize("switches", [{}, {"near_images": False, "images": False}], ids=["near", "guard"])
-def test_one_crowd_of_many_images_that_look_alike_is_not_compared_each_with_each(switches: dict[str, Any]) -> None:
-    """Of 10,000 images of nearly one look each would be compared with each: 50,000,000 pairs of thumbnails."""
-    num = 10_000
-    numbers = np.random.default_rng(3)
-    flips = np.uint64(1) << numbers.integers(0, 64, (2, num)).astype(np.uint64)
-    crowd = Images(
-        same_bytes=np.arange(num),
-        hashes=flips[0] ^ flips[1],
-        preference=numbers.permutation(num),
-        split=(np.arange(num) % 20 == 0).astype(np.int64),
-        placeholder=np.zeros(num, np.bool_),
-        left_out=np.zeros(num, np.bool_),
-        thumbnails=(numbers.integers(0, 200, 192) + numbers.integers(0, 5, (num, 192))).astype(np.uint8),
-    )
-    verdicts, account = judge_images(crowd, DuplicatesConfig(**switches))
-    kept = np.flatnonzero(verdicts == Verdict.KEEP)
-    assert (crowd.split[kept] == VAL).all()
-    assert len(kept) == (1 if switches == {} else num // 20)
-    assert (verdicts[account] == Verdict.KEEP).all()
-
-
 # Few looks, and few steps away from them, so that many look alike, and many only by way of a third.
 LOOKS = st.tuples(st.integers(0, 1), st.integers(0, 25))
 ROW = st.fixed_dictionaries(

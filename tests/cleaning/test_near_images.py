@@ -1,7 +1,7 @@
 """Images that look alike: search by hash, thumbnails, clusters; against comparing all with all."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -138,15 +138,6 @@ def test_all_numbers_of_blocks_find_the_same(max_distance: int, num_equal: int) 
     assert sorted(np.concatenate(list(found)).tolist()) == expected
 
 
-@pytest.mark.parametrize("cell", [None, "00", "0" * 17])
-def test_what_is_no_hash_is_refused_and_slices_of_columns_are_read(cell: str | None) -> None:
-    texts = ["00000000000000ff", "8000000000000000", "0123456789abcdef", "ffffffffffffffff"]
-    column = pa.chunked_array([texts[:1], [], texts[1:]], pa.string())
-    assert [f"{value:016x}" for value in parse_hashes(column.slice(1, 2)).tolist()] == texts[1:3]
-    with pytest.raises(ValueError, match="16 bytes"):
-        parse_hashes(pa.array(["0" * 16, cell], pa.string()))
-
-
 THUMBNAILS = st.binary(min_size=192, max_size=192).map(lambda data: np.frombuffer(data, np.uint8).reshape(1, 192))
 
 
@@ -207,21 +198,6 @@ def blobs(width: int, height: int, seed: int = 1) -> Picture:
     numbers = np.random.default_rng(seed)
     small = Image.fromarray(numbers.integers(0, 256, (7, 9, 3), dtype=np.uint8))
     return small.resize((width, height), Image.Resampling.BICUBIC)
-
-
-@pytest.mark.parametrize(
-    ("size", "changed"),
-    [
-        ((400, 300), lambda image: file_of(image, quality=50)),
-        ((90, 1500), lambda image: file_of(image, "WEBP", quality=70)),
-        ((1500, 60), lambda image: file_of(image.resize((image.width // 3, image.height // 3)))),
-        ((300, 400), lambda image: file_of(image.convert("RGBA"), "PNG")),
-    ],
-)
-def test_copies_are_found_and_others_not(size: tuple[int, int], changed: Callable[[Picture], bytes]) -> None:
-    pictures = [blobs(*size, seed=seed) for seed in range(5)]
-    files = [file_of(image, quality=90) for image in pictures] + [changed(image) for image in pictures]
-    assert stays_for(looks_of(*normalised(*files))) == {(at, at + 5) for at in range(5)}
 
 
 def test_changed_test_images_are_found_by_their_views_and_no_others_are() -> None:

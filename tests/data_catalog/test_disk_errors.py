@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,6 @@ from data_catalog.storage.disk_errors import disk_errors
 from data_catalog.storage.failpoints import REGISTRY, VARIABLE, failpoint, parse
 from data_catalog.storage.shards import read_json, save_parquet, write_json
 from data_catalog.storage.work import StepKey, WorkStore
-from translation.engine import Translation
-from translation.memory import TranslationMemory
 
 PLACE = Path("/catalog/work/x.parquet")
 
@@ -102,21 +99,6 @@ def test_a_step_on_a_small_disk(small_disk: Path) -> None:
     (small_disk / "work").rmdir()
 
 
-def test_a_memory_that_has_no_room_for_its_log_is_on_a_full_disk_and_goes_on_when_there_is_room(
-    small_disk: Path,
-) -> None:
-    memory = TranslationMemory(small_disk, "engine")
-    found = Translation(text="uno", score=0.0, truncated=False, repetitive=False)
-    captions = [f"{number} {'word ' * 50}" for number in range(2000)]
-    with pytest.raises(DiskError, match=f"the disk that holds {small_disk} is full"):
-        memory.record(captions, [found] * len(captions))
-    assert memory.missing(captions[:1]) == captions[:1]
-    memory.record(["two"], [found])
-    assert memory.missing(["two"]) == []
-    for path in small_disk.iterdir():
-        path.unlink()
-
-
 def test_a_cut_file_of_bands_is_never_taken_for_a_whole_one(small_disk: Path) -> None:
     folder = small_disk / "bands"
     folder.mkdir()
@@ -126,14 +108,6 @@ def test_a_cut_file_of_bands_is_never_taken_for_a_whole_one(small_disk: Path) ->
 
 
 HOUSE = Path(__file__).resolve().parents[2]
-PASS_TWICE = """
-import os
-from pathlib import Path
-from data_catalog.storage.failpoints import failpoint
-for name in ("atomic.after_rename", "atomic.after_fsync", "atomic.after_rename"):
-    failpoint(name)
-    print("passed", name, flush=True)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -169,13 +143,6 @@ def test_the_armed_passage_fails_and_no_other_does(
         failpoint("commit.after_fsync", tmp_path)
     assert caught.value.errno == getattr(errno, action.upper())
     failpoint("commit.after_fsync")
-
-
-def test_a_process_is_killed_at_the_passage_that_is_armed() -> None:
-    environment = {**os.environ, VARIABLE: "atomic.after_rename:2=kill"}
-    done = subprocess.run([sys.executable, "-c", PASS_TWICE], env=environment, capture_output=True, text=True)
-    assert done.returncode == -9
-    assert done.stdout.splitlines() == ["passed atomic.after_rename", "passed atomic.after_fsync"]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_neither_the_rows_nor_the_whole_samples_that_a_limit_draws_depend_on_the
     folder = tmp_path_factory.mktemp("limit")
     file = str(folder / "a.tsv")
     rows: list[SourceRow] = [
-        row(f"s{sample}", f"caption {number}", 10 * sample + number, folder)
+        row(f"s{sample}", f"caption {number % 3}", 10 * sample + number, folder)
         for sample, count in enumerate(captions)
         for number in range(count)
     ]

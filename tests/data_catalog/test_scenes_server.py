@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_catalog.errors import BusyError, InputError, SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sample.config import ServeConfig
 from data_catalog.sample.server import serve
 
@@ -73,19 +73,6 @@ def test_rules_say_which_path_fails_moves_or_has_another_type(folder: Path) -> N
         assert [ask(url, "/a/gone.jpg")[0] for _ in range(2)] == [410, 410]
     with serve(folder, 0) as url:
         assert ask(url, "/a/flaky.jpg")[0] == 503  # counted anew each time
-
-
-def test_a_port_is_busy_while_it_is_served_and_free_at_once_after_it(folder: Path) -> None:
-    with serve(folder, 0) as url:
-        port = int(url.rsplit(":", 1)[1])
-        with pytest.raises(BusyError, match=rf"serve\.port {port} .*set another port"), serve(folder, port):
-            raise AssertionError("never reached")
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
-        connection.request("GET", "/a/one.jpg")
-        connection.getresponse().read()
-    with serve(folder, port) as again:  # though a connection is open
-        assert ask(again, "/a/one.jpg")[0] == 200
-    connection.close()
 
 
 def test_another_host_than_loopback_a_bad_folder_or_bad_rules_are_refused(folder: Path) -> None:

@@ -34,10 +34,8 @@ def write(folder: Path, content: bytes, name: str = "file.txt") -> Path:
     ("content", "found"),
     [
         (b"", "is empty"),
-        (gzip.compress(b""), "is empty"),
         (gzip.compress(b"row\n" * 1000)[:-4], "truncated gzip"),
         (gzip.compress(b"row\n" * 1000)[:-8] + b"\0" * 8, "damaged gzip"),
-        (b"\x1f\x8b" + b"no gzip at all, by a long way", "damaged gzip"),
         (b"PK\x03\x04....", "zip archive"),
         (b"PAR1....", "Parquet"),
         ("caption\turl".encode("utf-16"), "UTF-16"),
@@ -54,18 +52,12 @@ def test_a_wrong_file_is_an_input_error(tmp_path: Path, content: bytes, found: s
             list(read_lines(path))
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("members.gz", gzip.compress(b"a\n") + gzip.compress(b"b\n")),
-        ("plain.tsv", gzip.compress(b"a\nb")),
-        ("name.gz", b"a\nb"),
-    ],
-)
-def test_gzip_is_recognised_by_content_and_read_to_its_last_member(tmp_path: Path, name: str, content: bytes) -> None:
-    path = write(tmp_path, content, name)
-    check_text_file(path, expected="lines")
-    assert [line.text for line in read_lines(path)] == ["a", "b"]
+def test_gzip_is_recognised_by_content_and_read_to_its_last_member(tmp_path: Path) -> None:
+    members = gzip.compress(b"a\n") + gzip.compress(b"b\n")
+    for name, content in {"members.gz": members, "plain.tsv": gzip.compress(b"a\nb"), "name.gz": b"a\nb"}.items():
+        path = write(tmp_path, content, name)
+        check_text_file(path, expected="lines")
+        assert [line.text for line in read_lines(path)] == ["a", "b"]
 
 
 def test_globs_are_sorted_and_files_named_twice_are_read_once(tmp_path: Path) -> None:
@@ -84,22 +76,12 @@ def test_globs_are_sorted_and_files_named_twice_are_read_once(tmp_path: Path) ->
 def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
     text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh"
     lines = list(read_lines(write(tmp_path, f"\ufeff{text}\r\n{text}\n\nlast".encode())))
-    assert [(line.number, line.text, line.end) for line in lines] == [
-        (1, text, "\r\n"),
-        (2, text, "\n"),
-        (3, "", "\n"),
-        (4, "last", ""),
-    ]
+    ends = [(1, text, "\r\n"), (2, text, "\n"), (3, "", "\n"), (4, "last", "")]
+    assert [(line.number, line.text, line.end) for line in lines] == ends
     assert all(line.trouble is None for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("raw", "detail"),
-    [
-        (b"caff\xe8 latin-1", "0xe8 at offset 4"),
-        (b"a\x00b", "a NUL at character 1"),
-    ],
-)
+@pytest.mark.parametrize(("raw", "detail"), [(b"caff\xe8", "0xe8 at offset 4"), (b"a\0b", "a NUL at character 1")])
 def test_bad_bytes_are_trouble_of_their_line_only(tmp_path: Path, raw: bytes, detail: str) -> None:
     before, bad, after = read_lines(write(tmp_path, "prima è\n".encode() + raw + b"\ndopo\n"))
     assert (before.text, before.trouble, after.text, after.trouble) == ("prima è", None, "dopo", None)
@@ -176,8 +158,6 @@ def test_a_list_has_a_length_and_can_be_iterated_again(tmp_path: Path) -> None:
     ("content", "found"),
     [
         (b'{"images": [{"id": 1}, {"id"', "ends too early"),
-        (b'{"images": [', "ends too early"),
-        (b'{"images": oops}', "not valid JSON"),
         (b'{"images": [1, ]}', "not valid JSON"),
         (b'{"images": [], }', "Expecting value"),
         (b'{"images": []} {"images": []}', "more text follows the end"),
@@ -246,16 +226,6 @@ def outcome(record: Record) -> list[str]:
 )
 def test_records(text: str, expected: list[list[str]]) -> None:
     assert [outcome(record) for record in records_of(text)] == expected
-
-
-def test_records_know_the_line_where_they_start_and_the_trouble_of_each_of_their_lines() -> None:
-    text = 'h\t"1\n2\n3"\tb\n\nh\ta\tb\nbroken\nh\tc\td\n'
-    assert [record.line for record in records_of(text)] == [1, 5, 6, 7]
-    trouble = delimited.Trouble("bad_encoding", "a NUL")
-    lines = [Line(1, 'h\t"a', "\n", None), Line(2, 'b\0"\tc', "\n", trouble), Line(3, "h\ta\tb", "\n", None)]
-    lines.append(Line(4, "h\0", "\n", trouble))  # the bytes of a line are a better reason than its cells
-    records = list(read_records(lines, delimiter="\t", num_cells=3, starts_row=starts_row))
-    assert [record.trouble for record in records] == [trouble, None, trouble]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_RECORD_LINES", 5), ("MAX_RECORD_CHARS", 10)])

@@ -84,12 +84,12 @@ def test_unterminated_quotes_lose_no_other_row(read: Any) -> None:
     assert [row.upstream_line for row in found if isinstance(row, MalformedRow)] == [2, 4, 5, 8]
 
 
-def test_columns_in_any_order_and_other_columns(read: Any) -> None:
+def test_columns_in_any_order_and_old_language_codes(read: Any) -> None:
     columns = ["context_page_description", *reversed(COLUMNS[:-2]), "extra"]
     filled = row(context_page_description="first column\nwith lines\thttps://x") | {"extra": "https://a.b"}
-    written = [{name: filled[name] for name in columns}] * 3
-    found = read("wit", "\ufeff" + tsv(*written, columns=columns).replace("\n", "\r\n"), languages=IT)
-    assert kinds(found) == ["row"] * 3
+    written = [{name: filled[name] for name in columns} | {"language": lang} for lang in ("iw", "zh-TW", "it")]
+    found = read("wit", "\ufeff" + tsv(*written, columns=columns).replace("\n", "\r\n"), languages=("he", "zh-TW"))
+    assert [getattr(each, "lang", kinds([each])[0]) for each in found] == ["he", "zh-tw", "language"]
 
 
 def test_several_kinds_of_one_row(read: Any) -> None:
@@ -113,11 +113,6 @@ def test_pages_with_one_image_make_one_sample(read: Any) -> None:
     assert one.sample_key == two.sample_key
     assert one.caption_key != two.caption_key
     assert two.url == other["image_url"]
-
-
-def test_old_language_codes(read: Any) -> None:
-    found = read("wit", tsv(row(language="iw"), row(language="zh-TW"), row()), languages=("he", "zh-TW"))
-    assert [getattr(each, "lang", kinds([each])[0]) for each in found] == ["he", "zh-tw", "language"]
 
 
 def test_many_files_plain_and_gzipped_are_read_in_sorted_order(read: Any) -> None:
