@@ -275,20 +275,6 @@ def test_a_step_runs_once(tmp_path: Path) -> None:
         assert key(**changes).key != key().key, "whatever changes the output changes the key"
 
 
-def test_what_a_step_wrote_is_told_with_its_readable_key(tmp_path: Path) -> None:
-    work = WorkStore(tmp_path)
-    assert list(work.commits("clean")) == []
-    versions = {work.run(key(version=version), produce).folder: version for version in (1, 2)}
-    (tmp_path / "clean" / ".tmp-abc").mkdir()
-    (tmp_path / "clean" / "damaged").mkdir()
-    found = [(commit, read["version"], read["settings"]) for commit, read in WorkStore(tmp_path).commits("clean")]
-    settings = {"min_words": 2}
-    assert [(commit.folder, version, told) for commit, version, told in found] == [
-        (folder, version, settings) for folder, version in sorted(versions.items())
-    ]
-    assert all(commit.reused and commit.files.keys() == {"x.txt"} for commit, _, _ in found)
-
-
 def test_outputs_of_one_dataset_are_removed_and_a_kill_leaves_no_record_without_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ import fsspec
 import pytest
 
 from data_catalog.errors import InputError, SettingsError, TransientError
-from data_catalog.sources.image_files import ImageFiles, image_locations, open_images
+from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
 FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 700_000, "val/b.jpg": b"other", "val/c è [1].jpg": b"C", "empty.jpg": b""}
@@ -166,19 +166,6 @@ def test_a_glob_of_several_places_finds_what_one_of_them_has(disk: str, tmp_path
     (tmp_path / "images-6.zip").write_bytes(b"cut off")
     with pytest.raises(InputError, match=r"images-6\.zip, which is not a folder, a tar or a complete zip"):
         open_images(f"{disk}/images-?*")
-
-
-def test_a_glob_of_a_store_and_a_real_name_with_brackets(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    found = [str(place) for place in image_locations("memory://bucket/images.*")]
-    assert found == ["memory:///bucket/images.tar", "memory:///bucket/images.zip"]
-    with pytest.raises(FileNotFoundError, match="in 2 of 2 places"):
-        open_images("memory://bucket/images.*").read("a.jpg")
-    store.pipe("/bucket/images[1]/a.jpg", b"A")
-    assert open_images("memory://bucket/images[1]").read("a.jpg") == b"A"
-    (tmp_path / "images[1].zip").write_bytes(CONTENT["images.zip"])
-    images = open_images(str(tmp_path / "images[1].zip"))
-    assert images.read("a.jpg") == b"A"
-    images.close()
 
 
 def test_a_relative_path_or_a_file_url_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
