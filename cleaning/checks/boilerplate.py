@@ -1,4 +1,4 @@
-"""Check for texts that are no captions, such as file names, by named rules with examples.
+"""Check for texts that are not captions, such as file names, by named rules with examples.
 
 | rule | example |
 |---|---|
@@ -349,7 +349,7 @@ class Boilerplate(
     boilerplate: bool = setting(True)
     boilerplate_rules: tuple[str, ...] = setting(
         BOILERPLATE_RULES,
-        "Rules of boilerplate to use, in the order in which they are tried.",
+        "Boilerplate rules to use, in this order.",
         among=_RULES,
     )
 

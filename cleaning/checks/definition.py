@@ -154,7 +154,7 @@ class CaptionCheck:
         reads: Sequence[str] = (TEXT,),
         has_rules: bool = False,
     ) -> None:
-        """Define a check; a class without a name is no check but a common base or a section.
+        """Define a check; a class without a name is not a check but a common base or a section.
 
         Args:
             name: name in the recipe's `order` and in the docs.
@@ -215,7 +215,7 @@ class Section:
     section: ClassVar[str]
     columns: ClassVar[TextColumns]
 
-    order: tuple[str, ...] = setting((), "Names of checks that run first. The others follow in their usual order.")
+    order: tuple[str, ...] = setting((), "Checks that run first. The others follow in their usual order.")
 
     def __post_init__(self) -> None:
         """Check the bounds of every field and the names in `order`.

@@ -3,7 +3,7 @@
 The paper drops captions of which at least 80 % of the tokens are tagged PROPN. `tagged_proper_nouns` does the same with
 spaCy's or Stanza's `Tagger`, if there is a model of the language. Without a tagger, `proper_noun_share` is a heuristic:
 
-- Content words begin with a letter and are no function words of the language. Unlike with a tagger, nothing else
+- Content words begin with a letter and are not function words of the language. Unlike with a tagger, nothing else
   counts: "Kim Rhodes nel 2010" is two names of two words.
 - A content word with a capital is a proper noun. The first word of a sentence is one only if the next word is a content
   word with a capital, too ("Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"), and if it is none of the
@@ -53,18 +53,18 @@ class ProperNouns(
     name="proper_nouns",
     reasons={"mostly_proper_nouns": "the caption consists mostly of names"},
 ):
-    """Drop captions that consist mostly of names and do not describe an image."""
+    """Drop captions that consist mostly of names."""
 
     proper_noun_check: bool = setting(True)
     proper_noun_tagger: str = setting(
         "auto",
-        "Tagger of names: `auto` (spaCy, then Stanza, if a model of the language is installed, else the heuristic), "
-        "`spacy`, `stanza` or `heuristic`.",
+        "Tagger of names: `auto` (spaCy or Stanza if installed with a model of the language, else the "
+        "heuristic), `spacy`, `stanza` or `heuristic`.",
         among=TAGGER_CHOICES,
     )
     max_proper_noun_share: float = setting(
         0.8,
-        "Share of names among words, above 0 and at most 1, from which on a caption is dropped. The paper uses 0.8.",
+        "Share of names among words, above 0 and up to 1, from which on a caption is dropped.",
         gt=0,
         le=1,
     )

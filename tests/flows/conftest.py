@@ -7,9 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -239,6 +242,29 @@ def own_folder(quick_builds: None) -> Callable[[Path], OwnFolder]:
 def own(own_folder: Callable[[Path], OwnFolder], tmp_path: Path) -> OwnFolder:
     """A folder of one's own for this test."""
     return own_folder(tmp_path)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], AbstractContextManager[int]]:
+    """Called with a folder, serves it within a `with` and gives the port; this machine is called `mirror.example`."""
+    system, here = socket.getaddrinfo, {"mirror.example": "127.0.0.1"}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **more: system(here.get(host, host), *args, **more))
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    @contextmanager
+    def serve(folder: Path) -> Iterator[int]:
+        with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+            yield server.server_address[1]
+            server.shutdown()
+
+    return serve
 
 
 # In the environment of everything that a project starts: what is left of it can be found.
