@@ -33,7 +33,7 @@ from training.fit.loop import TrainResult
 from training.fit.run import METRICS_FILE, start_model
 from training.processes import deterministic_torch, process_count
 from training.scores.encoders import tensors_sha256
-from training.towers.architecture import model_config_of
+from training.towers.architecture import RANDOM, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
 from training.towers.model import WEIGHTS_FILE, preprocessing_of
 from training.towers.model_files import save_weights
@@ -68,7 +68,7 @@ def aligned_model_and_key(
     """
     found = model_config_of(towers)
     vision, text = found["vision_cfg"], found["text_cfg"]
-    if not ("image_weights" in found or towers.image_weights):
+    if towers.image_weights == RANDOM or not ("image_weights" in found or towers.image_weights):
         raise SettingsError(
             f"align needs a pretrained image tower, but {towers.model} starts from random weights: set "
             "train.image_tower, or train.image_weights"
@@ -85,7 +85,11 @@ def aligned_model_and_key(
     text["hf_proj_type"] = kind
     if is_timm:
         vision["timm_proj"] = kind
-    made_of = {"align": what_values(config), "model": found, "weights": identity_of_weights(found, towers)}
+    made_of = {
+        "align": what_values(config),
+        "model": keyed_config(found),
+        "weights": identity_of_weights(found, towers),
+    }
     return found, digest({"version": ALIGN_VERSION, **made_of, "shards": shards})
 
 

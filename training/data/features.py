@@ -198,8 +198,9 @@ class FeatureStore:
 
     @cached_property
     def _place(self) -> Path | None:
-        name = f"{fingerprint(self.encoder)}{'' if self._unit else '-raw'}"
-        return self._folder / name if self._folder is not None else None
+        if self._folder is None:
+            return None
+        return self._folder / f"{fingerprint(self.encoder)}{'' if self._unit else '-raw'}"
 
     @cached_property
     def _known(self) -> dict[bytes, Features]:

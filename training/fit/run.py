@@ -23,7 +23,7 @@ from training.fit.effort import EffortLog
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
-from training.towers.architecture import model_config_of
+from training.towers.architecture import keyed_config, model_config_of
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     OPEN_CLIP_CONFIG_FILE,
@@ -146,7 +146,7 @@ def model_and_key(config: TrainConfig, shards: dict[str, list[str]]) -> tuple[di
     """
     model_config = model_config_of(config)
     weights = identity_of_weights(model_config, config)
-    return model_config, run_key(config, model_config, weights, shards)
+    return model_config, run_key(config, keyed_config(model_config), weights, shards)
 
 
 def run_key(

@@ -74,6 +74,19 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
     return found
 
 
+def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model config for the key of a run: without local paths, whose content is hashed instead."""
+    found = deepcopy(dict(model_config))
+    text = found["text_cfg"]
+    for name in ("hf_model_name", "hf_tokenizer_name"):
+        if name in text and Path(text[name]).is_dir():
+            del text[name]
+    for side in found.get("recorded_features", {}).values():
+        if isinstance(side, dict):
+            side.pop("file", None)
+    return found
+
+
 def read_model_config(model: str) -> dict[str, Any]:
     """Return a complete model config of ours or of open_clip by its name, such as "compact", or from a JSON file.
 
