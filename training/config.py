@@ -201,7 +201,7 @@ class AlignConfig:
     the best MRR@10 on the validation split is kept. 0 keeps the closed-form start."""
     batch_size: int = 1024
     """Pairs per step."""
-    lr: float = 3e-4
+    lr: float = 1e-3
     """Peak learning rate of the heads. It falls to 0 along a cosine."""
     weight_decay: float = 0.1
     """Weight decay of the heads."""
@@ -211,7 +211,7 @@ class AlignConfig:
     """Factor of similarities at the start, 1 to 100. It is trained."""
     hidden: bool = False
     """Give each head a hidden layer, in place of one linear map. Such heads start from random weights."""
-    dropout: float = 0.2
+    dropout: float = 0.3
     """Share of a tower's features that each step drops, 0 to 1."""
     mirror: bool = False
     """Also compute features of the mirrored training images. Each epoch then draws one of the two views. Captions that

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from data_catalog.errors import InputError, PipelineError, SettingsError
+from data_catalog.errors import InputError, PipelineError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.loop import train
@@ -202,8 +202,8 @@ def test_odd_models_that_are_whole_are_opened(
     assert opener(folder)
 
 
-@pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "shortest"}, {"mean": [0.5, 0.5, 0.5]}])
-def test_a_model_that_sees_pictures_otherwise_is_not_scored_as_ours(
+@pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "longest"}, {"mean": [0.5, 0.5]}])
+def test_a_model_whose_preprocessing_is_missing_or_unknown_is_not_scored_as_ours(
     preprocessing: dict[str, Any] | None, own_text: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(own_text, tmp_path / "model")
@@ -438,5 +438,3 @@ def test_an_encoder_must_be_wanted_and_have_as_many_positions_as_the_context(
     (tmp_path / "long.json").write_text(json.dumps(found))
     with pytest.raises(InputError, match=r"sizes in the model config .*long\.json"):
         require_trainable(replace(config, model=str(tmp_path / "long.json")))
-    with pytest.raises(SettingsError, match="has no Hugging Face text tower"):
-        model_and_key(TrainConfig(text_encoder="x"), SHARDS)

@@ -1,7 +1,6 @@
 """What a training reads and is made of: order, tokens, images, augmentations, settings, losses, optimizers, states."""
 
 import errno
-import json
 import math
 import os
 import unicodedata
@@ -41,7 +40,6 @@ from training.fit.inputs import FeatureRows
 from training.fit.losses import Encoders, backward, generator_states, set_generator_states, with_loss_constants
 from training.fit.optimisation import choose_trained, learning_rate, make_optimizer, optimizer_step
 from training.fit.run import run_key
-from training.towers.architecture import read_model_config
 from training.towers.model import create_model
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import END, START, load_tokenizer, save_tokenizer, train_tokenizer
@@ -246,25 +244,6 @@ def test_bad_settings_are_named() -> None:
     TrainConfig(warmup_ratio=0.0, logit_scale=1, agc=0, patience=0)
 
 
-def test_bad_models_are_named(towers: Towers, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no model config 'enormous': name one of compact, .*lit"):
-        read_model_config("enormous")
-    path, small = tmp_path / "model.json", towers["vit"]
-    empty: dict[str, Any] = {**small, "vision_cfg": {}, "text_cfg": {}}
-    for found, message in [
-        ([], "embed_dim, text_cfg, vision_cfg is missing"),
-        (empty, r"text_cfg.context_length, text_cfg.hf_tokenizer_name, vision_cfg.image_size is missing"),
-        ({**small, "vision_cfg": 5}, "vision_cfg.image_size is missing"),
-        ({**small, "vision_cfg": {"image_size": [32, 32]}}, "image_size must be one number"),
-        ({**small, "custom_text": 1}, "set custom_text"),  # `load_model` would refuse it in the end
-        ({**small, "text_cfg": {**small["text_cfg"], "pool_type": "last"}}, "pool_type argmax"),
-        (None, "is not JSON"),
-    ]:
-        path.write_text(json.dumps(found) if found is not None else "{")
-        with pytest.raises(InputError, match=message):
-            read_model_config(str(path))
-
-
 def test_a_key_is_of_what_decides_the_weights(towers: Towers) -> None:
     shards = {"train": ["aa"], "val": [], "test": ["bb"]}
 
@@ -275,9 +254,6 @@ def test_a_key_is_of_what_decides_the_weights(towers: Towers) -> None:
     others = [key(seed=5), key(epochs=2), key(augment=()), key(steps=1), run_key(TrainConfig(), {}, {}, shards)]
     others += [run_key(TrainConfig(), towers["vit"], {}, shards | {"val": ["ab"]})]
     assert len({key(), *others}) == 7
-    before_there_were_steps = "19d5d6cd1ab1aef90b2a9985a762ca0a131d1831f07b1e3682f13c3e2d89d51d"
-    shards |= {"train": ["a"], "test": []}
-    assert run_key(TrainConfig(), {"embed_dim": 1}, {}, shards) == before_there_were_steps
 
 
 def test_the_rate_rises_then_falls_to_nothing() -> None:

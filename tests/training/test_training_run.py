@@ -258,7 +258,7 @@ def test_projections_train_alone_until_the_validation_loss_stops_improving(
     square_files: PairFiles, small_run: SmallRun, tmp_path: Path
 ) -> None:
     """At a rate that is far too high it rises soon."""
-    config = small_run(frozen_epochs=30, epochs=2, lr=0.3, logit_scale=20.0)
+    config = small_run(frozen_epochs=30, epochs=2, lr=0.3, logit_scale=20.0, select="loss")
     result = train(square_files, config, tmp_path / "run")
     lines = lines_of(tmp_path / "run")
     assert [line["frozen"] for line in lines] == [True] * result.frozen_epochs + [False] * 2
