@@ -66,21 +66,19 @@ class LeaksConfig:
     """Leak guard: how images and captions of the recipe's test sets are found, and what happens to them."""
 
     action: str = "drop"
-    """Action on a match: "drop" removes the pair, "mark" publishes it in a file of its own, in no split."""
+    """On a match, "drop" removes the pair; "mark" publishes it in a separate file, outside all splits."""
     by_identity: bool = True
-    """Search for images by their identity: numbers and names of COCO, Flickr, Wikimedia and Open Images, and
-    addresses."""
+    """Search for images by identity: URLs, and the numbers or names of COCO, Flickr, Wikimedia and Open Images."""
     by_caption: bool = True
     """Search for captions, ignoring punctuation and case."""
     by_pixels: bool = True
-    """Search for images by their bytes and by similarity, if the images of the test set are available."""
+    """Search for images by bytes and similarity, if the test set's images are available."""
     min_caption_words: int = 4
-    """Fewest words of a caption that is searched for. Shorter captions match by chance."""
+    """Captions with fewer words are not searched for: they match by chance."""
     max_distance: int = 8
-    """Most bits, of 64, in which the perceptual hash of an image may differ from that of a similar test image, of its
-    mirror image or of a part of it."""
+    """Maximum number of bits, of the perceptual hash's 64, in which an image differs from a test image or its views."""
     max_thumbnail_difference: float = 0.25
-    """Largest difference of their thumbnails of 8 by 8 pixels: 0 for equal ones, 1 for unrelated ones."""
+    """Maximum difference of their 8 x 8 thumbnails: 0 if equal, 1 if unrelated."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:

@@ -140,11 +140,10 @@ class TestSetConfig(FilesConfig):
     """Files of a test set, and the location of its images."""
 
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, with the names that the files use. Without it the leak guard
-    compares identities and captions only."""
+    """Folder, zip or tar of the images, or a glob of them. Without it the leak guard compares identities and captions
+    only."""
     num_images: int = how(0)
-    """Number of images that the set must have; a build with another number is refused before it starts. 0 accepts any
-    number."""
+    """Number of images that the set must have, or no build starts. 0 accepts any number."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield all rows of the files. Raises `InputError` if a file as a whole is damaged."""
@@ -235,7 +234,7 @@ class CocoTestConfig(TestSetConfig):
     EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of JSON files, plain or gzipped. A file without `annotations` has images without captions."""
+    """JSON files. Without `annotations`, images have no captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield a row for each image of the files, then a row for each caption."""
@@ -288,10 +287,9 @@ class KarpathyTestConfig(TestSetConfig):
     EXPECTED_FILES: ClassVar = _KARPATHY
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of JSON files, plain or gzipped."""
+    """JSON files."""
     splits: tuple[str, ...] = ("test",)
-    """Splits of Karpathy's JSON whose images are test images: "test", "val" and "train". MSCOCO's "restval" is part of
-    "train"."""
+    """Splits of Karpathy's JSON to read as test images: "test", "val", "train" (with MSCOCO's "restval")."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, no splits or unknown splits."""
@@ -342,8 +340,7 @@ class FlickrTestConfig(KarpathyTestConfig):
     EXPECTED_FILES: ClassVar = f"at least one file: {_FLICKR}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped, of lists of test images and captions files, or of Karpathy's JSON. Without
-    captions files the images of the lists have no captions."""
+    """Lists of test images and captions files, or Karpathy's JSON. Without captions files, images have no captions."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield the rows of each test image.
@@ -416,11 +413,9 @@ class CrossmodalConfig(TestSetConfig):
     EXPECTED_FILES: ClassVar = "Crossmodal-3600's captions.jsonl"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped, of captions.jsonl, and optionally of the CSV of attributions (columns ImageID,
-    OriginalURL, OriginalLandingURL)."""
+    """captions.jsonl, and optionally the CSV of attributions (columns ImageID, OriginalURL, OriginalLandingURL)."""
     languages: tuple[str, ...] = ()
-    """Codes of the languages to read, as in the file ("it", "quz"). By default the recipe's target language; an empty
-    list reads all."""
+    """Codes of the languages to read ("it", "quz"). By default the target language; an empty list reads all."""
     num_images: int = how(3600)
 
     def rows(self) -> Iterator[TestSetRow]:
@@ -507,9 +502,9 @@ class Xtd10Config(TestSetConfig):
     EXPECTED_FILES: ClassVar = "XTD10's test_image_names.txt and its lists of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of exactly one list of image names, and of lists of captions."""
+    """One list of image names, and lists of captions."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes of the lists to read. By default the recipe's target language; an empty list reads all."""
+    """ISO 639-1 codes of the lists to read. By default the target language; an empty list reads all."""
     num_images: int = how(1000)
 
     def rows(self) -> Iterator[TestSetRow]:
@@ -593,7 +588,7 @@ class PairsTestConfig(TestSetConfig):
     EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
+    """CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
     path_column: str | None = None
     """Column of the images' names in `images`."""
     url_column: str | None = None
@@ -601,7 +596,7 @@ class PairsTestConfig(TestSetConfig):
     identity_column: str | None = None
     """Column of identities such as "coco:391895", separated by spaces."""
     caption_column: str | None = None
-    """Column of the captions; in JSON Lines it may contain lists of captions."""
+    """Column of the captions; in JSON Lines it may hold lists."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, or no column that identifies the images."""
@@ -655,7 +650,7 @@ class ListTestConfig(TestSetConfig):
     EXPECTED_FILES: ClassVar = f"at least one file: {_LIST}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of text files, plain or gzipped, with one file name, URL or identity per line."""
+    """Text files with one file name, URL or identity per line."""
 
     def rows(self) -> Iterator[TestSetRow]:
         """Yield a row for each image of the lists."""

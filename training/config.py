@@ -36,34 +36,32 @@ class TrainConfig:
     """Settings of training: model, phases, optimizer, data and hardware."""
 
     model: str = field(default="compact", metadata={"path": NAME_OR_JSON})
-    """Name of a model config that comes with vernaclip ("compact", "compact-96", "italian", "lit"), or path of a JSON
-    file in the same format."""
+    """Model config: "compact", "compact-96", "italian", "lit", or the path of a JSON file in that format."""
     # The paths are not part of a run's key. The content or hub name of the weights is.
     image_weights: str = name_or_path("")
-    """File or folder with initial weights for the image tower. Empty takes the open_clip weights that the model config
-    names, or random weights."""
+    """Initial weights of the image tower: a file or folder. By default those that the model config names, or random
+    ones."""
     text_encoder: str = name_or_path("")
-    """Text encoder: a folder, or a name on the Hugging Face hub. Empty takes the one of the model config."""
+    """Text encoder: a folder, or a name on the Hugging Face hub. By default the model config's."""
     lock_image: bool = False
-    """Freeze the image tower during the whole run, projection included, as LiT does (https://arxiv.org/abs/2111.07991).
-    Useful with a strong tower, little data, or little time."""
+    """Freeze the image tower and its projection, as LiT does (https://arxiv.org/abs/2111.07991). Useful with a strong
+    tower or little data."""
     epochs: int = 10
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0
-    """Maximum number of passes before `epochs` in which both towers are frozen and only their projections are trained.
-    This phase ends early when the validation loss stops improving; training continues from its best weights. 0 skips
-    it."""
+    """Maximum number of passes before `epochs` that train the projections only. They end when the validation loss stops
+    improving; training continues from the best weights."""
     steps: int = 0
-    """Optimizer steps of the whole run, instead of epochs. The last weights are kept, and `patience` is ignored. Frozen
-    epochs get their share of the steps. 0 trains by epochs."""
+    """Optimizer steps of the whole run, instead of epochs; frozen epochs get their share. Keeps the last weights and
+    ignores `patience`. 0 trains by epochs."""
     patience: int = 0
-    """Epochs without a better validation loss after which a phase ends. 0 runs all epochs, except that frozen epochs
-    end after the first one without improvement."""
+    """Epochs without a better validation loss after which a phase ends. 0 runs all epochs; frozen ones still end after
+    the first without improvement."""
     batch_size: int = 128
-    """Images per step, at least 2; 128 in the paper. An incomplete last batch of an epoch is dropped."""
+    """Images per step, at least 2. An incomplete last batch of an epoch is dropped."""
     microbatch: int = 0
-    """Images that go through the towers at a time, to save memory. The loss still covers the whole batch; a step takes
-    about a third longer. 0 means the whole batch."""
+    """Images that pass the towers at a time, to save memory. The loss covers the whole batch; a step takes a third
+    longer. 0: the whole batch."""
     optimizer: str = "adamw"
     """Optimizer: "adamw", or "adabelief" as in the paper."""
     lr: float = 1e-3
@@ -71,45 +69,42 @@ class TrainConfig:
     weight_decay: float = 0.1
     """Weight decay, for weights with two or more dimensions."""
     warmup_steps: int = 50
-    """Steps of each phase in which the learning rate rises to its peak. 0 uses `warmup_ratio`."""
+    """Steps of each phase until the learning rate peaks. 0 uses `warmup_ratio`."""
     warmup_ratio: float = 0.0
-    """Share of each phase's steps in which the learning rate rises to its peak, 0 to 1. Used only if `warmup_steps` is
-    0."""
+    """The same as a share of the phase's steps, 0 to 1, if `warmup_steps` is 0."""
     max_grad_norm: float = 1.0
-    """Maximum norm of all gradients together. Larger gradients are clipped. 0 disables clipping."""
+    """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
     agc: float = 0.0
-    """Adaptive gradient clipping: maximum norm of a gradient, relative to the norm of its unit's weights; 0.01 in the
-    paper. 0 disables it."""
+    """Adaptive gradient clipping: maximum norm of a gradient relative to its unit's weights; 0.01 in the paper. 0
+    disables it."""
     loss: str = "clip"
-    """Loss: "clip" matches each image with its caption, and each caption with its image, among all of the batch;
-    "siglip" decides for each image and caption whether they match."""
+    """Loss: "clip" finds each image's caption and each caption's image in the batch; "siglip" decides for each image
+    and caption whether they match."""
     logit_scale: float = 0.0
-    """Fixed factor of similarities, 1 to 100; 20 in the paper. 0 makes it a trained parameter."""
+    """Fixed factor of similarities, 1 to 100; 20 in the paper. 0 learns it."""
     captions: str = "random"
-    """Caption of each image that an epoch uses: a "random" one, or always the "first"."""
+    """Caption of an image in each epoch: a "random" one, or always the "first"."""
     seed: int = 0
     """Seed of initial weights, order, captions and augmentations."""
     precision: str = "fp32"
-    """Precision of the towers: "fp32", or "bf16" for autocast, which is faster on processors with bfloat16
-    instructions."""
+    """Precision of the towers: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
     augment: tuple[str, ...] = ("crop",)
-    """Random augmentations of images: "crop" (to 90-100 % of the area), "hue", "brightness", "contrast", "flip",
-    "affine", "tilt", "perspective", "autocontrast", "equalize". "caption_safe" and "paper" are sets of several. Flips
-    swap left and right, and hue shifts change colours that captions may name."""
+    """Random augmentations of images (docs/training.md): "crop", "hue", "brightness", "contrast", "flip", "affine",
+    "tilt", "perspective", "autocontrast", "equalize", or the sets "caption_safe" and "paper"."""
     vocab_size: int = 2048
-    """Maximum vocabulary size of a trained tokenizer, at least 300."""
+    """Maximum vocabulary of a trained tokenizer, at least 300."""
     shuffle_window: int = 20_000
-    """Samples that are shuffled together, at least one row group. It limits the memory used besides the cache."""
+    """Samples shuffled together, at least one row group. Limits the memory used besides the cache."""
     device: str = how("auto")
-    """Training device: "cpu", "cuda", or "auto" for a GPU if there is one. A GPU sums in no fixed order: a resumed run
-    may differ in the last digits."""
+    """Device: "cpu", "cuda", or "auto" for a GPU if there is one. On a GPU, a resumed run may differ in the last
+    digits."""
     num_threads: int = how(0)
-    """CPU threads. 0 uses all available."""
+    """Number of CPU threads. 0 uses all."""
     cache_max_bytes: int = how(2 << 30)
-    """Maximum memory for decoded images, in bytes. If all images fit they are decoded once, otherwise in each epoch.
-    The default is 2 GiB."""
+    """Maximum memory for decoded images, in bytes. If they all fit, they are decoded once, otherwise in each epoch.
+    Default: 2 GiB."""
     checkpoint_every_steps: int = how(200)
-    """Steps between two resume states. An interrupted run continues from the last one."""
+    """Steps between checkpoints. An interrupted run continues from the last one."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "lr", "shuffle_window", "checkpoint_every_steps"):
@@ -165,12 +160,11 @@ class EvaluateConfig:
     """Settings of scoring: gallery and confidence intervals."""
 
     split: str = ""
-    """Split whose images are the gallery: "train", "val" or "test". Empty takes "test" if it has images, otherwise
-    "val"."""
+    """Split whose images are the gallery: "train", "val" or "test". By default "test" if it has images, else "val"."""
     batch_size: int = 128
-    """Images or captions that are encoded at a time."""
+    """Images or captions encoded at a time."""
     bootstrap_rounds: int = 1000
-    """Bootstrap resamplings of the gallery's images, for the 95 % confidence intervals."""
+    """Number of bootstrap resamplings of the gallery's images for the 95 % confidence intervals."""
     seed: int = 0
     """Seed of the resampling."""
 

@@ -52,57 +52,51 @@ class TranslateConfig:
     """
 
     engine: str = "argos"
-    """Engine that translates: "argos" (an Argos Translate package), "ctranslate2" (a converted OPUS-MT, M2M or NLLB
-    model), "transformers" (any sequence-to-sequence model of Hugging Face), "deepl" (the web service; its key is in an
-    environment variable), "apertium" (the installed command), "command" (a program of yours), or the name of an engine
-    of an installed package."""
+    """Translation engine: "argos", "ctranslate2", "transformers", "deepl", "apertium", "command" (your own program), or
+    the name of an installed engine; see docs/translation.md."""
     package: tuple[str, ...] = name_or_path(())
-    """Package of argos: an `.argosmodel` file or the folder of an installed package; two with a pivot. Empty uses the
-    newest installed package for the pair of languages."""
+    """argos: an `.argosmodel` file or the folder of an installed package; two with a pivot. By default the newest
+    installed package for the languages."""
     model: tuple[str, ...] = name_or_path(())
-    """Model of ctranslate2: the folder of the converted model, tokenizer included. Model of transformers: a folder, or
-    a name on the Hugging Face hub such as "facebook/nllb-200-distilled-600M", optionally with "@" and a revision. Two
-    with a pivot."""
+    """ctranslate2: the folder of the converted model with its tokenizer. transformers: a folder, or a name on the
+    Hugging Face hub, optionally with "@" and a revision. Two with a pivot."""
     pivot: str = ""
-    """Code of a pivot language, such as "ca" for English to Catalan to Italian. Empty translates directly."""
+    """Code of a pivot language: "ca" translates English to Catalan to Italian. By default, no pivot."""
     round_trip: bool = False
-    """Make a round trip: translate the results back, and compare them with their sources (`round_trip_chrf`)."""
+    """Translate the results back, and compare them with their sources (`round_trip_chrf`)."""
     reverse_package: tuple[str, ...] = name_or_path(())
-    """Package of argos that translates back, in the form of `package`."""
+    """argos: package that translates back, given like `package`."""
     reverse_model: tuple[str, ...] = name_or_path(())
-    """Model of ctranslate2 or transformers that translates back, in the form of `model`."""
+    """ctranslate2, transformers: model that translates back, given like `model`."""
     beam_size: int = 2
-    """Hypotheses kept while decoding. Argos Translate uses 4. The defaults of this and `patience` come from
-    `benchmarks/translation_quality.py`; its numbers are in docs/translation.md."""
+    """Number of hypotheses kept while decoding. Argos Translate uses 4."""
     patience: int = 2
-    """Factor of `beam_size`: decoding ends when `patience` times `beam_size` hypotheses have ended. Argos Translate
-    uses 1. With 1, two poor hypotheses that end early can hide the good one, most of all with a small beam."""
+    """Decoding stops when `patience` times `beam_size` hypotheses are complete. Argos Translate uses 1, which may miss
+    the best one with a small beam."""
     max_batch_tokens: int = 0
-    """Padded source tokens of a batch. 0 chooses a number for the device and the beam."""
+    """Maximum number of padded source tokens in a batch. 0 chooses it by device and beam."""
     compute_type: str = "default"
-    """Number type of CTranslate2: "default" (the type that the model is stored in), "auto", "int8", "int8_float32",
-    "int16", "float32", "int8_float16", "float16" or "bfloat16". Number type of transformers: "float32" (the default),
-    "float16" or "bfloat16"."""
+    """Number type. CTranslate2: "default" (as stored in the model), "auto", "int8", "int8_float32", "int16", "float32",
+    "int8_float16", "float16" or "bfloat16". transformers: "float32" (the default), "float16" or "bfloat16"."""
     inter_threads: int = how(0)
-    """Batches that are translated at the same time. 0 uses one for each CPU."""
+    """Number of batches translated at the same time. 0: one per CPU."""
     intra_threads: int = 1
-    """Threads that share a batch."""
+    """Number of threads per batch."""
     device: str = "auto"
-    """Device that translates: "cpu", "cuda", or "auto" for a GPU if there is one."""
+    """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
     max_characters: int = how(500_000)
-    """Most characters of captions that one run may send to deepl, in each direction. DeepL charges by characters."""
+    """deepl: maximum number of characters that one run may send in each direction."""
     command: tuple[str, ...] = how(())
-    """Program of the engine command and its arguments, as a list of strings. It reads one caption a line, writes one
-    translation a line and flushes each line. "{from}" and "{to}" in an argument are replaced by the language codes."""
+    """command: program and arguments. It reads one caption per line, writes one translation per line and flushes each
+    line. "{from}" and "{to}" become the language codes."""
     version: str = how("")
-    """Version of the command, any text. A changed version translates everything again, as changed files of the command
-    do."""
+    """command: its version, any text. A new version translates everything again."""
     timeout_s: float = how(600.0)
-    """Seconds that the command may take for 100 captions before it is killed."""
+    """command: seconds for 100 captions before it is killed."""
     max_chunk_size: int = how(0)
-    """Most captions of the command that a crash may lose, and that may so be paid for twice. 0 means 20,000."""
+    """command: maximum captions that a crash may lose and that you may pay for twice. 0: 20,000."""
     settings: Mapping[str, Any] = field(default_factory=dict, metadata=HOW)
-    """Settings of an engine of an installed package, as a table. The package documents them."""
+    """Settings of an engine from an installed package, which documents them."""
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -349,7 +349,7 @@ class Boilerplate(
     boilerplate: bool = setting(True)
     boilerplate_rules: tuple[str, ...] = setting(
         BOILERPLATE_RULES,
-        "Rules of boilerplate to use, in the order in which they are tried.",
+        "Boilerplate rules to use, in this order.",
         among=_RULES,
     )
 

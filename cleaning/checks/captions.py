@@ -59,7 +59,7 @@ class Length(
         "caption_too_long": "the caption has too many words or characters",
     },
 ):
-    """Drop captions that are empty, too short to say anything, or too long to be a caption.
+    """Drop captions that are empty, too short or too long.
 
     Bounds are inclusive. `cleaning.text.scripts.count_words` counts words: in scripts without spaces, by the number of
     characters.
@@ -68,14 +68,14 @@ class Length(
     length_check: bool = setting(True)
     min_words: int = setting(
         2,
-        'Fewest words of a caption: "l\'albero" is two, "don\'t" one. In scripts without spaces a word is two '
-        "ideographs, or four letters of Thai, Lao, Khmer or Burmese.",
+        'Minimum number of words: "l\'albero" has two, "don\'t" one. In scripts without spaces, two '
+        "ideographs, or four letters of Thai, Lao, Khmer or Burmese, are one word.",
         ge=0,
         decides="caption_too_short",
     )
-    min_chars: int = setting(3, "Fewest characters (code points) of a caption.", ge=0, decides="caption_too_short")
-    max_words: int = setting(100, "Most words of a caption.", decides="caption_too_long")
-    max_chars: int = setting(1000, "Most characters of a caption.", decides="caption_too_long")
+    min_chars: int = setting(3, "Minimum number of characters (code points).", ge=0, decides="caption_too_short")
+    max_words: int = setting(100, "Maximum number of words.", decides="caption_too_long")
+    max_chars: int = setting(1000, "Maximum number of characters.", decides="caption_too_long")
 
     def require(self, section: str) -> None:
         """Check that some caption can meet the bounds.
@@ -120,7 +120,7 @@ class OnlyEmoji(
     name="only_emoji",
     reasons={"caption_only_emoji": "the caption has only emoji and punctuation"},
 ):
-    """Drop captions that consist of emoji and punctuation only, such as "🐶🐶 !!"; those with a letter or digit stay.
+    """Drop captions of emoji and punctuation only, such as "🐶🐶 !!".
 
     The digits of keycaps ("1️⃣") count as emoji. A text of punctuation alone has no emoji and is left to the other
     checks.
@@ -181,10 +181,10 @@ class CopiedWords(
 
     copied_words_check: bool = setting(True)
     max_copied_share: float = setting(
-        0.15, "Largest share of copied words, 0 to 1, if the pack lists `shared_words`.", ge=0, le=1
+        0.15, "Maximum share of copied words, 0 to 1, if the pack lists `shared_words`.", ge=0, le=1
     )
     max_copied_share_unlisted: float = setting(
-        0.4, "Largest share of copied words, 0 to 1, if the pack lists none.", ge=0, le=1
+        0.4, "Maximum share of copied words, 0 to 1, if the pack lists none.", ge=0, le=1
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -204,7 +204,7 @@ class Repetition(
 
     repetition_check: bool = setting(True)
     max_repetitions: int = setting(
-        2, "Most times that the same words may follow each other, if the source repeats them less.", ge=1
+        2, "Maximum number of times in a row for the same words, unless the source repeats them as often.", ge=1
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -258,13 +258,13 @@ class LengthRatio(
     """
 
     length_ratio_check: bool = setting(True)
-    min_length_ratio: float = setting(0.5, "Fewest letters of the translation per letter of the source.", ge=0, le=1)
-    max_length_ratio: float = setting(2.5, "Most letters of the translation per letter of the source.", ge=1)
+    min_length_ratio: float = setting(0.5, "Minimum ratio of the translation's letters to the source's.", ge=0, le=1)
+    max_length_ratio: float = setting(2.5, "Maximum ratio of the translation's letters to the source's.", ge=1)
     shorter_slack_letters: int = setting(
-        20, "Letters by which a translation may be shorter than its source at any ratio.", ge=0
+        20, "A translation may always be this many letters shorter than its source.", ge=0
     )
     longer_slack_letters: int = setting(
-        30, "Letters by which a translation may be longer than its source at any ratio.", ge=0
+        30, "A translation may always be this many letters longer than its source.", ge=0
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -334,8 +334,8 @@ class Score(
     score_check: bool = setting(True)
     min_translation_score: float = setting(
         -1.0,
-        "Least mean log-probability of a token, in nats. The scale differs between models "
-        "([translation.md](translation.md)).",
+        "Minimum mean log-probability per token, in nats. The scale differs [between "
+        "models](translation.md#measure-quality).",
         le=0,
     )
 
@@ -360,7 +360,7 @@ class RoundTrip(
 
     round_trip_check: bool = setting(True)
     min_round_trip_chrf: float = setting(
-        10.0, "Least chrF, 0 to 100, of the round trip against the source.", ge=0, le=100
+        10.0, "Minimum chrF, 0 to 100, between the round trip and the source.", ge=0, le=100
     )
 
     def bind(self, captions: Captions) -> Judge:
@@ -381,7 +381,7 @@ class Language(
     name="language",
     reasons={"wrong_language": "the caption is almost certainly in another language than its row states"},
 ):
-    """Drop captions that are almost certainly in another language than their row states.
+    """Drop captions that are almost certainly in another language than stated.
 
     It fills the columns of each caption's identified language. The default thresholds suit the cascade. langdetect,
     which is as confident when wrong as when right, needs 0.1, 0.99 and 20. If the engine does not know the language,
@@ -395,12 +395,12 @@ class Language(
         among=tuple(ENGINES),
     )
     min_language_probability: float = setting(
-        0.1, "Probability of its stated language, 0 to 1, at or above which a caption is kept.", ge=0, le=1
+        0.1, "Probability of the stated language, 0 to 1, from which on a caption is kept.", ge=0, le=1
     )
     min_other_probability: float = setting(
-        0.5, "Probability of another language, 0 to 1, at or above which a caption may be dropped.", ge=0, le=1
+        0.5, "Probability of another language, 0 to 1, from which on a caption may be dropped.", ge=0, le=1
     )
-    min_language_letters: int = setting(15, "Fewest letters of a caption whose language is checked.", ge=0)
+    min_language_letters: int = setting(15, "Captions with fewer letters are not checked.", ge=0)
 
     def rule(self, captions: Captions) -> Rule | None:
         """Return the check; None if the engine does not know the language."""

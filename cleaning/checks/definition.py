@@ -215,7 +215,7 @@ class Section:
     section: ClassVar[str]
     columns: ClassVar[TextColumns]
 
-    order: tuple[str, ...] = setting((), "Names of checks that run first. The others follow in their usual order.")
+    order: tuple[str, ...] = setting((), "Checks that run first. The others follow in their usual order.")
 
     def __post_init__(self) -> None:
         """Check the bounds of every field and the names in `order`.

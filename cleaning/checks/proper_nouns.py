@@ -53,18 +53,18 @@ class ProperNouns(
     name="proper_nouns",
     reasons={"mostly_proper_nouns": "the caption consists mostly of names"},
 ):
-    """Drop captions that consist mostly of names and do not describe an image."""
+    """Drop captions that consist mostly of names."""
 
     proper_noun_check: bool = setting(True)
     proper_noun_tagger: str = setting(
         "auto",
-        "Tagger of names: `auto` (spaCy, then Stanza, if a model of the language is installed, else the heuristic), "
-        "`spacy`, `stanza` or `heuristic`.",
+        "Tagger of names: `auto` (spaCy or Stanza if installed with a model of the language, else the "
+        "heuristic), `spacy`, `stanza` or `heuristic`.",
         among=TAGGER_CHOICES,
     )
     max_proper_noun_share: float = setting(
         0.8,
-        "Share of names among words, above 0 and at most 1, from which on a caption is dropped. The paper uses 0.8.",
+        "Share of names among words, above 0 and up to 1, from which on a caption is dropped.",
         gt=0,
         le=1,
     )

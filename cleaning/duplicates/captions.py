@@ -35,12 +35,12 @@ class RepeatsConfig:
     near_captions: bool = True
     """Drop captions that are near-duplicates of an earlier caption of the same image."""
     min_similarity: float = 0.85
-    """Similarity, above 0 and at most 1, from which on two captions are near-duplicates. Tested from 0.8 to 0.95."""
+    """Similarity, above 0 and up to 1, from which on two captions are near-duplicates. Tested from 0.8 to 0.95."""
     common_captions: bool = True
-    """Drop captions of too many images ("a photo of"), beyond `max_images_per_caption`. A hash of the images' ids
-    decides which ones stay."""
+    """Drop captions that more than `max_images_per_caption` images have ("a photo of"). A hash of the images' ids
+    decides which images keep them."""
     max_images_per_caption: int = 1000
-    """Most images, over all sources, that may have the same caption or near-duplicates of it."""
+    """Maximum number of images, over all sources, with the same or a nearly equal caption."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_similarity <= 1:

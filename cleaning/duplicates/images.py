@@ -62,30 +62,28 @@ class DuplicatesConfig:
     """Exact and near-duplicate images over all sources, and placeholder images."""
 
     images: bool = True
-    """Keep one of several samples whose images have the same bytes."""
+    """Keep one of several samples with the same image bytes."""
     near_images: bool = True
-    """Keep one of several samples whose images are near-duplicates."""
+    """Keep one of several samples with near-duplicate images."""
     max_distance: int = 6
-    """Most bits, of 64, in which the perceptual hashes (`phash`) of near-duplicates differ."""
+    """Maximum number of the 64 bits of `phash` in which near-duplicates differ."""
     max_thumbnail_difference: float = 0.2
-    """Largest difference of the thumbnails of near-duplicates: 0 for equal ones, 1 for unrelated ones. Thumbnails have
-    8 by 8 pixels, and see colours, which the hashes do not."""
+    """Maximum difference of their 8 x 8 colour thumbnails: 0 if equal, 1 if unrelated."""
     keep: tuple[str, ...] = IMAGE_CRITERIA
-    """Criteria that decide which sample stays, in order: the better "source", the highest "resolution" before resizing,
+    """Criteria that decide which sample stays, in order: the best "source", the highest "resolution" before resizing,
     the most "captions"; then the lowest id."""
     sources: tuple[str, ...] = ()
-    """Names of all sources of the recipe, the best first. If empty, the order of the recipe."""
+    """All sources of the recipe, best first. By default in the recipe's order."""
     merge_captions: bool = False
-    """Publish the captions of the dropped samples with the image that stays."""
+    """Publish the captions of dropped samples with the image that stays."""
     split_guard: bool = True
-    """Keep similar images out of different splits: those of train are dropped (and those of val if test has one), even
-    if `images` or `near_images` is off."""
+    """Drop train images similar to one of val or test, and val images similar to one of test, even if `images` or
+    `near_images` is off."""
     captions: bool = True
-    """Drop captions that equal an earlier one of the same image, ignoring case, width, white space and final
+    """Drop captions equal to an earlier one of the same image, ignoring case, width, white space and final
     punctuation."""
     placeholder_urls: int = 10
-    """Number of addresses of one host with the same bytes that makes these a placeholder image: at least 2. 0 turns
-    the check off."""
+    """Image bytes that this many URLs of one host share (at least 2) are a placeholder. 0 turns the check off."""
 
     def __post_init__(self) -> None:
         require_similarity_limits("duplicates", self.max_distance, self.max_thumbnail_difference)

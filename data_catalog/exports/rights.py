@@ -147,7 +147,7 @@ class SourceRights:
     license: str | None = None
     """License of the images whose rows state none, such as "CC-BY-4.0"."""
     redistribution: bool | None = None
-    """Right to pass the images on in exports: true for all, false for none. Without it, their licenses decide."""
+    """Whether exports may contain the images: true for all, false for none. By default their licenses decide."""
 
     def stated(self) -> dict[str, Any]:
         """Return the rights that the recipe states, for the manifest; empty if it states none."""

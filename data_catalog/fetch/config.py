@@ -35,10 +35,9 @@ class HostLimits:
     """Limits that a recipe sets for a host, or for a domain with all its hosts; None leaves the default."""
 
     concurrency: int | None = None
-    """Maximum number of concurrent requests to the host."""
+    """Maximum concurrent requests."""
     requests_per_s: float | None = None
-    """Maximum number of requests to the host per second, evenly spaced, redirects and robots.txt included. 0 means no
-    limit."""
+    """Maximum requests per second, as `host_requests_per_s`."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""
@@ -80,53 +79,49 @@ class FetchConfig:
     """Settings of fetching images: limits, hosts, retries, and the identification of the client."""
 
     timeout_s: float = how(10.0)
-    """Seconds that one connection, or one wait for the next bytes, may take."""
+    """Maximum seconds to connect, or to wait for the next bytes."""
     deadline_s: float = how(60.0)
-    """Seconds that one try may take in total: robots.txt, redirects and body."""
+    """Maximum seconds for one try: robots.txt, redirects and body."""
     max_bytes: int = 32 * 1024 * 1024
-    """Maximum bytes of an image file, from the web or local. Larger images are rejected. The default is 32 MiB."""
+    """Maximum bytes of an image file, from the web or local; larger ones are rejected. Default: 32 MiB."""
     max_host_bytes: int = 16 * 1024**3
-    """Maximum bytes that one shard may receive from one host, or from a domain named in `hosts`, rejected images
-    included. Then no new requests start, and the remaining rows are rejected as `byte_budget`. Which rows these are
-    depends on the order of the answers. The default is 16 GiB."""
+    """Maximum bytes per shard from one host, or from a domain named in `hosts`, rejected images included. Then the
+    remaining rows are rejected (`byte_budget`); the order of the answers decides which. Default: 16 GiB."""
     max_shard_bytes: int = 32 * 1024**3
-    """Maximum bytes that one shard may receive from all hosts, counted in the same way. The default is 32 GiB."""
+    """The same limit for all hosts together. Default: 32 GiB."""
     max_redirects: int = 5
-    """Maximum number of redirects that are followed for one image."""
+    """Maximum number of redirects per image."""
     retries: int = how(2)
-    """Retries within the build after a temporary failure. `--retry-failed` tries again in a later build."""
+    """Number of retries within the build after a temporary failure."""
     backoff_s: float = how(1.0)
-    """Seconds before the first retry. The wait doubles for each further retry, and varies at random."""
+    """Seconds before the first retry. The wait doubles each time and varies at random."""
     max_wait_s: float = how(300.0)
-    """Maximum wait in seconds that a server may ask for with Retry-After. A host that asks for a longer wait gets no
-    requests until that time is over."""
+    """Maximum seconds of a Retry-After. A host that asks for more is skipped until then."""
     threads: int = how(32)
-    """Images of one shard that are fetched at once. A host with more images than these threads can fetch within its
-    limits gets additional threads, at most its `concurrency`. All such hosts together get at most this number."""
+    """Images of one shard fetched at once. Hosts with many images get additional threads: each at most its
+    `concurrency`, all together at most this number."""
     host_concurrency: int = how(8)
-    """Maximum number of concurrent requests to one host, from all shards together."""
+    """Maximum concurrent requests to one host, over all shards."""
     host_requests_per_s: float = how(20.0)
-    """Maximum number of requests to one host per second, from all shards together, redirects and robots.txt included.
-    Requests are evenly spaced, with a margin of 5 %. 0 means no limit."""
+    """Maximum requests per second to one host, over all shards, including redirects and robots.txt. They are evenly
+    spaced, with a margin of 5 %. 0: no limit."""
     hosts: Mapping[str, HostLimits] = field(default_factory=dict, metadata=HOW)
-    """Limits of single hosts, or of domains with all their hosts together, by name. A limit that is not set here is
-    vernaclip's own for that host (Wikimedia, Flickr and COCO have some), else the one of all hosts."""
+    """Limits by host, or by domain for all its hosts together. Unset ones are vernaclip's own (Wikimedia, Flickr,
+    COCO), else those of all hosts."""
     ports: tuple[int, ...] = tuple(sorted(USUAL_PORTS))
     """Ports that requests may use."""
     user_agent: str = "vernaclip/0.1 (image-caption dataset builder)"
-    """User-Agent header of requests. Its first word, up to the slash, is the name of the robot in robots.txt and
-    X-Robots-Tag."""
+    """User-Agent header of requests. The part before the slash is the robot's name in robots.txt and X-Robots-Tag."""
     contact: str | None = how(None)
-    """URL or mail address at which operators of servers can reach you, sent in the User-Agent header. Some hosts refuse
-    clients without one. Sources on Wikimedia or Flickr require it."""
+    """URL or mail address where server operators can reach you, sent in the User-Agent header. Required by Wikimedia
+    and Flickr."""
     allow_loopback: bool = False
-    """Allow requests to this machine, on any port, as samples and tests need. Other private addresses stay
-    forbidden."""
+    """Allow requests to this machine, on any port."""
     consent: ConsentConfig = field(default_factory=ConsentConfig)
     """Section `[consent]`: opt-out signals of servers that are respected."""
     wikimedia_width: int = 500
-    """Width in pixels of the thumbnails that are fetched instead of Wikimedia's originals. It must be a width that
-    Wikimedia serves. 0 fetches originals."""
+    """Width in pixels of the thumbnails fetched instead of Wikimedia's originals; Wikimedia must serve that width. 0
+    fetches originals."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""

@@ -52,8 +52,8 @@ class ConsentConfig:
     """Settings of opt-out signals: all of them are respected unless they are named here."""
 
     ignore: tuple[str, ...] = ()
-    """Signals that are ignored, at your own responsibility: "robots.txt", "x-robots-tag", "tdm-reservation", or
-    "train-ai", which is a label of Content-Usage."""
+    """Signals to ignore, at your own responsibility: "robots.txt", "x-robots-tag", "tdm-reservation", "train-ai" (a
+    label of Content-Usage)."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` if a signal is unknown. Sort the names, so that their order changes no key."""

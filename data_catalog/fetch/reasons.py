@@ -58,12 +58,12 @@ FETCH_REASONS: dict[str, ImageReason] = {
     "scheme": ImageReason("a URL with a scheme other than http and https", "url"),
     "userinfo": ImageReason("a URL that contains a user name or password", "url"),
     "port": ImageReason(
-        "a port other than 80 and 443, on a host that is not this machine",
+        "a port other than 80 and 443, except on this machine",
         "url",
         settings=("fetch.ports", "fetch.allow_loopback"),
     ),
     "private_address": ImageReason(
-        "the host, or one that it redirects to, is not on the public internet",
+        "the host, or a redirect's, is not on the public internet",
         "url",
         settings=("fetch.allow_loopback",),
     ),
@@ -86,7 +86,7 @@ FETCH_REASONS: dict[str, ImageReason] = {
         )
         for status, meaning in HTTP_MEANINGS.items()
     },
-    "http_2xx": ImageReason("another status of success, but without an image, such as HTTP 204", "server"),
+    "http_2xx": ImageReason("another successful status without an image, such as 204", "server"),
     "http_3xx": ImageReason("a redirect without a target, or another status from 300 to 399", "server"),
     "http_4xx": ImageReason("another status from 400 to 499", "blocked"),
     "http_5xx": ImageReason("another status from 500 to 599, such as one of a proxy", "server", retryable=True),
@@ -101,7 +101,7 @@ FETCH_REASONS: dict[str, ImageReason] = {
         settings=("consent.ignore",),
     ),
     "robots_txt": ImageReason(
-        "the host's robots.txt forbids us to fetch the file", "opted_out", settings=("consent.ignore",)
+        "the host's robots.txt forbids fetching the file", "opted_out", settings=("consent.ignore",)
     ),
     "robots_unreachable": ImageReason(
         "the host's robots.txt can't be fetched, which counts as forbidden",
@@ -111,29 +111,27 @@ FETCH_REASONS: dict[str, ImageReason] = {
     ),
     "too_large": ImageReason("more bytes than the limit", "unsuitable", settings=("fetch.max_bytes",)),
     "byte_budget": ImageReason(
-        "the byte limit of the host, or of the shard, was reached before",
+        "the byte limit of the host or shard was reached",
         "unsuitable",
         settings=("fetch.max_host_bytes", "fetch.max_shard_bytes"),
     ),
     "empty_body": ImageReason("an empty answer or an empty local file", "server"),
     "truncated_body": ImageReason("the connection ended before the announced length", "network", retryable=True),
     "placeholder": ImageReason("a placeholder picture for a removed image", "gone"),
-    "missing_file": ImageReason("the file is not in the local folder or archive, or it can't be read", "missing"),
+    "missing_file": ImageReason("the file is missing from the local folder or archive, or unreadable", "missing"),
     "fetch_lost": ImageReason("img2dataset returned no outcome for the row", "crash", retryable=True),
     "fetch_crash": ImageReason("the fetching process died or hung at the row, twice", "crash", retryable=True),
 }
 
 NORMALISE_REASONS: dict[str, ImageReason] = {
-    "not_an_image": ImageReason("the file is no image, but a web page, text or unknown bytes", "not_an_image"),
+    "not_an_image": ImageReason("a web page, text or unknown bytes, not an image", "not_an_image"),
     "format_not_allowed": ImageReason("the format or the pixel mode of the image is not supported", "unsuitable"),
     "too_many_pixels": ImageReason(
-        "the header announces more pixels than the limit, so the image was not decoded",
+        "more pixels than the limit, by the header; not decoded",
         "unsuitable",
         settings=("normalise.max_pixels",),
     ),
-    "too_many_scans": ImageReason(
-        "a JPEG with more than 100 scans, each over all pixels, so it was not decoded", "unsuitable"
-    ),
+    "too_many_scans": ImageReason("a JPEG with more than 100 scans, not decoded", "unsuitable"),
     "too_small": ImageReason(
         "the shorter side has fewer pixels than the minimum", "unsuitable", settings=("normalise.min_image_size",)
     ),
@@ -146,9 +144,9 @@ NORMALISE_REASONS: dict[str, ImageReason] = {
     "one_colour": ImageReason("all pixels have the same colour", "unsuitable"),
     "truncated": ImageReason("the file ends before the image does", "broken"),
     "decode_error": ImageReason("the decoder reports that the file is broken", "broken"),
-    "forgotten": ImageReason("the image was taken down, by its bytes, its perceptual hash or its address", "opted_out"),
+    "forgotten": ImageReason("the image was taken down, by bytes, perceptual hash or URL", "opted_out"),
     "decode_crash": ImageReason(
-        "the decoding process died, hung or ran out of memory at the image, twice",
+        "the decoding process died, hung or ran out of memory, twice",
         "broken",
         settings=("normalise.timeout_s", "normalise.memory_bytes"),
     ),

@@ -82,40 +82,39 @@ class NormaliseConfig:
     image_size: int = 256
     """Side of the result, in pixels. `resize_mode` decides which side."""
     resize_mode: str = "keep_ratio"
-    """Which side becomes `image_size`: "keep_ratio" (the shorter side), "keep_ratio_largest" (the longer side),
-    "center_crop" (the shorter side, then crop to a square), "border" (the longer side, then pad to a square in white),
-    or "no" (do not resize)."""
+    """Side that becomes `image_size`: "keep_ratio" (the shorter), "keep_ratio_largest" (the longer), "center_crop" (the
+    shorter, then cropped to a square), "border" (the longer, then padded to a white square), or "no" (not resized)."""
     resize_only_if_bigger: bool = True
     """Leave smaller images unchanged: neither resized, cropped nor padded."""
     upscale_interpolation: str = "lanczos"
     """Interpolation for enlarging: "nearest", "linear", "cubic", "area" or "lanczos"."""
     downscale_interpolation: str = "area"
-    """Interpolation for shrinking: "nearest", "linear", "cubic", "area" or "lanczos"."""
+    """Interpolation for shrinking, from the same list."""
     encode_format: str = "jpg"
     """Format of the result: "jpg" (colour at half the resolution), "webp" or "png"."""
     encode_quality: int = 95
     """Quality of jpg and webp, 1 to 100. Compression level of png, 0 to 9."""
     min_image_size: int = 32
-    """Minimum shorter side of an original, in pixels. Smaller images are rejected."""
+    """Minimum shorter side of an original, in pixels."""
     max_aspect_ratio: float = 5.0
-    """Maximum ratio of an original's longer side to its shorter side. Images with a larger ratio are rejected."""
+    """Maximum ratio of an original's longer side to its shorter side."""
     max_pixels: int = 64_000_000
-    """Maximum number of pixels of an original, by its header. Larger images are rejected before they are decoded."""
+    """Maximum number of pixels of an original. Larger images are rejected before they are decoded."""
     animated: str = "reject"
-    """Treatment of files with more than one frame or page: "reject", or "first" to use the first one."""
+    """Files with several frames or pages: "reject" them, or use the "first" frame."""
     matte: str = "#ffffff"
     """Colour behind transparent pixels, such as "#ffffff" for white."""
     colour_profiles: bool = True
     """Convert images with another colour profile to sRGB. A broken profile is ignored."""
     scaled_decoding: bool = True
-    """Decode a JPEG at a half, a quarter or an eighth of its size, if that is at least twice the wanted size."""
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, if that is at least twice the wanted size."""
     keep_original: bool = False
-    """Also publish the original bytes, in the column `original` of the pairs. Then no image is fetched again when other
-    settings of this section change."""
+    """Also publish the original bytes, in the column `original` of the pairs. Then changes to this section fetch no
+    image again."""
     timeout_s: float = 60.0
-    """Seconds that one image may take. A decoder that takes longer is killed, and the image is rejected."""
+    """Seconds after which a decoder is killed and its image rejected."""
     memory_bytes: int = 2 * 1024**3
-    """Bytes of address space that the decoding process may use, in addition to its libraries. The default is 2 GiB."""
+    """Bytes of address space for the decoding process, besides its libraries. Default: 2 GiB."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError`, naming the field, if a value is out of range."""

@@ -66,19 +66,18 @@ class ScenesConfig:
     """Settings of the sample data: where it is written, how many images it has, and with which faults."""
 
     folder: Path = field(metadata=PATH)
-    """Folder of the sample. It must be absent, or contain an earlier sample, which is replaced if it differs."""
+    """Folder of the sample. It must be absent or contain an earlier sample, which is replaced if it differs."""
     base_url: str
-    """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765". It is part of the URL of every
-    image."""
+    """Base URL at which `<folder>/www` will be served, such as "http://127.0.0.1:8765"."""
     num_images: int = 6000
-    """Number of images of all four datasets together, at least 40."""
+    """Number of images in all four datasets together, at least 40."""
     target_language: str = "it"
     """Language of the native captions (the WIT file): "it", "de" or "en"."""
     seed: int = 1
     """Random seed. Another seed draws another sample."""
     fault_rates: Mapping[str, float] = field(default_factory=dict)
-    """Shares of images with a fault, by kind of fault (`dead_link`, `tiny_image` ...), in place of the default rates.
-    A share refers to the images of the datasets that have the fault, and is at most 0.5."""
+    """Shares of images with each fault (`dead_link`, `tiny_image` ...), at most 0.5, in the datasets that have it.
+    Other faults keep their default rates."""
 
     def __post_init__(self) -> None:
         if self.num_images < MIN_IMAGES:
@@ -101,7 +100,7 @@ class ServeConfig:
     folder: Path = field(metadata=PATH)
     """Folder of the files to serve. The run itself may create it."""
     port: int
-    """Port on this machine. It is fixed in the recipe, since URLs are identities."""
+    """Port on this machine. Changing it changes all image URLs."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:

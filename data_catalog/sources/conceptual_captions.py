@@ -29,7 +29,7 @@ class ConceptualCaptionsConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = "at least one Conceptual Captions TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of TSV files, plain or gzipped."""
+    """TSV files."""
 
 
 class Columns(NamedTuple):

@@ -60,9 +60,9 @@ class FlickrConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = "at least one captions file of Flickr8k or Flickr30k"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of captions files, plain or gzipped. Flickr8k's lists of splits are read from the same folder."""
+    """Captions files. Flickr8k's split lists are read from the same folder."""
     images: str = field(metadata=PATH)
-    """Folder, zip or tar of the images, or a glob of them, with the names that the files use."""
+    """Folder, zip or tar of the images, or a glob of them."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files or no images."""

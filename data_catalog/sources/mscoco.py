@@ -37,15 +37,15 @@ class MscocoConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = "at least one COCO captions JSON"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of JSON files, plain or gzipped."""
+    """JSON files."""
     images: str | None = path_setting(None)
-    """Folder, zip or tar of the images, or a glob of them, with the names in `file_name`. By default images are fetched
-    by URL."""
+    """Folder, zip or tar of the images, or a glob of them, named as in `file_name`. By default images are fetched by
+    URL."""
     origin: str | None = None
     """Origin of the captions: "native", "human_translation", "machine_translation" or "machine_translation_corrected".
-    By default the kind of source decides; for MSCOCO-IT, the names of the files."""
+    By default the source's own; for MSCOCO-IT, the file names decide."""
     translator: str | None = None
-    """Name of the person, service or program that translated the captions."""
+    """Person, service or program that translated the captions."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, or for settings that contradict each other."""

@@ -27,39 +27,36 @@ class PairsConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = f"at least one file: {FORMATS}"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of CSV, TSV, JSON Lines or Parquet files. The file name's suffix decides the format."""
+    """CSV, TSV, JSON Lines or Parquet files, told apart by suffix."""
     caption_column: str
     """Column of the captions."""
     url_column: str | None = None
-    """Column of the images' URLs. Set exactly one of this and `path_column`."""
+    """Column of the images' URLs. Set this or `path_column`."""
     path_column: str | None = None
     """Column of the images' names in `images`."""
     images: str | None = path_setting(None)
     """Folder, zip or tar of the images, or a glob of them. By default the folder of the files."""
     lang: str | None = None
-    """ISO 639-1 code of the captions, or with `lang_column`, of the captions without a code there. One of the two is
-    required."""
+    """ISO 639-1 code of the captions; with `lang_column`, of those without a code there. One of the two is required."""
     lang_column: str | None = None
     """Column of the language code of each caption."""
     origin: str = NATIVE
     """Origin of the captions: "native", "human_translation", "machine_translation" or
     "machine_translation_corrected"."""
     translator: str | None = None
-    """Name of the person, service or program that translated the captions."""
+    """Person, service or program that translated the captions."""
     source_caption_column: str | None = None
-    """Column of the source captions that these captions translate; a cell may be empty. Translations are then checked
-    against them."""
+    """Column of the source captions, for checks of translations; a cell may be empty."""
     source_lang: str | None = None
     """ISO 639-1 code of the captions in `source_caption_column`. Set both or neither."""
     license_column: str | None = None
-    """Column of the images' licenses, kept with the row."""
+    """Column of the images' licenses."""
     attribution_column: str | None = None
-    """Column of the people to credit for the images, kept with the row."""
+    """Column of the people to credit for the images."""
     page_column: str | None = None
-    """Column of the URLs of the images' pages, kept with the row."""
+    """Column of the URLs of the images' pages."""
     split_column: str | None = None
-    """Column of the upstream splits (train, val, test), kept with the row. `split.by` decides whether they are
-    used."""
+    """Column of the upstream splits (train, val, test). `split.by` decides whether they are used."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, no image, no language, or settings that contradict each other."""

@@ -180,11 +180,10 @@ class RowLimit:
     """
 
     limit: int = 0
-    """Maximum number of rows of the source, drawn at random from the rows that the other settings select. All captions
-    of an image are drawn, or none. Malformed rows count. A larger limit draws the same rows and more; 0 reads all
-    rows."""
+    """Maximum number of rows, drawn at random from those that the other settings select, with all captions of an image
+    or none. Malformed rows count. A larger limit adds rows; 0 reads all."""
     limit_seed: int = 0
-    """Seed of the random draw; another seed draws other rows."""
+    """Seed of the draw."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for a negative limit."""

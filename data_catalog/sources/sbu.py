@@ -28,8 +28,7 @@ class SbuConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = "SBU's JSON, or its list of URLs and its list of captions"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs, plain or gzipped: JSON files, or exactly one file of URLs and one file of captions, in any
-    order."""
+    """JSON files, or one file of URLs and one of captions, in any order."""
 
 
 def check_sbu(config: SbuConfig) -> None:

@@ -34,12 +34,12 @@ class WitConfig(FilesConfig):
     EXPECTED_FILES: ClassVar = "at least one WIT TSV"
 
     files: tuple[str, ...] = field(metadata=PATH)
-    """Paths or globs of TSV files, plain or gzipped."""
+    """TSV files."""
     languages: tuple[str, ...] = ()
-    """ISO 639-1 codes of the pages to read. By default the recipe's target language."""
+    """ISO 639-1 codes of the pages to read. By default the target language."""
     caption_kinds: tuple[str, ...] = ("reference",)
-    """Kinds of captions to read: "reference" (the caption under the image on the page, which CLIP-Italian used),
-    "attribution" (the description on the image's own page, often in another language) and "alt_text"."""
+    """Kinds of captions to read: "reference" (below the image on the page, as CLIP-Italian used), "attribution" (on the
+    image's own page, often in another language) and "alt_text"."""
 
     def __post_init__(self) -> None:
         """Raise `SettingsError` for no files, or for unknown or no kinds of captions."""

@@ -72,14 +72,14 @@ class SplitConfig:
     """Split of the samples: upstream's own splits, and shares drawn by a hash of each sample's id."""
 
     by: str | None = None
-    """Basis of the splits. "upstream" keeps the splits that sources state and draws the rest; "hash" draws all. The
-    default is "hash", and an explicit choice is required if a source states splits."""
+    """Origin of the splits: "upstream" keeps those that sources state and draws the rest; "hash" (the default) draws
+    all. Required if a source states splits."""
     val: float = 0.05
-    """Share of images to validate on, from 0 to below 1. The paper uses 0.05."""
+    """Share of images to validate on, from 0 to below 1."""
     test: float = 0.0
     """Share of images to test on, from 0 to below 1."""
     salt: str = "vernaclip"
-    """Text that is hashed with each sample's id. Another text draws another split."""
+    """Text hashed with each sample's id. Another text draws other splits."""
 
     def __post_init__(self) -> None:
         if self.by not in (None, UPSTREAM, "hash"):

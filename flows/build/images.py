@@ -40,7 +40,7 @@ from flows.build.engine import SHARD, UNCHANGED, Job, Lane
 
 DEDUPLICATE_REASONS = {
     "test_pixels": Reason(
-        "the image is a near-duplicate of an image in a test set of the recipe",
+        "the image is a near-duplicate of a test image",
         settings=("leaks.max_distance", "leaks.max_thumbnail_difference", "leaks.action"),
     ),
     "split_leak": Reason(
@@ -48,7 +48,7 @@ DEDUPLICATE_REASONS = {
         settings=("duplicates.split_guard", "duplicates.max_distance", "duplicates.max_thumbnail_difference"),
     ),
     "placeholder_image": Reason(
-        "the host returns the same bytes for many URLs: a placeholder for images that are gone",
+        "the host returns the same bytes for many URLs",
         settings=("duplicates.placeholder_urls",),
     ),
     "duplicate_image": Reason(

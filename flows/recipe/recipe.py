@@ -51,15 +51,15 @@ class BuildConfig:
     """Size of the shards of a dataset, and number of shards that are processed at the same time."""
 
     shard_size: int = 5_000
-    """Approximate number of samples in a shard. A step works on one shard at a time."""
+    """Approximate number of samples in a shard."""
     workers: int = how(4)
-    """Number of steps that run at the same time on the processor."""
+    """Number of steps that run at the same time."""
     fetch_workers: int = how(2)
-    """Number of shards whose images are fetched at the same time. A slow host with at least half of a shard's images
-    is asked in addition, for one shard at a time."""
+    """Number of shards whose images are fetched at the same time, besides one per host that has a limit and at least
+    half of a shard's images."""
     dask_address: str | None = how(None)
-    """Scheduler of a Dask cluster for `--executor dask`, such as tcp://10.0.0.5:8786. Without it, `workers` processes
-    on this machine run the steps."""
+    """Address of the Dask scheduler for `--executor dask`. Without it, `workers` processes on this machine run the
+    steps."""
 
     def __post_init__(self) -> None:
         """Check that all numbers are positive."""
@@ -73,17 +73,17 @@ class Dataset:
     """Name, languages and files of the dataset: the settings of a recipe before its first section."""
 
     name: str = ""
-    """Name of the dataset and of its folder: letters, digits, - and _. The default is the name of the recipe file."""
+    """Name of the dataset and of its folder: letters, digits, - and _. By default the recipe file's name."""
     target_language: str
     """ISO 639-1 code of the language of the published captions."""
     source_language: str = "en"
     """ISO 639-1 code of the language that the engine translates from."""
     language_pack: str | None = path_setting(None)
-    """TOML file with the language pack of the target language, if it does not come with vernaclip."""
+    """TOML file with the target language's pack, if vernaclip has none."""
     language_packs: tuple[str, ...] = path_setting(())
-    """TOML files with further language packs: for the source language, the pivot, or the languages of captions."""
+    """TOML files with packs of other languages: source, pivot, or captions."""
     data: str = path_setting(DATA)
-    """Folder of the upstream files. Other settings refer to it as `{data}`."""
+    """Folder of the upstream files, `{data}` in other settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

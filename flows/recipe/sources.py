@@ -24,7 +24,7 @@ class StatedCaptions:
     captions_by: str | None = None
     """Origin of the captions, "human" or "machine", if the files do not state it."""
     captions_in: str | None = None
-    """ISO 639-1 code of the language of the captions, if it is not the language that models are scored in."""
+    """ISO 639-1 code of the captions, if models are scored in another language."""
     translate: bool = False
     """Translate the captions with the recipe's engine, to score models in the target language."""
 

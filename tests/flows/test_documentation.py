@@ -11,7 +11,7 @@ import yaml
 HOME = Path(__file__).parents[2]
 PAGES = sorted((HOME / "docs").glob("*.md"))
 PACKAGES = ("vernaclip", "flows", "translation", "cleaning", "training", "data_catalog")
-MAX_PAGES, MAX_WORDS = 12, 16_200
+MAX_PAGES, MAX_WORDS = 12, 15_000
 FOLDERS = (*PACKAGES, "tests", "benchmarks", "docs")
 TEXTS = [
     *HOME.glob("*.md"),

@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.config import FetchConfig, HostLimits
@@ -21,12 +19,11 @@ from flows.recipe.recipe import (
     SECTIONS,
     Recipe,
     load_recipe,
-    override_values,
     recipe_names,
     recipe_summary,
     what_settings,
 )
-from flows.recipe.settings import OLD_KEYS, read, schema
+from flows.recipe.settings import OLD_KEYS, schema
 
 MINIMAL = """
 target_language = "en"
@@ -58,14 +55,9 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-def test_a_minimal_recipe_has_defaults_and_its_file_name(load: Load, tmp_path: Path) -> None:
+def test_defaults_and_overrides_with_their_types(load: Load, tmp_path: Path) -> None:
     recipe = load()
-    assert recipe.name == "mine"
-    assert recipe.split.val == 0.05
-    assert recipe.sources[0].config.files == (f"{tmp_path}/pairs.tsv",)
-
-
-def test_overrides_win_and_keep_their_types(load: Load) -> None:
+    assert (recipe.name, recipe.split.val, recipe.sources[0].config.files) == ("mine", 0.05, (f"{tmp_path}/pairs.tsv",))
     recipe = load(
         *("split.val=0.2", "sources.mine.files=other.tsv", "fetch.allow_loopback=true", "name=other"),
         *('fetch.hosts."static.example.org".requests_per_s=5', "fetch.hosts.localhost.concurrency=3"),
@@ -83,7 +75,6 @@ def test_overrides_win_and_keep_their_types(load: Load) -> None:
         (["trian.steps=3"], r"unknown key trian: did you mean train"),
         (["split.by=2026-11-27"], r"split\.by is datetime\.date\(2026, 11, 27\), a type that no setting has"),
         (["split.val=nan"], r"split\.val must be a finite number, got nan"),
-        (["colour=red"], "unknown key colour"),
         (["build.shard_size=-5"], r"build\.shard_size must be positive, got -5"),
         (["fetch.allow_loopback=1"], r"fetch\.allow_loopback must be true or false, got 1"),
         (["consent.ignore=noai"], r"consent\.ignore names an unknown signal 'noai'\. The signals are .*train-ai"),
@@ -92,24 +83,20 @@ def test_overrides_win_and_keep_their_types(load: Load) -> None:
         (["sources.mine.kind=webpages"], r"sources\.mine\.kind is 'webpages': use one of .*pairs"),
         (["sources.mine.enabled=false"], "every source of the recipe is switched off"),
         (["sources.mine.enabled=False"], r"sources\.mine\.enabled must be true or false, got 'False'"),
-        (["sources.mine.flies=x"], r"unknown key sources\.mine\.flies"),
         (["build.shard_size"], "--set takes section.key=value"),
         (["target_language.x=1"], "target_language is not a section"),
         (["name=../up"], "name must consist of letters, digits"),
-        (["language_packs=[5]"], "language_packs must be a string, got 5"),
         (["fetch.contact=nobody"], r"fetch\.contact must be a mail address or a URL"),
         (["fetch.wikimedia_width=300"], r"fetch\.wikimedia_width must be 0 .*330"),
         (['fetch.hosts."http://example.org".concurrency=1'], "fetch.hosts names 'http://example.org'"),
         (['fetch.hosts."example.org".concurrency=0'], r"concurrency must be between 1"),
-        (['fetch.hosts."example.org.concurrency=1'], "--set takes section.key=value"),
         (['fetch.hosts."example.org".concurrencyy=4'], r"concurrencyy: did you mean concurrency"),
         (["train.steps=" + "9" * 5000], r"train\.steps must be a whole number, got '9999"),
-        (["train.steps=0x" + "f" * 9000], r"train\.steps is a number of 36000 bits"),
-        (["fetch.contact=" + "[" * 20_000], r"fetch\.contact must be"),
         (["data=caf\udce9"], r"data is 'caf\\udce9', which is not valid UTF-8"),
         (["target_language="], r"target_language  is not a language code"),
         (["fetch.hosts=example.org"], r"fetch\.hosts must be a table"),
-        (["translate=3"], r"translate must be a table of settings, got 3"),
+        (["sources.mine.limit=-1"], r"sources\.mine: limit must not be negative, got -1"),
+        (["split.val=true"], r"split\.val must be a number"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_path(load: Load, overrides: list[str], message: str) -> None:
@@ -130,32 +117,23 @@ def test_a_key_of_before_is_refused_with_what_holds_now(load: Load, key: str) ->
     assert name not in [field.name for field in fields(SECTIONS[table])]
 
 
-def test_a_key_that_has_another_name_now_says_that_name(load: Load) -> None:
+def test_an_old_key_says_its_new_name_or_what_holds_in_its_place(load: Load) -> None:
     with pytest.raises(SettingsError, match=r"^sources\.mine\.licence is no longer a setting: its name is license$"):
         load('sources.mine.licence="CC0-1.0"')
     assert load('sources.mine.license="CC0-1.0"').sources[0].rights.license == "CC0-1.0"
-
-
-@pytest.mark.parametrize(
-    ("key", "ignored"),
-    [
-        ("fetch.respect_robots_txt", ("robots.txt",)),
-        ("fetch.respect_robots_tag", ("tdm-reservation", "x-robots-tag")),
-    ],
-)
-def test_what_an_old_recipe_disregarded_is_said_in_consent(load: Load, key: str, ignored: tuple[str, ...]) -> None:
-    assert load(OLD_KEYS[key].partition("set ")[2]).fetch.consent.ignore == ignored
+    for key, ignored in (("robots_txt", ("robots.txt",)), ("robots_tag", ("tdm-reservation", "x-robots-tag"))):
+        instead = OLD_KEYS[f"fetch.respect_{key}"].partition("set ")[2]
+        assert load(instead).fetch.consent.ignore == ignored
 
 
 def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(load: Load) -> None:
     text = f'{MINIMAL}[consent]\nignore = ["x-robots-tag", "train-ai"]\n[fetch]\nthreads = 3\n'
-    recipe = load(text=text)
+    recipe, ignoring = load(text=text), load('consent.ignore=["train-ai"]', text=text)
     assert recipe.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai", "x-robots-tag")))
     assert recipe.consent == recipe.fetch.consent
-    assert what_settings(recipe)["fetch"]["consent"] == {"ignore": ["train-ai", "x-robots-tag"]}
     assert recipe.fetch == FetchConfig.from_values(json.loads(json.dumps(recipe.fetch.to_values())))
-    ignoring = load('consent.ignore=["train-ai"]', text=text)
     assert ignoring.fetch == FetchConfig(threads=3, consent=ConsentConfig(ignore=("train-ai",)))
+    assert what_settings(recipe)["fetch"]["consent"] == {"ignore": ["train-ai", "x-robots-tag"]}
     assert what_settings(ignoring) != what_settings(recipe), "other images come"
     assert "consent" not in schema(FetchConfig)["properties"]
 
@@ -168,16 +146,12 @@ def test_consent_is_a_section_of_its_own_and_a_part_of_how_images_are_fetched(lo
         ("[sources.mine]", "is not TOML"),
     ],
 )
-def test_a_line_that_is_missing_is_named(load: Load, line: str, message: str) -> None:
+def test_what_is_missing_is_named(load: Load, line: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         load(text=MINIMAL.replace(line, "[" if message == "is not TOML" else ""))
-
-
-def test_missing_recipes_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"there is no recipe 'klingon': .*scenes"):
-        load_recipe("klingon", root=tmp_path)
-    with pytest.raises(SettingsError, match="there is no recipe file"):
-        load_recipe(str(tmp_path / "absent.toml"), root=tmp_path)
+    for recipe, found in (("klingon", r"there is no recipe 'klingon': .*scenes"), ("./no.toml", "no recipe file")):
+        with pytest.raises(SettingsError, match=found):
+            load_recipe(recipe, root=tmp_path)
 
 
 WIT = """
@@ -229,29 +203,20 @@ def test_a_file_that_is_missing_is_told_with_its_table_and_how_to_do_without(tmp
                 ask()
 
 
-def test_paths_of_a_recipe_file_are_relative_to_it_and_those_of_overrides_to_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine" / "mymodel").mkdir(parents=True)
-    text = """
+PATHS = """
 target_language = "en"
 data = "files"
 language_packs = ["el.toml", "/packs/el.toml"]
 [sources.mine]
 kind = "pairs"
 files = ["a.tsv", "{data}/*.csv", "{root}/b.tsv", "~/c.tsv"]
-path_column = "image"
 images = "photos"
-caption_column = "caption"
-lang = "en"
-[sources.store]
-kind = "pairs"
-files = ["a.tsv"]
 path_column = "image"
-images = "s3://bucket/photos"
 caption_column = "caption"
 lang = "en"
+[sources.flickr8k]
+files = ["a.tsv"]
+images = "s3://bucket/photos"
 [test_sets.dev]
 kind = "list"
 files = ["dev.txt"]
@@ -263,7 +228,14 @@ round_trip = true
 [train]
 text_encoder = "dbmdz/bert-base-italian-xxl-cased"
 """
-    write(tmp_path / "mine", text)
+
+
+def test_paths_of_a_recipe_file_are_relative_to_it_and_those_of_overrides_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "mymodel").mkdir(parents=True)
+    write(tmp_path / "mine", PATHS)
     folder = str(tmp_path / "mine")
     recipe = load_recipe("mine/mine.toml", root=Path("catalog"))
     assert recipe.language_packs == (f"{folder}/el.toml", "/packs/el.toml")
@@ -273,10 +245,10 @@ text_encoder = "dbmdz/bert-base-italian-xxl-cased"
     assert recipe.translate.model == (f"{folder}/mymodel",), "a name that is a folder beside the recipe"
     assert recipe.translate.reverse_model == ("org/theirs",), "a name on the hub"
     assert recipe.train.text_encoder == "dbmdz/bert-base-italian-xxl-cased"
-    write(tmp_path / "mine", text.replace('data = "files"', ""))
-    assert load_recipe("mine/mine.toml", root=Path("catalog")).sources[0].config.files[1] == f"{folder}/data/*.csv"
     moved = load_recipe("mine/mine.toml", root=Path("catalog"), overrides=["data=here", "sources.mine.files={data}/c"])
     assert moved.sources[0].config.files == ("here/c",)
+    write(tmp_path / "mine", PATHS.replace('data = "files"', ""))
+    assert load_recipe("mine/mine.toml", root=Path("catalog")).sources[0].config.files[1] == f"{folder}/data/*.csv"
 
 
 @pytest.mark.parametrize(
@@ -293,29 +265,6 @@ def test_settings_are_the_same_as_texts_and_as_tables(tmp_path: Path, overrides:
     assert recipe.fetch.hosts == {"example.org": HostLimits(concurrency=3)}
 
 
-@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Cs",))))
-def test_any_text_of_python_or_of_a_form_survives(text: str) -> None:
-    assert override_values({"data": text}) == {"data": text}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KettleConfig:
-    temperature_c: float = 96.0
-    """Temperature at which it is
-    poured."""
-    places: tuple[Path, ...] = ()
-    maker: str | None = None
-
-
-def test_a_dataclass_says_what_its_fields_mean_and_no_number_is_guessed() -> None:
-    described = schema(KettleConfig)["properties"]["temperature_c"]
-    assert (described["description"], described["default"]) == ("Temperature at which it is poured.", 96.0)
-    assert read(KettleConfig, {"places": "a", "maker": ""}, "kettle") == KettleConfig(places=(Path("a"),))
-    for value in ("96", True, [96]):
-        with pytest.raises(SettingsError, match=r"kettle\.temperature_c must be a number, got "):
-            read(KettleConfig, {"temperature_c": value}, "kettle")
-
-
 def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(load: Load) -> None:
     def settings_with(*overrides: str) -> dict[str, Any]:
         recipe = load(*(f"sources.mine.{override}" for override in overrides))
@@ -325,8 +274,6 @@ def test_a_limit_of_a_source_is_in_keys_and_manifests_only_where_there_is_one(lo
     assert "limit" not in settings_with()
     assert settings_with("limit=0", "limit_seed=3") == settings_with()
     assert settings_with("limit=10") == {**settings_with(), "limit": 10, "limit_seed": 0}
-    with pytest.raises(SettingsError, match=r"sources\.mine: limit must not be negative, got -1"):
-        settings_with("limit=-1")
 
 
 def test_the_folder_of_a_recipe_is_no_pattern_and_no_model(tmp_path: Path) -> None:

@@ -61,16 +61,13 @@ EXAMPLES: Mapping[str, str] = {
 }
 # Examples that a section's block shows, where not all of its examples can be given together.
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "translate": ("engine", "beam_size"),
     "duplicates": ("keep", "merge_captions"),
-    "train": ("epochs", "lr"),
     "sources.wit": ("files", "languages"),
     "sources.mscoco": ("files", "images"),
     "sources.pairs": ("files", "path_column", "caption_column", "lang"),
     "test_sets.pairs": ("files", "path_column", "caption_column", "images"),
     "clean": ("order", "max_words"),
     "check": ("order", "max_proper_noun_share"),
-    "leaks": ("action", "min_caption_words"),
     "repeats": ("min_similarity", "max_images_per_caption"),
     "normalise": ("image_size", "resize_mode"),
 }

@@ -1,23 +1,17 @@
 """Which language a scored set's texts are in: other languages, short texts, mixed sets, none that is known."""
 
 import json
-import logging
 import re
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from data_catalog.errors import SettingsError
 from data_catalog.language_pack import LanguagePack
-from flows.cli import main
 from flows.recipe.language_packs import language_pack
-from flows.recipe.recipe import load_recipe
 from flows.scoreboard import with_language
 from training.scores.galleries import Gallery, LabelledImages, TextLanguage
 
@@ -43,16 +37,14 @@ Score = Callable[..., tuple[str, dict[str, Any]]]
 
 
 @pytest.fixture
-def score(random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Score:
+def score(random_clip: Callable[..., Path], tmp_path: Path, told: Any) -> Score:
     """`score(*words)`: what `vernaclip scoreboard` prints of a set, and the facts on it in its JSON."""
-    model = random_clip(ITALIAN)
+    options = ["--model", "random", f"folder={random_clip(ITALIAN)}", "--out", str(tmp_path / "out")]
 
     def called(*words: str) -> tuple[str, dict[str, Any]]:
-        capsys.readouterr()
-        options = ["--model", "random", f"folder={model}", "--out", str(tmp_path / "out")]
-        assert main(["scoreboard", *words, *options, "--set", "evaluate.bootstrap_rounds=10"]) == 0
+        out = told(["scoreboard", *words, *options, "--set", "evaluate.bootstrap_rounds=10"])
         (facts,) = json.loads((tmp_path / "out" / "scoreboard.json").read_text())["sets"]
-        return capsys.readouterr().out, facts
+        return out, facts
 
     return called
 
@@ -115,21 +107,18 @@ def judged(captions: Sequence[str], asked: str, stated: str | None = None) -> tu
     [
         (ENGLISH, "it", "en"),
         (JAPANESE, "it", "ja"),
-        ([text.upper() for text in ENGLISH], "it", "en"),
         (NOUNS, "it", "en"),
         (["A man rides a wave on top of a surfboard"] * 5000, "it", "en"),
         ([*ENGLISH * 20, *["😀 12:30", "2019", "..."] * 20], "it", "en"),
         (ITALIAN, "it", None),
         (NOUNS, "en", None),
-        (JAPANESE, "ja", None),
         ([*ITALIAN * 19, *ENGLISH], "it", None),  # a twentieth
     ],
 )
 def test_texts_in_another_language_are_told(
     texts: Sequence[str], asked: str, other: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        language, notes = judged(texts, asked)
+    language, notes = judged(texts, asked)
     if other is None:
         assert sum(language.looks_like.values()) <= 0.05
         assert language.num_judged
@@ -144,64 +133,53 @@ def test_texts_in_another_language_are_told(
 
 def test_a_set_that_is_mixed_is_told_and_not_called_another_language(caplog: pytest.LogCaptureFixture) -> None:
     """By turns, so that looking at every second caption would find one language alone."""
-    mixed = [text for pair in zip(ITALIAN, ENGLISH, strict=True) for text in pair] * 400
-    with caplog.at_level(logging.WARNING):
-        language, (note,) = judged([*mixed, *ITALIAN * 200], "it")
+    mixed = [text for pair in zip(ITALIAN, ENGLISH, strict=True) for text in pair] * 400 + ITALIAN * 200
+    found = judged(mixed, "it")
+    language, (note,) = found
     assert language.looks_like.keys() == {"en"}
     assert 0.35 < language.looks_like["en"] < 0.45
     assert "seem to be in another language than it (en " in note
     assert "say little" not in note
     assert not caplog.text
+    assert judged(mixed, "it") == found, "the same sample each time"
 
 
-def test_too_little_to_tell() -> None:
+def test_too_little_to_tell_is_said() -> None:
     language, notes = judged(["Roma", "ok", "1", "😀"], "it")
     assert (language.looks_like, language.num_judged) == ({}, 0)
     assert notes == ["the language of the captions was not checked: they have too few letters"]
     found = with_language(gallery(ITALIAN), "xx", LanguagePack.minimal("xx"))
     assert found.language == TextLanguage(asked="xx", stated=None, looks_like={}, num_judged=None)
-    assert found.notes[1:] == ("the language of the captions was not checked: no engine knows xx",)
+    assert "no engine knows xx" in found.notes[1]
 
 
-def test_a_language_that_is_stated() -> None:
+def test_a_language_that_is_stated_is_told_and_checked() -> None:
     language, notes = judged(ENGLISH, "it", "en")
     assert (language.stated, language.looks_like) == ("en", {})
     assert notes == ["the captions are stated to be in en, not in it"]
-    language, notes = judged(JAPANESE, "it", "en")
-    assert notes[0] == "the captions are stated to be in en, not in it"
-    assert "seem to be in another language than en (ja 100 %)" in notes[1]
+    assert "seem to be in another language than en (ja 100 %)" in judged(JAPANESE, "it", "en")[1][1]
     assert judged(ITALIAN, "it", "it")[1] == []
 
 
-def test_class_names_in_another_language() -> None:
+def test_class_names_in_another_language_are_told() -> None:
     pets = LabelledImages(name="pets", images=["a"], read=lambda _: b"", labels=[0], class_names=NOUNS)
     found = with_language(pets, "it", language_pack("it"))
     assert "checked class names seem to be in another language than it (en 100 %)" in found.notes[0]
 
 
-def test_the_same_sample_each_time() -> None:
-    texts = [*ITALIAN, *ENGLISH] * 1000
-    Random(5).shuffle(texts)
-    assert judged(texts, "it") == judged(texts, "it")
-
-
 def test_the_command_tells_of_captions_in_another_language(score: Score, tmp_path: Path) -> None:
     out, facts = score(*ASKED, *karpathy_set(tmp_path, ENGLISH))
-    assert "seem to be in another language than it (en 100 %). The scores say little about it" in out
-    assert "The scores say little about it" in (tmp_path / "out" / "scoreboard.md").read_text()
+    for told in (out, (tmp_path / "out" / "scoreboard.md").read_text()):
+        assert "The scores say little about it" in told
     assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {"en": 1.0}, "num_judged": 5}
-    out, _ = score(*ASKED, *karpathy_set(tmp_path, ITALIAN))
-    assert "another language" not in out
 
 
 def test_files_with_several_languages_state_it_by_the_choice(score: Score, tmp_path: Path) -> None:
     words = (*ASKED, *xtd10_set(tmp_path))
     out, _ = score(*words)
     assert "another language" not in out
-    assert "stated to be" not in out
     out, facts = score(*words, 'languages=["en"]')
     assert "the captions are stated to be in en, not in it" in out
-    assert "another language" not in out
     assert facts["language"]["stated"] == "en"
     out, facts = score(*words, 'languages=["en", "it"]')
     assert "only those in it are scored" in out
@@ -219,13 +197,13 @@ lang = "it"
 """
 
 
-def recipe_of_set(folder: Path, *said: str, more: str = "") -> tuple[str, ...]:
+def recipe_of_set(folder: Path, *said: str, more: str = "") -> list[str]:
     """The words for a recipe that says something of a test set."""
     held = [
         f"{key} = {json.dumps(value)}" for key, value in (w.split("=", 1) for w in karpathy_set(folder, ENGLISH)[2:])
     ]
     (folder / "own.toml").write_text("\n".join([RECIPE, more, "[test_sets.held]", *held, *said]), "utf-8")
-    return (str(folder / "own.toml"), "--root", str(folder / "root"), "--no-split")
+    return [str(folder / "own.toml"), "--root", str(folder / "root"), "--no-split"]
 
 
 def test_a_recipe_says_of_a_test_set_what_the_command_does(score: Score, tmp_path: Path) -> None:
@@ -238,94 +216,55 @@ def test_a_recipe_says_of_a_test_set_what_the_command_does(score: Score, tmp_pat
     assert by_recipe["language"] == {"asked": "it", "stated": "en", "looks_like": {}, "num_judged": 5}
 
 
-def test_stated_captions_are_not_translated_from_another_language(
-    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if shutil.which("apertium") is None:
-        pytest.skip("Apertium is not installed")
-    english = ["--english", f"open_clip={random_clip(ITALIAN)}", "engine=apertium", "pivot=ca"]
-    call = ["scoreboard", "--language", "it", "--out", str(tmp_path / "out"), *english]
-    assert main([*call, *karpathy_set(tmp_path, ENGLISH), "captions_in=en"]) == 1
-    error = capsys.readouterr().err
-    assert "flickr are stated to be in en, but texts for the model english-translated are translated from it" in error
-
-
-PROGRAM = """
+PROGRAM = f"""
 import pathlib, sys
-known = dict(zip(ENGLISH, ITALIAN))
+known = dict(zip({ENGLISH}, {ITALIAN}))
 for caption in sys.stdin:
     with pathlib.Path("asked").open("a") as log:
         log.write("x")
     print(known[caption.strip()], flush=True)
 """
+ENGINE = f'[translate]\nengine = "command"\ncommand = ["{sys.executable}", "{{recipe}}/translate.py"]'
+STATED, TRANSLATE = 'captions_in = "en"', "translate = true"
 
 
-def translating_recipe(folder: Path, *said: str) -> tuple[str, ...]:
-    """The words for a recipe whose engine, a program, knows five captions."""
-    program = folder / "translate.py"
-    program.write_text(f"{ENGLISH = }\n{ITALIAN = }\n{PROGRAM}", "utf-8")
-    engine = f'[translate]\nengine = "command"\ncommand = {json.dumps([sys.executable, str(program)])}'
-    return recipe_of_set(folder, *said, more=engine)
-
-
-def test_a_test_set_in_another_language_is_translated_where_that_is_asked_for(
+def test_a_test_set_in_another_language_is_translated_once_where_that_is_asked_for(
     score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = translating_recipe(tmp_path, 'captions_in = "en"', "translate = true")
+    Path("translate.py").write_text(PROGRAM, "utf-8")
     for _ in range(2):
-        out, facts = score(*words)
+        out, facts = score(*recipe_of_set(tmp_path, STATED, TRANSLATE, more=ENGINE))
         note = next(note for note in facts["notes"] if "machine" in note)
-        assert "all captions are translated by a machine (machine_translation) from en by command:" in note
-        assert "original captions: all captions are native, or written or validated by people" in note
+        assert "translated by a machine (machine_translation) from en by command:" in note
         assert out.count(note) == 1
         assert facts["language"] == {"asked": "it", "stated": None, "looks_like": {}, "num_judged": 5}
-        assert "another language" not in out
     assert Path("asked").read_text() == "xxxxx", "the root keeps translations"
 
 
-TRANSLATED = ('captions_in = "en"', "translate = true")
 ENGLISH_RECIPE = ("--set", "target_language=en", "--set", "sources.own.lang=en")
 
 
 @pytest.mark.parametrize(
     ("said", "more", "error"),
     [
-        (TRANSLATED[1:], (), r"test_sets\.held\.translate: .* translates from en, .* set captions_in"),
-        (('captions_in = "es"', "translate = true"), (), r"test_sets\.held\.translate: .* translates from en, "),
-        (('translate = "yes"',), (), r"test_sets\.held\.translate must be true or false"),
-        (TRANSLATED, ENGLISH_RECIPE, "the recipe translates nothing, as source_language is also en"),
+        ([TRANSLATE], (), r"held\.translate: .* translates from en, .* set captions_in"),
+        (['captions_in = "es"', TRANSLATE], (), r"held\.translate: .* translates from en, "),
+        (['translate = "yes"'], (), r"held\.translate must be true or false"),
+        ([STATED, TRANSLATE], ENGLISH_RECIPE, "the recipe translates nothing, as source_language is also en"),
+        (['captions_by = "bot"'], (), r"test_sets\.held: captions_by must be human or machine, got 'bot'"),
+        (['captions_in = "Italian"'], (), r"captions_in Italian is not a language code"),
+        (['captions_bye = "human"'], (), r"unknown key test_sets\.held\.captions_bye: .*captions_by"),
+        (
+            ['[test_sets.xtd10]\nfiles = ["gone.txt"]\ncaptions_in = "en"'],
+            (),
+            r"xtd10\.captions_in: the files state the languages",
+        ),
     ],
 )
-def test_what_no_engine_translates_is_refused_before_any_work(
-    said: Sequence[str], more: Sequence[str], error: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_wrongly_said_of_captions_is_refused_before_any_work(
+    said: Sequence[str], more: Sequence[str], error: str, tmp_path: Path, told: Any
 ) -> None:
-    words = [*translating_recipe(tmp_path, *said), *more, "--model", "x", "folder=gone"]
-    assert main(["scoreboard", *words]) == 1
-    assert re.search(error, capsys.readouterr().err)
+    words = [*recipe_of_set(tmp_path, *said, more=ENGINE), *more, "--model", "x", "folder=gone"]
+    assert re.search(error, told(["scoreboard", *words], code=1))
     assert not (tmp_path / "root").exists()
-
-
-def test_without_a_recipe_no_set_is_translated(
-    random_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    held = [*karpathy_set(tmp_path, ENGLISH), "captions_in=en", "translate=true"]
-    assert main(["scoreboard", *ASKED, "--model", "x", f"folder={random_clip(ITALIAN)}", *held]) == 1
-    assert "translate=true needs the engine of a recipe" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("kind", "said", "error"),
-    [
-        ("karpathy", 'captions_by = "bot"', r"test_sets\.karpathy: captions_by must be human or machine, got 'bot'"),
-        ("karpathy", "captions_by = 3", r"test_sets\.karpathy\.captions_by must be"),
-        ("karpathy", 'captions_in = "Italian"', r"captions_in Italian is not a language code"),
-        ("karpathy", 'captions_bye = "human"', r"unknown key test_sets\.karpathy\.captions_bye: .*captions_by"),
-        ("xtd10", 'captions_in = "en"', r"test_sets\.xtd10\.captions_in: the files state the languages"),
-    ],
-)
-def test_what_a_recipe_says_wrong_of_captions(kind: str, said: str, error: str, tmp_path: Path) -> None:
-    recipe = tmp_path / "own.toml"
-    recipe.write_text(f'{RECIPE}[test_sets.{kind}]\nfiles = ["gone.json"]\n{said}', "utf-8")
-    with pytest.raises(SettingsError, match=error):
-        load_recipe(str(recipe), root=tmp_path)

@@ -51,52 +51,52 @@ class TrainPackageConfig:
     """Settings of the training of a package; the defaults suit captions of a small domain and two cores."""
 
     vocabulary_size: int = 1000
-    """Most pieces of the vocabulary, which both languages share."""
+    """Maximum size of the vocabulary, which both languages share."""
     embed_dim: int = 128
-    """Width of the model: a multiple of twice `num_heads`."""
+    """Width of the model: a multiple of 2 × `num_heads`."""
     num_heads: int = 4
-    """Attention heads of each layer."""
+    """Number of attention heads per layer."""
     ffn_dim: int = 512
-    """Width of the feed-forward part of each layer."""
+    """Width of the feed-forward layers."""
     num_encoder_layers: int = 3
-    """Layers of the encoder."""
+    """Number of encoder layers."""
     num_decoder_layers: int = 2
-    """Layers of the decoder. Fewer translate faster."""
+    """Number of decoder layers. Fewer translate faster."""
     dropout: float = 0.1
-    """Share of activations that training sets to 0, from 0 to below 1."""
+    """Dropout rate, from 0 to below 1."""
     label_smoothing: float = 0.1
-    """Share of each target token's probability that is spread over all others, from 0 to below 1."""
+    """Label smoothing, from 0 to below 1."""
     num_steps: int = 2000
-    """Most steps of the optimizer."""
+    """Maximum number of optimizer steps."""
     warmup_steps: int = 200
-    """Steps until the learning rate is at its peak."""
+    """Steps until the learning rate peaks."""
     batch_tokens: int = 2048
-    """Padded positions of a batch: rows times the longest row."""
+    """Size of a batch: rows times the longest row."""
     lr: float = 2e-3
-    """Learning rate at its peak, after `warmup_steps`. It falls to 0 along half a cosine until `num_steps`."""
+    """Peak learning rate. It falls to 0 along half a cosine until `num_steps`."""
     weight_decay: float = 0.01
     """Weight decay."""
     average_decay: float = 0.99
-    """Decay of the moving average of the weights at each step, from 0 to below 1. The averaged weights are scored and
-    packed; 0 uses the weights without averaging."""
+    """Decay per step of the moving average of the weights, from 0 to below 1. The averaged weights are scored and
+    packed; 0 averages nothing."""
     num_held_out: int = 1000
-    """Pairs that are held out for validation, if no file of held-out pairs is given."""
+    """Number of pairs held out for validation, unless a file of them is given."""
     validate_every_steps: int = 200
-    """Steps between two validations. A validation translates the held-out pairs and writes a state to resume from."""
+    """Steps between validations, which translate the held-out pairs and write a checkpoint."""
     early_stop: int = 10
-    """Validations in a row without a better chrF after which training ends. 0 disables it."""
+    """Number of validations in a row without a better chrF after which training ends. 0 disables it."""
     precision: str = "fp32"
-    """Precision: "fp32", or "bf16" for autocast, which is faster on processors with bfloat16 instructions."""
+    """Precision: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
     check_languages: bool = True
-    """Drop pairs that are clearly in other languages, if these languages can be identified."""
+    """Drop pairs that are clearly in other languages."""
     seed: int = 1
     """Seed of initial weights, order and dropout."""
     package_version: str = "1.0"
-    """Version of the package: letters and digits, with . + - between them."""
+    """Version of the package: letters and digits, separated by . + or -."""
     license: str = "not stated"
     """License on the package's card, such as an SPDX identifier."""
     threads: int = 1
-    """Threads of torch. The order of sums depends on it, and so do the package's bytes. 0 uses torch's own number."""
+    """Number of torch threads, which affects the package's bytes. 0 uses torch's default."""
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -17,13 +17,7 @@ from data_catalog.downloads.registry import UpstreamSource, parse_registry
 
 CONFIG = DownloadConfig(timeout_s=5.0, num_tries=3, backoff_s=0.0)
 PLACE = "cc3m/train.tsv"
-TERMS = {
-    "title": "Some captions",
-    "license": "Some License 1.0",
-    "terms": "Do as you like.",
-    "page": "https://example.org/license",
-    "recorded_in": "a test",
-}
+TERMS = {"title": "Some captions", "license": "Some License 1.0", "terms": "Do as you like.", "recorded_in": "a test"}
 
 Fault = Callable[["_Handler"], None]
 
@@ -43,14 +37,13 @@ class Upstream(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def headers_of(self, path: str) -> list[dict[str, str]]:
-        """Return a header of each request."""
         return [headers for asked, headers in self.requests if asked == path]
 
     def status(self, code: int, **headers: str) -> Fault:
         return lambda handler: handler.answer(code, b"<html>sorry</html>", headers)
 
     def cut(self, num_bytes: int, data: bytes) -> Fault:
-        """Return a response that announces the whole file and ends after some bytes."""
+        """A response that announces the whole file and ends after some bytes."""
         return lambda handler: handler.answer(200, data[:num_bytes], version_of(data), announced=len(data))
 
 
@@ -107,8 +100,8 @@ class Site:
 
     def source(self, *files: Any, kind: str = "cc3m", **changes: str) -> UpstreamSource:
         """Return a source with entries of a registry."""
-        document = {"some": {"kind": kind, **TERMS, **changes, "files": list(files)}}
-        return parse_registry(document, named="registry")["some"]
+        known = {"kind": kind, "page": "https://example.org/license", **TERMS, **changes}
+        return parse_registry({"some": {**known, "files": list(files)}}, named="registry")["some"]
 
     def get(self, entry: Any, *, config: DownloadConfig = CONFIG, kind: str = "cc3m") -> list[FileResult]:
         """Download the file of an entry, without waits between tries."""

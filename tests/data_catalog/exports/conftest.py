@@ -19,28 +19,15 @@ BY = "Attribution License (http://creativecommons.org/licenses/by/2.0/)"
 NC = "Attribution-NonCommercial License (http://creativecommons.org/licenses/by-nc/2.0/)"
 
 
-def picture(number: int) -> bytes:
-    """A small JPEG of one colour."""
-    out = BytesIO()
-    Image.new("RGB", (40, 30), (number * 20 % 256, 90, 200)).save(out, "JPEG")
-    return out.getvalue()
-
-
 def pair(name: str, number: int, **given: Any) -> dict[str, Any]:
     """A published row of the source `photos`, with two captions."""
-    row: dict[str, Any] = dict.fromkeys(PAIRS.names)
+    Image.new("RGB", (40, 30), (number * 20 % 256, 90, 200)).save(picture := BytesIO(), "JPEG")
     sample_id = f"photos:{name}"
+    row: dict[str, Any] = dict.fromkeys(PAIRS.names)
+    row |= {"sample_id": sample_id, "source": "photos", "split": "train", "sha256": f"{number:064x}"}
+    row |= {"image": {"bytes": picture.getvalue(), "path": None}, "url": f"https://images.example/{number}.jpg"}
+    row |= {"width": 40, "height": 30, "original_width": 400, "original_height": 300}
     row |= {
-        "sample_id": sample_id,
-        "source": "photos",
-        "split": "train",
-        "image": {"bytes": picture(number), "path": None},
-        "width": 40,
-        "height": 30,
-        "original_width": 400,
-        "original_height": 300,
-        "sha256": f"{number:064x}",
-        "url": f"https://images.example/{number}.jpg",
         "caption_ids": [f"{sample_id}#0", f"{sample_id}#1"],
         "captions": [f"un cane numero {number}", f"il cane {number}"],
         "source_captions": [f"a dog number {number}", f"the dog {number}"],
@@ -83,19 +70,46 @@ SHARDS: dict[tuple[int, str], list[dict[str, Any]]] = {
     (1, "marked"): [pair("marked", 23, split="marked", license="CC0 1.0", leaks=["test_image coco: photos:marked"])],
 }
 
-Make = Callable[..., Snapshot]
+# What a build would commit, but for its files.
+MANIFEST: dict[str, Any] = {
+    "format": MANIFEST_FORMAT,
+    "dataset": "cani",
+    "snapshot": SNAPSHOT,
+    "build_key": "k",
+    "target_lang": "it",
+    "translator": "argos 1",
+    "settings": {"sources": {"photos": {"kind": "cc3m"}, "mine": {"kind": "pairs"}}, "split": {"by": "hash"}},
+    "sources": {
+        "photos": {"license": "images belong to <b>third parties</b>"},
+        "mine": {"license": "CC-BY-4.0", "rights": {"license": "CC-BY-4.0"}},
+    },
+    "test_sets": {},
+    "steps": [{"step": "ingest", "meaning": "reading", "rules": [], "reasons": {}}],
+    "funnel": [{"source": "photos", "step_number": 1, "step": "ingest", "read": 30, "kept": 28, "dropped": 2}],
+    "documents": [],
+    "tombstones": {"digest": None},
+    "drop_reasons": [],
+    "follows": [],
+}
 
 
 def make(root: Path, shards: Mapping[tuple[int, str], list[dict[str, Any]]] = SHARDS, **keys: Any) -> Snapshot:
     """Write a snapshot below `root`, of these shards and with these keys in its manifest."""
     folder = snapshot_folder(root, "cani", SNAPSHOT)
     (folder / "pairs").mkdir(parents=True)
-    pairs = [_write(folder, number, split, rows) for (number, split), rows in shards.items()]
-    return commit_snapshot(root, manifest(pairs) | keys)
+    pairs = []
+    for (number, split), rows in shards.items():
+        path = folder / "pairs" / f"{split}-{number:05d}.parquet"
+        with open_image_writer(path, PAIRS) as writer:
+            for start in range(0, len(rows), 2):  # several row groups
+                writer.write_table(pa.Table.from_pylist(rows[start : start + 2], schema=PAIRS))
+        pairs.append(file_entry(path, folder, rows=len(rows), split=split, shard=number))
+    files = {"pairs": pairs, "captions": [], "images": [], "lookup": []}
+    return commit_snapshot(root, MANIFEST | {"files": files} | keys)
 
 
 @pytest.fixture(scope="session")
-def make_snapshot() -> Make:
+def make_snapshot() -> Callable[..., Snapshot]:
     """The function `make`."""
     return make
 
@@ -110,36 +124,3 @@ def snapshot(tmp_path: Path) -> Snapshot:
 def make_pair() -> Callable[..., dict[str, Any]]:
     """The function `pair`."""
     return pair
-
-
-def _write(folder: Path, number: int, split: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    path = folder / "pairs" / f"{split}-{number:05d}.parquet"
-    with open_image_writer(path, PAIRS) as writer:
-        for start in range(0, len(rows), 2):  # several row groups
-            writer.write_table(pa.Table.from_pylist(rows[start : start + 2], schema=PAIRS))
-    return file_entry(path, folder, rows=len(rows), split=split, shard=number)
-
-
-def manifest(pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a build would commit."""
-    return {
-        "format": MANIFEST_FORMAT,
-        "dataset": "cani",
-        "snapshot": SNAPSHOT,
-        "build_key": "k",
-        "target_lang": "it",
-        "translator": "argos 1",
-        "settings": {"sources": {"photos": {"kind": "cc3m"}, "mine": {"kind": "pairs"}}, "split": {"by": "hash"}},
-        "sources": {
-            "photos": {"license": "images belong to <b>third parties</b>"},
-            "mine": {"license": "CC-BY-4.0", "rights": {"license": "CC-BY-4.0"}},
-        },
-        "test_sets": {},
-        "steps": [{"step": "ingest", "meaning": "reading", "rules": [], "reasons": {}}],
-        "funnel": [{"source": "photos", "step_number": 1, "step": "ingest", "read": 30, "kept": 28, "dropped": 2}],
-        "files": {"pairs": pairs, "captions": [], "images": [], "lookup": []},
-        "documents": [],
-        "tombstones": {"digest": None},
-        "drop_reasons": [],
-        "follows": [],
-    }

@@ -10,7 +10,6 @@ import shlex
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,17 +46,11 @@ def read_datasets(*args: Any, **options: Any) -> dict[str, Any]:
     return {split: list(map(described, rows)) for split, rows in found.items()}
 
 
-def config_names(folder: Path) -> list[str]:
-    from datasets import get_dataset_config_names
-
-    return list(get_dataset_config_names(str(folder)))
-
-
 def read_croissant(folder: Path) -> dict[str, Any]:
     import mlcroissant
 
     dataset = mlcroissant.Dataset(str(folder / "croissant.json"))
-    issues = dataset.metadata.ctx.issues
+    issues, published = dataset.metadata.ctx.issues, str(dataset.metadata.date_published)
     records = [
         {
             "sample_id": record["pair/sample_id"].decode(),
@@ -66,7 +59,6 @@ def read_croissant(folder: Path) -> dict[str, Any]:
         }
         for record in dataset.records("pair")
     ]
-    published = str(dataset.metadata.date_published)
     errors, warnings = sorted(issues.errors), sorted(issues.warnings)
     return {"errors": errors, "warnings": warnings, "records": records, "published": published}
 
@@ -88,27 +80,20 @@ def read_open_clip(folder: Path) -> dict[str, Any]:
     from open_clip_train.data import get_dataset_size, get_wds_dataset
 
     last = max(int(path.stem.removeprefix("train-")) for path in folder.glob("train-*.tar"))
-    args = Namespace(
-        train_data=f"{folder}/train-{{000000..{last:06d}}}.tar",
-        val_data=f"{folder}/val-000000.tar",
-        train_num_samples=None,
-        val_num_samples=None,
-        train_data_upsampling_factors=None,
-        dataset_resampled=False,
-        batch_size=2,
-        world_size=1,
-        workers=0,
-        seed=0,
+    names = ("train_num_samples", "val_num_samples", "train_data_upsampling_factors")
+    args = Namespace(**dict.fromkeys(names), dataset_resampled=False, batch_size=2, world_size=1, workers=0, seed=0)
+    args.train_data = f"{folder}/train-{{000000..{last:06d}}}.tar"
+    args.val_data = f"{folder}/val-000000.tar"
+    preprocess, tokenizer = open_clip.image_transform(32, is_train=False), open_clip.SimpleTokenizer()
+    train, val = (
+        get_wds_dataset(args, preprocess, is_train=is_train, tokenizer=tokenizer).dataloader
+        for is_train in (True, False)
     )
-    preprocess = open_clip.image_transform(32, is_train=False)
-    tokenizer = open_clip.SimpleTokenizer()
-    train = get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer)
-    val = get_wds_dataset(args, preprocess, is_train=False, tokenizer=tokenizer)
     return {
         "size": get_dataset_size(args.train_data),
-        "train": [[list(images.shape), list(texts.shape)] for images, texts in train.dataloader],
-        "val": [[list(images.shape), list(texts.shape)] for images, texts in val.dataloader],
-        "num_samples": train.dataloader.num_samples,
+        "train": [[list(images.shape), list(texts.shape)] for images, texts in train],
+        "val": [[list(images.shape), list(texts.shape)] for images, texts in val],
+        "num_samples": train.num_samples,
     }
 
 
@@ -140,18 +125,17 @@ def read_img2dataset(folder: Path) -> dict[str, Any]:
     return {"finished": finished, "rows": rows}
 
 
-READERS: dict[str, Callable[[], Any]] = {
-    "img2dataset": lambda: read_img2dataset(huggingface),
-    "datasets": lambda: read_datasets(str(huggingface)),
-    "datasets_links": lambda: read_datasets(str(huggingface), "links"),
-    "datasets_snapshot": lambda: read_datasets(str(snapshot)),
-    "datasets_tars": lambda: read_datasets(str(tars)),
-    "datasets_tars_links": lambda: read_datasets("parquet", data_dir=str(tars / "links")),
-    "configs_of_tars": lambda: config_names(tars),
-    "mlcroissant": lambda: read_croissant(huggingface),
-    "mlcroissant_snapshot": lambda: read_croissant(snapshot),
-    "webdataset": lambda: read_webdataset(tars),
-    "open_clip": lambda: read_open_clip(tars),
+answers = {
+    "img2dataset": read_img2dataset(huggingface),
+    "datasets": read_datasets(str(huggingface)),
+    "datasets_links": read_datasets(str(huggingface), "links"),
+    "datasets_snapshot": read_datasets(str(snapshot)),
+    "datasets_tars": read_datasets(str(tars)),
+    "datasets_tars_links": read_datasets("parquet", data_dir=str(tars / "links")),
+    "configs_of_tars": list(import_module("datasets").get_dataset_config_names(str(tars))),
+    "mlcroissant": read_croissant(huggingface),
+    "mlcroissant_snapshot": read_croissant(snapshot),
+    "webdataset": read_webdataset(tars),
+    "open_clip": read_open_clip(tars),
 }
-answers = {name: reader() for name, reader in READERS.items()}
 (cache / "answers.json").write_text(json.dumps(answers), encoding="utf-8")

@@ -14,6 +14,9 @@ from data_catalog.exports.sinks import sample_key
 
 CONSUMERS = Path(__file__).parent / "consumers.py"
 FREE = {"photos:free", "photos:../../etc/pass.wd", "photos:credited", *(f"photos:more-{n}" for n in range(4))}
+SIZES = {"train": 7, "validation": 2, "test": 1}
+IMAGE = ["JpegImageFile", 40, 30]
+CAPTIONS = ["un cane numero 1", "il cane 1"]
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +26,27 @@ def answers(tmp_path_factory: pytest.TempPathFactory, make_snapshot: Any) -> dic
     snapshot = make_snapshot(place / "catalog")
     write_documents(snapshot.folder, snapshot.manifest)
     huggingface = ExportConfig(format="huggingface", published="2026-01-31")
-    webdataset = ExportConfig(format="webdataset", samples_per_shard=3)
-    for config in (huggingface, webdataset):
+    for config in (huggingface, ExportConfig(format="webdataset", samples_per_shard=3)):
         export_snapshot(snapshot, config, place / config.format)
     cache = place / "cache"
     cache.mkdir()
-    folders = [place / "huggingface", place / "webdataset", snapshot.folder, cache]
-    ran = subprocess.run(
-        [sys.executable, CONSUMERS, *folders], capture_output=True, text=True, check=False, cwd=place, timeout=300
-    )
+    command = [sys.executable, CONSUMERS, place / "huggingface", place / "webdataset", snapshot.folder, cache]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place, timeout=300)
     assert ran.returncode == 0, ran.stderr[-4000:]
     found: dict[str, Any] = json.loads((cache / "answers.json").read_text())
     return found
 
 
+def sizes(splits: dict[str, list[Any]]) -> dict[str, int]:
+    return {split: len(rows) for split, rows in splits.items()}
+
+
 def test_datasets_loads_images_and_captions_by_split(answers: dict[str, Any]) -> None:
-    splits = answers["datasets"]
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 7, "validation": 2, "test": 1}
-    train = {row["sample_id"]: row for row in splits["train"]}
+    assert sizes(answers["datasets"]) == SIZES
+    train = {row["sample_id"]: row for row in answers["datasets"]["train"]}
     assert train.keys() == FREE
-    assert train["photos:free"]["image"] == ["JpegImageFile", 40, 30]
-    assert train["photos:free"]["captions"] == ["un cane numero 1", "il cane 1"]
-    assert train["photos:free"]["scores"] == [-0.25, None]
+    expected = {"image": IMAGE, "captions": CAPTIONS, "scores": [-0.25, None]}
+    assert expected.items() <= train["photos:free"].items()
 
 
 def test_datasets_loads_the_list_of_what_is_not_there(answers: dict[str, Any]) -> None:
@@ -58,8 +60,8 @@ def test_datasets_loads_the_list_of_what_is_not_there(answers: dict[str, Any]) -
 
 def test_a_snapshot_is_read_as_it_lies_in_the_catalog(answers: dict[str, Any]) -> None:
     splits = answers["datasets_snapshot"]
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 13, "validation": 2, "test": 1}
-    assert all(row["image"] == ["JpegImageFile", 40, 30] for rows in splits.values() for row in rows)
+    assert sizes(splits) == {"train": 13, "validation": 2, "test": 1}
+    assert all(row["image"] == IMAGE for rows in splits.values() for row in rows)
     assert "photos:marked" not in {row["sample_id"] for rows in splits.values() for row in rows}
     found = answers["mlcroissant_snapshot"]
     assert found["errors"] == []
@@ -68,13 +70,11 @@ def test_a_snapshot_is_read_as_it_lies_in_the_catalog(answers: dict[str, Any]) -
 
 
 def test_datasets_loads_tars_as_well(answers: dict[str, Any]) -> None:
-    splits = answers["datasets_tars"]
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 7, "validation": 2, "test": 1}
-    row = next(row for row in splits["train"] if row["json"]["sample_id"] == "photos:credited")
-    assert row["image"] == ["JpegImageFile", 40, 30]
-    assert row["txt"] == "un cane numero 3"
-    assert (row["json"]["captions"], row["json"]["caption_1"]) == (["un cane numero 3", "il cane 3"], "il cane 3")
-    assert (row["json"]["attribution"], row["json"]["caption_2"]) == ("A. Bianchi", None)
+    assert sizes(answers["datasets_tars"]) == SIZES
+    row = next(row for row in answers["datasets_tars"]["train"] if row["json"]["sample_id"] == "photos:credited")
+    assert (row["image"], row["txt"]) == (IMAGE, "un cane numero 3")
+    expected = {"captions": ["un cane numero 3", "il cane 3"], "caption_1": "il cane 3", "caption_2": None}
+    assert (expected | {"attribution": "A. Bianchi"}).items() <= row["json"].items()
 
 
 def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]) -> None:
@@ -83,19 +83,17 @@ def test_mlcroissant_finds_nothing_wrong_and_all_records(answers: dict[str, Any]
     assert found["published"].startswith("2026-01-31")
     captions = {record["sample_id"]: record["captions"] for record in found["records"]}
     assert captions.keys() == FREE | {"photos:val", "mine:val", "photos:test"}
-    assert captions["photos:free"] == ["un cane numero 1", "il cane 1"]
+    assert captions["photos:free"] == CAPTIONS
     assert all(record["size"] == [40, 30] for record in found["records"])
 
 
 def test_webdataset_has_every_caption_under_keys_that_are_safe(answers: dict[str, Any]) -> None:
     samples = {sample["json"]["sample_id"]: sample for sample in answers["webdataset"]}
-    assert samples.keys() == FREE
-    assert {sample["key"] for sample in samples.values()} == {sample_key(sample_id) for sample_id in FREE}
+    assert {name: sample["key"] for name, sample in samples.items()} == {name: sample_key(name) for name in FREE}
     free = samples["photos:free"]
-    assert free["size"] == [40, 30]
-    assert free["txt"] == free["json"]["caption"] == free["json"]["caption_0"] == "un cane numero 1"
-    assert free["json"]["captions"] == ["un cane numero 1", "il cane 1"]
-    assert free["json"]["caption_1"] == "il cane 1"
+    assert (free["size"], free["txt"]) == ([40, 30], CAPTIONS[0])
+    expected = {"caption": CAPTIONS[0], "caption_0": CAPTIONS[0], "caption_1": CAPTIONS[1], "captions": CAPTIONS}
+    assert expected.items() <= free["json"].items()
 
 
 def test_open_clips_own_loader_counts_and_batches(answers: dict[str, Any]) -> None:
@@ -111,8 +109,6 @@ def test_img2dataset_takes_the_list_by_the_cards_command(answers: dict[str, Any]
     assert found["finished"] == [True, True], "five images in two shards"
     rows = {row["sample_id"]: row for row in found["rows"]}
     assert len(rows) == 5
-    row = rows["photos:noncommercial"]
-    assert row["url"] == "https://images.example/5.jpg"
-    assert row["caption"] == "un cane numero 5"
-    assert row["page_url"] == "https://photos.example/5"
+    expected = {"url": "https://images.example/5.jpg", "caption": "un cane numero 5"}
+    assert (expected | {"page_url": "https://photos.example/5"}).items() <= rows["photos:noncommercial"].items()
     assert {row["status"] for row in rows.values()} == {"failed_to_download"}, "there is no network"

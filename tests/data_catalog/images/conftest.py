@@ -1,17 +1,15 @@
 """A web server on loopback that misbehaves in every way the real web does, and the images it serves."""
 
 import io
-import json
+import itertools
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socketserver import TCPServer
@@ -52,7 +50,7 @@ class HostileServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str) -> None:
         super().__init__((address, 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.behaviours: dict[str, Callable[[_Handler], None]] = {}
@@ -66,16 +64,7 @@ class HostileServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def url(self, path: str) -> str:
-        return f"http://{self.server_address[0]!s}:{self.server_address[1]}{path}"
-
-    def start(self) -> None:
-        """Serve in a thread of its own until `stop`."""
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-
-    def stop(self) -> None:
-        self.stopping.set()
-        self.shutdown()
-        self.server_close()
+        return f"http://{self.server_name}:{self.server_port}{path}"
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Clients that give up are what these tests are about."""
@@ -107,38 +96,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
 
-    def drip(self, head: bytes, byte: bytes) -> None:
-        """One byte every 50 ms, for ever."""
-        self.wfile.write(head)
-        while not self.server.stopping.wait(0.05):
-            self.wfile.write(byte)
-
     def log_message(self, *args: object) -> None:
         """Silence."""
 
 
+@contextmanager
+def serving(address: str) -> Iterator[HostileServer]:
+    with HostileServer(address) as site:
+        threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield site
+        site.stopping.set()
+        site.shutdown()
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[HostileServer]:
-    hostile = HostileServer()
-    hostile.start()
-    yield hostile
-    hostile.stop()
+    with serving("127.0.0.1") as hostile:
+        yield hostile
 
 
 @pytest.fixture(scope="session")
 def make_site() -> Iterator[Callable[[], HostileServer]]:
     """A factory of servers, each on a host of its own: 127.0.1.2, 127.0.1.3, ..."""
-    sites: list[HostileServer] = []
-
-    def start() -> HostileServer:
-        site = HostileServer(f"127.0.{1 + len(sites) // 250}.{2 + len(sites) % 250}")
-        sites.append(site)
-        site.start()
-        return site
-
-    yield start
-    for site in sites:
-        site.stop()
+    numbers = itertools.count(258)
+    with ExitStack() as sites:
+        yield lambda: sites.enter_context(serving("127.0.{}.{}".format(*divmod(next(numbers), 256))))
 
 
 class RequestLog:
@@ -175,16 +157,9 @@ def workers() -> Iterator[ImageWorkers]:
 @pytest.fixture(scope="session")
 def quick() -> FetchConfig:
     """Small limits, loopback allowed."""
-    return FetchConfig(
-        timeout_s=1.0,
-        deadline_s=2.0,
-        max_bytes=1_000_000,
-        max_redirects=3,
-        retries=0,
-        threads=48,
-        hosts={"127.0.0.1": HostLimits(concurrency=64, requests_per_s=0)},
-        allow_loopback=True,
-    )
+    limits = {"timeout_s": 1.0, "deadline_s": 2.0, "max_bytes": 1_000_000, "max_redirects": 3, "retries": 0}
+    hosts = {"127.0.0.1": HostLimits(concurrency=64, requests_per_s=0)}
+    return FetchConfig(**limits, threads=48, hosts=hosts, allow_loopback=True)
 
 
 @pytest.fixture(scope="session")
@@ -193,10 +168,9 @@ def make_requests() -> Callable[..., pa.Table]:
 
     def build(*rows: tuple[str | None, str | None, str | None] | str | None) -> pa.Table:
         triples = [row if isinstance(row, tuple) else (row, None, None) for row in rows]
-        columns: dict[str, list[str | None]] = {"sample_id": [f"test:{index}" for index in range(len(rows))]}
-        for place, name in enumerate(("url", "path", "location")):
-            columns[name] = [triple[place] for triple in triples]
-        return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+        requests = [(f"test:{index}", *triple) for index, triple in enumerate(triples)]
+        schema = pa.schema([(name, pa.string()) for name in ("sample_id", "url", "path", "location")])
+        return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in requests], schema)
 
     return build
 
@@ -204,13 +178,10 @@ def make_requests() -> Callable[..., pa.Table]:
 @pytest.fixture(scope="session")
 def pictures() -> dict[str, bytes]:
     """Image files, good and bad, by name."""
-    plain = gradient(120, 80)
+    plain, palette = gradient(120, 80), gradient(64, 48).quantize(16)
     jpeg = encode(plain, "JPEG")
     exif = Image.Exif()
     exif[0x0112] = 6
-    deep = Image.frombytes("I;16", (64, 48), b"".join(struct.pack("<H", 40_000) for _ in range(64 * 48)))
-    clear = Image.new("RGBA", (64, 48), (255, 0, 0, 0))
-    palette = gradient(64, 48).quantize(16)
     frames = [Image.new("RGB", (64, 48), colour) for colour in ("red", "green", "blue")]
     return {
         "plain.jpg": jpeg,
@@ -220,8 +191,8 @@ def pictures() -> dict[str, bytes]:
         "cmyk.jpg": encode(plain.convert("CMYK"), "JPEG"),
         "progressive.jpg": encode(plain, "JPEG", progressive=True),
         "grey.png": encode(plain.convert("L"), "PNG"),
-        "deep.png": encode(deep, "PNG"),
-        "clear.png": encode(clear, "PNG"),
+        "deep.png": encode(Image.new("I;16", (64, 48), 40_000), "PNG"),
+        "clear.png": encode(Image.new("RGBA", (64, 48), (255, 0, 0, 0)), "PNG"),
         "palette.png": encode(palette, "PNG", transparency=0),
         "bilevel.png": encode(plain.convert("1"), "PNG"),
         "cut.png": encode(plain, "PNG")[:-200],
@@ -232,7 +203,7 @@ def pictures() -> dict[str, bytes]:
         "still.gif": encode(palette, "GIF"),
         "animated.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "pages.tif": encode(plain, "TIFF", save_all=True, append_images=[plain]),
-        "stereo.mpo": encode(plain, "MPO", save_all=True, append_images=[gradient(120, 80)]),
+        "stereo.mpo": encode(plain, "MPO", save_all=True, append_images=[plain]),
         "float.tif": encode(Image.new("F", (64, 48), 0.5), "TIFF"),
         "icon.ico": encode(plain, "ICO"),
         "dot.png": encode(Image.new("RGB", (1, 1)), "PNG"),
@@ -257,18 +228,22 @@ def file_of() -> Callable[..., bytes]:
     return encode
 
 
+def _rows(path: Path, ids: Sequence[str]) -> Rows:
+    """The rows of a file, of these samples in order, each with bytes or a reason."""
+    rows: Rows = pq.read_table(path).to_pylist()
+    assert [row["sample_id"] for row in rows] == ids
+    assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
+    return rows
+
+
 @pytest.fixture
-def fetch(
-    workers: ImageWorkers, quick: FetchConfig, make_requests: Callable[..., pa.Table], tmp_path: Path
-) -> Callable[..., Rows]:
+def fetch(workers: ImageWorkers, quick: FetchConfig, make_requests: Any, tmp_path: Path) -> Callable[..., Rows]:
     """The rows that come of `fetch(*requests, config=quick, by=workers)`, read from the file."""
 
     def run(*requests: Any, config: FetchConfig = quick, by: ImageWorkers = workers) -> Rows:
-        by.fetch(make_requests(*requests), config, tmp_path / "raw.parquet", log=tmp_path / "log.parquet")
-        rows: Rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
-        assert [row["sample_id"] for row in rows] == [f"test:{index}" for index in range(len(requests))]
-        assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
-        return rows
+        table = make_requests(*requests)
+        by.fetch(table, config, tmp_path / "raw.parquet", log=tmp_path / "log.parquet")
+        return _rows(tmp_path / "raw.parquet", table.column("sample_id").to_pylist())
 
     return run
 
@@ -291,12 +266,8 @@ def normalise(workers: ImageWorkers, tmp_path_factory: pytest.TempPathFactory) -
         ]
         pq.write_table(pa.Table.from_pylist(raw, schema=RAW_IMAGES), out.with_suffix(".raw"))
         by.normalise(out.with_suffix(".raw"), config, out)
-        table = pq.read_table(out)
-        assert table.schema == IMAGES
-        rows: Rows = table.to_pylist()
-        assert [row["sample_id"] for row in rows] == [f"raw:{index}" for index in range(len(bodies))]
-        assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
-        return rows
+        assert pq.read_schema(out) == IMAGES
+        return _rows(out, [row["sample_id"] for row in raw])
 
     return run
 
@@ -310,59 +281,11 @@ def children() -> Callable[..., set[int]]:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 parent = int(stat.read_text().rpartition(")")[2].split()[1])
-                command = (stat.parent / "cmdline").read_bytes().split(b"\0")
+                words = (stat.parent / "cmdline").read_bytes().split(b"\0")
             except (OSError, IndexError):
                 continue  # it has ended meanwhile
-            if parent == (of or os.getpid()) and b"data_catalog.images.children" in command:
-                found |= {int(stat.parent.name)} if kind.encode() in command else set()
+            if parent == (of or os.getpid()) and {b"data_catalog.images.children", kind.encode()} <= {*words}:
+                found.add(int(stat.parent.name))
         return found
 
     return find
-
-
-# Runs in a process of its own, so that nothing but fetching and normalising is measured.
-_APART = """
-import json, resource, sys
-from pathlib import Path
-import pyarrow.parquet as pq
-from data_catalog.fetch.config import FetchConfig
-from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
-folder = Path(sys.argv[1])
-config = FetchConfig.from_values(json.loads((folder / "config.json").read_text()))
-with ImageWorkers() as workers:
-    workers.fetch(pq.read_table(folder / "requests"), config, folder / "raw")
-    workers.normalise(folder / "raw", NormaliseConfig(image_size=32), folder / "images")
-# Not RUSAGE_SELF: across fork and exec it keeps the size of the process that started this one.
-own_kb = Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]
-print(own_kb, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-
-
-@dataclass(frozen=True)
-class ShardRun:
-    """Rows by URL after fetching and after normalising, and the most memory in MB that one process took."""
-
-    raw: dict[str, dict[str, Any]]
-    images: dict[str, dict[str, Any]]
-    peak_mb: float
-
-
-@pytest.fixture(scope="session")
-def run_apart(
-    make_requests: Callable[..., pa.Table], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., ShardRun]:
-    """Fetches and normalises URLs, all different, in a process of its own whose environment has `variables`, too."""
-
-    def run(urls: Sequence[str], config: FetchConfig, **variables: str) -> ShardRun:
-        assert len(set(urls)) == len(urls)
-        folder = tmp_path_factory.mktemp("apart")
-        pq.write_table(make_requests(*urls), folder / "requests")
-        (folder / "config.json").write_text(json.dumps(config.to_values()))
-        command = [sys.executable, "-c", _APART, str(folder)]
-        done = subprocess.run(command, env={**os.environ, **variables}, stdout=subprocess.PIPE, check=True, text=True)
-        raw, images = (pq.read_table(folder / name).to_pylist() for name in ("raw", "images"))
-        peak_mb = max(map(int, done.stdout.split())) / 1024
-        return ShardRun(dict(zip(urls, raw, strict=True)), dict(zip(urls, images, strict=True)), peak_mb)
-
-    return run

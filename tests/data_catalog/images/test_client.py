@@ -4,6 +4,7 @@ import io
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,29 +24,27 @@ def loopback(host: str, port: int) -> list[str]:
     return ["127.0.0.1"]
 
 
+def read(url: str, **options: Any) -> bytes:
+    with GuardedClient(LIMITS, **options).get(url) as response:
+        assert response.url == url
+        return response.read_start(100)
+
+
 def test_the_host_header_names_the_host_and_the_connection_goes_to_the_checked_address(server: Any) -> None:
     server.files["/named"] = b"here"
-    port = server.server_address[1]
-    with GuardedClient(LIMITS, resolver=loopback).get(f"http://pictures.example:{port}/named") as response:
-        assert response.read_start(100) == b"here"
-        assert response.url == f"http://pictures.example:{port}/named"
-    assert server.seen["/named"]["Host"] == f"pictures.example:{port}"
+    place = f"pictures.example:{server.server_port}"
+    assert read(f"http://{place}/named", resolver=loopback) == b"here"
+    assert server.seen["/named"]["Host"] == place
     assert server.seen["/named"]["User-Agent"] == "probe/1"
 
 
-def test_the_next_address_is_tried_where_the_first_refuses(server: Any) -> None:
-    server.files["/second"] = b"here"
-    client = GuardedClient(LIMITS, resolver=lambda host, port: ["127.0.0.2", "::1", "127.0.0.1"])
-    with client.get(server.url("/second")) as response:
-        assert response.read_start(100) == b"here"
-
-
-def test_proxies_of_the_environment_are_not_used(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_address_is_tried_where_the_first_refuses_and_proxies_of_the_environment_are_not_used(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.files["/direct"] = b"here"
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
-    with GuardedClient(LIMITS).get(server.url("/direct")) as response:
-        assert response.read_start(100) == b"here"
+    assert read(server.url("/direct"), resolver=lambda host, port: ["127.0.0.2", "::1", "127.0.0.1"]) == b"here"
 
 
 def test_tls_asks_for_the_host_by_name() -> None:
@@ -62,7 +61,7 @@ def test_a_request_waits_for_its_turn_after_the_look_up_so_that_a_slow_one_delay
     server.behaviours["/turn"] = lambda it: it.answer(302, b"", Location="/next")
     server.files["/next"] = b"here"
     order: list[str] = []
-    client = GuardedClient(LIMITS, resolver=lambda host, port: (order.append("look up"), ["127.0.0.1"])[1])
+    client = GuardedClient(LIMITS, resolver=lambda host, port: order.append("look up") or loopback(host, port))
     hooks = Hooks(
         before_hop=lambda target: order.append(f"hop to {target.path}"),
         before_connect=lambda target: order.append(f"ask for {target.path}"),
@@ -79,9 +78,8 @@ def test_a_resolver_that_hangs_is_left_at_the_deadline() -> None:
         go_on.wait()
         return ["127.0.0.1"]
 
-    limits = Limits(timeout_s=5.0, deadline_s=0.1, max_bytes=CAP, max_redirects=2, user_agent="a/1")
     with pytest.raises(FetchError) as refused:
-        GuardedClient(limits, resolver=hang).get("http://slow.example/")
+        GuardedClient(replace(LIMITS, deadline_s=0.1), resolver=hang).get("http://slow.example/")
     go_on.set()
     assert (refused.value.reason, refused.value.detail) == ("dns", "no answer about slow.example in time")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import DamagedError, SettingsError
+from data_catalog.errors import SettingsError
 from data_catalog.fetch.client import Deadline, GuardedClient, Hooks, Limits
 from data_catalog.fetch.config import KNOWN_HOSTS, FetchConfig, HostLimits, HostPace, group_of
 from data_catalog.fetch.hosts import Hosts, LaterError
@@ -31,23 +31,26 @@ def test_a_limit_of_a_domain_holds_for_all_its_hosts() -> None:
     assert {host: group_of(host, named) for host in groups} == groups
 
 
-@pytest.mark.parametrize(
-    ("name", "limits", "pace"),
-    [
-        ("upload.wikimedia.org", HostLimits(concurrency=1), HostPace(concurrency=1, requests_per_s=10)),
-        ("upload.wikimedia.org", HostLimits(requests_per_s=0), HostPace(concurrency=2, requests_per_s=0)),
-        ("images.cocodataset.org", HostLimits(), KNOWN_HOSTS["images.cocodataset.org"]),
-        ("live.staticflickr.com", HostLimits(requests_per_s=1), HostPace(concurrency=8, requests_per_s=1)),
-        ("example.org", HostLimits(concurrency=5), HostPace(concurrency=5, requests_per_s=2)),
-    ],
-)
-def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is(name: str, limits: HostLimits, pace: HostPace) -> None:
-    config = FetchConfig(host_concurrency=3, host_requests_per_s=2, hosts={name: limits})
-    assert config.named_limits == {**KNOWN_HOSTS, name: pace}
+def test_what_a_recipe_leaves_out_of_a_host_stays_as_it_is() -> None:
+    hosts = {
+        "upload.wikimedia.org": (HostLimits(concurrency=1), HostPace(concurrency=1, requests_per_s=10)),
+        "thumb.wikimedia.org": (HostLimits(requests_per_s=0), HostPace(concurrency=2, requests_per_s=0)),
+        "images.cocodataset.org": (HostLimits(), KNOWN_HOSTS["images.cocodataset.org"]),
+        "live.staticflickr.com": (HostLimits(requests_per_s=1), HostPace(concurrency=8, requests_per_s=1)),
+        "example.org": (HostLimits(concurrency=5), HostPace(concurrency=5, requests_per_s=2)),
+    }
+    limits = {name: limits for name, (limits, _) in hosts.items()}
+    config = FetchConfig(host_concurrency=3, host_requests_per_s=2, hosts=limits)
+    assert config.named_limits == {**KNOWN_HOSTS, **{name: pace for name, (_, pace) in hosts.items()}}
     assert FetchConfig.from_values(config.to_values()) == config
 
 
-def test_what_is_no_name_of_a_host_and_limits_out_of_range_are_refused() -> None:
+def test_settings_out_of_range_name_their_field() -> None:
+    fields: list[tuple[str, Any]] = [("max_bytes", 0), ("max_host_bytes", 0), ("timeout_s", 0), ("threads", 0)]
+    fields += [("retries", 21), ("user_agent", "two\nlines"), ("contact", ""), ("contact", "someone")]
+    for field, value in [*fields, ("wikimedia_width", 300), ("ports", (0,))]:
+        with pytest.raises(SettingsError, match=rf"\.{field} must be"):
+            FetchConfig(**{field: value})
     for name in ("", "http://example.org", "example.org/a", "example.org:80", "*.org", "Example.org"):
         with pytest.raises(SettingsError, match="hosts"):
             FetchConfig(hosts={name: HostLimits()})
@@ -122,12 +125,6 @@ def test_a_clock_that_is_set_back_stops_nobody(two: tuple[Hosts, Hosts], monkeyp
     hosts.pause("c", SAID, 400.0)
     with pytest.raises(FetchError):
         hosts.raise_if_paused("c", 300.0)
-
-
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
-    (tmp_path / "hosts.sqlite").write_bytes(b"no database" * 1000)
-    with pytest.raises(DamagedError, match=r"hosts\.sqlite can't be used .*delete the file"):
-        Hosts(tmp_path, {}, ONE)
 
 
 # Several processes
@@ -213,104 +210,90 @@ def test_processes_that_begin_at_once_keep_concurrency_and_rate_together_and_non
 # robots.txt
 
 
-class Robots:
-    """A cache of robots.txt files as a process has it."""
+@pytest.fixture
+def robots_of(tmp_path: Path) -> Callable[[], Callable[..., float | str]]:
+    """A process's cache of robots.txt files: what asks it for the delay, or the reason of the failure, for a URL."""
+    limits = {"timeout_s": 5.0, "deadline_s": 5.0, "max_bytes": 100, "max_redirects": 2, "user_agent": "a/1"}
+    client = GuardedClient(Limits(**limits, allow_loopback=True))
 
-    def __init__(self, folder: Path) -> None:
-        limits = {"timeout_s": 5.0, "deadline_s": 5.0, "max_bytes": 100, "max_redirects": 2, "user_agent": "a/1"}
-        client = GuardedClient(Limits(**limits, allow_loopback=True))
-        self.cache = RobotsCache(Hosts(folder, {}, HostPace(requests_per_s=0)), client, "vernaclip")
+    def new() -> Callable[..., float | str]:
+        cache = RobotsCache(Hosts(tmp_path, {}, HostPace(requests_per_s=0)), client, "vernaclip")
 
-    def check(self, url: str, deadline_s: float = 5.0) -> float | str:
-        """The delay, or the reason of the failure."""
-        try:
-            return self.cache.check(parse_url(url), Deadline(deadline_s), Hooks()).crawl_delay
-        except FetchError as error:
-            return error.reason
+        def check(url: str, deadline_s: float = 5.0, hooks: Hooks = Hooks()) -> float | str:  # noqa: B008
+            try:
+                return cache.check(parse_url(url), Deadline(deadline_s), hooks).crawl_delay
+            except FetchError as error:
+                waits = "" if error.retry_after_s is None else f", wait {error.retry_after_s} s"
+                return f"{error.reason}{waits}"
+
+        return check
+
+    return new
 
 
 def test_many_threads_ask_for_robots_txt_once_and_the_next_process_not_at_all_for_a_day(
-    make_site: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_site: Any, robots_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = make_site()
+    site, check = make_site(), robots_of()
     everybody = threading.Barrier(16)
     rules = b"User-agent: *\nDisallow: /no\nCrawl-delay: 2"
     site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.1), it.answer(200, rules))
-    robots = Robots(tmp_path)
 
     def ask(number: int) -> float | str:
         everybody.wait()
-        return robots.check(site.url(f"/{'no' if number % 2 else 'yes'}/{number}"))
+        found: float | str = check(site.url(f"/{'no' if number % 2 else 'yes'}/{number}"))
+        return found
 
     with ThreadPoolExecutor(16) as threads:
         assert list(threads.map(ask, range(16))) == [2.0, "robots_txt"] * 8
     now = time.time()
     for later_s, num_requests in ((0.99 * A_DAY_S, 1), (1.01 * A_DAY_S, 2)):
         monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
-        assert Robots(tmp_path).check(site.url("/yes")) == 2.0
+        assert robots_of()(site.url("/yes")) == 2.0
         assert site.hits["/robots.txt"] == num_requests
 
 
-def test_those_who_wait_share_a_failure_and_those_who_come_later_ask_again(make_site: Any, tmp_path: Path) -> None:
-    site = make_site()
+def test_those_who_wait_share_a_failure_and_those_who_come_later_ask_again(make_site: Any, robots_of: Any) -> None:
+    site, check = make_site(), robots_of()
     asked, go_on = threading.Event(), threading.Event()
     site.behaviours["/robots.txt"] = lambda it: (asked.set(), go_on.wait(), it.reset())
-    robots = Robots(tmp_path)
     with ThreadPoolExecutor(8) as threads:
-        first = threads.submit(robots.check, site.url("/a"))
+        first = threads.submit(check, site.url("/a"))
         asked.wait()
-        others = [threads.submit(robots.check, site.url(f"/{number}")) for number in range(7)]
+        others = [threads.submit(check, site.url(f"/{number}")) for number in range(7)]
         while not all(future.running() for future in others):
             """All come before the failure is known; the last of them may yet be a moment too late."""
-        site.stopping.wait(0.3)
+        assert check(site.url("/b"), 0.3) == "timeout", "nobody waits longer than there is time"
         go_on.set()
         assert {first.result(), *(future.result() for future in others)} == {"connect"}
     assert site.hits["/robots.txt"] <= 3
     site.behaviours["/robots.txt"] = lambda it: it.answer(404, b"")
-    assert robots.check(site.url("/later")) == 0.0
+    assert check(site.url("/later")) == 0.0
 
 
-def test_nobody_waits_for_robots_txt_longer_than_there_is_time(make_site: Callable[[], Any], tmp_path: Path) -> None:
-    site = make_site()
-    asked = threading.Event()
-    site.behaviours["/robots.txt"] = lambda it: (asked.set(), it.server.stopping.wait(10))
-    robots = Robots(tmp_path)
-    with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(robots.check, site.url("/a"), 0.5)
-        asked.wait()
-        assert robots.check(site.url("/b"), 0.01) == "timeout"
-        assert first.result() == "timeout"
-
-
-def test_a_server_in_trouble_is_left_alone_for_a_while(make_site: Callable[[], Any], tmp_path: Path) -> None:
-    for headers, retry_after_s, num_requests in (({}, None, 1), ({"Retry_After": "7"}, 7.0, 3)):
-        site, robots = make_site(), Robots(tmp_path)
+def test_a_server_in_trouble_is_left_alone_for_a_while(make_site: Any, robots_of: Any) -> None:
+    for headers, waits, num_requests in (({}, "", 1), ({"Retry_After": "7"}, ", wait 7.0 s", 3)):
+        site, check = make_site(), robots_of()
         site.behaviours["/robots.txt"] = lambda it, headers=headers: it.answer(503, b"", **headers)
-        for _ in range(3):
-            with pytest.raises(FetchError, match="robots_unreachable") as refused:
-                robots.cache.check(parse_url(site.url("/a")), Deadline(5.0), Hooks())
-            assert (refused.value.http_status, refused.value.retry_after_s) == (503, retry_after_s)
+        assert [check(site.url("/a")) for _ in range(3)] == [f"robots_unreachable{waits}"] * 3
         assert site.hits["/robots.txt"] == num_requests  # with a Retry-After, the host is paused
 
 
 def test_each_request_for_robots_txt_is_announced_and_its_size_does_not_depend_on_the_cap_of_images(
-    make_site: Callable[[], Any], tmp_path: Path
+    make_site: Any, robots_of: Any
 ) -> None:
     site = make_site()
     site.behaviours["/robots.txt"] = lambda it: it.answer(302, b"", Location="/other.txt")
     site.files["/other.txt"] = b"# a hundred bytes are all that an image may have\n" * 9 + b"User-agent: *\nDisallow: /"
     announced: list[Target] = []
-    with pytest.raises(FetchError, match="robots_txt"):
-        Robots(tmp_path).cache.check(parse_url(site.url("/a")), Deadline(5.0), Hooks(before_connect=announced.append))
+    assert robots_of()(site.url("/a"), hooks=Hooks(before_connect=announced.append)) == "robots_txt"
     assert [target.path for target in announced] == ["/robots.txt", "/other.txt"]
 
 
-def test_far_more_hosts_than_memory_is_given_to_are_all_right(make_site: Callable[[], Any], tmp_path: Path) -> None:
-    sites = [make_site() for _ in range(10)]
+def test_far_more_hosts_than_memory_is_given_to_are_all_right(make_site: Any, robots_of: Any) -> None:
+    sites, check = [make_site() for _ in range(10)], robots_of()
     for site in sites:
         site.files["/robots.txt"] = b"User-agent: *\nDisallow: /no\n#" + b"x" * 510_000
-    robots = Robots(tmp_path)
     for _ in range(2):
-        assert [robots.check(site.url("/no")) for site in sites] == ["robots_txt"] * 10
-        assert [robots.check(site.url("/yes")) for site in sites] == [0.0] * 10
+        assert [check(site.url(path)) for site in sites for path in ("/no", "/yes")] == ["robots_txt", 0.0] * 10
     assert {site.hits["/robots.txt"] for site in sites} == {1}

@@ -16,14 +16,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_catalog.errors import DamagedError, DefectError, DiskError, SettingsError
+from data_catalog.errors import DamagedError, DefectError, DiskError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.shard import FETCH_LOG
@@ -40,8 +39,12 @@ def own_workers(tmp_path: Path) -> Iterator[ImageWorkers]:
         yield image_workers
 
 
+def column(name: str, rows: list[dict[str, Any]]) -> list[Any]:
+    return [row[name] for row in rows]
+
+
 def reasons(rows: list[dict[str, Any]]) -> list[str | None]:
-    return [row["drop_reason"] for row in rows]
+    return column("drop_reason", rows)
 
 
 def wait_for_bytes(folder: Path, name: str) -> Path:
@@ -62,16 +65,13 @@ def test_only_the_row_that_kills_the_child_whenever_it_is_fetched_is_given_up(
     waits, kills = sorted((make_site(), make_site()), key=lambda site: site.url("/"))
     others = children("fetch")
 
-    def kill() -> None:
-        for pid in children("fetch") - others:
-            os.kill(pid, signal.SIGKILL)
-
     def kill_beside_another(it: Any) -> None:
         while not kills.hits["/beside"]:
             time.sleep(0.01)
-        kill()
+        for pid in children("fetch") - others:
+            os.kill(pid, signal.SIGKILL)
 
-    server.files.update({f"/gallery/{index}": bytes([index]) for index in range(12)})
+    server.files |= {f"/gallery/{index}": bytes([index]) for index in range(12)}
     waits.behaviours["/a"] = lambda it: it.answer(200, b"x") if waits.hits["/a"] > 3 else it.answer(503, b"")
     kills.behaviours["/always"] = kill_beside_another
     kills.behaviours["/beside"] = lambda it: (
@@ -83,7 +83,7 @@ def test_only_the_row_that_kills_the_child_whenever_it_is_fetched_is_given_up(
     config = replace(quick, threads=2, retries=9, backoff_s=0.2, consent=ConsentConfig(ignore=("robots.txt",)))
     rows = fetch(*urls, config=config, by=own_workers)
     bodies = [bytes([index]) for index in range(12)]
-    assert [row["bytes"] for row in rows] == [*bodies[:5], b"x", None, b"in the end", *bodies[5:]]
+    assert column("bytes", rows) == [*bodies[:5], b"x", None, b"in the end", *bodies[5:]]
     assert rows[6]["drop_reason"] == "fetch_crash"
     assert (kills.hits["/always"], kills.hits["/beside"]) == (3, 2)
 
@@ -95,21 +95,18 @@ def test_children_keep_no_file_and_no_socket(server: Any, own_workers: ImageWork
         (pid,) = children("fetch") - others
         return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
-    paths = ["/fd/good", "/fd/missing", "/fd/hop", "/fd/cut", "/fd/reset", "/fd/closed", "/fd/noise", "/fd/noai"]
     server.files["/fd/good"] = b"x"
-    server.behaviours.update(
-        {
-            "/fd/hop": lambda it: it.answer(302, b"", Location="/fd/good"),
-            "/fd/cut": lambda it: it.answer(200, b"x", 100),
-            "/fd/reset": lambda it: it.reset(),
-            "/fd/closed": lambda it: it.connection.close(),
-            "/fd/noise": lambda it: it.wfile.write(bytes(100)),
-            "/fd/noai": lambda it: it.answer(200, b"x", X_Robots_Tag="noai"),
-        }
-    )
-    fetch(*map(server.url, paths), by=own_workers)
+    server.behaviours |= {
+        "/fd/hop": lambda it: it.answer(302, b"", Location="/fd/good"),
+        "/fd/cut": lambda it: it.answer(200, b"x", 100),
+        "/fd/reset": lambda it: it.reset(),
+        "/fd/closed": lambda it: it.connection.close(),
+        "/fd/noise": lambda it: it.wfile.write(bytes(100)),
+    }
+    urls = [server.url(f"/fd/{name}") for name in ("good", "missing", "hop", "cut", "reset", "closed", "noise")]
+    fetch(*urls, by=own_workers)
     before = num_open_files()
-    fetch(*[f"{server.url(path)}?{number}" for path in paths for number in range(25)], by=own_workers)
+    fetch(*[f"{url}?{number}" for url in urls for number in range(25)], by=own_workers)
     assert num_open_files() <= before
 
 
@@ -121,12 +118,12 @@ def test_the_log_tells_of_tries_and_times(server: Any, quick: FetchConfig, fetch
     log = pq.read_table(tmp_path / "log.parquet")
     assert log.schema == FETCH_LOG
     rows = log.to_pylist()
-    assert [row["url"] for row in rows] == urls
-    assert [row["sample_id"] for row in rows] == [f"test:{number}" for number in range(4)]
-    assert [row["drop_reason"] for row in rows] == ["http_503", None, "private_address", "bad_url"]
-    assert [row["http_status"] for row in rows] == [503, 200, None, None]
-    assert [row["tries"] for row in rows] == [3, 1, 1, None]
-    assert [row["asked_at"] is None for row in rows] == [False, False, True, True]
+    assert column("url", rows) == urls
+    assert column("sample_id", rows) == [f"test:{number}" for number in range(4)]
+    assert reasons(rows) == ["http_503", None, "private_address", "bad_url"]
+    assert column("http_status", rows) == [503, 200, None, None]
+    assert column("tries", rows) == [3, 1, 1, None]
+    assert [asked_at is None for asked_at in column("asked_at", rows)] == [False, False, True, True]
     assert rows[0]["asked_at"] <= datetime.now(UTC) + timedelta(milliseconds=1)
     assert all(row["asking_s"] >= 0 and row["waiting_s"] >= 0 for row in rows[:3])
 
@@ -134,10 +131,10 @@ def test_the_log_tells_of_tries_and_times(server: Any, quick: FetchConfig, fetch
 def test_a_folder_of_hosts_that_vanishes_hangs_nobody_and_a_damaged_file_in_it_is_named(
     server: Any, own_workers: ImageWorkers, quick: FetchConfig, fetch: Any, tmp_path: Path
 ) -> None:
-    server.files.update({f"/vanished/{number}": b"x" for number in range(40)})
-    hosts = tmp_path / "hosts"
-    server.behaviours["/vanished/20"] = lambda it: (hosts.rename(tmp_path / "gone"), it.answer(200, b"x"))
-    urls = [server.url(f"/vanished/{number}") for number in range(40)]
+    hosts, paths = tmp_path / "hosts", [f"/vanished/{number}" for number in range(40)]
+    server.files |= dict.fromkeys(paths, b"x")
+    server.behaviours[paths[20]] = lambda it: (hosts.rename(tmp_path / "gone"), it.answer(200, b"x"))
+    urls = [server.url(path) for path in paths]
     assert reasons(fetch(*urls, config=replace(quick, threads=4), by=own_workers)) == [None] * 40
     hosts.mkdir()
     (hosts / "hosts.sqlite").write_bytes(b"this is no database" * 100)
@@ -172,10 +169,11 @@ with ImageWorkers(folder / "hosts") as workers:
 
 
 def test_a_child_whose_parent_is_killed_stops_asking_and_writing(
-    server: Any, children: Any, make_requests: Callable[..., pa.Table], tmp_path: Path
+    server: Any, children: Any, make_requests: Any, tmp_path: Path
 ) -> None:
-    server.files.update({f"/orphan/{number}": bytes(1000) for number in range(5000)})
-    pq.write_table(make_requests(*[server.url(f"/orphan/{number}") for number in range(5000)]), tmp_path / "requests")
+    paths = [f"/orphan/{number}" for number in range(5000)]
+    server.files |= dict.fromkeys(paths, bytes(1000))
+    pq.write_table(make_requests(*map(server.url, paths)), tmp_path / "requests")
     parent = subprocess.Popen([sys.executable, "-c", PARENT, tmp_path])
     bodies = wait_for_bytes(tmp_path, "bodies.bin")
     (pid,) = children("fetch", parent.pid)
@@ -240,7 +238,7 @@ def strike(children: Any, begun: Callable[[], Any], signal_number: int, times: i
 
 
 def test_a_decoding_child_that_stops_costs_no_image(
-    own_workers: ImageWorkers, children: Any, pictures: dict[str, bytes], normalise: Any, tmp_path: Path
+    own_workers: Any, children: Any, pictures: Any, normalise: Any, tmp_path: Path
 ) -> None:
     attacker = strike(children, lambda: wait_for_bytes(tmp_path, "pictures.bin"), signal.SIGSTOP, 1)
     bodies = [pictures["plain.jpg"]] * 3000
@@ -250,7 +248,7 @@ def test_a_decoding_child_that_stops_costs_no_image(
 
 
 def test_a_decoding_child_that_is_killed_while_it_starts_blames_no_image(
-    own_workers: ImageWorkers, children: Any, pictures: dict[str, bytes], normalise: Any
+    own_workers: Any, children: Any, pictures: Any, normalise: Any
 ) -> None:
     attacker = strike(children, lambda: None, signal.SIGKILL, 2)
     assert reasons(normalise([pictures["plain.jpg"]] * 3, by=own_workers)) == [None] * 3
@@ -303,46 +301,33 @@ def test_threads_have_a_child_each_and_the_same_bytes_give_the_same_files(
     tmp_path: Path,
 ) -> None:
     names = ("plain.jpg", "dot.png", "grey.png")
-    server.files.update({f"/gallery/{name}": pictures[name] for name in names})
+    server.files |= {f"/gallery/{name}": pictures[name] for name in names}
     requests = make_requests(*[server.url(f"/gallery/{name}") for name in names], None)
 
     def work(threads: int) -> list[bytes]:
-        folder = tmp_path / str(threads)
-        folder.mkdir()
-        workers.fetch(requests, replace(quick, threads=threads), folder / "raw")
-        workers.normalise(folder / "raw", SMALL, folder / "images")
-        return [(folder / name).read_bytes() for name in ("raw", "images")]
+        raw, images = tmp_path / f"raw-{threads}", tmp_path / f"images-{threads}"
+        workers.fetch(requests, replace(quick, threads=threads), raw)
+        workers.normalise(raw, SMALL, images)
+        return [raw.read_bytes(), images.read_bytes()]
 
     with ThreadPoolExecutor(2) as executor:
         one, other = executor.map(work, (1, 7))
     assert one == other
-    assert reasons(pq.read_table(tmp_path / "1" / "images").to_pylist()) == [None, "too_small", None, "bad_url"]
+    assert reasons(pq.read_table(tmp_path / "images-1").to_pylist()) == [None, "too_small", None, "bad_url"]
 
 
 def test_originals_are_kept_where_asked_for(pictures: dict[str, bytes], normalise: Any) -> None:
     bodies = [pictures["plain.jpg"], pictures["dot.png"], pictures["palette.png"]]
     for keep in (False, True):
         rows = normalise(bodies, replace(SMALL, keep_original=keep))
-        assert [row["original"] for row in rows] == ([bodies[0], None, bodies[2]] if keep else [None] * 3)
-        assert [row["original_format"] for row in rows] == ["JPEG", "PNG", "PNG"]
-        assert [row["thumbnail"] is None for row in rows] == [False, True, False]
+        assert column("original", rows) == ([bodies[0], None, bodies[2]] if keep else [None] * 3)
+        assert column("original_format", rows) == ["JPEG", "PNG", "PNG"]
+        assert [thumbnail is None for thumbnail in column("thumbnail", rows)] == [False, True, False]
 
 
 def test_a_full_or_absent_disk_is_a_shard_error(workers: Any, quick: Any, make_requests: Any, tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot be written"):
         workers.fetch(make_requests(None), quick, tmp_path / "absent" / "raw.parquet")
-
-
-def test_settings_out_of_range_name_their_field() -> None:
-    of_fetch: list[tuple[str, Any]] = [("max_bytes", 0), ("max_host_bytes", 0), ("timeout_s", 0), ("threads", 0)]
-    of_fetch += [("retries", 21), ("user_agent", "two\nlines"), ("contact", ""), ("contact", "someone")]
-    of_fetch += [("wikimedia_width", 300), ("ports", (0,))]
-    of_normalise: list[tuple[str, Any]] = [("image_size", 0), ("encode_quality", 101), ("max_aspect_ratio", 0.5)]
-    of_normalise += [("resize_mode", "stretch"), ("matte", "white"), ("memory_bytes", 1)]
-    for section, fields in ((FetchConfig, of_fetch), (NormaliseConfig, of_normalise)):
-        for field, value in fields:
-            with pytest.raises(SettingsError, match=rf"\.{field} must be"):
-                section(**{field: value})
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

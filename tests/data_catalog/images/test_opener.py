@@ -3,9 +3,9 @@
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
 from typing import IO
@@ -22,8 +22,8 @@ from data_catalog.fetch.hosts import Hosts, LaterError
 from data_catalog.fetch.opener import Opener, is_placeholder
 from data_catalog.fetch.urls import FetchError, parse_url, thumbnail_url
 
-ORIGINAL = "https://upload.wikimedia.org/wikipedia/commons/a/ab/Cat.jpg"
-THUMBNAIL = "https://upload.wikimedia.org/wikipedia/commons/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
+COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
+ORIGINAL, THUMBNAIL = f"{COMMONS}/a/ab/Cat.jpg", f"{COMMONS}/thumb/a/ab/Cat.jpg/500px-Cat.jpg"
 CONFIG = FetchConfig(consent=ConsentConfig(ignore=("robots.txt",)), backoff_s=0.001)
 
 TOO_LARGE = bytes(100)
@@ -31,13 +31,12 @@ TOO_LARGE = bytes(100)
 Answer = bytes | Exception
 
 
+@dataclass
 class FakeResponse:
-    status = 200
-
-    def __init__(self, url: str, body: bytes) -> None:
-        self.url = url
-        self.headers = Message()
-        self._body = body
+    url: str
+    body: bytes
+    status: int = 200
+    headers: Message = field(default_factory=Message)
 
     def __enter__(self) -> "FakeResponse":
         return self
@@ -46,8 +45,8 @@ class FakeResponse:
         """Nothing is open."""
 
     def copy_to(self, sink: IO[bytes]) -> None:
-        sink.write(self._body)
-        if self._body == TOO_LARGE:
+        sink.write(self.body)
+        if self.body == TOO_LARGE:
             raise FetchError("too_large")
 
 
@@ -58,13 +57,14 @@ class FakeWeb:
         self.answers = answers
         self.redirects: dict[str, list[str]] = {}
         self.asked: Counter[str] = Counter()
+        self.before: Callable[[], None] = lambda: None  # is called as a request begins
 
     def get(self, url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
+        self.before()
         hooks.before_connect(parse_url(url))
         for target in self.redirects.get(url, ()):
             hooks.before_hop(parse_url(target))
-        answers = self.answers[url]
-        answer = answers[min(self.asked[url], len(answers) - 1)]
+        answer = self.answers[url][: self.asked[url] + 1][-1]
         self.asked[url] += 1
         if isinstance(answer, FetchError):
             answer.url = answer.url or url
@@ -84,12 +84,8 @@ def opener_of(web: FakeWeb, hosts: Hosts, config: FetchConfig, *urls: str) -> Op
     return Opener(urls, config, client, hosts, on_begin=lambda url: None, new_body=io.BytesIO)
 
 
-def outcomes(opener: Opener) -> list[bytes | str]:
-    """The body, or the reason, of each URL in order, each asked for as often as it is to be."""
-    return [outcome(opener, url) for url in opener.states]
-
-
 def outcome(opener: Opener, url: str) -> bytes | str:
+    """The body, or the reason, of a URL that is asked for as often as it is to be."""
     while True:
         try:
             opener.open(Request(url))
@@ -101,6 +97,10 @@ def outcome(opener: Opener, url: str) -> bytes | str:
             body = opener.states[url].body
             assert isinstance(body, io.BytesIO)
             return body.getvalue()
+
+
+def outcomes(opener: Opener) -> list[bytes | str]:
+    return [outcome(opener, url) for url in opener.states]
 
 
 def http(status: int, retry_after_s: float | None = None) -> FetchError:
@@ -138,9 +138,7 @@ def test_a_parser_that_trips_over_an_answer_costs_one_row(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble",
-    [OSError(28, "No space left on device"), DiskError("No space, says SQLite"), PipelineError("No space: EIO")],
-    ids=repr,
+    "trouble", [OSError(28, "No space"), DiskError("No space"), PipelineError("No space")], ids=repr
 )
 def test_trouble_of_the_machine_ends_the_shard(trouble: Exception, hosts: Hosts) -> None:
     urls = ["http://a.example/1", "http://a.example/2"]
@@ -155,14 +153,8 @@ def test_trouble_of_the_machine_ends_the_shard(trouble: Exception, hosts: Hosts)
 
 def test_a_host_that_is_closed_while_a_row_waits_for_it_is_not_waited_for(hosts: Hosts) -> None:
     web = FakeWeb({"http://a.example/0": [b"x"]})
+    web.before = lambda: hosts.pause("a.example", http(429), 86_400.0)  # as another thread is told
     opener = opener_of(web, hosts, CONFIG, *web.answers)
-    before = web.get
-
-    def closed_meanwhile(url: str, *, deadline: Deadline, hooks: Hooks) -> FakeResponse:
-        hosts.pause("a.example", http(429), 86_400.0)  # as another thread is told
-        return before(url, deadline=deadline, hooks=hooks)
-
-    web.get = closed_meanwhile  # type: ignore[method-assign]
     with pytest.raises(FetchError, match="http_429"):
         opener.open(Request("http://a.example/0"))
     assert (opener.states["http://a.example/0"].due, opener.states["http://a.example/0"].tries) == (0.0, 1)
@@ -206,12 +198,6 @@ def test_a_host_that_refuses_whatever_is_asked_is_given_up(hosts: Hosts) -> None
     assert web.asked.total() <= 3 * 8 + 3  # three tries of all that may be asked at once
 
 
-def test_a_long_backoff_is_no_wait_that_a_server_asks_for(hosts: Hosts) -> None:
-    web = FakeWeb({"http://a.example/0": [http(500), b"x"]})
-    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=0.5, max_wait_s=0.1), *web.answers)
-    assert outcomes(opener) == [b"x"]
-
-
 def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts: Hosts) -> None:
     web = FakeWeb({"http://a.example/0": [http(503, retry_after_s=100.0)], "http://a.example/1": [b"x"]})
     opener = opener_of(web, hosts, CONFIG, *web.answers)
@@ -227,7 +213,8 @@ def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts:
 def test_waits_between_tries_grow_up_to_a_bound(hosts: Hosts) -> None:
     url = "http://a.example/0"
     web = FakeWeb({url: [FetchError("dns")]})
-    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=2.0, retries=20, max_wait_s=1000.0), url)
+    # What a server may ask for is no limit of a backoff.
+    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=2.0, retries=20, max_wait_s=0.1), url)
     for number in range(1, 11):
         started = time.monotonic()
         with pytest.raises(LaterError):
@@ -257,47 +244,34 @@ def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
     assert f"250 bytes of {whose}" in str(opener.states[urls[4]].failure)
 
 
-COMMONS = "https://upload.wikimedia.org/wikipedia/commons"
-
-
 @pytest.mark.parametrize(
-    ("url", "thumbnail"),
+    ("original", "thumbnail"),
     [
-        (f"{COMMONS}/a/ab/Cat.JPEG", f"{COMMONS}/thumb/a/ab/Cat.JPEG/500px-Cat.JPEG"),
-        (f"{COMMONS}/a/ab/Map.svg", f"{COMMONS}/thumb/a/ab/Map.svg/500px-Map.svg.png"),
-        (f"{COMMONS}/a/ab/Scan.tiff", f"{COMMONS}/thumb/a/ab/Scan.tiff/lossy-page1-500px-Scan.tiff.jpg"),
-        (
-            "http://upload.wikimedia.org/wikipedia/zh-min-nan/0/0a/A.jpg",
-            "http://upload.wikimedia.org/wikipedia/zh-min-nan/thumb/0/0a/A.jpg/500px-A.jpg",
-        ),
-        (f"{COMMONS}/a/ab/{'n' * 162}.jpg", f"{COMMONS}/thumb/a/ab/{'n' * 162}.jpg/500px-thumbnail.jpg"),
-        (f"{COMMONS}/a/ab/{'n' * 161}.jpg", f"{COMMONS}/thumb/a/ab/{'n' * 161}.jpg/500px-{'n' * 161}.jpg"),
-        (f"{COMMONS}/thumb/a/ab/Cat.jpg/300px-Cat.jpg", None),
-        (f"{COMMONS}/a/ab/Cat.gif", None),
-        (f"{COMMONS}/a/ab/Cat.jpg?download", None),
-        (f"{COMMONS}/archive/a/ab/2010%21Cat.jpg", None),
-        ("https://upload.wikimedia.org.evil.example/wikipedia/commons/a/ab/Cat.jpg", None),
+        ("a/ab/Cat.JPEG", "a/ab/Cat.JPEG/500px-Cat.JPEG"),
+        ("a/ab/Map.svg", "a/ab/Map.svg/500px-Map.svg.png"),
+        ("a/ab/Scan.tiff", "a/ab/Scan.tiff/lossy-page1-500px-Scan.tiff.jpg"),
+        (f"a/ab/{'n' * 162}.jpg", f"a/ab/{'n' * 162}.jpg/500px-thumbnail.jpg"),
+        (f"a/ab/{'n' * 161}.jpg", f"a/ab/{'n' * 161}.jpg/500px-{'n' * 161}.jpg"),
+        ("thumb/a/ab/Cat.jpg/300px-Cat.jpg", None),
+        ("a/ab/Cat.gif", None),
+        ("a/ab/Cat.jpg?download", None),
+        ("archive/a/ab/2010%21Cat.jpg", None),
     ],
 )
-def test_wikimedias_originals_have_thumbnails(url: str, thumbnail: str | None) -> None:
-    assert thumbnail_url(url, 500) == thumbnail
-    assert thumbnail_url(url, 0) is None
-    if thumbnail is not None:
-        assert parse_url(thumbnail).url == thumbnail
-        assert thumbnail_url(thumbnail, 500) is None
+def test_wikimedias_originals_have_thumbnails(original: str, thumbnail: str | None) -> None:
+    for wiki in (COMMONS, "http://upload.wikimedia.org/wikipedia/zh-min-nan"):
+        url, expected = f"{wiki}/{original}", thumbnail and f"{wiki}/thumb/{thumbnail}"
+        assert (thumbnail_url(url, 500), thumbnail_url(url, 0)) == (expected, None)
+        assert thumbnail_url(url.replace(".org", ".org.evil.example"), 500) is None
+        if expected is not None:
+            assert parse_url(expected).url == expected
+            assert thumbnail_url(expected, 500) is None
 
 
 def test_placeholders_are_known_by_where_a_redirect_leads() -> None:
     placeholders = ["en-us/photo_unavailable.png", "removed.png", "no-image.gif", "NoPhotoAvailable.jpg", "404.jpg"]
     placeholders += ["placeholder-300x200.png?x=1", "image_not_found"]
-    pictures = [
-        "cat.jpg",
-        "piano-images.jpg",
-        "casino_photo.jpg",
-        "missing-link-monument.jpg",
-        "removed/cat.jpg",
-        "4042.jpg",
-    ]
+    pictures = ["cat.jpg", "piano-images.jpg", "casino_photo.jpg", "missing-link-monument.jpg", "removed/cat.jpg"]
     asked_for = "http://example.org/asked-for.jpg"
     names = [*placeholders, *pictures, "4042.jpg"]
     assert [name for name in names if is_placeholder(asked_for, f"https://example.org/img/{name}")] == placeholders

@@ -1,6 +1,5 @@
 """What hosts see of us where something slow, a redirect or a long pause lies between a row and its request."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -11,21 +10,14 @@ from data_catalog.fetch.consent import ConsentConfig
 CONFIG = FetchConfig(
     allow_loopback=True, retries=0, host_requests_per_s=0, consent=ConsentConfig(ignore=("robots.txt",))
 )
-Fetch = Callable[..., list[dict[str, Any]]]
-MakeSite = Callable[[], Any]
-MakeLog = Callable[[], Any]
 
 
 def are_good(rows: list[dict[str, Any]]) -> bool:
     return {row["drop_reason"] for row in rows} == {None}
 
 
-def most_within(times: list[float], seconds: float) -> int:
-    return max(sum(start <= time < start + seconds for time in times) for start in times)
-
-
 def test_those_who_wait_for_one_robots_txt_do_not_all_begin_when_it_comes(
-    make_site: MakeSite, request_log: MakeLog, fetch: Fetch
+    make_site: Any, request_log: Any, fetch: Any
 ) -> None:
     site, log = make_site(), request_log()
     site.behaviours["/robots.txt"] = lambda it: (it.server.stopping.wait(0.7), it.answer(404, b""))
@@ -33,10 +25,10 @@ def test_those_who_wait_for_one_robots_txt_do_not_all_begin_when_it_comes(
     site.behaviours |= dict.fromkeys([f"/{number}" for number in range(7)], lambda it: log.answer(it, b"x"))
     assert are_good(fetch(*urls, config=replace(CONFIG, host_requests_per_s=5, consent=ConsentConfig())))
     # Two in time; one more, or two, that a busy machine holds up.
-    assert most_within(log.times, 0.3) <= 4
+    assert max(sum(start <= time < start + 0.3 for time in log.times) for start in log.times) <= 4
 
 
-def test_waiting_for_its_turn_is_not_taken_off_the_time_of_a_row(make_site: MakeSite, fetch: Fetch) -> None:
+def test_waiting_for_its_turn_is_not_taken_off_the_time_of_a_row(make_site: Any, fetch: Any) -> None:
     site = make_site()
     site.behaviours["/0"] = lambda it: it.answer(302, b"", Location="/to/0")
     site.files["/to/0"] = b"x"
@@ -44,7 +36,7 @@ def test_waiting_for_its_turn_is_not_taken_off_the_time_of_a_row(make_site: Make
 
 
 def test_a_crawl_delay_holds_from_the_first_request_and_for_the_next_shards(
-    make_site: MakeSite, request_log: MakeLog, fetch: Fetch
+    make_site: Any, request_log: Any, fetch: Any
 ) -> None:
     site, log = make_site(), request_log()
     site.behaviours["/robots.txt"] = lambda it: log.answer(it, b"User-agent: *\nCrawl-delay: 0.8\n")
@@ -57,7 +49,7 @@ def test_a_crawl_delay_holds_from_the_first_request_and_for_the_next_shards(
 
 
 def test_the_concurrency_of_a_host_holds_for_those_whom_redirects_lead_to_it(
-    make_site: MakeSite, request_log: MakeLog, fetch: Fetch
+    make_site: Any, request_log: Any, fetch: Any
 ) -> None:
     target, log = make_site(), request_log()
     urls = [target.url(f"/{number}") for number in range(4)]
@@ -74,7 +66,7 @@ def test_the_concurrency_of_a_host_holds_for_those_whom_redirects_lead_to_it(
     assert log.most == 2
 
 
-def test_hosts_that_lead_to_each_other_do_not_hold_each_other_up(make_site: MakeSite, fetch: Fetch) -> None:
+def test_hosts_that_lead_to_each_other_do_not_hold_each_other_up(make_site: Any, fetch: Any) -> None:
     sites = [make_site(), make_site()]
     for site, other in (sites, sites[::-1]):
         for number in range(8):
@@ -84,7 +76,7 @@ def test_hosts_that_lead_to_each_other_do_not_hold_each_other_up(make_site: Make
     assert are_good(fetch(*urls, config=replace(CONFIG, host_concurrency=1)))
 
 
-def test_a_host_with_its_own_rate_does_not_hold_up_the_others(make_site: MakeSite, fetch: Fetch) -> None:
+def test_a_host_with_its_own_rate_does_not_hold_up_the_others(make_site: Any, fetch: Any) -> None:
     slow, fast = make_site(), make_site()
     order: list[str] = []
     for name, site in (("slow", slow), ("fast", fast)):
