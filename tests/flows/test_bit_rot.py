@@ -216,7 +216,7 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     out = capsys.readouterr().out
     for line in (
         rf"damage: {gone} is missing: restore it from a copy",
-        r"stray: .*other.parquet is none of the snapshot's files",
+        r"stray: .*other.parquet is not one of the snapshot's files",
         r".*fedcba987654 has no manifest.json: its build is running, or was killed",
         r".*catalog.duckdb has no catalog.duckdb.json",
         r".*its record runs.jsonl.json cannot be read: Is a directory",

@@ -31,6 +31,7 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     snapshot_names,
 )
+from flows.jobs import BuildReport
 from flows.recipe.recipe import load_recipe, what_settings
 
 Row = dict[str, Any]
@@ -258,8 +259,9 @@ def test_a_training_keeps_all_snapshots(root: Path, first: Snapshot, call: Calla
     assert remove_snapshot(root, "scenes", first.snapshot) == 0, "it is gone already"
 
 
-def test_the_catalogs_numbers_are_those_of_the_rows(root: Path, call: Callable[..., str]) -> None:
-    [found] = json.loads(call("catalog", "--json"))
+def test_the_catalogs_numbers_are_those_of_the_rows(built: tuple[Path, BuildReport], told: Any) -> None:
+    root, command = built[0], ["catalog", "--root", str(built[0])]
+    [found] = json.loads(told([*command, "--json"]))
     sql = "SELECT source, count(*) AS captions, count(*) FILTER (outcome = 'kept') AS kept FROM captions GROUP BY 1"
     counted = query(root, f"{sql} ORDER BY 1").to_pylist()
     assert [{name: source[name] for name in ("source", "captions", "kept")} for source in found["sources"]] == counted
@@ -271,7 +273,7 @@ def test_the_catalogs_numbers_are_those_of_the_rows(root: Path, call: Callable[.
     counts = [row["dropped"] for row in found["drop_reasons"]]
     assert counts == sorted(counts, reverse=True)
     rows, kept = (sum(row[name] for row in counted) for name in ("captions", "kept"))
-    assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in call("catalog")
+    assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in told(command)
 
 
 def test_what_lies_beside_a_snapshot_is_named(root: Path, first: Snapshot, call: Callable[..., str]) -> None:
