@@ -68,9 +68,9 @@ def small_model() -> str:
 
 @pytest.fixture(scope="session")
 def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`random_clip(captions, seed=0)`: the folder of a small model with random weights, and a tokenizer of captions."""
+    """`random_clip(captions, seed=0, bias=None)`: a small model with random weights, and a tokenizer of captions."""
 
-    def make(captions: Sequence[str], seed: int = 0) -> Path:
+    def make(captions: Sequence[str], seed: int = 0, bias: float | None = None) -> Path:
         import torch
 
         from training.towers.model import WEIGHTS_FILE, create_model, write_model_config
@@ -81,6 +81,7 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         tokenizer = train_tokenizer(captions, vocab_size=400)
         save_tokenizer(tokenizer, folder, context_length=24)
         config = {**SMALL_MODEL, "text_cfg": {**SMALL_TEXT, "vocab_size": tokenizer.get_vocab_size()}}
+        config |= {} if bias is None else {"init_logit_bias": bias}
         write_model_config(folder, config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import SettingsError
@@ -75,6 +74,20 @@ def test_every_caption_says_who_made_it(folder: Any) -> None:
     }
     (corrected,) = [row for row in found if row["origin"] == "machine_translation_corrected"]
     assert corrected["upstream_file"] == "captions_ita_devset_validated.json.gz"
+    counted = "SELECT source, origin, count(*) AS n FROM {} GROUP BY ALL ORDER BY ALL"
+    published = folder.rows(counted.format("(SELECT source, unnest(origins) AS origin FROM pairs)"))
+    assert published == folder.rows(counted.format("captions WHERE outcome = 'kept'"))
+    told = folder.rows("SELECT translator, origin, num_captions FROM translators ORDER BY ALL")
+    assert [tuple(row.values()) for row in told] == sorted(
+        [
+            ("Anna B.", "human_translation", 1),  # its source is in no other language
+            ("Anna B.", "human_translation", 3),
+            ("Bing", "machine_translation", 1),
+            ("Bing", "machine_translation_corrected", 1),
+            (folder.engine, "machine_translation", 2),
+            ("native", "native", 2),
+        ]
+    )
 
 
 def test_translations_of_others_stand_beside_their_originals_and_are_judged_by_them(folder: Any) -> None:
@@ -90,27 +103,6 @@ def test_translations_of_others_stand_beside_their_originals_and_are_judged_by_t
     assert alone == [{"length_ratio": None, "copied_share": None}], "there is nothing to compare them with"
 
 
-def test_published_pairs_have_an_origin_a_caption(folder: Any) -> None:
-    counted = "SELECT source, origin, count(*) AS n FROM {} GROUP BY ALL ORDER BY ALL"
-    listed = folder.rows(counted.format("(SELECT source, unnest(origins) AS origin FROM pairs)"))
-    assert listed == folder.rows(counted.format("captions WHERE outcome = 'kept'"))
-    assert len({row["origin"] for row in listed}) == 4
-
-
-def test_the_view_of_translators_tells_ours_from_upstreams(folder: Any) -> None:
-    found = folder.rows("SELECT translator, origin, num_captions FROM translators ORDER BY ALL")
-    assert [tuple(row.values()) for row in found] == sorted(
-        [
-            ("Anna B.", "human_translation", 1),  # its source is in no other language
-            ("Anna B.", "human_translation", 3),
-            ("Bing", "machine_translation", 1),
-            ("Bing", "machine_translation_corrected", 1),
-            (folder.engine, "machine_translation", 2),
-            ("native", "native", 2),
-        ]
-    )
-
-
 def test_cards_count_what_machines_and_people_translated(folder: Any) -> None:
     """Ten captions were read, of which one is dropped: 2 native, 3 by a translator, 4 by machines."""
     told = "machine translation made 4 (44.4%), of which people corrected 1. People translated 3."
@@ -119,13 +111,9 @@ def test_cards_count_what_machines_and_people_translated(folder: Any) -> None:
     assert "it | translated by a machine and corrected by people | Bing | 1 |" in card
     assert "`origins`" in card
     assert f"Of 9 training captions, {told}" in data_section(training_data(folder.snapshot))
-    croissant = json.loads((folder.snapshot.folder / "croissant.json").read_text("utf-8"))
-    fields = {field["name"]: field for field in croissant["recordSet"][0]["field"]}
-    assert "machine_translation_corrected" in fields["origins"]["description"]
-    assert fields["origins"]["repeated"] is True
 
 
-def test_the_report_says_who_made_the_captions(folder: Any) -> None:
+def test_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) -> None:
     page = write_report(folder.root, folder.snapshot).read_text("utf-8")
     text = re.sub(" ([.,])", r"\1", " ".join(re.sub("<[^>]*>", " ", page).split()))
     assert (
@@ -133,15 +121,9 @@ def test_the_report_says_who_made_the_captions(folder: Any) -> None:
         "Origins of the captions that were in Italian already: 3 translated by people, 2 native, "
         "1 translated by a machine, 1 translated by a machine and corrected by people."
     ) in text
-    assert "Bing translated by a machine – 1 1" in text
     assert "Anna B. from English" in text
-
-
-def test_why_tells_origin_and_translator(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = folder.rows("SELECT caption_id FROM captions WHERE origin = 'machine_translation_corrected'")
-    capsys.readouterr()
-    assert main(["why", row["caption_id"], "--root", str(folder.root)]) == 0
-    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    lines = [line.strip() for line in told(["why", row["caption_id"], "--root", str(folder.root)]).splitlines()]
     assert {"origin: machine_translation_corrected", "translator: Bing"} <= set(lines)
 
 
@@ -161,15 +143,6 @@ def test_a_scoreboard_tells_human_captions_from_machine_ones(folder: Any) -> Non
     assert sorted(makers.values()) == ["human"] * 6 + ["machine"] * 3
 
 
-def test_an_export_has_the_column_and_a_card_that_counts_it(folder: Any, tmp_path: Path) -> None:
-    options = ["--format", "huggingface", "--pixels", "all", "--out", str(tmp_path / "out")]
-    assert main(["export", "origini", "--root", str(folder.root), *options]) == 0
-    exported = sorted((tmp_path / "out").rglob("*.parquet"))
-    origins = [name for path in exported for names in pq.read_table(path)["origins"].to_pylist() for name in names]
-    assert origins.count("human_translation") == 3
-    assert "machine translation made 4 (44.4%)" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-
-
 ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": "human_translation"}
 
 
@@ -177,8 +150,6 @@ ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": 
     ("settings", "said"),
     [
         ({"origin": "machine"}, "did you mean machine_translation?"),
-        ({"origin": "x"}, "native, human_translation, machine_translation or machine_translation_corrected"),
-        ({"translator": "Anna B."}, "translator"),
         ({"origin": "native", "translator": "Anna B."}, "translator"),
         ({"origin": "human_translation", "translator": "Native"}, "marks captions without a translator"),
         ({"source_caption_column": "original", "source_lang": "en"}, "origin"),
@@ -187,22 +158,17 @@ ORIGINAL = {"source_caption_column": "original", "source_lang": "en", "origin": 
         ({**ORIGINAL, "lang_column": "l"}, "lang_column"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_in_a_sentence(
-    folder: Any, settings: dict[str, str], said: str
-) -> None:
+def test_settings_that_contradict_each_other_are_refused(folder: Any, settings: dict[str, str], said: str) -> None:
     overrides = [f'sources.foto.{name}="{value}"' for name, value in settings.items()]
-    with pytest.raises(SettingsError, match=re.escape(said)) as error:
+    with pytest.raises(SettingsError, match=f"sources.foto.*{re.escape(said)}"):
         folder.recipe(folder.toml, *overrides)
-    assert "sources.foto" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_originals_of_captions_that_are_translated_themselves_are_refused(folder: Any) -> None:
-    settings = ('sources.tradotte.lang="fr"', 'sources.tradotte.source_lang="en"')
-    with pytest.raises(SettingsError, match="source_caption_column is only for captions in it"):
-        folder.build(folder.toml, *settings)
-    with pytest.raises(SettingsError, match="source_caption_column is only for captions in it"):
-        dry_run(folder.recipe(folder.toml, *settings), root=folder.root)
+    recipe = folder.recipe(folder.toml, 'sources.tradotte.lang="fr"', 'sources.tradotte.source_lang="en"')
+    for refused in (folder.build_recipe, lambda recipe: dry_run(recipe, root=folder.root)):
+        with pytest.raises(SettingsError, match="source_caption_column is only for captions in it"):
+            refused(recipe)
 
 
 def test_a_recipe_can_say_what_file_names_do_not(folder: Any) -> None:

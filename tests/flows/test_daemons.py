@@ -4,22 +4,19 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
-from datetime import timedelta
-from itertools import permutations
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from prefect.events.schemas.automations import Automation, AutomationCore
 
 from data_catalog.errors import BusyError
 from flows.orchestration import daemons
 from flows.orchestration.daemons import Daemon
-from flows.orchestration.services import ensure_automation, process_of
+from flows.orchestration.services import process_of
+from flows.signals import exit_on_signals
 
 
 @pytest.fixture
@@ -34,15 +31,17 @@ def start(daemon: Daemon, code: str = "import time; time.sleep(60)") -> int:
 
 
 def test_a_daemon_runs_alone_until_it_is_told_to_end(daemon: Daemon) -> None:
-    assert daemons.running_pid(daemon) is None
+    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    assert daemons.running_pid(daemon) is None, "a process id alone means nothing"
+    daemons.kill(daemon)  # would end this very test
     pid = start(daemon)
-    assert daemons.running_pid(daemon) == pid == os.getsid(pid)
     with pytest.raises(BusyError, match="is running already"):
         start(daemon)
-    assert daemons.running_pid(daemon) == pid
+    assert daemons.running_pid(daemon) == pid == os.getsid(pid)
     assert not daemons.wait_for_end(daemon, timeout_s=0)
     daemons.end(daemon, timeout_s=10)
     assert daemons.running_pid(daemon) is None
+    assert start(daemon) != pid
 
 
 def test_one_that_does_not_listen_is_killed(daemon: Daemon) -> None:
@@ -52,19 +51,12 @@ def test_one_that_does_not_listen_is_killed(daemon: Daemon) -> None:
     assert daemons.running_pid(daemon) is None
 
 
-def test_a_process_id_alone_means_nothing(daemon: Daemon) -> None:
-    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
-    assert daemons.running_pid(daemon) is None
-    daemons.kill(daemon)  # would end this very test
-
-
-def test_its_last_words_can_be_quoted_and_its_end_leaves_no_trace(daemon: Daemon) -> None:
+def test_its_last_words_can_be_quoted(daemon: Daemon) -> None:
     assert daemon.last_words() == ""
-    pid = start(daemon, "print('one'); print('two'); raise SystemExit('no luck')")
+    start(daemon, "print('one'); print('two'); raise SystemExit('no luck')")
     assert daemons.wait_for_end(daemon, timeout_s=60)
     assert sorted(daemon.last_words().splitlines()) == ["no luck", "one", "two"]
     assert len(daemon.last_words(2).splitlines()) == 2
-    assert start(daemon) != pid
 
 
 def flow_run(pid: object) -> FlowRun:
@@ -84,50 +76,10 @@ def test_the_process_of_a_run_is_found_by_its_id() -> None:
         process.stdout.readline()
         run.infrastructure_pid = str(process.pid)
         assert process_of(run) == process.pid
-        assert process_of(flow_run(process.pid)) is None
+        for other in (process.pid, os.getpid(), None, "", "machine:17"):
+            assert process_of(flow_run(other)) is None, other
         process.communicate(b"\n")
     assert process_of(run) is None
-
-
-@pytest.mark.parametrize("pid", [None, "", "machine:17", pytest.param(os.getpid(), id="our own")])
-def test_what_is_no_process_of_a_run_is_none(pid: object) -> None:
-    assert process_of(flow_run(pid)) is None
-
-
-class Server:
-    """Keeps automations as a Prefect server does: as JSON, in which sets are lists."""
-
-    def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
-        self.num_updates = 0
-
-    def read_automations_by_name(self, name: str) -> list[Automation]:
-        return [Automation.model_validate(each) for each in self.kept if each["name"] == name]
-
-    def create_automation(self, automation: AutomationCore) -> None:
-        self.kept.append({**automation.model_dump(mode="json"), "id": str(uuid4())})
-
-    def update_automation(self, automation_id: Any, automation: AutomationCore) -> None:
-        self.num_updates += 1
-        self.kept = [{**automation.model_dump(mode="json"), "id": str(automation_id)}]
-
-    def delete_automation(self, automation_id: Any) -> None:
-        self.kept = [each for each in self.kept if each["id"] != str(automation_id)]
-
-
-def test_the_automation_for_runs_without_a_heartbeat_is_made_once_and_renewed_only_where_it_differs() -> None:
-    server: Any = Server()
-    ensure_automation(server, ["build-dataset", "train-clip"])
-    (kept,) = server.kept
-    for order in permutations(kept["trigger"]["expect"]):
-        kept["trigger"]["expect"] = list(order)
-        ensure_automation(server, ["build-dataset", "train-clip"])
-    assert server.num_updates == 0
-    kept |= {"enabled": False, "trigger": {**kept["trigger"], "within": 20.0}}
-    server.kept.append({**kept, "id": str(uuid4())})
-    ensure_automation(server, ["build-dataset", "train-clip"])
-    (left,) = server.read_automations_by_name(kept["name"])
-    assert (server.num_updates, left.enabled, left.trigger.within) == (1, False, timedelta(seconds=120))
 
 
 BEGIN = """
@@ -157,32 +109,13 @@ try:
 except KeyboardInterrupt:
     sys.exit(7)
 """
-OUTSIDE_THE_MAIN_THREAD = """
-def inside():
-    with exit_on_signals(0.1):
-        say()
-        time.sleep(1)
-thread = threading.Thread(target=inside)
-try:
-    thread.start()
-    thread.join()
-except KeyboardInterrupt:
-    thread.join()
-    sys.exit(7)
-"""
 
 
 @pytest.mark.parametrize(
-    ("code", "status"),
-    [
-        pytest.param(IN_A_CALL_IN_C, 128 + signal.SIGINT, id="in a call in C"),
-        pytest.param(WITH_A_BUSY_THREAD, 128 + signal.SIGINT, id="with a busy thread"),
-        pytest.param(WITH_A_HANDLER_OF_ITS_OWN, 7, id="with a handler of its own"),
-        pytest.param(OUTSIDE_THE_MAIN_THREAD, 7, id="outside the main thread"),
-    ],
+    ("code", "status"), [(IN_A_CALL_IN_C, 130), (WITH_A_BUSY_THREAD, 130), (WITH_A_HANDLER_OF_ITS_OWN, 7)]
 )
 def test_a_process_ends_after_ctrl_c_whatever_it_is_at(code: str, status: int) -> None:
-    command = [sys.executable, "-c", BEGIN + textwrap.dedent(code)]
+    command = [sys.executable, "-c", BEGIN + code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -191,3 +124,8 @@ def test_a_process_ends_after_ctrl_c_whatever_it_is_at(code: str, status: int) -
             assert process.wait(60) == status
         finally:
             process.kill()
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: exit_on_signals(0.1).__enter__()).result(60) is None

@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows.doctor import diagnose, port_is_busy, require_sound_environment
 from flows.orchestration.prefect_env import Api, write_env_block
+
+Run = Callable[..., str]
 
 
 @pytest.fixture
@@ -23,25 +26,18 @@ def packages(tmp_path: Path) -> Path:
     return folder
 
 
-def run(code: str, packages: Path, **environment: str) -> str:
-    """What Python prints, with `packages` first on its path."""
-    found = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": str(packages), **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=packages.parent,
-    )
-    return found.stdout
+@pytest.fixture
+def run(packages: Path) -> Run:
+    """`run(code)`: what Python prints, with `packages` first on its path."""
 
+    def printed(code: str, **environment: str) -> str:
+        variables = {**os.environ, "PYTHONPATH": str(packages), **environment}
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        return subprocess.run(
+            command, env=variables, capture_output=True, text=True, check=True, cwd=packages.parent
+        ).stdout
 
-DIAGNOSE = """
-    from pathlib import Path
-    from flows.doctor import diagnose
-    for finding in diagnose(Path("."), Path("catalog")):
-        print(finding.severity, finding.text)
-"""
+    return printed
 
 
 def test_this_environment_is_sound(tmp_path: Path) -> None:
@@ -49,11 +45,10 @@ def test_this_environment_is_sound(tmp_path: Path) -> None:
     assert [finding.text for finding in diagnose(tmp_path, tmp_path / "c") if finding.severity == "broken"] == []
 
 
-def test_the_backport_is_refused_and_removed(packages: Path) -> None:
+def test_the_backport_is_refused_and_removed(packages: Path, run: Run) -> None:
     # What img2dataset drags in has this name; the standard library's own file stands in for its content.
     shutil.copy(str(dataclasses.__file__), packages / "dataclasses.py")
-    printed = run(
-        """
+    printed = run("""
         from pathlib import Path
         from data_catalog.errors import InputError
         from flows.doctor import diagnose, mend, require_sound_environment
@@ -65,16 +60,14 @@ def test_the_backport_is_refused_and_removed(packages: Path) -> None:
         print(len(findings), mend(findings))
         require_sound_environment()
         print("sound")
-        """,
-        packages,
-    )
+        """)
     assert printed.splitlines()[0].startswith("refused: the package `dataclasses`")
     assert "run `vernaclip doctor --fix`" in printed
     assert printed.splitlines()[1:] == ["1 []", "sound"]
     assert not (packages / "dataclasses.py").exists()
 
 
-def test_whatever_is_wrong_with_packages_is_named(packages: Path) -> None:
+def test_whatever_is_wrong_with_packages_is_named(packages: Path, run: Run) -> None:
     """Another owner of our names, a wrong version, and a folder that hides all Argos packages."""
     for name, number in (("old-trainer", "1.0"), ("prefect", "99.0")):
         information = packages / f"{name.replace('-', '_')}-{number}.dist-info"
@@ -82,7 +75,13 @@ def test_whatever_is_wrong_with_packages_is_named(packages: Path) -> None:
         (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n", "utf-8")
     (packages / "old_trainer-1.0.dist-info" / "top_level.txt").write_text("training\n", "utf-8")
     (packages.parent / "argos" / "unpacked_by_hand").mkdir(parents=True)
-    printed = run(DIAGNOSE, packages, ARGOS_PACKAGES_DIR=str(packages.parent / "argos"))
+    code = """
+        from pathlib import Path
+        from flows.doctor import diagnose
+        for finding in diagnose(Path("."), Path("catalog")):
+            print(finding.severity, finding.text)
+        """
+    printed = run(code, ARGOS_PACKAGES_DIR=str(packages.parent / "argos"))
     assert "broken old-trainer also installs a package called `training`" in printed
     assert "warning prefect is 99.0, but vernaclip needs" in printed
     assert "unpacked_by_hand is not an Argos package" in printed

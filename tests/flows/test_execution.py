@@ -1,4 +1,4 @@
-"""Calls in threads without Prefect."""
+"""Calls in threads without Prefect, and how far a run of Prefect is."""
 
 import pickle
 import threading
@@ -10,6 +10,7 @@ import pytest
 from data_catalog import errors
 from data_catalog.errors import InputError, PipelineError, TransientError
 from flows.build.execution import LocalExecutor
+from flows.orchestration.prefect_executor import RunProgress
 
 
 def failing(times: int, error: Exception) -> Callable[[], int]:
@@ -77,3 +78,17 @@ def test_leaving_waits_for_what_runs_also_after_an_error() -> None:
     with pytest.raises(InputError, match="stop"):
         run()
     assert ended.is_set()
+
+
+def test_the_progress_of_a_run_is_one_number_and_one_line() -> None:
+    """Each phase is an equal part of the whole; nothing to do is done; a phase that was not foreseen counts nothing."""
+    progress = RunProgress(["clean", "fetch", "normalise", "publish"])
+    assert (progress.percent, progress.text) == (0, "begun")
+    progress.note("clean", done=0, total=0)
+    assert (progress.percent, progress.text) == (25, "clean: done")
+    progress.note("fetch", done=1, total=2)
+    progress.note("normalise", done=0, total=2000)
+    assert (progress.percent, progress.text) == (37.5, "fetch: 1 of 2, normalise: 0 of 2,000")
+    progress.note("recall", done=1, total=4)
+    progress.note("fetch", done=0, total=2)
+    assert progress.percent == 37.5, "it never goes back"

@@ -77,38 +77,26 @@ def root(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFac
     return found
 
 
-def _said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command prints, when it does well."""
-    capsys.readouterr()
-    status, streams = main([*arguments]), capsys.readouterr()
-    assert status == 0, streams.err
-    return streams.out + streams.err
-
-
 def _is_inert(text: str) -> bool:
     """Whether a terminal shows this as it stands: no escapes, nothing that turns the reading direction around."""
     return not any(unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for char in text if char not in "\n")
 
 
-def test_the_corpus_reaches_the_catalog_as_it_stands(root: Path) -> None:
+def test_the_corpus_reaches_the_catalog_as_it_stands_and_a_terminal_and_a_spreadsheet_as_mere_text(
+    root: Path, told: Any
+) -> None:
     texts = {row["source_caption"] for row in query(root, "SELECT source_caption FROM captions").to_pylist()}
     assert all(any(payload in text for text in texts) for payload in PAYLOADS)
     kept = query(root, "SELECT count(*) AS n FROM captions WHERE outcome = 'kept'").to_pylist()
     assert kept[0]["n"] >= 10
-
-
-def test_a_terminal_shows_text_and_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for view in ("captions", "rejects", "images", "image_outcomes", "drop_reasons", "pairs"):
-        assert _is_inert(_said(capsys, "sql", f"FROM {view}", "--root", str(root))), view
+        assert _is_inert(told(["sql", f"FROM {view}", "--root", str(root)])), view
     found = query(root, "SELECT DISTINCT sample_id FROM captions ORDER BY ALL").to_pylist()
-    for row in found[::3]:
-        assert _is_inert(_said(capsys, "why", row["sample_id"], "--root", str(root)))
+    for row in found[::6]:
+        assert _is_inert(told(["why", row["sample_id"], "--root", str(root)]))
     assert main(["why", "' OR 1=1 --", "--root", str(root)]) == 1
-
-
-def test_a_spreadsheet_finds_no_formula(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     question = "SELECT source_caption, caption, url, path, license, attribution, page_url FROM captions"
-    table = list(csv.reader(io.StringIO(_said(capsys, "sql", question, "--root", str(root), "--format", "csv"))))
+    table = list(csv.reader(io.StringIO(told(["sql", question, "--root", str(root), "--format", "csv"]))))
     assert len(table) == 1 + 4 * len(PAYLOADS)
     assert not [cell for row in table for cell in row if cell.startswith(FORMULA_STARTS)]
     assert any("cmd|" in cell for row in table for cell in row)
@@ -128,14 +116,10 @@ def _document(browser: str, page: Path, profile: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-@pytest.fixture(scope="module")
-def browser() -> str:
-    """A browser without a window."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return found or pytest.skip("Chromium is not installed")
-
-
-def test_a_browser_runs_nothing_of_the_report(browser: str, page: Path, tmp_path: Path) -> None:
+def test_a_browser_runs_nothing_of_the_report(page: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not installed")
     control = tmp_path / "control.html"
     control.write_text(f"<!doctype html><html><body>{PAYLOADS[1]}</body></html>", encoding="utf-8")
     assert MARK in _document(browser, control, tmp_path / "profile")[:100]
@@ -145,50 +129,34 @@ def test_a_browser_runs_nothing_of_the_report(browser: str, page: Path, tmp_path
     assert not re.search(
         r"<[^>]+\s(href|src|action|formaction|data)\s*=\s*[\"']?\s*(javascript|vbscript):", document, re.I
     )
-    assert not re.search(r"<[a-z][^>]*\son[a-z]+\s*=\s*[^>]*setAttribute", document.replace("&quot;", "'"), re.I)
 
 
 def test_the_report_asks_nobody_for_anything(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert not re.search(
-        r"<(img|script|link|iframe|source|video|audio|object|embed)\b[^>]*\b(src|href|data)=[\"']?(https?:)?//",
-        text,
-        re.I,
-    )
+    tags = r"<(img|script|link|iframe|source|video|audio|object|embed)\b[^>]*\b(src|href|data)=[\"']?(https?:)?//"
+    assert not re.search(tags, text, re.I)
     assert "Content-Security-Policy" in text
     assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]", text)
 
 
-@pytest.fixture(scope="module")
-def exports(root: Path) -> Path:
-    """All exports, pixels included."""
+def test_names_cards_and_tables_of_exports_are_safe(root: Path) -> None:
     for kind in ("huggingface", "webdataset"):  # no image has an address that could be listed
         assert main(["export", "hostile", "--format", kind, "--pixels", "all", "--root", str(root)]) == 0
-    return root / "exports" / "hostile"
-
-
-def test_names_inside_exports_are_safe(exports: Path) -> None:
+    exports = root / "exports" / "hostile"
     names = [path.relative_to(exports).as_posix() for path in exports.rglob("*")]
     for archive in exports.rglob("*.tar"):
         with tarfile.open(archive) as tar:
             names += tar.getnames()
     assert len(names) > 20
     assert not [name for name in names if not re.fullmatch(r"[A-Za-z0-9._/-]+", name) or ".." in name]
-
-
-def test_the_card_is_text(exports: Path) -> None:
     text = (exports / "huggingface" / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     assert set(yaml.safe_load(front)) >= {"configs", "dataset_info", "license"}
     assert "<script" not in body.lower()
     assert not re.search(r"\]\(\s*javascript:", body, re.I)
     assert _is_inert(text)
-
-
-def test_tables_of_rights_hold_no_formula(exports: Path) -> None:
-    files = [*exports.rglob("*.csv"), *exports.rglob("*.tsv")]
-    assert files
-    for path in files:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+    tables = list(exports.rglob("*.csv"))
+    assert tables
+    for path in tables:
+        rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         assert not [cell for row in rows for cell in row if cell.startswith(FORMULA_STARTS)]

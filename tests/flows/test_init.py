@@ -1,19 +1,16 @@
 """`vernaclip init`: what it finds in somebody's files, what it writes, and that this builds as it stands."""
 
 import csv
-import json
 import random
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.sources.pairs import PairsConfig
 from flows.build.execution import LocalExecutor
 from flows.cli import main
@@ -83,14 +80,16 @@ def texts(started: FirstRecipe) -> str:
     return "\n".join(f"{line.topic}: {line.text}" for line in started.found)
 
 
-def test_own_pairs_become_a_recipe_that_builds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_pairs_become_a_recipe_that_builds(told: Any) -> None:
     own()
-    assert main(["init", "garden", "--language", "uk", "--pairs", "captions.csv", "--images", "photos"]) == 0
-    out = capsys.readouterr().out
-    assert "12 rows: 12 captions of 12 images" in out
-    assert "12 of 12 are in photos" in out
-    assert "of 12 captions, 12 may be Ukrainian (uk); 2 of 12 are a single word" in out
-    assert "captions that consist mostly of names are not dropped" in out
+    out = told(["init", "garden", "--language", "uk", "--pairs", "captions.csv", "--images", "photos"])
+    for part in (
+        "12 rows: 12 captions of 12 images",
+        "12 of 12 are in photos",
+        "of 12 captions, 12 may be Ukrainian (uk); 2 of 12 are a single word",
+        "captions that consist mostly of names are not dropped",
+    ):
+        assert part in out
     assert "mt install" not in out, "native captions need no translation"
     assert load_language_pack("uk.toml").name == "Ukrainian"
     made = load_recipe("garden.toml", root=Path("catalog"))
@@ -150,41 +149,20 @@ def test_columns_are_told_by_what_they_hold(case: str) -> None:
     assert recipe(started).split.by == ("upstream" if found.split_column else "hash")
 
 
-def test_addresses_of_images_are_asked_by_the_build_alone() -> None:
+def test_what_is_doubtful_missing_or_unfit_is_told_before_a_build() -> None:
     table("web.csv", ("url", lambda n: f"https://photos.example.org/{n}.jpg"), ("caption", caption))
     started = write_first_recipe("web", "uk", pairs="web.csv")
     assert (source(started).url_column, source(started).images) == ("url", None)
     assert "1 host (photos.example.org 12)" in texts(started)
-
-
-def test_captions_that_read_like_another_language_are_in_doubt() -> None:
     started = write_first_recipe("mine", "ru", pairs=own(), images="photos")
     assert 'column "caption" seems to be in uk: is --language ru right?' in texts(started)
-
-
-@pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
-def test_every_format_of_pairs_is_looked_at(suffix: str) -> None:
-    rows = [{"image": name(number), "caption": caption(number)} for number in range(NUM_IMAGES)]
-    path = Path(f"pairs{suffix}")
-    if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    else:
-        lines = [json.dumps(row) if suffix == ".jsonl" else "\t".join(row.values()) for row in rows]
-        path.write_text("\n".join(lines if suffix == ".jsonl" else ["image\tcaption", *lines]), encoding="utf-8")
-    started = write_first_recipe("mine", "uk", pairs=str(path), images="photos")
-    assert "12 rows: 12 captions of 12 images" in texts(started)
-    assert source(started).caption_column == "caption"
-
-
-def test_what_is_missing_or_unfit_is_counted_before_a_build() -> None:
     Path("photos/0.png").unlink()
     Image.new("RGB", (20, 20), "red").save("photos/1.png")
     table("mine.csv", ("image", name), ("caption", lambda n: "" if n == 2 else caption(n)))
-    told = texts(write_first_recipe("mine", "uk", pairs="mine.csv", images="photos"))
+    told = texts(write_first_recipe("other", "uk", pairs="mine.csv", images="photos"))
     assert "12 rows: 11 captions of 11 images; 1 are not pairs and will be rejected: caption_missing 1" in told
-    assert "10 of 11 are in photos" in told
-    assert "missing: 0.png" in told
-    assert "a build will drop too_small 1" in told
+    for part in ("10 of 11 are in photos", "missing: 0.png", "a build will drop too_small 1"):
+        assert part in told
 
 
 @pytest.mark.parametrize(
@@ -220,20 +198,16 @@ def test_without_pairs_public_sources_are_translated() -> None:
     assert all(parse(shlex.split(command)[1:]).is_command for command in commands)
 
 
-def test_a_pack_that_ships_or_is_there_is_used() -> None:
+def test_a_pack_that_ships_or_is_there_is_used_and_one_that_is_written_has_a_name_of_its_own() -> None:
     assert recipe(write_first_recipe("one", "it")).language_pack is None
     assert not Path("it.toml").exists()
     Path("uk.toml").write_text('code = "uk"\nfunction_words = ["на", "у"]\n', encoding="utf-8")
     started = write_first_recipe("two", "uk")
     assert started.files == [Path("two.toml")]
     assert "proper nouns" not in {trait.topic for trait in started.lacking}
-
-
-def test_a_dataset_with_the_name_of_its_language_has_its_pack_beside_it() -> None:
     started = write_first_recipe("sw", "sw")
     assert started.files == [Path("sw.toml"), Path("sw-language.toml")]
     assert load_language_pack("sw-language.toml").code == "sw"
-    assert recipe(started).target_language == "sw"
 
 
 FILES = {
@@ -251,46 +225,38 @@ FILES = {
     "deep.csv": "image,caption\nphotos/0.png,Кіт спить на дивані\n".encode(),
     "urls.csv": "url,caption\nhttps://example.org/0,Кіт спить на дивані\n".encode(),
 }
-WRONG: list[tuple[str, type[PipelineError], str]] = [
-    ("a/b --language uk", SettingsError, "name must consist of letters, digits, - and _"),
-    ("there --language uk", SettingsError, "there.toml exists and is not overwritten"),
-    ("x --language ukrainian", SettingsError, "takes an ISO 639 code such as el"),
-    ("x --language sq", SettingsError, "sq.toml exists and is not a language pack for sq"),
-    ("x --language sw", SettingsError, "sw.toml exists and is a language pack for sv"),
-    ("x --language uk --images photos", SettingsError, "--images needs --pairs"),
-    ("x --language uk --pairs no.csv", InputError, "--pairs: files names no.csv, which does not exist"),
-    *(
-        (f"x --language uk --pairs {pairs} --images {images}", kind, told)
-        for pairs, images, kind, told in (
-            ("own.txt", "photos", InputError, "own.txt has an unknown suffix"),
-            ("empty.csv", "photos", InputError, "has columns but no rows"),
-            ("semicolons.csv", "photos", InputError, "has 1 column of text (image;caption)"),
-            ("cp1251.csv", "photos", InputError, "cp1251.csv is not UTF-8 (first invalid line: 2): save it as UTF-8"),
-            ("utf16.csv", "photos", InputError, "UTF-16: convert it"),
-            (
-                "width.csv",
-                "photos",
-                InputError,
-                'no column of captions: apart from "image", none of its columns (width)',
-            ),
-            ("number.csv", "photos", InputError, "has no column of images: none of n, caption contains file names"),
-            ("own.csv", ".", InputError, "--images: none of 1 image, such as 0.png, is in .: use --images DIR"),
-            ("deep.csv", "photos", InputError, 'in column "image" start one folder higher: use --images .'),
-            ("urls.csv", "photos", SettingsError, 'the column "url" contains URLs: leave --images out'),
-        )
-    ),
-]
 
 
-@pytest.mark.parametrize(("words", "kind", "told"), WRONG)
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("a/b --language uk", "SettingsError: name must consist of letters"),
+        ("there --language uk", "SettingsError: there.toml exists and is not overwritten"),
+        ("x --language ukrainian", "takes an ISO 639 code such as el"),
+        ("x --language sq", "sq.toml exists and is not a language pack for sq"),
+        ("x --language sw", "sw.toml exists and is a language pack for sv"),
+        ("x --language uk --images photos", "SettingsError: --images needs --pairs"),
+        ("x --language uk --pairs no.csv", "InputError: --pairs: files names no.csv, which does not exist"),
+        ("own.txt", "own.txt has an unknown suffix"),
+        ("empty.csv", "has columns but no rows"),
+        ("semicolons.csv", "has 1 column of text (image;caption)"),
+        ("cp1251.csv", "is not UTF-8 (first invalid line: 2): save it as UTF-8"),
+        ("utf16.csv", "UTF-16: convert it"),
+        ("width.csv", 'no column of captions: apart from "image", none of its columns (width)'),
+        ("number.csv", "has no column of images: none of n, caption contains file names"),
+        ("own.csv", "none of 1 image, such as 0.png, is in .: use --images DIR"),
+        ("deep.csv", 'in column "image" start one folder higher: use --images .'),
+        ("urls.csv", "contains URLs: leave --images out"),
+    ],
+)
 def test_what_is_wrong_is_one_sentence_and_nothing_is_written(
-    words: str, kind: type[PipelineError], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    words: str, error: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, content in FILES.items():
         Path(path).write_bytes(content)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if " " not in words:
+        words = f"x --language uk --pairs {words} --images {'.' if words == 'own.csv' else 'photos'}"
     assert main(["init", *words.split(), "--debug"]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert told in lines[-1]
-    assert lines[-2].startswith(f"data_catalog.errors.{kind.__name__}: ")
+    assert error in capsys.readouterr().err.splitlines()[-2]
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

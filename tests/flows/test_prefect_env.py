@@ -1,18 +1,23 @@
-"""Which Prefect API a project talks to: the lines in `.env`, and what answers at an address."""
+"""Which Prefect API a project talks to: the lines in `.env`, what answers at an address, and bare deployment names."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy.engine import make_url
 
+from data_catalog.errors import SettingsError
+from flows.orchestration import prefect_plugin
 from flows.orchestration.prefect_env import (
     Api,
     prefect_environment,
@@ -42,19 +47,15 @@ def test_what_up_writes_is_private_and_the_users_own_lines_stay(tmp_path: Path, 
     assert read_env_block(tmp_path) is None
     assert path.exists() == bool(before)
     assert not before or path.read_text(encoding="utf-8") == before.rstrip("\n") + "\n"
-
-
-def test_a_file_without_our_lines_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("PREFECT_API_URL=http://elsewhere/api", encoding="utf-8")
+    path.write_text("PREFECT_API_URL=http://elsewhere/api", encoding="utf-8")
     remove_env_block(tmp_path)
     assert read_env_block(tmp_path) is None
-    assert (tmp_path / ".env").read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
+    assert path.read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
 
 
 def test_the_database_is_in_a_projects_folder_whatever_its_name(tmp_path: Path) -> None:
-    project = tmp_path / "50%41 of a project's runs? #1 & ü"
-    project.mkdir()
-    database = project / "prefect.db"
+    database = tmp_path / "50%41 of a project's runs? #1 & ü" / "prefect.db"
+    database.parent.mkdir()
     url = server_environment(API, database)["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     assert make_url(url).database == str(database)
 
@@ -80,47 +81,37 @@ def test_a_file_of_the_project_stands_in_for_no_module_of_the_server(tmp_path: P
     ],
 )
 def test_no_proxy_stands_between_us_and_our_own_machine(
-    before: dict[str, str], after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: dict[str, str], after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in before.items():
-        monkeypatch.setenv(name, value)
+        if name in before:
+            monkeypatch.setenv(name, before[name])
     assert prefect_environment()["no_proxy"] == after
 
 
 @contextmanager
-def listening(status_of: Callable[[str, str | None], int], is_over: threading.Event | None = None) -> Iterator[str]:
-    """An HTTP server that answers each path and Authorization header with a status, and a body until it is over."""
+def listening(status_of: Callable[[str, str | None], int]) -> Iterator[str]:
+    """An HTTP server that answers each path and Authorization header with a status."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status_of(self.path, self.headers.get("Authorization")))
-            if is_over is None:
-                self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", "0")
             self.end_headers()
-            with suppress(OSError):
-                while is_over is not None and not is_over.wait(0.1):
-                    self.wfile.write(b"more")
 
         def log_message(self, format: str, *args: object) -> None:
             """Tests need no log."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/api"
-        finally:
-            if is_over is not None:
-                is_over.set()
-            server.shutdown()
+        yield f"http://127.0.0.1:{server.server_port}/api"
+        server.shutdown()
 
 
 def like_prefect(path: str, authorization: str | None) -> int:
     """A server that shows its health to everybody and its version to who sends one string, or another without colon."""
-    if path == "/api/health":
-        return 200
-    return 200 if authorization in ("Basic dXNlcjpwYXNz", "Basic c2VjcmV0") else 401
+    return 200 if path == "/api/health" or authorization in ("Basic dXNlcjpwYXNz", "Basic c2VjcmV0") else 401
 
 
 @pytest.mark.parametrize(
@@ -131,6 +122,8 @@ def test_a_server_answers_or_refuses_by_the_whole_auth_string(auth_string: str |
     with listening(like_prefect) as url:
         assert probe(Api(url=url, auth_string=auth_string)) == expected
     assert probe(Api(url=url, auth_string=auth_string)) == "silent"
+    with listening(lambda path, authorization: 404) as url:
+        assert probe(Api(url=url)) == "silent", "another program"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +142,48 @@ def test_what_reaches_no_server_is_silent(url: str, variables: dict[str, str], m
     assert probe(Api(url=url)) == "silent"
 
 
-def test_another_program_is_no_server_and_an_answer_without_an_end_is_not_waited_for() -> None:
-    with listening(lambda path, authorization: 404) as url:
-        assert probe(Api(url=url)) == "silent"
-    with listening(lambda path, authorization: 200, threading.Event()) as url, ThreadPoolExecutor(1) as pool:
-        assert pool.submit(probe, Api(url=url)).result(timeout=60) == "answers"
+class Client:
+    """A client of a server with the deployments `scenes`, of the flow `build-dataset`, and `twin`, of two flows."""
+
+    def read_deployments(self, deployment_filter: Any) -> list[SimpleNamespace]:
+        flows = {"scenes": ["build-dataset"], "twin": ["b", "a"]}
+        return [SimpleNamespace(flow_id=flow) for flow in flows.get(deployment_filter.name.any_[0], [])]
+
+    def read_flow(self, flow_id: str) -> SimpleNamespace:
+        return SimpleNamespace(name=flow_id)
+
+    def read_deployment_by_name(self, name: str) -> str:
+        return f"found {name}"
+
+
+class AsyncClient:
+    """The same, to be awaited."""
+
+    async def read_deployments(self, deployment_filter: Any) -> list[SimpleNamespace]:
+        return Client().read_deployments(deployment_filter)
+
+    async def read_flow(self, flow_id: str) -> SimpleNamespace:
+        return Client().read_flow(flow_id)
+
+    async def read_deployment_by_name(self, name: str) -> str:
+        return f"found {name}"
+
+
+def test_bare_and_full_names_of_deployments_are_understood_by_both_clients() -> None:
+    for _ in range(2):  # twice is as good as once
+        prefect_plugin.wrap_lookup(AsyncClient, Client)
+    names = {"scenes": "build-dataset/scenes", "x/scenes": "x/scenes", "none": "none/none"}
+    for name, expected in names.items():
+        assert Client().read_deployment_by_name(name) == f"found {expected}"
+        assert asyncio.run(AsyncClient().read_deployment_by_name(name)) == f"found {expected}"
+    with pytest.raises(SettingsError, match="one of a/twin, b/twin"):
+        Client().read_deployment_by_name("twin")
+
+
+def test_prefect_finds_the_plugin_and_one_that_has_moved_its_client_goes_on_with_full_names(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (point,) = [point for point in entry_points(group="prefect.plugins") if point.name == "vernaclip"]
+    monkeypatch.setitem(sys.modules, "prefect.client.orchestration._deployments.client", None)
+    point.load().setup_environment(ctx=SimpleNamespace(prefect_version="9.9"))
+    assert "use full names" in caplog.text

@@ -26,61 +26,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "recipes.md"
 BEGIN, END = "<!-- settings: written from the code by `make docs` -->", "<!-- end of settings -->"
 
-# What the example blocks of the page show where the default says too little, by path; "*" is any table.
-EXAMPLES: Mapping[str, str] = {
-    "name": '"photos"',
-    "target_language": '"uk"',
-    "language_pack": '"uk.toml"',
-    "language_packs": '["fr.toml"]',
-    "data": '"/data/upstream"',
-    "build.dask_address": '"tcp://10.0.0.5:8786"',
-    "clean.order": '["length", "language"]',
-    "check.order": '["length", "language"]',
-    "fetch.contact": '"you@example.org"',
-    "fetch.hosts": '{"example.org" = {concurrency = 2}}',
-    "fetch.hosts.*.concurrency": "2",
-    "fetch.hosts.*.requests_per_s": "0.5",
-    "consent.ignore": '["train-ai"]',
-    "split.by": '"upstream"',
-    "evaluate.split": '"val"',
-    "sources.wit.files": '["{data}/wit/*.tsv.gz"]',
-    "sources.wit.languages": '["it", "en"]',
-    "sources.mscoco.files": '["{data}/mscoco/captions_train2014.json"]',
-    "sources.mscoco.images": '"{data}/mscoco/train2014.zip"',
-    "sources.pairs.files": '["photos.csv"]',
-    "sources.pairs.caption_column": '"caption"',
-    "sources.pairs.path_column": '"image"',
-    "sources.pairs.lang": '"it"',
-    "test_sets.xtd10.files": '["{data}/XTD10/*.txt"]',
-    "test_sets.xtd10.languages": '["it"]',
-    "test_sets.xtd10.images": '"{data}/mscoco/*2014.zip"',
-    "test_sets.pairs.files": '["shop.tsv"]',
-    "test_sets.pairs.path_column": '"image"',
-    "test_sets.pairs.caption_column": '"caption"',
-    "test_sets.pairs.images": '"shop"',
-}
-# Examples that a section's block shows, where not all of its examples can be given together.
-SHOWN: Mapping[str, tuple[str, ...]] = {
-    "duplicates": ("keep", "merge_captions"),
-    "sources.wit": ("files", "languages"),
-    "sources.mscoco": ("files", "images"),
-    "sources.pairs": ("files", "path_column", "caption_column", "lang"),
-    "test_sets.pairs": ("files", "path_column", "caption_column", "images"),
-    "clean": ("order", "max_words"),
-    "check": ("order", "max_proper_noun_share"),
-    "repeats": ("min_similarity", "max_images_per_caption"),
-    "normalise": ("image_size", "resize_mode"),
-}
-
-# Tables of the example blocks of sources and test sets: their names, by path. A name that is no kind needs `kind`.
-NAMED: Mapping[str, str] = {
-    "sources.wit": "wit",
-    "sources.mscoco": "coco",
-    "sources.pairs": "mine",
-    "test_sets.xtd10": "xtd10",
-    "test_sets.pairs": "shop",
-}
-
 
 def sections() -> Iterator[tuple[str, type, str]]:
     """Yield the heading, config dataclass and path of every section of a recipe that has one form."""
@@ -102,18 +47,6 @@ def kinds_of(section: str) -> dict[str, tuple[type, list[str]]]:
 
 # Settings that every kind of source or test set has.
 COMMON: Mapping[str, tuple[type, ...]] = {"sources": (SourceRights, RowLimit), "test_sets": (StatedCaptions,)}
-
-
-def tables() -> Iterator[tuple[str, type, str]]:
-    """Yield the heading, config dataclass and path of every table whose settings have examples."""
-    yield from sections()
-    for section, common in COMMON.items():
-        for config_type in common:
-            yield f"`[{section}.NAME]` of every kind", config_type, f"{section}.*"
-        for path, (config_type, names) in kinds_of(section).items():
-            yield f"`[{section}.NAME]` of kind {', '.join(names)}", config_type, path
-    yield "A language pack", LanguagePack, "pack"
-    yield "`vernaclip mt train`", TrainPackageConfig, "mt_train"
 
 
 def type_of(field: Mapping[str, Any], place: str | None) -> str:
@@ -156,33 +89,6 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return [f"|{'|'.join(cell.replace('|', chr(92) + '|') for cell in line)}|" for line in lines]
 
 
-def example_of(path: str, name: str) -> str | None:
-    return EXAMPLES.get(f"{path}.{name}".removeprefix("."))
-
-
-def example_values(kind: type, path: str) -> dict[str, str]:
-    """Return the settings of a section's example block, as TOML, by name."""
-    names = SHOWN.get(path, tuple(name for name in section_fields(kind) if example_of(path, name)))
-    defaults = {name: field.get("default") for name, field in schema(kind)["properties"].items()}
-    return {name: example_of(path, name) or json.dumps(defaults[name], ensure_ascii=False) for name in names}
-
-
-def example_block(*blocks: tuple[type, str]) -> list[str]:
-    """Return the lines of an example of one or several tables, or none if there is none."""
-    lines: list[str] = []
-    for kind, path in blocks:
-        values = example_values(kind, path)
-        if values:
-            section, _, kind_name = path.partition(".")
-            name = NAMED.get(path, kind_name.replace("hosts.*", 'hosts."example.org"'))
-            head = f"[{section}.{name}]" if name else f"[{section}]"
-            lines += ["", *([head] if path else [])]
-            if path in NAMED and name != kind_name:
-                lines.append(f'kind = "{kind_name}"')
-            lines += [f"{setting} = {value}" for setting, value in values.items()]
-    return ["", "```toml", *lines[1:], "```"] if lines else []
-
-
 def kind_rows(section: str) -> Iterator[tuple[str, ...]]:
     """Yield the rows of all kinds of sources or test sets; a setting with one meaning has one row."""
     for config_type in COMMON[section]:
@@ -201,8 +107,10 @@ def kind_rows(section: str) -> Iterator[tuple[str, ...]]:
         yield label, where, type_name, f"{usual}; {special}" if special else usual, meaning
 
 
-def settings_of_recipes() -> list[str]:
-    """Return the generated lines of docs/recipes.md."""
+def settings_of_recipes(page: str) -> list[str]:
+    """Return the generated lines of docs/recipes.md; the examples below its tables stay as they are."""
+    parts = [part.partition("\n") for part in page.partition(BEGIN)[2].partition(END)[0].split("\n### ")]
+    examples = {heading: re.findall(r"\n```toml\n.*?\n```", part, re.DOTALL) for heading, _, part in parts}
     lines: list[str] = []
     clean = set(cells(SECTIONS["clean"]))
     for heading, kind, path in sections():
@@ -216,20 +124,20 @@ def settings_of_recipes() -> list[str]:
             lines += ["", f"Switches of [checks](captions.md#checks-of-{path}), `true` by default: {names}."]
         if same:
             lines += ["", f"As in `[clean]`: {', '.join(same)}."]
-        lines += example_block((kind, path))
+        lines += examples.get(heading, [])
     for section in COMMON:
         lines += ["", f"### `[{section}.NAME]`", ""]
         lines += table(("setting", "kinds", "type", "default", "meaning"), kind_rows(section))
-        lines += example_block(*((kind, path) for path, (kind, _) in kinds_of(section).items() if path in NAMED))
+        lines += examples[f"`[{section}.NAME]`"]
     return lines
 
 
-def settings_of_packages() -> list[str]:
+def settings_of_packages(page: str) -> list[str]:
     """Return the generated lines of docs/translation.md."""
     return ["", *table(("setting", "type", "default", "meaning"), cells(TrainPackageConfig))]
 
 
-PAGES: Mapping[Path, Callable[[], list[str]]] = {
+PAGES: Mapping[Path, Callable[[str], list[str]]] = {
     DOCS / "recipes.md": settings_of_recipes,
     DOCS / "translation.md": settings_of_packages,
 }
@@ -239,7 +147,7 @@ def rewritten(path: Path) -> str:
     """Return a page with its settings as the code has them."""
     page = path.read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1
-    text = "\n".join([BEGIN, *PAGES[path](), "", END])
+    text = "\n".join([BEGIN, *PAGES[path](page), "", END])
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: text, page, flags=re.DOTALL)
 
 
@@ -253,17 +161,19 @@ def test_the_page_about_languages_lists_every_field_of_a_pack() -> None:
     assert sorted(fields) == sorted(section_fields(LanguagePack))
 
 
-@pytest.mark.parametrize(("heading", "kind", "path"), list(tables()))
-def test_every_setting_has_a_meaning_and_the_examples_are_read(heading: str, kind: type, path: str) -> None:
-    properties = schema(kind)["properties"]
-    assert [name for name, field in properties.items() if not field["description"]] == [], heading
-    values = tomllib.loads("\n".join(f"{name} = {value}" for name, value in example_values(kind, path).items()))
-    assert not values or read(kind, values, path), heading
-
-
-def test_no_example_is_of_a_setting_that_there_is_not() -> None:
-    known = {f"{path}.{name}".removeprefix(".") for _, kind, path in tables() for name in section_fields(kind)}
-    assert EXAMPLES.keys() <= known
+def test_every_setting_has_a_meaning_and_sections_have_examples() -> None:
+    kinds = {kind for _, kind, _ in sections()} | {TrainPackageConfig, LanguagePack}
+    for section, common in COMMON.items():
+        kinds |= {*common, *(kind for kind, _ in kinds_of(section).values())}
+    for kind in kinds:
+        assert all(field["description"] for field in schema(kind)["properties"].values()), kind
+    text = PAGE.read_text(encoding="utf-8")
+    head = re.search(r"^### Before all tables$.*?^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert head
+    assert read(Dataset, tomllib.loads(head.group(1)), "")
+    # tests/flows/test_documentation.py reads the examples of the sections.
+    named = set(re.findall(r"^\[(\w+)[].]", text, re.MULTILINE))
+    assert {"build", "clean", "check", "fetch", "consent", "split", "evaluate", "sources", "test_sets"} <= named
 
 
 def test_the_smallest_recipe_is_read_with_paths_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

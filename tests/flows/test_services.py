@@ -1,6 +1,6 @@
-"""Prefect servers, temporary and lasting: `up`, the literal `prefect deployment run NAME`, crashes and `down`.
+"""Prefect servers, temporary and lasting: `up`, the literal `prefect deployment run NAME`, Dask, crashes and `down`.
 
-One lasting server serves all slow tests, in the order in which they stand.
+One lasting server serves all tests that ask for `project`, in the order in which they stand.
 """
 
 import json
@@ -39,7 +39,8 @@ def toys_in(project: Any) -> Any:
 
 def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
     """Each step is a task with its logs; artifacts have the progress and a table, without markup."""
-    (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["toy"]}}})
+    newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
+    (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["toy"]}}, **newest})
     assert run["state_type"] == "COMPLETED"
     tasks = {
         task["name"]: task
@@ -139,36 +140,33 @@ def wait_for(project: Any, run_id: str, state: str) -> dict[str, Any]:
     return dict(project.ask(f"/flow_runs/{run_id}"))
 
 
+def test_up_starts_a_server_and_a_worker_that_runs_a_deployment(project: Any) -> None:
+    wait_for(project, start(project, "toy"), "COMPLETED")
+    assert assert_the_toy_run_is_shown(project)["work_pool_name"] == "vernaclip"
+
+
 @pytest.mark.slow
-def test_up_again_starts_nothing(project: Any) -> None:
+def test_up_again_starts_nothing_and_the_lasting_server_is_closed_without_its_auth_string(
+    project: Any, api_doors: Any
+) -> None:
     (made,) = project.ask("/automations/filter", {})
     assert drive(project, "up") == [[], True]
     assert project.ask("/automations/filter", {}) == [made]  # a new one would have forgotten whom it waits for
-
-
-@pytest.mark.slow
-def test_the_lasting_server_is_closed_without_its_auth_string(project: Any, api_doors: Any) -> None:
     assert (project.folder / ".env").stat().st_mode & 0o777 == 0o600
     assert project.api.url.startswith("http://127.0.0.1:")
     api_doors.assert_closed(project.api)
 
 
 @pytest.mark.slow
-def test_a_bare_deployment_name_runs(project: Any) -> None:
+def test_a_bare_deployment_name_runs_and_a_parameter_that_the_flow_has_not_is_refused(project: Any) -> None:
     command = ("-m", "prefect", "deployment", "run", "toy", "--watch", "--param", f"word={json.dumps(EVIL)}")
     assert "Flow run finished successfully in 'Completed'" in project.run(*command).stdout
     run = assert_the_toy_run_is_shown(project)
-    assert run["work_pool_name"] == "vernaclip"
     event = {"id": [f"prefect.flow-run.{run['id']}"]}
     question = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": event}}
     project.until(lambda: project.ask("/events/filter", question)["events"])
-
-
-@pytest.mark.slow
-def test_a_parameter_that_the_flow_has_not_is_refused_before_a_run_begins(project: Any) -> None:
-    deployment = project.ask("/deployments/name/toy/toy")
     question = {"state": {"type": "SCHEDULED"}, "parameters": {"wrod": "tree"}}
-    refused = project.ask(f"/deployments/{deployment['id']}/create_flow_run", question, code=409)
+    refused = project.ask(f"/deployments/{run['deployment_id']}/create_flow_run", question, code=409)
     assert "'wrod' was unexpected" in json.dumps(refused)
 
 
@@ -216,12 +214,17 @@ def test_a_run_goes_on_after_everything_was_killed(project: Any) -> None:
 
 
 @pytest.mark.slow
-def test_steps_on_a_cluster_end_as_in_threads_and_one_that_kills_its_workers_is_given_up(
-    project_in: Callable[[Path], Any], tmp_path: Path
-) -> None:
+def test_down_stops_all_and_leaves_the_users_lines(project: Any) -> None:
+    assert drive(project, "down") == ["worker", "server"]
+    assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
+    assert drive(project, "down") == []
+    project.until(lambda: not project.processes())
+
+
+def test_steps_on_a_cluster_end_as_in_threads(project_in: Callable[[Path], Any], tmp_path: Path) -> None:
     project = toys_in(project_in(tmp_path))
-    orderly = project.run("driver.py", "alone", "on_dask", "orderly")
-    assert json.loads(orderly.stdout.splitlines()[-1]) == {
+    found = project.run("driver.py", "alone", "on_dask", "orderly")
+    assert json.loads(found.stdout.splitlines()[-1]) == {
         "first": 7,
         "flaky": True,
         "broken": "InputError: broken",
@@ -229,16 +232,13 @@ def test_steps_on_a_cluster_end_as_in_threads_and_one_that_kills_its_workers_is_
         "not remote": True,
         "called": True,
     }
-    assert orderly.stderr.count("step 7 in ") == 1
+    assert found.stderr.count("step 7 in ") == 1
     assert not project.processes()
-    deadly = json.loads(project.run("driver.py", "alone", "on_dask", "deadly").stdout.splitlines()[-1])
-    assert deadly["deadly"].startswith("InputError: deadly 00007: several Dask workers died during this step")
-    assert deadly["after"] == 3
 
 
 @pytest.mark.slow
-def test_down_stops_all_and_leaves_the_users_lines(project: Any) -> None:
-    assert drive(project, "down") == ["worker", "server"]
-    assert (project.folder / ".env").read_text(encoding="utf-8") == "MINE=1\n"
-    assert drive(project, "down") == []
-    project.until(lambda: not project.processes())
+def test_a_step_that_kills_its_workers_is_given_up(project_in: Callable[[Path], Any], tmp_path: Path) -> None:
+    found = toys_in(project_in(tmp_path)).run("driver.py", "alone", "on_dask", "deadly")
+    deadly = json.loads(found.stdout.splitlines()[-1])
+    assert deadly["deadly"].startswith("InputError: deadly 00007: several Dask workers died during this step")
+    assert deadly["after"] == 3

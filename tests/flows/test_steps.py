@@ -1,6 +1,6 @@
 """Steps of the table, one at a time: what they ask of engines, what they write, and what their keys depend on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +19,7 @@ from data_catalog.errors import DamagedError
 from data_catalog.fetch.config import FetchConfig, HostLimits
 from data_catalog.images.tables import write_rows
 from data_catalog.schema import CAPTIONS, IMAGES, NATIVE, PENDING, REJECTED
-from data_catalog.storage.publish import SplitConfig
 from data_catalog.storage.shards import save_parquet, sha256_of
-from data_catalog.storage.work import Commit
 from data_catalog.tombstones import STAYING, ActiveTombstones, Tombstones, new_tombstone
 from flows.build import captions as caption_steps
 from flows.build.engine import Lane
@@ -92,18 +90,6 @@ class Root:
 @pytest.fixture
 def root(tmp_path: Path, call_step: Any) -> Root:
     return Root(call_step, tmp_path)
-
-
-def test_a_second_build_translates_nothing_and_one_with_new_captions_only_those(root: Root) -> None:
-    shards = [["b", "a", "b"], ["c", "a", "d"], ["d", "b"], ["e"]]
-    first, second, third = UpperCase(), UpperCase(), UpperCase()
-    root.translate(shards, first, work="first")
-    assert first.asked == [["b", "a"], ["c", "d"], ["e"]]
-    found = root.rows(shards, second, work="second")
-    assert second.asked == []
-    assert [found["caption"] for found in found] == list("BABCADDBE")
-    root.translate([[*shard, f"new {number}"] for number, shard in enumerate(shards)], third, work="third")
-    assert third.asked == [[f"new {number}"] for number in range(4)]
 
 
 @given(
@@ -229,107 +215,64 @@ def test_translations_are_translated_back_once_and_compared_with_their_sources(t
         # Of a translation of upstream's from a third language the way back is another engine's.
         row(4, "zwei rote Kreise", caption="due cerchi rossi", source_lang="de"),
     ]
-    shard = saved(tmp_path / "shard.parquet", rows)
-
-    def through_the_step(work: str, engine: Backwards) -> Path:
-        tools = SimpleNamespace(
-            reverse=engine, reverse_memory=TranslationMemory(tmp_path / "memory", engine.fingerprint)
-        )
+    shard, engine = saved(tmp_path / "shard.parquet", rows), Backwards()
+    made = []
+    for work in ("work", "other"):
+        tools = SimpleNamespace(reverse=engine, reverse_memory=TranslationMemory(tmp_path / "memory", "words:it-en:1"))
         settings = {"engine": engine.fingerprint}
-        found: Path = call_step("round-trip", tmp_path / work, {"translate": shard}, settings, tools=tools).only_file
-        return found
-
-    engine, again = Backwards(), Backwards()
-    done = through_the_step("work", engine)
+        commit = call_step("round-trip", tmp_path / work, {"translate": shard}, settings, tools=tools)
+        made.append(commit.only_file)
     wolf = sacrebleu.sentence_chrf("a wolf", ["one dog"]).score
-    found = pq.read_table(done).column("round_trip_chrf").to_pylist()
-    assert found == pytest.approx([100.0, wolf, None, None, None])
+    assert pq.read_table(made[0])["round_trip_chrf"].to_pylist() == pytest.approx([100.0, wolf, None, None, None])
     assert [sorted(asked) for asked in engine.asked] == [["due cerchi rossi", "un cane"]]
-    assert sha256_of(through_the_step("other", again)) == sha256_of(done)
-    assert again.asked == []
+    assert sha256_of(made[0]) == sha256_of(made[1])
 
 
-MEASURED = ("length_ratio", "repeated_ngrams", "numbers_lost", "numbers_invented")
-Checked = Callable[..., list[Row]]
+def test_translations_are_measured_and_judged_and_other_rows_are_not(tmp_path: Path, call_step: Any) -> None:
+    def translated(source: str, target: str | None, **cells: Any) -> Row:
+        return row(1, source, **({"caption": target, "translator": ENGINE} | cells))
 
-
-def translated(source: str, target: str | None, **cells: Any) -> Row:
-    return row(1, source, **({"caption": target, "translator": ENGINE} | cells))
-
-
-@pytest.fixture
-def checked(tmp_path: Path, call_step: Any) -> Checked:
-    """`checked(rows, config)`: the rows after the step that checks."""
-
-    def through_the_step(rows: list[Row], config: CheckConfig | None = None) -> list[Row]:
-        settings = {"config": config or CheckConfig(), "packs": {"it": load_language_pack("it")}, "target": "it"}
-        settings |= {"tagger": None, "leaks": LeaksConfig(), "source_engine": None, "test_sets": []}
-        reads, tools = {"round-trip": saved(tmp_path / "in.parquet", rows)}, SimpleNamespace(tagger=None)
-        table = pq.read_table(call_step("check", tmp_path, reads, settings, tools=tools).only_file)
-        assert table.schema.equals(CAPTIONS)
-        found: list[Row] = table.to_pylist()
-        return found
-
-    return through_the_step
-
-
-def test_a_good_translation_is_measured_and_kept(checked: Checked) -> None:
-    (found,) = checked([translated("A black cat sleeps on the red sofa", "Un gatto nero dorme sul divano rosso")])
-    assert found["outcome"] == PENDING
-    assert found["length_ratio"] == pytest.approx(30 / 27)
-    assert (found["copied_share"], found["repeated_ngrams"]) == (0, 1)
-    assert found["numbers_lost"] == found["numbers_invented"] == []
-    assert (found["detected_lang"], found["detected_probability"]) == ("it", pytest.approx(1, abs=0.1))
-    assert found["language_margin"] == pytest.approx(1, abs=0.2)
-    assert found["round_trip_chrf"] is None
+    native, lost = "un cane sull'erba verde", {"outcome": REJECTED, "step": "translate", "drop_reason": "x"}
+    rows = [
+        translated("A black cat sleeps on the red sofa", "Un gatto nero dorme sul divano rosso"),
+        translated("A brown horse is jumping over a white fence", "Un cavallo"),
+        translated("A man repairs the roof", "Ein Mann repariert das Dach des Hauses"),
+        translated("A dog", "Un cane nero", translation_score=-1.75),
+        translated(native, native, source_lang="it", translator=NATIVE),
+        translated("A dog", None, translator=None, **lost),
+    ]
+    settings = {"config": CheckConfig(), "packs": {"it": load_language_pack("it")}, "target": "it"}
+    settings |= {"tagger": None, "leaks": LeaksConfig(), "source_engine": None, "test_sets": []}
+    reads, tools = {"round-trip": saved(tmp_path / "in.parquet", rows)}, SimpleNamespace(tagger=None)
+    table = pq.read_table(call_step("check", tmp_path, reads, settings, tools=tools).only_file)
+    assert table.schema.equals(CAPTIONS)
+    good, *bad = table.to_pylist()
+    assert (good["outcome"], good["length_ratio"], good["copied_share"]) == (PENDING, pytest.approx(30 / 27), 0)
+    assert (good["repeated_ngrams"], good["numbers_lost"], good["numbers_invented"]) == (1, [], [])
+    assert (good["detected_lang"], good["detected_probability"]) == ("it", pytest.approx(1, abs=0.1))
+    assert good["language_margin"] == pytest.approx(1, abs=0.2)
+    assert [(each["step"], each["drop_reason"], each["detail"]) for each in bad] == [
+        ("check", "length_ratio", "ratio 0.26"),
+        ("check", "wrong_language", "de 0.99"),
+        ("check", "low_translation_score", "score -1.75"),
+        (None, None, None),
+        ("translate", "x", None),
+    ]
+    measured = ("length_ratio", "repeated_ngrams", "numbers_lost", "numbers_invented")
+    assert [{each[name] is not None for name in measured} for each in bad] == [{True}] * 3 + [{False}] * 2
+    assert [each["detected_lang"] for each in bad[3:]] == ["it", None]
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "cells", "reason", "detail"),
-    [
-        ("A dog on the grass", "a dog on the grass", {}, "copied_through", None),
-        ("A dog", "Un cane nero", {"translation_repetitive": True}, "translation_repetitive", None),
-        ("A brown horse is jumping over a white fence", "Un cavallo", {}, "length_ratio", "ratio 0.26"),
-        ("Bus number 345 at the stop", "L'autobus alla fermata", {}, "numbers_lost", "lost 345"),
-        ("A dog", "Un cane nero", {"translation_score": -1.75}, "low_translation_score", "score -1.75"),
-        ("A dog", "Un cane nero", {"round_trip_chrf": 4.5}, "low_round_trip", "chrF 4.5"),
-        ("A man repairs the roof", "Ein Mann repariert das Dach des Hauses", {}, "wrong_language", "de 0.99"),
-        ("A tailor works", "E", {}, "caption_too_short", "1 character"),
-    ],
+    ("more", "found"), [({"source_engine": "cascade"}, "eo"), ({"source_engine": "langdetect"}, "it"), ({}, "it")]
 )
-def test_a_bad_translation_is_rejected_and_keeps_what_was_measured(
-    checked: Checked, source: str, target: str, cells: Row, reason: str, detail: str | None
-) -> None:
-    (found,) = checked([translated(source, target, **cells)])
-    assert (found["outcome"], found["step"], found["drop_reason"]) == (REJECTED, "check", reason)
-    assert detail is None or found["detail"] == detail
-    assert None not in [found[name] for name in MEASURED]
-
-
-def test_rows_that_are_native_or_lost_before_are_not_measured(checked: Checked) -> None:
-    native = translated("un cane sull'erba verde", "un cane sull'erba verde", source_lang="it", translator=NATIVE)
-    lost = translated("A dog", None, translator=None, outcome=REJECTED, step="translate", drop_reason="x")
-    found = checked([native, lost])
-    language = dict.fromkeys(("detected_lang", "detected_probability", "language_margin"))
-    assert [{**each, **language} for each in found] == [native, lost]
-    assert [each["detected_lang"] for each in found] == ["it", None]
-
-
-def test_a_language_is_detected_once_and_not_where_nobody_asks(checked: Checked) -> None:
-    text = "un cane sull'erba verde"
+def test_what_the_same_engine_said_of_an_unchanged_text_is_not_asked_again(more: dict[str, str], found: str) -> None:
     told = {"detected_source_lang": "eo", "detected_source_probability": 0.5, "source_language_margin": -0.25}
-    cells = {"source_lang": "it", "translator": NATIVE, **told}
-    table = pa.Table.from_pylist([translated(text, text, **cells), translated("un gatto", text, **cells)], CAPTIONS)
-    for more, expected in (
-        ({"source_engine": "cascade"}, ["eo", "it"]),
-        ({"source_engine": "langdetect"}, ["it", "it"]),
-        ({}, ["it", "it"]),
-    ):
-        rules = CheckConfig().rules(load_language_pack("it"), **more)
-        assert apply_rules(table, rules, step="check").column("detected_lang").to_pylist() == expected
-    german = translated("A man repairs the roof", "Ein Mann repariert das Dach")
-    (found,) = checked([german], CheckConfig(language_check=False))
-    assert (found["outcome"], found["language_margin"]) == (PENDING, None)
+    text, cells = "un cane sull'erba verde", {"source_lang": "it", "translator": NATIVE, **told}
+    rows = [row(1, clean, caption=text, **cells) for clean in (text, "un gatto")]
+    rules = CheckConfig().rules(load_language_pack("it"), **more)
+    after = apply_rules(pa.Table.from_pylist(rows, CAPTIONS), rules, step="check")
+    assert after["detected_lang"].to_pylist() == [found, "it"]
 
 
 TOMBSTONES = Tombstones(
@@ -347,39 +290,32 @@ def test_tombstones_drop_what_they_mean_and_change_nothing_elsewhere(tmp_path: P
     rows = [row(number, source_caption="Un gatto", url=url) for number, url in enumerate(URLS, start=1)]
     rows[0]["page_url"] = "https://www.example.org/page"
     captions, pictures = saved(tmp_path / "captions.parquet", rows), tmp_path / "images.parquet"
-    none = dict.fromkeys(IMAGES.names)
-    there = none | {"bytes": b"pixels", "thumbnail": b"few"}
+    there = dict.fromkeys(IMAGES.names) | {"bytes": b"pixels", "thumbnail": b"few"}
     images = [
         there | {"sample_id": "s:5", "final_url": "http://example.org/5.jpg"},
         there | {"sample_id": "s:6", "sha256": "hash of 6", "original": b"original"},
         there | {"sample_id": "s:7", "phash": "00ff00ff33cc33cf"},
         there | {"sample_id": "s:8", "phash": "0000000000000000", "sha256": "other", "final_url": "http://a.net/"},
-        none | {"sample_id": "s:9", "drop_reason": "http_404", "final_url": "http://example.org"},
     ]
     write_rows(images, IMAGES, pictures)
-
-    def forget(step: str, reads: Mapping[str, Path], tombstones: Tombstones) -> Commit:
-        found: Commit = call_step(step, tmp_path / "work", reads, {"in_force": ActiveTombstones.of(tombstones)})
-        return found
-
-    after = forget("forget", {"ingest": captions}, TOMBSTONES)
-    found = pq.read_table(after.only_file).to_pylist()
-    assert [each["drop_reason"] for each in found] == ["forgotten"] * 4
-    assert {name for each in found for name, value in each.items() if value is not None} <= set(STAYING)
-    assert after.facts == {"counts": {"forget": {"s": {"read": 4, "kept": 0, "dropped": 4}}}}
-
-    found = pq.read_table(forget("forget-images", {"normalise": pictures}, TOMBSTONES).only_file).to_pylist()
-    assert found.pop(3) == images[3]
-    assert [{name: value for name, value in each.items() if value is not None} for each in found] == [
-        {"sample_id": f"s:{number}", "drop_reason": "forgotten"} for number in (5, 6, 7, 9)
-    ]
-
     elsewhere = Tombstones(tombstones=(new_tombstone("domain", "elsewhere.org"),))
-    counts = {"forget": {"s": {"read": 4, "kept": 4, "dropped": 0}}}
-    same = forget("forget", {"ingest": captions}, elsewhere)
-    assert (same.files, same.facts) == ({}, {"unchanged": True, "counts": counts})
-    same = forget("forget-images", {"normalise": pictures}, elsewhere)
-    assert (same.files, same.facts) == ({}, {"unchanged": True})
+    for step, reads in (("forget", {"ingest": captions}), ("forget-images", {"normalise": pictures})):
+        after, same = (
+            call_step(step, tmp_path / "work", reads, {"in_force": ActiveTombstones.of(tombstones)})
+            for tombstones in (TOMBSTONES, elsewhere)
+        )
+        found = pq.read_table(after.only_file).to_pylist()
+        assert (same.files, same.facts["unchanged"]) == ({}, True)
+        if step == "forget":
+            assert [each["drop_reason"] for each in found] == ["forgotten"] * 4
+            assert {name for each in found for name, value in each.items() if value is not None} <= set(STAYING)
+            assert after.facts == {"counts": {"forget": {"s": {"read": 4, "kept": 0, "dropped": 4}}}}
+            assert same.facts["counts"] == {"forget": {"s": {"read": 4, "kept": 4, "dropped": 0}}}
+        else:
+            assert found.pop() == images[3]
+            assert [{name: value for name, value in each.items() if value is not None} for each in found] == [
+                {"sample_id": f"s:{number}", "drop_reason": "forgotten"} for number in (5, 6, 7)
+            ]
 
 
 @pytest.mark.parametrize(
@@ -392,19 +328,9 @@ def test_tombstones_drop_what_they_mean_and_change_nothing_elsewhere(tmp_path: P
     ],
 )
 def test_duplicates_are_found_again_only_where_a_setting_changed_that_decides_them(
-    config: DuplicatesConfig, is_decisive: bool, tmp_path: Path, call_step: Any
+    config: DuplicatesConfig, is_decisive: bool
 ) -> None:
-    for schema, name in ((CAPTIONS, "captions"), (IMAGES, "images")):
-        save_parquet(schema.empty_table(), tmp_path / f"{name}.parquet")
-
-    def found_by(config: DuplicatesConfig) -> Path:
-        reads = {"check": [tmp_path / "captions.parquet"], "forget-images": [tmp_path / "images.parquet"]}
-        settings = {"sources": ["own"], "config": decisive_settings(config), "leaks": LeaksConfig()}
-        settings |= {"split": SplitConfig(), "test_sets": []}
-        commit: Commit = call_step("find-duplicates", tmp_path, reads, settings)
-        return commit.folder
-
-    assert (found_by(config) != found_by(DuplicatesConfig())) is is_decisive
+    assert (decisive_settings(config) != decisive_settings(DuplicatesConfig())) is is_decisive
 
 
 WIDE = Lane("fetch", 3)

@@ -1,16 +1,13 @@
 """Splits that upstream states are kept where the recipe says so, are never ignored unasked, and share no image."""
 
 import json
-import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from data_catalog.errors import InputError, PipelineError, SettingsError
-from flows.cli import main
 from flows.dry_run import dry_run
 from flows.jobs import require_ready
 
@@ -139,55 +136,26 @@ def test_every_source_that_states_splits_has_them_kept_and_another_list_is_anoth
     assert own.outcomes()[own.caption(5)] == "test"
 
 
-def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_starts(
-    own: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_does_not_say_what_becomes_of_stated_splits_is_asked_before_work_starts(own: Any, told: Any) -> None:
     own.save("0.jpg", 0)
     silent = own.source("mine", "path caption", [("0.jpg", own.caption(0))])
     stating = pairs(own, [("0.jpg", "test", own.caption(0))])
-    wanted = r'^source own states splits: set \[split\] by = "upstream" to keep them, or "hash" to ignore them$'
-    with pytest.raises(SettingsError, match=wanted):
-        own.build(silent + stating)
-    with pytest.raises(SettingsError, match=wanted):
-        dry_run(own.recipe(silent + stating), root=own.root)
+    wanted = 'own states? splits?: set \\[split\\] by = "upstream" to keep them, or "hash" to ignore them$'
+    for refused in (own.build_recipe, lambda recipe: dry_run(recipe, root=own.root)):
+        with pytest.raises(SettingsError, match=wanted):
+            refused(own.recipe(silent + stating))
     assert not list(own.root.rglob("*.parquet"))
-    assert main(["build", str(own.folder / "own.toml"), "--root", str(own.root), "--executor", "local"]) == 1
-    assert 'by = "upstream"' in capsys.readouterr().err
+    words = ["build", str(own.folder / "own.toml"), "--root", str(own.root), "--executor", "local"]
+    assert 'by = "upstream"' in told(words, code=1)
     assert not dry_run(own.recipe(silent + stating, HASH), root=own.root).dropped
-    with pytest.raises(SettingsError, match=r"^sources flickr8k, flickr30k, mscoco, own state splits: "):
-        own.build(flickr8k(own) + silent + karpathy(own) + coco(own) + stating)
-    with pytest.raises(SettingsError, match="no source states splits"):
-        own.build(silent, UPSTREAM)
-    with pytest.raises(SettingsError, match=r"split\.by must be \"upstream\" or \"hash\", got 'karpathy'"):
-        own.recipe(stating, "split.by=karpathy")
-
-
-def test_a_photograph_in_two_lists_is_an_error(own: Any) -> None:
-    source = flickr8k(own)
-    own.save("0.jpg", 0)
+    lists = flickr8k(own)
+    for sources, settings, said in (
+        (lists + silent + karpathy(own) + coco(own) + stating, (), "^sources flickr8k, flickr30k, mscoco, own state"),
+        (silent, (UPSTREAM,), "no source states splits"),
+        (stating, ("split.by=karpathy",), r"split\.by must be \"upstream\" or \"hash\", got 'karpathy'"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            own.build(sources, *settings)
     (own.folder / "Flickr_8k.trainImages.txt").write_text("0.jpg\n3.jpg\n", "utf-8")
     with pytest.raises(InputError, match=r"3\.jpg is in .*testImages\.txt and in .*trainImages\.txt"):
-        own.build(source, UPSTREAM)
-
-
-TWINS = ("2851198725_37b6027625.jpg", "3050606344_af711c726c.jpg")
-
-
-@pytest.mark.real_data
-def test_the_lists_of_flickr8k(own: Any, shared_data: Path) -> None:
-    """Real photographs in their official splits; of two that are the same the one stays that is held out."""
-    flickr = shared_data / "flickr8k_photos"
-    lists = {name: (flickr / f"Flickr_8k.{name}Images.txt").read_text("utf-8").split() for name in ("train", "dev")}
-    chosen = {"train": [*lists["train"][:12], TWINS[0]], "val": lists["dev"][:12], "test": [TWINS[1]]}
-    expected: Mapping[str, str] = {name: split for split, names in chosen.items() for name in names}
-    with zipfile.ZipFile(flickr / "images.zip") as images:
-        images.extractall(own.photos, list(expected))
-    captions = (flickr / "Flickr8k.token.txt").read_text("utf-8").splitlines(keepends=True)
-    tokens = "".join(line for line in captions if line.partition("#")[0] in expected)
-    (own.folder / "Flickr8k.token.txt").write_text(tokens, "utf-8")
-    for split, names in {**lists, "test": chosen["test"]}.items():
-        kept = [name for name in names if split == "test" or name not in chosen["test"]]
-        (own.folder / f"Flickr_8k.{split}Images.txt").write_text("\n".join(kept), "utf-8")
-    own.build(f'[sources.flickr8k]\nfiles = ["{own.folder}/Flickr8k.token.txt"]\nimages = "{own.photos}"\n', UPSTREAM)
-    rows = own.rows("SELECT path, split, drop_reason FROM images")
-    assert {row["path"]: row["split"] or row["drop_reason"] for row in rows} == {**expected, TWINS[0]: "split_leak"}
+        own.build(lists, UPSTREAM)
