@@ -134,7 +134,7 @@ class CaptionFiles:
                 raise SettingsError(f"{target} is the input: name another file (--out)")
             if not target.is_file():
                 raise SettingsError(
-                    f"{target} is not a file: name another one (--out), or leave --out away for standard output"
+                    f"{target} is not a file: name another one (--out), or omit --out to write to standard output"
                 )
             if not self.overwrite:
                 raise SettingsError(f"{target} exists: name another file (--out), or replace it with --force")

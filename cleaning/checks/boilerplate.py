@@ -1,4 +1,4 @@
-"""Check for texts that are no captions, such as file names, by named rules with examples.
+"""Check for texts that are not captions, such as file names, by named rules with examples.
 
 | rule | example |
 |---|---|

@@ -154,7 +154,7 @@ class CaptionCheck:
         reads: Sequence[str] = (TEXT,),
         has_rules: bool = False,
     ) -> None:
-        """Define a check; a class without a name is no check but a common base or a section.
+        """Define a check; a class without a name is not a check but a common base or a section.
 
         Args:
             name: name in the recipe's `order` and in the docs.

@@ -3,7 +3,7 @@
 The paper drops captions of which at least 80 % of the tokens are tagged PROPN. `tagged_proper_nouns` does the same with
 spaCy's or Stanza's `Tagger`, if there is a model of the language. Without a tagger, `proper_noun_share` is a heuristic:
 
-- Content words begin with a letter and are no function words of the language. Unlike with a tagger, nothing else
+- Content words begin with a letter and are not function words of the language. Unlike with a tagger, nothing else
   counts: "Kim Rhodes nel 2010" is two names of two words.
 - A content word with a capital is a proper noun. The first word of a sentence is one only if the next word is a content
   word with a capital, too ("Dora Riparia", but not "Gatto nero" or "Chiesa di San Marco"), and if it is none of the

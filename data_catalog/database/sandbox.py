@@ -48,7 +48,7 @@ def require_read_only_query(connection: Any, sql: str) -> None:
 
     Raises:
         SettingsError: the text has no statement or several, or a part of it may write.
-        duckdb.Error: the text is no SQL.
+        duckdb.Error: the text is not SQL.
     """
     try:
         sql.encode()

@@ -119,7 +119,7 @@ def _file(values: Any, where: str) -> UpstreamFile:
     members = _list(values, "members", f"{where}: members must be a list of paths") if is_archive else None
     paths = tuple(_path(member, where) for member in members or [_text(values, "file", where)])
     if len({PurePosixPath(path).name for path in paths}) != len(paths):
-        raise SettingsError(f"{where}: two members have the same last part")
+        raise SettingsError(f"{where}: two members have the same file name")
     num_bytes = values.get("num_bytes")
     if num_bytes is not None and (type(num_bytes) is not int or num_bytes < 1):
         raise SettingsError(f"{where}: num_bytes must be a whole number of at least 1; leave it out if unknown")

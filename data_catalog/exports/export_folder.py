@@ -52,7 +52,7 @@ def _as_place(folder: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise_if_disk_fails(error, folder)
-        raise DiskError(f"{folder} cannot be an export's folder: {error}") from error
+        raise DiskError(f"{folder} cannot be used for the export: {error}") from error
 
 
 def _beside(place: Path) -> tuple[Path, Path]:

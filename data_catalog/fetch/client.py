@@ -236,7 +236,7 @@ class _Proxy:
         """Return the proxy for a URL or "host:port", which may contain a login.
 
         Raises:
-            FetchError: `connect`: it is no URL.
+            FetchError: `connect`: it is not a URL.
         """
         try:
             parts = urlsplit(url if "//" in url else f"//{url}")
@@ -311,7 +311,7 @@ class _FinalResponse(http.client.HTTPResponse):
     """The final answer, after interim ones: `http.client` alone would return a 102 or 103 as the answer."""
 
     def begin(self) -> None:
-        """Read heads until one is no interim answer (RFC 9110, 15.2). A 101, which was not requested, is final.
+        """Read heads until one is not an interim answer (RFC 9110, 15.2). A 101, which was not requested, is final.
 
         Raises:
             http.client.HTTPException: there are too many interim answers, or the answer is not HTTP.

@@ -93,7 +93,7 @@ def rejection_of(error: Exception, raw: bytes) -> ImageRejectedError:
 
 
 def _text_kind(raw: bytes) -> str:
-    """Return the kind of a file that is no image, such as "HTML", "gzip", "zip", "text" or "unknown bytes"."""
+    """Return the kind of a file that is not an image, such as "HTML", "gzip", "zip", "text" or "unknown bytes"."""
     if is_html(raw):
         return "HTML"
     for name, start in _PACKED.items():

@@ -254,7 +254,7 @@ class ResizePlan:
         )
 
     def fraction(self, size: tuple[int, int]) -> int:
-        """Return by what a JPEG's (width, height) may be divided while decoding, without visible loss: 1, 2, 4 or 8."""
+        """Return the divisor, 1, 2, 4 or 8, of a JPEG's (width, height) while decoding, without visible loss."""
         if not self.shrinks or self.interpolation != "area":
             return 1
         times = min(size[0] / self.width, size[1] / self.height) / _FRACTION_MARGIN

@@ -23,7 +23,7 @@ def text(value: object) -> Markup:
 
 
 def caption(value: object, language: object = None) -> Markup:
-    """Return a caption as `text` does, with the `lang` attribute; `lang` is empty if `language` is no language code."""
+    """Return a caption as `text` does, with the `lang` attribute; it is empty if `language` is not a language code."""
     if value is None:
         return Markup("")
     code = str(language) if language and _LANGUAGE.fullmatch(str(language)) else ""

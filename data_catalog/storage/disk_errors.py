@@ -84,6 +84,6 @@ def make_writable_folder(folder: Path, option: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DiskError(f"{option} {folder} cannot be made a folder: {error.strerror}") from error
+        raise DiskError(f"{option} {folder} cannot be created: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise DiskError(f"{option} {folder} is not writable: name another folder")

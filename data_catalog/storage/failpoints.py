@@ -139,7 +139,7 @@ def parse(text: str) -> dict[str, tuple[int, str]]:
             )
         name, passage, action = arming.groups()
         if name not in REGISTRY:
-            raise SettingsError(f"{VARIABLE} names {name!r}, which is none of {', '.join(REGISTRY)}")
+            raise SettingsError(f"{VARIABLE} names {name!r}, which is not one of {', '.join(REGISTRY)}")
         if action not in (KILL, STOP, *ERRORS):
             raise SettingsError(f"{VARIABLE}: {action!r} is none of {', '.join((KILL, STOP, *ERRORS))}")
         found[name] = (int(passage or 1), action)

@@ -115,7 +115,7 @@ class OpenSnapshot:
             _require_finished(self._root)
         if not self._folder.is_dir():
             raise DamagedError(
-                f"{self._folder} was taken down or removed while it was open, and cannot be read any more: open the "
+                f"{self._folder} was taken down or removed while it was open, and can no longer be read: open the "
                 "dataset again"
             )
         self._state = state

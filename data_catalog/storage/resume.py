@@ -92,7 +92,7 @@ def load_resume_state(
             progress = json.loads(file.metadata()[_METADATA_KEY])
         own_key = progress.pop("key")
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is no resume state ({error}): remove it to train from the start") from error
+        raise DamagedError(f"{path} is not a resume state ({error}): remove it to train from the start") from error
     if own_key != key:
         raise SettingsError(f"{path} belongs to a run with other settings or data: train into another folder")
 

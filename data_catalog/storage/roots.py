@@ -31,7 +31,7 @@ def require_root(root: Path) -> None:
     """Check that a root exists.
 
     Raises:
-        InputError: it is no folder.
+        InputError: it is not a folder.
     """
     if not root.is_dir():
         raise InputError(f"{root} does not exist: give the root of a catalog with --root")

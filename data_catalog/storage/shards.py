@@ -79,7 +79,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> str:
         SettingsError: `path` is a folder, a pipe or a device.
     """
     if path.exists() and not path.is_file():
-        raise SettingsError(f"{path} exists and is no regular file: give another name")
+        raise SettingsError(f"{path} exists and is not a regular file: give another name")
     return _write_new(path, write, lambda _: path)[1]
 
 

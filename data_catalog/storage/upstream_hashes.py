@@ -65,7 +65,7 @@ class FileHashes:
         return digest([[name, sha256] for name, sha256 in hashes if sha256 is not None])
 
     def _sha256_if_readable(self, path: Path) -> str | None:
-        """Return a file's hash; "" if it cannot be read, None if it is no file."""
+        """Return a file's hash; "" if it cannot be read, None if it is not a file."""
         try:
             return self.sha256(path) if path.is_file() else None
         except OSError as error:

@@ -265,7 +265,7 @@ def unpacked_checks(folder: Path) -> Iterator[Check]:
         return
     if path.is_file():
         yield from _folder_checks(
-            path, remedy, lambda path: _damage(path, f"{path} is none of the package's files: {remedy}")
+            path, remedy, lambda path: _damage(path, f"{path} is not one of the package's files: {remedy}")
         )
     else:
         yield _found(_damage(path, f"{path} is missing: {remedy}"))
@@ -325,7 +325,7 @@ def _snapshot_checks(root: Path, folder: Path) -> Iterator[Check]:
         return {} if snapshot is None else {entry["path"]: entry["sha256"] for entry in snapshot.entries()}
 
     def stray(path: Path) -> Finding:
-        return Finding(kind="stray", path=path, text=f"{path} is none of the snapshot's files, and nothing reads it")
+        return Finding(kind="stray", path=path, text=f"{path} is not one of the snapshot's files, and nothing reads it")
 
     if path.is_file():
         yield from _record_checks(path, read, RESTORE_FILE, stray)
@@ -386,4 +386,4 @@ def _export_checks(root: Path, folder: Path) -> Iterator[Check]:
         text = f"{path} is missing, so that export cannot be verified: remove the folder and export again"
         yield partial(_missing, path, text, needed=path, root=root)
     else:
-        yield _found(Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is no export"))
+        yield _found(Finding(kind="note", path=folder, text=f"{folder} has no {EXPORT_RECORD}: it is not an export"))

@@ -250,7 +250,7 @@ def _committed(folder: Path) -> tuple[Commit, Mapping[str, Any]] | None:
         logger.warning("%s", error)
         return None
     if not {"files", "facts", "key"} <= content.keys():
-        logger.warning("%s is damaged (it is no record of a step): %s", path, again)
+        logger.warning("%s is damaged (it is not the record of a step): %s", path, again)
         return None
     missing = [folder / name for name in content["files"] if not (folder / name).is_file()]
     if missing:

@@ -136,7 +136,7 @@ def why(
       vernaclip why mscoco:391895#770337 --root italy
       vernaclip why https://upload.wikimedia.org/wikipedia/commons/a/a9/Example.jpg --root italy
 
-    A URL is found in any spelling, as upstream has it and as it was after redirects. The exit code is 1 if nothing
+    A URL is found in any spelling, as upstream has it or after redirects. The exit code is 1 if nothing
     matches. JSON contains all columns and settings.
 
     Args:
@@ -216,7 +216,7 @@ class AnswerOptions:
     raw: bool = False
     """Leave texts in CSV unchanged."""
     max_rows: Number = 1000
-    """Most rows of a table; other formats contain all rows."""
+    """Maximum number of rows in a table; other formats contain all rows."""
 
 
 _DEFAULTS = AnswerOptions()

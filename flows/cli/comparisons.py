@@ -157,8 +157,9 @@ def scoreboard(
 
     --model NAME and one of:
       folder=DIR                      model that vernaclip trained
-      open_clip=MODEL/PRETRAINED|DIR  model of open_clip, as ViT-B-32/openai,
-                                      or a folder in its hub layout
+      open_clip=MODEL/PRETRAINED|DIR  model of open_clip, such as
+                                      ViT-B-32/openai, or a folder in its
+                                      hub layout
       transformers=NAME|DIR           dual encoder of Hugging Face, such as
                                       VisionTextDualEncoder
 
@@ -170,7 +171,7 @@ def scoreboard(
       captions_by=human|machine       origin of the captions, if the files
                                       do not state it
       captions_in=LANG                their language, if it is not the one
-                                      that is scored
+                                      that models are scored in
       translate=true                  translate them from that language
                                       with the engine of the recipe
 
@@ -180,9 +181,10 @@ def scoreboard(
       class_names=FILE.json           names by folder, or a list in the
                                       order of the sorted folders
                                       (default: from the language pack)
-      class_names_key=NAME            part of the file, if it has several
-      templates=FILE.json|bare        likewise; the bare template, {c}, is
-                                      always scored
+      class_names_key=NAME            key of the list, if the file has several
+      templates=FILE.json|bare        prompts, {c} for the class (default: from
+                                      the language pack); the bare template,
+                                      {c}, is always scored
 
     docs/scores.md describes the kinds of test sets.
 

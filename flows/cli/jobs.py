@@ -80,7 +80,7 @@ class Job:
 _BUILD, _MODEL, _DRY_RUN = BuildOptions(), ModelOptions(), DryRunOptions()
 RetryFailed = Annotated[
     bool,
-    Parameter(help="Fetch images again that failed for a temporary reason in an earlier build of the dataset."),
+    Parameter(help="Fetch again the images that failed for a temporary reason in an earlier build of the dataset."),
 ]
 
 

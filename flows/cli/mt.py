@@ -116,8 +116,8 @@ def evaluate(
           --system theirs output=theirs.txt --out evaluation
 
     All systems are compared with the first one. If a line of PAIRS.tsv is not a pair, it is reported and nothing is
-    evaluated. BLEU, chrF and the paired bootstrap (1,000 resamples, seeded) are sacrebleu's. Speed is measured in one
-    pass over all captions, without loading the engine; other work on the machine slows it down.
+    evaluated. BLEU, chrF and the paired bootstrap (1,000 resamples, seeded) come from sacrebleu. Speed is measured in
+    one pass over all captions, without loading the engine; other work on the machine slows it down.
 
     Args:
         pairs: UTF-8 file with source text, a tab and the reference translation on each line.
@@ -142,7 +142,7 @@ def install(
       vernaclip mt install --from en --to it
       vernaclip mt install translate-en_it-1_0.argosmodel
 
-    Packages are installed into the folder of Argos Translate (ARGOS_PACKAGES_DIR), which can use them, too. The index
+    Packages are installed into Argos Translate's folder (ARGOS_PACKAGES_DIR), so it can use them too. The index
     is also that of Argos Translate (ARGOS_PACKAGE_INDEX). An interrupted download resumes.
 
     Args:

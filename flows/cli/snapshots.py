@@ -160,7 +160,7 @@ def _short(value: object) -> str:
 def prune(dataset: str | None = None, /, *, root: Root = DEFAULT_ROOT, keep: Number = 1, dry_run: bool = False) -> None:
     """Remove old snapshots that nothing needs, and unfinished snapshots of killed builds.
 
-    These snapshots are kept, too: the one that the newest model was trained on, the one that an interrupted
+    These snapshots are also kept: the one that the newest model was trained on, the one that an interrupted
     --retry-failed needs, and all snapshots of a dataset while a model is trained on it. A program that has
     catalog.duckdb open still uses the old views. If their snapshot is removed, its next query fails; open the file
     again.
@@ -218,7 +218,7 @@ class ForgetOptions:
     """Options that select the images to forget; the first four are named like the kinds of tombstones."""
 
     url: Annotated[Words, Parameter(metavar="URL")] = ()
-    """Image at this URL or that it redirects to, or all images of the page at this URL. Repeatable."""
+    """Image at this URL or at its redirect target, or all images of the page at this URL. Repeatable."""
     domain: Annotated[Words, Parameter(metavar="HOST")] = ()
     """All images of this host and its subdomains, and all images of their pages. Repeatable."""
     sample: Annotated[Words, Parameter(metavar="SOURCE:ID")] = ()
@@ -247,7 +247,7 @@ def forget(
 
     Args:
         dry_run: List the matching images, and change nothing.
-        lists: List all tombstones, the records of what was forgotten.
+        lists: List all tombstones (records of forgotten images).
     """
     from data_catalog.storage.manifest import dataset_names
     from data_catalog.storage.roots import require_root

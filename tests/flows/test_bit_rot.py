@@ -208,7 +208,9 @@ def test_what_is_missing_stray_or_unvouched_for_is_told(root: Path, capsys: pyte
     assert main(["verify", "--root", str(root)]) == 1
     out = capsys.readouterr().out.splitlines()
     assert any(line.startswith(f"damage: {gone} is missing: restore it from a copy") for line in out)
-    assert any(line.startswith("stray: ") and "other.parquet is none of the snapshot's files" in line for line in out)
+    assert any(
+        line.startswith("stray: ") and "other.parquet is not one of the snapshot's files" in line for line in out
+    )
     assert any("fedcba987654 has no manifest.json: its build is running, or was killed" in line for line in out)
     assert any("catalog.duckdb has no catalog.duckdb.json" in line for line in out)
     assert any("its record runs.jsonl.json cannot be read: Is a directory" in line for line in out)

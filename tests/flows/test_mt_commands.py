@@ -159,7 +159,7 @@ def test_pairs_of_the_grammar_are_written_in_the_language_that_is_asked_for(tmp_
     for words, message in (
         ([str(out), "--to", "fr"], "English and fr"),
         ([str(out), "--num-pairs", "0"], "at least 1, got 0"),
-        ([str(tmp_path), "--num-pairs", "3"], "is no regular file"),
+        ([str(tmp_path), "--num-pairs", "3"], "is not a regular file"),
         ([f"{out}/pairs.tsv", "--num-pairs", "3"], "cannot be written"),
     ):
         assert message in told(["scenes-pairs", *words], code=1)

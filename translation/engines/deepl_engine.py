@@ -209,7 +209,7 @@ def _refused(error: Any) -> PipelineError:
         return SettingsError(f"DeepL refuses the key in the environment variable {KEY_VARIABLE}: correct it")
     if status == 456:
         return InputError(
-            "the characters of your DeepL account are used up: raise its limit, or run again in its next period. "
+            "your DeepL account has no characters left: raise its limit, or run again in its next period. "
             "Finished translations are kept"
         )
     if status == 429 or status >= 500:

@@ -196,7 +196,7 @@ class PluginTranslator:
         if not callable(getattr(engine, "translate", None)):
             raise InputError(f"its factory returned {_shown(engine)}, which has no method `translate`")
         if engine.fingerprint != self._fingerprint:
-            raise InputError(f"its fingerprint changes between two reads, was {_shown(self._fingerprint)}")
+            raise InputError(f"its fingerprint changed between two reads; it was {_shown(self._fingerprint)}")
         what = {"protocol": PROTOCOL_VERSION, "package": plugin.package, "fingerprint": self._fingerprint}
         self.fingerprint = f"{plugin.name}:{from_code}-{to_code}:{digest(what)[:12]}"
 

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
         (FILE | {"sha256": SHA256, "md5": "0" * 32}, "has both sha256 and md5"),
         (FILE | {"url": "ftp://example.org/b"}, "is not requested: only https"),
         (FILE | {"url": "https://me:secret@example.org/b"}, "contains a user name or a password"),
-        ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same last part"),
+        ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same file name"),
         ({"members": [], "url": FILE["url"]}, "members must be a list of paths"),
         ("b.tsv", "must be a table"),
     ],
