@@ -52,9 +52,9 @@ def _no_log_levels_of_earlier_tests() -> None:
 
 @pytest.fixture(scope="session")
 def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`random_clip(captions, seed=0)`: the folder of a small model with random weights, and a tokenizer of captions."""
+    """`random_clip(captions, seed=0, bias=None)`: a small model with random weights, and a tokenizer of captions."""
 
-    def make(captions: Sequence[str], seed: int = 0) -> Path:
+    def make(captions: Sequence[str], seed: int = 0, bias: float | None = None) -> Path:
         import torch
 
         from training.towers.model import WEIGHTS_FILE, create_model, write_model_config
@@ -70,7 +70,7 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
             "custom_text": True,
             "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
             "text_cfg": {**text, "vocab_size": tokenizer.get_vocab_size()},
-        }
+        } | ({} if bias is None else {"init_logit_bias": bias})
         write_model_config(folder, config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

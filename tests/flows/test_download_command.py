@@ -155,13 +155,6 @@ def test_mistakes_are_told(arguments: list[str], words: list[str], message: str,
     assert message in told(["download", *words, *rest], code=1)
 
 
-def test_the_registry_that_ships_is_listed(tmp_path: Path, told: Any) -> None:
-    out = told(["download", "--to", str(tmp_path)])
-    for name in ("wit", "mscoco", "mscoco_it", "cc3m", "cc12m", "sbu", "flickr8k", "flickr30k"):
-        assert f"\n{name}: " in out
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.real_data
 def test_real_files_are_what_the_registry_says(
     tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]

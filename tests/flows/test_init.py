@@ -237,7 +237,7 @@ FILES = {
         ("x --language sw", "sw.toml exists and is a language pack for sv"),
         ("x --language uk --images photos", "SettingsError: --images needs --pairs"),
         ("x --language uk --pairs no.csv", "InputError: --pairs: files names no.csv, which does not exist"),
-        ("own.txt", "InputError: "),
+        ("own.txt", "own.txt has an unknown suffix"),
         ("empty.csv", "has columns but no rows"),
         ("semicolons.csv", "has 1 column of text (image;caption)"),
         ("cp1251.csv", "is not UTF-8 (first invalid line: 2): save it as UTF-8"),
@@ -246,7 +246,7 @@ FILES = {
         ("number.csv", "has no column of images: none of n, caption contains file names"),
         ("own.csv", "none of 1 image, such as 0.png, is in .: use --images DIR"),
         ("deep.csv", 'in column "image" start one folder higher: use --images .'),
-        ("urls.csv", "SettingsError: "),
+        ("urls.csv", "contains URLs: leave --images out"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_nothing_is_written(

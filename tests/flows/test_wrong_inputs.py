@@ -112,8 +112,10 @@ def test_a_damaged_dataset_has_a_remedy(
 def quoted(here: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A recipe with a space in its name, in a folder whose name has an apostrophe; the current folder is above it."""
     monkeypatch.chdir(here)
-    Path("anna's recipes").mkdir()
-    return str(Path("photos.toml").rename("anna's recipes/my photos.toml"))
+    path = Path("anna's recipes") / "my photos.toml"
+    path.parent.mkdir()
+    path.write_text(f'name = "photos"\n{RECIPE}', "utf-8")
+    return str(path)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,9 @@
 import hashlib
 import io
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +18,8 @@ from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
-from training.fit.run import STATE_FILE
+from training.fit import loop  # before torch, so that its threads sleep while they wait
+from training.fit.loop import train
 from training.towers.model import read_model_config
 
 COLOURS = {
@@ -36,7 +34,15 @@ COLOURS = {
 }
 SIDES = {"in alto a sinistra": (2, 2), "in alto a destra": (52, 2), "in basso": (27, 52)}
 
+SmallRun = Callable[..., TrainConfig]
 MakeShard = Callable[[str, Sequence[dict[str, Any]]], Path]
+# One step: what is exported is random weights, moved a little.
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 152, "lr": 1e-3, "warmup_steps": 1}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Libraries warn of one another."""
+    item.add_marker(pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"))
 
 
 def square(colour: str, side: str, rng: Random) -> bytes:
@@ -121,50 +127,29 @@ def pair_row() -> Callable[..., dict[str, Any]]:
     return pair
 
 
-def written(path: Path) -> int | None:
-    """When a file was written, in nanoseconds, if it is there."""
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
 @pytest.fixture(scope="session")
-def kill_while_training() -> Callable[..., None]:
-    """`kill(files, config, out)`: SIGKILL a training process once it has written a resume state of its own."""
+def training_code() -> Callable[..., str]:
+    """`training_code(files, config, out)`: the Python of a process of its own that trains."""
 
-    def kill(files: PairFiles, config: TrainConfig, out: Path, seconds_more: float = 0.0) -> None:
-        before = written(out / STATE_FILE)
-        call = (
+    def code(files: PairFiles, config: TrainConfig, out: Path) -> str:
+        return (
             "from pathlib import Path, PosixPath\n"
             "from training.config import TrainConfig\n"
             "from training.data.pairs import PairFiles\n"
             "from training.fit.loop import train\n"
-            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))"
+            f"train({files!r}, TrainConfig(**{asdict(config)!r}), Path({str(out)!r}))\n"
         )
-        child = subprocess.Popen([sys.executable, "-W", "ignore", "-c", call])
-        while written(out / STATE_FILE) == before:
-            assert child.poll() is None, "the child ended before it could be killed"
-            time.sleep(0.005)
-        time.sleep(seconds_more)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-        assert not (out / "result.json").exists()
 
-    return kill
+    return code
 
 
+TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
 VISION: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
     "resnet": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
 }
-TEXT = {"context_length": 24, "vocab_size": 300, "width": 32, "heads": 2, "layers": 1, "pool_type": "argmax"}
-TOWERS = {
-    kind: {
-        "embed_dim": 32,
-        "custom_text": True,
-        "vision_cfg": vision,
-        "text_cfg": TEXT | {"hf_tokenizer_name": "tokenizer"},
-    }
-    for kind, vision in VISION.items()
-}
+SHARED = {"embed_dim": 32, "custom_text": True, "text_cfg": {**TEXT, "hf_tokenizer_name": "tokenizer"}}
+TOWERS: dict[str, dict[str, Any]] = {kind: {**SHARED, "vision_cfg": vision} for kind, vision in VISION.items()}
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +159,7 @@ def towers() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainConfig]:
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
     """`small_run(kind="vit", **settings)`: two epochs of nine steps over `square_files`."""
     folder = tmp_path_factory.mktemp("towers")
     for tower, found in TOWERS.items():
@@ -190,7 +175,6 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TrainCo
 @pytest.fixture
 def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`interrupt(files, config, out, saves=1)`: end a training once it has written so many resume states."""
-    from training.fit import loop
 
     def interrupt(files: PairFiles, config: TrainConfig, out: Path, saves: int = 1) -> None:
         save, left = loop.save_run, iter(range(saves - 1))
@@ -209,60 +193,26 @@ def interrupt_training(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`make_model(seed=..., bias=...)`: a whole model of random weights, of SigLIP's kind with a bias."""
-    import torch
-
-    from training.towers.model import create_model, write_model_config
-    from training.towers.model_files import save_weights
-    from training.towers.tokenizer import save_tokenizer, train_tokenizer
-
-    captions = [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES]
-    tokenizer = train_tokenizer(captions, vocab_size=300)
-
-    def make(*, seed: int = 1, bias: float | None = None) -> Path:
-        folder = tmp_path_factory.mktemp("models") / "model"
-        text = TOWERS["resnet"]["text_cfg"] | {"context_length": 12, "vocab_size": tokenizer.get_vocab_size()}
-        config = TOWERS["resnet"] | {"text_cfg": text}
-        config |= {} if bias is None else {"init_logit_bias": bias}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            module = create_model(config, folder)
-        save_tokenizer(tokenizer, folder, context_length=12)
-        write_model_config(folder, config)
-        save_weights(module, folder / "model.safetensors")
-        return folder
-
-    return make
+def make_model(random_clip: Callable[..., Path]) -> Callable[..., Path]:
+    """`make_model(seed=0, bias=None)`: a model of random weights that knows the words of squares, of 24 tokens."""
+    return partial(random_clip, [f"un quadrato {colour} {side}" for colour in COLOURS for side in SIDES])
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the hub has them: a small BERT with its pooler, and a tokenizer of words."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    folder = tmp_path_factory.mktemp("bert")
+    folder, vocabulary = tmp_path_factory.mktemp("bert"), tmp_path_factory.mktemp("words") / "vocab.txt"
     captions = "un quadrato rosso verde blu giallo nero viola arancione azzurro in alto basso a destra sinistra c ' è ."
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split()]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    torch.manual_seed(4)
-    sizes = {
-        "initializer_range": 0.2,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=95, **sizes)).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *captions.split(), "[MASK]"]
+    vocabulary.write_text("\n".join(words))
+    BertTokenizerFast(str(vocabulary)).save_pretrained(folder)
+    torch.manual_seed(6)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=95, initializer_range=0.2, **sizes)
+    BertModel(config).save_pretrained(folder)
     return folder
 
 
@@ -281,25 +231,45 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dual_encoder(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small VisionTextDualEncoder with its processor, as transformers saves one."""
     import torch
-    from transformers import (
-        BertConfig,
-        CLIPVisionConfig,
-        PreTrainedTokenizerFast,
-        VisionTextDualEncoderConfig,
-        VisionTextDualEncoderModel,
-        VisionTextDualEncoderProcessor,
-        ViTImageProcessor,
-    )
+    import transformers as hub
 
     folder = tmp_path_factory.mktemp("dual")
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    vision = CLIPVisionConfig(**size, image_size=32, patch_size=16)
-    text = BertConfig(**size, vocab_size=99, max_position_embeddings=16)
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
+    vision = hub.CLIPVisionConfig(**size, image_size=32, patch_size=16)
+    text = hub.BertConfig(**size, vocab_size=99, max_position_embeddings=16)
+    config = hub.VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=8)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        VisionTextDualEncoderModel(config).save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(encoder, model_max_length=16)
-    picture = ViTImageProcessor(size={"height": 32, "width": 32})
-    VisionTextDualEncoderProcessor(picture, tokenizer).save_pretrained(folder)
+        hub.VisionTextDualEncoderModel(config).save_pretrained(folder)
+    tokenizer = hub.PreTrainedTokenizerFast.from_pretrained(encoder, model_max_length=16)
+    picture = hub.ViTImageProcessor(size={"height": 32, "width": 32})
+    hub.VisionTextDualEncoderProcessor(picture, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def italian(square_files: PairFiles, model_file: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the architecture of `italian`, its image tower from random weights."""
+    folder = tmp_path_factory.mktemp("italian")
+    config = json.loads(model_file.read_text())
+    del config["image_weights"]
+    (folder / "italian.json").write_text(json.dumps(config))
+    own = {"model": str(folder / "italian.json"), "text_encoder": str(encoder), "logit_scale": 20.0}
+    train(square_files, TrainConfig(**own, num_threads=1, **SHORT), folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def compact(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet beside open_clip's own text tower, as `compact` is."""
+    folder = tmp_path_factory.mktemp("compact") / "model"
+    train(square_files, small_run("resnet", **SHORT), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_clip(square_files: PairFiles, small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision transformer beside open_clip's own text tower, trained by the sigmoid loss, which has a bias."""
+    folder = tmp_path_factory.mktemp("plain") / "model"
+    train(square_files, small_run(loss="siglip", **SHORT), folder)
     return folder

@@ -1,42 +1,67 @@
-"""Metrics against cases worked out by hand and against brute force."""
+"""Metrics and paired differences against cases worked out by hand, torchmetrics and scipy; few images and verdicts."""
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
 
+from data_catalog.errors import InputError
+from training.scores.ablation import (
+    HELPS,
+    HURTS,
+    UNKNOWN,
+    PairedDifference,
+    SeedNoise,
+    difference,
+    holm,
+    seed_noise,
+    values_of,
+    verdict,
+)
+from training.scores.ablation import METRICS as COMPARED
 from training.scores.metrics import (
+    METRIC_OF,
     METRICS,
     Metric,
     bootstrap_interval,
     chance_level,
+    chance_median_rank,
     image_to_text_ranks,
+    median,
+    median_draws,
     ranks_themselves,
     recalls,
     reciprocal_ranks,
+    share_interval,
     text_to_image_ranks,
 )
+from training.scores.score import retrieval_outcomes
 
 E0, E1, E2 = np.eye(3)
+CUTOFFS = (1, 5, 10)
+MEDIAN_RANK = METRIC_OF["text_to_image_median_rank"]
+BEHIND_TIES = 1e-4  # more than the tolerance of ties, less than any other difference on the grid below
 
 
-def test_worked_out_by_hand() -> None:
+def test_ranks_worked_out_by_hand() -> None:
     images = np.stack([E0, E1, E2])
     # Captions 0 and 1 belong to image 0, 2 to image 1, 3 to image 2; caption 1 points at image 1, caption 3 at image 0.
     texts = np.stack([E0, 0.6 * E0 + 0.8 * E1, E1, 0.8 * E0 + 0.6 * E2])
     owners = np.array([0, 0, 1, 2])
     assert text_to_image_ranks(texts, images, owners).tolist() == [1, 2, 1, 2]
     assert image_to_text_ranks(images, texts, owners).tolist() == [1, 1, 1]
-    assert reciprocal_ranks(np.array([1, 2, 1, 2]), 1).tolist() == [1, 0, 1, 0]
     assert reciprocal_ranks(np.array([1, 2, 5, 6]), 5).tolist() == [1, 0.5, 0.2, 0]
     assert recalls(np.array([1, 2, 5, 6]), 5).tolist() == [1, 1, 1, 0]
 
 
 def test_an_image_is_ranked_by_its_best_caption() -> None:
-    images = np.stack([E0, E1])
     texts = np.stack([E1, 0.8 * E0 + 0.6 * E2, 0.9 * E0 + np.sqrt(0.19) * E1])
     # Image 0 owns captions 0 (cosine 0) and 1 (0.8), and 2 (0.9) is nearer; image 1 owns 2 (0.44), and 0 (1) is nearer.
-    assert image_to_text_ranks(images, texts, np.array([0, 0, 1])).tolist() == [2, 2]
+    assert image_to_text_ranks(np.stack([E0, E1]), texts, np.array([0, 0, 1])).tolist() == [2, 2]
     # Images without captions are in the gallery, but ask nothing.
     three, owner = np.stack([E0, E1, E2]), np.array([2])
     assert image_to_text_ranks(three, np.stack([E2]), owner).tolist() == [1]
@@ -45,57 +70,82 @@ def test_an_image_is_ranked_by_its_best_caption() -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 1e-8])
 def test_a_collapsed_model_scores_nothing(noise: float) -> None:
-    rng = np.random.default_rng(0)
-    features = np.ones((50, 16)) / 4 + noise * rng.standard_normal((50, 16))
-    owners = np.arange(50)
-    features = features.astype(np.float32)
+    drawn = np.random.default_rng(0).standard_normal((50, 16))
+    features, owners = (np.ones((50, 16)) / 4 + noise * drawn).astype(np.float32), np.arange(50)
     for ranks in (text_to_image_ranks(features, features, owners), image_to_text_ranks(features, features, owners)):
         assert ranks.tolist() == [50] * 50
 
 
-def brute_force_ranks(queries: np.ndarray, gallery: np.ndarray, right: list[set[int]]) -> list[int]:
-    ranks = []
-    for query, own in zip(queries, right, strict=True):
-        cosines = [sum(a * b for a, b in zip(query.tolist(), item.tolist(), strict=True)) for item in gallery]
-        best = max(cosines[index] for index in own)
-        wrong = [cosine for index, cosine in enumerate(cosines) if index not in own]
-        ranks.append(1 + sum(cosine >= best - 1e-6 for cosine in wrong))
-    return ranks
+def theirs(cosines: np.ndarray, is_right: np.ndarray) -> dict[str, float]:
+    """Means of torchmetrics' hit rate and reciprocal rank; right items go behind what they tie with."""
+    moved, right = torch.from_numpy(cosines - BEHIND_TIES * is_right), torch.from_numpy(is_right)
+    of_query = {"R": retrieval_hit_rate, "MRR": retrieval_reciprocal_rank}
+    return {
+        f"{name}@{k}": np.mean([float(found(a, b, top_k=k)) for a, b in zip(moved, right, strict=True)])
+        for name, found in of_query.items()
+        for k in CUTOFFS
+    }
 
 
-@given(st.data())
-def test_ranks_are_those_of_brute_force(data: st.DataObject) -> None:
-    num_images = data.draw(st.integers(1, 6))
-    counts = data.draw(st.lists(st.integers(1, 3), min_size=num_images, max_size=num_images))
-    # A coarse grid, so that ties are frequent.
-    cell = st.integers(-2, 2).map(float)
-    rows = st.lists(st.lists(cell, min_size=3, max_size=3), min_size=sum(counts), max_size=sum(counts))
-    images = np.array(data.draw(rows))[:num_images] / 4
-    texts = np.array(data.draw(rows)) / 4
-    owners = np.repeat(np.arange(num_images), counts)
-    captions_of = [set(np.flatnonzero(owners == image).tolist()) for image in range(num_images)]
-    expected = brute_force_ranks(texts, images, [{int(owner)} for owner in owners])
-    assert text_to_image_ranks(texts, images, owners).tolist() == expected
-    assert image_to_text_ranks(images, texts, owners).tolist() == brute_force_ranks(images, texts, captions_of)
+def ours(ranks: np.ndarray) -> dict[str, float]:
+    of_query = {"R": recalls, "MRR": reciprocal_ranks}
+    return {f"{name}@{k}": found(ranks, k).mean() for name, found in of_query.items() for k in CUTOFFS}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_retrieval_is_that_of_torchmetrics(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # A coarse grid has many ties, and rows that are the same are duplicates of images and captions.
+    images = rng.integers(-2, 3, (30, 4)).astype(np.float64) / 4
+    owners = np.repeat(np.arange(30), rng.integers(1, 6, 30))
+    texts = rng.integers(-2, 3, (len(owners), 4)).astype(np.float64) / 4
+    images[7], texts[3] = images[20], texts[11]
+    is_right = owners[:, None] == np.arange(30)[None, :]
+    assert len(np.unique(texts @ images.T)) < 200
+    assert ours(text_to_image_ranks(texts, images, owners)) == pytest.approx(theirs(texts @ images.T, is_right))
+    assert ours(image_to_text_ranks(images, texts, owners)) == pytest.approx(theirs(images @ texts.T, is_right.T))
+
+
+def test_accuracy_is_that_of_torchmetrics() -> None:
+    rng = np.random.default_rng(9)
+    images, classes, labels = rng.standard_normal((300, 8)), rng.standard_normal((40, 8)), rng.integers(0, 40, 300)
+    ranks = text_to_image_ranks(images, classes, labels)
+    for k in CUTOFFS:
+        metric = MulticlassAccuracy(num_classes=40, top_k=k, average="micro")
+        expected = float(metric(torch.from_numpy(images @ classes.T), torch.from_numpy(labels)))
+        assert recalls(ranks, k).mean() == pytest.approx(expected)
 
 
 def test_many_queries_are_ranked_in_blocks_as_all_at_once() -> None:
     rng = np.random.default_rng(1)
     images, texts = rng.standard_normal((1100, 4)), rng.standard_normal((1100, 4))
-    ranks = text_to_image_ranks(texts, images, np.arange(1100))
-    cosines = texts @ images.T
-    assert ranks.tolist() == (cosines >= np.diag(cosines)[:, None] - 1e-6).sum(axis=1).tolist()
+    for ranks, cosines in (
+        (text_to_image_ranks(texts, images, np.arange(1100)), texts @ images.T),
+        (image_to_text_ranks(images, texts, np.arange(1100)), images @ texts.T),
+    ):
+        assert ranks.tolist() == (cosines >= np.diag(cosines)[:, None] - 1e-6).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_features_that_are_no_numbers_are_refused(broken: float) -> None:
+    good, bad = np.eye(3), np.eye(3)
+    bad[1, 1] = broken
+    for images, texts in ((good, bad), (bad, good)):
+        with pytest.raises(InputError, match="NaN or infinity"):
+            text_to_image_ranks(texts, images, np.arange(3))
+        with pytest.raises(InputError, match="NaN or infinity"):
+            image_to_text_ranks(images, texts, np.arange(3))
 
 
 def test_chance_is_what_random_order_gives() -> None:
-    one = np.ones(3, dtype=np.int64)
+    one, two = np.ones(3, dtype=np.int64), np.array([2])
     assert chance_level("R", 5, gallery_size=100, num_right=one) == pytest.approx(0.05)
     assert chance_level("MRR", 3, gallery_size=100, num_right=one) == pytest.approx((1 + 1 / 2 + 1 / 3) / 100)
-    assert chance_level("R", 10, gallery_size=4, num_right=one) == pytest.approx(1)
     # Two of four are right: the first right one stands at 1, 2 or 3 with probability 1/2, 1/3, 1/6.
-    two = np.array([2])
     assert chance_level("R", 2, gallery_size=4, num_right=two) == pytest.approx(5 / 6)
     assert chance_level("MRR", 4, gallery_size=4, num_right=two) == pytest.approx(1 / 2 + 1 / 6 + 1 / 18)
+    for gallery_size, num_right, expected in ((1696, [1], 848), (9, [1], 5), (10, [3, 3], 2)):
+        assert chance_median_rank(gallery_size=gallery_size, num_right=np.array(num_right)) == expected
 
 
 @pytest.mark.parametrize("metric", ["R", "accuracy"])
@@ -106,31 +156,61 @@ def test_chance_of_a_whole_gallery_is_one_to_the_bit(metric: str) -> None:
     assert found == {1.0}
 
 
-def test_chance_agrees_with_drawn_features() -> None:
-    rng = np.random.default_rng(2)
-    owners = np.repeat(np.arange(40), [1, 2, 3, 2] * 10)
-    found = [
-        reciprocal_ranks(image_to_text_ranks(rng.standard_normal((40, 8)), rng.standard_normal((80, 8)), owners), 5)
-        for _ in range(60)
-    ]
-    chance = chance_level("MRR", 5, gallery_size=80, num_right=np.bincount(owners))
-    assert np.mean(found) == pytest.approx(chance, rel=0.15)
+def test_the_interval_of_clustered_values_is_that_of_their_clusters_means() -> None:
+    means = np.random.default_rng(5).normal(0.0, 1.0, 800)
+    low, high = bootstrap_interval(np.repeat(means, 5), np.repeat(np.arange(800), 5), rounds=4000, seed=1)
+    assert high - low == pytest.approx(2 * norm.ppf(0.975) * means.std() / np.sqrt(800), rel=0.05)
+    assert (low + high) / 2 == pytest.approx(means.mean(), abs=0.01)
+    one, again, other = (bootstrap_interval(means, np.arange(800), rounds=100, seed=seed) for seed in (7, 7, 8))
+    assert one == again != other
 
 
-def test_intervals_hold_the_mean_and_repeat() -> None:
-    rng = np.random.default_rng(3)
-    values, clusters = rng.random(300), np.repeat(np.arange(60), 5)
-    low, high = bootstrap_interval(values, clusters, rounds=400, seed=7)
-    assert low < values.mean() < high
-    assert (low, high) == bootstrap_interval(values, clusters, rounds=400, seed=7)
-    assert (low, high) != bootstrap_interval(values, clusters, rounds=400, seed=8)
+def test_the_interval_of_a_median_is_that_of_order_statistics() -> None:
+    ranks = np.random.default_rng(6).permutation(np.arange(1, 1001))
+    low, high = MEDIAN_RANK.interval(ranks, np.arange(1000), rounds=2000, seed=1, gallery_size=1000)
+    half = norm.ppf(0.975) * np.sqrt(1000) / 2  # binomial: as many order statistics to either side
+    assert (low, high) == (pytest.approx(500 - half, abs=4), pytest.approx(500 + half, abs=4))
 
 
-def test_captions_of_one_image_are_drawn_together() -> None:
-    values = np.repeat([0.0, 1.0] * 20, 5)
-    together = bootstrap_interval(values, np.repeat(np.arange(40), 5), rounds=500, seed=0)
-    alone = bootstrap_interval(values, np.arange(200), rounds=500, seed=0)
-    assert together[1] - together[0] > 1.8 * (alone[1] - alone[0])
+@pytest.mark.parametrize("num_images", [10, 40, 1696])
+def test_where_all_queries_agree_the_interval_is_the_exact_one(num_images: int) -> None:
+    clusters = np.repeat(np.arange(num_images), 2)
+    exact = binomtest(0, num_images).proportion_ci(0.95, "exact").high
+    for value, least, expected in (
+        (0.0, 0.0, (0, exact)),
+        (1.0, 0.0, (1 - exact, 1)),
+        (0.5, 0.0, (0.5 - exact, 0.5 + exact)),
+        (-1.0, -1.0, (-1, -1 + 2 * exact)),
+    ):
+        values = np.full(2 * num_images, value)
+        assert share_interval(values, clusters, rounds=50, seed=1, least=least) == pytest.approx(expected)
+
+
+def test_one_miss_more_never_raises_an_end() -> None:
+    hits = [np.r_[np.zeros(missed), np.ones(222 - missed)] for missed in range(12)]
+    for ends in zip(*(share_interval(hit, np.arange(222), rounds=2000, seed=1) for hit in hits), strict=True):
+        assert list(ends) == sorted(ends, reverse=True)
+
+
+def test_few_images_say_nothing() -> None:
+    values, clusters = np.r_[np.ones(40), np.zeros(50)], np.repeat(np.arange(9), 10)
+    assert share_interval(values, clusters, rounds=50, seed=1) == (0.0, 1.0)
+    assert share_interval(values, clusters, rounds=50, seed=1, least=-1.0) == (-1.0, 1.0)
+    assert MEDIAN_RANK.interval(np.arange(1, 91), clusters, rounds=50, seed=1, gallery_size=300) == (1.0, 300.0)
+
+
+def test_medians_of_equal_ranks_are_paired_draw_by_draw() -> None:
+    ranks, clusters = np.random.default_rng(7).integers(1, 50, 200), np.repeat(np.arange(50), 4)
+    one, other = (median_draws(r, clusters, rounds=200, seed=3) for r in (ranks, ranks + 5))
+    assert set(other - one) == {5.0}
+    assert len(set(one)) > 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30))
+def test_the_median_is_reached_by_half_of_the_queries(ranks: list[int]) -> None:
+    found = median(np.array(ranks))
+    assert 2 * sum(rank <= found for rank in ranks) >= len(ranks)
+    assert 2 * sum(rank < found for rank in ranks) < len(ranks)
 
 
 def mean_chance(*, gallery_size: int, num_right: np.ndarray) -> float:
@@ -141,18 +221,16 @@ MEAN_RANK = Metric(name="mean_rank", of_query=ranks_themselves, chance=mean_chan
 
 
 def test_a_metric_that_the_table_does_not_have_needs_nothing_but_its_entry() -> None:
-    rng = np.random.default_rng(4)
-    ranks, clusters = rng.integers(1, 100, 200), np.repeat(np.arange(50), 4)
+    ranks, clusters = np.random.default_rng(4).integers(1, 100, 200), np.repeat(np.arange(50), 4)
     how = {"gallery_size": 100, "rounds": 300, "seed": 1}
     assert MEAN_RANK.value(ranks) == pytest.approx(ranks.mean())
     low, high = MEAN_RANK.interval(ranks, clusters, **how)
     assert 1 < low < ranks.mean() < high < 100
-    value, least, most = MEAN_RANK.difference(ranks, ranks + 5, clusters, **how)
-    assert (value, least, most) == pytest.approx((5, 5, 5))
-    few = clusters % 9
-    assert MEAN_RANK.interval(ranks, few, **how) == (1, 100)
-    assert MEAN_RANK.difference(ranks, ranks, few, **how) == (0, -99, 99)
-    assert MEAN_RANK.chance(gallery_size=9, num_right=np.array([1])) == 5
+    assert MEAN_RANK.difference(ranks, ranks + 5, clusters, **how) == pytest.approx((5, 5, 5))
+    assert MEAN_RANK.interval(ranks, clusters % 9, **how) == (1, 100)
+    assert MEAN_RANK.interval(ranks, clusters % 10, **how) != (1, 100)
+    assert MEAN_RANK.difference(ranks, ranks, clusters % 9, **how) == (0, -99, 99)
+    assert MEAN_RANK.difference(ranks, ranks, clusters % 10, **how) == (0, 0, 0)
 
 
 def test_columns_of_a_way_stand_one_after_the_other() -> None:
@@ -162,15 +240,106 @@ def test_columns_of_a_way_stand_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_chance_of_each_metric_is_what_random_ranks_give(metric: Metric) -> None:
-    ranks = np.random.default_rng(5).integers(1, 301, 40_000)
+def test_each_metric_of_random_ranks_is_its_chance_and_does_not_differ_from_itself(metric: Metric) -> None:
+    ranks, none = np.random.default_rng(5).integers(1, 301, 40_000), np.array([], dtype=np.int64)
     chance = metric.chance(gallery_size=300, num_right=np.ones(3, dtype=np.int64))
     assert metric.value(ranks) == pytest.approx(chance, rel=0.2)
+    how = {"gallery_size": 300, "rounds": 50, "seed": 1}
+    value, low, high = metric.difference(ranks[:100], ranks[:100], np.arange(100), **how)
+    assert low <= value == 0 <= high
+    assert metric.value(none) == metric.chance(gallery_size=300, num_right=none) == 0
+    assert metric.interval(none, none, **how) == (0, 0)
 
 
-@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
-def test_a_model_does_not_differ_from_itself(metric: Metric) -> None:
-    ranks, clusters = np.random.default_rng(6).integers(1, 9, 100), np.arange(100)
-    value, low, high = metric.difference(ranks, ranks, clusters, gallery_size=9, rounds=50, seed=1)
-    assert value == 0
-    assert low <= 0 <= high
+QUIET = SeedNoise(variance=0.0, degrees=0)
+
+
+def compared(
+    with_it: np.ndarray, without: np.ndarray, noise: SeedNoise = QUIET, rounds: int = 1000
+) -> PairedDifference:
+    """Of queries of an image each."""
+    return difference(with_it, without, np.arange(with_it.shape[1]), noise, rounds=rounds, seed=0)
+
+
+def test_a_difference_worked_out_by_hand() -> None:
+    """Two images, of three queries and of one; drawn twice, they are both the first one, both the second, or mixed."""
+    with_it = np.array([[1.0, 1.0, 0.5, 0.0], [1.0, 0.0, 0.5, 0.0]])
+    without = np.array([[0.0, 0.5, 0.5, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    clusters = np.array([7, 7, 7, 9])
+    # By query, over the seeds: 1, 0.25, 0.25, 0. Of the first image 0.5, of the second 0, of both 1.5 / 4.
+    found = difference(with_it, without, clusters, QUIET, rounds=4000, seed=0)
+    assert found.value == pytest.approx(0.375)
+    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(0.5))
+    # A quarter of the draws is the second image alone, which has no difference.
+    assert found.p_value == pytest.approx(0.5, abs=0.05)
+
+
+def test_equal_differences_everywhere_are_certain_and_none_has_a_p_value_of_one() -> None:
+    found = compared(np.full((1, 30), 0.75), np.full((1, 30), 0.5), rounds=999)
+    assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
+    assert found.p_value == pytest.approx(2 / 1000)
+    same = np.random.default_rng(0).random((2, 40))
+    found = compared(same, same)
+    assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_the_noise_of_seeds_is_what_neither_seed_nor_variant_explains() -> None:
+    """Means 0.1 and 0.3, and 0.5 and 0.9: of 0.45 in all, one seed -0.15 and +0.15, one variant -0.25 and +0.25."""
+    noise = seed_noise([np.array([[0.0, 0.2], [0.3, 0.3]]), np.array([[0.5, 0.5], [0.8, 1.0]])])
+    assert (noise.variance, noise.degrees) == (pytest.approx(4 * 0.05**2), 1)
+    assert seed_noise([np.ones((1, 5)), np.zeros((1, 5))]) == QUIET
+    luck = np.array([[0.0], [0.3], [0.5]]) + np.zeros((3, 10))
+    assert seed_noise([luck, luck + 0.1]).variance == pytest.approx(0), "what a seed does to all variants alike"
+
+
+def test_the_noise_of_seeds_widens_intervals_as_student_says() -> None:
+    """Queries without any noise: what is left is a t of 4 degrees, whose 97.5th percentile is 2.776."""
+    noise = SeedNoise(variance=0.09, degrees=4)
+    flat = compared(np.full((3, 20), 0.6), np.full((3, 20), 0.5), noise, rounds=50_000)
+    half = 2.776 * (0.09 * 2 / 3) ** 0.5
+    assert (flat.low, flat.high) == (pytest.approx(0.1 - half, rel=0.03), pytest.approx(0.1 + half, rel=0.03))
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    """Four variants that are equal, but for the luck of models and of queries; that of a seed is larger, and shared."""
+    generator, seeds = np.random.default_rng(2), 2
+    held = 0
+    for _ in range(300):
+        luck = 0.03 * generator.standard_normal((4, seeds, 1)) + 0.2 * generator.standard_normal((1, seeds, 1))
+        values = 0.5 + luck + 0.3 * generator.standard_normal((4, seeds, 150))
+        found = compared(values[0], values[1], seed_noise(list(values)), rounds=200)
+        held += found.low <= 0 <= found.high
+    assert held >= 0.92 * 300
+
+
+def test_values_are_those_of_the_ranks() -> None:
+    images = np.eye(3, dtype=np.float32)
+    texts = np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 1, 0], [0.9, 0, 0.1]], dtype=np.float32)
+    outcomes = retrieval_outcomes(images, texts, np.array([0, 0, 1, 2]), captions="all")
+    ranks = {outcome.way: outcome.ranks for outcome in outcomes}
+    assert ranks["text_to_image"].tolist() == [1, 1, 1, 2]
+    assert ranks["image_to_text"].tolist() == [1, 1, 1]
+    found = {metric: values_of([ranks, ranks], metric) for metric in COMPARED}
+    assert found["text_to_image_MRR@10"].tolist() == [[1, 1, 1, 0.5]] * 2
+    assert found["text_to_image_R@1"].tolist() == [[1, 1, 1, 0]] * 2
+    assert found["image_to_text_R@1"].tolist() == [[1, 1, 1]] * 2
+
+
+def test_holm_corrects_step_by_step() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_verdicts() -> None:
+    for value, p_value, degrees, num_images, expected in (
+        (0.1, 0.01, 4, 365, HELPS),
+        (-0.1, 0.01, 4, 30, HURTS),
+        (0.1, 0.01, 4, 29, UNKNOWN),
+        (0.1, 0.06, 4, 365, UNKNOWN),
+        (0.1, 0.001, 0, 365, UNKNOWN),  # one seed
+        (0.0, 0.001, 4, 365, UNKNOWN),
+    ):
+        found = PairedDifference(value=value, low=value - 0.01, high=value + 0.01, p_value=p_value)
+        noise = SeedNoise(variance=0.1, degrees=degrees)
+        assert verdict(found, p_value, noise, num_images=num_images) == expected

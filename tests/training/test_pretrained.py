@@ -1,28 +1,283 @@
-"""The architecture of `italian`, small, with random weights made on the spot: whole runs; weights that do not fit."""
+"""Weights of others: what starts from them learns, and what is damaged or does not fit is refused in one sentence."""
 
 import json
 import math
 import pickle
+import re
+import resource
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.data.pairs import PairFiles
 from training.fit.loop import train
 from training.fit.run import MODEL_FILES, model_and_key, require_trainable
-from training.towers.model import create_model, load_model, read_model_config
+from training.scores.encoders import open_model_folder, open_open_clip, open_transformers
+from training.towers.model import create_model, load_model, read_model_config, write_model_config
+from training.towers.model_files import save_weights
 from training.towers.pretrained import load_image_tower, load_text_encoder, save_encoder_config, with_text_encoder
+from training.towers.tokenizer import copy_tokenizer, refuse_unbounded_growth
 from training.trained_models import EFFORT_FILE
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+Damage = Callable[[Path], object]
+Opener = Callable[[Path], Any]
+CONFIG, WEIGHTS, TOKENIZER = "open_clip_config.json", "model.safetensors", "tokenizer.json"
+
+
+def put(content: bytes) -> Damage:
+    return lambda path: path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def said(trail: str, value: Any) -> Damage:
+    """Another value in a JSON file, by its dotted place."""
+
+    def change(path: Path) -> None:
+        document = json.loads(path.read_text())
+        *tables, name = trail.split(".")
+        reduce(getitem, tables, document)[name] = value
+        path.write_text(json.dumps(document))
+
+    return change
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor], str], object]) -> Damage:
+    """Another set of tensors; the change is also given the name of the largest."""
+
+    def run(path: Path) -> None:
+        found = load_file(path)
+        change(found, max(found, key=lambda name: found[name].numel()))
+        save_file(found, path, metadata={"format": "pt"})
+
+    return run
+
+
+ALL_LONG = tensors(lambda found, _: found.update({name: value.long() for name, value in found.items()}))
+one_missing = tensors(lambda found, name: found.update({f"{name}x": found.pop(name)}))
+
+OURS: list[tuple[str, Damage, str]] = [
+    (CONFIG, Path.unlink, "is missing"),
+    (CONFIG, lambda path: (path.unlink(), path.mkdir()), "is a folder"),
+    (CONFIG, lambda path: (path.unlink(), path.symlink_to("gone")), "is a broken link"),
+    (CONFIG, put(b'{"a": "\xff"}'), "is damaged"),
+    (CONFIG, put(b"[" * 100_000), "is damaged"),
+    (CONFIG, put(b"[]"), "is not a JSON object"),
+    (CONFIG, put(b"{}"), "model_cfg is missing|preprocess_cfg is missing"),
+    (CONFIG, said("model_cfg", []), "model_cfg is missing"),
+    (CONFIG, said("model_cfg.text_cfg", None), "text_cfg or vision_cfg is missing"),
+    (CONFIG, said("model_cfg.custom_text", None), "custom_text must be true"),
+    (CONFIG, said("model_cfg.embed_dim", "32"), "embed_dim must be a positive number, got '32'"),
+    (CONFIG, said("model_cfg.text_cfg.context_length", 0), "context_length must be a positive number"),
+    (CONFIG, said("model_cfg.text_cfg.layers", 10**9), "no model has layers = 1000000000"),
+    (CONFIG, said("model_cfg.text_cfg.pool_type", "wörd"), "cannot be opened"),
+    (CONFIG, said("model_cfg.embed_dim", 48), r"does not match .* open_clip_config.json .* is of shape"),
+    (TOKENIZER, Path.unlink, "is missing"),
+    (TOKENIZER, cut, "is damaged"),
+    (TOKENIZER, put(b"null"), "is not a JSON object"),
+    (TOKENIZER, said("model", None), "cannot be opened"),
+    (TOKENIZER, said("post_processor.special_tokens", {}), "cannot be opened"),  # Rust panics
+    ("tokenizer_config.json", Path.unlink, "is missing"),
+    ("tokenizer_config.json", said("pad_token", []), "cannot be opened"),
+    ("tokenizer_config.json", said("pad_token", "<other>"), r"gives token (\d+), but the text tower has \1"),
+    (WEIGHTS, Path.unlink, "is missing"),
+    (WEIGHTS, cut, "is broken|is damaged"),
+    (WEIGHTS, one_missing, "the tensor '.*' is missing"),
+    (WEIGHTS, tensors(lambda found, _: found.update({"a\nb": torch.ones(2)})), r"the tensor 'a\\nb' is unexp"),
+    (WEIGHTS, tensors(lambda found, name: found.update({name: found[name][:1].clone()})), "is of shape"),
+    (WEIGHTS, ALL_LONG, r"is of torch\.int64.* more of"),
+    (WEIGHTS, tensors(lambda found, _: found.clear()), "the tensors '.* and .* more are missing"),
+]
+WITH_ENCODER: list[tuple[str, Damage, str]] = [
+    ("config.json", Path.unlink, "is missing"),
+    ("config.json", said("model_type", "no-such"), "cannot be opened"),
+    ("config.json", said("hidden_act", None), "cannot be opened"),  # several lines, of an error of its own kind
+    ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
+    ("config.json", said("hidden_size", 64), "does not match|cannot be opened"),
+]
+OPEN_CLIPS: list[tuple[str, Damage, str]] = [
+    (CONFIG, said("model_cfg.vision_cfg.width", "wörd"), "cannot be opened"),
+    (CONFIG, said("model_cfg.vision_cfg.layers", 10**9), "no model has layers"),
+    (CONFIG, said("preprocess_cfg.resize_mode", -1), "cannot be opened"),
+    (WEIGHTS, cut, "is broken|is damaged"),
+    (WEIGHTS, Path.unlink, "contains no weights file"),
+    (WEIGHTS, one_missing, "cannot be opened"),
+    (TOKENIZER, put(b"null"), "is not a JSON object"),
+    (TOKENIZER, Path.unlink, "cannot be opened"),
+]
+TRANSFORMERS: list[tuple[str, Damage, str]] = [
+    ("config.json", Path.unlink, "is missing"),
+    ("config.json", said("text_config.hidden_size", None), "cannot be opened"),
+    ("config.json", said("vision_config.num_hidden_layers", 10**9), "no model has num_hidden_layers"),
+    ("config.json", said("vision_config.num_hidden_layers", 0), "has weights that do not exist"),
+    (WEIGHTS, cut, "is broken|is damaged"),
+    (WEIGHTS, Path.unlink, "contains no weights file"),
+    (WEIGHTS, tensors(lambda found, _: found.pop("logit_scale")), "lacks weights .* such as logit_scale"),
+    (WEIGHTS, tensors(lambda found, _: found.update({"a": torch.ones(2)})), "has weights that do not exist .* 'a'"),
+    (TOKENIZER, said("model.vocab", -1), "cannot be opened"),
+    ("processor_config.json", Path.unlink, "cannot be opened"),
+]
+
+
+@pytest.fixture(scope="module")
+def own_text(make_model: Callable[..., Path]) -> Path:
+    return make_model(seed=6)
+
+
+@pytest.fixture(scope="module")
+def with_encoder(model_file: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a text encoder of Hugging Face, of random weights."""
+    folder = tmp_path_factory.mktemp("with-encoder") / "model"
+    shutil.copytree(encoder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = {name: value for name, value in json.loads(model_file.read_text()).items() if name != "image_weights"}
+    config["text_cfg"]["context_length"] = 12
+    write_model_config(folder, config)
+    with torch.random.fork_rng():
+        save_weights(create_model(config, folder), folder / WEIGHTS)
+    return folder
+
+
+def theirs(opener: Callable[[str, str], Any]) -> Opener:
+    return lambda folder: opener(str(folder), "theirs")
+
+
+# A folder of ours is one of open_clip, too.
+KINDS: dict[str, tuple[str, Opener, list[tuple[str, Damage, str]]]] = {
+    "own text": ("own_text", load_model, OURS),
+    "with encoder": ("with_encoder", load_model, WITH_ENCODER),
+    "open_clip": ("own_text", theirs(open_open_clip), OPEN_CLIPS),
+    "transformers": ("dual_encoder", theirs(open_transformers), TRANSFORMERS),
+}
+OPENERS = [pytest.param(*found[:2], id=kind) for kind, found in KINDS.items()]
+
+
+def require_told(opener: Callable[[], Any], name: str, told: str) -> None:
+    """One sentence that names the file and says what to do."""
+    with pytest.raises(PipelineError, match=told) as caught:
+        opener()
+    text = str(caught.value)
+    assert name in text, text
+    assert "\n" not in text
+    assert "copy" in text
+    assert len(text) < 800
+
+
+@pytest.mark.parametrize(
+    ("model", "opener", "name", "damage", "told"),
+    [(model, opener, *case) for model, opener, cases in KINDS.values() for case in cases],
+)
+def test_a_damaged_file_is_named(
+    model: str, opener: Opener, name: str, damage: Damage, told: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
+    damage(folder / name)
+    require_told(partial(opener, folder), name, told)
+
+
+@pytest.mark.parametrize(("model", "opener"), OPENERS)
+def test_odd_models_that_are_whole_are_opened(
+    model: str, opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A word of a vocabulary is no number of layers, and what older releases left in a folder does no harm."""
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
+    said("model.vocab.layers", 9014)(folder / TOKENIZER)
+    if model == "dual_encoder":
+        old = {"text_model.embeddings.position_ids": torch.ones(2), "vision_model.pooler.dense.bias": torch.ones(2)}
+        tensors(lambda found, _: found.update(old))(folder / WEIGHTS)
+    assert opener(folder)
+
+
+@pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "shortest"}, {"mean": [0.5, 0.5, 0.5]}])
+def test_a_model_that_sees_pictures_otherwise_is_not_scored_as_ours(
+    preprocessing: dict[str, Any] | None, own_text: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(own_text, tmp_path / "model")
+    config = json.loads((folder / CONFIG).read_text())
+    known = config.pop("preprocess_cfg")
+    if preprocessing is not None:
+        config["preprocess_cfg"] = known | preprocessing
+    (folder / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(PipelineError, match=r"preprocess_cfg is missing|read it as open_clip=DIR"):
+        open_model_folder(folder, "ours")
+    assert open_open_clip(str(folder), "theirs").tensors_sha256
+
+
+def growing(step: Any, times: int) -> Any:
+    return normalizers.Sequence([step] * times)
+
+
+DOUBLE = normalizers.Replace("ж", "жж")
+LIGATURE = normalizers.Replace("ا", "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [
+        (normalizers.Replace("ж", "ж" * 10_000), normalizers.Replace("ж", "ж" * 10_001)),
+        (normalizers.Replace("жж", "ж" * 20_000), normalizers.Replace("жж", "ж" * 20_001)),
+        (normalizers.Replace(Regex("(?=ж)"), "ж" * 9_999), normalizers.Replace(Regex("(?=ж)"), "ж" * 10_000)),
+        (normalizers.Prepend("ж" * 9_999), normalizers.Prepend("ж" * 10_000)),
+        (growing(DOUBLE, 13), growing(DOUBLE, 14)),
+        (growing(growing(DOUBLE, 4), 3), growing(growing(DOUBLE, 7), 2)),
+        (normalizers.NFKC(), growing(normalizers.Sequence([LIGATURE, normalizers.NFKC()]), 9)),
+        (pre_tokenizers.ByteLevel(), pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(use_regex=False)] * 30)),
+    ],
+)
+def test_a_tokenizer_that_makes_texts_endless_is_refused_before_it_meets_one(allowed: Any, refused: Any) -> None:
+    for step, outcome in ((allowed, nullcontext()), (refused, pytest.raises(InputError, match="10,000 times as long"))):
+        tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+        setattr(tokenizer, "normalizer" if hasattr(step, "normalize_str") else "pre_tokenizer", step)
+        with outcome:
+            refuse_unbounded_growth(tokenizer, "theirs")
+
+
+@pytest.mark.parametrize(("model", "opener"), [*OPENERS, ("encoder", lambda path: copy_tokenizer(str(path), path))])
+def test_whoever_loads_a_tokenizer_of_others_refuses_one_that_makes_texts_endless(
+    model: str, opener: Opener, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(request.getfixturevalue(model), tmp_path / "model")
+    step = {"type": "Replace", "pattern": {"String": "ж"}, "content": "жж"}
+    said("normalizer", {"type": "Sequence", "normalizers": [step] * 40})(folder / TOKENIZER)
+    require_told(partial(opener, folder), TOKENIZER, "10,000 times as long")
+
+
+def test_opening_a_tokenizer_takes_no_memory_without_end(own_text: Path, tmp_path: Path) -> None:
+    """With no more memory than a model needs: a token that a step within the limit makes gigabytes of when opened."""
+    folder = shutil.copytree(own_text, tmp_path / "model")
+    document = json.loads((folder / TOKENIZER).read_text())
+    document["normalizer"] = {"type": "Replace", "pattern": {"String": "ж"}, "content": "ж" * 8_000}
+    token = {
+        "id": max(document["model"]["vocab"].values()) + 1,
+        "content": "ж" * 500_000,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+    }
+    document["added_tokens"].append({**token, "normalized": True, "special": False})
+    (folder / TOKENIZER).write_text(json.dumps(document))
+    load_model(own_text)
+    pages = int(re.split(r"\s", Path("/proc/self/statm").read_text())[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, before[1]))
+    try:
+        require_told(partial(load_model, folder), TOKENIZER, "more than 2 GB of memory or 60 s")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
 
 SHARDS: dict[str, list[str]] = {"train": [], "val": [], "test": []}
 
@@ -52,8 +307,7 @@ def config(model_file: Path, encoder: Path, clip: Path) -> TrainConfig:
 def test_italian_learns_and_opens_without_the_encoder_that_it_came_from(
     square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
 ) -> None:
-    out, moved = tmp_path / "run", tmp_path / "encoder"
-    shutil.copytree(encoder, moved)
+    out, moved = tmp_path / "run", shutil.copytree(encoder, tmp_path / "encoder")
     train(square_files, replace(config, text_encoder=str(moved)), out)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     chance = (16 * math.log(16) + 8 * math.log(8)) / 24  # of the validation split's two batches
@@ -94,96 +348,83 @@ def test_interrupted_it_goes_on_bit_for_bit(
 
 
 def test_the_key_is_of_the_weights_not_of_where_they_lie(config: TrainConfig, encoder: Path, tmp_path: Path) -> None:
-    shutil.copytree(encoder, tmp_path / "elsewhere")
+    folder = shutil.copytree(encoder, tmp_path / "elsewhere")
     _, key = model_and_key(config, SHARDS)
-    moved = replace(config, text_encoder=str(tmp_path / "elsewhere"))
+    moved = replace(config, text_encoder=str(folder))
     assert model_and_key(moved, SHARDS)[1] == key
-    weights = tmp_path / "elsewhere" / "model.safetensors"
+    weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     assert model_and_key(moved, SHARDS)[1] != key
     assert model_and_key(replace(config, image_weights=""), SHARDS)[1] != key
 
 
+def refuse(files: PairFiles, config: TrainConfig, out: Path, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        train(files, config, out)
+    assert "\n" not in str(caught.value)
+
+
+PICKLE = put(pickle.dumps({"state_dict": Path("/")}, protocol=2))
+
+
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("name", "damage", "message"),
     [
-        ("pickle", "would run code"),
-        ("cut off", "is not a complete weights file"),
-        ("nothing", "is neither a weights file nor a folder with one"),
-        ("another kind", r"'proj' is of torch\.int64"),
-        ("others", " and 2 more are missing.*'left0', 'left1', 'left2' and 1 more.*and 1 more of another shape"),
+        ("weights.pt", PICKLE, "would run code"),
+        (WEIGHTS, cut, "is not a complete weights file"),
+        (WEIGHTS, Path.unlink, "is neither a weights file nor a folder with one"),
+        (WEIGHTS, ALL_LONG, r"is of torch\.int64"),
     ],
 )
 def test_image_weights_that_do_not_fit_are_refused_in_a_sentence(
-    kind: str, message: str, square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
+    name: str, damage: Damage, message: str, square_files: PairFiles, config: TrainConfig, clip: Path, tmp_path: Path
 ) -> None:
-    """Three missing, three left over and three of another shape are named, with shapes; the others are counted."""
-    path = tmp_path / ("weights.pt" if kind == "pickle" else "weights.safetensors")
-    tensors = {name: value for name, value in load_file(clip).items() if name.startswith("visual.")}
-    if kind == "pickle":
-        path.write_bytes(pickle.dumps({"state_dict": Path("/")}, protocol=2))
-    elif kind == "cut off":
-        path.write_bytes(clip.read_bytes()[:5000])
-    elif kind == "another kind":
-        save_file({**tensors, "visual.proj": tensors["visual.proj"].long()}, path)
-    elif kind == "others":
-        layer = sorted(name for name in tensors if name.startswith("visual.transformer.resblocks.0."))
-        kept = {name: value for name, value in tensors.items() if name not in layer[:5]}
-        kept |= {name: torch.zeros(3, 7) for name in layer[5:9]}
-        save_file({**kept, **{f"visual.left{number}": torch.zeros(2) for number in range(4)}}, path)
-    with pytest.raises(InputError, match=message) as caught:
-        train(square_files, replace(config, image_weights=str(path)), tmp_path / "run")
-    assert "\n" not in str(caught.value)
-    if kind == "others":
-        told = str(caught.value)
-        assert all(repr(name.removeprefix("visual.")) in told for name in (*layer[:3], *layer[5:8]))
-        assert told.count("is of shape (3, 7), not ") == 3
-        assert str(tuple(tensors[layer[5]].shape)) in told
+    path = shutil.copyfile(clip, tmp_path / name)
+    damage(path)
+    refuse(square_files, replace(config, image_weights=str(path)), tmp_path / "run", message)
+
+
+A_WEIGHT = "encoder.layer.1.output.dense.weight"  # which transformers would draw
+
+
+def become_a_pickle(path: Path) -> None:
+    path.unlink()
+    torch.save({"embeddings": Path("not a tensor")}, path.with_name("pytorch_model.bin"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("name", "damage", "message"),
     [
-        ("lacks one", r"lacks weights .* 'encoder\.layer\.1\.output\.dense\.weight"),  # transformers would draw them
-        ("cut off", "is not a complete weights file"),
-        ("a pickle", "would run code"),
-        ("another shape", r"shape .* 'encoder\.layer\.0\.intermediate"),
-        ("without tokenizer", r"none of tokenizer\.json, vocab\.txt"),
-        ("on a hub", r"nobody/has-this cannot be loaded .* train\.text_encoder"),
+        # transformers would draw it
+        (
+            WEIGHTS,
+            tensors(lambda found, _: found.pop("encoder.layer.1.output.dense.weight")),
+            r"lacks weights .*layer\.1",
+        ),
+        (WEIGHTS, cut, "is not a complete weights file"),
+        (WEIGHTS, become_a_pickle, "would run code"),
+        ("config.json", said("intermediate_size", 48), r"shape .* 'encoder\.layer\.0\.intermediate"),
+        (
+            TOKENIZER,
+            lambda path: [found.unlink() for found in path.parent.glob("tokenizer*")],
+            r"none of tokenizer\.json",
+        ),
     ],
 )
 def test_an_encoder_that_is_not_whole_is_refused_in_a_sentence(
-    kind: str,
-    message: str,
-    square_files: PairFiles,
-    config: TrainConfig,
-    encoder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, damage: Damage, message: str, square_files: PairFiles, config: TrainConfig, encoder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "bert")
+    damage(folder / name)
+    refuse(square_files, replace(config, text_encoder=str(folder)), tmp_path / "run", message)
+
+
+def test_an_encoder_that_cannot_be_fetched_is_refused_in_a_sentence(
+    square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
-    folder = tmp_path / "bert"
-    shutil.copytree(encoder, folder)
-    weights = folder / "model.safetensors"
-    if kind == "lacks one":
-        tensors = load_file(weights)
-        del tensors["encoder.layer.1.output.dense.weight"]
-        save_file(tensors, weights, metadata={"format": "pt"})
-    elif kind == "cut off":
-        weights.write_bytes(weights.read_bytes()[:-100])
-    elif kind == "a pickle":
-        weights.unlink()
-        torch.save({"embeddings": Path("not a tensor")}, folder / "pytorch_model.bin")
-    elif kind == "another shape":
-        settings = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**settings, "intermediate_size": 48}))
-    elif kind == "without tokenizer":
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            (folder / name).unlink()
-    named = "nobody/has-this" if kind == "on a hub" else str(folder)
-    with pytest.raises(InputError, match=message) as caught:
-        train(square_files, replace(config, text_encoder=named), tmp_path / "run")
-    assert "\n" not in str(caught.value)
+    message = r"nobody/has-this cannot be loaded .* train\.text_encoder"
+    refuse(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path, message)
 
 
 def test_an_encoder_must_be_wanted_and_have_as_many_positions_as_the_context(

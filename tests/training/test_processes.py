@@ -1,26 +1,26 @@
-"""Training by two processes over gloo: the same as by one, every sample once an epoch, one of them writes."""
+"""Training by two processes over gloo is the same as by one; what a training has cost in time and energy."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from data_catalog.errors import PipelineError, SettingsError
+from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from training.config import TrainConfig
 from training.data.batches import epoch_batches, open_train_split
 from training.data.pairs import PairFiles
+from training.fit.effort import EffortLog, EnergyMeter, read_attempts
 from training.fit.loop import train
 from training.fit.run import seed_process
-from training.processes import let_threads_sleep, process_group, process_rank, require_same_in_all
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+from training.processes import process_group, process_rank, require_same_in_all
+from training.trained_models import EFFORT_FILE
 
 SmallRun = Callable[..., TrainConfig]
 
@@ -32,19 +32,16 @@ def losses(out: Path) -> list[float]:
 
 @pytest.mark.parametrize("torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_processes_train_as_one_does(
-    torchrun: bool, square_files: PairFiles, small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    torchrun: bool,
+    square_files: PairFiles,
+    small_run: SmallRun,
+    training_code: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Crops and kept features included; and what two finished is finished for one."""
-    from safetensors.torch import load_file
-
     config, script = small_run(frozen_epochs=1, epochs=1), tmp_path / "train.py"
-    script.write_text(
-        "from pathlib import Path, PosixPath\n"
-        "from training.config import TrainConfig\n"
-        "from training.data.pairs import PairFiles\n"
-        "from training.fit.loop import train\n"
-        f"train({square_files!r}, TrainConfig(**{asdict(config)!r}), Path({str(tmp_path / 'two')!r}))\n"
-    )
+    script.write_text(training_code(square_files, config, tmp_path / "two"))
     one = train(square_files, config, tmp_path / "one")
     if torchrun:
         command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
@@ -54,12 +51,10 @@ def test_two_processes_train_as_one_does(
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
+        child = subprocess.Popen([sys.executable, "-W", "ignore", script], env={**os.environ, **told, "RANK": "1"})
         with monkeypatch.context() as patch:
-            for name, value in told.items():
+            for name, value in {**told, "RANK": "0"}.items():
                 patch.setenv(name, value)
-            patch.setenv("RANK", "1")
-            child = subprocess.Popen([sys.executable, "-W", "ignore", script])
-            patch.setenv("RANK", "0")
             train(square_files, config, tmp_path / "two")
         assert child.wait() == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
@@ -68,11 +63,10 @@ def test_two_processes_train_as_one_does(
         assert (weight - theirs[name]).abs().max() < 5e-3, name
     again = train(square_files, config, tmp_path / "two")
     assert (again.steps, again.num_samples) == (one.steps, one.num_samples)
-    left = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
-    assert left[0] == left[1]
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {path.name for path in (tmp_path / "two").iterdir()}
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("count", [2, 4])
 def test_processes_see_every_sample_once_an_epoch(
     square_files: PairFiles, small_run: SmallRun, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +127,8 @@ def test_each_process_has_dropout_of_its_own() -> None:
     assert drawn[0] == drawn[3]
 
 
-def test_threads_of_a_training_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("told", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_of_a_training_sleep_while_they_wait(told: dict[str, str], expected: str) -> None:
     """OpenMP reads the setting once, when torch is loaded; what the user set stays."""
     code = (
         "import os, sys\n"
@@ -143,10 +138,69 @@ def test_threads_of_a_training_sleep_while_they_wait(monkeypatch: pytest.MonkeyP
         "sys.meta_path.insert(0, Watch())\n"
         "import training.fit.loop\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | told
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert done.stderr.split() == ["PASSIVE"]
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    monkeypatch.delitem(sys.modules, "torch")
-    let_threads_sleep()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert done.stderr.split() == [expected]
+
+
+WRAPS_AT = 262_143_328_850
+
+
+def zone(folder: Path, place: str, name: str, microjoules: int) -> Path:
+    """A counter as Linux shows it; a zone within another has a second number."""
+    path = folder / f"intel-rapl:{place}"
+    path.mkdir(parents=True)
+    for file, value in (("name", name), ("max_energy_range_uj", WRAPS_AT), ("energy_uj", microjoules)):
+        (path / file).write_text(f"{value}\n")
+    return path / "energy_uj"
+
+
+def measured(folder: Path, gpus: Sequence[str] = ()) -> tuple[dict[str, float], tuple[str, ...]]:
+    meter = EnergyMeter(gpus, powercap=folder)
+    meter.close()
+    return meter.sample()
+
+
+def test_packages_and_their_memory_are_counted_over_the_end_of_a_counter(tmp_path: Path) -> None:
+    """A core's energy is in its package's already, and a platform's holds all."""
+    first = zone(tmp_path, "0", "package-0", 1_000_000)
+    second = zone(tmp_path, "1", "package-1", WRAPS_AT - 2_000_000)
+    memory = zone(tmp_path, "1:1", "dram", 0)
+    zone(tmp_path, "0:0", "core", 0)
+    zone(tmp_path, "2", "psys", 0)
+    (tmp_path / "intel-rapl:3").mkdir()  # it does not say what it is
+    meter = EnergyMeter(powercap=tmp_path)
+    meter.close()
+    for counter, microjoules in ((first, 4_000_000), (second, 1_000_000), (memory, 500_000)):
+        counter.write_text(f"{microjoules}\n")
+    assert meter.sample() == ({"package-0": 3, "package-1": 3, "dram-1": 0.5}, ())
+    second.write_text("3000000\n")
+    first.unlink()
+    joules, not_measured = meter.sample()
+    assert joules == {"package-1": 5, "dram-1": 0.5}, "of what went away nothing is claimed"
+    assert not_measured == ("package-0: its counter disappeared (FileNotFoundError)",)
+
+
+def test_what_cannot_be_measured_says_why(tmp_path: Path) -> None:
+    assert measured(tmp_path / "none") == ({}, ("processor: this system has no RAPL counters",))
+    zone(tmp_path, "0", "package-0", 0).write_text("much")
+    _, (processor, gpu) = measured(tmp_path, ["00000000-0000-0000-0000-000000000000"])
+    assert processor == "processor: intel-rapl:0 cannot be read (ValueError)"
+    assert gpu.startswith("GPU")
+
+
+@pytest.mark.parametrize("damage", ['{"attempts": {}}', '{"attempts": [{"seconds": "12"}]}', '{"attempts": [{}]}'])
+def test_attempts_add_up_and_a_damaged_file_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / EFFORT_FILE
+    for first, last in ((0, 5), (3, 9)):
+        log = EffortLog(path, torch.device("cpu"), step=first)
+        log.note(last - 1)
+        log.note(last)
+        log.close()
+    attempts = read_attempts(path)
+    assert [(found.first_step, found.last_step) for found in attempts] == [(0, 5), (3, 9)]
+    assert all(found.seconds >= 0 and found.hardware[0] for found in attempts)
+    assert all(found.joules or found.not_measured for found in attempts)
+    path.write_text(damage)
+    with pytest.raises(DamagedError, match=r"effort\.json is damaged .* remove it"):
+        read_attempts(path)

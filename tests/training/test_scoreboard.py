@@ -1,9 +1,11 @@
-"""Scoreboards over encoders that know colours: several captions, missing and leaked images, classes, differences."""
+"""Scores and scoreboards over encoders that know colours: caption modes, missing and leaked images, classes."""
 
 import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from data_catalog.charts import picture_label
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import EvaluateConfig
 from training.data.features import Encoder
+from training.scores.evaluation import chosen_captions, retrieval_scores, wording
 from training.scores.galleries import (
     Gallery,
     LabelledImages,
@@ -25,10 +27,11 @@ from training.scores.galleries import (
     read_names,
     read_templates,
 )
+from training.scores.metrics import METRIC_OF
 from training.scores.protocols import CLIP_ITALIAN
-from training.scores.score import Score
+from training.scores.score import Score, Scores
 from training.scores.scoreboard import ModelToScore, Scoreboard, refuse_seen, score_models
-from training.scores.scoreboard_files import Section, markdown, sections, write_scoreboard_plot
+from training.scores.scoreboard_files import markdown, sections, write_scoreboard_plot
 
 COLOURS = {"rosso": (255, 0, 0), "verde": (0, 255, 0), "blu": (0, 0, 255), "giallo": (255, 255, 0)}
 WORDS = list(COLOURS)
@@ -43,13 +46,11 @@ def png(colour: str) -> bytes:
 
 
 def read(name: str) -> bytes:
-    if name == "broken":
-        return png("rosso")[:40]
-    if name == "text":
-        return b"<html>not found</html>"
-    if name.partition("-")[0] not in COLOURS:
+    if name == "gone":
         raise FileNotFoundError(name)
-    return png(name.partition("-")[0])
+    broken = {"broken": png("rosso")[:40], "text": b"<html>not found</html>"}
+    kind = name.partition("-")[0]
+    return broken.get(kind) or png(kind)
 
 
 def knower(name: str, words: Sequence[str] = WORDS) -> ModelToScore:
@@ -65,62 +66,41 @@ def knower(name: str, words: Sequence[str] = WORDS) -> ModelToScore:
     def prepare(image: Image.Image) -> torch.Tensor:
         return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
 
-    encoder = Encoder(
-        name=name, origin="a table of colours", prepare=prepare, encode_pixels=encode_pixels, encode_texts=encode_texts
-    )
-    return ModelToScore(name=name, open=lambda: encoder)
+    known = {"prepare": prepare, "encode_pixels": encode_pixels, "encode_texts": encode_texts}
+    return ModelToScore(name=name, open=lambda: Encoder(name=name, origin="a table of colours", **known))
 
 
-GALLERY = Gallery(
-    name="colours",
-    images=["rosso", "gone", "verde", "broken", "blu", "text", "giallo"],
-    read=read,
-    captions=["è rosso", "rosso!", "non c'è", "verde", "un verde", "rotto", "blu", "testo", "giallo"],
-    owners=[0, 0, 1, 2, 2, 3, 4, 5, 6],
-    made_by=["human", "machine", "human", "machine", "machine", "human", "human", "human", "machine"],
-)
+def gallery_of(images: Sequence[str], captions: Sequence[str], owners: Sequence[int]) -> Gallery:
+    made_by = ["human"] * len(captions)
+    return Gallery(name="colours", images=images, read=read, captions=captions, owners=owners, made_by=made_by)
+
+
+IMAGES = ["rosso", "gone", "verde", "broken", "blu", "text", "giallo"]
+CAPTIONS = ["è rosso", "rosso!", "non c'è", "verde", "un verde", "rotto", "blu", "testo", "giallo"]
+MAKERS = ["human", "machine", "human", "machine", "machine", "human", "human", "human", "machine"]
+GALLERY = replace(gallery_of(IMAGES, CAPTIONS, [0, 0, 1, 2, 2, 3, 4, 5, 6]), made_by=MAKERS)
+BARE = gallery_of(IMAGES, ["rosso", "verde"], [0, 2])
+ALL = knower("all")
+
+
+def board_of(test_set: Gallery | LabelledImages, *models: ModelToScore) -> Scoreboard:
+    return score_models(list(models) or [ALL], [test_set], CONFIG)
 
 
 def score_of(
-    board: Scoreboard, model: str, test_set: str, name: str, *, captions: str = "all", images: str = "all"
+    board: Scoreboard, name: str = "text_to_image_R@1", model: str = "all", captions: str = "all", images: str = "all"
 ) -> Score:
-    (found,) = (
-        entry.score
-        for entry in board.entries
-        if (entry.model, entry.test_set, entry.score.name) == (model, test_set, name)
-        and (entry.score.captions, entry.score.images) == (captions, images)
-    )
-    return found
+    wanted = (model, name, captions, images)
+    found = {
+        (each.model, each.score.name, each.score.captions, each.score.images): each.score for each in board.entries
+    }
+    return found[wanted]
 
 
-def told_of(test_set: str, board: Scoreboard, title: str = "text to image") -> Section:
-    return next(section for section in sections(board, {}) if section.title == f"{test_set}: {title}")
-
-
-def test_images_that_are_not_there_leave_with_their_captions() -> None:
-    board = score_models([knower("all")], [GALLERY], CONFIG)
-    (facts,) = board.sets
-    assert (facts.num_images, facts.num_missing, facts.num_texts) == (4, 3, 6)
-    score = score_of(board, "all", "colours", "text_to_image_R@1")
-    assert (score.value, score.gallery_size, score.num_queries, score.num_dropped) == (1.0, 4, 6, 3)
-    backwards = score_of(board, "all", "colours", "image_to_text_MRR@5")
-    assert (backwards.value, backwards.gallery_size, backwards.num_queries) == (1.0, 6, 4)
-    assert score_of(board, "all", "colours", "text_to_image_median_rank").value == 1
-    assert score_of(board, "all", "colours", "text_to_image_R@1", captions="one").num_queries == 4
-    by_maker = [score_of(board, "all", "colours", "text_to_image_R@1", captions=made) for made in ("human", "machine")]
-    assert [(found.num_queries, found.gallery_size) for found in by_maker] == [(2, 4), (4, 4)]
-    assert (score.low, score.high) == (0.0, 1.0), "few images have no interval to speak of"
-
-
-def test_differences_are_paired_by_query() -> None:
-    board = score_models([knower("right"), knower("swaps", SWAPPED)], [GALLERY], CONFIG)
-    assert score_of(board, "swaps", "colours", "text_to_image_R@1").value == pytest.approx(2 / 6)
-    found = {(entry.difference.name, entry.difference.captions): entry.difference for entry in board.differences}
-    assert {entry.first for entry in board.differences} == {"right"}
-    delta = found["text_to_image_R@1", "all"]
-    assert delta.value == pytest.approx(-4 / 6)
-    assert (delta.low, delta.high) == (-1, 1)  # four images
-    assert found["text_to_image_median_rank", "all"].value > 0
+def told_of(board: Scoreboard) -> tuple[Sequence[dict[str, str]], str]:
+    """Rows and notes of the first table of text to image."""
+    found = next(section for section in sections(board, {}) if section.title == "colours: text to image")
+    return found.rows, "\n".join(found.notes)
 
 
 def guard(*places: int, alike: Sequence[int] = ()) -> LeakCheck:
@@ -130,32 +110,53 @@ def guard(*places: int, alike: Sequence[int] = ()) -> LeakCheck:
     return LeakCheck(seen=suspects | sure, ways=("identity", "bytes", "looks"))
 
 
+def test_images_that_are_not_there_leave_with_their_captions() -> None:
+    board = board_of(GALLERY)
+    (facts,) = board.sets
+    assert (facts.num_images, facts.num_missing, facts.num_texts) == (4, 3, 6)
+    score = score_of(board)
+    assert (score.value, score.gallery_size, score.num_queries, score.num_dropped) == (1.0, 4, 6, 3)
+    backwards = score_of(board, "image_to_text_MRR@5")
+    assert (backwards.value, backwards.gallery_size, backwards.num_queries) == (1.0, 6, 4)
+    assert score_of(board, "text_to_image_median_rank").value == 1
+    by_mode = [score_of(board, captions=mode) for mode in ("one", "human", "machine")]
+    assert [(found.num_queries, found.gallery_size) for found in by_mode] == [(4, 4), (2, 4), (4, 4)]
+    assert (score.low, score.high) == (0.0, 1.0), "few images have no interval to speak of"
+
+
+def test_differences_are_paired_by_query() -> None:
+    board = board_of(GALLERY, knower("right"), knower("swaps", SWAPPED))
+    assert score_of(board, model="swaps").value == pytest.approx(2 / 6)
+    found = {(entry.difference.name, entry.difference.captions): entry.difference for entry in board.differences}
+    assert {entry.first for entry in board.differences} == {"right"}
+    delta = found["text_to_image_R@1", "all"]
+    assert (delta.value, delta.low, delta.high) == (pytest.approx(-4 / 6), -1, 1)  # of four images
+    assert found["text_to_image_median_rank", "all"].value > 0
+
+
 def test_a_set_that_was_trained_on_is_refused_or_told_twice() -> None:
     seen = replace(GALLERY, guards={"ours": guard(0), "mine": guard(4)})
     models = [knower("ours"), knower("mine"), knower("theirs")]
     with pytest.raises(InputError, match=r"1 of the 7 images of colours .* trained on \(rosso: the same bytes"):
         refuse_seen([seen], models)
-    refuse_seen([seen], [knower("theirs")])
-    board = score_models(models, [seen], CONFIG)
+    refuse_seen([seen], models[2:])
+    board = board_of(seen, *models)
     for model in ("ours", "mine", "theirs"):
-        assert score_of(board, model, "colours", "text_to_image_R@1").gallery_size == 4
-        free = score_of(board, model, "colours", "text_to_image_R@1", images="leak-free")
+        assert score_of(board, model=model).gallery_size == 4
+        free = score_of(board, model=model, images="leak-free")
         assert (free.gallery_size, free.num_queries) == (2, 3)  # of the union: no model has an advantage
-    (facts,) = board.sets
-    assert facts.leaked == {"ours": {"rosso": "the same bytes as wit:0"}, "mine": {"blu": "the same bytes as wit:4"}}
+    leaked = {"ours": {"rosso": "the same bytes as wit:0"}, "mine": {"blu": "the same bytes as wit:4"}}
+    assert board.sets[0].leaked == leaked
 
 
 def test_what_looks_alike_is_told_twice_without_being_refused() -> None:
-    suspected = replace(GALLERY, guards={"ours": guard(alike=[2])})
-    refuse_seen([suspected], [knower("ours")])
-    board = score_models([knower("ours")], [suspected], CONFIG)
-    assert score_of(board, "ours", "colours", "text_to_image_R@1", images="leak-free").gallery_size == 3
-    notes = told_of("colours", board).notes
-    assert "1 look like training images of ours, and may be others (verde: looks like wit:2)" in notes
-    assert any("none of the images are among those that ours was trained on" in note for note in notes)
-
-
-BARE = replace(GALLERY, captions=["rosso", "verde"], owners=[0, 2], made_by=["human"] * 2)
+    suspected = replace(GALLERY, guards={"all": guard(alike=[2])})
+    refuse_seen([suspected], [ALL])
+    board = board_of(suspected)
+    assert score_of(board, images="leak-free").gallery_size == 3
+    _, notes = told_of(board)
+    assert "1 look like training images of all, and may be others (verde: looks like wit:2)" in notes
+    assert "none of the images are among those that all was trained on" in notes
 
 
 @pytest.mark.parametrize(
@@ -164,92 +165,55 @@ BARE = replace(GALLERY, captions=["rosso", "verde"], owners=[0, 2], made_by=["hu
         (GALLERY, guard(1, 3, 5), "none of the images are among those"),  # not there, broken, no picture
         (GALLERY, guard(*range(7)), "no image with a caption remains"),
         (BARE, guard(0, 2), "no image with a caption remains"),  # two images without captions do
-        (GALLERY, LeakCheck(seen={}, ways=()), "it is not known if ours was trained on any of the images"),
+        (GALLERY, LeakCheck(seen={}, ways=()), "it is not known if all was trained on any of the images"),
     ],
 )
 def test_where_there_are_no_leak_free_numbers_it_is_said_why(gallery: Gallery, check: LeakCheck, note: str) -> None:
-    board = score_models([knower("ours")], [replace(gallery, guards={"ours": check})], CONFIG)
+    board = board_of(replace(gallery, guards={"all": check}))
     assert {entry.score.images for entry in board.entries} == {"all"}
-    assert any(note in found for found in told_of("colours", board).notes)
-
-
-@pytest.mark.parametrize("num_images", [1, 2, 9])
-def test_a_gallery_that_is_no_larger_than_k_is_chance(num_images: int) -> None:
-    small = Gallery(
-        name="small",
-        images=[f"rosso-{number}" for number in range(num_images)],
-        read=read,
-        captions=["rosso"] * num_images,
-        owners=list(range(num_images)),
-        made_by=["human"] * num_images,
-    )
-    found = told_of("small", score_models([knower("ours")], [small], CONFIG))
-    (row,) = [row for row in found.rows if row["model"] == "ours"]
-    assert row["R@10"] == "1.0000 [0.0000, 1.0000] ~"
-
-
-def many(num_images: int) -> Gallery:
-    """Reds that no model tells apart, and blues, five captions each."""
-    names = [f"{'rosso' if place % 3 else 'blu'}-{place}" for place in range(num_images)]
-    owners = np.repeat(np.arange(num_images), 5)
-    return Gallery(
-        name="many",
-        images=names,
-        read=read,
-        captions=[f"{names[owner]} {number}" for number, owner in enumerate(owners)],
-        owners=owners.tolist(),
-        made_by=["human"] * len(owners),
-    )
+    assert note in told_of(board)[1]
 
 
 def test_a_picture_under_two_names_is_told() -> None:
-    twice = replace(
-        GALLERY,
-        images=["rosso", "gone", "verde", "broken-1", "rosso-2", "text", "broken-2"],
-        captions=["rosso", "verde", "rosso"],
-        owners=[0, 2, 4],
-        made_by=["human"] * 3,
-    )
-    board = score_models([knower("all"), knower("again")], [twice], CONFIG)
-    assert score_of(board, "all", "colours", "text_to_image_R@1").value == pytest.approx(1 / 3)
+    images = ["rosso", "gone", "verde", "broken-1", "rosso-2", "text", "broken-2"]
+    board = board_of(gallery_of(images, ["rosso", "verde", "rosso"], [0, 2, 4]))
+    assert score_of(board).value == pytest.approx(1 / 3)
     (note,) = board.sets[0].notes
     assert "(rosso, rosso-2), so they cannot be distinguished" in note
-    assert score_models([knower("all")], [GALLERY], CONFIG).sets[0].notes == ()
-    classes = LabelledImages(
-        name="shades", images=["rosso", "blu", "rosso-2"], read=read, labels=[0, 1, 0], class_names=["rosso", "blu"]
-    )
-    assert score_models([knower("all")], [classes], CONFIG).sets[0].notes == ()
-    (note,) = score_models([knower("all")], [replace(classes, labels=[0, 1, 1])], CONFIG).sets[0].notes
+    assert board_of(GALLERY).sets[0].notes == ()
+    how = {"name": "shades", "images": ["rosso", "blu", "rosso-2"], "read": read, "class_names": ["rosso", "blu"]}
+    assert board_of(LabelledImages(labels=[0, 1, 0], **how)).sets[0].notes == ()
+    (note,) = board_of(LabelledImages(labels=[0, 1, 1], **how)).sets[0].notes
     assert "(rosso, rosso-2), but different" in note
 
 
 def test_differences_draw_images_with_all_of_their_captions() -> None:
-    """As wide as of one caption an image: the five are not independent."""
-    models = [knower("right"), knower("swaps", SWAPPED), knower("again")]
-    board = score_models(models, [many(60)], CONFIG)
+    """As wide as of one caption an image: the five are not independent. No model tells the reds or the blues apart."""
+    names = [f"{'rosso' if place % 3 else 'blu'}-{place}" for place in range(60)]
+    owners = np.repeat(np.arange(60), 5).tolist()
+    many = gallery_of(names, [f"{names[owner]} {number}" for number, owner in enumerate(owners)], owners)
+    board = board_of(many, ALL, knower("swaps", SWAPPED), knower("again"))
     found = {
-        (entry.model, entry.difference.name, entry.difference.captions): entry.difference for entry in board.differences
+        (each.model, each.difference.name, each.difference.captions): each.difference for each in board.differences
     }
     every, one = (found["swaps", "text_to_image_MRR@10", mode] for mode in ("all", "one"))
     assert every.high - every.low == pytest.approx(one.high - one.low, rel=0.05)
-    medians = [delta for (model, name, _), delta in found.items() if model == "again" and name.endswith("median_rank")]
-    assert {(delta.value, delta.low, delta.high) for delta in medians} == {(0.0, 0.0, 0.0)}
+    again = found["again", "text_to_image_median_rank", "all"]
+    assert (again.value, again.low, again.high) == (0.0, 0.0, 0.0)
     # All captions of an image are right.
-    assert score_of(board, "right", "many", "image_to_text_R@1").chance == pytest.approx(5 / 300)
-    assert score_of(board, "right", "many", "text_to_image_R@1").chance == pytest.approx(1 / 60)
+    assert score_of(board, "image_to_text_R@1").chance == pytest.approx(5 / 300)
+    assert score_of(board).chance == pytest.approx(1 / 60)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
-    broken = knower("broken")
-    encoder = replace(broken.open(), encode_texts=lambda texts: torch.full((len(texts), 4), torch.nan))
-    uncaptioned = replace(GALLERY, captions=["non c'è"], owners=[1], made_by=["human"])
+    broken = replace(ALL.open(), encode_texts=lambda texts: torch.full((len(texts), 4), torch.nan))
     for model, gallery, message in (
-        (knower("all"), uncaptioned, "no image of colours with a caption"),
-        (knower("all"), replace(GALLERY, images=["gone"] * 7), "none of the 7 images of colours"),
-        (replace(broken, open=lambda: encoder), GALLERY, "NaN"),
+        (ALL, gallery_of(IMAGES, ["non c'è"], [1]), "no image of colours with a caption"),
+        (ALL, replace(GALLERY, images=["gone"] * 7), "none of the 7 images of colours"),
+        (ModelToScore(name="broken", open=lambda: broken), GALLERY, "NaN"),
     ):
         with pytest.raises(InputError, match=message):
-            score_models([model], [gallery], CONFIG)
+            board_of(gallery, model)
 
 
 @pytest.fixture
@@ -260,88 +224,66 @@ def folders(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         for name in ("a.png", "b.PNG"):
             (folder / name).write_bytes(png(colour))
-        (folder / "notes.txt").write_text("no image")
+        for name in ("notes.txt", "._a.png"):
+            (folder / name).write_text("no image, or of another system")
     (tmp_path / "photos" / "empty").mkdir()
     return tmp_path / "photos"
 
 
+def accuracy(found: LabelledImages, captions: str = "bare", model: ModelToScore = ALL) -> Score:
+    return score_of(board_of(found, model), "zero_shot_accuracy@1", model.name, captions)
+
+
 def test_classes_are_found_by_their_names(folders: Path) -> None:
     found = labelled_images("shades", folders, WORDS, ["una foto di {c}", "{c} di notte"])
-    board = score_models([knower("all")], [found], CONFIG)
     for templates in ("bare", "templates"):
-        score = score_of(board, "all", "shades", "zero_shot_accuracy@1", captions=templates)
+        score = accuracy(found, templates)
         assert (score.value, score.chance, score.gallery_size, score.num_queries) == (1.0, 0.25, 4, 8)
     by_folder = labelled_images("shades", folders, dict(zip(("n00", "n01", "n02", "n03"), WORDS, strict=True)), ["{c}"])
     assert by_folder.labels == [0, 0, 1, 1, 2, 2, 3, 3]
-    board = score_models([knower("all")], [by_folder], CONFIG)
-    assert {entry.score.captions for entry in board.entries} == {"bare"}
+    assert {entry.score.captions for entry in board_of(by_folder).entries} == {"bare"}
 
 
 def test_templates_are_averaged_and_images_drawn_one_by_one(folders: Path) -> None:
     """The first template makes all classes the same: alone it tells nothing, beside the others it does no harm."""
     useless = "{c} rosso verde blu giallo"
     astray = labelled_images("shades", folders, WORDS, [useless, "un {c}", "{c} di notte"])
-    board = score_models([knower("all")], [astray], CONFIG)
-    assert score_of(board, "all", "shades", "zero_shot_accuracy@1", captions="templates").value == 1.0
-    first = replace(astray, templates=[useless])
-    alone = score_models([knower("all")], [first], CONFIG)
-    assert score_of(alone, "all", "shades", "zero_shot_accuracy@1", captions="templates").value == 0.0
+    assert accuracy(astray, "templates").value == 1.0
+    assert accuracy(replace(astray, templates=[useless]), "templates").value == 0.0
     large = replace(astray, images=astray.images * 4, labels=list(astray.labels) * 4)
-    board = score_models([knower("half", SWAPPED)], [large], CONFIG)
-    score = score_of(board, "half", "shades", "zero_shot_accuracy@1", captions="bare")
+    score = accuracy(large, model=knower("half", SWAPPED))
     assert score.value == 0.5
     assert 0.15 < score.high - score.low < 0.5  # of 32 images, not of one
 
 
-def test_numbered_folders_do_not_take_a_list(tmp_path: Path) -> None:
-    for number in range(11):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "a.png").write_bytes(png("rosso"))
-        (tmp_path / str(number) / "._a.png").write_bytes(b"of another system")
-    with pytest.raises(InputError, match="which sort differently as text"):
-        labelled_images("numbers", tmp_path, [str(number) for number in range(11)], ["{c}"])
-    found = labelled_images("numbers", tmp_path, {str(number): f"c{number}" for number in range(11)}, ["{c}"])
-    assert len(found.images) == 11
-    assert found.class_names[found.labels[found.images.index("10/a.png")]] == "c10"
-
-
-def test_classes_with_one_name_or_no_image_count_as_wrong_answers(folders: Path) -> None:
+def test_classes_with_one_name_or_no_image_count_as_wrong_answers_and_no_pictures_as_missing(folders: Path) -> None:
     found = labelled_images("shades", folders, ["rosso", "rosso", "blu", "giallo"], ["{c}"])
     assert "2 classes share their name with another (rosso)" in found.notes[0]
-    board = score_models([knower("all")], [found], CONFIG)
-    assert score_of(board, "all", "shades", "zero_shot_accuracy@1", captions="bare").value == 0.5
-    names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
-    found = labelled_images("shades", folders, names, ["{c}"])
-    assert score_models([knower("all")], [found], CONFIG).entries[0].score.gallery_size == 5
-
-
-@pytest.mark.parametrize(
-    ("names", "templates", "error"),
-    [
-        (WORDS[:3], ["{c}"], "3 class names for 4 image folders"),
-        ({"n00": "rosso"}, ["{c}"], "lack the folder n01"),
-        (WORDS, ["una foto"], "'una foto' has no {c}"),
-        (WORDS, [], "no templates"),
-    ],
-)
-def test_names_that_do_not_fit(folders: Path, names: Sequence[str], templates: list[str], error: str) -> None:
-    with pytest.raises(InputError, match=error):
-        labelled_images("shades", folders, names, templates)
-    with pytest.raises(InputError, match="no subfolders with images"):
-        labelled_images("none", folders / "n00", WORDS, ["{c}"])
-    with pytest.raises(InputError, match="is not a folder"):
-        labelled_images("none", folders / "gone", WORDS, ["{c}"])
-
-
-def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
+    assert accuracy(found).value == 0.5
     (folders / "n02" / "phone.heic").write_bytes(b"not decoded here")
     (folders / "n02" / "gone.jpg").symlink_to(folders / "nowhere.jpg")
     (folders / "n02" / "old.jpe").write_bytes(png("blu"))
-    (folders / "n02" / "notes.txt").write_text("no picture")
-    before = labelled_images("shades", folders, WORDS, ["{c}"])
-    board = score_models([knower("all")], [before], CONFIG)
-    assert "n02/old.jpe" in before.images
-    assert (board.sets[0].num_missing, "n02/notes.txt" in before.images) == (2, False)
+    names = {"n00": "rosso", "n01": "verde", "n02": "blu", "n03": "giallo", "n99": "viola"}
+    found = labelled_images("shades", folders, names, ["{c}"])
+    board = board_of(found)
+    assert (board.entries[0].score.gallery_size, board.sets[0].num_missing, len(found.images)) == (5, 2, 11)
+
+
+def test_names_that_do_not_fit(folders: Path) -> None:
+    for folder, names, templates, error in (
+        (".", WORDS[:3], ["{c}"], "3 class names for 4 image folders"),
+        (".", {"n00": "rosso"}, ["{c}"], "lack the folder n01"),
+        (".", WORDS, ["una foto"], "'una foto' has no {c}"),
+        (".", WORDS, [], "no templates"),
+        ("n00", WORDS, ["{c}"], "no subfolders with images"),
+        ("gone", WORDS, ["{c}"], "is not a folder"),
+    ):
+        with pytest.raises(InputError, match=error):
+            labelled_images("shades", folders / folder, names, templates)
+    for name, number in (("n00", "10"), ("n01", "9"), ("n02", "11"), ("n03", "12")):
+        (folders / name).rename(folders / number)
+    with pytest.raises(InputError, match="which sort differently as text"):  # as text 10, 9
+        labelled_images("shades", folders, WORDS, ["{c}"])
 
 
 @pytest.mark.parametrize(
@@ -361,10 +303,7 @@ def test_files_that_are_no_pictures_for_us_are_counted(folders: Path) -> None:
 def test_names_in_files(tmp_path: Path, document: object, key: str | None, found: object) -> None:
     path = tmp_path / "names.json"
     path.write_text(json.dumps(document))
-    if isinstance(found, str):
-        with pytest.raises(PipelineError, match=found):
-            read_names(path, key)
-    else:
+    with pytest.raises(PipelineError, match=found) if isinstance(found, str) else nullcontext():
         assert read_names(path, key) == found
     path.write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
@@ -373,8 +312,7 @@ def test_names_in_files(tmp_path: Path, document: object, key: str | None, found
 
 def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Callable[..., dict[str, object]]) -> None:
     rows = [pair_row(f"own:{colour}", png(colour), [f"è {colour}", colour], "test") for colour in WORDS]
-    rows[1]["translators"] = ["argos:en-it:1", "argos:en-it:1"]
-    rows[1]["origins"] = ["machine_translation", "machine_translation"]
+    rows[1] |= {"translators": ["argos:en-it:1"] * 2, "origins": ["machine_translation"] * 2}
     shards = [make_shard("test-0", rows[:3]), make_shard("test-1", rows[3:])]
     gallery = pairs_gallery("own test", shards)
     assert gallery.owners == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -383,22 +321,16 @@ def test_pair_shards_are_a_gallery(make_shard: Callable[..., Path], pair_row: Ca
     assert "6 captions are native" in note
     assert "2 captions are translated by a machine" in note
     assert [gallery.read(name) for name in reversed(gallery.images)] == [png(colour) for colour in reversed(WORDS)]
-    board = score_models([knower("all")], [gallery], CONFIG)
-    assert score_of(board, "all", "own test", "text_to_image_R@1").value == 1
+    assert score_of(board_of(gallery)).value == 1
     with pytest.raises(SettingsError, match="nothing has no images"):
         pairs_gallery("nothing", [])
 
 
-def a_board() -> Scoreboard:
-    named = replace(GALLERY, notes=("<b>|rosso|</b>",), guards={"right": guard(0)})
-    classes = LabelledImages(
-        name="classes", images=["rosso", "blu"], read=read, labels=[0, 1], class_names=["rosso", "blu"]
-    )
-    return score_models([knower("right"), knower("swaps", WORDS[::-1])], [named, classes], CONFIG)
-
-
 def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path) -> None:
-    board = a_board()
+    named = replace(GALLERY, notes=("<b>|rosso|</b>",), guards={"right": guard(0)})
+    how = {"name": "classes", "images": ["rosso", "blu"], "read": read, "class_names": ["rosso", "blu"]}
+    models = [knower("right"), knower("swaps", WORDS[::-1])]
+    board = score_models(models, [named, LabelledImages(labels=[0, 1], **how)], CONFIG)
     found = sections(board, {"colours": replace(CLIP_ITALIAN, num_images=4), "classes": CLIP_ITALIAN})
     by_title = {section.title: section for section in found}
     assert [*by_title][:3] == ["Models", "colours: text to image", "colours: image to text"]
@@ -419,22 +351,48 @@ def test_a_board_is_told_in_tables_with_published_numbers_beside(tmp_path: Path)
     assert "<b>" not in text
     assert "|rosso|" not in text
     assert "1 of the images are among those that right was trained on" in text
-    values = json.loads(json.dumps(board.to_json()))
-    assert values["entries"][0]["score"]["name"] == "text_to_image_MRR@1"
-    assert list(values["sets"][0]["leaked"]["right"]) == ["rosso"]
-    assert values["settings"]["bootstrap_rounds"] == 100
+    assert list(json.loads(json.dumps(board.to_json()))["sets"][0]["leaked"]["right"]) == ["rosso"]
     write_scoreboard_plot(board, tmp_path / "board.png")
     with Image.open(tmp_path / "board.png") as picture:
         assert picture.width == 1020
         assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
 
 
-def test_a_model_may_not_pose_as_chance() -> None:
-    rows = told_of("colours", score_models([knower("chance")], [GALLERY], CONFIG)).rows
-    assert [row["R@1"] for row in rows[:2]] == ["0.2500", "1.0000 [0.0000, 1.0000] ~"]
+WORDED = [["Un cerchio rosso.", "un disco rosso"], ["un cerchio rosso", "Due stelle; blu!"], ["tre rombi"]]
+WORDED += [["due stelle blu", "una croce"]]
 
 
-def test_labels_of_pictures_are_whole_and_in_letters_that_can_be_drawn() -> None:
-    assert picture_label("модель_2 Ωmega è") == "модель_2 Ωmega è"
-    assert picture_label("ein-sehr-langer-modellname-nummer-01-bis-9") == "ein-sehr-langer-modellname-nummer-01-bis-9"
-    assert picture_label("a\u0628\nb\U00020000") == r"a\u0628\nb\U00020000"
+def test_a_mode_takes_all_captions_the_first_or_those_whose_words_are_of_one_image() -> None:
+    assert chosen_captions(WORDED, "all") == [True] * 7
+    assert chosen_captions(WORDED, "one") == [True, False, True, False, True, True, False]
+    # "un cerchio rosso" is of images 0 and 1, "due stelle blu" of 1 and 3.
+    assert chosen_captions(WORDED, "distinct") == [False, True, False, False, True, False, True]
+    assert chosen_captions([["a b", "A  B."], ["c"]], "distinct") == [True, True, True], "of one image alone"
+    told = [wording(text) for text in ("C'È una CITTÀ", "Straße", "हिन्दी चित्र", "赤い、丸。", "…")]
+    assert told == ["c è una città", "strasse", "हिन्दी चित्र", "赤い 丸", ""]
+
+
+def scores(texts: np.ndarray, images: np.ndarray) -> Scores:
+    found = retrieval_scores(images.astype(np.float32), texts.astype(np.float32), WORDED, CONFIG)
+    return Scores(split="test", model_sha256="0" * 64, scores=tuple(found))
+
+
+def test_a_perfect_model_scores_one_wherever_captions_tell_images_apart() -> None:
+    images = np.eye(4)
+    board = scores(np.repeat(images, [2, 2, 1, 2], axis=0), images)
+    assert {score.value for score in board.scores} == {1.0}
+    modes, told = ("all", "one", "distinct"), [name for name in METRIC_OF if not name.startswith("zero_shot")]
+    assert {(score.name, score.captions) for score in board.scores} == set(product(told, modes))
+    distinct = board.get("text_to_image_MRR@5", "distinct")
+    assert (distinct.num_queries, distinct.num_dropped, distinct.gallery_size) == (3, 4, 4)
+    # Images 0, 2 and 3 have a caption of their own; image 1 asks nothing.
+    backwards = board.get("image_to_text_R@1", "distinct")
+    assert (backwards.num_queries, backwards.num_dropped, backwards.gallery_size) == (3, 1, 3)
+    assert board.get("image_to_text_R@1").gallery_size == 7
+    with pytest.raises(KeyError, match="no score text_to_image_MRR@7"):
+        board.get("text_to_image_MRR@7")
+    assert scores(np.ones((7, 4)) / 2, np.ones((4, 4)) / 2).get("text_to_image_R@1").value == 0
+    _, _, first, *_ = board.table().splitlines()
+    assert first.split() == ["text_to_image_MRR@1", "all", "1.0000", "0.0000-1.0000", "0.2500", "4", "7", "0"]
+    assert "distinct" not in board.table("one")
+    assert json.loads(json.dumps(board.to_json()))["scores"][0]["name"] == board.scores[0].name

@@ -1,83 +1,60 @@
-"""Searching shards and folders: hits as a plain product has them; indexes that follow changes and notice damage."""
+"""Searching shards and folders, and nearest neighbours: hits as plain products have them, whatever changes."""
 
 import json
 import logging
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import training.data.pairs as data
-import training.use.search as search_module
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from training.data.features import image_features, text_features
-from training.data.images import read_picture
 from training.data.pairs import PairFiles
 from training.towers.model import load_model
 from training.use.pictures import contact_sheet
-from training.use.search import SearchResult, search, search_folder
+from training.use.search import QUERIES_AT_A_TIME, nearest, search, search_folder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 QUERY = "un quadrato verde in basso"
 
 
 @pytest.fixture
 def model(make_model: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder of its own: what is kept of one test is not there in another."""
-    folder: Path = shutil.copytree(make_model(), tmp_path / "model")
-    return folder
+    return Path(shutil.copytree(make_model(), tmp_path / "model"))
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Forty pictures of noise in a folder and folders in it."""
-    folder = tmp_path / "photos"
-    generator = np.random.default_rng(1)
+    folder, generator = tmp_path / "photos", np.random.default_rng(1)
+    (folder / "deep" / "er").mkdir(parents=True)
     for number in range(40):
-        path = folder / ("deep/er" if number % 2 else ".") / f"p{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+        pixels = generator.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / ("deep/er" if number % 2 else ".") / f"p{number:02}.png")
     return folder
 
 
-def names(found: SearchResult) -> list[str]:
-    return [hit.name for hit in found.hits]
-
-
 def test_hits_are_those_of_a_plain_product(square_files: PairFiles, model: Path) -> None:
-    files = (*square_files.train, *square_files.test)
-    loaded = load_model(model)
+    files, loaded = (*square_files.train, *square_files.test), load_model(model)
     cosines = image_features(loaded, files).astype(np.float64) @ text_features(loaded, [QUERY])[0]
-    rows = [row for path in files for row in data.pq.read_table(path).to_pylist()]
+    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
     best = np.argsort(-cosines, kind="stable")[:150]
     found = search(QUERY, files, model, k=150)
-    assert names(found) == [rows[index]["sample_id"] for index in best]
-    assert [hit.rank for hit in found.hits] == list(range(1, 151))
+    assert [(hit.name, hit.rank) for hit in found.hits] == [
+        (rows[index]["sample_id"], rank) for rank, index in enumerate(best, start=1)
+    ]
     assert np.allclose([hit.cosine for hit in found.hits], cosines[best])
     first, expected = found.hits[0], rows[best[0]]
     assert (first.image, list(first.captions)) == (expected["image"]["bytes"], expected["captions"])
     assert (first.split, found.num_images) == (expected["split"], 176)
     assert search(QUERY, files, loaded, k=150) == found, "a loaded model keeps nothing"
-
-
-def test_only_row_groups_that_hold_hits_are_read(
-    square_files: PairFiles, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = (*square_files.train, *square_files.test)
-    first = search(QUERY, files, model, k=1)
-    opened: list[Path] = []
-    real = data._open
-    monkeypatch.setattr(data, "_open", lambda path: (opened.append(path), real(path))[1])
-    assert search(QUERY, files, model, k=1) == first
-    assert len(opened) == 1
-    opened.clear()
-    search(QUERY, files, model, k=176)
-    assert len(opened) == 5, "two shards to train on have two row groups each, the test shard one"
 
 
 @pytest.mark.parametrize("damage", ["flip", "record", "gone"])
@@ -93,9 +70,7 @@ def test_a_damaged_index_is_noticed_and_made_anew(
         features.unlink()
     else:
         record.write_text(record.read_text().replace("0", "1", 1))
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        assert search(QUERY, square_files.test, model) == first
+    assert search(QUERY, square_files.test, model) == first
     assert "created again" in caplog.text
     assert features.read_bytes() == whole
     caplog.clear()
@@ -103,32 +78,36 @@ def test_a_damaged_index_is_noticed_and_made_anew(
     assert caplog.text == ""
 
 
-def test_queries_and_folders_that_make_no_sense(
+@pytest.mark.parametrize(
+    ("query", "k", "word"), [(" \t", 3, "is empty"), ("uno", 0, "k must be positive"), ("a\udc80", 3, "not valid")]
+)
+def test_queries_that_make_no_sense(
+    query: str, k: int, word: str, square_files: PairFiles, model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=word):
+        search(query, square_files.test, model, k=k)
+    with pytest.raises(SettingsError, match=word):
+        search_folder(query, tmp_path, model, k=k)
+
+
+def test_long_queries_are_told_and_folders_without_model_or_image_refused(
     square_files: PairFiles, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for query, k, word in ((" \t", 3, "is empty"), ("uno", 0, "k must be positive"), ("a\udc80", 3, "not valid")):
-        with pytest.raises(SettingsError, match=word):
-            search(query, square_files.test, model, k=k)
-        with pytest.raises(SettingsError, match=word):
-            search_folder(query, tmp_path, model, k=k)
     assert len(search(f"{QUERY} " * 20, square_files.test, model, k=2).hits) == 2
-    assert "longer than the 12 tokens" in caplog.text
+    assert "longer than the 24 tokens" in caplog.text
     with pytest.raises(InputError, match="contains no model"):
         search(QUERY, square_files.test, tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
-        search_folder(QUERY, tmp_path / "gone", model)
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    with pytest.raises(InputError, match="contains no image files"):
-        search_folder(QUERY, folder, model)
-    (folder / "a.jpg").write_bytes(b"no image")
-    for _ in range(2):
-        with pytest.raises(InputError, match=r"none of the 1 image files.*no image"):
-            search_folder(QUERY, folder, model)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "a.jpg").write_bytes(b"no image")
+    told = {"gone": "is not a folder", "empty": "contains no image files"}
+    for name, word in (*told.items(), *[("none", r"none of the 1 image files.*not an image")] * 2):
+        with pytest.raises(InputError, match=word):
+            search_folder(QUERY, tmp_path / name, model)
 
 
 def test_a_folder_is_searched_as_its_features_say_and_shown_in_a_sheet(
-    photos: Path, model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    photos: Path, model: Path, tmp_path: Path
 ) -> None:
     Image.new("RGB", (2000, 1), "red").save(photos / ("x" * 200 + ".png"))
     found = search_folder(QUERY, photos, model, k=100)
@@ -140,19 +119,9 @@ def test_a_folder_is_searched_as_its_features_say_and_shown_in_a_sheet(
     contact_sheet(found.hits, tmp_path / "sheet.png", "due\nrighe")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > 10 * 300
-    features = next((photos / ".vernaclip").glob("*/*.npy"))
-    features.write_bytes(features.read_bytes()[:50])
-    assert search_folder(QUERY, photos, model, k=100) == found
-    assert "created again" in caplog.text
     found.hits[0].path.unlink()  # type: ignore[union-attr]
     with pytest.raises(InputError, match="there is no such file"):
         contact_sheet(found.hits, tmp_path / "sheet.png", "uno")
-
-
-def encoded(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        record.getMessage().split(": ")[1] for record in caplog.records if "files, the others" in record.getMessage()
-    ]
 
 
 def test_only_files_that_changed_are_encoded_again(
@@ -166,41 +135,16 @@ def test_only_files_that_changed_are_encoded_again(
     (photos / "p04.png").rename(photos / "renamed.png")
     (photos / "p06.png").unlink()
     after = search_folder(QUERY, photos, model, k=100)
-    assert encoded(caplog) == [
-        "read 40 of 40 files, the others are in the index",
-        "read 3 of 40 files, the others are in the index",
-    ]
+    told = [record.getMessage() for record in caplog.records if "files, the others" in record.getMessage()]
+    assert ["read 40 of 40 files" in told[0], "read 3 of 40 files" in told[1], len(told)] == [True, True, 2]
     shutil.rmtree(photos / ".vernaclip")
     anew = search_folder(QUERY, photos, model, k=100)
+    expected = {hit.name: hit.cosine for hit in anew.hits}
     # Features differ in their last digits between batches of 3 and of 40.
-    assert {hit.name: hit.cosine for hit in after.hits} == pytest.approx(
-        {h.name: h.cosine for h in anew.hits}, abs=1e-5
-    )
+    assert {hit.name: hit.cosine for hit in after.hits} == pytest.approx(expected, abs=1e-5)
     search_folder(QUERY, photos, make_model(seed=2), k=1)
     assert len(list((photos / ".vernaclip").iterdir())) == 2, "each model has an index of its own"
     assert len(list((photos / ".vernaclip").glob("*/*.npy"))) == 2
-
-
-def test_what_an_interrupted_search_has_read_is_not_read_again(
-    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("training.use.search.PORTION", 15)
-    real, portions = search_module.encode_files, iter(range(3))
-
-    def interrupted(loaded: Any, paths: Any) -> Any:
-        if next(portions) == 2:
-            raise KeyboardInterrupt
-        return real(loaded, paths)
-
-    monkeypatch.setattr(search_module, "encode_files", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        search_folder(QUERY, photos, model)
-    monkeypatch.setattr(search_module, "encode_files", real)
-    caplog.set_level(logging.INFO)
-    caplog.clear()
-    found = search_folder(QUERY, photos, model, k=100)
-    assert encoded(caplog) == ["read 10 of 40 files, the others are in the index"]
-    assert {hit.path for hit in found.hits} == set(photos.rglob("*.png"))
 
 
 def test_files_that_cannot_be_read_are_listed_and_the_others_found(
@@ -227,13 +171,10 @@ def test_files_that_cannot_be_read_are_listed_and_the_others_found(
     found = search_folder(QUERY, photos, model, k=100)
     assert found.num_images == 40
     reasons = {path.name: reason for path, reason in found.unreadable}
-    assert reasons.keys() == {*bad, "bomb.png", "dangling.jpg", "pipe.jpg", latin}
-    assert "9,000,000 pixels" in reasons["bomb.png"]
-    assert reasons["dangling.jpg"] == "there is no such file"
-    assert reasons["pipe.jpg"] == "it is not a file"
-    assert "not valid UTF-8" in reasons[latin]
-    assert "HEIF" in reasons["phone.heic"]
-    assert "before the image does" in reasons["cut.png"]
+    expected = {"bomb.png": "9,000,000 pixels", "dangling.jpg": "there is no such file", "pipe.jpg": "it is not a file"}
+    expected |= {latin: "not valid UTF-8", "phone.heic": "HEIF", "cut.png": "before the image does"}
+    assert reasons.keys() == bad.keys() | expected.keys()
+    assert all(told in reasons[name] for name, told in expected.items())
     assert search_folder(QUERY, photos, model, k=100) == found, "from the index, reasons too"
 
 
@@ -251,22 +192,85 @@ def test_where_a_folder_cannot_be_written_to_the_root_keeps_the_index(
     assert search_folder(QUERY, photos, model) == found
 
 
-def turned(path: Path, orientation: int) -> None:
-    """A JPEG that is red above and blue below once it is turned as its EXIF says."""
-    image = Image.new("RGB", (60, 80), "blue")
-    image.paste((255, 0, 0), (0, 0, 60, 40))
-    degrees = {1: 0, 3: 180, 6: 90, 8: 270}[orientation]  # against the clock
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.rotate(degrees, expand=True).save(path, quality=95, exif=exif.tobytes())
+Matrix = Any
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_pictures_are_upright(tmp_path: Path, orientation: int) -> None:
-    path = tmp_path / "turned.jpg"
-    turned(path, orientation)
-    found = read_picture(path, 32)
-    assert (found.width, found.height) == found.image.size == (60, 80)
-    top, bottom = (found.image.getpixel((30, y)) for y in (5, 75))
-    assert top[0] > 200 > 60 > top[2]  # type: ignore[index]
-    assert bottom[2] > 200 > 60 > bottom[0]  # type: ignore[index]
+def unit(rows: Matrix) -> Matrix:
+    """Rows of length 1, in float32."""
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def drawn(count: int, dim: int, seed: int) -> Matrix:
+    return unit(np.random.default_rng(seed).standard_normal((count, dim)))
+
+
+def reference(features: Matrix, queries: Matrix, k: int) -> Matrix:
+    """What everything in float64 and a stable sort give; sums are exact to about 1e-16, so ties are rounded."""
+    cosines = np.round(queries.astype(np.float64) @ features.T.astype(np.float64), 13)
+    return np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+
+
+def close(count: int, dim: int) -> Matrix:
+    """Rows that float32 does not tell apart."""
+    generator = np.random.default_rng(5)
+    return unit(generator.standard_normal(dim) + 1e-6 * generator.standard_normal((count, dim)))
+
+
+@pytest.mark.parametrize(
+    ("features", "num_queries", "k"),
+    [
+        *((drawn(1000, 32, seed=1), 7, k) for k in (1, 999, 1000, 5000)),
+        (drawn(70_000, 6, seed=3), QUERIES_AT_A_TIME + 5, 3),
+        (drawn(70_000, 6, seed=3), 1, 20),
+        (close(3000, 512), 4, 10),
+        (np.tile(drawn(5, 16, seed=9), (400, 1)), 3, 1000),
+        (np.tile(drawn(1, 16, seed=9), (90_000, 1)), 3, 4),
+    ],
+    ids=["best", "most", "all", "more", "blocks", "alone", "close", "equal", "collapsed"],
+)
+def test_the_answer_is_that_of_float64_and_of_equal_rows_the_first_come_first(
+    features: Matrix, num_queries: int, k: int
+) -> None:
+    queries = drawn(num_queries, features.shape[1], seed=2)
+    found = nearest(features, queries, k)
+    some = sorted({0, QUERIES_AT_A_TIME - 1, QUERIES_AT_A_TIME, num_queries - 1} & set(range(num_queries)))
+    assert found.indices[some].tolist() == reference(features, queries[some], k).tolist()
+    taken = np.einsum("qd,qkd->qk", queries.astype(np.float64), features[found.indices].astype(np.float64))
+    assert np.allclose(found.cosines, taken, atol=1e-12)
+
+
+def test_float32_would_have_been_wrong() -> None:
+    features, queries = close(3000, 512), drawn(4, 512, seed=2)
+    rounded = np.argsort(-(queries @ features.T), axis=1, kind="stable")[:, :10]
+    assert rounded.tolist() != reference(features, queries, 10).tolist()
+
+
+def test_memory_does_not_grow_with_the_gallery() -> None:
+    features, queries = drawn(150_000, 8, seed=13), drawn(800, 8, seed=14)
+    tracemalloc.start()
+    try:
+        nearest(features, queries, 10)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100e6, "all cosines together take 480 MB"
+
+
+@pytest.mark.parametrize("number", [np.nan, -np.inf])
+def test_numbers_that_are_none_are_refused(number: float) -> None:
+    features, queries = drawn(70_000, 8, seed=15), drawn(3, 8, seed=16)
+    features[69_000, 3] = number
+    with pytest.raises(DamagedError, match="image number 69000 are not finite"):
+        nearest(features, queries, 5)
+    queries[1, 0] = number
+    with pytest.raises(DamagedError, match="features of a query are not finite"):
+        nearest(features[:10], queries, 5)
+
+
+def test_what_is_empty_finds_nothing_and_what_does_not_fit_is_refused() -> None:
+    empty = np.empty((0, 0), dtype=np.float32)
+    assert nearest(empty, drawn(2, 8, seed=1), 5).indices.shape == (2, 0)
+    assert nearest(drawn(9, 8, seed=1), np.empty((0, 8), dtype=np.float32), 5).indices.shape == (0, 5)
+    for features, queries, k in (((5, 8), (2, 7), 1), ((5, 8), (8,), 1), ((5, 8), (2, 8), 0)):
+        with pytest.raises(PipelineError, match=r"cannot be searched|k must be positive"):
+            nearest(np.zeros(features, dtype=np.float32), np.zeros(queries, dtype=np.float32), k)

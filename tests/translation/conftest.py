@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from data_catalog.errors import TransientError
+from flows.cli import main
 from translation.engine import Translation
 
 NUMBERS = {"two": "due", "three": "tre", "four": "quattro"}
@@ -41,6 +42,20 @@ def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Called with a command, gives its output, or the error of another exit code; that of 1 is one line, and all."""
+
+    def call(words: Sequence[str], code: int = 0) -> str:
+        capsys.readouterr()
+        assert main(list(words)) == code
+        captured = capsys.readouterr()
+        assert code != 1 or (captured.out, captured.err.count("\n")) == ("", 1)
+        return captured.err if code else captured.out
+
+    return call
+
+
 class Shouter:
     """Translates into capitals; remembers what it was asked, and may fail at a caption."""
 
@@ -54,8 +69,7 @@ class Shouter:
         if self.fails_at in captions:
             raise TransientError("the engine is out of breath")
         self.asked.append(list(captions))
-        if on_done is not None:
-            on_done(len(captions))
+        (on_done or bool)(len(captions))
         # No score where nothing was translated, as with the real engines.
         return [Translation(text=text.upper(), score=-0.5 if text.strip() else None) for text in captions]
 
@@ -77,16 +91,11 @@ class DeepLServer(ThreadingHTTPServer):
     def __init__(self, key: str) -> None:
         super().__init__(("127.0.0.1", 0), _DeepLHandler)
         self.key = key
-        self.translate: Callable[[str], str] = lambda text: f"<{text}>"
         self.character_limit, self.num_billed = 10_000_000, 0
         self.trouble: deque[int | Callable[[_DeepLHandler], None] | None] = deque()
         self.distort: Callable[[Any], Any] = lambda reply: reply
         self.bodies: list[dict[str, Any]] = []
         self.stopping = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def texts(self) -> list[list[str]]:
@@ -127,12 +136,7 @@ class _DeepLHandler(BaseHTTPRequestHandler):
 
     def _translation(self, text: str) -> dict[str, Any]:
         self.server.num_billed += len(text)
-        return {
-            "detected_source_language": "EN",
-            "text": self.server.translate(text),
-            "billed_characters": len(text),
-            "model_type_used": "quality_optimized",
-        }
+        return {"detected_source_language": "EN", "text": f"<{text}>", "billed_characters": len(text)}
 
     def answer(self, status: int, reply: Any) -> None:
         content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
@@ -154,7 +158,7 @@ def deepl_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeepLServer]:
     monkeypatch.setattr("translation.engines.deepl_engine.MAX_RETRIES", 0)
     with DeepLServer("a-5ecret-key:fx") as server:
         monkeypatch.setenv("DEEPL_AUTH_KEY", server.key)
-        monkeypatch.setenv("DEEPL_SERVER_URL", server.url)
+        monkeypatch.setenv("DEEPL_SERVER_URL", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server

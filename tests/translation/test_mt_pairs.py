@@ -35,27 +35,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
     return list(dict.fromkeys(pairs))[:2000]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b"caff\xe8\tcoffee", "bad_encoding"),
-        (b"a\0b\tc", "bad_encoding"),
-        (b"no tab at all", "wrong_fields"),
-        (b"a\tb\tc", "wrong_fields"),
-        (b"", "wrong_fields"),
-        (b"a\t  ", "empty"),
-        (b"\tb", "empty"),
-        (b"\xc2\xa0\tb", "empty"),
-        ("a\t\u200b".encode(), "empty"),
-        ("\ufffd \u2581\tb".encode(), "empty"),
-        (b"x" * 401 + b"\t" + b"y" * 300, "too_long"),
-        (b"x" * 20_000_000 + b"\ty", "too_long"),
-        (b"a dog\t" + b"un cane " * 10, "length_ratio"),
-        (b"a dog that runs through high grass\t@@", "length_ratio"),
-        (b"a dog runs\tA dog runs.", "untranslated"),
-        (b"a dog number 7\tun cane numero 7", "duplicate"),
-    ],
-)
+BAD = {
+    "bad_encoding": [b"caff\xe8\tcoffee", b"a\0b\tc"],
+    "wrong_fields": [b"no tab at all", b"a\tb\tc", b""],
+    "empty": [b"a\t  ", b"\tb", b"\xc2\xa0\tb", "a\t\u200b".encode(), "\ufffd \u2581\tb".encode()],
+    "too_long": [b"x" * 401 + b"\t" + b"y" * 300, b"x" * 20_000_000 + b"\ty"],
+    "length_ratio": [b"a dog\t" + b"un cane " * 10, b"a dog that runs through high grass\t@@"],
+    "untranslated": [b"a dog runs\tA dog runs."],
+    "duplicate": [b"a dog number 7\tun cane numero 7"],
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), [(line, reason) for reason, lines in BAD.items() for line in lines])
 def test_bad_lines_are_counted_by_reason(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes(GOOD + line + b"\n" + b"a cat\tun gatto\n")
@@ -68,26 +59,23 @@ def test_bad_lines_are_counted_by_reason(tmp_path: Path, line: bytes, reason: st
 
 def test_windows_line_ends_a_byte_order_mark_quotes_and_names_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
-    lines = ['there is a "dog"\tc\'è un "cane" \r\n', "Mount Fuji\tMount Fuji\r\n", '"open\t"aperto']
-    lines = ["a cat sleeps\tun gatto dorme\r\n", "a cat sleeps\tdorme un gatto\r\n", *lines]
-    path.write_bytes(b"\xef\xbb\xbf" + GOOD + "".join(lines).encode())
+    pairs = {
+        ('there is a "dog"', 'c\'è un "cane"'), ("Mount Fuji", "Mount Fuji"), ('"open', '"aperto'),
+        ("a cat sleeps", "un gatto dorme"), ("a cat sleeps", "dorme un gatto"),
+    }  # fmt: skip
+    lines = "".join(f"{source}\t{target} \r\n" for source, target in sorted(pairs))
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD + lines.encode())
     data = read_pairs(path, num_held_out=1)
-    assert {('there is a "dog"', 'c\'è un "cane"'), ("Mount Fuji", "Mount Fuji"), ('"open', '"aperto')} < kept_of(data)
-    assert {("a cat sleeps", "un gatto dorme"), ("a cat sleeps", "dorme un gatto")} < kept_of(data)
-    assert ("a dog number 0", "un cane numero 0") in kept_of(data)
+    assert pairs | {("a dog number 0", "un cane numero 0")} < kept_of(data)
     assert data.dropped == {}
 
 
 def test_lengths_are_compared_at_the_usual_ratio_of_the_file(tmp_path: Path) -> None:
-    pairs = [
-        (f"a small brown dog runs across the wide green field number {number}", f"棕色小狗跑过绿色田野{number:02}")
-        for number in range(40)
-    ]
-    assert all(len(source) > 4 * len(target) for source, target in pairs)
-    cut_off = ("a small brown dog runs across the wide green field beside a river", "棕色")
-    data = read_pairs(write_tsv(tmp_path / "pairs.tsv", [*pairs, cut_off]), num_held_out=0)
+    scene = "a small brown dog runs across the wide green field"
+    pairs = [(f"{scene} number {number}", f"棕色小狗跑过绿色田野{number:02}") for number in range(40)]
+    data = read_pairs(write_tsv(tmp_path / "pairs.tsv", [*pairs, (scene, "棕色")]), num_held_out=0)
     assert data.dropped == {"length_ratio": 1}
-    assert data.examples["length_ratio"][0].pair == cut_off
+    assert data.examples["length_ratio"][0].pair == (scene, "棕色")
 
 
 def test_held_out_pairs_do_not_depend_on_order_and_have_no_twins(tmp_path: Path) -> None:
@@ -179,31 +167,21 @@ def test_a_stretch_out_of_step_is_found(
 
 
 def test_texts_in_another_language_are_dropped_from_either_column(tmp_path: Path, scenes: list[Pair]) -> None:
-    italian_sources = [(target, target + " !?") for _, target in scenes[:30]]
-    german_targets = [
-        (source, f"Ein großer Hund und eine kleine Katze auf der Wiese {number}")
-        for number, (source, _) in enumerate(scenes[30:60])
-    ]
-    pairs = [*italian_sources, *german_targets, *scenes[60:180]]
-    data = read_pairs(
-        write_tsv(tmp_path / "pairs.tsv", pairs),
-        num_held_out=0,
-        source_check=caption_language("en"),
-        target_check=caption_language("it"),
-    )
+    italian = [(target, target + " !?") for _, target in scenes[:30]]
+    wiese = "Ein großer Hund und eine kleine Katze auf der Wiese"
+    german = [(source, f"{wiese} {number}") for number, (source, _) in enumerate(scenes[30:60])]
+    path = write_tsv(tmp_path / "pairs.tsv", [*italian, *german, *scenes[60:180]])
+    data = read_pairs(path, num_held_out=0, source_check=caption_language("en"), target_check=caption_language("it"))
     kept = kept_of(data)
     assert set(scenes[60:180]) <= kept
-    assert len(kept & set(italian_sources)) <= 6  # short ones are not judged
-    assert not kept & set(german_targets)
+    assert len(kept & set(italian)) <= 6  # short ones are not judged
+    assert not kept & set(german)
     assert {"wrong_language"} <= data.dropped.keys() <= {"wrong_language", "length_ratio"}
 
 
 def test_swapped_columns_are_a_config_error(tmp_path: Path) -> None:
-    pairs = [
-        (f"Due grandi cani corrono sul prato verde {number}", f"Two big dogs run on the green meadow {number}")
-        for number in range(60)
-    ]
-    path = write_tsv(tmp_path / "pairs.tsv", pairs)
+    italian, english = "Due grandi cani corrono sul prato verde", "Two big dogs run on the green meadow"
+    path = write_tsv(tmp_path / "pairs.tsv", [(f"{italian} {number}", f"{english} {number}") for number in range(60)])
     with pytest.raises(InputError, match="60 of 60"):
         read_pairs(path, num_held_out=1, source_check=caption_language("en"), target_check=caption_language("it"))
     assert len(read_pairs(path, num_held_out=0).training) == 60

@@ -1,55 +1,42 @@
-"""Settings of the translate step: none that the engine would ignore is accepted."""
+"""Settings of the translate step, none of which the engine would ignore; two engines in a row, and the way back."""
 
+import re
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_catalog.errors import SettingsError
+from data_catalog.language_pack import LanguagePack
 from translation.config import ENGINES, TranslateConfig
-from translation.registry import reverse
+from translation.engine import Translation, Translator, translate_stream
+from translation.registry import OPENERS, PivotTranslator, open_translator, reverse
 
-OTHER_VALUES: dict[str, Any] = {
-    "package": ("x",),
-    "model": ("x",),
-    "beam_size": 4,
-    "patience": 1,
-    "max_batch_tokens": 512,
-    "compute_type": "int8",
-    "inter_threads": 1,
-    "intra_threads": 2,
-    "device": "cpu",
-    "max_characters": 7,
-    "command": ("x",),
-    "version": "2",
-    "timeout_s": 7.0,
-    "max_chunk_size": 7,
-    "settings": {"x": 1},
-}
-OF_A_COMMAND = {"command", "version", "timeout_s", "max_chunk_size"}
-DECODING = OTHER_VALUES.keys() - {"package", "model", "max_characters", "settings"} - OF_A_COMMAND
+DECODING = {"beam_size": 4, "max_batch_tokens": 512, "compute_type": "float32", "device": "cpu"}
+CTRANSLATE2 = {"patience": 1, "intra_threads": 2, "inter_threads": 1}
+COMMAND = {"command": ("x",), "version": "2", "timeout_s": 7.0, "max_chunk_size": 7}
+PACKAGE, MODEL, SETTINGS = {"package": ("x",)}, {"model": ("x",)}, {"settings": {"x": 1}}
+OTHER_VALUES: dict[str, Any] = DECODING | CTRANSLATE2 | COMMAND | PACKAGE | MODEL | SETTINGS | {"max_characters": 7}
 PLUGIN = "a-package-s"
-TAKEN = {
-    "argos": DECODING | {"package"},
-    "ctranslate2": DECODING | {"model"},
-    "transformers": (DECODING | {"model"}) - {"patience", "intra_threads", "inter_threads"},
-    "deepl": {"max_characters"},
-    "apertium": {"inter_threads"},
-    "command": OF_A_COMMAND,
-    PLUGIN: {"settings"},
+TAKEN: dict[str, Any] = {
+    "argos": DECODING | CTRANSLATE2 | PACKAGE,
+    "ctranslate2": DECODING | CTRANSLATE2 | MODEL,
+    "transformers": DECODING | MODEL,
+    "deepl": ("max_characters",),
+    "apertium": ("inter_threads",),
+    "command": COMMAND,
+    PLUGIN: SETTINGS,
 }
+NEEDED: dict[str, Any] = {"ctranslate2": MODEL, "transformers": MODEL, "command": {"command": ("x",)}}
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, PLUGIN])
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_a_setting_is_used_or_refused(engine: str, name: str) -> None:
-    settings = {"engine": engine, name: OTHER_VALUES[name]}
-    if engine in ("ctranslate2", "transformers"):
-        settings.setdefault("model", ("x",))
-    if engine == "command":
-        settings.setdefault("command", ("x",))
-    if (engine, name) == ("transformers", "compute_type"):
-        settings[name] = "bfloat16"
+    settings = {"engine": engine, **NEEDED.get(engine, {}), name: OTHER_VALUES[name]}
     if name in TAKEN[engine]:
         assert getattr(TranslateConfig(**settings), name) == settings[name]
         return
@@ -57,33 +44,123 @@ def test_a_setting_is_used_or_refused(engine: str, name: str) -> None:
         TranslateConfig(**settings)
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "../x", "x" * 41])
-def test_what_no_engine_can_be_called(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"translate\.engine must be one of argos"):
-        TranslateConfig(engine=name)
-
-
 @pytest.mark.parametrize(
-    "settings", [{"reverse_package": ("x",)}, {"engine": "ctranslate2", "model": ("y",), "reverse_model": ("x",)}]
-)
-def test_a_model_for_a_way_back_that_is_not_gone(settings: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=r"translate\.reverse_\w+"):
-        TranslateConfig(**settings)
-    assert reverse(TranslateConfig(**settings, round_trip=True)).round_trip is False
-
-
-@pytest.mark.parametrize(
-    "config",
+    ("options", "message"),
     [
-        TranslateConfig(engine="deepl", round_trip=True, max_characters=7),
-        TranslateConfig(engine="apertium", round_trip=True, pivot="ca", inter_threads=1),
-        TranslateConfig(engine="command", round_trip=True, command=("x", "{from}"), version="2", timeout_s=7.0),
-        TranslateConfig(engine=PLUGIN, round_trip=True, pivot="ca", settings={"x": 1}),
-        TranslateConfig(package=("a", "b"), reverse_package=("c", "d"), round_trip=True, pivot="ca", beam_size=1),
+        *(({"engine": name}, "engine must be one of argos") for name in ("", "Bing", "a:b", "../x", "x" * 41)),
+        *(({name: 0}, name) for name in ("beam_size", "patience", "intra_threads")),
+        *(({name: -1}, name) for name in ("max_batch_tokens", "inter_threads")),
+        ({"compute_type": "int4"}, "compute_type"),
+        ({"device": "tpu"}, "device"),
+        ({"engine": "transformers", **MODEL, "compute_type": "int8"}, "compute_type"),
+        ({"engine": "transformers"}, "model is missing"),
+        ({"engine": "ctranslate2"}, "model is missing"),
+        ({"engine": "ctranslate2", **MODEL, "round_trip": True}, "reverse_model is missing"),
+        ({"package": ("x",), "pivot": "ca"}, "package must name 2"),
+        ({"package": ("x", "y")}, "package must name 1"),
+        ({"engine": "deepl", "pivot": "ca"}, "pivot"),
+        ({"reverse_package": ("x",)}, "reverse_package is for a round trip"),
+        ({"engine": "ctranslate2", **MODEL, "reverse_model": ("x",)}, "reverse_model is for a round trip"),
     ],
 )
-def test_the_way_back_keeps_what_the_engine_uses(config: TranslateConfig) -> None:
+def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"translate\.{message}"):
+        TranslateConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"engine": "deepl", "max_characters": 7},
+        {"engine": "apertium", "pivot": "ca", "inter_threads": 1},
+        {"engine": "command", "command": ("x", "{from}"), "version": "2", "timeout_s": 7.0},
+        {"engine": PLUGIN, "pivot": "ca", "settings": {"x": 1}},
+        {"package": ("a", "b"), "reverse_package": ("c", "d"), "pivot": "ca", "beam_size": 1},
+    ],
+)
+def test_the_way_back_keeps_what_the_engine_uses(settings: dict[str, Any]) -> None:
+    config = TranslateConfig(**settings, round_trip=True)
     back = reverse(config)
     changed = {field.name for field in fields(config) if getattr(back, field.name) != getattr(config, field.name)}
     assert changed <= {"package", "reverse_package", "round_trip"}
-    assert back.package == config.reverse_package
+    assert (back.package, back.round_trip) == (config.reverse_package, False)
+
+
+EN, CA, IT = (LanguagePack(code=code, iso639_3=long) for code, long in (("en", "eng"), ("ca", "cat"), ("it", "ita")))
+
+
+FAULTS = ("truncated", "repetitive")
+
+
+class Marking:
+    """An engine that puts its languages behind each caption, and says the same of all."""
+
+    def __init__(self, from_code: str, to_code: str, version: str = "1", size: int | None = None, **said: Any) -> None:
+        self.from_code, self.to_code, self.max_chunk_size, self.said = from_code, to_code, size, said
+        self.fingerprint = f"marking:{from_code}-{to_code}:{version}"
+
+    def translate(self, captions: Sequence[str], on_done: Callable[[int], object] | None = None) -> list[Translation]:
+        (on_done or bool)(len(captions))
+        return [Translation(text=f"{caption} {self.from_code}-{self.to_code}", **self.said) for caption in captions]
+
+
+def marking(first: dict[str, Any], second: dict[str, Any]) -> PivotTranslator:
+    return PivotTranslator(Marking("en", "ca", **first), Marking("ca", "it", **second))
+
+
+def test_the_second_engine_reads_what_the_first_one_wrote() -> None:
+    pivot: Translator = marking({}, {})
+    told: list[int] = []
+    found = pivot.translate(["a", "", "b"], told.append)
+    assert [translation.text for translation in found] == ["a en-ca ca-it", " en-ca ca-it", "b en-ca ca-it"]
+    assert sum(told) == 3
+    assert (pivot.from_code, pivot.to_code) == ("en", "it")
+    assert pivot.translate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        *(({"score": a}, {"score": b}, {"score": min(a, b)}) for a, b in ((-0.5, -1.5), (-2.0, -0.1))),
+        *(({"score": a}, {"score": b}, {"score": None}) for a, b in ((None, -0.1), (-0.1, None))),
+        *(({a: True}, {b: True}, {a: True, b: True}) for a in FAULTS for b in FAULTS),
+        *(({a: True}, {}, {a: True}) for a in FAULTS),
+        *(({}, {a: True}, {a: True}) for a in FAULTS),
+    ],
+)
+def test_the_worse_score_counts_and_a_fault_of_either_is_the_results(
+    first: dict[str, Any], second: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert marking(first, second).translate(["a"]) == [Translation(text="a en-ca ca-it", **expected)]
+
+
+@pytest.mark.parametrize(("first", "second", "size"), [(None, None, None), (50, None, 50), (None, 7, 7), (50, 7, 7)])
+def test_chunks_are_as_small_as_either_engine_wants(first: int | None, second: int | None, size: int | None) -> None:
+    pivot = marking({"size": first}, {"size": second})
+    assert pivot.max_chunk_size == size
+    assert len(list(translate_stream(pivot, map(str, range(20))))) == 20
+
+
+def test_each_leg_has_its_own_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def opener(config: TranslateConfig, source: LanguagePack, target: LanguagePack, cache_dir: Path) -> Translator:
+        return Marking(source.code, target.code, version="-".join(config.package))
+
+    monkeypatch.setitem(OPENERS, "argos", opener)
+    config = TranslateConfig(package=("a", "b"), reverse_package=("c", "d"), round_trip=True, pivot="ca")
+    there = open_translator(config, [EN, CA, IT], cache_dir=tmp_path)
+    assert there.fingerprint == marking({"version": "a"}, {"version": "b"}).fingerprint
+    assert re.fullmatch(r"pivot:en-ca-it:[0-9a-f]{12}", there.fingerprint)
+    assert there.fingerprint != marking({"version": "a"}, {}).fingerprint != marking({}, {}).fingerprint
+    back = open_translator(reverse(config), [IT, CA, EN], cache_dir=tmp_path)
+    legs = (Marking("it", "ca", version="c"), Marking("ca", "en", version="d"))
+    assert back.fingerprint == PivotTranslator(*legs).fingerprint
+
+
+@pytest.mark.skipif(shutil.which("apertium") is None, reason="Apertium is not installed")
+def test_english_to_italian_by_way_of_catalan(tmp_path: Path) -> None:
+    pivot = open_translator(TranslateConfig(engine="apertium", pivot="ca"), [EN, CA, IT], cache_dir=tmp_path)
+    captions = ["Two dogs are playing in the snow.", "a xyzzyblorp at http://example.org/*", "", "the dog 😀"]
+    first, second, *others = (translation.text for translation in pivot.translate(captions))
+    assert first == "Due cani stanno giocando nella neve."
+    assert second.endswith("xyzzyblorp a http://example.org/*")
+    assert others == ["", "il cane 😀"]

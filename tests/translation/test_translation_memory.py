@@ -1,4 +1,4 @@
-"""Recorded translations: kept once, found again, forgotten without a trace, and whole after a kill."""
+"""Recorded translations: kept once, forgotten without a trace, whole after a kill, and carried in Parquet files."""
 
 import os
 import random
@@ -12,24 +12,34 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import DamagedError, DiskError, TransientError
+from data_catalog.errors import DamagedError, DiskError, InputError, TransientError
 from data_catalog.storage.integrity import is_recorded, record_problem
 from translation import memory as memory_module
 from translation.engine import Translation
-from translation.memory import MemoryTranslator, TranslationMemory, memories
+from translation.memory import (
+    Imported,
+    MemoryTranslator,
+    TranslationMemory,
+    export_memory,
+    import_memory,
+    memories,
+    read_export,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 # Few texts, so that captions meet again; "plumless" and "buckeroo" have the same short hash.
-CAPTION = st.sampled_from(["plumless", "buckeroo", "", "\0", "a\0b", "a", "A", "é", "e\u0301"]) | TEXT
-SCORE = st.none() | st.floats(max_value=0, allow_nan=False)
+CAPTION = TEXT | st.sampled_from(["plumless", "buckeroo", "", "\0", "a\0b", "a", "A", "é", "e\u0301", "\uffee", "😀"])
+SCORE = st.none() | st.floats(max_value=0, allow_nan=False, allow_infinity=False)
 TRANSLATION = st.builds(Translation, text=TEXT, score=SCORE, truncated=st.booleans(), repetitive=st.booleans())
 
 
-def said(text: str, score: float | None = -0.5) -> Translation:
+def said(text: str, score: float = -0.5) -> Translation:
     return Translation(text=text, score=score)
 
 
@@ -47,26 +57,11 @@ def sealed(memory: TranslationMemory) -> TranslationMemory:
     return memory
 
 
-def test_what_was_recorded_is_known_to_the_next(tmp_path: Path) -> None:
-    first = TranslationMemory(tmp_path, "argos:en-it:abc")
-    loop = Translation(text="un un un", score=-2.0, truncated=True, repetitive=True)
-    first.record(["a dog", "one", ""], [said("un cane"), loop, said("", None)])
-    for memory in (first, TranslationMemory(tmp_path, "argos:en-it:abc")):
-        known = {"one": loop, "a dog": said("un cane"), "": said("", None)}
-        assert memory.known(["one", "a dog", "a cat", "a dog", ""]) == known
-        assert memory.missing(["a cat", "a dog", "b", "a cat"]) == ["a cat", "b"]
-        assert memory.count() == 3
-        assert list(memory.rows()) == sorted(known.items())
-    assert first.path == tmp_path / "argos-en-it-abc.sqlite"
-    assert first.path.stat().st_size == first.num_bytes() > 0
-
-
 def test_a_memory_of_nothing_is_no_file(tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path / "memory", "x")
     memory.record([], [])
     memory.seal()
-    assert memory.missing(["b", "a", "b"]) == ["b", "a"]
-    assert (memory.count(), memory.num_bytes(), list(memory.rows())) == (0, 0, [])
+    assert (memory.missing(["b", "a", "b"]), memory.count(), memory.num_bytes()) == (["b", "a"], 0, 0)
     assert not (tmp_path / "memory").exists()
 
 
@@ -97,14 +92,6 @@ def test_memory_is_a_map_that_keeps_first_entries(
     assert memory.count() == len(model)
 
 
-def test_many_captions_are_looked_up_in_order(memory: TranslationMemory) -> None:
-    captions = [f"caption {number}" for number in range(5_003)]
-    random.Random(1).shuffle(captions)
-    memory.record(captions[::2], [said(caption.upper()) for caption in captions[::2]])
-    assert memory.missing(captions) == captions[1::2]
-    assert len(memory.known(captions)) == len(captions[::2])
-
-
 def test_what_is_forgotten_leaves_no_byte_and_everything_else_stays(memory: TranslationMemory) -> None:
     captions = ["plumless", "buckeroo", *(f"caption {number} of many" for number in range(3000))]
     memory.record(captions, [said(f"didascalia {number}") for number in range(len(captions))])
@@ -114,6 +101,7 @@ def test_what_is_forgotten_leaves_no_byte_and_everything_else_stays(memory: Tran
     assert memory.forget(gone) == 0
     left = [caption for caption in captions if caption not in set(gone)]
     assert sorted(memory.known(captions)) == sorted(left)
+    assert memory.missing(captions) == gone[:-1], "however many are looked up, in their order"
     content = b"".join(path.read_bytes() for path in memory.path.parent.iterdir())
     assert not [caption for caption in gone if f"{caption}didascalia".encode() in content]
     assert f"{left[-1]}didascalia".encode() in content
@@ -143,24 +131,17 @@ def test_a_reader_neither_waits_for_the_writer_nor_sees_half_of_a_chunk(memory: 
     assert memory.count() == 0
 
 
-@pytest.mark.parametrize(
-    ("begin", "act", "message"),
-    [
-        ("BEGIN IMMEDIATE", lambda memory: memory.record(["b"], [said("2")]), "locked"),
-        ("BEGIN", lambda memory: memory.forget(["a"]), "another process is reading"),
-    ],
-)
-def test_a_file_in_use_may_be_tried_again(
-    begin: str, act: Callable[[TranslationMemory], Any], message: str, memory: TranslationMemory, monkeypatch: Any
-) -> None:
+@pytest.mark.parametrize("act", ["record", "forget"])
+def test_a_file_in_use_may_be_tried_again(act: str, memory: TranslationMemory, monkeypatch: Any) -> None:
     monkeypatch.setattr(memory_module, "BUSY_TIMEOUT_S", 0.01)
     memory.record(["a"], [said("1")])
+    given = {"record": (["b"], [said("2")]), "forget": (["a"],)}[act]
     with closing(sqlite3.connect(memory.path, isolation_level=None)) as other:
-        other.execute(begin)
+        other.execute("BEGIN IMMEDIATE" if act == "record" else "BEGIN")
         other.execute("SELECT count(*) FROM translations").fetchall()
-        with pytest.raises(TransientError, match=message):
-            act(memory)
-    act(memory)
+        with pytest.raises(TransientError, match="locked" if act == "record" else "another process is reading"):
+            getattr(memory, act)(*given)
+    getattr(memory, act)(*given)
 
 
 @pytest.mark.parametrize(
@@ -202,15 +183,13 @@ def test_a_full_disk_is_named_and_loses_nothing(memory: TranslationMemory, monke
         connection.execute("PRAGMA max_page_count = 10")
         return connection
 
-    captions = [f"caption {number}" for number in range(5_000)]
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite3, "connect", connect_to_a_full_disk)
-        with pytest.raises(DiskError, match="is full"):
-            memory.record(captions, [said("2")] * len(captions))
+    monkeypatch.setattr(sqlite3, "connect", connect_to_a_full_disk)
+    with pytest.raises(DiskError, match="is full"):
+        memory.record([f"caption {number}" for number in range(5_000)], [said("2")] * 5_000)
     assert list(TranslationMemory(memory.path.parent, "x").rows()) == [("a", said("1"))]
 
 
-def test_reading_does_not_break_a_seal_and_writing_takes_it_away(sealed: TranslationMemory) -> None:
+def test_a_seal_tells_of_any_changed_byte_and_writing_takes_it_away(sealed: TranslationMemory) -> None:
     assert record_problem(sealed.path) is None
     assert sealed.missing(["a dog 7", "a cat"]) == ["a cat"]
     assert TranslationMemory(sealed.path.parent, "x").known(["a dog 7"])
@@ -220,13 +199,8 @@ def test_reading_does_not_break_a_seal_and_writing_takes_it_away(sealed: Transla
     sealed.require_whole()
     sealed.seal()
     assert record_problem(sealed.path) is None
-
-
-def test_damage_that_sqlite_does_not_see_is_seen(sealed: TranslationMemory) -> None:
-    sealed.require_whole()
     sealed.path.write_bytes(sealed.path.read_bytes().replace(b"un cane", b"un bane", 1))
-    with closing(sqlite3.connect(sealed.path)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    sealed.known(["a dog 7"])  # SQLite sees nothing
     with pytest.raises(DamagedError, match=r"x\.sqlite is damaged"):
         sealed.require_whole()
 
@@ -242,23 +216,16 @@ def test_what_lies_in_a_log_is_not_sealed(sealed: TranslationMemory) -> None:
     assert is_recorded(sealed.path)
 
 
-def test_what_is_remembered_is_never_translated_again(tmp_path: Path, shouter: Any) -> None:
-    first, second = shouter(), shouter()
-    captions, done = ["a", "b", "a", "", "c"], list[int]()
-    found = MemoryTranslator(first, TranslationMemory(tmp_path, shouter.fingerprint)).translate(captions, done.append)
-    assert [translation.text for translation in found] == ["A", "B", "A", "", "C"]
-    assert first.asked == [["a", "b", "", "c"]]
-    assert sum(done) == 5
-    again = MemoryTranslator(second, TranslationMemory(tmp_path, shouter.fingerprint))
-    assert again.translate([*captions, "d"])[:5] == found
-    assert second.asked == [["d"]]
-
-
-def test_a_paid_engine_loses_no_more_than_a_chunk(memory: TranslationMemory, shouter: Any) -> None:
-    engine = shouter(fails_at="c", max_chunk_size=2)
+def test_what_is_remembered_is_never_translated_again(memory: TranslationMemory, shouter: Any) -> None:
+    first, second, done = shouter(fails_at="d", max_chunk_size=3), shouter(), list[int]()
+    captions = ["a", "b", "a", "", "c", "d"]
     with pytest.raises(TransientError):
-        MemoryTranslator(engine, memory).translate(["a", "b", "c"])
-    assert memory.missing(["a", "b", "c"]) == ["c"]
+        MemoryTranslator(first, memory).translate(captions)
+    assert first.asked == [["a", "b", ""]], "a paid engine loses no more than a chunk"
+    found = MemoryTranslator(second, memory).translate(captions, done.append)
+    assert [translation.text for translation in found] == ["A", "B", "A", "", "C", "D"]
+    assert second.asked == [["c", "d"]]
+    assert sum(done) == 6
 
 
 WRITER = """
@@ -268,26 +235,87 @@ from translation.engine import Translation
 from translation.memory import TranslationMemory
 
 memory = TranslationMemory(Path(sys.argv[1]), "x")
-first = memory.count() // 300
-print("ready", flush=True)
-for chunk in range(first, 10_000):
+for chunk in range(memory.count() // 300, 10_000):
     captions = [f"{chunk} {number}" for number in range(300)]
     memory.record(captions, [Translation(text=name.upper(), score=-1.0) for name in captions])
+    print(chunk, flush=True)
 """
 
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_writer_leaves_whole_chunks(num_kills: int, memory: TranslationMemory) -> None:
-    found = 0
     for seed in range(num_kills):
         child = subprocess.Popen([sys.executable, "-c", WRITER, str(memory.path.parent)], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        assert child.stdout.readline() == b"ready\n"
-        time.sleep(random.Random(seed).uniform(0.02, 0.15))
+        told = [int(child.stdout.readline()) for _ in range(2)]
+        time.sleep(random.Random(seed).uniform(0, 0.02))
         os.kill(child.pid, signal.SIGKILL)
         child.communicate()
         rows = {caption: translation.text for caption, translation in memory.rows()}
-        assert len(rows) >= found, "what was recorded stays"
-        found = len(rows)
-        assert rows == {f"{c} {n}": f"{c} {n}" for c in range(found // 300) for n in range(300)}
-    assert found > 0
+        assert len(rows) >= 300 * (told[-1] + 1), "what was recorded stays"
+        assert rows == {f"{c} {n}": f"{c} {n}" for c in range(len(rows) // 300) for n in range(300)}
+
+
+def memory_of(folder: Path, entries: dict[str, Translation]) -> TranslationMemory:
+    memory = TranslationMemory(folder, "argos:en-it:abc")
+    memory.record(list(entries), list(entries.values()))
+    return memory
+
+
+@given(entries=st.dictionaries(CAPTION, TRANSLATION, max_size=9), data=st.data())
+def test_a_file_keeps_everything_and_equal_memories_give_equal_bytes(
+    entries: dict[str, Translation], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("memory")
+    shuffled = dict(data.draw(st.permutations(list(entries.items()))))
+    first, second = memory_of(folder / "1", entries), memory_of(folder / "2", shuffled)
+    assert export_memory(first, folder / "1.parquet") == export_memory(second, folder / "2.parquet") == len(entries)
+    assert (folder / "1.parquet").read_bytes() == (folder / "2.parquet").read_bytes()
+    found = import_memory(folder / "1.parquet", folder / "3")
+    assert found == Imported(fingerprint="argos:en-it:abc", new=len(entries), known=0, different=0)
+    assert dict(TranslationMemory(folder / "3", "argos:en-it:abc").rows()) == entries
+
+
+def test_merging_keeps_what_is_there_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "ROWS_PER_GROUP", 7)
+    theirs = {f"caption {number}": said(f"theirs {number}") for number in range(100)}
+    export_memory(memory_of(tmp_path / "theirs", theirs), tmp_path / "theirs.parquet")
+    assert pq.ParquetFile(tmp_path / "theirs.parquet").num_row_groups == 15
+    mine = {f"caption {number}": said(f"{'theirs' if number < 10 else 'mine'} {number}") for number in range(30)}
+    mine |= {"caption 30": said("theirs 30", -0.25), "caption 31": Translation(text="theirs 31", truncated=True)}
+    memory = memory_of(tmp_path / "mine", mine)
+    for new, known in ((68, 10), (0, 78)):
+        expected = Imported(fingerprint=memory.fingerprint, new=new, known=known, different=22)
+        assert import_memory(tmp_path / "theirs.parquet", tmp_path / "mine") == expected
+    assert dict(memory.rows()) == theirs | mine
+
+
+def with_column(name: str, column: pa.Array) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.set_column(table.column_names.index(name), table.schema.field(name), column)
+
+
+def with_metadata(name: str, value: bytes) -> Callable[[pa.Table], pa.Table]:
+    return lambda table: table.replace_schema_metadata({**table.schema.metadata, f"vernaclip.{name}".encode(): value})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.replace_schema_metadata(None), "not an exported"),
+        (lambda table: table.drop_columns(["score"]), "not an exported"),
+        (with_metadata("translation_memory", b"2"), "version '2'"),
+        *((with_metadata("fingerprint", name), "fingerprint") for name in (b"", b"\xff", b"a:\n", b"../a", b"a" * 201)),
+        *((with_column("score", pa.array([score])), "log-prob") for score in (float("nan"), float("-inf"), 0.5)),
+        (with_column("caption", pa.array([b"\xff"]).view(pa.string())), "UTF-8"),
+        (None, "not a Parquet file"),
+    ],
+)
+def test_other_files_are_refused(change: Callable[[pa.Table], pa.Table] | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "file.parquet"
+    export_memory(memory_of(tmp_path, {"a": said("1")}), file)
+    if change is None:
+        file.write_bytes(b"source_caption,caption\n")
+    else:
+        pq.write_table(change(pq.read_table(file)), file)
+    with pytest.raises(InputError, match=rf"file\.parquet .*{message}"):
+        read_export(file)

@@ -1,6 +1,4 @@
-"""Runs the code of model cards as it stands, in a process of its own and with no network, and prints what came out.
-
-python card_reader.py PICTURE TEXTS FOLDER...
+"""Runs the code of model cards as it stands, with no network: `python card_reader.py PICTURE TEXTS FOLDER...`.
 
 For each folder, the blocks of Python of its README.md are run, with the picture and the texts in the places of those
 that they name. Prints as JSON, by folder, the features that were left: [images, texts].

@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import CLIPModel
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -26,8 +29,6 @@ from training.exports.model_export import ModelExportConfig, export_model
 from training.exports.trained_folder import make_probe, open_trained, require_same_ids, require_same_scores
 from training.fit.run import MODEL_FILES
 from training.towers.model import load_model, normalise_pixels, open_model, read_model_config
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 READER = Path(__file__).with_name("card_reader.py")
 # Of differing lengths, so that all but one are filled up; one is longer than any context.
@@ -51,8 +52,6 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(model: Path, picture: Path) -> list[Any]:
     """Features of the picture and `TEXTS` by the model itself."""
-    import torch
-
     found = load_model(model)
     pixels = torch.from_numpy(decode(picture.read_bytes(), found.image_size).copy())[None]
     with torch.no_grad():
@@ -68,33 +67,28 @@ def read_here(picture: Path, folders: Sequence[Path], monkeypatch: pytest.Monkey
     return {str(folder): names["run"](folder, str(picture), TEXTS) for folder in folders}
 
 
-def read(picture: Path, folders: Sequence[Path], elsewhere: Path, **environment: str) -> dict[str, list[Any]]:
-    """Run the cards' own code in a new process, from another folder."""
+def read(picture: Path, folders: Sequence[Path], elsewhere: Path) -> dict[str, list[Any]]:
+    """Run the cards' own code in a new process, from another folder with its own cache of the hub."""
     command = [sys.executable, "-W", "ignore", str(READER), str(picture), json.dumps(TEXTS), *map(str, folders)]
-    told = {**os.environ, **environment}
+    told = {**os.environ, "HF_HUB_CACHE": str(elsewhere / "cache")}
     child = subprocess.run(command, capture_output=True, text=True, check=False, cwd=elsewhere, env=told)
     assert child.returncode == 0, child.stderr
-    found: dict[str, list[Any]] = json.loads(child.stdout.splitlines()[-1])
-    return found
+    return dict(json.loads(child.stdout.splitlines()[-1]))
 
 
 def require_equal(model: Path, picture: Path, found: dict[str, list[Any]]) -> None:
     images, texts = ours(model, picture)
-    for folder, (their_images, their_texts) in found.items():
-        assert np.abs(images - np.array(their_images)).max() < TOLERANCE, folder
-        assert np.abs(texts - np.array(their_texts)).max() < TOLERANCE, folder
+    for theirs in found.values():
+        for mine, other in zip((images, texts), theirs, strict=True):
+            assert np.abs(mine - np.array(other)).max() < TOLERANCE
     assert np.abs(texts[0] - texts[1]).max() > 100 * TOLERANCE, "texts differ by more than what is allowed"
-
-
-def no_pickles(*_: Any, **__: Any) -> Any:
-    raise AssertionError("a pickle was read")
 
 
 def test_italian_scores_the_same_in_other_libraries_and_says_nothing_of_this_machine(
     italian: Path, encoder: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"):
-        monkeypatch.setattr(name, no_pickles)
+        monkeypatch.setattr(name, None)
     report = exported(italian, tmp_path / "out", "open_clip", "transformers", hub_name="somebody/clip-it")
     assert [found.format for found in report.exports] == ["open_clip", "transformers"]
     assert all(found.difference < TOLERANCE for found in report.exports)
@@ -123,17 +117,13 @@ def test_exports_of_italian_are_read_elsewhere(italian: Path, picture: Path, tmp
     for path in (tmp_path / "hub").glob("*.safetensors"):
         path.unlink()
     folders = [*(found.folder for found in report.exports), tmp_path / "moved", tmp_path / "hub"]
-    found = read(picture, folders, tmp_path, HF_HUB_CACHE=str(tmp_path / "cache"))
-    assert len(found) == 5
-    require_equal(italian, picture, found)
+    require_equal(italian, picture, read(picture, folders, tmp_path))
 
 
 def test_a_plain_clip_becomes_transformers_clip(
     plain_clip: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its bias has no place there: the card says so, and cosines are the same."""
-    from transformers import CLIPModel
-
     exported(plain_clip, tmp_path / "out", "transformers")
     require_equal(plain_clip, picture, read_here(picture, [tmp_path / "out"], monkeypatch))
     ours = open_trained(plain_clip)
@@ -170,29 +160,21 @@ def test_compact_goes_to_onnx_and_graphs_with_weights_beside_them_are_whole(
     require_equal(compact, picture, read(picture, folders, tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("table", "setting", "reason"),
-    [
+def test_what_has_no_equivalent_in_transformers_is_named_and_each_model_goes_where_it_can() -> None:
+    for table, setting, reason in (
         ("vision_cfg", {"timm_model_name": "vit_tiny_patch16_224"}, "timm's vit_tiny_patch16_224"),
         ("vision_cfg", {"layers": [1, 1, 1, 1]}, "ResNet"),
         ("vision_cfg", {"pool_type": "avg"}, "pool_type = 'avg'"),
-        ("vision_cfg", {"no_ln_pre": True}, "no_ln_pre = True"),
-        ("vision_cfg", {"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}, None),
         ("text_cfg", {"hf_pooler_type": "mean_pooler"}, "mean_pooler"),
         ("text_cfg", {"hf_proj_type": "mlp"}, "projected by mlp"),
-        ("text_cfg", {"hf_proj_type": None}, None),
-    ],
-)
-def test_what_has_no_equivalent_in_transformers_is_named(
-    table: str, setting: dict[str, Any], reason: str | None
-) -> None:
+    ):
+        config = read_model_config("italian")
+        config[table] |= setting
+        assert reason in (why_not_transformers(config) or "")
     config = read_model_config("italian")
-    config[table] = {**config[table], **setting}
-    found = why_not_transformers(config)
-    assert (found is None) if reason is None else (found is not None and reason in found)
-
-
-def test_models_that_come_with_us_and_where_they_go() -> None:
+    config["vision_cfg"] |= {"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}
+    config["text_cfg"] |= {"hf_proj_type": None}
+    assert why_not_transformers(config) is None
     for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
         config = read_model_config(name)
         assert sum(kind.writer().why_not(config) is None for kind in MODEL_FORMATS.values()) == formats, name
@@ -235,18 +217,13 @@ def changed(**values: Any) -> Callable[[bytes], str]:
         ("model.safetensors", None, "no finished model, because .* is missing"),
         ("result.json", None, "no finished model, because .* is missing"),
         ("model.safetensors", lambda content: content[:-7] + bytes([content[-7] ^ 1]) + content[-6:], "sha256"),
-        ("tokenizer.json", None, "is missing"),
-        ("tokenizer.json", changed(model={}), "cannot be opened"),
         ("tokenizer_config.json", lambda content: content + b" ", "is damaged"),  # which only the record tells
         ("run.json", lambda _: "[]", "not a JSON object"),
         ("run.json", changed(settings=[]), "its key or settings"),
-        ("result.json", lambda _: "[" * 100_000, "is damaged"),
-        ("result.json", lambda _: "{}", "is damaged"),
         ("result.json", changed(steps="two"), "steps is 'two'"),
         ("result.json", changed(steps=True), "steps is True"),
         ("scores-test.json", lambda _: '{"split": "test", "model_sha256": "", "scores": [{"name": 5}]}', "not a file"),
         ("effort.json", lambda _: "[]", "is damaged"),
-        ("open_clip_config.json", lambda _: '{"model_cfg": {"text_cfg": {}, "vision_cfg": {}}}', "embed_dim"),
     ],
 )
 def test_a_damaged_model_is_refused_in_a_sentence(
@@ -276,8 +253,7 @@ def test_only_earlier_exports_of_models_are_replaced_and_only_by_force(compact: 
             exported(compact, out, "open_clip", replace=replace)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     (out / "mine.txt").unlink()
-    assert not exported(compact, out, "open_clip").exports[0].up_to_date
-    assert exported(compact, out, "open_clip").exports[0].up_to_date
+    assert [exported(compact, out, "open_clip").exports[0].up_to_date for _ in range(2)] == [False, True]
     with pytest.raises(SettingsError, match="--force"):
         exported(compact, out, "open_clip", license="mit")
     assert "license:" not in (out / "README.md").read_text()
@@ -305,25 +281,17 @@ def test_a_place_that_another_export_writes_to_is_left_alone(compact: Path, tmp_
     assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [".tmp-new-onnx", "open_clip"]
 
 
-def test_the_models_own_folder_is_no_place(compact: Path, tmp_path: Path) -> None:
-    for out in (compact / "exports", compact.parent):
-        with pytest.raises(SettingsError, match="contains the other"):
-            exported(compact, out, "open_clip")
-    with pytest.raises(SettingsError, match=r"not an export|contains the other"):
-        exported(compact, compact, "open_clip")
+def test_the_models_own_folder_and_the_catalog_are_no_places(compact: Path, tmp_path: Path) -> None:
     config = ModelExportConfig(formats=("open_clip",), name="small")
-    with pytest.raises(SettingsError, match="vernaclip forget"):
-        export_model(compact, config, tmp_path / "mine", seen=None, root=tmp_path)
-    with pytest.raises(SettingsError, match="not for exports"):
-        export_model(compact, config, tmp_path / "models" / "mine", seen=None, root=tmp_path)
-
-
-def onnx(**more: Any) -> dict[str, Any]:
-    return {"formats": ("onnx",), **more}
-
-
-def licensed(license: str, **more: str) -> dict[str, Any]:
-    return onnx(license=license, **more)
+    for out, root, message in (
+        (compact / "exports", tmp_path / "catalog", "contains the other"),
+        (compact.parent, tmp_path / "catalog", "contains the other"),
+        (compact, tmp_path / "catalog", "not an export|contains the other"),
+        (tmp_path / "mine", tmp_path, "vernaclip forget"),
+        (tmp_path / "models" / "mine", tmp_path, "not for exports"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            export_model(compact, config, out, seen=None, root=root)
 
 
 @pytest.mark.parametrize(
@@ -332,35 +300,24 @@ def licensed(license: str, **more: str) -> dict[str, Any]:
         ({"formats": ()}, "got none"),
         ({"formats": ("jax",)}, "got jax"),
         ({"formats": ("all", "onnx")}, "give it alone"),
-        (onnx(hub_name="clip-it"), "OWNER/NAME, got 'clip-it'"),
-        (onnx(hub_name="../clip-it"), "OWNER/NAME"),
-        (onnx(hub_name="somebody/clip--it"), "OWNER/NAME"),
-        (onnx(hub_name="somebody/clip-it.git"), "OWNER/NAME"),
-        (onnx(hub_name=f"somebody/{'x' * 97}"), "OWNER/NAME"),
-        (onnx(hub_name="somebody/clip-it\n"), "OWNER/NAME"),
-        (onnx(dataset_hub_name="scenes"), "OWNER/NAME, got 'scenes'"),
-        (licensed("CC-BY-4.0"), "'CC-BY-4.0' .*did you mean cc-by-4.0 or .* --license other"),
-        (licensed("mine, all mine"), "--license other --license-name NAME"),
-        (licensed(" mit"), "did you mean mit"),
-        (licensed("other"), "needs the license's name"),
-        (licensed("other", license_name="my license"), "got 'my license'"),
-        (licensed("other", license_name="mine", license_link="LICENCE"), "--license-link must be an address"),
-        (licensed("mit", license_name="mine"), "need --license other"),
-        (licensed("", license_link="LICENSE"), "need --license other"),
+        ({"hub_name": "clip-it"}, "OWNER/NAME, got 'clip-it'"),
+        ({"hub_name": "somebody/clip--it"}, "OWNER/NAME"),
+        ({"hub_name": f"somebody/{'x' * 97}"}, "OWNER/NAME"),
+        ({"dataset_hub_name": "scenes"}, "OWNER/NAME, got 'scenes'"),
+        ({"license": "CC-BY-4.0"}, "'CC-BY-4.0' .*did you mean cc-by-4.0 or .* --license other"),
+        ({"license": "other"}, "needs the license's name"),
+        ({"license": "other", "license_name": "my license"}, "got 'my license'"),
+        ({"license": "other", "license_name": "mine", "license_link": "LICENCE"}, "--license-link must be an address"),
+        ({"license": "mit", "license_name": "mine"}, "need --license other"),
+        ({"license": "", "license_link": "LICENSE"}, "need --license other"),
+        ({"license": "other", "license_name": "mine-1.0", "license_link": "LICENSE.md"}, None),
+        ({"license": "other", "license_name": "mine-1.0", "license_link": "https://example.org/mine"}, None),
+        ({"license": "openrail++", "hub_name": f"0/{'x' * 96}", "dataset_hub_name": "a_b/C.d-1_2"}, None),
     ],
 )
-def test_wrong_wishes_are_named(wish: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        ModelExportConfig(name="small", **wish)
-
-
-def test_names_on_the_hub_and_licenses_that_it_takes() -> None:
-    for name in ("somebody/clip-it", "a_b/C.d-1_2", f"0/{'x' * 96}"):
-        ModelExportConfig(name="small", **onnx(hub_name=name, dataset_hub_name=name))
-    for license in ("", "mit", "cc-by-nc-sa-4.0", "openrail++", "unknown"):
-        ModelExportConfig(name="small", **licensed(license))
-    for link in ("", "LICENSE", "LICENSE.md", "https://example.org/mine"):
-        ModelExportConfig(name="small", **licensed("other", license_name="mine-1.0", license_link=link))
+def test_wrong_wishes_are_named(wish: dict[str, Any], message: str | None) -> None:
+    with nullcontext() if message is None else pytest.raises(SettingsError, match=message):
+        ModelExportConfig(**{"name": "small", "formats": ("onnx",), **wish})
 
 
 def test_what_onnx_needs_is_said_before_anything_is_written(

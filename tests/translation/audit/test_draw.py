@@ -1,17 +1,22 @@
-"""`vernaclip audit draw`: who is drawn, and what is written of them."""
+"""`vernaclip audit draw`: who is drawn, and a form in which no text can become markup, script or formula."""
 
+import base64
 import csv
+import hashlib
 import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import InputError
@@ -21,7 +26,7 @@ from data_catalog.storage.manifest import MANIFEST_FORMAT, commit_snapshot, file
 from data_catalog.storage.shards import save_parquet
 from flows.cli import main
 from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, allocate, draw_audit
-from translation.audit.form import plain_cell
+from translation.audit.form import plain_cell, render_form, safe_cell
 
 Caption = dict[str, Any]
 
@@ -62,19 +67,10 @@ def build(tmp_path: Path) -> Callable[..., Path]:
             path = folder / "captions" / f"{shard:05d}.parquet"
             save_parquet(pa.Table.from_pylist(rows[shard::num_shards], CAPTIONS), path)
             entries.append(file_entry(path, folder, rows=len(rows[shard::num_shards])))
-        manifest: Mapping[str, Any] = {
-            "format": MANIFEST_FORMAT,
-            "dataset": "captions",
-            "snapshot": "0123456789ab",
-            "settings": {},
-            "target_lang": "it",
-            "translator": NATIVE,
-            "sources": {},
-            "steps": [],
-            "funnel": [],
-            "files": {"captions": entries, "pairs": [], "images": []},
-        }
-        commit_snapshot(root, manifest)
+        names = {"dataset": "captions", "snapshot": "0123456789ab", "target_lang": "it", "translator": NATIVE}
+        files: dict[str, Any] = {"captions": entries, "pairs": [], "images": []}
+        nothing = {"settings": {}, "sources": {}, "steps": [], "funnel": []}
+        commit_snapshot(root, {"format": MANIFEST_FORMAT, **names, **nothing, "files": files})
         rebuild(root)
         return root
 
@@ -98,8 +94,7 @@ def test_the_sample_follows_the_seed_and_not_the_order_of_rows(build: Callable[.
     other = draw(build(rows, name="third"), seed=2)
     assert other.audit_id != first.audit_id
     assert len(set(texts(other)) & set(texts(first))) < 50
-    # Raters see strata mixed.
-    assert len({row["source"] for row in first.rows[:20]}) == 2
+    assert len({row["source"] for row in first.rows[:20]}) == 2, "raters see strata mixed"
 
 
 def test_strata_are_sources_thirds_of_scores_and_warnings(build: Callable[..., Path]) -> None:
@@ -163,57 +158,107 @@ def test_a_name_cannot_speak_sql(build: Callable[..., Path]) -> None:
         draw_audit(root, name, num_rows=5, seed=1)
 
 
+class Page(HTMLParser):
+    """What a browser finds: tags with their attributes, and the text of each script and style."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: dict[str, list[str]] = defaultdict(list)
+        self.feed(form)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inline[tag].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.inline[self.cdata_elem][-1] += data
+
+
 def test_the_sheet_holds_exact_texts_and_no_formula_and_the_form_no_score(
     build: Callable[..., Path], tmp_path: Path
 ) -> None:
-    formulas = ["=1+1", "+39 06", "-5 °C", "@home", "\tx", "\rx", "＝1"]
-    nasty = [*formulas, "'Twas", "''", 'a "b", c', "two\r\nlines", "nul\0", "😀"]
+    nasty = ["=1+1", "\tx", "'Twas", "''", 'a "b", c', "two\r\nlines", "nul\0", "😀"]
     root = build([caption(number, clean_caption=text, caption=text) for number, text in enumerate(nasty)])
     assert main(["audit", "draw", "captions", "--root", str(root), "--out", str(tmp_path / "out")]) == 0
     with (tmp_path / "out" / "audit.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == AUDIT_COLUMNS
+    assert tuple(table[0]) == AUDIT_COLUMNS, "no ratings, which raters save, and nobody reads here"
     assert {plain_cell(row["source_text"]) for row in table} == {plain_cell(row["text"]) for row in table} == set(nasty)
     for row in table:
-        assert not row["text"].startswith(("=", "+", "-", "@", "\t", "\r", "＝"))
-        assert "rating" not in row, "ratings are what raters save, and nobody reads them here"
+        assert not row["text"].startswith(("=", "\t"))
         assert float(row["translation_score"]) == pytest.approx(-0.1, abs=0.05)
         assert (row["translation_truncated"], row["numbers_lost"], row["language_margin"]) == ("false", "[]", "")
+        # A spreadsheet would make a number of 123456789012 or 12345e678901.
+        assert row["row_id"][0].isalpha()
+        assert row["audit_id"][0].isalpha()
     assert len({row["row_id"] for row in table}) == len(nasty)
-    # A spreadsheet would make a number of 123456789012 or 12345e678901.
-    assert all(row[name][0].isalpha() for row in table for name in ("row_id", "audit_id"))
     form = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    found = re.search('<script type="application/json" id="audit">(.*?)</script>', form, re.DOTALL)
-    assert found is not None
-    data = json.loads(found[1])
+    data = json.loads(Page(form).inline["script"][0])
     assert data["audit_id"] == table[0]["audit_id"]
     shown = ["row_id", "source_text", "text", "source_lang", "target_lang"]
     assert [(list(row), row["row_id"]) for row in data["rows"]] == [(shown, row["row_id"]) for row in table]
     assert not any(name in form for name in (*QUALITY_COLUMNS, "stratum", "middle score")), "raters see no score"
 
 
-def test_the_command_tells_what_it_drew(
-    build: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@given(text=st.one_of(st.text(), st.text(alphabet="'=+-@\t\r\n＝x", max_size=4)))
+def test_cells_give_their_texts_back(text: str) -> None:
+    cell = safe_cell(text)
+    assert plain_cell(cell) == text
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
+
+
+def form_of(text: str, dataset: str) -> Page:
+    row = {**dict.fromkeys(AUDIT_COLUMNS), "row_id": "r0", "source_text": text, "text": text[::-1]}
+    return Page(render_form(Audit(audit_id="0123456789abcdef", dataset=dataset, rows=[row], strata=[])))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</script><img src=x onerror=alert(1)>",
+        "<!--<script>alert(1)</script>",
+        "@@DATA@@ @@SCRIPT@@ @@POLICY@@",
+        "a\u2028b\u2029c",
+        "\\u003c \\n $& ${x}",
+        "nul\0",
+        "&lt;b&gt; &amp;",
+    ],
+)
+def test_no_text_becomes_markup_and_only_the_forms_own_script_runs(text: str) -> None:
+    plain, page = form_of("a dog", "captions"), form_of(text, text)
+    assert page.tags == plain.tags
+    assert page.inline["script"][1:] == plain.inline["script"][1:]
+    data = json.loads(page.inline["script"][0])
+    assert data["rows"][0]["source_text"] == data["dataset"] == text
+    assert data["columns"] == ["audit_id", "row_id", "rating", "comment", "rater"]
+    (policy,) = [found["content"] or "" for _, found in page.tags if "http-equiv" in found]
+    directives = dict(directive.strip().split(" ", 1) for directive in policy.split(";"))
+    (_, script), (style,) = page.inline["script"], page.inline["style"]
+    hashes = {
+        name: f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for name, text in (("script-src", script), ("style-src", style))
+    }
+    assert directives == {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **hashes}
+
+
+def test_the_command_tells_what_it_drew_and_overwrites_no_other_audit(
+    build: Callable[..., Path], tmp_path: Path, told: Callable[..., str]
 ) -> None:
     root = build([caption(number) for number in range(9)])
     command = ["audit", "draw", "captions", "--root", str(root)]
-    assert main(command) == 0
-    said = capsys.readouterr().out
+    said = told(command)
     assert "only 9 distinct pairs" in said
     assert re.search(r"mscoco: low score +3 +3", said)
     (folder,) = (root / "audits").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["audit.csv", "audit.html"]
     sheet = (folder / "audit.csv").read_bytes()
-    assert main(command) == 0  # the same audit may be written again
+    told(command)  # the same audit may be written again
+    assert "--n 3 or more" in told([*command, "--n", "2"])
+    assert "belongs to another audit" in told([*command, "--n", "4", "--out", str(folder)], code=1)
     assert (folder / "audit.csv").read_bytes() == sheet
-    assert main([*command, "--n", "2"]) == 0
-    assert "--n 3 or more" in capsys.readouterr().out
-    assert main([*command, "--n", "4", "--out", str(folder)]) == 1
-    assert "belongs to another audit" in capsys.readouterr().err
-    assert (folder / "audit.csv").read_bytes() == sheet
-    (tmp_path / "file").touch()
-    assert main([*command, "--out", str(tmp_path / "file")]) == 1
-    assert "cannot be written to" in capsys.readouterr().err
+    assert "cannot be written to" in told([*command, "--out", str(folder / "audit.csv")], code=1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import tomllib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,6 @@ from data_catalog.language_pack import LanguagePack
 from flows.recipe.settings import read
 from translation.audit.ratings import NUMBER_COLUMNS, AuditRow
 from translation.audit.thresholds import Verdict, judge_columns, rating_bands, recipe_lines
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def rated(grade: int, **quality: float | None) -> AuditRow:
@@ -44,32 +41,34 @@ def test_a_column_that_tells_all_gets_a_threshold_between() -> None:
     assert found.proposal.bad_kept.interval == pytest.approx((0, 3.8415 / 23.8415), abs=1e-4)
 
 
-def test_few_bad_rows_and_chance_get_none() -> None:
-    (found,) = verdicts(scored([-5.0] * 9, [-1.0] * 91))
-    assert (found.proposal, found.reason) == (None, "only 9 bad rows, 10 are needed")
-    assert found.auc == 1
-    (found,) = verdicts(scored([-5.0] * 91, [-1.0] * 9))
-    assert found.reason == "only 9 good rows, 10 are needed"
-    generator = np.random.default_rng(3)
-    (found,) = verdicts(scored(generator.normal(size=30).tolist(), generator.normal(size=70).tolist()))
-    assert found.reason == "may be no better than chance"
-    (found,) = verdicts(scored([-1.0] * 20, [-1.0] * 20))
-    assert (found.auc, found.reason) == (0.5, "may be no better than chance")
-    (found,) = verdicts(scored([-1.5, -0.5] * 20, [-2.0] + [-0.5] * 79), max_good_dropped=0.0)
-    assert found.reason == "no threshold drops a bad row within --max-good-dropped"
-    (found,) = verdicts(scored([], [-1.0] * 20))
-    assert (found.auc, found.auc_interval, found.reason) == (None, None, "only 0 bad rows, 10 are needed")
-    rows = [*scored([-3.0] * 12, [-1.0] * 20), *(rated(1, translation_score=None) for _ in range(5))]
-    (found,) = verdicts(rows)
-    assert (found.num_rows, found.num_bad) == (32, 12), "rows without a value are left out"
-    assert verdicts([]) == []
-    assert verdicts([rated(1, translation_score=None)]) == []
+CHANCE = np.random.default_rng(3).normal(size=100).tolist()
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "max_good_dropped", "auc", "reason"),
+    [
+        ([-5.0] * 9, [-1.0] * 91, 0.05, 1, "only 9 bad rows, 10 are needed"),
+        ([-5.0] * 91, [-1.0] * 9, 0.05, 1, "only 9 good rows, 10 are needed"),
+        ([-5.0] * 10, [-1.0] * 10, 0.05, 1, ""),
+        (CHANCE[:30], CHANCE[30:], 0.05, None, "may be no better than chance"),
+        ([-1.0] * 20, [-1.0] * 20, 0.05, 0.5, "may be no better than chance"),
+        ([-1.5, -0.5] * 20, [-2.0] + [-0.5] * 79, 0.0, None, "no threshold drops a bad row within --max-good-dropped"),
+    ],
+)
+def test_few_rows_and_chance_get_no_threshold(
+    bad: list[float], good: list[float], max_good_dropped: float, auc: float | None, reason: str
+) -> None:
+    (found,) = verdicts(scored(bad, good), max_good_dropped)
+    assert (found.reason, found.proposal is None) == (reason, bool(reason))
+    assert auc is None or found.auc == auc
 
 
 def test_rows_without_a_value_are_left_out() -> None:
-    rows = [*scored([-3.0] * 12, [-1.0] * 20), *(rated(1, translation_score=None) for _ in range(5))]
-    (found,) = verdicts(rows)
+    (found,) = verdicts([*scored([-3.0] * 12, [-1.0] * 20), *(rated(1, translation_score=None) for _ in range(5))])
     assert (found.num_rows, found.num_bad) == (32, 12)
+    (found,) = verdicts(scored([], [-1.0] * 20))
+    assert (found.auc, found.auc_interval, found.reason) == (None, None, "only 0 bad rows, 10 are needed")
+    assert verdicts([]) == verdicts([rated(1, translation_score=None)]) == []
 
 
 def test_error_rates_are_those_of_unseen_rows() -> None:
@@ -104,8 +103,7 @@ values = st.floats(-1e300, 1e300, allow_subnormal=False) | st.integers(-3, 3).ma
 
 @given(bad=st.lists(values, min_size=10, max_size=30), good=st.lists(values, min_size=10, max_size=30))
 def test_a_proposal_does_what_it_promises(bad: list[float], good: list[float]) -> None:
-    rows = [*scored(bad, good, "language_margin")]
-    (found,) = verdicts(rows, max_good_dropped=0.2)
+    (found,) = verdicts(scored(bad, good, "language_margin"), max_good_dropped=0.2)
     assert found.auc is not None
     assert found.auc_interval is not None
     assert 0 <= found.auc_interval[0] <= found.auc <= found.auc_interval[1] <= 1
@@ -120,69 +118,54 @@ def test_a_proposal_does_what_it_promises(bad: list[float], good: list[float]) -
 def test_proposals_are_settings_that_the_checks_obey() -> None:
     # Each column tells some bad rows by itself; one file of settings drops those, and no more good rows than allowed.
     generator = np.random.default_rng(2)
-    num_bad, num_good = 60, 140
-
-    def uniform(bad: tuple[float, float], good: tuple[float, float]) -> Floats:
-        return np.concatenate([generator.uniform(*bad, num_bad), generator.uniform(*good, num_good)])
-
-    columns = {
-        "translation_score": uniform((-2, -0.5), (-0.8, 0)),
-        "round_trip_chrf": uniform((0, 60), (40, 100)),
-        "length_ratio": uniform((1, 2), (0.8, 1.3)),
-        "copied_share": uniform((0, 0.3), (0, 0.1)),
-        "repeated_ngrams": np.concatenate([generator.integers(1, 4, num_bad), np.ones(num_good)]),
-        "language_margin": uniform((-1, 1), (0.5, 1)),
+    ranges = {  # of bad rows and of good ones
+        "translation_score": ((-2, -0.5), (-0.8, 0)),
+        "round_trip_chrf": ((0, 60), (40, 100)),
+        "length_ratio": ((1, 2), (0.8, 1.3)),
+        "copied_share": ((0, 0.3), (0, 0.1)),
+        "repeated_ngrams": ((1, 4), (1, 2)),
+        "language_margin": ((-1, 1), (0.5, 1)),
     }
-    stored = {name: column.astype(np.float32).astype(float) for name, column in columns.items()}
-    assert set(stored) == set(NUMBER_COLUMNS)
+    assert set(ranges) == set(NUMBER_COLUMNS)
+    stored = {
+        name: np.concatenate([generator.uniform(*bad, 60), generator.uniform(*good, 140)]).astype(np.float32)
+        for name, (bad, good) in ranges.items()
+    } | {"repeated_ngrams": np.concatenate([generator.integers(1, 4, 60), np.ones(140, int)]).astype(np.int32)}
     rows = [
-        rated(1 if place < num_bad else 4, **{name: float(column[place]) for name, column in stored.items()})
-        for place in range(num_bad + num_good)
+        rated(1 if place < 60 else 4, **{name: float(column[place]) for name, column in stored.items()})
+        for place in range(200)
     ]
     found = verdicts(rows)
     proposed = {(v.criterion.column, v.criterion.bad_is_low): v.proposal.threshold for v in found if v.proposal}
     assert set(proposed) >= {
-        *((name, True) for name in ("translation_score", "round_trip_chrf", "language_margin")),
-        *((name, False) for name in ("length_ratio", "copied_share", "repeated_ngrams")),
+        (name, name in ("translation_score", "round_trip_chrf", "language_margin")) for name in stored
     }
     lines = recipe_lines(found)
     assert lines[0] == "[check]"
     config = read(CheckConfig, tomllib.loads("\n".join(lines))["check"], "check")
     table = pa.table(
-        {name: pa.array(column, pa.float32()) for name, column in stored.items()}
-        | {"clean_caption": ["a" * 300] * len(rows), "caption": ["b" * 300] * len(rows)}
-        | {name: [[]] * len(rows) for name in ("numbers_lost", "numbers_invented")}
-        | {name: [False] * len(rows) for name in ("translation_repetitive", "translation_truncated")}
-    )
-    table = table.set_column(
-        table.schema.get_field_index("repeated_ngrams"),
-        "repeated_ngrams",
-        pa.array(stored["repeated_ngrams"], pa.int32()),
+        {**stored, "clean_caption": ["a" * 300] * 200, "caption": ["b" * 300] * 200}
+        | {name: [[]] * 200 for name in ("numbers_lost", "numbers_invented")}
+        | {name: [False] * 200 for name in ("translation_repetitive", "translation_truncated")}
     )
     rules = [rule for rule in config.rules(LanguagePack.minimal("it")) if rule.translations_only]
-    checks = [rule.check(table.select(rule.columns)) for rule in rules]
-    dropped = [any(drops) for drops in zip(*checks, strict=True)]
-
-    def beyond(place: int) -> bool:
-        return any(
-            stored[name][place] < threshold if bad_is_low else stored[name][place] > threshold
+    dropped = [any(drops) for drops in zip(*(rule.check(table.select(rule.columns)) for rule in rules), strict=True)]
+    assert dropped == [
+        any(
+            row.quality[name] < threshold if bad_is_low else row.quality[name] > threshold  # type: ignore[operator]
             for (name, bad_is_low), threshold in proposed.items()
             if name != "language_margin"  # no check reads it
         )
-
-    assert dropped == [beyond(place) for place in range(len(rows))]
+        for row in rows
+    ]
 
 
 def test_the_recipe_is_never_beyond_what_settings_allow() -> None:
-    low_is_good = scored(
-        [1.5 + place / 100 for place in range(40)], [3 + place / 100 for place in range(40)], "length_ratio"
-    )
-    found = verdicts(low_is_good)
+    rising = [place / 100 for place in range(40)]
+    found = verdicts(scored([1.5 + value for value in rising], [3 + value for value in rising], "length_ratio"))
     assert recipe_lines(found) == []
     assert "no threshold drops a bad row within --max-good-dropped" in [verdict.reason for verdict in found]
-    straddling = scored(
-        [0.9 + place / 1000 for place in range(40)], [2.0 + place for place in range(40)], "length_ratio"
-    )
+    straddling = scored([0.9 + value / 10 for value in rising], [2 + 100 * value for value in rising], "length_ratio")
     assert recipe_lines(verdicts(straddling)) == ["[check]", "min_length_ratio = 1", "shorter_slack_letters = 0"]
 
 

@@ -1,20 +1,32 @@
-"""The Apertium engine, over the real programs and pairs where they are installed."""
+"""The Apertium engine: the real programs and pairs where they are installed, and programs that misbehave."""
 
 import os
 import re
 import shutil
+import stat
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
-from translation.engines.apertium import MAX_CHARACTERS, ApertiumTranslator, open_engine
+from translation.engines.apertium import (
+    MAX_CHARACTERS,
+    ApertiumTranslator,
+    Pipeline,
+    from_stream,
+    open_engine,
+    to_stream,
+)
 
 real_apertium = pytest.mark.skipif(shutil.which("apertium") is None, reason="Apertium is not installed")
 
 EN, CA, IT = (LanguagePack(code=code, iso639_3=long) for code, long in (("en", "eng"), ("ca", "cat"), ("it", "ita")))
-ENGINES = {"eng-cat": (EN, CA), "cat-ita": (CA, IT)}
 ENVIRONMENT = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 CONFIG = TranslateConfig(engine="apertium", inter_threads=2)
 
@@ -29,7 +41,6 @@ CATALAN = [
 NASTY = [
     "",
     "   ",
-    "a red house",
     "a red\nhouse\r\n and a dog",
     "a red house\0 and a dog",
     "a dog \uffff in a house",
@@ -38,24 +49,18 @@ NASTY = [
     "a *starred* dog and a footnote*",
     "a xyzzyblorp in the house",
     "a dog 😀🐕 runs",
-    "👩‍👩‍👧",
     "שלום the house مرحبا",
-    "A DOG IN THE HOUSE",
     "the man looks at http://example.org/[a]?b=*c#d and at @someone",
     "A man. Two dogs! Is it a house? Mr. Smith.",
     "20,000 leagues: 3.5 % of $40 & 1/2",
     "soft\u00adhyphen zero\u200bwidth \u202eright-to-left\u202c",
     ". .",
-    "a red house .[5]",
 ]
 
 
-@pytest.fixture(scope="module")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ApertiumTranslator]:
-    return {
-        name: open_engine(CONFIG, source, target, tmp_path_factory.mktemp("cache"))
-        for name, (source, target) in ENGINES.items()
-    }
+def real(name: str) -> ApertiumTranslator:
+    source, target = {"eng-cat": (EN, CA), "cat-ita": (CA, IT)}[name]
+    return open_engine(CONFIG, source, target, Path("unused"))
 
 
 def texts(engine: ApertiumTranslator, captions: list[str]) -> list[str]:
@@ -63,51 +68,165 @@ def texts(engine: ApertiumTranslator, captions: list[str]) -> list[str]:
 
 
 @real_apertium
-def test_a_word_that_confuses_the_tagger_confuses_no_other_caption(engines: dict[str, ApertiumTranslator]) -> None:
-    engine = engines["cat-ita"]
-    alone = {caption: texts(engine, [caption])[0] for caption in CATALAN}
-    assert texts(engine, CATALAN) == [alone[caption] for caption in CATALAN]
-
-
-@real_apertium
-def test_one_caption_is_translated_as_the_command_does(engines: dict[str, ApertiumTranslator]) -> None:
-    caption = "Two men, sitting! A man is enjoying the day"
-    command = subprocess.run(
-        ["apertium", "-u", "eng-cat"], input=caption, env=ENVIRONMENT, capture_output=True, check=True, text=True
-    )
-    assert texts(engines["eng-cat"], [caption]) == [" ".join(command.stdout.split())]
+def test_a_word_that_confuses_the_tagger_confuses_no_other_caption() -> None:
+    engine = real("cat-ita")
+    assert texts(engine, CATALAN) == [texts(engine, [caption])[0] for caption in CATALAN]
 
 
 @real_apertium
 @pytest.mark.parametrize("name", ["eng-cat", pytest.param("cat-ita", marks=pytest.mark.slow)])
-def test_nasty_captions_neither_get_lost_nor_shift_others(name: str, engines: dict[str, ApertiumTranslator]) -> None:
-    found = texts(engines[name], NASTY)
-    assert texts(engines[name], NASTY[::-1]) == found[::-1]
+def test_nasty_captions_neither_get_lost_nor_shift_others(name: str) -> None:
+    engine = real(name)
+    found = texts(engine, NASTY)
+    assert texts(engine, NASTY[::-1]) == found[::-1]
     for caption, text in zip(NASTY, found, strict=True):
         for kept in re.findall(r"[\[\]{}^$\\@<>*#~😀🐕]|שלום|مرحبا|xyzzyblorp|http\S+|@someone|\d+", caption):
             assert text.count(kept) == caption.count(kept), (caption, text)
 
 
 @real_apertium
-def test_what_comes_out(engines: dict[str, ApertiumTranslator]) -> None:
-    captions = ["a red house", "", "A RED HOUSE", "a xyzzyblorp*", "the dog 😀", "a red\nhouse", "café and Zoë's house"]
-    found = engines["eng-cat"].translate(captions)
-    assert [translation.text for translation in found[:6]] == [
-        "una casa vermella",
-        "",
-        "UNA CASA VERMELLA",
-        "un xyzzyblorp*",
-        "el gos 😀",
-        "una casa vermella",
+def test_captions_are_translated_as_the_command_does_and_a_very_long_one_is_cut() -> None:
+    caption, long = "Two men, sitting! A man is enjoying the day", "a red house and " * (2 * MAX_CHARACTERS // 16)
+    command = ["apertium", "-u", "eng-cat"]
+    told = subprocess.run(command, input=caption, env=ENVIRONMENT, capture_output=True, check=True, text=True)
+    captions = ["a red house", "", "A RED HOUSE", "a xyzzyblorp*", "the dog 😀", "a red\nhouse", caption, long]
+    *found, cut = real("eng-cat").translate(captions)
+    assert [translation.text for translation in found] == [
+        *("una casa vermella", "", "UNA CASA VERMELLA", "un xyzzyblorp*", "el gos 😀", "una casa vermella"),
+        " ".join(told.stdout.split()),
     ]
-    assert "Zoë" in found[6].text
-    assert {translation.score for translation in found} == {None}
-    assert not any(translation.truncated or translation.repetitive for translation in found)
-
-
-@real_apertium
-def test_a_very_long_caption_is_cut_and_says_so(engines: dict[str, ApertiumTranslator]) -> None:
-    long = "a red house and " * (2 * MAX_CHARACTERS // 16)
-    cut, short = engines["eng-cat"].translate([long, "a dog"])
-    assert (cut.truncated, short.truncated) == (True, False)
+    assert {(each.score, each.truncated, each.repetitive) for each in found} == {(None, False, False)}
+    assert cut.truncated
     assert MAX_CHARACTERS / 2 < len(cut.text) < len(long)
+
+
+def program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def installed(folder: Path, monkeypatch: pytest.MonkeyPatch, **modes: str) -> None:
+    """Put an installation that has these modes on the path; the name of a mode has "_" for "-"."""
+    program(folder / "bin" / "apertium", "echo Apertium 1.0")
+    program(folder / "bin" / "apertium-wblank-mode", 'cat "$2"')
+    (folder / "share" / "apertium" / "modes").mkdir(parents=True)
+    for name, script in modes.items():
+        path = folder / "share" / "apertium" / "modes" / f"{name.replace('_', '-')}.mode"
+        path.write_text(script, encoding="utf-8")
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{ENVIRONMENT['PATH']}")
+
+
+def engine_of(script: str, folder: Path, tagger: str, timeout_s: float = 60.0) -> ApertiumTranslator:
+    """An engine over this pipeline, in which apertium-tagger is this script."""
+    program(folder / "apertium-tagger", tagger)
+    environment = ENVIRONMENT | {"PATH": f"{folder}{os.pathsep}{ENVIRONMENT['PATH']}"}
+    pipeline = Pipeline(script=script, environment=environment, timeout_s=timeout_s)
+    return ApertiumTranslator(pipeline, "0" * 64, from_code="en", to_code="ca", num_workers=2)
+
+
+@given(st.text(), st.integers(min_value=0, max_value=10_000))
+def test_any_text_survives_the_stream_format(text: str, number: int) -> None:
+    record = to_stream(text, number)
+    assert from_stream(record, number) == text
+    assert not re.search(r"(?<!\\)[\^$/@<>{}]", record.replace("\\\\", ""))
+    with pytest.raises(InputError, match="mixed up"):
+        from_stream(record, number + 1)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("cat | bash -c 'cat >/dev/null; echo first >&2; echo the last >&2; exit 3' | cat", "code 3: the last$"),
+        ("cat | bash -c 'kill -SEGV $BASHPID' | cat", "code 139"),
+        (r"tr -d '\000'", "0 texts for 3"),
+        (r"sed 's/\x00/\x00\x00/'", r"\d+ texts for 3"),
+        (r"sed -z 's/\[1\]/[2]/'", "mixed up its texts: text 2"),
+        (r"sed -z 's/\[1\]//'", "mixed up its texts: text 2"),
+        ("cat | apertium-tagger -g $2 x.prob | cat", "code 4: broken model$"),
+    ],
+)
+def test_programs_that_fail(script: str, message: str, tmp_path: Path) -> None:
+    engine = engine_of(script, tmp_path, "read -r -d '' text; echo broken model >&2; exit 4")
+    with pytest.raises(InputError, match=message):
+        engine.translate(["a", "b", "c"])
+
+
+@pytest.mark.parametrize("stage", ["bash -c '{hang}'", "apertium-tagger -g $2 x.prob"])
+def test_programs_that_hang_are_killed(stage: str, tmp_path: Path) -> None:
+    alive = tmp_path / "alive"  # has a writer while any of the programs runs
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    hang = f"exec 9>{alive}; echo thinking >&9; echo still thinking >&2; sleep 1000; true"
+    with pytest.raises(InputError, match="1 s: still thinking"):
+        engine_of(f"cat | {stage.format(hang=hang)} | cat", tmp_path, hang, timeout_s=1.0).translate(["a"])
+    os.set_blocking(reader, True)
+    assert os.read(reader, 100) == b"thinking\n"
+    assert os.read(reader, 100) == b""
+    os.close(reader)
+
+
+TAGGER = """
+state=clean
+while IFS= read -r -d '' text; do
+  case $text in *new*) echo '{complaint}' >&2; state=spoilt;; esac
+  printf '%s %s\\0' "$state" "$text"
+done
+"""
+
+
+@pytest.mark.parametrize("complaint", ["A new ambiguity class was found", ""])
+@pytest.mark.parametrize("options", ["-z -g $2", "--tagger"])
+def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, options: str, tmp_path: Path) -> None:
+    tagger = TAGGER.replace("{complaint}", complaint)
+    engine = engine_of(f"cat | apertium-tagger {options} 'x y.prob' | cat", tmp_path, tagger)
+    captions = ["old", "new", "older", "newer", "newest", "oldest"]
+    assert texts(engine, captions) == [f"{'spoilt' if 'new' in caption else 'clean'} {caption}" for caption in captions]
+
+
+@pytest.mark.parametrize(
+    ("source", "mode"),
+    [
+        (EN, "eng_cat"),  # both are there: the long codes win
+        (LanguagePack(code="es", iso639_3="spa"), "es_ca"),
+        (LanguagePack(code="oc"), "oc_ca"),
+    ],
+)
+def test_which_mode_is_taken(source: LanguagePack, mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    modes = ("eng_cat", "en_ca", "es_ca", "oc_ca")
+    installed(tmp_path, monkeypatch, **{name: f"sed -z s/^/{name}=/" for name in modes})
+    target = LanguagePack(code="ca") if source.code == "oc" else CA
+    assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode}=x"]
+    with pytest.raises(InputError, match=r"set iso639_3.* --language-pack de\.toml"):
+        open_engine(CONFIG, LanguagePack(code="de"), target, tmp_path)
+    with pytest.raises(InputError, match="no mode cat-eng"):
+        open_engine(CONFIG, CA, EN, tmp_path)
+
+
+def test_fingerprint_follows_data_options_and_programs_not_the_place(monkeypatch: Any, tmp_path: Path) -> None:
+    def fingerprint(place: str, data: str = "data", options: str = "", script: str = "exec cat") -> str:
+        folder = tmp_path / place
+        program(folder / "bin" / "lt-proc", script)
+        (folder / "x.bin").write_text(data, encoding="utf-8")
+        installed(folder, monkeypatch, eng_cat=f"lt-proc{options} '{folder}/x.bin' | cat")
+        return open_engine(CONFIG, EN, CA, tmp_path).fingerprint
+
+    first = fingerprint("first")
+    assert fingerprint("second") == first
+    others = [fingerprint("a", data="other"), fingerprint("b", options=" -x"), fingerprint("c", script="exec tr a b")]
+    assert len({first, *others}) == 4
+
+
+def test_a_damaged_installation_and_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            open_engine(CONFIG, EN, CA, tmp_path)
+
+    installed(tmp_path, monkeypatch, eng_cat="cat '/no/such.bin'")
+    refuse(r"such\.bin")
+    program(tmp_path / "bin" / "apertium-wblank-mode", "echo \"cat | cg-none 'x' | lrx-none | cat\"")
+    refuse("cg-none, lrx-none")
+    program(tmp_path / "bin" / "apertium-wblank-mode", "exit 1")
+    refuse("apertium-wblank-mode")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refuse("apertium-eng-cat")

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import ctranslate2
 import pytest
@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError
 from data_catalog.language_pack import LanguagePack
 from data_catalog.sample.grammar import parallel_pairs
 from translation.config import TranslateConfig
@@ -31,13 +31,9 @@ from translation.train.model import TranslationModel, save_ctranslate2
 
 SCENES = Path(__file__).resolve().parents[3] / "flows" / "packages" / "scenes-en_it.argosmodel"
 ROUTE = [LanguagePack(code="en"), LanguagePack(code="it")]
-CAPTIONS = [
-    f"{number} {colour} {noun}{ground}"
-    for number in ("two", "three", "four")
-    for colour in ("red", "black", "white")
-    for noun in ("circles", "squares", "rings")
-    for ground in ("", " on a green background", " on a pink background, on a grey background and on a pink background")
-]
+GROUNDS = ("", " on a green background", " on a pink background, on a grey background and on a pink background")
+WORDS = (("two", "three", "four"), ("red", "black", "white"), ("circles", "squares", "rings"), GROUNDS)
+CAPTIONS = [f"{number} {colour} {noun}{ground}" for number, colour, noun, ground in product(*WORDS)]
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +46,6 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 def translator(package: Package) -> CTranslate2Translator:
     """An engine over it."""
     return argos_translator(package, TranslateConfig(inter_threads=1))
-
-
-def test_captions_of_the_trained_kind_are_translated(translator: CTranslate2Translator) -> None:
-    found = translator.translate(["two red circles", "three black rings on a green background"])
-    assert [item.text for item in found] == ["due cerchi rossi", "tre anelli neri su sfondo verde"]
-    assert all(-1 < item.score <= 0 and not item.truncated and not item.repetitive for item in found)
 
 
 def test_result_depends_neither_on_batches_in_flight_nor_on_order_or_repeats(
@@ -75,7 +65,7 @@ def test_score_is_the_mean_log_probability_of_all_tokens(package: Package) -> No
     exact = argos_translator(package, TranslateConfig(compute_type="float32", inter_threads=1, beam_size=1))
     model = ctranslate2.Translator(str(package.folder / "model"), compute_type="float32")
     for caption, item in zip(CAPTIONS[:5], exact.translate(CAPTIONS[:5]), strict=True):
-        source = exact._tokenizer.encode(caption)
+        source = exact.encode(caption)
         # Greedy: of several beams CTranslate2 4.8.5 may lose the best, by the processor that trained it.
         target = model.translate_batch([source], beam_size=1)[0].hypotheses[0]
         tokens = model.score_batch([source], [target])[0].log_probs
@@ -89,7 +79,6 @@ def test_score_is_the_mean_log_probability_of_all_tokens(package: Package) -> No
         ("", ""),
         ("TWO RED CIRCLES", "DUE CERCHI ROSSI"),
         ("two red\ncircles\r\n", "due cerchi rossi"),
-        ("two_red_circles", "due cerchi rossi"),
         ("Two red circles on a green background", "Due cerchi rossi su sfondo verde"),
         ("two red circles. Three black rings", "due cerchi rossi. Tre anelli neri"),
         ("two red circles 5.6", "due cerchi rossi 5.6"),
@@ -105,12 +94,13 @@ def test_captions_are_prepared(translator: CTranslate2Translator, caption: str, 
 def test_a_caption_that_is_too_long_is_flagged(translator: CTranslate2Translator) -> None:
     longest, short = translator.translate(["two red circles and " * 600, "two red circles"])
     assert longest.truncated
-    assert (short.text, short.truncated) == ("due cerchi rossi", False)
+    assert (short.text, short.truncated, short.repetitive) == ("due cerchi rossi", False, False)
+    assert -1 < short.score <= 0
 
 
 def test_loops_get_a_second_try(translator: CTranslate2Translator, package: Package) -> None:
     model = ctranslate2.Translator(str(package.folder / "model"))
-    source = translator._tokenizer.encode("stars")
+    source = translator.encode("stars")
     stock = translator._tokenizer.decode(model.translate_batch([source], beam_size=4)[0].hypotheses[0])
     assert stock.split().count("stelle") > 3
     assert translator.translate(["stars"])[0].text.split().count("stelle") <= 3
@@ -135,14 +125,8 @@ def test_fingerprint_names_what_decides_the_text(package: Package) -> None:
 
     assert fingerprint().startswith("argos:en-it:")
     assert fingerprint(inter_threads=7) == fingerprint()
-    changed = [
-        fingerprint(),
-        fingerprint(beam_size=1),
-        fingerprint(patience=1),
-        fingerprint(max_batch_tokens=1024),
-        fingerprint(compute_type="float32"),
-        fingerprint(intra_threads=2),
-    ]
+    deciding = {"beam_size": 1, "patience": 1, "max_batch_tokens": 1024, "compute_type": "float32", "intra_threads": 2}
+    changed = [fingerprint(), *(fingerprint(**{name: value}) for name, value in deciding.items())]
     assert len(set(changed)) == len(changed)
     other = replace(package, sha256="0" * 64)
     assert argos_translator(other, TranslateConfig()).fingerprint not in changed
@@ -160,29 +144,6 @@ def test_a_damaged_model_is_a_config_error(device: str, advice: str, package: Pa
     with pytest.raises(InputError, match=f"cannot be loaded: {advice}") as caught:
         engine.translate(["two red circles"])
     assert ("device" in str(caught.value)) == bool(advice)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"beam_size": 0}, "beam_size"),
-        ({"max_batch_tokens": -5}, "max_batch_tokens"),
-        ({"inter_threads": -1}, "inter_threads"),
-        ({"compute_type": "int4"}, "compute_type"),
-        ({"device": "tpu"}, "device"),
-        ({"engine": "Bing"}, "engine"),
-        ({"engine": "transformers"}, "model is missing"),
-        ({"engine": "transformers", "model": ("x",), "compute_type": "int8"}, "compute_type"),
-        ({"package": ("x",), "pivot": "ca"}, "package must name 2"),
-        ({"package": ("x", "y")}, "package must name 1"),
-        ({"engine": "ctranslate2"}, "model is missing"),
-        ({"engine": "deepl", "pivot": "ca"}, "pivot"),
-        ({"engine": "ctranslate2", "model": ("x",), "round_trip": True}, "reverse_model is missing"),
-    ],
-)
-def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingsError, match=rf"translate\.{message}"):
-        TranslateConfig(**options)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 60)), st.integers(1, 300))
@@ -211,7 +172,7 @@ class OneSentence:
 package.install_from_path(sys.argv[1])
 translation = translate.get_translation_from_codes("en", "it")
 translation.underlying.sentencizer = OneSentence()
-print(json.dumps([translation.translate(caption) for caption in json.load(sys.stdin)]))
+print(json.dumps([translation.translate(caption) for caption in json.loads(sys.argv[2])]))
 """
 
 
@@ -220,33 +181,26 @@ def test_stock_argos_translate_says_the_same(package: Package, tmp_path: Path) -
     captions += ["a photograph of a zebra", "Two dogs, some cats & a bird."]
     ours = argos_translator(package, TranslateConfig(beam_size=4, patience=1)).translate(captions)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ARGOS_", "XDG_"))}
-    found = subprocess.run(
-        [sys.executable, "-c", STOCK, str(SCENES)],
-        input=json.dumps(captions),
-        env=environment
-        | {"HOME": str(tmp_path), "ARGOS_PACKAGES_DIR": str(tmp_path / "p"), "ARGOS_INTRA_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    environment |= {"HOME": str(tmp_path), "ARGOS_PACKAGES_DIR": str(tmp_path / "p"), "ARGOS_INTRA_THREADS": "1"}
+    command = [sys.executable, "-c", STOCK, str(SCENES), json.dumps(captions)]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert [translation.text for translation in ours] == json.loads(found.stdout.splitlines()[-1])
 
 
-def test_it_knows_the_grammar_of_scenes(translator: CTranslate2Translator) -> None:
+def test_the_package_that_ships_is_whole_small_and_knows_the_grammar_of_scenes(
+    translator: CTranslate2Translator,
+) -> None:
+    assert SCENES.stat().st_size <= 5_000_000
+    digest = hashlib.sha256(SCENES.read_bytes()).hexdigest()
+    assert SCENES.with_name(SCENES.name + ".sha256").read_text() == f"{digest}  {SCENES.name}\n"
     pairs = list(parallel_pairs(seed=20_240, num_pairs=120))
     texts = [found.text for found in translator.translate([source for source, _ in pairs])]
     wrong = [(pair, text) for pair, text in zip(pairs, texts, strict=True) if pair[1] != text]
     assert len(wrong) <= 2, wrong
 
 
-def test_it_is_small_and_whole() -> None:
-    assert SCENES.stat().st_size <= 5_000_000
-    digest = hashlib.sha256(SCENES.read_bytes()).hexdigest()
-    assert SCENES.with_name(SCENES.name + ".sha256").read_text() == f"{digest}  {SCENES.name}\n"
-
-
-def test_translating_writes_nothing_at_home(tmp_path: Path) -> None:
-    home, cache = tmp_path / "home", tmp_path / "cache"
+def test_translating_writes_nothing_at_home_and_loads_no_torch(tmp_path: Path) -> None:
+    home = tmp_path / "home"
     home.mkdir()
     code = """
 import sys
@@ -255,35 +209,21 @@ from data_catalog.language_pack import LanguagePack
 from translation.config import TranslateConfig
 from translation.registry import open_translator
 import translation.memory, translation.train.config, translation.train.pairs
+assert not {"argostranslate", "ctranslate2", "sentencepiece"} & set(sys.modules)
 route = [LanguagePack(code="en"), LanguagePack(code="it")]
-heavy = {"argostranslate", "ctranslate2", "sentencepiece", "torch"} & set(sys.modules)
-assert not heavy, heavy
 engine = open_translator(TranslateConfig(package=(sys.argv[1],)), route, cache_dir=Path(sys.argv[2]))
-assert "torch" not in sys.modules
-print(engine.translate(["a red star"])[0].text)
+print(engine.translate(["a red star"])[0].text, "torch" in sys.modules)
 """
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(SCENES), str(cache)],
-        env=os.environ | {"HOME": str(home)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (found.returncode, found.stdout) == (0, "una stella rossa\n"), found.stderr
+    command = [sys.executable, "-c", code, str(SCENES), str(tmp_path / "cache")]
+    found = subprocess.run(command, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "una stella rossa False\n"), found.stderr
     assert list(home.iterdir()) == []
 
 
 def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    config = TrainPackageConfig(
-        vocabulary_size=9,
-        embed_dim=16,
-        num_heads=2,
-        ffn_dim=16,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        dropout=0.0,
-    )
+    sizes = {"vocabulary_size": 9, "embed_dim": 16, "num_heads": 2, "ffn_dim": 16}
+    config = TrainPackageConfig(**sizes, num_encoder_layers=1, num_decoder_layers=1)  # type: ignore[arg-type]
     pieces = ["<unk>", "<s>", "</s>", "re@@", "d", "star", "stel@@", "la", "rossa"]
     (tmp_path / "model").mkdir()
     save_ctranslate2(TranslationModel(config), pieces, tmp_path / "model", quantization="int8")
@@ -291,7 +231,7 @@ def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     metadata = {"from_code": "en", "to_code": "it", "package_version": "1.0", "argos_version": "1.0"}
     (tmp_path / "metadata.json").write_text(json.dumps(metadata))
     engine = argos_translator(read_package(tmp_path), TranslateConfig(inter_threads=1))
-    assert engine._tokenizer.encode("red star") == ["re@@", "d", "star"]
+    assert engine.encode("red star") == ["re@@", "d", "star"]
     assert engine._tokenizer.decode(["stel@@", "la", "rossa"]) == "stella rossa"
     (found,) = engine.translate(["red star"])
     assert "@@ " not in found.text

@@ -1,7 +1,7 @@
 """A program of the user's as an engine: lines in and lines out, and everything else that a program may do instead."""
 
+import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,16 +67,11 @@ def test_one_program_answers_many_batches(engine: Engine) -> None:
     assert [text.split(" ", 2)[2] for text in found] == captions
 
 
-def test_no_shell_reads_the_words(engine: Engine) -> None:
-    echoing = engine("import sys\n" + LOOP + "print(sys.argv[1])", "$HOME; `ls` {from}>{to}")
-    assert texts(echoing, ["x"]) == ["$HOME; `ls` en>it"]
-
-
 def test_a_program_that_dies_is_started_once_more(engine: Engine, tmp_path: Path) -> None:
-    once = LOOP + f"number == 1 and not os.path.exists({str(tmp_path / 'died')!r}) and (open("
-    dying = engine(once + f"{str(tmp_path / 'died')!r}, 'w'), os._exit(3))\n    print(line)")
-    assert texts(dying, ["a", "b", "c"]) == ["a", "b", "c"]
-    assert (tmp_path / "died").exists()
+    died = tmp_path / "died"
+    once = f"number == 1 and not os.path.exists({str(died)!r}) and (open({str(died)!r}, 'w'), os._exit(3))"
+    assert texts(engine(f"{LOOP}{once}\n    print(line)"), ["a", "b", "c"]) == ["a", "b", "c"]
+    assert died.exists()
 
 
 def test_a_program_that_never_reads(engine: Engine) -> None:
@@ -113,57 +108,43 @@ def test_a_program_that_hangs_is_killed(body: str, told: str, timeout_s: float, 
 
 
 def test_what_a_program_started_dies_with_it(engine: Engine, tmp_path: Path) -> None:
-    note = tmp_path / "pid"
-    child = "import subprocess\np = subprocess.Popen(['sleep', '600'])\n"
-    told = refusal(engine(f"{child}open({str(note)!r}, 'w').write(str(p.pid))\n{LOOP}time.sleep(600)", timeout_s=3.0))
-    assert "was killed" in told
-    for _ in range(100):
-        if not _is_alive(int(note.read_text())):
-            return
-        time.sleep(0.1)
-    raise AssertionError("the program's child lives")
+    alive = tmp_path / "alive"  # has a writer while the program or its child runs
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    child = f"import subprocess\nsubprocess.Popen(['sleep', '600'], stdout=open({str(alive)!r}, 'w'))\n"
+    assert "was killed" in refusal(engine(f"{child}{LOOP}time.sleep(600)", timeout_s=3.0))
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def test_the_fingerprint_holds_what_is_known_of_the_command(engine: Engine) -> None:
+    def fingerprint(code: str = "print(line)", beam: str = "2", version: str = "1") -> str:
+        return engine(LOOP + code, beam, version=version).fingerprint
+
+    first = fingerprint()
+    assert first.startswith("command:en-it:")
+    assert len({first, fingerprint("print( line)"), fingerprint(beam="3"), fingerprint(version="2")}) == 4
+    again = engine(LOOP + "print(line)", "2", version="1", timeout_s=7.0, max_chunk_size=5)
+    assert (again.fingerprint, again.max_chunk_size) == (first, 5)
 
 
-def test_the_fingerprint_holds_what_is_known_of_the_command(engine: Engine, tmp_path: Path) -> None:
-    first = engine(LOOP + "print(line)", "--beam=2", version="1")
-    assert first.fingerprint.startswith("command:en-it:")
-    found = {
-        first.fingerprint,
-        engine(LOOP + "print(line)", "--beam=2", version="2").fingerprint,
-        engine(LOOP + "print(line)", "--beam=3", version="1").fingerprint,
-        engine(LOOP + "print( line)", "--beam=2", version="1").fingerprint,
-    }
-    assert len(found) == 4
-    again = engine(LOOP + "print(line)", "--beam=2", version="1", timeout_s=7.0, max_chunk_size=5)
-    assert (again.fingerprint, again.max_chunk_size) == (first.fingerprint, 5)
-
-
-def test_the_way_back_knows_its_languages(tmp_path: Path) -> None:
-    words = (sys.executable, "-u", "-c", LOOP + "print(sys.argv[1], line)", "{from}>{to}")
+def test_no_shell_reads_the_words_and_the_way_back_knows_its_languages(tmp_path: Path) -> None:
+    words = (sys.executable, "-u", "-c", LOOP + "print(sys.argv[1], line)", "$HOME {from}>{to}")
     config = TranslateConfig(engine="command", command=words, pivot="de", round_trip=True)
     packs = [EN, LanguagePack(code="de"), IT]
-    assert open_translator(config, packs, cache_dir=tmp_path).translate(["a"])[0].text == "de>it en>de a"
+    assert open_translator(config, packs, cache_dir=tmp_path).translate(["a"])[0].text == "$HOME de>it $HOME en>de a"
     back = open_translator(reverse(config), packs[::-1], cache_dir=tmp_path)
-    assert back.translate(["a"])[0].text == "de>en it>de a"
+    assert back.translate(["a"])[0].text == "$HOME de>en $HOME it>de a"
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "translate.command is missing"),
-        ({"command": ("",)}, "translate.command is missing"),
-        ({"command": ("cat", "a\0b")}, "translate.command is missing"),
+        *(({"command": words}, "command is missing") for words in ((), ("",), ("cat", "a\0b"))),
         ({"command": ("./no-such",)}, "'./no-such'"),
         ({"command": ("sed -u s/a/b/",)}, '["sed", ...]'),
-        ({"command": ("cat",), "timeout_s": 0.0}, "translate.timeout_s"),
-        ({"command": ("cat",), "timeout_s": float("nan")}, "translate.timeout_s"),
+        *(({"command": ("cat",), "timeout_s": seconds}, "translate.timeout_s") for seconds in (0.0, float("nan"))),
         ({"command": ("cat",), "max_chunk_size": -1}, "translate.max_chunk_size"),
         ({"command": ("cat",), "round_trip": True}, "translate.round_trip"),
         ({"command": ("cat",), "pivot": "de"}, "translate.pivot"),

@@ -22,6 +22,7 @@ from translation.memory import MemoryTranslator, TranslationMemory
 from translation.registry import open_translator
 
 EN, IT, DE = (LanguagePack.minimal(code) for code in ("en", "it", "de"))
+CALLED = {"it": "IT", "en": "EN-US", "pt": "PT-PT", "zh": "ZH-HANS", "no": "NB"}
 
 
 def engine(source: LanguagePack = EN, target: LanguagePack = IT, **settings: Any) -> DeepLEngine:
@@ -32,13 +33,6 @@ def engine(source: LanguagePack = EN, target: LanguagePack = IT, **settings: Any
 
 def texts(translator: Any, captions: list[str]) -> list[str]:
     return [found.text for found in translator.translate(captions)]
-
-
-def failure(translator: DeepLEngine) -> str:
-    """A failed translation as a traceback prints it, causes included."""
-    with pytest.raises(PipelineError) as raised:
-        translator.translate(["a bird"])
-    return "".join(traceback.format_exception(raised.value))
 
 
 def test_each_distinct_caption_is_sent_once_and_blank_ones_never(deepl_server: Any) -> None:
@@ -57,16 +51,6 @@ def test_each_distinct_caption_is_sent_once_and_blank_ones_never(deepl_server: A
     assert deepl_server.bodies == [], "nothing to translate is no request"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(captions=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=130))
-def test_any_texts_come_back_unchanged_and_in_order(deepl_server: Any, captions: list[str]) -> None:
-    deepl_server.bodies.clear()
-    assert texts(engine(), captions) == [f"<{caption}>" if caption.strip() else "" for caption in captions]
-    sent = [text for batch in deepl_server.texts for text in batch]
-    assert sent == [caption for caption in dict.fromkeys(captions) if caption.strip()]
-    assert all(len(batch) <= 50 for batch in deepl_server.texts)
-
-
 @given(st.lists(st.text(st.sampled_from('a猫😀\n"'), max_size=6000), max_size=70))
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_batches_keep_every_text_and_both_limits(captions: list[str]) -> None:
@@ -76,9 +60,7 @@ def test_batches_keep_every_text_and_both_limits(captions: list[str]) -> None:
     assert all(1 <= len(batch) <= 50 and len(json.dumps(batch)) < 128 * 1024 - 500 for batch in batches)
 
 
-def test_a_caption_that_no_request_can_hold_is_left_untranslated_aloud(
-    deepl_server: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_caption_that_no_request_can_hold_is_left_out_aloud(deepl_server: Any, caplog: Any) -> None:
     assert texts(engine(), ["a cat", "猫" * 22_000]) == ["<a cat>", ""]
     assert deepl_server.texts == [["a cat"]]
     assert "22000 characters" in caplog.text
@@ -86,12 +68,11 @@ def test_a_caption_that_no_request_can_hold_is_left_untranslated_aloud(
 
 def test_nothing_is_sent_beyond_the_cap_and_the_error_says_what_to_raise(deepl_server: Any) -> None:
     translator = engine(max_characters=10)
-    translator.translate(["a dog"])
-    translator.translate(["", "🐶" * 5])  # five code points, whatever they weigh
+    assert texts(translator, ["a dog", "", "🐶" * 5])[1] == ""  # five code points, whatever they weigh
     with pytest.raises(SettingsError, match=r"^10 characters .* need 3, .*max_characters"):
         translator.translate(["a", "", "b?", "a"])
     assert translator.num_characters == deepl_server.num_billed == 10
-    assert len(deepl_server.bodies) == 2
+    assert len(deepl_server.bodies) == 1
 
 
 @pytest.mark.parametrize("stop", ["cap", "quota"])
@@ -133,14 +114,10 @@ def test_what_is_retried_is_paid_for_once(deepl_server: Any, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("status", "error", "message"),
     [
-        (400, InputError, "trouble 400"),
-        (401, SettingsError, "DEEPL_AUTH_KEY"),
-        (403, SettingsError, "DEEPL_AUTH_KEY"),
-        (413, InputError, "trouble 413"),
-        (429, TransientError, "status 429"),
+        *((status, InputError, f"trouble {status}") for status in (400, 413)),
+        *((status, SettingsError, "DEEPL_AUTH_KEY") for status in (401, 403)),
+        *((status, TransientError, f"status {status}") for status in (429, 503, 529)),
         (456, InputError, "no characters left"),
-        (503, TransientError, "status 503"),
-        (529, TransientError, "status 529"),
     ],
 )
 def test_refusals_say_what_to_do_and_cost_nothing(
@@ -156,7 +133,7 @@ def test_refusals_say_what_to_do_and_cost_nothing(
 
 @pytest.mark.parametrize("hangs", [True, False])
 def test_a_request_without_an_answer_is_transient_and_counts_as_paid(
-    deepl_server: Any, hangs: bool, monkeypatch: pytest.MonkeyPatch
+    hangs: bool, deepl_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("translation.engines.deepl_engine.TIMEOUT_S", 0.1)  # the client makes it a second
 
@@ -167,34 +144,33 @@ def test_a_request_without_an_answer_is_transient_and_counts_as_paid(
 
     deepl_server.trouble.append(stay_silent)
     translator = engine(max_characters=9)
-    with pytest.raises(TransientError, match="does not answer"):
-        translator.translate(["a dog"])
-    assert translator.num_characters == 5
-    with pytest.raises(SettingsError, match="max_characters"):
-        translator.translate(["a dog"])
+    for error, message in ((TransientError, "does not answer"), (SettingsError, "max_characters")):
+        with pytest.raises(error, match=message):
+            translator.translate(["a dog"])
+        assert translator.num_characters == 5
 
 
 @pytest.mark.parametrize(
     "distort",
     [
-        lambda reply: b"<html>sign in to the wireless network</html>",
-        lambda reply: [],
-        lambda reply: {"translations": None},
-        lambda reply: {"translations": ["<a dog>", "<a cat>"]},
+        lambda _: b"<html>sign in to the wireless network</html>",
+        lambda _: [],
+        lambda _: {"translations": None},
+        lambda _: {"translations": ["<a dog>", "<a cat>"]},
         lambda reply: {"translations": reply["translations"][:1]},
         lambda reply: {"translations": reply["translations"] * 2},
         lambda reply: {"translations": [{**item, "text": 7} for item in reply["translations"]]},
     ],
 )
 def test_a_strange_reply_is_an_error_never_a_misaligned_translation(
-    deepl_server: Any, distort: Callable[[Any], Any]
+    distort: Callable[[Any], Any], deepl_server: Any
 ) -> None:
     deepl_server.distort = distort
     with pytest.raises(InputError, match="DEEPL_SERVER_URL"):
         engine().translate(["a dog", "a cat"])
 
 
-@pytest.mark.parametrize("key", ["", "  \n", "s3cret\r\nX-Header: s3cret", "s3cret s3cret", "s3crêt", "s3cret\x7f"])
+@pytest.mark.parametrize("key", ["", "  \n", "s3cret\r\nX-Header: s3cret", "s3cret s3cret", "s3crêt"])
 def test_what_cannot_be_a_key_is_refused_unseen(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("DEEPL_AUTH_KEY", key)
     with pytest.raises(SettingsError, match="DEEPL_AUTH_KEY") as raised:
@@ -218,12 +194,8 @@ def test_the_key_is_not_sent_in_the_clear(deepl_server: Any, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("pack", "code"),
     [
-        (IT, "IT"),
-        (EN, "EN-US"),
+        *((LanguagePack.minimal(code), called) for code, called in CALLED.items()),
         (replace(EN, deepl="en-gb"), "EN-GB"),
-        (LanguagePack.minimal("pt"), "PT-PT"),
-        (LanguagePack.minimal("zh"), "ZH-HANS"),
-        (LanguagePack.minimal("no"), "NB"),
     ],
 )
 def test_languages_are_called_as_deepl_calls_them(deepl_server: Any, pack: LanguagePack, code: str) -> None:
@@ -234,24 +206,18 @@ def test_languages_are_called_as_deepl_calls_them(deepl_server: Any, pack: Langu
     assert (back["source_lang"], back["target_lang"]) == (code.split("-")[0], "DE")
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "message"),
-    [
-        (EN, LanguagePack.minimal("tlh"), r"to 'TLH'.*tlh\.toml"),
-        (LanguagePack.minimal("tlh"), IT, "from 'TLH'"),
+def test_a_language_that_deepl_lacks_is_found_before_work(deepl_server: Any) -> None:
+    klingon = LanguagePack.minimal("tlh")
+    for source, target, message in (
+        (EN, klingon, r"to 'TLH'.*tlh\.toml"),
+        (klingon, IT, "from 'TLH'"),
         (IT, LanguagePack(code="en", deepl="EN"), "to 'EN'"),
-    ],
-)
-def test_a_language_that_deepl_lacks_is_found_before_work(
-    deepl_server: Any, source: LanguagePack, target: LanguagePack, message: str
-) -> None:
-    with pytest.raises(SettingsError, match=message):
-        engine(source, target)
+    ):
+        with pytest.raises(SettingsError, match=message):
+            engine(source, target)
 
 
-def test_the_fingerprint_tells_what_decides_the_text_and_nothing_else(
-    deepl_server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fingerprint_tells_what_decides_the_text_and_nothing_else(deepl_server: Any, monkeypatch: Any) -> None:
     first = engine().fingerprint
     assert first.startswith("deepl:en-it:")
     assert engine(IT, replace(EN, deepl="EN-GB")).fingerprint != engine(IT, EN).fingerprint
@@ -260,23 +226,26 @@ def test_the_fingerprint_tells_what_decides_the_text_and_nothing_else(
     assert engine(max_characters=7).fingerprint == first
 
 
-def test_the_key_is_nowhere_to_be_seen(
-    deepl_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_key_is_nowhere_to_be_seen(deepl_server: Any, monkeypatch: Any, caplog: Any) -> None:
     monkeypatch.setenv("DEEPL_AUTH_KEY", f" {deepl_server.key}\r\n")  # blanks around it do no harm
     caplog.set_level(logging.DEBUG)
     caplog.set_level(logging.DEBUG, logger="deepl")
     translator = engine()
-    shown = [repr(translator), translator.fingerprint]
-    translator.translate(["a dog"])
+    shown = [repr(translator), translator.fingerprint, *texts(translator, ["a dog"])]
+
+    def fail() -> None:
+        with pytest.raises(PipelineError) as raised:
+            translator.translate(["a bird"])
+        shown.extend(traceback.format_exception(raised.value))
+
     for status in (400, 403, 404, 413, 418, 456, 503):
         deepl_server.trouble.append(status)
-        shown.append(failure(translator))
+        fail()
     deepl_server.distort = lambda reply: []
-    shown.append(failure(translator))
+    fail()
     deepl_server.shutdown()
     deepl_server.server_close()
-    shown.append(failure(translator))
+    fail()
     assert {"deepl", "urllib3.connectionpool"} <= {record.name for record in caplog.records}
     assert "a dog" in caplog.text
     assert "5ecret" not in caplog.text + "".join(shown)

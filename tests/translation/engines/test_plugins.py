@@ -45,8 +45,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     def put(
         source: str, name: str = "mine", package: str = "mine-engine", entry_points: str = "", metadata: str = ""
     ) -> str:
-        module = package.replace("-", "_")
-        site = tmp_path / f"site-{package}"
+        module, site = package.replace("-", "_"), tmp_path / f"site-{package}"
         info = site / f"{module}-1.5.dist-info"
         info.mkdir(parents=True)
         (site / f"{module}.py").write_text(source, encoding="utf-8")
@@ -88,10 +87,9 @@ def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) ->
         opened("glossary")
 
 
-def test_listing_names_imports_nothing(install: Install) -> None:
+def test_listing_names_and_reading_settings_imports_nothing(install: Install) -> None:
     module = install("raise RuntimeError('imported')", name="lister")
     assert engine_names() == [*ENGINES, "lister"]
-    assert module not in sys.modules
     TranslateConfig(engine="lister", settings={"a": 1})
     assert module not in sys.modules
 
@@ -134,27 +132,18 @@ def test_texts_with_scores_limits_and_the_way_back(install: Install) -> None:
 
 
 TRANSLATE = "        self.asked.append(captions)\n        return [caption.upper() for caption in captions]\n"
+ENGINE = "\ndef open_engine(r): return E()"
 BROKEN_AT_OPENING = {
     "import no_such_module": "ModuleNotFoundError: No module named 'no_such_module'",
     "def other(): pass": "AttributeError",
     "open_engine = 3": "must be a function, but is 3",
     "def open_engine(r): return None": "fingerprint must be a non-empty string, got None",
-    "class E: fingerprint = ''\ndef open_engine(r): return E()": "fingerprint must be a non-empty string, got ''",
-    "class E: fingerprint = 'x'\ndef open_engine(r): return E()": "no method",
-    "class E:\n    fingerprint, max_chunk_size = 'x', 0\ndef open_engine(r): return E()": "size must be a pos",
-    "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))\n"
-    "def open_engine(r): return E()": "changes between two reads",
+    f"class E: fingerprint = ''{ENGINE}": "fingerprint must be a non-empty string, got ''",
+    f"class E: fingerprint = 'x'{ENGINE}": "no method",
+    f"class E: fingerprint, max_chunk_size = 'x', 0{ENGINE}": "size must be a pos",
+    "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))"
+    + ENGINE: "changes between two reads",
 }
-
-
-@pytest.mark.parametrize("source", BROKEN_AT_OPENING)
-def test_a_package_that_does_not_open(source: str, install: Install) -> None:
-    install(source)
-    told = refusal(InputError)
-    assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
-    assert BROKEN_AT_OPENING[source] in told
-
-
 BROKEN_AT_WORK = {
     "return []": "0 translations for 2 captions",
     "return 'ab'": "it returned 'ab', not a list",
@@ -171,16 +160,17 @@ BROKEN_AT_WORK = {
 }
 
 
-@pytest.mark.parametrize("body", BROKEN_AT_WORK)
-def test_an_engine_that_does_not_translate(body: str, install: Install) -> None:
-    install(GOOD.replace(TRANSLATE, f"        {body}\n"))
+BROKEN = BROKEN_AT_OPENING | {
+    GOOD.replace(TRANSLATE, f"        {body}\n"): message for body, message in BROKEN_AT_WORK.items()
+}
+
+
+@pytest.mark.parametrize("source", BROKEN, ids=[*BROKEN_AT_OPENING, *BROKEN_AT_WORK])
+def test_a_package_that_does_not_open_or_does_not_translate_is_named(source: str, install: Install) -> None:
+    install(source)
     told = refusal(InputError)
-    assert told.startswith("the engine 'mine' of the package mine-engine 1.5 failed")
-    assert BROKEN_AT_WORK[body] in told
-
-
-OURS = "from data_catalog.errors import SettingsError, TransientError\n"
-OWN = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n"
+    assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
+    assert BROKEN[source] in told
 
 
 @pytest.mark.parametrize(
@@ -194,26 +184,26 @@ OWN = "class Own(TransientError):\n    def __init__(self, a, b):\n        super(
 def test_errors_have_the_class_of_who_must_act(
     raised: str, error: type[PipelineError], message: str, install: Install
 ) -> None:
-    install(OURS + OWN + GOOD.replace(TRANSLATE, f"        raise {raised}\n"))
+    own = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n"
+    imported = "from data_catalog.errors import SettingsError, TransientError\n"
+    install(imported + own + GOOD.replace(TRANSLATE, f"        raise {raised}\n"))
     assert message in refusal(error)
 
 
 def test_names_that_are_taken(install: Install) -> None:
-    install("raise RuntimeError('imported')", package="first")
-    install("raise RuntimeError('imported')", package="second")
+    for name, package in (("mine", "first"), ("mine", "second"), ("argos", "third")):
+        install("raise RuntimeError('imported')", name=name, package=package)
     assert "several packages, first and second" in refusal(InputError)
-    install("raise RuntimeError('imported')", name="argos", package="third")
     assert "the package third has an engine 'argos'" in refusal(InputError, "argos")
 
 
-def test_metadata_may_be_anything(
-    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_metadata_may_be_anything(install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     install("", package="shapeless", entry_points="[vernaclip.engines]\nno equals sign\n")
     install("", package="misnamed", entry_points="[vernaclip.engines]\nÜber Engine = misnamed:open\n")
     install(GOOD, package="nameless", name="orphan", metadata="\n")
-    (tmp_path / "site-shapeless" / "bytes-1.dist-info").mkdir()
-    (tmp_path / "site-shapeless" / "bytes-1.dist-info" / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
+    info = tmp_path / "site-shapeless" / "bytes-1.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
     assert engine_names() == [*ENGINES, "orphan"]
     assert "the engines of the package shapeless cannot be read" in caplog.text
     assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text

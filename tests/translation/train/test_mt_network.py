@@ -9,28 +9,12 @@ import torch
 
 from translation.train.config import TrainPackageConfig
 from translation.train.loop import epoch_batches, grouped, lr_factor, smoothed_cross_entropy, to_batch
-from translation.train.model import END_ID, START_ID, TranslationModel, save_ctranslate2, visible
+from translation.train.model import END_ID, START_ID, TranslationModel, save_ctranslate2
 
 CONFIG = TrainPackageConfig(
     vocabulary_size=40, embed_dim=32, num_heads=4, ffn_dim=64, num_encoder_layers=2, num_decoder_layers=3, dropout=0.1
 )
 PIECES = ["<unk>", "<s>", "</s>", *(f"p{number}" for number in range(37))]
-
-
-def greedy(model: TranslationModel, source: list[int], *, start: int, end: int, max_tokens: int) -> list[int]:
-    """The most probable next token, again and again: ids of one translation, without start and end token."""
-    model.eval()
-    ids = torch.tensor([source])
-    mask = visible(torch.tensor([len(source)]), len(source))
-    target = [start]
-    with torch.no_grad():
-        memory = model.encode(ids, mask)
-        for _ in range(max_tokens):
-            best = int(model.logits(model.decode(memory, mask, torch.tensor([target]))[0, -1]).argmax())
-            if best == end:
-                break
-            target.append(best)
-    return target[1:]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +34,6 @@ def test_ctranslate2_computes_what_torch_computes(network: TranslationModel, sou
     save_ctranslate2(network, PIECES, tmp_path, quantization=None)
     model = ctranslate2.Translator(str(tmp_path), inter_threads=1, intra_threads=1)
     tokens = [PIECES[index] for index in source]
-    found = model.translate_batch([tokens], beam_size=1, max_decoding_length=12)[0].hypotheses[0]
-    expected = greedy(network, source, start=START_ID, end=END_ID, max_tokens=12)
-    # CTranslate2 does not let the end token come first.
-    assert found == [PIECES[index] for index in expected] or not expected
-
     target = [4, 17, 23, 5, 39]
     scores = model.score_batch([tokens], [[PIECES[index] for index in target]])[0].log_probs
     with torch.no_grad():
@@ -66,10 +45,8 @@ def test_ctranslate2_computes_what_torch_computes(network: TranslationModel, sou
 
 def test_padding_changes_nothing(network: TranslationModel) -> None:
     short, long = ([4, 5], [6]), ([7, 8, 9, 10, 11], [12, 13, 14, 15])
-    source, lengths, target, _ = to_batch([short, long])
     with torch.no_grad():
-        together = network(source, lengths, target)
-        alone = network(*to_batch([short])[:3])
+        together, alone = (network(*to_batch(pairs)[:3]) for pairs in ([short, long], [short]))
     torch.testing.assert_close(together[:1, :2], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -102,9 +79,7 @@ def test_the_loss_is_the_librarys(dtype: torch.dtype, tolerance: float, label_sm
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    config = replace(CONFIG, num_steps=100, warmup_steps=10)
-    factors = [lr_factor(step, config) for step in range(101)]
+    factors = [lr_factor(step, replace(CONFIG, num_steps=100, warmup_steps=10)) for step in range(101)]
     assert factors[9] == factors[10] == max(factors) == 1
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[100] == pytest.approx(0)
+    assert (factors[0], factors[100]) == pytest.approx((0.1, 0))
     assert factors[10:] == sorted(factors[10:], reverse=True)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from safetensors.torch import load_file
 
 from cleaning.languages.identification import caption_language
 from data_catalog.errors import DamagedError, PipelineError, SettingsError
-from flows.cli import main
 from translation.packages.package import open_package
 from translation.train import loop
 from translation.train.config import TrainPackageConfig
@@ -36,21 +36,10 @@ from translation.train.training import (
     training_folder,
 )
 
-QUICK = TrainPackageConfig(
-    vocabulary_size=150,
-    embed_dim=16,
-    num_heads=2,
-    ffn_dim=32,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    num_steps=6,
-    warmup_steps=2,
-    batch_tokens=256,
-    num_held_out=4,
-    validate_every_steps=2,
-    check_languages=False,
-)
-CHANGED = {name: value for name, value in asdict(QUICK).items() if value != asdict(TrainPackageConfig())[name]}
+SIZES = {"vocabulary_size": 150, "embed_dim": 16, "num_heads": 2, "ffn_dim": 32}
+LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1, "check_languages": False}
+STEPS = {"num_steps": 6, "warmup_steps": 2, "batch_tokens": 256, "num_held_out": 4, "validate_every_steps": 2}
+QUICK = TrainPackageConfig(**SIZES, **LAYERS, **STEPS)  # type: ignore[arg-type]
 
 
 def train(pairs: Path, out: Path, config: TrainPackageConfig = QUICK, **given: Any) -> TrainReport:
@@ -59,19 +48,24 @@ def train(pairs: Path, out: Path, config: TrainPackageConfig = QUICK, **given: A
 
 
 def command(pairs: Path, out: Path) -> list[str]:
-    quick = [word for name, value in CHANGED.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    quick = [
+        word for name, value in (SIZES | LAYERS | STEPS).items() for word in ("--set", f"{name}={json.dumps(value)}")
+    ]
     return ["mt", "train", str(pairs), "--from", "en", "--to", "it", "--out", str(out), *quick]
 
 
+Finished = tuple[Path, TrainReport]
+
+
 @pytest.fixture(scope="module")
-def finished(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
+def finished(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A package of `QUICK` with its training folder, which nobody changes, and its report."""
     out = tmp_path_factory.mktemp("finished") / "en_it.argosmodel"
     return out, train(tiny_tsv, out)
 
 
 @pytest.fixture
-def copied(finished: tuple[Path, TrainReport], tmp_path: Path) -> Path:
+def copied(finished: Finished, tmp_path: Path) -> Path:
     """A copy of that, which a test may change."""
     shutil.copytree(finished[0].parent, tmp_path / "copy")
     return tmp_path / "copy" / "en_it.argosmodel"
@@ -83,7 +77,7 @@ def assert_same_training(found: Path, expected: Path) -> None:
         assert (training_folder(found) / name).read_bytes() == (training_folder(expected) / name).read_bytes()
 
 
-def test_equal_training_gives_an_equal_file(finished: tuple[Path, TrainReport], tiny_tsv: Path, tmp_path: Path) -> None:
+def test_equal_training_gives_an_equal_file(finished: Finished, tiny_tsv: Path, tmp_path: Path) -> None:
     out, state = tmp_path / "en_it.argosmodel", torch.random.get_rng_state()
     assert train(tiny_tsv, out) == finished[1]
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -122,7 +116,7 @@ with mock.patch(sys.argv[1], act):
     ],
 )
 def test_a_killed_training_gives_the_same_package(
-    function: str, finished: tuple[Path, TrainReport], tiny_tsv: Path, tmp_path: Path
+    function: str, finished: Finished, tiny_tsv: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "en_it.argosmodel"
     code = [sys.executable, "-c", KILLED, function, *command(tiny_tsv, out)]
@@ -132,14 +126,9 @@ def test_a_killed_training_gives_the_same_package(
 
 
 def test_an_interrupted_training_says_how_to_go_on(
-    finished: tuple[Path, TrainReport],
-    tiny_tsv: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    finished: Finished, tiny_tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[..., str]
 ) -> None:
-    out, steps = tmp_path / "en_it.argosmodel", []
-    real = loop.train_step
+    out, steps, real = tmp_path / "en_it.argosmodel", [], loop.train_step
 
     def step(*given: Any) -> float:
         steps.append(1)
@@ -148,10 +137,9 @@ def test_an_interrupted_training_says_how_to_go_on(
         return real(*given)
 
     monkeypatch.setattr(loop, "train_step", step)
-    assert main(command(tiny_tsv, out)) == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
+    assert "run the same command again to resume" in told(command(tiny_tsv, out), code=130)
     assert not list(training_folder(out).glob(".tmp-*"))
-    assert main(command(tiny_tsv, out)) == 0
+    told(command(tiny_tsv, out))
     assert len(steps) == 4 + 4, "the two steps before the last validation are not done again"
     assert_same_training(out, finished[0])
 
@@ -181,7 +169,7 @@ def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
 
 
 def test_a_finished_training_is_packed_again_without_a_step(
-    copied: Path, finished: tuple[Path, TrainReport], tiny_tsv: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, finished: Finished, tiny_tsv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied.unlink()
     monkeypatch.delattr(loop, "train_step")
@@ -243,7 +231,7 @@ def test_more_pairs_continue_a_training(copied: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_continued_is_told(
-    copied: Path, tiny_tsv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, tiny_tsv: Path, tmp_path: Path, told: Callable[..., str]
 ) -> None:
     out = tmp_path / "new.argosmodel"
 
@@ -259,8 +247,7 @@ def test_what_cannot_be_continued_is_told(
     stray.write_bytes(copied.read_bytes())
     assert "stray.argosmodel.training" in fault(continued=stray)
     # Sizes are the earlier training's.
-    assert main([*command(tiny_tsv, out), "--continue", str(copied)]) == 1
-    assert "--set embed_dim, ffn_dim" in capsys.readouterr().err
+    assert "--set embed_dim, ffn_dim" in told([*command(tiny_tsv, out), "--continue", str(copied)], code=1)
     copied.unlink()
     assert "has ended" in fault()
     assert not list(tmp_path.glob("new*"))
@@ -285,9 +272,7 @@ def test_damaged_held_out_pairs_are_told(copied: Path, content: bytes) -> None:
 @given(
     text=st.text(st.sampled_from("\x01\x7f\x8f\u061c\u00ad\u200b\u200d\u200f\u2581\ufeff\ufffd\u3000aé☃"), min_size=1)
 )
-def test_every_text_that_is_trained_on_has_pieces(
-    finished: tuple[Path, TrainReport], tmp_path: Path, text: str
-) -> None:
+def test_every_text_that_is_trained_on_has_pieces(finished: Finished, tmp_path: Path, text: str) -> None:
     # A batch of sources without a piece ended the training with a traceback.
     path = tmp_path / "pairs.tsv"
     path.write_text(f"a dog\tun cane\n{text}\tun cane\na dog\t{text}\n", encoding="utf-8")
@@ -296,19 +281,13 @@ def test_every_text_that_is_trained_on_has_pieces(
     assert all(vocabulary.encode(kept) for pair in data.training for kept in pair)
 
 
-def test_the_package_says_what_it_is(finished: tuple[Path, TrainReport]) -> None:
+def test_the_package_says_what_it_is(finished: Finished) -> None:
     with zipfile.ZipFile(finished[0]) as file:
-        members = {member.filename.removeprefix("translate-en_it-1_0/"): member for member in file.infolist()}
-        metadata = json.loads(file.read(members["metadata.json"]))
-        card = file.read(members["README.md"]).decode()
-    assert sorted(members) == [
-        "README.md",
-        "metadata.json",
-        "model/config.json",
-        "model/model.bin",
-        "model/shared_vocabulary.json",
-        "sentencepiece.model",
-    ]
+        names = sorted(member.filename.removeprefix("translate-en_it-1_0/") for member in file.infolist())
+        metadata = json.loads(file.read("translate-en_it-1_0/metadata.json"))
+        card = file.read("translate-en_it-1_0/README.md").decode()
+    model = ["model/config.json", "model/model.bin", "model/shared_vocabulary.json"]
+    assert names == ["README.md", "metadata.json", *model, "sentencepiece.model"]
     assert (metadata["from_code"], metadata["from_name"], metadata["to_name"]) == ("en", "English", "Italian")
     assert "# English to Italian, version 1.0" in card
     assert "- `num_steps`: 6" in card
@@ -317,8 +296,7 @@ def test_the_package_says_what_it_is(finished: tuple[Path, TrainReport]) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"from_code": "EN"}, "'EN'"),
-        ({"to_code": "../x"}, "ISO 639"),
+        *(({"from_code": code}, f"'{code}'") for code in ("EN", "../x")),
         ({"to_code": "en"}, "itself"),
         ({"out": Path("model.zip")}, "argosmodel"),
         ({"out": Path("taken.argosmodel")}, "folder"),
@@ -338,18 +316,12 @@ def test_wrong_arguments_are_config_errors(
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("num_steps", 0),
-        ("lr", 0.0),
-        ("lr", float("nan")),
-        ("weight_decay", float("inf")),
-        ("seed", 2**64),
-        ("package_version", "1/0"),
-        ("precision", "fp16"),
-        ("early_stop", -1),
-        ("dropout", 1.0),
-        ("label_smoothing", -0.1),
+        *((name, 0) for name in ("num_steps", "lr", "batch_tokens")),
+        *((name, float("nan")) for name in ("lr", "weight_decay")),
+        *((name, -1) for name in ("early_stop", "threads", "warmup_steps")),
+        *((name, value) for name in ("dropout", "label_smoothing") for value in (-0.1, 1.0)),
+        *{"weight_decay": float("inf"), "seed": 2**64, "package_version": "1/0", "precision": "fp16"}.items(),
         ("embed_dim", 20),
-        ("threads", -1),
     ],
 )
 def test_wrong_settings_name_the_field(name: str, value: float | str) -> None:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,21 +17,7 @@ CONFIG = TrainPackageConfig(num_steps=4400, license="CC0 <b>")
 SOURCES = Sources(from_code="en", to_code="de", pairs_sha256=("ab" * 32,), held_out_sha256=None, continued=None)
 METADATA = {"package_version": "1.0", "from_name": "English", "to_name": "German"}
 DATA = ParallelCaptions(training=[("a", "b")] * 90, held_out=[("c", "d")] * 10, dropped={}, examples={})
-REPORT = TrainReport(
-    num_training=90,
-    num_held_out=10,
-    dropped={},
-    num_parameters=4_806_144,
-    vocabulary_size=8000,
-    num_steps=4400,
-    best_step=600,
-    held_out_loss=1.25,
-    exact_match=0.123,
-    bleu=39.14,
-    chrf=63.46,
-)
-
-
+SCORES = {"held_out_loss": 1.25, "exact_match": 0.123, "bleu": 39.14, "chrf": 63.46}
 CELLS = ("td", "th", "dt", "dd")
 
 
@@ -56,8 +41,7 @@ class Page(HTMLParser):
             self.cells.append("")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in CELLS:
-            self._in_cell = False
+        self._in_cell = self._in_cell and tag not in CELLS
 
     def handle_data(self, data: str) -> None:
         if self.cdata_elem:
@@ -66,8 +50,10 @@ class Page(HTMLParser):
         if self._in_cell:
             self.cells[-1] += data
 
-    def attributes(self, name: str) -> list[str]:
-        return [value or "" for _, attributes in self.tags for key, value in attributes.items() if key == name]
+    def after(self, cell: str, count: int) -> list[str]:
+        """The cell with this text, and those after it."""
+        place = self.cells.index(cell)
+        return self.cells[place : place + count]
 
     @property
     def words(self) -> str:
@@ -75,79 +61,56 @@ class Page(HTMLParser):
 
 
 def point(step: int, *, chrf: float, train_loss: float = 2.5) -> CurvePoint:
-    return CurvePoint(
-        step=step,
-        epoch=step // 230,
-        seconds=step * 0.75,
-        cpu_seconds=step * 1.5,
-        train_loss=train_loss,
-        held_out_loss=train_loss - 0.5,
-        bleu=chrf / 2,
-        chrf=chrf,
-    )
-
-
-def state_of(*curve: CurvePoint) -> TrainState:
-    last = curve[-1]
-    return TrainState(
-        step=last.step, epoch=last.epoch, seconds=last.seconds, cpu_seconds=last.cpu_seconds, curve=[*curve]
-    )
+    times = {"epoch": step // 230, "seconds": step * 0.75, "cpu_seconds": step * 1.5}
+    losses = {"train_loss": train_loss, "held_out_loss": train_loss - 0.5}
+    return CurvePoint(step=step, bleu=chrf / 2, chrf=chrf, **times, **losses)  # type: ignore[arg-type]
 
 
 def page_of(
-    folder: Path,
-    state: TrainState | None = None,
-    *,
-    texts: tuple[str, ...] = ("Ein Hund.",),
-    data: ParallelCaptions = DATA,
-    report: TrainReport | None = None,
+    folder: Path, *curve: CurvePoint, text: str = "", data: ParallelCaptions = DATA, num_steps: int | None = None
 ) -> Page:
-    path = folder / "en_de.argosmodel.training"
-    training = Training(folder=path, data=data, sources=SOURCES, config=CONFIG, metadata=METADATA)
-    write_report(training, state or TrainState(), texts, num_parameters=4_806_144, report=report)
-    return Page(path / REPORT_FILE)
+    """The page after these validations; of a training that has ended, if `num_steps` is given."""
+    training = Training(
+        folder=folder / "en_de.argosmodel.training", data=data, sources=SOURCES, config=CONFIG, metadata=METADATA
+    )
+    names = ("step", "epoch", "seconds", "cpu_seconds")
+    reached = {name: getattr(curve[-1], name) for name in names} if curve else {}
+    report = num_steps and TrainReport(
+        num_training=90, num_held_out=10, dropped={}, num_parameters=4_806_144, vocabulary_size=8000,
+        num_steps=num_steps, best_step=600, **SCORES,
+    )  # fmt: skip
+    state = TrainState(**reached, curve=[*curve])
+    write_report(training, state, (text,), num_parameters=4_806_144, report=report or None)
+    return Page(training.folder / REPORT_FILE)
 
 
-@pytest.fixture(scope="module")
-def curve_page(tmp_path_factory: pytest.TempPathFactory) -> Page:
-    state = state_of(point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
-    return page_of(tmp_path_factory.mktemp("curve"), state)
-
-
-def test_every_validation_is_listed_and_the_best_is_marked(curve_page: Page) -> None:
+def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(tmp_path: Path) -> None:
+    page = page_of(tmp_path, point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
     for cells in (
         ["200", "2.5", "15.06", "30.12", "2.000", "2.500", "5.0", "1"],
         ["400 best", "5.0", "31.38", "62.75", "2.000", "2.500", "10.0", "2"],
         ["600", "7.5", "31.25", "62.50", "2.000", "2.500", "15.0", "3"],
     ):
-        place = curve_page.cells.index(cells[0])
-        assert curve_page.cells[place : place + len(cells)] == cells
-    assert curve_page.attributes("class").count("best") == 1
-    assert [tag for tag, _ in curve_page.tags].count("svg") == 2
-    assert "after step 600 of 4,400" in curve_page.words
-    assert "4,806,144" in curve_page.words
+        assert page.after(cells[0], 8) == cells
+    assert "after step 600 of 4,400" in page.words
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 2
+    assert not {"script", "img", "link", "iframe", "object", "embed", "image"} & set(tags)
+    (policy,) = [attributes.get("content") for _, attributes in page.tags if "http-equiv" in attributes]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert not [name for name in names if name in ("src", "href") or name.startswith("on")]
 
 
-def test_the_page_loads_nothing_and_runs_nothing(curve_page: Page) -> None:
-    policies = [attributes.get("content") for _, attributes in curve_page.tags if "http-equiv" in attributes]
-    assert policies == ["default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"]
-    assert not {"script", "img", "link", "iframe", "object", "embed", "image"} & {tag for tag, _ in curve_page.tags}
-    assert not curve_page.attributes("src") + curve_page.attributes("href")
-    names = [name for _, attributes in curve_page.tags for name in attributes]
-    assert not [name for name in names if name.startswith("on")]
-
-
-def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> None:
-    page = page_of(tmp_path, state_of(point(4400, chrf=60.0)), report=REPORT)
+def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stopped_early(tmp_path: Path) -> None:
+    page = page_of(tmp_path, point(4400, chrf=60.0), num_steps=4400)
     assert "version 1.0: finished after 4,400 steps." in page.words
     numbers = ["BLEU", "39.1", "chrF", "63.5", "Parameters", "4,806,144", "Minutes", "55.0", "CPU minutes", "110.0"]
     assert page.cells[:10] == numbers
     assert "12.3%" in page.words
     assert "--from en --to de --continue en_de.argosmodel --out" in page.words
-    # One that stopped early says so.
-    diverged = point(800, chrf=60.0, train_loss=float("nan"))
-    page = page_of(tmp_path, state_of(diverged), report=replace(REPORT, num_steps=800))
-    assert page.cells[page.cells.index("800 best") + 4] == "nan"
+    page = page_of(tmp_path, point(800, chrf=60.0, train_loss=float("nan")), num_steps=800)
+    assert page.after("800 best", 5)[4] == "nan"
     assert "800 of 4,400 steps, because chrF" in page.words
 
 
@@ -156,14 +119,10 @@ def test_a_finished_training_has_the_scores_of_its_package(tmp_path: Path) -> No
 def test_no_text_becomes_markup(tmp_path: Path, texts: list[str]) -> None:
     source, translation, reference = (text + NASTY for text in texts)
     line = PairLine(tmp_path / "x.tsv", 1, source, translation)
-    held_out = [(source, reference)]
-    data = replace(DATA, held_out=held_out, dropped={"empty": 1}, examples={"empty": [line]})
-    page = page_of(tmp_path, texts=(translation,), data=data)
-    plain = page_of(tmp_path, data=replace(data, examples={"empty": [replace(line, source="a", target="b")]}))
+    data = replace(DATA, held_out=[(source, reference)], dropped={"empty": 1}, examples={"empty": [line]})
+    page = page_of(tmp_path, text=translation, data=data)
+    plain = page_of(tmp_path, text="a", data=replace(data, examples={"empty": [replace(line, source="a", target="b")]}))
     assert page.tags == plain.tags
-    cells = [attributes.get("lang") for tag, attributes in page.tags if tag == "td" and "lang" in attributes]
-    assert cells == ["en", "de", "de", "", ""]
-    place = page.cells.index(source)
-    assert page.cells[place : place + 3] == [source, translation, reference]
-    place = page.cells.index("x.tsv, 1")
-    assert page.cells[place + 1 : place + 3] == [source, translation]
+    assert [cell["lang"] for tag, cell in page.tags if tag == "td" and "lang" in cell] == ["en", "de", "de", "", ""]
+    assert page.after(source, 3) == [source, translation, reference]
+    assert page.after("x.tsv, 1", 3)[1:] == [source, translation]

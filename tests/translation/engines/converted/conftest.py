@@ -17,18 +17,15 @@ from ctranslate2.converters import TransformersConverter
 
 NUM_STEPS = 200
 SHAPE = {
-    "d_model": 48,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 96,
-    "decoder_ffn_dim": 96,
-    "max_position_embeddings": 48,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "activation_dropout": 0.0,
+    **dict.fromkeys(("d_model", "max_position_embeddings"), 48),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 96),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0),
 }
+MARIAN_FILES = ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"]
+
+Pairs = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,26 +44,25 @@ class Converted:
         tokens: list[str] = self.tokenizer.convert_ids_to_tokens(self.tokenizer(self.prefix + caption).input_ids)
         return tokens
 
-    def generate(self, caption: str, **options: Any) -> str:
+    def generate(self, caption: str) -> str:
         """Greedy translation by `transformers`."""
         inputs = self.tokenizer(self.prefix + caption, return_tensors="pt")
         greedy = {"num_beams": 1, "do_sample": False, "max_length": SHAPE["max_position_embeddings"]}
         with torch.no_grad():
-            (ids,) = self.network.generate(**inputs, **greedy, **self.options, **options)
+            (ids,) = self.network.generate(**inputs, **greedy, **self.options)
         # `transformers` 5 takes the language for a word.
         words = ids[ids != self.options.get("forced_bos_token_id", -1)]
-        text: str = self.tokenizer.decode(words, skip_special_tokens=True)
-        return " ".join(text.split())
+        return " ".join(self.tokenizer.decode(words, skip_special_tokens=True).split())
 
 
 @pytest.fixture(scope="session")
-def pairs(tiny_tsv: Path) -> list[tuple[str, str]]:
+def pairs(tiny_tsv: Path) -> Pairs:
     lines = tiny_tsv.read_text(encoding="utf-8").splitlines()
     return [(source, target) for source, target in (line.split("\t") for line in lines)]
 
 
 @pytest.fixture(scope="session")
-def pieces(pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pieces(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sentencepiece models: "source", "target", "shared"."""
     folder = tmp_path_factory.mktemp("pieces")
     sides = {"source": [pair[0] for pair in pairs], "target": [pair[1] for pair in pairs]}
@@ -84,41 +80,35 @@ def pieces(pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactor
     return {name: folder / f"{name}.model" for name in texts}
 
 
-def pieces_of(path: Path) -> list[str]:
-    """The pieces of a sentencepiece model, without its special ones."""
-    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    return [model.id_to_piece(number) for number in range(3, model.get_piece_size())]
+def write_vocabulary(folder: Path, first: Sequence[str], models: Sequence[Path], last: Sequence[str]) -> dict[str, int]:
+    """Write the pieces of sentencepiece models, without their special ones, between other tokens."""
+    found = [sentencepiece.SentencePieceProcessor(model_file=str(path)) for path in models]
+    texts = [model.id_to_piece(number) for model in found for number in range(3, model.get_piece_size())]
+    vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*first, *texts, *last]))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    return vocabulary
 
 
 @pytest.fixture(scope="session")
-def opus(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Converted:
+def opus(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian, Marian."""
-    folder = tmp_path_factory.mktemp("opus")
-    network, tokenizer = _marian(pieces, folder, languages=())
-    train(network, tokenizer, pairs)
-    return convert(network, tokenizer, folder, ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"])
+    return marian(pieces, pairs, tmp_path_factory.mktemp("opus"), languages=())
 
 
 @pytest.fixture(scope="session")
-def opus_of_many(
-    pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
-) -> Converted:
+def opus_of_many(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian or, in place of French, English, Marian."""
-    folder = tmp_path_factory.mktemp("opus_of_many")
-    network, tokenizer = _marian(pieces, folder, languages=(">>fra<<", ">>ita<<"))
     of_both = [[(f">>ita<< {source}", target), (f">>fra<< {source}", source)] for source, target in pairs]
-    train(network, tokenizer, list(chain.from_iterable(of_both)))
-    files = ["source.spm", "target.spm", "vocab.json", "tokenizer_config.json"]
-    return convert(network, tokenizer, folder, files, prefix=">>ita<< ")
+    folder = tmp_path_factory.mktemp("opus_of_many")
+    return marian(pieces, list(chain.from_iterable(of_both)), folder, languages=(">>fra<<", ">>ita<<"))
 
 
-def _marian(pieces: dict[str, Path], folder: Path, languages: Sequence[str]) -> tuple[Any, Any]:
+def marian(pieces: dict[str, Path], pairs: Pairs, folder: Path, languages: Sequence[str]) -> Converted:
     from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
-    tokens = ["</s>", "<unk>", *pieces_of(pieces["source"]), *pieces_of(pieces["target"]), *languages, "<pad>"]
-    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    files = (str(pieces["source"]), str(pieces["target"]), str(folder / "vocab.json"))
+    sides = [pieces["source"], pieces["target"]]
+    vocabulary = write_vocabulary(folder, ["</s>", "<unk>"], sides, [*languages, "<pad>"])
+    files = map(str, (*sides, folder / "vocab.json"))
     tokenizer = MarianTokenizer(*files, source_lang="en", target_lang="roa" if languages else "it")
     torch.manual_seed(3)
     config = MarianConfig(
@@ -133,27 +123,27 @@ def _marian(pieces: dict[str, Path], folder: Path, languages: Sequence[str]) -> 
         tie_word_embeddings=False,  # else training moves the row of "<pad>", which starts the decoder and must be zero
         **SHAPE,
     )
-    return MarianMTModel(config), tokenizer
+    network = MarianMTModel(config)
+    train(network, tokenizer, pairs)
+    return convert(network, tokenizer, folder, MARIAN_FILES, prefix=">>ita<< " if languages else "")
 
 
 @pytest.fixture(scope="session")
-def m2m(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Converted:
+def m2m(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian and back to itself, by the token that the translation begins with."""
     from transformers import M2M100Tokenizer
 
     folder = tmp_path_factory.mktemp("m2m")
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", *pieces_of(pieces["shared"])]
-    vocabulary = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    vocabulary = write_vocabulary(folder, ["<s>", "<pad>", "</s>", "<unk>"], [pieces["shared"]], [])
     tokenizer = M2M100Tokenizer(str(folder / "vocab.json"), str(pieces["shared"]), src_lang="en", tgt_lang="it")
-    network = _m2m(len(vocabulary) + len(tokenizer.lang_token_to_id) + tokenizer.num_madeup_words)
+    network = m2m_network(len(vocabulary) + len(tokenizer.lang_token_to_id) + tokenizer.num_madeup_words)
     train(network, tokenizer, pairs)
     files = ["sentencepiece.bpe.model", "vocab.json", "tokenizer_config.json", "special_tokens_map.json"]
     return convert(network, tokenizer, folder, files, forced_bos_token_id=tokenizer.get_lang_id("it"))
 
 
 @pytest.fixture(scope="session")
-def nllb(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Converted:
+def nllb(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian, with a `tokenizer.json`."""
     from transformers import NllbTokenizer
 
@@ -163,30 +153,29 @@ def nllb(pieces: dict[str, Path], pairs: list[tuple[str, str]], tmp_path_factory
     tokenizer = NllbTokenizer.from_pretrained(
         folder, src_lang="eng_Latn", tgt_lang="ita_Latn", extra_special_tokens=languages
     )
-    network = _m2m(len(tokenizer))
+    network = m2m_network(len(tokenizer))
     train(network, tokenizer, pairs)
     italian = tokenizer.convert_tokens_to_ids("ita_Latn")
     return convert(network, tokenizer, folder, ["tokenizer.json", "tokenizer_config.json"], forced_bos_token_id=italian)
 
 
-def _m2m(vocabulary_size: int) -> Any:
+def m2m_network(vocabulary_size: int) -> Any:
     from transformers import M2M100Config, M2M100ForConditionalGeneration
 
     torch.manual_seed(3)
     return M2M100ForConditionalGeneration(M2M100Config(vocab_size=vocabulary_size, init_std=0.1, **SHAPE))
 
 
-def train(network: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
+def train(network: Any, tokenizer: Any, pairs: Pairs) -> None:
     """Long enough that the network prefers one word to the others."""
-    batch = tokenizer(
-        [source for source, _ in pairs], text_target=[target for _, target in pairs], return_tensors="pt", padding=True
-    )
+    sources, targets = map(list, zip(*pairs, strict=True))
+    batch = tokenizer(sources, text_target=targets, return_tensors="pt", padding=True)
     batch["labels"][batch["labels"] == tokenizer.pad_token_id] = -100
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     # Down to nothing at the end: a model caught in mid leap says one thing on one processor and another on the next.
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=NUM_STEPS)
     choose = random.Random(1)
-    with one_thread():
+    with threads(1):
         for _ in range(NUM_STEPS):
             rows = choose.sample(range(len(pairs)), 32)
             network(**{name: values[rows] for name, values in batch.items()}).loss.backward()
@@ -196,38 +185,37 @@ def train(network: Any, tokenizer: Any, pairs: list[tuple[str, str]]) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower with two."""
+def threads(number: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small are many times slower with two on a busy machine."""
+    with threads(1):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def convert(
     network: Any, tokenizer: Any, folder: Path, files: list[str], *, prefix: str = "", **options: Any
 ) -> Converted:
     """Save with `transformers`, convert with CTranslate2."""
-    original = folder / "original"
+    original, converted = folder / "original", folder / "converted"
     network.eval().save_pretrained(original)
     tokenizer.save_pretrained(original)
     if hasattr(tokenizer, "lang_token_to_id"):
-        _write_languages(original, list(tokenizer.lang_token_to_id))
-    TransformersConverter(str(original), copy_files=files).convert(str(folder / "converted"))
-    converted = folder / "converted"
+        # As the published M2M-100 has them; `transformers` 5 writes none, and the converter would miss them.
+        said = {"src_lang": None, "tgt_lang": None, "tokenizer_class": "M2M100Tokenizer"}
+        (original / "tokenizer_config.json").write_text(json.dumps(said), encoding="utf-8")
+        special = {"additional_special_tokens": list(tokenizer.lang_token_to_id)}
+        (original / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
+    TransformersConverter(str(original), copy_files=files).convert(str(converted))
     return Converted(
         original=original, folder=converted, network=network, tokenizer=tokenizer, prefix=prefix, options=options
     )
-
-
-def _write_languages(original: Path, languages: list[str]) -> None:
-    """As the published M2M-100 has them; `transformers` 5 writes none, and the converter would miss them."""
-    config = json.dumps({"src_lang": None, "tgt_lang": None, "tokenizer_class": "M2M100Tokenizer"})
-    (original / "tokenizer_config.json").write_text(config, encoding="utf-8")
-    special = json.dumps({"additional_special_tokens": languages})
-    (original / "special_tokens_map.json").write_text(special, encoding="utf-8")
 
 
 @pytest.fixture
@@ -235,6 +223,7 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
     """A copy of a folder that a test may change."""
 
     def copy(folder: Path) -> Path:
-        return shutil.copytree(folder, tmp_path / "copy", dirs_exist_ok=True)
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        return shutil.copytree(folder, tmp_path / "copy")
 
     return copy
