@@ -86,7 +86,7 @@ def test_an_image_that_looks_the_same_as_a_held_out_one_is_in_no_other_split() -
     assert judged(rows, split_guard=False)[0] == ("KEEP", 0)
 
 
-def test_what_looks_like_a_stand_in_is_one() -> None:
+def test_what_looks_like_a_stand_in_is_one_and_images_of_test_sets_are_nobodys_duplicates() -> None:
     rows = [
         {"bytes": "a", "look": 1, "preference": 5, "placeholder": True},
         {"bytes": "b", "look": 1, "preference": 0},
@@ -94,26 +94,15 @@ def test_what_looks_like_a_stand_in_is_one() -> None:
     ]
     assert judged(rows) == [("PLACEHOLDER", 0), ("PLACEHOLDER", 0), ("KEEP", 2)]
     assert judged(rows, near_images=False)[1] == ("KEEP", 1)
-
-
-def test_images_of_test_sets_are_nobodys_duplicates() -> None:
-    rows = [{"bytes": "a", "look": 1, "left_out": True}, {"bytes": "b", "look": 1}, {"bytes": "b", "look": 1}]
-    assert judged(rows) == [("KEEP", 0), ("KEEP", 1), ("DUPLICATE", 1)]
-
-
-def test_no_image_at_all() -> None:
-    one = images([{"bytes": "a"}])
+    held = [{"bytes": "a", "look": 1, "left_out": True}, {"bytes": "b", "look": 1}, {"bytes": "b", "look": 1}]
+    assert judged(held) == [("KEEP", 0), ("KEEP", 1), ("DUPLICATE", 1)]
+    one = images(held[:1])
     nothing = Images(**{field.name: getattr(one, field.name)[:0] for field in fields(one)})
-    verdicts, account = judge_images(nothing, DuplicatesConfig())
-    assert (len(verdicts), len(account)) == (0, 0)
-
-
-def chain(num: int, **more: Any) -> Rows:
-    return [{"bytes": number, "look": (1, number), **more} for number in range(num)]
+    assert [len(found) for found in judge_images(nothing, DuplicatesConfig())] == [0, 0]
 
 
 def test_a_held_out_image_costs_training_what_looks_like_it_and_no_more() -> None:
-    rows = chain(20)
+    rows: Rows = [{"bytes": number, "look": (1, number)} for number in range(20)]
     rows[10]["split"] = VAL
     expected = ["KEEP", *["NEAR_DUPLICATE"] * 3, *["SPLIT_LEAK"] * 6, "KEEP", *["SPLIT_LEAK"] * 6]
     assert [verdict for verdict, _ in judged(rows)] == [*expected, "KEEP", *["NEAR_DUPLICATE"] * 2]
@@ -121,28 +110,6 @@ def test_a_held_out_image_costs_training_what_looks_like_it_and_no_more() -> Non
     leaks = [number for number, (verdict, _) in enumerate(only_guard) if verdict == "SPLIT_LEAK"]
     assert leaks == [*range(4, 10), *range(11, 17)]
     assert {account for verdict, account in only_guard if verdict == "SPLIT_LEAK"} == {10}
-
-
-@pytest.mark.parametrize("switches", [{}, {"near_images": False, "images": False}], ids=["near", "guard"])
-def test_one_crowd_of_many_images_that_look_alike_is_not_compared_each_with_each(switches: dict[str, Any]) -> None:
-    """Of 10,000 images of nearly one look each would be compared with each: 50,000,000 pairs of thumbnails."""
-    num = 10_000
-    numbers = np.random.default_rng(3)
-    flips = np.uint64(1) << numbers.integers(0, 64, (2, num)).astype(np.uint64)
-    crowd = Images(
-        same_bytes=np.arange(num),
-        hashes=flips[0] ^ flips[1],
-        preference=numbers.permutation(num),
-        split=(np.arange(num) % 20 == 0).astype(np.int64),
-        placeholder=np.zeros(num, np.bool_),
-        left_out=np.zeros(num, np.bool_),
-        thumbnails=(numbers.integers(0, 200, 192) + numbers.integers(0, 5, (num, 192))).astype(np.uint8),
-    )
-    verdicts, account = judge_images(crowd, DuplicatesConfig(**switches))
-    kept = np.flatnonzero(verdicts == Verdict.KEEP)
-    assert (crowd.split[kept] == VAL).all()
-    assert len(kept) == (1 if switches == {} else num // 20)
-    assert (verdicts[account] == Verdict.KEEP).all()
 
 
 # Few looks, and few steps away from them, so that many look alike, and many only by way of a third.
@@ -155,7 +122,6 @@ ROW = st.fixed_dictionaries(
     }
 )
 SWITCHES = st.fixed_dictionaries({name: st.booleans() for name in ("images", "near_images", "split_guard")})
-LOOKS_OF_BYTES = st.lists(LOOKS, min_size=12, max_size=12)
 
 
 def with_looks(rows: Rows, looks: list[tuple[int, int]], stand_ins: set[int]) -> Rows:
@@ -169,16 +135,21 @@ def with_looks(rows: Rows, looks: list[tuple[int, int]], stand_ins: set[int]) ->
 @given(
     rows=st.lists(ROW, min_size=1, max_size=20),
     preferences=st.permutations(range(20)),
-    looks=LOOKS_OF_BYTES,
+    looks=st.lists(LOOKS, min_size=12, max_size=12),
     stand_ins=st.sets(st.integers(0, 11), max_size=2),
     switches=SWITCHES,
+    order=st.permutations(range(20)),
 )
 def test_what_is_dropped_looks_like_what_it_is_dropped_for_and_no_two_splits_share_a_look(
-    rows: Rows, preferences: list[int], looks: list[tuple[int, int]], stand_ins: set[int], switches: dict[str, bool]
+    rows: Rows, preferences: list[int], looks: list[tuple[int, int]], stand_ins: set[int], switches: Any, order: Any
 ) -> None:
+    """Whatever the order of rows."""
     ranked = [{**row, "preference": preferences[number]} for number, row in enumerate(rows)]
     known = with_looks(ranked, looks, stand_ins)
     found, likeness = judged(known, **switches), alike(known)
+    order = [number for number in order if number < len(rows)]
+    shuffled = enumerate(judged([known[number] for number in order], **switches))
+    assert {order[place]: (verdict, order[other]) for place, (verdict, other) in shuffled} == dict(enumerate(found))
     kept = [number for number, (verdict, _) in enumerate(found) if verdict == "KEEP" and not known[number]["left_out"]]
     for number, (verdict, account) in enumerate(found):
         row, other = known[number], known[account]
@@ -196,23 +167,6 @@ def test_what_is_dropped_looks_like_what_it_is_dropped_for_and_no_two_splits_sha
             assert not switches["near_images"]
             assert not switches["split_guard"] or known[one]["split"] == known[other_one]["split"]
             assert not switches["images"] or known[one]["bytes"] != known[other_one]["bytes"]
-
-
-@given(
-    rows=st.lists(ROW, min_size=1, max_size=12),
-    order=st.permutations(range(12)),
-    looks=LOOKS_OF_BYTES,
-    switches=SWITCHES,
-)
-def test_the_order_of_rows_does_not_matter(
-    rows: Rows, order: list[int], looks: list[tuple[int, int]], switches: dict[str, bool]
-) -> None:
-    known = with_looks([{**row, "preference": number} for number, row in enumerate(rows)], looks, {1})
-    order = [number for number in order if number < len(rows)]
-    found = judged([known[number] for number in order], **switches)
-    assert {order[place]: (verdict, order[account]) for place, (verdict, account) in enumerate(found)} == dict(
-        enumerate(judged(known, **switches))
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -29,29 +30,17 @@ AWKWARD = ["", "🙂 !", "E\u0301mile Zola", "مارسيليا، ميناء قد
 @pytest.mark.parametrize(
     ("lang", "caption", "detail"),
     [
-        # The paper's examples.
         ("it", "Dora Riparia", "2 of 2 words"),
-        ("it", "Kim Rhodes nel 2010", "2 of 2 words"),
-        ("it", "La Torre di Pisa", "2 of 2 words"),
         ("it", "G. H. Hardy", "3 of 3 words"),
-        ("en", "Times Square in New York", "4 of 4 words"),
-        ("el", "Γ. Σεφέρης στην Αθήνα", "3 of 3 words"),
         ("el", "Εκκλησία στη Θεσσαλονίκη", None),
         ("el", "Ένας Άντρας Και Ο Σκύλος Του", None),
         ("el", "Τι κάνει; Ο Νίκος τρέχει", None),
         ("it", "Gatto nero", None),
-        ("it", "Chiesa di San Marco", None),
-        ("it", "Un uomo. Una donna a Roma", None),
         ("it", "VISTA DI ROMA", None),
         ("it", "A MAN HOLDING A CAKE To EAT", None),
-        ("en", "A Man And His Dog", None),
-        ("it", "東京タワーの夜景", None),
-        ("it", "برج إيفل", None),
         ("it", "\u0301", None),
         ("it", "", None),
-        ("it", "Parola " + "parola " * 1400, None),
         ("it", "Roma " * 2000, "2000 of 2000 words"),
-        ("it", "Marie\u0301 Curi\u0307e", "2 of 2 words"),
         ("it", "\u200fSamantha Cristoforetti 🚀", "2 of 2 words"),
     ],
 )
@@ -66,9 +55,7 @@ def test_captions_of_words_with_capitals_are_names(lang: str, caption: str, deta
     [
         ("Piazza Garibaldi", None),
         ("Chiesa Santa Lucia", "2 of 3 words"),
-        ("Giuseppe Garibaldi", "2 of 2 words"),
         ("Joey Ramone Piazza", "3 of 3 words"),  # within a caption a capital is a name's
-        ("La Piazza Garibaldi", "2 of 2 words"),
         ("Un uomo. Piazza Garibaldi", None),
     ],
 )
@@ -112,46 +99,16 @@ def test_tokens_with_a_letter_or_digit_count(tokens: list[tuple[str, bool]], sha
     assert tagged_share(tokens) == share
 
 
-@pytest.fixture(autouse=True)
-def no_stanza_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this machine has of Stanza's models is not what is tested."""
-    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(tmp_path / "none"))
-
-
 def found(pack: LanguagePack, choice: str) -> Tagger:
     tagger = find_tagger(pack, choice)
     assert tagger is not None
     return tagger
 
 
-@pytest.fixture(scope="module")
-def spacy_tagger() -> Tagger:
-    return found(FRENCH, "spacy")
-
-
-NAMES_IN_FRENCH = ["Dora Riparia", "Émile Zola", "Jean-Paul Sartre.", "Clermont-Ferrand", "Dora Riparia " * 770]
-CAPTIONS_IN_FRENCH = ["Émile Zola vers 1890", "Vue de Paris", "Un Homme Et Son Chien", "🙂 !", "", "un chat " * 1_250]
-
-
-def test_spacy_drops_names(spacy_tagger: Tagger) -> None:
-    verdicts = tagged_proper_nouns(spacy_tagger)([*NAMES_IN_FRENCH, *CAPTIONS_IN_FRENCH])
-    details = [verdict and verdict.detail for verdict in verdicts]
-    assert details == ["100 % of the tokens"] * len(NAMES_IN_FRENCH) + [None] * len(CAPTIONS_IN_FRENCH)
-
-
-@pytest.mark.slow
-def test_spacy_tags_as_its_whole_pipeline_does(spacy_tagger: Tagger) -> None:
-    import spacy
-
-    captions = ["Marie Curie dans son laboratoire", "Le Mont-Saint-Michel, à marée basse !", "Rosa gallica", *AWKWARD]
-    docs = spacy.load("fr_core_news_sm").pipe(captions)
-    expected = [tagged_share((token.text, token.pos_ == "PROPN") for token in doc) for doc in docs]
-    assert spacy_tagger.share(captions) == expected
-
-
-def test_a_model_is_named_with_its_version_and_loaded_once(spacy_tagger: Tagger) -> None:
-    assert spacy_tagger.name == f"spacy:fr_core_news_sm {metadata.version('fr_core_news_sm')}"
-    assert find_tagger(FRENCH, "auto") is spacy_tagger
+@pytest.fixture(autouse=True)
+def no_stanza_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine has of Stanza's models is not what is tested."""
+    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(tmp_path / "none"))
 
 
 def check_that_neighbours_do_not_matter(tagger: Tagger, captions: list[str]) -> None:
@@ -162,8 +119,25 @@ def check_that_neighbours_do_not_matter(tagger: Tagger, captions: list[str]) -> 
         assert list(pool.map(tagger.share, [captions[:6]] * 8)) == [alone[:6]] * 8
 
 
-def test_spacy_s_shares_are_the_same_in_any_company(spacy_tagger: Tagger) -> None:
-    check_that_neighbours_do_not_matter(spacy_tagger, ["Kim Rhodes", "un chat noir", "Vue de Paris", *AWKWARD])
+def test_spacy_drops_names_whatever_the_other_captions() -> None:
+    tagger = found(FRENCH, "spacy")
+    assert tagger.name == f"spacy:fr_core_news_sm {metadata.version('fr_core_news_sm')}"
+    assert find_tagger(FRENCH, "auto") is tagger, "it is loaded once"
+    names = ["Dora Riparia", "Jean-Paul Sartre.", "Clermont-Ferrand", "Dora Riparia " * 770]
+    captions = ["Émile Zola vers 1890", "Vue de Paris", "Un Homme Et Son Chien", "🙂 !", "", "un chat " * 1_250]
+    details = [verdict and verdict.detail for verdict in tagged_proper_nouns(tagger)([*names, *captions])]
+    assert details == ["100 % of the tokens"] * len(names) + [None] * len(captions)
+    check_that_neighbours_do_not_matter(tagger, ["Kim Rhodes", "un chat noir", "Vue de Paris", *AWKWARD])
+
+
+@pytest.mark.slow
+def test_spacy_tags_as_its_whole_pipeline_does() -> None:
+    import spacy
+
+    captions = ["Marie Curie dans son laboratoire", "Le Mont-Saint-Michel, à marée basse !", "Rosa gallica", *AWKWARD]
+    docs = spacy.load("fr_core_news_sm").pipe(captions)
+    expected = [tagged_share((token.text, token.pos_ == "PROPN") for token in doc) for doc in docs]
+    assert found(FRENCH, "spacy").share(captions) == expected
 
 
 def test_without_a_model_auto_means_the_heuristic_and_a_choice_says_what_to_install() -> None:
@@ -180,75 +154,50 @@ def test_without_a_model_auto_means_the_heuristic_and_a_choice_says_what_to_inst
             find_tagger(pack, choice)
 
 
-def installed_model(folder: Path, name: str) -> Path:
-    """A spaCy model that splits texts and does no more, as an installed package; returns the folder of its data."""
-    import spacy
-
-    package = folder / name
-    package.mkdir()
-    package.joinpath("__init__.py").write_text(
-        "from spacy.util import load_model_from_init_py\n"
-        "def load(**overrides):\n"
-        "    return load_model_from_init_py(__file__, **overrides)\n"
-    )
-    nlp = spacy.blank("fr", meta={"name": name.removeprefix("fr_"), "version": "1.0.0"})
-    nlp.to_disk(package / f"{name}-1.0.0")
-    package.joinpath("meta.json").write_text(json.dumps(nlp.meta))
-    information = folder / f"{name}-1.0.0.dist-info"
-    information.mkdir()
-    information.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\n")
-    return package / f"{name}-1.0.0"
-
-
 @pytest.mark.parametrize(("kind", "told"), [("blank", "tags no proper nouns"), ("damaged", "cannot be loaded")])
 def test_a_model_that_tags_nothing_or_is_damaged_is_refused(
     kind: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import spacy
+
     name = f"fr_{kind}_test"
-    data = installed_model(tmp_path, name)
+    package, information = tmp_path / name, tmp_path / f"{name}-1.0.0.dist-info"
+    package.mkdir()
+    information.mkdir()
+    loading = "from spacy.util import load_model_from_init_py as init\nload = lambda **o: init(__file__, **o)"
+    package.joinpath("__init__.py").write_text(loading)
+    nlp = spacy.blank("fr", meta={"name": name.removeprefix("fr_"), "version": "1.0.0"})
+    nlp.to_disk(package / f"{name}-1.0.0")
+    package.joinpath("meta.json").write_text(json.dumps(nlp.meta))
+    information.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0.0\n")
     if kind == "damaged":
-        data.joinpath("config.cfg").unlink()
+        package.joinpath(f"{name}-1.0.0", "config.cfg").unlink()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=rf"{name} 1\.0\.0 {told}"):
         find_tagger(LanguagePack(code="fr", spacy=name), "auto" if kind == "blank" else "spacy")
 
 
+NAMES = ["Anna", "Maria", "Mozzoni", "Dora", "Riparia", "Kim", "Rhodes", "Roma", "Torino"]
+NOUNS = ["chiesa", "casa", "donna", "strada", "barca", "foto", "torre", "piazza"]
+
+
 def write_treebank(folder: Path) -> None:
     """Few words, to be learned by heart: text, ends of tokens and sentences, and CoNLL-U, as Stanza's trainers read."""
-    names = ["Anna", "Maria", "Mozzoni", "Dora", "Riparia", "Kim", "Rhodes", "Roma", "Torino"]
-    nouns = ["chiesa", "casa", "donna", "strada", "barca", "foto", "torre", "piazza"]
-    numbers = random.Random(1)
-    parts: dict[str, list[str]] = {"text": [], "ends": [], "conllu": []}
+    numbers, parts = random.Random(1), []
     for number in range(60):
-        words = [(name, "PROPN") for name in numbers.sample(names, numbers.choice([2, 3]))]
+        words = [(name, "PROPN") for name in numbers.sample(NAMES, numbers.choice([2, 3]))]
         if number % 2:
-            words = [
-                ("una", "DET"),
-                (numbers.choice(nouns), "NOUN"),
-                ("a", "ADP"),
-                words[0],
-                (",", "PUNCT"),
-                ("nera", "ADJ"),
-            ]
-            words = words[: numbers.choice([2, 4, 6])]
+            words = [("una", "DET"), (numbers.choice(NOUNS), "NOUN"), ("a", "ADP"), words[0], (",", "PUNCT")]
+            words = [*words, ("nera", "ADJ")][: numbers.choice([2, 4, 6])]
         text = " ".join(word for word, _ in words).replace(" ,", ",")
-        labels, position = ["0"] * len(text), 0
-        for word, _ in words:
-            position = text.index(word, position) + len(word)
-            labels[position - 1] = "1"
-        labels[-1] = "2"
-        rows = [
-            f"{row}\t{word}\t_\t{tag}\t_\t_\t{int(row > 1)}\t{'dep' if row > 1 else 'root'}\t_\t_"
-            for row, (word, tag) in enumerate(words, start=1)
-        ]
-        for name, part in (
-            ("text", text),
-            ("ends", "".join(labels)),
-            ("conllu", "\n".join([f"# text = {text}", *rows])),
-        ):
-            parts[name].append(part)
-    for name, found_parts in parts.items():
-        folder.joinpath(name).write_text("\n\n".join(found_parts) + "\n\n")
+        ends = re.sub("[^ ,](?=[ ,]|$)|,", "1", text)
+        ends = re.sub("[^1]", "0", ends)[:-1] + "2"
+        rows = [f"# text = {text}"]
+        for row, (word, tag) in enumerate(words, start=1):
+            rows.append(f"{row}\t{word}\t_\t{tag}\t_\t_\t{int(row > 1)}\t{'dep' if row > 1 else 'root'}\t_\t_")
+        parts.append((text, ends, "\n".join(rows)))
+    for name, part in zip(("text", "ends", "conllu"), zip(*parts, strict=True), strict=True):
+        folder.joinpath(name).write_text("\n\n".join(part) + "\n\n")
 
 
 # Both in one process, and on one thread: models this small are slower to train on several.
@@ -282,54 +231,38 @@ def stanza_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def stanza_tagger(stanza_models: Path, monkeypatch: pytest.MonkeyPatch) -> Tagger:
+@pytest.mark.slow
+def test_stanza_tags_where_its_models_are_on_disk(stanza_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
-    return found(ITALIAN, "auto")
-
-
-@pytest.mark.slow
-def test_stanza_tags_where_its_models_are_on_disk(stanza_tagger: Tagger) -> None:
+    tagger = found(ITALIAN, "auto")
     captions = ["Anna Maria Mozzoni", "una chiesa a Roma", "Dora Riparia", "una torre a Roma, nera", "una casa"]
-    assert stanza_tagger.share(captions) == [1.0, 0.25, 1.0, 0.2, 0.0]
-    drops = [verdict is not None for verdict in tagged_proper_nouns(stanza_tagger)([*captions, "una casa " * 1_112])]
+    assert tagger.share(captions) == [1.0, 0.25, 1.0, 0.2, 0.0]
+    drops = [verdict is not None for verdict in tagged_proper_nouns(tagger)([*captions, "una casa " * 1_112])]
     assert drops == [True, False, True, False, False, False]
-
-
-@pytest.mark.slow
-def test_stanza_s_shares_are_the_same_in_any_company(stanza_tagger: Tagger) -> None:
-    check_that_neighbours_do_not_matter(
-        stanza_tagger, ["Kim Rhodes", "una donna", "una piazza a Torino", *AWKWARD[:-2]]
-    )
-    assert stanza_tagger.share(["", " \t", "\u0301", "🙂 !"]) == [None] * 4
+    check_that_neighbours_do_not_matter(tagger, ["Kim Rhodes", "una piazza a Torino", *AWKWARD[:-2]])
+    assert tagger.share(["", " \t", "\u0301", "🙂 !"]) == [None] * 4
+    for code in ("de", "fi"):  # known without files, and unknown
+        assert find_tagger(LanguagePack(code=code), "auto") is None
+        with pytest.raises(InputError, match=f"'{code}'"):
+            find_tagger(LanguagePack(code=code), "stanza")
 
 
 @pytest.mark.slow
 def test_stanza_s_models_are_named_with_what_is_in_their_files(
-    stanza_tagger: Tagger, stanza_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stanza_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stanza_tagger.name.startswith("stanza:it tiny ")
-    assert find_tagger(ITALIAN, "stanza") is stanza_tagger
-    same, other = (Path(shutil.copytree(stanza_models, tmp_path / name)) for name in ("same", "other"))
-    with other.joinpath("it/pos/tiny.pt").open("ab") as file:
-        file.write(b"\0" * 4)
-    for copy, alike in ((same, True), (other, False)):
+    def tagger_of(name: str, file: str = "", content: bytes = b"") -> Tagger:
+        copy = Path(shutil.copytree(stanza_models, tmp_path / name))
+        if file:
+            copy.joinpath(file).write_bytes(content)
         monkeypatch.setenv("STANZA_RESOURCES_DIR", str(copy))
-        assert (found(ITALIAN, "stanza").name == stanza_tagger.name) == alike
-    for name in ("it/pos/tiny.pt", "resources.json"):
-        damaged = Path(shutil.copytree(stanza_models, tmp_path / f"damaged {Path(name).stem}"))
-        damaged.joinpath(name).write_bytes(b"not what it was")
-        monkeypatch.setenv("STANZA_RESOURCES_DIR", str(damaged))
+        return found(ITALIAN, "stanza")
+
+    tagger, weights = tagger_of("first"), "it/pos/tiny.pt"
+    assert tagger.name.startswith("stanza:it tiny ")
+    assert find_tagger(ITALIAN, "auto") is tagger
+    assert tagger_of("same").name == tagger.name
+    assert tagger_of("other", weights, (stanza_models / weights).read_bytes() + b"\0" * 4).name != tagger.name
+    for number, file in enumerate((weights, "resources.json")):
         with pytest.raises(InputError, match=r"cannot be loaded|not the list of models"):
-            find_tagger(ITALIAN, "auto")
-
-
-@pytest.mark.slow
-def test_a_language_that_stanza_knows_and_has_no_files_of_is_absent(
-    stanza_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("STANZA_RESOURCES_DIR", str(stanza_models))
-    for code in ("de", "fi"):
-        assert find_tagger(LanguagePack(code=code), "auto") is None
-        with pytest.raises(InputError, match=f"'{code}'"):
-            find_tagger(LanguagePack(code=code), "stanza")
+            tagger_of(f"damaged {number}", file, b"not what it was")

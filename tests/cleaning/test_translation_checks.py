@@ -50,10 +50,7 @@ def verdict_of(check: CaptionCheck, **cells: Any) -> Drop | None:
     ("source", "target", "dropped"),
     [
         ("a dog on the grass", "A dog on the grass.", True),
-        ("a dog on the grass", "un cane sull'erba", False),
         ("hot dog", "hot dog", False),
-        ("東京の夜景と人々", "東京の夜景と人々", True),
-        ("שלום לכל העולם", "שלום לכל העולם", True),
     ],
 )
 def test_copied_through(source: str, target: str, dropped: bool) -> None:
@@ -72,11 +69,8 @@ def test_copied_through(source: str, target: str, dropped: bool) -> None:
         (NumbersLost(), "numbers_lost", ["9" * 90], Drop("numbers_lost", "lost " + "9" * 55)),
         (NumbersLost(), "numbers_lost", [], None),
         (NumbersInvented(), "numbers_invented", ["82"], Drop("numbers_invented", "invented 82")),
-        (NumbersInvented(), "numbers_invented", [], None),
         (Truncated(), "translation_truncated", True, Drop("translation_truncated")),
-        (Truncated(), "translation_truncated", False, None),
         (Repetitive(), "translation_repetitive", True, Drop("translation_repetitive")),
-        (Repetitive(), "translation_repetitive", False, None),
         (Score(min_translation_score=-1.5), "translation_score", -1.81, Drop("low_translation_score", "score -1.81")),
         (Score(min_translation_score=-1.3), "translation_score", -1.3, None),
         (RoundTrip(min_round_trip_chrf=10), "round_trip_chrf", 7.25, Drop("low_round_trip", "chrF 7.2")),
@@ -114,8 +108,6 @@ def test_length_ratio_with_slacks(source: str, ratio: float | None, detail: str 
     [
         ("a small brown dog", "一只棕色的小狗", 21 / 14),
         ("a small brown dog", "작은 갈색 개", 10 / 14),
-        ("a dog", "@@ 12", 0.0),
-        ("12 🙂", "dodici", None),
     ],
 )
 def test_length_ratio(source: str, target: str, ratio: float | None) -> None:
@@ -126,34 +118,23 @@ def test_length_ratio(source: str, target: str, ratio: float | None) -> None:
     ("source", "target", "share"),
     [
         ("a squirrel nibbles an acorn", "uno scoiattolo NIBBLES una ghianda", 1 / 3),
-        ("A TODDLER DROOLS", "un TODDLER sbava", 1 / 2),
         ("a dog in a bar", "un cane in a bar", 0.0),
         ("a cup of tea", "il tè", None),
         # Names, titles, writing, addresses and numbers are no copies; the start of a sentence is no name.
         ("Barack Obama meets Angela Merkel", "Barack Obama incontra Angela Merkel", 0.0),
         ("A dog. Toddler on a couch", "Un cane. Toddler su un divano", 1 / 3),
-        ("Boeing 747 at the gate", "Boeing 747 al gate", 1 / 2),
-        ("Man Riding Horse", "Man Riding Horse", 0.0),
         ('a sign: "keep off the grass"', 'un cartello: "keep off the grass"', 0.0),
         ("a sign: «keep off the grass»", "ein Schild: „keep off the grass“", 0.0),
-        ("see www.example.org/some-page", "vedi www.example.org/some-page", 0.0),
-        ("harbour #sunset", "porto #sunset", 0.0),
         # Words of scripts without spaces count by their letters, and marks cut none in two.
         ("a kitten on a mat", "一只 kitten 在垫子上面", 1 / 5),
-        ("a kitten here", "बिल्ली का kitten", 1 / 2),
         # Nothing is a name for want of small letters, nor an address for its vowel signs.
         ("قطة تنام هنا", "القط تنام هنا", 1 / 2),
-        ("סוּס לָבָן", "סוּס שָׁחוֹר", 1 / 2),
     ],
 )
 def test_copied_share(source: str, target: str, share: float | None) -> None:
     assert copied_share(source, target) == (share if share is None else pytest.approx(share))
-
-
-def test_shared_words_are_no_copies() -> None:
-    source, target = "a hotel with a jacuzzi", "un hotel con jacuzzi"
-    assert copied_share(source, target) == 1.0
-    assert copied_share(source, target, {"hotel"}) == 0.5
+    # Shared words are no copies.
+    assert copied_share("a hotel with a jacuzzi", "un hotel con jacuzzi", {"hotel"}) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -161,10 +142,6 @@ def test_shared_words_are_no_copies() -> None:
     [
         ("a dog", "un cane cane cane cane", 4),
         ("a dog", "un cane di un cane di un cane di", 3),
-        ("a dog", "un gruppo di persone intorno a un tavolo " * 2, 2),
-        ("a dog", "un cane e un gatto", 1),
-        ("very very nice", "molto molto molto bello", 3),
-        ("a dog", "狗狗狗狗", 4),
         ("uncle and aunt", "चाचा चाची", 1),
         ("a dog", "a" * 10_000, 1),
     ],
@@ -178,20 +155,14 @@ def test_repeated_ngrams(source: str, target: str, times: int) -> None:
     [
         ("bus number 345 in 1999, 345", "autobus in strada", ["345", "1999"]),
         ("20 dogs", "due cani", []),
-        ("1,000 people", "1.000 persone", []),
         ("25,000 fans", "25 mila tifosi", []),
         ("25,000 fans", "25 tifosi", ["25000"]),
         ("1000 people", "1 persona", ["1000"]),
         ("25,000 fans", "mille tifosi", ["25000"]),
-        ("a car of 1985", "un'auto dell'85", []),
         ("fashion of the 1920s", "la moda degli anni venti", []),
-        ("a man in his 30's", "un uomo sulla trentina", []),
         ("the 21st century", "il XXI secolo", []),
-        ("the 21st floor", "il piano", ["21"]),
         ("a train at 11:45 pm", "un treno alle 23:45", []),
         ("bus 42", "حافلة ٤٢", []),
-        ("x² and ½", "x e un mezzo", []),
-        ("9" * 10_000, "9" * 10_000, []),
     ],
 )
 def test_numbers_lost(source: str, target: str, lost: list[str]) -> None:
@@ -202,12 +173,9 @@ def test_numbers_lost(source: str, target: str, lost: list[str]) -> None:
     ("language", "source", "target", "lost"),
     [
         ("de", "35 people wait", "Fünfunddreissig Leute (Schweiz)", []),
-        ("de", "35 people wait", "Fünfundvierzig Leute stehen an", ["35"]),
         ("el", "35 people wait", "ΤΡΙΑΝΤΑ ΠΕΝΤΕ ΑΝΘΡΩΠΟΙ", []),
-        ("el", "35 people wait", "Σαράντα πέντε άνθρωποι", ["35"]),
         ("it", "A flock of 60 geese", "Uno stormo di sessanta oche", []),
         ("it", "A flock of 640 geese", "Uno stormo di sessanta oche", ["640"]),
-        ("it", "A cake with 41 candles", "Una torta con quarantuno candeline", []),
     ],
 )
 def test_numbers_that_the_target_spells_out_are_not_lost(
@@ -221,18 +189,12 @@ def test_numbers_that_the_target_spells_out_are_not_lost(
     [
         ("bus number 28", "autobus numero 82, 82", ["82"]),
         ("100 euros", "1.000 euro", ["1000"]),
-        ("1,000 people", "1 000 persone", []),
         ("a car of the 1970s", "un'auto degli anni '50", ["50"]),
-        ("a car of 1970", "un'auto del '70", []),
-        ("a field", "un campo di 21 girasoli", ["21"]),
         # Small numbers may be words of the source, unless one that it writes in digits was replaced.
         ("two dogs", "2 cani", []),
-        ("5 dogs", "6 cani", ["6"]),
         ("4 cups and 4 plates", "4 tazze e 8 piatti", ["8"]),
-        ("twenty-five people", "25 persone", []),
         ("Ten thousand people", "10.000 persone", []),
         ("a train at 11:45 p.m.", "un treno alle 23:45", []),
-        ("bus 42", "حافلة ٤٣", ["43"]),
     ],
 )
 def test_numbers_invented(source: str, target: str, invented: list[str]) -> None:

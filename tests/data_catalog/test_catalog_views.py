@@ -1,4 +1,4 @@
-"""Views over snapshots: every column is there, and says in the database what it means."""
+"""Views over snapshots, each column with its meaning; and the file that names every shard of what is asked for."""
 
 import shutil
 import subprocess
@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.database.catalog import rebuild
-from data_catalog.database.views import COLUMNS, VIEWS, literal, view_texts
-from data_catalog.schema import CAPTIONS
-from data_catalog.storage.manifest import Snapshot
+from data_catalog.database.lookup import shards_with, write_lookup
+from data_catalog.database.views import COLUMNS, VIEWS, view_texts
+from data_catalog.schema import CAPTIONS, OUTCOMES
+from data_catalog.storage.manifest import Snapshot, file_entry
+from data_catalog.storage.shards import save_parquet
 
 ROW = {
     "caption_id": "mscoco:1#1",
@@ -77,15 +79,14 @@ def test_every_view_can_be_asked_of_snapshots_without_images(connection: duckdb.
 
 def test_each_snapshot_has_its_own_order_of_steps(tmp_path: Path) -> None:
     """Of a sample's captions the one that came farthest tells where the image was lost, as its own build counts."""
-    found = [snapshot_with(tmp_path, name, CAPTIONS, 2) for name in ("forth", "back")]
-    steps = [{"step": step, "meaning": "", "rules": [], "reasons": {}} for step in ("ingest", "clean")]
     snapshots = []
-    for snapshot, order in zip(found, (steps, steps[::-1]), strict=True):
+    for name, order in (("forth", ("ingest", "clean")), ("back", ("clean", "ingest"))):
+        snapshot = snapshot_with(tmp_path, name, CAPTIONS, 2)
         rows = [ROW | {"step": step, "drop_reason": step, "caption_id": step} for step in ("ingest", "clean")]
-        pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), snapshot.caption_files()[0])
-        pq.write_table(pa.Table.from_pylist([], schema=CAPTIONS), snapshot.caption_files()[1])
-        manifest = {**snapshot.manifest, "steps": order}
-        snapshots.append(replace(snapshot, snapshot=snapshot.dataset * 2, manifest=manifest))
+        for path, some in zip(snapshot.caption_files(), (rows, []), strict=True):
+            pq.write_table(pa.Table.from_pylist(some, schema=CAPTIONS), path)
+        steps = [{"step": step, "meaning": "", "rules": [], "reasons": {}} for step in order]
+        snapshots.append(replace(snapshot, snapshot=name * 2, manifest={**snapshot.manifest, "steps": steps}))
     connection = duckdb.connect()
     for name, text in view_texts(snapshots).items():
         connection.execute(f"CREATE VIEW {name} AS {text}")
@@ -106,14 +107,13 @@ def test_a_file_of_another_schema_within_a_snapshot_is_an_error_and_no_null(tmp_
         connection.execute("SELECT count(drop_reason) FROM captions").fetchall()
 
 
-def test_literals_are_read_back_as_they_were() -> None:
-    for text in ("it's", "''", "a\\'b", "\x1b", "$$", "ò", ""):
-        assert duckdb.sql(f"SELECT {literal(text)}").fetchall() == [(text,)]
-
-
 def test_every_view_and_column_has_a_short_text_and_no_text_is_of_another(tmp_path: Path) -> None:
     """In the catalog of a root that holds nothing yet."""
-    with duckdb.connect(str(rebuild(tmp_path)), read_only=True) as connection:
+    program = shutil.which("duckdb", path=str(Path(sys.executable).parent))
+    assert program is not None, "duckdb-cli is among the dev dependencies"
+    command = [program, "-readonly", "-csv", "-noheader", str(rebuild(tmp_path)), "SELECT count(*) FROM captions"]
+    assert subprocess.check_output(command, text=True) == "0\n", "its own command line opens it"
+    with duckdb.connect(str(tmp_path / "catalog.duckdb"), read_only=True) as connection:
         views = connection.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall()
         columns = connection.execute(
             "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal"
@@ -125,13 +125,57 @@ def test_every_view_and_column_has_a_short_text_and_no_text_is_of_another(tmp_pa
     assert [text for text in texts if not text or "\n" in text or len(text) > 120 or text != text.strip()] == []
 
 
-def test_duckdbs_own_command_line_opens_the_catalog_and_shows_the_texts(tmp_path: Path) -> None:
-    program = shutil.which("duckdb", path=str(Path(sys.executable).parent))
-    assert program is not None, "duckdb-cli is among the dev dependencies"
-    sql = (
-        "SELECT count(*) FROM captions; "
-        "SELECT comment FROM duckdb_columns() WHERE table_name = 'pairs' AND column_name = 'split'"
-    )
-    command = [program, "-readonly", "-csv", "-noheader", str(rebuild(tmp_path)), sql]
-    count, text = subprocess.check_output(command, text=True).splitlines()
-    assert (count, text.strip('"')) == ("0", COLUMNS["pairs"]["split"])
+SHA, URL = "ab" * 32, "http://Example.org:80/a b.jpg"
+CAPTION_ROWS = {
+    0: [
+        ("mscoco:1", "http://Example.org:80/a b.jpg"),
+        ("mscoco:1", "http://Example.org:80/a b.jpg"),
+        ("cc3m:x#y", None),
+    ],
+    3: [("wit:2", "https://example.org/2.jpg"), ("mscoco:5", "http://example.org/a%20b.jpg")],
+}
+IMAGE_COLUMNS = ("sample_id", "final_url", "sha256")
+IMAGE_ROWS = {0: [("mscoco:1", "https://cdn.example.org/a.jpg", SHA)], 3: [("wit:2", None, None)]}
+
+
+def write_files(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = {shard: [{"sample_id": name, "url": url} for name, url in rows] for shard, rows in CAPTION_ROWS.items()}
+    images = {shard: [dict(zip(IMAGE_COLUMNS, row, strict=True)) for row in rows] for shard, rows in IMAGE_ROWS.items()}
+    files: dict[str, list[dict[str, Any]]] = {"captions": [], "images": []}
+    for kind, schema, shards in (("captions", CAPTIONS, captions), ("images", OUTCOMES, images)):
+        for shard, rows in shards.items():
+            path = folder / f"{kind}-{shard}.parquet"
+            fields = pa.schema([field.with_nullable(True) for field in schema])
+            save_parquet(pa.Table.from_pylist(rows, schema=fields), path)
+            files[kind].append(file_entry(path, folder, rows=len(rows), shard=shard))
+    return files
+
+
+def test_what_is_there_is_found_in_any_spelling(tmp_path: Path) -> None:
+    entry = write_lookup(tmp_path, write_files(tmp_path))
+    for text, shards in {
+        "mscoco:1": [0],
+        "cc3m:x#y": [0],
+        "wit:2": [3],
+        "HTTP://example.org/a b.jpg#part": [0, 3],
+        "https://cdn.example.org/a.jpg": [0],
+        SHA: [0],
+        "mscoco:2": [],
+        "": [],
+    }.items():
+        assert shards_with(tmp_path / entry["path"], [text]) == shards, text
+    empty = write_lookup(tmp_path / "empty", {"captions": [], "images": []})
+    assert empty["rows"] == 0
+    assert shards_with(tmp_path / "empty" / empty["path"], ["mscoco:1"]) == []
+
+
+def test_the_same_files_give_the_same_bytes_and_no_address(tmp_path: Path) -> None:
+    first, second = (write_lookup(tmp_path / name, write_files(tmp_path / name)) for name in ("a", "b"))
+    assert first == second
+    # Two samples, an address before and after a redirect and a hash; two samples and two addresses.
+    assert first["rows"] == 5 + 4
+    content = (tmp_path / "a" / first["path"]).read_bytes()
+    assert b"example" not in content
+    table = pq.read_table(tmp_path / "a" / first["path"])
+    assert table.column("key").to_pylist() == sorted(table.column("key").to_pylist())

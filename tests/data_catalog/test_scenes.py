@@ -1,24 +1,32 @@
-"""Scenes of the sample: pictures show what their captions say, in each language the same."""
+"""The sample: pictures show what captions say, files are byte-stable with the faults of a ledger; its server."""
 
+import collections
+import contextlib
+import hashlib
+import http.client
 import io
-import math
+import json
 import re
+import urllib.parse
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
-from data_catalog.errors import SettingsError
-from data_catalog.sample.grammar import STYLES, Wording, caption, captions, parallel_pairs, write_pairs
+from data_catalog.errors import InputError, SettingsError
+from data_catalog.sample.config import FAULTS, ScenesConfig, ServeConfig
+from data_catalog.sample.datasets import GENERATOR_VERSION, draw_upstream
+from data_catalog.sample.grammar import captions, parallel_pairs
+from data_catalog.sample.samples import plan
 from data_catalog.sample.scene import (
     BACKGROUNDS,
     COLOURS,
     RGB,
     SHAPES,
-    SIZES,
     Group,
     Layout,
     Scene,
@@ -27,6 +35,9 @@ from data_catalog.sample.scene import (
     place,
     random_scene,
 )
+from data_catalog.sample.server import serve
+from data_catalog.sources.rows import UpstreamRow
+from data_catalog.sources.wit import WitConfig, read_wit
 
 
 def scenes(num: int) -> list[tuple[Scene, Layout]]:
@@ -46,96 +57,29 @@ def regions_of(scene: Scene, layout: Layout, colour: str) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("num", [12, pytest.param(80, marks=pytest.mark.slow)])
-def test_there_are_as_many_shapes_of_each_colour_as_the_caption_says(num: int) -> None:
-    for scene, layout in scenes(num):
+def test_there_are_as_many_shapes_of_each_colour_as_the_captions_say(num: int) -> None:
+    for number, (scene, layout) in enumerate(scenes(num)):
+        texts = captions(scene, "en", num=5, rng=Random(number))
+        assert len(set(texts)) == 5
+        assert texts == captions(scene, "en", num=5, rng=Random(number))
         for colour in {group.colour for group in scene.groups}:
             wanted = sum(group.count for group in scene.groups if group.colour == colour)
             assert len(regions_of(scene, layout, colour)) == wanted, scene
 
 
-@pytest.mark.parametrize("num", [400, pytest.param(4000, marks=pytest.mark.slow)])
-def test_scenes_use_everything_and_no_two_shapes_touch(num: int) -> None:
-    drawn = scenes(num)
-    groups = [group for scene, _ in drawn for group in scene.groups]
-    assert {group.shape for group in groups} == set(SHAPES)
-    assert {group.colour for group in groups} == set(COLOURS)
-    assert {(group.size, group.count) for group in groups} == {(size, n) for size in SIZES for n in (1, 2, 3, 4)}
-    assert {scene.background for scene, _ in drawn} == set(BACKGROUNDS)
-    assert all(group.colour != scene.background for scene, _ in drawn for group in scene.groups)
-    for scene, layout in drawn:
-        for number, shape in enumerate(layout.shapes):
-            edge = min(shape.x, shape.y, layout.width - shape.x, layout.height - shape.y)
-            assert edge > shape.diameter / 2, scene
-            for other in layout.shapes[:number]:
-                distance = math.dist((shape.x, shape.y), (other.x, other.y))
-                assert distance > (shape.diameter + other.diameter) / 2 + 1, scene
-
-
-@pytest.mark.parametrize(
-    ("relation", "axis", "sign"), [("above", 0, 1), ("below", 0, -1), ("left", 1, 1), ("right", 1, -1)]
-)
-def test_groups_stand_as_the_relation_says(relation: str, axis: int, sign: int) -> None:
-    subject, other = Group(count=3, colour="red", shape="star"), Group(count=2, colour="blue", shape="circle")
-    scene = Scene(groups=(subject, other), relation=relation, background="white")
-    layout = place(scene, Random(3))
-    first, second = (np.concatenate(regions_of(scene, layout, c))[:, axis] * sign for c in ("red", "blue"))
-    assert first.max() < second.min()
-
-
-def test_between_is_between() -> None:
+def test_groups_stand_as_the_relation_says() -> None:
     rng = Random(4)
+    subject, other = Group(count=3, colour="red", shape="star"), Group(count=2, colour="blue", shape="circle")
+    for relation, axis, sign in (("above", 0, 1), ("below", 0, -1), ("left", 1, 1), ("right", 1, -1)):
+        scene = Scene(groups=(subject, other), relation=relation, background="white")
+        layout = place(scene, rng)
+        first, second = (np.concatenate(regions_of(scene, layout, c))[:, axis] * sign for c in ("red", "blue"))
+        assert first.max() < second.min(), relation
     groups = tuple(Group(count=1, colour=colour, shape="circle") for colour in ("red", "blue", "green"))
     for _ in range(12):
         middle, one, two = place(Scene(groups=groups, relation="between", background="white"), rng).shapes
         axes = ((one.x, middle.x, two.x), (one.y, middle.y, two.y))
         assert any(sorted(axis)[1] == axis[1] and max(axis) - min(axis) > 80 for axis in axes)
-
-
-RED_STARS = Group(count=2, colour="red", shape="star")
-BLUE_SQUARE = Group(count=1, colour="blue", shape="square")
-ELLIPSE = Group(count=1, colour="green", shape="ellipse")
-SMALL_SHIELD = Group(count=1, colour="purple", shape="shield", size="small")
-SHIELD = Group(count=1, colour="brown", shape="shield")
-HEART = Group(count=1, colour="pink", shape="heart")
-RINGS = Group(count=3, colour="orange", shape="ring", size="large")
-
-
-@pytest.mark.parametrize(
-    ("groups", "relation", "template", "synonym", "english", "lang", "other"),
-    [
-        ([ELLIPSE, RINGS], "next", "drawing", 0,
-         "a drawing of a green ellipse next to three large orange rings on a grey background",
-         "de",
-         "eine Zeichnung von einer grünen Ellipse neben drei großen orangefarbenen Ringen auf grauem Hintergrund"),
-        ([SMALL_SHIELD, BLUE_SQUARE], "above", "inverted", 0, "above a blue square there is a small purple shield",
-         "de", "über einem blauen Quadrat ist ein kleiner lila Schild"),
-        ([ELLIPSE], "", "only", 0, "only one green ellipse", "de", "nur eine grüne Ellipse"),
-        ([ELLIPSE], "", "only", 0, "only one green ellipse", "it", "una sola ellisse verde"),
-        ([SMALL_SHIELD], "", "predicate", 0, "the small shield is purple and the background is grey",
-         "de", "der kleine Schild ist lila und der Hintergrund ist grau"),
-        ([RED_STARS], "", "drawn", 0, "two red stars, drawn on a grey background",
-         "it", "due stelle rosse, disegnate su sfondo grigio"),
-        ([ELLIPSE, BLUE_SQUARE], "below", "further", 0, "a green ellipse and, further up, a blue square",
-         "it", "un'ellisse verde e, più in alto, un quadrato blu"),
-        ([BLUE_SQUARE, RED_STARS], "right", "definite", 0, "the blue square is to the right of the two red stars",
-         "it", "il quadrato blu è a destra delle due stelle rosse"),
-        ([ELLIPSE, SHIELD], "next", "definite", 0, "the green ellipse is next to the brown shield",
-         "it", "l'ellisse verde è accanto allo scudo marrone"),
-        ([SHIELD, RED_STARS, ELLIPSE], "list", "seen", 0,
-         "you can see a brown shield, two red stars and a green ellipse on a grey background",
-         "it", "si vedono uno scudo marrone, due stelle rosse e un'ellisse verde su uno sfondo grigio"),
-        ([ELLIPSE, RED_STARS, HEART], "between", "definite", 0,
-         "the green ellipse is between the two red stars and the pink heart",
-         "de", "die grüne Ellipse ist zwischen den zwei roten Sternen und dem rosa Herzen"),
-    ],
-)  # fmt: skip
-def test_exact_captions(
-    groups: list[Group], relation: str, template: str, synonym: int, english: str, lang: str, other: str
-) -> None:
-    scene = Scene(groups=tuple(groups), relation=relation, background="grey")
-    wording = Wording(template=template, synonym=synonym)
-    assert caption(scene, "en", wording) == english
-    assert caption(scene, lang, wording) == other
 
 
 @pytest.mark.parametrize(("lang", "counts"), [("it", ("due", "tre", "quattro")), ("de", ("zwei", "drei", "vier"))])
@@ -145,6 +89,7 @@ def test_parallel_pairs_use_every_word_and_say_the_same(lang: str, counts: tuple
     words = (*SHAPES, *COLOURS, *BACKGROUNDS, "small", "little", "large", "big")
     assert all(word in english.lower() for word in words)
     assert all(any(ending in source for source, _ in pairs) for ending in (".", " .", " ,"))
+    assert english == " ".join(source for source, _ in parallel_pairs(seed=2, num_pairs=1000, lang="it"))
     assert " ," not in other
     assert " ." not in other
     numbers = dict(zip(("two", "three", "four"), counts, strict=True))
@@ -155,33 +100,211 @@ def test_parallel_pairs_use_every_word_and_say_the_same(lang: str, counts: tuple
         assert source[0].islower() or target[0].isupper()
 
 
-def test_captions_of_one_scene_are_distinct_and_seeded() -> None:
-    for number, (scene, _) in enumerate(scenes(100)):
-        texts = captions(scene, "en", num=5, rng=Random(number))
-        assert len(set(texts)) == 5
-        assert texts == captions(scene, "en", num=5, rng=Random(number))
+BASE_URL = "http://127.0.0.1:8765"
+NUM_IMAGES = 400
 
 
-def test_written_pairs_are_a_byte_stable_tsv_with_one_english_for_all_languages(tmp_path: Path) -> None:
-    for name, seed, lang in (("a", 3, "it"), ("b", 3, "it"), ("c", 4, "it"), ("d", 3, "de")):
-        write_pairs(tmp_path / name, seed=seed, num_pairs=200, lang=lang)
-    data = (tmp_path / "a").read_bytes()
-    assert data == (tmp_path / "b").read_bytes() != (tmp_path / "c").read_bytes()
-    rows, german = ([line.split("\t") for line in (tmp_path / name).read_text("utf-8").splitlines()] for name in "ad")
-    assert len(rows) == 200
-    assert all(len(row) == 2 for row in rows)
-    assert [row[0] for row in rows] == [row[0] for row in german]
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "sample"
+    assert draw_upstream(ScenesConfig(folder=folder, base_url=BASE_URL, num_images=NUM_IMAGES, seed=7))
+    return folder
 
 
-def test_styles_are_the_manners_of_the_datasets() -> None:
-    scene = Scene(groups=(RED_STARS,), relation="", background="white")
-    with pytest.raises(SettingsError, match="not in fr"):
-        caption(scene, "fr", Wording(template="plain"))
-    texts = {style: caption(scene, "en", Wording(template="drawn", style=style)) for style in STYLES}
-    assert texts == {
-        "lower": "two red stars, drawn on a white background",
-        "capital": "Two red stars, drawn on a white background",
-        "sentence": "Two red stars, drawn on a white background.",
-        "tokenised": "two red stars , drawn on a white background",
-        "tokenised_sentence": "Two red stars , drawn on a white background .",
+def faults_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    by_kind: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for entry in json.loads((folder / "faults.json").read_text("utf-8"))["faults"]:
+        by_kind[entry["kind"]].append(entry)
+    return by_kind
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def small(folder: Path, **changes: Any) -> ScenesConfig:
+    return ScenesConfig(**{"folder": folder, "base_url": BASE_URL, "num_images": 40, "seed": 1, **changes})
+
+
+def test_draws_are_byte_identical_a_second_one_does_nothing_and_other_folders_are_left_alone(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert draw_upstream(small(tmp_path / name, seed=seed))
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert tree(tmp_path / "a")["wit/wit.tsv.gz"] != tree(tmp_path / "c")["wit/wit.tsv.gz"]
+    folder = tmp_path / "a"
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert not draw_upstream(small(folder))
+    assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert draw_upstream(small(folder, base_url="http://127.0.0.1:9000"))
+    assert "127.0.0.1:9000" in (folder / "cc3m/cc3m.tsv").read_text("utf-8")
+    assert not list(tmp_path.glob(".tmp-*"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"mine")
+    with pytest.raises(SettingsError, match="not a sample"):
+        draw_upstream(small(tmp_path / "photos"))
+    assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"mine"
+
+
+def test_faults_come_at_other_rates_where_that_is_asked_for(tmp_path: Path) -> None:
+    """And without them the sample, its key included, is what it always was."""
+    draw_upstream(small(tmp_path / "own"))
+    settings = json.loads((tmp_path / "own" / "commit.json").read_text())["settings"]
+    assert settings.keys() == {"generator_version", "num_images", "seed", "base_url", "target_language"}
+    rates = {"wrong_language": 0.3, "dead_link": 0}
+    draw_upstream(small(tmp_path / "more", fault_rates=rates))
+    kinds = json.loads((tmp_path / "more" / "faults.json").read_text())["faults"]
+    assert "dead_link" not in {entry["kind"] for entry in kinds}
+    own, more = (collections.Counter(sample.fault for sample in plan(1, 400, given)) for given in (None, rates))
+    assert own["wrong_language"] == 2 + 2 + 1 + 1
+    assert more["wrong_language"] == 0.3 * 400
+    assert (own["dead_link"], more["dead_link"]) == (2 + 3 + 2, 0)
+    assert draw_upstream(small(tmp_path / "more", fault_rates=rates)) is False
+    assert draw_upstream(small(tmp_path / "more")) is True
+
+
+def test_golden_output_of_this_generator_version() -> None:
+    """If this fails because the sample is meant to change, raise GENERATOR_VERSION and write the new digest here."""
+    samples = plan(1, 500)
+    layouts = [sample.layout() for sample in samples]
+    italian, german = (list(parallel_pairs(seed=1, num_pairs=5000, lang=lang)) for lang in ("it", "de"))
+    digests = [
+        hashlib.sha256("\n".join(map(repr, facts)).encode()).hexdigest()[:16]
+        for facts in ((italian, samples, layouts), (german,))
+    ]
+    assert (GENERATOR_VERSION, digests) == (1, ["cb3fc11f4baeabfb", "dc0f61b5cc0bcd20"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_images": 39}, "num_images must be at least 40, got 39"),
+        ({"target_language": "fr"}, "target_language must be one of en, it, de, got fr"),
+        ({"base_url": "127.0.0.1:80"}, "base_url must be"),
+        ({"fault_rates": {"hail": 0.1}}, "fault_rates has the unknown fault 'hail': known are dead_link, "),
+        ({"fault_rates": {"mojibake": -0.1}}, "fault_rates.mojibake must be between 0 and 0.5, got -0.1"),
+        ({"fault_rates": {"wrong_language": 0.4}}, "would give 55.6% of the images of wit a fault"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        small(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(("lang", "word"), [("it", "sfondo"), ("de", "intergrund")])
+def test_native_captions_are_in_the_target_language(tmp_path: Path, lang: str, word: str) -> None:
+    draw_upstream(small(tmp_path / "sample", target_language=lang))
+    wit = read_wit(WitConfig(files=(f"{tmp_path}/sample/wit/wit.tsv.gz",), languages=(lang,)))
+    native = [row.caption for row in wit if isinstance(row, UpstreamRow)]
+    assert sum(word in caption for caption in native) > len(native) / 4
+    faults = faults_of(tmp_path / "sample")["wrong_language"]
+    assert lang not in {entry["lang"] for entry in faults if entry["source"] == "wit"}
+
+
+def test_every_kind_of_fault_occurs_at_most_once_an_image(sample: Path) -> None:
+    faults = faults_of(sample)
+    assert set(faults) == set(FAULTS)
+    for kind, fault in FAULTS.items():
+        assert {entry["source"] for entry in faults[kind]} == set(fault.sources), kind
+    named = [
+        image for entries in faults.values() for entry in entries if (image := entry.get("url", entry.get("path")))
+    ]
+    assert len(named) == len(set(named)) < NUM_IMAGES / 2
+
+
+def test_duplicates_are_equal_bytes_and_nothing_else_is(sample: Path) -> None:
+    faults = faults_of(sample)
+    digests = collections.Counter(
+        digest
+        for folder in (sample / "www", sample / "flickr8k/images")
+        for name, digest in tree(folder).items()
+        if name.endswith((".jpg", ".png"))
+    )
+    pages, tiny = len(faults["html_instead_of_image"]), len(faults["tiny_image"])
+    repeated = sum(count - 1 for count in digests.values() if count > 1)
+    # Pictures of one pixel may be equal by chance.
+    assert 0 <= repeated - len(faults["duplicate_image"]) - (pages - 1) <= tiny
+    for entry in faults["duplicate_image"]:
+        copy, original = (
+            urllib.parse.unquote(entry[key]).replace(BASE_URL, str(sample / "www")) for key in ("url", "same_as")
+        )
+        assert (sample / "flickr8k/images" / original).read_bytes() == Path(copy).read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    web = tmp_path / "www"
+    (web / "a").mkdir(parents=True)
+    (web / "a" / "one.jpg").write_bytes(b"\xff\xd8one")
+    (web / "a" / "città.png").write_bytes(b"png")
+    (web / ".hidden.jpg").write_bytes(b"hidden")
+    (tmp_path / "secret.txt").write_text("secret")
+    (web / "link.txt").symlink_to(tmp_path / "secret.txt")
+    rules = {
+        "/a/flaky.jpg": {"status": 503, "times": 2, "retry_after_s": 1},
+        "/a/old.jpg": {"location": "/a/one.jpg"},
+        "/a/page.jpg": {"content_type": "text/html"},
+        "/a/gone.jpg": {"status": 410},
     }
+    (web / ".rules.json").write_text(json.dumps(rules))
+    (web / "a" / "flaky.jpg").write_bytes(b"at last")
+    (web / "a" / "page.jpg").write_bytes(b"<html>")
+    return web
+
+
+def ask(url: str, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)) as connection:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, dict(response.headers), response.read()
+
+
+def test_files_come_with_their_type_and_length(folder: Path) -> None:
+    with serve(folder, 0) as url:
+        status, headers, body = ask(url, "/a/one.jpg?size=large")
+        assert (status, body) == (200, b"\xff\xd8one")
+        assert headers["Content-Type"] == "image/jpeg"
+        assert headers["Content-Length"] == "5"
+        assert ask(url, "/a/citt%C3%A0.png")[2] == b"png"
+        status, headers, body = ask(url, "/a/one.jpg", "HEAD")
+        assert (status, headers["Content-Length"], body) == (200, "5", b"")
+
+
+def test_nothing_else_is_served(folder: Path) -> None:
+    paths = ["/absent.jpg", "/", "/a", "/a/", "/../secret.txt", "/a/../../secret.txt", "/%2e%2e/secret.txt"]
+    paths += ["/a/..%2f..%2fsecret.txt", "/..%5csecret.txt", "/link.txt", "/.rules.json", "/.hidden.jpg"]
+    paths += ["/a/one.jpg%00.png", "/" + "x" * 300, "/%ff", "/a/one.jpg/more"]
+    with serve(folder, 0) as url:
+        for path in paths:
+            status, _, body = ask(url, path)
+            assert status == 404, path
+            assert b"secret" not in body, path
+
+
+def test_rules_say_which_path_fails_moves_or_has_another_type(folder: Path) -> None:
+    with serve(folder, 0) as url:
+        status, headers, _ = ask(url, "/a/flaky.jpg")
+        assert (status, headers["Retry-After"]) == (503, "1")
+        assert [ask(url, "/a/flaky.jpg")[0] for _ in range(3)] == [503, 200, 200]
+        status, headers, _ = ask(url, "/a/old.jpg")
+        assert (status, headers["Location"]) == (302, "/a/one.jpg")
+        assert ask(url, "/a/page.jpg")[1]["Content-Type"] == "text/html"
+        assert [ask(url, "/a/gone.jpg")[0] for _ in range(2)] == [410, 410]
+    with serve(folder, 0) as url:
+        assert ask(url, "/a/flaky.jpg")[0] == 503  # counted anew each time
+
+
+def test_another_host_than_loopback_a_bad_folder_or_bad_rules_are_refused(folder: Path) -> None:
+    for host in ("0.0.0.0", "192.0.2.1", "", "example.org", "::"):
+        with pytest.raises(SettingsError, match="not a loopback address"), serve(folder, 0, host=host):
+            raise AssertionError("never reached")
+    with pytest.raises(InputError, match="is not a folder"), serve(folder / "absent", 0):
+        raise AssertionError("never reached")
+    for text in ("{", "[]", '{"/a": {"colour": "red"}}', '{"/a": 1}'):
+        (folder / ".rules.json").write_text(text)
+        with pytest.raises(InputError, match=r"\.rules\.json"), serve(folder, 0):
+            raise AssertionError("never reached")
+    for port in (0, 65536):
+        with pytest.raises(SettingsError, match=r"serve\.port"):
+            ServeConfig(folder=folder, port=port)
+    assert [ServeConfig(folder=folder, port=port).port for port in (1, 65535)] == [1, 65535]

@@ -37,24 +37,19 @@ def matcher(*tombstones: Tombstone) -> Matcher:
 
 ADDRESSES = {
     "http://città.org/1.jpg": 0,
-    "https://img.CITTÀ.org:8443/1.jpg": 0,
     "http://user@xn--citt-3na.org./1.jpg": 0,
     "https:xn--citt-3na.org/1.jpg": 0,
-    "  http://xn--citt-3na.org": 0,
     "http://xn--citt-3na.org.evil.net/1.jpg": -1,
-    "http://evil.net/xn--citt-3na.org/1.jpg": -1,
-    "http://evil.net?u=http://xn--citt-3na.org/": -1,
     "http://notxn--citt-3na.org/1.jpg": -1,
     "https://OTHER.net/a%20b.jpg": 1,
     "http://other.net/b.jpg": -1,
-    "http://[half an address/1.jpg": -1,
     "": -1,
     None: -1,
 }
 
 
 @pytest.mark.parametrize("column", ["url", "page_url", "final_url"])
-def test_by_address(column: str) -> None:
+def test_rows_are_meant_by_their_addresses(column: str) -> None:
     urls = list(ADDRESSES)
     for cells in (pa.array(urls, pa.string()), pa.chunked_array([urls[:3], [], urls[3:]], pa.string())):
         found = matcher(DOMAIN, URL).numbers(pa.table({column: cells})).tolist()
@@ -63,90 +58,48 @@ def test_by_address(column: str) -> None:
     assert matcher().numbers(pa.table({column: ["http://a.org/"]})).tolist() == [-1]
 
 
-@pytest.mark.parametrize(
-    ("host", "line"),
-    [
-        ("città.org", "http://img.CITTÀ.org/1.jpg"),
-        ("xn--strae-oqa.org", "http://straße.org/1.jpg"),
-        ("xn--zzzzzzzzzz.org", "http://xn--zzzzzzzzzz.org/1.jpg"),
-    ],
-)
-def test_lines_that_were_never_read_name_a_host_in_either_spelling(host: str, line: str) -> None:
-    """Also names that stand for no letters at all: whoever asks for them is obeyed."""
-    texts = enumerate([line, "http://a.net"])
-    rows = [{"sample_id": str(number), "step": "ingest", "source_caption": text} for number, text in texts]
-    table = pa.Table.from_pylist(rows, schema=CAPTIONS)
-    assert matcher(new_tombstone("domain", host)).lines(table) == ["0"]
-
-
-def test_by_address_of_a_copy() -> None:
-    one = new_tombstone("sample", "wit:1").with_found([], [address_key("http://copy.net/1.jpg")])
-    table = pa.table({"url": ["http://copy.net/1.jpg", "http://copy.net/2.jpg", "https://copy.net/1.jpg"]})
-    assert matcher(one).numbers(table).tolist() == [0, -1, 0]
-
-
-def test_by_sample_bytes_and_look() -> None:
-    near = new_tombstone("phash", "00ff00ff33cc33cc", distance=2)
-    found = matcher(new_tombstone("sample", "a:1").with_found(["aa"], []), near)
+def test_rows_are_meant_by_sample_bytes_look_and_the_address_of_a_copy() -> None:
+    sample = new_tombstone("sample", "a:1").with_found(["aa"], [address_key("http://copy.net/1.jpg")])
+    found = matcher(sample, new_tombstone("phash", "00ff00ff33cc33cc", distance=2))
+    rows = [
+        ("a:1", None, None, None),
+        ("a:2", "aa", "ffffffffffffffff", None),
+        ("a:3", "bb", "00ff00ff33cc33cf", None),
+        ("a:4", "cc", "00ff00ff33cc33c3", "http://copy.net/2.jpg"),
+        ("a:5", None, None, "https://copy.net/1.jpg"),
+    ]
     table = pa.table(
-        {
-            "sample_id": ["a:1", "a:2", "a:3", "a:4", "a:5"],
-            "sha256": [None, "aa", "bb", "cc", None],
-            "phash": [None, "ffffffffffffffff", "00ff00ff33cc33cf", "00ff00ff33cc33c3", None],
-        }
+        dict(zip(("sample_id", "sha256", "phash", "url"), map(list, zip(*rows, strict=True)), strict=True))
     )
-    assert found.numbers(table).tolist() == [0, 0, 1, -1, -1]
-    assert found.samples(table) == {"a:1": 0, "a:2": 0, "a:3": 1}
+    assert found.numbers(table).tolist() == [0, 0, 1, -1, 0]
+    assert found.samples(table) == {"a:1": 0, "a:2": 0, "a:3": 1, "a:5": 0}
+    ends = [(None, None), ("ingest", "malformed_row"), ("forget", "forgotten"), ("normalise", "forgotten")]
+    steps, reasons = map(list, zip(*ends, strict=True))
+    ended = pa.table({"sample_id": ["a:1"] * 4, "step": steps, "drop_reason": reasons})
+    assert found.numbers(ended).tolist() == [0, -1, -1, -1], "rows that were forgotten or never read are meant by none"
 
 
-def test_rows_that_were_forgotten_or_never_read_are_meant_by_none() -> None:
-    table = pa.table(
-        {
-            "sample_id": ["a:1", "a:1", "a:1", "a:1"],
-            "step": [None, "ingest", "forget", "normalise"],
-            "drop_reason": [None, "malformed_row", "forgotten", "forgotten"],
-        }
-    )
-    assert matcher(new_tombstone("sample", "a:1")).numbers(table).tolist() == [0, -1, -1, -1]
+LINES = {
+    "http://città.org/1.jpg\tUn gatto\tdi troppo": True,
+    "HTTPS://IMG.XN--CITT-3NA.ORG": True,
+    '"http://other.net/a%20b.jpg", un gatto': True,
+    "http://straße.org/1.jpg": True,
+    "http://xn--zzzzzzzzzz.org/1.jpg": True,  # a name that stands for no letters: whoever asks for it is obeyed
+    "http://notxn--citt-3na.org/1.jpg": False,
+    "http://xn--citt-3na.organic/1.jpg": False,
+    "http://other.net/b.jpg": False,
+    None: False,
+}
 
 
 @pytest.mark.parametrize("column", ["source_caption", "detail"])
 def test_lines_that_were_never_read_are_meant_by_what_they_name(column: str) -> None:
-    texts = {
-        "http://città.org/1.jpg\tUn gatto\tdi troppo": True,
-        "HTTPS://IMG.XN--CITT-3NA.ORG": True,
-        '"http://other.net/a%20b.jpg", un gatto': True,
-        "http://notxn--citt-3na.org/1.jpg": False,
-        "http://xn--citt-3na.organic/1.jpg": False,
-        "http://other.net/b.jpg": False,
-        None: False,
-    }
-    rows = [{"sample_id": str(text), "step": "ingest", column: text} for text in texts]
-    rows += [{"sample_id": "read", "step": None, column: text} for text in texts]
+    rows = [{"sample_id": str(text), "step": "ingest", column: text} for text in LINES]
+    rows += [{"sample_id": "read", "step": None, column: text} for text in LINES]
     schema = pa.schema([(name, pa.string()) for name in ("sample_id", "step", "source_caption", "detail")])
-    found = matcher(DOMAIN, URL).lines(pa.Table.from_pylist(rows, schema=schema))
-    assert found == [text for text, is_meant in texts.items() if is_meant]
-
-
-def test_of_a_forgotten_row_nothing_stays_that_tells_what_it_was() -> None:
-    row = dict.fromkeys(CAPTIONS.names) | {
-        "sample_id": "a:1",
-        "caption_id": "a:1#x",
-        "source": "a",
-        "url": "http://a.org/mario.jpg",
-        "source_caption": "Mario Rossi",
-        "numbers_lost": ["7"],
-        "translation_score": 0.5,
-        "upstream_file": "f",
-        "upstream_line": 3,
-        "outcome": "kept",
-    }
-    table = pa.Table.from_pylist([row, row], schema=CAPTIONS)
-    gone, same = forget_rows(table, pa.array([True, False])).to_pylist()
-    assert same == table.to_pylist()[1]
-    assert {name for name, value in gone.items() if value is not None} <= set(STAYING)
-    assert (gone["outcome"], gone["step"], gone["drop_reason"]) == ("rejected", "forget", "forgotten")
-    assert (gone["upstream_file"], gone["upstream_line"]) == ("f", 3)
+    hosts = [new_tombstone("domain", host) for host in ("xn--strae-oqa.org", "xn--zzzzzzzzzz.org")]
+    found = matcher(DOMAIN, URL, *hosts).lines(pa.Table.from_pylist(rows, schema=schema))
+    assert found == [text for text, is_meant in LINES.items() if is_meant]
 
 
 Row = dict[str, Any]
@@ -182,6 +135,16 @@ def image(sample: str, **more: Any) -> Row:
     return found | more
 
 
+def test_of_a_forgotten_row_nothing_stays_that_tells_what_it_was() -> None:
+    row = caption("web:a", 3, numbers_lost=["7"], license="CC0", attribution="Mario Rossi", translation_score=0.5)
+    table = pa.Table.from_pylist([row, row], schema=CAPTIONS)
+    gone, same = forget_rows(table, pa.array([True, False])).to_pylist()
+    assert same == table.to_pylist()[1]
+    assert {name for name, value in gone.items() if value is not None} <= set(STAYING)
+    assert (gone["outcome"], gone["step"], gone["drop_reason"]) == ("rejected", "forget", "forgotten")
+    assert (gone["upstream_file"], gone["upstream_line"]) == ("f.tsv", 3)
+
+
 # The image of a:1 is published with a caption of b:1, which a test set has, and that of c:1 with one of a:2.
 FIRST = [
     caption("web:a", 1),
@@ -198,26 +161,24 @@ SECOND = [caption("web:e", 9), caption("web:f", 10, merged_into="web:c")]
 SECOND_IMAGES = [image("web:e"), image("web:f")]
 
 
+def in_order(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: order_key(row["sample_id"])), schema=schema)
+
+
 def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Snapshot:
     """A snapshot of some shards; each is sorted as ingest sorts them."""
     files: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    everything = [row for captions, _ in shards for row in captions]
-    merged = sorted((row for row in everything if row["merged_into"]), key=lambda row: row["sample_id"])
+    merged = [row for captions, _ in shards for row in captions if row["merged_into"]]
+    merged.sort(key=lambda row: str(row["sample_id"]))
     pq.write_table(pa.Table.from_pylist(merged, schema=CAPTIONS), folder / "merged")
+    settings = {"config": SplitConfig(**SPLIT), "image_rows": ("fetch", "normalise", "deduplicate")}
     for number, (captions, images) in enumerate(shards):
-        save_parquet(pa.Table.from_pylist(in_order(captions), schema=CAPTIONS), folder / "captions.parquet")
-        save_parquet(pa.Table.from_pylist(in_order(images), schema=IMAGES), folder / "images.parquet")
+        save_parquet(in_order(captions, CAPTIONS), folder / "captions.parquet")
+        save_parquet(in_order(images, IMAGES), folder / "images.parquet")
         written = folder / str(number)
         written.mkdir()
-        rows = publish_shard(
-            folder / "captions.parquet",
-            folder / "images.parquet",
-            written,
-            config=SplitConfig(**SPLIT),
-            image_rows=("fetch", "normalise", "deduplicate"),
-            merged=folder / "merged",
-        )
-        for stem, count in rows.items():
+        sources = (folder / "captions.parquet", folder / "images.parquet", written)
+        for stem, count in publish_shard(*sources, merged=folder / "merged", **settings).items():
             kind = stem if stem in ("captions", "images", "spare") else "pairs"
             place = folder / "before" / ("images" if kind == "spare" else kind) / f"{stem}-{number:05d}-0.parquet"
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -228,21 +189,10 @@ def published(folder: Path, shards: Sequence[tuple[list[Row], list[Row]]]) -> Sn
     return snapshot(folder / "before", files, STEPS)
 
 
-def in_order(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: order_key(row["sample_id"]))
-
-
 def snapshot(folder: Path, files: dict[str, list[Any]], steps: Sequence[str]) -> Snapshot:
-    manifest = {
-        "files": files,
-        "settings": {"split": SPLIT},
-        "sources": {"web": {}},
-        "steps": [{**FORGET_STEP, "step": step} for step in steps],
-        "funnel": [],
-        "target_lang": "it",
-        "translator": "native",
-        "documents": [],
-    }
+    told = [{**FORGET_STEP, "step": step} for step in steps]
+    manifest = {"files": files, "settings": {"split": SPLIT}, "sources": {"web": {}}, "steps": told, "funnel": []}
+    manifest |= {"target_lang": "it", "translator": "native", "documents": []}
     found = Snapshot(dataset="web", snapshot=folder.name, folder=folder, manifest=manifest)
     manifest |= recounted(found)
     return found
@@ -281,25 +231,24 @@ def test_whatever_is_forgotten_the_laws_hold(before: Snapshot, samples: str) -> 
     counts = [row["dropped"] for row in after.manifest["funnel"] if row["step"] == "forget"]
     goes = [{row["sample_id"], row["merged_into"]} & {f"web:{name}" for name in samples} for row in FIRST + SECOND]
     assert counts == [sum(map(bool, goes))]
+    merged = captions_of(after)["web:f#10"]
+    assert (merged["drop_reason"] == "forgotten") == bool({"c", "f"} & set(samples)), "it goes with its image"
+    asked = {row["sample_id"] for path in after.image_files() for row in pq.read_table(path).to_pylist()}
+    assert "f" in samples or "web:f" in asked, "nobody asks the web for it again"
 
 
 def with_manifest(found: Snapshot, **changes: Any) -> Snapshot:
     return replace(found, manifest={**found.manifest, **changes})
 
 
-@pytest.mark.parametrize("change", [{"step": "clean", "dropped": 0}, {"step": "deduplicate", "kept": 7}])
-def test_a_step_that_counts_otherwise_than_the_rows_say_is_noticed(before: Snapshot, change: Row) -> None:
-    funnel = [row | change if row["step"] == change["step"] else row for row in before.manifest["funnel"]]
-    assert funnel != before.manifest["funnel"]
-    [law] = broken_laws(with_manifest(before, funnel=funnel))
-    assert law.startswith("every step counted")
-
-
-def test_a_row_of_a_step_that_the_build_has_not_is_noticed(before: Snapshot) -> None:
-    assert any(
-        "of a source of the build" in law
-        for law in broken_laws(with_manifest(before, steps=before.manifest["steps"][1:]))
-    )
+def test_a_step_that_counts_otherwise_than_the_rows_say_or_that_the_build_has_not_is_noticed(before: Snapshot) -> None:
+    for change in ({"step": "clean", "dropped": 0}, {"step": "deduplicate", "kept": 7}):
+        funnel = [row | change if row["step"] == change["step"] else row for row in before.manifest["funnel"]]
+        assert funnel != before.manifest["funnel"]
+        [law] = broken_laws(with_manifest(before, funnel=funnel))
+        assert law.startswith("every step counted")
+    broken = broken_laws(with_manifest(before, steps=before.manifest["steps"][1:]))
+    assert any("of a source of the build" in law for law in broken)
 
 
 def test_a_pair_that_loses_a_caption_stays_where_it_is(before: Snapshot) -> None:
@@ -317,10 +266,11 @@ def stating(sample: str, line: int, license: str | None, author: str, **more: An
 
 
 # Rows that state rights: of x and of what was merged into it, in its own shard and in another.
+TOO_SHORT = {"outcome": "rejected", "step": "clean", "drop_reason": "caption_too_short"}
 OF_X = {"merged_into": "web:x"}
 RIGHTS_FIRST = [
     stating("x", 1, "CC0", "Xenia"),
-    stating("x", 5, "CC BY 4.0", "Xaver", outcome="rejected", step="clean", drop_reason="caption_too_short"),
+    stating("x", 5, "CC BY 4.0", "Xaver", **TOO_SHORT),
     stating("v", 2, "CC BY-NC 4.0", "Vera", **OF_X),
     stating("w", 6, "CC BY-NC 4.0", "Jane Doe"),
 ]
@@ -359,37 +309,6 @@ def test_a_pair_that_loses_a_caption_has_the_rights_that_it_would_have_been_publ
     assert (pair["license"], pair["attribution"]) == (license, author)
 
 
-def test_captions_that_were_published_with_a_forgotten_image_go_with_it(before: Snapshot) -> None:
-    after = without(before, "web:c")
-    row = captions_of(after)["web:f#10"]
-    assert (row["outcome"], row["step"], row["drop_reason"]) == ("rejected", "forget", "forgotten")
-    assert {name for name, value in row.items() if value is not None} <= set(STAYING)
-    asked = {row["sample_id"] for path in after.image_files() for row in pq.read_table(path).to_pylist()}
-    assert "web:f" in asked, "nobody asks the web for it again"
-
-
-def test_spare_pictures_of_what_is_forgotten_go(before: Snapshot) -> None:
-    """Files of them: by sample, in groups of rows, with pixels; one of which nothing is left goes."""
-    schema = pa.schema(
-        [(name, pa.string()) for name in ("sample_id", "source", "url", "final_url", "sha256", "phash")]
-        + [("bytes", pa.binary())]
-    )
-    entries = []
-    for shard, names in enumerate([["web:d", "web:x"], ["web:d"], ["web:x"]]):
-        rows = [{"sample_id": name, "url": f"http://{name[-1]}.org/1.jpg", "bytes": name.encode()} for name in names]
-        path = before.folder / "images" / f"spare-{shard:05d}-0123456789ab.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=1)
-        entries.append(file_entry(path, before.folder, rows=len(rows), shard=shard))
-    files = {**before.manifest["files"], "spare": entries}
-    spared = with_manifest(before, files=files)
-    assert samples_in(files_of(spared), matcher(new_tombstone("url", "http://x.org/1.jpg"))) == {"web:x": 0}
-
-    after = without(spared, "web:x")
-    left = {entry["shard"]: pq.read_table(after.folder / entry["path"]) for entry in after.manifest["files"]["spare"]}
-    assert {shard: table["sample_id"].to_pylist() for shard, table in left.items()} == {0: ["web:d"], 1: ["web:d"]}
-    assert left[0]["bytes"].to_pylist() == [b"web:d"]
-
-
 def test_shards_that_had_nothing_of_it_are_shared_and_the_others_keep_their_names(before: Snapshot) -> None:
     after = without(before, "web:d")
     for kind, shared in (("captions", [False, True]), ("images", [False, True]), ("pairs", [True] * 3)):
@@ -397,16 +316,6 @@ def test_shards_that_had_nothing_of_it_are_shared_and_the_others_keep_their_name
         olds = [before.folder / entry["path"] for entry in before.manifest["files"][kind]]
         assert [path.samefile(old) for path, old in zip(paths, olds, strict=True)] == shared, kind
         assert [path.name.rpartition("-")[0] for path in paths] == [old.name.rpartition("-")[0] for old in olds]
-
-
-def test_lines_that_were_never_read_stay_rejected_without_their_text(before: Snapshot) -> None:
-    folder = before.folder.with_name("after")
-    files = rewrite_files(before, folder, [], ["web:malformed-1"])
-    after = snapshot(folder, files, STEPS)
-    row = captions_of(after)["web:malformed-1#8"]
-    assert (row["step"], row["drop_reason"], row["source_caption"]) == ("ingest", "malformed_row", None)
-    assert after.manifest["funnel"] == before.manifest["funnel"]
-    assert broken_laws(after) == []
 
 
 @pytest.mark.parametrize("kind", ["captions", "images", "pairs"])
@@ -430,6 +339,32 @@ def test_forgetting_twice_is_forgetting_both_and_forgetting_nothing_changes_noth
     assert twice.manifest["files"] == atonce
 
 
+def test_spare_pictures_of_what_is_forgotten_go(before: Snapshot) -> None:
+    """Files of them: by sample, in groups of rows, with pixels; one of which nothing is left goes."""
+    names = ("sample_id", "source", "url", "final_url", "sha256", "phash")
+    schema = pa.schema([*((name, pa.string()) for name in names), ("bytes", pa.binary())])
+    entries = []
+    for shard, samples in enumerate(["dx", "d", "x"]):
+        rows = [{"sample_id": f"web:{name}", "url": f"http://{name}.org/1", "bytes": name.encode()} for name in samples]
+        path = before.folder / "images" / f"spare-{shard:05d}-0123456789ab.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, row_group_size=1)
+        entries.append(file_entry(path, before.folder, rows=len(rows), shard=shard))
+    spared = with_manifest(before, files={**before.manifest["files"], "spare": entries})
+    assert samples_in(files_of(spared), matcher(new_tombstone("url", "http://x.org/1"))) == {"web:x": 0}
+    after = without(spared, "web:x")
+    left = {entry["shard"]: pq.read_table(after.folder / entry["path"]) for entry in after.manifest["files"]["spare"]}
+    assert {shard: table["bytes"].to_pylist() for shard, table in left.items()} == {0: [b"d"], 1: [b"d"]}
+
+
+def test_lines_that_were_never_read_stay_rejected_without_their_text(before: Snapshot) -> None:
+    folder = before.folder.with_name("after")
+    after = snapshot(folder, rewrite_files(before, folder, [], ["web:malformed-1"]), STEPS)
+    row = captions_of(after)["web:malformed-1#8"]
+    assert (row["step"], row["drop_reason"], row["source_caption"]) == ("ingest", "malformed_row", None)
+    assert after.manifest["funnel"] == before.manifest["funnel"]
+    assert broken_laws(after) == []
+
+
 def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_path: Path) -> None:
     """Of step outputs, each of a dataset; what is being written has a name with a dot."""
     for name, rows in {
@@ -437,12 +372,10 @@ def test_texts_that_no_row_that_stays_has_are_those_of_forgotten_rows_alone(tmp_
         "other/clean/0b": [caption("web:d", 3), caption("web:d", 4, clean_caption="Didascalia 2")],
         "other/clean/.tmp-0c": [caption("web:e", 1)],
     }.items():
-        folder = tmp_path / "work" / name
-        folder.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), folder / "shard.parquet")
-    found = Tombstones(tombstones=(new_tombstone("sample", "web:a"),))
-    assert texts_only_in_forgotten_rows(tmp_path, found) == {"Caption 1", "Didascalia 1", "Caption 2"}
+        (tmp_path / "work" / name).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=CAPTIONS), tmp_path / "work" / name / "shard.parquet")
+    texts = {"Caption 1", "Didascalia 1", "Caption 2"}
+    for datasets, expected in ((None, texts), (["web"], texts), (["other"], set())):
+        one = new_tombstone("sample", "web:a", **({"datasets": datasets} if datasets else {}))
+        assert texts_only_in_forgotten_rows(tmp_path, Tombstones(tombstones=(one,))) == expected
     assert texts_only_in_forgotten_rows(tmp_path, Tombstones()) == set()
-    for dataset, texts in (("web", {"Caption 1", "Didascalia 1", "Caption 2"}), ("other", set())):
-        found = Tombstones(tombstones=(new_tombstone("sample", "web:a", datasets=[dataset]),))
-        assert texts_only_in_forgotten_rows(tmp_path, found) == texts

@@ -73,9 +73,8 @@ def test_private_addresses_are_refused_named_by_redirect_and_through_a_proxy(
     message = rf"is not requested: \S+ is at {PRIVATE[url]}, which is not on the public internet.*--private-host"
     site.upstream.faults["/p"] = [site.upstream.status(302, Location=url)] * 2
     for act in (lambda: get(site, url=url), lambda: get(site), lambda: fetch_small(site.upstream.url("/p"), CONFIG)):
-        with pytest.raises(SettingsError, match=message) as refused:
+        with pytest.raises(SettingsError, match=message):
             act()
-        assert "\n" not in str(refused.value)
     if ".example" not in url:  # a proxy looks names up by itself
         monkeypatch.setenv("https_proxy", site.upstream.url(""))
         with pytest.raises(SettingsError, match="is not on the public internet"):
@@ -116,10 +115,10 @@ def test_an_allowed_private_host_is_requested_and_resumed(site: Any, asked: list
     assert asked == ["mirror.example"] * 2  # once a connection: a second look-up may say something else
 
 
-@pytest.mark.parametrize("name", ["https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""])
-def test_an_invalid_private_host_is_refused(name: str, site: Any) -> None:
-    with pytest.raises(SettingsError, match="--private-host needs the name or the address of a host, got"):
-        get(site, config=replace(CONFIG, private_hosts=(name,)))
+def test_an_invalid_private_host_is_refused(site: Any) -> None:
+    for name in ("https://mirror.example", "mirror.example/data", "mirror.example:8443", "u@m", ""):
+        with pytest.raises(SettingsError, match="--private-host needs the name or the address of a host, got"):
+            get(site, config=replace(CONFIG, private_hosts=(name,)))
 
 
 def test_an_allowed_host_may_not_redirect_to_another_private_host(site: Any) -> None:

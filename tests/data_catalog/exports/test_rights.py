@@ -10,30 +10,30 @@ from data_catalog.exports.rights import FORBIDDEN, FREE, NONCOMMERCIAL, Policy, 
 COCO = "http://creativecommons.org/licenses"
 
 
-@pytest.mark.parametrize(
-    ("text", "name", "passing_on"),
-    [
-        ("CC0 1.0 Universal", "CC0", FREE),
-        ("https://creativecommons.org/publicdomain/zero/1.0/", "CC0", FREE),
-        ("Public domain", "public domain", FREE),
-        ("No known copyright restrictions (http://flickr.com/commons/usage/)", "public domain", FREE),
-        ("United States Government Work (http://www.usa.gov/copyright.shtml)", "public domain", FREE),
-        ("Attribution-NonCommercial-NoDerivs License", "CC-BY-NC-ND", FORBIDDEN),
-        (f"CC BY 2.0 ({COCO}/by/2.0/)", "CC-BY", FREE),
-        ("  CC BY 2.5 it ", "CC-BY", FREE),
-        ("Creative Commons Attribution-Share Alike 4.0 International", "CC-BY-SA", FREE),
-        ("https://creativecommons.org/licenses/by/4.0/deed.it", "CC-BY", FREE),
-        (f"Attribution-NonCommercial License ({COCO}/by-nc/2.0/)", "CC-BY-NC", NONCOMMERCIAL),
-        (f"Attribution-NonCommercial-ShareAlike License ({COCO}/by-nc-sa/2.0/)", "CC-BY-NC-SA", NONCOMMERCIAL),
-        ("CC BY-NC-SA 4.0", "CC-BY-NC-SA", NONCOMMERCIAL),
-        (f"Attribution-NoDerivs License ({COCO}/by-nd/2.0/)", "CC-BY-ND", FORBIDDEN),
-        ("All rights reserved", "all rights reserved", FORBIDDEN),
-    ],
-)
-def test_licenses_are_told_by_name_and_address(text: str, name: str, passing_on: str) -> None:
-    found = read_license(text)
-    assert found is not None
-    assert (found.name, found.passing_on) == (name, passing_on)
+LICENSES = {
+    "CC0 1.0 Universal": ("CC0", FREE),
+    "https://creativecommons.org/publicdomain/zero/1.0/": ("CC0", FREE),
+    "Public domain": ("public domain", FREE),
+    "No known copyright restrictions (http://flickr.com/commons/usage/)": ("public domain", FREE),
+    "United States Government Work (http://www.usa.gov/copyright.shtml)": ("public domain", FREE),
+    "Attribution-NonCommercial-NoDerivs License": ("CC-BY-NC-ND", FORBIDDEN),
+    f"CC BY 2.0 ({COCO}/by/2.0/)": ("CC-BY", FREE),
+    "  CC BY 2.5 it ": ("CC-BY", FREE),
+    "Creative Commons Attribution-Share Alike 4.0 International": ("CC-BY-SA", FREE),
+    "https://creativecommons.org/licenses/by/4.0/deed.it": ("CC-BY", FREE),
+    f"Attribution-NonCommercial License ({COCO}/by-nc/2.0/)": ("CC-BY-NC", NONCOMMERCIAL),
+    f"Attribution-NonCommercial-ShareAlike License ({COCO}/by-nc-sa/2.0/)": ("CC-BY-NC-SA", NONCOMMERCIAL),
+    "CC BY-NC-SA 4.0": ("CC-BY-NC-SA", NONCOMMERCIAL),
+    f"Attribution-NoDerivs License ({COCO}/by-nd/2.0/)": ("CC-BY-ND", FORBIDDEN),
+    "All rights reserved": ("all rights reserved", FORBIDDEN),
+}
+
+
+def test_licenses_are_told_by_name_and_address() -> None:
+    for text, told in LICENSES.items():
+        found = read_license(text)
+        assert found is not None, text
+        assert (found.name, found.passing_on) == told
 
 
 NONE = [

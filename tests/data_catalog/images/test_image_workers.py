@@ -2,15 +2,14 @@
 
 import os
 import pickle
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +17,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from data_catalog.errors import DamagedError, DefectError, DiskError
@@ -142,20 +139,6 @@ def test_a_folder_of_hosts_that_vanishes_hangs_nobody_and_a_damaged_file_in_it_i
         fetch(urls[0], by=own_workers)
 
 
-def test_a_file_that_cannot_grow_ends_the_shard_though_others_wait_for_their_host(
-    server: Any, make_site: Any, own_workers: ImageWorkers, children: Any, quick: FetchConfig, fetch: Any
-) -> None:
-    resting, others = make_site(), children("fetch")
-    resting.behaviours["/0"] = lambda it: it.answer(503, b"", Retry_After="250")
-    server.files.update({f"/large/{number}": bytes(100_000) for number in range(8)})
-    urls = [resting.url("/0"), *[server.url(f"/large/{number}") for number in range(8)]]
-    fetch(urls[1], by=own_workers)
-    (pid,) = children("fetch") - others
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (300_000, 300_000))
-    with pytest.raises(DiskError, match="File too large"):
-        fetch(*urls, config=replace(quick, retries=1), by=own_workers)
-
-
 PARENT = """
 import sys
 from pathlib import Path
@@ -220,11 +203,12 @@ def test_an_image_that_takes_all_memory_is_given_up_alone(pictures: Any, normali
     assert reasons(normalise([good, wide])) == [None, "one_colour"]
 
 
-def strike(children: Any, begun: Callable[[], Any], signal_number: int, times: int) -> threading.Thread:
+@contextmanager
+def striking(children: Any, begun: Callable[[], Any], signal_number: int, times: int) -> Iterator[None]:
     """Send a signal to so many decoding children, which are not there yet, after `begun` returns."""
     others = children("normalise")
 
-    def act() -> None:
+    def strike() -> None:
         begun()
         struck: set[int] = set()
         while len(struck) < times:
@@ -232,27 +216,26 @@ def strike(children: Any, begun: Callable[[], Any], signal_number: int, times: i
                 os.kill(pid, signal_number)
                 struck.add(pid)
 
-    attacker = threading.Thread(target=act)
-    attacker.start()
-    return attacker
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(strike)
+        yield
+        done.result()
 
 
 def test_a_decoding_child_that_stops_costs_no_image(
     own_workers: Any, children: Any, pictures: Any, normalise: Any, tmp_path: Path
 ) -> None:
-    attacker = strike(children, lambda: wait_for_bytes(tmp_path, "pictures.bin"), signal.SIGSTOP, 1)
     bodies = [pictures["plain.jpg"]] * 3000
-    rows = normalise(bodies, replace(SMALL, timeout_s=1.0), by=own_workers, out=tmp_path / "images.parquet")
-    attacker.join()
+    with striking(children, lambda: wait_for_bytes(tmp_path, "pictures.bin"), signal.SIGSTOP, 1):
+        rows = normalise(bodies, replace(SMALL, timeout_s=1.0), by=own_workers, out=tmp_path / "images.parquet")
     assert {*reasons(rows)} == {None}
 
 
 def test_a_decoding_child_that_is_killed_while_it_starts_blames_no_image(
     own_workers: Any, children: Any, pictures: Any, normalise: Any
 ) -> None:
-    attacker = strike(children, lambda: None, signal.SIGKILL, 2)
-    assert reasons(normalise([pictures["plain.jpg"]] * 3, by=own_workers)) == [None] * 3
-    attacker.join()
+    with striking(children, lambda: None, signal.SIGKILL, 2):
+        assert reasons(normalise([pictures["plain.jpg"]] * 3, by=own_workers)) == [None] * 3
 
 
 def test_children_end_with_the_context(own_workers: Any, children: Any, pictures: Any, normalise: Any) -> None:
@@ -293,15 +276,10 @@ def test_a_child_finds_its_files_from_whatever_folder_it_was_started_in(
 
 
 def test_threads_have_a_child_each_and_the_same_bytes_give_the_same_files(
-    server: Any,
-    pictures: dict[str, bytes],
-    workers: ImageWorkers,
-    quick: FetchConfig,
-    make_requests: Any,
-    tmp_path: Path,
+    server: Any, pictures: Any, workers: ImageWorkers, quick: FetchConfig, make_requests: Any, tmp_path: Path
 ) -> None:
+    server.files |= {f"/gallery/{name}": body for name, body in pictures.items()}
     names = ("plain.jpg", "dot.png", "grey.png")
-    server.files |= {f"/gallery/{name}": pictures[name] for name in names}
     requests = make_requests(*[server.url(f"/gallery/{name}") for name in names], None)
 
     def work(threads: int) -> list[bytes]:
@@ -325,18 +303,6 @@ def test_originals_are_kept_where_asked_for(pictures: dict[str, bytes], normalis
         assert [thumbnail is None for thumbnail in column("thumbnail", rows)] == [False, True, False]
 
 
-def test_a_full_or_absent_disk_is_a_shard_error(workers: Any, quick: Any, make_requests: Any, tmp_path: Path) -> None:
+def test_an_absent_folder_is_an_error_of_the_disk(workers: Any, quick: Any, make_requests: Any, tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="cannot be written"):
         workers.fetch(make_requests(None), quick, tmp_path / "absent" / "raw.parquet")
-
-
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_every_row_comes_out_once_in_order_with_bytes_or_a_reason(
-    data: st.DataObject, server: Any, pictures: dict[str, bytes], fetch: Any, normalise: Any, tmp_path: Path
-) -> None:
-    server.files.update({f"/{name}": body for name, body in pictures.items()})
-    url = st.one_of(st.sampled_from(sorted(pictures)).map(lambda name: server.url(f"/{name}")), st.text(), st.none())
-    path = st.one_of(st.none(), st.none(), st.text(max_size=20))
-    requests = data.draw(st.lists(st.tuples(url, path, st.just(str(tmp_path))), max_size=30))
-    normalise([row["bytes"] for row in fetch(*requests)])  # both compare their rows with what they were given

@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from email.message import Message
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.request import Request
 
 import pytest
 
 from data_catalog.errors import DiskError, PipelineError
 from data_catalog.fetch import hosts as limits_of_hosts
-from data_catalog.fetch.client import Deadline, GuardedClient, Hooks
+from data_catalog.fetch.client import Deadline, Hooks
 from data_catalog.fetch.config import FetchConfig, HostPace
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.hosts import Hosts, LaterError
@@ -79,9 +79,11 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield found
 
 
-def opener_of(web: FakeWeb, hosts: Hosts, config: FetchConfig, *urls: str) -> Opener:
-    client: GuardedClient = web  # type: ignore[assignment]
-    return Opener(urls, config, client, hosts, on_begin=lambda url: None, new_body=io.BytesIO)
+def opener_of(web: FakeWeb, hosts: Hosts, *urls: str, **options: Any) -> Opener:
+    """The opener of some URLs, by default those that the web has."""
+    client: Any = web
+    config = replace(CONFIG, **options)
+    return Opener(urls or [*web.answers], config, client, hosts, on_begin=lambda url: None, new_body=io.BytesIO)
 
 
 def outcome(opener: Opener, url: str) -> bytes | str:
@@ -124,37 +126,34 @@ def test_a_thumbnail_is_taken_and_the_original_where_there_is_none(
     thumbnail: list[Answer], original: list[Answer], outcome: bytes | str, asked: dict[str, int], hosts: Hosts
 ) -> None:
     web = FakeWeb({THUMBNAIL: thumbnail, ORIGINAL: original})
-    assert outcomes(opener_of(web, hosts, replace(CONFIG, retries=1), ORIGINAL)) == [outcome]
+    assert outcomes(opener_of(web, hosts, ORIGINAL, retries=1)) == [outcome]
     assert web.asked == asked
 
 
 def test_a_parser_that_trips_over_an_answer_costs_one_row(hosts: Hosts) -> None:
     answers: list[list[Answer]] = [[b"one"], [KeyError("what nobody foresaw")], [ValueError("once only"), b"three"]]
     web = FakeWeb({f"http://a.example/{number}": found for number, found in enumerate(answers)})
-    opener = opener_of(web, hosts, replace(CONFIG, retries=1), *web.answers)
+    opener = opener_of(web, hosts, retries=1)
     assert outcomes(opener) == [b"one", "fetch_lost", b"three"]
     assert "KeyError" in str(opener.states["http://a.example/1"].failure)
     assert opener.failure is None
 
 
-@pytest.mark.parametrize(
-    "trouble", [OSError(28, "No space"), DiskError("No space"), PipelineError("No space")], ids=repr
-)
-def test_trouble_of_the_machine_ends_the_shard(trouble: Exception, hosts: Hosts) -> None:
-    urls = ["http://a.example/1", "http://a.example/2"]
-    web = FakeWeb({urls[0]: [trouble], urls[1]: [b"never asked for"]})
-    opener = opener_of(web, hosts, CONFIG, *urls)
-    for url in urls:
-        with pytest.raises(type(trouble), match="No space"):
-            opener.open(Request(url))
-    assert opener.failure is trouble
-    assert web.asked == {urls[0]: 1}
+def test_trouble_of_the_machine_ends_the_shard(hosts: Hosts) -> None:
+    for trouble in (OSError(28, "No space"), DiskError("No space"), PipelineError("No space")):
+        web = FakeWeb({"http://a.example/1": [trouble], "http://a.example/2": [b"never asked for"]})
+        opener = opener_of(web, hosts)
+        for url in web.answers:
+            with pytest.raises(type(trouble), match="No space"):
+                opener.open(Request(url))
+        assert opener.failure is trouble
+        assert web.asked == {"http://a.example/1": 1}
 
 
 def test_a_host_that_is_closed_while_a_row_waits_for_it_is_not_waited_for(hosts: Hosts) -> None:
     web = FakeWeb({"http://a.example/0": [b"x"]})
     web.before = lambda: hosts.pause("a.example", http(429), 86_400.0)  # as another thread is told
-    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    opener = opener_of(web, hosts)
     with pytest.raises(FetchError, match="http_429"):
         opener.open(Request("http://a.example/0"))
     assert (opener.states["http://a.example/0"].due, opener.states["http://a.example/0"].tries) == (0.0, 1)
@@ -165,7 +164,7 @@ def test_a_host_behind_a_redirect_that_wants_time_does_not_hold_up_those_that_le
     elsewhere.url = "http://b.example/moved"
     urls = ["http://a.example/0", "http://a.example/1", "http://b.example/"]
     web = FakeWeb(dict(zip(urls, ([elsewhere], [b"here"], [b"not asked any more"]), strict=True)))
-    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    opener = opener_of(web, hosts)
     assert outcomes(opener) == ["http_429", b"here", "http_429"]
     assert web.asked["http://b.example/"] == 0
     assert opener.states["http://b.example/"].final_url == "http://b.example/"
@@ -180,7 +179,7 @@ def test_a_redirect_to_a_busy_host_costs_no_try_and_is_no_endless_wait(
     web.redirects[url] = ["http://b.example/0"]
     for slot in range(hosts.pace_of("b.example").concurrency):
         assert hosts.acquire_slot("b.example", 0) == slot
-    opener = opener_of(web, hosts, CONFIG, url)
+    opener = opener_of(web, hosts)
     with pytest.raises(LaterError):
         opener.open(Request(url))
     assert (opener.states[url].tries, opener.states[url].group) == (0, "b.example")
@@ -188,19 +187,19 @@ def test_a_redirect_to_a_busy_host_costs_no_try_and_is_no_endless_wait(
     hosts.release_slot("b.example", 0)
     opener.open(Request(url))
     hosts.acquire_slot("b.example", 0)
-    assert outcome(opener_of(web, hosts, CONFIG, url), url) == "timeout"
+    assert outcome(opener_of(web, hosts), url) == "timeout"
 
 
 def test_a_host_that_refuses_whatever_is_asked_is_given_up(hosts: Hosts) -> None:
     urls = [f"http://a.example/{number}" for number in range(200)]
     web = FakeWeb({url: [http(429, retry_after_s=0.01)] for url in urls})
-    assert outcomes(opener_of(web, hosts, CONFIG, *urls)) == ["http_429"] * 200
+    assert outcomes(opener_of(web, hosts)) == ["http_429"] * 200
     assert web.asked.total() <= 3 * 8 + 3  # three tries of all that may be asked at once
 
 
 def test_a_row_whose_host_rests_is_asked_later_and_not_charged_with_a_try(hosts: Hosts) -> None:
     web = FakeWeb({"http://a.example/0": [http(503, retry_after_s=100.0)], "http://a.example/1": [b"x"]})
-    opener = opener_of(web, hosts, CONFIG, *web.answers)
+    opener = opener_of(web, hosts)
     for url in web.answers:
         started = time.monotonic()
         with pytest.raises(LaterError):
@@ -214,7 +213,7 @@ def test_waits_between_tries_grow_up_to_a_bound(hosts: Hosts) -> None:
     url = "http://a.example/0"
     web = FakeWeb({url: [FetchError("dns")]})
     # What a server may ask for is no limit of a backoff.
-    opener = opener_of(web, hosts, replace(CONFIG, backoff_s=2.0, retries=20, max_wait_s=0.1), url)
+    opener = opener_of(web, hosts, backoff_s=2.0, retries=20, max_wait_s=0.1)
     for number in range(1, 11):
         started = time.monotonic()
         with pytest.raises(LaterError):
@@ -237,7 +236,7 @@ def test_what_is_over_the_bytes_of_a_host_or_of_the_shard_is_not_asked_for(
 ) -> None:
     urls = [f"http://a.example/{number}" for number in range(5)]
     web = FakeWeb({url: [body] for url in urls} | {"http://b.example/": [b"another"]})
-    opener = opener_of(web, hosts, replace(CONFIG, **limits), *web.answers)
+    opener = opener_of(web, hosts, **limits)
     assert outcomes(opener) == [*ours, *["byte_budget"] * (5 - len(ours)), theirs]
     assert sum(web.asked[url] for url in urls) == len(ours)
     whose = "a.example" if "max_host_bytes" in limits else "the shard"

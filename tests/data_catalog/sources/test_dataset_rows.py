@@ -27,10 +27,8 @@ def reasons(rows: list[SourceRow]) -> list[str]:
     ("kind", "line", "name", "split"),
     [
         ("cc3m", f"a caption\t{URL}", "Train_GCC-training.tsv", "train"),
-        ("cc3m", f"a caption\t{URL}", "Validation_GCC-1.1.0-Validation.tsv", "val"),
         ("cc3m", f"a caption\t{URL}", "cc3m_val.tsv", "val"),
         ("cc12m", f"{URL}\ta caption", "cc12m.tsv.gz", None),
-        ("cc12m", f"{URL}\ta caption", "evaluated.tsv", None),
         ("cc12m", f"{URL}\ta caption", "trains.tsv", None),
     ],
 )
@@ -50,30 +48,23 @@ LINES = {
         ("no tab", "malformed_row"),
         (f"a\tb\t{URL}", "malformed_row"),
         (f"\t{URL}", "caption_missing"),
-        ("a caption\t", "image_missing"),
         ("a caption\tnot a url", "image_missing"),
         (f"caff\udce8\t{URL}", "bad_encoding"),
         (f'"quotes are "text\u2028\x85\t{URL}', GOOD),
     ],
     "flickr8k": [  # Flickr8k.token.txt
         ("1000268201_693b08cb0e.jpg#0\tA child .\r", ("1000268201_693b08cb0e.jpg", "0", "A child .")),
-        ("a.jpg#1\tA tab\there is text, \u2028 too\r", ("a.jpg", "1", "A tab\there is text, \u2028 too")),
         ("2258277193_586949ec62.jpg.1#0\tpeople", ("2258277193_586949ec62.jpg", "0", "people")),
-        ("no image#0\ttext", "malformed_row"),
         ("a.jpg#x\ttext", "malformed_row"),
-        ("a.jpg#0 text", "malformed_row"),
         ("a.jpg#0\t ", "caption_missing"),
         ("a\0.jpg#0\ttext", "bad_encoding"),
-        ("b.jpg#4\tlast", ("b.jpg", "4", "last")),
     ],
     "flickr30k": [  # results.csv
         ("\ufeffimage_name| comment_number| comment", None),
         ("1.jpg| 0| Two young guys | with shaggy hair .", ("1.jpg", "0", "Two young guys | with shaggy hair .")),
         ("2.jpg| 4   A dog runs across the grass .", ("2.jpg", "4", "A dog runs across the grass .")),
         ("1.jpg| 1| ", "caption_missing"),
-        ("1.jpg| one| text", "malformed_row"),
         ("1.jpg", "malformed_row"),
-        ("1.jpg| 2| two\x85lines", ("1.jpg", "2", "two\x85lines")),
     ],
     "flickr8k captions.txt": [
         ("image,caption", None),
@@ -82,7 +73,6 @@ LINES = {
         ("a.jpg,A child, without quotes .", ("a.jpg", "2", "A child, without quotes .")),
         ('b.jpg,"never closed', "malformed_row"),
         ("b.jpg,A dog .", ("b.jpg", "0", "A dog .")),
-        ("nothing", "malformed_row"),
     ],
 }
 
@@ -171,7 +161,6 @@ def test_a_license_needs_an_id_and_ids_have_many_spellings(read: Any) -> None:
 @pytest.mark.parametrize(
     ("image", "name", "url", "split"),
     [
-        ({"file_name": LEGACY_NAME, "coco_url": None}, "c.json", f"val2014/{LEGACY_NAME}", "val"),
         ({"file_name": LEGACY_NAME, "coco_url": "http://mscoco.org/images/1"}, "c", f"val2014/{LEGACY_NAME}", "val"),
         ({"coco_url": None}, "captions_val2017.json", f"val2017/{NAME}", "val"),
         ({}, "captions_val2014.json", f"train2017/{NAME}", "train"),
@@ -193,16 +182,11 @@ def test_an_image_has_a_local_file_or_a_url_or_is_missing(read: Any) -> None:
     [
         (CAPTION | {"image_id": 7}, "image_missing", "no image has the id 7"),
         ({"id": 1, "caption": "x"}, "image_missing", "no image_id"),
-        (CAPTION | {"image_id": True}, "image_missing", "no image_id"),
         (CAPTION | {"image_id": 391895.0}, "image_missing", "no image_id but 391895.0"),
         (CAPTION | {"image_id": "9" * 5000}, "image_missing", "no image_id but 999"),
-        (CAPTION | {"image_id": int("9" * 4000)}, "image_missing", "no image_id but inf"),
         (CAPTION | {"caption": "x" * 250_001}, "malformed_row", "a text of 250,001 characters"),
-        (CAPTION | {"caption": None}, "caption_missing", "no caption"),
         (CAPTION | {"caption": " \n"}, "caption_missing", "empty"),
-        (CAPTION | {"caption": 12}, "malformed_row", "a number"),
         (CAPTION | {"caption": "cut \ud83d"}, "bad_encoding", "U+D83D"),
-        ("no object", "image_missing", "no image_id"),
     ],
 )
 def test_a_malformed_annotation_affects_no_other(read: Any, annotation: Any, reason: str, detail: str) -> None:
@@ -226,25 +210,17 @@ def test_two_images_with_one_id_have_no_captions(read: Any, image_id: Any, name:
 SENTENCES = [{"raw": "A man.", "sentid": 770337}]
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"images": [{"id": 391895, "file_name": OTHER_NAME}], "annotations": [CAPTION]},
-        {"images": [{"filename": OTHER_NAME, "cocoid": 391895, "sentences": SENTENCES}]},
-    ],
-)
-def test_an_id_of_different_images_in_two_files_is_rejected(read: Any, other: dict[str, Any]) -> None:
-    first, second = read("mscoco", coco(), other, images=str(Path(__file__).parent))
-    assert reasons([first]) == ["row"]
-    assert (second.reason, second.detail) == ("image_missing", "several images have the id 391895")
+def test_an_id_of_different_images_in_two_files_is_rejected(read: Any) -> None:
+    listed = {"images": [{"id": 391895, "file_name": OTHER_NAME}], "annotations": [CAPTION]}
+    for other in (listed, {"images": [{"filename": OTHER_NAME, "cocoid": 391895, "sentences": SENTENCES}]}):
+        first, second = read("mscoco", coco(), other, images=str(Path(__file__).parent))
+        assert reasons([first]) == ["row"]
+        assert (second.reason, second.detail) == ("image_missing", "several images have the id 391895")
 
 
-def test_file_names_of_2014_and_2017_are_one_image(read: Any) -> None:
+def test_an_image_of_2014_and_2017_is_one_in_whichever_document(read: Any) -> None:
     rows = read("mscoco", *(coco(file_name=name) for name in (NAME, LEGACY_NAME, f"val2017/{NAME}")))
     assert [row.sample_key for row in rows] == ["391895"] * 3
-
-
-def test_karpathys_coco(read: Any) -> None:
     image = {"filename": LEGACY_NAME, "filepath": "val2014", "cocoid": 391895, "split": "restval"}
     (row,) = read("mscoco", {"images": [image | {"sentences": SENTENCES}], "dataset": "coco"})
     assert (row.sample_key, row.caption_key, row.split) == ("391895", "770337", "train")

@@ -1,23 +1,22 @@
-"""Local images: found by name only inside their folder, zip or tar, on a disk and on an object store."""
+"""Local images: found by name only inside their folder, zip or tar, on a disk and on a store; hostile ones too."""
 
 import io
 import os
+import random
+import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from data_catalog.errors import InputError, SettingsError, TransientError
-from data_catalog.fetch.config import FetchConfig
-from data_catalog.images.workers import ImageWorkers
-from data_catalog.sources.image_files import ImageFiles, image_locations, open_images
+from data_catalog.sources.image_files import ImageFiles, open_images
 from data_catalog.storage.upstream_hashes import FileHashes, location_digest
 
 FILES = {"a.jpg": b"A", "train/b.jpg": b"B" * 700_000, "val/b.jpg": b"other", "val/c è [1].jpg": b"C", "empty.jpg": b""}
@@ -104,37 +103,22 @@ def test_images_are_read_by_name_and_nothing_outside_them(base: str, place: str)
     assert absent(images, *NOT_FOUND)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(images.read, [*FILES] * 8)) == [*FILES.values()] * 8
-    images.close()
-
-
-@PLACES
-def test_only_archives_find_a_member_by_its_last_parts(base: str, place: str) -> None:
-    images = open_images(f"{base}/{place}")
     assert images.read("./a.jpg") == b"A"
+    # Only archives find a member by its last parts.
     for name, content in {"c è [1].jpg": b"C", "other/val/b.jpg": b"other"}.items():
-        if "." in place:
-            assert images.read(name) == content
-        else:
-            assert absent(images, name)
+        assert images.read(name) == content if "." in place else absent(images, name)
     assert absent(images, "b.jpg", "test/b.jpg", "elsewhere/c è [1].jpg")
     images.close()
 
 
 def test_what_is_missing_or_of_another_format_is_refused(base: str, tmp_path: Path) -> None:
-    for name, content in {
-        "empty": b"",
-        "cut.zip": b"PK\x03\x04 cut",
-        "zeros": bytes(10_240),
-        "a": b"\xff\xd8\xff",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match="not a folder, a tar or a complete zip"):
-            open_images(str(tmp_path / name))
-    packed = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\x00": "xz", b"BZh9": "bzip2", b"\x28\xb5\x2f\xfd": "zstandard"}
-    for magic, method in (packed | {b"\x04\x22\x4d\x18": "lz4"}).items():
-        (tmp_path / "packed.tar").write_bytes(magic)
-        with pytest.raises(InputError, match=f"compressed with {method}: .* Decompress it once"):
-            open_images(str(tmp_path / "packed.tar"))
+    wrong = dict.fromkeys((b"", b"PK\x03\x04 cut", bytes(10_240), b"\xff\xd8\xff"), "a tar or a complete zip")
+    wrong |= {b"\x1f\x8b": "with gzip", b"\xfd7zXZ\x00": "with xz", b"BZh9": "with bzip2"}
+    wrong |= {b"\x04\x22\x4d\x18": "with lz4", b"\x28\xb5\x2f\xfd": "with zstandard"}
+    for content, told in wrong.items():
+        (tmp_path / "images.tar").write_bytes(content)
+        with pytest.raises(InputError, match=told):
+            open_images(f"{tmp_path}/images.tar")
     os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(InputError, match="neither a folder nor a file"):
         open_images(str(tmp_path / "pipe.zip"))
@@ -184,19 +168,6 @@ def test_a_glob_of_several_places_finds_what_one_of_them_has(disk: str, tmp_path
         open_images(f"{disk}/images-?*")
 
 
-def test_a_glob_of_a_store_and_a_real_name_with_brackets(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    found = [str(place) for place in image_locations("memory://bucket/images.*")]
-    assert found == ["memory:///bucket/images.tar", "memory:///bucket/images.zip"]
-    with pytest.raises(FileNotFoundError, match="in 2 of 2 places"):
-        open_images("memory://bucket/images.*").read("a.jpg")
-    store.pipe("/bucket/images[1]/a.jpg", b"A")
-    assert open_images("memory://bucket/images[1]").read("a.jpg") == b"A"
-    (tmp_path / "images[1].zip").write_bytes(CONTENT["images.zip"])
-    images = open_images(str(tmp_path / "images[1].zip"))
-    assert images.read("a.jpg") == b"A"
-    images.close()
-
-
 def test_a_relative_path_or_a_file_url_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here [x]"
     for name in ("images:1", "file:a"):
@@ -241,9 +212,8 @@ def test_the_digest_of_a_location_changes_with_names_and_content(
         return location_digest(f"memory://bucket/{place}", tmp_path, FileHashes(tmp_path / "hashes.json"))
 
     before = {place: hashed(place) for place in ("folder", "images.zip", "images.*")}
-    assert {place: hashed(place) for place in before} == before
     store.copy("/bucket/folder", "/bucket/copy", recursive=True)
-    assert hashed("copy") == before["folder"]
+    assert hashed("copy") == hashed("folder") == before["folder"]
     store.pipe("/bucket/images.zip", store.cat("/bucket/images.zip")[:-1] + b"x")
     store.pipe("/bucket/folder/val/b.jpg", b"OTHER")
     assert len({*before.values(), *(hashed(place) for place in before)}) == 6
@@ -252,12 +222,263 @@ def test_the_digest_of_a_location_changes_with_names_and_content(
     assert hashed("folder") != changed
 
 
-def test_images_of_a_build_are_read_from_a_store(store: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
-    names = ["a.jpg", "val/b.jpg", "none.jpg"]
-    none, location = pa.nulls(len(names), pa.string()), ["memory://bucket/folder"] * len(names)
-    requests = pa.table({"sample_id": names, "url": none, "path": names, "location": location})
-    with ImageWorkers() as workers:
-        workers.fetch(requests, FetchConfig(), tmp_path / "raw.parquet")
-    rows = pq.read_table(tmp_path / "raw.parquet").to_pylist()
-    found = [(row["drop_reason"], row["bytes"]) for row in rows]
-    assert found == [(None, b"A"), (None, b"other"), ("missing_file", None)]
+LONG = f"{'folder/' * 40}{'n' * 120}.jpg"
+MIB = 2**20
+
+
+def opened(path: Path) -> ImageFiles:
+    return open_images(str(path))
+
+
+def zipped(path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, content in members.items():
+            file.writestr(zipfile.ZipInfo(name), content, compress_type=compression)
+    return path
+
+
+def replaced(path: Path, old: bytes, new: bytes, times: int = -1) -> Path:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, times))
+    return path
+
+
+def member(name: str, content: bytes = b"", *, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    """Return a header; `packed` derives the content of the member from `content`."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(content), kind, link
+    return info
+
+
+def packed(path: Path, members: Sequence[tuple[tarfile.TarInfo, bytes]], dialect: int = tarfile.GNU_FORMAT) -> Path:
+    with tarfile.open(path, "w", format=dialect) as file:
+        for info, content in members:
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], dialect: int = tarfile.GNU_FORMAT) -> Path:
+    return packed(path, [(member(name, content), content) for name, content in files.items()], dialect)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "size"),
+    [
+        (b"B" * 100, b"X" * 100, 70_000),  # another content
+        *(((70_000).to_bytes(4, "little"), size.to_bytes(4, "little"), size) for size in (10, 2**31)),  # a false size
+    ],
+)
+def test_a_damaged_member_of_a_zip_is_an_os_error(tmp_path: Path, old: bytes, new: bytes, size: int) -> None:
+    path = zipped(tmp_path / "images.zip", {"a.jpg": b"A", "train/b.jpg": b"B" * 70_000}, zipfile.ZIP_STORED)
+    images = opened(replaced(path, old, new))
+    assert images.size("train/b.jpg") == size
+    with pytest.raises(OSError, match=r"train/b\.jpg' in .* (cannot be read|bytes instead of)"):
+        images.read("train/b.jpg")
+    assert images.read("a.jpg") == b"A"
+    images.close()
+
+
+def test_a_zip_bomb_with_a_small_stated_size_is_not_unpacked(tmp_path: Path) -> None:
+    """Megabytes that claim to be ten bytes, whose checksum even fits: read by a process that has no room for them."""
+    claimed, squeezed = b"x" * 10, zlib.compressobj(1, wbits=-15)
+    pieces = [squeezed.compress(claimed), *(squeezed.compress(bytes(MIB)) for _ in range(512)), squeezed.flush()]
+    body = b"".join(pieces)
+    path = zipped(tmp_path / "images.zip", {"a.jpg": body}, zipfile.ZIP_STORED)
+    crcs = [zlib.crc32(data).to_bytes(4, "little") for data in (body, claimed)]
+    sizes = [len(body).to_bytes(4, "little") * 2, len(body).to_bytes(4, "little") + (10).to_bytes(4, "little")]
+    stored, deflated = b"\0\0\0\0!\0", b"\x08\0\0\0!\0"
+    for old, new in (crcs, sizes, (stored, deflated)):
+        replaced(path, old, new)
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (512 * 2**20,) * 2)\n"
+        "from data_catalog.sources.image_files import open_images\n"
+        "images = open_images(sys.argv[1])\n"
+        "print(images.size('a.jpg'), images.read('a.jpg'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"10 {claimed!r}\n"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_unpack_without_bound_are_refused_and_so_is_what_is_encrypted(tmp_path: Path, method: int) -> None:
+    path = zipped(tmp_path / "images.zip", {"a.jpg": b"A"}, method)
+    with pytest.raises(InputError, match="not compressed with deflate"):
+        opened(path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as file:
+        file.writestr("b.jpg", b"B")
+    images = opened(path)
+    assert images.read("b.jpg") == b"B"
+    with pytest.raises(OSError, match="another method than deflate"):
+        images.read("a.jpg")
+    images.close()
+    path = zipped(tmp_path / "encrypted.zip", {"a.jpg": b"A"}, zipfile.ZIP_STORED)
+    for version in (b"PK\3\4\x14\0", b"PK\1\2\x14\3\x14\0"):
+        replaced(path, version + b"\0\0", version + b"\1\0")
+    with pytest.raises(InputError, match="encrypted"):
+        opened(path)
+
+
+def test_names_in_a_zip_have_other_decodings_which_exact_names_win_over(tmp_path: Path) -> None:
+    members = {"train\\b.jpg": b"B", "c e.jpg": b"C", "d/a.jpg": b"slash", "d\\a.jpg": b"backslash"}
+    # A name in UTF-8 of which the flag that says so is not set.
+    images = opened(replaced(zipped(tmp_path / "images.zip", members), b"c e.jpg", "ça.jpg".encode()))
+    assert images.read("train/b.jpg") == images.read("train\\b.jpg") == images.read("b.jpg") == b"B"
+    assert images.read("ça.jpg") == b"C"
+    assert (images.read("d/a.jpg"), images.read("d\\a.jpg")) == (b"slash", b"backslash")
+    images.close()
+    with zipfile.ZipFile(tmp_path / "images.zip", "a") as file, pytest.warns(UserWarning, match="Duplicate name"):
+        file.writestr("d/a.jpg", b"new")
+    images = opened(tmp_path / "images.zip")
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"new", "the last member of a name counts"
+    images.close()
+
+
+@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_have_long_names_in_every_script(tmp_path: Path, dialect: int) -> None:
+    files = {LONG: b"long", "čaj 茶.jpg": b"tea", "0/a.jpg": b"A" * 70_000}
+    path = tarred(tmp_path / "images.tar", files, dialect)
+    with tarfile.open(path, "a", encoding="latin-1", format=tarfile.GNU_FORMAT) as file:
+        file.addfile(member("è.jpg", b"latin"), io.BytesIO(b"latin"))
+    images = opened(path)
+    assert {name: images.read(name) for name in files} == files
+    assert images.read(f"{'n' * 120}.jpg") == b"long"
+    assert absent(images, "è.jpg")
+
+
+def test_links_lead_to_files_of_the_tar_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    symbolic = {"d/symbolic.jpg": "../a.jpg", "d/twice.jpg": "symbolic.jpg", "to-hard.jpg": "hard.jpg"}
+    symbolic |= {"later.jpg": "b.jpg", "self.jpg": "self.jpg", "up.jpg": "../secret.jpg", "empty.jpg": ""}
+    symbolic |= {"absolute.jpg": f"{tmp_path}/secret.jpg"}
+    hard = {"hard.jpg": "./a.jpg", "hard-later.jpg": "b.jpg", "hard-up.jpg": "../secret.jpg"}
+    hard |= {"a.jpg": "a.jpg", "hard-absolute.jpg": f"{tmp_path}/secret.jpg"}  # a second copy is a link to itself
+    kinds = {"pipe.jpg": tarfile.FIFOTYPE, "device.jpg": tarfile.CHRTYPE, "folder.jpg": tarfile.DIRTYPE}
+    members = [(member("a.jpg", b"A"), b"A")]
+    members += [(member(name, kind=tarfile.LNKTYPE, link=link), b"") for name, link in hard.items()]
+    members += [(member(name, kind=tarfile.SYMTYPE, link=link), b"") for name, link in symbolic.items()]
+    members += [(member(name, kind=kind), b"") for name, kind in kinds.items()]
+    images = opened(packed(tmp_path / "images.tar", [*members, (member("b.jpg", b"B"), b"B")]))
+    assert [images.read(name) for name in ("a.jpg", "d/symbolic.jpg", "hard.jpg", "to-hard.jpg")] == [b"A"] * 4
+    assert images.read("later.jpg") == b"B"
+    assert absent(images, "d/twice.jpg", "hard-later.jpg", "self.jpg", "absolute.jpg", "up.jpg", "empty.jpg", *kinds)
+    assert absent(images, "hard-up.jpg", "hard-absolute.jpg", "secret.jpg")
+
+
+def test_the_last_member_of_a_name_in_a_tar_counts(tmp_path: Path) -> None:
+    members = [(member(name, content), content) for name, content in (("d/a.jpg", b"old"), ("b.jpg", b"B"))]
+    members += [
+        (member("hard.jpg", kind=tarfile.LNKTYPE, link="d/a.jpg"), b""),
+        (member("./d/a.jpg", b"newest"), b"newest"),
+        (member("b.jpg", kind=tarfile.DIRTYPE), b""),
+        (member("link.jpg", kind=tarfile.SYMTYPE, link="hard.jpg"), b""),
+        (member("link.jpg", b"file"), b"file"),
+    ]
+    images = opened(packed(tmp_path / "images.tar", members))
+    assert images.read("d/a.jpg") == images.read("a.jpg") == b"newest"
+    assert (images.read("hard.jpg"), images.read("link.jpg")) == (b"old", b"file")
+    assert absent(images, "b.jpg")
+
+
+def test_members_of_a_tar_may_have_holes(tmp_path: Path) -> None:
+    """Holes as GNU tar leaves them out: the map of what is stored stands in the headers."""
+    content = b"A" * 512 + b"B" * 512
+    info = member("holes.bmp", content)
+    holes = {"name": "holes.bmp", "size": "9000", "map": "0,512,4096,512,9000,0"}
+    info.pax_headers = {f"GNU.sparse.{name}": value for name, value in holes.items()}
+    members = [(info, content), (member("z.jpg", b"Z"), b"Z")]
+    images = opened(packed(tmp_path / "images.tar", members, tarfile.PAX_FORMAT))
+    whole = (b"A" * 512).ljust(4096, b"\0") + (b"B" * 512).ljust(9000 - 4096, b"\0")
+    assert (images.size("holes.bmp"), images.read("holes.bmp"), images.read("z.jpg")) == (9000, whole, b"Z")
+
+
+@pytest.mark.parametrize("dialect", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_truncated_or_damaged_tar_is_an_input_error(tmp_path: Path, dialect: int) -> None:
+    path = tarred(tmp_path / "images.tar", {LONG: b"long", "a.jpg": b"A" * 700, "b.jpg": b"B" * 512}, dialect)
+    content = path.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    # A multiple of a block that lies between two members is the hardest to notice.
+    for cut in sorted({*range(1, end, 397), *range(512, end, 512), end}):
+        path.write_bytes(content[:cut])
+        with pytest.raises(InputError, match=r"damaged or truncated|not a folder, a tar or a complete zip"):
+            opened(path)
+    path.write_bytes(content)
+    assert opened(path).read("a.jpg") == b"A" * 700
+    with pytest.raises(InputError, match="no header and no end at byte"):
+        opened(replaced(path, b"b.jpg", b"x.jpg"))  # a damaged header hides no member behind it
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_impossible_sizes_are_refused_and_huge_ones_known_before_they_are_read(tmp_path: Path, kind: bytes) -> None:
+    path, info = tmp_path / "images.tar", member("big.jpg", kind=kind)
+    for info.size in (-512, -(2**40), 2**40, 2**63, 2**80):
+        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict")
+        path.write_bytes(header + tarred(path, {"a.jpg": b"A"}).read_bytes())
+        with pytest.raises(InputError, match="damaged or truncated"):
+            opened(path)
+    if kind == tarfile.REGTYPE:
+        info.size = 200 * 2**30
+        with path.open("wb") as file:
+            file.write(info.tobuf(tarfile.GNU_FORMAT))
+            file.seek(info.size, os.SEEK_CUR)  # a hole: it takes no room on the disk
+            file.write(bytes(1024))
+        assert opened(path).size("big.jpg") == info.size
+
+
+def test_a_tar_that_changes_after_it_was_opened_is_an_os_error(tmp_path: Path) -> None:
+    path = tarred(tmp_path / "images.tar", {"a.jpg": b"A"})
+    images = opened(path)
+    tarred(path, {"0.jpg": b"0" * 600, "a.jpg": b"new"})
+    with pytest.raises(OSError, match="has changed since it was opened"):
+        images.read("a.jpg")
+    assert opened(path).read("a.jpg") == b"new"
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        images.read("a.jpg")
+
+
+def _damaged_zip(content: bytes, draw: random.Random) -> bytes:
+    damaged = bytearray(content[: draw.choice([len(content), draw.randrange(len(content))])])
+    for _ in range(draw.randrange(1, 5)):
+        damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+    return bytes(damaged)
+
+
+def _damaged_tar(content: bytes, draw: random.Random) -> bytes:
+    """Bytes of headers changed, their checksums mended, so that the damage comes further than those."""
+    damaged = bytearray(content)
+    blocks = [at for at in range(0, len(content), 512) if content[at + 257 : at + 262] == b"ustar"]
+    for _ in range(draw.randrange(1, 4)):
+        at = draw.choice(blocks)
+        place = at + draw.choice([draw.randrange(345), draw.randrange(5), draw.randrange(124, 136), 156])
+        damaged[place] = draw.choice([0, 0x80, 0xFF, *b"017-xLSg"])
+        header = damaged[at : at + 512]
+        header[148:156] = b" " * 8
+        damaged[at + 148 : at + 156] = b"%06o\0 " % sum(header)
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("num", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("pack", "damage"), [(zipped, _damaged_zip), (tarred, _damaged_tar)])
+def test_damage_anywhere_is_one_of_two_errors(
+    tmp_path: Path, pack: Callable[..., Path], damage: Callable[[bytes, random.Random], bytes], num: int
+) -> None:
+    files = {name: name.encode() * 60 for name in ("d/a.jpg", "č.jpg", LONG, "b.jpg")}
+    content, draw = pack(tmp_path / "whole", files).read_bytes(), random.Random(5)
+    outcomes = set()
+    for _ in range(num):
+        (tmp_path / "damaged").write_bytes(damage(content, draw))
+        try:
+            images = opened(tmp_path / "damaged")
+        except InputError:
+            outcomes.add("InputError")
+            continue
+        try:
+            outcomes.add("whole" if {name: images.read(name) for name in files} == files else "other")
+        except OSError as error:
+            outcomes.add(type(error).__name__)
+        finally:
+            images.close()
+    expected = {"InputError", "FileNotFoundError", "whole"}
+    assert expected <= outcomes <= {*expected, "OSError", "other"}  # other bytes: a tar has no checksum of its members

@@ -80,33 +80,19 @@ def test_malformed_rows_affect_no_other(read: Any, name: str, text: str, first: 
     assert [row.upstream_line for row in found] == list(range(first, first + 9))
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
-def test_unterminated_quotes_lose_no_other_row(read: Any, suffix: str, delimiter: str) -> None:
-    lines = ["image|text", f'{URL}|"never closed', f'{URL}|wide 24"', f'{URL}|"two\nlines"', f'{URL}|"Hi" he said']
-    found = read("pairs", "\n".join(lines).replace("|", delimiter), name=f"p{suffix}", **SIMPLE)
-    captions = [getattr(row, "caption", "") for row in found]
-    assert captions == ["", 'wide 24"', "two\nlines", '"Hi" he said']
-
-
-def test_a_field_may_be_longer_than_csv_allows(read: Any) -> None:
-    (row,) = read("pairs", f'image,text\n{URL},"{"è" * 200_000}"\n', name="p.csv", **SIMPLE)
-    assert len(row.caption) == 200_000
+def test_a_row_without_language_is_malformed_and_a_field_may_be_longer_than_csv_allows(read: Any) -> None:
+    content = encode([{"image": URL, "text": "a", "l": ""}, {"image": URL, "text": "è" * 200_000, "l": "it"}], ".csv")
+    found = read("pairs", content, name="p.csv", **SIMPLE | {"lang": None, "lang_column": "l"})
+    assert reasons(found) == ["lang_missing", "row"]
+    assert len(found[1].caption) == 200_000
 
 
 def test_parquet_has_nulls_dictionaries_and_texts_that_are_not_utf8(read: Any) -> None:
-    text, sink = (
-        pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xe8", b"c"], pa.binary()).buffers()),
-        io.BytesIO(),
-    )
+    text = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xe8", b"c"], pa.binary()).buffers())
+    sink = io.BytesIO()
     pq.write_table(pa.table({"image": pa.array([URL, URL, None]).dictionary_encode(), "text": text}), sink)
     found = read("pairs", sink.getvalue(), name="p.parquet", **SIMPLE)
     assert reasons(found) == ["row", "bad_encoding", "image_missing"]
-
-
-def test_a_row_without_language_is_malformed(read: Any) -> None:
-    content = encode([{"image": URL, "text": "a", "l": ""}, {"image": URL, "text": "a", "l": "it"}], ".csv")
-    found = read("pairs", content, name="p.csv", **SIMPLE | {"lang": None, "lang_column": "l"})
-    assert reasons(found) == ["lang_missing", "row"]
 
 
 def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_path: Path) -> None:
@@ -127,10 +113,8 @@ def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_pa
     ("line", "detail"),
     [
         ('{"image": "U", "text": "a", "text": "b"}', "'text' stands twice in one object"),
-        ('{"image": "U", "text": "a", "more": {"x": 1, "x": 2}}', "'x' stands twice in one object"),
         ('{"image": "U", "text": ' + "9" * 5000 + "}", "text is a number instead of a text"),
         ('{"image": 7, "text": "a"}', "image is a number instead of a text"),
-        ('{"image": "U", "text": []}', "text is a list instead of a text"),
         ('{"image": "U", "text": ' + "[" * 100_000 + "}", "nests too deeply"),
         ('{"image": "U", "text": "' + "x" * 250_001 + '"}', "a text of 250,001 characters"),
     ],

@@ -27,29 +27,16 @@ def known(url: str) -> set[str]:
     ("url", "identity"),
     [
         ("http://images.cocodataset.org/train2017/000000391895.jpg", "coco:391895"),
-        ("http://mscoco.org/images/000000391895.jpg", "coco:391895"),
         ("https://s3.amazonaws.com/mirror/train2014/000000391895.jpg?x=1", "coco:391895"),
         ("https://example.org/000000391895.jpg", None),  # anybody numbers files
-        ("https://example.org/train2017/100000391895.jpg", None),  # MSCOCO has no such number
         ("http://farm6.staticflickr.com/5024/5101244485_5b7e2e4b6e_z.jpg", "flickr:5101244485"),
         ("http://static.flickr.com/2/1418878_1e92283336.jpg", "flickr:1418878"),
-        ("https://c2.staticflickr.com/2/1534/24148019753_bc3bb60f50_o.png?download", "flickr:24148019753"),
-        ("HTTPS://Live.StaticFlickr.COM/65535/5101244485_5b7e2e4b6e.jpg", "flickr:5101244485"),
-        ("https://www.flickr.com/photos/12345678@N00/5101244485/in/photostream/", "flickr:5101244485"),
         ("https://www.flickr.com/photo.gne?short=1&id=5101244485", "flickr:5101244485"),
         ("https://flic.kr/p/8LMdg8", "flickr:5101244485"),
         ("flic.kr/p/2", "flickr:1"),
         ("https://flic.kr/p/8LMdg0", None),  # no digit of theirs
-        ("https://flic.kr/p/zzzzzzz", None),  # longer than any number of a photo
-        ("https://notflic.kr/p/8LMdg8", None),
         ("https://www.flickr.com/photos/someone/123456789012345", None),  # longer than any number of a photo
-        ("https://live.staticflickr.com/5024/buddyicons/5101244485.jpg", None),
-        ("https://example.org/5101244485_5b7e2e4b6e.jpg", None),
         ("https://s3.amazonaws.com/open-images-dataset/test/000411001FF7DD4F.jpg", "openimages:000411001ff7dd4f"),
-        (
-            "https://open-images-dataset.s3.amazonaws.com/crossmodal-3600/000411001ff7dd4f.jpg",
-            "openimages:000411001ff7dd4f",
-        ),
         ("https://example.org/000411001ff7dd4f.jpg", None),
     ],
 )
@@ -62,53 +49,22 @@ def test_urls(url: str, identity: str | None) -> None:
     [
         (f"{COMMONS}/b/b3/Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         (f"{COMMONS}/thumb/b/b3/Duomo_di_Milano.jpg/440px-Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
-        (f"{COMMONS}/thumb/d/d7/Med.tif/lossy-page1-80px-Med.tif.jpg", ["Med.tif"]),
         (f"{COMMONS}/archive/b/b3/20090101120000%21Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
-        (f"{COMMONS}/b/b3/Citt%C3%A0.jpg", ["Città.jpg"]),
         (f"{COMMONS}/b/b3/Citta%CC%80.jpg", ["Città.jpg"]),
         (f"{COMMONS}/b/b3/%E2%80%8E%D7%AA%D7%9C.jpg", ["תל.jpg"]),  # a direction mark, which MediaWiki drops
-        (f"{COMMONS}/b/b3/A%28b%29%2C_100%25%3F.jpg", ["A(b),_100%?.jpg"]),
-        (f"{COMMONS}/b/b3/%E9t%E9.jpg", []),  # Latin-1: no name of a file there
-        (f"{COMMONS}/b/b3/", []),
         ("https://upload.wikimedia.org/wikipedia/en/b/b3/Logo.png", ["wikipedia/en/Logo.png"]),
-        ("https://upload.wikimedia.org/wikipedia/zh-min-nan/b/b3/Logo.png", ["wikipedia/zh-min-nan/Logo.png"]),
         ("https://commons.wikimedia.org/wiki/File:duomo_di  Milano.jpg", ["Duomo_di_Milano.jpg"]),
-        ("https://commons.m.wikimedia.org/wiki/File%3ADuomo%20di_Milano.jpg#file", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/wiki/Special:FilePath/Duomo_di_Milano.jpg?width=300", ["Duomo_di_Milano.jpg"]),
-        ("https://commons.wikimedia.org/wiki/Special:Redirect/file/File:Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/w/index.php?a=b&title=File:Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
-        ("https://en.wikipedia.org/wiki/File:Logo.png", ["Logo.png", "wikipedia/en/Logo.png"]),
         ("https://commons.wikimedia.org/w/thumb.php?f=duomo_di_Milano.jpg&w=300", ["Duomo_di_Milano.jpg"]),
-        ("https://commons.wikimedia.org/w/thumb.php?width=300&f=Duomo+di%20Milano.jpg", ["Duomo_di_Milano.jpg"]),
         ("https://commons.wikimedia.org/w/thumb.php?f=20090101120000!A.jpg&archived=1&w=9", ["A.jpg"]),
-        ("https://commons.wikimedia.org/w/thumb.php?w=300", []),
         ("https://de.wikipedia.org/wiki/Datei:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
-        ("https://de.wikipedia.org/w/index.php?title=bild:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
-        ("https://ru.wikipedia.org/wiki/%D0%A4%D0%B0%D0%B9%D0%BB:Logo.png", ["Logo.png", "wikipedia/ru/Logo.png"]),
-        ("https://vi.wikipedia.org/wiki/T%E1%BA%ADp_tin:Logo.png", ["Logo.png", "wikipedia/vi/Logo.png"]),
         ("https://tr.wikipedia.org/wiki/DOSYA:Logo.png", ["Logo.png", "wikipedia/tr/Logo.png"]),
-        ("https://de.wikipedia.org/wiki/Kategorie:Logo.png", []),
-        ("https://commons.wikimedia.org/wiki/File:ßharp.jpg", ["ßharp.jpg"]),
         ("https://commons.wikimedia.org/wiki/File:", []),
     ],
 )
 def test_files_on_wikimedia(url: str, names: list[str]) -> None:
     assert known(url) == {f"wikimedia:{name}" for name in names}
-
-
-@pytest.mark.parametrize(
-    ("name", "identity"),
-    [
-        ("COCO_train2014_000000391895.jpg", "coco:391895"),
-        ("000000391895.jpg", "coco:391895"),
-        ("000391895.jpg", None),
-        ("1000092795.jpg", None),  # a number alone says nothing, unless the source is Flickr30k
-        ("città.jpg", None),
-        ("", None),
-    ],
-)
-def test_file_names(name: str, identity: str | None) -> None:
-    assert name_identities(name) == (frozenset({identity}) if identity else frozenset())
 
 
 def row(kind: str, sample_id: str, **places: str) -> frozenset[str]:
@@ -135,31 +91,24 @@ def test_rows_of_each_source() -> None:
         "url:upload.wikimedia.org/wikipedia/commons/b/b3/A_b.jpg",
     }
     assert row("cc12m", "cc:ab", url="https://example.org/a.jpg") == {"url:example.org/a.jpg"}
+    for page in (" HTTPS://WWW.FLICKR.COM/PHOTOS/JOSÉ/5101244485\n", "HTTPS://FLIC.KR/p/8LMdg8"):
+        assert row("wit", "wit:ab", page_url=page) == {"flickr:5101244485"}
+    assert row("wit", "wit:ab", page_url="HTTPS://COMMONS.WIKIMEDIA.ORG/wiki/FILE:A.jpg") == {"wikimedia:A.jpg"}
 
 
 @pytest.mark.parametrize(
     ("path", "identity"),
     [
         ("val2017/000000391895.jpg", "coco:391895"),
-        ("00000391895.jpg", None),  # eleven
         ("20190405_0123456789.jpg", None),  # a day and a number
         ("Images/1000268201_0123456789.jpg", None),
         ("Flicker8k_Dataset/1000268201_0123456789.jpg", "flickr:1000268201"),
-        ("flickr30k-images/a/1000268201_0123456789_z.jpg", "flickr:1000268201"),
     ],
 )
 def test_a_file_of_ones_own_is_mscocos_or_flickrs_if_its_name_or_folder_says_so(
     path: str, identity: str | None
 ) -> None:
     assert row("pairs", f"mine:{path}", path=path) == ({identity} if identity else set())
-
-
-def test_pages_in_capitals() -> None:
-    photo = {"flickr:5101244485"}
-    assert row("wit", "wit:ab", page_url="HTTPS://WWW.FLICKR.COM/PHOTOS/JOSÉ/5101244485") == photo
-    assert row("wit", "wit:ab", page_url=" https://www.flickr.com/photos/a/5101244485\n") == photo
-    assert row("wit", "wit:ab", page_url="HTTPS://FLIC.KR/p/8LMdg8") == photo
-    assert row("wit", "wit:ab", page_url="HTTPS://COMMONS.WIKIMEDIA.ORG/wiki/FILE:A.jpg") == {"wikimedia:A.jpg"}
 
 
 @pytest.mark.parametrize("place", ["url", "path", "page_url"])
@@ -176,13 +125,12 @@ def test_lone_surrogates_do_not_fail(place: str) -> None:
                 assert not identity.startswith("wikimedia:")
 
 
-def test_names_of_flickr_sets() -> None:
+def test_names_of_files_and_identities_as_they_are_written() -> None:
+    assert name_identities("COCO_train2014_000000391895.jpg") == name_identities("000000391895.jpg") == {"coco:391895"}
+    assert name_identities("000391895.jpg") == name_identities("1000092795.jpg") == name_identities("") == set()
     assert photo_identities("1016887272") == photo_identities("images/1016887272.jpg") == {"flickr:1016887272"}
     assert photo_identities("1000268201_693b08cb0e.jpg") == {"flickr:1000268201"}
     assert photo_identities("dog.jpg") == set()
-
-
-def test_parse_identities() -> None:
     assert parse_identities("coco:000391895 flickr:7") == {"coco:391895", "flickr:7"}
     assert parse_identities("wikimedia:duomo_di_Milano.jpg") == {"wikimedia:Duomo_di_Milano.jpg"}
     assert parse_identities("wikimedia:wikipedia/en/logo.png") == {"wikimedia:wikipedia/en/Logo.png"}
@@ -196,11 +144,8 @@ def test_parse_identities() -> None:
 
 @given(st.from_regex(r"https?://[a-zA-Z0-9.-]{1,12}(:\d+)?/([ -~]|%[0-9A-Fa-f]{2}){0,20}", fullmatch=True) | st.text())
 @example("https://example.org/a?")
-@example("https://example.org//a;b=c")
 @example("http://example.org:80/a")
 @example("https://example.org/100%")
-@example("https://user@example.org/a")
-@example("https://example.org/\ud800")
 def test_the_identity_of_a_url_is_its_canonical_spelling(url: str) -> None:
     spelling = re.sub("^https?://", "", canonical_url(url), flags=re.IGNORECASE)
     assert f"url:{spelling}" in url_identities(url)
