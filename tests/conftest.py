@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import json
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,21 @@ def _no_log_levels_of_earlier_tests() -> None:
         logging.getLogger(package).setLevel(logging.NOTSET)
 
 
+SMALL_TEXT = {"context_length": 24, "width": 32, "heads": 2, "layers": 1, "hf_tokenizer_name": "tokenizer"}
+SMALL_MODEL = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {**SMALL_TEXT, "vocab_size": 400},
+}
+
+
+@pytest.fixture(scope="session")
+def small_model() -> str:
+    """A model config, as JSON, that trains an epoch of the small sample in seconds."""
+    return json.dumps(SMALL_MODEL)
+
+
 @pytest.fixture(scope="session")
 def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`random_clip(captions, seed=0, bias=None)`: a small model with random weights, and a tokenizer of captions."""
@@ -64,13 +80,8 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         folder = tmp_path_factory.mktemp("clip")
         tokenizer = train_tokenizer(captions, vocab_size=400)
         save_tokenizer(tokenizer, folder, context_length=24)
-        text = {"context_length": 24, "width": 32, "heads": 2, "layers": 1, "hf_tokenizer_name": "tokenizer"}
-        config = {
-            "embed_dim": 32,
-            "custom_text": True,
-            "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-            "text_cfg": {**text, "vocab_size": tokenizer.get_vocab_size()},
-        } | ({} if bias is None else {"init_logit_bias": bias})
+        config = {**SMALL_MODEL, "text_cfg": {**SMALL_TEXT, "vocab_size": tokenizer.get_vocab_size()}}
+        config |= {} if bias is None else {"init_logit_bias": bias}
         write_model_config(folder, config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)

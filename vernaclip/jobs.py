@@ -34,7 +34,7 @@ def build(recipe: Place, root: Place, *, settings: Settings | None = None, retry
         recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
         root: folder of the catalog.
         settings: settings that replace those of the recipe, as {"build.workers": 4} or {"build": {"workers": 4}}.
-        retry_failed: fetch images again whose earlier failure may have been temporary.
+        retry_failed: fetch again the images whose failure may have been temporary.
 
     Raises:
         PipelineError: settings or upstream files are wrong, another process writes to the catalog, the disk is full, or

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Model:
     """A trained model, ready to encode images and texts. Create it with `open_model`.
 
-    Features are float32 arrays with one row an item. Each row has length 1, so the dot product of two rows is their
+    Features are float32 arrays with one row per item. Each row has length 1, so the dot product of two rows is their
     cosine similarity.
     """
 

@@ -1,7 +1,9 @@
 """A small sample, built once; builds of a few pictures of a test's own; and what is asked of every Prefect API."""
 
+import io
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -9,10 +11,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,25 +72,17 @@ def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return call
 
 
-SMALL_MODEL = {
-    "embed_dim": 32,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {
-        "context_length": 24,
-        "vocab_size": 400,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-        "hf_tokenizer_name": "tokenizer",
-    },
-}
-
-
 @pytest.fixture(scope="session")
-def small_model() -> str:
-    """A model config, as JSON, that trains an epoch of the small sample in seconds."""
-    return json.dumps(SMALL_MODEL)
+def child() -> Callable[..., "subprocess.Popen[str]"]:
+    """Called with a command, starts it in a process of its own, where failpoints may be armed."""
+
+    def start(words: Sequence[str], failpoints: str = "", **more: Any) -> "subprocess.Popen[str]":
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        environment = {**os.environ, "VERNACLIP_FAILPOINTS": failpoints}
+        command = [sys.executable, "-m", "flows.cli", *words]
+        return subprocess.Popen(command, env=environment, text=True, **(pipes | more))
+
+    return start
 
 
 @pytest.fixture(scope="session")
@@ -244,6 +239,77 @@ def own(own_folder: Callable[[Path], OwnFolder], tmp_path: Path) -> OwnFolder:
     return own_folder(tmp_path)
 
 
+class PictureHost(ThreadingHTTPServer):
+    """Serves a picture a number to all names of this machine: /3.jpg, and /3-lighter-10.jpg, which looks like it.
+
+    /to/3.jpg leads to that of localhost. `trouble` is answered instead, by path; no more after `stops_after` requests.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _PictureHandler)
+        self.reset()
+
+    def reset(self) -> None:
+        self.asked: list[str] = []  # of which host for which path, without robots.txt
+        self.trouble: Mapping[str, int] = {}
+        self.stops_after = 1_000
+        self.stopped, self.goes_on = threading.Event(), threading.Event()
+
+    @property
+    def hits(self) -> Counter[str]:
+        """How often each path was asked for."""
+        return Counter("/" + asked.partition("/")[2] for asked in self.asked)
+
+    def url(self, path: str, name: str = "127.0.0.1") -> str:
+        return f"http://{name}:{self.server_address[1]}{path}"
+
+    @staticmethod
+    def picture(seed: int, lighter: int = 0) -> bytes:
+        """Blocks of grey, so that no two look alike; a little lighter, it does look alike."""
+        buffer = io.BytesIO()
+        blocks = Image.frombytes("L", (12, 8), random.Random(seed).randbytes(96))
+        blocks = blocks.point(lambda grey: grey * 3 // 4 + lighter) if lighter else blocks
+        blocks.resize((96, 64)).convert("RGB").save(buffer, "JPEG", quality=90)
+        return buffer.getvalue()
+
+
+class _PictureHandler(BaseHTTPRequestHandler):
+    server: PictureHost
+
+    def do_GET(self) -> None:
+        host = self.server
+        if len(host.asked) >= host.stops_after:
+            host.stopped.set()
+            host.goes_on.wait(60)
+            return
+        if self.path != "/robots.txt":
+            host.asked.append(self.headers["Host"].partition(":")[0] + self.path)
+        name = self.path.partition("?")[0].rpartition("/")[2].removesuffix(".jpg").removesuffix("-again")
+        number, _, lighter = name.partition("-lighter-")
+        status = host.trouble.get(self.path, 302 if self.path.startswith("/to/") else 200 if number.isdigit() else 404)
+        body = host.picture(int(number), int(lighter or 0)) if status == 200 else b"no"
+        self.send_response(status)
+        self.send_header("Location", host.url(self.path.removeprefix("/to"), "localhost"))
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Silence."""
+
+
+@pytest.fixture(scope="module")
+def picture_host() -> Iterator[PictureHost]:
+    """A host of pictures."""
+    with PictureHost() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield server
+        server.goes_on.set()
+        server.shutdown()
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -361,9 +427,12 @@ class ApiDoors:
 
     def assert_closed(self, api: Api, *, sample: int = 1) -> None:
         """Try every `sample`-th route, each kind of path beside them, foreign origins and the sockets."""
-        asked = self._routes(api)
-        assert len(asked) > 150
-        for method, path in asked[::sample]:
+        paths = httpx.get(f"{api.ui_url}/openapi.json", timeout=60, trust_env=False).json()["paths"]
+        methods = {"get", "post", "put", "patch", "delete"}
+        found = [(method.upper(), path) for path, of in paths.items() for method in methods & set(of)]
+        routes = sorted((method, re.sub(r"{[^}]*}", "0" * 8, path)) for method, path in found)
+        assert len(routes) > 150
+        for method, path in routes[::sample]:
             is_open = (method, path) in self.OPEN
             assert ask(api, method, path).status_code == (200 if is_open else 401), (method, path)
             assert is_open or ask(api, method, path, auth="vernaclip:guess").status_code == 401, (method, path)
@@ -377,13 +446,6 @@ class ApiDoors:
             assert not self._socket_opens(api, path, "vernaclip:guess"), path
         assert self._socket_opens(api, "events/out", api.auth_string)
         assert ask(api, "GET", "/admin/version", auth=api.auth_string).status_code == 200
-
-    def _routes(self, api: Api) -> list[tuple[str, str]]:
-        """Every method and path of the API, with made-up ids, by the server's own description."""
-        paths = httpx.get(f"{api.ui_url}/openapi.json", timeout=60, trust_env=False).json()["paths"]
-        methods = {"get", "post", "put", "patch", "delete"}
-        found = [(method.upper(), path) for path, of in paths.items() for method in methods & set(of)]
-        return sorted((method, re.sub(r"{[^}]*}", "0" * 8, path)) for method, path in found)
 
     def _socket_opens(self, api: Api, path: str, token: str | None) -> bool:
         """Whether a WebSocket is opened to whoever shows a token, or neither a token nor the subprotocol for one."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
@@ -87,6 +88,19 @@ def test_every_injected_fault_ends_as_it_should(built: Built) -> None:
         if fault["kind"] == "mojibake":
             found = query(root, f"SELECT caption FROM captions WHERE url = '{fault['url']}'").to_pylist()
             assert fault["repaired"] in [row["caption"] for row in found], fault
+
+
+def test_any_duckdb_opens_the_catalog_from_any_folder(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, report = built
+    monkeypatch.chdir(tmp_path)
+    with duckdb.connect(str(root / "catalog.duckdb"), read_only=True) as connection:
+        found = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
+        pairs = connection.execute("SELECT count(*) FROM pairs").fetchone()
+    views = "pairs captions rejects images image_outcomes funnel drop_reasons leaks translators builds"
+    assert {name for (name,) in found} == set(views.split())
+    assert pairs == (sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"]),)
 
 
 def test_snapshots_older_than_a_column_are_still_read(built: Built, tmp_path: Path) -> None:
