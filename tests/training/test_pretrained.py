@@ -202,7 +202,7 @@ def test_odd_models_that_are_whole_are_opened(
     assert opener(folder)
 
 
-@pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "longest"}, {"mean": [0.5, 0.5]}])
+@pytest.mark.parametrize("preprocessing", [None, {"resize_mode": "longest"}])
 def test_a_model_whose_preprocessing_is_missing_or_unknown_is_not_scored_as_ours(
     preprocessing: dict[str, Any] | None, own_text: Path, tmp_path: Path
 ) -> None:

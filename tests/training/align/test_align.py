@@ -160,7 +160,7 @@ def other_weights(folder: Path) -> Path:
         ({"epochs": 0}, 0),
         ({"mirror": True, "dropout": 0.1}, 8),
         ({"refit": True}, 8),
-        ({"hidden": True, "lr": 1e-2, "epochs": 40}, 40),
+        ({"hidden": True, "dropout": 0.0, "lr": 1e-2, "epochs": 150}, 150),
     ],
 )
 def test_each_option_gives_another_working_model(
