@@ -22,7 +22,7 @@ from torch import nn
 from data_catalog.errors import DamagedError, InputError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.settings import what_values
-from data_catalog.storage.shards import digest, read_json, sha256_of, sweep_temporary, write_bytes, write_json
+from data_catalog.storage.shards import digest, read_json, sha256_of, write_bytes, write_json
 from training.align.heads import FeaturePairs, Heads, closed_form, epochs_of
 from training.config import AlignConfig, TrainConfig
 from training.data.features import Encoder, FeatureStore
@@ -30,7 +30,7 @@ from training.data.images import Features, encoded_images
 from training.data.pairs import PairFiles, read_captions, refuse_leaks, require_several_validation_images, row_groups
 from training.fit.effort import EffortLog
 from training.fit.loop import TrainResult
-from training.fit.run import METRICS_FILE, start_model
+from training.fit.run import METRICS_FILE, claim_folder, start_model
 from training.processes import deterministic_torch, process_count
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import RANDOM, keyed_config, model_config_of
@@ -38,8 +38,8 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 from training.towers.model import WEIGHTS_FILE, preprocessing_of
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing
-from training.towers.pretrained import identity_of_weights
-from training.trained_models import EFFORT_FILE, RESULT_FILE, RUN_FILE
+from training.towers.pretrained import borrowed_weights, identity_of_weights
+from training.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ ALIGN_VERSION = 1  # raise it when the same settings and data would give differe
 BATCH_SIZE = 64  # images or captions that a frozen tower encodes at a time
 # Settings of `[train]` that name the towers. The others are for training all weights.
 TOWER_SETTINGS = (
-    *("model", "image_tower", "image_weights", "image_license", "image_size", "image_mean", "image_std"),
-    *("image_resize", "text_encoder", "text_pooler", "text_license", "embed_dim", "context_length"),
+    *("model", "image_tower", "image_size", "image_mean", "image_std", "image_resize"),
+    *("text_pooler", "embed_dim", "context_length"),
 )
 
 
@@ -123,7 +123,9 @@ def align(
     if process_count() > 1:
         raise SettingsError("align runs in one process: start it without torchrun")
     model_config, key = aligned_model_and_key(towers, config, files.hashes(sha256))
-    claim(out, key, towers, config)
+    named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
+    settings = {**named, "align": what_values(config)}
+    claim_folder(out, key, settings, borrowed_weights(model_config, towers))
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)
         return TrainResult(**read_json(out / RESULT_FILE))
@@ -160,22 +162,6 @@ def align(
     )
     write_json(out / RESULT_FILE, asdict(result))  # this file marks the run as finished
     return result
-
-
-def claim(out: Path, key: str, towers: TrainConfig, config: AlignConfig) -> None:
-    """Write the settings of a run into its folder, which its key names.
-
-    Raises:
-        SettingsError: the folder contains another run.
-    """
-    sweep_temporary([out])
-    path = out / RUN_FILE
-    named = {name: value for name, value in what_values(towers).items() if name in TOWER_SETTINGS}
-    named |= {"image_tower": towers.image_tower, "model": Path(towers.model).name}
-    if not path.is_file():
-        write_json(path, {"key": key, "settings": {**named, "align": what_values(config)}})
-    elif read_json(path)["key"] != key:
-        raise SettingsError(f"{out} contains a run with other settings or data: align into another folder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -361,6 +361,10 @@ def _architecture(trained: TrainedFolder) -> str:
         ["logits", f"cosine times {trained.logit_scale:.4f}{bias}"],
         ["sha256 of the weights", f"`{trained.loaded.sha256}`"],
     ]
+    for weights in trained.borrowed:
+        license = f"license {markdown_text(weights['license'])}" if weights["license"] else "license not stated"
+        part = f"initial weights of the {markdown_text(weights['tower'])} tower"
+        rows.append([part, f"{markdown_text(weights['weights'])}, {license}"])
     return table(["part", "what"], rows)
 
 

@@ -4,6 +4,7 @@ As for datasets, `export.json` is written last. It states what the export was ma
 """
 
 import difflib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 from data_catalog.errors import SettingsError
 from data_catalog.exports.export_folder import export_lock, is_whole, record_of, replace_folder, resolve_export_folder
+from data_catalog.exports.rights import FREE, read_license, strictness
 from data_catalog.progress import Progress
 from data_catalog.storage.integrity import write_checksummed
 from data_catalog.storage.manifest import EXPORT_RECORD
@@ -21,6 +23,8 @@ from data_catalog.storage.shards import digest, sha256_of, write_bytes
 from training.exports.formats import ALL, MODEL_FORMATS
 from training.exports.model_card import Publication, TrainingData, card_data, model_card
 from training.exports.trained_folder import ModelWriter, Probe, TrainedFolder, make_probe, open_trained
+
+logger = logging.getLogger(__name__)
 
 VERSION = 2  # raise it when the files for the same model and config change
 CARD_FILE = "README.md"
@@ -139,7 +143,8 @@ def export_model(
         root: folder of the catalog. Exports may not replace its own folders.
 
     Raises:
-        SettingsError: a format has no equivalent of the architecture, or a folder contains something else or an earlier
+        SettingsError: a format has no equivalent of the architecture, the license is laxer than that of initial
+            weights, or a folder contains something else or an earlier
             export that may not be replaced.
         InputError: the model is not finished, or a format needs a package that is not installed.
         DamagedError: the model is damaged.
@@ -148,6 +153,7 @@ def export_model(
     """
     trained = open_trained(model)
     wanted = tuple(MODEL_FORMATS) if ALL in config.formats else tuple(dict.fromkeys(config.formats))
+    _require_compatible_license(trained, config.license)
     refused = _refused(trained, wanted, config)
     places = {name: out if len(wanted) == 1 else out / name for name in wanted if name not in refused}
     writers = {name: MODEL_FORMATS[name].writer() for name in places}
@@ -195,6 +201,28 @@ def export_model(
                 )
                 progress.advance(1)
     return ModelExportReport(exports=tuple(exports), refused=refused)
+
+
+def _require_compatible_license(trained: TrainedFolder, license: str) -> None:
+    """Raise if the stated license allows what that of borrowed weights forbids; log those whose license is unknown.
+
+    Raises:
+        SettingsError: the weights forbid commercial use or changed copies, and the stated license allows it.
+    """
+    for weights in trained.borrowed:
+        of_weights, stated = read_license(weights["license"]), read_license(license)
+        if not weights["license"]:
+            logger.warning(
+                "the license of the %s tower's initial weights (%s) is not stated, so it is not checked",
+                *(weights["tower"], weights["weights"]),
+            )
+            continue
+        restricts = of_weights is not None and of_weights.passing_on != FREE and stated is not None
+        if restricts and strictness(license) > strictness(weights["license"]):
+            raise SettingsError(
+                f"the license {license} allows what the initial weights of the {weights['tower']} tower "
+                f"({weights['weights']}, {weights['license']}) forbid: state a license that is as strict"
+            )
 
 
 def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportConfig) -> dict[str, str]:

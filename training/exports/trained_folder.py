@@ -19,6 +19,7 @@ from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedMod
 from training.towers.model_files import read_object, read_open_clip_config
 from training.trained_models import RESULT_FILE, RUN_FILE
 
+_BORROWED = ("tower", "weights", "license")
 _REMEDY = "train it again, or use another model"
 # Largest allowed difference of a number of a unit feature, or of a cosine.
 TOLERANCE = 1e-4
@@ -50,6 +51,12 @@ class TrainedFolder:
     loaded: LoadedModel
     run: dict[str, Any]
     result: TrainResult
+
+    @property
+    def borrowed(self) -> list[dict[str, str]]:
+        """Return the initial weights of other people: `tower`, `weights` and `license`. Empty for older models."""
+        found: list[dict[str, str]] = self.run.get("borrowed", [])
+        return found
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -97,6 +104,12 @@ def open_trained(folder: Path) -> TrainedFolder:
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
+    borrowed = run.get("borrowed", [])
+    if not isinstance(borrowed, list) or not all(
+        isinstance(weights, dict) and all(isinstance(weights.get(name), str) for name in _BORROWED)
+        for weights in borrowed
+    ):
+        raise DamagedError(f"{folder / RUN_FILE} is damaged (its initial weights are not valid): {_REMEDY}")
     model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
     if loaded.sha256 != result.model_sha256:
         raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")

@@ -4,7 +4,7 @@ Order, captions and crops are functions of the seed and the step, so the resume 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -164,18 +164,28 @@ def run_key(
     return digest({"version": TRAIN_VERSION, **made_of})
 
 
-def claim_folder(out: Path, key: str, config: TrainConfig) -> None:
+def claim_folder(out: Path, key: str, settings: Mapping[str, Any], borrowed: Sequence[Mapping[str, str]]) -> None:
     """Claim a folder for this run, or check that the folder belongs to it.
+
+    Args:
+        out: the model folder.
+        key: key of the run.
+        settings: settings that decide the weights.
+        borrowed: result of `borrowed_weights`.
 
     Raises:
         SettingsError: the folder contains a run with another key.
     """
     sweep_temporary([out, (out / STATE_FILE).parent])
     path = out / RUN_FILE
-    if not path.is_file():
-        write_json(path, {"key": key, "settings": config.what()})
-    elif read_json(path)["key"] != key:
-        raise SettingsError(f"{out} contains a run with other settings or data: train into another folder")
+    run = {"key": key, "settings": settings, "borrowed": borrowed}
+    if path.is_file():
+        earlier = read_json(path)
+        if earlier["key"] != key:
+            raise SettingsError(f"{out} contains a run with other settings or data: train into another folder")
+        if earlier == run:
+            return
+    write_json(path, run)
 
 
 def start_run(

@@ -61,6 +61,35 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     return found
 
 
+def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> list[dict[str, str]]:
+    """Return the initial weights of other people: `tower`, `weights` (a name) and `license`, which may be "".
+
+    timm states a license for each of its weights. Others are stated by the settings; a warning asks for those that are
+    not.
+    """
+    import timm
+
+    found = []
+    text = model_config["text_cfg"].get("hf_model_name")
+    if config.image_weights not in ("", RANDOM):
+        found.append({"tower": "image", "weights": Path(config.image_weights).name, "license": config.image_license})
+    elif named := model_config.get("image_weights"):
+        known = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
+        license = config.image_license or str((known.license if known else None) or "")
+        found.append({"tower": "image", "weights": "/".join(named.values()), "license": license})
+    if text:
+        name = Path(text).name if Path(text).is_dir() else text
+        found.append({"tower": "text", "weights": name, "license": config.text_license})
+    for weights in found:
+        if not weights["license"]:
+            logger.warning(
+                "the license of the %s tower's weights (%s) is not stated: set train.%s_license, which the model card "
+                "and exports need",
+                *(weights["tower"], weights["weights"], weights["tower"]),
+            )
+    return found
+
+
 def load_image_tower(module: Any, model_config: Mapping[str, Any], config: TrainConfig) -> None:
     """Load the initial weights of the image tower, if the settings or the model config name some.
 

@@ -21,6 +21,7 @@ from training.align.heads import FeaturePairs, canonical_directions
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.features import FeatureStore, image_features, text_features
 from training.data.pairs import PairFiles, read_captions
+from training.exports.model_export import ModelExportConfig, export_model
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model
 
@@ -317,3 +318,31 @@ def test_a_curve_is_extended_along_the_log_odds_with_an_interval_that_grows() ->
     assert widths[0] > 0.01
     assert extended(points(0.1, 0.2)) == ()
     assert extended(points(0.0, 0.1, 0.2)) == ()
+
+
+def test_licenses_of_borrowed_weights_are_kept_shown_and_bind_exports(
+    square_files: PairFiles,
+    towers: TrainConfig,
+    cache: Path,
+    aligned: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert json.loads((aligned / "run.json").read_text())["borrowed"][0]["license"] == ""
+    stated = replace(towers, image_license="cc-by-nc-4.0", text_license="apache-2.0")
+    out = shutil.copytree(aligned, tmp_path / "run")
+    align(square_files, stated, CONFIG, out, cache=cache)  # only the licenses are new
+    assert (out / "model.safetensors").read_bytes() == (aligned / "model.safetensors").read_bytes()
+
+    def export(model: Path, license: str) -> str:
+        config = ModelExportConfig(formats=("open_clip",), name="squares", license=license, replace=True)
+        export_model(model, config, tmp_path / "export", seen=None, root=tmp_path / "catalog")
+        return (tmp_path / "export" / "README.md").read_text()
+
+    with pytest.raises(SettingsError, match=r"the license mit allows what .* \(weights\.safetensors, cc-by-nc-4\.0\)"):
+        export(out, "mit")
+    card = export(out, "cc-by-nc-4.0").replace("\\", "")
+    assert "weights.safetensors, license cc-by-nc-4.0" in card
+    assert "license apache-2.0" in card
+    assert "license not stated" in export(aligned, "mit")
+    assert "is not stated, so it is not checked" in caplog.text
