@@ -73,6 +73,11 @@ def train(recipe: Place, root: Place, *, settings: Settings | None = None) -> Tr
 def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve: Sequence[int] = ()) -> AlignReport:
     """Train only the projections over the frozen, pretrained towers that the recipe names. Features are kept.
 
+    >>> import vernaclip
+    >>> towers = {"image_tower": "test_efficientnet", "image_weights": "tower.safetensors", "text_encoder": "bert"}
+    >>> report = vernaclip.align("scenes.toml", "catalog", settings={"train": towers})
+    >>> model = vernaclip.open_model(report.folder)
+
     Args:
         recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
         root: folder of the catalog.

@@ -73,12 +73,27 @@ def home(
     (folder / "small.json").write_text(small_model, "utf-8")
     (folder / "scenes-en_it.argosmodel").symlink_to(path.parents[1] / "packages" / "scenes-en_it.argosmodel")
     shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
+    save_towers(folder)
     Image.radial_gradient("L").save(folder / "photo.jpg")
     Image.linear_gradient("L").save(folder / "other.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         vernaclip.train("scenes.toml", "catalog")
     return folder
+
+
+def save_towers(folder: Path) -> None:
+    """A small backbone of timm's and a small BERT, with random weights, to align."""
+    import timm
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *["##a", "##e", "##i", "##o"]]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder / "bert")
+    save_file(timm.create_model("test_efficientnet").state_dict(), folder / "tower.safetensors")
 
 
 @pytest.fixture(autouse=True)

@@ -68,7 +68,8 @@ def aligned_model_and_key(
     """
     found = model_config_of(towers)
     vision, text = found["vision_cfg"], found["text_cfg"]
-    if towers.image_weights == RANDOM or not ("image_weights" in found or towers.image_weights):
+    is_pretrained = towers.image_weights or {"image_weights", "start_folder"} & found.keys()
+    if towers.image_weights == RANDOM or not is_pretrained:
         raise SettingsError(
             f"align needs a pretrained image tower, but {towers.model} starts from random weights: set "
             "train.image_tower, or train.image_weights"

@@ -3,6 +3,7 @@
 Order, captions and crops are functions of the seed and the step, so the resume state does not contain them.
 """
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ import torch
 
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_json
+from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_bytes, write_json
 from training.config import TrainConfig
 from training.data.batches import TrainSplit, open_train_split
 from training.data.pairs import PairFiles
@@ -33,6 +34,7 @@ from training.towers.model import (
     require_encoding,
     write_model_config,
 )
+from training.towers.model_files import load_weights
 from training.towers.preprocessing import Preprocessing
 from training.towers.pretrained import (
     identity_of_weights,
@@ -313,8 +315,12 @@ def start_model(
     are pretrained if the settings name some, and random otherwise.
     """
     model_config = with_loss_constants(model_config, config)
-    text = model_config["text_cfg"]
-    if "hf_model_name" in text:
+    text, start = model_config["text_cfg"], model_config.get("start_folder")
+    if start is not None:
+        for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+            if (Path(start) / name).is_file():
+                write_bytes(out / name, (Path(start) / name).read_bytes())
+    elif "hf_model_name" in text:
         save_encoder_config(model_config, out)
         copy_tokenizer(text["hf_tokenizer_name"], out)
     else:
@@ -326,9 +332,14 @@ def start_model(
     module = create_model(model_config, out)
     if config.microbatch:
         refuse_batch_statistics(module)
-    load_image_tower(module, model_config, config)
-    if "hf_model_name" in text:
-        load_text_encoder(module, model_config)
+    if start is not None:
+        load_weights(module, Path(start) / WEIGHTS_FILE)
+        if config.logit_scale:
+            module.logit_scale.data.fill_(math.log(config.logit_scale))
+    else:
+        load_image_tower(module, model_config, config)
+        if "hf_model_name" in text:
+            load_text_encoder(module, model_config)
     preprocessing = preprocessing_of(model_config)
     require_encoding(module, tokenizer, image_size=preprocessing.size, model=config.model)
     require_recorded_features(module, tokenizer, preprocessing, model_config)

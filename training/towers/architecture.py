@@ -1,6 +1,7 @@
 """Decide a run's architecture: an open_clip model config by name or from a JSON file, with the towers of the settings.
 
-Parts that a config leaves out are filled in and logged. Beside open_clip's parts, a config may have `image_weights`
+Parts that a config leaves out are filled in and logged. A model folder of ours gives its architecture and all its
+weights. Beside open_clip's parts, a config may have `image_weights`
 (initial weights of the image tower), `preprocess_cfg` (open_clip's image preprocessing) and `recorded_features`
 (features that the towers must return, see `training.towers.pretrained`).
 """
@@ -16,12 +17,17 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import read_json
 from training.config import TrainConfig
-from training.towers.model import CONFIGS, preprocessing_of
+from training.towers.model import CONFIGS, OPEN_CLIP_CONFIG_FILE, preprocessing_of
+from training.towers.model_files import read_object, read_open_clip_config
 from training.towers.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
+_TOWER_SETTINGS = (
+    *("image_tower", "image_weights", "image_size", "image_mean", "image_std", "image_resize"),
+    *("text_encoder", "text_pooler", "embed_dim", "context_length"),
+)
 _CONTEXT_LENGTH = 77  # CLIP's
 _OWN_TOKENIZER = "tokenizer"  # trained on the captions
 
@@ -35,6 +41,11 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
     """
     found = read_model_config(config.model)
     vision, text = found["vision_cfg"], found["text_cfg"]
+    others = [name for name in _TOWER_SETTINGS if getattr(config, name)]
+    if "start_folder" in found and others:
+        raise SettingsError(
+            f"train.{others[0]} is set, but train.model is a model folder, which states the architecture: unset it"
+        )
     recorded = dict(found.get("recorded_features", {}))
     preprocessing: dict[str, Any] = dict(found.get("preprocess_cfg", {}))
     if config.embed_dim:
@@ -77,9 +88,10 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
 def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model config for the key of a run: without local paths, whose content is hashed instead."""
     found = deepcopy(dict(model_config))
+    is_folder = found.pop("start_folder", None) is not None
     text = found["text_cfg"]
     for name in ("hf_model_name", "hf_tokenizer_name"):
-        if name in text and Path(text[name]).is_dir():
+        if name in text and (is_folder or Path(text[name]).is_dir()):
             del text[name]
     for side in found.get("recorded_features", {}).values():
         if isinstance(side, dict):
@@ -100,6 +112,8 @@ def read_model_config(model: str) -> dict[str, Any]:
 def _read(model: str) -> dict[str, Any]:
     from open_clip.factory import get_model_config, list_models
 
+    if (Path(model) / OPEN_CLIP_CONFIG_FILE).is_file():
+        return _read_folder(Path(model))
     path = Path(model) if model.endswith(".json") else CONFIGS / f"{model}.json"
     if not path.is_file():
         if model in list_models():
@@ -107,7 +121,8 @@ def _read(model: str) -> dict[str, Any]:
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
         raise SettingsError(
             f"there is no model config {model!r}: name one of {known}, one of open_clip "
-            "(https://github.com/mlfoundations/open_clip/tree/main/src/open_clip/model_configs), or a JSON file"
+            "(https://github.com/mlfoundations/open_clip/tree/main/src/open_clip/model_configs), a JSON file or "
+            "a model folder"
         )
     try:
         config = read_json(path)
@@ -117,6 +132,14 @@ def _read(model: str) -> dict[str, Any]:
     for side in found.get("recorded_features", {}).values():
         if isinstance(side, dict) and isinstance(side.get("file"), str):
             side["file"] = str(path.parent / side["file"])
+    return found
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """Return the model config of a model folder, whose weights, all of them, the run starts from."""
+    found = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE)
+    found["preprocess_cfg"] = read_object(folder / OPEN_CLIP_CONFIG_FILE).get("preprocess_cfg", {})
+    found["start_folder"] = str(folder)
     return found
 
 

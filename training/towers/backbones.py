@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
 
 # Attributes with the projection after a backbone, in open_clip's ViT, its ResNet and timm's towers; then in its own
 # text tower and Hugging Face's.
@@ -42,7 +42,7 @@ def towers_of(module: Any) -> list[tuple[Any, str, tuple[str, ...]]]:
     return [(module.visual, "image", _IMAGE_PROJECTIONS), (module.text, "text", _TEXT_PROJECTIONS)]
 
 
-def backbone_features(part: FrozenPart, inputs: torch.Tensor) -> Any:
+def backbone_features(part: FrozenPart, inputs: "torch.Tensor") -> Any:
     """Return a tower's output without its trained projection."""
     if not part.projection:
         return part.tower(inputs)
@@ -53,6 +53,8 @@ def backbone_features(part: FrozenPart, inputs: torch.Tensor) -> Any:
 @contextmanager
 def without(tower: Any, name: str) -> Iterator[None]:
     """Replace a tower's projection of that name by the identity while inside."""
+    from torch import nn
+
     projection = getattr(tower, name)
     setattr(tower, name, nn.Identity() if isinstance(projection, nn.Module) else None)
     try:
@@ -61,10 +63,11 @@ def without(tower: Any, name: str) -> Iterator[None]:
         setattr(tower, name, projection)
 
 
-def projected(tower: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def projected(tower: Any, name: str) -> "Callable[[torch.Tensor], torch.Tensor]":
     """Return a function that applies a tower's projection of that name to features."""
+    from torch import nn
 
-    def project(features: torch.Tensor) -> torch.Tensor:
+    def project(features: "torch.Tensor") -> "torch.Tensor":
         projection = getattr(tower, name)
         found: torch.Tensor = projection(features) if isinstance(projection, nn.Module) else features @ projection
         return found

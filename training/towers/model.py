@@ -34,7 +34,7 @@ WEIGHTS_FILE = "model.safetensors"
 HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
 
 # Our own parts of a model config, which open_clip does not know.
-NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features")
+NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features", "start_folder")
 CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
 

@@ -20,9 +20,11 @@ from training.config import TrainConfig
 from training.towers.architecture import RANDOM
 from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model_files import describe_mismatch, named_tensors, one_line
+from training.towers.model import WEIGHTS_FILE as MODEL_WEIGHTS_FILE
+from training.towers.model_files import describe_mismatch, named_tensors, one_line, read_object
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer
+from training.trained_models import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
         InputError: a local file is missing.
     """
     found: dict[str, Any] = {}
+    if "start_folder" in model_config:
+        return {"model": sha256_of(Path(model_config["start_folder"]) / MODEL_WEIGHTS_FILE)}
     text = model_config["text_cfg"].get("hf_model_name")
     if text:
         names = (ENCODER_CONFIG_FILE, *WEIGHT_FILES, "tokenizer.json", "vocab.txt")
@@ -70,6 +74,10 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
     import timm
 
     found = []
+    if "start_folder" in model_config:
+        run = Path(model_config["start_folder"]) / RUN_FILE
+        borrowed: list[dict[str, str]] = read_object(run).get("borrowed", []) if run.is_file() else []
+        return borrowed
     text = model_config["text_cfg"].get("hf_model_name")
     if config.image_weights not in ("", RANDOM):
         found.append({"tower": "image", "weights": Path(config.image_weights).name, "license": config.image_license})

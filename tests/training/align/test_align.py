@@ -23,6 +23,7 @@ from training.config import AlignConfig, EvaluateConfig, TrainConfig
 from training.data.features import FeatureStore, image_features, text_features
 from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
+from training.fit.loop import train
 from training.scores.evaluation import evaluate
 from training.towers.model import load_model
 
@@ -198,9 +199,9 @@ def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
             r"align\.hidden",
         ),
     ]
-    for train, config, expected in refused:
+    for settings, config, expected in refused:
         with pytest.raises(PipelineError, match=expected):
-            align(square_files, train, config, tmp_path / "run", cache=tmp_path / "cache")
+            align(square_files, settings, config, tmp_path / "run", cache=tmp_path / "cache")
 
 
 def test_an_empty_caption_is_refused(
@@ -347,3 +348,20 @@ def test_licenses_of_borrowed_weights_are_kept_shown_and_bind_exports(
     assert "license apache-2.0" in card
     assert "license not stated" in export(aligned, "mit")
     assert "is not stated, so it is not checked" in caplog.text
+
+
+def test_training_goes_on_with_all_weights_from_a_model_folder(
+    square_files: PairFiles, aligned: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(aligned, tmp_path / "start")
+    config = TrainConfig(model=str(folder), epochs=1, batch_size=32, lr=1e-5, num_threads=1, augment=())
+    result = train(square_files, config, tmp_path / "run")
+    start = json.loads((aligned / "result.json").read_text())
+    assert result.best_val_mrr is not None
+    assert result.best_val_mrr > start["best_val_mrr"] / 2  # random weights would give 0.12
+    assert result.model_sha256 != start["model_sha256"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["borrowed"][0]["tower"] == "image"
+    shutil.rmtree(folder)
+    assert load_model(tmp_path / "run").sha256 == result.model_sha256
+    with pytest.raises(SettingsError, match=r"train\.image_size is set"):
+        train(square_files, replace(config, model=str(aligned), image_size=32), tmp_path / "other")
