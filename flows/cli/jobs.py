@@ -141,6 +141,7 @@ def build(
             "pairs": snapshot.num_pairs,
             "funnel": report.funnel,
             "drop_reasons": _top_reasons(job.root, snapshot.dataset),
+            "warnings": report.warnings,
             "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
             "report": _report_of(job.root, snapshot.dataset),
         }
@@ -318,6 +319,8 @@ def _print_build(report: "BuildReport", job: Job) -> None:
         say(f"\n{name} is up to date: nothing to do ({report.seconds:.1f} s).")
     else:
         say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
+    for warning in report.warnings:
+        say("\n" + fill(f"warning: {warning}", 110))
 
 
 def _print_training(report: "TrainReport") -> None:

@@ -1,5 +1,6 @@
 """One's own photographs, by a recipe of what is needed alone: they run through, or a sentence says early why not."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from data_catalog.report.page import refresh_report
+from data_catalog.report.page import refresh_report, write_report
 from data_catalog.storage.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
@@ -127,3 +128,18 @@ def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_tha
     assert require_snapshot(root, "photos").snapshot == good
     assert main(["verify", "--root", str(root)]) == 0
     assert "up to date" in told(call("build"))
+
+
+def test_a_build_names_the_sources_of_which_a_step_dropped_nearly_all(own: Any, told: Any) -> None:
+    own.save("1.jpg", 1)
+
+    def rows(num_short: int, num_long: int) -> list[tuple[str, str]]:
+        return [("1.jpg", "dog")] * num_short + [("1.jpg", own.caption(number)) for number in range(num_long)]
+
+    counts = {"whole": (50, 0), "nearly": (45, 5), "most": (44, 6), "few": (49, 0)}
+    own.recipe("".join(own.source(name, "path caption", rows(*count)) for name, count in counts.items()))
+    words = ["build", str(own.folder / "own.toml"), "--root", str(own.root), "--executor", "local"]
+    warning = "clean dropped 95 of 100 captions of nearly, whole, all as caption_too_short"
+    assert f"warning: {warning}\n" in told(words)
+    assert json.loads(told([*words, "--json"]))["warnings"] == [warning], "also of a build that is up to date"
+    assert warning in write_report(own.root, require_snapshot(own.root, "own")).read_text("utf-8")
