@@ -262,7 +262,8 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
             for rule in found.dropped
         ]
         rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
-        say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}})
+        images = {"asked": asked, "known": known}
+        say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": images, "lacking": found.lacking})
     else:
         _print_dry_run(found, recipe.name)
     if dry.page:
@@ -289,6 +290,8 @@ def _print_dry_run(found: "DryRun", name: str) -> None:
     say(f"\nImages of the remaining captions: {asked:,} would be fetched, {known:,} are known already.")
     if any(found.num_unjudged.values()):
         say("\nAdd --translate to check translations as well.")
+    for lacking in found.lacking:
+        say(f"\nA build would refuse the recipe: {lacking}")
 
 
 def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
