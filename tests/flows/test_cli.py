@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclopts import App, CycloptsError
@@ -19,17 +19,14 @@ from flows.cli import main
 from flows.cli.app import app, parse
 from flows.jobs import BuildReport
 
-Built = tuple[Path, BuildReport]
-
 
 def commands(parent: App = app, *words: str) -> Iterator[tuple[str, App]]:
     """All commands that do something, by the words that call them."""
     for name in parent:
         command = parent[name]
-        if not name.startswith("-") and command.default_command is not None:
-            yield " ".join([*words, name]), command
-        elif not name.startswith("-"):
-            yield from commands(command, *words, name)
+        if not name.startswith("-"):
+            is_one = command.default_command is not None
+            yield from [(" ".join([*words, name]), command)] if is_one else commands(command, *words, name)
 
 
 COMMANDS = dict(commands())
@@ -48,18 +45,23 @@ def test_neither_help_nor_wrong_usage_needs_anything_heavy() -> None:
     assert found.stdout.splitlines()[-1] == "[]"
 
 
+def ended(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """What a call that ends by itself prints, and what it says of an error."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == code
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([*name.split(), "--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
+    text, _ = ended([*name.split(), "--help"], 0, capsys)
     assert text.startswith(f"Usage: vernaclip {name}")
     assert text.split("\n\n")[1].endswith((".", "any"))
     assert "--quiet -q" in text
     options = COMMANDS[name].assemble_argument_collection(parse_docstring=True)
-    shown = [option for option in options if option.show]
-    assert [option.name for option in shown if not option.parameter.help] == []
+    assert [option.name for option in options if option.show and not option.parameter.help] == []
     assert set(re.findall(r"--(?:no|empty)-[\w-]+", text)) <= {"--no-split"}
     with pytest.raises(CycloptsError):
         parse([*name.split(), "--no-quiet"])
@@ -68,106 +70,81 @@ def test_every_command_and_option_says_what_it_is_for(name: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "vernaclip: A command is missing. See `vernaclip --help`"),
-        (["fly"], 'vernaclip: Unknown command "fly". See `vernaclip --help`'),
-        (["biuld", "scenes"], 'Did you mean "build"?'),
-        (["mt", "trian"], 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
-        (["build"], "vernaclip build: RECIPE is missing. See `vernaclip build --help`"),
-        (["build", "scenes", "--executor", "magic"], '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
-        (["build", "scenes", "--exekutor", "local"], "Unknown option: --exekutor. Did you mean --executor?"),
-        (["build", "scenes", "--set"], "--set needs a value"),
-        (["build", "scenes", "--rows", "1.5"], "for --rows: '1.5' is not a whole number"),
-        (["export", "scenes"], "--format is missing"),
-        (["mt", "evaluate", "a.tsv", "--from", "en", "--to", "it", "--system"], "--system needs a value"),
+        ("", "vernaclip: A command is missing. See `vernaclip --help`"),
+        ("biuld scenes", 'Did you mean "build"?'),
+        ("mt trian", 'vernaclip mt: Unknown command "trian". Did you mean "train"?'),
+        ("build", "vernaclip build: RECIPE is missing. See `vernaclip build --help`"),
+        ("build scenes --executor magic", '"magic" for --executor. Choose from: "prefect", "local", "dask"'),
+        ("build scenes --exekutor local", "Unknown option: --exekutor. Did you mean --executor?"),
+        ("build scenes --rows 1.5", "for --rows: '1.5' is not a whole number"),
+        ("mt evaluate a.tsv --from en --to it --system", "--system needs a value"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    captured = capsys.readouterr()
-    assert said in captured.err
-    assert (captured.out, captured.err.count("\n")) == ("", 1)
-
-
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out.strip() == version("vernaclip")
+def test_wrong_usage_is_one_line_and_exit_2(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out, error = ended(arguments.split(), 2, capsys)
+    assert said in error
+    assert (out, error.count("\n")) == ("", 1)
 
 
 @pytest.mark.parametrize(
     ("arguments", "level"),
-    [
-        (["recipes"], "INFO"),
-        (["-q", "recipes"], "WARNING"),
-        (["recipes", "--quiet"], "WARNING"),
-        (["recipes", "-v"], "DEBUG"),
-        (["--debug", "recipes"], "DEBUG"),
-    ],
+    [("recipes", "INFO"), ("-q recipes", "WARNING"), ("recipes --quiet", "WARNING"), ("recipes -v", "DEBUG")],
 )
-def test_every_command_can_say_less_and_more(
-    arguments: list[str], level: str, capsys: pytest.CaptureFixture[str]
+def test_every_command_can_say_less_and_more_and_quiet_ones_draw_no_bars(
+    arguments: str, level: str, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(arguments) == 0
-    assert "italian" in capsys.readouterr().out
+    assert "italian" in told(arguments.split())
     assert logging.getLevelName(logging.getLogger("flows").level) == level
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("verify", total=2, unit="files") as progress:
+        progress.advance(2)
+    assert ("verify" in terminal.getvalue()) is (level != "WARNING")
 
 
 def test_the_environment_names_the_root_and_the_last_option_holds(
-    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: tuple[Path, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["catalog", "--root", "elsewhere", f"--root={built[0]}"]) == 0
-    assert built[1].snapshot.snapshot in capsys.readouterr().out
-    monkeypatch.setenv("VERNACLIP_ROOT", str(built[0]))
-    assert main(["catalog", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["snapshot"] == built[1].snapshot.snapshot
-    assert main(["catalog", "--root", "elsewhere"]) == 1
-    assert capsys.readouterr().err.startswith("vernaclip: elsewhere holds no dataset")
+    root, snapshot = str(built[0]), built[1].snapshot.snapshot
+    assert snapshot in told(["catalog", "--root", "elsewhere", f"--root={root}"])
+    monkeypatch.setenv("VERNACLIP_ROOT", root)
+    assert json.loads(told(["catalog", "--json"]))[0]["snapshot"] == snapshot
+    assert told(["catalog", "--root", "elsewhere"], code=1).startswith("vernaclip: elsewhere holds no dataset")
 
 
-@pytest.mark.parametrize("arguments", [["catalog"], ["report", "photos"], ["search", "a"], ["prune"]])
+@pytest.mark.parametrize("words", [["catalog"], ["report", "photos"], ["search", "a"], ["prune"]])
 def test_an_error_on_the_default_root_says_that_none_was_given(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    none_given = f"(neither --root nor VERNACLIP_ROOT is set, so the root is catalog in {tmp_path})"
-    assert main(arguments) == 1
-    assert none_given in capsys.readouterr().err
-    assert main([*arguments, "--root", "catalog"]) == 1
-    assert main(["build", "klingon"]) == 1, "an error that is not about the root"
-    assert "neither --root nor" not in capsys.readouterr().err
+    assert f"is set, so the root is catalog in {tmp_path})" in told(words, code=1)
+    assert "is set, so the root" not in told([*words, "--root", "catalog"], code=1)
+    assert "is set, so the root" not in told(["build", "klingon"], code=1), "an error that is not about the root"
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["build", "klingon", "--executor", "local"],
-        ["build", "missing.toml", "--executor", "local"],
-        ["train", "scenes", "--executor", "local"],
-        ["scoreboard", "--language", "it"],
-        ["catalog", "--rebuild"],
-        ["export", "photos", "--format", "urls"],
-        ["forget", "--url", "https://example.org/a.jpg"],
-        ["mt", "memory", "import", "none.parquet"],
-        ["verify", "--dataset", "photos"],
-        ["sql", "SELECT 1"],
+        "build missing.toml --executor local",
+        "train scenes --executor local",
+        "scoreboard --language it",
+        "catalog --rebuild",
+        "export photos --format urls",
+        "forget --url https://example.org/a.jpg",
+        "mt memory import none.parquet",
     ],
 )
 def test_a_start_that_fails_leaves_no_folders(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = Path("missing.toml")
+    recipe = tmp_path / "missing.toml"
     recipe.write_text('target_language = "en"\n[sources.mscoco]\nfiles = ["none.json"]\n', encoding="utf-8")
-    assert main([*arguments, "--root", "new/root"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == [tmp_path / recipe]
+    assert told([*arguments.split(), "--root", "new/root"], code=1).count("\n") == 1
+    assert list(tmp_path.iterdir()) == [recipe]
 
 
 @pytest.mark.parametrize(
@@ -181,41 +158,26 @@ def test_a_start_that_fails_leaves_no_folders(
     ],
 )
 def test_exit_codes_tell_who_must_act_and_only_defects_show_where(
-    error: Exception, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
     def fail(_: Path) -> list[str]:
         raise error
 
     monkeypatch.setattr("data_catalog.storage.manifest.dataset_names", fail)
     for flags in ([], ["--debug"]):
-        assert main([*flags, "snapshots", "--root", str(tmp_path)]) == code
-        lines = capsys.readouterr().err.splitlines()
+        lines = told([*flags, "snapshots", "--root", str(tmp_path)], code=code).splitlines()
         assert any(line.startswith("Traceback") for line in lines) == (code == 70 or bool(flags))
-        told = [number for number, line in enumerate(lines) if line.startswith("vernaclip: ") and str(error) in line]
-        assert told == [len(lines) - (2 if code == 70 else 1)]
+        said = [number for number, line in enumerate(lines) if line.startswith("vernaclip: ") and str(error) in line]
+        assert said == [len(lines) - (2 if code == 70 else 1)]
         assert ("`vernaclip doctor`" in lines[-1]) == (code == 70)
 
 
-@pytest.mark.parametrize("arguments", [["build", "scenes", "--executor", "local"], ["train", "scenes"]])
+@pytest.mark.parametrize("arguments", ["build scenes --executor local", "train scenes"])
 def test_several_processes_only_train(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any
 ) -> None:
     """As torchrun starts them, which tells them by their environment."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([*arguments, "--root", str(tmp_path)]) == 1
-    assert "several processes can only train, and without Prefect" in capsys.readouterr().err
+    error = told([*arguments.split(), "--root", str(tmp_path)], code=1)
+    assert "several processes can only train, and without Prefect" in error
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(("words", "is_drawn"), [(["recipes"], True), (["recipes", "-q"], False)])
-def test_quiet_commands_draw_no_bars(words: list[str], is_drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    assert main(words) == 0
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress("verify", total=2, unit="files") as progress:
-        progress.advance(2)
-    assert ("verify" in terminal.getvalue()) is is_drawn

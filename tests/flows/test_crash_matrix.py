@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import require_snapshot
 from flows.build.execution import LocalExecutor
 from flows.jobs import build_dataset
@@ -26,25 +27,17 @@ pytestmark = pytest.mark.slow
 class Lab:
     """A project with a server and a worker, and one small build that can be started in it."""
 
-    def __init__(self, project: Any, port: int) -> None:
-        self.project, self.folder = project, project.folder
-        self.ask, self.until, self.processes = project.ask, project.until, project.processes
-        self.overrides = [
-            'target_language="en"',
-            'scenes.target_language="en"',
-            "scenes.num_images=96",
-            f'scenes.base_url="http://127.0.0.1:{port}"',
-            f"serve.port={port}",
-            "build.shard_size=12",
-            "split.val=0.2",
-            'fetch.hosts."127.0.0.1".requests_per_s=6',  # so that a build has a middle
-        ]
+    def __init__(self, project: Any, overrides: list[str]) -> None:
+        self.project, self.folder, self.ask, self.until = project, project.folder, project.ask, project.until
+        self.processes = project.processes
+        # Slow, so that a build has a middle.
+        self.overrides = [*overrides, "build.shard_size=10", 'fetch.hosts."127.0.0.1".requests_per_s=6']
 
-    def command(self, *command: str) -> str:
-        return str(self.project.run("-m", *command).stdout)
+    def command(self, *command: str) -> None:
+        self.project.run("-m", *command)
 
-    def up(self) -> str:
-        return self.command("flows.cli", "up")
+    def up(self) -> None:
+        self.command("flows.cli", "up")
 
     def start(self, root: str, **variables: str) -> "Run":
         """Start the build below `root` through the deployment, as a user does."""
@@ -68,15 +61,9 @@ class Run:
     def facts(self) -> dict[str, Any]:
         return dict(self.lab.ask(f"/flow_runs/{self.run_id}"))
 
-    @property
-    def state(self) -> str:
-        return str(self.facts()["state_type"])
-
-    def pid(self) -> int:
-        return int(self.lab.until(lambda: self.facts()["infrastructure_pid"], 30))
-
-    def wait_for(self, state: str, seconds: float = 90) -> None:
-        self.lab.until(lambda: self.state == state, seconds)
+    def wait_for(self, *states: str, seconds: float = 90) -> str:
+        """Wait for one of the states, and say which it is."""
+        return str(self.lab.until(lambda: next((s for s in states if s == self.facts()["state_type"]), None), seconds))
 
     def commits(self) -> set[Path]:
         return set(self.root.glob("work/*/*/[!.]*/commit.json"))
@@ -90,18 +77,17 @@ class Run:
         """The command; once more where the worker, which reports a crash twice, has overwritten it."""
         for _ in range(3):
             self.lab.command("prefect", "flow-run", "retry", self.run_id)
-            self.lab.until(lambda: self.state in ("RUNNING", "COMPLETED", "CRASHED"), 60)
-            if self.state != "CRASHED":
+            if self.wait_for("RUNNING", "COMPLETED", "CRASHED") != "CRASHED":
                 return
 
     def tree(self) -> dict[str, bytes]:
         folder = require_snapshot(self.root, "scenes").folder
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-
-def kill(*pids: int) -> None:
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    def num_made(self) -> int:
+        """How many calls of steps the only run that came to its end made."""
+        (run,) = runs(self.root, "scenes")
+        return int(run["num_steps"])
 
 
 def is_alive(pid: int) -> bool:
@@ -113,8 +99,10 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lab(project_in: Callable[[Path], Any], unused_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    lab = Lab(project_in(tmp_path_factory.mktemp("lab")), unused_port)
+def lab(
+    project_in: Callable[[Path], Any], english_overrides: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    lab = Lab(project_in(tmp_path_factory.mktemp("lab")), english_overrides)
     try:
         lab.up()
         yield lab
@@ -124,28 +112,21 @@ def lab(project_in: Callable[[Path], Any], unused_port: int, tmp_path_factory: p
 
 
 @pytest.fixture(scope="module")
-def undisturbed(lab: Lab) -> dict[str, bytes]:
-    """The files of the snapshot that nothing happens to."""
+def undisturbed(lab: Lab) -> Run:
+    """The run that nothing happens to."""
     root = lab.folder / "undisturbed"
     recipe = load_recipe("scenes", root=root, overrides=lab.overrides)
     with LocalExecutor() as executor:
         build_dataset(recipe, root=root, executor=executor)
-    return Run(lab, "", root).tree()
+    return Run(lab, "", root)
 
 
-def num_made(root: Path) -> int:
-    """How many calls of steps the only run that came to its end made."""
-    lines = (root / "datasets" / "scenes" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    (made,) = [json.loads(line)["num_steps"] for line in lines]
-    return int(made)
-
-
-def assert_ends_well(run: Run, undisturbed: dict[str, bytes], committed: Collection[Path] = ()) -> None:
+def assert_ends_well(run: Run, undisturbed: Run, committed: Collection[Path] = ()) -> None:
     """The bytes are those of an undisturbed run, and the last process made what was not committed, no more."""
     if run.run_id:
-        run.wait_for("COMPLETED", 180)
-    assert run.tree() == undisturbed
-    assert num_made(run.root) == num_made(run.lab.folder / "undisturbed") - len(committed)
+        run.wait_for("COMPLETED", seconds=180)
+    assert run.tree() == undisturbed.tree()
+    assert run.num_made() == undisturbed.num_made() - len(committed)
 
 
 @pytest.mark.parametrize(
@@ -159,47 +140,48 @@ def assert_ends_well(run: Run, undisturbed: dict[str, bytes], committed: Collect
     ],
 )
 def test_a_run_whose_process_is_killed_is_known_to_have_crashed_and_goes_on(
-    killed: list[str], state: str | None, within_s: int, needs_up: bool, lab: Lab, undisturbed: dict[str, bytes]
+    killed: list[str], state: str | None, within_s: int, needs_up: bool, lab: Lab, undisturbed: Run
 ) -> None:
     run = lab.start(f"root-{len(list(lab.folder.iterdir()))}")
     run.in_the_middle()
-    pid = run.pid()
-    kill(*(pid if each == "run" else lab.pid(each) for each in killed))
+    pid = int(lab.until(lambda: run.facts()["infrastructure_pid"], 30))
+    for each in killed:
+        os.kill(pid if each == "run" else lab.pid(each), signal.SIGKILL)
     lab.until(lambda: not is_alive(pid), 20)
     if state:
-        run.wait_for(state, within_s + 1)
+        run.wait_for(state, seconds=within_s + 1)
     committed = run.commits()
     if needs_up:
         lab.up()
-    assert run.state == "CRASHED"
+    assert run.facts()["state_type"] == "CRASHED"
     assert ("no heartbeat" in run.facts()["state"]["message"]) == (within_s > 90)
     run.retry()
     assert_ends_well(run, undisturbed, committed)
 
 
 @pytest.mark.parametrize("is_away_to_the_end", [False, True])
-def test_a_build_goes_on_without_its_server(is_away_to_the_end: bool, lab: Lab, undisturbed: dict[str, bytes]) -> None:
+def test_a_build_goes_on_without_its_server(is_away_to_the_end: bool, lab: Lab, undisturbed: Run) -> None:
     run = lab.start(f"away-{is_away_to_the_end}")
     run.in_the_middle()
-    kill(lab.pid("server"))
+    os.kill(lab.pid("server"), signal.SIGKILL)
     if is_away_to_the_end:
         lab.until(lambda: list(run.root.glob("datasets/scenes/current.json")))
     lab.up()
     assert_ends_well(run, undisturbed)
 
 
-def test_a_cancelled_run_is_gone_soon_and_goes_on(lab: Lab, undisturbed: dict[str, bytes]) -> None:
+def test_a_cancelled_run_is_gone_soon_and_goes_on(lab: Lab, undisturbed: Run) -> None:
     run = lab.start("cancelled")
     run.in_the_middle()
     lab.ask(f"/flow_runs/{run.run_id}/set_state", {"state": {"type": "CANCELLING"}})  # as the command and the pages do
     lab.until(lambda: lab.processes() == {lab.pid("server"), lab.pid("worker")}, 10)
     committed = run.commits()
-    run.wait_for("CANCELLED", 30)
+    run.wait_for("CANCELLED", seconds=30)
     run.retry()
     assert_ends_well(run, undisturbed, committed)
 
 
-def test_a_full_disk_is_told_and_the_run_goes_on(lab: Lab, undisturbed: dict[str, bytes]) -> None:
+def test_a_full_disk_is_told_and_the_run_goes_on(lab: Lab, undisturbed: Run) -> None:
     """Late in the build: what is left for the retry, whose environment is the same, does not come as far."""
     run = lab.start("full", VERNACLIP_FAILPOINTS="commit.after_write:50=enospc")
     run.wait_for("FAILED")
@@ -212,7 +194,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(lab: Lab, undisturbed: dict[str
 @pytest.mark.parametrize("executor", ["prefect", "local"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_an_interrupted_command_leaves_nothing_behind_and_goes_on(
-    number: signal.Signals, executor: str, lab: Lab, undisturbed: dict[str, bytes]
+    number: signal.Signals, executor: str, lab: Lab, undisturbed: Run
 ) -> None:
     root = f"{executor}-{number.name}"
     settings = [part for setting in lab.overrides for part in ("--set", setting)]

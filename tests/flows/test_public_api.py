@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
 from flows.recipe.recipe import find_recipe, override_values
-from vernaclip.__main__ import prefer_own_packages
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -42,20 +41,17 @@ SMALL = [
 ]
 
 
-def toml_lines(values: Mapping[str, Any], *path: str) -> Iterator[str]:
-    for name, value in values.items():
-        place = (*path, json.dumps(name))
-        if isinstance(value, dict):
-            yield from toml_lines(value, *place)
-        else:
-            yield f"{'.'.join(place)} = {json.dumps(value)}"
-
-
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     new = {
         name: merged(values.get(name, {}), each) if isinstance(each, dict) else each for name, each in changes.items()
     }
     return {**values, **new}
+
+
+def toml(value: Any) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{" + ", ".join(f"{json.dumps(name)} = {toml(each)}" for name, each in value.items()) + "}"
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +69,15 @@ def home(
     path = find_recipe("scenes")
     values = tomllib.loads(path.read_text("utf-8").replace("{recipe}", str(path.parent)))
     small = merged(values, override_values([*english_overrides, *SMALL]))
-    (folder / "scenes.toml").write_text("\n".join(toml_lines(small)), "utf-8")
+    (folder / "scenes.toml").write_text("\n".join(f"{name} = {toml(value)}" for name, value in small.items()), "utf-8")
     (folder / "small.json").write_text(small_model, "utf-8")
     (folder / "scenes-en_it.argosmodel").symlink_to(path.parents[1] / "packages" / "scenes-en_it.argosmodel")
     shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
     Image.radial_gradient("L").save(folder / "photo.jpg")
     Image.linear_gradient("L").save(folder / "other.png")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         vernaclip.train("scenes.toml", "catalog")
-    finally:
-        os.chdir(before)
     return folder
 
 
@@ -132,16 +125,16 @@ def test_the_notebook_runs(built: tuple[Path, BuildReport], tmp_path: Path, monk
     monkeypatch.setenv("VERNACLIP_ROOT", str(built[0]))
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # see `let_threads_sleep`
     notebook = nbformat.read(CHECKOUT / "docs" / "notebooks" / "first-steps.ipynb", as_version=4)
-    kept = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
-    assert not [cell for cell in kept if cell["outputs"] or cell["execution_count"] is not None], (
-        "kept as it was written"
-    )
-    place = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    cells = [cell for cell in notebook.cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), "kept as it was written"
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     shown = {
-        cell["source"].splitlines()[-1]: cell["outputs"][-1]["data"]
-        for cell in notebook.cells
-        if cell["cell_type"] == "code" and cell["outputs"] and "data" in cell["outputs"][-1]
+        cell["source"].splitlines()[-1]: output["data"]
+        for cell in cells
+        for output in cell["outputs"][-1:]
+        if "data" in output
     }
     losses = json.loads(shown["losses"]["text/plain"])
     assert len(losses) == 10
@@ -152,11 +145,10 @@ def test_the_notebook_runs(built: tuple[Path, BuildReport], tmp_path: Path, monk
 
 
 def test_everything_public_has_an_example_and_a_place() -> None:
-    assert set(vernaclip.__all__) <= set(dir(vernaclip))
     shown = {test.name.rpartition(".")[2] for test in EXAMPLES}
     assert {name for name in vernaclip.__all__ if name[0].islower()} <= shown
-    for name in vernaclip.__all__:
-        assert getattr(vernaclip, name)
+    assert all(getattr(vernaclip, name) for name in vernaclip.__all__)
+    assert set(vernaclip.__all__) <= set(dir(vernaclip))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         vernaclip.nothing  # type: ignore[attr-defined]  # noqa: B018
 
@@ -205,26 +197,21 @@ def test_workers_of_a_loader_read_the_same_in_any_order_and_from_a_part(start: s
     assert [pair.captions for pair in batch] == expected
 
 
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
+def test_what_is_not_there_is_said() -> None:
+    for given, told in (
         ({"name": "nothing"}, "has no dataset 'nothing'"),
         ({"name": "scenes", "split": "dev"}, "there is no split 'dev'"),
         ({"name": "scenes", "snapshot": "ffffffff"}, "holds no snapshot ffffffff"),
         ({"name": "scenes", "root": "elsewhere"}, "run `vernaclip build RECIPE --root elsewhere` first"),
-    ],
-)
-def test_what_is_not_there_is_said(given: dict[str, str], told: str) -> None:
-    with pytest.raises(PipelineError, match=told):
-        vernaclip.open_dataset(**{"root": "catalog", **given})
+    ):
+        with pytest.raises(PipelineError, match=told):
+            vernaclip.open_dataset(**{"root": "catalog", **given})
 
 
 def test_a_damaged_shard_is_told(own_root: Path) -> None:
     pairs = vernaclip.open_dataset(own_root, "scenes", "train")
     path = require_snapshot(own_root, "scenes").pair_files("train")[0]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
+    path.write_bytes(path.read_bytes()[:-9] + bytes(9))
     with pytest.raises(DamagedError, match="run `vernaclip verify`"):
         list(pairs)
 
@@ -244,12 +231,12 @@ def test_after_a_take_down_nothing_of_it_is_handed_out(own_root: Path) -> None:
     assert again.duckdb().sql("SELECT 1 FROM pairs WHERE sample_id = $id", {"id": gone}).num_rows == 0
 
 
-def test_while_a_take_down_is_unfinished_nothing_is_handed_out(own_root: Path) -> None:
+def test_while_a_take_down_is_unfinished_nothing_is_handed_out(own_root: Path, child: Callable[..., Any]) -> None:
     pairs = vernaclip.open_dataset(own_root, "scenes", "train")
     words = ["forget", "--root", str(own_root), "--sample", str(pairs.metadata(0)["sample_id"])]
-    environment = {**os.environ, "VERNACLIP_FAILPOINTS": "atomic.after_rename=kill", "PYTHONPATH": str(CHECKOUT)}
-    killed = subprocess.run([sys.executable, "-m", "vernaclip", *words], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    with child(words, "atomic.after_rename=kill", cwd=CHECKOUT) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     asked: list[Callable[[], Any]] = [
         lambda: pairs[0],
         pairs.arrow,
@@ -265,33 +252,28 @@ def test_while_a_take_down_is_unfinished_nothing_is_handed_out(own_root: Path) -
 def test_a_question_changes_nothing(home: Path) -> None:
     before = sorted(home.iterdir())
     catalog = vernaclip.open_dataset("catalog", "scenes").duckdb()
-    with pytest.raises(SettingsError, match="DuckDB refuses the query"):
-        catalog.sql("COPY (SELECT 1) TO 'x.csv'")
-    with pytest.raises(SettingsError, match="DuckDB refuses"), catalog.batches("SET threads = 1") as batches:
-        list(batches)
+    for question in ("COPY (SELECT 1) TO 'x.csv'", "SET threads = 1"):
+        with pytest.raises(SettingsError, match="DuckDB refuses"), catalog.batches(question) as batches:
+            list(batches)
     assert sorted(home.iterdir()) == before
 
 
 def test_images_are_encoded_alike_however_they_are_given(tmp_path: Path) -> None:
-    model = vernaclip.open_model("model")
-    upright = Image.effect_noise((60, 40), 90).convert("RGB")
-    upright.putpixel((0, 0), (255, 0, 0))
-    upright.save(tmp_path / "own.png")
-    sideways, tag = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    model, texts = vernaclip.open_model("model"), ["a red circle", "two blue stars"]
+    upright, tag = Image.effect_noise((60, 40), 90).convert("RGB"), Image.Exif()
+    own, sideways = tmp_path / "own.png", tmp_path / "sideways.png"
+    upright.save(own)
     tag[0x0112] = 6  # to be turned by 90 degrees clockwise
-    sideways.save(tmp_path / "sideways.png", exif=tag)
-    with Image.open(tmp_path / "sideways.png") as opened:
-        found = model.encode_images(
-            [upright, tmp_path / "own.png", "photo.jpg", opened, str(tmp_path / "sideways.png")]
-        )
+    upright.transpose(Image.Transpose.ROTATE_90).save(sideways, exif=tag)
+    with Image.open(sideways) as opened:
+        found = model.encode_images([upright, own, "photo.jpg", opened, str(sideways)])
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     for row in (1, 3, 4):
         np.testing.assert_allclose(found[row], found[0], atol=1e-5)
     assert np.abs(found[2] - found[0]).max() > 0.01
-    texts = model.encode_texts(["a red circle", "two blue stars"])
-    cosines = model.similarity([upright, "photo.jpg"], ["a red circle", "two blue stars"])
-    np.testing.assert_allclose(cosines, found[[0, 2]] @ texts.T, atol=1e-5)
+    cosines = model.similarity([upright, "photo.jpg"], texts)
+    np.testing.assert_allclose(cosines, found[[0, 2]] @ model.encode_texts(texts).T, atol=1e-5)
     assert model.similarity([], ["a"]).shape == (0, 1)
     assert len(model.encode_images([])) == len(model.encode_texts([])) == 0
 
@@ -323,28 +305,13 @@ def test_settings_are_those_of_the_recipe() -> None:
         with pytest.raises(SettingsError, match=told):
             call()
     other = vernaclip.train("scenes.toml", "catalog", settings={"train.seed": 5, "train.augment": ["contrast"]})
-    assert other.folder.parent == Path("catalog/models/scenes")
-    assert json.loads((other.folder / "result.json").read_text("utf-8"))
+    assert (other.folder / "result.json").is_file()
 
 
-def test_translations_are_remembered(tmp_path: Path) -> None:
-    engine = {"package": "scenes-en_it.argosmodel"}
-    first = vernaclip.translate(["two red stars", ""], "en", "it", settings=engine, memory=tmp_path / "memory")
-    again = vernaclip.translate(["", "two red stars"], "en", "it", settings=engine, memory=tmp_path / "memory")
-    assert first == again[::-1]
-    assert first[0].score is not None
-    assert not first[0].truncated
+MODULE, INSTALLED = [sys.executable, "-m", "vernaclip"], [str(Path(sys.executable).with_name("vernaclip"))]
 
 
-INSTALLED = str(Path(sys.executable).with_name("vernaclip"))
-MODULE = [sys.executable, "-m", "vernaclip"]
-
-
-@pytest.mark.parametrize(
-    ("command", "is_on_path"),
-    [(MODULE, False), (MODULE, True), ([INSTALLED], False)],
-    ids=["here", "path", "installed"],
-)
+@pytest.mark.parametrize(("command", "is_on_path"), [(MODULE, False), (MODULE, True), (INSTALLED, False)], ids=range(3))
 def test_folders_of_the_users_own_are_not_taken_for_ours(command: list[str], is_on_path: bool, tmp_path: Path) -> None:
     for name in ("training", "flows", "cleaning", "translation", "data_catalog"):
         (tmp_path / name).mkdir()
@@ -354,11 +321,3 @@ def test_folders_of_the_users_own_are_not_taken_for_ours(command: list[str], is_
     found = subprocess.run([*command, "recipes"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
     assert "scenes" in found.stdout
-
-
-def test_children_do_without_what_is_called_like_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "training").mkdir()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(CHECKOUT)]))
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    prefer_own_packages()
-    assert (os.environ["PYTHONPATH"], sys.path[-1]) == (str(CHECKOUT), str(tmp_path))

@@ -1,45 +1,56 @@
-"""Roots that no command works on, told before anything is done: paths that DuckDB misreads, links that lead out."""
+"""Roots that are refused before anything is done, that are written by one process, and read by many meanwhile."""
 
+import json
+import os
+import random
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from data_catalog.database.catalog import query, rebuild
-from data_catalog.errors import InputError
 from data_catalog.storage.integrity import read_checksummed, write_checksummed
-from data_catalog.storage.lock import LOCK_FILE, place_lock, writer_lock
-from data_catalog.storage.manifest import MANIFEST_FORMAT, require_snapshot
+from data_catalog.storage.lock import holder_of
+from data_catalog.storage.manifest import MANIFEST_FORMAT, committed_snapshots, require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
 
 # Any name that a folder may have, but for four characters.
 ODD_NAME = "a'b\"c %20%s#{d} $HOME;~e=f,g&h@i!\n\t\x1b[A|<k> è \U0001f600 ]^`:".replace("[", "")
-COMMANDS = (
-    ["sql", "FROM builds"],
-    ["verify"],
-    ["catalog"],
-    ["report", "scenes"],
-    ["snapshots"],
-    ["export", "scenes", "--format", "webdataset"],
-    ["forget", "--domain", "example.org"],
-    ["catalog", "--rebuild"],
-    ["prune"],
-)
-Capture = pytest.CaptureFixture[str]
-Lock = Callable[[Path], AbstractContextManager[None]]
+LINES = ("sql FROM_builds", "verify", "catalog", "report scenes", "snapshots", "export scenes --format webdataset")
+LINES += ("forget --domain example.org", "catalog --rebuild", "prune")
+COMMANDS = [[word.replace("_", " ") for word in line.split()] for line in LINES]
 
 
 @pytest.fixture
 def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
     """A copy of a small catalog, to be tampered with."""
-    root = tmp_path / "catalog"
-    shutil.copytree(built[0], root, symlinks=True)
+    root = Path(shutil.copytree(built[0], tmp_path / "catalog", symlinks=True))
     rebuild(root)
     return root
+
+
+@pytest.fixture
+def error_of(told: Any, english_overrides: list[str]) -> Callable[..., str]:
+    """The one line of error with which a command on a root ends; no words are a build."""
+
+    def call(root: Path, words: list[str]) -> str:
+        error: str = told([*(words or build(english_overrides)), "--root", str(root)], code=1)
+        assert error.count("\n") == 1, error
+        return error
+
+    return call
+
+
+def build(overrides: list[str]) -> list[str]:
+    return ["build", "scenes", "--executor", "local", *(word for each in overrides for word in ("--set", each))]
 
 
 @pytest.fixture
@@ -56,32 +67,22 @@ def state(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def run(root: Path, arguments: list[str] | None, overrides: list[str]) -> int:
-    """A command on a root; None is a build."""
-    more = [word for override in overrides for word in ("--set", override)]
-    words = ["build", "scenes", "--executor", "local", *more] if arguments is None else arguments
-    return main([*words, "--root", str(root)])
-
-
 def first_image(root: Path) -> str:
     """The URL of an image that a dataset holds."""
-    table: pa.Table = query(root, "SELECT url FROM pairs WHERE url IS NOT NULL ORDER BY url LIMIT 1")
-    return str(table.column("url")[0])
+    return str(query(root, "SELECT url FROM pairs WHERE url IS NOT NULL ORDER BY url LIMIT 1").column("url")[0])
 
 
 @pytest.mark.parametrize("name", ["a?b", "a\\b", "a*b", "a[b]", "a/?/b", "\udcff", "link"])
 def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
-    tmp_path: Path, outside: Path, name: str, english_overrides: list[str], capsys: Capture
+    tmp_path: Path, outside: Path, name: str, error_of: Callable[..., str]
 ) -> None:
     outside.rename(outside.with_name("a?b c"))
     (tmp_path / "link").symlink_to(tmp_path / "a?b c")
-    root, before = tmp_path / name, sorted(tmp_path.rglob("*"))
-    for arguments in (None, *COMMANDS):
-        code = run(root, arguments, english_overrides)
-        error = capsys.readouterr().err
-        assert (code, error.count("\n")) == (1, 1), arguments
-        assert "DuckDB" in error, arguments
-        assert "name another --root" in error, arguments
+    before = sorted(tmp_path.rglob("*"))
+    for words in ([], *COMMANDS):
+        error = error_of(tmp_path / name, words)
+        assert "DuckDB" in error, words
+        assert "name another --root" in error, words
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -101,55 +102,35 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
 
 
 def test_any_other_path_works_to_the_end(
-    built: tuple[Path, BuildReport], tmp_path: Path, english_overrides: list[str], capsys: Capture
+    built: tuple[Path, BuildReport], tmp_path: Path, english_overrides: list[str], told: Any
 ) -> None:
     root = tmp_path / ODD_NAME / "outcome=kept" / "split=test" / "catalog"
     shutil.copytree(built[0], root)
-    assert run(root, None, [*english_overrides, "split.val=0.3"]) == 0
-    for arguments in COMMANDS:
-        assert main([*arguments, "--root", str(root)]) == 0, arguments
+    for words in (build([*english_overrides, "split.val=0.3"]), *COMMANDS):
+        told([*words, "--root", str(root)])
     assert query(root, "SELECT DISTINCT split FROM pairs ORDER BY 1").column(0).to_pylist() == ["test", "train", "val"]
-    assert main(["forget", "--url", first_image(root), "--root", str(root)]) == 0
-    assert main(["verify", "--root", str(root)]) == 0
-    assert "forgotten; snapshot" in capsys.readouterr().out
+    assert "forgotten; snapshot" in told(["forget", "--url", first_image(root), "--root", str(root)])
+    told(["verify", "--root", str(root)])
 
 
-@pytest.mark.parametrize("number", [MANIFEST_FORMAT - 1, MANIFEST_FORMAT + 1])
+@pytest.mark.parametrize(("number", "is_one_of_several"), [(MANIFEST_FORMAT - 1, True), (MANIFEST_FORMAT + 1, False)])
 def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
-    root: Path, english_overrides: list[str], capsys: Capture, number: int
+    root: Path, error_of: Callable[..., str], number: int, is_one_of_several: bool
 ) -> None:
-    commands = (
-        *(None, *COMMANDS, ["why", first_image(root)], ["diff", "current", "current"], ["mt", "memory", "list"]),
-        *(["train", "scenes", "--executor", "local"], ["evaluate", "scenes", "--executor", "local"]),
-        *(["search", "a dog"], ["audit", "draw", "scenes"], ["scoreboard"]),
-        ["export-model", "--format", "open_clip", "--out", "m"],
-    )
-    for path in root.glob("datasets/*/*/manifest.json"):
-        write_checksummed(path, {**read_checksummed(path, remedy=""), "format": number})
+    lines = ("diff current current", "mt memory list", "train scenes --executor local", "search dog", "scoreboard")
+    lines += ("evaluate scenes --executor local", "audit draw scenes", "export-model --format open_clip --out m")
+    commands = [[], *COMMANDS, ["why", first_image(root)], *(line.split() for line in lines)]
+    current = require_snapshot(root, "scenes").folder / "manifest.json"
+    manifest = {**read_checksummed(current, remedy=""), "format": number}
+    other = current.parents[1] / "0123456789ab" / "manifest.json"
+    write_checksummed(other if is_one_of_several else current, manifest)
     before = state(root)
-    for arguments in commands:
-        assert run(root, arguments, english_overrides) == 1, arguments
-        error = capsys.readouterr().err
-        assert f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}" in error
-        assert "build into a new --root" in error
-    with pytest.raises(InputError, match=f"has format {number}"):
-        require_snapshot(root, "scenes")
+    told = f"{root} has format {number}, and this version reads and writes format {MANIFEST_FORMAT}"
+    for words in commands:
+        error = error_of(root, words)
+        assert told in error, words
+        assert "build into a new --root" in error, words
     assert state(root) == before
-
-
-def test_one_old_snapshot_of_another_format_is_enough_and_a_damaged_one_is_damage(root: Path, capsys: Capture) -> None:
-    current = require_snapshot(root, "scenes")
-    other = current.folder.with_name("0123456789ab") / "manifest.json"
-    write_checksummed(other, {"format": 7, "what": "nobody knows"})
-    assert main(["sql", "FROM builds", "--root", str(root)]) == 1
-    assert "has format 7" in capsys.readouterr().err
-    shutil.rmtree(other.parent)
-    manifest = current.folder / "manifest.json"
-    ours = f'\n "format": {MANIFEST_FORMAT}'
-    assert ours in manifest.read_text("utf-8")
-    manifest.write_text(manifest.read_text("utf-8").replace(ours, '\n "format": 7'), "utf-8")
-    assert main(["verify", "--root", str(root)]) == 1
-    assert f"damage: {manifest} is damaged" in capsys.readouterr().out
 
 
 WRITTEN = (
@@ -161,7 +142,7 @@ WRITTEN = (
 
 
 def test_a_link_where_we_write_or_remove_is_refused_and_nothing_is_touched(
-    root: Path, outside: Path, english_overrides: list[str], capsys: Capture
+    root: Path, outside: Path, error_of: Callable[..., str]
 ) -> None:
     forget = ["forget", "--url", first_image(root)]
     snapshot = f"datasets/scenes/{require_snapshot(root, 'scenes').snapshot}"
@@ -173,28 +154,14 @@ def test_a_link_where_we_write_or_remove_is_refused_and_nothing_is_touched(
             link.rename(root / "upstream" / "put-by")
         link.symlink_to(outside / "thesis.tex" if is_file else outside)
         before = state(outside)
-        commands = [forget] if place != ".writer-lock" else [forget, *COMMANDS[1:], None]
-        for arguments in commands:
-            code = run(root, arguments, english_overrides)
-            error = capsys.readouterr().err
-            assert (code, error.count("\n")) == (1, 1), (place, arguments)
+        for words in [forget, *([*COMMANDS[1:], []] if place == ".writer-lock" else [])]:
+            error = error_of(root, words)
             assert f"{link} is a link to {link.readlink()}, and nothing is written or removed through" in error, place
         assert state(outside) == before, place
         link.unlink()
         with suppress(FileNotFoundError):
             (root / "upstream" / "put-by").rename(link)
     assert main([*forget, "--root", str(root)]) == 0, "without links all is as it was"
-
-
-@pytest.mark.parametrize("lock", [writer_lock, place_lock])
-def test_a_lock_is_never_written_through_a_link(tmp_path: Path, lock: Lock) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
-    (tmp_path / "out").mkdir()
-    path = tmp_path / "out" / LOCK_FILE if lock is writer_lock else tmp_path / f".out{LOCK_FILE}"
-    path.symlink_to(tmp_path / "thesis.tex")
-    with pytest.raises(InputError, match=f"{path} is a symbolic link, and nothing is written"), lock(tmp_path / "out"):
-        pass
-    assert (tmp_path / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_root_and_exports_that_are_links_work_and_lose_only_what_is_ours_by_name(
@@ -217,3 +184,124 @@ def test_a_root_and_exports_that_are_links_work_and_lose_only_what_is_ours_by_na
     assert state(outside) == before
     (root / "exports").unlink()
     assert main(["verify", "--root", str(link)]) == 0
+
+
+NUM_READERS = 8
+COUNTED = ("captions", "pairs")
+
+# Asks the views, then the manifest and its files, until it is told to stop; prints what it saw and exits.
+READER = """
+import json, os, sys, time
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from data_catalog.storage.manifest import current_snapshot
+
+root, stop = Path(sys.argv[1]), Path(sys.argv[2])
+seen = set()
+while True:
+    last = stop.exists()
+    with duckdb.connect(str(root / "catalog.duckdb"), read_only=True, config={"threads": 1}) as connection:
+        seen.add(connection.execute('''
+            SELECT any_value(snapshot), any_value(num_captions), any_value(num_pairs), (SELECT count(*) FROM captions),
+                   (SELECT count(*) FROM pairs), (SELECT count(DISTINCT snapshot) FROM captions), count(*) FROM builds
+        ''').fetchone())
+    snapshot = current_snapshot(root, "scenes")
+    problems = snapshot.verify()
+    assert not problems, problems
+    captions, pairs = (
+        sum(pq.read_metadata(path).num_rows for path in files)
+        for files in (snapshot.caption_files(), snapshot.all_pair_files())
+    )
+    seen.add((snapshot.snapshot, captions, pairs, captions, pairs, 1, 1))
+    if last:
+        print(json.dumps(sorted(seen)))
+        break
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+BuildCommand = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def build_command(root: Path, english_overrides: list[str]) -> BuildCommand:
+    """Called with another override, gives the command that builds."""
+    words = [sys.executable, "-m", "flows.cli", "build", "scenes", "--root", str(root), "--executor", "local"]
+    words += [word for override in english_overrides for word in ("--set", override)]
+    return lambda override: [*words, "--set", override]
+
+
+def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
+    root: Path, build_command: BuildCommand, told: Any
+) -> None:
+    command = build_command("split.val=0.3")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while holder_of(root) is None:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGSTOP)
+        for words in (
+            *(["prune"], ["catalog", "--rebuild"], ["forget", "--domain", "example.org"]),
+            ["build", "scenes", "--executor", "local"],
+        ):
+            error = told([*words, "--root", str(root)], code=75)
+            assert f"{root} is being written by process {process.pid} (vernaclip build scenes)" in error, words
+        told(["verify", "--root", str(root)])  # readers are never refused
+        assert query(root, "FROM captions LIMIT 1").num_rows == 1
+        process.kill()
+    assert holder_of(root) is None
+    told(["prune", "--root", str(root)])
+
+
+def build_through_kills(command: list[str], moments_s: list[float]) -> int:
+    """Build, killed at each of these moments and started again, to the end; how many were killed."""
+    killed = 0
+    for moment in moments_s:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                process.wait(moment)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return killed
+
+
+MANY = ("split.val=0.3", "clean.max_words=9", "normalise.image_size=96", "split.val=0.2", "check.min_words=3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "num_kills", "pause_s"), [(("split.val=0.4",), 2, 1.0), (MANY, 8, 0.2)])
+def test_readers_see_whole_snapshots_while_builds_are_killed(
+    root: Path, tmp_path: Path, build_command: BuildCommand, changes: Sequence[str], num_kills: int, pause_s: float
+) -> None:
+    """What they saw is whole, and all that was there to see."""
+    draw = random.Random(7)
+    stop = tmp_path / "stop"
+    # They leave the processor to the builds.
+    command = ["nice", sys.executable, "-c", READER, str(root), str(stop), str(pause_s)]
+    with ExitStack() as stack:
+        stack.callback(stop.touch)
+        started = [
+            stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+            for _ in range(NUM_READERS)
+        ]
+        killed = 0
+        for change in changes:
+            killed += build_through_kills(build_command(change), [draw.uniform(1, 6) for _ in range(num_kills)])
+        stop.touch()
+        answers = [reader.communicate() for reader in started]
+    assert killed > 0
+    assert [err for _, err in answers if err] == []
+    snapshots = list(committed_snapshots(root, "scenes"))
+    assert len(snapshots) > 1
+    whole = {
+        (each.snapshot, *(sum(file["rows"] for file in each.manifest["files"][kind]) for kind in COUNTED * 2), 1, 1)
+        for each in snapshots
+    }
+    assert {tuple(each) for out, _ in answers for each in json.loads(out)} == whole
+    assert main(["verify", "--root", str(root)]) == 0

@@ -53,8 +53,9 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
         "broken": "FAILED",
     }
     assert (tasks["flaky 1"]["run_count"], tasks["broken"]["run_count"]) == (3, 1)
-    logs = project.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert f"step 2 in {project.folder.name}" in [log["message"] for log in logs]
+    about = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
+    told = f"step 2 in {project.folder.name}"  # Prefect sends logs some seconds after the run
+    project.until(lambda: told in [log["message"] for log in project.ask("/logs/filter", about)])
     found = project.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
     kinds = {artifact["type"]: artifact for artifact in found}
     assert len(found) == len(kinds) == 2

@@ -73,8 +73,8 @@ def test_none_goes_where_nothing_can_be_replaced_or_written(
         (SettingsError, Path("/proc"), "mount point"),
         (SettingsError, tmp_path / "file", "not an export"),
         (DiskError, tmp_path / "file/out", "not a writable folder"),
-        (DiskError, tmp_path / "loop/out", "cannot be an export's folder"),
-        (DiskError, tmp_path / ("x" * 250), "cannot be an export's folder"),
+        (DiskError, tmp_path / "loop/out", "cannot be used for the export"),
+        (DiskError, tmp_path / ("x" * 250), "cannot be used for the export"),
         (SettingsError, out, "current"),
     ):
         with pytest.raises(error, match=told):
