@@ -229,6 +229,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     """
     snapshot = require_snapshot(root, recipe.name, recipe=recipe.reference)
     require_guarded(snapshot, recipe)
+    logger.info("check the files of %s, snapshot %s, and load the model", recipe.name, snapshot.snapshot)
     problems = snapshot.verify()
     if problems:
         raise DamagedError(f"the dataset is damaged: {problems[0]}. Remove {snapshot.folder} and build it again.")

@@ -1,6 +1,7 @@
 """One's own photographs, by a recipe of what is needed alone: they run through, or a sentence says early why not."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +47,13 @@ def call(recipe: Path, tmp_path: Path, quick_builds: None) -> Call:
     return words
 
 
-def test_a_recipe_of_what_is_needed_alone_runs_through(call: Call, tmp_path: Path, told: Any) -> None:
+def test_a_recipe_of_what_is_needed_alone_runs_through(
+    call: Call, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """It has a val split, by default, and no test split: val is what is scored."""
     assert "retrieval among the images of the val split" in told(call("run"))
+    assert re.search(r"check the files of photos, snapshot \w+, and load the model\n", caplog.text)
+    assert f"load the model {tmp_path}/catalog/models/photos/" in caplog.text
     assert len(list((tmp_path / "catalog/models/photos").glob("*/scores-val.json"))) == 1
 
 
