@@ -360,6 +360,12 @@ def _dataset(job: Job) -> str:
     return load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
 
 
+def _with_recipe(name: str, job: Job) -> str:
+    """Return a command on the recipe with the job's settings, which may name the dataset or the split to score."""
+    settings = [word for setting in job.overrides for word in ("--set", setting)]
+    return command(name, job.recipe, "--root", job.root, *settings)
+
+
 def _search(job: Job) -> str:
     """Return a search command with the shortest caption of a held-out image as its query."""
     import pyarrow.parquet as pq
@@ -376,8 +382,8 @@ def _search(job: Job) -> str:
 
 NEXT: dict[str, Callable[[Job], str]] = {
     "report": lambda job: f"open {_report_of(job.root, _dataset(job))} in a browser: the report of the build",
-    "train": lambda job: command("train", job.recipe, "--root", job.root),
-    "evaluate": lambda job: command("evaluate", job.recipe, "--root", job.root),
+    "train": lambda job: _with_recipe("train", job),
+    "evaluate": lambda job: _with_recipe("evaluate", job),
     "search": _search,
     "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
     "duckdb": lambda job: (
