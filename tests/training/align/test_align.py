@@ -1,11 +1,15 @@
 """Alignment of frozen towers: the heads over a small timm backbone and a small BERT learn colours and sides."""
 
+import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -365,3 +369,37 @@ def test_training_goes_on_with_all_weights_from_a_model_folder(
     assert load_model(tmp_path / "run").sha256 == result.model_sha256
     with pytest.raises(SettingsError, match=r"train\.image_size is set"):
         train(square_files, replace(config, model=str(aligned), image_size=32), tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
+    square_files: PairFiles, towers: TrainConfig, aligned: Path, tmp_path: Path
+) -> None:
+    code = (
+        "from pathlib import Path, PosixPath\n"
+        "import training.data.features as features\n"
+        "from training.align.align import align\n"
+        "from training.config import AlignConfig, TrainConfig\n"
+        "from training.data.pairs import PairFiles\n"
+        "features.PORTION = 64\n"
+        "print('started', flush=True)\n"
+        f"towers = TrainConfig(**{vars_of(towers)!r})\n"
+        f"align({square_files!r}, towers, {CONFIG!r}, Path({str(tmp_path / 'run')!r}), "
+        f"cache=Path({str(tmp_path / 'cache')!r}))\n"
+    )
+    draw, kills = Random(5), 0
+    while kills < 10:
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(draw.uniform(0.05, 2.5))
+            if child.returncode is None:
+                child.kill()
+                kills += 1
+            else:
+                assert child.returncode == 0
+                shutil.rmtree(tmp_path / "run")
+                shutil.rmtree(tmp_path / "cache")
+    align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    assert files_of(tmp_path / "run") == files_of(aligned)
