@@ -336,3 +336,21 @@ def test_folders_of_the_users_own_are_not_taken_for_ours(command: list[str], is_
     found = subprocess.run([*command, "recipes"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
     assert "scenes" in found.stdout
+
+
+def test_the_command_aligns_and_prints_the_curve(
+    home: Path, own_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    towers = {"image_tower": "test_efficientnet", "image_weights": f"{home}/tower.safetensors"}
+    towers |= {"text_encoder": f"{home}/bert"}
+    settings = [word for name, value in towers.items() for word in ("--set", f'train.{name}="{value}"')]
+    command = ["align", "scenes.toml", "--root", str(own_root), "--executor", "local", *settings]
+    assert main([*command, "--curve", "8,16,24"]) == 0
+    told = capsys.readouterr().out
+    assert "validation MRR@10" in told
+    assert [line.split()[0] for line in told.splitlines() if "measured" in line] == ["8", "16", "24"]
+    with pytest.raises(SystemExit):
+        main([*command, "--curve", "8,many"])
+    assert "whole numbers" in capsys.readouterr().err
+    assert main([*command, "--curve", "8,90000"]) == 1
+    assert "90,000 training images" in capsys.readouterr().err
