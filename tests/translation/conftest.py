@@ -3,8 +3,9 @@
 import json
 import random
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
@@ -78,6 +79,38 @@ class Shouter:
 def shouter() -> type[Shouter]:
     """The stand-in engine."""
     return Shouter
+
+
+class Page(HTMLParser):
+    """What a browser finds: tags with their attributes, the text of each script and style, and the texts that it shows."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: dict[str, list[str]] = defaultdict(list)
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inline[tag].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.inline[self.cdata_elem][-1] += data
+        elif data.strip():
+            self.texts.append(data)
+
+    def policy(self) -> str | None:
+        (policy,) = [attributes["content"] for _, attributes in self.tags if "http-equiv" in attributes]
+        return policy
+
+
+@pytest.fixture(scope="session")
+def page() -> type[Page]:
+    """A page of HTML, as a browser finds it."""
+    return Page
 
 
 class DeepLServer(ThreadingHTTPServer):

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -30,10 +29,10 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """A model as `transformers` has it (`original`), and what the converter wrote (`folder`)."""
+    """A model: its folder for the engine `transformers`, and what the converter wrote for `ctranslate2`."""
 
-    original: Path
-    folder: Path
+    transformers: Path
+    ctranslate2: Path
     network: Any
     tokenizer: Any
     prefix: str = ""  # what a caption begins with, for the tokenizer of `transformers`
@@ -55,13 +54,22 @@ class Converted:
         return " ".join(self.tokenizer.decode(words, skip_special_tokens=True).split())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small are many times slower with two on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
 def pairs(tiny_tsv: Path) -> Pairs:
     lines = tiny_tsv.read_text(encoding="utf-8").splitlines()
     return [(source, target) for source, target in (line.split("\t") for line in lines)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pieces(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sentencepiece models: "source", "target", "shared"."""
     folder = tmp_path_factory.mktemp("pieces")
@@ -89,13 +97,13 @@ def write_vocabulary(folder: Path, first: Sequence[str], models: Sequence[Path],
     return vocabulary
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opus(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian, Marian."""
     return marian(pieces, pairs, tmp_path_factory.mktemp("opus"), languages=())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opus_of_many(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian or, in place of French, English, Marian."""
     of_both = [[(f">>ita<< {source}", target), (f">>fra<< {source}", source)] for source, target in pairs]
@@ -128,7 +136,7 @@ def marian(pieces: dict[str, Path], pairs: Pairs, folder: Path, languages: Seque
     return convert(network, tokenizer, folder, MARIAN_FILES, prefix=">>ita<< " if languages else "")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def m2m(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian and back to itself, by the token that the translation begins with."""
     from transformers import M2M100Tokenizer
@@ -142,7 +150,7 @@ def m2m(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPath
     return convert(network, tokenizer, folder, files, forced_bos_token_id=tokenizer.get_lang_id("it"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nllb(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian, with a `tokenizer.json`."""
     from transformers import NllbTokenizer
@@ -175,28 +183,12 @@ def train(network: Any, tokenizer: Any, pairs: Pairs) -> None:
     # Down to nothing at the end: a model caught in mid leap says one thing on one processor and another on the next.
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=NUM_STEPS)
     choose = random.Random(1)
-    with threads(1):
-        for _ in range(NUM_STEPS):
-            rows = choose.sample(range(len(pairs)), 32)
-            network(**{name: values[rows] for name, values in batch.items()}).loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are many times slower with two on a busy machine."""
-    with threads(1):
-        yield
+    for _ in range(NUM_STEPS):
+        rows = choose.sample(range(len(pairs)), 32)
+        network(**{name: values[rows] for name, values in batch.items()}).loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
 
 
 def convert(
@@ -213,9 +205,8 @@ def convert(
         special = {"additional_special_tokens": list(tokenizer.lang_token_to_id)}
         (original / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     TransformersConverter(str(original), copy_files=files).convert(str(converted))
-    return Converted(
-        original=original, folder=converted, network=network, tokenizer=tokenizer, prefix=prefix, options=options
-    )
+    folders = {"transformers": original, "ctranslate2": converted}
+    return Converted(**folders, network=network, tokenizer=tokenizer, prefix=prefix, options=options)
 
 
 @pytest.fixture
