@@ -82,7 +82,7 @@ def shouter() -> type[Shouter]:
 
 
 class Page(HTMLParser):
-    """What a browser finds: tags with their attributes, the text of each script and style, and the texts that it shows."""
+    """What a browser finds: tags with their attributes, the text of scripts and styles, and the texts that it shows."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -216,9 +216,7 @@ def test_broken_input_is_refused_before_anything_is_translated(
 
 
 @pytest.mark.parametrize("name", ["in.txt", "in.csv", "in.parquet"])
-def test_an_engine_that_fails_leaves_no_file(
-    tmp_path: Path, name: str, translated: Translated, shouter: Shouter
-) -> None:
+def test_an_engine_that_fails_leaves_no_file(tmp_path: Path, name: str, translated: Any, shouter: Shouter) -> None:
     source = tmp_path / name
     rows = ["caption", *(f"caption {number}" for number in range(8))]
     source.write_text("\n".join(rows), encoding="utf-8")

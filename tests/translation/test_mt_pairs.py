@@ -4,6 +4,7 @@ import gzip
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -151,9 +152,7 @@ def test_files_that_cannot_be_read_are_config_errors(tmp_path: Path, content: by
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 300), (1700, 2000)])
-def test_a_stretch_out_of_step_is_found(
-    tmp_path: Path, scenes: list[Pair], start: int, stop: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stretch_out_of_step_is_found(tmp_path: Path, scenes: list[Pair], start: int, stop: int, caplog: Any) -> None:
     shifted = scenes.copy()
     shifted[start:stop] = [(scenes[index][0], scenes[index - 1][1]) for index in range(start, stop)]
     with caplog.at_level(logging.WARNING):

@@ -222,9 +222,7 @@ def test_no_text_becomes_markup_and_only_the_forms_own_script_runs(text: str, pa
     assert directives == {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **hashes}
 
 
-def test_the_command_tells_what_it_drew_and_overwrites_no_other_audit(
-    build: Callable[..., Path], tmp_path: Path, told: Callable[..., str]
-) -> None:
+def test_the_command_tells_what_it_drew_and_overwrites_no_other_audit(build: Any, tmp_path: Path, told: Any) -> None:
     root = build([caption(number) for number in range(9)])
     command = ["audit", "draw", "captions", "--root", str(root)]
     said = told(command)

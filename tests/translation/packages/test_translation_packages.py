@@ -7,6 +7,7 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -136,9 +137,7 @@ def test_damaged_archives_are_config_errors(tmp_path: Path, damage: Callable[[by
 
 
 @given(where=st.integers(0, 10_000), value=st.integers(0, 255), method=st.sampled_from([0, 8, 12, 14]))
-def test_whatever_byte_is_wrong_the_error_is_ours(
-    tmp_path_factory: pytest.TempPathFactory, where: int, value: int, method: int
-) -> None:
+def test_whatever_byte_is_wrong_the_error_is_ours(tmp_path_factory: Any, where: int, value: int, method: int) -> None:
     folder = tmp_path_factory.mktemp("rotten")
     source, path = write_package(folder / "source"), folder / "p.argosmodel"
     with zipfile.ZipFile(path, "w", compression=method) as file:

@@ -309,9 +309,7 @@ def test_codes_of_three_letters_are_the_same_language(opus: Any, copy_of: CopyOf
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_a_model_that_is_cut_off_anywhere_is_refused(
-    m2m: Any, tmp_path_factory: pytest.TempPathFactory, share: float
-) -> None:
+def test_a_model_that_is_cut_off_anywhere_is_refused(m2m: Any, tmp_path_factory: Any, share: float) -> None:
     content = (m2m.ctranslate2 / "model.bin").read_bytes()
     path = tmp_path_factory.mktemp("cut") / "model.bin"
     path.write_bytes(content[: int(share * len(content))])
@@ -429,9 +427,7 @@ HOSTILE: dict[str, tuple[dict[str, bytes | int | None], dict[str, object], str]]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_or_damaged_folder(
-    name: str, opus: Any, copy_of: CopyOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hostile_or_damaged_folder(name: str, opus: Any, copy_of: CopyOf, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     folder = copy_of(opus.transformers)
     files, config, message = HOSTILE[name]
