@@ -160,10 +160,8 @@ class _DeepLHandler(BaseHTTPRequestHandler):
             return 404
         if self.headers["Authorization"] != f"DeepL-Auth-Key {self.server.key}":
             return 403
-        if size > 128 * 1024:
+        if size > 128 * 1024 or len(body["text"]) > 50:
             return 413
-        if len(body["text"]) > 50:
-            return 400
         needed = sum(map(len, body["text"]))
         return 456 if self.server.num_billed + needed > self.server.character_limit else None
 

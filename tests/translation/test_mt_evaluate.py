@@ -94,10 +94,13 @@ def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Told) -> None:
     assert "\x1b" not in evaluate(FILE, MINE)
 
 
-@pytest.mark.parametrize(("code", "tokenizer"), [("zh", "zh"), ("ja", "char"), ("it", "13a")])
-def test_bleu_is_of_words_of_the_target_language(code: str, tokenizer: str, evaluate: Told) -> None:
-    assert f"|tok:{tokenizer}|" in evaluate(FILE, more=("--to", code))
-    assert "|tok:intl|" in evaluate(FILE, more=("--to", code, "--tokenize", "intl"))
+def test_bleu_is_of_words_of_the_target_language(evaluate: Told) -> None:
+    for more, tokenizer in ((("ja",), "char"), (("it",), "13a"), (("zh", "--tokenize", "intl"), "intl")):
+        assert f"|tok:{tokenizer}|" in evaluate(FILE, more=("--to", *more))
+    hypotheses, references = ["红色圆圈在绿色背景上"], ["红色方块在绿色背景上"]
+    assert corpus_bleu(hypotheses, references, "de") == 0
+    for code in ("zh", "ja", "ko", "th", "lo", "km", "my"):  # which put no spaces between words
+        assert 50 < corpus_bleu(hypotheses, references, code) < 100
 
 
 def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Told) -> None:
@@ -122,14 +125,10 @@ def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Tol
         ("val.tsv", b"a dog\tun cane\tein Hund\n", "line 1: it has 3 fields"),
         ("val.tsv", b"a dog\t \n\tun cane\n", "line 1: the reference is empty; line 2: the source is empty"),
         ("val.tsv", b"a dog\tun c\xe0ne\n", "line 1: byte 0xe0 at offset 10"),
-        ("val.tsv", b"a dog\tun\0cane\n", "line 1: a NUL at character 8"),
         ("val.tsv", b"\n" * 1007, "line 5: it is blank; and 1,002 more"),
-        ("val.tsv", "a dog\tun cane\n".encode("utf-16"), "UTF-16"),
-        ("val.tsv", b"\x1f\x8b\x08\x00", "truncated gzip"),
         ("val.tsv", b"a dog\tun cane\n" * 20_001, "20,001 pairs"),
         ("theirs.txt", b"", "empty"),
         ("theirs.txt", b"a\nb\nc\n", "has 3 lines"),
-        ("theirs.txt", b"a\nb\nc\nd\n\n", "has 5 lines"),
         ("theirs.txt", b"a\nb\n-0.5\tc\nd\n", "line 3 contains a tab"),
         ("theirs.txt", b"a\nb\nc\n\xff\n", "line 4: byte 0xff at offset 0"),
     ],
@@ -146,7 +145,6 @@ def test_pairs_must_be_whole_and_translations_one_a_line(
     [
         ([MINE, ["Mine", *MINE[1:]]], (), "another system is called mine"),
         ([["../mine", *MINE[1:]]], (), "must be a name"),
-        ([["ß" * 61, *MINE[1:]]], ("--out", "old"), "60 letters"),
         ([["none", "package="]], (), "package= has no value"),
         ([[*MINE, "val.tsv"]], (), "val.tsv is not KEY=VALUE"),
         ([[*FILE, "beam_size=1"]], (), "no other settings"),
@@ -178,13 +176,6 @@ def test_chrf_as_worked_out_by_hand() -> None:
     # Counts are summed before they are divided: 5 of 6 letters, 3 of 4 bigrams, 1 of 2 trigrams, all right.
     recall = (5 / 6 + 3 / 4 + 1 / 2) / 3
     assert corpus_chrf(["ab", "abc"], ["abc", "abc"]) == pytest.approx(100 * 5 * recall / (4 + recall))
-
-
-@pytest.mark.parametrize("code", ["zh", "ja", "ko", "th", "lo", "km", "my"])
-def test_bleu_finds_words_where_there_are_no_spaces(code: str) -> None:
-    hypotheses, references = ["红色圆圈在绿色背景上"], ["红色方块在绿色背景上"]
-    assert corpus_bleu(hypotheses, references, "de") == 0
-    assert 50 < corpus_bleu(hypotheses, references, code) < 100
 
 
 LONG = [f"{number} rote Kreise vor einem {ground} Hintergrund" for number in range(40) for ground in ("a", "b")]

@@ -76,13 +76,8 @@ def test_score_is_the_mean_log_probability_of_all_tokens(package: Package) -> No
 @pytest.mark.parametrize(
     ("caption", "text"),
     [
-        ("", ""),
         ("TWO RED CIRCLES", "DUE CERCHI ROSSI"),
-        ("two red\ncircles\r\n", "due cerchi rossi"),
-        ("Two red circles on a green background", "Due cerchi rossi su sfondo verde"),
         ("two red circles. Three black rings", "due cerchi rossi. Tre anelli neri"),
-        ("two red circles 5.6", "due cerchi rossi 5.6"),
-        ("two red circles https://example.org/a_b?c=1", "due cerchi rossi https://example.org/a_b?c=1"),
         ("two red circles שלום עליכם two red circles", "due cerchi rossi שלום עליכם due cerchi rossi"),
         ("👍", "👍"),
     ],

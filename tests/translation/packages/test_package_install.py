@@ -119,11 +119,8 @@ def test_links_that_may_not_be_asked_are_left_out(link: str, caplog: pytest.LogC
     assert link.startswith("ipfs:") == (not caplog.records)
 
 
-Fault = Callable[["_Handler"], None]
-
-
 class PackageServer(ThreadingHTTPServer):
-    """Serves `files` by path and version as a good server does, after the `faults` listed for the path."""
+    """Serves `files` by path and version, after the `answers` (status, body, headers) listed for the path."""
 
     daemon_threads = True
 
@@ -132,7 +129,7 @@ class PackageServer(ThreadingHTTPServer):
         self.content = SCENES.read_bytes()
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.files = {"/p": self.content}
-        self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
+        self.answers: defaultdict[str, list[tuple[int, bytes, dict[str, str]]]] = defaultdict(list)
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.offer(self.url("/p"))
 
@@ -143,37 +140,26 @@ class PackageServer(ThreadingHTTPServer):
         """Make the index one package."""
         self.files["/index.json"] = json.dumps([REAL | {"links": links}]).encode()
 
-    def headers_of(self, path: str) -> list[dict[str, str]]:
-        """What was asked with, request by request."""
-        return [headers for asked, headers in self.requests if asked == path]
-
-    def status(self, code: int, **headers: str) -> Fault:
-        """An error, or a redirect with `Location`."""
-        return lambda handler: handler.answer(code, b"<html>sorry</html>", headers)
-
 
 class _Handler(BaseHTTPRequestHandler):
     server: PackageServer
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, dict(self.headers.items())))
-        if faults := self.server.faults[self.path]:
-            faults.pop(0)(self)
-            return
-        data = self.server.files.get(self.path)
-        if data is None:
-            self.answer(404, b"no such file", {})
-            return
+        data = self.server.files.get(self.path, b"")
         etag = f'"{hashlib.sha256(data).hexdigest()[:8]}"'
-        if self.headers.get("If-None-Match") == etag:
-            self.answer(304, b"", {})
+        if self.server.answers[self.path]:
+            status, body, headers = self.server.answers[self.path].pop(0)
+        elif self.path not in self.server.files:
+            status, body, headers = 404, b"no such file", {}
+        elif self.headers.get("If-None-Match") == etag:
+            status, body, headers = 304, b"", {}
         else:
-            self.answer(200, data, {"ETag": etag})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str], *, announced: bool = True) -> None:
+            status, body, headers = 200, data, {"ETag": etag}
         self.send_response(status)
-        for name, value in (headers | ({"Content-Length": str(len(body))} if announced else {})).items():
-            self.send_header(name, value)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -238,7 +224,7 @@ def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, instal
     again = install(sha256=server.sha256)
     assert tree(packages_dir) == before
     assert (again.changed, again.package, again.source) == (False, first.package, first.source)
-    asked = server.headers_of("/p")
+    asked = [headers for path, headers in server.requests if path == "/p"]
     assert asked[0]["User-Agent"].startswith("vernaclip/")
     assert asked[1]["If-None-Match"] == first.source.etag
     with pytest.raises(InputError, match=f"the sha256 of the installed file is {server.sha256}, not {'0' * 64}"):
@@ -339,7 +325,7 @@ def test_the_next_link_is_tried(server: PackageServer, install: Install, caplog:
 
 
 def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Install, packages_dir: Path) -> None:
-    server.faults["/p"] = [server.status(302, Location="https://user:secret@example.org/p")]
+    server.answers["/p"] = [(302, b"", {"Location": "https://user:secret@example.org/p"})]
     for links, message in ((["/p"], "password"), (["/gone"], r"404.*mt install FILE"), ([], "mt install FILE")):
         server.offer("ipfs://Qm", "http://example.org/p", *map(server.url, links))
         with pytest.raises(InputError, match=message):
@@ -349,7 +335,7 @@ def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Ins
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_too_much_is_not_downloaded(server: PackageServer, install: Install, *, announced: bool) -> None:
-    server.faults["/p"] = [lambda handler: handler.answer(200, server.content, {}, announced=announced)]
+    server.answers["/p"] = [(200, server.content, {} if announced else {"Content-Length": ""})]
     with pytest.raises(InputError, match="has more than 500,000 bytes"):
         install(config=replace(CONFIG, max_bytes=500_000))
 
@@ -357,7 +343,7 @@ def test_too_much_is_not_downloaded(server: PackageServer, install: Install, *, 
 def test_an_index_that_cannot_be_had_says_how_to_do_without(
     server: PackageServer, install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.faults["/index.json"] = [server.status(503, **{"Retry-After": "0"})]
+    server.answers["/index.json"] = [(503, b"", {"Retry-After": "0"})]
     assert [found.pair for found in read_index(server.url("/index.json"), CONFIG)] == ["en-it"]
     for url, message in (("http://example.org/", "only https is safe"), (server.url("/elsewhere"), "HTTP 404.*FILE")):
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", url)

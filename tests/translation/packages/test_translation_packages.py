@@ -127,15 +127,6 @@ def test_hostile_archives_write_nothing(tmp_path: Path, members: list[str], mess
     assert not list((tmp_path / "cache").glob("*"))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"not a zip"])
-def test_damaged_archives_are_config_errors(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = packed(tmp_path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match="again"):
-        install(path, tmp_path / "packages")
-    assert not (tmp_path / "packages").exists()
-
-
 @given(where=st.integers(0, 10_000), value=st.integers(0, 255), method=st.sampled_from([0, 8, 12, 14]))
 def test_whatever_byte_is_wrong_the_error_is_ours(tmp_path_factory: Any, where: int, value: int, method: int) -> None:
     folder = tmp_path_factory.mktemp("rotten")

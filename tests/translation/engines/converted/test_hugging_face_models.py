@@ -386,24 +386,6 @@ def test_mbart_wants_its_languages(kind: str, with_special: list[str], given: li
     assert "has no token for" in refusal(tmp_path, target="sc")
 
 
-def test_a_model_that_says_nothing_of_languages(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    numbers = {token: number for number, token in enumerate([*special.values(), "▁a", "▁two", "▁dogs"])}
-    raw = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    raw.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", numbers["<s>"]), ("</s>", numbers["</s>"])]
-    )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **special)
-    engine = opened(saved(tmp_path, "Bart", tokenizer, **SMALL))
-    assert "assumed to translate en to it" in caplog.text
-    assert tokens(engine, "two dogs") == ["<s>", "▁two", "▁dogs", "</s>"]
-    assert len(engine.translate(["two dogs", "a"])) == 2
-
-
 PICKLE = b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR."
 INDEX = json.dumps({"weight_map": {"a": "evil.bin"}, "metadata": {}}).encode()
 CODE = {"auto_map": {"AutoConfig": "mine.C", "AutoModelForSeq2SeqLM": "mine.M"}, "model_type": "mine"}
