@@ -126,7 +126,6 @@ class DeepLServer(ThreadingHTTPServer):
         self.key = key
         self.character_limit, self.num_billed = 10_000_000, 0
         self.trouble: deque[int | Callable[[_DeepLHandler], None] | None] = deque()
-        self.distort: Callable[[Any], Any] = lambda reply: reply
         self.bodies: list[dict[str, Any]] = []
         self.stopping = threading.Event()
 
@@ -153,7 +152,7 @@ class _DeepLHandler(BaseHTTPRequestHandler):
         elif trouble is not None:
             self.answer(trouble, {"message": f"trouble {trouble}"})
         else:
-            self.answer(200, self.server.distort({"translations": [self._translation(text) for text in body["text"]]}))
+            self.answer(200, {"translations": [self._translation(text) for text in body["text"]]})
 
     def _refusal(self, body: dict[str, Any], size: int) -> int | None:
         if self.path != "/v2/translate":

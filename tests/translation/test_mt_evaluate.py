@@ -71,14 +71,13 @@ def test_what_is_written_says_how_it_came_about(evaluate: Told) -> None:
     assert sorted(path.name for path in Path("new/out").iterdir()) == ["mine.txt", "scores.json"]
     assert Path("new/out/mine.txt").read_text(encoding="utf-8").splitlines() == REFERENCES
     found = report("new/out")
-    assert (found["num_pairs"], found["from_code"], found["to_code"]) == (4, "en", "it")
-    assert found["pairs_sha256"] == sha256_of(Path("val.tsv"))
+    about = {"num_pairs": 4, "from_code": "en", "to_code": "it", "pairs_sha256": sha256_of(Path("val.tsv"))}
+    assert about.items() <= found.items()
     mine, theirs = found["systems"]
     assert mine["settings"]["beam_size"] == 2
     assert mine["fingerprint"].startswith("argos:en-it:")
     assert mine["bleu"]["score"] == pytest.approx(100)
     assert mine["speed"]["words_per_second"] == pytest.approx(mine["speed"]["captions_per_second"] * 21 / 4)
-    assert mine["speed"]["seconds"] > 0
     assert (mine["num_flagged"], -1 < mine["mean_score"] < 0) == (0, True)
     assert theirs["output"] == "theirs.txt"
     unknown = {"settings", "fingerprint", "speed", "num_flagged", "mean_score"}
@@ -184,15 +183,14 @@ WORSE = [text.replace("rote", "blaue") if number % 2 else text for number, text 
 
 def test_systems_are_compared_with_the_first() -> None:
     found = compare({"first": WORSE, "second": LONG, "third": WORSE}, LONG, tokenizer="13a")
+    second: Any
     for estimates, library in ((found.bleu, sacrebleu.corpus_bleu), (found.chrf, sacrebleu.corpus_chrf)):
         first, second, third = (estimates[name] for name in ("first", "second", "third"))
         assert first.score == pytest.approx(library(WORSE, [LONG]).score)
         assert (first.difference, first.p_value) == (None, None)
         assert first.interval > 0
-        assert second.score == pytest.approx(100)
+        assert (second.score, second.difference) == pytest.approx((100, 100 - first.score))
         assert second.interval == pytest.approx(0, abs=1e-6)
-        assert second.difference == pytest.approx(100 - first.score)
-        assert second.p_value is not None
         assert second.p_value < 0.01
         assert (third.score, third.difference, third.p_value) == (first.score, 0, None)
     bleu, chrf = found.signatures

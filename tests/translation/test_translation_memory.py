@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -122,21 +121,15 @@ def test_a_file_in_use_may_be_tried_again(act: str, memory: TranslationMemory, m
     getattr(memory, act)(*given)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[: 3 * 4096],
-        lambda content: content[:4096] + b"\x5a" * (len(content) - 4096),
-        lambda content: b"PAR1" * 1024 + content[4096:],
-        lambda content: content.replace(b"Caption 7 ", b"Caption \xff "),
-    ],
-)
-def test_damage_is_named(damage: Callable[[bytes], bytes], memory: TranslationMemory) -> None:
+def test_damage_is_named(memory: TranslationMemory) -> None:
     captions = [f"caption {number} " for number in range(2_000)]
     memory.record(captions, [said(caption.title()) for caption in captions])
-    memory.path.write_bytes(damage(memory.path.read_bytes()))
-    with pytest.raises(DamagedError, match=r"x\.sqlite is damaged"):
-        TranslationMemory(memory.path.parent, "x").known(captions)
+    whole = memory.path.read_bytes()
+    torn = [whole[: 3 * 4096], whole[:4096] + b"\x5a" * (len(whole) - 4096), b"PAR1" * 1024 + whole[4096:]]
+    for damaged in (*torn, whole.replace(b"Caption 7 ", b"Caption \xff ")):
+        memory.path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match=r"x\.sqlite is damaged"):
+            TranslationMemory(memory.path.parent, "x").known(captions)
 
 
 def test_what_is_no_memory_is_left_alone(tmp_path: Path) -> None:
@@ -154,8 +147,7 @@ def test_a_full_disk_is_named_and_loses_nothing(memory: TranslationMemory, monke
     connect = sqlite3.connect
 
     def connect_to_a_full_disk(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = connect(*arguments, **options)
-        connection.execute("PRAGMA max_page_count = 10")
+        (connection := connect(*arguments, **options)).execute("PRAGMA max_page_count = 10")
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect_to_a_full_disk)

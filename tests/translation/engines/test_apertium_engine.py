@@ -40,19 +40,16 @@ CATALAN = [
 ]
 NASTY = [
     "",
-    "   ",
     "a red\nhouse\r\n and a dog",
     "a red house\0 and a dog",
     "a dog \uffff in a house",
     "[a red] {house} ^dog/*dog$ \\ @ <man> * # ~ / $1",
     "[0] [1] .[2] [[t:b:1]]house[[/]]",
-    "a *starred* dog and a footnote*",
     "a xyzzyblorp in the house",
     "a dog 😀🐕 runs",
     "שלום the house مرحبا",
     "the man looks at http://example.org/[a]?b=*c#d and at @someone",
-    "A man. Two dogs! Is it a house? Mr. Smith.",
-    "20,000 leagues: 3.5 % of $40 & 1/2",
+    "A man. Two dogs! 20,000 leagues: 3.5 % of $40 & 1/2",
     "soft\u00adhyphen zero\u200bwidth \u202eright-to-left\u202c",
     ". .",
 ]
@@ -204,17 +201,15 @@ def test_which_mode_is_taken(source: LanguagePack, mode: str, monkeypatch: pytes
 
 
 def test_fingerprint_follows_data_options_and_programs_not_the_place(monkeypatch: Any, tmp_path: Path) -> None:
-    def fingerprint(place: str, data: str = "data", options: str = "", script: str = "exec cat") -> str:
-        folder = tmp_path / place
+    found, others = [], [("2", "", "cat"), ("1", "-x", "cat"), ("1", "", "tr")]
+    for data, options, script in [("1", "", "cat"), ("1", "", "cat"), *others]:
+        folder = tmp_path / str(len(found))
         program(folder / "bin" / "lt-proc", script)
         (folder / "x.bin").write_text(data, encoding="utf-8")
-        installed(folder, monkeypatch, eng_cat=f"lt-proc{options} '{folder}/x.bin' | cat")
-        return open_engine(CONFIG, EN, CA, tmp_path).fingerprint
-
-    first = fingerprint("first")
-    assert fingerprint("second") == first
-    others = [fingerprint("a", data="other"), fingerprint("b", options=" -x"), fingerprint("c", script="exec tr a b")]
-    assert len({first, *others}) == 4
+        installed(folder, monkeypatch, eng_cat=f"lt-proc {options} '{folder}/x.bin' | cat")
+        found.append(open_engine(CONFIG, EN, CA, tmp_path).fingerprint)
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
 
 
 def test_a_damaged_installation_and_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

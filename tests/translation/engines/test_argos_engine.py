@@ -127,20 +127,6 @@ def test_fingerprint_names_what_decides_the_text(package: Package) -> None:
     assert argos_translator(other, TranslateConfig()).fingerprint not in changed
 
 
-@pytest.mark.parametrize(("device", "advice"), [("cpu", ""), ("cuda", ".*set translate.device=cpu$")])
-def test_a_damaged_model_is_a_config_error(device: str, advice: str, package: Package, tmp_path: Path) -> None:
-    model = tmp_path / "torn" / "model"
-    model.mkdir(parents=True)
-    for file in (package.folder / "model").iterdir():
-        (model / file.name).write_bytes(file.read_bytes()[: 100 if file.name == "model.bin" else None])
-    torn = replace(package, folder=model.parent)
-    (model.parent / "sentencepiece.model").write_bytes((package.folder / "sentencepiece.model").read_bytes())
-    engine = argos_translator(torn, TranslateConfig(inter_threads=1, device=device))
-    with pytest.raises(InputError, match=f"cannot be loaded: {advice}") as caught:
-        engine.translate(["two red circles"])
-    assert ("device" in str(caught.value)) == bool(advice)
-
-
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 60)), st.integers(1, 300))
 def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], budget: int) -> None:
     tokens = {text: ["x"] * length for text, length in lengths.items()}
@@ -151,8 +137,6 @@ def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], 
         assert longest == max(lengths[text] for text in batch)
         assert len(batch) == 1 or len(batch) * longest <= budget
         assert {decoding_limit(lengths[text]) for text in batch} == {decoding_limit(longest)}
-    shuffled = dict(sorted(tokens.items(), key=lambda item: item[0][::-1]))
-    assert list(token_batches(shuffled, budget)) == batches
 
 
 # Argos Translate as its users call it, but for the sentence splitter, which it would download.

@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -45,13 +46,9 @@ REAL["links"] = LINKS = ["https://argos-net.com/v1/translate-en_it-1_0.argosmode
     [
         None,
         {},
-        REAL | {"from_code": "../../etc"},
-        REAL | {"to_code": "it\x1b[2J"},
-        REAL | {"package_version": 1.0},
-        REAL | {"package_version": "1.0\n"},
-        REAL | {"argos_version": ["1.9"]},
-        REAL | {"links": "https://example.org/x"},
-        REAL | {"links": [None, 7, ""]},
+        *(REAL | {"from_code": code} for code in ("../../etc", "it\x1b[2J")),
+        *(REAL | {"package_version": version} for version in (1.0, "1.0\n")),
+        *(REAL | {"links": links} for links in ("https://example.org/x", [None, 7, ""])),
     ],
 )
 def test_a_broken_entry_is_left_out_and_named(broken: object, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,22 +94,12 @@ def test_what_the_index_lacks_is_said_and_two_legs_are_never_taken(
         choose(offered, *pair.split("-"))
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        "http://example.org/p",
-        "file:///etc/passwd",
-        "ipfs://QmT5LnsNZEf3JKYMoYWvo9aNMwKUyLLUpshCA7hZLQRST4",
-        "http://127.0.0.1/p",
-        "https://[::ffff:127.0.0.1]/p",
-        "https://user:secret@example.org/p",
-        "https://example.org/\r\nHost: x",
-        "https://[bad/p",
-        "https://example.org:x/p",
-        "//example.org/p",
-        "https://exämple.org/p",
-    ],
-)
+OTHERS = "http://example.org/p file:///etc/passwd ipfs://QmT5LnsNZEf3JKYMo http://127.0.0.1/p //example.org/p"
+BROKEN = ["https://[bad/p", "https://example.org:x/p", "https://exämple.org/p", "https://example.org/\r\nHost: x"]
+FORBIDDEN = ["https://[::ffff:127.0.0.1]/p", "https://user:secret@example.org/p"]
+
+
+@pytest.mark.parametrize("link", [*OTHERS.split(), *BROKEN, *FORBIDDEN])
 def test_links_that_may_not_be_asked_are_left_out(link: str, caplog: pytest.LogCaptureFixture) -> None:
     assert usable_links(["https://example.org/good", link], URL) == ["https://example.org/good"]
     assert "secret" not in caplog.text
@@ -189,11 +176,7 @@ Install = Callable[..., Installation]
 @pytest.fixture
 def install(packages_dir: Path) -> Install:
     """Installs en-it from the index, impatiently; takes `sha256` and `config`."""
-
-    def act(sha256: str = "", config: DownloadConfig = CONFIG) -> Installation:
-        return install_from_index("en", "it", packages_dir, sha256=sha256, config=config)
-
-    return act
+    return partial(install_from_index, "en", "it", packages_dir, config=CONFIG)
 
 
 def repacked(folder: Path, name: str, text: str) -> Path:

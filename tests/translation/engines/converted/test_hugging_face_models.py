@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import ctranslate2
 import pytest
 import torch
 from hypothesis import given
@@ -108,20 +107,6 @@ def test_a_score_is_that_of_the_beam_search(opus: Any) -> None:
         written = opus.network.generate(**inputs, num_beams=3, do_sample=False, **scored)
     assert found.text == opus.tokenizer.decode(written.sequences[0], skip_special_tokens=True)
     assert found.score == pytest.approx(float(written.sequences_scores[0]), abs=1e-4)
-
-
-@pytest.mark.parametrize(("name", "prefix"), [("m2m", "__it__"), ("nllb", "ita_Latn")])
-def test_the_prefix_is_asked_for_and_taken_off(name: str, prefix: str, request: Request) -> None:
-    folder = request.getfixturevalue(name).ctranslate2
-    engine, library = opened(folder, compute_type="float32"), ctranslate2.Translator(str(folder))
-    source = engine.encode("two red circles")
-    (result,) = library.translate_batch([source], target_prefix=[[prefix]])
-    assert engine.model.target_prefix == result.hypotheses[0][0] == prefix
-    (found,) = engine.translate(["two red circles"])
-    assert found.text == "due cerchi rossi"
-    # It has no score either: the mean is that of the words and the end.
-    (scores,) = library.score_batch([source], [result.hypotheses[0]])
-    assert found.score == pytest.approx(sum(scores.log_probs[1:]) / len(scores.log_probs[1:]), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["opus", "m2m"])
@@ -384,6 +369,16 @@ def test_mbart_wants_its_languages(kind: str, with_special: list[str], given: li
     written = engine._model.generate(engine._padded([engine.encode("two dogs")]), 8, 0)[0].tolist()
     assert engine._vocabulary.tokenizer.convert_ids_to_tokens(written[: len(given)]) == given
     assert "has no token for" in refusal(tmp_path, target="sc")
+
+
+def test_other_models_translate_with_a_warning_that_no_language_is_selected(tmp_path: Path, caplog: Any) -> None:
+    from transformers import T5Tokenizer
+
+    tokenizer = T5Tokenizer(vocab=pieces_of("<pad>", "</s>", "<unk>", *TOKENS), extra_ids=0)
+    engine = opened(saved(tmp_path, "Bart", tokenizer, **SMALL))
+    assert "assumed to translate en to it" in caplog.text
+    assert tokens(engine, "two dogs") == ["▁two", "▁dogs", "</s>"]
+    assert len(engine.translate(["two dogs", "a"])) == 2
 
 
 PICKLE = b"\x80\x04cos\nsystem\n(S'touch pickled'\ntR."
