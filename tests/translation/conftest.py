@@ -37,7 +37,6 @@ def tiny_pairs() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pairs as `mt train` reads them."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
     path.write_text("".join(f"{source}\t{target}\n" for source, target in tiny_pairs()), encoding="utf-8")
     return path
@@ -77,7 +76,6 @@ class Shouter:
 
 @pytest.fixture(scope="session")
 def shouter() -> type[Shouter]:
-    """The stand-in engine."""
     return Shouter
 
 
@@ -109,7 +107,6 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="session")
 def page() -> type[Page]:
-    """A page of HTML, as a browser finds it."""
     return Page
 
 
@@ -131,7 +128,6 @@ class DeepLServer(ThreadingHTTPServer):
 
     @property
     def texts(self) -> list[list[str]]:
-        """Of each request."""
         return [body["text"] for body in self.bodies]
 
     def handle_error(self, request: object, client_address: object) -> None:

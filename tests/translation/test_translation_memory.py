@@ -172,17 +172,6 @@ def test_a_seal_tells_of_any_changed_byte_and_writing_takes_it_away(sealed: Tran
         sealed.require_whole()
 
 
-def test_what_lies_in_a_log_is_not_sealed(sealed: TranslationMemory) -> None:
-    with closing(sqlite3.connect(sealed.path, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM translations").fetchone()
-        sealed.record(["a cat"], [said("un gatto")])
-        sealed.seal()
-        assert not is_recorded(sealed.path)
-    sealed.seal()
-    assert is_recorded(sealed.path)
-
-
 def test_what_is_remembered_is_never_translated_again(memory: TranslationMemory, shouter: Any) -> None:
     first, second, done = shouter(fails_at="d", max_chunk_size=3), shouter(), list[int]()
     captions = ["a", "b", "a", "", "c", "d"]

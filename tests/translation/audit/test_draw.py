@@ -32,7 +32,6 @@ Build = Callable[..., Path]  # the fixture of the name
 
 
 def caption(number: int, source: str = "mscoco", **cells: object) -> Caption:
-    """A kept, translated caption row."""
     return {
         **dict.fromkeys(CAPTIONS.names),
         "sample_id": f"{source}:{number}",

@@ -181,21 +181,15 @@ def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, options: st
     assert texts(engine, captions) == [f"{'spoilt' if 'new' in caption else 'clean'} {caption}" for caption in captions]
 
 
-@pytest.mark.parametrize(
-    ("source", "mode"),
-    [
-        (EN, "eng_cat"),  # both are there: the long codes win
-        (LanguagePack(code="es", iso639_3="spa"), "es_ca"),
-        (LanguagePack(code="oc"), "oc_ca"),
-    ],
-)
-def test_which_mode_is_taken(source: LanguagePack, mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_which_mode_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     modes = ("eng_cat", "en_ca", "es_ca", "oc_ca")
     installed(tmp_path, monkeypatch, **{name: f"sed -z s/^/{name}=/" for name in modes})
-    target = LanguagePack(code="ca") if source.code == "oc" else CA
-    assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode}=x"]
+    spanish, short = LanguagePack(code="es", iso639_3="spa"), [LanguagePack(code=code) for code in ("oc", "ca")]
+    # Where both are there, the long codes win.
+    for source, target, mode in ((EN, CA, "eng_cat"), (spanish, CA, "es_ca"), (*short, "oc_ca")):
+        assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode}=x"]
     with pytest.raises(InputError, match=r"set iso639_3.* --language-pack de\.toml"):
-        open_engine(CONFIG, LanguagePack(code="de"), target, tmp_path)
+        open_engine(CONFIG, LanguagePack(code="de"), CA, tmp_path)
     with pytest.raises(InputError, match="no mode cat-eng"):
         open_engine(CONFIG, CA, EN, tmp_path)
 

@@ -38,13 +38,11 @@ CAPTIONS = [f"{number} {colour} {noun}{ground}" for number, colour, noun, ground
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """That package, unpacked."""
     return open_package(SCENES, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def translator(package: Package) -> CTranslate2Translator:
-    """An engine over it."""
     return argos_translator(package, TranslateConfig(inter_threads=1))
 
 
@@ -176,27 +174,6 @@ def test_the_package_that_ships_is_whole_small_and_knows_the_grammar_of_scenes(
     texts = [found.text for found in translator.translate([source for source, _ in pairs])]
     wrong = [(pair, text) for pair, text in zip(pairs, texts, strict=True) if pair[1] != text]
     assert len(wrong) <= 2, wrong
-
-
-def test_translating_writes_nothing_at_home_and_loads_no_torch(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    code = """
-import sys
-from pathlib import Path
-from data_catalog.language_pack import LanguagePack
-from translation.config import TranslateConfig
-from translation.registry import open_translator
-import translation.memory, translation.train.config, translation.train.pairs
-assert not {"argostranslate", "ctranslate2", "sentencepiece"} & set(sys.modules)
-route = [LanguagePack(code="en"), LanguagePack(code="it")]
-engine = open_translator(TranslateConfig(package=(sys.argv[1],)), route, cache_dir=Path(sys.argv[2]))
-print(engine.translate(["a red star"])[0].text, "torch" in sys.modules)
-"""
-    command = [sys.executable, "-c", code, str(SCENES), str(tmp_path / "cache")]
-    found = subprocess.run(command, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (0, "una stella rossa False\n"), found.stderr
-    assert list(home.iterdir()) == []
 
 
 def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:

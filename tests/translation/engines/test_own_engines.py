@@ -64,10 +64,8 @@ def test_one_program_answers_many_batches(engine: Engine) -> None:
     counting = engine(LOOP + "print(f'{os.getpid()} {number} {line}')")
     captions = [f"caption {number} {'x' * 5_000}" for number in range(2 * LINES_PER_BATCH + 7)]
     found = [*texts(counting, captions[:150]), *texts(counting, captions[150:])]
-    pids, numbers, *_ = zip(*(text.split(" ", 2) for text in found), strict=True)
-    assert len(set(pids)) == 1
-    assert list(map(int, numbers)) == list(range(len(captions)))
-    assert [text.split(" ", 2)[2] for text in found] == captions
+    pid = found[0].split()[0]
+    assert found == [f"{pid} {number} {caption}" for number, caption in enumerate(captions)]
 
 
 def test_a_program_that_dies_is_started_once_more(engine: Engine, tmp_path: Path) -> None:
@@ -172,15 +170,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """`install(source, name="mine", package="mine-engine")`: puts a package with that engine on the path."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
-    def put(
-        source: str, name: str = "mine", package: str = "mine-engine", entry_points: str = "", about: str = ""
-    ) -> str:
+    def put(source: str, name: str = "mine", package: str = "mine-engine") -> str:
         module, site = package.replace("-", "_"), tmp_path / f"site-{package}"
         info = site / f"{module}-1.5.dist-info"
         info.mkdir(parents=True)
         (site / f"{module}.py").write_text(source, encoding="utf-8")
-        (info / "METADATA").write_text(about or f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
-        (info / "entry_points.txt").write_text(entry_points or f"[vernaclip.engines]\n{name} = {module}:open_engine\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[vernaclip.engines]\n{name} = {module}:open_engine\n")
         monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.syspath_prepend(str(site))
         return module
@@ -316,16 +312,3 @@ def test_names_that_are_taken(install: Install) -> None:
         install("raise RuntimeError('imported')", name=name, package=package)
     assert "several packages, first and second" in fault(InputError)
     assert "the package third has an engine 'argos'" in fault(InputError, "argos")
-
-
-def test_metadata_may_be_anything(install: Install, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    install("", package="shapeless", entry_points="[vernaclip.engines]\nno equals sign\n")
-    install("", package="misnamed", entry_points="[vernaclip.engines]\nÜber Engine = misnamed:open\n")
-    install(GOOD, package="nameless", name="orphan", about="\n")
-    info = tmp_path / "site-shapeless" / "bytes-1.dist-info"
-    info.mkdir()
-    (info / "entry_points.txt").write_bytes(b"[vernaclip.engines]\n\xff")
-    assert engine_names() == [*ENGINES, "orphan"]
-    assert "the engines of the package shapeless cannot be read" in caplog.text
-    assert "the package misnamed has an engine with the invalid name 'Über Engine'" in caplog.text
-    assert opened("orphan").translate(["a"])[0].text == "A"

@@ -124,7 +124,6 @@ class PackageServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def offer(self, *links: str) -> None:
-        """Make the index one package."""
         self.files["/index.json"] = json.dumps([REAL | {"links": links}]).encode()
 
 
@@ -166,7 +165,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageServer]:
 
 @pytest.fixture
 def packages_dir(tmp_path: Path) -> Path:
-    """Where packages go; it is not there yet."""
     return tmp_path / "argos" / "packages"
 
 
@@ -188,7 +186,6 @@ def repacked(folder: Path, name: str, text: str) -> Path:
 
 
 def tree(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Every file below a folder, with its age and content."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 

@@ -37,7 +37,6 @@ def write_package(folder: Path, **metadata: object) -> Path:
 
 
 def packed(tmp_path: Path, version: str = "1.0") -> Path:
-    """The same as an `.argosmodel` file."""
     path = tmp_path / f"{version}.argosmodel"
     archive.pack(write_package(tmp_path / "source" / version, package_version=version), path, top="en_it")
     return path
@@ -135,7 +134,6 @@ def test_whatever_byte_is_wrong_the_error_is_ours(tmp_path_factory: Any, where: 
 
 
 def flip(name: str) -> Change:
-    """Flip one bit in the middle of a file."""
 
     def change(folder: Path) -> None:
         content = bytearray((folder / name).read_bytes())
@@ -154,7 +152,6 @@ def remove(name: str) -> Change:
 
 
 def say(**metadata: object) -> Change:
-    """Write other metadata."""
     return write("metadata.json", json.dumps(GOOD | metadata))
 
 

@@ -76,7 +76,6 @@ def finished(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Finish
 
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> Path:
-    """A copy of that, which a test may change."""
     shutil.copytree(finished[0].parent, tmp_path / "copy")
     return tmp_path / "copy" / "en_it.argosmodel"
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -24,14 +25,16 @@ from translation.packages.package import open_package
 from translation.registry import open_translator
 
 PACKS = {
-    "en": LanguagePack(code="en", iso639_3="eng", flores="eng_Latn", name="English"),
-    "it": LanguagePack(code="it", iso639_3="ita", flores="ita_Latn", name="Italian"),
-    "fr": LanguagePack(code="fr", iso639_3="fra", flores="fra_Latn"),
-    "de": LanguagePack(code="de", iso639_3="deu", flores="deu_Latn", name="German"),
+    code: LanguagePack(code=code, iso639_3=long, flores=f"{long}_Latn", name=name)
+    for code, long, name in (
+        ("en", "eng", "English"),
+        ("it", "ita", "Italian"),
+        ("fr", "fra", ""),
+        ("de", "deu", "German"),
+    )
+} | {
     "jw": LanguagePack(code="jw", flores="jav_Latn"),
-    "sc": LanguagePack(code="sc"),
-    "minimal en": LanguagePack.minimal("en"),
-    "minimal it": LanguagePack.minimal("it"),
+    **{f"minimal {code}": LanguagePack.minimal(code) for code in ("en", "it", "sc")},
 }
 ENGINES = ["ctranslate2", "transformers"]
 SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"
@@ -50,7 +53,6 @@ Request = pytest.FixtureRequest
 
 @pytest.fixture(params=["opus", "opus_of_many", "m2m", "nllb"])
 def model(request: Request) -> Any:
-    """Each of the trained models in turn."""
     return request.getfixturevalue(request.param)
 
 
@@ -74,7 +76,6 @@ def refusal(folder: Path | str, source: str = "en", target: str = "it", engine: 
 
 
 def edit(path: Path, **changes: Any) -> None:
-    """Change what a file of settings says."""
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
@@ -219,9 +220,7 @@ def test_a_folder_of_opennmt_translates_as_its_package(copy_of: CopyOf, tmp_path
 
 
 def test_what_is_no_converted_model_is_told_how_to_become_one(opus: Any, nllb: Any, tmp_path: Path) -> None:
-    def told(folder: Path) -> str:
-        return refusal(folder, engine="ctranslate2")
-
+    told = partial(refusal, engine="ctranslate2")
     (tmp_path / "file").touch()
     for path in (tmp_path / "nowhere", tmp_path / "file"):
         assert f"{path} is not a folder" in told(path)
@@ -368,7 +367,7 @@ def test_mbart_wants_its_languages(kind: str, with_special: list[str], given: li
     assert found.truncated
     written = engine._model.generate(engine._padded([engine.encode("two dogs")]), 8, 0)[0].tolist()
     assert engine._vocabulary.tokenizer.convert_ids_to_tokens(written[: len(given)]) == given
-    assert "has no token for" in refusal(tmp_path, target="sc")
+    assert "has no token for" in refusal(tmp_path, target="minimal sc")
 
 
 def test_other_models_translate_with_a_warning_that_no_language_is_selected(tmp_path: Path, caplog: Any) -> None:
