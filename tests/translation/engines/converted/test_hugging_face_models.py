@@ -24,17 +24,11 @@ from translation.engines.converted import max_positions
 from translation.packages.package import open_package
 from translation.registry import open_translator
 
+KNOWN = (("en", "eng", "English"), ("it", "ita", "Italian"), ("fr", "fra", ""), ("de", "deu", "German"))
 PACKS = {
-    code: LanguagePack(code=code, iso639_3=long, flores=f"{long}_Latn", name=name)
-    for code, long, name in (
-        ("en", "eng", "English"),
-        ("it", "ita", "Italian"),
-        ("fr", "fra", ""),
-        ("de", "deu", "German"),
-    )
-} | {
-    "jw": LanguagePack(code="jw", flores="jav_Latn"),
+    **{c: LanguagePack(code=c, iso639_3=long, flores=f"{long}_Latn", name=name) for c, long, name in KNOWN},
     **{f"minimal {code}": LanguagePack.minimal(code) for code in ("en", "it", "sc")},
+    "jw": LanguagePack(code="jw", flores="jav_Latn"),
 }
 ENGINES = ["ctranslate2", "transformers"]
 SCENES = Path(__file__).resolve().parents[4] / "flows" / "packages" / "scenes-en_it.argosmodel"
@@ -411,10 +405,9 @@ def test_a_hostile_or_damaged_folder(name: str, opus: Any, copy_of: CopyOf, tmp_
     for file, content in files.items():
         if content is None:
             (folder / file).unlink()
-        else:
-            (folder / file).write_bytes(
-                content if isinstance(content, bytes) else (folder / file).read_bytes()[:content]
-            )
+            continue
+        written = (folder / file).read_bytes()[:content] if isinstance(content, int) else content
+        (folder / file).write_bytes(written)
     assert message in refusal(folder)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "pickled").exists()
