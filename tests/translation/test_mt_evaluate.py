@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ REFERENCES = [reference for _, reference in PAIRS]
 THEIRS = [REFERENCES[0], "una stella gialla su sfondo bianco", *REFERENCES[2:]]
 MINE = ["mine", f"package={PACKAGE}"]
 FILE = ["theirs", "output=theirs.txt"]
-Told = Callable[..., str]
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told) -> Told:
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> Any:
     """The command in a folder with pairs, and a file of translations of which the second is wrong."""
     monkeypatch.chdir(tmp_path)
     write("val.tsv", "".join(f"{source}\t{target}\n" for source, target in PAIRS))
@@ -51,7 +49,7 @@ def report(folder: str = "out") -> Any:
     return json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
 
 
-def test_systems_stand_side_by_side(evaluate: Told) -> None:
+def test_systems_stand_side_by_side(evaluate: Any) -> None:
     out = evaluate(FILE, MINE, ["narrow", *MINE[1:], "translate.beam_size=1"])
     bleu, chrf = sacrebleu.corpus_bleu(THEIRS, [REFERENCES]), sacrebleu.corpus_chrf(THEIRS, [REFERENCES])
     for line in (
@@ -66,7 +64,7 @@ def test_systems_stand_side_by_side(evaluate: Told) -> None:
     assert "line 1:" not in out, "captions that both get right are no examples"
 
 
-def test_what_is_written_says_how_it_came_about(evaluate: Told) -> None:
+def test_what_is_written_says_how_it_came_about(evaluate: Any) -> None:
     evaluate(MINE, FILE, more=("--out", "new/out"))
     assert sorted(path.name for path in Path("new/out").iterdir()) == ["mine.txt", "scores.json"]
     assert Path("new/out/mine.txt").read_text(encoding="utf-8").splitlines() == REFERENCES
@@ -84,7 +82,7 @@ def test_what_is_written_says_how_it_came_about(evaluate: Told) -> None:
     assert {name for name, value in theirs.items() if value is None} == unknown
 
 
-def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Told) -> None:
+def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Any) -> None:
     write("val.tsv", f"two red stars\tdue stelle rosse\n{'two red stars and ' * 600}\tdue stelle rosse\n")
     evaluate(MINE, more=("--out", "out"))
     assert report()["systems"][0]["num_flagged"] == 1
@@ -93,7 +91,7 @@ def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Told) -> None:
     assert "\x1b" not in evaluate(FILE, MINE)
 
 
-def test_bleu_is_of_words_of_the_target_language(evaluate: Told) -> None:
+def test_bleu_is_of_words_of_the_target_language(evaluate: Any) -> None:
     for more, tokenizer in ((("ja",), "char"), (("it",), "13a"), (("zh", "--tokenize", "intl"), "intl")):
         assert f"|tok:{tokenizer}|" in evaluate(FILE, more=("--to", *more))
     hypotheses, references = ["红色圆圈在绿色背景上"], ["红色方块在绿色背景上"]
@@ -102,7 +100,7 @@ def test_bleu_is_of_words_of_the_target_language(evaluate: Told) -> None:
         assert 50 < corpus_bleu(hypotheses, references, code) < 100
 
 
-def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Told) -> None:
+def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Any) -> None:
     paid = ["paid", "engine=deepl"]
     assert "lost if the run stops: give --memory DIR" in evaluate(paid, code=1)
     for _ in range(2):
@@ -133,7 +131,7 @@ def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Tol
     ],
 )
 def test_pairs_must_be_whole_and_translations_one_a_line(
-    file: str, content: bytes, message: str, evaluate: Told
+    file: str, content: bytes, message: str, evaluate: Any
 ) -> None:
     Path(file).write_bytes(content)
     assert message in evaluate(MINE, FILE, code=1)
@@ -157,7 +155,7 @@ def test_pairs_must_be_whole_and_translations_one_a_line(
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_done(
-    systems: list[list[str]], more: tuple[str, ...], message: str, evaluate: Told
+    systems: list[list[str]], more: tuple[str, ...], message: str, evaluate: Any
 ) -> None:
     write("eo.toml", 'code = "eo"\n')
     Path("old").mkdir()
@@ -183,7 +181,6 @@ WORSE = [text.replace("rote", "blaue") if number % 2 else text for number, text 
 
 def test_systems_are_compared_with_the_first() -> None:
     found = compare({"first": WORSE, "second": LONG, "third": WORSE}, LONG, tokenizer="13a")
-    second: Any
     for estimates, library in ((found.bleu, sacrebleu.corpus_bleu), (found.chrf, sacrebleu.corpus_chrf)):
         first, second, third = (estimates[name] for name in ("first", "second", "third"))
         assert first.score == pytest.approx(library(WORSE, [LONG]).score)

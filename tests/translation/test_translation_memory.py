@@ -47,15 +47,6 @@ def memory(tmp_path: Path) -> TranslationMemory:
     return TranslationMemory(tmp_path, "x")
 
 
-@pytest.fixture
-def sealed(memory: TranslationMemory) -> TranslationMemory:
-    """A memory of 300 captions, with the sha256 beside it by which damage shows."""
-    memory.record([f"a dog {number}" for number in range(300)], [said("un cane")] * 300)
-    assert not is_recorded(memory.path)
-    memory.seal()
-    return memory
-
-
 def test_a_memory_of_nothing_is_no_file(tmp_path: Path) -> None:
     memory = TranslationMemory(tmp_path / "memory", "x")
     memory.record([], [])
@@ -156,20 +147,23 @@ def test_a_full_disk_is_named_and_loses_nothing(memory: TranslationMemory, monke
     assert list(TranslationMemory(memory.path.parent, "x").rows()) == [("a", said("1"))]
 
 
-def test_a_seal_tells_of_any_changed_byte_and_writing_takes_it_away(sealed: TranslationMemory) -> None:
-    assert record_problem(sealed.path) is None
-    assert sealed.missing(["a dog 7", "a cat"]) == ["a cat"]
-    assert TranslationMemory(sealed.path.parent, "x").known(["a dog 7"])
-    assert is_recorded(sealed.path)
-    sealed.record(["a cat"], [said("un gatto")])
-    assert not is_recorded(sealed.path)
-    sealed.require_whole()
-    sealed.seal()
-    assert record_problem(sealed.path) is None
-    sealed.path.write_bytes(sealed.path.read_bytes().replace(b"un cane", b"un bane", 1))
-    sealed.known(["a dog 7"])  # SQLite sees nothing
+def test_a_seal_tells_of_any_changed_byte_and_writing_takes_it_away(memory: TranslationMemory) -> None:
+    memory.record([f"a dog {number}" for number in range(300)], [said("un cane")] * 300)
+    assert not is_recorded(memory.path)
+    memory.seal()
+    assert record_problem(memory.path) is None
+    assert memory.missing(["a dog 7", "a cat"]) == ["a cat"]
+    assert TranslationMemory(memory.path.parent, "x").known(["a dog 7"])
+    assert is_recorded(memory.path)
+    memory.record(["a cat"], [said("un gatto")])
+    assert not is_recorded(memory.path)
+    memory.require_whole()
+    memory.seal()
+    assert record_problem(memory.path) is None
+    memory.path.write_bytes(memory.path.read_bytes().replace(b"un cane", b"un bane", 1))
+    memory.known(["a dog 7"])  # SQLite sees nothing
     with pytest.raises(DamagedError, match=r"x\.sqlite is damaged"):
-        sealed.require_whole()
+        memory.require_whole()
 
 
 def test_what_is_remembered_is_never_translated_again(memory: TranslationMemory, shouter: Any) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from shutil import copytree
@@ -28,7 +28,6 @@ from translation.audit.draw import AUDIT_COLUMNS, QUALITY_COLUMNS, Audit, alloca
 from translation.audit.form import plain_cell, render_form, safe_cell
 
 Caption = dict[str, Any]
-Build = Callable[..., Path]  # the fixture of the name
 
 
 def caption(number: int, source: str = "mscoco", **cells: object) -> Caption:
@@ -54,7 +53,7 @@ def caption(number: int, source: str = "mscoco", **cells: object) -> Caption:
 
 
 @pytest.fixture
-def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Called with caption rows, gives a root whose dataset `captions` holds them, in several shards."""
 
     def built(rows: Sequence[Caption], num_shards: int = 3, dataset: str = "captions") -> Path:
@@ -83,7 +82,7 @@ def texts(audit: Audit) -> list[tuple[str, str]]:
     return [(row["source_text"], row["text"]) for row in audit.rows]
 
 
-def test_the_sample_follows_the_seed_and_not_the_order_of_rows(build: Build) -> None:
+def test_the_sample_follows_the_seed_and_not_the_order_of_rows(build: Any) -> None:
     rows = [caption(number, ("mscoco", "cc3m")[number % 2]) for number in range(400)]
     shuffled = random.Random(5).sample(rows, len(rows))
     first, again = draw(build(rows)), draw(build(shuffled, num_shards=1))
@@ -98,7 +97,7 @@ def test_the_sample_follows_the_seed_and_not_the_order_of_rows(build: Build) -> 
 THIRDS = [f"mscoco: {third} score" for third in ("low", "middle", "high")]
 
 
-def test_strata_are_sources_thirds_of_scores_and_warnings(build: Build) -> None:
+def test_strata_are_sources_thirds_of_scores_and_warnings(build: Any) -> None:
     warnings = {
         **dict.fromkeys(("translation_truncated", "translation_repetitive"), True),
         "numbers_lost": ["30"],
@@ -124,7 +123,7 @@ def test_strata_are_sources_thirds_of_scores_and_warnings(build: Build) -> None:
     assert [name for name, _ in groupby(name for _, name in graded)] == THIRDS
 
 
-def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Build) -> None:
+def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Any) -> None:
     twin = {"clean_caption": "a cat", "caption": "un gatto"}
     rows = [caption(1, "wit", **twin), caption(2, "mscoco", **twin), caption(3, "wit", **twin)]
     other = caption(4, clean_caption="a cat", caption="una gatta")
@@ -134,7 +133,7 @@ def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Buil
     assert (first["num_captions"], first["caption_id"], first["source"]) == (3, "mscoco:2#0", "mscoco")
 
 
-def test_only_translations_that_were_kept_are_drawn(build: Build) -> None:
+def test_only_translations_that_were_kept_are_drawn(build: Any) -> None:
     others = [
         caption(2, outcome=REJECTED, step="clean", drop_reason="numbers_lost"),
         caption(3, translator=NATIVE, source_lang="it"),
@@ -143,7 +142,7 @@ def test_only_translations_that_were_kept_are_drawn(build: Build) -> None:
     assert texts(draw(build([caption(1), *others]))) == [("a dog, number 1", "un cane, numero 1")]
 
 
-def test_a_name_cannot_speak_sql(build: Build) -> None:
+def test_a_name_cannot_speak_sql(build: Any) -> None:
     root, name = build([caption(1)]), "x' OR '1'='1"
     copytree(root / "datasets" / "captions", root / "datasets" / name)
     for path in (root / "datasets" / name).glob("*/manifest.json"):
@@ -153,7 +152,7 @@ def test_a_name_cannot_speak_sql(build: Build) -> None:
 
 
 def test_the_sheet_holds_exact_texts_and_no_formula_and_the_form_no_score(
-    build: Build, tmp_path: Path, page: Any
+    build: Any, tmp_path: Path, page: Any
 ) -> None:
     nasty = ["=1+1", "\tx", "'Twas", "''", 'a "b", c', "two\r\nlines", "nul\0", "😀"]
     root = build([caption(number, clean_caption=text, caption=text) for number, text in enumerate(nasty)])

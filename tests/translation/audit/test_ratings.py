@@ -238,7 +238,6 @@ def scored(bad: Sequence[float], good: Sequence[float], column: str = "translati
 
 
 def test_a_column_that_tells_all_gets_a_threshold_between() -> None:
-    found: Any
     (found,) = verdicts(scored([-2 - place / 100 for place in range(20)], [-1 + place / 100 for place in range(80)]))
     assert (found.num_rows, found.num_bad, found.auc, found.reason) == (100, 20, 1.0, "")
     assert 0.8 < found.auc_interval[0] < found.auc_interval[1] == 1
@@ -286,7 +285,6 @@ def test_error_rates_are_those_of_unseen_rows() -> None:
     def draw(num_rows: int) -> tuple[list[float], list[float]]:
         return generator.normal(-1.5, 0.5, num_rows).tolist(), generator.normal(-0.5, 0.5, num_rows).tolist()
 
-    found: Any
     (found,) = verdicts(scored(*draw(200)))
     fresh_bad, fresh_good = (np.array(side) for side in draw(20_000))
     bad_kept, good_dropped = found.proposal.bad_kept, found.proposal.good_dropped
@@ -311,7 +309,6 @@ values = st.floats(-1e300, 1e300, allow_subnormal=False) | st.integers(-3, 3).ma
 
 @given(bad=st.lists(values, min_size=10, max_size=30), good=st.lists(values, min_size=10, max_size=30))
 def test_a_proposal_does_what_it_promises(bad: list[float], good: list[float]) -> None:
-    found: Any
     (found,) = verdicts(scored(bad, good, "language_margin"), max_good_dropped=0.2)
     assert 0 <= found.auc_interval[0] <= found.auc <= found.auc_interval[1] <= 1
     mirrored = verdicts(scored([-value for value in bad], [-value for value in good], "length_ratio"))[1]
@@ -356,7 +353,7 @@ def test_proposals_are_settings_that_the_checks_obey() -> None:
     dropped = [any(drops) for drops in zip(*(rule.check(table.select(rule.columns)) for rule in rules), strict=True)]
     assert dropped == [
         any(
-            row.quality[name] < threshold if bad_is_low else row.quality[name] > threshold  # type: ignore[operator]
+            row.quality[name] < threshold if bad_is_low else row.quality[name] > threshold
             for (name, bad_is_low), threshold in proposed.items()
             if name != "language_margin"  # no check reads it
         )

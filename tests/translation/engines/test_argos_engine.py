@@ -114,7 +114,7 @@ def test_installed_packages_are_found(package: Package, tmp_path: Path, monkeypa
 
 def test_fingerprint_names_what_decides_the_text(package: Package) -> None:
     def fingerprint(**options: int | str) -> str:
-        return argos_translator(package, TranslateConfig(**options)).fingerprint  # type: ignore[arg-type]
+        return argos_translator(package, TranslateConfig(**options)).fingerprint
 
     assert fingerprint().startswith("argos:en-it:")
     assert fingerprint(inter_threads=7) == fingerprint()
@@ -178,8 +178,8 @@ def test_the_package_that_ships_is_whole_small_and_knows_the_grammar_of_scenes(
 
 def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    sizes = {"vocabulary_size": 9, "embed_dim": 16, "num_heads": 2, "ffn_dim": 16}
-    config = TrainPackageConfig(**sizes, num_encoder_layers=1, num_decoder_layers=1)  # type: ignore[arg-type]
+    sizes = {"embed_dim": 16, "num_heads": 2, "ffn_dim": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    config = TrainPackageConfig(vocabulary_size=9, **sizes)
     pieces = ["<unk>", "<s>", "</s>", "re@@", "d", "star", "stel@@", "la", "rossa"]
     (tmp_path / "model").mkdir()
     save_ctranslate2(TranslationModel(config), pieces, tmp_path / "model", quantization="int8")

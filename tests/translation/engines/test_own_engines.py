@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ from translation.registry import open_translator, reverse
 EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
 LOOP = "import os, sys, time\nfor number, line in enumerate(sys.stdin):\n    line = line.rstrip('\\n')\n    "
 
-Engine = Callable[..., CommandTranslator]
-
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Engine:
+def engine(tmp_path: Path) -> Any:
     """`engine(code, *arguments, **settings)`: an engine over a program in Python."""
 
     def make(code: str, *arguments: str, **settings: Any) -> CommandTranslator:
@@ -49,7 +46,7 @@ def refusal(engine: CommandTranslator, captions: list[str] | None = None) -> str
     return str(caught.value)
 
 
-def test_captions_are_lines_and_translations_are_lines(engine: Engine) -> None:
+def test_captions_are_lines_and_translations_are_lines(engine: Any) -> None:
     shouting = engine(LOOP + "print(line.upper())")
     captions = ["two dogs", "", "a\nb\r\nc\u2028d\0e\x0bf", "  naïve 日本 😀 ", "two dogs", " \n"]
     done: list[int] = []
@@ -60,7 +57,7 @@ def test_captions_are_lines_and_translations_are_lines(engine: Engine) -> None:
     assert texts(shouting, [chr(0xD800)]) == ["?"]
 
 
-def test_one_program_answers_many_batches(engine: Engine) -> None:
+def test_one_program_answers_many_batches(engine: Any) -> None:
     counting = engine(LOOP + "print(f'{os.getpid()} {number} {line}')")
     captions = [f"caption {number} {'x' * 5_000}" for number in range(2 * LINES_PER_BATCH + 7)]
     found = [*texts(counting, captions[:150]), *texts(counting, captions[150:])]
@@ -68,14 +65,14 @@ def test_one_program_answers_many_batches(engine: Engine) -> None:
     assert found == [f"{pid} {number} {caption}" for number, caption in enumerate(captions)]
 
 
-def test_a_program_that_dies_is_started_once_more(engine: Engine, tmp_path: Path) -> None:
+def test_a_program_that_dies_is_started_once_more(engine: Any, tmp_path: Path) -> None:
     died = tmp_path / "died"
     once = f"number == 1 and not os.path.exists({str(died)!r}) and (open({str(died)!r}, 'w'), os._exit(3))"
     assert texts(engine(f"{LOOP}{once}\n    print(line)"), ["a", "b", "c"]) == ["a", "b", "c"]
     assert died.exists()
 
 
-def test_a_program_that_never_reads(engine: Engine) -> None:
+def test_a_program_that_never_reads(engine: Any) -> None:
     many = ["x" * 10_000 + str(number) for number in range(100)]
     assert "code 7 after 0 of 100 lines" in refusal(engine("import os; os.close(0); os._exit(7)"), many)
 
@@ -90,11 +87,11 @@ def test_a_program_that_never_reads(engine: Engine) -> None:
         ("[sys.stdout.write('x' * 60_000) for _ in iter(int, 1)]", "1,000,000 bytes"),
     ],
 )
-def test_what_is_no_translation(body: str, message: str, engine: Engine) -> None:
+def test_what_is_no_translation(body: str, message: str, engine: Any) -> None:
     assert message in refusal(engine(LOOP + body))
 
 
-def test_a_program_that_hangs_is_killed_and_what_it_started_dies_with_it(engine: Engine, tmp_path: Path) -> None:
+def test_a_program_that_hangs_is_killed_and_what_it_started_dies_with_it(engine: Any, tmp_path: Path) -> None:
     alive = tmp_path / "alive"  # has a writer while the program or its child runs
     os.mkfifo(alive)
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
@@ -106,7 +103,7 @@ def test_a_program_that_hangs_is_killed_and_what_it_started_dies_with_it(engine:
     os.close(reader)
 
 
-def test_the_fingerprint_holds_what_is_known_of_the_command(engine: Engine) -> None:
+def test_the_fingerprint_holds_what_is_known_of_the_command(engine: Any) -> None:
     def fingerprint(code: str = "print(line)", beam: str = "2", version: str = "1") -> str:
         return engine(LOOP + code, beam, version=version).fingerprint
 
@@ -162,11 +159,9 @@ def open_engine(request):
     return Engine()
 """
 
-Install = Callable[..., str]
-
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`install(source, name="mine", package="mine-engine")`: puts a package with that engine on the path."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -199,7 +194,7 @@ def fault(error: type[PipelineError], name: str = "mine", captions: tuple[str, .
     return str(caught.value)
 
 
-def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) -> None:
+def test_the_example_of_the_docs_translates(install: Any, tmp_path: Path) -> None:
     install(EXAMPLE, name="glossary", package="vernaclip-glossary")
     (tmp_path / "words.tsv").write_text("two\tdue\ndogs\tcani\n", encoding="utf-8")
     engine = opened("glossary", file=str(tmp_path / "words.tsv"))
@@ -213,14 +208,14 @@ def test_the_example_of_the_docs_translates(install: Install, tmp_path: Path) ->
         opened("glossary")
 
 
-def test_listing_names_and_reading_settings_imports_nothing(install: Install) -> None:
+def test_listing_names_and_reading_settings_imports_nothing(install: Any) -> None:
     module = install("raise RuntimeError('imported')", name="lister")
     assert engine_names() == [*ENGINES, "lister"]
     TranslateConfig(engine="lister", settings={"a": 1})
     assert module not in sys.modules
 
 
-def test_what_the_factory_gets_and_what_the_engine_is_asked(install: Install, tmp_path: Path) -> None:
+def test_what_the_factory_gets_and_what_the_engine_is_asked(install: Any, tmp_path: Path) -> None:
     module = install(GOOD)
     given = {"words": ["x"], "deep": {"n": 1}}
     engine = opened(**given)
@@ -237,7 +232,7 @@ def test_what_the_factory_gets_and_what_the_engine_is_asked(install: Install, tm
     assert sum(done) == len(captions) + 3
 
 
-def test_texts_with_scores_limits_and_the_way_back(install: Install) -> None:
+def test_texts_with_scores_limits_and_the_way_back(install: Any) -> None:
     install(
         "import numpy\nclass Engine:\n    fingerprint, max_chunk_size = 'x', 2\n"
         "    def __init__(self, way): self.way = way\n"
@@ -284,7 +279,7 @@ BROKEN_AT_WORK = {
 
 
 @pytest.mark.parametrize("code", [*BROKEN_AT_OPENING, *BROKEN_AT_WORK])
-def test_a_package_that_does_not_open_or_does_not_translate_is_named(code: str, install: Install) -> None:
+def test_a_package_that_does_not_open_or_does_not_translate_is_named(code: str, install: Any) -> None:
     install(code if code in BROKEN_AT_OPENING else GOOD.replace(TRANSLATE, f"        {code}\n"))
     told = fault(InputError)
     assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
@@ -299,7 +294,7 @@ RAISED: dict[str, tuple[type[PipelineError], str]] = {
 
 
 @pytest.mark.parametrize("raised", RAISED)
-def test_errors_have_the_class_of_who_must_act(raised: str, install: Install) -> None:
+def test_errors_have_the_class_of_who_must_act(raised: str, install: Any) -> None:
     own = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n"
     imported = "from data_catalog.errors import SettingsError, TransientError\n"
     install(imported + own + GOOD.replace(TRANSLATE, f"        raise {raised}\n"))
@@ -307,7 +302,7 @@ def test_errors_have_the_class_of_who_must_act(raised: str, install: Install) ->
     assert message in fault(error)
 
 
-def test_names_that_are_taken(install: Install) -> None:
+def test_names_that_are_taken(install: Any) -> None:
     for name, package in (("mine", "first"), ("mine", "second"), ("argos", "third")):
         install("raise RuntimeError('imported')", name=name, package=package)
     assert "several packages, first and second" in fault(InputError)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,6 @@ from translation.engines.argos import argos_translator
 from translation.packages import package as archive
 from translation.packages.install import (
     IndexEntry,
-    Installation,
     choose,
     install_file,
     install_from_index,
@@ -65,10 +65,8 @@ def test_what_is_no_index_is_a_config_error(content: bytes) -> None:
 
 
 def entry(pair: str, version: str = "1.0", argos_version: str = "1.9") -> IndexEntry:
-    source, target = pair.split("-")
-    return IndexEntry(
-        from_code=source, to_code=target, package_version=version, argos_version=argos_version, links=("https://x.org",)
-    )
+    codes = dict(zip(("from_code", "to_code"), pair.split("-"), strict=True))
+    return IndexEntry(**codes, package_version=version, argos_version=argos_version, links=("https://x.org",))
 
 
 def test_the_newest_readable_version_is_chosen() -> None:
@@ -168,11 +166,8 @@ def packages_dir(tmp_path: Path) -> Path:
     return tmp_path / "argos" / "packages"
 
 
-Install = Callable[..., Installation]
-
-
 @pytest.fixture
-def install(packages_dir: Path) -> Install:
+def install(packages_dir: Path) -> Any:
     """Installs en-it from the index, impatiently; takes `sha256` and `config`."""
     return partial(install_from_index, "en", "it", packages_dir, config=CONFIG)
 
@@ -189,15 +184,15 @@ def tree(folder: Path) -> dict[Path, tuple[int, bytes]]:
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, install: Install, packages_dir: Path) -> None:
+def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, install: Any, packages_dir: Path) -> None:
     first = install(sha256=server.sha256.upper())
-    assert first.changed
-    assert find("en", "it", packages_dir) == first.package
-    assert first.package.folder == packages_dir / "translate-en_it-1_0"
-    assert read_source(first.package.folder) == first.source
-    assert (first.source.url, first.source.index) == (server.url("/p"), server.url("/index.json"))
-    assert (first.source.file_sha256, first.source.file_bytes) == (server.sha256, len(server.content))
-    assert first.source.package_sha256 == first.package.sha256
+    package, source = first.package, first.source
+    assert (first.changed, read_source(package.folder)) == (True, source)
+    assert find("en", "it", packages_dir) == package
+    assert package.folder == packages_dir / "translate-en_it-1_0"
+    assert (source.url, source.index) == (server.url("/p"), server.url("/index.json"))
+    found = (source.file_sha256, source.file_bytes, source.package_sha256)
+    assert found == (server.sha256, len(server.content), package.sha256)
     assert [path.name for path in (packages_dir.parent / DOWNLOADS).iterdir()] == [".writer-lock"]
     assert [path.name for path in packages_dir.iterdir()] == ["translate-en_it-1_0"]
     before = tree(packages_dir)
@@ -212,7 +207,7 @@ def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, instal
 
 
 def test_a_file_that_was_replaced_under_its_url_is_told_loudly(
-    server: PackageServer, install: Install, packages_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: PackageServer, install: Any, packages_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, before = install(), tree(packages_dir)
     server.files["/p"] = repacked(tmp_path / "same", "README.md", "the same model, packed again").read_bytes()
@@ -260,7 +255,7 @@ def test_what_a_killed_installation_leaves_is_swept_and_nothing_else_is(packages
 
 
 def test_a_file_installs_offline_and_later_learns_its_url(
-    server: PackageServer, install: Install, packages_dir: Path
+    server: PackageServer, install: Any, packages_dir: Path
 ) -> None:
     for act in (install, lambda sha256: install_file(SCENES, packages_dir, sha256=sha256)):
         with pytest.raises(InputError, match=f"{server.sha256}, not {'0' * 64}"):
@@ -288,7 +283,7 @@ def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_di
     assert translation.text == "due cerchi rossi su sfondo verde"
 
 
-def test_the_next_link_is_tried(server: PackageServer, install: Install, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_link_is_tried(server: PackageServer, install: Any, caplog: pytest.LogCaptureFixture) -> None:
     where = server.content.index(b"model/model.bin") + 1_000
     server.files |= {
         "/html": b"<!DOCTYPE html><title>Sign in to this network</title>",
@@ -304,7 +299,7 @@ def test_the_next_link_is_tried(server: PackageServer, install: Install, caplog:
         assert problem in caplog.text
 
 
-def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Install, packages_dir: Path) -> None:
+def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Any, packages_dir: Path) -> None:
     server.answers["/p"] = [(302, b"", {"Location": "https://user:secret@example.org/p"})]
     for links, message in ((["/p"], "password"), (["/gone"], r"404.*mt install FILE"), ([], "mt install FILE")):
         server.offer("ipfs://Qm", "http://example.org/p", *map(server.url, links))
@@ -314,14 +309,14 @@ def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Ins
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_too_much_is_not_downloaded(server: PackageServer, install: Install, *, announced: bool) -> None:
+def test_too_much_is_not_downloaded(server: PackageServer, install: Any, *, announced: bool) -> None:
     server.answers["/p"] = [(200, server.content, {} if announced else {"Content-Length": ""})]
     with pytest.raises(InputError, match="has more than 500,000 bytes"):
         install(config=replace(CONFIG, max_bytes=500_000))
 
 
 def test_an_index_that_cannot_be_had_says_how_to_do_without(
-    server: PackageServer, install: Install, monkeypatch: pytest.MonkeyPatch
+    server: PackageServer, install: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.answers["/index.json"] = [(503, b"", {"Retry-After": "0"})]
     assert [found.pair for found in read_index(server.url("/index.json"), CONFIG)] == ["en-it"]

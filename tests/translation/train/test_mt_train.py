@@ -51,7 +51,7 @@ from translation.train.training import (
 SIZES = {"vocabulary_size": 150, "embed_dim": 16, "num_heads": 2, "ffn_dim": 32}
 LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1, "check_languages": False}
 STEPS = {"num_steps": 6, "warmup_steps": 2, "batch_tokens": 256, "num_held_out": 4, "validate_every_steps": 2}
-QUICK = TrainPackageConfig(**SIZES, **LAYERS, **STEPS)  # type: ignore[arg-type]
+QUICK = TrainPackageConfig(**SIZES, **LAYERS, **STEPS)
 
 
 def command(pairs: Path, out: Path) -> list[str]:
@@ -227,7 +227,7 @@ def test_what_cannot_be_continued_is_told(copied: Path, tiny_tsv: Path, tmp_path
         ({"continued": stray}, "stray.argosmodel.training"),
     ):
         with pytest.raises(PipelineError, match=message):
-            train(tiny_tsv, **({"out": out, "continued": copied} | change))  # type: ignore[arg-type]
+            train(tiny_tsv, **({"out": out, "continued": copied} | change))
     # Sizes are the earlier training's.
     assert "--set embed_dim, ffn_dim" in told([*command(tiny_tsv, out), "--continue", str(copied)], code=1)
     copied.unlink()
@@ -312,7 +312,7 @@ def test_wrong_arguments_are_config_errors(
 )
 def test_wrong_settings_name_the_field(name: str, value: float | str) -> None:
     with pytest.raises(SettingsError, match=rf"mt_train\.{name}"):
-        TrainPackageConfig(**{"num_heads": 4, name: value})  # type: ignore[arg-type]
+        TrainPackageConfig(**{"num_heads": 4, name: value})
 
 
 NETWORK = TrainPackageConfig(
@@ -394,18 +394,17 @@ CONFIG = TrainPackageConfig(num_steps=4400, license="CC0 <b>")
 SOURCES = Sources(from_code="en", to_code="de", pairs_sha256=("ab" * 32,), held_out_sha256=None, continued=None)
 METADATA = {"package_version": "1.0", "from_name": "English", "to_name": "German"}
 DATA = ParallelCaptions(training=[("a", "b")] * 90, held_out=[("c", "d")] * 10, dropped={}, examples={})
-PageOf = Callable[..., Any]  # the fixture of the name
 SCORES = {"held_out_loss": 1.25, "exact_match": 0.123, "bleu": 39.14, "chrf": 63.46}
 
 
 def point(step: int, *, chrf: float, train_loss: float = 2.5) -> CurvePoint:
     times = {"epoch": step // 230, "seconds": step * 0.75, "cpu_seconds": step * 1.5}
     losses = {"train_loss": train_loss, "held_out_loss": train_loss - 0.5}
-    return CurvePoint(step=step, bleu=chrf / 2, chrf=chrf, **times, **losses)  # type: ignore[arg-type]
+    return CurvePoint(step=step, bleu=chrf / 2, chrf=chrf, **times, **losses)
 
 
 @pytest.fixture
-def page_of(tmp_path: Path, page: Any) -> PageOf:
+def page_of(tmp_path: Path, page: Any) -> Any:
     """Called with validations, gives the page after these; of a training that has ended, if `num_steps` is given."""
     folder = tmp_path / "en_de.argosmodel.training"
 
@@ -414,7 +413,7 @@ def page_of(tmp_path: Path, page: Any) -> PageOf:
         names = ("step", "epoch", "seconds", "cpu_seconds")
         state = TrainState(**{name: getattr(point, name) for point in curve[-1:] for name in names}, curve=[*curve])
         sizes = {"num_training": 90, "num_held_out": 10, "num_parameters": 4_806_144, "vocabulary_size": 8000}
-        report = TrainReport(**sizes, **SCORES, dropped={}, num_steps=num_steps, best_step=600)  # type: ignore[arg-type]
+        report = TrainReport(**sizes, **SCORES, dropped={}, num_steps=num_steps, best_step=600)
         write_report(training, state, (text,), num_parameters=4_806_144, report=report if num_steps else None)
         return page((folder / REPORT_FILE).read_bytes().decode())
 
@@ -425,7 +424,7 @@ def words(page: Any) -> str:
     return " ".join(" ".join(page.texts).split())
 
 
-def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(page_of: PageOf) -> None:
+def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(page_of: Any) -> None:
     page = page_of(point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
     for told in (
         " 200 2.5 15.06 30.12 2.000 2.500 5.0 1 ",
@@ -442,7 +441,7 @@ def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(pag
     assert not [name for name in names if name in ("src", "href") or name.startswith("on")]
 
 
-def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stopped_early(page_of: PageOf) -> None:
+def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stopped_early(page_of: Any) -> None:
     page = page_of(point(4400, chrf=60.0), num_steps=4400)
     for told in (
         "version 1.0: finished after 4,400 steps.",
@@ -458,7 +457,7 @@ def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stoppe
 
 @given(st.lists(st.text(st.characters(codec="utf-8")), min_size=3, max_size=3))
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_text_becomes_markup(page_of: PageOf, texts: list[str]) -> None:
+def test_no_text_becomes_markup(page_of: Any, texts: list[str]) -> None:
     source, translation, reference = (text + NASTY for text in texts)
     line = PairLine(Path("x.tsv"), 1, source, translation)
     data = replace(DATA, held_out=[(source, reference)], dropped={"empty": 1}, examples={"empty": [line]})

@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,12 +40,10 @@ CAPTIONS = [
     "two black squares and three red rings",
     "circles on circles, 3 (4)!",
 ]
-CopyOf = Callable[[Path], Path]
-Request = pytest.FixtureRequest
 
 
 @pytest.fixture(params=["opus", "opus_of_many", "m2m", "nllb"])
-def model(request: Request) -> Any:
+def model(request: Any) -> Any:
     return request.getfixturevalue(request.param)
 
 
@@ -105,7 +102,7 @@ def test_a_score_is_that_of_the_beam_search(opus: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["opus", "m2m"])
-def test_the_same_captions_give_the_same_translations_in_any_order(name: str, request: Request) -> None:
+def test_the_same_captions_give_the_same_translations_in_any_order(name: str, request: Any) -> None:
     engine = opened(request.getfixturevalue(name).transformers, max_batch_tokens=60)
     captions, done = ["", *CAPTIONS, *(f"two {caption}" for caption in CAPTIONS)], list[int]()
     first = engine.translate([*captions, captions[1]], done.append)
@@ -149,7 +146,7 @@ def test_the_code_of_the_source_language_decides_the_fingerprint(nllb: Any, monk
 
 
 @pytest.mark.parametrize("name", ["opus", "nllb"])
-def test_fingerprint_changes_with_any_file_and_not_with_the_place(name: str, request: Request, copy_of: CopyOf) -> None:
+def test_fingerprint_changes_with_any_file_and_not_with_the_place(name: str, request: Any, copy_of: Any) -> None:
     original = request.getfixturevalue(name).ctranslate2
     expected, folder, found = opened(original).fingerprint, copy_of(original), set()
     assert expected.startswith("ctranslate2:en-it:")
@@ -164,7 +161,7 @@ def test_fingerprint_changes_with_any_file_and_not_with_the_place(name: str, req
     assert len(found - {expected}) == len(list(original.iterdir()))
 
 
-def test_the_fingerprint_of_an_unconverted_model_follows_its_files_and_settings(opus: Any, copy_of: CopyOf) -> None:
+def test_the_fingerprint_of_an_unconverted_model_follows_its_files_and_settings(opus: Any, copy_of: Any) -> None:
     expected, folder = opened(opus.transformers).fingerprint, copy_of(opus.transformers)
     (folder / "README.md").write_text("what it is")
     assert opened(folder).fingerprint == expected
@@ -173,14 +170,14 @@ def test_the_fingerprint_of_an_unconverted_model_follows_its_files_and_settings(
     assert len({expected, changed, opened(folder).fingerprint}) == 3
 
 
-def test_what_a_folder_says_of_decoding_is_not_heard(opus: Any, copy_of: CopyOf) -> None:
+def test_what_a_folder_says_of_decoding_is_not_heard(opus: Any, copy_of: Any) -> None:
     folder = copy_of(opus.transformers)
     said = {"do_sample": True, "temperature": 9.0, "num_beams": 7, "max_length": 3, "repetition_penalty": 5.0}
     edit(folder / "generation_config.json", **said)
     assert texts(opened(folder), CAPTIONS) == texts(opened(opus.transformers), CAPTIONS)
 
 
-def test_the_folder_says_where_the_source_language_and_the_end_stand(opus: Any, nllb: Any, copy_of: CopyOf) -> None:
+def test_the_folder_says_where_the_source_language_and_the_end_stand(opus: Any, nllb: Any, copy_of: Any) -> None:
     folder = copy_of(nllb.ctranslate2)
     edit(folder / "tokenizer_config.json", legacy_behaviour=True)  # models of before 2023
     assert opened(nllb.ctranslate2).encode("two") == ["eng_Latn", "▁two", "</s>"]
@@ -191,7 +188,7 @@ def test_the_folder_says_where_the_source_language_and_the_end_stand(opus: Any, 
     assert texts(opened(folder), CAPTIONS) == texts(opened(opus.ctranslate2), CAPTIONS)
 
 
-def test_nllb_is_the_same_without_its_tokenizer_json(nllb: Any, pieces: dict[str, Path], copy_of: CopyOf) -> None:
+def test_nllb_is_the_same_without_its_tokenizer_json(nllb: Any, pieces: dict[str, Path], copy_of: Any) -> None:
     folder = copy_of(nllb.ctranslate2)
     (folder / "tokenizer.json").unlink()
     shutil.copy(pieces["shared"], folder / "sentencepiece.bpe.model")
@@ -202,7 +199,7 @@ def test_nllb_is_the_same_without_its_tokenizer_json(nllb: Any, pieces: dict[str
     assert one.alphabet == other.alphabet
 
 
-def test_a_folder_of_opennmt_translates_as_its_package(copy_of: CopyOf, tmp_path: Path) -> None:
+def test_a_folder_of_opennmt_translates_as_its_package(copy_of: Any, tmp_path: Path) -> None:
     package = open_package(SCENES, tmp_path / "cache")
     folder = copy_of(package.folder / "model")
     shutil.copy(package.folder / "sentencepiece.model", folder)
@@ -247,7 +244,7 @@ def test_what_is_no_converted_model_is_told_how_to_become_one(opus: Any, nllb: A
     ],
 )
 def test_missing_damaged_and_other_parts_are_named(
-    name: str, file: str, content: str | None, message: str, request: Request, copy_of: CopyOf
+    name: str, file: str, content: str | None, message: str, request: Any, copy_of: Any
 ) -> None:
     folder = copy_of(request.getfixturevalue(name).ctranslate2)
     (folder / file).unlink()
@@ -270,14 +267,14 @@ def test_missing_damaged_and_other_parts_are_named(
         ("nllb", "minimal en", "it", "en.toml"),
     ],
 )
-def test_other_languages_are_refused(name: str, source: str, target: str, message: str, request: Request) -> None:
+def test_other_languages_are_refused(name: str, source: str, target: str, message: str, request: Any) -> None:
     model = request.getfixturevalue(name)
     assert message in refusal(model.ctranslate2, source, target)
     if target == "de" and name != "opus":
         assert message.partition("it has")[2] in refusal(model.transformers, source, target)
 
 
-def test_codes_of_three_letters_are_the_same_language(opus: Any, copy_of: CopyOf) -> None:
+def test_codes_of_three_letters_are_the_same_language(opus: Any, copy_of: Any) -> None:
     folder = copy_of(opus.ctranslate2)
     edit(folder / "tokenizer_config.json", source_lang="eng", target_lang="ita")
     assert opened(folder).fingerprint.startswith("ctranslate2:en-it:")
@@ -397,7 +394,7 @@ HOSTILE: dict[str, tuple[dict[str, bytes | int | None], dict[str, object], str]]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_or_damaged_folder(name: str, opus: Any, copy_of: CopyOf, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_hostile_or_damaged_folder(name: str, opus: Any, copy_of: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     folder = copy_of(opus.transformers)
     files, config, message = HOSTILE[name]
