@@ -60,10 +60,8 @@ def test_bad_lines_are_counted_by_reason(tmp_path: Path, line: bytes, reason: st
 def test_windows_line_ends_a_byte_order_mark_quotes_and_names_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     quoted = {('there is a "dog"', 'c\'è un "cane"'), ('"open', '"aperto')}
-    pairs = quoted | {
-        ("Mount Fuji", "Mount Fuji"),
-        *(("a cat sleeps", f"un gatto {text}") for text in ("dorme", "sta")),
-    }
+    sleeping = {("a cat sleeps", text) for text in ("un gatto dorme", "dorme un gatto")}
+    pairs = quoted | sleeping | {("Mount Fuji", "Mount Fuji")}
     lines = "".join(f"{source}\t{target} \r\n" for source, target in sorted(pairs))
     path.write_bytes(b"\xef\xbb\xbf" + GOOD + lines.encode())
     data = read_pairs(path, num_held_out=1)

@@ -215,10 +215,10 @@ def test_more_pairs_continue_a_training(copied: Path, tmp_path: Path) -> None:
     assert "started from the training" in (open_package(out, tmp_path).folder / "README.md").read_text()
 
 
-def test_what_cannot_be_continued_is_told(copied: Path, tiny_tsv: Path, tmp_path: Path, told: Any) -> None:
-    out = tmp_path / "new.argosmodel"
-
-    stray = tmp_path / "stray.argosmodel"
+def test_what_cannot_be_continued_is_told(
+    copied: Path, tiny_tsv: Path, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, stray = tmp_path / "new.argosmodel", tmp_path / "stray.argosmodel"
     stray.touch()
     for change, message in (
         ({"to_code": "de"}, "not en to de"),
@@ -228,8 +228,12 @@ def test_what_cannot_be_continued_is_told(copied: Path, tiny_tsv: Path, tmp_path
     ):
         with pytest.raises(PipelineError, match=message):
             train(tiny_tsv, **({"out": out, "continued": copied} | change))
-    # Sizes are the earlier training's.
-    assert "--set embed_dim, ffn_dim" in told([*command(tiny_tsv, out), "--continue", str(copied)], code=1)
+    monkeypatch.setitem(sys.modules, "translation.train.training", None)  # what follows is told before torch is loaded
+    words = [*command(tiny_tsv, out), "--continue", str(copied)]
+    error = told(words, code=1)
+    assert "--set embed_dim, ffn_dim, num_decoder_layers" in error
+    assert "num_heads, num_held_out" in error
+    assert "Remove --held-out" in told([*words, "--held-out", str(tiny_tsv)], code=1)
     copied.unlink()
     with pytest.raises(PipelineError, match="has ended"):
         train(tiny_tsv, out, continued=copied)
