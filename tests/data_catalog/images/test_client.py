@@ -92,6 +92,7 @@ noise = st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=50)), max
 @given(answer=st.one_of(noise, noise.map(CHUNKED.__add__)))
 @example(answer=CHUNKED + b"-1\r\n" + bytes(3000))
 @example(answer=CHUNKED + b"-5\r\n" + bytes(3000))
+@example(answer=CHUNKED + b"-1" + b"f" * 20 + b"\r\n" + bytes(3000))
 @example(answer=b"HTTP/1.1 503 No\r\nRetry-After: Mon, 01 Jan 2024 00:00:00 +99999999999999999999\r\n\r\n")
 @example(answer=b"HTTP/1.1 302 Found\r\nLocation: http://[v1.\xe9:x]/\r\n\r\n")
 def test_any_bytes_end_in_a_body_within_the_cap_or_a_reason(answer: bytes, server: Any) -> None:
