@@ -512,7 +512,7 @@ class Response:
             return self._response.read1(PIECE_BYTES)
         except TimeoutError as error:
             raise self._failure("timeout", "not all of the body in time") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, OverflowError) as error:  # a chunk may state any size
             raise self._failure("truncated_body", "the connection broke off") from error
 
     def _failure(self, reason: str, detail: str | None = None) -> FetchError:

@@ -55,13 +55,9 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
             *("No machine-readable author provided. MPF assumed (based on copyright claims).", "own work by uploader"),
             *("Obra pròpia", "Transferred from en.wikipedia to Commons by Zeimusu using CommonsHelper.", "See below"),
             *("Original uploader was JulieFromVT (Julie Waters) at en.wikipedia", "uploaded to Commons by Zeimusu"),
-            *("This image was originally uploaded by Zeimusu", "Cette image est dans le domaine public"),
-            *("Esta imagem está em domínio público", "Aquesta imatge és de domini públic", "CC BY-SA 3.0"),
             "This image (or other media file) is in the public domain because its copyright has expired.",
-            "Ce fichier est disponible selon les termes de la licence Creative Commons Attribution 3.0",
             "Questo file è licenziato in base ai termini della licenza Creative Commons Attribuzione 3.0",
             *("Questa immagine è stata copiata da wikipedia:en.", "{{Information |Description=Rome |Source=own"),
-            "Dieses Bild wurde von mir selbst erstellt und ist gemeinfrei",
         ],
         [
             *("Own photo of a cat", "Questa foto mostra un'auto caricata su un camion", "{{en|A cat on a roof}}"),
@@ -69,7 +65,6 @@ RULES: dict[str, tuple[list[str], list[str]]] = {
             *("This image is of a dog wearing a Wikipedia t-shirt", "Original from Commons, London"),
             *("This picture was copied from a painting of a horse", "Transferred to the House of Commons, 1890"),
             "This image (or photo) is of a licensed taxi in the public square",
-            "Questa foto mostra un operaio licenziato con la sua famiglia",
         ],
     ),
     "placeholder": (

@@ -91,12 +91,12 @@ def test_each_rule_mends_what_it_is_for_and_leaves_the_rest(rule: Callable[[str]
     assert [(text, rule(text)) for text, _ in RULES[rule]] == RULES[rule]
 
 
-@pytest.mark.parametrize("marks", ["\u0301\u0316", "\u0344\u0316", "\u0f73", "\u0316"])
-def test_a_run_of_marks_is_cut_before_it_takes_minutes(marks: str) -> None:
-    cleaned = one(CLEAN, "a" + marks * 400_000)
-    assert unicodedata.normalize("NFD", cleaned)[0] == "a"
-    assert 20 < len(cleaned) <= 31
-    assert one(CLEAN, cleaned) == cleaned
+def test_a_run_of_marks_is_cut_before_it_takes_minutes() -> None:
+    for marks in ("\u0301\u0316", "\u0344\u0316", "\u0f73", "\u0316"):
+        cleaned = one(CLEAN, "a" + marks * 400_000)
+        assert unicodedata.normalize("NFD", cleaned)[0] == "a"
+        assert 20 < len(cleaned) <= 31
+        assert one(CLEAN, cleaned) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,8 @@ def test_a_run_of_marks_is_cut_before_it_takes_minutes(marks: str) -> None:
         ("ab " * 3333 + "c", "ab " * 3333 + "c"),
     ],
 )
-def test_clean_text(text: str, expected: str) -> None:
+def test_all_rules_mend_a_caption_and_each_can_be_switched_off(text: str, expected: str) -> None:
     assert one(CLEAN, text) == expected
-
-
-def test_rules_can_be_switched_off() -> None:
     config = CleanConfig(fix_encoding=False, strip_markup=False, straighten_apostrophes=False, strip_suffixes=False)
     kept = "perchÃ© <b>l’arco</b> - stock photo"
     assert one(clean_text(config), f"{kept}  \x00") == kept
@@ -224,9 +221,8 @@ def test_real_captions_are_repaired_as_ftfy_does(shared_data: Path, name: str, s
     check_that_ftfy_says_the_same(some)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
+def test_labels_and_credits_are_taken_off() -> None:
+    for text, expected in (
         ("a red ornament on white : free stock photo ?", "a red ornament on white"),
         ("after a truck knocked it over photo by person", "after a truck knocked it over"),
         ("Game enthusiasts in Los Angeles. (Photo by Jack Taylor/Getty Images)", "Game enthusiasts in Los Angeles."),
@@ -237,10 +233,8 @@ def test_real_captions_are_repaired_as_ftfy_does(shared_data: Path, name: str, s
         ("Il Colosseo di notte - Wikipedia", "Il Colosseo di notte"),
         ("CANE NERO - FOTO STOCK #1234", "CANE NERO"),
         ("stock photo : " * 50 + "a cat" + ", Alamy Stock Photo" * 50, "a cat"),
-    ],
-)
-def test_labels_and_credits_are_taken_off(text: str, expected: str) -> None:
-    assert without_suffixes(text) == expected
+    ):
+        assert without_suffixes(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -262,7 +256,7 @@ def test_what_belongs_to_the_sentence_or_is_all_there_is_stays(text: str) -> Non
     assert without_suffixes(text) == text
 
 
-@pytest.mark.parametrize("before", ["a big cat", "? " * 1_000_000 + "a cat"])
-def test_many_labels_take_linear_time(before: str) -> None:
+def test_many_labels_take_linear_time() -> None:
     """In quadratic time they would take minutes."""
-    assert without_suffixes(before + " | Getty Images" * 5_000) == before
+    for before in ("a big cat", "? " * 1_000_000 + "a cat"):
+        assert without_suffixes(before + " | Getty Images" * 5_000) == before

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from data_catalog.storage.shards import (
     link_file,
     order_key,
     shard_of,
-    sweep_temporary,
     unit_interval,
     write_atomically,
     write_json,
@@ -38,17 +38,10 @@ from data_catalog.storage.upstream_hashes import FileHashes
 from data_catalog.storage.work import StepKey, WorkStore
 
 
-@pytest.mark.parametrize("name", ["folder", "pipe"])
-def test_what_is_no_file_is_not_replaced(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SettingsError, match=name):
-        write_json(tmp_path / name, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
-
-
 @pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
-def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path, umask: int, mode: int) -> None:
+def test_a_file_has_the_permissions_of_any_new_file_and_what_is_no_file_is_not_replaced(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
     def write_as_a_new_file(temporary: Path) -> None:
         other = temporary.with_suffix(".other")
         other.touch(0o600)
@@ -58,10 +51,15 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path, umask: int, 
     try:
         write_json(tmp_path / "a.json", {"a": 1})
         write_atomically(tmp_path / "b", write_as_a_new_file)
-        (tmp_path / "plain").touch()
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(SettingsError, match=name):
+            write_json(tmp_path / name, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b", "folder", "pipe"]
 
 
 def test_a_sample_keeps_its_place_for_ever() -> None:
@@ -72,15 +70,6 @@ def test_a_sample_keeps_its_place_for_ever() -> None:
     shards = [shard_of(key, 7) for key in sorted(order_key(str(number)) for number in range(1000))]
     assert shards == sorted(shards)
     assert set(shards) == set(range(7))
-
-
-def test_sweeping_removes_what_killed_processes_left_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / ".tmp-folder").mkdir()
-    (tmp_path / ".tmp-folder" / "x").touch()
-    (tmp_path / ".tmp-file").touch()
-    (tmp_path / "kept").touch()
-    sweep_temporary([tmp_path])
-    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
 
 
 @pytest.mark.parametrize("can_link", [True, False])
@@ -98,42 +87,29 @@ def test_a_file_gets_a_second_name_or_a_copy(can_link: bool, tmp_path: Path, mon
     assert [path.name for path in target.parent.iterdir()] == ["b.parquet"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with a file of its own, and one behind a link to a folder elsewhere."""
+def test_a_folder_is_its_files_wherever_links_lead_but_for_what_is_left_out(tmp_path: Path) -> None:
     elsewhere, images = tmp_path / "elsewhere", tmp_path / "images"
-    elsewhere.mkdir()
-    images.mkdir()
-    (elsewhere / "b.jpg").write_bytes(b"b")
-    (images / "a.jpg").write_bytes(b"a")
+
+    def digest_of(without: Path = tmp_path / "nowhere") -> str:
+        return FileHashes(tmp_path / "hashes.json").folder_digest(images, without=without)
+
+    for folder, name in ((elsewhere, "b.jpg"), (images, "a.jpg")):
+        folder.mkdir()
+        (folder / name).write_bytes(name.encode())
     (images / "linked").symlink_to(elsewhere)
-    return images
-
-
-def hash_of(folder: Path, without: Path | None = None) -> str:
-    hashes = FileHashes(folder.parent / "hashes.json")
-    return hashes.folder_digest(folder, without=without or folder.parent / "nowhere")
-
-
-def test_a_folder_is_its_files_wherever_links_lead(folder: Path) -> None:
-    before = hash_of(folder)
-    (folder / "linked" / "up").symlink_to(folder)
-    (folder / "self").symlink_to(folder)
-    assert hash_of(folder) == before  # links that lead back up come to an end
-    (folder.parent / "elsewhere" / "b.jpg").write_bytes(b"changed")
-    assert hash_of(folder) != before
-    (folder / "linked").unlink()
-    (folder / "linked").mkdir()
-    (folder / "linked" / "b.jpg").write_bytes(b"b")
-    assert hash_of(folder) == before
-
-
-def test_what_is_left_out_does_not_count(folder: Path) -> None:
-    before = hash_of(folder, folder / "catalog")
-    (folder / "catalog").mkdir()
-    (folder / "catalog" / "c.jpg").write_bytes(b"c")
-    assert hash_of(folder, folder / "catalog") == before
-    assert hash_of(folder) != before
+    before = digest_of()
+    (images / "linked" / "up").symlink_to(images)
+    (images / "self").symlink_to(images)
+    assert digest_of() == before  # links that lead back up come to an end
+    (elsewhere / "b.jpg").write_bytes(b"changed")
+    assert digest_of() != before
+    (images / "linked").unlink()
+    (images / "linked").mkdir()
+    (images / "linked" / "b.jpg").write_bytes(b"b.jpg")
+    assert digest_of() == before
+    (images / "catalog").mkdir()
+    (images / "catalog" / "c.jpg").write_bytes(b"c")
+    assert digest_of(images / "catalog") == before != digest_of()
 
 
 def test_a_damaged_store_is_learnt_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -199,6 +175,10 @@ def test_what_is_no_document_is_told_with_its_remedy(tmp_path: Path, content: by
     write_json(path, {"snapshot": "abc"})
     with pytest.raises(DamagedError, match="checksum is missing"):
         read_checksummed(path, remedy="restore it")
+    for value in ({}, {"files": []}, {"files": {"a": 1}}):
+        write_checksummed(path, value)
+        with pytest.raises(DamagedError, match="lists no files"):
+            read_record(path, remedy="restore it")
 
 
 @pytest.fixture
@@ -226,29 +206,13 @@ def test_every_damage_of_a_file_or_its_record_shows(recorded_file: Path, which: 
 
 
 def test_a_process_that_dies_meanwhile_leaves_no_record(recorded_file: Path) -> None:
-    file = recorded_file
-
-    def die() -> None:
-        with recorded(file):
-            file.write_bytes(b"half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        die()
-    assert not is_recorded(file)
-    assert record_problem(file) is None
-    with recorded(file):
-        file.write_bytes(b"second")
-    assert is_recorded(file)
-    assert record_problem(file) is None
-
-
-@pytest.mark.parametrize("value", [{}, {"files": []}, {"files": {"a": 1}}])
-def test_a_document_that_lists_no_files_is_no_record(tmp_path: Path, value: dict[str, object]) -> None:
-    path = tmp_path / "files.json"
-    write_checksummed(path, value)
-    with pytest.raises(DamagedError, match=r"lists no files.*: train again"):
-        read_record(path, remedy="train again")
+    with suppress(KeyboardInterrupt), recorded(recorded_file):
+        recorded_file.write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert (is_recorded(recorded_file), record_problem(recorded_file)) == (False, None)
+    with recorded(recorded_file):
+        recorded_file.write_bytes(b"second")
+    assert (is_recorded(recorded_file), record_problem(recorded_file)) == (True, None)
 
 
 def key(**changes: Any) -> StepKey:

@@ -3,8 +3,9 @@
 import json
 import random
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 from pathlib import Path
@@ -36,7 +37,6 @@ def tiny_pairs() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def tiny_tsv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pairs as `mt train` reads them."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
     path.write_text("".join(f"{source}\t{target}\n" for source, target in tiny_pairs()), encoding="utf-8")
     return path
@@ -76,8 +76,38 @@ class Shouter:
 
 @pytest.fixture(scope="session")
 def shouter() -> type[Shouter]:
-    """The stand-in engine."""
     return Shouter
+
+
+class Page(HTMLParser):
+    """What a browser finds: tags with their attributes, the text of scripts and styles, and the texts that it shows."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: dict[str, list[str]] = defaultdict(list)
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inline[tag].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.inline[self.cdata_elem][-1] += data
+        elif data.strip():
+            self.texts.append(data)
+
+    def policy(self) -> str | None:
+        (policy,) = [attributes["content"] for _, attributes in self.tags if "http-equiv" in attributes]
+        return policy
+
+
+@pytest.fixture(scope="session")
+def page() -> type[Page]:
+    return Page
 
 
 class DeepLServer(ThreadingHTTPServer):
@@ -93,13 +123,11 @@ class DeepLServer(ThreadingHTTPServer):
         self.key = key
         self.character_limit, self.num_billed = 10_000_000, 0
         self.trouble: deque[int | Callable[[_DeepLHandler], None] | None] = deque()
-        self.distort: Callable[[Any], Any] = lambda reply: reply
         self.bodies: list[dict[str, Any]] = []
         self.stopping = threading.Event()
 
     @property
     def texts(self) -> list[list[str]]:
-        """Of each request."""
         return [body["text"] for body in self.bodies]
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -120,17 +148,15 @@ class _DeepLHandler(BaseHTTPRequestHandler):
         elif trouble is not None:
             self.answer(trouble, {"message": f"trouble {trouble}"})
         else:
-            self.answer(200, self.server.distort({"translations": [self._translation(text) for text in body["text"]]}))
+            self.answer(200, {"translations": [self._translation(text) for text in body["text"]]})
 
     def _refusal(self, body: dict[str, Any], size: int) -> int | None:
         if self.path != "/v2/translate":
             return 404
         if self.headers["Authorization"] != f"DeepL-Auth-Key {self.server.key}":
             return 403
-        if size > 128 * 1024:
+        if size > 128 * 1024 or len(body["text"]) > 50:
             return 413
-        if len(body["text"]) > 50:
-            return 400
         needed = sum(map(len, body["text"]))
         return 456 if self.server.num_billed + needed > self.server.character_limit else None
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,10 @@ REFERENCES = [reference for _, reference in PAIRS]
 THEIRS = [REFERENCES[0], "una stella gialla su sfondo bianco", *REFERENCES[2:]]
 MINE = ["mine", f"package={PACKAGE}"]
 FILE = ["theirs", "output=theirs.txt"]
-Told = Callable[..., str]
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Told) -> Told:
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Any) -> Any:
     """The command in a folder with pairs, and a file of translations of which the second is wrong."""
     monkeypatch.chdir(tmp_path)
     write("val.tsv", "".join(f"{source}\t{target}\n" for source, target in PAIRS))
@@ -51,7 +49,7 @@ def report(folder: str = "out") -> Any:
     return json.loads((Path(folder) / "scores.json").read_text(encoding="utf-8"))
 
 
-def test_systems_stand_side_by_side(evaluate: Told) -> None:
+def test_systems_stand_side_by_side(evaluate: Any) -> None:
     out = evaluate(FILE, MINE, ["narrow", *MINE[1:], "translate.beam_size=1"])
     bleu, chrf = sacrebleu.corpus_bleu(THEIRS, [REFERENCES]), sacrebleu.corpus_chrf(THEIRS, [REFERENCES])
     for line in (
@@ -66,26 +64,25 @@ def test_systems_stand_side_by_side(evaluate: Told) -> None:
     assert "line 1:" not in out, "captions that both get right are no examples"
 
 
-def test_what_is_written_says_how_it_came_about(evaluate: Told) -> None:
+def test_what_is_written_says_how_it_came_about(evaluate: Any) -> None:
     evaluate(MINE, FILE, more=("--out", "new/out"))
     assert sorted(path.name for path in Path("new/out").iterdir()) == ["mine.txt", "scores.json"]
     assert Path("new/out/mine.txt").read_text(encoding="utf-8").splitlines() == REFERENCES
     found = report("new/out")
-    assert (found["num_pairs"], found["from_code"], found["to_code"]) == (4, "en", "it")
-    assert found["pairs_sha256"] == sha256_of(Path("val.tsv"))
+    about = {"num_pairs": 4, "from_code": "en", "to_code": "it", "pairs_sha256": sha256_of(Path("val.tsv"))}
+    assert about.items() <= found.items()
     mine, theirs = found["systems"]
     assert mine["settings"]["beam_size"] == 2
     assert mine["fingerprint"].startswith("argos:en-it:")
     assert mine["bleu"]["score"] == pytest.approx(100)
     assert mine["speed"]["words_per_second"] == pytest.approx(mine["speed"]["captions_per_second"] * 21 / 4)
-    assert mine["speed"]["seconds"] > 0
     assert (mine["num_flagged"], -1 < mine["mean_score"] < 0) == (0, True)
     assert theirs["output"] == "theirs.txt"
     unknown = {"settings", "fingerprint", "speed", "num_flagged", "mean_score"}
     assert {name for name, value in theirs.items() if value is None} == unknown
 
 
-def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Told) -> None:
+def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Any) -> None:
     write("val.tsv", f"two red stars\tdue stelle rosse\n{'two red stars and ' * 600}\tdue stelle rosse\n")
     evaluate(MINE, more=("--out", "out"))
     assert report()["systems"][0]["num_flagged"] == 1
@@ -94,13 +91,16 @@ def test_flagged_empty_and_odd_translations_do_no_harm(evaluate: Told) -> None:
     assert "\x1b" not in evaluate(FILE, MINE)
 
 
-@pytest.mark.parametrize(("code", "tokenizer"), [("zh", "zh"), ("ja", "char"), ("it", "13a")])
-def test_bleu_is_of_words_of_the_target_language(code: str, tokenizer: str, evaluate: Told) -> None:
-    assert f"|tok:{tokenizer}|" in evaluate(FILE, more=("--to", code))
-    assert "|tok:intl|" in evaluate(FILE, more=("--to", code, "--tokenize", "intl"))
+def test_bleu_is_of_words_of_the_target_language(evaluate: Any) -> None:
+    for more, tokenizer in ((("ja",), "char"), (("it",), "13a"), (("zh", "--tokenize", "intl"), "intl")):
+        assert f"|tok:{tokenizer}|" in evaluate(FILE, more=("--to", *more))
+    hypotheses, references = ["红色圆圈在绿色背景上"], ["红色方块在绿色背景上"]
+    assert corpus_bleu(hypotheses, references, "de") == 0
+    for code in ("zh", "ja", "ko", "th", "lo", "km", "my"):  # which put no spaces between words
+        assert 50 < corpus_bleu(hypotheses, references, code) < 100
 
 
-def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Told) -> None:
+def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Any) -> None:
     paid = ["paid", "engine=deepl"]
     assert "lost if the run stops: give --memory DIR" in evaluate(paid, code=1)
     for _ in range(2):
@@ -122,20 +122,16 @@ def test_what_is_paid_for_is_kept_and_not_timed(deepl_server: Any, evaluate: Tol
         ("val.tsv", b"a dog\tun cane\tein Hund\n", "line 1: it has 3 fields"),
         ("val.tsv", b"a dog\t \n\tun cane\n", "line 1: the reference is empty; line 2: the source is empty"),
         ("val.tsv", b"a dog\tun c\xe0ne\n", "line 1: byte 0xe0 at offset 10"),
-        ("val.tsv", b"a dog\tun\0cane\n", "line 1: a NUL at character 8"),
         ("val.tsv", b"\n" * 1007, "line 5: it is blank; and 1,002 more"),
-        ("val.tsv", "a dog\tun cane\n".encode("utf-16"), "UTF-16"),
-        ("val.tsv", b"\x1f\x8b\x08\x00", "truncated gzip"),
         ("val.tsv", b"a dog\tun cane\n" * 20_001, "20,001 pairs"),
         ("theirs.txt", b"", "empty"),
         ("theirs.txt", b"a\nb\nc\n", "has 3 lines"),
-        ("theirs.txt", b"a\nb\nc\nd\n\n", "has 5 lines"),
         ("theirs.txt", b"a\nb\n-0.5\tc\nd\n", "line 3 contains a tab"),
         ("theirs.txt", b"a\nb\nc\n\xff\n", "line 4: byte 0xff at offset 0"),
     ],
 )
 def test_pairs_must_be_whole_and_translations_one_a_line(
-    file: str, content: bytes, message: str, evaluate: Told
+    file: str, content: bytes, message: str, evaluate: Any
 ) -> None:
     Path(file).write_bytes(content)
     assert message in evaluate(MINE, FILE, code=1)
@@ -146,7 +142,6 @@ def test_pairs_must_be_whole_and_translations_one_a_line(
     [
         ([MINE, ["Mine", *MINE[1:]]], (), "another system is called mine"),
         ([["../mine", *MINE[1:]]], (), "must be a name"),
-        ([["ß" * 61, *MINE[1:]]], ("--out", "old"), "60 letters"),
         ([["none", "package="]], (), "package= has no value"),
         ([[*MINE, "val.tsv"]], (), "val.tsv is not KEY=VALUE"),
         ([[*FILE, "beam_size=1"]], (), "no other settings"),
@@ -160,7 +155,7 @@ def test_pairs_must_be_whole_and_translations_one_a_line(
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_done(
-    systems: list[list[str]], more: tuple[str, ...], message: str, evaluate: Told
+    systems: list[list[str]], more: tuple[str, ...], message: str, evaluate: Any
 ) -> None:
     write("eo.toml", 'code = "eo"\n')
     Path("old").mkdir()
@@ -180,13 +175,6 @@ def test_chrf_as_worked_out_by_hand() -> None:
     assert corpus_chrf(["ab", "abc"], ["abc", "abc"]) == pytest.approx(100 * 5 * recall / (4 + recall))
 
 
-@pytest.mark.parametrize("code", ["zh", "ja", "ko", "th", "lo", "km", "my"])
-def test_bleu_finds_words_where_there_are_no_spaces(code: str) -> None:
-    hypotheses, references = ["红色圆圈在绿色背景上"], ["红色方块在绿色背景上"]
-    assert corpus_bleu(hypotheses, references, "de") == 0
-    assert 50 < corpus_bleu(hypotheses, references, code) < 100
-
-
 LONG = [f"{number} rote Kreise vor einem {ground} Hintergrund" for number in range(40) for ground in ("a", "b")]
 WORSE = [text.replace("rote", "blaue") if number % 2 else text for number, text in enumerate(LONG)]
 
@@ -198,10 +186,8 @@ def test_systems_are_compared_with_the_first() -> None:
         assert first.score == pytest.approx(library(WORSE, [LONG]).score)
         assert (first.difference, first.p_value) == (None, None)
         assert first.interval > 0
-        assert second.score == pytest.approx(100)
+        assert (second.score, second.difference) == pytest.approx((100, 100 - first.score))
         assert second.interval == pytest.approx(0, abs=1e-6)
-        assert second.difference == pytest.approx(100 - first.score)
-        assert second.p_value is not None
         assert second.p_value < 0.01
         assert (third.score, third.difference, third.p_value) == (first.score, 0, None)
     bleu, chrf = found.signatures

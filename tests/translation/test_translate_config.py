@@ -1,7 +1,6 @@
 """Settings of the translate step, none of which the engine would ignore; two engines in a row, and the way back."""
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -87,8 +86,6 @@ def test_the_way_back_keeps_what_the_engine_uses(settings: dict[str, Any]) -> No
 
 
 EN, CA, IT = (LanguagePack(code=code, iso639_3=long) for code, long in (("en", "eng"), ("ca", "cat"), ("it", "ita")))
-
-
 FAULTS = ("truncated", "repetitive")
 
 
@@ -109,8 +106,7 @@ def marking(first: dict[str, Any], second: dict[str, Any]) -> PivotTranslator:
 
 
 def test_the_second_engine_reads_what_the_first_one_wrote() -> None:
-    pivot: Translator = marking({}, {})
-    told: list[int] = []
+    pivot, told = marking({}, {}), list[int]()
     found = pivot.translate(["a", "", "b"], told.append)
     assert [translation.text for translation in found] == ["a en-ca ca-it", " en-ca ca-it", "b en-ca ca-it"]
     assert sum(told) == 3
@@ -118,14 +114,15 @@ def test_the_second_engine_reads_what_the_first_one_wrote() -> None:
     assert pivot.translate([]) == []
 
 
+SCORES = ((-0.5, -1.5, -1.5), (-2.0, -0.1, -2.0), (None, -0.1, None), (-0.1, None, None))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [
-        *(({"score": a}, {"score": b}, {"score": min(a, b)}) for a, b in ((-0.5, -1.5), (-2.0, -0.1))),
-        *(({"score": a}, {"score": b}, {"score": None}) for a, b in ((None, -0.1), (-0.1, None))),
+        *(({"score": first}, {"score": second}, {"score": worse}) for first, second, worse in SCORES),
         *(({a: True}, {b: True}, {a: True, b: True}) for a in FAULTS for b in FAULTS),
-        *(({a: True}, {}, {a: True}) for a in FAULTS),
-        *(({}, {a: True}, {a: True}) for a in FAULTS),
+        *(each for a in FAULTS for each in (({a: True}, {}, {a: True}), ({}, {a: True}, {a: True}))),
     ],
 )
 def test_the_worse_score_counts_and_a_fault_of_either_is_the_results(
@@ -154,13 +151,3 @@ def test_each_leg_has_its_own_model(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     back = open_translator(reverse(config), [IT, CA, EN], cache_dir=tmp_path)
     legs = (Marking("it", "ca", version="c"), Marking("ca", "en", version="d"))
     assert back.fingerprint == PivotTranslator(*legs).fingerprint
-
-
-@pytest.mark.skipif(shutil.which("apertium") is None, reason="Apertium is not installed")
-def test_english_to_italian_by_way_of_catalan(tmp_path: Path) -> None:
-    pivot = open_translator(TranslateConfig(engine="apertium", pivot="ca"), [EN, CA, IT], cache_dir=tmp_path)
-    captions = ["Two dogs are playing in the snow.", "a xyzzyblorp at http://example.org/*", "", "the dog 😀"]
-    first, second, *others = (translation.text for translation in pivot.translate(captions))
-    assert first == "Due cani stanno giocando nella neve."
-    assert second.endswith("xyzzyblorp a http://example.org/*")
-    assert others == ["", "il cane 😀"]

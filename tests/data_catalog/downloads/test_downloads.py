@@ -1,4 +1,4 @@
-"""Downloads of registry files and archives: resumed, verified, recorded, or refused without leftovers."""
+"""Downloads of registry files and archives: resumed, verified, recorded, or refused without leftovers; the registry."""
 
 import hashlib
 import io
@@ -6,15 +6,18 @@ import json
 import stat
 import subprocess
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_catalog.downloads import annotation_files
+from data_catalog.downloads import annotation_files, registry
 from data_catalog.downloads.annotation_files import DownloadJob, read_record, require_space
+from data_catalog.downloads.registry import parse_registry
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError, TransientError
 
 PLACE = "cc3m/train.tsv"
@@ -145,22 +148,6 @@ def test_a_full_disk_is_reported_before_the_download(site: Any) -> None:
     assert not site.folder.exists()
 
 
-def test_interim_responses_are_skipped_unless_they_are_too_many(site: Any) -> None:
-    def hints(number: int) -> Any:
-        def answer(handler: Any) -> None:
-            handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\n\r\n" * number)
-            handler.serve(site.captions)
-
-        return answer
-
-    entry = site.entry()
-    site.upstream.faults["/p"] = [hints(33)] * 3 + [hints(32)]
-    with pytest.raises(TransientError, match="cannot be reached"):
-        site.get(entry)
-    assert site.get(entry)[0].is_new
-    assert (site.folder / PLACE).read_bytes() == site.captions
-
-
 # Archives
 
 
@@ -249,3 +236,60 @@ def test_a_complete_archive_is_not_requested_again(site: Any) -> None:
             site.get(known)
         assert len(site.upstream.requests) == num_requests
     assert site.get(published | {"members": [TRAIN]})[0].is_new
+
+
+SHA256 = "0" * 64
+FILE = {"file": "a/b.tsv", "url": "https://example.org/b.tsv"}
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (FILE | {"by_hand": "ask"}, "either url or by_hand"),
+        (FILE | {"members": ["a"]}, "either file or members"),
+        (FILE | {"file": "../b.tsv"}, "is not a path inside"),
+        (FILE | {"file": 3}, "needs file, one line of text"),
+        (FILE | {"size": 3}, "unknown key size"),
+        (FILE | {"num_bytes": 0}, "num_bytes must be a whole number"),
+        (FILE | {"sha256": SHA256[1:]}, "is not a valid sha256: give 64 hexadecimal digits"),
+        (FILE | {"sha256": SHA256, "md5": "0" * 32}, "has both sha256 and md5"),
+        (FILE | {"url": "ftp://example.org/b"}, "is not requested: only https"),
+        (FILE | {"url": "https://me:secret@example.org/b"}, "contains a user name or a password"),
+        ({"members": ["a/x.json", "b/x.json"], "url": FILE["url"]}, "two members have the same file name"),
+        ("b.tsv", "must be a table"),
+    ],
+)
+def test_invalid_files_are_refused(site: Any, entry: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        site.source(entry)
+
+
+def test_invalid_sources_are_refused(site: Any) -> None:
+    for files, changes, message in (
+        ((FILE, FILE), {}, r"two files at a/b\.tsv"),
+        ((), {}, "some has no files"),
+        ((FILE,), {"kind": "laion"}, "kind must be one of wit, mscoco, "),
+        ((FILE,), {"license": ""}, "needs license"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            site.source(*files, **changes)
+    with pytest.raises(SettingsError, match="registry lists no sources"):
+        parse_registry({}, named="registry")
+
+
+@pytest.mark.parametrize("recipe", ["italian", "german"])
+def test_the_shipped_registry_has_the_sources_and_the_paths_of_the_recipes(recipe: str) -> None:
+    text = Path(registry.__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    shipped = parse_registry(tomllib.loads(text), named="the registry")
+    assert [name for name, source in shipped.items() if not all(file.url for file in source.files)] == ["flickr30k"]
+    document = tomllib.loads((ROOT / "flows" / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"))
+    for name, settings in document["sources"].items():
+        assert shipped[name].kind == settings.get("kind", name)
+        paths = {path for file in shipped[name].files for path in file.paths}
+        wanted = [pattern.removeprefix("{data}/") for pattern in settings["files"]]
+        assert all(any(fnmatch(path, pattern) for path in paths) for pattern in wanted)
+        if "images" in settings:
+            assert settings["images"] == f"{{data}}/{shipped[name].images}"
+    wit = [path for file in shipped["wit"].files for path in file.paths]
+    assert sum(fnmatch(path, "wit/wit_v1.train.all-*.tsv.gz") for path in wit) == 10

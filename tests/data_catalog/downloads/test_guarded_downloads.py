@@ -1,17 +1,11 @@
 """Downloads use the public internet, this machine if the user names it, and private hosts that the user allows."""
 
 import base64
-import contextlib
 import socket
-import ssl
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from data_catalog.downloads.download import DownloadConfig, fetch_small
 from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
@@ -146,45 +140,3 @@ def test_a_proxy_gets_its_login_and_no_proxy_is_respected(site: Any, monkeypatch
     (site.folder / PLACE).unlink()
     assert get(site, url=mirror, config=replace(CONFIG, private_hosts=("mirror.example",)))[0].is_new
     assert "Proxy-Authorization" not in site.upstream.headers_of("/p")[0]
-
-
-class _Tunnel(BaseHTTPRequestHandler):
-    """A proxy, and at the other end of the tunnel a server that has a file and TLS."""
-
-    def do_CONNECT(self) -> None:
-        server: Any = self.server
-        server.asked.append((self.path, self.headers.get("Proxy-Authorization")))
-        if self.path.startswith("closed."):
-            self.send_error(403)
-            return
-        self.send_response(200)
-        self.end_headers()
-        with contextlib.suppress(ssl.SSLError), server.tls.wrap_socket(self.connection, server_side=True) as secure:
-            server.heads.append(secure.recv(65536))
-            secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(server.body), server.body))
-
-    def log_message(self, *args: object) -> None:
-        """Silence."""
-
-
-def test_https_is_tunnelled_through_a_proxy(site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority, proxy = trustme.CA(), ThreadingHTTPServer(("127.0.0.1", 0), _Tunnel)
-    facts: Any = proxy
-    facts.asked, facts.heads, facts.body = [], [], site.captions
-    facts.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("upstream.example").configure_cert(facts.tls)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with proxy:
-        threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        monkeypatch.setenv("https_proxy", f"http://me:p%40ss@127.0.0.1:{proxy.server_address[1]}")
-        with pytest.raises(InputError, match=r"cannot be reached.*CERTIFICATE_VERIFY_FAILED"):
-            get(site, url="https://upstream.example/p")
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-        assert get(site, url="https://upstream.example/p")[0].is_new
-        with pytest.raises(TransientError, match=r"closed.*cannot be reached.*Tunnel connection failed: 403"):
-            get(site, url="https://closed.example/p", file="cc3m/other.tsv")
-        proxy.shutdown()
-    assert facts.asked == [(f"{name}.example:443", LOGIN) for name in ("upstream", "upstream", "closed")]
-    (head,) = facts.heads
-    assert b"\r\nHost: upstream.example\r\n" in head
-    assert b"Proxy-Authorization" not in head

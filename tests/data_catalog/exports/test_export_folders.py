@@ -1,6 +1,5 @@
 """Exports as folders: what is in them, that they are whole or absent, and that nothing in them does harm."""
 
-import csv
 import hashlib
 import json
 import os
@@ -208,23 +207,6 @@ def test_images_in_tars_are_called_what_they_are(make_snapshot: Any, make_pair: 
         assert card(place)[0]["dataset_info"][0]["features"][0] == {"name": suffix, "dtype": "image"}
 
 
-@pytest.mark.parametrize("kind", ["huggingface", "urls"])
-def test_texts_that_mean_harm_stay_text(kind: str, snapshot: Snapshot, tmp_path: Path) -> None:
-    export(snapshot, tmp_path / "out", kind, pixels="all")
-    with (tmp_path / "out/ATTRIBUTION.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    cells = [cell for row in rows for cell in row]
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
-    assert '\'=HYPERLINK("http://evil.example")' in cells
-    assert len({len(row) for row in rows}) == 1
-    for name in ("README.md", "ATTRIBUTION.md"):
-        text = (tmp_path / "out" / name).read_text()
-        assert not {char for char in text if ord(char) < 32 and char != "\n"} | ({"\u202e"} & set(text))
-        html = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable("table").render(text)
-        html = html.replace("(javascript:alert(1))", "")
-        assert not [harm for harm in ("<script", "<b>", "javascript:", "<a ", "<img") if harm in html]
-
-
 def test_lists_have_rights_and_no_pixels(shared: Shared) -> None:
     place, _, reports = shared
     assert reports["urls"].listed == {"train": 12, "val": 2, "test": 1}
@@ -272,11 +254,10 @@ def test_the_card_says_what_an_honest_card_says(kind: str, shared: Shared) -> No
         assert shown in html, "examples are shown as they are"
 
 
-@pytest.mark.parametrize(("rights", "is_cited"), [({"redistribution": False}, True), ({"license": "CC0"}, False)])
-def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_license(
-    make_snapshot: Any, tmp_path: Path, rights: dict[str, object], *, is_cited: bool
-) -> None:
-    sources = {"photos": {"license": "CC0", "rights": rights}, "mine": {"license": "ours"}}
-    export(make_snapshot(tmp_path / "a", sources=sources), tmp_path / "out", "urls")
-    for name in ("README.md", "ATTRIBUTION.md"):
-        assert ("Conceptual Captions" in (tmp_path / "out" / name).read_text()) is is_cited
+def test_an_upstream_dataset_is_cited_unless_the_recipe_states_its_license(make_snapshot: Any, tmp_path: Path) -> None:
+    for number, stated in enumerate(({"license": "CC0"}, {"redistribution": False})):
+        sources = {"photos": {"license": "CC0", "rights": stated}, "mine": {"license": "ours"}}
+        out = tmp_path / f"out{number}"
+        export(make_snapshot(tmp_path / str(number), sources=sources), out, "urls")
+        for name in ("README.md", "ATTRIBUTION.md"):
+            assert ("Conceptual Captions" in (out / name).read_text()) is bool(number)

@@ -81,18 +81,6 @@ def test_none_goes_where_nothing_can_be_replaced_or_written(
             export(snapshot, place, published="2026-01-31")
 
 
-def test_where_an_export_goes_may_be_said_in_any_way(
-    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "link").symlink_to(tmp_path / "there")
-    for said, meant in (("../link", "there"), ("a/b/../c", "here/a/c")):
-        export(snapshot, Path(said))
-        assert (tmp_path / meant / "export.json").is_file()
-    assert (tmp_path / "link").is_symlink()
-
-
 def test_leftovers_of_a_killed_export_are_removed(out: Path, snapshot: Snapshot, tmp_path: Path) -> None:
     for kind, has_work in (("urls", False), ("webdataset", True)):
         for name in (".tmp-new-out", ".tmp-old-out"):

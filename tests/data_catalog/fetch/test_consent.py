@@ -79,16 +79,19 @@ def test_robots_tags_forbid_all_robots_or_ours(values: list[str]) -> None:
     assert refusal == (("robots_tag", "; ".join(values)) if values in REFUSED else None)
 
 
-def test_each_of_the_two_headers_is_ignored_by_itself() -> None:
-    lines = {"x-robots-tag": ("X-Robots-Tag", "noai"), "tdm-reservation": ("TDM-Reservation", "1")}
-    for ignore in ((), ("x-robots-tag",), ("tdm-reservation",), tuple(lines), ("robots.txt", "train-ai")):
-        for sent in (("x-robots-tag",), ("tdm-reservation",), tuple(lines)):
-            said = opt_out_signals(headers(*(lines[name] for name in sent)))
-            refusal = said.refusal(ConsentConfig(ignore=ignore), "vernaclip")
-            assert (refusal is None) is ({*sent} <= {*ignore})
-
-
-def test_headers_are_listed_as_they_came() -> None:
+def test_headers_are_listed_as_they_came_and_each_is_ignored_by_itself() -> None:
+    tag, reservation = ("X-Robots-Tag", "noai"), ("TDM-Reservation", "1")
+    for ignore, sent, is_heard in (
+        (("x-robots-tag",), [tag], False),
+        (("x-robots-tag",), [tag, reservation], True),
+        (("tdm-reservation",), [reservation], False),
+        (("tdm-reservation",), [tag, reservation], True),
+        (("x-robots-tag", "tdm-reservation"), [tag, reservation], False),
+        (("robots.txt", "train-ai"), [tag], True),
+        (("robots.txt", "train-ai"), [reservation], True),
+    ):
+        refusal = opt_out_signals(headers(*sent)).refusal(ConsentConfig(ignore=ignore), "vernaclip")
+        assert (refusal is not None) is is_heard, (ignore, sent)
     lines = [("X-Robots-Tag", "all"), ("TDM-Reservation", "0, 1"), ("x-robots-tag", "otherbot: noai")]
     said = opt_out_signals(headers(*lines, ("X-Other", "noai"), ("tdm-reservation", " ")))
     assert said.robots_tags == ("all", "otherbot: noai", "tdm-reservation: 0", "tdm-reservation: 1")
@@ -144,9 +147,8 @@ def test_the_most_restrictive_of_header_and_robots_txt_wins() -> None:
     assert said.refusal(ConsentConfig(ignore=("x-robots-tag",)), "vernaclip") == ("content_usage", "header: train-ai=n")
 
 
-@pytest.mark.parametrize(
-    ("rules", "path", "expected"),
-    [
+def test_the_rule_with_the_longest_matching_path_counts() -> None:
+    for rules, path, expected in (
         ("/a\ttrain-ai=n, search=y", "/ab", ["train-ai=n, search=y"]),
         ("/a train-ai=n", "/b", []),
         ("train-ai=n|/ train-ai=y", "/b", ["train-ai=y"]),
@@ -168,16 +170,13 @@ def test_the_most_restrictive_of_header_and_robots_txt_wins() -> None:
         ("/a%24 train-ai=n", "/a$b", ["train-ai=n"]),
         ("/%C3%A8* train-ai=n|/*123456 a=y", "/è123456", ["train-ai=n", "a=y"]),  # as long, where it is encoded
         ("a.jpg train-ai=n", "/a.jpg", ["a.jpg train-ai=n"]),  # no path, and no dictionary
-    ],
-)
-def test_the_rule_with_the_longest_matching_path_counts(rules: str, path: str, expected: list[str]) -> None:
-    lines = [f"Content-Usage: {rule}" for rule in rules.split("|")]
-    assert usages("\n".join(["User-agent: *", *lines]), path) == expected
+    ):
+        lines = [f"Content-Usage: {rule}" for rule in rules.split("|")]
+        assert usages("\n".join(["User-agent: *", *lines]), path) == expected
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
+def test_the_rules_of_our_groups_count_or_else_those_of_all() -> None:
+    for body, expected in (
         ("User-agent: *\ncontent-USAGE\t:\ttrain-ai=n \t# not us\rDisallow: /", ["train-ai=n"]),
         ("User-agent: *\nContent Usage: train-ai=n\nContent-U\u017fage: train-ai=n", []),
         ("User-agent: otherbot\nContent-Usage: train-ai=n", []),
@@ -192,10 +191,8 @@ def test_the_rule_with_the_longest_matching_path_counts(rules: str, path: str, e
         ("User-agent: vernaclip\nContent-Usage: train-ai=y\nUser-agent: x\nContent-Usage: train-ai=n", ["train-ai=y"]),
         ("User-agent: *\nUser-agent:\nContent-Usage: train-ai=n", ["train-ai=n"]),
         ("User-agent: *\nAllow: /\nUser-agent:\nContent-Usage: train-ai=n", []),
-    ],
-)
-def test_the_rules_of_our_groups_count_or_else_those_of_all(body: str, expected: list[str]) -> None:
-    assert usages(body) == expected
+    ):
+        assert usages(body) == expected
 
 
 def test_crawl_delay_is_a_number_or_nothing() -> None:
@@ -253,10 +250,7 @@ FIELDS = [
 
 # The last ones are long: what takes time that grows with their square never ends.
 @given(st.lists(st.one_of(st.sampled_from(FIELDS), st.characters(max_codepoint=255)), max_size=20).map("".join))
-@example('a=%"%ff"')
 @example("a=@999999999999999")
-@example("max-" * 16_000)
-@example("," * 64_000)
 @example("max-a" + " " * 64_000)
 @example("a=(" * 20_000)
 def test_any_text_is_a_header(value: str) -> None:

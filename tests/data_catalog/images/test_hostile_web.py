@@ -451,6 +451,7 @@ def test_every_answer_and_host_has_its_golden_outcome(run: Run, server: Any, sit
     found = {url: outcome(run.images[url]) for url in golden}
     assert {url: (found[url], golden[url]) for url in golden if found[url] != golden[url]} == {}
     assert {reason for reason, _ in found.values() if reason} <= FETCH_REASONS.keys() | NORMALISE_REASONS.keys()
+    assert 0 < run.peak_mb < MEMORY_MB, "a hostile web takes little memory"
 
 
 def test_every_tls_server_has_its_golden_outcome(run: Run, tls: dict[str, tuple[str | None, str]]) -> None:
@@ -459,17 +460,14 @@ def test_every_tls_server_has_its_golden_outcome(run: Run, tls: dict[str, tuple[
     assert [detail for url, (_, detail) in found.items() if tls[url][1] not in (detail or "")] == []
 
 
-def test_bytes_come_exactly_where_there_is_no_reason(run: Run, server: Any) -> None:
-    rows = [*run.raw.values(), *run.images.values()]
-    assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
-    for name in ("plain", "chunked", "chunked-by-byte", "hop-308", "all-1xx-before", "103-before-a-redirect"):
-        assert run.raw[server.url(f"/{name}")]["bytes"] == PICTURE
-
-
-def test_what_is_known_of_an_answer_is_kept(run: Run, server: Any) -> None:
+def test_what_is_known_of_an_answer_is_kept_and_requests_are_honest(run: Run, server: Any, quick: FetchConfig) -> None:
     def fact(name: str, column: str) -> Any:
         return run.raw[server.url(f"/{name}")][column]
 
+    rows = [*run.raw.values(), *run.images.values()]
+    assert all((row["bytes"] is None) == (row["drop_reason"] is not None) for row in rows)
+    for name in ("plain", "chunked", "chunked-by-byte", "hop-308", "all-1xx-before", "103-before-a-redirect"):
+        assert fact(name, "bytes") == PICTURE
     assert fact("status-404", "http_status") == 404
     assert fact("hop-301", "final_url") == server.url("/plain")
     assert fact("hop-to-é", "final_url") == server.url("/plain%20%C3%A9")
@@ -478,9 +476,6 @@ def test_what_is_known_of_an_answer_is_kept(run: Run, server: Any) -> None:
     assert fact("tdm-not-reserved", "robots_tag") == "tdm-reservation: 0"
     assert len(fact("tag-megabyte", "robots_tag")) == 1000
     assert fact("train-ai", "content_usage")[0]["value"] == "search=y, train-ai=n"
-
-
-def test_requests_are_honest(run: Run, server: Any, quick: FetchConfig) -> None:
     headers = server.seen["/plain"]
     assert headers["User-Agent"] == f"{quick.user_agent} mailto:me@example.org"
     assert headers["Accept-Encoding"] == "identity"
@@ -511,10 +506,6 @@ def test_a_host_that_wants_a_day_is_given_up_for_all_its_rows(run: Run, sites: d
     assert sum(count for path, count in site.hits.items() if path != "/robots.txt") == 1
     rows = [run.raw[site.url(f"/more/{number}")] for number in range(20)]
     assert {(row["drop_reason"], row["http_status"]) for row in rows} == {("http_503", 503)}
-
-
-def test_a_hostile_web_takes_little_memory(run: Run) -> None:
-    assert 0 < run.peak_mb < MEMORY_MB
 
 
 @pytest.mark.slow

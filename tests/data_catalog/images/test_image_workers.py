@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_catalog.errors import DamagedError, DefectError, DiskError
+from data_catalog.errors import DamagedError, DefectError
 from data_catalog.fetch.config import FetchConfig
 from data_catalog.fetch.consent import ConsentConfig
 from data_catalog.fetch.shard import FETCH_LOG
@@ -262,47 +262,4 @@ def test_what_one_flow_ends_on_a_worker_disturbs_no_step_of_another(
     assert children("normalise") <= before
 
 
-def test_a_child_finds_its_files_from_whatever_folder_it_was_started_in(
-    pictures: dict[str, bytes], normalise: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        monkeypatch.chdir(tmp_path / name)
-        normalise([pictures["plain.jpg"]], out=Path("images.parquet"))
-        assert (tmp_path / name / "images.parquet").is_file()
-
-
 # Both
-
-
-def test_threads_have_a_child_each_and_the_same_bytes_give_the_same_files(
-    server: Any, pictures: Any, workers: ImageWorkers, quick: FetchConfig, make_requests: Any, tmp_path: Path
-) -> None:
-    server.files |= {f"/gallery/{name}": body for name, body in pictures.items()}
-    names = ("plain.jpg", "dot.png", "grey.png")
-    requests = make_requests(*[server.url(f"/gallery/{name}") for name in names], None)
-
-    def work(threads: int) -> list[bytes]:
-        raw, images = tmp_path / f"raw-{threads}", tmp_path / f"images-{threads}"
-        workers.fetch(requests, replace(quick, threads=threads), raw)
-        workers.normalise(raw, SMALL, images)
-        return [raw.read_bytes(), images.read_bytes()]
-
-    with ThreadPoolExecutor(2) as executor:
-        one, other = executor.map(work, (1, 7))
-    assert one == other
-    assert reasons(pq.read_table(tmp_path / "images-1").to_pylist()) == [None, "too_small", None, "bad_url"]
-
-
-def test_originals_are_kept_where_asked_for(pictures: dict[str, bytes], normalise: Any) -> None:
-    bodies = [pictures["plain.jpg"], pictures["dot.png"], pictures["palette.png"]]
-    for keep in (False, True):
-        rows = normalise(bodies, replace(SMALL, keep_original=keep))
-        assert column("original", rows) == ([bodies[0], None, bodies[2]] if keep else [None] * 3)
-        assert column("original_format", rows) == ["JPEG", "PNG", "PNG"]
-        assert [thumbnail is None for thumbnail in column("thumbnail", rows)] == [False, True, False]
-
-
-def test_an_absent_folder_is_an_error_of_the_disk(workers: Any, quick: Any, make_requests: Any, tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match="cannot be written"):
-        workers.fetch(make_requests(None), quick, tmp_path / "absent" / "raw.parquet")

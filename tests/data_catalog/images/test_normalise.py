@@ -1,18 +1,23 @@
-"""What becomes of the pixels: upright, RGB in sRGB, close to the original, and of the sizes that img2dataset makes."""
+"""What becomes of the pixels: upright, RGB in sRGB, of the sizes that img2dataset makes; thumbnails and views."""
 
+import hashlib
 import io
 import struct
 import warnings
+import zipfile
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.fetch.reasons import NORMALISE_REASONS
 from data_catalog.images.normalise import (
     INTERPOLATIONS,
@@ -22,6 +27,7 @@ from data_catalog.images.normalise import (
     NormalisedImage,
     normalise_image,
 )
+from data_catalog.images.views import VIEWS, image_views, write_views
 
 PNG: dict[str, Any] = {"encode_format": "png", "encode_quality": 1}
 EXACT = NormaliseConfig(image_size=64, min_image_size=16, **PNG)
@@ -93,14 +99,6 @@ def test_every_exif_orientation_is_turned_upright(kind: str, gradient_of: Any, f
         result = normalise_image(file_of(image, kind, exif=exif), EXACT)
         assert (result.original_width, result.original_height) == upright.size
         assert difference(decoded(result), shrunk(upright)) <= 2
-
-
-@pytest.mark.parametrize(("encode_format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
-def test_lower_quality_is_smaller(encode_format: str, kind: str, pictures: dict[str, bytes]) -> None:
-    configs = [NormaliseConfig(encode_format=encode_format, encode_quality=quality) for quality in (30, 95)]
-    low, high = (normalise_image(pictures["plain.bmp"], config) for config in configs)
-    assert len(low.data) < len(high.data)
-    assert difference(decoded(high, kind), Image.open(io.BytesIO(pictures["plain.bmp"]))) <= 2
 
 
 def test_settings_out_of_range_name_their_field() -> None:
@@ -197,19 +195,14 @@ def both(file_of: Any) -> Any:
     image_size=st.integers(1, 120),
     mode=st.sampled_from(RESIZE_MODES),
     only_if_bigger=st.booleans(),
+    interpolation=st.sampled_from(sorted(INTERPOLATIONS)),
 )
 def test_sizes_are_those_of_img2dataset_and_noise_differs_by_rounding(
-    size: tuple[int, int], image_size: int, mode: str, only_if_bigger: bool, both: Any
+    size: tuple[int, int], image_size: int, mode: str, only_if_bigger: bool, interpolation: str, both: Any
 ) -> None:
-    assert both(*size, image_size=image_size, resize_mode=mode, resize_only_if_bigger=only_if_bigger) <= 1
-
-
-@pytest.mark.parametrize("name", sorted(INTERPOLATIONS))
-def test_every_interpolation_is_that_of_img2dataset(name: str, both: Any) -> None:
-    names = {"upscale_interpolation": name, "downscale_interpolation": name}
-    for image_size in (64, 200):
-        options = {"image_size": image_size, "resize_mode": "keep_ratio", "resize_only_if_bigger": False}
-        assert both(120, 90, **options, **names) <= 1
+    options = {"resize_mode": mode, "resize_only_if_bigger": only_if_bigger}
+    options |= dict.fromkeys(("upscale_interpolation", "downscale_interpolation"), interpolation)
+    assert both(*size, image_size=image_size, **options) <= 1
 
 
 def test_a_large_jpeg_decoded_at_a_fraction_stays_close(file_of: Any) -> None:
@@ -275,26 +268,99 @@ def swapped() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_profiles_become_srgb(kind: str, picture: Image.Image, file_of: Any) -> None:
+def test_profiles_become_srgb_also_grey_ones(kind: str, picture: Image.Image, file_of: Any) -> None:
     raw = file_of(picture, kind, icc_profile=swapped(), quality=95)
     red, green, blue = picture.split()
     assert difference(pixels(raw), Image.merge("RGB", (blue, green, red))) <= 4
     assert difference(pixels(raw, NormaliseConfig(image_size=64, colour_profiles=False, **PNG)), picture) <= 4
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_profiles_that_are_broken_or_of_another_kind_lose_no_picture(
-    mode: str, picture: Image.Image, file_of: Any
-) -> None:
-    image = picture.convert(mode)
-    useless = [b"", b"no profile at all", swapped()[:200], b"\xff" * 4000, bytes(200)]
-    for each in [*useless, GREY if mode == "RGB" else swapped()]:
-        raw = file_of(image, "JPEG", icc_profile=each, quality=95)
-        assert difference(pixels(raw), image.convert("RGB")) <= 3
-
-
-def test_a_grey_profile_is_heeded(picture: Image.Image, file_of: Any) -> None:
     grey = picture.convert("L")
-    found = pixels(file_of(grey, "PNG", icc_profile=GREY)).astype(float)
+    found = pixels(file_of(grey, kind, icc_profile=GREY, quality=95)).astype(float)
     wanted = 255 * (np.asarray(grey, float) / 255) ** (1 / 2.2)
     assert np.abs(found[..., 0] - wanted)[wanted > 60].mean() <= 6
+
+
+QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+
+
+def quarters(width: int, height: int) -> Image.Image:
+    """Red, green, blue and white quarters."""
+    return Image.fromarray(QUARTERS.repeat(height // 2, 0).repeat(width // 2, 1))
+
+
+def colours_of(thumbnail: bytes) -> Any:
+    return np.frombuffer(thumbnail, np.uint8).reshape(8, 8, 3)
+
+
+def test_thumbnails_are_of_the_whole_picture_and_average(file_of: Any) -> None:
+    for mode in ("keep_ratio", "center_crop", "border", "no"):
+        config = NormaliseConfig(image_size=64, resize_mode=mode)
+        found = colours_of(normalise_image(file_of(quarters(160, 80), "PNG"), config).thumbnail)
+        assert (found == QUARTERS.repeat(4, 0).repeat(4, 1)).all()
+    chequered = Image.fromarray((np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    found = colours_of(normalise_image(file_of(chequered, "PNG"), NormaliseConfig(image_size=64)).thumbnail)
+    assert (np.abs(found.astype(int) - 127.5) < 1).all()
+    small = normalise_image(file_of(quarters(2, 2), "PNG"), NormaliseConfig(min_image_size=1))
+    assert colours_of(small.thumbnail)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_view_is_the_hash_of_a_picture_cropped_and_mirrored_alike(gradient_of: Any, file_of: Any) -> None:
+    picture = gradient_of(100, 100).rotate(30)
+    found = {view.view: view for view in image_views(file_of(picture, "PNG"))}
+    boxes = {"whole": (0, 0, 100, 100), "middle": (3, 3, 97, 97), "top left": (0, 0, 97, 97)}
+    boxes |= {"top right": (3, 0, 100, 97), "bottom left": (0, 3, 97, 100), "bottom right": (3, 3, 100, 100)}
+    assert [*found] == [*boxes, *(f"mirrored {view}" for view in boxes)]
+    for prefix, changed in (("", picture), ("mirrored ", picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT))):
+        for view, box in boxes.items():
+            cropped = normalise_image(file_of(changed.crop(box), "PNG"), NormaliseConfig())
+            seen = found[prefix + view]
+            assert (seen.phash, seen.thumbnail) == (cropped.phash, cropped.thumbnail)
+
+
+def test_what_is_no_picture_has_no_views_and_any_size_has(gradient_of: Any, file_of: Any) -> None:
+    for raw, reason in [(b"", "not_an_image"), (file_of(Image.new("RGB", (1, 1)), "PNG"), "one_colour")]:
+        with pytest.raises(ImageRejectedError) as rejected:
+            image_views(raw)
+        assert rejected.value.reason == reason
+    for size in ((2, 1), (1, 40), (30, 2000), (2000, 30)):
+        assert [len(view.thumbnail) for view in image_views(file_of(gradient_of(*size), "PNG"))] == [192] * 12
+
+
+def test_folders_and_archives_give_the_same_views_in_the_order_of_the_names(
+    workers: Any, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    files = {"b/ä.jpg": pictures["plain.jpg"], "a.png": pictures["palette.png"], "cut.jpg": pictures["cut.jpg"]}
+    (tmp_path / "images/b").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for name, body in files.items():
+            archive.writestr(name, body)
+            (tmp_path / "images" / name).write_bytes(body)
+    names = ["cut.jpg", "b/ä.jpg", "gone.jpg", "a.png", "../a.png"]
+    for location in ("images", "images.zip"):
+        write_views(str(tmp_path / location), names, tmp_path / f"{location}.parquet", workers)
+    assert (tmp_path / "images.parquet").read_bytes() == (tmp_path / "images.zip.parquet").read_bytes()
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"images", "images.parquet", "images.zip", "images.zip.parquet"}
+    table = pq.read_table(tmp_path / "images.parquet")
+    assert table.schema == VIEWS
+    found = {name: list(rows) for name, rows in groupby(table.to_pylist(), lambda row: row["name"])}
+    assert list(found) == names
+    reasons = {"cut.jpg": "truncated", "gone.jpg": "missing_file", "../a.png": "missing_file"}
+    assert {name: rows[0]["drop_reason"] for name, rows in found.items() if len(rows) == 1} == reasons
+    assert found["gone.jpg"] == [{**dict.fromkeys(VIEWS.names), "name": "gone.jpg", "drop_reason": "missing_file"}]
+    for name, body in files.items():
+        assert {row["sha256"] for row in found[name]} == {hashlib.sha256(body).hexdigest()}
+    for name in ("b/ä.jpg", "a.png"):
+        direct = [(view.view, view.phash, view.thumbnail) for view in image_views(files[name])]
+        assert [(row["view"], row["phash"], row["thumbnail"]) for row in found[name]] == direct
+
+
+def test_more_names_than_are_read_at_once(workers: Any, file_of: Any, tmp_path: Path) -> None:
+    for at in range(3):
+        (tmp_path / f"{at}.png").write_bytes(file_of(quarters(40 + 2 * at, 30), "PNG"))
+    names = [f"{at % 3}.png" if at % 10 == 0 else f"none {at}" for at in range(1100)]
+    write_views(str(tmp_path), iter(names), tmp_path / "views.parquet", workers)
+    table = pq.read_table(tmp_path / "views.parquet", columns=["name"])
+    assert list(dict.fromkeys(table.column("name").to_pylist())) == list(dict.fromkeys(names))
+    assert table.num_rows == 110 * 12 + 990
+    with pytest.raises(InputError, match="does not exist"):
+        write_views(str(tmp_path / "none"), ["a.jpg"], tmp_path / "views.parquet", workers)

@@ -1,13 +1,21 @@
-"""Rows of Conceptual Captions, Flickr8k, Flickr30k, SBU and MSCOCO: each format, and its known broken rows."""
+"""Rows of every kind of source: each format, and its known broken rows, which affect no other."""
 
+import csv
 import gzip
 import hashlib
+import io
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from data_catalog.sources.rows import SourceRow, UpstreamRow
+from data_catalog.errors import SettingsError
+from data_catalog.sources.pairs import PairsConfig, check_pairs, pairs_images, read_pairs
+from data_catalog.sources.rows import MalformedRow, SourceRow, UpstreamRow
 
 URL = "https://host.example/a.jpg"
 
@@ -23,21 +31,16 @@ def reasons(rows: list[SourceRow]) -> list[str]:
     return [getattr(row, "reason", "row") for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("kind", "line", "name", "split"),
-    [
+def test_conceptual_captions_have_the_split_of_the_file_name(read: Any) -> None:
+    for kind, line, name, split in (
         ("cc3m", f"a caption\t{URL}", "Train_GCC-training.tsv", "train"),
         ("cc3m", f"a caption\t{URL}", "cc3m_val.tsv", "val"),
         ("cc12m", f"{URL}\ta caption", "cc12m.tsv.gz", None),
         ("cc12m", f"{URL}\ta caption", "trains.tsv", None),
-    ],
-)
-def test_conceptual_captions_have_the_split_of_the_file_name(
-    read: Any, kind: str, line: str, name: str, split: str | None
-) -> None:
-    (row,) = read(kind, gzip.compress(f"\ufeff{line}\r\n".encode()), name=name)
-    assert (row.url, row.caption, row.lang, row.split) == (URL, "a caption", "en", split)
-    assert row.sample_key == hashlib.sha1(URL.encode()).hexdigest()
+    ):
+        (row,) = read(kind, gzip.compress(f"\ufeff{line}\r\n".encode()), name=name)
+        assert (row.url, row.caption, row.lang, row.split) == (URL, "a caption", "en", split)
+        assert row.sample_key == hashlib.sha1(URL.encode()).hexdigest()
 
 
 GOOD = (None, None, '"quotes are "text\u2028\x85')
@@ -158,20 +161,15 @@ def test_a_license_needs_an_id_and_ids_have_many_spellings(read: Any) -> None:
         assert read("mscoco", coco(CAPTION | {"image_id": image_id}))[0].sample_key == "391895"
 
 
-@pytest.mark.parametrize(
-    ("image", "name", "url", "split"),
-    [
-        ({"file_name": LEGACY_NAME, "coco_url": "http://mscoco.org/images/1"}, "c", f"val2014/{LEGACY_NAME}", "val"),
+def test_urls_by_mscocos_naming_and_local_files(read: Any) -> None:
+    mirror = {"file_name": LEGACY_NAME, "coco_url": "http://mscoco.org/images/1"}
+    for image, name, url, split in (
+        (mirror, "c", f"val2014/{LEGACY_NAME}", "val"),
         ({"coco_url": None}, "captions_val2017.json", f"val2017/{NAME}", "val"),
         ({}, "captions_val2014.json", f"train2017/{NAME}", "train"),
-    ],
-)
-def test_urls_by_mscocos_naming(read: Any, image: dict[str, Any], name: str, url: str, split: str) -> None:
-    (row,) = read("mscoco", coco(**image), name=name)
-    assert (row.url, row.split) == (f"{HOST}/{url}", split)
-
-
-def test_an_image_has_a_local_file_or_a_url_or_is_missing(read: Any) -> None:
+    ):
+        (row,) = read("mscoco", coco(**image), name=name)
+        assert (row.url, row.split) == (f"{HOST}/{url}", split)
     (row,) = read("mscoco", coco(), images=str(Path(__file__).parent))
     assert (row.url, row.path) == (None, NAME)
     assert reasons(read("mscoco", coco(coco_url=None, file_name="mine.jpg"))) == ["image_missing"]
@@ -198,13 +196,13 @@ def test_a_malformed_annotation_affects_no_other(read: Any, annotation: Any, rea
     (bad.raw or "").encode()
 
 
-@pytest.mark.parametrize(("image_id", "name"), [(391895, OTHER_NAME), ("391895", OTHER_NAME), (391895, NAME)])
-def test_two_images_with_one_id_have_no_captions(read: Any, image_id: Any, name: str) -> None:
-    content = coco(CAPTION, CAPTION | {"image_id": 7})
-    content["images"] += [{"id": image_id, "file_name": name}, {"id": 7, "file_name": OTHER_NAME}] * 2
-    ambiguous, good = read("mscoco", content, images=str(Path(__file__).parent))
-    assert (ambiguous.reason, ambiguous.detail) == ("image_missing", "several images have the id 391895")
-    assert good.path == OTHER_NAME  # an image that is listed twice is one
+def test_two_images_with_one_id_have_no_captions(read: Any) -> None:
+    for image_id, name in ((391895, OTHER_NAME), ("391895", OTHER_NAME), (391895, NAME)):
+        content = coco(CAPTION, CAPTION | {"image_id": 7})
+        content["images"] += [{"id": image_id, "file_name": name}, {"id": 7, "file_name": OTHER_NAME}] * 2
+        ambiguous, good = read("mscoco", content, images=str(Path(__file__).parent))
+        assert (ambiguous.reason, ambiguous.detail) == ("image_missing", "several images have the id 391895")
+        assert good.path == OTHER_NAME  # an image that is listed twice is one
 
 
 SENTENCES = [{"raw": "A man.", "sentid": 770337}]
@@ -225,3 +223,218 @@ def test_an_image_of_2014_and_2017_is_one_in_whichever_document(read: Any) -> No
     (row,) = read("mscoco", {"images": [image | {"sentences": SENTENCES}], "dataset": "coco"})
     assert (row.sample_key, row.caption_key, row.split) == ("391895", "770337", "train")
     assert row.url == f"{HOST}/val2014/{LEGACY_NAME}"
+
+
+COLUMNS = [
+    "language",
+    "page_url",
+    "image_url",
+    "page_title",
+    "hierarchical_section_title",
+    "caption_reference_description",
+    "caption_attribution_description",
+    "caption_alt_text_description",
+    "context_page_description",
+    "context_section_description",
+]
+IT = ("it",)
+IMAGE = "https://upload.wikimedia.org/wikipedia/commons/1/15/M94.gif"
+
+
+def row(**values: str) -> dict[str, str]:
+    filled = {"language": "it", "page_url": "https://it.wikipedia.org/wiki/M94", "image_url": IMAGE}
+    filled |= {"page_title": "M94", "caption_reference_description": "Mappa della nube"}
+    return dict.fromkeys(COLUMNS, "") | filled | values
+
+
+def tsv(*rows: dict[str, str], columns: list[str] = COLUMNS) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, dialect="excel-tab", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def test_a_row(read: Any) -> None:
+    (found,) = read("wit", tsv(row()), languages=IT)
+    assert (found.url, found.caption, found.lang) == (IMAGE, "Mappa della nube", "it")
+    assert (found.page_url, found.upstream_line, found.path) == ("https://it.wikipedia.org/wiki/M94", 2, None)
+    assert found.caption_key.startswith("reference-")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"language": "de"}, "language"),
+        ({"caption_reference_description": " \u00a0"}, "caption_kind"),
+        ({"image_url": "File:M94.gif"}, "image_missing"),
+        ({"page_title": "a\0b"}, "bad_encoding"),
+        ({"caption_reference_description": "separatori\u2028di\x85riga"}, "row"),
+        ({"caption_reference_description": 'tra "virgolette"\te\na capo\r\n'}, "row"),
+    ],
+)
+def test_one_strange_row_and_its_neighbours(read: Any, values: dict[str, str], expected: str) -> None:
+    found = read("wit", tsv(row(), row(**values), row()), languages=IT)
+    assert reasons(found) == ["row", expected, "row"]
+    if expected == "row" and isinstance(found[1], UpstreamRow):
+        assert found[1].caption == values["caption_reference_description"]
+    if isinstance(found[1], MalformedRow):
+        assert found[1].upstream_line == 3
+        assert found[1].raw is not None
+        found[1].raw.encode()
+        assert "\0" not in found[1].raw
+
+
+def test_unterminated_quotes_lose_no_other_row(read: Any) -> None:
+    plain = "\t".join(row().values())
+    cut = plain.removesuffix("\t") + '"La nube, cut in the last but one field'
+    header = "\t".join(COLUMNS)
+    quoted = tsv(row(context_section_description='a "quoted"\nsection')).partition("\n")[2]
+    found = read("wit", "\n".join([header, cut, plain, cut, cut, quoted + cut]), languages=IT)
+    assert reasons(found) == ["malformed_row", "row", "malformed_row", "malformed_row", "row", "malformed_row"]
+    assert [row.upstream_line for row in found if isinstance(row, MalformedRow)] == [2, 4, 5, 8]
+
+
+def test_columns_in_any_order_and_old_language_codes(read: Any) -> None:
+    columns = ["context_page_description", *reversed(COLUMNS[:-2]), "extra"]
+    filled = row(context_page_description="first column\nwith lines\thttps://x") | {"extra": "https://a.b"}
+    written = [{name: filled[name] for name in columns} | {"language": lang} for lang in ("iw", "zh-TW", "it")]
+    found = read("wit", "\ufeff" + tsv(*written, columns=columns).replace("\n", "\r\n"), languages=("he", "zh-TW"))
+    assert [getattr(each, "lang", reasons([each])[0]) for each in found] == ["he", "zh-tw", "language"]
+
+
+def test_several_kinds_of_one_row(read: Any) -> None:
+    written = [
+        row(caption_attribution_description="Italiano: nube", caption_alt_text_description="una nube"),
+        row(caption_reference_description="", caption_attribution_description="Italiano: nube"),
+        row(caption_reference_description="", caption_alt_text_description="una nube"),
+    ]
+    *found, last = read("wit", tsv(*written), languages=IT, caption_kinds=("reference", "attribution"))
+    assert [(each.caption_key.split("-")[0], each.caption) for each in found] == [
+        ("reference", "Mappa della nube"),
+        ("attribution", "Italiano: nube"),
+        ("attribution", "Italiano: nube"),
+    ]
+    assert last.reason == "caption_kind"
+
+
+def test_pages_with_one_image_make_one_sample(read: Any) -> None:
+    other = row(page_url="https://it.wikipedia.org/wiki/Nubi", image_url=IMAGE.replace("https", "http") + "#top")
+    one, two = read("wit", tsv(row(), other), languages=IT)
+    assert one.sample_key == two.sample_key
+    assert one.caption_key != two.caption_key
+    assert two.url == other["image_url"]
+
+
+def test_many_files_plain_and_gzipped_are_read_in_sorted_order(read: Any) -> None:
+    content = gzip.compress(tsv(row(), row(language="es")).encode())
+    found = read("wit", content, tsv(row(page_title="b")), languages=("it",))
+    assert reasons(found) == ["row", "language", "row"]
+    assert [Path(each.upstream_file).name for each in found[::2]] == ["0-file", "1-file"]
+
+
+PLAIN = {"image": URL, "text": "Un gatto, nero", "l": "IT ", "by": "Anna", "cc": "CC0", "page": "http://p", "s": "val"}
+ODD = dict.fromkeys(PLAIN, "") | {"image": URL, "text": 'due\nrighe\te "virgolette"\u2028\x85'}
+SIMPLE: dict[str, Any] = {"caption_column": "text", "url_column": "image", "lang": "it"}
+ALL_COLUMNS: dict[str, Any] = {
+    **SIMPLE,
+    "lang_column": "l",
+    "lang": "en",
+    "license_column": "cc",
+    "attribution_column": "by",
+    "page_column": "page",
+    "split_column": "s",
+}
+
+
+def encode(rows: list[dict[str, Any]], suffix: str) -> bytes:
+    if suffix in (".jsonl", ".ndjson"):
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if suffix == ".parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), sink)
+        return sink.getvalue()
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if suffix == ".tsv" else ",")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".jsonl", ".ndjson.gz", ".parquet"])
+def test_every_format_has_the_same_rows(read: Any, suffix: str) -> None:
+    content = encode([PLAIN, ODD], suffix.removesuffix(".gz"))
+    content = gzip.compress(content) if suffix.endswith(".gz") else content
+    first, second = read("pairs", content, name=f"pairs{suffix}", **ALL_COLUMNS)
+    assert (first.url, first.caption, first.lang, first.split) == (URL, "Un gatto, nero", "it", "val")
+    assert (first.license, first.attribution, first.page_url) == ("CC0", "Anna", "http://p")
+    assert (second.caption, second.lang, second.license, second.split) == (ODD["text"], "en", None, None)
+    assert first.sample_key == second.sample_key
+    assert (first.upstream_line, second.upstream_line) == ((2, 3) if suffix[1:4] in ("csv", "tsv") else (1, 2))
+
+
+CELLS = "image|text\nU|a\nU\nU|b|c\n|a\nU|\nx|a\nU|a\0\nU|\xe8\nU|a"
+JSON_LINES = (
+    '{"image": "U", "text": "a"}\n{"image": "U", "te\n[1]\n{"text": "a"}\n{"image": "U", "text": null}\n'
+    '{"image": "x", "text": "a"}\n{"image": "U", "text": "\\u0000"}\n{"image": "U", "text": "\xe8"}\n'
+    '{"image": "U", "text": "a"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "first"),
+    [("p.csv", CELLS.replace("|", ","), 2), ("p.tsv", CELLS.replace("|", "\t"), 2), ("p.jsonl", JSON_LINES, 1)],
+)
+def test_malformed_rows_affect_no_other(read: Any, name: str, text: str, first: int) -> None:
+    found = read("pairs", text.replace("U", URL).encode("latin-1"), name=name, **SIMPLE)
+    expected = ["row", "malformed_row", "malformed_row", "image_missing", "caption_missing", "image_missing"]
+    assert reasons(found) == [*expected, "bad_encoding", "bad_encoding", "row"]
+    assert [row.upstream_line for row in found] == list(range(first, first + 9))
+
+
+def test_a_row_without_language_is_malformed_and_a_field_may_be_longer_than_csv_allows(read: Any) -> None:
+    content = encode([{"image": URL, "text": "a", "l": ""}, {"image": URL, "text": "è" * 200_000, "l": "it"}], ".csv")
+    found = read("pairs", content, name="p.csv", **SIMPLE | {"lang": None, "lang_column": "l"})
+    assert reasons(found) == ["lang_missing", "row"]
+    assert len(found[1].caption) == 200_000
+
+
+def test_parquet_has_nulls_dictionaries_and_texts_that_are_not_utf8(read: Any) -> None:
+    text = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"\xe8", b"c"], pa.binary()).buffers())
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": pa.array([URL, URL, None]).dictionary_encode(), "text": text}), sink)
+    found = read("pairs", sink.getvalue(), name="p.parquet", **SIMPLE)
+    assert reasons(found) == ["row", "bad_encoding", "image_missing"]
+
+
+def test_paths_are_in_the_folder_of_the_file_unless_images_says_otherwise(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "p.csv").write_text("image,text\nsub/a.jpg,un gatto\n")
+    config = PairsConfig(files=(f"{tmp_path}/a/p.csv",), caption_column="text", path_column="image", lang="it")
+    (row,) = read_pairs(config)
+    assert isinstance(row, UpstreamRow)
+    assert (row.path, row.url, row.sample_key) == ("sub/a.jpg", None, "sub/a.jpg")
+    assert pairs_images(config) == f"{tmp_path}/a"
+    assert pairs_images(replace(config, images=f"{tmp_path}/b")) == f"{tmp_path}/b"
+    with pytest.raises(SettingsError, match="2 folders"):
+        check_pairs(replace(config, files=(f"{tmp_path}/*/p.csv",)))
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        ('{"image": "U", "text": "a", "text": "b"}', "'text' stands twice in one object"),
+        ('{"image": "U", "text": ' + "9" * 5000 + "}", "text is a number instead of a text"),
+        ('{"image": 7, "text": "a"}', "image is a number instead of a text"),
+        ('{"image": "U", "text": ' + "[" * 100_000 + "}", "nests too deeply"),
+        ('{"image": "U", "text": "' + "x" * 250_001 + '"}', "a text of 250,001 characters"),
+    ],
+)
+def test_strange_json_affects_its_line_only(read: Any, line: str, detail: str) -> None:
+    good = json.dumps({"image": URL, "text": "un cane"})
+    content = "\n".join([good, line.replace('"U"', f'"{URL}"'), good])
+    before, bad, after = read("pairs", content, name="p.jsonl", **SIMPLE)
+    assert reasons([before, after]) == ["row", "row"]
+    assert (bad.reason, bad.upstream_line) == ("malformed_row", 2)
+    assert detail in bad.detail

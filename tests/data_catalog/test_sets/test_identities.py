@@ -23,9 +23,8 @@ def known(url: str) -> set[str]:
     return {identity for identity in url_identities(url) if not identity.startswith("url:")}
 
 
-@pytest.mark.parametrize(
-    ("url", "identity"),
-    [
+def test_urls() -> None:
+    for url, identity in (
         ("http://images.cocodataset.org/train2017/000000391895.jpg", "coco:391895"),
         ("https://s3.amazonaws.com/mirror/train2014/000000391895.jpg?x=1", "coco:391895"),
         ("https://example.org/000000391895.jpg", None),  # anybody numbers files
@@ -38,15 +37,12 @@ def known(url: str) -> set[str]:
         ("https://www.flickr.com/photos/someone/123456789012345", None),  # longer than any number of a photo
         ("https://s3.amazonaws.com/open-images-dataset/test/000411001FF7DD4F.jpg", "openimages:000411001ff7dd4f"),
         ("https://example.org/000411001ff7dd4f.jpg", None),
-    ],
-)
-def test_urls(url: str, identity: str | None) -> None:
-    assert known(url) == ({identity} if identity else set())
+    ):
+        assert known(url) == ({identity} if identity else set())
 
 
-@pytest.mark.parametrize(
-    ("url", "names"),
-    [
+def test_files_on_wikimedia() -> None:
+    for url, names in (
         (f"{COMMONS}/b/b3/Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         (f"{COMMONS}/thumb/b/b3/Duomo_di_Milano.jpg/440px-Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
         (f"{COMMONS}/archive/b/b3/20090101120000%21Duomo_di_Milano.jpg", ["Duomo_di_Milano.jpg"]),
@@ -61,10 +57,8 @@ def test_urls(url: str, identity: str | None) -> None:
         ("https://de.wikipedia.org/wiki/Datei:Logo.png", ["Logo.png", "wikipedia/de/Logo.png"]),
         ("https://tr.wikipedia.org/wiki/DOSYA:Logo.png", ["Logo.png", "wikipedia/tr/Logo.png"]),
         ("https://commons.wikimedia.org/wiki/File:", []),
-    ],
-)
-def test_files_on_wikimedia(url: str, names: list[str]) -> None:
-    assert known(url) == {f"wikimedia:{name}" for name in names}
+    ):
+        assert known(url) == {f"wikimedia:{name}" for name in names}
 
 
 def row(kind: str, sample_id: str, **places: str) -> frozenset[str]:
@@ -96,19 +90,14 @@ def test_rows_of_each_source() -> None:
     assert row("wit", "wit:ab", page_url="HTTPS://COMMONS.WIKIMEDIA.ORG/wiki/FILE:A.jpg") == {"wikimedia:A.jpg"}
 
 
-@pytest.mark.parametrize(
-    ("path", "identity"),
-    [
-        ("val2017/000000391895.jpg", "coco:391895"),
-        ("20190405_0123456789.jpg", None),  # a day and a number
-        ("Images/1000268201_0123456789.jpg", None),
-        ("Flicker8k_Dataset/1000268201_0123456789.jpg", "flickr:1000268201"),
-    ],
-)
-def test_a_file_of_ones_own_is_mscocos_or_flickrs_if_its_name_or_folder_says_so(
-    path: str, identity: str | None
-) -> None:
-    assert row("pairs", f"mine:{path}", path=path) == ({identity} if identity else set())
+def test_a_file_of_ones_own_is_mscocos_or_flickrs_if_its_name_or_folder_says_so() -> None:
+    for path, identities in {
+        "val2017/000000391895.jpg": {"coco:391895"},
+        "20190405_0123456789.jpg": set(),  # a day and a number
+        "Images/1000268201_0123456789.jpg": set(),
+        "Flicker8k_Dataset/1000268201_0123456789.jpg": {"flickr:1000268201"},
+    }.items():
+        assert row("pairs", f"mine:{path}", path=path) == identities
 
 
 @pytest.mark.parametrize("place", ["url", "path", "page_url"])

@@ -174,23 +174,19 @@ def test_flickr8k_by_its_lists(tmp_path: Path) -> None:
     assert reasons(found) == {"image_missing": [4], "caption_missing": [5, 5], "malformed_row": [6]}
 
 
-@pytest.mark.parametrize(
-    ("name", "captions"),
-    [
-        ("results_20130124.token", "1016887272.jpg#0\tSeveral climbers\n36979.jpg#0\tA training image\n"),
-        ("results.csv", "image_name| comment_number| comment\n1016887272.jpg| 0| Several climbers\n36979.jpg| 0| A\n"),
-        ("captions.txt", "image,caption\n1016887272.jpg,Several climbers\n36979.jpg,A\n"),
-        (None, ""),
-    ],
-)
-def test_flickr30k_by_a_list_of_numbers(tmp_path: Path, name: str | None, captions: str) -> None:
-    files = {"test.txt": "1016887272\n7162685234\n1016887272\n", **({name: captions} if name else {})}
-    found = load(tmp_path, "flickr30k", files)
-    assert brief(found) == [
-        ("1016887272.jpg", {"flickr:1016887272"}, ("Several climbers",) if name else ()),
-        ("7162685234.jpg", {"flickr:7162685234"}, ()),
-    ]
-    assert len(found.malformed) == (1 if name else 0)
+def test_flickr30k_by_a_list_of_numbers(tmp_path: Path) -> None:
+    captions = {
+        "results_20130124.token": "1016887272.jpg#0\tSeveral climbers\n36979.jpg#0\tA training image\n",
+        "results.csv": "image_name| comment_number| comment\n1016887272.jpg| 0| Several climbers\n36979.jpg| 0| A\n",
+        "captions.txt": "image,caption\n1016887272.jpg,Several climbers\n36979.jpg,A\n",
+    }
+    for files in ({}, *({name: text} for name, text in captions.items())):
+        found = load(tmp_path, "flickr30k", {"test.txt": "1016887272\n7162685234\n1016887272\n", **files})
+        assert brief(found) == [
+            ("1016887272.jpg", {"flickr:1016887272"}, ("Several climbers",) if files else ()),
+            ("7162685234.jpg", {"flickr:7162685234"}, ()),
+        ]
+        assert len(found.malformed) == len(files)
 
 
 def crossmodal(key: object, **languages: Any) -> str:

@@ -6,9 +6,8 @@ import hashlib
 import json
 import random
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from html.parser import HTMLParser
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -32,7 +31,6 @@ Caption = dict[str, Any]
 
 
 def caption(number: int, source: str = "mscoco", **cells: object) -> Caption:
-    """A kept, translated caption row."""
     return {
         **dict.fromkeys(CAPTIONS.names),
         "sample_id": f"{source}:{number}",
@@ -55,20 +53,19 @@ def caption(number: int, source: str = "mscoco", **cells: object) -> Caption:
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Callable[..., Path]:
+def build(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Called with caption rows, gives a root whose dataset `captions` holds them, in several shards."""
 
-    def built(rows: Sequence[Caption], num_shards: int = 3, name: str = "catalog") -> Path:
-        root = tmp_path / name
-        folder = snapshot_folder(root, "captions", "0123456789ab")
-        (folder / "captions").mkdir(parents=True)
-        entries = []
+    def built(rows: Sequence[Caption], num_shards: int = 3, dataset: str = "captions") -> Path:
+        root = tmp_path_factory.mktemp("root")
+        folder = snapshot_folder(root, dataset, "0123456789ab")
+        files: dict[str, Any] = {"captions": [], "pairs": [], "images": []}
         for shard in range(num_shards):
             path = folder / "captions" / f"{shard:05d}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_parquet(pa.Table.from_pylist(rows[shard::num_shards], CAPTIONS), path)
-            entries.append(file_entry(path, folder, rows=len(rows[shard::num_shards])))
-        names = {"dataset": "captions", "snapshot": "0123456789ab", "target_lang": "it", "translator": NATIVE}
-        files: dict[str, Any] = {"captions": entries, "pairs": [], "images": []}
+            files["captions"].append(file_entry(path, folder, rows=len(rows[shard::num_shards])))
+        names = {"dataset": dataset, "snapshot": "0123456789ab", "target_lang": "it", "translator": NATIVE}
         nothing = {"settings": {}, "sources": {}, "steps": [], "funnel": []}
         commit_snapshot(root, {"format": MANIFEST_FORMAT, **names, **nothing, "files": files})
         rebuild(root)
@@ -85,29 +82,31 @@ def texts(audit: Audit) -> list[tuple[str, str]]:
     return [(row["source_text"], row["text"]) for row in audit.rows]
 
 
-def test_the_sample_follows_the_seed_and_not_the_order_of_rows(build: Callable[..., Path]) -> None:
+def test_the_sample_follows_the_seed_and_not_the_order_of_rows(build: Any) -> None:
     rows = [caption(number, ("mscoco", "cc3m")[number % 2]) for number in range(400)]
     shuffled = random.Random(5).sample(rows, len(rows))
-    first, again = draw(build(rows)), draw(build(shuffled, num_shards=1, name="other"))
+    first, again = draw(build(rows)), draw(build(shuffled, num_shards=1))
     assert first == again
     assert len(set(texts(first))) == 100
-    other = draw(build(rows, name="third"), seed=2)
+    other = draw(build(rows), seed=2)
     assert other.audit_id != first.audit_id
     assert len(set(texts(other)) & set(texts(first))) < 50
     assert len({row["source"] for row in first.rows[:20]}) == 2, "raters see strata mixed"
 
 
-def test_strata_are_sources_thirds_of_scores_and_warnings(build: Callable[..., Path]) -> None:
-    warnings: Sequence[Caption] = (
-        {"translation_truncated": True},
-        {"translation_repetitive": True},
-        {"repeated_ngrams": 2},
-        {"numbers_lost": ["30"]},
-        {"numbers_invented": ["30"]},
-        {"language_margin": -0.01},
-    )
+THIRDS = [f"mscoco: {third} score" for third in ("low", "middle", "high")]
+
+
+def test_strata_are_sources_thirds_of_scores_and_warnings(build: Any) -> None:
+    warnings = {
+        **dict.fromkeys(("translation_truncated", "translation_repetitive"), True),
+        "numbers_lost": ["30"],
+        "numbers_invented": ["30"],
+        "repeated_ngrams": 2,
+        "language_margin": -0.01,
+    }
     rows = [caption(number) for number in range(90)]
-    rows += [caption(100 + place, **cells) for place, cells in enumerate(warnings)]
+    rows += [caption(100 + place, **{name: warnings[name]}) for place, name in enumerate(warnings)]
     rows += [caption(number, "wit", translation_score=None) for number in range(200, 210)]
     audit = draw(build(rows), num_rows=20)
     found = [(stratum.name, stratum.num_pairs, stratum.num_drawn) for stratum in audit.strata]
@@ -120,14 +119,11 @@ def test_strata_are_sources_thirds_of_scores_and_warnings(build: Callable[..., P
     ]
     sizes = {stratum.name: stratum.num_pairs / stratum.num_drawn for stratum in audit.strata}
     assert all(row["weight"] == sizes[row["stratum"]] for row in audit.rows), "as many pairs as a row stands for"
-    scores = defaultdict(list)
-    for row in audit.rows:
-        scores[row["stratum"]].append(row["translation_score"])
-    assert max(scores["mscoco: low score"]) < min(scores["mscoco: middle score"])
-    assert max(scores["mscoco: middle score"]) < min(scores["mscoco: high score"])
+    graded = sorted((row["translation_score"], row["stratum"]) for row in audit.rows if row["stratum"] in THIRDS)
+    assert [name for name, _ in groupby(name for _, name in graded)] == THIRDS
 
 
-def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Callable[..., Path]) -> None:
+def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Any) -> None:
     twin = {"clean_caption": "a cat", "caption": "un gatto"}
     rows = [caption(1, "wit", **twin), caption(2, "mscoco", **twin), caption(3, "wit", **twin)]
     other = caption(4, clean_caption="a cat", caption="una gatta")
@@ -137,20 +133,17 @@ def test_a_pair_is_rated_once_however_often_it_stands_in_the_dataset(build: Call
     assert (first["num_captions"], first["caption_id"], first["source"]) == (3, "mscoco:2#0", "mscoco")
 
 
-def test_only_translations_that_were_kept_are_drawn(build: Callable[..., Path]) -> None:
-    rows = [
-        caption(1),
+def test_only_translations_that_were_kept_are_drawn(build: Any) -> None:
+    others = [
         caption(2, outcome=REJECTED, step="clean", drop_reason="numbers_lost"),
         caption(3, translator=NATIVE, source_lang="it"),
-        caption(5, translator="Bing", source_lang="it"),  # upstream's translation: its original is not there
-        caption(4, caption=None, translator=None, outcome=REJECTED, step="ingest", drop_reason="malformed_row"),
+        caption(4, translator="Bing", source_lang="it"),  # upstream's translation: its original is not there
     ]
-    assert texts(draw(build(rows))) == [("a dog, number 1", "un cane, numero 1")]
+    assert texts(draw(build([caption(1), *others]))) == [("a dog, number 1", "un cane, numero 1")]
 
 
-def test_a_name_cannot_speak_sql(build: Callable[..., Path]) -> None:
-    name = "x' OR '1'='1"
-    root = build([caption(1)])
+def test_a_name_cannot_speak_sql(build: Any) -> None:
+    root, name = build([caption(1)]), "x' OR '1'='1"
     copytree(root / "datasets" / "captions", root / "datasets" / name)
     for path in (root / "datasets" / name).glob("*/manifest.json"):
         write_checksummed(path, {**read_checksummed(path, remedy=""), "dataset": name})
@@ -158,27 +151,8 @@ def test_a_name_cannot_speak_sql(build: Callable[..., Path]) -> None:
         draw_audit(root, name, num_rows=5, seed=1)
 
 
-class Page(HTMLParser):
-    """What a browser finds: tags with their attributes, and the text of each script and style."""
-
-    def __init__(self, form: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.inline: dict[str, list[str]] = defaultdict(list)
-        self.feed(form)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.inline[tag].append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.cdata_elem:
-            self.inline[self.cdata_elem][-1] += data
-
-
 def test_the_sheet_holds_exact_texts_and_no_formula_and_the_form_no_score(
-    build: Callable[..., Path], tmp_path: Path
+    build: Any, tmp_path: Path, page: Any
 ) -> None:
     nasty = ["=1+1", "\tx", "'Twas", "''", 'a "b", c', "two\r\nlines", "nul\0", "😀"]
     root = build([caption(number, clean_caption=text, caption=text) for number, text in enumerate(nasty)])
@@ -189,14 +163,12 @@ def test_the_sheet_holds_exact_texts_and_no_formula_and_the_form_no_score(
     assert {plain_cell(row["source_text"]) for row in table} == {plain_cell(row["text"]) for row in table} == set(nasty)
     for row in table:
         assert not row["text"].startswith(("=", "\t"))
-        assert float(row["translation_score"]) == pytest.approx(-0.1, abs=0.05)
         assert (row["translation_truncated"], row["numbers_lost"], row["language_margin"]) == ("false", "[]", "")
         # A spreadsheet would make a number of 123456789012 or 12345e678901.
-        assert row["row_id"][0].isalpha()
-        assert row["audit_id"][0].isalpha()
+        assert (row["row_id"][0] + row["audit_id"][0]).isalpha()
     assert len({row["row_id"] for row in table}) == len(nasty)
     form = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    data = json.loads(Page(form).inline["script"][0])
+    data = json.loads(page(form).inline["script"][0])
     assert data["audit_id"] == table[0]["audit_id"]
     shown = ["row_id", "source_text", "text", "source_lang", "target_lang"]
     assert [(list(row), row["row_id"]) for row in data["rows"]] == [(shown, row["row_id"]) for row in table]
@@ -210,11 +182,6 @@ def test_cells_give_their_texts_back(text: str) -> None:
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
 
 
-def form_of(text: str, dataset: str) -> Page:
-    row = {**dict.fromkeys(AUDIT_COLUMNS), "row_id": "r0", "source_text": text, "text": text[::-1]}
-    return Page(render_form(Audit(audit_id="0123456789abcdef", dataset=dataset, rows=[row], strata=[])))
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -222,21 +189,23 @@ def form_of(text: str, dataset: str) -> Page:
         "<!--<script>alert(1)</script>",
         "@@DATA@@ @@SCRIPT@@ @@POLICY@@",
         "a\u2028b\u2029c",
-        "\\u003c \\n $& ${x}",
-        "nul\0",
+        "\\u003c \\n $& ${x} nul\0",
         "&lt;b&gt; &amp;",
     ],
 )
-def test_no_text_becomes_markup_and_only_the_forms_own_script_runs(text: str) -> None:
-    plain, page = form_of("a dog", "captions"), form_of(text, text)
-    assert page.tags == plain.tags
-    assert page.inline["script"][1:] == plain.inline["script"][1:]
-    data = json.loads(page.inline["script"][0])
+def test_no_text_becomes_markup_and_only_the_forms_own_script_runs(text: str, page: Any) -> None:
+    def form_of(text: str) -> Any:
+        row = {**dict.fromkeys(AUDIT_COLUMNS), "row_id": "r0", "source_text": text, "text": text[::-1]}
+        return page(render_form(Audit(audit_id="0123456789abcdef", dataset=text, rows=[row], strata=[])))
+
+    plain, form = form_of("a dog"), form_of(text)
+    assert form.tags == plain.tags
+    assert form.inline["script"][1:] == plain.inline["script"][1:]
+    data = json.loads(form.inline["script"][0])
     assert data["rows"][0]["source_text"] == data["dataset"] == text
     assert data["columns"] == ["audit_id", "row_id", "rating", "comment", "rater"]
-    (policy,) = [found["content"] or "" for _, found in page.tags if "http-equiv" in found]
-    directives = dict(directive.strip().split(" ", 1) for directive in policy.split(";"))
-    (_, script), (style,) = page.inline["script"], page.inline["style"]
+    directives = dict(directive.strip().split(" ", 1) for directive in form.policy().split(";"))
+    (_, script), (style,) = form.inline["script"], form.inline["style"]
     hashes = {
         name: f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
         for name, text in (("script-src", script), ("style-src", style))
@@ -244,9 +213,7 @@ def test_no_text_becomes_markup_and_only_the_forms_own_script_runs(text: str) ->
     assert directives == {"default-src": "'none'", "base-uri": "'none'", "form-action": "'none'", **hashes}
 
 
-def test_the_command_tells_what_it_drew_and_overwrites_no_other_audit(
-    build: Callable[..., Path], tmp_path: Path, told: Callable[..., str]
-) -> None:
+def test_the_command_tells_what_it_drew_and_overwrites_no_other_audit(build: Any, tmp_path: Path, told: Any) -> None:
     root = build([caption(number) for number in range(9)])
     command = ["audit", "draw", "captions", "--root", str(root)]
     said = told(command)
@@ -264,8 +231,6 @@ def test_the_command_tells_what_it_drew_and_overwrites_no_other_audit(
 @pytest.mark.parametrize(
     ("sizes", "num_rows", "counts"),
     [
-        ([], 5, []),
-        ([500, 300, 200], 10, [5, 3, 2]),
         ([500, 300, 200], 3, [1, 1, 1]),
         ([10, 10, 10], 2, [1, 1, 0]),
         ([0, 7, 0], 3, [0, 3, 0]),

@@ -40,19 +40,16 @@ CATALAN = [
 ]
 NASTY = [
     "",
-    "   ",
     "a red\nhouse\r\n and a dog",
     "a red house\0 and a dog",
     "a dog \uffff in a house",
     "[a red] {house} ^dog/*dog$ \\ @ <man> * # ~ / $1",
     "[0] [1] .[2] [[t:b:1]]house[[/]]",
-    "a *starred* dog and a footnote*",
     "a xyzzyblorp in the house",
     "a dog 😀🐕 runs",
     "שלום the house مرحبا",
     "the man looks at http://example.org/[a]?b=*c#d and at @someone",
-    "A man. Two dogs! Is it a house? Mr. Smith.",
-    "20,000 leagues: 3.5 % of $40 & 1/2",
+    "A man. Two dogs! 20,000 leagues: 3.5 % of $40 & 1/2",
     "soft\u00adhyphen zero\u200bwidth \u202eright-to-left\u202c",
     ". .",
 ]
@@ -184,37 +181,29 @@ def test_a_tagger_is_replaced_once_it_has_complained(complaint: str, options: st
     assert texts(engine, captions) == [f"{'spoilt' if 'new' in caption else 'clean'} {caption}" for caption in captions]
 
 
-@pytest.mark.parametrize(
-    ("source", "mode"),
-    [
-        (EN, "eng_cat"),  # both are there: the long codes win
-        (LanguagePack(code="es", iso639_3="spa"), "es_ca"),
-        (LanguagePack(code="oc"), "oc_ca"),
-    ],
-)
-def test_which_mode_is_taken(source: LanguagePack, mode: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_which_mode_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     modes = ("eng_cat", "en_ca", "es_ca", "oc_ca")
     installed(tmp_path, monkeypatch, **{name: f"sed -z s/^/{name}=/" for name in modes})
-    target = LanguagePack(code="ca") if source.code == "oc" else CA
-    assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode}=x"]
+    spanish, short = LanguagePack(code="es", iso639_3="spa"), [LanguagePack(code=code) for code in ("oc", "ca")]
+    # Where both are there, the long codes win.
+    for source, target, mode in ((EN, CA, "eng_cat"), (spanish, CA, "es_ca"), (*short, "oc_ca")):
+        assert texts(open_engine(CONFIG, source, target, tmp_path), ["x"]) == [f"{mode}=x"]
     with pytest.raises(InputError, match=r"set iso639_3.* --language-pack de\.toml"):
-        open_engine(CONFIG, LanguagePack(code="de"), target, tmp_path)
+        open_engine(CONFIG, LanguagePack(code="de"), CA, tmp_path)
     with pytest.raises(InputError, match="no mode cat-eng"):
         open_engine(CONFIG, CA, EN, tmp_path)
 
 
 def test_fingerprint_follows_data_options_and_programs_not_the_place(monkeypatch: Any, tmp_path: Path) -> None:
-    def fingerprint(place: str, data: str = "data", options: str = "", script: str = "exec cat") -> str:
-        folder = tmp_path / place
+    found, others = [], [("2", "", "cat"), ("1", "-x", "cat"), ("1", "", "tr")]
+    for data, options, script in [("1", "", "cat"), ("1", "", "cat"), *others]:
+        folder = tmp_path / str(len(found))
         program(folder / "bin" / "lt-proc", script)
         (folder / "x.bin").write_text(data, encoding="utf-8")
-        installed(folder, monkeypatch, eng_cat=f"lt-proc{options} '{folder}/x.bin' | cat")
-        return open_engine(CONFIG, EN, CA, tmp_path).fingerprint
-
-    first = fingerprint("first")
-    assert fingerprint("second") == first
-    others = [fingerprint("a", data="other"), fingerprint("b", options=" -x"), fingerprint("c", script="exec tr a b")]
-    assert len({first, *others}) == 4
+        installed(folder, monkeypatch, eng_cat=f"lt-proc {options} '{folder}/x.bin' | cat")
+        found.append(open_engine(CONFIG, EN, CA, tmp_path).fingerprint)
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
 
 
 def test_a_damaged_installation_and_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -38,13 +38,11 @@ CAPTIONS = [f"{number} {colour} {noun}{ground}" for number, colour, noun, ground
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """That package, unpacked."""
     return open_package(SCENES, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def translator(package: Package) -> CTranslate2Translator:
-    """An engine over it."""
     return argos_translator(package, TranslateConfig(inter_threads=1))
 
 
@@ -76,13 +74,8 @@ def test_score_is_the_mean_log_probability_of_all_tokens(package: Package) -> No
 @pytest.mark.parametrize(
     ("caption", "text"),
     [
-        ("", ""),
         ("TWO RED CIRCLES", "DUE CERCHI ROSSI"),
-        ("two red\ncircles\r\n", "due cerchi rossi"),
-        ("Two red circles on a green background", "Due cerchi rossi su sfondo verde"),
         ("two red circles. Three black rings", "due cerchi rossi. Tre anelli neri"),
-        ("two red circles 5.6", "due cerchi rossi 5.6"),
-        ("two red circles https://example.org/a_b?c=1", "due cerchi rossi https://example.org/a_b?c=1"),
         ("two red circles שלום עליכם two red circles", "due cerchi rossi שלום עליכם due cerchi rossi"),
         ("👍", "👍"),
     ],
@@ -121,7 +114,7 @@ def test_installed_packages_are_found(package: Package, tmp_path: Path, monkeypa
 
 def test_fingerprint_names_what_decides_the_text(package: Package) -> None:
     def fingerprint(**options: int | str) -> str:
-        return argos_translator(package, TranslateConfig(**options)).fingerprint  # type: ignore[arg-type]
+        return argos_translator(package, TranslateConfig(**options)).fingerprint
 
     assert fingerprint().startswith("argos:en-it:")
     assert fingerprint(inter_threads=7) == fingerprint()
@@ -130,20 +123,6 @@ def test_fingerprint_names_what_decides_the_text(package: Package) -> None:
     assert len(set(changed)) == len(changed)
     other = replace(package, sha256="0" * 64)
     assert argos_translator(other, TranslateConfig()).fingerprint not in changed
-
-
-@pytest.mark.parametrize(("device", "advice"), [("cpu", ""), ("cuda", ".*set translate.device=cpu$")])
-def test_a_damaged_model_is_a_config_error(device: str, advice: str, package: Package, tmp_path: Path) -> None:
-    model = tmp_path / "torn" / "model"
-    model.mkdir(parents=True)
-    for file in (package.folder / "model").iterdir():
-        (model / file.name).write_bytes(file.read_bytes()[: 100 if file.name == "model.bin" else None])
-    torn = replace(package, folder=model.parent)
-    (model.parent / "sentencepiece.model").write_bytes((package.folder / "sentencepiece.model").read_bytes())
-    engine = argos_translator(torn, TranslateConfig(inter_threads=1, device=device))
-    with pytest.raises(InputError, match=f"cannot be loaded: {advice}") as caught:
-        engine.translate(["two red circles"])
-    assert ("device" in str(caught.value)) == bool(advice)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(1, 60)), st.integers(1, 300))
@@ -156,8 +135,6 @@ def test_batches_hold_each_text_once_within_the_budget(lengths: dict[str, int], 
         assert longest == max(lengths[text] for text in batch)
         assert len(batch) == 1 or len(batch) * longest <= budget
         assert {decoding_limit(lengths[text]) for text in batch} == {decoding_limit(longest)}
-    shuffled = dict(sorted(tokens.items(), key=lambda item: item[0][::-1]))
-    assert list(token_batches(shuffled, budget)) == batches
 
 
 # Argos Translate as its users call it, but for the sentence splitter, which it would download.
@@ -199,31 +176,10 @@ def test_the_package_that_ships_is_whole_small_and_knows_the_grammar_of_scenes(
     assert len(wrong) <= 2, wrong
 
 
-def test_translating_writes_nothing_at_home_and_loads_no_torch(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    code = """
-import sys
-from pathlib import Path
-from data_catalog.language_pack import LanguagePack
-from translation.config import TranslateConfig
-from translation.registry import open_translator
-import translation.memory, translation.train.config, translation.train.pairs
-assert not {"argostranslate", "ctranslate2", "sentencepiece"} & set(sys.modules)
-route = [LanguagePack(code="en"), LanguagePack(code="it")]
-engine = open_translator(TranslateConfig(package=(sys.argv[1],)), route, cache_dir=Path(sys.argv[2]))
-print(engine.translate(["a red star"])[0].text, "torch" in sys.modules)
-"""
-    command = [sys.executable, "-c", code, str(SCENES), str(tmp_path / "cache")]
-    found = subprocess.run(command, env=os.environ | {"HOME": str(home)}, capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (0, "una stella rossa False\n"), found.stderr
-    assert list(home.iterdir()) == []
-
-
 def test_older_packages_with_a_bpe_tokenizer_work(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    sizes = {"vocabulary_size": 9, "embed_dim": 16, "num_heads": 2, "ffn_dim": 16}
-    config = TrainPackageConfig(**sizes, num_encoder_layers=1, num_decoder_layers=1)  # type: ignore[arg-type]
+    sizes = {"embed_dim": 16, "num_heads": 2, "ffn_dim": 16, "num_encoder_layers": 1, "num_decoder_layers": 1}
+    config = TrainPackageConfig(vocabulary_size=9, **sizes)
     pieces = ["<unk>", "<s>", "</s>", "re@@", "d", "star", "stel@@", "la", "rossa"]
     (tmp_path / "model").mkdir()
     save_ctranslate2(TranslationModel(config), pieces, tmp_path / "model", quantization="int8")

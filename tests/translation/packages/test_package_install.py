@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,6 @@ from translation.engines.argos import argos_translator
 from translation.packages import package as archive
 from translation.packages.install import (
     IndexEntry,
-    Installation,
     choose,
     install_file,
     install_from_index,
@@ -45,13 +46,9 @@ REAL["links"] = LINKS = ["https://argos-net.com/v1/translate-en_it-1_0.argosmode
     [
         None,
         {},
-        REAL | {"from_code": "../../etc"},
-        REAL | {"to_code": "it\x1b[2J"},
-        REAL | {"package_version": 1.0},
-        REAL | {"package_version": "1.0\n"},
-        REAL | {"argos_version": ["1.9"]},
-        REAL | {"links": "https://example.org/x"},
-        REAL | {"links": [None, 7, ""]},
+        *(REAL | {"from_code": code} for code in ("../../etc", "it\x1b[2J")),
+        *(REAL | {"package_version": version} for version in (1.0, "1.0\n")),
+        *(REAL | {"links": links} for links in ("https://example.org/x", [None, 7, ""])),
     ],
 )
 def test_a_broken_entry_is_left_out_and_named(broken: object, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,10 +65,8 @@ def test_what_is_no_index_is_a_config_error(content: bytes) -> None:
 
 
 def entry(pair: str, version: str = "1.0", argos_version: str = "1.9") -> IndexEntry:
-    source, target = pair.split("-")
-    return IndexEntry(
-        from_code=source, to_code=target, package_version=version, argos_version=argos_version, links=("https://x.org",)
-    )
+    codes = dict(zip(("from_code", "to_code"), pair.split("-"), strict=True))
+    return IndexEntry(**codes, package_version=version, argos_version=argos_version, links=("https://x.org",))
 
 
 def test_the_newest_readable_version_is_chosen() -> None:
@@ -97,33 +92,20 @@ def test_what_the_index_lacks_is_said_and_two_legs_are_never_taken(
         choose(offered, *pair.split("-"))
 
 
-@pytest.mark.parametrize(
-    "link",
-    [
-        "http://example.org/p",
-        "file:///etc/passwd",
-        "ipfs://QmT5LnsNZEf3JKYMoYWvo9aNMwKUyLLUpshCA7hZLQRST4",
-        "http://127.0.0.1/p",
-        "https://[::ffff:127.0.0.1]/p",
-        "https://user:secret@example.org/p",
-        "https://example.org/\r\nHost: x",
-        "https://[bad/p",
-        "https://example.org:x/p",
-        "//example.org/p",
-        "https://exämple.org/p",
-    ],
-)
+OTHERS = "http://example.org/p file:///etc/passwd ipfs://QmT5LnsNZEf3JKYMo http://127.0.0.1/p //example.org/p"
+BROKEN = ["https://[bad/p", "https://example.org:x/p", "https://exämple.org/p", "https://example.org/\r\nHost: x"]
+FORBIDDEN = ["https://[::ffff:127.0.0.1]/p", "https://user:secret@example.org/p"]
+
+
+@pytest.mark.parametrize("link", [*OTHERS.split(), *BROKEN, *FORBIDDEN])
 def test_links_that_may_not_be_asked_are_left_out(link: str, caplog: pytest.LogCaptureFixture) -> None:
     assert usable_links(["https://example.org/good", link], URL) == ["https://example.org/good"]
     assert "secret" not in caplog.text
     assert link.startswith("ipfs:") == (not caplog.records)
 
 
-Fault = Callable[["_Handler"], None]
-
-
 class PackageServer(ThreadingHTTPServer):
-    """Serves `files` by path and version as a good server does, after the `faults` listed for the path."""
+    """Serves `files` by path and version, after the `answers` (status, body, headers) listed for the path."""
 
     daemon_threads = True
 
@@ -132,7 +114,7 @@ class PackageServer(ThreadingHTTPServer):
         self.content = SCENES.read_bytes()
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.files = {"/p": self.content}
-        self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
+        self.answers: defaultdict[str, list[tuple[int, bytes, dict[str, str]]]] = defaultdict(list)
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.offer(self.url("/p"))
 
@@ -140,16 +122,7 @@ class PackageServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}{path}"
 
     def offer(self, *links: str) -> None:
-        """Make the index one package."""
         self.files["/index.json"] = json.dumps([REAL | {"links": links}]).encode()
-
-    def headers_of(self, path: str) -> list[dict[str, str]]:
-        """What was asked with, request by request."""
-        return [headers for asked, headers in self.requests if asked == path]
-
-    def status(self, code: int, **headers: str) -> Fault:
-        """An error, or a redirect with `Location`."""
-        return lambda handler: handler.answer(code, b"<html>sorry</html>", headers)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -157,23 +130,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append((self.path, dict(self.headers.items())))
-        if faults := self.server.faults[self.path]:
-            faults.pop(0)(self)
-            return
-        data = self.server.files.get(self.path)
-        if data is None:
-            self.answer(404, b"no such file", {})
-            return
+        data = self.server.files.get(self.path, b"")
         etag = f'"{hashlib.sha256(data).hexdigest()[:8]}"'
-        if self.headers.get("If-None-Match") == etag:
-            self.answer(304, b"", {})
+        if self.server.answers[self.path]:
+            status, body, headers = self.server.answers[self.path].pop(0)
+        elif self.path not in self.server.files:
+            status, body, headers = 404, b"no such file", {}
+        elif self.headers.get("If-None-Match") == etag:
+            status, body, headers = 304, b"", {}
         else:
-            self.answer(200, data, {"ETag": etag})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str], *, announced: bool = True) -> None:
+            status, body, headers = 200, data, {"ETag": etag}
         self.send_response(status)
-        for name, value in (headers | ({"Content-Length": str(len(body))} if announced else {})).items():
-            self.send_header(name, value)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
@@ -193,21 +163,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[PackageServer]:
 
 @pytest.fixture
 def packages_dir(tmp_path: Path) -> Path:
-    """Where packages go; it is not there yet."""
     return tmp_path / "argos" / "packages"
 
 
-Install = Callable[..., Installation]
-
-
 @pytest.fixture
-def install(packages_dir: Path) -> Install:
+def install(packages_dir: Path) -> Any:
     """Installs en-it from the index, impatiently; takes `sha256` and `config`."""
-
-    def act(sha256: str = "", config: DownloadConfig = CONFIG) -> Installation:
-        return install_from_index("en", "it", packages_dir, sha256=sha256, config=config)
-
-    return act
+    return partial(install_from_index, "en", "it", packages_dir, config=CONFIG)
 
 
 def repacked(folder: Path, name: str, text: str) -> Path:
@@ -219,26 +181,25 @@ def repacked(folder: Path, name: str, text: str) -> Path:
 
 
 def tree(folder: Path) -> dict[Path, tuple[int, bytes]]:
-    """Every file below a folder, with its age and content."""
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, install: Install, packages_dir: Path) -> None:
+def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, install: Any, packages_dir: Path) -> None:
     first = install(sha256=server.sha256.upper())
-    assert first.changed
-    assert find("en", "it", packages_dir) == first.package
-    assert first.package.folder == packages_dir / "translate-en_it-1_0"
-    assert read_source(first.package.folder) == first.source
-    assert (first.source.url, first.source.index) == (server.url("/p"), server.url("/index.json"))
-    assert (first.source.file_sha256, first.source.file_bytes) == (server.sha256, len(server.content))
-    assert first.source.package_sha256 == first.package.sha256
+    package, source = first.package, first.source
+    assert (first.changed, read_source(package.folder)) == (True, source)
+    assert find("en", "it", packages_dir) == package
+    assert package.folder == packages_dir / "translate-en_it-1_0"
+    assert (source.url, source.index) == (server.url("/p"), server.url("/index.json"))
+    found = (source.file_sha256, source.file_bytes, source.package_sha256)
+    assert found == (server.sha256, len(server.content), package.sha256)
     assert [path.name for path in (packages_dir.parent / DOWNLOADS).iterdir()] == [".writer-lock"]
     assert [path.name for path in packages_dir.iterdir()] == ["translate-en_it-1_0"]
     before = tree(packages_dir)
     again = install(sha256=server.sha256)
     assert tree(packages_dir) == before
     assert (again.changed, again.package, again.source) == (False, first.package, first.source)
-    asked = server.headers_of("/p")
+    asked = [headers for path, headers in server.requests if path == "/p"]
     assert asked[0]["User-Agent"].startswith("vernaclip/")
     assert asked[1]["If-None-Match"] == first.source.etag
     with pytest.raises(InputError, match=f"the sha256 of the installed file is {server.sha256}, not {'0' * 64}"):
@@ -246,7 +207,7 @@ def test_a_package_is_downloaded_and_recorded_once(server: PackageServer, instal
 
 
 def test_a_file_that_was_replaced_under_its_url_is_told_loudly(
-    server: PackageServer, install: Install, packages_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: PackageServer, install: Any, packages_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, before = install(), tree(packages_dir)
     server.files["/p"] = repacked(tmp_path / "same", "README.md", "the same model, packed again").read_bytes()
@@ -294,7 +255,7 @@ def test_what_a_killed_installation_leaves_is_swept_and_nothing_else_is(packages
 
 
 def test_a_file_installs_offline_and_later_learns_its_url(
-    server: PackageServer, install: Install, packages_dir: Path
+    server: PackageServer, install: Any, packages_dir: Path
 ) -> None:
     for act in (install, lambda sha256: install_file(SCENES, packages_dir, sha256=sha256)):
         with pytest.raises(InputError, match=f"{server.sha256}, not {'0' * 64}"):
@@ -322,7 +283,7 @@ def test_a_package_from_before_ctranslate2_3_installs_and_translates(packages_di
     assert translation.text == "due cerchi rossi su sfondo verde"
 
 
-def test_the_next_link_is_tried(server: PackageServer, install: Install, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_next_link_is_tried(server: PackageServer, install: Any, caplog: pytest.LogCaptureFixture) -> None:
     where = server.content.index(b"model/model.bin") + 1_000
     server.files |= {
         "/html": b"<!DOCTYPE html><title>Sign in to this network</title>",
@@ -338,8 +299,8 @@ def test_the_next_link_is_tried(server: PackageServer, install: Install, caplog:
         assert problem in caplog.text
 
 
-def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Install, packages_dir: Path) -> None:
-    server.faults["/p"] = [server.status(302, Location="https://user:secret@example.org/p")]
+def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Any, packages_dir: Path) -> None:
+    server.answers["/p"] = [(302, b"", {"Location": "https://user:secret@example.org/p"})]
     for links, message in ((["/p"], "password"), (["/gone"], r"404.*mt install FILE"), ([], "mt install FILE")):
         server.offer("ipfs://Qm", "http://example.org/p", *map(server.url, links))
         with pytest.raises(InputError, match=message):
@@ -348,16 +309,16 @@ def test_what_no_link_gives_is_not_installed(server: PackageServer, install: Ins
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_too_much_is_not_downloaded(server: PackageServer, install: Install, *, announced: bool) -> None:
-    server.faults["/p"] = [lambda handler: handler.answer(200, server.content, {}, announced=announced)]
+def test_too_much_is_not_downloaded(server: PackageServer, install: Any, *, announced: bool) -> None:
+    server.answers["/p"] = [(200, server.content, {} if announced else {"Content-Length": ""})]
     with pytest.raises(InputError, match="has more than 500,000 bytes"):
         install(config=replace(CONFIG, max_bytes=500_000))
 
 
 def test_an_index_that_cannot_be_had_says_how_to_do_without(
-    server: PackageServer, install: Install, monkeypatch: pytest.MonkeyPatch
+    server: PackageServer, install: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.faults["/index.json"] = [server.status(503, **{"Retry-After": "0"})]
+    server.answers["/index.json"] = [(503, b"", {"Retry-After": "0"})]
     assert [found.pair for found in read_index(server.url("/index.json"), CONFIG)] == ["en-it"]
     for url, message in (("http://example.org/", "only https is safe"), (server.url("/elsewhere"), "HTTP 404.*FILE")):
         monkeypatch.setenv("ARGOS_PACKAGE_INDEX", url)

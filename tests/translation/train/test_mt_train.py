@@ -1,4 +1,4 @@
-"""Trainings from end to end: the package, what a kill or an interruption costs, and what the folder holds."""
+"""Trainings from end to end, what a kill or an interruption costs; the network; the page about a training."""
 
 import hashlib
 import json
@@ -12,21 +12,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ctranslate2
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cleaning.languages.identification import caption_language
 from data_catalog.errors import DamagedError, PipelineError, SettingsError
 from translation.packages.package import open_package
 from translation.train import loop
 from translation.train.config import TrainPackageConfig
-from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, train_model
-from translation.train.model import TranslationModel, load_vocabulary
-from translation.train.pairs import read_pairs
-from translation.train.report import REPORT_FILE, TrainReport
+from translation.train.loop import (
+    STATE_FILE,
+    WEIGHTS_FILE,
+    CurvePoint,
+    HeldOutScores,
+    TrainState,
+    epoch_batches,
+    grouped,
+    lr_factor,
+    smoothed_cross_entropy,
+    to_batch,
+    train_model,
+)
+from translation.train.model import END_ID, START_ID, TranslationModel, load_vocabulary, save_ctranslate2
+from translation.train.pairs import PairLine, ParallelCaptions, Sources, read_pairs
+from translation.train.report import REPORT_FILE, Training, TrainReport, write_report
 from translation.train.training import (
     HELD_OUT_FILE,
     RUN_FILE,
@@ -39,19 +51,17 @@ from translation.train.training import (
 SIZES = {"vocabulary_size": 150, "embed_dim": 16, "num_heads": 2, "ffn_dim": 32}
 LAYERS = {"num_encoder_layers": 1, "num_decoder_layers": 1, "check_languages": False}
 STEPS = {"num_steps": 6, "warmup_steps": 2, "batch_tokens": 256, "num_held_out": 4, "validate_every_steps": 2}
-QUICK = TrainPackageConfig(**SIZES, **LAYERS, **STEPS)  # type: ignore[arg-type]
-
-
-def train(pairs: Path, out: Path, config: TrainPackageConfig = QUICK, **given: Any) -> TrainReport:
-    arguments = {"from_code": "en", "to_code": "it", "out": out, "config": config} | given
-    return train_package([pairs], **arguments)
+QUICK = TrainPackageConfig(**SIZES, **LAYERS, **STEPS)
 
 
 def command(pairs: Path, out: Path) -> list[str]:
-    quick = [
-        word for name, value in (SIZES | LAYERS | STEPS).items() for word in ("--set", f"{name}={json.dumps(value)}")
-    ]
-    return ["mt", "train", str(pairs), "--from", "en", "--to", "it", "--out", str(out), *quick]
+    quick = [f"{name}={json.dumps(value)}" for name, value in (SIZES | LAYERS | STEPS).items()]
+    names = ["--from", "en", "--to", "it", "--out", str(out)]
+    return ["mt", "train", str(pairs), *names, *(word for setting in quick for word in ("--set", setting))]
+
+
+def train(pairs: Path, out: Path, config: TrainPackageConfig = QUICK, **given: Any) -> TrainReport:
+    return train_package([pairs], **({"from_code": "en", "to_code": "it", "out": out, "config": config} | given))
 
 
 Finished = tuple[Path, TrainReport]
@@ -66,7 +76,6 @@ def finished(tiny_tsv: Path, tmp_path_factory: pytest.TempPathFactory) -> Finish
 
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> Path:
-    """A copy of that, which a test may change."""
     shutil.copytree(finished[0].parent, tmp_path / "copy")
     return tmp_path / "copy" / "en_it.argosmodel"
 
@@ -84,8 +93,7 @@ def test_equal_training_gives_an_equal_file(finished: Finished, tiny_tsv: Path, 
     assert_same_training(out, finished[0])
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     assert (tmp_path / "en_it.argosmodel.sha256").read_text() == f"{digest}  en_it.argosmodel\n"
-    names = ["en_it.argosmodel", "en_it.argosmodel.sha256", "en_it.argosmodel.training"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
+    assert {entry.name.removeprefix(out.name) for entry in tmp_path.iterdir()} == {"", ".sha256", ".training"}
 
 
 # Runs the command, and kills the process when it calls a function for the second time.
@@ -146,26 +154,19 @@ def test_an_interrupted_training_says_how_to_go_on(
 
 def test_scoring_leaves_torchs_threads_alone(tmp_path: Path) -> None:
     # CTranslate2 sets OpenMP's threads: a training went on with fewer than it was asked for, and resumed with others.
-    seen, num_threads = [], torch.get_num_threads()
+    seen, before = [], torch.get_num_threads()
 
     def score(network: TranslationModel) -> HeldOutScores:
-        torch.set_num_threads(3)
+        torch.set_num_threads(before + 2)
         return HeldOutScores(bleu=0.0, chrf=0.0, texts=[])
 
-    try:
-        torch.set_num_threads(2)
-        train_model(
-            TranslationModel(replace(QUICK, vocabulary_size=20, num_steps=2, validate_every_steps=1)),
-            [([5, 6], [7])] * 4,
-            [([6, 5], [8])],
-            folder=tmp_path,
-            key="",
-            score=score,
-            report=lambda state, texts: seen.append(torch.get_num_threads()),
-        )
-    finally:
-        torch.set_num_threads(num_threads)
-    assert set(seen) == {2}
+    def report(state: TrainState, texts: Any) -> None:
+        seen.append(torch.get_num_threads())
+
+    model = TranslationModel(replace(QUICK, vocabulary_size=20, num_steps=2, validate_every_steps=1))
+    pair = ([5, 6], [7])
+    train_model(model, [pair] * 4, [pair], folder=tmp_path, key="", score=score, report=report)
+    assert set(seen) == {before}
 
 
 def test_a_finished_training_is_packed_again_without_a_step(
@@ -187,22 +188,6 @@ def test_other_settings_do_not_go_on_from_there(copied: Path, tiny_tsv: Path) ->
     with pytest.raises(SettingsError, match="other settings"):
         train(tiny_tsv, copied, replace(QUICK, num_steps=8))
     assert copied.read_bytes() == packed
-
-
-def test_a_training_does_not_go_on_with_other_pairs_of_the_same_file(tiny_tsv: Path, tmp_path: Path) -> None:
-    pairs, out = tmp_path / "pairs.tsv", tmp_path / "en_it.argosmodel"
-    german = [f"Ein großer Hund und eine kleine Katze auf der Wiese {n}\tdue cani sul prato {n}" for n in range(9)]
-    pairs.write_text(tiny_tsv.read_text(encoding="utf-8") + "\n".join(german), encoding="utf-8")
-    train(pairs, out, replace(QUICK, num_steps=2))
-    with pytest.raises(SettingsError, match="pairs"):
-        train(pairs, out, replace(QUICK, num_steps=2), source_check=caption_language("en"))
-
-
-@pytest.mark.parametrize("name", [RUN_FILE, STATE_FILE])
-def test_a_broken_training_folder_is_told(copied: Path, tiny_tsv: Path, name: str) -> None:
-    (training_folder(copied) / name).write_bytes(b"{}")
-    with pytest.raises(DamagedError, match=r"(R|r)emove"):
-        train(tiny_tsv, copied)
 
 
 def test_held_out_pairs_may_come_from_a_file(tiny_tsv: Path, tmp_path: Path) -> None:
@@ -231,21 +216,18 @@ def test_more_pairs_continue_a_training(copied: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_continued_is_told(
-    copied: Path, tiny_tsv: Path, tmp_path: Path, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    copied: Path, tiny_tsv: Path, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "new.argosmodel"
-
-    def fault(**given: object) -> str:
-        with pytest.raises(PipelineError) as caught:
-            train(tiny_tsv, **({"out": out, "continued": copied} | given))  # type: ignore[arg-type]
-        return str(caught.value)
-
-    assert "not en to de" in fault(to_code="de")
-    assert "--out" in fault(out=copied)
-    assert "Remove --held-out" in fault(held_out=tiny_tsv)
-    stray = tmp_path / "stray.argosmodel"
-    stray.write_bytes(copied.read_bytes())
-    assert "stray.argosmodel.training" in fault(continued=stray)
+    out, stray = tmp_path / "new.argosmodel", tmp_path / "stray.argosmodel"
+    stray.touch()
+    for change, message in (
+        ({"to_code": "de"}, "not en to de"),
+        ({"out": copied}, "--out"),
+        ({"held_out": tiny_tsv}, "Remove --held-out"),
+        ({"continued": stray}, "stray.argosmodel.training"),
+    ):
+        with pytest.raises(PipelineError, match=message):
+            train(tiny_tsv, **({"out": out, "continued": copied} | change))
     monkeypatch.setitem(sys.modules, "translation.train.training", None)  # what follows is told before torch is loaded
     words = [*command(tiny_tsv, out), "--continue", str(copied)]
     error = told(words, code=1)
@@ -253,7 +235,8 @@ def test_what_cannot_be_continued_is_told(
     assert "num_heads, num_held_out" in error
     assert "Remove --held-out" in told([*words, "--held-out", str(tiny_tsv)], code=1)
     copied.unlink()
-    assert "has ended" in fault()
+    with pytest.raises(PipelineError, match="has ended"):
+        train(tiny_tsv, out, continued=copied)
     assert not list(tmp_path.glob("new*"))
 
 
@@ -265,11 +248,14 @@ def test_a_diverging_training_is_told_and_has_a_page(tiny_tsv: Path, tmp_path: P
     assert "after step 0 of 20" in (training_folder(out) / REPORT_FILE).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("content", [b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\n"])
-def test_damaged_held_out_pairs_are_told(copied: Path, content: bytes) -> None:
-    (training_folder(copied) / HELD_OUT_FILE).write_bytes(content)
-    with pytest.raises(DamagedError, match=HELD_OUT_FILE):
-        open_earlier_training(copied, from_code="en", to_code="it")
+DAMAGED = (b"", b"a dog\tun cane", b"a dog\n", b"a\tb\tc\n", b"caff\xe8\tcoffee\n")
+
+
+@pytest.mark.parametrize(("name", "content"), [(RUN_FILE, b"{}"), (STATE_FILE, b"{}"), *((None, c) for c in DAMAGED)])
+def test_a_damaged_training_folder_is_told(name: str | None, content: bytes, copied: Path, tiny_tsv: Path) -> None:
+    (training_folder(copied) / (name or HELD_OUT_FILE)).write_bytes(content)
+    with pytest.raises(DamagedError, match=r"(R|r)emove" if name else HELD_OUT_FILE):
+        train(tiny_tsv, copied) if name else open_earlier_training(copied, from_code="en", to_code="it")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -330,4 +316,159 @@ def test_wrong_arguments_are_config_errors(
 )
 def test_wrong_settings_name_the_field(name: str, value: float | str) -> None:
     with pytest.raises(SettingsError, match=rf"mt_train\.{name}"):
-        TrainPackageConfig(**{"num_heads": 4, name: value})  # type: ignore[arg-type]
+        TrainPackageConfig(**{"num_heads": 4, name: value})
+
+
+NETWORK = TrainPackageConfig(
+    vocabulary_size=40, embed_dim=32, num_heads=4, ffn_dim=64, num_encoder_layers=2, num_decoder_layers=3, dropout=0.1
+)
+PIECES = ["<unk>", "<s>", "</s>", *(f"p{number}" for number in range(37))]
+
+
+@pytest.fixture(scope="module")
+def network() -> TranslationModel:
+    """A random network that says different things of different inputs."""
+    torch.set_num_threads(1)  # as trainings do; networks this small are slower with two
+    torch.manual_seed(3)
+    model = TranslationModel(NETWORK).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.25)
+    return model
+
+
+@pytest.mark.parametrize("source", [[5], [7, 9, 30, 12], list(range(3, 40)), [11] * 20])
+def test_ctranslate2_computes_what_torch_computes(network: TranslationModel, source: list[int], tmp_path: Path) -> None:
+    save_ctranslate2(network, PIECES, tmp_path, quantization=None)
+    model = ctranslate2.Translator(str(tmp_path), inter_threads=1, intra_threads=1)
+    tokens = [PIECES[index] for index in source]
+    target = [4, 17, 23, 5, 39]
+    scores = model.score_batch([tokens], [[PIECES[index] for index in target]])[0].log_probs
+    with torch.no_grad():
+        logits = network(torch.tensor([source]), torch.tensor([len(source)]), torch.tensor([[START_ID, *target]]))
+    log_probs = logits.log_softmax(-1)[0]
+    torch_scores = [log_probs[place, token].item() for place, token in enumerate([*target, END_ID])]
+    assert scores == pytest.approx(torch_scores, abs=1e-4)
+
+
+def test_padding_changes_nothing(network: TranslationModel) -> None:
+    short, long = ([4, 5], [6]), ([7, 8, 9, 10, 11], [12, 13, 14, 15])
+    with torch.no_grad():
+        together, alone = (network(*to_batch(pairs)[:3]) for pairs in ([short, long], [short]))
+    torch.testing.assert_close(together[:1, :2], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_batches_keep_the_budget_and_lose_nothing() -> None:
+    pairs = [([1] * (index % 13 + 1), [index]) for index in range(100)]
+    sizes = [len(group) for group in grouped(sorted(pairs), 40)]
+    assert sum(sizes) == 100
+    orders = []
+    for epoch in (0, 1):
+        batches = [to_batch(group) for group in epoch_batches(pairs, 40, seed=1, epoch=epoch)]
+        assert max(source.numel() for source, *_ in batches) <= 40
+        seen = [label for *_, labels in batches for label in labels[:, 0].tolist()]
+        assert sorted(seen) == list(range(100))
+        orders.append(seen)
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_the_loss_is_the_librarys(dtype: torch.dtype, tolerance: float, label_smoothing: float) -> None:
+    torch.manual_seed(5)
+    logits, labels = torch.randn(7, 11).to(dtype) * 3, torch.randint(11, (7,))
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = smoothed_cross_entropy(ours * 2, labels, label_smoothing)
+    (loss * 3).backward()
+    expected = torch.nn.functional.cross_entropy(theirs.float() * 2, labels, label_smoothing=label_smoothing)
+    (expected * 3).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=tolerance, rtol=tolerance)
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    factors = [lr_factor(step, replace(NETWORK, num_steps=100, warmup_steps=10)) for step in range(101)]
+    assert factors[9] == factors[10] == max(factors) == 1
+    assert (factors[0], factors[100]) == pytest.approx((0.1, 0))
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+NASTY = "</td><script>alert(1)</script><img src=http://example.org/x onerror='x()'> \"&lt;' {{ 7 * 7 }} {% raw %}"
+CONFIG = TrainPackageConfig(num_steps=4400, license="CC0 <b>")
+SOURCES = Sources(from_code="en", to_code="de", pairs_sha256=("ab" * 32,), held_out_sha256=None, continued=None)
+METADATA = {"package_version": "1.0", "from_name": "English", "to_name": "German"}
+DATA = ParallelCaptions(training=[("a", "b")] * 90, held_out=[("c", "d")] * 10, dropped={}, examples={})
+SCORES = {"held_out_loss": 1.25, "exact_match": 0.123, "bleu": 39.14, "chrf": 63.46}
+
+
+def point(step: int, *, chrf: float, train_loss: float = 2.5) -> CurvePoint:
+    times = {"epoch": step // 230, "seconds": step * 0.75, "cpu_seconds": step * 1.5}
+    losses = {"train_loss": train_loss, "held_out_loss": train_loss - 0.5}
+    return CurvePoint(step=step, bleu=chrf / 2, chrf=chrf, **times, **losses)
+
+
+@pytest.fixture
+def page_of(tmp_path: Path, page: Any) -> Any:
+    """Called with validations, gives the page after these; of a training that has ended, if `num_steps` is given."""
+    folder = tmp_path / "en_de.argosmodel.training"
+
+    def write(*curve: CurvePoint, text: str = "", data: ParallelCaptions = DATA, num_steps: int = 0) -> Any:
+        training = Training(folder=folder, data=data, sources=SOURCES, config=CONFIG, metadata=METADATA)
+        names = ("step", "epoch", "seconds", "cpu_seconds")
+        state = TrainState(**{name: getattr(point, name) for point in curve[-1:] for name in names}, curve=[*curve])
+        sizes = {"num_training": 90, "num_held_out": 10, "num_parameters": 4_806_144, "vocabulary_size": 8000}
+        report = TrainReport(**sizes, **SCORES, dropped={}, num_steps=num_steps, best_step=600)
+        write_report(training, state, (text,), num_parameters=4_806_144, report=report if num_steps else None)
+        return page((folder / REPORT_FILE).read_bytes().decode())
+
+    return write
+
+
+def words(page: Any) -> str:
+    return " ".join(" ".join(page.texts).split())
+
+
+def test_every_validation_is_listed_the_best_is_marked_and_nothing_is_loaded(page_of: Any) -> None:
+    page = page_of(point(200, chrf=30.125), point(400, chrf=62.75), point(600, chrf=62.5))
+    for told in (
+        " 200 2.5 15.06 30.12 2.000 2.500 5.0 1 ",
+        " 400 best 5.0 31.38 62.75 2.000 2.500 10.0 2 ",
+        " 600 7.5 31.25 62.50 2.000 2.500 15.0 3 ",
+        "after step 600 of 4,400",
+    ):
+        assert told in words(page)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("svg") == 2
+    assert not {"script", "img", "link", "iframe", "object", "embed", "image"} & set(tags)
+    assert page.policy() == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    names = {name for _, attributes in page.tags for name in attributes}
+    assert not [name for name in names if name in ("src", "href") or name.startswith("on")]
+
+
+def test_a_finished_training_has_the_scores_of_its_package_and_says_if_it_stopped_early(page_of: Any) -> None:
+    page = page_of(point(4400, chrf=60.0), num_steps=4400)
+    for told in (
+        "version 1.0: finished after 4,400 steps.",
+        "BLEU 39.1 chrF 63.5 Parameters 4,806,144 Minutes 55.0 CPU minutes 110.0 ",
+        "12.3%",
+        "--from en --to de --continue en_de.argosmodel --out",
+    ):
+        assert told in words(page)
+    page = page_of(point(800, chrf=60.0, train_loss=float("nan")), num_steps=800)
+    assert " 800 best 10.0 30.00 60.00 nan nan " in words(page)
+    assert "800 of 4,400 steps, because chrF" in words(page)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=3, max_size=3))
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_text_becomes_markup(page_of: Any, texts: list[str]) -> None:
+    source, translation, reference = (text + NASTY for text in texts)
+    line = PairLine(Path("x.tsv"), 1, source, translation)
+    data = replace(DATA, held_out=[(source, reference)], dropped={"empty": 1}, examples={"empty": [line]})
+    page = page_of(text=translation, data=data)
+    plain = page_of(text="a", data=replace(data, examples={"empty": [replace(line, source="a", target="b")]}))
+    assert page.tags == plain.tags
+    assert [cell["lang"] for tag, cell in page.tags if tag == "td" and "lang" in cell] == ["en", "de", "de", "", ""]
+    for first, shown in ((source, [source, translation, reference]), ("x.tsv, 1", ["x.tsv, 1", source, translation])):
+        place = page.texts.index(first)
+        assert page.texts[place : place + 3] == shown

@@ -4,9 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +28,20 @@ Pairs = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Converted:
-    """A model as `transformers` has it (`original`), and what the converter wrote (`folder`)."""
+    """A model: its folder for the engine `transformers`, and what the converter wrote for `ctranslate2`."""
 
-    original: Path
-    folder: Path
+    transformers: Path
+    ctranslate2: Path
     network: Any
     tokenizer: Any
     prefix: str = ""  # what a caption begins with, for the tokenizer of `transformers`
     options: dict[str, Any]
 
     def source_tokens(self, caption: str) -> list[str]:
-        """What the tokenizer of `transformers` makes of a caption."""
         tokens: list[str] = self.tokenizer.convert_ids_to_tokens(self.tokenizer(self.prefix + caption).input_ids)
         return tokens
 
     def generate(self, caption: str) -> str:
-        """Greedy translation by `transformers`."""
         inputs = self.tokenizer(self.prefix + caption, return_tensors="pt")
         greedy = {"num_beams": 1, "do_sample": False, "max_length": SHAPE["max_position_embeddings"]}
         with torch.no_grad():
@@ -55,28 +51,32 @@ class Converted:
         return " ".join(self.tokenizer.decode(words, skip_special_tokens=True).split())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small are many times slower with two on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
 def pairs(tiny_tsv: Path) -> Pairs:
     lines = tiny_tsv.read_text(encoding="utf-8").splitlines()
     return [(source, target) for source, target in (line.split("\t") for line in lines)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pieces(pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Sentencepiece models: "source", "target", "shared"."""
     folder = tmp_path_factory.mktemp("pieces")
     sides = {"source": [pair[0] for pair in pairs], "target": [pair[1] for pair in pairs]}
     texts = sides | {"shared": sides["source"] + sides["target"]}
+    options = {"model_type": "bpe", "vocab_size": 220, "hard_vocab_limit": False, "character_coverage": 1.0}
     for name, lines in texts.items():
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([*lines, "0 1 2 3 4 5 6 7 8 9 . , ! ( )"] * 2),
-            model_prefix=str(folder / name),
-            model_type="bpe",
-            vocab_size=220,
-            hard_vocab_limit=False,
-            character_coverage=1.0,
-            minloglevel=2,
-        )
+        given = iter([*lines, "0 1 2 3 4 5 6 7 8 9 . , ! ( )"] * 2)
+        prefix = str(folder / name)
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=given, model_prefix=prefix, minloglevel=2, **options)
     return {name: folder / f"{name}.model" for name in texts}
 
 
@@ -89,18 +89,16 @@ def write_vocabulary(folder: Path, first: Sequence[str], models: Sequence[Path],
     return vocabulary
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opus(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
-    """English to Italian, Marian."""
     return marian(pieces, pairs, tmp_path_factory.mktemp("opus"), languages=())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def opus_of_many(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian or, in place of French, English, Marian."""
-    of_both = [[(f">>ita<< {source}", target), (f">>fra<< {source}", source)] for source, target in pairs]
-    folder = tmp_path_factory.mktemp("opus_of_many")
-    return marian(pieces, list(chain.from_iterable(of_both)), folder, languages=(">>fra<<", ">>ita<<"))
+    both = [pair for a, b in pairs for pair in ((f">>ita<< {a}", b), (f">>fra<< {a}", a))]
+    return marian(pieces, both, tmp_path_factory.mktemp("opus_of_many"), languages=(">>fra<<", ">>ita<<"))
 
 
 def marian(pieces: dict[str, Path], pairs: Pairs, folder: Path, languages: Sequence[str]) -> Converted:
@@ -111,24 +109,16 @@ def marian(pieces: dict[str, Path], pairs: Pairs, folder: Path, languages: Seque
     files = map(str, (*sides, folder / "vocab.json"))
     tokenizer = MarianTokenizer(*files, source_lang="en", target_lang="roa" if languages else "it")
     torch.manual_seed(3)
-    config = MarianConfig(
-        vocab_size=len(vocabulary),
-        pad_token_id=vocabulary["<pad>"],
-        decoder_start_token_id=vocabulary["<pad>"],
-        bos_token_id=0,
-        eos_token_id=0,
-        forced_eos_token_id=None,
-        activation_function="swish",
-        scale_embedding=True,
-        tie_word_embeddings=False,  # else training moves the row of "<pad>", which starts the decoder and must be zero
-        **SHAPE,
-    )
-    network = MarianMTModel(config)
+    ids = {"pad": vocabulary["<pad>"], "decoder_start": vocabulary["<pad>"], "bos": 0, "eos": 0, "forced_eos": None}
+    options = {"activation_function": "swish", "scale_embedding": True, **SHAPE}
+    # Tied, training would move the row of "<pad>", which starts the decoder and must be zero.
+    options |= {"tie_word_embeddings": False, **{f"{name}_token_id": number for name, number in ids.items()}}
+    network = MarianMTModel(MarianConfig(vocab_size=len(vocabulary), **options))
     train(network, tokenizer, pairs)
     return convert(network, tokenizer, folder, MARIAN_FILES, prefix=">>ita<< " if languages else "")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def m2m(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
     """English to Italian and back to itself, by the token that the translation begins with."""
     from transformers import M2M100Tokenizer
@@ -142,17 +132,15 @@ def m2m(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPath
     return convert(network, tokenizer, folder, files, forced_bos_token_id=tokenizer.get_lang_id("it"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nllb(pieces: dict[str, Path], pairs: Pairs, tmp_path_factory: pytest.TempPathFactory) -> Converted:
-    """English to Italian, with a `tokenizer.json`."""
     from transformers import NllbTokenizer
 
     folder = tmp_path_factory.mktemp("nllb")
     (folder / "sentencepiece.bpe.model").write_bytes(pieces["shared"].read_bytes())
     languages = ["eng_Latn", "fra_Latn", "ita_Latn"]
-    tokenizer = NllbTokenizer.from_pretrained(
-        folder, src_lang="eng_Latn", tgt_lang="ita_Latn", extra_special_tokens=languages
-    )
+    spoken = {"src_lang": "eng_Latn", "tgt_lang": "ita_Latn"}
+    tokenizer = NllbTokenizer.from_pretrained(folder, **spoken, extra_special_tokens=languages)
     network = m2m_network(len(tokenizer))
     train(network, tokenizer, pairs)
     italian = tokenizer.convert_tokens_to_ids("ita_Latn")
@@ -175,32 +163,16 @@ def train(network: Any, tokenizer: Any, pairs: Pairs) -> None:
     # Down to nothing at the end: a model caught in mid leap says one thing on one processor and another on the next.
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=NUM_STEPS)
     choose = random.Random(1)
-    with threads(1):
-        for _ in range(NUM_STEPS):
-            rows = choose.sample(range(len(pairs)), 32)
-            network(**{name: values[rows] for name, values in batch.items()}).loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small are many times slower with two on a busy machine."""
-    with threads(1):
-        yield
+    for _ in range(NUM_STEPS):
+        rows = choose.sample(range(len(pairs)), 32)
+        network(**{name: values[rows] for name, values in batch.items()}).loss.backward()
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
 
 
 def convert(
-    network: Any, tokenizer: Any, folder: Path, files: list[str], *, prefix: str = "", **options: Any
+    network: Any, tokenizer: Any, folder: Path, files: list[str], prefix: str = "", **options: Any
 ) -> Converted:
     """Save with `transformers`, convert with CTranslate2."""
     original, converted = folder / "original", folder / "converted"
@@ -213,14 +185,12 @@ def convert(
         special = {"additional_special_tokens": list(tokenizer.lang_token_to_id)}
         (original / "special_tokens_map.json").write_text(json.dumps(special), encoding="utf-8")
     TransformersConverter(str(original), copy_files=files).convert(str(converted))
-    return Converted(
-        original=original, folder=converted, network=network, tokenizer=tokenizer, prefix=prefix, options=options
-    )
+    folders = {"transformers": original, "ctranslate2": converted}
+    return Converted(**folders, network=network, tokenizer=tokenizer, prefix=prefix, options=options)
 
 
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
-    """A copy of a folder that a test may change."""
 
     def copy(folder: Path) -> Path:
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)

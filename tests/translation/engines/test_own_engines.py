@@ -1,0 +1,310 @@
+"""Engines of the user's own: a program of lines in and lines out, and those of other people's packages."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_catalog.errors import InputError, PipelineError, SettingsError, TransientError
+from data_catalog.language_pack import LanguagePack
+from translation.config import ENGINES, TranslateConfig
+from translation.engine import Translator
+from translation.engines.command import LINES_PER_BATCH, CommandTranslator
+from translation.engines.plugins import CAPTIONS_PER_CALL, engine_names
+from translation.registry import open_translator, reverse
+
+EN, IT, DE = (LanguagePack(code=code) for code in ("en", "it", "de"))
+LOOP = "import os, sys, time\nfor number, line in enumerate(sys.stdin):\n    line = line.rstrip('\\n')\n    "
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Any:
+    """`engine(code, *arguments, **settings)`: an engine over a program in Python."""
+
+    def make(code: str, *arguments: str, **settings: Any) -> CommandTranslator:
+        (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+        words = (sys.executable, "-u", str(tmp_path / "mine.py"), *arguments)
+        config = TranslateConfig(engine="command", command=words, **{"timeout_s": 60.0, **settings})
+        found = open_translator(config, [EN, IT], cache_dir=tmp_path)
+        assert isinstance(found, CommandTranslator)
+        return found
+
+    return make
+
+
+def texts(engine: CommandTranslator, captions: list[str]) -> list[str]:
+    return [found.text for found in engine.translate(captions)]
+
+
+def refusal(engine: CommandTranslator, captions: list[str] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        engine.translate(captions or ["a", "b", "c"])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_captions_are_lines_and_translations_are_lines(engine: Any) -> None:
+    shouting = engine(LOOP + "print(line.upper())")
+    captions = ["two dogs", "", "a\nb\r\nc\u2028d\0e\x0bf", "  naïve 日本 😀 ", "two dogs", " \n"]
+    done: list[int] = []
+    found = shouting.translate(captions, done.append)
+    assert [each.text for each in found] == ["TWO DOGS", "", "A B C D E F", "NAÏVE 日本 😀", "TWO DOGS", ""]
+    assert {each.score for each in found} == {None}
+    assert sum(done) == len(captions)
+    assert texts(shouting, [chr(0xD800)]) == ["?"]
+
+
+def test_one_program_answers_many_batches(engine: Any) -> None:
+    counting = engine(LOOP + "print(f'{os.getpid()} {number} {line}')")
+    captions = [f"caption {number} {'x' * 5_000}" for number in range(2 * LINES_PER_BATCH + 7)]
+    found = [*texts(counting, captions[:150]), *texts(counting, captions[150:])]
+    pid = found[0].split()[0]
+    assert found == [f"{pid} {number} {caption}" for number, caption in enumerate(captions)]
+
+
+def test_a_program_that_dies_is_started_once_more(engine: Any, tmp_path: Path) -> None:
+    died = tmp_path / "died"
+    once = f"number == 1 and not os.path.exists({str(died)!r}) and (open({str(died)!r}, 'w'), os._exit(3))"
+    assert texts(engine(f"{LOOP}{once}\n    print(line)"), ["a", "b", "c"]) == ["a", "b", "c"]
+    assert died.exists()
+
+
+def test_a_program_that_never_reads(engine: Any) -> None:
+    many = ["x" * 10_000 + str(number) for number in range(100)]
+    assert "code 7 after 0 of 100 lines" in refusal(engine("import os; os.close(0); os._exit(7)"), many)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("print(line)\n    if number == 1: sys.exit('no memory\\nleft')", "code 1 after 2 of 3 lines: no memory left"),
+        ("print(line); print(line)", "wrote more lines"),
+        ("sys.stdout.buffer.write(b'\\xff\\n')", "not UTF-8"),
+        ("print('x\\0y')", "NUL"),
+        ("[sys.stdout.write('x' * 60_000) for _ in iter(int, 1)]", "1,000,000 bytes"),
+    ],
+)
+def test_what_is_no_translation(body: str, message: str, engine: Any) -> None:
+    assert message in refusal(engine(LOOP + body))
+
+
+def test_a_program_that_hangs_is_killed_and_what_it_started_dies_with_it(engine: Any, tmp_path: Path) -> None:
+    alive = tmp_path / "alive"  # has a writer while the program or its child runs
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    child = f"import subprocess\nsubprocess.Popen(['sleep', '600'], stdout=open({str(alive)!r}, 'w'))\n"
+    body = f"{child}{LOOP}number == 2 and time.sleep(600); print(line)"
+    assert "killed because it gave 2 of 3 lines within 3 s" in refusal(engine(body, timeout_s=3.0))
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+
+def test_the_fingerprint_holds_what_is_known_of_the_command(engine: Any) -> None:
+    def fingerprint(code: str = "print(line)", beam: str = "2", version: str = "1") -> str:
+        return engine(LOOP + code, beam, version=version).fingerprint
+
+    first = fingerprint()
+    assert first.startswith("command:en-it:")
+    assert len({first, fingerprint("print( line)"), fingerprint(beam="3"), fingerprint(version="2")}) == 4
+    again = engine(LOOP + "print(line)", "2", version="1", timeout_s=7.0, max_chunk_size=5)
+    assert (again.fingerprint, again.max_chunk_size) == (first, 5)
+    assert texts(engine(LOOP + "print(line)", "x" * 5000, "~nobody/x"), ["a"]) == ["a"], "no paths, though long"
+
+
+def test_no_shell_reads_the_words_and_the_way_back_knows_its_languages(tmp_path: Path) -> None:
+    words = (sys.executable, "-u", "-c", LOOP + "print(sys.argv[1], line)", "$HOME {from}>{to}")
+    config = TranslateConfig(engine="command", command=words, pivot="de", round_trip=True)
+    packs = [EN, DE, IT]
+    assert open_translator(config, packs, cache_dir=tmp_path).translate(["a"])[0].text == "$HOME de>it $HOME en>de a"
+    back = open_translator(reverse(config), packs[::-1], cache_dir=tmp_path)
+    assert back.translate(["a"])[0].text == "$HOME de>en $HOME it>de a"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(({"command": words}, "command is missing") for words in ((), ("",), ("cat", "a\0b"))),
+        ({"command": ("./no-such",)}, "'./no-such'"),
+        ({"command": ("sed -u s/a/b/",)}, '["sed", ...]'),
+        *(({"command": ("cat",), "timeout_s": seconds}, "translate.timeout_s") for seconds in (0.0, float("nan"))),
+        ({"command": ("cat",), "max_chunk_size": -1}, "translate.max_chunk_size"),
+        ({"command": ("cat",), "round_trip": True}, "translate.round_trip"),
+        ({"command": ("cat",), "pivot": "de"}, "translate.pivot"),
+    ],
+)
+def test_what_is_wrong_is_said_before_work(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as caught:
+        open_translator(TranslateConfig(engine="command", **settings), [EN, IT], cache_dir=tmp_path)
+    assert message in str(caught.value)
+
+
+DOCS = (Path(__file__).parents[3] / "docs" / "translation.md").read_text(encoding="utf-8")
+EXAMPLE = re.findall(r"```python\n# vernaclip_glossary\.py\n(.*?)```", DOCS, re.DOTALL)[0]
+
+# An engine that works, which tests take apart by replacing what is between the marks.
+GOOD = """
+class Engine:
+    fingerprint = "1"
+    asked = []
+    def translate(self, captions):
+        self.asked.append(captions)
+        return [caption.upper() for caption in captions]
+
+def open_engine(request):
+    global REQUEST
+    REQUEST = request
+    return Engine()
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`install(source, name="mine", package="mine-engine")`: puts a package with that engine on the path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def put(source: str, name: str = "mine", package: str = "mine-engine") -> str:
+        module, site = package.replace("-", "_"), tmp_path / f"site-{package}"
+        info = site / f"{module}-1.5.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{module}.py").write_text(source, encoding="utf-8")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[vernaclip.engines]\n{name} = {module}:open_engine\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(str(site))
+        return module
+
+    return put
+
+
+def opened(name: str = "mine", target: LanguagePack = IT, **settings: Any) -> Translator:
+    return open_translator(
+        TranslateConfig(engine=name, settings=settings), [EN, target], cache_dir=Path("unused-and-never-made")
+    )
+
+
+def fault(error: type[PipelineError], name: str = "mine", captions: tuple[str, ...] = ("a", "b")) -> str:
+    """What is said of an engine, at its opening or when it translates; one line."""
+    with pytest.raises(PipelineError) as caught:
+        opened(name).translate(captions)
+    assert type(caught.value) is error
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_example_of_the_docs_translates(install: Any, tmp_path: Path) -> None:
+    install(EXAMPLE, name="glossary", package="vernaclip-glossary")
+    (tmp_path / "words.tsv").write_text("two\tdue\ndogs\tcani\n", encoding="utf-8")
+    engine = opened("glossary", file=str(tmp_path / "words.tsv"))
+    assert [found.text for found in engine.translate(["two dogs", " ", "two cats"])] == ["due cani", "", "due cats"]
+    assert re.fullmatch(r"glossary:en-it:[0-9a-f]{12}", engine.fingerprint)
+    (tmp_path / "words.tsv").write_text("two\tdue\n", encoding="utf-8")
+    assert opened("glossary", file=str(tmp_path / "words.tsv")).fingerprint != engine.fingerprint
+    with pytest.raises(InputError, match=r"vernaclip-glossary 1\.5 cannot be opened"):
+        opened("glossary", DE, file=str(tmp_path / "words.tsv"))
+    with pytest.raises(InputError, match=r"translate\.settings"):
+        opened("glossary")
+
+
+def test_listing_names_and_reading_settings_imports_nothing(install: Any) -> None:
+    module = install("raise RuntimeError('imported')", name="lister")
+    assert engine_names() == [*ENGINES, "lister"]
+    TranslateConfig(engine="lister", settings={"a": 1})
+    assert module not in sys.modules
+
+
+def test_what_the_factory_gets_and_what_the_engine_is_asked(install: Any, tmp_path: Path) -> None:
+    module = install(GOOD)
+    given = {"words": ["x"], "deep": {"n": 1}}
+    engine = opened(**given)
+    told = sys.modules[module].REQUEST
+    assert (told.source, told.target, dict(told.settings)) == (EN, IT, given)
+    assert told.settings["words"] is not given["words"], "an engine cannot change the recipe"
+    assert told.folder == tmp_path / "cache" / "vernaclip" / "engines" / "mine"
+    assert told.folder.is_dir()
+    captions = [f"caption {number}" for number in range(CAPTIONS_PER_CALL + 1)]
+    done: list[int] = []
+    found = engine.translate(["", *captions, captions[0], "\n"], done.append)
+    assert [each.text for each in found] == ["", *(text.upper() for text in (*captions, captions[0])), ""]
+    assert [len(asked) for asked in sys.modules[module].Engine.asked] == [CAPTIONS_PER_CALL, 1]
+    assert sum(done) == len(captions) + 3
+
+
+def test_texts_with_scores_limits_and_the_way_back(install: Any) -> None:
+    install(
+        "import numpy\nclass Engine:\n    fingerprint, max_chunk_size = 'x', 2\n"
+        "    def __init__(self, way): self.way = way\n"
+        "    def translate(self, captions):\n        assert len(captions) <= 2\n"
+        "        return [(f'{self.way}\\n {c}', numpy.float32(-0.5)) if c != 'b' else (c, None) for c in captions]\n"
+        "def open_engine(request): return Engine(request.source.code + request.target.code)\n"
+    )
+    engine = opened()
+    assert engine.max_chunk_size == 2
+    found = [(each.text, each.score) for each in engine.translate(["a", "b", "c"])]
+    assert found == [("enit a", -0.5), ("b", None), ("enit c", -0.5)]
+    config = TranslateConfig(engine="mine", pivot="de", round_trip=True)
+    there = open_translator(config, [EN, DE, IT], cache_dir=Path("unused"))
+    back = open_translator(reverse(config), [IT, DE, EN], cache_dir=Path("unused"))
+    assert there.translate(["a"])[0].text == "deit ende a"
+    assert back.translate(["a"])[0].text == "deen itde a"
+
+
+TRANSLATE = "        self.asked.append(captions)\n        return [caption.upper() for caption in captions]\n"
+ENGINE = "\ndef open_engine(r): return E()"
+BROKEN_AT_OPENING = {
+    "import no_such_module": "ModuleNotFoundError: No module named 'no_such_module'",
+    "def other(): pass": "AttributeError",
+    "open_engine = 3": "must be a function, but is 3",
+    "def open_engine(r): return None": "fingerprint must be a non-empty string, got None",
+    f"class E: fingerprint = ''{ENGINE}": "fingerprint must be a non-empty string, got ''",
+    f"class E: fingerprint = 'x'{ENGINE}": "no method",
+    f"class E: fingerprint, max_chunk_size = 'x', 0{ENGINE}": "size must be a pos",
+    "import uuid\nclass E:\n    translate = print\n    fingerprint = property(lambda _: str(uuid.uuid4()))"
+    + ENGINE: "between two reads",
+}
+BROKEN_AT_WORK = {
+    "return []": "0 translations for 2 captions",
+    "return 'ab'": "it returned 'ab', not a list",
+    "return [b'x', b'y']": "b'x' for the caption 'a'",
+    "return [('x', -1, 2), 'y']": "('x', -1, 2) for the caption 'a'",
+    "return [('x', float('nan')), 'y']": "score of 'a' is nan",
+    r"return ['x\0', 'y']": "NUL",
+    r"return ['x', '\ud800']": "surrogate",
+    "self.fingerprint = '2'; return captions": "fingerprint changed",
+    "raise ValueError('two\\nlines')": "(ValueError: two lines)",
+    "exit(3)": "(SystemExit: 3)",
+}
+
+
+@pytest.mark.parametrize("code", [*BROKEN_AT_OPENING, *BROKEN_AT_WORK])
+def test_a_package_that_does_not_open_or_does_not_translate_is_named(code: str, install: Any) -> None:
+    install(code if code in BROKEN_AT_OPENING else GOOD.replace(TRANSLATE, f"        {code}\n"))
+    told = fault(InputError)
+    assert told.startswith("the engine 'mine' of the package mine-engine 1.5 ")
+    assert (BROKEN_AT_OPENING | BROKEN_AT_WORK)[code] in told
+
+
+RAISED: dict[str, tuple[type[PipelineError], str]] = {
+    "ConnectionResetError('gone')": (TransientError, "ConnectionResetError: gone"),
+    "SettingsError('xy')": (SettingsError, "failed: xy"),
+    "Own('x', 'y')": (TransientError, "failed: xy"),
+}
+
+
+@pytest.mark.parametrize("raised", RAISED)
+def test_errors_have_the_class_of_who_must_act(raised: str, install: Any) -> None:
+    own = "class Own(TransientError):\n    def __init__(self, a, b):\n        super().__init__(a + b)\n"
+    imported = "from data_catalog.errors import SettingsError, TransientError\n"
+    install(imported + own + GOOD.replace(TRANSLATE, f"        raise {raised}\n"))
+    error, message = RAISED[raised]
+    assert message in fault(error)
+
+
+def test_names_that_are_taken(install: Any) -> None:
+    for name, package in (("mine", "first"), ("mine", "second"), ("argos", "third")):
+        install("raise RuntimeError('imported')", name=name, package=package)
+    assert "several packages, first and second" in fault(InputError)
+    assert "the package third has an engine 'argos'" in fault(InputError, "argos")
