@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def write_coco(path: Path, number: int, caption: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def folder(own_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder of one's own, and what is built from sources of every origin."""
     own = own_folder(tmp_path_factory.mktemp("origins"))
     for number in range(10):

@@ -19,7 +19,6 @@ from data_catalog.report.texts import linked, percent
 from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
 from data_catalog.storage.manifest import Snapshot, commit_snapshot, file_entry, require_snapshot
-from flows.jobs import BuildReport
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
 CELLS = {"td", "th", "dt", "dd", "li", "p"}  # between them is a blank
@@ -96,12 +95,12 @@ def read_page(path: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def page(built: tuple[Path, BuildReport]) -> Page:
+def page(built: Any) -> Page:
     """The page that the build wrote."""
     return read_page(report_path(built[0], "scenes"))
 
 
-def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: tuple[Path, BuildReport]) -> None:
+def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: Any) -> None:
     assert len(page.source) < 1_000_000
     assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 7
     run = list(runs(built[0], "scenes"))[-1]
@@ -110,7 +109,7 @@ def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: tuple[
     assert "No captions were translated" in page.text
 
 
-def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, BuildReport]) -> None:
+def test_the_numbers_are_those_of_the_catalog(page: Page, built: Any) -> None:
     root, report = built
     num_read = sum(row["read"] for row in report.funnel if row["step"] == "ingest")
     counts = query(root, "SELECT count(*) AS images, sum(len(captions))::INT AS captions FROM pairs").to_pylist()[0]
@@ -138,9 +137,7 @@ def test_a_page_is_written_again_where_it_is_missing_or_of_another_snapshot(page
     assert path.read_text(encoding="utf-8") == page.source, "the same snapshot has the same page"
 
 
-def test_the_command_writes_the_page_where_it_is_asked_to(
-    built: tuple[Path, BuildReport], page: Page, tmp_path: Path, told: Any
-) -> None:
+def test_the_command_writes_the_page_where_it_is_asked_to(built: Any, page: Page, tmp_path: Path, told: Any) -> None:
     out = tmp_path / "page.html"
     assert str(out) in told(["report", "scenes", "--root", str(built[0]), "--out", str(out), "--examples", "0"])
     assert len(read_page(out).source) < len(page.source)
@@ -214,7 +211,7 @@ class Make:
 
 
 @pytest.fixture
-def make(built: tuple[Path, BuildReport], tmp_path: Path) -> Make:
+def make(built: Any, tmp_path: Path) -> Make:
     return Make(built[1].snapshot.manifest, tmp_path)
 
 
