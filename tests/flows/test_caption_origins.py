@@ -121,6 +121,11 @@ def test_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) ->
         "1 translated by a machine, 1 translated by a machine and corrected by people."
     ) in text
     assert "Anna B. from English" in text
+    made = folder.rows(f"SELECT clean_caption, caption FROM captions WHERE translator = '{folder.engine}'")
+    assert len(made) == 2
+    assert all(f"{row['clean_caption']} {row['caption']}" in text for row in made), (
+        "translations beside their originals"
+    )
     (row,) = folder.rows("SELECT caption_id FROM captions WHERE origin = 'machine_translation_corrected'")
     lines = [line.strip() for line in told(["why", row["caption_id"], "--root", str(folder.root)]).splitlines()]
     assert {"origin: machine_translation_corrected", "translator: Bing"} <= set(lines)

@@ -117,7 +117,8 @@ def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_tha
         error = told(call(job, "clean.min_words=50"), code=1).splitlines()[-1]
         assert "photos keeps none of 40 captions: clean dropped 40 as caption_too_short" in error
         assert f"{root}/datasets/photos/report.html" in error
-    assert (root / "datasets/photos/report.html").is_file()
+    page = (root / "datasets/photos/report.html").read_text("utf-8")
+    assert "No caption was kept: all 40 captions of 1 source were dropped." in page
     assert not (root / "models").exists()
     (empty,) = snapshot_names(root, "photos")
     assert main(call("build")) == 0
