@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cleaning.checks import CheckConfig, CleanConfig
+from data_catalog.errors import PipelineError
 from data_catalog.fetch.outcomes import Fetching, RecordedOutcomes, attempt_of
 from data_catalog.fetch.urls import fetchable_url
 from data_catalog.images.workers import ImageWorkers
@@ -33,9 +34,9 @@ from data_catalog.tombstones import Tombstones
 from flows.build.captions import NOT_SERVED
 from flows.build.engine import Engine
 from flows.build.execution import LocalExecutor
-from flows.build.inputs import Inputs, Tools, packs_of_captions, require_readable, source_of
+from flows.build.inputs import Inputs, Tools, packs_of_captions, require_contact, require_readable, source_of
 from flows.build.steps import STEPS, Build
-from flows.recipe.engines import open_engine
+from flows.recipe.engines import open_engine, require_packages
 from flows.recipe.language_packs import named_language_packs, target_language_pack
 from flows.recipe.recipe import Recipe, what_settings
 from flows.recipe.sources import SourceSettings
@@ -97,6 +98,7 @@ class DryRun:
         captions: every row, schema `CAPTIONS`.
         num_beyond: rows beyond the limit of their source, by source.
         num_images: images of the remaining captions: how many a build would fetch, and how many the root knows.
+        lacking: what a build would refuse the recipe for, though a dry run does not need it.
     """
 
     num_rows: dict[str, int]
@@ -105,6 +107,7 @@ class DryRun:
     captions: pa.Table
     num_beyond: Mapping[str, int] = field(default_factory=dict)
     num_images: tuple[int, int] = (0, 0)
+    lacking: Sequence[str] = ()
 
     def rows(self) -> list[dict[str, object]]:
         """Return a table with one row for each source and rule."""
@@ -179,7 +182,19 @@ def dry_run(
         captions=table,
         num_beyond={name: counts["unselected"].get(BEYOND_LIMIT, 0) for name, counts in counted.items()},
         num_images=(len(urls) - sum(known), sum(known)),
+        lacking=_lacking(recipe),
     )
+
+
+def _lacking(recipe: Recipe) -> list[str]:
+    """Return the messages with which a build would refuse the recipe, though a dry run does not need what it lacks."""
+    found = []
+    for require in (require_contact, require_packages):
+        try:
+            require(recipe)
+        except PipelineError as error:
+            found.append(str(error))
+    return found
 
 
 def _sampled(recipe: Recipe, num_rows: int, seed: int, translator: Translator | None) -> Inputs:

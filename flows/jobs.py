@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.database.catalog import download_counts
-from data_catalog.database.overview import ranked_reasons
+from data_catalog.database.overview import heavy_losses, ranked_reasons
 from data_catalog.errors import DamagedError, DiskError, InputError, SettingsError
 from data_catalog.exports.documents import write_documents
 from data_catalog.fetch.reasons import Diagnosis, diagnose
@@ -74,6 +74,11 @@ class BuildReport:
         names = ("source", "step", "read", "kept", "dropped")
         rows: Sequence[Mapping[str, Any]] = self.snapshot.manifest["funnel"]
         return [{name: row[name] for name in names} for row in rows]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Return a sentence for each step that dropped nearly all captions of some sources."""
+        return heavy_losses(self.snapshot.manifest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +179,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
     if images := report.downloads.rows():
         outcomes = ", ".join(f"{row['images']:,} {row['what']}" for row in images)
         text += f" Outcomes of its images: {outcomes}."
+    text += "".join(f" Warning: {warning}." for warning in report.warnings)
     executor.artifact_table(f"funnel-{recipe.name}", report.funnel, text)
     if not built.snapshot.num_pairs:
         raise InputError(_nothing_kept(built.snapshot, current, root))
@@ -223,6 +229,7 @@ def train_model(recipe: Recipe, root: Path) -> TrainReport:
     """
     snapshot = require_snapshot(root, recipe.name, recipe=recipe.reference)
     require_guarded(snapshot, recipe)
+    logger.info("check the files of %s, snapshot %s, and load the model", recipe.name, snapshot.snapshot)
     problems = snapshot.verify()
     if problems:
         raise DamagedError(f"the dataset is damaged: {problems[0]}. Remove {snapshot.folder} and build it again.")

@@ -153,7 +153,7 @@ def _apertium(language: Language) -> Iterator[Finding]:
     except InputError as error:
         yield Finding(
             "warning",
-            re.split("[;:]", str(error))[0],
+            re.split(r"[;:](?![^(]*\))", str(error))[0],  # the problem without its remedy
             "no rule-based translation, which is worse than a good package, but the only engine for some languages",
             "install the Apertium pair from English, if there is one",
         )

@@ -288,7 +288,7 @@ class NumbersLost(
     reasons={"numbers_lost": "the translation lacks a number of its source"},
     reads=("numbers_lost",),
 ):
-    """Drop translations that lack a number of their source."""
+    """Drop translations that lack a number of their source, in digits and above 20."""
 
     numbers_lost_check: bool = setting(True)
 
@@ -304,7 +304,7 @@ class NumbersInvented(
     reasons={"numbers_invented": "the translation has a number that its source lacks"},
     reads=("numbers_invented",),
 ):
-    """Drop translations with a number that their source lacks."""
+    """Drop translations with a number, in digits, that their source lacks."""
 
     numbers_invented_check: bool = setting(True)
 

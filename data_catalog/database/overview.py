@@ -8,11 +8,27 @@ from typing import Any
 from data_catalog.plain_text import cell_text, plain_table
 from data_catalog.schema import NATIVE
 from data_catalog.storage.integrity import read_checksummed
-from data_catalog.storage.manifest import EXPORT_RECORD, EXPORTS, MARKED, REPORT_FILE, SPLITS, Snapshot, snapshot_names
+from data_catalog.storage.manifest import (
+    EXPORT_RECORD,
+    EXPORTS,
+    MARKED,
+    REPORT_FILE,
+    SPLITS,
+    FunnelCount,
+    Manifest,
+    Snapshot,
+    snapshot_names,
+)
 
 # Number of drop reasons to show, the most frequent first.
 MOST_REASONS = 5
 _MEGABYTE = 1_000_000
+# A source is nearly lost at a step that drops this share of the rows that it reads, if these are not too few.
+_HEAVY_LOSS = 0.9
+_FEWEST_READ = 50
+_ADVICE = {
+    "low_translation_score": ". The translator may not know such captions: see docs/translation.md#train-a-package"
+}
 
 
 def overview(root: Path, snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
@@ -57,6 +73,28 @@ def ranked_reasons(snapshot: Snapshot) -> list[dict[str, Any]]:
         totals[row["step"], row["drop_reason"]] += row["dropped"]
     ranked = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
     return [{"step": step, "drop_reason": reason, "dropped": count} for (step, reason), count in ranked]
+
+
+def heavy_losses(manifest: Manifest) -> list[str]:
+    """Return a sentence for each step that dropped nearly all captions of some sources, in the order of the steps."""
+    lost: dict[str, list[FunnelCount]] = {}
+    for row in sorted(manifest["funnel"], key=lambda row: (row["step_number"], row["source"])):
+        if row["read"] >= _FEWEST_READ and row["dropped"] >= _HEAVY_LOSS * row["read"]:
+            lost.setdefault(row["step"], []).append(row)
+    sentences = []
+    for step, rows in lost.items():
+        sources = [row["source"] for row in rows]
+        reasons: Counter[str] = Counter()
+        for count in manifest.get("drop_reasons", []):
+            if count["step"] == step and count["source"] in sources:
+                reasons[count["drop_reason"]] += count["dropped"]
+        read, dropped = sum(row["read"] for row in rows), sum(row["dropped"] for row in rows)
+        share = f"all {read:,}" if dropped == read else f"{dropped:,} of {read:,}"
+        text = f"{step} dropped {share} captions of {', '.join(sources)}"
+        for reason, number in reasons.most_common(1):
+            text += f", {'all' if number == dropped else 'most'} as {reason}{_ADVICE.get(reason, '')}"
+        sentences.append(text)
+    return sentences
 
 
 def overview_lines(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from data_catalog.database.connections import snapshot_queries
+from data_catalog.database.overview import heavy_losses
 from data_catalog.fetch.reasons import diagnose
 from data_catalog.plain_text import deciding_settings_text
 from data_catalog.report.ablations import ablations_of
@@ -271,6 +272,7 @@ def gather(snapshot: Snapshot, runs: Sequence[Mapping[str, Any]], *, num_example
             "sides": answers["sides"][0],
             "merged": answers["merged"][0],
             **_funnel(snapshot.manifest),
+            "warnings": heavy_losses(snapshot.manifest),
             "num_images": sum(row["num_images"] for row in published),
             "split_names": [name for name in (*SPLITS, MARKED) if name in {row["split"] for row in published}],
             "reasons": _reasons(query, snapshot, num_examples),

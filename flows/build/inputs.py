@@ -91,12 +91,7 @@ def open_inputs(recipe: Recipe, root: Path, versions: Mapping[str, int]) -> Inpu
     named = named_language_packs(recipe)
     pack = target_language_pack(recipe, named)
     require_readable(recipe)
-    for source in recipe.sources:
-        if source.kind.operator is not None and recipe.fetch.contact is None:
-            raise SettingsError(
-                f"sources.{source.name} fetches images from {source.kind.operator}, which refuses robots without "
-                "contact details: set a mail address or a web page, --set fetch.contact=you@example.org"
-            )
+    require_contact(recipe)
     tagger = recipe.check.find_tagger(pack)
     translator = open_engine(recipe, root)
     reverse = open_reverse_engine(recipe, root) if translator else None
@@ -159,6 +154,20 @@ def require_readable(recipe: Recipe) -> None:
     for source in recipe.sources:
         if isinstance(source.config, PairsConfig):
             source.config.require_use(source.name, recipe.target_language)
+
+
+def require_contact(recipe: Recipe) -> None:
+    """Refuse a source whose images are usually on servers that demand contact details, if the recipe has none.
+
+    Raises:
+        SettingsError: `fetch.contact` is not set.
+    """
+    for source in recipe.sources:
+        if source.kind.operator is not None and recipe.fetch.contact is None:
+            raise SettingsError(
+                f"sources.{source.name} may fetch images from {source.kind.operator}, which refuses robots without "
+                "contact details: set a mail address or a web page, --set fetch.contact=you@example.org"
+            )
 
 
 def packs_of_captions(

@@ -141,6 +141,7 @@ def build(
             "pairs": snapshot.num_pairs,
             "funnel": report.funnel,
             "drop_reasons": _top_reasons(job.root, snapshot.dataset),
+            "warnings": report.warnings,
             "downloads": {"images": report.downloads.counts, "findings": report.downloads.findings},
             "report": _report_of(job.root, snapshot.dataset),
         }
@@ -261,7 +262,8 @@ def _dry_run(job: Job, dry: DryRunOptions, *, json: bool) -> None:
             for rule in found.dropped
         ]
         rows = {"rows": found.num_rows, "unjudged": found.num_unjudged, "beyond_limit": found.num_beyond}
-        say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": {"asked": asked, "known": known}})
+        images = {"asked": asked, "known": known}
+        say_json({"dataset": recipe.name, **rows, "dropped": dropped, "images": images, "lacking": found.lacking})
     else:
         _print_dry_run(found, recipe.name)
     if dry.page:
@@ -288,6 +290,8 @@ def _print_dry_run(found: "DryRun", name: str) -> None:
     say(f"\nImages of the remaining captions: {asked:,} would be fetched, {known:,} are known already.")
     if any(found.num_unjudged.values()):
         say("\nAdd --translate to check translations as well.")
+    for lacking in found.lacking:
+        say(f"\nA build would refuse the recipe: {lacking}")
 
 
 def _top_reasons(root: Path, dataset: str) -> list[dict[str, Any]]:
@@ -318,6 +322,8 @@ def _print_build(report: "BuildReport", job: Job) -> None:
         say(f"\n{name} is up to date: nothing to do ({report.seconds:.1f} s).")
     else:
         say(f"\n{name}: {report.snapshot.num_pairs:,} images with captions in {report.seconds:,.0f} s.")
+    for warning in report.warnings:
+        say("\n" + fill(f"warning: {warning}", 110))
 
 
 def _print_training(report: "TrainReport") -> None:
@@ -354,6 +360,12 @@ def _dataset(job: Job) -> str:
     return load_recipe(job.recipe, root=job.root, overrides=job.overrides).name
 
 
+def _with_recipe(name: str, job: Job) -> str:
+    """Return a command on the recipe with the job's settings, which may name the dataset or the split to score."""
+    settings = [word for setting in job.overrides for word in ("--set", setting)]
+    return command(name, job.recipe, "--root", job.root, *settings)
+
+
 def _search(job: Job) -> str:
     """Return a search command with the shortest caption of a held-out image as its query."""
     import pyarrow.parquet as pq
@@ -370,8 +382,8 @@ def _search(job: Job) -> str:
 
 NEXT: dict[str, Callable[[Job], str]] = {
     "report": lambda job: f"open {_report_of(job.root, _dataset(job))} in a browser: the report of the build",
-    "train": lambda job: command("train", job.recipe, "--root", job.root),
-    "evaluate": lambda job: command("evaluate", job.recipe, "--root", job.root),
+    "train": lambda job: _with_recipe("train", job),
+    "evaluate": lambda job: _with_recipe("evaluate", job),
     "search": _search,
     "sql": lambda job: command("sql", "SELECT * FROM drop_reasons", "--root", job.root),
     "duckdb": lambda job: (

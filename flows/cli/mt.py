@@ -38,9 +38,9 @@ class TrainOptions:
     preset: Literal["tiny", "small", "base"] = "tiny"
     """tiny: captions from templates; small: tens of thousands of captions; base: hundreds of thousands or more."""
     held_out: Annotated[Path | None, Parameter(metavar="PAIRS.tsv")] = None
-    """Pairs to validate on (default: some of the given pairs)."""
+    """Pairs to validate on (default: some of the given pairs); not with --continue."""
     continued: Annotated[Path | None, Parameter(name="--continue", metavar="FILE.argosmodel")] = None
-    """Start from the weights, vocabulary and sizes of a package that `mt train` wrote on this machine."""
+    """Start from a package that `mt train` wrote on this machine, with its vocabulary, sizes and held-out pairs."""
     overrides: Annotated[Words, Parameter(name="--set", metavar="KEY=VALUE")] = ()
     """Override a training setting. Repeatable."""
 
@@ -67,13 +67,12 @@ def train(
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values
     from flows.recipe.settings import read
-    from translation.train.config import PRESETS, SIZES, TrainPackageConfig
+    from translation.train.config import PRESETS, TrainPackageConfig, refuse_fixed_settings, refuse_held_out
 
     overrides = override_values(options.overrides)
-    if options.continued and (fixed := sorted(overrides.keys() & set(SIZES))):
-        raise SettingsError(
-            f"--set {', '.join(fixed)} cannot be used with --continue: the sizes of {options.continued} are fixed"
-        )
+    if options.continued:
+        refuse_held_out(options.held_out, continued=options.continued)
+        refuse_fixed_settings(overrides, continued=options.continued)
     settings = PRESETS[options.preset] | overrides
     config = read(TrainPackageConfig, settings, "mt_train")
     packs = [language_pack(code) if config.check_languages else None for code in (from_code, to_code)]

@@ -32,6 +32,8 @@ from flows.orchestration.prefect_env import (
     state_folder,
 )
 
+logger = logging.getLogger(__name__)
+
 NUM_TRIES = 3
 START_TIMEOUT_S = 90.0
 END_TIMEOUT_S = 5.0
@@ -98,6 +100,7 @@ def use_answering_api(project: Path) -> Api | None:
     api = configured_api()
     if api and answers(api, otherwise="this run uses a temporary server (`vernaclip up` starts a permanent one)"):
         return api
+    logger.info("start Prefect for this run")
     from prefect.context import refresh_global_settings_context
 
     os.environ.update(start(state_folder(project)).environment())  # overrides all other settings of Prefect

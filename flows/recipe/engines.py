@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flows.recipe.settings import read
 from translation.config import TranslateConfig
 from translation.engine import Translator
 from translation.engines.plugins import find_plugin
+from translation.packages.package import default_packages_dir, find, require_there
 from translation.registry import open_translator, reverse
 
 logger = logging.getLogger(__name__)
@@ -28,18 +30,44 @@ def open_engine(recipe: Recipe, root: Path) -> Translator | None:
         InputError: a source is in another language, and no package for it is named or installed.
     """
     find_plugin(recipe.translate.engine)  # an unknown engine is an error even if nothing is to be translated
-    languages = [source.kind.languages(source.config) for source in recipe.sources]
-    known = {language for found in languages if found is not None for language in found}
-    if recipe.source_language == recipe.target_language or not (recipe.source_language in known or None in languages):
+    needs = _needs_engine(recipe)
+    if needs is False:
         return None
     try:
         return open_translator(recipe.translate, _route(recipe), cache_dir=root / "packages")
     except (DamagedError, InputError, SettingsError) as error:
-        if recipe.source_language in known or recipe.translate.package or recipe.translate.engine != "argos":
+        if needs or recipe.translate.package or recipe.translate.engine != "argos":
             raise
         # Each row of some source states its language, so there may be no row that needs the engine.
         logger.warning("rows in languages other than %s will be rejected: %s", recipe.target_language, error)
         return None
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Refuse a recipe whose Argos packages are missing, without opening them; other engines are not looked at.
+
+    Raises:
+        InputError: a package that the recipe needs is not there.
+        DamagedError: an installed one has changed.
+    """
+    config, needs = recipe.translate, _needs_engine(recipe)
+    if config.engine != "argos" or needs is False:
+        return
+    for name in config.package:
+        require_there(Path(name).expanduser())
+    if needs and not config.package:
+        for source, target in pairwise(_route(recipe)):
+            find(source.argos or source.code, target.argos or target.code, default_packages_dir())
+
+
+def _needs_engine(recipe: Recipe) -> bool | None:
+    """Return whether captions need the engine; None if only the rows of a source say in which language they are."""
+    if recipe.source_language == recipe.target_language:
+        return False
+    languages = [source.kind.languages(source.config) for source in recipe.sources]
+    if any(found is not None and recipe.source_language in found for found in languages):
+        return True
+    return None if None in languages else False
 
 
 def open_reverse_engine(recipe: Recipe, root: Path) -> Translator | None:

@@ -280,10 +280,13 @@ def test_a_command_in_an_error_can_be_typed_as_it_stands(
 
 @pytest.mark.parametrize("topic", ["train", "evaluate", "verify", "sql"])
 def test_what_to_try_next_can_be_typed(topic: str, quoted: str) -> None:
-    words = shlex.split(NEXT[topic](Job(recipe=quoted, root=Path("the root"))))
+    job = Job(recipe=quoted, root=Path("the root"), overrides=('name="other"', "evaluate.split=val"))
+    words = shlex.split(NEXT[topic](job))
+    takes_recipe = topic in ("train", "evaluate")
+    settings = ["--set", 'name="other"', "--set", "evaluate.split=val"] if takes_recipe else []
     assert words[:2] == ["vernaclip", topic]
-    assert words[-2:] == ["--root", "the root"]
-    assert (quoted in words) == (topic in ("train", "evaluate"))
+    assert words[words.index("--root") :] == ["--root", "the root", *settings]
+    assert (quoted in words) == takes_recipe
 
 
 def test_a_terminal_that_cannot_show_an_answer_says_so(built: Any) -> None:

@@ -234,3 +234,11 @@ def test_wrong_use_is_one_sentence(arguments: list[str], message: str, told: Any
     error = told(["doctor", "--language", *arguments], code=1)
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_pair_that_apertium_lacks_is_told_with_those_that_it_has(tmp_path: Path) -> None:
+    program, modes = tmp_path / "bin" / "apertium", tmp_path / "share" / "apertium" / "modes"
+    for file in (program, modes / "eng-cat.mode"):
+        file.parent.mkdir(parents=True)
+        file.touch(mode=0o755)
+    assert findings("de")["Apertium"].text == "Apertium has no mode eng-deu (installed from en: eng-cat)"

@@ -100,6 +100,22 @@ def test_what_would_be_marked_is_told_as_what_would_be_dropped(
     assert "46 rows checked, 6 dropped" in text  # what is marked stays
 
 
+def test_what_a_build_would_refuse_is_said(dry_run: Dry, own: Any) -> None:
+    refused = "A build would refuse the recipe: "
+    assert f"{refused}no Argos package translates en to it" in dry_run()
+    out = dry_run("--set", "translate.package=none.argosmodel")
+    assert f"{refused}none.argosmodel does not exist" in out
+    assert "`vernaclip mt train`" in out
+    (own.folder / "some.argosmodel").touch()
+    assert refused not in dry_run("--set", f"translate.package={own.folder}/some.argosmodel")
+    (own.folder / "sbu.json").write_text('{"captions": ["A dog runs"], "image_urls": ["http://127.0.0.1/2.jpg"]}')
+    with (own.folder / "mixed.toml").open("a", encoding="utf-8") as recipe:
+        recipe.write('[sources.sbu]\nfiles = ["sbu.json"]\n')
+    contact, package = json.loads(dry_run("--json"))["lacking"]
+    assert contact.startswith("sources.sbu may fetch images from Flickr")
+    assert package.startswith("no Argos package")
+
+
 @pytest.mark.parametrize("rows", ["0", "5"])
 def test_what_a_limit_leaves_out_is_said(dry_run: Any, rows: str) -> None:
     out = dry_run("--rows", rows, "--set", "sources.it.limit=20")

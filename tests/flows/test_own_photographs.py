@@ -1,6 +1,8 @@
 """One's own photographs run through, or a sentence says early why not; whose rights hold, which files cost a row."""
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from data_catalog.report.page import refresh_report
+from data_catalog.report.page import refresh_report, write_report
 from data_catalog.storage.manifest import dataset_names, require_snapshot, snapshot_names
 from flows.cli import main
 
@@ -46,9 +48,13 @@ def call(recipe: Path, tmp_path: Path, quick_builds: None) -> Call:
     return words
 
 
-def test_a_recipe_of_what_is_needed_alone_runs_through(call: Any, tmp_path: Path, told: Any) -> None:
+def test_a_recipe_of_what_is_needed_alone_runs_through(
+    call: Any, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """It has a val split, by default, and no test split: val is what is scored."""
     assert "retrieval among the images of the val split" in told(call("run"))
+    assert re.search(r"check the files of photos, snapshot \w+, and load the model\n", caplog.text)
+    assert f"load the model {tmp_path}/catalog/models/photos/" in caplog.text
     assert len(list((tmp_path / "catalog/models/photos").glob("*/scores-val.json"))) == 1
 
 
@@ -129,6 +135,21 @@ def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_tha
     assert require_snapshot(root, "photos").snapshot == good
     assert main(["verify", "--root", str(root)]) == 0
     assert "up to date" in told(call("build"))
+
+
+def test_a_build_names_the_sources_of_which_a_step_dropped_nearly_all(own: Any, told: Any) -> None:
+    own.save("1.jpg", 1)
+
+    def rows(num_short: int, num_long: int) -> list[tuple[str, str]]:
+        return [("1.jpg", "dog")] * num_short + [("1.jpg", own.caption(number)) for number in range(num_long)]
+
+    counts = {"whole": (50, 0), "nearly": (45, 5), "most": (44, 6), "few": (49, 0)}
+    own.recipe("".join(own.source(name, "path caption", rows(*count)) for name, count in counts.items()))
+    words = ["build", str(own.folder / "own.toml"), "--root", str(own.root), "--executor", "local"]
+    warning = "clean dropped 95 of 100 captions of nearly, whole, all as caption_too_short"
+    assert f"warning: {warning}\n" in told(words)
+    assert json.loads(told([*words, "--json"]))["warnings"] == [warning], "also of a build that is up to date"
+    assert warning in write_report(own.root, require_snapshot(own.root, "own")).read_text("utf-8")
 
 
 TOO_SHORT = "A dog"  # a row that is dropped for its caption is still a row of the image

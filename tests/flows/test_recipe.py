@@ -165,7 +165,7 @@ def test_wikimedia_is_not_asked_without_a_contact(load: Any, tmp_path: Path) -> 
     columns = ("language", "image_url", "caption_reference_description", "caption_attribution_description")
     lines = [(*columns, "caption_alt_text_description"), ("it", "https://upload.wikimedia.org/a.jpg", "", "", "")]
     (tmp_path / "wit.tsv").write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"sources\.wit fetches images from Wikimedia.*fetch\.contact"):
+    with pytest.raises(SettingsError, match=r"sources\.wit may fetch images from Wikimedia.*fetch\.contact"):
         open_inputs(load(text=WIT), tmp_path, {})
     recipe = load("fetch.contact=someone@example.org", text=WIT)
     assert open_inputs(recipe, tmp_path, {}).sources[0].name == "wit"

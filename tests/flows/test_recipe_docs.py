@@ -13,10 +13,12 @@ from cleaning.checks.definition import Section
 from data_catalog.exports.rights import SourceRights
 from data_catalog.fetch.config import HostLimits
 from data_catalog.language_pack import LanguagePack
+from data_catalog.sample.datasets import draw_upstream
 from data_catalog.settings import FILE
 from data_catalog.sources.registry import SOURCE_KINDS
 from data_catalog.sources.rows import RowLimit
 from data_catalog.test_sets import TEST_SET_KINDS
+from flows.build.inputs import open_inputs
 from flows.recipe.recipe import SECTIONS, Dataset, load_recipe
 from flows.recipe.settings import read, schema, section_fields
 from flows.recipe.sources import StatedCaptions
@@ -186,6 +188,21 @@ def test_the_smallest_recipe_is_read_with_paths_beside_it(tmp_path: Path, monkey
     assert recipe.name == "photos"
     assert source.config.files == (str(tmp_path / "photos.csv"),)
     assert source.config.images == str(tmp_path / "photos")
+
+
+def test_the_recipe_over_the_sample_reads_what_it_draws(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n([^`]*?^\[scenes\]$.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "sample.toml").write_text(text, encoding="utf-8")
+    engine = ["translate.engine=command", "translate.command=cat", "translate.package=[]"]
+    settings = ["scenes.num_images=40", *engine]
+    recipe = load_recipe(str(tmp_path / "sample.toml"), root=tmp_path / "root", overrides=settings)
+    assert recipe.scenes
+    assert recipe.serve
+    draw_upstream(recipe.scenes)
+    inputs = open_inputs(recipe, tmp_path / "root", {})
+    assert len(inputs.sources) == 4
+    assert recipe.serve.folder == recipe.scenes.folder / "www"
+    assert recipe.scenes.base_url.endswith(f":{recipe.serve.port}")
 
 
 if __name__ == "__main__":

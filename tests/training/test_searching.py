@@ -74,8 +74,9 @@ def test_a_damaged_index_is_noticed_and_made_anew(
     assert "created again" in caplog.text
     assert features.read_bytes() == whole
     caplog.clear()
+    caplog.set_level(logging.INFO)
     assert search(QUERY, square_files.test, model) == first
-    assert caplog.text == ""
+    assert caplog.messages == [f"load the model {model}"]
 
 
 @pytest.mark.parametrize(

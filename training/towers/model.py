@@ -4,6 +4,7 @@ open_clip alone can open a finished folder: `open_clip.create_model_and_transfor
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ OPEN_CLIP_CONFIG_FILE = "open_clip_config.json"
 ENCODER_CONFIG_FILE = "config.json"  # config of a Hugging Face text encoder
 WEIGHTS_FILE = "model.safetensors"
 HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub layout, which exports use
+
+logger = logging.getLogger(__name__)
 
 _CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
@@ -156,6 +159,7 @@ def load_model(folder: Path) -> LoadedModel:
         InputError: the folder contains no model, or its tokenizer exceeds the limits.
         DamagedError: a file is missing or damaged, or the weights do not match the config. The message names the file.
     """
+    logger.info("load the model %s", folder)  # before torch, which takes long to load on a busy machine
     import torch
 
     config_path, weights_path = folder / OPEN_CLIP_CONFIG_FILE, folder / WEIGHTS_FILE

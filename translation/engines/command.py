@@ -4,6 +4,7 @@ The program runs as long as the engine, without a shell. It is killed if it hang
 number of its lines is checked.
 """
 
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -155,8 +156,10 @@ def _text(answer: bytes, line: str) -> str:
 
 def _with_content(word: str) -> Any:
     """Return a word of a command; a file's word becomes its name and sha256, so that its folder does not matter."""
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # noqa: PTH111 - pathlib refuses "~nobody"
+    if not os.path.isfile(path):  # noqa: PTH113 - pathlib raises OSError for a word too long to be a path
+        return word
     try:
-        return [path.name, sha256_of(path)] if path.is_file() else word
+        return [path.name, sha256_of(path)]
     except OSError as error:
         raise InputError(f"translate.command: {path} cannot be read: {error.strerror}") from error

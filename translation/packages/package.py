@@ -225,8 +225,7 @@ def open_package(path: Path, cache_dir: Path) -> Package:
 
     if path.is_dir():
         return _require_unchanged(read_package(path))
-    if not path.is_file():
-        raise InputError(f"{path} does not exist: give an .argosmodel file or an installed package's folder")
+    require_there(path)
     home = cache_dir / sha256_of(path)[:16]
     if not home.is_dir():
         with _unpacked(path, cache_dir) as package:
@@ -235,6 +234,15 @@ def open_package(path: Path, cache_dir: Path) -> Package:
         for finding in check():
             raise DamagedError(finding.text)
     return read_package(home / check_archive(path))
+
+
+def require_there(path: Path) -> None:
+    """Raise InputError if neither a file nor a folder is at the path of a package."""
+    if not path.is_dir() and not path.is_file():
+        raise InputError(
+            f"{path} does not exist: give an .argosmodel file or an installed package's folder, or train a package "
+            "with `vernaclip mt train` (docs/translation.md#train-a-package)"
+        )
 
 
 def _require_unchanged(package: Package) -> Package:

@@ -2,13 +2,16 @@
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from data_catalog.errors import SettingsError
 
 PRECISIONS = ("fp32", "bf16")
 # Settings that cannot change when a training continues from the weights of another.
 SIZES = ("vocabulary_size", "embed_dim", "num_heads", "ffn_dim", "num_encoder_layers", "num_decoder_layers")
+_FIXED = (*SIZES, "num_held_out")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,49}")  # part of a folder's name
 _SEEDS = range(-(2**63), 2**64)  # range of torch
 
@@ -126,3 +129,21 @@ class TrainPackageConfig:
                 "mt_train.package_version must be letters and digits, with . + - between them, got "
                 f"{self.package_version!r}"
             )
+
+
+def refuse_fixed_settings(names: Iterable[str], *, continued: Path) -> None:
+    """Raise SettingsError for settings that the training which is continued has fixed."""
+    fixed = sorted(set(names) & set(_FIXED))
+    if fixed:
+        raise SettingsError(
+            f"--set {', '.join(fixed)} cannot be used with --continue: {continued} keeps its sizes and held-out pairs"
+        )
+
+
+def refuse_held_out(held_out: Path | None, *, continued: Path) -> None:
+    """Raise SettingsError for held-out pairs of a training that continues from another."""
+    if held_out:
+        raise SettingsError(
+            f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
+            "pairs, because it may have trained on any others. Remove --held-out"
+        )

@@ -39,7 +39,7 @@ from translation.config import TranslateConfig
 from translation.engines.argos import argos_translator
 from translation.evaluate import corpus_bleu, corpus_chrf
 from translation.packages.package import pack, read_package
-from translation.train.config import SIZES, TrainPackageConfig
+from translation.train.config import SIZES, TrainPackageConfig, refuse_held_out
 from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, TrainState, train_model
 from translation.train.model import TranslationModel, load_vocabulary, pieces_of, save_ctranslate2, train_vocabulary
 from translation.train.pairs import Pair, Sources, read_pairs
@@ -105,11 +105,7 @@ def train_package(
     if continued:
         if continued.resolve() == out.resolve():
             raise SettingsError(f"{out} is the package that training continues from: give another name with --out")
-        if held_out:
-            raise SettingsError(
-                f"--held-out {held_out} cannot be used: a training that continues from {continued} keeps its held-out "
-                "pairs, because it may have trained on any others. Remove --held-out"
-            )
+        refuse_held_out(held_out, continued=continued)
         earlier = open_earlier_training(continued, from_code=from_code, to_code=to_code)
         config, held_out_pairs = replace(config, **earlier.sizes), earlier.held_out  # type: ignore[arg-type]
     elif held_out:

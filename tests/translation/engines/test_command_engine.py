@@ -127,6 +127,7 @@ def test_the_fingerprint_holds_what_is_known_of_the_command(engine: Engine) -> N
     assert len({first, fingerprint("print( line)"), fingerprint(beam="3"), fingerprint(version="2")}) == 4
     again = engine(LOOP + "print(line)", "2", version="1", timeout_s=7.0, max_chunk_size=5)
     assert (again.fingerprint, again.max_chunk_size) == (first, 5)
+    assert texts(engine(LOOP + "print(line)", "x" * 5000, "~nobody/x"), ["a"]) == ["a"], "no paths, though long"
 
 
 def test_no_shell_reads_the_words_and_the_way_back_knows_its_languages(tmp_path: Path) -> None:

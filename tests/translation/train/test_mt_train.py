@@ -231,7 +231,7 @@ def test_more_pairs_continue_a_training(copied: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_continued_is_told(
-    copied: Path, tiny_tsv: Path, tmp_path: Path, told: Callable[..., str]
+    copied: Path, tiny_tsv: Path, tmp_path: Path, told: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "new.argosmodel"
 
@@ -246,8 +246,12 @@ def test_what_cannot_be_continued_is_told(
     stray = tmp_path / "stray.argosmodel"
     stray.write_bytes(copied.read_bytes())
     assert "stray.argosmodel.training" in fault(continued=stray)
-    # Sizes are the earlier training's.
-    assert "--set embed_dim, ffn_dim" in told([*command(tiny_tsv, out), "--continue", str(copied)], code=1)
+    monkeypatch.setitem(sys.modules, "translation.train.training", None)  # what follows is told before torch is loaded
+    words = [*command(tiny_tsv, out), "--continue", str(copied)]
+    error = told(words, code=1)
+    assert "--set embed_dim, ffn_dim, num_decoder_layers" in error
+    assert "num_heads, num_held_out" in error
+    assert "Remove --held-out" in told([*words, "--held-out", str(tiny_tsv)], code=1)
     copied.unlink()
     assert "has ended" in fault()
     assert not list(tmp_path.glob("new*"))
