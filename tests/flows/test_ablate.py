@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,7 @@ def times_of(root: Path) -> dict[Path, int]:
 
 @pytest.mark.slow
 def test_a_whole_ablation_killed_in_the_middle_ends_as_one_that_was_not(
-    tmp_path: Path, english_overrides: list[str], small_model: str, child: Callable[..., Any], told: Any
+    tmp_path: Path, english_overrides: list[str], small_model: str, child: Any, told: Any
 ) -> None:
     (tmp_path / "small.json").write_text(small_model)
     settings = [

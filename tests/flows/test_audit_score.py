@@ -81,22 +81,6 @@ def test_numbers_settings_and_the_worst_rows_are_told(files: list[str], told: An
     assert "lowest ratings" not in out
 
 
-def test_what_is_too_little_is_told(tmp_path: Path, told: Any) -> None:
-    write_audit(tmp_path, [-1.0, -0.5, -0.4, None])
-    one = write_ratings(tmp_path, "Ann", [1, 4, 3, None])
-    out = told([*SCORE, one])
-    for part in (
-        "4 rows, 3 of them rated by 1 rater; missing ratings: 1",
-        "no AC1: ",
-        "only 1 bad rows, 10 are needed",
-    ):
-        assert part in out
-    assert "[check]" not in out
-    assert "no AC1: " in told([*SCORE, one, write_ratings(tmp_path, "Bo", [None, None, None, 2])])
-    write_audit(tmp_path, [None])
-    assert "no quality columns with numbers" in told([*SCORE, write_ratings(tmp_path, "Ann", [4])])
-
-
 def test_the_audit_is_looked_for_beside_the_first_ratings(files: list[str], tmp_path: Path, told: Any) -> None:
     moved = (tmp_path / "audit.csv").rename(tmp_path / "kept.csv")
     for words, name in (([], "audit.csv"), (["--audit", str(tmp_path / "gone.csv")], "gone.csv")):

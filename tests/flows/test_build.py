@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -55,7 +56,7 @@ def tree(root: Path) -> dict[str, str]:
     return {path.relative_to(root).as_posix(): sha256_of(path) for name in names for path in datasets.glob(name)}
 
 
-def test_every_step_keeps_or_drops_what_it_reads(built: Built) -> None:
+def test_every_step_keeps_or_drops_what_it_reads(built: Any) -> None:
     root, report = built
     names = "source, step_number, step, read, kept, dropped"
     told = query(root, f"SELECT {names} FROM funnel ORDER BY source, step_number").to_pylist()
@@ -68,7 +69,7 @@ def test_every_step_keeps_or_drops_what_it_reads(built: Built) -> None:
     assert str(root) not in json.dumps(report.snapshot.manifest), "it names no place of this machine"
 
 
-def test_every_injected_fault_ends_as_it_should(built: Built) -> None:
+def test_every_injected_fault_ends_as_it_should(built: Any) -> None:
     root, _ = built
     faults = read_json(root / "upstream" / "faults.json")["faults"]
     rows = query(root, "SELECT step, drop_reason, count(*) AS n FROM rejects GROUP BY ALL").to_pylist()
@@ -91,7 +92,7 @@ def test_every_injected_fault_ends_as_it_should(built: Built) -> None:
 
 
 def test_any_duckdb_opens_the_catalog_from_any_folder(
-    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, report = built
     monkeypatch.chdir(tmp_path)
@@ -103,7 +104,7 @@ def test_any_duckdb_opens_the_catalog_from_any_folder(
     assert pairs == (sum(file["rows"] for file in report.snapshot.manifest["files"]["pairs"]),)
 
 
-def test_snapshots_older_than_a_column_are_still_read(built: Built, tmp_path: Path) -> None:
+def test_snapshots_older_than_a_column_are_still_read(built: Any, tmp_path: Path) -> None:
     root, _ = built
     shutil.copytree(root / "datasets", tmp_path / "datasets")
     for path in tmp_path.rglob("captions-*.parquet"):
@@ -114,7 +115,7 @@ def test_snapshots_older_than_a_column_are_still_read(built: Built, tmp_path: Pa
     assert query(tmp_path, "SELECT translator FROM translators").to_pylist() == [{"translator": "native"}]
 
 
-def test_a_second_build_does_nothing(built: Built, english_recipe: EnglishRecipe, tmp_path: Path) -> None:
+def test_a_second_build_does_nothing(built: Any, english_recipe: Any, tmp_path: Path) -> None:
     """In a copy: it is a run all the same, and other tests ask what the latest one did."""
     root = Path(shutil.copytree(built[0], tmp_path / "catalog"))
     rebuild(root)  # views name files by where they are
@@ -157,7 +158,7 @@ def test_an_order_that_is_said_holds_whatever_the_order_of_the_sections(reordere
 
 @pytest.mark.usefixtures("quick_builds")
 def test_neither_order_nor_workers_nor_batch_sizes_nor_a_failing_disk_change_a_byte(
-    built: Built, english_overrides: list[str], reordered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    built: Any, english_overrides: list[str], reordered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingest, "ROWS_PER_STAGED_BATCH", 7)
     monkeypatch.setattr(sorting, "ROWS_PER_BATCH", 11)
@@ -171,7 +172,7 @@ def test_neither_order_nor_workers_nor_batch_sizes_nor_a_failing_disk_change_a_b
     assert tree(root) == tree(built[0])
 
 
-def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecipe, tmp_path: Path) -> None:
+def test_a_busy_port_is_an_error_before_work_starts(english_recipe: Any, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, LocalExecutor() as executor:
         busy = server.getsockname()[1]
         recipe = english_recipe(tmp_path, f"serve.port={busy}")
@@ -183,7 +184,7 @@ def test_a_busy_port_is_an_error_before_work_starts(english_recipe: EnglishRecip
 PROGRAM = Path(__file__).resolve().parents[1] / "torture" / "torture.py"
 
 
-def test_killed_builds_end_byte_equal(built: Built, english_overrides: list[str], tmp_path: Path) -> None:
+def test_killed_builds_end_byte_equal(built: Any, english_overrides: list[str], tmp_path: Path) -> None:
     """A short variant of `make torture`, in real processes."""
     settings = (*english_overrides, "build.workers=1", "build.fetch_workers=1")
     words = ["--folder", str(tmp_path), "--reference", str(built[0]), "--build-s", "2.5"]
@@ -196,7 +197,7 @@ def test_killed_builds_end_byte_equal(built: Built, english_overrides: list[str]
     assert "all of them equal, byte for byte" in done.stdout
 
 
-def test_the_torture_sees_a_difference(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_torture_sees_a_difference(built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, copy = built[0], tmp_path / "copy"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns("upstream", "work"))
     monkeypatch.syspath_prepend(str(PROGRAM.parent))

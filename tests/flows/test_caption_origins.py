@@ -3,7 +3,6 @@
 import gzip
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def write_coco(path: Path, number: int, caption: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def folder(own_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder of one's own, and what is built from sources of every origin."""
     own = own_folder(tmp_path_factory.mktemp("origins"))
     for number in range(10):
@@ -122,6 +121,11 @@ def test_the_report_and_why_say_who_made_the_captions(folder: Any, told: Any) ->
         "1 translated by a machine, 1 translated by a machine and corrected by people."
     ) in text
     assert "Anna B. from English" in text
+    made = folder.rows(f"SELECT clean_caption, caption FROM captions WHERE translator = '{folder.engine}'")
+    assert len(made) == 2
+    assert all(f"{row['clean_caption']} {row['caption']}" in text for row in made), (
+        "translations beside their originals"
+    )
     (row,) = folder.rows("SELECT caption_id FROM captions WHERE origin = 'machine_translation_corrected'")
     lines = [line.strip() for line in told(["why", row["caption_id"], "--root", str(folder.root)]).splitlines()]
     assert {"origin: machine_translation_corrected", "translator: Bing"} <= set(lines)

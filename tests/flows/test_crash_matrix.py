@@ -7,7 +7,7 @@ that of an undisturbed run. The server, its worker and all commands are processe
 import json
 import os
 import signal
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lab(
-    project_in: Callable[[Path], Any], english_overrides: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Lab]:
+def lab(project_in: Any, english_overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab = Lab(project_in(tmp_path_factory.mktemp("lab")), english_overrides)
     try:
         lab.up()
@@ -144,7 +142,7 @@ def test_a_run_whose_process_is_killed_is_known_to_have_crashed_and_goes_on(
 ) -> None:
     run = lab.start(f"root-{len(list(lab.folder.iterdir()))}")
     run.in_the_middle()
-    pid = int(lab.until(lambda: run.facts()["infrastructure_pid"], 30))
+    pid, api = int(lab.until(lambda: run.facts()["infrastructure_pid"], 30)), lab.project.api
     for each in killed:
         os.kill(pid if each == "run" else lab.pid(each), signal.SIGKILL)
     lab.until(lambda: not is_alive(pid), 20)
@@ -153,6 +151,7 @@ def test_a_run_whose_process_is_killed_is_known_to_have_crashed_and_goes_on(
     committed = run.commits()
     if needs_up:
         lab.up()
+    assert lab.project.api == api, "open pages and other terminals go on working"
     assert run.facts()["state_type"] == "CRASHED"
     assert ("no heartbeat" in run.facts()["state"]["message"]) == (within_s > 90)
     run.retry()

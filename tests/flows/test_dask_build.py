@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def tree(root: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_killed_flow_leaves_no_process_and_a_killed_worker_no_trace(
-    project_in: Callable[[Path], Any], english_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project_in: Any, english_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The small English recipe, with a test set of an image, has all steps that a cluster may be given."""
     project, root, expected = project_in(tmp_path), tmp_path / "catalog", tmp_path / "expected"

@@ -24,7 +24,7 @@ def dry_run(own: Any, told: Any) -> Dry:
     return lambda *words, code=0: told(["build", "--dry-run", str(path), "--root", str(own.root), *words], code=code)
 
 
-def test_rules_are_counted_with_examples_and_a_page_escapes_them(tmp_path: Path, dry_run: Dry) -> None:
+def test_rules_are_counted_with_examples_and_a_page_escapes_them(tmp_path: Path, dry_run: Any) -> None:
     page = tmp_path / "page.html"
     out = dry_run("--rows", "0", "--page", str(page))
     shares = {tuple(line.split()[:3]): line.split()[3:] for line in out.splitlines() if re.search(r"%$", line)}
@@ -42,14 +42,14 @@ def test_rules_are_counted_with_examples_and_a_page_escapes_them(tmp_path: Path,
     assert not (tmp_path / "catalog").exists()
 
 
-def test_a_sample_is_drawn_by_its_seed(dry_run: Dry) -> None:
+def test_a_sample_is_drawn_by_its_seed(dry_run: Any) -> None:
     draws = {seed: dry_run("--rows", "10", "--seed", seed) for seed in ("1", "2", "3")}
     assert all("it: 10 rows checked" in out for out in draws.values())
     assert dry_run("--rows", "10", "--seed", "2") == draws["2"]
     assert len(set(draws.values())) > 1
 
 
-def test_rules_may_be_ordered_and_switched(dry_run: Dry) -> None:
+def test_rules_may_be_ordered_and_switched(dry_run: Any) -> None:
     out = dry_run("--rows", "0", "--set", 'clean.order=["length"]', "--set", "check.proper_noun_check=false")
     assert "mostly_proper_nouns" not in out
     assert "caption_too_short (clean; clean.min_words = 2, clean.min_chars = 3)\n" in out
@@ -57,7 +57,7 @@ def test_rules_may_be_ordered_and_switched(dry_run: Dry) -> None:
 
 
 def test_what_is_missing_or_does_not_go_together_is_refused_and_nothing_is_built(
-    tmp_path: Path, dry_run: Dry, told: Any
+    tmp_path: Path, dry_run: Any, told: Any
 ) -> None:
     assert "no Argos package translates en to it" in dry_run("--translate", code=1)
     assert "--rows must not be negative" in dry_run("--rows", "-5", code=1)
@@ -74,7 +74,7 @@ def test_what_is_missing_or_does_not_go_together_is_refused_and_nothing_is_built
 
 
 def test_what_would_be_marked_is_told_as_what_would_be_dropped(
-    own: Any, tmp_path: Path, dry_run: Dry, caplog: pytest.LogCaptureFixture
+    own: Any, tmp_path: Path, dry_run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The test set has one caption of the Italian source, and one image by its address."""
     rows = [
@@ -117,7 +117,7 @@ def test_what_a_build_would_refuse_is_said(dry_run: Dry, own: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", ["0", "5"])
-def test_what_a_limit_leaves_out_is_said(dry_run: Dry, rows: str) -> None:
+def test_what_a_limit_leaves_out_is_said(dry_run: Any, rows: str) -> None:
     out = dry_run("--rows", rows, "--set", "sources.it.limit=20")
     assert f"it: {'20' if rows == '0' else '5'} rows checked; 26 are beyond its limit" in out
     values = json.loads(dry_run("--rows", rows, "--json", "--set", "sources.it.limit=20"))

@@ -30,7 +30,7 @@ PATHS = [*(f"/{number}.jpg" for number in (0, 1, 2, 3, 4, 5, 6, 7, 9)), "/3-agai
 class Web:
     """A host, a table of its images, and builds of it."""
 
-    def __init__(self, host: Any, own: Any, child: Callable[..., Any]) -> None:
+    def __init__(self, host: Any, own: Any, child: Any) -> None:
         self.host, self.own, self.child, self.folder, self.root = host, own, child, own.folder, own.root
         self.write(PATHS)
 
@@ -86,7 +86,7 @@ def host(picture_host: Any) -> Any:
 
 
 @pytest.fixture
-def web(host: Any, own: Any, child: Callable[..., Any]) -> Web:
+def web(host: Any, own: Any, child: Any) -> Web:
     return Web(host, own, child)
 
 

@@ -19,7 +19,6 @@ from flows.cli import main
 from flows.recipe.engines import open_engine, open_reverse_engine
 from flows.recipe.language_packs import (
     available_language_packs,
-    column_language,
     load_language_pack,
     load_language_packs,
 )
@@ -92,17 +91,6 @@ def test_near_captions_share_their_negations(caption: str, with_: str, without: 
     captions = [caption.format(with_), caption.format(without), f"{caption.format(with_)}!"]
     found = cluster_captions(lambda: iter([captions]), similarity=0.8, scratch=tmp_path, function_words=words)
     assert found.tolist() == [0, 1, 0]
-
-
-def test_a_column_is_checked_by_its_pack_or_says_why_not(caplog: pytest.LogCaptureFixture) -> None:
-    check = column_language(load_language_pack("de"))
-    assert check is not None
-    german, english = check(["Ein großer Hund rennt über die Wiese.", "Two large brown dogs are running across it."])
-    assert german is None
-    assert english is not None
-    assert english.reason == "wrong_language"
-    assert column_language(LanguagePack.minimal("fur")) is None
-    assert "'fur'" in caplog.text
 
 
 RECIPE = """

@@ -1,6 +1,7 @@
-"""One's own photographs, by a recipe of what is needed alone: they run through, or a sentence says early why not."""
+"""One's own photographs run through, or a sentence says early why not; whose rights hold, which files cost a row."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def recipe(own_folder: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory, small_model: str) -> Path:
+def recipe(own_folder: Any, tmp_path_factory: pytest.TempPathFactory, small_model: str) -> Path:
     """A recipe of what is needed alone, for 40 photographs and a table of their captions."""
     own = own_folder(tmp_path_factory.mktemp("own"))
     rows = [(f"{number}.jpg", own.caption(number)) for number in range(40)]
@@ -48,7 +49,7 @@ def call(recipe: Path, tmp_path: Path, quick_builds: None) -> Call:
 
 
 def test_a_recipe_of_what_is_needed_alone_runs_through(
-    call: Call, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
+    call: Any, tmp_path: Path, told: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has a val split, by default, and no test split: val is what is scored."""
     assert "retrieval among the images of the val split" in told(call("run"))
@@ -81,7 +82,7 @@ NOTHING_HELD_OUT = "so there would be nothing to score on"
 def test_what_would_fail_after_the_build_is_said_before_it(
     settings: list[str],
     said: str,
-    call: Call,
+    call: Any,
     tmp_path: Path,
     told: Any,
     small_model: str,
@@ -97,7 +98,7 @@ def test_what_would_fail_after_the_build_is_said_before_it(
 
 
 def test_a_disk_without_room_for_the_model_is_told_before_the_build(
-    call: Call, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+    call: Any, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = SimpleNamespace(total=10**9, used=10**9 - 50_000, free=50_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -105,7 +106,7 @@ def test_a_disk_without_room_for_the_model_is_told_before_the_build(
     assert dataset_names(tmp_path / "catalog") == []
 
 
-def test_where_chance_held_nothing_out_it_is_said_before_training(call: Call, tmp_path: Path, told: Any) -> None:
+def test_where_chance_held_nothing_out_it_is_said_before_training(call: Any, tmp_path: Path, told: Any) -> None:
     error = told(call("run", "split.val=0.0001"), code=1)
     assert "neither the test nor the val split has images" in error
     assert dataset_names(tmp_path / "catalog") == ["photos"]
@@ -114,7 +115,7 @@ def test_where_chance_held_nothing_out_it_is_said_before_training(call: Call, tm
 
 
 def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_that_does(
-    call: Call, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
+    call: Any, tmp_path: Path, told: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.jobs.refresh_report", refresh_report)
     root = tmp_path / "catalog"
@@ -122,7 +123,8 @@ def test_a_build_that_keeps_nothing_fails_and_does_not_take_the_place_of_one_tha
         error = told(call(job, "clean.min_words=50"), code=1).splitlines()[-1]
         assert "photos keeps none of 40 captions: clean dropped 40 as caption_too_short" in error
         assert f"{root}/datasets/photos/report.html" in error
-    assert (root / "datasets/photos/report.html").is_file()
+    page = (root / "datasets/photos/report.html").read_text("utf-8")
+    assert "No caption was kept: all 40 captions of 1 source were dropped." in page
     assert not (root / "models").exists()
     (empty,) = snapshot_names(root, "photos")
     assert main(call("build")) == 0
@@ -148,3 +150,62 @@ def test_a_build_names_the_sources_of_which_a_step_dropped_nearly_all(own: Any, 
     assert f"warning: {warning}\n" in told(words)
     assert json.loads(told([*words, "--json"]))["warnings"] == [warning], "also of a build that is up to date"
     assert warning in write_report(own.root, require_snapshot(own.root, "own")).read_text("utf-8")
+
+
+TOO_SHORT = "A dog"  # a row that is dropped for its caption is still a row of the image
+ARR, BY, BY_SA, NC = "All rights reserved", "CC BY 4.0", "CC BY-SA 4.0", "CC BY-NC 4.0"
+A, B = "https://a.example/", "https://b.example/"
+# What each row of an image says (license, attribution, page), and which of them is published.
+RIGHTS: dict[str, tuple[list[tuple[str, str, str]], int]] = {
+    "forbidden": ([("CC0", "Anna", ""), (BY, "Bea", ""), (ARR, "", "")], 2),
+    "noncommercial": ([(BY, "Anna", A), (NC, "", B)], 1),
+    "unknown": ([("CC0", "Anna", ""), ("mine, ask me", "Bea", "")], 1),
+    "silent": ([("CC0", "Anna", ""), ("", "", B)], 1),
+    "silence-does-not-lift-a-ban": ([("", "Anna", ""), (NC, "", B)], 1),
+    "sharealike": ([(BY, "Anna", ""), (BY_SA, "Bea", "")], 1),
+    "credited": ([(BY, "", ""), (BY, "Bea", B)], 1),
+    "dropped-caption": ([("CC0", "Anna", ""), (ARR, "Bea", TOO_SHORT)], 1),
+}
+
+
+def test_the_strictest_row_of_an_image_tells_its_rights_also_where_a_duplicate_is_merged(own: Any) -> None:
+    columns, numbers = "path caption license attribution page", iter(range(99))
+    rows, expected = [], {}
+    for seed, (name, (stated, chosen)) in enumerate(RIGHTS.items()):
+        own.save(f"{name}.png", seed)
+        for license, attribution, page in stated:
+            caption = TOO_SHORT if page == TOO_SHORT else own.caption(next(numbers))
+            rows.append((f"{name}.png", caption, license, attribution, page.replace(TOO_SHORT, "")))
+        expected[name] = tuple(text.replace(TOO_SHORT, "") or None for text in stated[chosen])
+    for seed, name in ((90, "here"), (91, "also-here"), (90, "there"), (91, "also-there")):
+        own.save(f"{name}.png", seed)
+    rows += [("here.png", own.caption(40), BY, "Anna", ""), ("also-here.png", own.caption(41), BY, "Bea", "")]
+    others = [("there.png", own.caption(42), ARR, "Cleo", ""), ("also-there.png", own.caption(43), "", "", "")]
+    expected |= {"here": (ARR, "Cleo", None), "also-here": (BY, "Bea", None)}  # silence takes nothing away
+    sources = own.source("own", columns, rows) + own.source("elsewhere", columns, others)
+    own.build(sources, 'duplicates.sources=["own","elsewhere"]', "duplicates.merge_captions=true")
+    found = own.rows("SELECT sample_id, license, attribution, page_url FROM pairs")
+    names = ("license", "attribution", "page_url")
+    assert expected == {
+        row["sample_id"].removeprefix("own:").removesuffix(".png"): tuple(row[name] for name in names) for row in found
+    }
+
+
+def test_files_that_nobody_can_read_cost_the_rows_that_want_them_and_end_no_build(own: Any) -> None:
+    for number, name in enumerate(("good.jpg", "fine.jpg")):
+        own.save(name, number)
+    spoiled = ["dangling.jpg", "itself.jpg", "pipe.jpg", "folder.jpg"]
+    (own.photos / "dangling.jpg").symlink_to(own.photos / "nowhere.jpg")
+    (own.photos / "itself.jpg").symlink_to(own.photos / "itself.jpg")
+    os.mkfifo(own.photos / "pipe.jpg")
+    (own.photos / "folder.jpg").mkdir()
+    # What no row wants: a name that is not UTF-8, and what fails only when it is read.
+    Path(os.fsdecode(os.fsencode(own.photos) + b"/caff\xe8.jpg")).write_bytes(b"latin-1")
+    (own.photos / "locked.jpg").write_bytes(b"locked")
+    (own.photos / "locked.jpg").chmod(0)
+    (own.photos / "unreadable.jpg").symlink_to("/proc/self/mem")  # a file that root cannot read either
+    (own.photos / "loop").symlink_to(own.photos)
+    names = ["good.jpg", *spoiled, "fine.jpg"]
+    own.build(own.source("own", "path caption", [(name, own.caption(n)) for n, name in enumerate(names)]))
+    found = {row["path"]: row["drop_reason"] for row in own.rows("SELECT path, drop_reason FROM captions")}
+    assert found == {**dict.fromkeys(spoiled, "missing_file"), "good.jpg": None, "fine.jpg": None}

@@ -1,23 +1,27 @@
-"""Which Prefect API a project talks to: the lines in `.env`, what answers at an address, and bare deployment names."""
+"""Which Prefect API a project talks to: lines in `.env`, what answers there, bare names; and background processes."""
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy.engine import make_url
+from prefect.client.schemas.objects import FlowRun
 
-from data_catalog.errors import SettingsError
-from flows.orchestration import prefect_plugin
+from data_catalog.errors import BusyError, SettingsError
+from flows.orchestration import daemons, prefect_plugin
+from flows.orchestration.daemons import Daemon
 from flows.orchestration.prefect_env import (
     Api,
     prefect_environment,
@@ -28,6 +32,8 @@ from flows.orchestration.prefect_env import (
     state_folder,
     write_env_block,
 )
+from flows.orchestration.services import process_of
+from flows.signals import exit_on_signals
 
 API = Api(url="http://127.0.0.1:4321/api", auth_string="vernaclip:s3cret")
 
@@ -51,13 +57,6 @@ def test_what_up_writes_is_private_and_the_users_own_lines_stay(tmp_path: Path, 
     remove_env_block(tmp_path)
     assert read_env_block(tmp_path) is None
     assert path.read_text(encoding="utf-8") == "PREFECT_API_URL=http://elsewhere/api"
-
-
-def test_the_database_is_in_a_projects_folder_whatever_its_name(tmp_path: Path) -> None:
-    database = tmp_path / "50%41 of a project's runs? #1 & ü" / "prefect.db"
-    database.parent.mkdir()
-    url = server_environment(API, database)["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
-    assert make_url(url).database == str(database)
 
 
 def test_no_server_of_ours_starts_without_an_auth_string(tmp_path: Path) -> None:
@@ -187,3 +186,107 @@ def test_prefect_finds_the_plugin_and_one_that_has_moved_its_client_goes_on_with
     monkeypatch.setitem(sys.modules, "prefect.client.orchestration._deployments.client", None)
     point.load().setup_environment(ctx=SimpleNamespace(prefect_version="9.9"))
     assert "use full names" in caplog.text
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    sleeper = Daemon(name="sleeper", folder=tmp_path)
+    yield sleeper
+    daemons.kill(sleeper)
+
+
+def start(daemon: Daemon, code: str = "import time; time.sleep(60)") -> int:
+    return daemons.start(daemon, [sys.executable, "-c", code], environment={}, working_dir=daemon.folder)
+
+
+def test_a_daemon_runs_alone_until_it_is_told_to_end(daemon: Daemon) -> None:
+    daemon.lock_path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    assert daemons.running_pid(daemon) is None, "a process id alone means nothing"
+    daemons.kill(daemon)  # would end this very test
+    pid = start(daemon)
+    with pytest.raises(BusyError, match="is running already"):
+        start(daemon)
+    assert daemons.running_pid(daemon) == pid == os.getsid(pid)
+    assert not daemons.wait_for_end(daemon, timeout_s=0)
+    daemons.end(daemon, timeout_s=10)
+    assert daemons.running_pid(daemon) is None
+    assert start(daemon) != pid
+
+
+def test_one_that_does_not_listen_is_killed(daemon: Daemon) -> None:
+    start(daemon, "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)")
+    assert daemons.wait_until(lambda: daemon.log_path.read_text(encoding="utf-8") != "", daemon, timeout_s=60)
+    daemons.end(daemon, timeout_s=0.2)
+    assert daemons.running_pid(daemon) is None
+
+
+def flow_run(pid: object) -> FlowRun:
+    return FlowRun(id=uuid4(), flow_id=uuid4(), infrastructure_pid=None if pid is None else str(pid))
+
+
+def test_the_process_of_a_run_is_found_by_its_id() -> None:
+    """A process id alone may belong to another run by now."""
+    run, code = flow_run(None), "print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "prefect.engine"],
+        env={**os.environ, "PREFECT__FLOW_RUN_ID": str(run.id)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        run.infrastructure_pid = str(process.pid)
+        assert process_of(run) == process.pid
+        for other in (process.pid, os.getpid(), None, "", "machine:17"):
+            assert process_of(flow_run(other)) is None, other
+        process.communicate(b"\n")
+    assert process_of(run) is None
+
+
+BEGIN = """
+import hashlib, sys, threading, time
+from flows.signals import exit_on_signals
+def say():
+    sys.stdout.write("stuck\\n")
+    sys.stdout.flush()
+def stuck():
+    threading.Timer(0.3, say).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+IN_A_CALL_IN_C = """
+with exit_on_signals(0.1):
+    stuck()
+"""
+WITH_A_BUSY_THREAD = """
+with exit_on_signals(0.1):
+    threading.Thread(target=stuck).start()
+    time.sleep(1000)
+"""
+WITH_A_HANDLER_OF_ITS_OWN = """
+try:
+    with exit_on_signals(20):
+        say()
+        time.sleep(1000)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(IN_A_CALL_IN_C, 130), (WITH_A_BUSY_THREAD, 130), (WITH_A_HANDLER_OF_ITS_OWN, 7)]
+)
+def test_a_process_ends_after_ctrl_c_whatever_it_is_at(code: str, status: int) -> None:
+    command = [sys.executable, "-c", BEGIN + code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "stuck\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == status
+        finally:
+            process.kill()
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: exit_on_signals(0.1).__enter__()).result(60) is None

@@ -1,41 +1,28 @@
 """The page of a build: what it says is so, whatever a dataset holds, and none of it is markup."""
 
+import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import shutil
+import subprocess
+import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from data_catalog.database.catalog import query
 from data_catalog.report.page import refresh_report, report_path, write_report
 from data_catalog.report.texts import linked, percent
-from data_catalog.schema import CAPTIONS, OUTCOMES, PAIRS
 from data_catalog.storage.history import runs
-from data_catalog.storage.manifest import Snapshot, commit_snapshot, file_entry, require_snapshot
-from flows.jobs import BuildReport
+from data_catalog.storage.manifest import require_snapshot
+from flows.cli import main
 
 VOID = {"meta", "img", "br", "link", "input", "hr", "path", "use", "rect"}
 CELLS = {"td", "th", "dt", "dd", "li", "p"}  # between them is a blank
 # Elements that a browser would load or run something for; none has a place on the page.
 ACTIVE = {"script", "iframe", "object", "embed", "link", "form", "base", "audio", "video", "source", "foreignobject"}
-ATTACKS = (
-    *("<script>alert(1)</script>", "</style></title><script>alert(1)</script>", "]]><svg/onload=alert(1)>"),
-    *('"><img src=x onerror=alert(1)>', "' onmouseover='alert(1)", "javascript:alert(1)"),
-    *(
-        "\x1b[31mred\x1b[0m",
-        "\u202egnp.exe\u202c",
-        "{{ 7 * 7 }}",
-        "$\\frac{1}{2}$ text",
-        "日本語のキャプション العربية",
-    ),
-)
 
 
 class Page(HTMLParser):
@@ -96,12 +83,12 @@ def read_page(path: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def page(built: tuple[Path, BuildReport]) -> Page:
+def page(built: Any) -> Page:
     """The page that the build wrote."""
     return read_page(report_path(built[0], "scenes"))
 
 
-def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: tuple[Path, BuildReport]) -> None:
+def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: Any) -> None:
     assert len(page.source) < 1_000_000
     assert len([tag for tag, _ in page.elements if tag == "svg"]) >= 7
     run = list(runs(built[0], "scenes"))[-1]
@@ -110,7 +97,7 @@ def test_a_build_leaves_a_page_that_is_whole_and_inert(page: Page, built: tuple[
     assert "No captions were translated" in page.text
 
 
-def test_the_numbers_are_those_of_the_catalog(page: Page, built: tuple[Path, BuildReport]) -> None:
+def test_the_numbers_are_those_of_the_catalog(page: Page, built: Any) -> None:
     root, report = built
     num_read = sum(row["read"] for row in report.funnel if row["step"] == "ingest")
     counts = query(root, "SELECT count(*) AS images, sum(len(captions))::INT AS captions FROM pairs").to_pylist()[0]
@@ -138,151 +125,10 @@ def test_a_page_is_written_again_where_it_is_missing_or_of_another_snapshot(page
     assert path.read_text(encoding="utf-8") == page.source, "the same snapshot has the same page"
 
 
-def test_the_command_writes_the_page_where_it_is_asked_to(
-    built: tuple[Path, BuildReport], page: Page, tmp_path: Path, told: Any
-) -> None:
+def test_the_command_writes_the_page_where_it_is_asked_to(built: Any, page: Page, tmp_path: Path, told: Any) -> None:
     out = tmp_path / "page.html"
     assert str(out) in told(["report", "scenes", "--root", str(built[0]), "--out", str(out), "--examples", "0"])
     assert len(read_page(out).source) < len(page.source)
-
-
-# Snapshots as no build would make them.
-
-
-Row = dict[str, Any]
-
-
-def _caption(number: int, **more: Any) -> Row:
-    names = {"sample_id": f"made:{number}", "caption_id": f"made:{number}#0", "source": "made", "origin": "native"}
-    texts = dict.fromkeys(("source_caption", "clean_caption", "caption"), "un cane")
-    languages = {"source_lang": "it", "target_lang": "it", "translator": "native"}
-    place = {"upstream_file": "made.tsv", "upstream_line": number, "url": f"https://example.org/{number}.jpg"}
-    return {**names, **texts, **languages, **place, "outcome": "kept", **more}
-
-
-def _pair(row: Row, **more: Any) -> Row:
-    file = io.BytesIO()
-    Image.new("RGB", (300, 150), (200, 30, 30)).save(file, format="JPEG")
-    names = ("sample_id", "source", "url", "license", "attribution", "page_url")
-    lists = ("caption_id", "caption", "source_caption", "source_lang", "translator")
-    sizes = {"width": 300, "height": 150, "original_width": 600, "original_height": 300, "sha256": "00"}
-    image = {"image": {"bytes": file.getvalue(), "path": None}, "split": "train", "scores": [None]}
-    return {name: row.get(name) for name in names} | {f"{name}s": [row[name]] for name in lists} | sizes | image | more
-
-
-def _outcome(row: Row, **more: Any) -> Row:
-    names = ("sample_id", "source", "url")
-    return {**{name: row[name] for name in names}, "num_bytes": 5000, "original_format": "JPEG", **more}
-
-
-class Make:
-    """Commits what it is given as a snapshot with a funnel of one step; the rest is that of a build."""
-
-    def __init__(self, manifest: Mapping[str, Any], root: Path) -> None:
-        self.manifest, self.root = manifest, root
-
-    def snapshot(
-        self, captions: Sequence[Row], pairs: Sequence[Row] = (), outcomes: Sequence[Row] = (), **more: Any
-    ) -> Snapshot:
-        folder = self.root / "datasets" / "made" / "0123456789ab"
-        files: dict[str, list[Row]] = {"captions": [], "pairs": [], "images": []}
-        for kind, rows, schema in zip(files, (captions, pairs, outcomes), (CAPTIONS, PAIRS, OUTCOMES), strict=True):
-            (folder / kind).mkdir(parents=True)
-            path = folder / kind / f"{kind}.parquet"
-            if rows:
-                pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path)
-                split = {"split": "train"} if kind == "pairs" else {}
-                files[kind] = [file_entry(path, folder, rows=len(rows), **split)]
-        sources, funnel = sorted({row["source"] for row in captions}), []
-        for source in sources:
-            kept = [row["outcome"] == "kept" for row in captions if row["source"] == source]
-            counts = {"read": len(kept), "kept": sum(kept), "dropped": len(kept) - sum(kept)}
-            funnel.append({"source": source, "step_number": 1, "step": "ingest", **counts})
-        facts = {
-            "dataset": "made",
-            "snapshot": folder.name,
-            "documents": [],
-            "target_lang": "it",
-            "test_sets": {},
-            "settings": {"check": {"max_words": 3}},
-            "sources": {source: {"files": [], "license": None, "unselected": {}} for source in sources},
-        }
-        return commit_snapshot(self.root, {**self.manifest, **facts, "funnel": funnel, "files": files, **more})
-
-    def page(self, *rows: Sequence[Row], **more: Any) -> Page:
-        return read_page(write_report(self.root, self.snapshot(*rows, **more)))
-
-
-@pytest.fixture
-def make(built: tuple[Path, BuildReport], tmp_path: Path) -> Make:
-    return Make(built[1].snapshot.manifest, tmp_path)
-
-
-def test_a_dataset_of_which_nothing_is_left_says_why(make: Make) -> None:
-    lost = {"outcome": "rejected", "step": "fetch", "drop_reason": "http_404", "detail": "HTTP 404", "translator": None}
-    rows = [_caption(n, **lost) for n in range(3)]
-    rows.append(_caption(3, url=None, path="folder/dog.jpg", outcome="rejected", step="fetch", drop_reason="no_file"))
-    none = {"step": "fetch", "drop_reason": "http_404", "num_bytes": None, "original_format": None}
-    page = make.page(rows, [], [_outcome(row, **none) for row in rows[:3]])
-    assert "No caption was kept: all 4 captions of 1 source were dropped." in page.text
-    assert "HTTP 404: the file does not exist any more" in page.text
-    assert not [style for style in page.values("style") if style == "width: 0.00%"]  # of nothing there is no bar
-    assert "3 images were requested from the web. 0 of them (0.0%) are good." in page.text
-    assert "folder/dog.jpg" in page.text
-
-
-def test_a_dataset_without_rows_has_a_page(make: Make) -> None:
-    page = make.page([])
-    assert "No captions were read." in page.text
-    assert "No image is published." in page.text
-
-
-def test_a_broken_image_leaves_a_gap(make: Make) -> None:
-    row = _caption(1)
-    page = make.page([row], [_pair(row, image={"bytes": b"\xff\xd8\xffno image", "path": None})], [_outcome(row)])
-    assert "1 image with 1 Italian caption, from 1 caption of 1 source: 100.0% were kept." in page.text
-    assert (page.text.count("no picture"), page.values("src")) == (1, [])
-
-
-def test_translations_stand_beside_what_they_were_made_of_worst_first(make: Make) -> None:
-    made = {"source_lang": "en", "origin": "machine_translation", "translator": "argos:en-it:1", "detected_lang": "it"}
-    rows = [
-        _caption(n, source_caption=f"dog {n}", clean_caption=f"dog {n}", caption=f"cane {n}", **made)
-        | {"translation_score": -n / 10}
-        for n in range(10)
-    ]
-    rows[9] |= {"translation_truncated": True, "numbers_lost": ["7"]}
-    rows[8] |= {"detected_lang": "es"}
-    page = make.page(rows, [_pair(row) for row in rows], translator="argos:en-it:1")
-    assert "All were translated from English." in page.text
-    assert re.findall(r"dog (\d) cane \1", page.text) == [str(n) for n in reversed(range(10))]
-    assert all(flag in page.text for flag in ("truncated", "numbers lost: 7", "looks like es"))
-
-
-def test_nothing_that_a_dataset_says_is_markup(make: Make) -> None:
-    rows = []
-    for number, attack in enumerate(ATTACKS):
-        shared = dict.fromkeys(("source_caption", "clean_caption", "caption", "license", "attribution"), attack)
-        more = {"url": f"https://{attack}/{attack}", "page_url": attack, "upstream_file": attack, "source_lang": attack}
-        names = {"sample_id": f"{attack}:{number}", "caption_id": f"{attack}:{number}#0", "source": attack}
-        rows.append(_caption(number, **shared, **more, **names, translator=attack, translation_score=-0.5))
-        dropped = {"outcome": "rejected", "step": "deduplicate", "drop_reason": "duplicate_image"}
-        rows.append({**rows[-1], **dropped, "caption_id": f"{number}-again", "detail": f"same as {attack}"})
-        rows.append({**rows[-1], "caption_id": f"{number}-odd", "step": attack, "drop_reason": attack})
-    kept = rows[::3]
-    pairs, outcomes = map(_pair, kept), [_outcome(row, original_format=row["source"]) for row in kept]
-    file = {attack: {"files": [{"name": attack, "sha256": attack}]} for attack in ATTACKS}
-    sources = {attack: {**file[attack], "license": attack, "unselected": {attack: 3}} for attack in ATTACKS}
-    languages = {"translator": ATTACKS[0], "target_lang": ATTACKS[1]}
-    snapshot = make.snapshot(
-        rows, list(pairs), outcomes, sources=sources, test_sets={attack: {} for attack in ATTACKS}, **languages
-    )
-    settings = {"clean": {attack: attack for attack in ATTACKS}, ATTACKS[0]: {"\ud800": "\udfff"}}
-    hostile = replace(snapshot, manifest={**snapshot.manifest, "settings": settings, "dataset": ATTACKS[3]})
-    page = read_page(write_report(make.root, hostile))
-    for attack in ATTACKS:
-        shown = re.sub("[\x1b\u202e\u202c]", lambda match: ascii(match[0])[1:-1], attack)
-        assert shown.replace("\\u202e", "U+202E").replace("\\u202c", "U+202C") in page.text, attack
 
 
 @pytest.mark.parametrize(
@@ -301,3 +147,113 @@ def test_only_addresses_of_the_web_are_links(value: str, targets: list[str]) -> 
 def test_numbers_are_written_for_people() -> None:
     shares = [percent(1, 3), percent(1, 100_000), percent(0, 0), percent(99_999, 100_000), percent(5, 5)]
     assert shares == ["33.3%", "< 0.1%", "0.0%", "> 99.9%", "100.0%"]
+
+
+# Whatever of these runs in a browser leaves this mark on the document.
+MARK = "data-owned"
+RUN = f"document.documentElement.setAttribute('{MARK}','1')"
+PAYLOADS = (
+    f"<script>{RUN}</script>",
+    f'"><img src=x onerror="{RUN}">',
+    f"'><svg/onload={RUN}>",
+    f"</style></title></textarea></script><script>{RUN}</script>",
+    f'<a href="javascript:{RUN}">click</a>',
+    f"[click](javascript:{RUN}) ![x](http://127.0.0.1:1/x.png)",
+    "| a | b |\n|---|---|\n# heading `code` **bold**",
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b31m",
+    "\u202egnp.exe\u202c \u2066isolated\u2069 \u200bhidden",
+    "=cmd|' /C calc'!A0",
+    "+1+1 @SUM(A1) -2+3",
+    "'; DROP TABLE captions; -- \" OR 1=1",
+    "../../../etc/passwd ..\\..\\x",
+    "{{7*7}} ${7*7} <%= 7*7 %> %s %(x)s {0}",
+    "]]> <!-- --> &lt;script&gt; &#x3c;script&#x3e;",
+    "---\nlicense: mit\n---",
+)
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+SETTINGS = """
+[fetch]
+allow_loopback = true
+retries = 0
+contact = "<script>@example.org"
+[duplicates]
+near_images = false
+[check]
+proper_noun_check = false
+"""
+COLUMNS = "caption license attribution page"
+
+
+def _rows(payload: str, number: int, sentence: str) -> list[tuple[str, ...]]:
+    """A payload in front of an English sentence, and behind one; in every other field as well."""
+    rights = (payload, payload, f"javascript:{RUN}//{number}")
+    return [(f"{payload} {sentence}", *rights), (f"{sentence} number {number} {payload}", *rights)]
+
+
+@pytest.fixture(scope="module")
+def hostile(own_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog built from upstream files in which every text is an attack."""
+    own = own_folder(tmp_path_factory.mktemp("hostile"))
+    local, web = [], []
+    for number, payload in enumerate(PAYLOADS):
+        rows = _rows(payload, number, own.caption(number))
+        name = f"{number} " + payload.replace("/", "\u2215").replace("\n", " ")[:120] + ".png"
+        own.save(name, number)
+        local += [(name, *row) for row in rows]
+        web += [(f"http://127.0.0.1:1/{number}/{payload}", *row) for row in rows]
+    sources = own.source("local", f"path {COLUMNS}", local) + own.source("web", f"url {COLUMNS}", web)
+    own.build(sources + SETTINGS, name="hostile")
+    return write_report(own.root, require_snapshot(own.root, "hostile")).parents[2]
+
+
+def _is_inert(text: str) -> bool:
+    """Whether a terminal shows this as it stands: no escapes, nothing that turns the reading direction around."""
+    return not any(unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for char in text if char not in "\n")
+
+
+def test_the_corpus_reaches_the_catalog_as_it_stands_and_a_terminal_and_a_spreadsheet_as_mere_text(
+    hostile: Path, told: Any
+) -> None:
+    texts = {row["source_caption"] for row in query(hostile, "SELECT source_caption FROM captions").to_pylist()}
+    assert all(any(payload in text for text in texts) for payload in PAYLOADS)
+    kept = query(hostile, "SELECT count(*) AS n FROM captions WHERE outcome = 'kept'").to_pylist()
+    assert kept[0]["n"] >= 10
+    for view in ("captions", "rejects", "images", "image_outcomes", "drop_reasons", "pairs"):
+        assert _is_inert(told(["sql", f"FROM {view}", "--root", str(hostile)])), view
+    found = query(hostile, "SELECT DISTINCT sample_id FROM captions ORDER BY ALL").to_pylist()
+    for row in found[::6]:
+        assert _is_inert(told(["why", row["sample_id"], "--root", str(hostile)]))
+    assert main(["why", "' OR 1=1 --", "--root", str(hostile)]) == 1
+    question = "SELECT source_caption, caption, url, path, license, attribution, page_url FROM captions"
+    table = list(csv.reader(io.StringIO(told(["sql", question, "--root", str(hostile), "--format", "csv"]))))
+    assert len(table) == 1 + 4 * len(PAYLOADS)
+    assert not [cell for row in table for cell in row if cell.startswith(FORMULA_STARTS)]
+    assert any("cmd|" in cell for row in table for cell in row)
+
+
+def test_the_page_of_a_hostile_dataset_is_whole_inert_and_shows_it_as_text(hostile: Path) -> None:
+    page = read_page(report_path(hostile, "hostile"))
+    assert all(payload in page.text for payload in PAYLOADS if payload.isprintable())
+
+
+def _document(browser: str, page: Path, profile: Path) -> str:
+    """The document as a browser has it after all scripts of a page have run."""
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
+    command = [browser, *flags, "--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_a_browser_runs_nothing_of_the_report(hostile: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("Chromium is not installed")
+    control = tmp_path / "control.html"
+    control.write_text(f"<!doctype html><html><body>{PAYLOADS[1]}</body></html>", encoding="utf-8")
+    assert MARK in _document(browser, control, tmp_path / "profile")[:100]
+    document = _document(browser, report_path(hostile, "hostile"), tmp_path / "profile")
+    assert MARK not in document[: document.index("<body")]
+    assert document.count("&lt;script&gt;") >= 2  # the corpus is on the page, as text
+    assert not re.search(
+        r"<[^>]+\s(href|src|action|formaction|data)\s*=\s*[\"']?\s*(javascript|vbscript):", document, re.I
+    )

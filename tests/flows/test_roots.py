@@ -20,7 +20,6 @@ from data_catalog.storage.integrity import read_checksummed, write_checksummed
 from data_catalog.storage.lock import holder_of
 from data_catalog.storage.manifest import MANIFEST_FORMAT, committed_snapshots, require_snapshot
 from flows.cli import main
-from flows.jobs import BuildReport
 
 # Any name that a folder may have, but for four characters.
 ODD_NAME = "a'b\"c %20%s#{d} $HOME;~e=f,g&h@i!\n\t\x1b[A|<k> è \U0001f600 ]^`:".replace("[", "")
@@ -30,7 +29,7 @@ COMMANDS = [[word.replace("_", " ") for word in line.split()] for line in LINES]
 
 
 @pytest.fixture
-def root(built: tuple[Path, BuildReport], tmp_path: Path) -> Path:
+def root(built: Any, tmp_path: Path) -> Path:
     """A copy of a small catalog, to be tampered with."""
     root = Path(shutil.copytree(built[0], tmp_path / "catalog", symlinks=True))
     rebuild(root)
@@ -74,7 +73,7 @@ def first_image(root: Path) -> str:
 
 @pytest.mark.parametrize("name", ["a?b", "a\\b", "a*b", "a[b]", "a/?/b", "\udcff", "link"])
 def test_a_path_that_duckdb_misreads_is_refused_before_anything_is_done(
-    tmp_path: Path, outside: Path, name: str, error_of: Callable[..., str]
+    tmp_path: Path, outside: Path, name: str, error_of: Any
 ) -> None:
     outside.rename(outside.with_name("a?b c"))
     (tmp_path / "link").symlink_to(tmp_path / "a?b c")
@@ -101,9 +100,7 @@ def test_flows_that_are_deployed_refuse_what_the_command_line_does(tmp_path: Pat
             assert sentence in flow.fn(root=str(root)).message  # its run ends in a failed state
 
 
-def test_any_other_path_works_to_the_end(
-    built: tuple[Path, BuildReport], tmp_path: Path, english_overrides: list[str], told: Any
-) -> None:
+def test_any_other_path_works_to_the_end(built: Any, tmp_path: Path, english_overrides: list[str], told: Any) -> None:
     root = tmp_path / ODD_NAME / "outcome=kept" / "split=test" / "catalog"
     shutil.copytree(built[0], root)
     for words in (build([*english_overrides, "split.val=0.3"]), *COMMANDS):
@@ -115,7 +112,7 @@ def test_any_other_path_works_to_the_end(
 
 @pytest.mark.parametrize(("number", "is_one_of_several"), [(MANIFEST_FORMAT - 1, True), (MANIFEST_FORMAT + 1, False)])
 def test_a_root_of_another_format_is_refused_and_no_byte_of_it_changes(
-    root: Path, error_of: Callable[..., str], number: int, is_one_of_several: bool
+    root: Path, error_of: Any, number: int, is_one_of_several: bool
 ) -> None:
     lines = ("diff current current", "mt memory list", "train scenes --executor local", "search dog", "scoreboard")
     lines += ("evaluate scenes --executor local", "audit draw scenes", "export-model --format open_clip --out m")
@@ -142,7 +139,7 @@ WRITTEN = (
 
 
 def test_a_link_where_we_write_or_remove_is_refused_and_nothing_is_touched(
-    root: Path, outside: Path, error_of: Callable[..., str]
+    root: Path, outside: Path, error_of: Any
 ) -> None:
     forget = ["forget", "--url", first_image(root)]
     snapshot = f"datasets/scenes/{require_snapshot(root, 'scenes').snapshot}"
@@ -235,7 +232,7 @@ def build_command(root: Path, english_overrides: list[str]) -> BuildCommand:
 
 
 def test_of_two_writers_one_is_refused_in_a_sentence_that_names_the_other(
-    root: Path, build_command: BuildCommand, told: Any
+    root: Path, build_command: Any, told: Any
 ) -> None:
     command = build_command("split.val=0.3")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -277,7 +274,7 @@ MANY = ("split.val=0.3", "clean.max_words=9", "normalise.image_size=96", "split.
 @pytest.mark.slow
 @pytest.mark.parametrize(("changes", "num_kills", "pause_s"), [(("split.val=0.4",), 2, 1.0), (MANY, 8, 0.2)])
 def test_readers_see_whole_snapshots_while_builds_are_killed(
-    root: Path, tmp_path: Path, build_command: BuildCommand, changes: Sequence[str], num_kills: int, pause_s: float
+    root: Path, tmp_path: Path, build_command: Any, changes: Sequence[str], num_kills: int, pause_s: float
 ) -> None:
     """What they saw is whole, and all that was there to see."""
     draw = random.Random(7)

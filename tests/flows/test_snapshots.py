@@ -31,7 +31,6 @@ from data_catalog.storage.manifest import (
     require_snapshot,
     snapshot_names,
 )
-from flows.jobs import BuildReport
 from flows.recipe.recipe import load_recipe, what_settings
 
 Row = dict[str, Any]
@@ -143,7 +142,7 @@ def test_files_that_both_have_are_not_read_and_a_damaged_one_is_a_sentence(root:
         diff_snapshots(first, other, num_examples=1)
 
 
-def test_diff_prints_in_three_formats(root: Path, first: Snapshot, call: Callable[..., str]) -> None:
+def test_diff_prints_in_three_formats(root: Path, first: Snapshot, call: Any) -> None:
     def escape(rows: list[Row]) -> list[Row]:
         row = next(row for row in rows if row["outcome"] == "kept")
         row["caption"], row["source"] = "\x1b[31m<b>\n\u202e", "=1+1"
@@ -184,7 +183,7 @@ def test_snapshots_are_named_by_first_letters_and_by_place(root: Path, first: Sn
             resolve(root, [name], dataset)
 
 
-def test_snapshots_are_listed_oldest_first(root: Path, first: Snapshot, call: Callable[..., str]) -> None:
+def test_snapshots_are_listed_oldest_first(root: Path, first: Snapshot, call: Any) -> None:
     publish(root, "0123456789ab", attempt=1)
     rows = [json.loads(line) for line in call("snapshots", "--format", "json").splitlines()]
     for attempt, name in ((0, first.snapshot), (1, "0123456789ab"), (2, None)):
@@ -200,9 +199,7 @@ def test_snapshots_are_listed_oldest_first(root: Path, first: Snapshot, call: Ca
     assert "holds no dataset 'nothing': it holds scenes" in call("snapshots", "nothing", code=1)
 
 
-def test_prune_keeps_what_is_asked_for_and_what_something_needs(
-    root: Path, first: Snapshot, call: Callable[..., str]
-) -> None:
+def test_prune_keeps_what_is_asked_for_and_what_something_needs(root: Path, first: Snapshot, call: Any) -> None:
     names = [first.snapshot, *(publish(root, f"{number}123456789ab").snapshot for number in range(5))]
     write_checksummed(root / "models" / "scenes" / "current.json", {"model": "x", "snapshot": names[0]})
     record_folder(root / "models" / "scenes" / "x", [])
@@ -226,7 +223,7 @@ def test_prune_keeps_what_is_asked_for_and_what_something_needs(
     call("prune", "--keep", "0", code=1)
 
 
-def test_where_no_snapshot_is_the_current_one_the_newest_stays(root: Path, call: Callable[..., str]) -> None:
+def test_where_no_snapshot_is_the_current_one_the_newest_stays(root: Path, call: Any) -> None:
     """As after a build that was killed before it wrote the pointer, or where a damaged one was removed."""
     newest = [publish(root, f"{number}123456789ab").snapshot for number in range(3)]
     (root / "datasets" / "scenes" / "current.json").unlink()
@@ -235,7 +232,7 @@ def test_where_no_snapshot_is_the_current_one_the_newest_stays(root: Path, call:
         assert snapshot_names(root, "scenes") == newest[-keep:]
 
 
-def test_prune_frees_what_it_says(root: Path, first: Snapshot, call: Callable[..., str]) -> None:
+def test_prune_frees_what_it_says(root: Path, first: Snapshot, call: Any) -> None:
     shared = first.all_pair_files()[0]
     second = publish(root, "0123456789ab", captions=lambda rows: rows[:-1])
     linked = second.folder / shared.relative_to(first.folder)
@@ -246,7 +243,7 @@ def test_prune_frees_what_it_says(root: Path, first: Snapshot, call: Callable[..
     assert linked.is_file()
 
 
-def test_a_training_keeps_all_snapshots(root: Path, first: Snapshot, call: Callable[..., str]) -> None:
+def test_a_training_keeps_all_snapshots(root: Path, first: Snapshot, call: Any) -> None:
     publish(root, "0123456789ab")  # and its build dies before the catalog is rebuilt
     with writer_lock(root / "models" / "scenes"):
         assert f"process {os.getpid()}" in call("prune")
@@ -259,7 +256,7 @@ def test_a_training_keeps_all_snapshots(root: Path, first: Snapshot, call: Calla
     assert remove_snapshot(root, "scenes", first.snapshot) == 0, "it is gone already"
 
 
-def test_the_catalogs_numbers_are_those_of_the_rows(built: tuple[Path, BuildReport], told: Any) -> None:
+def test_the_catalogs_numbers_are_those_of_the_rows(built: Any, told: Any) -> None:
     root, command = built[0], ["catalog", "--root", str(built[0])]
     [found] = json.loads(told([*command, "--json"]))
     sql = "SELECT source, count(*) AS captions, count(*) FILTER (outcome = 'kept') AS kept FROM captions GROUP BY 1"
@@ -276,7 +273,7 @@ def test_the_catalogs_numbers_are_those_of_the_rows(built: tuple[Path, BuildRepo
     assert f"captions  {rows:,}, of which {kept:,} are kept ({kept / rows:.1%})" in told(command)
 
 
-def test_what_lies_beside_a_snapshot_is_named(root: Path, first: Snapshot, call: Callable[..., str]) -> None:
+def test_what_lies_beside_a_snapshot_is_named(root: Path, first: Snapshot, call: Any) -> None:
     publish(root, "0123456789ab")
     point_to(root, "scenes", first.snapshot)
     exports, report = root / "exports" / "scenes", first.folder.parent / "report.html"
@@ -304,7 +301,7 @@ def test_a_build_writes_its_card_and_metadata_and_verifies_them(first: Snapshot)
     assert problem.startswith(f"{card} is damaged")
 
 
-def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, call: Callable[..., str]) -> None:
+def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, call: Any) -> None:
     for state in ("Exported", "Up to date"):
         assert f"{state}: {root}/exports/scenes/huggingface" in call("export", "scenes", "--format", "huggingface")
     said = call("export", "scenes", "--format", "urls", "--out", f"{root.parent}/list")
@@ -315,17 +312,9 @@ def test_the_command_says_what_is_in_an_export_and_what_is_not(root: Path, call:
     call("verify")
 
 
-def test_wrong_wishes_are_refused(root: Path, call: Callable[..., str], told: Any) -> None:
-    assert "has no dataset 'cats'" in call("export", "cats", "--format", "urls", code=1)
-    assert "must be a date" in call("export", "scenes", "--format", "urls", "--published", "soon", code=1)
-    typo = told(["export", "scenes", "--format", "urls", "--root", f"{root}/typo"], code=1)
-    assert "typo does not exist: give the root of a catalog" in typo
-    assert not (root / "typo").exists()
-
-
 @pytest.mark.parametrize(("failpoint", "code"), [("atomic.after_write=enospc", 1), ("atomic.after_fsync:2=kill", -9)])
 def test_a_full_disk_or_a_kill_leaves_no_half_export(
-    failpoint: str, code: int, root: Path, child: Callable[..., Any], call: Callable[..., str]
+    failpoint: str, code: int, root: Path, child: Any, call: Any
 ) -> None:
     place, words = root / "exports" / "scenes" / "webdataset", ["export", "scenes", "--format", "webdataset"]
     with child([*words, "--root", str(root)], failpoint) as process:

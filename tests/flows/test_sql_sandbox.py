@@ -28,7 +28,6 @@ from data_catalog.database import sandbox
 from data_catalog.database.catalog import rebuild
 from data_catalog.plain_text import spreadsheet_text
 from flows.doctor import diagnose
-from flows.jobs import BuildReport
 
 CHILD = """
 import contextlib, io, json, os, resource, sys
@@ -134,7 +133,7 @@ Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def place(built: tuple[Path, BuildReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(built: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a root, and beside it what is nobody's business."""
     folder = tmp_path_factory.mktemp("place")
     ignored = shutil.ignore_patterns("work", "upstream", "packages")
@@ -255,12 +254,12 @@ def ask(root: Path, told: Any) -> Ask:
         ("glob", "{root}/*"),
     ],
 )
-def test_no_other_file_can_be_read(root: Path, function: str, place: str, ask: Ask) -> None:
+def test_no_other_file_can_be_read(root: Path, function: str, place: str, ask: Any) -> None:
     place = place.format(root=str(root)).replace("'", "''")
     assert "DuckDB refuses the query: Permission Error" in ask(f"SELECT * FROM {function}('{place}')", code=1)
 
 
-def test_a_table_ends_after_its_rows_and_says_so(ask: Ask) -> None:
+def test_a_table_ends_after_its_rows_and_says_so(ask: Any) -> None:
     lines = ask("SELECT range AS n FROM range(100_000_000_000)", "--max-rows", "3").splitlines()
     assert lines[2:5] == ["0", "1", "2"]
     assert "the first 3 rows" in lines[5]
@@ -270,7 +269,7 @@ def test_a_table_ends_after_its_rows_and_says_so(ask: Ask) -> None:
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1"]
 
 
-def test_formulas_in_csv_are_texts_and_numbers_stay_numbers(ask: Ask) -> None:
+def test_formulas_in_csv_are_texts_and_numbers_stay_numbers(ask: Any) -> None:
     sql = " UNION ALL ".join(f"""SELECT {n} AS n, '{text}' AS "=t", -1 AS m""" for n, text in enumerate(FORMULAS))
     for more, mark in (([], "'"), (["--raw"], "")):
         text = ask(f"{sql} ORDER BY n", "--format", "csv", *more)
@@ -287,7 +286,7 @@ def test_no_csv_cell_begins_as_a_formula_or_steers_a_terminal(text: str) -> None
         assert cell == text
 
 
-def test_values_of_all_sorts_in_every_form(ask: Ask) -> None:
+def test_values_of_all_sorts_in_every_form(ask: Any) -> None:
     sql = "SELECT ['a', NULL, 'b,c'] AS l, {'k': 'ò'} AS s, '\\x00\\xFF'::BLOB AS b, NULL AS n, true AS t"
     sql += ", sum(range) AS i, sum(range)::DECIMAL(20, 2) / 4 AS d, ['nan'::DOUBLE, 1] AS f FROM range(100_000)"
     [row] = list(csv.DictReader(io.StringIO(ask(sql, "--format", "csv"))))
@@ -300,7 +299,7 @@ def test_values_of_all_sorts_in_every_form(ask: Ask) -> None:
     assert "4,999,950,000" in ask(sql)
 
 
-def test_steering_characters_do_nothing_in_any_form(ask: Ask) -> None:
+def test_steering_characters_do_nothing_in_any_form(ask: Any) -> None:
     sql = "SELECT 'a' || chr(27) || '[2J' || chr(155) || 'x' AS t"
     for form in ("table", "csv", "json"):
         out = ask(sql, "--format", form)
@@ -309,7 +308,7 @@ def test_steering_characters_do_nothing_in_any_form(ask: Ask) -> None:
     assert "\x1b" not in ask(f"SELECT (t)::INTEGER FROM ({sql})", code=1)
 
 
-def test_answers_go_to_files_whole(ask: Ask, tmp_path: Path) -> None:
+def test_answers_go_to_files_whole(ask: Any, tmp_path: Path) -> None:
     sql = "SELECT range AS n, '=' || range AS t FROM range(25_000)"
     for form in ("csv", "json", "parquet"):
         assert ask(sql, "--format", form, "--out", str(tmp_path / f"out.{form}")) == ""
@@ -320,7 +319,7 @@ def test_answers_go_to_files_whole(ask: Ask, tmp_path: Path) -> None:
     assert (table.num_rows, table.column("t")[3].as_py()) == (25_000, "=3")
 
 
-def test_a_failing_query_leaves_the_file_that_was_there(ask: Ask, tmp_path: Path) -> None:
+def test_a_failing_query_leaves_the_file_that_was_there(ask: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     out.write_text("before", encoding="utf-8")
     failing = "SELECT CASE WHEN range = 20_000 THEN error('no more') END AS n FROM range(30_000)"
@@ -332,7 +331,7 @@ def test_a_failing_query_leaves_the_file_that_was_there(ask: Ask, tmp_path: Path
 
 
 @pytest.mark.parametrize("out", ["folder", "link", "pipe"])
-def test_an_answer_takes_the_place_of_files_only(out: str, tmp_path: Path, ask: Ask) -> None:
+def test_an_answer_takes_the_place_of_files_only(out: str, tmp_path: Path, ask: Any) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "own.csv")
     os.mkfifo(tmp_path / "pipe")
@@ -371,5 +370,5 @@ def test_a_question_without_end_can_be_stopped_and_leaves_nothing(root: Path, tm
         ("SELECT '\udcff'", [], "DuckDB refuses the query: it is not UTF-8"),
     ],
 )
-def test_what_does_not_fit_is_refused(sql: str, options: list[str], error: str, ask: Ask) -> None:
+def test_what_does_not_fit_is_refused(sql: str, options: list[str], error: str, ask: Any) -> None:
     assert error in ask(sql, *options, code=1)

@@ -14,13 +14,10 @@ from hypothesis import strategies as st
 
 from cleaning.checks import CheckConfig, apply_rules
 from cleaning.duplicates.images import DuplicatesConfig
-from cleaning.leaks import LeaksConfig
 from data_catalog.errors import DamagedError
 from data_catalog.fetch.config import FetchConfig, HostLimits
-from data_catalog.images.tables import write_rows
-from data_catalog.schema import CAPTIONS, IMAGES, NATIVE, PENDING, REJECTED
+from data_catalog.schema import CAPTIONS, NATIVE, PENDING, REJECTED
 from data_catalog.storage.shards import save_parquet, sha256_of
-from data_catalog.tombstones import STAYING, ActiveTombstones, Tombstones, new_tombstone
 from flows.build import captions as caption_steps
 from flows.build.engine import Lane
 from flows.build.images import decisive_settings, fetch_lane
@@ -29,7 +26,6 @@ from translation.engine import Translation
 from translation.memory import TranslationMemory
 
 Row = dict[str, Any]
-ENGINE = "argos:en-it:0123456789ab"
 
 
 def row(number: int, clean: str | None = None, /, **values: Any) -> Row:
@@ -228,41 +224,6 @@ def test_translations_are_translated_back_once_and_compared_with_their_sources(t
     assert sha256_of(made[0]) == sha256_of(made[1])
 
 
-def test_translations_are_measured_and_judged_and_other_rows_are_not(tmp_path: Path, call_step: Any) -> None:
-    def translated(source: str, target: str | None, **cells: Any) -> Row:
-        return row(1, source, **({"caption": target, "translator": ENGINE} | cells))
-
-    native, lost = "un cane sull'erba verde", {"outcome": REJECTED, "step": "translate", "drop_reason": "x"}
-    rows = [
-        translated("A black cat sleeps on the red sofa", "Un gatto nero dorme sul divano rosso"),
-        translated("A brown horse is jumping over a white fence", "Un cavallo"),
-        translated("A man repairs the roof", "Ein Mann repariert das Dach des Hauses"),
-        translated("A dog", "Un cane nero", translation_score=-1.75),
-        translated(native, native, source_lang="it", translator=NATIVE),
-        translated("A dog", None, translator=None, **lost),
-    ]
-    settings = {"config": CheckConfig(), "packs": {"it": load_language_pack("it")}, "target": "it"}
-    settings |= {"tagger": None, "leaks": LeaksConfig(), "source_engine": None, "test_sets": []}
-    reads, tools = {"round-trip": saved(tmp_path / "in.parquet", rows)}, SimpleNamespace(tagger=None)
-    table = pq.read_table(call_step("check", tmp_path, reads, settings, tools=tools).only_file)
-    assert table.schema.equals(CAPTIONS)
-    good, *bad = table.to_pylist()
-    assert (good["outcome"], good["length_ratio"], good["copied_share"]) == (PENDING, pytest.approx(30 / 27), 0)
-    assert (good["repeated_ngrams"], good["numbers_lost"], good["numbers_invented"]) == (1, [], [])
-    assert (good["detected_lang"], good["detected_probability"]) == ("it", pytest.approx(1, abs=0.1))
-    assert good["language_margin"] == pytest.approx(1, abs=0.2)
-    assert [(each["step"], each["drop_reason"], each["detail"]) for each in bad] == [
-        ("check", "length_ratio", "ratio 0.26"),
-        ("check", "wrong_language", "de 0.99"),
-        ("check", "low_translation_score", "score -1.75"),
-        (None, None, None),
-        ("translate", "x", None),
-    ]
-    measured = ("length_ratio", "repeated_ngrams", "numbers_lost", "numbers_invented")
-    assert [{each[name] is not None for name in measured} for each in bad] == [{True}] * 3 + [{False}] * 2
-    assert [each["detected_lang"] for each in bad[3:]] == ["it", None]
-
-
 @pytest.mark.parametrize(
     ("more", "found"), [({"source_engine": "cascade"}, "eo"), ({"source_engine": "langdetect"}, "it"), ({}, "it")]
 )
@@ -273,49 +234,6 @@ def test_what_the_same_engine_said_of_an_unchanged_text_is_not_asked_again(more:
     rules = CheckConfig().rules(load_language_pack("it"), **more)
     after = apply_rules(pa.Table.from_pylist(rows, CAPTIONS), rules, step="check")
     assert after["detected_lang"].to_pylist() == [found, "it"]
-
-
-TOMBSTONES = Tombstones(
-    tombstones=(
-        new_tombstone("domain", "example.org"),
-        new_tombstone("url", "http://other.net/a.jpg"),
-        new_tombstone("sample", "s:4").with_found(["hash of 6"], []),
-        new_tombstone("phash", "00ff00ff33cc33cc", distance=2),
-    )
-)
-URLS = ["http://a.net/1.jpg", "http://img.example.org/1.jpg", "https://other.net/a.jpg", "http://a.net/4.jpg"]
-
-
-def test_tombstones_drop_what_they_mean_and_change_nothing_elsewhere(tmp_path: Path, call_step: Any) -> None:
-    rows = [row(number, source_caption="Un gatto", url=url) for number, url in enumerate(URLS, start=1)]
-    rows[0]["page_url"] = "https://www.example.org/page"
-    captions, pictures = saved(tmp_path / "captions.parquet", rows), tmp_path / "images.parquet"
-    there = dict.fromkeys(IMAGES.names) | {"bytes": b"pixels", "thumbnail": b"few"}
-    images = [
-        there | {"sample_id": "s:5", "final_url": "http://example.org/5.jpg"},
-        there | {"sample_id": "s:6", "sha256": "hash of 6", "original": b"original"},
-        there | {"sample_id": "s:7", "phash": "00ff00ff33cc33cf"},
-        there | {"sample_id": "s:8", "phash": "0000000000000000", "sha256": "other", "final_url": "http://a.net/"},
-    ]
-    write_rows(images, IMAGES, pictures)
-    elsewhere = Tombstones(tombstones=(new_tombstone("domain", "elsewhere.org"),))
-    for step, reads in (("forget", {"ingest": captions}), ("forget-images", {"normalise": pictures})):
-        after, same = (
-            call_step(step, tmp_path / "work", reads, {"in_force": ActiveTombstones.of(tombstones)})
-            for tombstones in (TOMBSTONES, elsewhere)
-        )
-        found = pq.read_table(after.only_file).to_pylist()
-        assert (same.files, same.facts["unchanged"]) == ({}, True)
-        if step == "forget":
-            assert [each["drop_reason"] for each in found] == ["forgotten"] * 4
-            assert {name for each in found for name, value in each.items() if value is not None} <= set(STAYING)
-            assert after.facts == {"counts": {"forget": {"s": {"read": 4, "kept": 0, "dropped": 4}}}}
-            assert same.facts["counts"] == {"forget": {"s": {"read": 4, "kept": 4, "dropped": 0}}}
-        else:
-            assert found.pop() == images[3]
-            assert [{name: value for name, value in each.items() if value is not None} for each in found] == [
-                {"sample_id": f"s:{number}", "drop_reason": "forgotten"} for number in (5, 6, 7)
-            ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from data_catalog.database.catalog import query
-from data_catalog.errors import DamagedError
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from training.trained_models import current_model
@@ -119,15 +118,6 @@ def test_a_copied_root_is_scored_mended_and_trained_in_where_the_engine_is_gone(
     assert main(["train", "scenes", *place, *gone]) == 0
     assert main(["evaluate", "scenes", *place, *gone]) == 0
     assert current_model(copy, "scenes").folder.name != model.name
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"model": 3, "snapshot": "y"}', "\udcff"])
-def test_a_damaged_pointer_to_the_current_model_is_named(tmp_path: Path, text: str) -> None:
-    pointer = tmp_path / "models" / "scenes" / "current.json"
-    pointer.parent.mkdir(parents=True)
-    pointer.write_text(text, encoding="utf-8", errors="surrogateescape")
-    with pytest.raises(DamagedError, match=rf"{pointer} is damaged .*remove it and train again"):
-        current_model(tmp_path, "scenes")
 
 
 def test_a_trained_model_is_exported_with_a_card_of_its_run(root: Path, model: Path, tmp_path: Path) -> None:
@@ -254,10 +244,3 @@ def test_captions_that_were_translated_once_are_remembered(root: Path, arguments
     assert {path.name: path.read_bytes() for path in (root / "memory").iterdir()} == memory
     assert main(["build", "scenes", "--root", str(root), *arguments]) == 0
     assert require_snapshot(root, "scenes").snapshot == before, "an older snapshot of the same build is found again"
-
-
-def test_a_package_for_another_pair_is_refused_before_work_starts(
-    arguments: list[str], tmp_path: Path, told: Any
-) -> None:
-    assert "it" in told(["build", "scenes", "--root", str(tmp_path), *arguments, "--set", "target_language=de"], code=1)
-    assert not (tmp_path / "datasets").exists()

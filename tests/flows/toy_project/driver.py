@@ -18,7 +18,7 @@ def deploy_toys(client: Any, project: Path) -> tuple[()]:
     ensure_work_pool(client)
     ensure_automation(client, ["build-dataset"])
     toys = ((toy_flows.toy, "toy"), (toy_flows.toy, "twin"), (toy_flows.other, "twin"))
-    for flow, name in (*toys, (toy_flows.waiting, "waiting"), (toy_flows.stuck, "stuck")):
+    for flow, name in toys:
         deploy(client, flow, name=name, parameters={}, project=project)
     return ()
 

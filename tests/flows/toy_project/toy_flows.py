@@ -1,6 +1,5 @@
 """Flows of steps that say what they do: copied into the folder of a project that is tested."""
 
-import hashlib
 import logging
 import os
 import signal
@@ -13,10 +12,7 @@ from typing import Any
 from prefect import flow
 
 from data_catalog.errors import InputError, PipelineError, TransientError
-from data_catalog.images.normalise import NormaliseConfig
-from data_catalog.images.workers import ImageWorkers
 from flows.orchestration.prefect_executor import FlowArtifacts, PrefectExecutor
-from flows.signals import exit_on_signals
 
 tries: dict[str, int] = {}
 running: set[int] = set()
@@ -63,33 +59,6 @@ def toy(word: str = "tree") -> None:
 @flow(name="other")
 def other() -> None:
     return None
-
-
-def make(path: Path) -> None:
-    """A step as ours are: it asks the disk whether it is done."""
-    if not path.exists():
-        path.write_text("made")
-
-
-@flow(name="waiting")
-def waiting() -> None:
-    with PrefectExecutor() as executor:
-        executor.run("make", partial(make, Path("made.txt")))
-        while not Path("go").exists():
-            time.sleep(0.05)
-
-
-def long_call_in_c() -> None:
-    Path("stuck").touch()
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
-
-
-@flow(name="stuck")
-def stuck() -> None:
-    with exit_on_signals(), PrefectExecutor() as executor, ImageWorkers(Path("hosts")) as workers:
-        workers.prepare(NormaliseConfig(), fetching=1, normalising=1)
-        executor.submit("call 1", long_call_in_c)
-        executor.run("call 2", long_call_in_c)
 
 
 def flaky(folder: Path) -> int:
