@@ -84,6 +84,7 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
 
 def _make(model_config: dict[str, Any], folder: Path) -> Any:
     import torch
+    from open_clip.hf_configs import arch_dict
     from open_clip.model import CustomTextCLIP
 
     settings = deepcopy(model_config)
@@ -91,6 +92,11 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
         settings.pop(name, None)
     has_encoder = "hf_model_name" in settings["text_cfg"]
     if has_encoder:
+        kind = read_object(folder / ENCODER_CONFIG_FILE).get("model_type")
+        if kind not in arch_dict:
+            raise InputError(
+                f"open_clip has no text tower for encoders of the type {kind!r}: use one of {', '.join(arch_dict)}"
+            )
         settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
     module = CustomTextCLIP(**settings)
     if not has_encoder:

@@ -208,6 +208,16 @@ def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
             align(square_files, settings, config, tmp_path / "run", cache=tmp_path / "cache")
 
 
+def test_an_encoder_of_another_kind_is_refused_with_the_kinds_that_work(
+    square_files: PairFiles, towers: TrainConfig, encoder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(encoder, tmp_path / "distilbert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "distilbert"}))
+    with pytest.raises(InputError, match="type 'distilbert': use one of roberta"):
+        align(square_files, replace(towers, text_encoder=str(folder)), CONFIG, tmp_path / "run", cache=tmp_path)
+
+
 def test_an_empty_caption_is_refused(
     square_rows: Callable[..., list[dict[str, Any]]],
     make_shard: Callable[..., Path],
