@@ -94,7 +94,7 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
     if has_encoder:
         kind = read_object(folder / ENCODER_CONFIG_FILE).get("model_type")
         if kind not in arch_dict:
-            raise InputError(
+            raise ValueError(  # its callers name the file
                 f"open_clip has no text tower for encoders of the type {kind!r}: use one of {', '.join(arch_dict)}"
             )
         settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
