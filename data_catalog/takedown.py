@@ -97,7 +97,7 @@ SEARCHES = "searches"
 INDEX_FOLDER = "index"
 # Prefixes of the folders that a killed export, or a killed removal of one, leaves behind.
 _KILLED = tuple(f"{TEMPORARY_PREFIX}{kind}-" for kind in ("new", "old", "removed"))
-_FINGERPRINT = re.compile(r"[0-9a-f]{16}")  # of a model: the name of its folder in the feature store
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}(-raw)?")  # of a model: the name of its folder in the feature store
 # Text columns of caption rows that a translation memory may contain.
 _TEXTS = ("source_caption", "clean_caption", "caption")
 # Parallel lists of a pair: one item per caption.
@@ -704,7 +704,7 @@ def clear_indexes(root: Path, datasets: Iterable[str]) -> list[Path]:
 
 
 def clear_features(root: Path) -> list[Path]:
-    """Remove the scoreboard's cached features, one folder per model; it computes them again. Return the folders.
+    """Remove the cached features of models and frozen towers, one folder each; they are computed again. Return them.
 
     If the parent folder is a link to another disk, the link and all other files there stay.
     """

@@ -25,7 +25,8 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import CURRENT_FILE, Manifest, Snapshot, TestSetEntry, require_snapshot
 from data_catalog.storage.publish import UPSTREAM
-from data_catalog.storage.shards import write_json
+from data_catalog.storage.roots import FEATURE_STORES
+from data_catalog.storage.shards import read_json, write_json
 from data_catalog.storage.upstream_hashes import (
     FileHashes,
     entries_identity,
@@ -43,15 +44,12 @@ from training.data.pairs import split_to_score
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
-from training.trained_models import EFFORT_FILE, SCORES_FILE, current_model, pair_files, pair_hashes
+from training.trained_models import EFFORT_FILE, RUN_FILE, SCORES_FILE, current_model, pair_files, pair_hashes
 from translation.memory import forget_texts
 
 if TYPE_CHECKING:
     from training.align.curve import Curve
     from training.fit.loop import TrainResult
-
-
-FROZEN_FEATURES = "frozen-features"  # folder in `work` with the features of frozen towers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,20 +283,22 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
     """
     snapshot = _trainable_snapshot(recipe, root)
     from training.align.align import align, aligned_model_and_key
-    from training.align.curve import measure_curve
+    from training.align.curve import measure_curve, require_sizes
     from training.fit.run import MODEL_FILES
 
     files, hashes = pair_files(snapshot), pair_hashes(snapshot)
     _, key = aligned_model_and_key(recipe.train, recipe.align, files.hashes(hashes.__getitem__))
-    models, cache = root / "models" / recipe.name, root / "work" / FROZEN_FEATURES
+    models, cache = root / "models" / recipe.name, root / FEATURE_STORES
     out = models / key[:12]
+    if curve:
+        require_sizes(curve, files)
     with writer_lock(models):
         result = align(files, recipe.train, recipe.align, out, cache=cache, sha256=hashes.__getitem__)
+        record_folder(out, (*MODEL_FILES, EFFORT_FILE))
+        write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
         measured = None
         if curve:
             measured = measure_curve(files, recipe.train, recipe.align, recipe.evaluate, out, cache=cache, sizes=curve)
-        record_folder(out, (*MODEL_FILES, EFFORT_FILE))
-        write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return AlignReport(folder=out, snapshot=snapshot, result=result, curve=measured)
 
 
@@ -317,9 +317,15 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on a held-out split of the snapshot that it was trained on.
 
     Raises:
-        InputError: there is no trained model, or no image is held out.
+        InputError: there is no trained model, no image is held out, or the model was fitted on the split.
     """
     model = current_model(root, recipe.name, recipe=recipe.reference)
+    refitted = read_json(model.folder / RUN_FILE)["settings"].get("align", {}).get("refit", False)
+    if refitted and split_to_score(pair_files(model.snapshot), recipe.evaluate.split) == "val":
+        raise InputError(
+            f"{model.folder} was fitted again on the val split (align.refit), so its score there would be too high: "
+            "build a dataset with a test split, or align with align.refit=false"
+        )
     scores = score(pair_files(model.snapshot), model.folder, recipe.evaluate)
     path = model.folder / SCORES_FILE.format(split=scores.split)
     write_json(path, scores.to_json())

@@ -223,10 +223,10 @@ class AlignConfig:
     """Seed of heads with a hidden layer, order, captions and views."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "lr"):
+        for name in ("batch_size", "lr", "ridge"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"align.{name} must be positive, got {getattr(self, name)}")
-        for name in ("epochs", "weight_decay", "ridge", "seed"):
+        for name in ("epochs", "weight_decay", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"align.{name} must not be negative, got {getattr(self, name)}")
         if not 1 <= self.logit_scale <= 100:

@@ -113,6 +113,11 @@ def record_folder(folder: Path, names: Iterable[str]) -> None:
         write_checksummed(path, {"files": {name: sha256_of(folder / name) for name in there}})
 
 
+def remove_folder_record(folder: Path) -> None:
+    """Remove a folder's record, before one of its files changes."""
+    (folder / FOLDER_RECORD).unlink(missing_ok=True)
+
+
 def record_path(path: Path) -> Path:
     """Return the path of the record of a single file."""
     return path.with_name(f"{path.name}{RECORD_SUFFIX}")

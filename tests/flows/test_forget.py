@@ -50,6 +50,7 @@ ENGINE = "argos:it-en:1"
 # What else holds pixels: what is made of images, and what a command left that was killed.
 MADE = (
     *("searches/un-gatto.png", "kept-features/0a1b2c3d4e5f6071/features", "datasets/web/report.html"),
+    "kept-features/0a1b2c3d4e5f6071-raw/features",
     "models/web/aaaa/index/k/features.npy",
 )
 LEFT = (

@@ -354,3 +354,8 @@ def test_the_command_aligns_and_prints_the_curve(
     assert "whole numbers" in capsys.readouterr().err
     assert main([*command, "--curve", "8,90000"]) == 1
     assert "90,000 training images" in capsys.readouterr().err
+    assert main([*command, "--set", "align.refit=true"]) == 0
+    capsys.readouterr()
+    scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]
+    assert main([*scoring, "--set", "evaluate.split=val"]) == 1
+    assert "align.refit" in capsys.readouterr().err

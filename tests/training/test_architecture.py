@@ -122,6 +122,9 @@ def test_a_wrong_tower_is_refused(settings: dict[str, Any], kind: type[PipelineE
         ({"embed_dim": None}, "embed_dim is missing"),
         ({"vision_cfg": {"image_size": [224, 224]}}, "one number of pixels"),
         ({"text_cfg": []}, "must be objects"),
+        ({"recorded_features": []}, "recorded_features must be an object"),
+        ({"preprocess_cfg": "squash"}, "preprocess_cfg must be an object"),
+        ({"image_weights": {"model": "ViT-B-32"}}, "image_weights must have model and pretrained"),
         ({"text_cfg": {"context_length": 9, "pool_type": "last"}}, "causal"),
     ],
 )

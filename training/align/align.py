@@ -35,10 +35,11 @@ from training.processes import deterministic_torch, process_count
 from training.scores.encoders import tensors_sha256
 from training.towers.architecture import RANDOM, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
-from training.towers.model import WEIGHTS_FILE, preprocessing_of
+from training.towers.model import ENCODER_CONFIG_FILE, WEIGHTS_FILE, preprocessing_of
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing
 from training.towers.pretrained import borrowed_weights, identity_of_weights
+from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,12 @@ TOWER_SETTINGS = (
     *("model", "image_tower", "image_size", "image_mean", "image_std", "image_resize"),
     *("text_pooler", "embed_dim", "context_length"),
 )
+
+
+def only_towers(config: TrainConfig) -> TrainConfig:
+    """Return the settings of the towers, with all others at their defaults, as they are for training all weights."""
+    names = (*TOWER_SETTINGS, "image_weights", "image_license", "text_encoder", "text_license", "num_threads")
+    return TrainConfig(**{name: getattr(config, name) for name in names})
 
 
 def aligned_model_and_key(
@@ -66,6 +73,7 @@ def aligned_model_and_key(
         SettingsError: there is no such model config or backbone, or a tower would have random weights.
         InputError: the initial weights are missing.
     """
+    towers = only_towers(towers)
     found = model_config_of(towers)
     vision, text = found["vision_cfg"], found["text_cfg"]
     is_pretrained = towers.image_weights or {"image_weights", "start_folder"} & found.keys()
@@ -76,13 +84,18 @@ def aligned_model_and_key(
         )
     if "hf_model_name" not in text:
         raise SettingsError(
-            f"align needs a pretrained text tower, but that of {towers.model} starts from random weights: set "
-            "train.text_encoder to a Hugging Face encoder"
+            f"align needs a Hugging Face text tower, which that of {towers.model} is not: set train.text_encoder, or "
+            "another train.model"
         )
     is_timm = "timm_model_name" in vision
     if config.hidden and not is_timm:
         raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
     kind = "mlp" if config.hidden else "linear"
+    if "start_folder" in found and {text.get("hf_proj_type"), vision.get("timm_proj", kind)} != {kind}:
+        raise SettingsError(
+            f"align.hidden is {str(config.hidden).lower()}, but the heads of {towers.model} are of the other kind: "
+            f"set it to {str(not config.hidden).lower()}"
+        )
     text["hf_proj_type"] = kind
     if is_timm:
         vision["timm_proj"] = kind
@@ -123,6 +136,7 @@ def align(
     """
     if process_count() > 1:
         raise SettingsError("align runs in one process: start it without torchrun")
+    towers = only_towers(towers)
     model_config, key = aligned_model_and_key(towers, config, files.hashes(sha256))
     named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
     settings = {**named, "align": what_values(config)}
@@ -150,10 +164,11 @@ def align(
         model_sha256 = save_weights(frozen.module, out / WEIGHTS_FILE)
     write_bytes(out / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in history).encode())
     best = history[best_epoch]
+    refitted = len(val) if config.refit and val is not None else 0
     result = TrainResult(
         key=key,
         model_sha256=model_sha256,
-        num_samples=len(train),
+        num_samples=len(train) + refitted,
         epochs=best_epoch,
         frozen_epochs=best_epoch,
         steps=steps,
@@ -206,6 +221,15 @@ class FrozenTowers:
             if key.partition(".")[0] != name
         }
         loaded = tensors_sha256(tensors)
+        with torch.no_grad():
+            blank = backbone_features(image, torch.zeros(1, 3, preprocessing.size, preprocessing.size))
+        if blank.ndim != 2:
+            raise SettingsError(
+                f"align cannot use the image tower of {towers.model}, which has no vector before its projection: use a "
+                "vision transformer or a timm backbone with its own pooling"
+            )
+        read = [out / name for name in (ENCODER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
+        files = tuple({"name": path.name, "sha256": sha256_of(path)} for path in read if path.is_file())
         vision, text_name = model_config["vision_cfg"], Path(model_config["text_cfg"]["hf_model_name"]).name
         named = f"{vision.get('timm_model_name', towers.model)} and {text_name}"
 
@@ -217,6 +241,7 @@ class FrozenTowers:
                 encode_pixels=lambda pixels: backbone_features(image, pixels),
                 encode_texts=lambda texts: backbone_features(text, tokenizer(texts)),
                 tensors_sha256=loaded,
+                files=files,
             )
 
         stores = tuple(FeatureStore(encoder(mirrored), cache, unit=False) for mirrored in (False, True))

@@ -5,17 +5,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_catalog.charts import COLOURS, write_png
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import write_json
-from training.align.align import FrozenTowers, aligned_model_and_key, fit_heads
+from training.align.align import FrozenTowers, aligned_model_and_key, fit_heads, only_towers
 from training.align.heads import FeaturePairs, Heads
 from training.config import AlignConfig, EvaluateConfig, TrainConfig
-from training.data.pairs import PairFiles, split_to_score
+from training.data.pairs import PairFiles, row_groups, split_to_score
 from training.processes import deterministic_torch
 from training.scores.metrics import image_to_text_ranks, recalls, share_interval, text_to_image_ranks
 
@@ -108,18 +110,19 @@ def measure_curve(
         SettingsError: a size is too small.
         InputError: there are fewer training images than the largest size.
     """
-    wanted = sorted(set(sizes))
-    if not wanted or wanted[0] < 2:
-        raise SettingsError(f"the curve needs numbers of images from 2 on, got {', '.join(map(str, wanted)) or 'none'}")
+    wanted = require_sizes(sizes, files)
+    towers = only_towers(towers)
     model_config, _ = aligned_model_and_key(towers, config, {})
-    with deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=_cpu()):
-        frozen = FrozenTowers.open(model_config, towers, out, cache=cache)
+    with (
+        deterministic_torch(seed=config.seed, num_threads=towers.num_threads, device=torch.device("cpu")),
+        TemporaryDirectory(prefix="vernaclip-") as folder,
+    ):
+        frozen = FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
         train, val = frozen.pairs(files, "train", mirror=config.mirror), frozen.pairs(files, "val")
         split = split_to_score(files, evaluate.split)
         scored = frozen.pairs(files, split)
-        if train is None or scored is None or len(train) < wanted[-1]:
-            there = 0 if train is None else len(train)
-            raise InputError(f"the curve asks for {wanted[-1]:,} training images, but there are {there:,}")
+        if train is None or scored is None:
+            raise InputError("the train split has no images, so there is no curve")
         order = np.random.default_rng(config.seed).permutation(len(train))
         points = []
         for size in wanted:
@@ -133,10 +136,20 @@ def measure_curve(
     return curve
 
 
-def _cpu() -> Any:
-    import torch
+def require_sizes(sizes: Sequence[int], files: PairFiles) -> list[int]:
+    """Return the sizes of a curve, each once, in ascending order.
 
-    return torch.device("cpu")
+    Raises:
+        SettingsError: a size is less than 2.
+        InputError: there are fewer training images than the largest size.
+    """
+    wanted = sorted(set(sizes))
+    if not wanted or wanted[0] < 2:
+        raise SettingsError(f"the curve needs numbers of images from 2 on, got {', '.join(map(str, wanted)) or 'none'}")
+    there = sum(group.num_rows for group in row_groups(files.train))
+    if there < wanted[-1]:
+        raise InputError(f"the curve asks for {wanted[-1]:,} training images, but there are {there:,}")
+    return wanted
 
 
 def _score(heads: Heads, scored: FeaturePairs, evaluate: EvaluateConfig, some: FeaturePairs, epoch: int) -> CurvePoint:

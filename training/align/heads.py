@@ -1,7 +1,7 @@
 """Train the two heads that map features of frozen towers into one space: in closed form, then contrastively."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from data_catalog.errors import InputError
+from data_catalog.errors import InputError, SettingsError
 from training.config import AlignConfig
 from training.data.images import Features
 from training.data.pairs import Integers
@@ -138,6 +138,8 @@ def closed_form(pairs: FeaturePairs, config: AlignConfig, *, image: nn.Module, t
             with torch.no_grad():
                 # A step of the optimizer is then as large for each head, whatever its number of inputs.
                 part.weight.copy_(torch.from_numpy(direction.T / np.linalg.norm(direction) * math.sqrt(dim)))
+                if part.bias is not None:
+                    part.bias.zero_()
     return Heads(image=image, text=text, logit_scale=torch.nn.Parameter(torch.tensor(math.log(config.logit_scale))))
 
 
@@ -159,7 +161,13 @@ def epochs_of(heads: Heads, pairs: FeaturePairs, config: AlignConfig, *, num_epo
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6)
     size = min(config.batch_size, len(pairs))
     num_batches = len(pairs) // size
-    dropped: Callable[[torch.Tensor], torch.Tensor] = nn.Dropout(config.dropout)
+
+    def dropped(features: torch.Tensor) -> torch.Tensor:
+        if not config.dropout:
+            return features
+        kept = torch.rand(features.shape, generator=generator) >= config.dropout
+        return features * kept / (1 - config.dropout)
+
     for epoch in range(num_epochs):
         order = torch.randperm(len(pairs), generator=generator)
         captions = starts + (torch.rand(len(pairs), generator=generator) * counts).long()
@@ -179,6 +187,10 @@ def epochs_of(heads: Heads, pairs: FeaturePairs, config: AlignConfig, *, num_epo
             logits = heads.logit_scale.exp() * images @ sentences.T
             labels = torch.arange(len(some))
             loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+            if not math.isfinite(loss.item()):
+                raise SettingsError(
+                    f"the heads diverged in epoch {epoch + 1} (the loss is {loss.item()}): lower align.lr"
+                )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

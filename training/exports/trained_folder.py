@@ -17,9 +17,9 @@ from training.data.images import Features
 from training.fit.loop import TrainResult
 from training.towers.model import OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, LoadedModel, load_model
 from training.towers.model_files import read_object, read_open_clip_config
+from training.towers.pretrained import valid_borrowed
 from training.trained_models import RESULT_FILE, RUN_FILE
 
-_BORROWED = ("tower", "weights", "license")
 _REMEDY = "train it again, or use another model"
 # Largest allowed difference of a number of a unit feature, or of a cosine.
 TOLERANCE = 1e-4
@@ -104,12 +104,7 @@ def open_trained(folder: Path) -> TrainedFolder:
     run = read_object(folder / RUN_FILE, remedy=_REMEDY)
     if not isinstance(run.get("key"), str) or not isinstance(run.get("settings"), dict):
         raise DamagedError(f"{folder / RUN_FILE} is damaged (its key or settings are missing): {_REMEDY}")
-    borrowed = run.get("borrowed", [])
-    if not isinstance(borrowed, list) or not all(
-        isinstance(weights, dict) and all(isinstance(weights.get(name), str) for name in _BORROWED)
-        for weights in borrowed
-    ):
-        raise DamagedError(f"{folder / RUN_FILE} is damaged (its initial weights are not valid): {_REMEDY}")
+    valid_borrowed(run.get("borrowed", []), folder / RUN_FILE)
     model_config, loaded = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE), load_model(folder)
     if loaded.sha256 != result.model_sha256:
         raise DamagedError(f"{folder / WEIGHTS_FILE} does not match the sha256 in {RESULT_FILE}: {_REMEDY}")

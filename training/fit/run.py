@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from data_catalog.errors import InputError, SettingsError
+from data_catalog.storage.integrity import remove_folder_record
 from data_catalog.storage.resume import load_resume_state, save_resume_state
 from data_catalog.storage.shards import digest, read_json, sweep_temporary, write_bytes, write_json
 from training.config import TrainConfig
@@ -187,6 +188,7 @@ def claim_folder(out: Path, key: str, settings: Mapping[str, Any], borrowed: Seq
             raise SettingsError(f"{out} contains a run with other settings or data: train into another folder")
         if earlier == run:
             return
+        remove_folder_record(out)  # a license was stated; the caller records the folder again
     write_json(path, run)
 
 
@@ -333,7 +335,7 @@ def start_model(
     if config.microbatch:
         refuse_batch_statistics(module)
     if start is not None:
-        load_weights(module, Path(start) / WEIGHTS_FILE)
+        load_weights(module, Path(model_config["start_weights"]))
         if config.logit_scale:
             module.logit_scale.data.fill_(math.log(config.logit_scale))
     else:

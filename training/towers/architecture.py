@@ -17,8 +17,8 @@ from typing import Any
 from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import read_json
 from training.config import TrainConfig
-from training.towers.model import CONFIGS, OPEN_CLIP_CONFIG_FILE, preprocessing_of
-from training.towers.model_files import read_object, read_open_clip_config
+from training.towers.model import CONFIGS, HUB_WEIGHTS_FILE, OPEN_CLIP_CONFIG_FILE, WEIGHTS_FILE, preprocessing_of
+from training.towers.model_files import read_object, read_open_clip_config, require_file
 from training.towers.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model config for the key of a run: without local paths, whose content is hashed instead."""
     found = deepcopy(dict(model_config))
     is_folder = found.pop("start_folder", None) is not None
+    found.pop("start_weights", None)
     text = found["text_cfg"]
     for name in ("hf_model_name", "hf_tokenizer_name"):
         if name in text and (is_folder or Path(text[name]).is_dir()):
@@ -129,7 +130,8 @@ def _read(model: str) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     found = config if isinstance(config, dict) else {}
-    for side in found.get("recorded_features", {}).values():
+    recorded = found.get("recorded_features")
+    for side in recorded.values() if isinstance(recorded, dict) else ():
         if isinstance(side, dict) and isinstance(side.get("file"), str):
             side["file"] = str(path.parent / side["file"])
     return found
@@ -140,6 +142,11 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     found = read_open_clip_config(folder / OPEN_CLIP_CONFIG_FILE)
     found["preprocess_cfg"] = read_object(folder / OPEN_CLIP_CONFIG_FILE).get("preprocess_cfg", {})
     found["start_folder"] = str(folder)
+    weights = folder / WEIGHTS_FILE
+    if not weights.exists() and (folder / HUB_WEIGHTS_FILE).exists():
+        weights = folder / HUB_WEIGHTS_FILE
+    require_file(weights)
+    found["start_weights"] = str(weights)
     return found
 
 
@@ -152,6 +159,12 @@ def _complete(config: dict[str, Any], model: str) -> dict[str, Any]:
     missing = sorted({"embed_dim", "vision_cfg", "text_cfg"} - config.keys())
     if missing:
         raise InputError(f"{model} is not an open_clip model config: {', '.join(missing)} is missing")
+    for name in ("preprocess_cfg", "recorded_features", "image_weights"):
+        if not isinstance(config.get(name, {}), dict):
+            raise InputError(f"{model}: {name} must be an object")
+    named = config.get("image_weights", {"timm": ""}).keys()
+    if "timm" not in named and not {"model", "pretrained"} <= named:
+        raise InputError(f"{model}: image_weights must have model and pretrained of open_clip, or timm")
     vision, text = config["vision_cfg"], config["text_cfg"]
     if not isinstance(vision, dict) or not isinstance(text, dict):
         raise InputError(f"{model} is not an open_clip model config: vision_cfg and text_cfg must be objects")

@@ -37,7 +37,7 @@ HUB_WEIGHTS_FILE = "open_clip_model.safetensors"  # file name in open_clip's hub
 logger = logging.getLogger(__name__)
 
 # Our own parts of a model config, which open_clip does not know.
-NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features", "start_folder")
+NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features", "start_folder", "start_weights")
 CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
 

@@ -14,14 +14,13 @@ from typing import Any
 from PIL import Image
 from safetensors import SafetensorError
 
-from data_catalog.errors import InputError
+from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
 from training.towers.architecture import RANDOM
 from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model import WEIGHTS_FILE as MODEL_WEIGHTS_FILE
-from training.towers.model_files import describe_mismatch, named_tensors, one_line, read_object
+from training.towers.model_files import REMEDY, describe_mismatch, named_tensors, one_line, read_object
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer
 from training.trained_models import RUN_FILE
@@ -33,6 +32,10 @@ WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_p
 _ENCODER_REMEDY = (
     "train.text_encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
     "encoder into a folder, and name the folder"
+)
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("sentencepiece.bpe.model", "spiece.model"),
 )
 AGREEMENT = 1e-4  # largest difference of a number of a recorded feature, scaled to length 1
 # Prefixes of head weights from an encoder's pretraining. All other weights must be used.
@@ -47,14 +50,14 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     """
     found: dict[str, Any] = {}
     if "start_folder" in model_config:
-        return {"model": sha256_of(Path(model_config["start_folder"]) / MODEL_WEIGHTS_FILE)}
-    text = model_config["text_cfg"].get("hf_model_name")
-    if text:
-        names = (ENCODER_CONFIG_FILE, *WEIGHT_FILES, "tokenizer.json", "vocab.txt")
-        folder = Path(text)
-        found["text"] = (
-            {name: sha256_of(folder / name) for name in names if (folder / name).is_file()} if folder.is_dir() else text
-        )
+        found["model"] = sha256_of(Path(model_config["start_weights"]))
+        found["files"] = _hashes(Path(model_config["start_folder"]), (ENCODER_CONFIG_FILE, *_TOKENIZER_FILES))
+        return found
+    text = model_config["text_cfg"]
+    for name, source in (("text", text.get("hf_model_name")), ("tokenizer", text.get("hf_tokenizer_name"))):
+        if source and "hf_model_name" in text and (name == "text" or source != text["hf_model_name"]):
+            names = (ENCODER_CONFIG_FILE, *WEIGHT_FILES, *_TOKENIZER_FILES)
+            found[name] = _hashes(Path(source), names) if Path(source).is_dir() else source
     if config.image_weights not in ("", RANDOM):
         found["image"] = sha256_of(_weights_file(Path(config.image_weights)))
     elif "image_weights" in model_config:
@@ -63,6 +66,10 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
         if isinstance(stated, dict) and isinstance(stated.get("file"), str) and Path(stated["file"]).is_file():
             found[f"recorded {side}"] = sha256_of(Path(stated["file"]))
     return found
+
+
+def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: sha256_of(folder / name) for name in names if (folder / name).is_file()}
 
 
 def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> list[dict[str, str]]:
@@ -76,16 +83,21 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
     found = []
     if "start_folder" in model_config:
         run = Path(model_config["start_folder"]) / RUN_FILE
-        borrowed: list[dict[str, str]] = read_object(run).get("borrowed", []) if run.is_file() else []
-        return borrowed
+        if run.is_file():
+            return valid_borrowed(read_object(run).get("borrowed", []), run)
+        name = Path(model_config["start_folder"]).name
+        found.append({"tower": "image", "weights": name, "license": config.image_license})
+        found.append({"tower": "text", "weights": name, "license": config.text_license})
     text = model_config["text_cfg"].get("hf_model_name")
-    if config.image_weights not in ("", RANDOM):
+    if "start_folder" in model_config:
+        pass
+    elif config.image_weights not in ("", RANDOM):
         found.append({"tower": "image", "weights": Path(config.image_weights).name, "license": config.image_license})
     elif named := model_config.get("image_weights"):
         known = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
         license = config.image_license or str((known.license if known else None) or "")
         found.append({"tower": "image", "weights": "/".join(named.values()), "license": license})
-    if text:
+    if text and "start_folder" not in model_config:
         name = Path(text).name if Path(text).is_dir() else text
         found.append({"tower": "text", "weights": name, "license": config.text_license})
     for weights in found:
@@ -95,6 +107,20 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
                 "and exports need",
                 *(weights["tower"], weights["weights"], weights["tower"]),
             )
+    return found
+
+
+def valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:
+    """Return the borrowed weights that a `run.json` states.
+
+    Raises:
+        DamagedError: they are not a list of objects with the texts `tower`, `weights` and `license`.
+    """
+    if not isinstance(found, list) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(name), str) for name in ("tower", "weights", "license"))
+        for one in found
+    ):
+        raise DamagedError(f"{path} is damaged (its borrowed weights are not valid): {REMEDY}")
     return found
 
 
@@ -259,7 +285,7 @@ def require_recorded_features(
         if part is None:
             raise InputError(f"recorded_features.{side}: the {side} tower has no projection, so no feature before it")
         if side == "image":
-            with Image.open(stated["file"]) as picture:
+            with _opened_picture(Path(stated["file"])) as picture:
                 pixels = torch.from_numpy(preprocessing.resized(picture.convert("RGB")).copy())
             inputs = preprocessing.normalised(pixels[None])
         else:
@@ -280,6 +306,15 @@ def require_recorded_features(
                 "shape only. Check the name of the architecture, the image mean, std and size, and the pooler"
             )
         logger.info("%s tower: agrees with its recorded feature", side)
+
+
+@contextmanager
+def _opened_picture(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except OSError as error:
+        raise InputError(f"recorded_features: the picture {path} cannot be read ({one_line(error)})") from error
 
 
 @contextmanager

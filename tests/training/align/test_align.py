@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.storage.integrity import record_folder
 from training.align.align import align
 from training.align.curve import CurvePoint, extended, measure_curve
 from training.align.heads import FeaturePairs, canonical_directions
@@ -305,13 +306,17 @@ def test_a_curve_scores_each_size_and_extends_the_line(
     square_files: PairFiles, towers: TrainConfig, cache: Path, aligned: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(aligned, tmp_path / "run")
-    curve = measure_curve(square_files, towers, CONFIG, EvaluateConfig(), out, cache=cache, sizes=[152, 24, 72, 24])
+    siglip = replace(towers, loss="siglip", microbatch=8)  # settings of training all weights
+    align(square_files, siglip, CONFIG, out, cache=tmp_path)
+    config = (out / "open_clip_config.json").read_bytes()
+    curve = measure_curve(square_files, siglip, CONFIG, EvaluateConfig(), out, cache=cache, sizes=[152, 24, 72, 24])
     assert [(point.images, point.captions) for point in curve.points] == [(24, 48), (72, 144), (152, 304)]
     assert (curve.split, curve.gallery) == ("test", 24)
     assert all(point.low <= point.text_to_image <= point.high for point in (*curve.points, *curve.expected))
     assert json.loads((out / "curve.json").read_text())["gallery"] == 24
     with Image.open(out / "curve.png") as plot:
         assert plot.width > 100
+    assert (out / "open_clip_config.json").read_bytes() == config
     assert files_of(out).keys() - files_of(aligned).keys() == {"curve.json", "curve.png"}
     for sizes, kind in (([1], SettingsError), ([], SettingsError), ([153], InputError)):
         with pytest.raises(kind, match="curve"):
@@ -347,7 +352,9 @@ def test_licenses_of_borrowed_weights_are_kept_shown_and_bind_exports(
     assert json.loads((aligned / "run.json").read_text())["borrowed"][0]["license"] == ""
     stated = replace(towers, image_license="cc-by-nc-4.0", text_license="apache-2.0")
     out = shutil.copytree(aligned, tmp_path / "run")
+    record_folder(out, ["run.json", "model.safetensors"])
     align(square_files, stated, CONFIG, out, cache=cache)  # only the licenses are new
+    record_folder(out, ["run.json", "model.safetensors"])
     assert (out / "model.safetensors").read_bytes() == (aligned / "model.safetensors").read_bytes()
 
     def export(model: Path, license: str) -> str:
@@ -377,6 +384,12 @@ def test_training_goes_on_with_all_weights_from_a_model_folder(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["borrowed"][0]["tower"] == "image"
     shutil.rmtree(folder)
     assert load_model(tmp_path / "run").sha256 == result.model_sha256
+    (tmp_path / "empty").mkdir()
+    shutil.copy(aligned / "open_clip_config.json", tmp_path / "empty")
+    with pytest.raises(DamagedError, match=r"model\.safetensors is missing"):
+        train(square_files, replace(config, model=str(tmp_path / "empty")), tmp_path / "other")
+    with pytest.raises(SettingsError, match=r"align\.hidden is true, but"):
+        align(square_files, replace(config, model=str(aligned)), replace(CONFIG, hidden=True), tmp_path, cache=tmp_path)
     with pytest.raises(SettingsError, match=r"train\.image_size is set"):
         train(square_files, replace(config, model=str(aligned), image_size=32), tmp_path / "other")
 
