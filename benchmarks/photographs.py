@@ -118,6 +118,8 @@ class Photographs:
     """The dataset, its frozen towers and their features."""
 
     def __init__(self, options: Any, work: Path) -> None:
+        import torch
+
         from data_catalog.storage.manifest import require_snapshot
         from flows.build.execution import LocalExecutor
         from flows.jobs import build_dataset
@@ -145,8 +147,7 @@ class Photographs:
             build_dataset(self.recipe, root=root, executor=executor)
         self.files = pair_files(require_snapshot(root, self.recipe.name))
         started = time.monotonic()
-        torch_device = __import__("torch").device("cpu")
-        with deterministic_torch(seed=0, num_threads=0, device=torch_device):
+        with deterministic_torch(seed=0, num_threads=0, device=torch.device("cpu")):
             model_config, _ = aligned_model_and_key(self.recipe.train, self.recipe.align, {})
             self.frozen = FrozenTowers.open(model_config, self.recipe.train, work, cache=root / "work" / "features")
             self.splits = {split: self.frozen.pairs(self.files, split) for split in ("train", "val")}

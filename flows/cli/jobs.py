@@ -192,9 +192,11 @@ def align(
         return
     _print_training(report)
     if report.curve is not None:
+        from training.align.curve import CURVE_PLOT_FILE
+
         say(f"\nScores on the {report.curve.split} split by number of training images\n")
         say_table(report.curve.rows())
-        say(f"\nPlot: {report.folder / 'curve.png'}")
+        say(f"\nPlot: {report.folder / CURVE_PLOT_FILE}")
     _print_next(job, ("evaluate",))
 
 

@@ -195,7 +195,7 @@ def _executor(
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
 
     def watch(label: str, done: int, total: int) -> None:
-        if label in TRAIN_PHASES:
+        if label in (*TRAIN_PHASES, *ALIGN_PHASES):
             artifacts.progress(label, done=done, total=total)
 
     if dask:

@@ -292,7 +292,7 @@ class FrozenTowers:
                 for part in head.modules():
                     if isinstance(part, nn.Linear):
                         part.reset_parameters()
-        return heads[0].train(), heads[1].train()
+        return heads[0], heads[1]
 
     def put(self, heads: Heads) -> None:
         """Make heads the projections of the model."""
@@ -370,22 +370,16 @@ def _trained(
 
     def note(epoch: int, loss: float | None) -> None:
         nonlocal best, best_epoch
-        for head in (heads.image, heads.text):
-            head.eval()
         mrr = heads.mrr(val) if val is not None else None
-        for head in (heads.image, heads.text):
-            head.train()
         if mrr is None or epoch == 0 or mrr > max(line["val_mrr@10"] for line in history):
             best, best_epoch = deepcopy(heads), epoch
         history.append({"epoch": epoch, "train_loss": loss, "val_mrr@10": mrr, "val_gallery": len(val) if val else 0})
 
     note(0, None)
-    with Progress("train heads", total=num_epochs, unit="epochs") as progress:
+    with Progress("align", total=num_epochs, unit="epochs") as progress:
         for epoch, loss in enumerate(epochs_of(heads, train, config, num_epochs=num_epochs), start=1):
             note(epoch, loss)
             progress.advance(1, loss=f"{loss:.3f}")
-    for head in (best.image, best.text):
-        head.eval()
     found = "" if history[best_epoch]["val_mrr@10"] is None else f", MRR@10 {history[best_epoch]['val_mrr@10']:.4f}"
     logger.info("heads: %d epochs, kept epoch %d%s", num_epochs, best_epoch, found)
     return best, history, best_epoch

@@ -108,9 +108,15 @@ def measure_curve(
 
     Raises:
         SettingsError: a size is too small.
-        InputError: there are fewer training images than the largest size.
+        InputError: there are fewer training images than the largest size, or the scored split is trained on.
     """
     wanted = require_sizes(sizes, files)
+    split = split_to_score(files, evaluate.split)
+    if split == "val" and config.refit:
+        raise InputError(
+            "the curve would be scored on the val split, on which align.refit trains: set align.refit to false, or "
+            "build a dataset with a test split"
+        )
     towers = only_towers(towers)
     model_config, _ = aligned_model_and_key(towers, config, {})
     with (
@@ -119,7 +125,6 @@ def measure_curve(
     ):
         frozen = FrozenTowers.open(model_config, towers, Path(folder), cache=cache)
         train, val = frozen.pairs(files, "train", mirror=config.mirror), frozen.pairs(files, "val")
-        split = split_to_score(files, evaluate.split)
         scored = frozen.pairs(files, split)
         if train is None or scored is None:
             raise InputError("the train split has no images, so there is no curve")

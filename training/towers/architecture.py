@@ -215,12 +215,15 @@ def _timm_tower(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "timm_pool": "",
         "timm_proj": "linear",
     }
-    interpolation = sizes.get("interpolation")
+    interpolation = str(sizes.get("interpolation"))
+    if interpolation not in ("bicubic", "bilinear"):
+        logger.warning("%s: images are resized by bicubic interpolation, as %s is not supported", name, interpolation)
+        interpolation = "bicubic"
     preprocessing = Preprocessing(
         size=min(height, width),
         mean=tuple(sizes["mean"]),
         std=tuple(sizes["std"]),
-        interpolation=interpolation if interpolation in ("bicubic", "bilinear") else "bicubic",
+        interpolation=interpolation,
     ).to_json()
     del preprocessing["size"]
     return vision, preprocessing

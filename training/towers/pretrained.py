@@ -81,25 +81,24 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
     import timm
 
     found = []
-    if "start_folder" in model_config:
-        run = Path(model_config["start_folder"]) / RUN_FILE
-        if run.is_file():
-            return valid_borrowed(read_object(run).get("borrowed", []), run)
-        name = Path(model_config["start_folder"]).name
-        found.append({"tower": "image", "weights": name, "license": config.image_license})
-        found.append({"tower": "text", "weights": name, "license": config.text_license})
     text = model_config["text_cfg"].get("hf_model_name")
     if "start_folder" in model_config:
-        pass
-    elif config.image_weights not in ("", RANDOM):
-        found.append({"tower": "image", "weights": Path(config.image_weights).name, "license": config.image_license})
-    elif named := model_config.get("image_weights"):
-        known = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
-        license = config.image_license or str((known.license if known else None) or "")
-        found.append({"tower": "image", "weights": "/".join(named.values()), "license": license})
-    if text and "start_folder" not in model_config:
-        name = Path(text).name if Path(text).is_dir() else text
-        found.append({"tower": "text", "weights": name, "license": config.text_license})
+        folder = Path(model_config["start_folder"])
+        if (folder / RUN_FILE).is_file():
+            return valid_borrowed(read_object(folder / RUN_FILE).get("borrowed", []), folder / RUN_FILE)
+        for tower, license in (("image", config.image_license), ("text", config.text_license)):
+            found.append({"tower": tower, "weights": folder.name, "license": license})
+    else:
+        if config.image_weights not in ("", RANDOM):
+            name = Path(config.image_weights).name
+            found.append({"tower": "image", "weights": name, "license": config.image_license})
+        elif named := model_config.get("image_weights"):
+            known = timm.get_pretrained_cfg(named["timm"]) if "timm" in named else None
+            license = config.image_license or str((known.license if known else None) or "")
+            found.append({"tower": "image", "weights": "/".join(named.values()), "license": license})
+        if text:
+            name = Path(text).name if Path(text).is_dir() else text
+            found.append({"tower": "text", "weights": name, "license": config.text_license})
     for weights in found:
         if not weights["license"]:
             logger.warning(
