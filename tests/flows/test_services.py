@@ -41,16 +41,16 @@ def assert_the_toy_run_is_shown(project: Any) -> dict[str, Any]:
     newest = {"sort": "EXPECTED_START_TIME_DESC", "limit": 1}
     (run,) = project.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["toy"]}}, **newest})
     assert run["state_type"] == "COMPLETED"
-    tasks = {
-        task["name"]: task
-        for task in project.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
-        if task["state_type"] in ("COMPLETED", "FAILED")
-    }
     numbered = [f"count {number:05d}" for number in range(3)]
-    assert {name: task["state_type"] for name, task in tasks.items()} == {
-        **dict.fromkeys([*numbered, "flaky 1", "here"], "COMPLETED"),
-        "broken": "FAILED",
-    }
+    expected = {**dict.fromkeys([*numbered, "flaky 1", "here"], "COMPLETED"), "broken": "FAILED"}
+
+    def tasks_at_the_end() -> dict[str, Any]:
+        """Prefect sends the states of tasks some seconds after the run's."""
+        found = project.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        ended = {task["name"]: task for task in found if task["state_type"] in ("COMPLETED", "FAILED")}
+        return ended if {name: task["state_type"] for name, task in ended.items()} == expected else {}
+
+    tasks = project.until(tasks_at_the_end)
     assert (tasks["flaky 1"]["run_count"], tasks["broken"]["run_count"]) == (3, 1)
     about = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
     told = f"step 2 in {project.folder.name}"  # Prefect sends logs some seconds after the run
