@@ -23,7 +23,14 @@ from data_catalog.storage.disk_errors import disk_errors, nearest_existing
 from data_catalog.storage.history import append_run
 from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
-from data_catalog.storage.manifest import CURRENT_FILE, Manifest, Snapshot, TestSetEntry, require_snapshot
+from data_catalog.storage.manifest import (
+    CURRENT_FILE,
+    Manifest,
+    Snapshot,
+    TestSetEntry,
+    current_snapshot,
+    require_snapshot,
+)
 from data_catalog.storage.publish import UPSTREAM
 from data_catalog.storage.roots import FEATURE_STORES
 from data_catalog.storage.shards import read_json, write_json
@@ -49,6 +56,7 @@ from translation.memory import forget_texts
 
 if TYPE_CHECKING:
     from training.align.curve import Curve
+    from training.distil.distil import SentencePairs
     from training.fit.loop import TrainResult
 
 
@@ -109,6 +117,28 @@ class AlignReport(TrainReport):
     """An aligned model, and the curve of scores by number of training images, if it was asked for."""
 
     curve: "Curve | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilReport:
+    """A distilled model: its folder, the dataset's snapshot if it is built, the pairs, and the result of the training."""
+
+    folder: Path
+    snapshot: Snapshot | None
+    result: "TrainResult"
+    pairs: "SentencePairs"
+
+    def row(self) -> dict[str, object]:
+        """Return the model as one row of a table."""
+        return {
+            "model": self.folder.name,
+            "pairs": self.result.num_samples,
+            "held out": len(self.pairs.held_out),
+            "origins": ", ".join(self.pairs.origins),
+            "epochs": self.result.epochs,
+            "best epoch": self.result.best_epoch,
+            "held-out MRR@10": self.result.best_val_mrr,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +262,14 @@ def align(
     return report
 
 
+def distil(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> DistilReport:
+    """Train the recipe's student on parallel sentences, and join it with its teacher's image tower, below `root`."""
+    loaded = load_recipe(recipe, root=root, overrides=overrides)
+    report = executor.run("distil", partial(distil_model, loaded, root))
+    executor.artifact_table(f"training-{loaded.name}", [report.row()], f"The newest model of {loaded.name}.")
+    return report
+
+
 def evaluate(recipe: str, *, root: Path, overrides: Overrides, executor: Executor) -> EvaluateReport:
     """Score the newest model of the recipe's dataset on its held-out images, and show the scoreboard."""
     loaded = load_recipe(recipe, root=root, overrides=overrides)
@@ -300,6 +338,35 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
         if curve:
             measured = measure_curve(files, recipe.train, recipe.align, recipe.evaluate, out, cache=cache, sizes=curve)
     return AlignReport(folder=out, snapshot=snapshot, result=result, curve=measured)
+
+
+def distil_model(recipe: Recipe, root: Path) -> DistilReport:
+    """Distil the recipe's student, or return at once if that was done.
+
+    The dataset need not be built. If it is, the captions of its val and test splits are left out, and the model becomes
+    its newest.
+
+    Raises:
+        SettingsError: settings contradict each other.
+        InputError: the sentences cannot be used, or files of teacher or student are missing.
+        DamagedError: a shard is damaged.
+    """
+    from flows.sentences import sentence_pairs
+    from training.distil.distil import distil, distil_key
+    from training.fit.run import MODEL_FILES
+
+    is_built = current_snapshot(root, recipe.name) is not None
+    snapshot = _trainable_snapshot(recipe, root) if is_built else None
+    pairs = sentence_pairs(recipe, snapshot)
+    key = distil_key(recipe.distil, pairs)
+    models = root / "models" / recipe.name
+    out = models / key[:12]
+    with writer_lock(models):
+        result = distil(pairs, recipe.distil, out, key=key, cache=root / FEATURE_STORES)
+        record_folder(out, (*MODEL_FILES, EFFORT_FILE))
+        if snapshot is not None:
+            write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
+    return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
 
 
 def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Settings of training and evaluation, which recipes have in `[train]` and `[evaluate]`."""
+"""Settings of training and evaluation: the sections `[train]`, `[align]`, `[distil]` and `[evaluate]` of recipes."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import SettingsError
-from data_catalog.settings import NAME_OR_JSON, how, name_or_path, what_values
+from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, what_values
+from data_catalog.sources.origins import HUMAN_TRANSLATION, ORIGINS
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of the augmentations in `training.data.augment`: "crop", then the others in the order in which they apply.
@@ -237,6 +238,95 @@ class AlignConfig:
             raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilConfig:
+    """Settings of distillation: a student text tower that learns a teacher's features from parallel sentences."""
+
+    # The paths are not part of a run's key. The content or hub name of what they name is.
+    teacher: str = name_or_path("")
+    """Model whose text tower is learned, and whose image tower is taken over: a model folder, a folder in open_clip's
+    hub layout, or a MODEL/PRETRAINED of open_clip, such as "ViT-B-32/openai". It reads `source_language`."""
+    pairs: tuple[str, ...] = path_setting(())
+    """Parallel sentences: files of lines of source, tab, target; or names with {lang}, such as "train.{lang}.gz", for
+    two files with one sentence per line. Without files, the translated captions of the dataset's train split."""
+    origin: str = HUMAN_TRANSLATION
+    """Origin of the translations in `pairs`: "human_translation", "machine_translation" or
+    "machine_translation_corrected", for the model card."""
+    leave_out: tuple[str, ...] = path_setting(())
+    """Text files with one sentence per line, such as test captions. Pairs with one of them on either side are not
+    used. Those of the dataset's val and test splits are left out in any case, once it is built."""
+    student: str = name_or_path("small")
+    """Text tower to train: "tiny", "small" or "base", which start from random weights with a tokenizer trained on the
+    translations, or a Hugging Face encoder, a folder or a name on the hub."""
+    student_license: str = how("")
+    """License of the weights of a Hugging Face encoder, such as "apache-2.0"."""
+    vocab_size: int = 8000
+    """Maximum vocabulary of a trained tokenizer, at least 300."""
+    context_length: int = 64
+    """Maximum number of tokens of a sentence."""
+    epochs: int = 20
+    """Passes over the pairs."""
+    batch_size: int = 128
+    """Pairs per step, at least 2."""
+    lr: float = 1e-3
+    """Peak learning rate. It rises over `warmup_steps`, then falls to 0 along a cosine."""
+    warmup_steps: int = 200
+    """Steps until the learning rate peaks. 0 uses `warmup_ratio`."""
+    warmup_ratio: float = 0.0
+    """The same as a share of all steps, 0 to 1, if `warmup_steps` is 0."""
+    weight_decay: float = 0.01
+    """Weight decay, for weights with two or more dimensions."""
+    max_grad_norm: float = 1.0
+    """Maximum norm of all gradients together; larger ones are clipped. 0 disables it."""
+    dropout: float = 0.1
+    """Dropout rate of a student that starts from random weights, from 0 to below 1."""
+    contrastive: float = 1.0
+    """Weight of the contrastive term: find the teacher's feature of each sentence among those of the batch. The cosine
+    term has weight 1."""
+    logit_scale: float = 20.0
+    """Factor of cosines in the contrastive term, 1 to 100."""
+    num_held_out: int = 1000
+    """Pairs held out. The epoch with the best MRR@10 of a sentence among them, asked for by its translation, is
+    kept."""
+    patience: int = 0
+    """Epochs without a better MRR@10 after which training ends. 0 runs all epochs."""
+    precision: str = "fp32"
+    """Precision of the student: "fp32", or "bf16" (autocast), faster on processors with bfloat16 instructions."""
+    check_languages: bool = True
+    """Leave out pairs of files that are clearly in other languages."""
+    seed: int = 0
+    """Seed of initial weights, order and dropout."""
+    device: str = how("auto")
+    """Device: "cpu", "cuda", or "auto" for a GPU if there is one."""
+    num_threads: int = how(0)
+    """Number of CPU threads. 0 uses all."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "lr", "num_held_out", "context_length"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise SettingsError(f"distil.{name} must be positive, got {getattr(self, name)}")
+        not_negative = ("warmup_steps", "weight_decay", "max_grad_norm", "contrastive", "patience", "seed")
+        for name in (*not_negative, "num_threads"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SettingsError(f"distil.{name} must not be negative, got {getattr(self, name)}")
+        for name, least in (("batch_size", 2), ("vocab_size", 300), ("num_held_out", 2)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"distil.{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise SettingsError(f"distil.dropout must be at least 0 and less than 1, got {self.dropout}")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise SettingsError(f"distil.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
+        if not 1 <= self.logit_scale <= 100:
+            raise SettingsError(f"distil.logit_scale must be from 1 to 100, got {self.logit_scale}")
+        for name, choices in (
+            ("precision", CHOICES["precision"]),
+            ("device", DEVICES),
+            ("origin", tuple(ORIGINS)[1:]),
+        ):
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"distil.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

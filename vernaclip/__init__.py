@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from data_catalog.errors import PipelineError
     from vernaclip.catalog import Catalog
     from vernaclip.dataset import Pair, PairDataset, open_dataset
-    from vernaclip.jobs import align, build, score, train, translate
+    from vernaclip.jobs import align, build, distil, score, train, translate
     from vernaclip.model import Model, open_model
 
     __version__: str
@@ -44,6 +44,7 @@ _MODULES = {
     "PairDataset": "vernaclip.dataset",
     "PipelineError": "data_catalog.errors",
     "align": "vernaclip.jobs",
+    "distil": "vernaclip.jobs",
     "build": "vernaclip.jobs",
     "open_dataset": "vernaclip.dataset",
     "open_model": "vernaclip.model",

@@ -12,7 +12,7 @@ from data_catalog.storage.reading import reading
 from data_catalog.storage.roots import open_root
 from flows import jobs
 from flows.build.execution import LocalExecutor
-from flows.jobs import AlignReport, BuildReport, EvaluateReport, TrainReport
+from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
 from flows.recipe.engines import one_way_config, packs_of, route_codes, setting_values
 from translation.engine import Translation, translate_stream
 from translation.memory import with_memory
@@ -90,6 +90,25 @@ def align(recipe: Place, root: Place, *, settings: Settings | None = None, curve
     """
     with _job(root) as (place, executor):
         return jobs.align(fspath(recipe), root=place, overrides=settings or {}, executor=executor, curve=curve)
+
+
+def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> DistilReport:
+    """Train a text tower on parallel sentences, and join it with its teacher's image tower. Resume an interrupted run.
+
+    >>> import vernaclip
+    >>> lesson = {"teacher": str(model.folder), "pairs": ["captions.tsv"], "student": "tiny", "epochs": 1}
+    >>> report = vernaclip.distil("scenes.toml", "catalog", settings={"distil": lesson})
+
+    Args:
+        recipe: name of a recipe that comes with vernaclip, or path of a TOML file.
+        root: folder of the catalog.
+        settings: settings that replace those of the recipe. docs/recipes.md lists those of `distil`.
+
+    Raises:
+        InputError: the sentences cannot be used, or files of teacher or student are missing.
+    """
+    with _job(root) as (place, executor):
+        return jobs.distil(fspath(recipe), root=place, overrides=settings or {}, executor=executor)
 
 
 def score(recipe: Place, root: Place, *, settings: Settings | None = None) -> EvaluateReport:

@@ -76,6 +76,7 @@ COMMANDS: dict[str, Sequence[Command]] = {
         jobs.build,
         jobs.train,
         jobs.align,
+        jobs.distil,
         jobs.evaluate,
         comparisons.ablate,
         comparisons.scoreboard,

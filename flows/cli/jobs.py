@@ -16,9 +16,15 @@ from flows.cli.output import is_quiet, require_own_file, say, say_json, say_tabl
 
 if TYPE_CHECKING:
     from flows.dry_run import DryRun
-    from flows.jobs import AlignReport, BuildReport, EvaluateReport, TrainReport
+    from flows.jobs import AlignReport, BuildReport, DistilReport, EvaluateReport, TrainReport
 
-FLOW_NAMES = {"build": "build-dataset", "train": "train-clip", "align": "align-clip", "evaluate": "evaluate-clip"}
+FLOW_NAMES = {
+    "build": "build-dataset",
+    "train": "train-clip",
+    "align": "align-clip",
+    "distil": "distil-clip",
+    "evaluate": "evaluate-clip",
+}
 
 
 @Parameter(name="*")
@@ -200,6 +206,29 @@ def align(
     _print_next(job, ("evaluate",))
 
 
+def distil(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
+    """Train a text tower on parallel sentences, without images, and join it with the image tower of a teacher.
+
+    The recipe's [distil] names teacher and sentences. The dataset need not be built. After an interruption, run the
+    same command again to resume.
+    """
+    job = _job(recipe, root, options)
+    report: DistilReport = with_executor("distil", job)
+    if options.json:
+        say_json({"folder": report.folder} | {name.replace(" ", "_"): value for name, value in report.row().items()})
+        return
+    result, left_out = report.result, report.pairs.left_out
+    say(f"\nModel: {report.folder}")
+    say(
+        f"{result.num_samples:,} pairs, {result.epochs} epochs, best epoch {result.best_epoch}, "
+        f"MRR@10 of {len(report.pairs.held_out):,} held-out sentences {result.best_val_mrr:.3f}"
+    )
+    if left_out:
+        say_table([{"left out because": reason, "pairs": count} for reason, count in left_out.items()])
+    if report.snapshot is not None:
+        _print_next(job, ("evaluate",))
+
+
 def evaluate(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOptions = _MODEL) -> None:
     """Score the trained model on the dataset's held-out images."""
     job = _job(recipe, root, options)
@@ -217,7 +246,7 @@ def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry
 
 
 def with_executor(name: str, job: Job, **options: Any) -> Any:
-    """Run a job of `flows.jobs` ("build", "train", "align" or "evaluate") with the chosen executor; return its report.
+    """Run a job of `flows.jobs` ("build", "train", "align", "distil" or "evaluate") with the chosen executor; return its report.
 
     Only builds use a cluster. The other jobs of a run with `--executor dask` go through Prefect.
 
@@ -251,7 +280,7 @@ def with_executor(name: str, job: Job, **options: Any) -> Any:
 
     # Fail before the slow start of Prefect, not after it.
     loaded = load_recipe(job.recipe, root=job.root, overrides=job.overrides)
-    if name != "build":
+    if name not in ("build", "distil"):
         require_snapshot(job.root, loaded.name, recipe=loaded.reference)
     overrides = list(job.overrides)
     if job.dask_address is not None:

@@ -62,6 +62,7 @@ Settings = Annotated[Any, WithJsonSchema(_FORM)]
 BUILD_PHASES = tuple(step.name for step in STEPS)
 TRAIN_PHASES = ("train",)
 ALIGN_PHASES = ("align",)
+DISTIL_PHASES = ("distil",)
 EVALUATE_PHASES = ("evaluate",)
 
 
@@ -143,6 +144,19 @@ def align_clip(
         return runs.align(recipe, root=Path(root), overrides=settings or {}, executor=executor, curve=curve or ())
 
 
+@_flow("distil-clip")
+def distil_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
+    """Distil the student of a recipe from parallel sentences. The dataset need not be built.
+
+    Args:
+        recipe: name of a recipe, or a TOML file.
+        root: folder of the catalog, relative to the project's folder.
+        settings: settings that override those of the recipe.
+    """
+    with _executor("distil-clip", DISTIL_PHASES, recipe, root, settings) as executor:
+        return runs.distil(recipe, root=Path(root), overrides=settings or {}, executor=executor)
+
+
 @_flow("evaluate-clip")
 def evaluate_clip(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Settings = None) -> Any:
     """Score the trained model of a recipe on the dataset's held-out images.
@@ -177,7 +191,7 @@ def build_and_train(recipe: str = DEFAULT_RECIPE, root: str = ROOT, settings: Se
 
 
 FLOWS: dict[str, Flow[..., Any]] = {
-    found.name: found for found in (build_dataset, train_clip, align_clip, evaluate_clip, build_and_train)
+    found.name: found for found in (build_dataset, train_clip, align_clip, distil_clip, evaluate_clip, build_and_train)
 }
 
 
@@ -195,7 +209,7 @@ def _executor(
     artifacts = FlowArtifacts(f"progress-{name}-{loaded.name}", phases)
 
     def watch(label: str, done: int, total: int) -> None:
-        if label in (*TRAIN_PHASES, *ALIGN_PHASES):
+        if label in (*TRAIN_PHASES, *ALIGN_PHASES, *DISTIL_PHASES):
             artifacts.progress(label, done=done, total=total)
 
     if dask:

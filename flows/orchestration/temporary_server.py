@@ -51,7 +51,7 @@ def run_flow(
     """Run a flow in this process, with the configured server if it answers, or with a temporary one.
 
     Args:
-        name: "build-dataset", "train-clip", "align-clip", "evaluate-clip" or "build-and-train".
+        name: "build-dataset", "train-clip", "align-clip", "distil-clip", "evaluate-clip" or "build-and-train".
         recipe: name or file of a recipe.
         root: folder of the catalog.
         overrides: settings that override those of the recipe.

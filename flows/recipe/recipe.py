@@ -32,7 +32,7 @@ from flows.recipe.sources import (
     source_settings,
     test_set_settings,
 )
-from training.config import AlignConfig, EvaluateConfig, TrainConfig
+from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
 from translation.config import TranslateConfig
 
 DEFAULT_ROOT = Path("catalog")
@@ -108,6 +108,7 @@ class Recipe(Dataset):
     split: SplitConfig = field(default_factory=SplitConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     align: AlignConfig = field(default_factory=AlignConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
@@ -150,10 +151,12 @@ SECTIONS: dict[str, Any] = {
     "split": SplitConfig,
     "train": TrainConfig,
     "align": AlignConfig,
+    "distil": DistilConfig,
     "evaluate": EvaluateConfig,
 }
 # Sections with what-settings of a dataset, in the order of the manifest.
-_WHAT_SECTIONS = [name for name in SECTIONS if name not in ("scenes", "serve", "consent", "train", "align", "evaluate")]
+_NOT_OF_DATASETS = ("scenes", "serve", "consent", "train", "align", "distil", "evaluate")
+_WHAT_SECTIONS = [name for name in SECTIONS if name not in _NOT_OF_DATASETS]
 
 
 def what_settings(recipe: Recipe) -> dict[str, Any]:

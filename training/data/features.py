@@ -100,6 +100,7 @@ class Encoder:
         reword: changes all texts first, for example translates them. None leaves them as they are.
         tensors_sha256: hash of all loaded weights (`encoders.tensors_sha256`). None if it is not known.
         files: name and sha256 of the config and tokenizer files in its folder, if it has one.
+        module: the open_clip model. None for a model of another library.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Encoder:
     reword: Callable[[Sequence[str]], Sequence[str]] | None = None
     tensors_sha256: str | None = None
     files: tuple[Mapping[str, str], ...] = ()
+    module: Any = None
 
 
 def rewording(encoder: Encoder, reword: Callable[[Sequence[str]], Sequence[str]], name: str) -> Encoder:

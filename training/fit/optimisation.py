@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from data_catalog.errors import SettingsError
-from training.config import TrainConfig
+from training.config import DistilConfig, TrainConfig
 from training.towers.backbones import towers_of
 
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
@@ -63,15 +63,20 @@ def make_optimizer(module: Any, config: TrainConfig) -> Any:
     gradient with the mean before it. timm and the AdaBelief paper compare it with the mean that includes it, which
     gives 0.9 of that difference. So one step with optax equals one step here at 0.9 times the learning rate.
     """
-    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = decay_groups(module, config.weight_decay)
     if config.optimizer == "adabelief":
         return AdaBelief(groups, lr=config.lr, betas=(0.9, 0.999), eps=1e-16, rectify=False)
     return AdamW(groups, lr=config.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
-def learning_rate(step: int, *, config: TrainConfig, total: int) -> float:
+def decay_groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups: matrices with weight decay, biases, norms and the logit scale without."""
+    matrices = [parameter for parameter in module.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in module.parameters() if parameter.ndim < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def learning_rate(step: int, *, config: TrainConfig | DistilConfig, total: int) -> float:
     """Return the learning rate of a step, from 0: linear warm-up to `lr`, then a cosine down to 0 at `total`."""
     warmup = config.warmup_steps or round(config.warmup_ratio * total)
     if step < warmup:

@@ -272,8 +272,8 @@ def chosen_device(name: str) -> torch.device:
     if number >= torch.cuda.device_count():
         seen = torch.cuda.device_count()
         raise InputError(
-            f"train.device is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
-            "install a CUDA build of torch, start fewer processes, or set train.device to cpu"
+            f"the device is set to {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
+            "install a CUDA build of torch, start fewer processes, or set it to cpu"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)

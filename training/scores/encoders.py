@@ -63,6 +63,7 @@ def open_model_folder(folder: Path, name: str) -> Encoder:
         encode_texts=lambda texts: model.module.encode_text(model.tokenizer(texts)),
         tensors_sha256=tensors_sha256(model.module.state_dict()),
         files=_configs_and_tokenizers(folder),
+        module=model.module,
     )
 
 
@@ -117,6 +118,7 @@ def open_open_clip(source: str, name: str) -> Encoder:
         encode_texts=lambda texts: module.encode_text(tokenizer(list(texts))),
         tensors_sha256=loaded,
         files=_configs_and_tokenizers(Path(source)),
+        module=module,
     )
     return _require_encoding(found, what, source, (OPEN_CLIP_CONFIG_FILE, *encoder))
 

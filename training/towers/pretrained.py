@@ -56,8 +56,7 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
     text = model_config["text_cfg"]
     for name, source in (("text", text.get("hf_model_name")), ("tokenizer", text.get("hf_tokenizer_name"))):
         if source and "hf_model_name" in text and (name == "text" or source != text["hf_model_name"]):
-            names = (ENCODER_CONFIG_FILE, *WEIGHT_FILES, *_TOKENIZER_FILES)
-            found[name] = _hashes(Path(source), names) if Path(source).is_dir() else source
+            found[name] = text_identity(source)
     if config.image_weights not in ("", RANDOM):
         found["image"] = sha256_of(_weights_file(Path(config.image_weights)))
     elif "image_weights" in model_config:
@@ -66,6 +65,16 @@ def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) ->
         if isinstance(stated, dict) and isinstance(stated.get("file"), str) and Path(stated["file"]).is_file():
             found[f"recorded {side}"] = sha256_of(Path(stated["file"]))
     return found
+
+
+def text_identity(source: str) -> Any:
+    """Return what identifies a Hugging Face encoder: sha256 of the files of its folder, or its name on the hub."""
+    return files_identity(Path(source)) if Path(source).is_dir() else source
+
+
+def files_identity(folder: Path, more: Sequence[str] = ()) -> dict[str, str]:
+    """Return the sha256 of the files of a folder that decide a model: config, weights, tokenizer, and `more`."""
+    return _hashes(folder, (*more, ENCODER_CONFIG_FILE, *WEIGHT_FILES, *_TOKENIZER_FILES))
 
 
 def _hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import logging
 import re
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,9 @@ DROP_REASONS = {
     "duplicate": "the same source with the same target occurred before",
     "wrong_language": "the source or the target is clearly in another language",
     "held_out": "the source is one of the held-out sources, apart from case and punctuation",
+    "left_out": "one of the two texts is a sentence that must not be trained on, apart from case and punctuation",
 }
+LANG = "{lang}"  # in the name of two files with one sentence per line: the place of the language code
 
 # Misaligned ranges. Correlations of aligned captions (English, German, French, Italian) are 0.6 to 0.97 in every
 # window, of class names 0.43 and more. Misaligned ones have -0.4 to 0.3, or up to 0.45 if long and short texts
@@ -142,8 +144,12 @@ def read_pairs(
     held_out: Sequence[Pair] = (),
     source_check: Check | None = None,
     target_check: Check | None = None,
+    codes: tuple[str, str] | None = None,
+    leave_out: Iterable[str] = (),
 ) -> ParallelCaptions:
-    """Read `source<TAB>target` lines of plain or gzipped UTF-8 files; drop and count lines that cannot be trained on.
+    """Read parallel captions of plain or gzipped UTF-8 files; drop and count lines that cannot be trained on.
+
+    A file has `source<TAB>target` lines. A name with `{lang}` stands for two files with one sentence per line.
 
     The `num_held_out` pairs with the smallest hash are for validation. They change when lines are added. To continue a
     training with more lines, give its held-out pairs. Texts that differ only in case and final punctuation are on the
@@ -157,17 +163,22 @@ def read_pairs(
         held_out: pairs that are held out instead, unchanged.
         source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
         target_check: the check of targets.
+        codes: codes of source and target language, which take the place of `{lang}`.
+        leave_out: sentences; pairs with one of them on either side are dropped.
 
     Raises:
-        InputError: a file is missing, empty, damaged or not text; nearly all of a column is in another language; or
-            there are fewer than 10 usable pairs for each held-out one, or none.
+        InputError: a file is missing, empty, damaged or not text; two files have different numbers of lines; nearly all
+            of a column is in another language; or there are fewer than 10 usable pairs for each held-out one, or none.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     drops = _Drops()
+    unwanted = {_plain(text) for text in leave_out}
     first: dict[Pair, PairLine] = {}
     for path in files:
-        for line in _aligned_lines(path, drops):
-            if first.setdefault(line.pair, line) is not line:
+        for line in _aligned_lines(path, drops, codes):
+            if not unwanted.isdisjoint(map(_plain, line.pair)):
+                drops.add("left_out", line)
+            elif first.setdefault(line.pair, line) is not line:
                 drops.add("duplicate", line)
     lines = sorted(first.values(), key=lambda line: (order_key(_plain(line.source)), line.pair))
     for column, check in (("source", source_check), ("target", target_check)):
@@ -196,14 +207,10 @@ def read_pairs(
     )
 
 
-def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
-    """Return the lines of a file that are usable and aligned."""
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: give a UTF-8 file of source<TAB>target lines")
-    check_text_file(path, expected="UTF-8 lines of source<TAB>target")
+def _aligned_lines(path: Path, drops: _Drops, codes: tuple[str, str] | None) -> list[PairLine]:
+    """Return the lines of a file, or of two, that are usable and aligned."""
     lines = []
-    for raw in read_lines(path):
-        fields = [text.strip() for text in raw.text.split("\t")]
+    for raw, fields in _read_fields(path, codes):
         line = PairLine(path, raw.number, fields[0], "\t".join(fields[1:]))
         if reason := _fault(raw, fields):
             drops.add(reason, line)
@@ -218,6 +225,29 @@ def _aligned_lines(path: Path, drops: _Drops) -> list[PairLine]:
         )
         misaligned[found.start : found.stop] = [True] * len(found)
     return drops.part(lines, misaligned, "misaligned")
+
+
+def _read_fields(path: Path, codes: tuple[str, str] | None) -> Iterator[tuple[Line, list[str]]]:
+    """Yield each line with its texts: the fields of a line, or the lines of two files."""
+    names = [path]
+    if codes is not None and LANG in path.name:
+        names = [path.with_name(path.name.replace(LANG, code)) for code in codes]
+    expected = "UTF-8 lines of source<TAB>target" if len(names) == 1 else "UTF-8 lines of one sentence"
+    for name in names:
+        if not name.is_file():
+            raise InputError(f"{name} is not a file: give a UTF-8 file of {expected.removeprefix('UTF-8 ')}")
+        check_text_file(name, expected=expected)
+    if len(names) == 1:
+        yield from ((raw, [text.strip() for text in raw.text.split("\t")]) for raw in read_lines(path))
+        return
+    counts = [sum(1 for _ in read_lines(name)) for name in names]
+    if counts[0] != counts[1]:
+        raise InputError(
+            f"{names[0]} has {counts[0]:,} lines, and {names[1]} has {counts[1]:,}: they are not aligned. Give two files "
+            "whose lines translate each other"
+        )
+    for source, target in zip(*map(read_lines, names), strict=True):
+        yield (source if source.trouble else target), [source.text.strip(), target.text.strip()]
 
 
 def _fault(line: Line, fields: list[str]) -> str:

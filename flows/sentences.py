@@ -1,0 +1,92 @@
+"""Collect the parallel sentences of a recipe: from files, or from the translated captions of its dataset."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.parquet as pq
+
+from data_catalog.errors import InputError
+from data_catalog.sources.files import Line, check_text_file, read_lines
+from data_catalog.storage.manifest import Snapshot
+from data_catalog.storage.shards import order_key
+from flows.recipe.language_packs import column_language, language_pack, named_language_packs
+from flows.recipe.recipe import Recipe
+from translation.train.pairs import read_pairs
+
+if TYPE_CHECKING:
+    from training.distil.distil import SentencePairs
+
+
+def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs":
+    """Return the parallel sentences of `[distil]`, without those of the dataset's val and test splits.
+
+    Args:
+        recipe: recipe with the languages and the section.
+        snapshot: the recipe's dataset, if it is built.
+
+    Raises:
+        InputError: there are neither files nor a dataset with translated captions, or too few usable pairs.
+    """
+    from training.distil.distil import SentencePairs
+
+    config = recipe.distil
+    unwanted = [line.text for name in config.leave_out for line in _text_lines(Path(name))]
+    if snapshot is not None:
+        for split in ("val", "test"):
+            unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
+    if config.pairs:
+        named = named_language_packs(recipe)
+        codes = recipe.source_language, recipe.target_language
+        checks = [column_language(language_pack(code, named)) if config.check_languages else None for code in codes]
+        found = read_pairs(
+            [Path(name) for name in config.pairs],
+            num_held_out=config.num_held_out,
+            source_check=checks[0],
+            target_check=checks[1],
+            codes=codes,
+            leave_out=unwanted,
+        )
+        count = len(found.training) + len(found.held_out)
+        return SentencePairs(
+            training=found.training, held_out=found.held_out, origins={config.origin: count}, left_out=found.dropped
+        )
+    if snapshot is None:
+        raise InputError(
+            f"distil needs parallel sentences: set distil.pairs, or build the dataset {recipe.name} with translated "
+            "captions first"
+        )
+    left_out, rows = set(unwanted), dict[tuple[str, str], str]()
+    for caption, source, lang, origin in _captions(snapshot, "train"):
+        if lang == recipe.source_language and left_out.isdisjoint((caption, source)):
+            rows.setdefault((source, caption), origin)
+    order = sorted(rows, key=lambda pair: (order_key(pair[0]), pair))
+    if len(order) < 10 * config.num_held_out:
+        raise InputError(
+            f"the train split of {recipe.name} has {len(order):,} captions translated from {recipe.source_language}, "
+            f"too few to hold out {config.num_held_out:,}: translate more, set distil.pairs, or lower "
+            "distil.num_held_out"
+        )
+    held_out = order[: config.num_held_out]
+    sources = {source for source, _ in held_out}
+    training = [pair for pair in order[config.num_held_out :] if pair[0] not in sources]
+    return SentencePairs(training=training, held_out=held_out, origins=Counter(map(rows.__getitem__, order)))
+
+
+def _captions(snapshot: Snapshot, split: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield caption, source caption, language of the source caption and origin of the rows of a split."""
+    names = ("captions", "source_captions", "source_langs", "origins")
+    for path in snapshot.pair_files(split):
+        table = pq.read_table(path, columns=list(names))
+        lists = [table.column(name).to_pylist() for name in names]
+        for columns in zip(*lists, strict=True):
+            yield from zip(*columns, strict=True)
+
+
+def _text_lines(path: Path) -> Iterator[Line]:
+    if not path.is_file():
+        raise InputError(f"distil.leave_out: {path} is not a file: give a UTF-8 file with one sentence per line")
+    check_text_file(path, expected="UTF-8 lines of one sentence")
+    return read_lines(path)

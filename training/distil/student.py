@@ -1,0 +1,111 @@
+"""Make a student: a small encoder with its own tokenizer, or a pretrained Hugging Face encoder."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_catalog.errors import SettingsError
+from data_catalog.storage.shards import write_json
+from training.config import DistilConfig
+from training.distil.teacher import Teacher
+from training.towers.model import (
+    ENCODER_CONFIG_FILE,
+    create_model,
+    preprocessing_of,
+    require_encoding,
+    write_model_config,
+)
+from training.towers.pretrained import load_text_encoder, save_encoder_config, text_identity
+from training.towers.tokenizer import (
+    SavedTokenizer,
+    copy_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")  # of an encoder
+# Layers, width and attention heads of BERT's architecture.
+PRESETS: Mapping[str, tuple[int, int, int]] = {"tiny": (2, 128, 4), "small": (3, 256, 4), "base": (6, 384, 6)}
+
+
+def require_student(name: str) -> Any:
+    """Return what identifies a student in a run's key: its preset, sha256 of its files, or its name on the hub.
+
+    Raises:
+        SettingsError: it is neither a preset nor an encoder.
+    """
+    if name in PRESETS:
+        return name
+    if not (Path(name).is_dir() or _HUB_NAME.fullmatch(name)):
+        raise SettingsError(
+            f"distil.student must be {', '.join(PRESETS)}, or a Hugging Face encoder (a folder or its name on the "
+            f"hub), got {name!r}"
+        )
+    return text_identity(name)
+
+
+def open_student(
+    teacher: Teacher, config: DistilConfig, out: Path, sentences: Iterable[str]
+) -> tuple[SavedTokenizer, Any]:
+    """Return the tokenizer and the model of teacher's image tower and new student. Write their files except weights.
+
+    Args:
+        teacher: the teacher.
+        config: settings of the run.
+        out: the model folder.
+        sentences: translations, on which the tokenizer of a preset is trained.
+
+    Raises:
+        InputError: the encoder's files are missing or do not match.
+    """
+    name = "student" if config.student in PRESETS else config.student
+    text = {
+        "context_length": config.context_length,
+        "hf_model_name": name,
+        "hf_tokenizer_name": name,
+        "hf_pooler_type": "mean_pooler",
+        "hf_proj_type": "linear",
+    }
+    kept = ("embed_dim", "vision_cfg", "quick_gelu", "preprocess_cfg")
+    model_config = {key: value for key, value in teacher.model_config.items() if key in kept}
+    model_config |= {"custom_text": True, "text_cfg": text}
+    if config.student in PRESETS:
+        tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size)
+        save_tokenizer(tokenizer, out, context_length=config.context_length)
+        write_json(out / ENCODER_CONFIG_FILE, _encoder_config(config, tokenizer.get_vocab_size()))
+    else:
+        save_encoder_config(model_config, out)
+        copy_tokenizer(config.student, out)
+    write_model_config(out, model_config)
+    module = create_model(model_config, out)
+    module.visual.load_state_dict(teacher.module.visual.state_dict(), strict=True)
+    with torch.no_grad():
+        module.logit_scale.copy_(teacher.module.logit_scale)
+    if config.student not in PRESETS:
+        load_text_encoder(module, model_config)
+    found = load_tokenizer(out, context_length=config.context_length, vocab_size=module.text.config.vocab_size)
+    require_encoding(module, found, image_size=preprocessing_of(model_config).size, model=config.teacher)
+    return found, module
+
+
+def _encoder_config(config: DistilConfig, vocab_size: int) -> dict[str, Any]:
+    """Return the `config.json` of a preset, an encoder of BERT's architecture. Its tokenizer pads with id 0."""
+    from transformers import BertConfig
+
+    layers, width, heads = PRESETS[config.student]
+    found: dict[str, Any] = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=config.context_length,
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=config.dropout,
+        pad_token_id=0,
+    ).to_dict()
+    return found
