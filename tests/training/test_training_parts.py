@@ -278,7 +278,7 @@ def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, loc
 
     def changed(**chosen: bool) -> set[str]:
         """Names of the weights and statistics that a step changes."""
-        choose_trained(module, **chosen)
+        choose_trained(module, **({"keep_statistics": False} | chosen))
         before = {name: value.clone() for name, value in module.state_dict().items()}
         backward(module, Encoders.whole(module), images, ids, config)
         optimizer_step(optimizer, module, lr=0.1, config=config)
@@ -293,13 +293,16 @@ def test_frozen_and_locked_towers_keep_every_weight_and_statistic(kind: str, loc
     assert "text.token_embedding.weight" not in same
     assert all((name in same) is lock_image for name in module.state_dict() if name.endswith("conv1.weight"))
     assert "logit_scale" in changed(frozen=False, fixed_scale=False, lock_image=True)
+    found = changed(frozen=False, fixed_scale=True, lock_image=False, keep_statistics=True)
+    assert "visual.conv1.weight" in found
+    assert not any("running" in name or "batches_tracked" in name for name in found)
 
 
 @pytest.mark.parametrize(("loss", "locked"), [("clip", False), ("clip", True), ("siglip", False)])
 def test_a_batch_in_pieces_has_the_gradients_of_the_whole(loss: str, locked: bool, towers: Towers) -> None:
     torch.manual_seed(0)
     module = create_model(with_loss_constants(towers["vit"], TrainConfig(loss=loss)), Path())
-    choose_trained(module, frozen=False, fixed_scale=False, lock_image=locked)
+    choose_trained(module, frozen=False, fixed_scale=False, lock_image=locked, keep_statistics=False)
     images, ids = torch.rand((10, 3, 32, 32)), torch.randint(3, 300, (10, 12))
     found = {}
     for size in (0, 4):

@@ -33,7 +33,7 @@ from training.fit.loop import TrainResult
 from training.fit.run import METRICS_FILE, claim_folder, start_model
 from training.processes import deterministic_torch, process_count
 from training.scores.encoders import tensors_sha256
-from training.towers.architecture import RANDOM, keyed_config, model_config_of
+from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.backbones import FrozenPart, backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE, WEIGHTS_FILE, preprocessing_of
 from training.towers.model_files import save_weights
@@ -76,8 +76,7 @@ def aligned_model_and_key(
     towers = only_towers(towers)
     found = model_config_of(towers)
     vision, text = found["vision_cfg"], found["text_cfg"]
-    is_pretrained = towers.image_weights or {"image_weights", "start_folder"} & found.keys()
-    if towers.image_weights == RANDOM or not is_pretrained:
+    if not has_image_weights(found, towers):
         raise SettingsError(
             f"align needs a pretrained image tower, but {towers.model} starts from random weights: set "
             "train.image_tower, or train.image_weights"

@@ -199,6 +199,7 @@ def _set_mode(run: Run) -> None:
         frozen=run.state.is_frozen,
         fixed_scale=run.config.logit_scale > 0,
         lock_image=run.config.lock_image,
+        keep_statistics=run.config.keep_batch_statistics and run.is_pretrained,
     )
 
 

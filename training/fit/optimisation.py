@@ -7,6 +7,7 @@ import torch
 from timm.optim import AdaBelief
 from timm.utils.agc import adaptive_clip_grad
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
 from data_catalog.errors import SettingsError
@@ -16,7 +17,7 @@ from training.towers.backbones import towers_of
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
 
 
-def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: bool) -> None:
+def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: bool, keep_statistics: bool) -> None:
     """Select the parameters that train. Set frozen towers to evaluation mode, so that they keep their batch statistics.
 
     Args:
@@ -24,6 +25,7 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
         frozen: train only the projections into the common space.
         fixed_scale: do not train the logit scale.
         lock_image: do not train any part of the image tower.
+        keep_statistics: keep the statistics of batch normalisation in the image tower.
 
     Raises:
         SettingsError: a tower to be frozen has no projection.
@@ -49,6 +51,10 @@ def choose_trained(module: Any, *, frozen: bool, fixed_scale: bool, lock_image: 
         if module.logit_bias is not None:
             module.logit_bias.requires_grad_(True)
     module.logit_scale.requires_grad_(not fixed_scale)
+    if keep_statistics:
+        for part in module.visual.modules():
+            if isinstance(part, _BatchNorm):
+                part.eval()
     if lock_image:
         module.visual.eval()
         for parameter in module.visual.parameters():

@@ -25,7 +25,7 @@ from training.fit.effort import EffortLog
 from training.fit.losses import generator_states, refuse_batch_statistics, set_generator_states, with_loss_constants
 from training.fit.optimisation import make_optimizer
 from training.processes import process_count, process_rank
-from training.towers.architecture import keyed_config, model_config_of
+from training.towers.architecture import has_image_weights, keyed_config, model_config_of
 from training.towers.model import (
     ENCODER_CONFIG_FILE,
     OPEN_CLIP_CONFIG_FILE,
@@ -65,7 +65,7 @@ MODEL_FILES = (
     *(ENCODER_CONFIG_FILE, RUN_FILE, METRICS_FILE, LOSS_PLOT_FILE, RESULT_FILE),
 )
 
-TRAIN_VERSION = 4  # raise it when the same settings and data would give different weights
+TRAIN_VERSION = 5  # raise it when the same settings and data would give different weights
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,9 +101,10 @@ class RunState:
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """A training run in progress."""
+    """A training run in progress. `is_pretrained` says that its image tower started from given weights."""
 
     config: TrainConfig
+    is_pretrained: bool
     files: PairFiles
     out: Path
     key: str
@@ -230,6 +231,7 @@ def start_run(
         seed_process(config.seed, process_rank(), state.step)
     return Run(
         config=config,
+        is_pretrained=has_image_weights(model_config, config),
         files=files,
         out=out,
         key=key,

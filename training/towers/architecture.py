@@ -85,6 +85,13 @@ def model_config_of(config: TrainConfig) -> dict[str, Any]:
     return found
 
 
+def has_image_weights(model_config: Mapping[str, Any], config: TrainConfig) -> bool:
+    """Return whether the image tower starts from given weights, not from random ones."""
+    if config.image_weights == RANDOM:
+        return False
+    return bool(config.image_weights or {"image_weights", "start_folder"} & model_config.keys())
+
+
 def keyed_config(model_config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a model config for the key of a run: without local paths, whose content is hashed instead."""
     found = deepcopy(dict(model_config))

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from data_catalog.errors import DamagedError, InputError
 from data_catalog.storage.shards import sha256_of, write_json
 from training.config import TrainConfig
-from training.towers.architecture import RANDOM
+from training.towers.architecture import RANDOM, has_image_weights
 from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE
 from training.towers.model_files import REMEDY, describe_mismatch, named_tensors, one_line, read_object
@@ -140,7 +140,7 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
     Raises:
         InputError: the weights cannot be fetched or read, or do not match the tower exactly.
     """
-    if config.image_weights == RANDOM or not (config.image_weights or "image_weights" in model_config):
+    if not has_image_weights(model_config, config):
         return
     if config.image_weights:
         source, tensors = _read_weights(_weights_file(Path(config.image_weights)))
