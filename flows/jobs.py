@@ -121,7 +121,7 @@ class AlignReport(TrainReport):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilReport:
-    """A distilled model: its folder, the dataset's snapshot if it is built, the pairs, and the result of the training."""
+    """A distilled model: its folder, the dataset's snapshot if it is built, the pairs, and the result."""
 
     folder: Path
     snapshot: Snapshot | None
@@ -329,7 +329,7 @@ def align_model(recipe: Recipe, root: Path, *, curve: Sequence[int] = ()) -> Ali
     models, cache = root / "models" / recipe.name, root / FEATURE_STORES
     out = models / key[:12]
     if curve:
-        require_sizes(curve, files)
+        require_sizes(curve, files, recipe.align)
     with writer_lock(models):
         result = align(files, recipe.train, recipe.align, out, cache=cache, sha256=hashes.__getitem__)
         record_folder(out, (*MODEL_FILES, EFFORT_FILE))

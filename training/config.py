@@ -34,6 +34,8 @@ CHOICES = {
     "text_pooler": ("", "mean_pooler", "max_pooler", "cls_pooler", "cls_last_hidden_state_pooler"),
 }
 
+ALIGN_STARTS = ("closed_form", "model")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -221,6 +223,8 @@ class AlignConfig:
     mirror: bool = False
     """Also compute features of the mirrored training images. Each epoch then draws one of the two views. Captions that
     name left or right become wrong."""
+    start: str = "closed_form"
+    """Start of the heads: "closed_form", or "model", the projections that the model folder in `train.model` has."""
     refit: bool = False
     """Train again on the train and validation splits together, for the number of epochs that was chosen."""
     seed: int = 0
@@ -239,6 +243,8 @@ class AlignConfig:
             raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
         if self.batch_size < 2:
             raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
+        if self.start not in ALIGN_STARTS:
+            raise SettingsError(f"align.start must be one of {', '.join(ALIGN_STARTS)}, got {self.start!r}")
         if self.hidden and not self.epochs:
             raise SettingsError("align.hidden needs align.epochs: heads with a hidden layer have no closed form")
 

@@ -246,7 +246,7 @@ def _job(recipe: str, root: Path, options: BuildOptions | ModelOptions, *, retry
 
 
 def with_executor(name: str, job: Job, **options: Any) -> Any:
-    """Run a job of `flows.jobs` ("build", "train", "align", "distil" or "evaluate") with the chosen executor; return its report.
+    """Run a job of `flows.jobs`, such as "build", with the chosen executor, and return its report.
 
     Only builds use a cluster. The other jobs of a run with `--executor dask` go through Prefect.
 

@@ -86,6 +86,11 @@ def aligned_model_and_key(
             f"align needs a Hugging Face text tower, which that of {towers.model} is not: set train.text_encoder, or "
             "another train.model"
         )
+    if config.start == "model" and "start_folder" not in found:
+        raise SettingsError(
+            f"align.start is model, but train.model is {towers.model}, which is no model folder: name one, or set "
+            "align.start to closed_form"
+        )
     is_timm = "timm_model_name" in vision
     if config.hidden and not is_timm:
         raise SettingsError("align.hidden needs a timm backbone as image tower: set train.image_tower")
@@ -282,16 +287,25 @@ class FrozenTowers:
             owners=np.repeat(np.arange(len(captions)), [len(group) for group in captions]),
         )
 
-    def fresh_heads(self, seed: int) -> tuple[nn.Module, nn.Module]:
-        """Return new heads for the two towers, copies of the model's projections with random weights."""
+    def start(self, train: FeaturePairs, config: AlignConfig, scales: tuple[float, float]) -> Heads:
+        """Return heads to train: those of the closed form, random ones with a hidden layer, or the model's own.
+
+        Args:
+            train: scaled features.
+            config: settings of the alignment.
+            scales: factors by which the features of images and texts were scaled.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            heads = [_as_module(part) for part in (self.image, self.text)]
-            for head in heads:
-                for part in head.modules():
-                    if isinstance(part, nn.Linear):
-                        part.reset_parameters()
-        return heads[0], heads[1]
+            torch.manual_seed(config.seed)
+            image, text = (_as_module(part) for part in (self.image, self.text))
+            if config.start == "model":
+                _scale(image, 1 / scales[0])
+                _scale(text, 1 / scales[1])
+                return Heads(image=image, text=text, logit_scale=deepcopy(self.module.logit_scale))
+            for part in (*image.modules(), *text.modules()):
+                if isinstance(part, nn.Linear):
+                    part.reset_parameters()
+        return closed_form(train, config, image=image, text=text)
 
     def put(self, heads: Heads) -> None:
         """Make heads the projections of the model."""
@@ -318,7 +332,17 @@ def _as_module(part: FrozenPart) -> nn.Module:
     if isinstance(projection, nn.Module):
         return deepcopy(projection)
     width, dim = projection.shape
-    return nn.Linear(width, dim, bias=False)
+    found = nn.Linear(width, dim, bias=False)
+    with torch.no_grad():
+        found.weight.copy_(projection.T)
+    return found
+
+
+def _scale(head: nn.Module, factor: float) -> None:
+    """Make a head take features that are 1 / `factor` times as large."""
+    first = next(part for part in head.modules() if isinstance(part, nn.Linear))
+    with torch.no_grad():
+        first.weight.mul_(factor)
 
 
 def _prepared(picture: Image.Image, preprocessing: Preprocessing, *, mirrored: bool) -> torch.Tensor:
@@ -338,13 +362,12 @@ def fit_heads(
     scale = 1 / float(np.sqrt((train.views[0].astype(np.float64) ** 2).sum(axis=1).mean()))
     scales = scale, 1 / float(np.sqrt((train.texts.astype(np.float64) ** 2).sum(axis=1).mean()))
     train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
-    heads, history, best_epoch = _trained(frozen, train, val, config, config.epochs)
+    heads, history, best_epoch = _trained(frozen.start(train, config, scales), train, val, config, config.epochs)
     if config.refit and val is not None:
-        heads, *_ = _trained(frozen, _with_val(train, val), None, config, best_epoch)
-    for head, factor in ((heads.image, scales[0]), (heads.text, scales[1])):
-        first = next(part for part in head.modules() if isinstance(part, nn.Linear))
-        with torch.no_grad():
-            first.weight.mul_(factor)  # so that the head takes the tower's own features
+        whole = _with_val(train, val)
+        heads, *_ = _trained(frozen.start(whole, config, scales), whole, None, config, best_epoch)
+    _scale(heads.image, scales[0])  # the heads then take the towers' own features
+    _scale(heads.text, scales[1])
     return heads, history, best_epoch
 
 
@@ -360,10 +383,8 @@ def _scaled(pairs: FeaturePairs, scales: tuple[float, float]) -> FeaturePairs:
 
 
 def _trained(
-    frozen: FrozenTowers, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig, num_epochs: int
+    heads: Heads, train: FeaturePairs, val: FeaturePairs | None, config: AlignConfig, num_epochs: int
 ) -> tuple[Heads, list[dict[str, Any]], int]:
-    image, text = frozen.fresh_heads(config.seed)
-    heads = closed_form(train, config, image=image, text=text)
     history: list[dict[str, Any]] = []
     best, best_epoch = heads, 0
 

@@ -104,13 +104,13 @@ def measure_curve(
         evaluate: settings of scoring.
         out: folder of the aligned model.
         cache: folder with features of frozen towers.
-        sizes: numbers of images, at least 2.
+        sizes: numbers of images, at least 2; also 0 if `align.start` is "model", for its heads as they are.
 
     Raises:
         SettingsError: a size is too small.
         InputError: there are fewer training images than the largest size, or the scored split is trained on.
     """
-    wanted = require_sizes(sizes, files)
+    wanted = require_sizes(sizes, files, config)
     split = split_to_score(files, evaluate.split)
     if split == "val" and config.refit:
         raise InputError(
@@ -132,7 +132,10 @@ def measure_curve(
         points = []
         for size in wanted:
             some = train.subset(order[:size])
-            heads, _, epoch = fit_heads(frozen, some, val, config)
+            if size:
+                heads, _, epoch = fit_heads(frozen, some, val, config)
+            else:
+                heads, epoch = frozen.start(train, config, (1.0, 1.0)), 0
             points.append(_score(heads, scored, evaluate, some, epoch))
             logger.info("%d images: text to image R@1 %.4f", size, points[-1].text_to_image)
     curve = Curve(split=split, gallery=len(scored), points=tuple(points), expected=extended(points))
@@ -141,16 +144,20 @@ def measure_curve(
     return curve
 
 
-def require_sizes(sizes: Sequence[int], files: PairFiles) -> list[int]:
+def require_sizes(sizes: Sequence[int], files: PairFiles, config: AlignConfig) -> list[int]:
     """Return the sizes of a curve, each once, in ascending order.
 
     Raises:
-        SettingsError: a size is less than 2.
+        SettingsError: a size is too small.
         InputError: there are fewer training images than the largest size.
     """
     wanted = sorted(set(sizes))
-    if not wanted or wanted[0] < 2:
-        raise SettingsError(f"the curve needs numbers of images from 2 on, got {', '.join(map(str, wanted)) or 'none'}")
+    small = [size for size in wanted if size < 2 and not (size == 0 and config.start == "model")]
+    if small or not wanted:
+        raise SettingsError(
+            f"the curve needs numbers of images from 2 on (or 0 with align.start = model), got "
+            f"{', '.join(map(str, small)) or 'none'}"
+        )
     there = sum(group.num_rows for group in row_groups(files.train))
     if there < wanted[-1]:
         raise InputError(f"the curve asks for {wanted[-1]:,} training images, but there are {there:,}")
@@ -179,6 +186,7 @@ def extended(points: Sequence[CurvePoint]) -> tuple[CurvePoint, ...]:
     A line is fitted to the log-odds of R@1 against the logarithm of the number of images. The interval is that of a new
     point on the line (Student's t), so it grows with the distance and with the scatter of the points.
     """
+    points = [point for point in points if point.images]
     if len(points) < _FEWEST or any(not 0 < point.text_to_image < 1 for point in points):
         return ()
     from scipy.stats import t  # it takes a while to load
@@ -209,6 +217,7 @@ def _write_plot(curve: Curve, path: Path) -> None:
             (curve.points, "o-", "measured, 95 % interval"),
             ((*curve.points[-1:], *curve.expected), "o--", "extended"),
         ):
+            points = tuple(point for point in points if point.images)
             if label == "extended" and not curve.expected:
                 continue
             x, y = [point.images for point in points], [point.text_to_image for point in points]
@@ -218,7 +227,9 @@ def _write_plot(curve: Curve, path: Path) -> None:
             ]
             colour = COLOURS["first"] if style == "o-" else COLOURS["soft"]
             axes.errorbar(x, y, yerr=errors, fmt=style, color=colour, capsize=3, label=label)
-        shown = [point.images for point in (*curve.points, *curve.expected)]
+        if not curve.points[0].images:
+            axes.axhline(curve.points[0].text_to_image, linestyle=":", color=COLOURS["soft"], label="without pairs")
+        shown = [point.images for point in (*curve.points, *curve.expected) if point.images]
         axes.set_xticks(shown, [f"{number:,}" for number in shown], rotation=45)
         axes.minorticks_off()
         axes.set_ylim(bottom=0)

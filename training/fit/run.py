@@ -274,7 +274,7 @@ def chosen_device(name: str) -> torch.device:
     if number >= torch.cuda.device_count():
         seen = torch.cuda.device_count()
         raise InputError(
-            f"the device is set to {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
+            f"the device is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
             "install a CUDA build of torch, start fewer processes, or set it to cpu"
         )
     torch.cuda.set_device(number)

@@ -243,8 +243,8 @@ def _read_fields(path: Path, codes: tuple[str, str] | None) -> Iterator[tuple[Li
     counts = [sum(1 for _ in read_lines(name)) for name in names]
     if counts[0] != counts[1]:
         raise InputError(
-            f"{names[0]} has {counts[0]:,} lines, and {names[1]} has {counts[1]:,}: they are not aligned. Give two files "
-            "whose lines translate each other"
+            f"{names[0]} has {counts[0]:,} lines, and {names[1]} has {counts[1]:,}: they are not aligned. Give two "
+            "files whose lines translate each other"
         )
     for source, target in zip(*map(read_lines, names), strict=True):
         yield (source if source.trouble else target), [source.text.strip(), target.text.strip()]

@@ -1,0 +1,296 @@
+"""Distillation: a student reads a made-up language, and finds what its teacher finds with the Italian original."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from data_catalog.errors import DamagedError, PipelineError, SettingsError
+from data_catalog.storage.integrity import record_folder, remove_folder_record
+from training.align.align import align
+from training.align.curve import measure_curve
+from training.config import AlignConfig, DistilConfig, EvaluateConfig, TrainConfig
+from training.data.features import FeatureStore
+from training.data.pairs import PairFiles
+from training.distil import distil as distilling
+from training.distil.distil import SentencePairs, batches, distil, distil_key
+from training.exports.model_export import ModelExportConfig, export_model
+from training.towers.model import load_model
+
+COLOURS = ("rosso", "verde", "blu", "giallo", "nero", "viola", "arancione", "azzurro")
+PLACES = ("in alto", "in basso", "a destra", "a sinistra")
+CONFIG = DistilConfig(
+    student="tiny", epochs=8, batch_size=32, lr=4e-3, warmup_steps=10, vocab_size=400, num_threads=1, dropout=0.0
+)
+
+
+def reversed_words(text: str) -> str:
+    """The made-up language: each word backwards, in the opposite order."""
+    return text[::-1]
+
+
+def sentences(seed: int, count: int) -> list[tuple[str, str]]:
+    draw = Random(seed)
+    texts = [
+        f"un quadrato {draw.choice(COLOURS)} {draw.choice(PLACES)}, un quadrato {draw.choice(COLOURS)} {draw.choice(PLACES)}"
+        for _ in range(count)
+    ]
+    return [(text, reversed_words(text)) for text in dict.fromkeys(texts)]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> SentencePairs:
+    found = sentences(1, 1200)
+    return SentencePairs(training=found[40:], held_out=found[:40], origins={"human_translation": len(found)})
+
+
+@pytest.fixture(scope="module")
+def teacher(italian: Path) -> Path:
+    """A model with random weights: each sentence has its own feature."""
+    return italian
+
+
+@pytest.fixture(scope="module")
+def config(teacher: Path) -> DistilConfig:
+    return replace(CONFIG, teacher=str(teacher))
+
+
+def run(pairs: SentencePairs, config: DistilConfig, out: Path, cache: Path) -> Any:
+    return distil(pairs, config, out, key=distil_key(config, pairs), cache=cache)
+
+
+@pytest.fixture(scope="module")
+def student(pairs: SentencePairs, config: DistilConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("students")
+    run(pairs, config, folder / "student", folder / "cache")
+    return folder / "student"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Of a finished run, without its times."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "effort.json"}
+
+
+def texts_of(folder: Path, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    model = load_model(folder)
+    with torch.no_grad():
+        found: np.ndarray[Any, Any] = model.module.encode_text(model.tokenizer(list(texts)), normalize=True).numpy()
+    return found
+
+
+def test_a_student_gives_translations_the_features_that_its_teacher_gives_the_originals(
+    pairs: SentencePairs, teacher: Path, student: Path
+) -> None:
+    sources, targets = zip(*pairs.held_out, strict=True)
+    wanted, found = texts_of(teacher, sources), texts_of(student, targets)
+    ranks = 1 + (found @ wanted.T > (found * wanted).sum(axis=1)[:, None] + 1e-6).sum(axis=1)
+    result = json.loads((student / "result.json").read_text())
+    assert result["best_val_mrr"] == pytest.approx((1 / ranks).mean(), abs=0.02)
+    assert result["best_val_mrr"] > 0.7
+    lines = [json.loads(line) for line in (student / "metrics.jsonl").read_text().splitlines()]
+    assert max(line["val_mrr@10"] for line in lines) == result["best_val_mrr"]
+    assert [line["epoch"] for line in lines] == list(range(1, CONFIG.epochs + 1))
+
+
+def test_the_student_has_its_teachers_image_tower_and_opens_in_open_clip(teacher: Path, student: Path) -> None:
+    pixels = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = load_model(teacher).module.encode_image(pixels)
+        torch.testing.assert_close(load_model(student).module.encode_image(pixels), wanted)
+        text = json.loads((student / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+        text["hf_model_name"] = str(student)  # as an export to open_clip's hub layout sets it
+        theirs, _, _ = open_clip.create_model_and_transforms(f"local-dir:{student}", text_cfg=text)
+        torch.testing.assert_close(theirs.eval().encode_image(pixels), wanted)
+        ids = open_clip.get_tokenizer(f"local-dir:{student}")(["ossor otardauq nu"])
+        own = texts_of(student, ["ossor otardauq nu"])
+        torch.testing.assert_close(theirs.encode_text(ids, normalize=True).numpy(), own, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5])
+def test_an_interrupted_run_ends_with_the_same_bytes(
+    pairs: SentencePairs,
+    config: DistilConfig,
+    student: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saves: int,
+) -> None:
+    save, left = distilling._save, iter(range(saves))
+
+    def save_and_end(run: Any) -> None:
+        save(run)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distilling, "CHECKPOINT_STEPS", 13)  # within epochs too
+        patch.setattr(distilling, "_save", save_and_end)
+        with pytest.raises(KeyboardInterrupt):
+            run(pairs, config, tmp_path / "run", tmp_path / "cache")
+    monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
+    result = run(pairs, config, tmp_path / "run", tmp_path / "cache")
+    assert files_of(tmp_path / "run") == files_of(student)
+    assert run(pairs, config, tmp_path / "run", tmp_path / "absent") == result
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"precision": "bf16"}, {"contrastive": 0.3}, {"patience": 1, "lr": 1e-9}, {"student": "small", "dropout": 0.1}],
+)
+def test_each_option_gives_another_working_model(
+    pairs: SentencePairs, config: DistilConfig, student: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    result = run(pairs, replace(config, **{"epochs": 5, **changes}), tmp_path / "run", student.parent / "cache")
+    assert load_model(tmp_path / "run").sha256 == result.model_sha256
+    assert result.best_val_mrr is not None
+    if "patience" in changes:
+        assert result.epochs < 5  # nothing was learned
+    else:
+        assert result.best_val_mrr > 0.2  # 0.07 by chance
+
+
+def test_a_pretrained_encoder_is_a_student_too(
+    pairs: SentencePairs, config: DistilConfig, student: Path, encoder: Path, tmp_path: Path
+) -> None:
+    found = replace(config, student=str(encoder), student_license="mit", lr=2e-3, context_length=24)
+    same = SentencePairs(  # it reads no other language
+        training=[(text, text) for text, _ in pairs.training],
+        held_out=[(text, text) for text, _ in pairs.held_out],
+        origins=pairs.origins,
+    )
+    result = run(same, found, tmp_path / "run", student.parent / "cache")
+    assert result.best_val_mrr > 0.4
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["borrowed"] == [
+        {"tower": "text", "weights": encoder.name, "license": "mit"}
+    ]
+
+
+def test_what_cannot_be_distilled_is_refused_with_a_sentence(
+    pairs: SentencePairs, config: DistilConfig, teacher: Path, encoder: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(teacher, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-9])
+    wide = shutil.copytree(teacher, tmp_path / "wide")
+    described = json.loads((wide / "open_clip_config.json").read_text())
+    described["model_cfg"]["embed_dim"] += 1
+    (wide / "open_clip_config.json").write_text(json.dumps(described))
+    few = replace(pairs, held_out=pairs.held_out[:1])
+    refused: list[tuple[SentencePairs, DistilConfig, str]] = [
+        (pairs, replace(config, teacher=""), r"distil\.teacher is not set"),
+        (pairs, replace(config, teacher="/nowhere/model"), r"distil\.teacher: .* is not a folder"),
+        (pairs, replace(config, teacher=str(encoder)), "is not a model folder"),
+        (pairs, replace(config, teacher="ViT-B-32/nobody"), "nobody"),
+        (pairs, replace(config, teacher=str(damaged)), r"model\.safetensors"),
+        (pairs, replace(config, teacher=str(wide)), r"wide/model\.safetensors"),
+        (pairs, replace(config, student="small encoder"), r"distil\.student must be tiny, small, base"),
+        (few, config, "two to hold out"),
+        (pairs, replace(config, lr=1e30, max_grad_norm=0.0, warmup_steps=0), "is not finite"),
+    ]
+    for number, (some, settings, expected) in enumerate(refused):
+        with pytest.raises(PipelineError, match=expected):
+            run(some, settings, tmp_path / f"run-{number}", tmp_path / "cache")
+    with pytest.raises(SettingsError, match="contains a run with other settings"):
+        run(pairs, replace(config, seed=9), student_copy(teacher, tmp_path), tmp_path / "cache")
+
+
+def student_copy(folder: Path, tmp_path: Path) -> Path:
+    """A folder that another run has claimed."""
+    (tmp_path / "claimed").mkdir()
+    shutil.copy(folder / "run.json", tmp_path / "claimed")
+    return tmp_path / "claimed"
+
+
+def test_batches_are_of_similar_length_and_have_each_pair_once() -> None:
+    lengths = [len(text) for text, _ in sentences(2, 400)] + [3] * 50
+    found = list(batches(lengths, 8, seed=1, epoch=2))
+    places = np.concatenate(found)
+    assert len(set(places.tolist())) == len(places) == len(lengths) // 8 * 8
+    spread = np.mean([np.ptp([lengths[place] for place in batch]) for batch in found])
+    assert spread < np.ptp(lengths) / 4
+    assert np.array_equal(places, np.concatenate(list(batches(lengths, 8, seed=1, epoch=2))))
+    assert not np.array_equal(places, np.concatenate(list(batches(lengths, 8, seed=1, epoch=3))))
+
+
+def test_the_card_says_what_the_student_learned_from(student: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(student, tmp_path / "run")
+
+    def card() -> str:
+        found = ModelExportConfig(formats=("open_clip",), name="squares", license="mit", replace=True)
+        export_model(out, found, tmp_path / "export", seen=None, root=tmp_path / "catalog")
+        return unescape((tmp_path / "export" / "README.md").read_text())
+
+    record_folder(out, ["run.json", "model.safetensors"])
+    text = card()
+    assert "learned from text alone" in text
+    assert "translated by people" in text
+    assert "0% of the translations are by a machine" in text
+    described = json.loads((out / "run.json").read_text())
+    described["settings"]["distil"]["origins"] = {"machine_translation": "many"}
+    (out / "run.json").write_text(json.dumps(described))
+    remove_folder_record(out)
+    record_folder(out, ["run.json", "model.safetensors"])
+    with pytest.raises(DamagedError, match="teacher or origins are not valid"):
+        card()
+
+
+def test_align_goes_on_from_a_student_from_no_pairs_to_all(
+    square_files: PairFiles, student: Path, encoder: Path, tmp_path: Path
+) -> None:
+    towers, config = TrainConfig(model=str(student), num_threads=1), AlignConfig(start="model", epochs=3, batch_size=32)
+    align(square_files, towers, config, tmp_path / "run", cache=tmp_path / "cache")
+    curve = measure_curve(
+        square_files, towers, config, EvaluateConfig(), tmp_path / "run", cache=tmp_path / "cache", sizes=[0, 24, 152]
+    )
+    assert [point.images for point in curve.points] == [0, 24, 152]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    align(square_files, towers, replace(config, epochs=0), tmp_path / "same", cache=tmp_path / "cache")
+    texts = ["ossor otardauq nu", "otla ni erde v"]
+    np.testing.assert_allclose(texts_of(tmp_path / "same", texts), texts_of(student, texts), atol=1e-5)
+    assert lines[0]["epoch"] == 0
+    other = replace(towers, model="italian", text_encoder=str(encoder))
+    with pytest.raises(SettingsError, match=r"align\.start is model, but"):
+        align(square_files, other, config, tmp_path / "other", cache=tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
+    pairs: SentencePairs, config: DistilConfig, student: Path, tmp_path: Path
+) -> None:
+    code = (
+        "from pathlib import Path, PosixPath\n"
+        "import training.distil.distil as d\n"
+        "from training.config import DistilConfig\n"
+        "d.CHECKPOINT_STEPS = 7\n"
+        "print('started', flush=True)\n"
+        f"pairs, config = d.{pairs!r}, {config!r}\n"
+        f"d.distil(pairs, config, Path({str(tmp_path / 'run')!r}), key=d.distil_key(config, pairs), "
+        f"cache=Path({str(tmp_path / 'cache')!r}))\n"
+    )
+    draw, kills = Random(5), 0
+    while kills < 10:
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(draw.uniform(0.05, 3.0))
+            if child.returncode is None:
+                child.kill()
+                kills += 1
+                continue
+        assert child.returncode == 0
+        if (tmp_path / "run" / "result.json").is_file() and kills < 10:
+            shutil.rmtree(tmp_path / "run")
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert files_of(tmp_path / "run") == files_of(student)
