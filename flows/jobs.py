@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from data_catalog.storage.integrity import record_folder, write_checksummed
 from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import (
     CURRENT_FILE,
+    MODELS,
     Manifest,
     Snapshot,
     TestSetEntry,
@@ -178,6 +179,8 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         PipelineError: a step failed. Correct the cause that the message states, and run again.
     """
     started = time.monotonic()
+    if not recipe.sources:
+        raise SettingsError(f"{recipe.reference} has no [sources.NAME] table, so there is no dataset to build")
 
     def serving() -> AbstractContextManager[object]:
         return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
@@ -358,11 +361,14 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     is_built = current_snapshot(root, recipe.name) is not None
     snapshot = _trainable_snapshot(recipe, root) if is_built else None
     pairs = sentence_pairs(recipe, snapshot)
-    key = distil_key(recipe.distil, pairs)
+    config = recipe.distil
+    if (root / MODELS / config.teacher / CURRENT_FILE).is_file() and not Path(config.teacher).exists():
+        config = replace(config, teacher=str(current_model(root, config.teacher).folder))
+    key = distil_key(config, pairs)
     models = root / "models" / recipe.name
     out = models / key[:12]
     with writer_lock(models):
-        result = distil(pairs, recipe.distil, out, key=key, cache=root / FEATURE_STORES)
+        result = distil(pairs, config, out, key=key, cache=root / FEATURE_STORES)
         record_folder(out, (*MODEL_FILES, EFFORT_FILE))
         if snapshot is not None:
             write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from data_catalog.errors import InputError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.sources.files import Line, check_text_file, read_lines
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import order_key
@@ -28,11 +28,17 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
         snapshot: the recipe's dataset, if it is built.
 
     Raises:
+        SettingsError: the two languages are the same.
         InputError: there are neither files nor a dataset with translated captions, or too few usable pairs.
     """
     from training.distil.distil import SentencePairs
 
     config = recipe.distil
+    if recipe.source_language == recipe.target_language:
+        raise SettingsError(
+            f"distil learns another language than its teacher's, but source_language and target_language are both "
+            f"{recipe.target_language}: set them"
+        )
     unwanted = [line.text for name in config.leave_out for line in _text_lines(Path(name))]
     if snapshot is not None:
         for split in ("val", "test"):

@@ -255,8 +255,9 @@ class DistilConfig:
 
     # The paths are not part of a run's key. The content or hub name of what they name is.
     teacher: str = name_or_path("")
-    """Model whose text tower is learned, and whose image tower is taken over: a model folder, a folder in open_clip's
-    hub layout, or a MODEL/PRETRAINED of open_clip, such as "ViT-B-32/openai". It reads `source_language`."""
+    """Model whose text tower is learned, and whose image tower is taken over: a dataset of the same root, whose newest
+    model it is, a model folder, one in open_clip's hub layout, or a MODEL/PRETRAINED of open_clip, such as
+    "ViT-B-32/openai". It reads `source_language`."""
     pairs: tuple[str, ...] = path_setting(())
     """Parallel sentences: files of lines of source, tab, target; or names with {lang}, such as "train.{lang}.gz", for
     two files with one sentence per line. Without files, the translated captions of the dataset's train split."""

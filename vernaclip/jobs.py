@@ -1,4 +1,4 @@
-"""Run the jobs of the command line as functions: build, train, score and translate."""
+"""Run the jobs of the command line as functions: build, train, align, distil, score and translate."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,8 +96,10 @@ def distil(recipe: Place, root: Place, *, settings: Settings | None = None) -> D
     """Train a text tower on parallel sentences, and join it with its teacher's image tower. Resume an interrupted run.
 
     >>> import vernaclip
-    >>> lesson = {"teacher": str(model.folder), "pairs": ["captions.tsv"], "student": "tiny", "epochs": 1}
-    >>> report = vernaclip.distil("scenes.toml", "catalog", settings={"distil": lesson})
+    >>> lesson = {"teacher": "model", "pairs": ["captions.tsv"], "student": "tiny", "epochs": 1, "num_held_out": 5}
+    >>> report = vernaclip.distil("scenes.toml", "root", settings={"target_language": "it", "distil": lesson})
+    >>> report.result.epochs
+    1
 
     Args:
         recipe: name of a recipe that comes with vernaclip, or path of a TOML file.

@@ -367,7 +367,10 @@ def _recipe(values: dict[str, Any], *, reference: str, default_name: str) -> Rec
     return Recipe(
         **{**asdict(dataset), "name": dataset.name or default_name},
         reference=reference,
-        sources=read_sources(values.get("sources", {}), dataset.target_language),
+        # A student needs no images, so a recipe that only distils needs no source.
+        sources=()
+        if "distil" in values and "sources" not in values
+        else read_sources(values.get("sources", {}), dataset.target_language),
         test_sets=read_test_sets(values.get("test_sets", {}), dataset.target_language),
         **sections,
     )

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.report.page import write_report
 from flows.cli import main
 from flows.dry_run import dry_run
 from flows.recipe.recipe import load_recipe
+from flows.sentences import sentence_pairs
 from training.exports.model_card import data_section, training_data
 from training.scores.galleries import pairs_gallery
 
@@ -180,3 +181,29 @@ def test_a_recipe_can_say_what_file_names_do_not(folder: Any) -> None:
     folder.build(folder.toml, *off, 'sources.mscoco_it.origin="human_translation"', "split.val=0", name="ridetto")
     found = folder.rows("SELECT DISTINCT origin, translator FROM captions WHERE dataset = 'ridetto'")
     assert found == [{"origin": "human_translation", "translator": None}]
+
+
+def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: Any, own_folder: Any) -> None:
+    own = own_folder(folder.folder)
+    for number in range(60):
+        own.save(f"more-{number}.png", 100 + number)
+    rows = [(f"more-{n}.png", f"Il numero {n} di tutte le cose", own.caption(n)) for n in range(60)]
+    made = {"origin": "human_translation", "source_lang": "en", "lang": "it"}
+    toml = 'target_language = "it"\n' + own.source("tradotte", "path caption source_caption", rows, **made)
+    settings = ["split.val=0.3", "clean.language_check=false", "check.language_check=false", "distil.num_held_out=2"]
+    snapshot = own.build(toml, *settings, name="lehre").snapshot
+    found = sentence_pairs(own.recipe(toml, *settings, name="lehre"), snapshot)
+    kept = own.rows(
+        "SELECT split, unnest(source_captions) AS source, unnest(captions) AS caption FROM pairs p "
+        "WHERE dataset = 'lehre'"
+    )
+    train = {(row["source"], row["caption"]) for row in kept if row["split"] == "train"}
+    assert len(train) > 25
+    assert {*found.training, *found.held_out} == train
+    assert (len(found.held_out), found.origins) == (2, {"human_translation": len(train)})
+    (own.folder / "all.tsv").write_text("".join(f"{source}\t{caption}\n" for _, caption, source in rows), "utf-8")
+    files = [*settings, f'distil.pairs=["{own.folder}/all.tsv"]', "distil.check_languages=false"]
+    other = sentence_pairs(own.recipe(toml, *files, name="lehre"), snapshot)
+    assert {*other.training, *other.held_out} == train, "captions of the val split are left out"
+    with pytest.raises(InputError, match=r"distil\.num_held_out"):
+        sentence_pairs(own.recipe(toml, *settings[:-1], name="lehre"), snapshot)

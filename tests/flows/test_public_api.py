@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Subset
 import vernaclip
 from data_catalog.database.catalog import rebuild
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
+from data_catalog.sample.grammar import write_pairs
 from data_catalog.storage.manifest import require_snapshot
 from flows.cli import main
 from flows.jobs import BuildReport
@@ -74,6 +75,7 @@ def home(
     (folder / "scenes-en_it.argosmodel").symlink_to(path.parents[1] / "packages" / "scenes-en_it.argosmodel")
     shutil.copytree(random_clip(["a red circle", "two blue stars"]), folder / "model")
     save_towers(folder)
+    write_pairs(folder / "captions.tsv", seed=1, num_pairs=200)
     Image.radial_gradient("L").save(folder / "photo.jpg")
     Image.linear_gradient("L").save(folder / "other.png")
     with pytest.MonkeyPatch.context() as patch:
@@ -359,3 +361,45 @@ def test_the_command_aligns_and_prints_the_curve(
     scoring = ["evaluate", "scenes.toml", "--root", str(own_root), "--executor", "local"]
     assert main([*scoring, "--set", "evaluate.split=val"]) == 1
     assert "align.refit" in capsys.readouterr().err
+
+
+def test_the_command_distils_from_files_without_a_dataset(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "scenes.tsv"
+    assert main(["scenes-pairs", str(pairs), "--num-pairs", "400"]) == 0
+    columns = zip(*(line.split("\t") for line in pairs.read_text("utf-8").splitlines()), strict=True)
+    english, italian = map(list, columns)
+    (tmp_path / "train.en").write_text("".join(f"{line}\n" for line in english), "utf-8")
+    (tmp_path / "train.it").write_text("".join(f"{line}\n" for line in italian), "utf-8")
+    (tmp_path / "test.txt").write_text(f"{italian[3].upper()}\n", "utf-8")
+    values = {"teacher": f"{home}/model", "pairs": ["train.{lang}"], "leave_out": ["test.txt"], "student": "tiny"}
+    recipe = {"target_language": "it", "distil": values | {"epochs": 1, "num_held_out": 20}}
+    (tmp_path / "mine.toml").write_text("\n".join(f"{name} = {toml(value)}" for name, value in recipe.items()), "utf-8")
+    command = ["distil", str(tmp_path / "mine.toml"), "--root", str(tmp_path / "root"), "--executor", "local"]
+    capsys.readouterr()
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "left_out" in told
+    (folder,) = (tmp_path / "root" / "models" / "mine").glob("*/model.safetensors")
+    found = vernaclip.open_model(folder.parent)
+    assert len(found.encode_texts(["una stella rossa"])) == 1
+    assert main(["models", "--root", str(tmp_path / "root")]) == 0
+    assert "distil tiny" in capsys.readouterr().out
+    assert main(["build", *command[1:]]) == 1
+    assert "no dataset to build" in capsys.readouterr().err
+    for changes, expected in (
+        (["--set", "distil.pairs=[]"], "distil.pairs"),
+        (["--set", 'target_language="en"'], "are both en"),
+        (["--set", 'target_language="de"'], "is not a file"),
+        (
+            ["--set", f'distil.pairs=["{pairs}"]', "--set", 'source_language="it"', "--set", 'target_language="en"'],
+            "swap",
+        ),
+        (["--set", f'distil.leave_out=["{tmp_path}/none.txt"]'], "distil.leave_out"),
+    ):
+        assert main([*command, *changes]) == 1
+        assert expected in capsys.readouterr().err
+    (tmp_path / "train.it").write_text("".join(f"{line}\n" for line in italian[1:]), "utf-8")
+    assert main(command) == 1
+    assert "they are not aligned" in capsys.readouterr().err

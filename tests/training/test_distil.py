@@ -44,8 +44,7 @@ def reversed_words(text: str) -> str:
 def sentences(seed: int, count: int) -> list[tuple[str, str]]:
     draw = Random(seed)
     texts = [
-        f"un quadrato {draw.choice(COLOURS)} {draw.choice(PLACES)}, un quadrato {draw.choice(COLOURS)} {draw.choice(PLACES)}"
-        for _ in range(count)
+        " e ".join(f"un quadrato {draw.choice(COLOURS)} {draw.choice(PLACES)}" for _ in range(2)) for _ in range(count)
     ]
     return [(text, reversed_words(text)) for text in dict.fromkeys(texts)]
 
