@@ -283,9 +283,7 @@ class DistilConfig:
     lr: float = 1e-3
     """Peak learning rate. It rises over `warmup_steps`, then falls to 0 along a cosine."""
     warmup_steps: int = 200
-    """Steps until the learning rate peaks. 0 uses `warmup_ratio`."""
-    warmup_ratio: float = 0.0
-    """The same as a share of all steps, 0 to 1, if `warmup_steps` is 0."""
+    """Steps until the learning rate peaks."""
     weight_decay: float = 0.01
     """Weight decay, for weights with two or more dimensions."""
     max_grad_norm: float = 1.0
@@ -326,8 +324,6 @@ class DistilConfig:
                 raise SettingsError(f"distil.{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"distil.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise SettingsError(f"distil.warmup_ratio must be from 0 to 1, got {self.warmup_ratio}")
         if not 1 <= self.logit_scale <= 100:
             raise SettingsError(f"distil.logit_scale must be from 1 to 100, got {self.logit_scale}")
         for name, choices in (

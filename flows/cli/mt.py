@@ -62,7 +62,8 @@ def train(
       vernaclip mt train more.tsv --from en --to de --preset small --continue en_de.argosmodel --out en_de-2.argosmodel
 
     Args:
-        pairs: UTF-8 files with source text, a tab and target text on each line.
+        pairs: UTF-8 files with source text, a tab and target text on each line, or names such as train.{lang} for two
+            files with one sentence per line.
     """
     from flows.recipe.language_packs import column_language, language_pack
     from flows.recipe.recipe import override_values

@@ -57,6 +57,22 @@ def test_bad_lines_are_counted_by_reason(tmp_path: Path, line: bytes, reason: st
     assert len(data.training) + len(data.held_out) == 41
 
 
+def test_two_files_are_read_side_by_side_and_sentences_can_be_left_out(tmp_path: Path) -> None:
+    english, italian = zip(*(line.split(b"\t") for line in GOOD.splitlines()), strict=True)
+    (tmp_path / "train.en.gz").write_bytes(gzip.compress(b"\n".join((*english, b"x" * 500)) + b"\n"))
+    (tmp_path / "train.it.gz").write_bytes(gzip.compress(b"\n".join((*italian, b"y")) + b"\n"))
+    name, unwanted = tmp_path / "train.{lang}.gz", ["A DOG number 3.", "un cane numero 8", "no such sentence"]
+    data = read_pairs(name, num_held_out=2, codes=("en", "it"), leave_out=unwanted)
+    assert data.dropped == {"left_out": 2, "too_long": 1}
+    assert len(kept_of(data)) == 38
+    assert not {"a dog number 3", "a dog number 8"} & {source for source, _ in kept_of(data)}
+    with pytest.raises(InputError, match=r"train\.de\.gz is not a file"):
+        read_pairs(name, num_held_out=2, codes=("en", "de"))
+    (tmp_path / "train.it.gz").write_bytes(gzip.compress(b"\n".join(italian) + b"\n"))
+    with pytest.raises(InputError, match=r"has 41 lines, and .*train\.it\.gz has 40: they are not aligned"):
+        read_pairs(name, num_held_out=2, codes=("en", "it"))
+
+
 def test_windows_line_ends_a_byte_order_mark_quotes_and_names_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     quoted = {('there is a "dog"', 'c\'è un "cane"'), ('"open', '"aperto')}

@@ -280,7 +280,7 @@ def _train_epoch(run: DistilRun, progress: Progress) -> None:
                 "distil.lr, raise distil.warmup_steps, or set distil.precision to fp32"
             )
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, config=config, total=total)
+            group["lr"] = learning_rate(state.step, lr=config.lr, warmup=config.warmup_steps, total=total)
         run.optimizer.step()
         run.optimizer.zero_grad()
         state.step += 1

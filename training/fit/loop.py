@@ -207,11 +207,12 @@ def _train_epoch(run: Run, inputs: PhaseInputs, progress: Progress, total: int) 
     """Train the remaining steps of an epoch, and return their speed as text."""
     state, config = run.state, run.config
     first, started = state.step, time.monotonic()
+    warmup = config.warmup_steps or round(config.warmup_ratio * total)
     batches_left = inputs.batches(state.epoch, skip=first - state.epoch * run.steps_per_epoch)
     prefetched = Prefetched(islice(batches_left, run.num_left(total)))
     with prefetched as batches:
         for images, texts in batches:
-            lr = learning_rate(state.step - state.phase_step, config=config, total=total)
+            lr = learning_rate(state.step - state.phase_step, lr=config.lr, warmup=warmup, total=total)
             loss = _train_step(run, inputs.encoders, images, texts, lr)
             state.step += 1
             state.loss_sum += loss

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
 from data_catalog.errors import SettingsError
-from training.config import DistilConfig, TrainConfig
+from training.config import TrainConfig
 from training.towers.backbones import towers_of
 
 MAX_LOGIT_SCALE = math.log(100)  # as in OpenAI's CLIP and open_clip
@@ -82,13 +82,12 @@ def decay_groups(module: Any, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def learning_rate(step: int, *, config: TrainConfig | DistilConfig, total: int) -> float:
+def learning_rate(step: int, *, lr: float, warmup: int, total: int) -> float:
     """Return the learning rate of a step, from 0: linear warm-up to `lr`, then a cosine down to 0 at `total`."""
-    warmup = config.warmup_steps or round(config.warmup_ratio * total)
     if step < warmup:
-        return config.lr * (step + 1) / warmup
+        return lr * (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+    return lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def optimizer_step(optimizer: Any, module: Any, *, lr: float, config: TrainConfig) -> None:

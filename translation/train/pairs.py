@@ -227,11 +227,16 @@ def _aligned_lines(path: Path, drops: _Drops, codes: tuple[str, str] | None) -> 
     return drops.part(lines, misaligned, "misaligned")
 
 
+def files_of(path: Path, codes: tuple[str, str] | None) -> list[Path]:
+    """Return the file of pairs of that name, or the two files that a name with `{lang}` stands for."""
+    if codes is None or LANG not in path.name:
+        return [path]
+    return [path.with_name(path.name.replace(LANG, code)) for code in codes]
+
+
 def _read_fields(path: Path, codes: tuple[str, str] | None) -> Iterator[tuple[Line, list[str]]]:
     """Yield each line with its texts: the fields of a line, or the lines of two files."""
-    names = [path]
-    if codes is not None and LANG in path.name:
-        names = [path.with_name(path.name.replace(LANG, code)) for code in codes]
+    names = files_of(path, codes)
     expected = "UTF-8 lines of source<TAB>target" if len(names) == 1 else "UTF-8 lines of one sentence"
     for name in names:
         if not name.is_file():

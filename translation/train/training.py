@@ -42,7 +42,7 @@ from translation.packages.package import pack, read_package
 from translation.train.config import SIZES, TrainPackageConfig, refuse_held_out
 from translation.train.loop import STATE_FILE, WEIGHTS_FILE, HeldOutScores, TrainState, train_model
 from translation.train.model import TranslationModel, load_vocabulary, pieces_of, save_ctranslate2, train_vocabulary
-from translation.train.pairs import Pair, Sources, read_pairs
+from translation.train.pairs import Pair, Sources, files_of, read_pairs
 from translation.train.report import Training, TrainReport, write_card, write_report
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ def train_package(
     equal file.
 
     Args:
-        pairs: UTF-8 TSV files, `source<TAB>target` in each line, no header; unusable lines are dropped and counted.
+        pairs: UTF-8 files of `source<TAB>target` lines without a header, or names with `{lang}` for two files of one
+            sentence per line; unusable lines are dropped and counted.
         from_code: ISO 639 code of the first column.
         to_code: ISO 639 code of the second column.
         out: the package's file; its name must end in `.argosmodel`.
@@ -100,6 +101,7 @@ def train_package(
     """
     _check_arguments(from_code, to_code, out)
     config = config if config.threads else replace(config, threads=torch.get_num_threads())
+    codes = from_code, to_code
     earlier: EarlierTraining | None = None
     held_out_pairs: list[Pair] = []
     if continued:
@@ -118,12 +120,13 @@ def train_package(
         held_out=held_out_pairs,
         source_check=source_check,
         target_check=target_check,
+        codes=codes,
     )
     logger.info("%d pairs to train on, %d held out, dropped: %s", len(data.training), len(data.held_out), data.dropped)
     sources = Sources(
         from_code=from_code,
         to_code=to_code,
-        pairs_sha256=tuple(sha256_of(path) for path in pairs),
+        pairs_sha256=tuple(sha256_of(file) for path in pairs for file in files_of(path, codes)),
         held_out_sha256=sha256_of(held_out) if held_out else None,
         continued=earlier.key if earlier else None,
     )

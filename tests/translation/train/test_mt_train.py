@@ -133,6 +133,16 @@ def test_a_killed_training_gives_the_same_package(
     assert_same_training(out, finished[0])
 
 
+def test_two_line_aligned_files_are_named_by_one_word(finished: Finished, tiny_tsv: Path, tmp_path: Path) -> None:
+    rows = [line.split("\t") for line in tiny_tsv.read_text("utf-8").splitlines()]
+    for code, column in zip(("en", "it"), zip(*rows, strict=True), strict=True):
+        (tmp_path / f"train.{code}").write_text("".join(f"{text}\n" for text in column), "utf-8")
+    out = tmp_path / "en_it.argosmodel"
+    assert train(tmp_path / "train.{lang}", out) == finished[1]
+    weights = (training_folder(path) / WEIGHTS_FILE for path in (out, finished[0]))
+    assert len({path.read_bytes() for path in weights}) == 1
+
+
 def test_an_interrupted_training_says_how_to_go_on(
     finished: Finished, tiny_tsv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[..., str]
 ) -> None:
