@@ -217,6 +217,20 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pretrained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A small timm backbone, whose weights have its classifier as on timm's hub, and the small BERT."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(6)
+    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet", num_classes=10).state_dict(), path)
+    named = {"image_tower": "test_efficientnet", "image_weights": str(path), "text_encoder": str(encoder)}
+    return TrainConfig(**named, image_size=64, embed_dim=24, context_length=24, num_threads=1)
+
+
+@pytest.fixture(scope="session")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`italian.json`, with a small image tower; the encoder is named by the settings."""
     found = read_model_config("italian")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel
+from transformers import BertConfig, CLIPModel
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -171,14 +171,16 @@ def test_what_has_no_equivalent_in_transformers_is_named_and_each_model_goes_whe
     ):
         config = read_model_config("italian")
         config[table] |= setting
-        assert reason in (why_not_transformers(config) or "")
+        assert reason in (why_not_transformers(config, BertConfig()) or "")
     config = read_model_config("italian")
     config["vision_cfg"] |= {"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}
     config["text_cfg"] |= {"hf_proj_type": None}
-    assert why_not_transformers(config) is None
+    assert why_not_transformers(config, BertConfig()) is None
     for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
         config = read_model_config(name)
-        assert sum(kind.writer().why_not(config) is None for kind in MODEL_FORMATS.values()) == formats, name
+        assert sum(kind.writer().why_not(config, BertConfig()) is None for kind in MODEL_FORMATS.values()) == formats, (
+            name
+        )
 
 
 def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:
