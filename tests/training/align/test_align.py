@@ -18,7 +18,7 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder
@@ -205,7 +205,6 @@ def test_an_empty_caption_is_refused(
 
 def recorded(pretrained: TrainConfig, aligned: Path, folder: Path) -> dict[str, Any]:
     """Features of a picture and a text by the towers, computed by timm and transformers alone."""
-    from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer
 
     pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -263,7 +262,7 @@ def test_a_file_of_torchvision_computes_the_same_in_timm_where_names_are_the_sam
     path, generator = tmp_path / "resnet18.pth", torch.Generator().manual_seed(5)
     network = torchvision.models.resnet18().eval()
     for name, value in network.state_dict().items():
-        if name.endswith(("running_mean", "running_var")):
+        if name.endswith("running_var"):
             value += torch.rand(value.shape, generator=generator)
     torch.save(network.state_dict(), path)
     config = replace(pretrained, image_tower="resnet18", image_weights=str(path))
@@ -273,8 +272,20 @@ def test_a_file_of_torchvision_computes_the_same_in_timm_where_names_are_the_sam
     with torch.no_grad(), without(visual, "head"):
         assert (visual(pixels) - network(pixels)).abs().max() < 1e-4 < network(pixels).std()
     torch.save(torchvision.models.efficientnet_b0().state_dict(), path)
-    with pytest.raises(InputError, match=r"does not match .* such as efficientnet_b0\.\w+, and no train\.image_weights"):
+    with pytest.raises(
+        InputError, match=r"does not match .* such as efficientnet_b0\.\w+, and no train\.image_weights"
+    ):
         align(square_files, replace(config, image_tower="efficientnet_b0"), CONFIG, tmp_path / "other", cache=tmp_path)
+
+
+def test_a_tower_that_gives_only_zeros_is_refused(
+    square_files: PairFiles, pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    blank = {name: torch.zeros_like(value) for name, value in load_file(pretrained.image_weights).items()}
+    save_file(blank, tmp_path / "blank.safetensors")
+    config = replace(pretrained, image_weights=str(tmp_path / "blank.safetensors"))
+    with pytest.raises(InputError, match="the features of the image tower are all zero"):
+        align(square_files, config, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
 
 
 def test_canonical_directions_find_what_both_sides_share() -> None:
