@@ -11,11 +11,12 @@ import pytest
 import torch
 import transformers
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError
 from training.align.align import align
 from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
-from training.exports.model_export import ModelExportConfig, export_model
+from training.exports.model_export import ModelExportConfig, ModelExportReport, export_model
+from training.fit.loop import train
 from training.towers.backbones import without
 from training.towers.model import load_model
 
@@ -107,16 +108,56 @@ def test_a_tower_of_any_encoder_computes_what_transformers_does(
     assert (wanted[0] - wanted[1]).abs().max() > 1e-2, "texts differ by more than what is allowed"
 
 
-def test_an_encoder_that_open_clip_does_not_know_goes_to_onnx_only(
-    make_encoder: MakeEncoder, square_files: PairFiles, pretrained: TrainConfig, tmp_path: Path
+def exported(model: Path, out: Path) -> ModelExportReport:
+    config = ModelExportConfig(formats=("all",), name="squares")
+    return export_model(model, config, out, seen=None, root=out.parent / "catalog")
+
+
+def test_an_encoder_with_a_pooler_that_open_clip_does_not_know_goes_to_transformers_and_onnx(
+    make_encoder: MakeEncoder, square_files: PairFiles, model_file: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    named = replace(pretrained, text_encoder=str(make_encoder("distilbert")))
-    align(square_files, named, CLOSED_FORM, out, cache=tmp_path / "cache")
-    with pytest.raises(SettingsError, match=r"type distilbert, and open_clip knows only .*bert.*formats: onnx"):
-        export_model(
-            out, ModelExportConfig(formats=("open_clip",), name="squares"), tmp_path / "x", seen=None, root=tmp_path
-        )
+    towers = {"model": str(model_file), "image_weights": "random", "text_encoder": str(make_encoder("mpnet"))}
+    train(
+        square_files,
+        TrainConfig(**towers, context_length=24, epochs=1, batch_size=152, num_threads=1),
+        tmp_path / "run",
+    )
+    report = exported(tmp_path / "run", tmp_path / "out")
+    assert [(found.format, found.difference < 1e-4) for found in report.exports] == [
+        ("transformers", True),
+        ("onnx", True),
+    ]
+    assert "of the type mpnet, and open_clip knows only roberta, " in report.refused["open_clip"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooler", "changes", "reason"),
+    [
+        ("distilbert", "mean_pooler", {}, "type distilbert, and open_clip knows only"),
+        pytest.param(
+            "bert", "max_pooler", {}, "pooled by max_pooler, which fails in open_clip", marks=pytest.mark.slow
+        ),
+        pytest.param("electra", "max_pooler", {"embedding_size": 16}, "", marks=pytest.mark.slow),
+        pytest.param("deberta-v2", "mean_pooler", RELATIVE, "", marks=pytest.mark.slow),
+        pytest.param("modernbert", "mean_pooler", {}, "", marks=pytest.mark.slow),
+        pytest.param("t5", "mean_pooler", {"d_ff": 64, "d_kv": 16}, "", marks=pytest.mark.slow),
+    ],
+)
+def test_a_text_tower_that_open_clip_cannot_make_goes_to_onnx(
+    kind: str,
+    pooler: str,
+    changes: dict[str, Any],
+    reason: str,
+    make_encoder: MakeEncoder,
+    square_files: PairFiles,
+    pretrained: TrainConfig,
+    tmp_path: Path,
+) -> None:
+    named = replace(pretrained, text_encoder=str(make_encoder(kind, **changes)), text_pooler=pooler)
+    align(square_files, named, CLOSED_FORM, tmp_path / "run", cache=tmp_path / "cache")
+    report = exported(tmp_path / "run", tmp_path / "out")
+    assert [(found.format, found.difference < 1e-4) for found in report.exports] == [("onnx", True)]
+    assert reason in report.refused["open_clip"]
 
 
 @pytest.mark.parametrize(
