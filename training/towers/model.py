@@ -1,6 +1,7 @@
 """Create, write and load model folders: open_clip model config, weights in safetensors, tokenizer and preprocessing.
 
-open_clip alone can open a finished folder: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+open_clip alone can open a finished folder, `open_clip.create_model_and_transforms("local-dir:FOLDER")`, unless its text
+tower is one of `training.towers.text_encoders` that open_clip does not have.
 """
 
 import logging

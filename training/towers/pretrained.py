@@ -20,7 +20,15 @@ from training.config import TrainConfig
 from training.towers.architecture import RANDOM
 from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model_files import REMEDY, describe_mismatch, named_tensors, one_line, read_object
+from training.towers.model_files import (
+    REMEDY,
+    describe_mismatch,
+    named_tensors,
+    one_line,
+    read_object,
+    require_few_layers,
+    translate_errors,
+)
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer
 from training.trained_models import RUN_FILE
@@ -273,8 +281,12 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     from training.towers.text_encoders import read_encoder_config
 
     source = model_config["text_cfg"]["hf_model_name"]
-    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY):
+    with translate_errors(f"config.json of the text encoder {source}", remedy=_ENCODER_REMEDY, kind=InputError):
         found = read_encoder_config(source)
+    try:
+        require_few_layers(Path(source) / ENCODER_CONFIG_FILE, found.to_dict())
+    except DamagedError as error:  # raise an InputError instead, because the encoder is not ours
+        raise InputError(str(error)) from error
     # transformers would make a model of the published weights' type, which may have 16 bits.
     written = {name: value for name, value in found.to_dict().items() if name not in ("dtype", "torch_dtype")}
     write_json(folder / ENCODER_CONFIG_FILE, written)
