@@ -243,8 +243,10 @@ def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     is_whole = not module.text.config.is_encoder_decoder
     missing = sorted(name for name in info["missing_keys"] if is_whole or not name.startswith("decoder."))
     if missing:
+        only_pooler = all(name.startswith("pooler.") for name in missing)
+        remedy = ". Without its pooler, set train.text_pooler to mean_pooler" if only_pooler else ""
         raise InputError(
-            f"the text encoder {source} lacks weights that its architecture needs: {named_tensors(missing)}"
+            f"the text encoder {source} lacks weights that its architecture needs: {named_tensors(missing)}{remedy}"
         )
     parts = {name.partition(".")[0] for name in encoder.state_dict()} - ({"pooler"} if is_whole else {"decoder"})
     extra = sorted(name.removeprefix(f"{encoder.base_model_prefix}.") for name in info["unexpected_keys"])
