@@ -334,9 +334,11 @@ def fit_heads(
     Returns:
         The heads, a record of each epoch from 0, and the number of the kept epoch. Without a validation split, the last
         epoch is kept.
+
+    Raises:
+        InputError: the features of a tower are all zero, or not finite.
     """
-    scale = 1 / float(np.sqrt((train.views[0].astype(np.float64) ** 2).sum(axis=1).mean()))
-    scales = scale, 1 / float(np.sqrt((train.texts.astype(np.float64) ** 2).sum(axis=1).mean()))
+    scales = _scale(train.views[0], "image"), _scale(train.texts, "text")
     train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
     heads, history, best_epoch = _trained(frozen, train, val, config, config.epochs)
     if config.refit and val is not None:
@@ -352,6 +354,14 @@ def _with_val(train: FeaturePairs, val: FeaturePairs) -> FeaturePairs:
     """Return both splits together. Validation images have no mirrored features, so their view is used twice."""
     views = (val.views[0],) * len(train.views)
     return train.joined(FeaturePairs(views=views, texts=val.texts, owners=val.owners))
+
+
+def _scale(features: Features, tower: str) -> float:
+    """Return the factor that makes the mean square of the features' lengths 1."""
+    length = float(np.sqrt((features.astype(np.float64) ** 2).sum(axis=1).mean()))
+    if not 0 < length < np.inf:
+        raise InputError(f"the features of the {tower} tower are all zero or not finite: use other weights")
+    return 1 / length
 
 
 def _scaled(pairs: FeaturePairs, scales: tuple[float, float]) -> FeaturePairs:
