@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from data_catalog.schema import NATIVE, PAIRS
 from data_catalog.storage.shards import open_image_writer
-from training.config import TrainConfig
+from training.align.align import align
+from training.config import AlignConfig, TrainConfig
 from training.data.pairs import PairFiles
 from training.fit import loop  # before torch, so that its threads sleep while they wait
 from training.fit.loop import train
@@ -214,6 +215,28 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BertConfig(vocab_size=len(words), max_position_embeddings=95, initializer_range=0.2, **sizes)
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A small timm backbone, whose weights have its classifier as on timm's hub, and the small BERT."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(6)
+    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
+    save_file(timm.create_model("test_efficientnet", num_classes=10).state_dict(), path)
+    named = {"image_tower": "test_efficientnet", "image_weights": str(path), "text_encoder": str(encoder)}
+    return TrainConfig(**named, image_size=64, embed_dim=24, context_length=24, num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def timm_and_bert(square_files: PairFiles, pretrained: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with linear heads over the two pretrained towers, as `align` makes."""
+    folder = tmp_path_factory.mktemp("timm-and-bert")
+    align(square_files, pretrained, AlignConfig(epochs=0, ridge=10.0), folder / "model", cache=folder / "cache")
+    return folder / "model"
 
 
 @pytest.fixture(scope="session")

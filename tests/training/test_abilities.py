@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 from data_catalog.errors import DamagedError, InputError, SettingsError
-from training.data.images import read_picture
+from training.data.images import picture_features, read_picture
+from training.data.pairs import PairFiles
 from training.towers.model import LoadedModel, load_model
 from training.towers.preprocessing import Preprocessing
 from training.use.classify import Classification, classify
 from training.use.localize import GRID, METHODS, localize
 from training.use.pictures import bars, heat_map
+from training.use.search import query_features, search
 
 WORDS = {"rosso": (1.0, 0.0, 0.0), "verde": (0.0, 1.0, 0.0), "blu": (0.0, 0.0, 1.0), "grigio": (1.0, 1.0, 1.0)}
 
@@ -144,6 +146,27 @@ def test_the_peak_is_where_the_text_is(flag: Path, text: str, box: tuple[int, in
     first, *others = model.module.batches
     assert (first, sum(others)) == (1, found.num_masks)
     assert max(others) <= 128
+
+
+def test_a_model_of_a_timm_backbone_and_bert_searches_classifies_and_localizes(
+    timm_and_bert: Path, square_files: PairFiles, tmp_path: Path
+) -> None:
+    text, others = "un quadrato rosso in basso", ["un quadrato verde in basso", "un quadrato nero in basso"]
+    model = load_model(timm_and_bert)
+    best = search(text, square_files.test, timm_and_bert, k=24).hits[0]
+    picture = tmp_path / "best.jpg"
+    picture.write_bytes(best.image)
+    localized = localize(picture, text, timm_and_bert)
+    assert localized.changes
+    assert localized.cosine == pytest.approx(best.cosine, abs=1e-6)
+    pixels = model.preprocessing.resized(read_picture(picture, model.image_size).image)
+    texts = np.concatenate([query_features(model, query) for query in (text, *others)])
+    cosines = texts @ picture_features(model, np.stack([pixels]))[0]
+    found = classify(picture, [text, *others], timm_and_bert)
+    assert {choice.text: choice.cosine for choice in found.choices} == pytest.approx(
+        dict(zip([text, *others], cosines.tolist(), strict=True)), abs=1e-6
+    )
+    assert localized.cosine == pytest.approx(cosines[0], abs=1e-6)
 
 
 def test_squares_are_covered_and_shown_on_the_mean_colour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -404,6 +404,9 @@ def become_a_pickle(path: Path) -> None:
         ),
         (WEIGHTS, cut, "is not a complete weights file"),
         (WEIGHTS, become_a_pickle, "would run code"),
+        ("config.json", said("num_hidden_layers", "two"), r"config\.json .* cannot be opened .*num_hidden_layers"),
+        ("config.json", said("num_hidden_layers", 10**9), "no model has num_hidden_layers"),
+        ("config.json", said("model_type", "no-such"), "does not recognize this architecture"),
         ("config.json", said("intermediate_size", 48), r"shape .* 'encoder\.layer\.0\.intermediate"),
         (
             TOKENIZER,
@@ -424,7 +427,7 @@ def test_an_encoder_that_cannot_be_fetched_is_refused_in_a_sentence(
     square_files: PairFiles, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # HF_HUB_OFFLINE is read at import only
-    message = r"nobody/has-this cannot be loaded .* train\.text_encoder"
+    message = r"nobody/has-this cannot be opened .* train\.text_encoder"
     refuse(square_files, replace(config, text_encoder="nobody/has-this"), tmp_path, message)
 
 

@@ -304,8 +304,8 @@ class FrozenTowers:
             torch.manual_seed(config.seed)
             image, text = (_as_module(part) for part in (self.image, self.text))
             if config.start == "model":
-                _scale(image, 1 / scales[0])
-                _scale(text, 1 / scales[1])
+                _multiply(image, 1 / scales[0])
+                _multiply(text, 1 / scales[1])
                 return Heads(image=image, text=text, logit_scale=deepcopy(self.module.logit_scale))
             for part in (*image.modules(), *text.modules()):
                 if isinstance(part, nn.Linear):
@@ -348,7 +348,7 @@ def _as_module(part: FrozenPart) -> nn.Module:
     return found
 
 
-def _scale(head: nn.Module, factor: float) -> None:
+def _multiply(head: nn.Module, factor: float) -> None:
     """Make a head take features that are 1 / `factor` times as large."""
     first = next(part for part in head.modules() if isinstance(part, nn.Linear))
     with torch.no_grad():
@@ -368,9 +368,11 @@ def fit_heads(
     Returns:
         The heads, a record of each epoch from 0, and the number of the kept epoch. Without a validation split, the last
         epoch is kept. With several members, records and epoch are those of the first.
+
+    Raises:
+        InputError: the features of a tower are all zero, or not finite.
     """
-    scale = 1 / float(np.sqrt((train.views[0].astype(np.float64) ** 2).sum(axis=1).mean()))
-    scales = scale, 1 / float(np.sqrt((train.texts.astype(np.float64) ** 2).sum(axis=1).mean()))
+    scales = _scale(train.views[0], "image"), _scale(train.texts, "text")
     train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
     members = []
     for seed in range(config.seed, config.seed + config.members):
@@ -383,8 +385,8 @@ def fit_heads(
     heads, history, best_epoch = members[0]
     if config.members > 1:
         heads = _joined([found for found, *_ in members], train)
-    _scale(heads.image, scales[0])  # the heads then take the towers' own features
-    _scale(heads.text, scales[1])
+    _multiply(heads.image, scales[0])  # the heads then take the towers' own features
+    _multiply(heads.text, scales[1])
     return heads, history, best_epoch
 
 
@@ -411,6 +413,14 @@ def _with_val(train: FeaturePairs, val: FeaturePairs) -> FeaturePairs:
     """Return both splits together. Validation images have no mirrored features, so their view is used twice."""
     views = (val.views[0],) * len(train.views)
     return train.joined(FeaturePairs(views=views, texts=val.texts, owners=val.owners))
+
+
+def _scale(features: Features, tower: str) -> float:
+    """Return the factor that makes the mean square of the features' lengths 1."""
+    length = float(np.sqrt((features.astype(np.float64) ** 2).sum(axis=1).mean()))
+    if not 0 < length < np.inf:
+        raise InputError(f"the features of the {tower} tower are all zero or not finite: use other weights")
+    return 1 / length
 
 
 def _scaled(pairs: FeaturePairs, scales: tuple[float, float]) -> FeaturePairs:

@@ -49,7 +49,7 @@ MODEL_FORMATS = {
         writer=_open_clip,
     ),
     "transformers": ModelFormat(
-        help="VisionTextDualEncoderModel, or CLIPModel if the text tower is open_clip's own; no ResNets",
+        help="VisionTextDualEncoderModel, or CLIPModel if the text tower is open_clip's own; no ResNets, no timm",
         writer=_transformers,
     ),
     "onnx": ModelFormat(

@@ -29,14 +29,13 @@ from training.exports.trained_folder import (
     require_same_scores,
 )
 from training.towers.preprocessing import SQUASH
+from training.towers.text_encoders import OWN_POOLER
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 Tensors = dict[str, torch.Tensor]
 
 # File names of transformers.
 CONFIG_FILE, SAFETENSORS_FILE, IMAGE_PROCESSOR_FILE = "config.json", "model.safetensors", "preprocessor_config.json"
-# open_clip's name for pooling a Hugging Face encoder with its own pooler, as transformers' dual encoder does.
-_OWN_POOLER = "cls_pooler"
 # Used with both classes, because CLIP's own processor in transformers 4 assumes OpenAI's tokenizer.
 _PROCESSOR = "VisionTextDualEncoderProcessor"
 _RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers of the filters
@@ -95,8 +94,13 @@ _NO_BIAS = """This format does not contain the bias of {:.4f} that the model add
 rankings and softmax probabilities are not affected. Sigmoid probabilities are."""
 
 
-def why_not_transformers(model_config: dict[str, Any]) -> str | None:
-    """Return why an architecture has no equivalent in transformers, or None if it has one."""
+def why_not_transformers(model_config: dict[str, Any], encoder: Any) -> str | None:
+    """Return why an architecture has no equivalent in transformers, or None if it has one.
+
+    Args:
+        model_config: the open_clip model config.
+        encoder: config of a Hugging Face text encoder, or None.
+    """
     vision, text = model_config["vision_cfg"], model_config["text_cfg"]
     if "timm_model_name" in vision:
         return f"its image tower is timm's {vision['timm_model_name']}"
@@ -111,8 +115,10 @@ def why_not_transformers(model_config: dict[str, Any]) -> str | None:
                 return f"its {table} has {name} = {value!r}"
     if "hf_model_name" in text:
         pooler, projection = text.get("hf_pooler_type", "mean_pooler"), text.get("hf_proj_type", "mlp")
-        if pooler != _OWN_POOLER:
+        if pooler != OWN_POOLER:  # by which transformers' dual encoder pools
             return f"its text tower is pooled by {pooler}, but transformers uses the encoder's own pooler"
+        if encoder.is_encoder_decoder:
+            return f"its text encoder, of the type {encoder.model_type}, has no pooler of its own"
         if projection not in ("linear", None):
             return f"its text tower is projected by {projection}, but transformers uses one linear layer"
     return None

@@ -231,7 +231,8 @@ def _refused(trained: TrainedFolder, wanted: Sequence[str], config: ModelExportC
     Raises:
         SettingsError: a named format has no equivalent of the architecture.
     """
-    reasons = {name: kind.writer().why_not(trained.model_config) for name, kind in MODEL_FORMATS.items()}
+    encoder = trained.loaded.module.text.config if trained.has_encoder else None
+    reasons = {name: kind.writer().why_not(trained.model_config, encoder) for name, kind in MODEL_FORMATS.items()}
     refused = {name: reason for name in wanted if (reason := reasons[name]) is not None}
     if refused and ALL not in config.formats:
         name, reason = next(iter(refused.items()))

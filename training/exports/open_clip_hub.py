@@ -9,9 +9,11 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import open_clip
 import torch
+from open_clip.hf_configs import arch_dict
 
 from data_catalog.storage.shards import read_json, write_atomically, write_json
 from training.exports.hugging_face import prefix_setting
@@ -29,6 +31,7 @@ from training.towers.model import (
     OPEN_CLIP_CONFIG_FILE,
     WEIGHTS_FILE,
 )
+from training.towers.text_encoders import MAX_POOLER, open_clip_has
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _LOADING = Template("""```python
@@ -63,6 +66,21 @@ tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
 ```
 
 For the hub, export with `--hub-name`: the config then contains the name of its hub repository."""
+
+
+def why_not_open_clip(model_config: dict[str, Any], encoder: Any) -> str | None:
+    """Return why open_clip cannot open a model, or None if it can.
+
+    Args:
+        model_config: the open_clip model config.
+        encoder: config of a Hugging Face text encoder, or None.
+    """
+    pooler = model_config["text_cfg"].get("hf_pooler_type", "mean_pooler")
+    if encoder is None or open_clip_has(encoder.model_type, pooler):
+        return None
+    if pooler == MAX_POOLER:
+        return f"its text tower is pooled by {MAX_POOLER}, which fails in open_clip"
+    return f"its text encoder is of the type {encoder.model_type}, and open_clip knows only {', '.join(arch_dict)}"
 
 
 def write_open_clip(trained: TrainedFolder, folder: Path, place: Path, hub_name: str | None) -> None:
@@ -118,4 +136,6 @@ def how_to_read_open_clip(trained: TrainedFolder, hub_name: str | None) -> str:
     return f"{loading}\n\n{_MOVED}" if trained.has_encoder and not hub_name else loading
 
 
-WRITER = ModelWriter(write=write_open_clip, check=check_open_clip, how_to_read=how_to_read_open_clip)
+WRITER = ModelWriter(
+    write=write_open_clip, check=check_open_clip, how_to_read=how_to_read_open_clip, why_not=why_not_open_clip
+)

@@ -151,14 +151,15 @@ class ModelWriter:
         check: loads the folder, compares it with the model, and returns the largest difference. Raises DefectError if
             it is too large.
         how_to_read: returns Markdown that explains how to load the folder. Gets the hub name.
-        why_not: returns why an architecture has no equivalent in the format, or None if it has one.
+        why_not: returns why an architecture has no equivalent in the format, or None if it has one. Gets the model
+            config, and the config of a Hugging Face text encoder, or None.
         require: raises InputError if a needed package is not installed.
     """
 
     write: Callable[[TrainedFolder, Path, Path, str | None], None]
     check: Callable[[TrainedFolder, Probe, Path], float]
     how_to_read: Callable[[TrainedFolder, str | None], str]
-    why_not: Callable[[dict[str, Any]], str | None] = lambda _: None
+    why_not: Callable[[dict[str, Any], Any], str | None] = lambda _config, _encoder: None
     require: Callable[[], None] = lambda: None
 
 

@@ -1,6 +1,7 @@
 """Create, write and load model folders: open_clip model config, weights in safetensors, tokenizer and preprocessing.
 
-open_clip alone can open a finished folder: `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+open_clip alone can open a finished folder, `open_clip.create_model_and_transforms("local-dir:FOLDER")`, unless its text
+tower is one of `training.towers.text_encoders` that open_clip does not have.
 """
 
 import logging
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 # Our own parts of a model config, which open_clip does not know.
 NOT_OPEN_CLIP = ("image_weights", "preprocess_cfg", "recorded_features", "start_folder", "start_weights")
+_PADDING = 1e-4  # largest change of a number of a unit feature by padding
 CONFIGS = Path(str(files("training.towers") / "model_configs"))
 
 
@@ -84,22 +86,24 @@ def create_model(model_config: dict[str, Any], folder: Path) -> Any:
 
 def _make(model_config: dict[str, Any], folder: Path) -> Any:
     import torch
-    from open_clip.hf_configs import arch_dict
-    from open_clip.model import CustomTextCLIP
+    from open_clip.model import CLIPTextCfg, CustomTextCLIP
 
     settings = deepcopy(model_config)
     for name in ("custom_text", *NOT_OPEN_CLIP):
         settings.pop(name, None)
-    has_encoder = "hf_model_name" in settings["text_cfg"]
-    if has_encoder:
-        kind = read_object(folder / ENCODER_CONFIG_FILE).get("model_type")
-        if kind not in arch_dict:
-            raise ValueError(  # its callers name the file
-                f"open_clip has no text tower for encoders of the type {kind!r}: use one of {', '.join(arch_dict)}"
-            )
-        settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
-    module = CustomTextCLIP(**settings)
-    if not has_encoder:
+    if "hf_model_name" in settings["text_cfg"]:
+        from training.towers.text_encoders import AnyTextEncoder, open_clip_has, read_encoder_config
+
+        encoder = read_encoder_config(folder)
+        text = CLIPTextCfg(**settings["text_cfg"])
+        if open_clip_has(encoder.model_type, text.hf_pooler_type):
+            settings["text_cfg"] |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+            module = CustomTextCLIP(**settings)
+        else:
+            module = CustomTextCLIP(**settings | {"text_cfg": {"layers": 1, "width": 64, "vocab_size": 1}})
+            module.text = AnyTextEncoder(encoder, text, settings["embed_dim"])
+    else:
+        module = CustomTextCLIP(**settings)
 
         def fit_mask(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
             length = args[0].shape[1]
@@ -190,10 +194,10 @@ def _read_preprocessing(path: Path, *, size: int) -> Preprocessing:
 
 
 def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int, model: str) -> None:
-    """Check that a model encodes an image and a text of full length to features of equal size.
+    """Check that a model encodes an image and a text of full length to features of equal size, padded or not.
 
     Raises:
-        InputError: it does not, because sizes in its config contradict each other.
+        InputError: sizes in its config contradict each other, or padding changes the feature of a text.
     """
     import torch
 
@@ -203,12 +207,23 @@ def require_encoding(module: Any, tokenizer: SavedTokenizer, *, image_size: int,
         with torch.no_grad():
             image = module.encode_image(torch.zeros(1, 3, image_size, image_size))
             text = module.encode_text(tokenizer(["a " * tokenizer.context_length]))
+            alone, padded = (
+                module.encode_text(tokenizer(texts), normalize=True)[0] for texts in (["a"], ["a", "a " * 9])
+            )
+    except (AttributeError, TypeError) as error:
+        raise InputError(f"a tower of {model} does not take images or texts alone: {one_line(error)}") from error
     except (RuntimeError, IndexError, AssertionError, ValueError) as error:
         raise InputError(f"sizes in the model config {model} do not match: {one_line(error)}") from error
     finally:
         module.train(was_training)
     if image.shape != text.shape:
         raise InputError(f"the model config {model} gives image and text features of different sizes")
+    if float((alone - padded).abs().max()) > _PADDING:
+        raise InputError(
+            f"the text encoder of {model} gives a text another feature beside a longer one, which pads it: its "
+            "config.json has another pad_token_id than its tokenizer, or it cannot mask padding. Correct the former, "
+            "or use another train.text_encoder"
+        )
 
 
 def open_model(model: LoadedModel | Path) -> LoadedModel:

@@ -20,7 +20,15 @@ from training.config import TrainConfig
 from training.towers.architecture import RANDOM, has_image_weights
 from training.towers.backbones import backbone_features, frozen_parts
 from training.towers.model import ENCODER_CONFIG_FILE
-from training.towers.model_files import REMEDY, describe_mismatch, named_tensors, one_line, read_object
+from training.towers.model_files import (
+    REMEDY,
+    describe_mismatch,
+    named_tensors,
+    one_line,
+    read_object,
+    require_few_layers,
+    translate_errors,
+)
 from training.towers.preprocessing import Preprocessing
 from training.towers.tokenizer import SavedTokenizer
 from training.trained_models import RUN_FILE
@@ -38,8 +46,6 @@ _TOKENIZER_FILES = (
     *("sentencepiece.bpe.model", "spiece.model"),
 )
 AGREEMENT = 1e-4  # largest difference of a number of a recorded feature, scaled to length 1
-# Prefixes of head weights from an encoder's pretraining. All other weights must be used.
-_HEADS = ("cls.", "lm_head.", "classifier.", "qa_outputs.", "pooler.")
 
 
 def identity_of_weights(model_config: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
@@ -164,10 +170,21 @@ def load_image_tower(module: Any, model_config: Mapping[str, Any], config: Train
         if name in found or not name.endswith(".num_batches_tracked")
     }
     if mismatch := describe_mismatch(wanted, found):
-        raise InputError(f"{source} does not match {what}: {mismatch}")
+        raise InputError(f"{source} does not match {what}: {mismatch}{_timm_remedy(model_config)}")
     tower.load_state_dict(tower.state_dict() | found, strict=True)
     new = [] if tower is module.visual else sorted(name for name, _ in module.visual.head.named_parameters())
     _log_loaded("image tower", source, [f"head.{name}" for name in new])
+
+
+def _timm_remedy(model_config: Mapping[str, Any]) -> str:
+    """Return which of timm's own weights fit a timm backbone, as advice after an error; "" for another tower."""
+    import timm
+
+    if (name := model_config["vision_cfg"].get("timm_model_name")) is None:
+        return ""
+    tags = timm.list_pretrained(name.partition(".")[0])
+    known = f", such as {tags[-1]}" if tags else ""
+    return f". timm's own weights fit: set train.image_tower to a name that has some{known}, and no train.image_weights"
 
 
 def _read_weights(path: Path) -> tuple[str, dict[str, Any]]:
@@ -211,32 +228,42 @@ def _log_loaded(tower: str, source: str, new: Sequence[str]) -> None:
 def load_text_encoder(module: Any, model_config: Mapping[str, Any]) -> None:
     """Load the weights of a Hugging Face encoder into the text tower. Its projection stays random.
 
+    Heads of the encoder's pretraining are left out, and the decoder of an encoder-decoder.
+
     Raises:
         InputError: the encoder cannot be fetched or is incomplete, or weights are missing or unexpected.
     """
     from transformers import AutoModel
 
-    source = model_config["text_cfg"]["hf_model_name"]
-    pooling = {"add_pooling_layer": getattr(module.text.transformer, "pooler", None) is not None}
+    from training.towers.text_encoders import pooling
+
+    source, tower = model_config["text_cfg"]["hf_model_name"], module.text.transformer
     how = {"output_loading_info": True, "use_safetensors": None, "ignore_mismatched_sizes": True}
+    how |= pooling(module.text.config, pooled=getattr(tower, "pooler", None) is not None)
     what = f"the text encoder {source}"
     with _quiet_transformers(), _fetching(what, _ENCODER_REMEDY), _reading(what):
-        encoder, info = AutoModel.from_pretrained(source, **how, **pooling)
+        encoder, info = AutoModel.from_pretrained(source, trust_remote_code=False, **how)
     mismatched = sorted(found[0] for found in info["mismatched_keys"])
     if mismatched:
         raise InputError(
             f"the text encoder {source} has weights whose shape differs from its config.json: "
             f"{named_tensors(mismatched)}"
         )
-    missing = sorted(info["missing_keys"])
+    is_whole = not module.text.config.is_encoder_decoder
+    missing = sorted(name for name in info["missing_keys"] if is_whole or not name.startswith("decoder."))
     if missing:
+        only_pooler = all(name.startswith("pooler.") for name in missing)
+        remedy = ". Without its pooler, set train.text_pooler to mean_pooler" if only_pooler else ""
         raise InputError(
-            f"the text encoder {source} lacks weights that its architecture needs: {named_tensors(missing)}"
+            f"the text encoder {source} lacks weights that its architecture needs: {named_tensors(missing)}{remedy}"
         )
-    left = sorted(name for name in info["unexpected_keys"] if not name.startswith(_HEADS))
+    parts = {name.partition(".")[0] for name in encoder.state_dict()} - ({"pooler"} if is_whole else {"decoder"})
+    extra = sorted(name.removeprefix(f"{encoder.base_model_prefix}.") for name in info["unexpected_keys"])
+    left = [name for name in extra if name.partition(".")[0] in parts]
     if left:
         raise InputError(f"the text encoder {source} has weights unknown to its architecture: {named_tensors(left)}")
-    module.text.transformer.load_state_dict(encoder.state_dict(), strict=True)
+    found = encoder if is_whole else encoder.get_encoder()
+    tower.load_state_dict(found.state_dict(), strict=True)
     _log_loaded("text encoder", source, [f"proj.{name}" for name, _ in module.text.proj.named_parameters()])
 
 
@@ -260,14 +287,20 @@ def save_encoder_config(model_config: Mapping[str, Any], folder: Path) -> None:
     """Write the config of a Hugging Face text encoder, which is needed to create the model again.
 
     Raises:
-        InputError: the config cannot be fetched.
+        InputError: the config cannot be fetched, or is not one of a text encoder.
     """
-    from transformers import AutoConfig
+    from training.towers.text_encoders import read_encoder_config
 
     source = model_config["text_cfg"]["hf_model_name"]
-    with _fetching(f"the text encoder {source}", _ENCODER_REMEDY):
-        found = AutoConfig.from_pretrained(source)
-    write_json(folder / ENCODER_CONFIG_FILE, found.to_dict())
+    with translate_errors(f"config.json of the text encoder {source}", remedy=_ENCODER_REMEDY, kind=InputError):
+        found = read_encoder_config(source)
+    try:
+        require_few_layers(Path(source) / ENCODER_CONFIG_FILE, found.to_dict())
+    except DamagedError as error:  # raise an InputError instead, because the encoder is not ours
+        raise InputError(str(error)) from error
+    # transformers would make a model of the published weights' type, which may have 16 bits.
+    written = {name: value for name, value in found.to_dict().items() if name not in ("dtype", "torch_dtype")}
+    write_json(folder / ENCODER_CONFIG_FILE, written)
 
 
 def require_recorded_features(

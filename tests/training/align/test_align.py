@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data_catalog.errors import DamagedError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder
@@ -30,32 +31,11 @@ from training.data.pairs import PairFiles, read_captions
 from training.exports.model_export import ModelExportConfig, export_model
 from training.fit.loop import train
 from training.scores.evaluation import evaluate
+from training.towers.backbones import without
 from training.towers.model import load_model
 
 BACKBONE = "test_efficientnet"
 CONFIG = AlignConfig(epochs=8, batch_size=32, lr=3e-3, ridge=10.0)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of the backbone with its classifier, as timm's hub has them."""
-    torch.manual_seed(6)
-    path = tmp_path_factory.mktemp("timm") / "weights.safetensors"
-    save_file(timm.create_model(BACKBONE, num_classes=10).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def towers(weights: Path, encoder: Path) -> TrainConfig:
-    return TrainConfig(
-        image_tower=BACKBONE,
-        image_weights=str(weights),
-        image_size=64,
-        text_encoder=str(encoder),
-        embed_dim=24,
-        context_length=24,
-        num_threads=1,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +45,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def aligned(
-    square_files: PairFiles, towers: TrainConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory
+    square_files: PairFiles, pretrained: TrainConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("runs") / "aligned"
-    align(square_files, towers, CONFIG, out, cache=cache)
+    align(square_files, pretrained, CONFIG, out, cache=cache)
     return out
 
 
@@ -103,7 +83,7 @@ def test_the_model_gives_the_validation_score_of_its_heads_without_the_kept_feat
 @pytest.mark.parametrize("saves", [0, 1, 3])
 def test_an_interrupted_run_ends_with_the_same_bytes(
     square_files: PairFiles,
-    towers: TrainConfig,
+    pretrained: TrainConfig,
     aligned: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,15 +100,15 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
         patch.setattr(FeatureStore, "_save", save_and_end)
         patch.setattr("training.data.features.PORTION", 64)
         with pytest.raises(KeyboardInterrupt):
-            align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
-    result = align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+            align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    result = align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(aligned)
-    assert align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "absent") == result
+    assert align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "absent") == result
 
 
 def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones_are_not(
     square_files: PairFiles,
-    towers: TrainConfig,
+    pretrained: TrainConfig,
     cache: Path,
     aligned: Path,
     tmp_path: Path,
@@ -139,17 +119,17 @@ def test_kept_features_are_used_again_and_those_of_another_model_or_damaged_ones
     (folder,) = copied.iterdir()
     files = sorted(folder.iterdir())
     files[0].write_bytes(files[0].read_bytes()[:-7])
-    other = TrainConfig(**{**vars_of(towers), "image_weights": str(other_weights(tmp_path))})
+    other = TrainConfig(**{**vars_of(pretrained), "image_weights": str(other_weights(tmp_path))})
     align(square_files, other, CONFIG, tmp_path / "other", cache=tmp_path / "others")
     (foreign,) = (tmp_path / "others").iterdir()
     for path in foreign.iterdir():
         shutil.copy(path, folder)
-    align(square_files, towers, CONFIG, tmp_path / "run", cache=copied)
+    align(square_files, pretrained, CONFIG, tmp_path / "run", cache=copied)
     assert files_of(tmp_path / "run") == files_of(aligned)
     assert "is damaged" in caplog.text
     assert "features of another model" in caplog.text
     monkeypatch.setattr(FeatureStore, "_learn", lambda *_: pytest.fail("a feature is computed again"))
-    align(square_files, towers, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
+    align(square_files, pretrained, replace(CONFIG, epochs=0), tmp_path / "closed", cache=copied)
 
 
 def vars_of(config: TrainConfig) -> dict[str, Any]:
@@ -174,14 +154,14 @@ def other_weights(folder: Path) -> Path:
 )
 def test_each_option_gives_another_working_model(
     square_files: PairFiles,
-    towers: TrainConfig,
+    pretrained: TrainConfig,
     cache: Path,
     aligned: Path,
     tmp_path: Path,
     changes: dict[str, Any],
     epochs: int,
 ) -> None:
-    result = align(square_files, towers, replace(CONFIG, **changes), tmp_path / "run", cache=cache)
+    result = align(square_files, pretrained, replace(CONFIG, **changes), tmp_path / "run", cache=cache)
     assert result.best_epoch <= epochs
     assert result.best_val_mrr is not None
     assert result.best_val_mrr > 0.3
@@ -191,16 +171,16 @@ def test_each_option_gives_another_working_model(
 
 
 def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
-    square_files: PairFiles, towers: TrainConfig, model_file: Path, encoder: Path, tmp_path: Path
+    square_files: PairFiles, pretrained: TrainConfig, model_file: Path, encoder: Path, tmp_path: Path
 ) -> None:
     refused: list[tuple[TrainConfig, AlignConfig, str]] = [
         (TrainConfig(text_encoder=str(encoder)), CONFIG, r"train\.image_tower"),
-        (replace(towers, image_weights="random"), CONFIG, r"train\.image_tower"),
-        (replace(towers, text_encoder=""), CONFIG, r"train\.text_encoder"),
-        (replace(towers, image_tower="test_efficientnett"), CONFIG, "no backbone"),
-        (replace(towers, image_tower="test_resnet"), CONFIG, "does not match the backbone test_resnet"),
+        (replace(pretrained, image_weights="random"), CONFIG, r"train\.image_tower"),
+        (replace(pretrained, text_encoder=""), CONFIG, r"train\.text_encoder"),
+        (replace(pretrained, image_tower="test_efficientnett"), CONFIG, "no backbone"),
+        (replace(pretrained, image_tower="test_resnet"), CONFIG, "does not match the backbone test_resnet"),
         (
-            replace(towers, image_tower="", model=str(model_file), image_size=0),
+            replace(pretrained, image_tower="", model=str(model_file), image_size=0),
             replace(CONFIG, hidden=True),
             r"align\.hidden",
         ),
@@ -210,44 +190,36 @@ def test_towers_that_cannot_be_aligned_are_refused_with_the_setting_to_change(
             align(square_files, settings, config, tmp_path / "run", cache=tmp_path / "cache")
 
 
-def test_an_encoder_of_another_kind_is_refused_with_the_kinds_that_work(
-    square_files: PairFiles, towers: TrainConfig, encoder: Path, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(encoder, tmp_path / "distilbert")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "distilbert"}))
-    with pytest.raises(InputError, match="type 'distilbert': use one of roberta"):
-        align(square_files, replace(towers, text_encoder=str(folder)), CONFIG, tmp_path / "run", cache=tmp_path)
-
-
 def test_an_empty_caption_is_refused(
     square_rows: Callable[..., list[dict[str, Any]]],
     make_shard: Callable[..., Path],
     square_files: PairFiles,
-    towers: TrainConfig,
+    pretrained: TrainConfig,
     tmp_path: Path,
 ) -> None:
     rows = square_rows("train", 8, seed=9)
     rows[3]["captions"][1] = " "
     files = replace(square_files, train=(make_shard("empty", rows),))
     with pytest.raises(DamagedError, match="a caption of the train split is empty"):
-        align(files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+        align(files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
 
 
-def recorded(towers: TrainConfig, aligned: Path, folder: Path) -> dict[str, Any]:
+def recorded(pretrained: TrainConfig, aligned: Path, folder: Path) -> dict[str, Any]:
     """Features of a picture and a text by the towers, computed by timm and transformers alone."""
-    from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer
 
     pixels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "picture.png")
     backbone = timm.create_model(BACKBONE, num_classes=0).eval()
-    state = {name: value for name, value in load_file(towers.image_weights).items() if "classifier" not in name}
+    state = {name: value for name, value in load_file(pretrained.image_weights).items() if "classifier" not in name}
     backbone.load_state_dict(state)
     settings = timm.get_pretrained_cfg(BACKBONE)
     assert settings is not None
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (settings.mean, settings.std))
-    bert, tokenizer = AutoModel.from_pretrained(towers.text_encoder), AutoTokenizer.from_pretrained(towers.text_encoder)
+    bert, tokenizer = (
+        AutoModel.from_pretrained(pretrained.text_encoder),
+        AutoTokenizer.from_pretrained(pretrained.text_encoder),
+    )
     with torch.no_grad():
         image = backbone(((torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std)[None])[0]
         words = tokenizer("un quadrato rosso", return_tensors="pt")
@@ -259,21 +231,21 @@ def recorded(towers: TrainConfig, aligned: Path, folder: Path) -> dict[str, Any]
 
 
 def test_a_tower_must_compute_its_recorded_feature(
-    square_files: PairFiles, towers: TrainConfig, aligned: Path, cache: Path, tmp_path: Path
+    square_files: PairFiles, pretrained: TrainConfig, aligned: Path, cache: Path, tmp_path: Path
 ) -> None:
     stated = {
         "embed_dim": 24,
         "preprocess_cfg": {},
         "vision_cfg": {"image_size": 64, "timm_model_name": BACKBONE, "timm_proj": "linear", "timm_pool": ""},
-        "text_cfg": {"hf_model_name": towers.text_encoder, "hf_pooler_type": "mean_pooler", "context_length": 24},
-        "recorded_features": recorded(towers, aligned, tmp_path),
+        "text_cfg": {"hf_model_name": pretrained.text_encoder, "hf_pooler_type": "mean_pooler", "context_length": 24},
+        "recorded_features": recorded(pretrained, aligned, tmp_path),
     }
     settings = timm.get_pretrained_cfg(BACKBONE)
     assert settings is not None
     stated["preprocess_cfg"] = {"mean": list(settings.mean), "std": list(settings.std)}
     path = tmp_path / "model.json"
     path.write_text(json.dumps(stated))
-    config = TrainConfig(model=str(path), image_weights=towers.image_weights, num_threads=1)
+    config = TrainConfig(model=str(path), image_weights=pretrained.image_weights, num_threads=1)
     align(square_files, config, CONFIG, tmp_path / "right", cache=tmp_path / "cache")
     for changed, side in (
         (replace(config, image_mean=(0.1, 0.5, 0.5)), "image"),
@@ -283,6 +255,38 @@ def test_a_tower_must_compute_its_recorded_feature(
         with pytest.raises(InputError, match=f"the {side} tower does not compute what was recorded"):
             align(square_files, changed, CONFIG, tmp_path / f"wrong-{side}", cache=tmp_path / "cache")
         shutil.rmtree(tmp_path / f"wrong-{side}")
+
+
+def test_a_file_of_torchvision_computes_the_same_in_timm_where_names_are_the_same(
+    square_files: PairFiles, pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    path, generator = tmp_path / "resnet18.pth", torch.Generator().manual_seed(5)
+    network = torchvision.models.resnet18().eval()
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value += torch.rand(value.shape, generator=generator)
+    torch.save(network.state_dict(), path)
+    config = replace(pretrained, image_tower="resnet18", image_weights=str(path))
+    align(square_files, config, replace(CONFIG, epochs=0), tmp_path / "run", cache=tmp_path / "cache")
+    network.fc = torch.nn.Identity()
+    visual, pixels = load_model(tmp_path / "run").module.visual, torch.randn(2, 3, 64, 64, generator=generator)
+    with torch.no_grad(), without(visual, "head"):
+        assert (visual(pixels) - network(pixels)).abs().max() < 1e-4 < network(pixels).std()
+    torch.save(torchvision.models.efficientnet_b0().state_dict(), path)
+    with pytest.raises(
+        InputError, match=r"does not match .* such as efficientnet_b0\.\w+, and no train\.image_weights"
+    ):
+        align(square_files, replace(config, image_tower="efficientnet_b0"), CONFIG, tmp_path / "other", cache=tmp_path)
+
+
+def test_a_tower_that_gives_only_zeros_is_refused(
+    square_files: PairFiles, pretrained: TrainConfig, tmp_path: Path
+) -> None:
+    blank = {name: torch.zeros_like(value) for name, value in load_file(pretrained.image_weights).items()}
+    save_file(blank, tmp_path / "blank.safetensors")
+    config = replace(pretrained, image_weights=str(tmp_path / "blank.safetensors"))
+    with pytest.raises(InputError, match="the features of the image tower are all zero"):
+        align(square_files, config, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
 
 
 def test_canonical_directions_find_what_both_sides_share() -> None:
@@ -304,10 +308,10 @@ def test_canonical_directions_find_what_both_sides_share() -> None:
 
 
 def test_a_curve_scores_each_size_and_extends_the_line(
-    square_files: PairFiles, towers: TrainConfig, cache: Path, aligned: Path, tmp_path: Path
+    square_files: PairFiles, pretrained: TrainConfig, cache: Path, aligned: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(aligned, tmp_path / "run")
-    siglip = replace(towers, loss="siglip", microbatch=8)  # settings of training all weights
+    siglip = replace(pretrained, loss="siglip", microbatch=8)  # settings of training all weights
     align(square_files, siglip, CONFIG, out, cache=tmp_path)
     config = (out / "open_clip_config.json").read_bytes()
     curve = measure_curve(square_files, siglip, CONFIG, EvaluateConfig(), out, cache=cache, sizes=[152, 24, 72, 24])
@@ -321,7 +325,7 @@ def test_a_curve_scores_each_size_and_extends_the_line(
     assert files_of(out).keys() - files_of(aligned).keys() == {"curve.json", "curve.png"}
     for sizes, kind in (([1], SettingsError), ([], SettingsError), ([153], InputError)):
         with pytest.raises(kind, match="curve"):
-            measure_curve(square_files, towers, CONFIG, EvaluateConfig(), out, cache=cache, sizes=sizes)
+            measure_curve(square_files, pretrained, CONFIG, EvaluateConfig(), out, cache=cache, sizes=sizes)
 
 
 def test_a_curve_is_extended_along_the_log_odds_with_an_interval_that_grows() -> None:
@@ -344,14 +348,14 @@ def test_a_curve_is_extended_along_the_log_odds_with_an_interval_that_grows() ->
 
 def test_licenses_of_borrowed_weights_are_kept_shown_and_bind_exports(
     square_files: PairFiles,
-    towers: TrainConfig,
+    pretrained: TrainConfig,
     cache: Path,
     aligned: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert json.loads((aligned / "run.json").read_text())["borrowed"][0]["license"] == ""
-    stated = replace(towers, image_license="cc-by-nc-4.0", text_license="apache-2.0")
+    stated = replace(pretrained, image_license="cc-by-nc-4.0", text_license="apache-2.0")
     out = shutil.copytree(aligned, tmp_path / "run")
     record_folder(out, ["run.json", "model.safetensors"])
     align(square_files, stated, CONFIG, out, cache=cache)  # only the licenses are new
@@ -397,7 +401,7 @@ def test_training_goes_on_with_all_weights_from_a_model_folder(
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
-    square_files: PairFiles, towers: TrainConfig, aligned: Path, tmp_path: Path
+    square_files: PairFiles, pretrained: TrainConfig, aligned: Path, tmp_path: Path
 ) -> None:
     code = (
         "from pathlib import Path, PosixPath\n"
@@ -407,8 +411,8 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
         "from training.data.pairs import PairFiles\n"
         "features.PORTION = 64\n"
         "print('started', flush=True)\n"
-        f"towers = TrainConfig(**{vars_of(towers)!r})\n"
-        f"align({square_files!r}, towers, {CONFIG!r}, Path({str(tmp_path / 'run')!r}), "
+        f"pretrained = TrainConfig(**{vars_of(pretrained)!r})\n"
+        f"align({square_files!r}, pretrained, {CONFIG!r}, Path({str(tmp_path / 'run')!r}), "
         f"cache=Path({str(tmp_path / 'cache')!r}))\n"
     )
     draw, kills = Random(5), 0
@@ -425,5 +429,5 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_bytes(
                 assert child.returncode == 0
                 shutil.rmtree(tmp_path / "run")
                 shutil.rmtree(tmp_path / "cache")
-    align(square_files, towers, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
+    align(square_files, pretrained, CONFIG, tmp_path / "run", cache=tmp_path / "cache")
     assert files_of(tmp_path / "run") == files_of(aligned)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel
+from transformers import BertConfig, CLIPModel, M2M100Config
 
 from data_catalog.errors import BusyError, InputError, PipelineError, SettingsError
 from data_catalog.storage.integrity import record_folder, write_checksummed
@@ -161,6 +161,17 @@ def test_compact_goes_to_onnx_and_graphs_with_weights_beside_them_are_whole(
     require_equal(compact, picture, read(picture, folders, tmp_path))
 
 
+def test_a_timm_backbone_beside_bert_goes_to_open_clip_and_onnx(
+    timm_and_bert: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = exported(timm_and_bert, tmp_path / "out", "all")
+    assert report.refused == {"transformers": "its image tower is timm's test_efficientnet"}
+    assert [found.format for found in report.exports] == ["open_clip", "onnx"]
+    require_equal(timm_and_bert, picture, read_here(picture, [found.folder for found in report.exports], monkeypatch))
+    with pytest.raises(SettingsError, match=r"timm's test_efficientnet\. Supported formats: open_clip, onnx"):
+        exported(timm_and_bert, tmp_path / "two", "transformers")
+
+
 def test_what_has_no_equivalent_in_transformers_is_named_and_each_model_goes_where_it_can() -> None:
     for table, setting, reason in (
         ("vision_cfg", {"timm_model_name": "vit_tiny_patch16_224"}, "timm's vit_tiny_patch16_224"),
@@ -171,14 +182,17 @@ def test_what_has_no_equivalent_in_transformers_is_named_and_each_model_goes_whe
     ):
         config = read_model_config("italian")
         config[table] |= setting
-        assert reason in (why_not_transformers(config) or "")
+        assert reason in (why_not_transformers(config, BertConfig()) or "")
     config = read_model_config("italian")
     config["vision_cfg"] |= {"pool_type": "tok", "qk_norm": False, "patch_dropout": 0.5}
     config["text_cfg"] |= {"hf_proj_type": None}
-    assert why_not_transformers(config) is None
+    assert why_not_transformers(config, BertConfig()) is None
+    assert "of the type m2m_100, has no pooler of its own" in (why_not_transformers(config, M2M100Config()) or "")
     for name, formats in (("italian", 3), ("lit", 2), ("compact", 2), ("compact-96", 2)):
         config = read_model_config(name)
-        assert sum(kind.writer().why_not(config) is None for kind in MODEL_FORMATS.values()) == formats, name
+        assert sum(kind.writer().why_not(config, BertConfig()) is None for kind in MODEL_FORMATS.values()) == formats, (
+            name
+        )
 
 
 def test_the_proof_notices_what_scores_otherwise(compact: Path) -> None:

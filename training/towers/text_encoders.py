@@ -1,0 +1,103 @@
+"""Make text towers of any encoder of transformers. open_clip's own text tower knows five types of them."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from open_clip.hf_configs import arch_dict
+from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder, MeanPooler
+from open_clip.model import CLIPTextCfg
+from torch import nn
+
+MAX_POOLER, OWN_POOLER = "max_pooler", "cls_pooler"
+
+
+class _MaxPooler(nn.Module):
+    """Take the maximum over a text's tokens. open_clip's own raises an error for every text."""
+
+    def forward(self, found: Any, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = found.last_hidden_state
+        return hidden.masked_fill(attention_mask.unsqueeze(-1) == 0, -torch.inf).amax(dim=1)
+
+
+_POOLERS = {
+    "mean_pooler": MeanPooler,
+    MAX_POOLER: _MaxPooler,
+    OWN_POOLER: ClsPooler,
+    "cls_last_hidden_state_pooler": ClsLastHiddenStatePooler,
+}
+
+
+class AnyTextEncoder(HFTextEncoder):  # type: ignore[misc]
+    """A text tower that computes, and names its weights, as open_clip's own does for the types that it knows.
+
+    Args:
+        config: config of the encoder.
+        settings: pooler and projection.
+        output_dim: size of the features.
+
+    Raises:
+        ValueError: the encoder does not fit the settings.
+    """
+
+    def __init__(self, config: Any, settings: CLIPTextCfg, output_dim: int) -> None:
+        nn.Module.__init__(self)
+        pooler, projection, width = settings.hf_pooler_type, settings.hf_proj_type, config.hidden_size
+        self.config, self.output_dim, self.output_tokens = config, output_dim, False
+        self.vocab_size, self.context_length = config.vocab_size, getattr(config, "max_position_embeddings", 0)
+        whole = transformers.AutoModel.from_config(config, **pooling(config, pooled=pooler == OWN_POOLER))
+        self.transformer = whole.get_encoder() if config.is_encoder_decoder else whole
+        if pooler == OWN_POOLER and getattr(self.transformer, "pooler", None) is None:
+            raise ValueError(
+                f"encoders of the type {config.model_type!r} have no pooler of their own, which cls_pooler takes: set "
+                "train.text_pooler to mean_pooler, or to cls_last_hidden_state_pooler for the first token"
+            )
+        self.pooler = _POOLERS[pooler]()
+        if projection == "mlp":
+            hidden = (width + output_dim) // 2
+            self.proj: nn.Module = nn.Sequential(
+                nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, output_dim, bias=False)
+            )
+        elif projection == "linear":
+            self.proj = nn.Linear(width, output_dim, bias=False)
+        else:
+            self.proj = nn.Identity()
+
+
+def read_encoder_config(source: str | Path) -> Any:
+    """Return the config of an encoder from a folder or the hub.
+
+    Raises:
+        ValueError: transformers does not know the type, or it is no encoder of texts.
+    """
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    if type(config)().is_encoder_decoder:  # encoders that were published without their decoder deny it
+        config.is_encoder_decoder = True
+    kind = f"{config.model_type!r}"
+    if not isinstance(getattr(config, "vocab_size", None), int) or not hasattr(config, "hidden_size"):
+        raise ValueError(f"models of the type {kind} are no text encoders: name one such as BERT")
+    generates = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    encodes = config.is_encoder_decoder or type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if (generates and not encodes) or getattr(config, "is_decoder", False):
+        raise ValueError(
+            f"models of the type {kind} are decoders, whose tokens do not see those after them: name an encoder such "
+            "as BERT"
+        )
+    if getattr(config, "pad_token_id", None) is None:
+        raise ValueError("the encoder's config.json has no pad_token_id: add that of its tokenizer")
+    return config
+
+
+def open_clip_has(kind: str, pooler: str) -> bool:
+    """Return whether open_clip's own text tower can be made of encoders of a type, with that pooler."""
+    return kind in arch_dict and pooler != MAX_POOLER
+
+
+def pooling(config: Any, *, pooled: bool) -> dict[str, bool]:
+    """Return the argument by which transformers makes an encoder with or without its pooler; {} if it has none."""
+    model = transformers.MODEL_MAPPING[type(config)]
+    model = model[0] if isinstance(model, tuple) else model  # one type has two classes, neither with a pooler
+    known = "add_pooling_layer" in inspect.signature(model.__init__).parameters
+    return {"add_pooling_layer": pooled} if known else {}
