@@ -43,6 +43,9 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
     if snapshot is not None:
         for split in ("val", "test"):
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
+    left_out = set(unwanted)
+    texts = dict.fromkeys(line.text.strip() for name in config.unpaired for line in _text_lines(Path(name)))
+    unpaired = [text for text in texts if text and text not in left_out]
     if config.pairs:
         named = named_language_packs(recipe)
         codes = recipe.source_language, recipe.target_language
@@ -57,14 +60,18 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
         )
         count = len(found.training) + len(found.held_out)
         return SentencePairs(
-            training=found.training, held_out=found.held_out, origins={config.origin: count}, left_out=found.dropped
+            training=found.training,
+            held_out=found.held_out,
+            origins={config.origin: count},
+            unpaired=unpaired,
+            left_out=found.dropped,
         )
     if snapshot is None:
         raise InputError(
             f"distil needs parallel sentences: set distil.pairs, or build the dataset {recipe.name} with translated "
             "captions first"
         )
-    left_out, rows = set(unwanted), dict[tuple[str, str], str]()
+    rows = dict[tuple[str, str], str]()
     for caption, source, lang, origin in _captions(snapshot, "train"):
         if lang == recipe.source_language and left_out.isdisjoint((caption, source)):
             rows.setdefault((source, caption), origin)
@@ -78,7 +85,9 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
     held_out = order[: config.num_held_out]
     sources = {source for source, _ in held_out}
     training = [pair for pair in order[config.num_held_out :] if pair[0] not in sources]
-    return SentencePairs(training=training, held_out=held_out, origins=Counter(map(rows.__getitem__, order)))
+    return SentencePairs(
+        training=training, held_out=held_out, origins=Counter(map(rows.__getitem__, order)), unpaired=unpaired
+    )
 
 
 def _captions(snapshot: Snapshot, split: str) -> Iterator[tuple[str, str, str, str]]:

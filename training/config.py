@@ -274,6 +274,9 @@ class DistilConfig:
     leave_out: tuple[str, ...] = path_setting(())
     """Text files with one sentence per line, such as test captions. Pairs with one of them on either side are not
     used. Those of the dataset's val and test splits are left out in any case, once it is built."""
+    unpaired: tuple[str, ...] = path_setting(())
+    """Text files of the target language with one sentence per line, without translations. The student also learns to
+    restore words in them that were exchanged."""
     student: str = name_or_path("small")
     """Text tower to train: "tiny", "small" or "base", which start from random weights with a tokenizer trained on the
     translations, or a Hugging Face encoder, a folder or a name on the hub."""
@@ -302,6 +305,8 @@ class DistilConfig:
     term has weight 1."""
     logit_scale: float = 20.0
     """Factor of cosines in the contrastive term, 1 to 100."""
+    restore: float = 0.2
+    """Weight of the term of `unpaired` sentences."""
     num_held_out: int = 1000
     """Pairs held out. The epoch with the best MRR@10 of a sentence among them, asked for by its translation, is
     kept."""
@@ -322,7 +327,7 @@ class DistilConfig:
         for name in ("epochs", "lr", "num_held_out", "context_length"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"distil.{name} must be positive, got {getattr(self, name)}")
-        not_negative = ("warmup_steps", "weight_decay", "max_grad_norm", "contrastive", "patience", "seed")
+        not_negative = ("warmup_steps", "weight_decay", "max_grad_norm", "contrastive", "restore", "patience", "seed")
         for name in (*not_negative, "num_threads"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"distil.{name} must not be negative, got {getattr(self, name)}")

@@ -11,6 +11,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 DISTIL_VERSION = 1  # raise it when the same settings and pairs would give different weights
 POOL = 16  # batches whose pairs are sorted by length, so that little is padded
 CHECKPOINT_STEPS = 200
+EXCHANGED = 0.15  # share of the words of unpaired sentences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +57,19 @@ class SentencePairs:
         training: pairs of source and target to train on.
         held_out: pairs that choose the epoch.
         origins: number of all pairs by origin of the target (`data_catalog.sources.origins`).
+        unpaired: sentences of the target language without translations.
         left_out: number of pairs that were not used, by reason.
     """
 
     training: Sequence[tuple[str, str]]
     held_out: Sequence[tuple[str, str]]
     origins: Mapping[str, int]
+    unpaired: Sequence[str] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def sha256(self) -> str:
-        """Return a hash of all pairs and their order."""
-        return digest([list(map(list, self.training)), list(map(list, self.held_out))])
+        """Return a hash of all sentences and their order."""
+        return digest([list(map(list, self.training)), list(map(list, self.held_out)), list(self.unpaired)])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -213,7 +217,8 @@ def _start(
     device: torch.device,
 ) -> DistilRun:
     """Return the run at its start, or at its last resume state."""
-    tokenizer, module = open_student(teacher, config, out, (target for _, target in pairs.training))
+    sentences = [*(target for _, target in pairs.training), *pairs.unpaired]
+    tokenizer, module = open_student(teacher, config, out, sentences)
     store = FeatureStore(teacher.encoder, cache)
     sources = [[source for source, _ in some] for some in (pairs.training, pairs.held_out)]
     wanted = store.texts(sources[0]), store.texts(sources[1])
@@ -266,12 +271,15 @@ def _train_epoch(run: DistilRun, progress: Progress) -> None:
     order = batches([len(text) for text in targets], run.batch_size, seed=config.seed, epoch=state.epoch)
     first = state.step - state.epoch * run.steps_per_epoch
     total = config.epochs * run.steps_per_epoch
+    others = _unpaired_batches(run)
     for places in list(order)[first:]:
         ids = run.tokenizer([targets[place] for place in places]).to(run.device)
         wanted = torch.from_numpy(run.wanted[0][places]).to(run.device)
         with autocast(config.precision, run.device):
             found = run.module.text(ids)
         loss = distillation_loss(F.normalize(found.float(), dim=-1), wanted, config)
+        if run.pairs.unpaired:
+            loss = loss + config.restore * restoring_loss(run, next(others))
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(run.module.text.parameters(), config.max_grad_norm or math.inf)
         if not math.isfinite(loss.item()) or not torch.isfinite(norm):
@@ -304,6 +312,37 @@ def distillation_loss(found: torch.Tensor, wanted: torch.Tensor, config: DistilC
         both = F.cross_entropy(logits, places) + F.cross_entropy(logits.T, places)
         loss = loss + config.contrastive * both / 2
     return loss
+
+
+def _unpaired_batches(run: DistilRun) -> Iterator[list[str]]:
+    """Yield batches of unpaired sentences from the current step on, in an order that depends on the seed only."""
+    texts, config = run.pairs.unpaired, run.config
+    size = min(config.batch_size, len(texts))
+    per_epoch = len(texts) // size if size else 1
+    for epoch in count(run.state.step // per_epoch):
+        order = list(batches([len(text) for text in texts], size, seed=config.seed + 1, epoch=epoch)) if size else []
+        for places in order[max(0, run.state.step - epoch * per_epoch) :]:
+            yield [texts[place] for place in places]
+
+
+def restoring_loss(run: DistilRun, texts: Sequence[str]) -> torch.Tensor:
+    """Return the cross-entropy of tokens that were exchanged for others of the batch.
+
+    The input embeddings are the output layer, so the student gets no new weights.
+    """
+    encoder = run.module.text.transformer
+    ids = run.tokenizer(texts).to(run.device)
+    special = torch.tensor(run.tokenizer.inner.tokenizer.all_special_ids, device=run.device)
+    is_word = ~torch.isin(ids, special)
+    exchanged = is_word & (torch.rand(ids.shape) < EXCHANGED).to(run.device)
+    if not exchanged.any():
+        exchanged = is_word
+    words = ids[is_word]
+    drawn = words[torch.randint(len(words), ids.shape).to(run.device)]
+    with autocast(run.config.precision, run.device):
+        states = encoder(torch.where(exchanged, drawn, ids), attention_mask=(ids != encoder.config.pad_token_id).long())
+        logits = states.last_hidden_state[exchanged] @ encoder.get_input_embeddings().weight.T
+    return F.cross_entropy(logits.float(), ids[exchanged])
 
 
 def _end_epoch(run: DistilRun) -> None:
