@@ -373,7 +373,9 @@ def test_the_command_distils_from_files_without_a_dataset(
     (tmp_path / "train.en").write_text("".join(f"{line}\n" for line in english), "utf-8")
     (tmp_path / "train.it").write_text("".join(f"{line}\n" for line in italian), "utf-8")
     (tmp_path / "test.txt").write_text(f"{italian[3].upper()}\n", "utf-8")
+    (tmp_path / "more.txt").write_text(f"una luna verde\n\n{italian[3]}\n", "utf-8")
     values = {"teacher": f"{home}/model", "pairs": ["train.{lang}"], "leave_out": ["test.txt"], "student": "tiny"}
+    values["unpaired"] = ["more.txt"]
     recipe = {"target_language": "it", "distil": values | {"epochs": 1, "num_held_out": 20}}
     (tmp_path / "mine.toml").write_text("\n".join(f"{name} = {toml(value)}" for name, value in recipe.items()), "utf-8")
     command = ["distil", str(tmp_path / "mine.toml"), "--root", str(tmp_path / "root"), "--executor", "local"]

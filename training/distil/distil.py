@@ -74,12 +74,13 @@ class SentencePairs:
 
 @dataclass(slots=True, kw_only=True)
 class DistilState:
-    """The progress of a run: finished epochs and steps, and the best epoch, 1-based; 0 before the first."""
+    """The progress of a run: finished epochs and steps, sums of losses, and the best epoch, 1-based; 0 before any."""
 
     epoch: int = 0
     step: int = 0
     stale_epochs: int = 0
     loss_sum: float = 0.0
+    restore_sum: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_mrr: float = 0.0
@@ -279,7 +280,9 @@ def _train_epoch(run: DistilRun, progress: Progress) -> None:
             found = run.module.text(ids)
         loss = distillation_loss(F.normalize(found.float(), dim=-1), wanted, config)
         if run.pairs.unpaired:
-            loss = loss + config.restore * restoring_loss(run, next(others))
+            restoring = restoring_loss(run, next(others))
+            state.restore_sum += float(restoring.item())
+            loss = loss + config.restore * restoring
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(run.module.text.parameters(), config.max_grad_norm or math.inf)
         if not math.isfinite(loss.item()) or not torch.isfinite(norm):
@@ -364,8 +367,9 @@ def _end_epoch(run: DistilRun) -> None:
         save_weights(run.module, run.out / WEIGHTS_FILE)
     loss = state.loss_sum / run.steps_per_epoch
     line = {"epoch": state.epoch + 1, "step": state.step, "train_loss": loss, "val_mrr@10": mrr, "val_cosine": cosine}
-    state.history.append({**line, "val_gallery": len(targets)})
-    state.epoch, state.loss_sum = state.epoch + 1, 0.0
+    restored = {"restore_loss": state.restore_sum / run.steps_per_epoch} if run.pairs.unpaired else {}
+    state.history.append({**line, **restored, "val_gallery": len(targets)})
+    state.epoch, state.loss_sum, state.restore_sum = state.epoch + 1, 0.0, 0.0
     lines = "".join(json.dumps(line) + "\n" for line in state.history)
     write_bytes(run.out / METRICS_FILE, lines.encode())
     _save(run)
