@@ -13,8 +13,9 @@ from PIL import Image
 
 from data_catalog.errors import InputError, PipelineError, SettingsError
 from training.config import TrainConfig
+from training.exports.open_clip_hub import why_not_open_clip
 from training.towers.architecture import model_config_of, read_model_config
-from training.towers.model import preprocessing_of
+from training.towers.model import create_model, preprocessing_of
 from training.towers.preprocessing import SHORTEST, SQUASH, Preprocessing
 
 LITE = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -137,3 +138,17 @@ def test_an_incomplete_model_file_is_refused(tmp_path: Path, changes: dict[str, 
     path.write_text("{")
     with pytest.raises(InputError, match="not JSON"):
         read_model_config(str(path))
+
+
+def test_a_backbone_with_a_layer_after_pooling_gets_a_head_of_that_width(tmp_path: Path) -> None:
+    found = model_config_of(TrainConfig(image_tower="mobilenetv3_small_050", image_weights="random", image_size=32))
+    found["text_cfg"] |= {"vocab_size": 300, "context_length": 8}
+    torch.manual_seed(3)
+    module = create_model(found, tmp_path).eval()
+    with torch.no_grad():
+        images = module.encode_image(torch.rand((2, 3, 32, 32)))
+    assert images.shape == (2, found["embed_dim"])
+    reason = why_not_open_clip(found, None)
+    assert reason is not None
+    assert "mobilenetv3_small_050" in reason
+    assert why_not_open_clip(model_config_of(TrainConfig(image_tower="resnet18", image_weights="random")), None) is None

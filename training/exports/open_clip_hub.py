@@ -12,6 +12,7 @@ from string import Template
 from typing import Any
 
 import open_clip
+import timm
 import torch
 from open_clip.hf_configs import arch_dict
 
@@ -36,6 +37,7 @@ from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _LOADING = Template("""```python
 import open_clip
+import timm
 import torch
 from PIL import Image, ImageOps
 
@@ -75,6 +77,11 @@ def why_not_open_clip(model_config: dict[str, Any], encoder: Any) -> str | None:
         model_config: the open_clip model config.
         encoder: config of a Hugging Face text encoder, or None.
     """
+    if (name := model_config["vision_cfg"].get("timm_model_name")) is not None:
+        with torch.device("meta"):
+            trunk = timm.create_model(name, num_classes=0)
+        if getattr(trunk, "head_hidden_size", trunk.num_features) != trunk.num_features:
+            return f"its image tower, timm's {name}, has a layer after pooling, whose width open_clip does not know"
     pooler = model_config["text_cfg"].get("hf_pooler_type", "mean_pooler")
     if encoder is None or open_clip_has(encoder.model_type, pooler):
         return None

@@ -110,7 +110,26 @@ def _make(model_config: dict[str, Any], folder: Path) -> Any:
             return args, {**kwargs, "attn_mask": kwargs["attn_mask"][:length, :length]}
 
         module.text.transformer.register_forward_pre_hook(fit_mask, with_kwargs=True)
+    _fit_head(module)
     return module.to(memory_format=torch.channels_last)  # makes convolutions on CPUs about twice as fast
+
+
+def _fit_head(module: Any) -> None:
+    """Give the head of a timm tower as many inputs as its backbone has outputs.
+
+    open_clip takes the channels before pooling. Some backbones, such as MobileNetV3, have a wider layer after it.
+    """
+    from torch import nn
+
+    trunk = getattr(module.visual, "trunk", None)
+    width = getattr(trunk, "head_hidden_size", None)
+    head = getattr(module.visual, "head", nn.Identity())
+    for parent in [*head.modules()] if width else []:
+        for name, part in parent.named_children():
+            if isinstance(part, nn.Linear):
+                if part.in_features != width:
+                    setattr(parent, name, nn.Linear(width, part.out_features, bias=part.bias is not None))
+                return
 
 
 def write_model_config(folder: Path, model_config: dict[str, Any]) -> None:
