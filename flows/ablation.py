@@ -13,7 +13,7 @@ from data_catalog.storage.lock import writer_lock
 from data_catalog.storage.manifest import Snapshot, current_snapshot
 from data_catalog.storage.shards import digest
 from flows.jobs import require_ready
-from flows.recipe.recipe import Recipe, load_recipe
+from flows.recipe.recipe import Recipe, load_recipe, require_sources
 from flows.recipe.toggles import Toggle
 from training.data.pairs import split_to_score
 from training.scores.ablation import (
@@ -92,6 +92,7 @@ def variants_of(recipe: str, *, root: Path, overrides: Sequence[str], toggles: S
         more = (*(toggle.overrides if toggle else ()), f'name="{own}"')
         every = (*overrides, *more)
         loaded = load_recipe(recipe, root=root, overrides=every)
+        require_sources(loaded)
         found.append(Variant(recipe=loaded, overrides=every, toggle=toggle))
     return found
 

@@ -38,7 +38,7 @@ from flows.build.inputs import Inputs, Tools, packs_of_captions, require_contact
 from flows.build.steps import STEPS, Build
 from flows.recipe.engines import open_engine, require_packages
 from flows.recipe.language_packs import named_language_packs, target_language_pack
-from flows.recipe.recipe import Recipe, what_settings
+from flows.recipe.recipe import Recipe, require_sources, what_settings
 from flows.recipe.sources import SourceSettings
 from translation.engine import Translator
 from translation.engines.plugins import find_plugin
@@ -137,6 +137,7 @@ def dry_run(
     Raises:
         PipelineError: a build would refuse the recipe before work starts.
     """
+    require_sources(recipe)
     if recipe.scenes is not None:
         draw_upstream(recipe.scenes)
     require_readable(recipe)

@@ -46,13 +46,23 @@ from data_catalog.storage.upstream_hashes import (
 from data_catalog.takedown import clear_work, finish_forgetting
 from flows.build import build as core
 from flows.build.execution import Executor
-from flows.recipe.recipe import Overrides, Recipe, load_recipe
+from flows.recipe.recipe import Overrides, Recipe, load_recipe, require_sources
 from flows.recipe.sources import TestSetSettings, test_set_settings
-from training.data.pairs import split_to_score
+from training.config import DistilConfig
+from training.data.pairs import seen_in_training, split_to_score
 from training.processes import process_rank
 from training.scores.evaluation import evaluate as score
 from training.scores.score import Scores
-from training.trained_models import EFFORT_FILE, RUN_FILE, SCORES_FILE, current_model, pair_files, pair_hashes
+from training.towers.model import OPEN_CLIP_CONFIG_FILE
+from training.trained_models import (
+    EFFORT_FILE,
+    RUN_FILE,
+    SCORES_FILE,
+    current_model,
+    model_of_folder,
+    pair_files,
+    pair_hashes,
+)
 from translation.memory import forget_texts
 
 if TYPE_CHECKING:
@@ -179,8 +189,7 @@ def build_dataset(recipe: Recipe, *, root: Path, executor: Executor, retry_faile
         PipelineError: a step failed. Correct the cause that the message states, and run again.
     """
     started = time.monotonic()
-    if not recipe.sources:
-        raise SettingsError(f"{recipe.reference} has no [sources.NAME] table, so there is no dataset to build")
+    require_sources(recipe)
 
     def serving() -> AbstractContextManager[object]:
         return serve(recipe.serve.folder, recipe.serve.port) if recipe.serve else nullcontext()
@@ -361,9 +370,7 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
     is_built = current_snapshot(root, recipe.name) is not None
     snapshot = _trainable_snapshot(recipe, root) if is_built else None
     pairs = sentence_pairs(recipe, snapshot)
-    config = recipe.distil
-    if (root / MODELS / config.teacher / CURRENT_FILE).is_file() and not Path(config.teacher).exists():
-        config = replace(config, teacher=str(current_model(root, config.teacher).folder))
+    config = _with_teacher(recipe, root, snapshot)
     key = distil_key(config, pairs)
     models = root / "models" / recipe.name
     out = models / key[:12]
@@ -373,6 +380,41 @@ def distil_model(recipe: Recipe, root: Path) -> DistilReport:
         if snapshot is not None:
             write_checksummed(models / CURRENT_FILE, {"model": key[:12], "snapshot": snapshot.snapshot})
     return DistilReport(folder=out, snapshot=snapshot, result=result, pairs=pairs)
+
+
+def _with_teacher(recipe: Recipe, root: Path, snapshot: Snapshot | None) -> DistilConfig:
+    """Return `[distil]` with the folder of a teacher that is named by its dataset.
+
+    Raises:
+        SettingsError: the teacher is the model of the recipe itself.
+        InputError: the teacher was trained on images of the recipe's val or test split.
+    """
+    config, name = recipe.distil, Path(recipe.distil.teacher).name
+    if name == recipe.name:
+        raise SettingsError(f"distil.teacher is {name}, the recipe's own dataset: name another one, or a model folder")
+    if (Path(config.teacher) / OPEN_CLIP_CONFIG_FILE).is_file():
+        teacher = model_of_folder(Path(config.teacher), root)
+    elif name and (root / MODELS / name / CURRENT_FILE).is_file():
+        teacher = current_model(root, name)
+        config = replace(config, teacher=str(teacher.folder))
+    else:
+        return config
+    if teacher is not None and snapshot is not None:
+        theirs = pair_files(teacher.snapshot)
+        seen = [*theirs.train, *(theirs.val if _is_refitted(teacher.folder) else ())]
+        found = seen_in_training([*snapshot.pair_files("val"), *snapshot.pair_files("test")], seen)
+        if found:
+            raise InputError(
+                f"the teacher {teacher.folder} was trained on {len(found):,} images of the val and test splits of "
+                f"{recipe.name}, so scores there would be too high: split both datasets alike, align without "
+                "align.refit, or distil with a recipe without sources"
+            )
+    return config
+
+
+def _is_refitted(folder: Path) -> bool:
+    """Return whether a model was fitted again on its val split."""
+    return bool(read_json(folder / RUN_FILE)["settings"].get("align", {}).get("refit", False))
 
 
 def _trainable_snapshot(recipe: Recipe, root: Path) -> Snapshot:
@@ -393,8 +435,7 @@ def evaluate_model(recipe: Recipe, root: Path) -> EvaluateReport:
         InputError: there is no trained model, no image is held out, or the model was fitted on the split.
     """
     model = current_model(root, recipe.name, recipe=recipe.reference)
-    refitted = read_json(model.folder / RUN_FILE)["settings"].get("align", {}).get("refit", False)
-    if refitted and split_to_score(pair_files(model.snapshot), recipe.evaluate.split) == "val":
+    if _is_refitted(model.folder) and split_to_score(pair_files(model.snapshot), recipe.evaluate.split) == "val":
         raise InputError(
             f"{model.folder} was fitted again on the val split (align.refit), so its score there would be too high: "
             "build a dataset with a test split, or align with align.refit=false"

@@ -1,23 +1,26 @@
 """Collect the parallel sentences of a recipe: from files, or from the translated captions of its dataset."""
 
+import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
 from data_catalog.errors import InputError, SettingsError
-from data_catalog.sources.files import Line, check_text_file, read_lines
+from data_catalog.sources.files import check_text_file, read_lines
 from data_catalog.storage.manifest import Snapshot
 from data_catalog.storage.shards import order_key
 from flows.recipe.language_packs import column_language, language_pack, named_language_packs
 from flows.recipe.recipe import Recipe
-from translation.train.pairs import read_pairs
+from translation.train.pairs import plain, read_pairs
 
 if TYPE_CHECKING:
     from training.distil.distil import SentencePairs
+
+logger = logging.getLogger(__name__)
 
 
 def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs":
@@ -39,32 +42,36 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             f"distil learns another language than its teacher's, but source_language and target_language are both "
             f"{recipe.target_language}: set them"
         )
-    unwanted = [line.text for name in config.leave_out for line in _text_lines(Path(name))]
+    unwanted = _texts("distil.leave_out", config.leave_out)
     if snapshot is not None:
         for split in ("val", "test"):
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))
-    left_out = set(unwanted)
-    texts = dict.fromkeys(line.text.strip() for name in config.unpaired for line in _text_lines(Path(name)))
-    unpaired = [text for text in texts if text and text not in left_out]
+    left_out = set(map(plain, unwanted))
+    texts = dict.fromkeys(_texts("distil.unpaired", config.unpaired))
+    common: dict[str, Any] = {
+        "unpaired": [text for text in texts if text and plain(text) not in left_out],
+        "languages": (recipe.source_language, recipe.target_language),
+    }
     if config.pairs:
         named = named_language_packs(recipe)
-        codes = recipe.source_language, recipe.target_language
-        checks = [column_language(language_pack(code, named)) if config.check_languages else None for code in codes]
+        checks = [
+            column_language(language_pack(code, named)) if config.check_languages else None
+            for code in common["languages"]
+        ]
         found = read_pairs(
             [Path(name) for name in config.pairs],
             num_held_out=config.num_held_out,
             source_check=checks[0],
             target_check=checks[1],
-            codes=codes,
+            codes=common["languages"],
             leave_out=unwanted,
         )
-        count = len(found.training) + len(found.held_out)
         return SentencePairs(
             training=found.training,
             held_out=found.held_out,
-            origins={config.origin: count},
-            unpaired=unpaired,
+            origins={config.origin: len(found.training) + len(found.held_out)},
             left_out=found.dropped,
+            **common,
         )
     if snapshot is None:
         raise InputError(
@@ -73,9 +80,9 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
         )
     rows = dict[tuple[str, str], str]()
     for caption, source, lang, origin in _captions(snapshot, "train"):
-        if lang == recipe.source_language and left_out.isdisjoint((caption, source)):
+        if lang == recipe.source_language and left_out.isdisjoint((plain(caption), plain(source))):
             rows.setdefault((source, caption), origin)
-    order = sorted(rows, key=lambda pair: (order_key(pair[0]), pair))
+    order = sorted(rows, key=lambda pair: (order_key(plain(pair[0])), pair))
     if len(order) < 10 * config.num_held_out:
         raise InputError(
             f"the train split of {recipe.name} has {len(order):,} captions translated from {recipe.source_language}, "
@@ -83,11 +90,10 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             "distil.num_held_out"
         )
     held_out = order[: config.num_held_out]
-    sources = {source for source, _ in held_out}
-    training = [pair for pair in order[config.num_held_out :] if pair[0] not in sources]
-    return SentencePairs(
-        training=training, held_out=held_out, origins=Counter(map(rows.__getitem__, order)), unpaired=unpaired
-    )
+    sources = {plain(source) for source, _ in held_out}
+    training = [pair for pair in order[config.num_held_out :] if plain(pair[0]) not in sources]
+    origins = Counter(rows[pair] for pair in (*training, *held_out))
+    return SentencePairs(training=training, held_out=held_out, origins=origins, is_of_dataset=True, **common)
 
 
 def _captions(snapshot: Snapshot, split: str) -> Iterator[tuple[str, str, str, str]]:
@@ -100,8 +106,15 @@ def _captions(snapshot: Snapshot, split: str) -> Iterator[tuple[str, str, str, s
             yield from zip(*columns, strict=True)
 
 
-def _text_lines(path: Path) -> Iterator[Line]:
-    if not path.is_file():
-        raise InputError(f"distil.leave_out: {path} is not a file: give a UTF-8 file with one sentence per line")
-    check_text_file(path, expected="UTF-8 lines of one sentence")
-    return read_lines(path)
+def _texts(setting: str, names: Sequence[str]) -> list[str]:
+    """Return the lines of text files. Lines that are not UTF-8, or too long, are left out with a warning."""
+    found = []
+    for name in names:
+        if not Path(name).is_file():
+            raise InputError(f"{setting}: {name} is not a file: give a UTF-8 file with one sentence per line")
+        check_text_file(Path(name), expected="UTF-8 lines of one sentence")
+        lines = list(read_lines(Path(name)))
+        found += [line.text.strip() for line in lines if line.trouble is None]
+        if faulty := sum(line.trouble is not None for line in lines):
+            logger.warning("%s: %d lines are not UTF-8 or too long, and are not used", name, faulty)
+    return found

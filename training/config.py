@@ -7,7 +7,7 @@ from typing import Any
 
 from data_catalog.errors import SettingsError
 from data_catalog.settings import NAME_OR_JSON, how, name_or_path, path_setting, what_values
-from data_catalog.sources.origins import HUMAN_TRANSLATION, ORIGINS
+from data_catalog.sources.origins import ORIGINS
 
 DEVICES = ("auto", "cpu", "cuda")
 # Names of the augmentations in `training.data.augment`: "crop", then the others in the order in which they apply.
@@ -265,12 +265,14 @@ class DistilConfig:
     """Model whose text tower is learned, and whose image tower is taken over: a dataset of the same root, whose newest
     model it is, a model folder, one in open_clip's hub layout, or a MODEL/PRETRAINED of open_clip, such as
     "ViT-B-32/openai". It reads `source_language`."""
+    teacher_license: str = how("")
+    """License of the teacher's image tower, such as "mit", if it is not a model of ours, which states it."""
     pairs: tuple[str, ...] = path_setting(())
     """Parallel sentences: files of lines of source, tab, target; or names with {lang}, such as "train.{lang}.gz", for
     two files with one sentence per line. Without files, the translated captions of the dataset's train split."""
-    origin: str = HUMAN_TRANSLATION
-    """Origin of the translations in `pairs`: "human_translation", "machine_translation" or
-    "machine_translation_corrected", for the model card."""
+    origin: str = ""
+    """Origin of the translations in `pairs`, for the model card: "human_translation", "machine_translation" or
+    "machine_translation_corrected". Empty: not stated."""
     leave_out: tuple[str, ...] = path_setting(())
     """Text files with one sentence per line, such as test captions. Pairs with one of them on either side are not
     used. Those of the dataset's val and test splits are left out in any case, once it is built."""
@@ -341,10 +343,11 @@ class DistilConfig:
         for name, choices in (
             ("precision", CHOICES["precision"]),
             ("device", DEVICES),
-            ("origin", tuple(ORIGINS)[1:]),
+            ("origin", ("", *tuple(ORIGINS)[1:])),
         ):
             if getattr(self, name) not in choices:
-                raise SettingsError(f"distil.{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                known = ", ".join(filter(None, choices))
+                raise SettingsError(f"distil.{name} must be one of {known}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,7 +215,9 @@ def distil(recipe: RecipeName, /, *, root: Root = DEFAULT_ROOT, options: ModelOp
     job = _job(recipe, root, options)
     report: DistilReport = with_executor("distil", job)
     if options.json:
-        say_json({"folder": report.folder} | {name.replace(" ", "_"): value for name, value in report.row().items()})
+        row = {name.replace(" ", "_"): value for name, value in report.row().items()}
+        more = {"origins": dict(report.pairs.origins), "left_out": dict(report.pairs.left_out)}
+        say_json({"folder": report.folder} | row | more)
         return
     result, left_out = report.result, report.pairs.left_out
     say(f"\nModel: {report.folder}")

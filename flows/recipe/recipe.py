@@ -207,6 +207,16 @@ def load_recipe(recipe: str, *, root: Path, overrides: Overrides = ()) -> Recipe
     return _recipe(_substitute(values, places), reference=recipe, default_name=file.stem)
 
 
+def require_sources(recipe: Recipe) -> None:
+    """Raise if a recipe has no sources, which only `distil` can do without.
+
+    Raises:
+        SettingsError: it has none.
+    """
+    if not recipe.sources:
+        raise SettingsError(f"{recipe.reference} has no [sources.NAME] table, so there is no dataset to build")
+
+
 def recipe_names() -> list[str]:
     """Return the names of the built-in recipes."""
     return sorted(entry.name.removesuffix(".toml") for entry in _recipes_folder().glob("*.toml"))
@@ -337,7 +347,9 @@ def _resolve_path(value: Any, mark: str | None, folder: Path) -> Any:
     """Return a path, or a list of paths, resolved against a folder; leave names alone that are not files there."""
     if isinstance(value, list):
         return [_resolve_path(item, mark, folder) for item in value]
-    if not isinstance(value, str) or not value or mark is None or value.startswith(("{", "~")) or "://" in value:
+    if not isinstance(value, str) or not value or mark is None or value.startswith("~") or "://" in value:
+        return value
+    if value.startswith("{") and not value.startswith("{lang}"):
         return value
     is_there = (folder / value).exists()
     if (mark == NAME_OR_FILE and not is_there) or (mark == NAME_OR_JSON and not value.endswith(".json")):

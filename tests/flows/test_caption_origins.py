@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from data_catalog.errors import InputError, SettingsError
+from data_catalog.errors import InputError, PipelineError, SettingsError
 from data_catalog.report.page import write_report
+from data_catalog.storage.integrity import write_checksummed
+from data_catalog.storage.shards import write_json
 from flows.cli import main
 from flows.dry_run import dry_run
+from flows.jobs import distil_model
 from flows.recipe.recipe import load_recipe
 from flows.sentences import sentence_pairs
 from training.exports.model_card import data_section, training_data
@@ -205,5 +208,20 @@ def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: 
     files = [*settings, f'distil.pairs=["{own.folder}/all.tsv"]', "distil.check_languages=false"]
     other = sentence_pairs(own.recipe(toml, *files, name="lehre"), snapshot)
     assert {*other.training, *other.held_out} == train, "captions of the val split are left out"
+    assert other.origins == {"": len(train)}
+    held_out = next(row["caption"] for row in kept if row["split"] == "val")
+    (own.folder / "alone.txt").write_bytes(f"{held_out.upper()} .\nEin Satz\n".encode() + b"caff\xe8\n")
+    alone = sentence_pairs(
+        own.recipe(toml, *settings, f'distil.unpaired=["{own.folder}/alone.txt"]', name="lehre"), snapshot
+    )
+    assert alone.unpaired == ["Ein Satz"]
+    trained_on = own.build(toml, "split.val=0", *settings[1:], name="andere").snapshot
+    write_json(own.root / "models" / "andere" / "abc" / "run.json", {"settings": {}})
+    pointer = {"model": "abc", "snapshot": trained_on.snapshot}
+    write_checksummed(own.root / "models" / "andere" / "current.json", pointer)
+    for teacher, expected in (("andere", "was trained on .* images of the val and test"), ("lehre", "own dataset")):
+        recipe = own.recipe(toml, *settings, f'distil.teacher="{teacher}"', name="lehre")
+        with pytest.raises(PipelineError, match=expected):
+            distil_model(recipe, own.root)
     with pytest.raises(InputError, match=r"distil\.num_held_out"):
         sentence_pairs(own.recipe(toml, *settings[:-1], name="lehre"), snapshot)

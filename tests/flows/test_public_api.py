@@ -388,8 +388,9 @@ def test_the_command_distils_from_files_without_a_dataset(
     assert len(found.encode_texts(["una stella rossa"])) == 1
     assert main(["models", "--root", str(tmp_path / "root")]) == 0
     assert "distil tiny" in capsys.readouterr().out
-    assert main(["build", *command[1:]]) == 1
-    assert "no dataset to build" in capsys.readouterr().err
+    for words in (["build"], ["build", "--dry-run"]):
+        assert main([*words, *command[1:]]) == 1
+        assert "no dataset to build" in capsys.readouterr().err
     for changes, expected in (
         (["--set", "distil.pairs=[]"], "distil.pairs"),
         (["--set", 'target_language="en"'], "are both en"),

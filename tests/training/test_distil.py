@@ -54,7 +54,11 @@ def pairs() -> SentencePairs:
     found = sentences(1, 1200)
     alone = [target for _, target in sentences(2, 60)]
     return SentencePairs(
-        training=found[40:], held_out=found[:40], origins={"human_translation": len(found)}, unpaired=alone
+        training=found[40:],
+        held_out=found[:40],
+        origins={"human_translation": len(found)},
+        languages=("it", "xx"),
+        unpaired=alone,
     )
 
 
@@ -172,6 +176,7 @@ def test_a_pretrained_encoder_is_a_student_too(
         training=[(text, text) for text, _ in pairs.training],
         held_out=[(text, text) for text, _ in pairs.held_out],
         origins=pairs.origins,
+        languages=pairs.languages,
     )
     result = run(same, found, tmp_path / "run", student.parent / "cache")
     assert result.best_val_mrr > 0.4
@@ -180,8 +185,31 @@ def test_a_pretrained_encoder_is_a_student_too(
     ]
 
 
+def test_an_open_clip_model_is_a_teacher_by_its_name_with_the_activation_of_its_weights(
+    pairs: SentencePairs, config: DistilConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}, "embed_dim": 16}
+    known["text_cfg"] = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
+    (tmp_path / "tiny-clip.json").write_text(json.dumps(known))
+    open_clip.add_model_config(tmp_path / "tiny-clip.json")
+    theirs = open_clip.create_model("tiny-clip", force_quick_gelu=True)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    stated = {"url": "", "hf_hub": "", "quick_gelu": True, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", {"mine": stated})
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: str(tmp_path / "weights.pt"))
+    found = replace(config, teacher="tiny-clip/mine", teacher_license="mit", epochs=1)
+    run(pairs, found, tmp_path / "run", tmp_path / "cache")
+    model = load_model(tmp_path / "run")
+    pixels = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model.module.encode_image(pixels), theirs.eval().encode_image(pixels))
+    assert model.preprocessing.mean == (0.5, 0.5, 0.5)
+    borrowed = json.loads((tmp_path / "run" / "run.json").read_text())["borrowed"]
+    assert borrowed == [{"tower": "image", "weights": "tiny-clip/mine", "license": "mit"}]
+
+
 def test_what_cannot_be_distilled_is_refused_with_a_sentence(
-    pairs: SentencePairs, config: DistilConfig, teacher: Path, encoder: Path, tmp_path: Path
+    pairs: SentencePairs, config: DistilConfig, teacher: Path, student: Path, encoder: Path, tmp_path: Path
 ) -> None:
     damaged = shutil.copytree(teacher, tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:-9])
@@ -192,9 +220,10 @@ def test_what_cannot_be_distilled_is_refused_with_a_sentence(
     few = replace(pairs, held_out=pairs.held_out[:1])
     refused: list[tuple[SentencePairs, DistilConfig, str]] = [
         (pairs, replace(config, teacher=""), r"distil\.teacher is not set"),
-        (pairs, replace(config, teacher="/nowhere/model"), r"distil\.teacher: .* is not a folder"),
+        (pairs, replace(config, teacher="/nowhere/model"), r"distil\.teacher: .* no model folder"),
+        (pairs, replace(config, teacher="flickr8k"), "no dataset with a model"),
         (pairs, replace(config, teacher=str(encoder)), "is not a model folder"),
-        (pairs, replace(config, teacher="ViT-B-32/nobody"), "nobody"),
+        (pairs, replace(config, teacher="ViT-B-32/nobody"), "ViT-B-32/nobody is no dataset"),
         (pairs, replace(config, teacher=str(damaged)), r"model\.safetensors"),
         (pairs, replace(config, teacher=str(wide)), r"wide/model\.safetensors"),
         (pairs, replace(config, student="small encoder"), r"distil\.student must be tiny, small, base"),
@@ -204,6 +233,8 @@ def test_what_cannot_be_distilled_is_refused_with_a_sentence(
     for number, (some, settings, expected) in enumerate(refused):
         with pytest.raises(PipelineError, match=expected):
             run(some, settings, tmp_path / f"run-{number}", tmp_path / "cache")
+    with pytest.raises(SettingsError, match="contains a run with other settings"):
+        run(pairs, replace(config, seed=9), student, tmp_path / "cache")
     with pytest.raises(SettingsError, match="contains a run with other settings"):
         run(pairs, replace(config, seed=9), student_copy(teacher, tmp_path), tmp_path / "cache")
 
@@ -274,6 +305,8 @@ def test_align_goes_on_from_a_student_from_no_pairs_to_all(
     texts = ["ossor otardauq nu", "otla ni erde v"]
     np.testing.assert_allclose(texts_of(tmp_path / "same", texts), texts_of(student, texts), atol=1e-5)
     assert lines[0]["epoch"] == 0
+    later = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["distil"]
+    assert later["origins"] == {"human_translation": later["pairs"] + 40}
     other = replace(towers, model="italian", text_encoder=str(encoder))
     with pytest.raises(SettingsError, match=r"align\.start is model, but"):
         align(square_files, other, config, tmp_path / "other", cache=tmp_path / "cache")

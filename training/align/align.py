@@ -38,7 +38,7 @@ from training.towers.backbones import FrozenPart, backbone_features, frozen_part
 from training.towers.model import ENCODER_CONFIG_FILE, WEIGHTS_FILE, preprocessing_of
 from training.towers.model_files import save_weights
 from training.towers.preprocessing import Preprocessing
-from training.towers.pretrained import borrowed_weights, identity_of_weights
+from training.towers.pretrained import borrowed_weights, identity_of_weights, lineage
 from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from training.trained_models import EFFORT_FILE, RESULT_FILE
 
@@ -148,7 +148,7 @@ def align(
     towers = only_towers(towers)
     model_config, key = aligned_model_and_key(towers, config, files.hashes(sha256))
     named = {name: value for name, value in towers.what().items() if name in TOWER_SETTINGS}
-    settings = {**named, "align": what_values(config)}
+    settings = {**named, "align": what_values(config), **lineage(model_config)}
     claim_folder(out, key, settings, borrowed_weights(model_config, towers))
     if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
         logger.info("%s is already aligned", out)

@@ -23,12 +23,18 @@ from data_catalog.errors import InputError, SettingsError
 from data_catalog.progress import Progress
 from data_catalog.settings import what_values
 from data_catalog.storage.resume import load_resume_state, save_resume_state
-from data_catalog.storage.shards import digest, sha256_of, write_bytes, write_json
+from data_catalog.storage.shards import digest, read_json, sha256_of, write_bytes, write_json
 from training.config import DistilConfig
 from training.data.features import FeatureStore
 from training.data.images import Features
 from training.distil.student import PRESETS, open_student, require_student
-from training.distil.teacher import Teacher, open_teacher, teacher_identity
+from training.distil.teacher import (
+    Teacher,
+    borrowed_image_tower,
+    open_teacher,
+    teacher_identity,
+    teacher_run,
+)
 from training.fit.effort import EffortLog
 from training.fit.loop import CUTOFF, TrainResult
 from training.fit.losses import autocast, generator_states, set_generator_states
@@ -57,19 +63,24 @@ class SentencePairs:
         training: pairs of source and target to train on.
         held_out: pairs that choose the epoch.
         origins: number of all pairs by origin of the target (`data_catalog.sources.origins`).
+        languages: codes of source and target.
         unpaired: sentences of the target language without translations.
+        is_of_dataset: the pairs are captions of a dataset's train split.
         left_out: number of pairs that were not used, by reason.
     """
 
     training: Sequence[tuple[str, str]]
     held_out: Sequence[tuple[str, str]]
     origins: Mapping[str, int]
+    languages: tuple[str, str]
     unpaired: Sequence[str] = ()
+    is_of_dataset: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def sha256(self) -> str:
-        """Return a hash of all sentences and their order."""
-        return digest([list(map(list, self.training)), list(map(list, self.held_out)), list(self.unpaired)])
+        """Return a hash of all sentences, their order and their origins."""
+        pairs = [[list(pair) for pair in some] for some in (self.training, self.held_out)]
+        return digest([*pairs, list(self.unpaired), dict(self.origins), list(self.languages)])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,23 +174,29 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
     """
     if process_count() > 1:
         raise SettingsError("distil runs in one process: start it without torchrun")
-    if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
-        logger.info("%s is already distilled", out)
-        return TrainResult(**json.loads((out / RESULT_FILE).read_bytes()))
     if len(pairs.training) < 2 or len(pairs.held_out) < 2:
         raise InputError("distil needs two pairs to train on and two to hold out: give more parallel sentences")
+    teacher_settings = teacher_run(config.teacher).get("settings", {})
+    learned_from = {
+        "teacher": Path(config.teacher).name if Path(config.teacher).is_dir() else config.teacher,
+        "teacher_settings": teacher_settings,
+        "languages": list(pairs.languages),
+        "pairs": len(pairs.training),
+        "is_of_dataset": pairs.is_of_dataset,
+        "unpaired": len(pairs.unpaired),
+        "origins": dict(sorted(pairs.origins.items())),
+    }
+    student = Path(config.student).name if Path(config.student).is_dir() else config.student
+    settings = {"model": f"distil {student}", "distil": {**what_values(config), **learned_from}}
+    text = {"tower": "text", "weights": student, "license": config.student_license}
+    claim_folder(out, key, settings, [*borrowed_image_tower(config), *([] if config.student in PRESETS else [text])])
+    if (out / RESULT_FILE).is_file() and (out / WEIGHTS_FILE).is_file():
+        logger.info("%s is already distilled", out)
+        shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
+        return TrainResult(**read_json(out / RESULT_FILE))
     device = chosen_device(config.device)
     with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device):
         teacher = open_teacher(config.teacher)
-        learned_from = {
-            "teacher": teacher.encoder.origin,
-            "pairs": len(pairs.training),
-            "origins": dict(sorted(pairs.origins.items())),
-        }
-        settings = {"model": f"distil {Path(config.student).name}", "distil": {**what_values(config), **learned_from}}
-        text = {"tower": "text", "weights": Path(config.student).name, "license": config.student_license}
-        borrowed = [*teacher.image_weights, *([] if config.student in PRESETS else [text])]
-        claim_folder(out, key, settings, borrowed)
         run = _start(pairs, config, out, teacher, key=key, cache=cache, device=device)
         del teacher
         try:
@@ -321,9 +338,9 @@ def _unpaired_batches(run: DistilRun) -> Iterator[list[str]]:
     """Yield batches of unpaired sentences from the current step on, in an order that depends on the seed only."""
     texts, config = run.pairs.unpaired, run.config
     size = min(config.batch_size, len(texts))
-    per_epoch = len(texts) // size if size else 1
+    per_epoch = len(texts) // size
     for epoch in count(run.state.step // per_epoch):
-        order = list(batches([len(text) for text in texts], size, seed=config.seed + 1, epoch=epoch)) if size else []
+        order = list(batches([len(text) for text in texts], size, seed=config.seed + 1, epoch=epoch))
         for places in order[max(0, run.state.step - epoch * per_epoch) :]:
             yield [texts[place] for place in places]
 
@@ -339,7 +356,7 @@ def restoring_loss(run: DistilRun, texts: Sequence[str]) -> torch.Tensor:
     is_word = ~torch.isin(ids, special)
     exchanged = is_word & (torch.rand(ids.shape) < EXCHANGED).to(run.device)
     if not exchanged.any():
-        exchanged = is_word
+        return torch.zeros((), device=run.device)
     words = ids[is_word]
     drawn = words[torch.randint(len(words), ids.shape).to(run.device)]
     with autocast(run.config.precision, run.device):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from data_catalog.errors import SettingsError
+from data_catalog.errors import InputError, SettingsError
 from data_catalog.storage.shards import write_json
 from training.config import DistilConfig
 from training.distil.teacher import Teacher
@@ -60,7 +60,8 @@ def open_student(
         sentences: translations, on which the tokenizer of a preset is trained.
 
     Raises:
-        InputError: the encoder's files are missing or do not match.
+        InputError: the encoder's files are missing or do not match, it cannot restore words, or the image tower cannot
+            be taken over.
     """
     name = "student" if config.student in PRESETS else config.student
     text = {
@@ -70,9 +71,7 @@ def open_student(
         "hf_pooler_type": "mean_pooler",
         "hf_proj_type": "linear",
     }
-    kept = ("embed_dim", "vision_cfg", "quick_gelu", "preprocess_cfg")
-    model_config = {key: value for key, value in teacher.model_config.items() if key in kept}
-    model_config |= {"custom_text": True, "text_cfg": text}
+    model_config = {**teacher.model_config, "custom_text": True, "text_cfg": text}
     if config.student in PRESETS:
         tokenizer = train_tokenizer(sentences, vocab_size=config.vocab_size)
         save_tokenizer(tokenizer, out, context_length=config.context_length)
@@ -85,10 +84,29 @@ def open_student(
     module.visual.load_state_dict(teacher.module.visual.state_dict(), strict=True)
     with torch.no_grad():
         module.logit_scale.copy_(teacher.module.logit_scale)
+        if module.logit_bias is not None and teacher.module.logit_bias is not None:
+            module.logit_bias.copy_(teacher.module.logit_bias)
     if config.student not in PRESETS:
         load_text_encoder(module, model_config)
+    embeddings = module.text.transformer.get_input_embeddings().weight
+    if config.unpaired and embeddings.shape[1] != module.text.config.hidden_size:
+        raise InputError(
+            f"the encoder {config.student} has embeddings narrower than its layers, so it cannot restore words: "
+            "leave distil.unpaired empty"
+        )
     found = load_tokenizer(out, context_length=config.context_length, vocab_size=module.text.config.vocab_size)
-    require_encoding(module, found, image_size=preprocessing_of(model_config).size, model=config.teacher)
+    size = preprocessing_of(model_config).size
+    require_encoding(module, found, image_size=size, model=config.student)
+    noise = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own, theirs = (
+            torch.nn.functional.normalize(one.eval().encode_image(noise)) for one in (module, teacher.module)
+        )
+    if not torch.allclose(own, theirs, atol=1e-4):
+        raise InputError(
+            f"the image tower of {config.teacher} cannot be taken over: its model config and weights give other "
+            "features here. Name another teacher"
+        )
     return found, module
 
 

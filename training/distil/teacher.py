@@ -1,18 +1,22 @@
 """Open a teacher: a model of ours or open_clip's, whose text tower is learned and whose image tower is taken over."""
 
+import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_catalog.errors import InputError, SettingsError
+from training.config import DistilConfig
 from training.data.features import Encoder
-from training.scores.encoders import check_source, open_model_folder, open_open_clip
-from training.towers.architecture import read_model_config
+from training.scores.encoders import open_model_folder, open_open_clip
 from training.towers.model import OPEN_CLIP_CONFIG_FILE
 from training.towers.model_files import read_object
 from training.towers.pretrained import files_identity, valid_borrowed
 from training.trained_models import RUN_FILE
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,36 +24,75 @@ class Teacher:
     """A model to learn from.
 
     Args:
-        encoder: encodes sentences into the space of its image tower.
-        module: the open_clip model.
-        model_config: its model config, with `preprocess_cfg`.
-        image_weights: what its run borrowed for the image tower.
+        encoder: encodes sentences into the space of its image tower; it has the open_clip model.
+        model_config: the parts of its model config that describe the image tower and the space.
     """
 
     encoder: Encoder
-    module: Any
     model_config: Mapping[str, Any]
-    image_weights: tuple[dict[str, str], ...]
+
+    @property
+    def module(self) -> Any:
+        """Return the open_clip model."""
+        return self.encoder.module
 
 
 def teacher_identity(name: str) -> Any:
     """Return what identifies a teacher in a run's key: sha256 of its files, or its name.
 
     Raises:
-        SettingsError: no teacher is named.
-        InputError: there is no such folder, or it is no model.
+        SettingsError: no teacher is named, or there is none of that name.
+        InputError: the folder contains no model.
     """
+    import open_clip
+
     if not name:
-        raise SettingsError("distil.teacher is not set: name a model folder, or a MODEL/PRETRAINED of open_clip")
-    check_source("folder" if Path(name).exists() or name.endswith("/") else "open_clip", name, "distil.teacher")
-    if not Path(name).is_dir():
-        return name
-    if not (Path(name) / OPEN_CLIP_CONFIG_FILE).is_file():
-        raise InputError(
-            f"distil.teacher: {name} is not a model folder, because {OPEN_CLIP_CONFIG_FILE} is missing. A teacher of "
-            "transformers' format has to be named by open_clip's name, or converted to open_clip's layout"
+        raise SettingsError(
+            "distil.teacher is not set: name a dataset with a model, a model folder, or a model of open_clip"
         )
-    return files_identity(Path(name), (OPEN_CLIP_CONFIG_FILE,))
+    if Path(name).is_dir():
+        if not (Path(name) / OPEN_CLIP_CONFIG_FILE).is_file():
+            raise InputError(
+                f"distil.teacher: {name} is not a model folder, because {OPEN_CLIP_CONFIG_FILE} is missing. A model in "
+                "transformers' format has to be named by open_clip's name, or converted to open_clip's layout"
+            )
+        return files_identity(Path(name), (OPEN_CLIP_CONFIG_FILE,))
+    if name.count("/") != 1 or not open_clip.get_pretrained_cfg(*name.split("/")):
+        raise SettingsError(
+            f"distil.teacher: {name} is no dataset with a model in this root, no model folder, and no MODEL/PRETRAINED "
+            "of open_clip, such as ViT-B-32/openai. `vernaclip align` or `train` makes a model of a dataset"
+        )
+    return name
+
+
+def teacher_run(name: str) -> dict[str, Any]:
+    """Return the `run.json` of a teacher's folder, or {} if it has none.
+
+    Raises:
+        DamagedError: the file is damaged.
+    """
+    path = Path(name) / RUN_FILE
+    run = read_object(path) if path.is_file() else {}
+    valid_borrowed(run.get("borrowed", []), path)
+    return run
+
+
+def borrowed_image_tower(config: DistilConfig) -> list[dict[str, str]]:
+    """Return the weights of other people in the teacher's image tower: `tower`, `weights` and `license`.
+
+    A model of ours states them. For others, the settings state the license; a warning asks for it.
+    """
+    run = teacher_run(config.teacher)
+    if run:
+        return [one for one in run.get("borrowed", []) if one["tower"] == "image"]
+    if not config.teacher_license:
+        logger.warning(
+            "the license of the teacher (%s) is not stated: set distil.teacher_license, which the model card and "
+            "exports need",
+            config.teacher,
+        )
+    name = Path(config.teacher).name if Path(config.teacher).is_dir() else config.teacher
+    return [{"tower": "image", "weights": name, "license": config.teacher_license}]
 
 
 def open_teacher(name: str) -> Teacher:
@@ -57,28 +100,28 @@ def open_teacher(name: str) -> Teacher:
 
     Raises:
         SettingsError: open_clip has no such model.
-        InputError: it is incomplete, cannot be fetched, or its image preprocessing is not supported.
+        InputError: it is incomplete, or cannot be fetched.
         DamagedError: a file of its folder is damaged.
     """
-    if Path(name).is_dir():
-        folder, encoder = Path(name), open_model_folder(Path(name), Path(name).name)
-        model_config = read_model_config(name)
-        run = read_object(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
-        borrowed = valid_borrowed(run.get("borrowed", []), folder / RUN_FILE)
-        if not run:
-            borrowed = [{"tower": "image", "weights": folder.name, "license": ""}]
+    import open_clip
+
+    folder = Path(name)
+    if folder.is_dir():
+        is_ours = (folder / RUN_FILE).is_file()
+        encoder = open_model_folder(folder, folder.name) if is_ours else open_open_clip(name, folder.name)
+        stated = read_object(folder / OPEN_CLIP_CONFIG_FILE)
+        found, preprocessing = deepcopy(dict(stated["model_cfg"])), dict(stated.get("preprocess_cfg", {}))
     else:
         encoder = open_open_clip(name, name)
-        model_config = read_model_config(name.partition("/")[0])
-        stated = encoder.module.visual.preprocess_cfg
-        names = ("mean", "std", "interpolation", "resize_mode")
-        model_config["preprocess_cfg"] = {
-            key: list(stated[key]) if isinstance(stated[key], tuple) else stated[key] for key in names if key in stated
-        }
-        borrowed = [{"tower": "image", "weights": name, "license": ""}]
-    return Teacher(
-        encoder=encoder,
-        module=encoder.module,
-        model_config=model_config,
-        image_weights=tuple(one for one in borrowed if one["tower"] == "image"),
-    )
+        architecture, _, tag = name.partition("/")
+        found = deepcopy(open_clip.get_model_config(architecture) or {})
+        # The activation is that with which the weights were trained, whatever the architecture says.
+        found["quick_gelu"] = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
+        preprocessing = dict(encoder.module.visual.preprocess_cfg)
+    names = ("mean", "std", "interpolation", "resize_mode")
+    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocessing.items()}
+    model_config = {
+        key: found[key] for key in ("embed_dim", "vision_cfg", "quick_gelu", "init_logit_bias") if key in found
+    }
+    model_config["preprocess_cfg"] = {key: kept[key] for key in names if key in kept}
+    return Teacher(encoder=encoder, model_config=model_config)

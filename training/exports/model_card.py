@@ -15,7 +15,7 @@ from data_catalog.exports.card import METHOD, upstream_paper
 from data_catalog.exports.counts import PairCounts, count_pairs
 from data_catalog.exports.markdown import bullets, fenced_json, markdown_text, table
 from data_catalog.exports.rights import FORBIDDEN, NONCOMMERCIAL, read_license
-from data_catalog.sources.origins import MACHINE_TRANSLATION, ORIGINS
+from data_catalog.sources.origins import CORRECTED, MACHINE_TRANSLATION, ORIGINS
 from data_catalog.storage.manifest import SPLITS, Manifest, Snapshot
 from data_catalog.storage.shards import read_json
 from training.exports.trained_folder import TrainedFolder
@@ -38,7 +38,10 @@ Intervals are 95 % bootstrap intervals. Scores on galleries of other sizes or im
 _ENERGY = """Time starts when data and model are loaded, and includes all attempts. Interrupted attempts count up to
 their last resume state. Processor counters cover the whole package, including other programs. Memory, disks, fans and
 cooling are not included unless they are listed."""
-_NO_IMAGES = "No image, and no caption of an image, of the dataset: parallel sentences, as described under Training."
+_FROM_TEXT = (
+    "The text tower learned from parallel sentences, as described under Training. The image tower is its teacher's, "
+    "whose training data are not listed here."
+)
 _UNSEEN = """Unknown: the model was exported from its folder alone, which does not state the dataset and snapshot that
 it was trained on. Export it by the dataset's name to add them here."""
 _LIMITS = (
@@ -253,7 +256,7 @@ def model_card(
     sections = {
         "How to use it": f"{how_to_read}\n\n{_EXACT}",
         "Architecture": _architecture(trained),
-        "Training data": _NO_IMAGES if learned_from(trained) else data_section(data.seen, publication.dataset_hub_name),
+        "Training data": _training_data(trained, data.seen, publication.dataset_hub_name),
         "Training": _training(trained),
         "Scores": scores if data.scores else "The model has not been scored. Score it with `vernaclip evaluate`.",
         "Limits": limits_section(data, trained),
@@ -422,20 +425,40 @@ def _licenses(train: PairCounts) -> str:
 def _training(trained: TrainedFolder) -> str:
     result, lesson = trained.result, learned_from(trained)
     loss = "" if result.best_val_loss is None else f", validation loss {result.best_val_loss:.4f}"
-    what = "Images" if lesson is None else "Parallel sentences"
+    what = "Parallel sentences" if _is_student(trained) else "Images"
     summary = (
         f"{what}: {result.num_samples:,}. Epochs: {result.epochs}, of which {result.frozen_epochs} with frozen towers. "
         f"Steps: {result.steps:,}. The weights are those of epoch {result.best_epoch}{loss}. Settings that decided "
         "the result:"
     )
     if lesson is not None:
-        origins = ", ".join(f"{count:,} {ORIGINS.get(name, name)}" for name, count in lesson["origins"].items())
+        origins = ", ".join(
+            f"{count:,} {ORIGINS.get(name, 'of unstated origin')}" for name, count in lesson["origins"].items()
+        )
+        later = "" if _is_student(trained) else "Later, the model was trained with images. "
         summary = (
             "The text tower learned from text alone, without images: it gives translations the features that a teacher "
-            f"({markdown_text(lesson['teacher'])}) gives the source sentences. Its image tower is the teacher's. "
-            f"Origins of the translations: {markdown_text(origins)}. {summary}"
+            f"({markdown_text(lesson['teacher'])}) gives the source sentences. Its image tower was the teacher's. "
+            f"Origins of the translations: {markdown_text(origins)}. {later}{summary}"
         )
     return f"{summary}\n\n{fenced_json(trained.run['settings'])}"
+
+
+def _training_data(trained: TrainedFolder, seen: TrainingData | None, hub_name: str | None) -> str:
+    """Return Markdown on the training data: those of a dataset, parallel sentences, or both."""
+    lesson, of_dataset = learned_from(trained), data_section(seen, hub_name)
+    if lesson is None or not _is_student(trained):
+        return of_dataset
+    return (
+        f"{_FROM_TEXT} The sentences are captions of a dataset.\n\n{of_dataset}"
+        if lesson["is_of_dataset"]
+        else _FROM_TEXT
+    )
+
+
+def _is_student(trained: TrainedFolder) -> bool:
+    """Return whether a model was distilled, and not trained with images after that."""
+    return set(trained.run["settings"]) == {"model", "distil"}
 
 
 def learned_from(trained: TrainedFolder) -> dict[str, Any] | None:
@@ -449,7 +472,7 @@ def learned_from(trained: TrainedFolder) -> dict[str, Any] | None:
         return None
     origins = found.get("origins") if isinstance(found, dict) else None
     is_valid = isinstance(origins, dict) and all(isinstance(count, int) for count in origins.values())
-    if not is_valid or not isinstance(found.get("teacher"), str):
+    if not is_valid or not isinstance(found.get("teacher"), str) or "is_of_dataset" not in found:
         raise DamagedError(f"{trained.folder / RUN_FILE} is damaged (its teacher or origins are not valid): {REMEDY}")
     return dict(found)
 
@@ -489,20 +512,20 @@ def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     shown = result.num_samples if batch_size is None else min(result.num_samples, result.steps * int(batch_size))
     some = f"{shown:,}" if shown == result.num_samples else f"at most {shown:,} of {result.num_samples:,}"
     lesson = learned_from(trained)
-    if lesson is not None:
-        by_machine = sum(count for name, count in lesson["origins"].items() if name == MACHINE_TRANSLATION)
+    if lesson is not None:  # a student, or a model that was trained from one
+        by_machine = sum(count for name, count in lesson["origins"].items() if name in (MACHINE_TRANSLATION, CORRECTED))
         yield (
-            f"Its text tower learned from {result.num_samples:,} sentences and no image. "
+            f"Its text tower learned from {sum(lesson['origins'].values()):,} sentences. "
             f"{by_machine / max(1, sum(lesson['origins'].values())):.0%} of the translations are by a machine. What "
             "its teacher does not know, it does not know either."
         )
-    else:
+    if not _is_student(trained):
         yield (
             f"It was trained on {some} images; the CLIP of 2021 was trained on 400 million. It has no knowledge of "
             "things that resemble none of them."
         )
     yield from _languages(data)
-    if data.seen is not None and lesson is None:
+    if data.seen is not None and not _is_student(trained):
         train = data.seen.splits["train"]
         if by_machine := train.machine_translated():
             yield (

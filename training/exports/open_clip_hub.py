@@ -37,7 +37,6 @@ from training.towers.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 
 _LOADING = Template("""```python
 import open_clip
-import timm
 import torch
 from PIL import Image, ImageOps
 

@@ -54,7 +54,7 @@ from training.processes import (
 from training.scores.metrics import reciprocal_ranks, text_to_image_ranks
 from training.towers.model import WEIGHTS_FILE
 from training.towers.model_files import load_weights, save_weights
-from training.towers.pretrained import borrowed_weights
+from training.towers.pretrained import borrowed_weights, lineage
 from training.trained_models import RESULT_FILE
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def train(
     with process_group(device):
         require_same_in_all("key (settings, weights to start from, or data)", key)
         if process_rank() == 0:
-            claim_folder(out, key, config.what(), borrowed_weights(model_config, config))
+            claim_folder(out, key, config.what() | lineage(model_config), borrowed_weights(model_config, config))
         barrier()
         if (out / RESULT_FILE).is_file():
             if not (out / WEIGHTS_FILE).is_file():

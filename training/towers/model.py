@@ -121,13 +121,13 @@ def _fit_head(module: Any) -> None:
     """
     from torch import nn
 
-    trunk = getattr(module.visual, "trunk", None)
-    width = getattr(trunk, "head_hidden_size", None)
+    trunk: Any = getattr(module.visual, "trunk", None)
+    width: Any = getattr(trunk, "head_hidden_size", None)
     head = getattr(module.visual, "head", nn.Identity())
     for parent in [*head.modules()] if width else []:
         for name, part in parent.named_children():
             if isinstance(part, nn.Linear):
-                if part.in_features != width:
+                if part.in_features == trunk.num_features != width:
                     setattr(parent, name, nn.Linear(width, part.out_features, bias=part.bias is not None))
                 return
 

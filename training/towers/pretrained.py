@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Names of weights files in a folder, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 _ENCODER_REMEDY = (
-    "train.text_encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
+    "the text encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
     "encoder into a folder, and name the folder"
 )
 _TOKENIZER_FILES = (
@@ -122,6 +122,17 @@ def borrowed_weights(model_config: Mapping[str, Any], config: TrainConfig) -> li
                 *(weights["tower"], weights["weights"], weights["tower"]),
             )
     return found
+
+
+def lineage(model_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run that starts from a distilled model keeps of its settings: what the student learned from.
+
+    Raises:
+        DamagedError: the start's `run.json` is damaged.
+    """
+    path = Path(model_config.get("start_folder", "")) / RUN_FILE
+    settings = read_object(path).get("settings", {}) if "start_folder" in model_config and path.is_file() else {}
+    return {"distil": settings["distil"]} if "distil" in settings else {}
 
 
 def valid_borrowed(found: Any, path: Path) -> list[dict[str, str]]:

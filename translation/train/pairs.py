@@ -172,15 +172,15 @@ def read_pairs(
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     drops = _Drops()
-    unwanted = {_plain(text) for text in leave_out}
+    unwanted = {plain(text) for text in leave_out}
     first: dict[Pair, PairLine] = {}
     for path in files:
         for line in _aligned_lines(path, drops, codes):
-            if not unwanted.isdisjoint(map(_plain, line.pair)):
+            if not unwanted.isdisjoint(map(plain, line.pair)):
                 drops.add("left_out", line)
             elif first.setdefault(line.pair, line) is not line:
                 drops.add("duplicate", line)
-    lines = sorted(first.values(), key=lambda line: (order_key(_plain(line.source)), line.pair))
+    lines = sorted(first.values(), key=lambda line: (order_key(plain(line.source)), line.pair))
     for column, check in (("source", source_check), ("target", target_check)):
         if check is not None:
             texts = [getattr(line, column) for line in lines]
@@ -195,8 +195,8 @@ def read_pairs(
     if len(lines) < 10 * own:
         raise InputError(f"{found}, too few to hold out {own:,}: give 10 times as many pairs, or lower num_held_out")
     validation = list(held_out) or [line.pair for line in lines[:own]]
-    seen = {_plain(source) for source, _ in validation}
-    training = drops.part(lines[own:], (_plain(line.source) in seen for line in lines[own:]), "held_out")
+    seen = {plain(source) for source, _ in validation}
+    training = drops.part(lines[own:], (plain(line.source) in seen for line in lines[own:]), "held_out")
     if not training:
         raise InputError(f"no pair is left to train on, because all sources of {names} are held out: give other pairs")
     return ParallelCaptions(
@@ -229,9 +229,9 @@ def _aligned_lines(path: Path, drops: _Drops, codes: tuple[str, str] | None) -> 
 
 def files_of(path: Path, codes: tuple[str, str] | None) -> list[Path]:
     """Return the file of pairs of that name, or the two files that a name with `{lang}` stands for."""
-    if codes is None or LANG not in path.name:
+    if codes is None or LANG not in str(path):
         return [path]
-    return [path.with_name(path.name.replace(LANG, code)) for code in codes]
+    return [Path(str(path).replace(LANG, code)) for code in codes]
 
 
 def _read_fields(path: Path, codes: tuple[str, str] | None) -> Iterator[tuple[Line, list[str]]]:
@@ -259,14 +259,14 @@ def _fault(line: Line, fields: list[str]) -> str:
     """Return the reason to drop a line for its content, or ""."""
     if line.trouble:
         return "bad_encoding" if line.trouble.reason == "bad_encoding" else "too_long"
-    if len(fields) != 2:
+    if len(fields) != 2 or any("\t" in text for text in fields):
         return "wrong_fields"
     source, target = fields
     if not _visible(source) or not _visible(target):
         return "empty"
     if max(len(source), len(target)) > MAX_CHARACTERS:
         return "too_long"
-    if len(source.split()) >= MIN_COPIED_WORDS and _plain(source) == _plain(target):
+    if len(source.split()) >= MIN_COPIED_WORDS and plain(source) == plain(target):
         return "untranslated"
     return ""
 
@@ -276,9 +276,9 @@ def _visible(text: str) -> bool:
     return any(character.isprintable() and not character.isspace() and character not in UNSEEN for character in text)
 
 
-def _plain(text: str) -> str:
-    """Return a text for comparison: without case, spaces before commas and final punctuation."""
-    return text.casefold().replace(" ,", ",").rstrip(" .!")
+def plain(text: str) -> str:
+    """Return a text for comparison: trimmed, without case, spaces before commas and final punctuation."""
+    return text.strip().casefold().replace(" ,", ",").rstrip(" .!")
 
 
 def _length_outliers(lines: list[PairLine]) -> list[bool]:
