@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs":
-    """Return the parallel sentences of `[distil]`, without those of the dataset's val and test splits.
+    """Return the parallel sentences of `[distil]`, without those of test sets and of the dataset's val and test splits.
 
     Args:
         recipe: recipe with the languages and the section.
@@ -43,6 +43,8 @@ def sentence_pairs(recipe: Recipe, snapshot: Snapshot | None) -> "SentencePairs"
             f"{recipe.target_language}: set them"
         )
     unwanted = _texts("distil.leave_out", config.leave_out)
+    for test_set in recipe.test_sets:
+        unwanted += chain.from_iterable(row.captions for row in test_set.kind.read(test_set.config))
     if snapshot is not None:
         for split in ("val", "test"):
             unwanted += chain.from_iterable(row[:2] for row in _captions(snapshot, split))

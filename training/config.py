@@ -244,9 +244,10 @@ class AlignConfig:
             raise SettingsError(f"align.logit_scale must be from 1 to 100, got {self.logit_scale}")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if self.members < 1 or (self.members > 1 and (self.hidden or self.start == "model")):
+        if self.members < 1 or (self.members > 1 and (self.hidden or self.start == "model" or not self.epochs)):
             raise SettingsError(
-                f"align.members must be at least 1, and 1 with align.hidden or align.start = model, got {self.members}"
+                "align.members must be at least 1, and 1 with align.hidden, align.start = model or no epochs, "
+                f"got {self.members}"
             )
         if self.batch_size < 2:
             raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
@@ -275,7 +276,8 @@ class DistilConfig:
     "machine_translation_corrected". Empty: not stated."""
     leave_out: tuple[str, ...] = path_setting(())
     """Text files with one sentence per line, such as test captions. Pairs with one of them on either side are not
-    used. Those of the dataset's val and test splits are left out in any case, once it is built."""
+    used. Captions of the recipe's test sets, and of the dataset's val and test splits once it is built, are always left
+    out."""
     unpaired: tuple[str, ...] = path_setting(())
     """Text files of the target language with one sentence per line, without translations. The student also learns to
     restore words in them that were exchanged."""

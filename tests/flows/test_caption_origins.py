@@ -209,6 +209,10 @@ def test_distil_learns_from_translated_captions_of_the_train_split_only(folder: 
     other = sentence_pairs(own.recipe(toml, *files, name="lehre"), snapshot)
     assert {*other.training, *other.held_out} == train, "captions of the val split are left out"
     assert other.origins == {"": len(train)}
+    tested = min(train)
+    table = own.source("held", "path caption", [("held.png", tested[1])], kind="test_sets", lang="", images="")
+    fewer = sentence_pairs(own.recipe(toml + table, *files, name="lehre"), snapshot)
+    assert {*fewer.training, *fewer.held_out} == train - {tested}
     held_out = next(row["caption"] for row in kept if row["split"] == "val")
     (own.folder / "alone.txt").write_bytes(f"{held_out.upper()} .\nEin Satz\n".encode() + b"caff\xe8\n")
     alone = sentence_pairs(

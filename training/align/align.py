@@ -375,8 +375,8 @@ def fit_heads(
     scales = _scale(train.views[0], "image"), _scale(train.texts, "text")
     train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
     members = []
-    for seed in range(config.seed, config.seed + config.members):
-        own = replace(config, seed=seed)
+    for number in range(config.members):
+        own = replace(config, seed=config.seed * config.members + number)
         heads, history, best_epoch = _trained(frozen.start(train, own, scales), train, val, own, config.epochs)
         if config.refit and val is not None:
             whole = _with_val(train, val)
