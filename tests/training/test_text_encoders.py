@@ -113,6 +113,7 @@ def exported(model: Path, out: Path) -> ModelExportReport:
     return export_model(model, config, out, seen=None, root=out.parent / "catalog")
 
 
+@pytest.mark.slow
 def test_an_encoder_with_a_pooler_that_open_clip_does_not_know_goes_to_transformers_and_onnx(
     make_encoder: MakeEncoder, square_files: PairFiles, model_file: Path, tmp_path: Path
 ) -> None:
