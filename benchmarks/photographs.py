@@ -52,7 +52,6 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "then contrastive epochs": {},
     "and mirrored images": {"mirror": True},
     "and fitted again with the validation images": {"mirror": True, "refit": True},
-    "and three seeds joined": {"mirror": True, "refit": True, "members": 3},
     "no dropout": {"dropout": 0.0},
     "a hidden layer in each head": {"hidden": True},
 }
@@ -223,7 +222,7 @@ class Photographs:
 
         config = replace(self.recipe.align, seed=seed, **changes)
         frozen = self.frozen
-        if config.hidden or config.members > 1:
+        if config.hidden:
             model_config, _ = aligned_model_and_key(self.recipe.train, config, {})
             with tempfile.TemporaryDirectory() as folder:
                 frozen = FrozenTowers.open(model_config, self.recipe.train, Path(folder), cache=Path(folder))

@@ -225,9 +225,6 @@ class AlignConfig:
     name left or right become wrong."""
     start: str = "closed_form"
     """Start of the heads: "closed_form", or "model", the projections that the model folder in `train.model` has."""
-    members: int = 1
-    """Number of heads per tower, trained with as many seeds and joined: features are side by side, so they get longer.
-    Not with hidden layers, nor from a model folder."""
     refit: bool = False
     """Train again on the train and validation splits together, for the number of epochs that was chosen."""
     seed: int = 0
@@ -244,11 +241,6 @@ class AlignConfig:
             raise SettingsError(f"align.logit_scale must be from 1 to 100, got {self.logit_scale}")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"align.dropout must be at least 0 and less than 1, got {self.dropout}")
-        if self.members < 1 or (self.members > 1 and (self.hidden or self.start == "model" or not self.epochs)):
-            raise SettingsError(
-                "align.members must be at least 1, and 1 with align.hidden, align.start = model or no epochs, "
-                f"got {self.members}"
-            )
         if self.batch_size < 2:
             raise SettingsError("align.batch_size must be at least 2 (an image needs others to compare with)")
         if self.start not in ALIGN_STARTS:

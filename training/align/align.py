@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,6 @@ def aligned_model_and_key(
             f"align.hidden is {str(config.hidden).lower()}, but the heads of {towers.model} are of the other kind: "
             f"set it to {str(not config.hidden).lower()}"
         )
-    if config.members > 1 and "start_folder" in found:
-        raise SettingsError(
-            f"align.members makes longer features than {towers.model} has: set it to 1, or name towers in [train]"
-        )
-    found["embed_dim"] *= config.members
     text["hf_proj_type"] = kind
     if is_timm:
         vision["timm_proj"] = kind
@@ -293,7 +288,7 @@ class FrozenTowers:
         )
 
     def start(self, train: FeaturePairs, config: AlignConfig, scales: tuple[float, float]) -> Heads:
-        """Return heads of one member to train: in closed form, random with a hidden layer, or the model's own.
+        """Return heads to train: in closed form, random with a hidden layer, or the model's own.
 
         Args:
             train: scaled features.
@@ -309,11 +304,6 @@ class FrozenTowers:
                 return Heads(image=image, text=text, logit_scale=deepcopy(self.module.logit_scale))
             for part in (*image.modules(), *text.modules()):
                 if isinstance(part, nn.Linear):
-                    if config.members > 1:  # of which each has one linear layer
-                        part.weight = nn.Parameter(part.weight[: part.out_features // config.members].clone())
-                        part.out_features //= config.members
-                        if part.bias is not None:
-                            part.bias = nn.Parameter(part.bias[: part.out_features].clone())
                     part.reset_parameters()
         return closed_form(train, config, image=image, text=text)
 
@@ -367,46 +357,20 @@ def fit_heads(
 
     Returns:
         The heads, a record of each epoch from 0, and the number of the kept epoch. Without a validation split, the last
-        epoch is kept. With several members, records and epoch are those of the first.
+        epoch is kept.
 
     Raises:
         InputError: the features of a tower are all zero, or not finite.
     """
     scales = _scale(train.views[0], "image"), _scale(train.texts, "text")
     train, val = _scaled(train, scales), None if val is None else _scaled(val, scales)
-    members = []
-    for number in range(config.members):
-        own = replace(config, seed=config.seed * config.members + number)
-        heads, history, best_epoch = _trained(frozen.start(train, own, scales), train, val, own, config.epochs)
-        if config.refit and val is not None:
-            whole = _with_val(train, val)
-            heads, *_ = _trained(frozen.start(whole, own, scales), whole, None, own, best_epoch)
-        members.append((heads, history, best_epoch))
-    heads, history, best_epoch = members[0]
-    if config.members > 1:
-        heads = _joined([found for found, *_ in members], train)
+    heads, history, best_epoch = _trained(frozen.start(train, config, scales), train, val, config, config.epochs)
+    if config.refit and val is not None:
+        whole = _with_val(train, val)
+        heads, *_ = _trained(frozen.start(whole, config, scales), whole, None, config, best_epoch)
     _multiply(heads.image, scales[0])  # the heads then take the towers' own features
     _multiply(heads.text, scales[1])
     return heads, history, best_epoch
-
-
-def _joined(members: Sequence[Heads], train: FeaturePairs) -> Heads:
-    """Return heads whose features are those of all members side by side, each member's of the same mean length."""
-    found = deepcopy(members[0])
-    for side, inputs in (("image", train.views[0]), ("text", train.texts)):
-        weights = []
-        for heads in members:
-            (part,) = (part for part in getattr(heads, side).modules() if isinstance(part, nn.Linear))
-            with torch.no_grad():
-                length = getattr(heads, side)(torch.from_numpy(inputs)).norm(dim=-1).mean()
-            weights.append((part.weight / length, None if part.bias is None else part.bias / length))
-        (part,) = (part for part in getattr(found, side).modules() if isinstance(part, nn.Linear))
-        part.weight = nn.Parameter(torch.cat([weight for weight, _ in weights]).detach())
-        part.out_features = len(part.weight)
-        if part.bias is not None:
-            part.bias = nn.Parameter(torch.cat([bias for _, bias in weights if bias is not None]).detach())
-    scales = torch.stack([heads.logit_scale.detach() for heads in members])
-    return replace(found, logit_scale=nn.Parameter(scales.mean()))
 
 
 def _with_val(train: FeaturePairs, val: FeaturePairs) -> FeaturePairs:

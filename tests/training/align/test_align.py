@@ -148,7 +148,6 @@ def other_weights(folder: Path) -> Path:
         ({"epochs": 0}, 0),
         ({"mirror": True, "dropout": 0.1}, 8),
         ({"refit": True}, 8),
-        ({"members": 3}, 8),
         ({"hidden": True, "dropout": 0.0, "lr": 1e-2, "epochs": 150}, 150),
     ],
 )
