@@ -194,7 +194,7 @@ def distil(pairs: SentencePairs, config: DistilConfig, out: Path, *, key: str, c
         logger.info("%s is already distilled", out)
         shutil.rmtree((out / STATE_FILE).parent, ignore_errors=True)
         return TrainResult(**read_json(out / RESULT_FILE))
-    device = chosen_device(config.device)
+    device = chosen_device(config.device, "distil.device")
     with deterministic_torch(seed=config.seed, num_threads=config.num_threads, device=device):
         teacher = open_teacher(config.teacher)
         run = _start(pairs, config, out, teacher, key=key, cache=cache, device=device)

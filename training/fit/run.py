@@ -262,7 +262,7 @@ def refuse_uneven_shares(config: TrainConfig) -> None:
         )
 
 
-def chosen_device(name: str) -> torch.device:
+def chosen_device(name: str, setting: str = "train.device") -> torch.device:
     """Return the device that a setting names. "auto" takes a GPU if torch finds one. Each process has its own GPU.
 
     Raises:
@@ -274,8 +274,8 @@ def chosen_device(name: str) -> torch.device:
     if number >= torch.cuda.device_count():
         seen = torch.cuda.device_count()
         raise InputError(
-            f"the device is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
-            "install a CUDA build of torch, start fewer processes, or set it to cpu"
+            f"{setting} is {name}, but torch finds {seen} GPU{'' if seen == 1 else 's'}. Each process needs one: "
+            f"install a CUDA build of torch, start fewer processes, or set {setting} to cpu"
         )
     torch.cuda.set_device(number)
     return torch.device("cuda", number)

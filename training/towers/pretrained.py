@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 # Names of weights files in a folder, in order of preference.
 WEIGHT_FILES = ("open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
 _ENCODER_REMEDY = (
-    "the text encoder must be a folder with an encoder, or its name on the hub. Without network access, copy the "
-    "encoder into a folder, and name the folder"
+    "train.text_encoder, or distil.student, must be a folder with an encoder, or its name on the hub. Without network "
+    "access, copy the encoder into a folder, and name the folder"
 )
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"),
