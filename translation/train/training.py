@@ -87,7 +87,7 @@ def train_package(
         to_code: ISO 639 code of the second column.
         out: the package's file; its name must end in `.argosmodel`.
         config: settings of the training.
-        held_out: pairs for validation, in a file of the same format as `pairs`; None to hold out some of `pairs`.
+        held_out: a file of `source<TAB>target` lines for validation; None to hold out some of `pairs`.
         continued: an earlier package with its training folder beside it. Training starts from its weights and keeps its
             vocabulary, sizes and held-out pairs.
         source_check: drops sources in another language (cleaning's `caption_language`); None for no check.
