@@ -286,7 +286,7 @@ class DistilConfig:
     """Passes over the pairs."""
     batch_size: int = 128
     """Pairs per step, at least 2."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate. It rises over `warmup_steps`, then falls to 0 along a cosine."""
     warmup_steps: int = 200
     """Steps until the learning rate peaks."""
