@@ -439,7 +439,7 @@ def _training(trained: TrainedFolder) -> str:
         summary = (
             "The text tower learned from text alone, without images: it gives translations the features that a teacher "
             f"({markdown_text(lesson['teacher'])}) gives the source sentences. Its image tower was the teacher's. "
-            f"Origins of the translations: {markdown_text(origins)}. {later}{summary}"
+            f"Origins of the translations: {origins}. {later}{summary}"
         )
     return f"{summary}\n\n{fenced_json(trained.run['settings'])}"
 
@@ -513,11 +513,12 @@ def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
     some = f"{shown:,}" if shown == result.num_samples else f"at most {shown:,} of {result.num_samples:,}"
     lesson = learned_from(trained)
     if lesson is not None:  # a student, or a model that was trained from one
-        by_machine = sum(count for name, count in lesson["origins"].items() if name in (MACHINE_TRANSLATION, CORRECTED))
+        origins, total = lesson["origins"], max(1, sum(lesson["origins"].values()))
+        by_machine = sum(origins.get(name, 0) for name in (MACHINE_TRANSLATION, CORRECTED))
+        unknown = sum(count for name, count in origins.items() if name not in ORIGINS)
         yield (
-            f"Its text tower learned from {sum(lesson['origins'].values()):,} sentences. "
-            f"{by_machine / max(1, sum(lesson['origins'].values())):.0%} of the translations are by a machine. What "
-            "its teacher does not know, it does not know either."
+            f"Its text tower learned from {total:,} sentences. {by_machine / total:.0%} of the translations are by a "
+            f"machine, {unknown / total:.0%} of unstated origin. What its teacher does not know, it does not know either."
         )
     if not _is_student(trained):
         yield (
