@@ -518,7 +518,8 @@ def _particular_limits(data: CardData, trained: TrainedFolder) -> Iterator[str]:
         unknown = sum(count for name, count in origins.items() if name not in ORIGINS)
         yield (
             f"Its text tower learned from {total:,} sentences. {by_machine / total:.0%} of the translations are by a "
-            f"machine, {unknown / total:.0%} of unstated origin. What its teacher does not know, it does not know either."
+            f"machine, {unknown / total:.0%} of unstated origin. What its teacher does not know, it does not know "
+            "either."
         )
     if not _is_student(trained):
         yield (
