@@ -10,7 +10,6 @@ machine's, as lines of source, tab, target. `--work` keeps the students. `--quic
 and scores it among 200 train photographs.
 """
 
-import csv
 import sys
 import tempfile
 from collections import defaultdict
@@ -25,15 +24,14 @@ from zipfile import ZipFile
 import numpy as np
 from data_folder import missing_files, multi30k, options_with_data
 from harness import exit_without, judge, print_table
+from photographs import FOLDER, english_captions, german_captions, photos_of
 
-FOLDER, SENTENCES = "flickr8k_photos", "multi30k"
+SENTENCES = "multi30k"
 FILES = (
-    *(
-        f"{FOLDER}/images.zip",
-        f"{FOLDER}/Flickr8k.token.txt",
-        f"{FOLDER}/german.csv",
-        f"{FOLDER}/Flickr_8k.*Images.txt",
-    ),
+    f"{FOLDER}/images.zip",
+    f"{FOLDER}/Flickr8k.token.txt",
+    f"{FOLDER}/german.csv",
+    f"{FOLDER}/Flickr_8k.*Images.txt",
     *(f"{SENTENCES}/{part}.{code}.gz" for part in ("train", "val") for code in ("de", "en", "fr")),
 )
 GOALS = {
@@ -65,14 +63,13 @@ class Photographs:
     """The scored photographs and their captions, and the sentences that name none of them."""
 
     def __init__(self, data: Path, language: str, *, split: str, limit: int) -> None:
-        self.names = (data / FOLDER / f"Flickr_8k.{split}Images.txt").read_text().split()[:limit]
-        known, self.english = set(self.names), defaultdict[str, list[str]](list)
-        for line in (data / FOLDER / "Flickr8k.token.txt").read_text().splitlines():
-            name, _, caption = line.partition("\t")
-            self.english[name.partition("#")[0]].append(caption)
-        with (data / FOLDER / "german.csv").open(newline="") as file:
-            german = [row for row in csv.DictReader(file) if row["image"] in known]
-        by_german = {row["caption"].strip(): row["image"] for row in german if row["made"] != "native"}
+        self.names = photos_of(data, split)[:limit]
+        self.english = english_captions(data)
+        by_people, native = (
+            [(text, photo) for photo in self.names for text in found.get(photo, ())]
+            for found in (german_captions(data, made) for made in ("translated by a person", "native"))
+        )
+        by_german = {text.strip(): photo for text, photo in by_people}
         translated: list[tuple[str, str]] = []
         originals: list[tuple[str, str]] = []
         columns = (multi30k(data, code, ("train", "val")) for code in ("de", "en", language))
@@ -82,12 +79,11 @@ class Photographs:
                 originals.append((in_english, photo))
         self.queries = [Queries(name="translated", texts=translated, english=originals)]
         if language == "de":
-            native = [(row["caption"], row["image"]) for row in german if row["made"] == "native"]
             there = sorted({photo for _, photo in native})
             english = [(text, photo) for photo in there for text in self.english[photo]]
             self.queries.append(Queries(name="native", texts=native, english=english))
         self.unwanted = [text for photo in self.names for text in self.english[photo]]
-        self.unwanted += [row["caption"] for row in german] + [text for text, _ in (*translated, *originals)]
+        self.unwanted += [text for text, _ in (*by_people, *native, *translated, *originals)]
 
     def ranks(self, images: Any, encode: Any, asked: Sequence[tuple[str, str]]) -> tuple[Any, Any]:
         """Return the rank of each caption's photograph, and the places of the photographs."""

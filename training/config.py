@@ -80,8 +80,8 @@ class TrainConfig:
     """Freeze the image tower and its projection, as LiT does (https://arxiv.org/abs/2111.07991). Useful with a strong
     tower or little data."""
     keep_batch_statistics: bool = True
-    """Keep the means and variances of batch normalisation in an image tower that has initial weights. Images in the
-    thousands would spoil them. A tower with random weights always learns its own."""
+    """Keep the means and variances of batch normalisation in an image tower that has initial weights. A few
+    thousand images would spoil them. A tower with random weights always learns its own."""
     epochs: int = 10
     """Passes over the train split with all weights trained."""
     frozen_epochs: int = 0

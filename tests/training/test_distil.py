@@ -32,7 +32,7 @@ from training.towers.model import load_model
 COLOURS = ("rosso", "verde", "blu", "giallo", "nero", "viola", "arancione", "azzurro")
 PLACES = ("in alto", "in basso", "a destra", "a sinistra")
 CONFIG = DistilConfig(
-    student="tiny", epochs=8, batch_size=32, lr=4e-3, warmup_steps=10, vocab_size=400, num_threads=1, dropout=0.0
+    student="tiny", epochs=6, batch_size=32, lr=6e-3, warmup_steps=10, vocab_size=400, num_threads=1, dropout=0.0
 )
 
 
